@@ -1,0 +1,51 @@
+"""The seam to a provider: the same few verbs for every upstream, real or scripted.
+
+`send` returns as soon as the response's status and headers are known. A reply must be closed; closing one whose
+body was not read to its end closes the upstream's connection, which is how a cancelled client stops the bill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from adapters.types import Capabilities, Event, ModelRequest
+
+__all__ = ["ModelReply", "Provider"]
+
+
+class ModelReply(Protocol):
+    """A response whose headers have arrived.
+
+    headers: lower-case names, end-to-end headers only (hop-by-hop ones, content-length and content-encoding are gone).
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""
+
+    def events(self) -> AsyncIterator[list[Event]]:
+        """The body as server-sent events, all that one read of the socket completed at a time; nothing held back.
+
+        Raises: ProviderBroke when the body ends inside an event or the connection breaks, ProviderTimeout.
+        """
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
+
+    async def aclose(self) -> None:
+        """Idempotent; never raises."""
+
+
+class Provider(Protocol):
+    """One upstream. `name` is the one of the settings."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def send(self, request: ModelRequest) -> ModelReply:
+        """Raises: ProviderUnreachable, ProviderTimeout. An HTTP error is a reply, not an exception."""
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,55 @@
+"""What passes between the gateway and a provider.
+
+The gateway speaks one dialect inside: OpenAI's chat completion, as bytes. A provider that speaks another
+one translates both ways in its own module. Only what is acted on is typed; everything else rides in the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Capabilities", "Event", "Header", "ModelRequest"]
+
+Header = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an upstream is known to take. Columns are opt-in: an unknown upstream gets the plainest form."""
+
+    context_tokens: int | None = None  # None: unknown, and then nothing is ever trimmed
+    max_completion_tokens: bool = False  # takes `max_completion_tokens` beside the older `max_tokens`
+    parallel_tools: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One call of a model.
+
+    body: the whole JSON body in OpenAI's chat completion dialect, as it shall reach the upstream.
+    path: below the upstream's base URL, `/chat/completions` unless said otherwise.
+    headers: what of the caller's headers goes on (never a credential of ours).
+    credential: the caller's own `Authorization` value; used only by an upstream without a key of its own.
+    """
+
+    body: bytes
+    stream: bool
+    headers: tuple[Header, ...] = ()
+    credential: str | None = None
+    path: str = "/chat/completions"
+    method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One server-sent event.
+
+    raw: its bytes as they came, line ends and the closing blank line included; joining all `raw` gives the stream.
+    data: the joined `data:` lines, or None for a comment or an event without data.
+    """
+
+    raw: bytes
+    data: bytes | None
+    name: str | None = None  # the `event:` field
+    extra: dict[str, Any] = field(default_factory=dict)

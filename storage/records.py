@@ -1,0 +1,205 @@
+"""What a store keeps, as frozen values. Times are seconds since the epoch; JSON is bytes as it was written.
+
+`Exchange` is the one record of the conversation: what the client sent since our last reply, and our reply.
+Exchanges form trees; a conversation owns its trees. Atoms are keyed hashes (see gateway/core/canonical.py):
+a record without its content can still be recognised, and says nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = [
+    "Agent",
+    "Atom",
+    "Block",
+    "BlockOp",
+    "Conversation",
+    "Exchange",
+    "Key",
+    "Message",
+    "Passage",
+    "Scope",
+    "Snapshot",
+    "State",
+]
+
+Atom = bytes  # one kind byte (u, t, a, c) and a keyed digest
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose memory: nothing is ever read or written outside of it.
+
+    subject: `user:<id>` for a person, `conversation:<id>` for an anonymous named conversation.
+    """
+
+    project: str
+    profile: str
+    subject: str
+
+    @property
+    def is_person(self) -> bool:
+        return self.subject.startswith("user:")
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One memory. secret keys its hashes; epoch rises when something is forgotten."""
+
+    id: int
+    uid: str
+    scope: Scope
+    secret: bytes
+    epoch: int
+    indexed_seq: int = 0
+    next_seq: int = 1
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """key: the client's own id, unique within the agent; None for one found from its messages."""
+
+    id: int
+    uid: str
+    key: str | None
+    rev: int = 0
+    last_at: float = 0.0
+
+
+class State(StrEnum):
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    OFF = "off"  # off the record, or read only: hashes alone
+    FORGOTTEN = "forgotten"  # a tombstone like OFF, and never standing
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One turn's request and reply.
+
+    inputs: atoms, message by message, of what the client sent since the parent's reply (system messages excluded).
+    reply: atoms of our reply as the client has it; None while it was never had (cancelled).
+    offset: how many atoms the path has in front of the inputs.
+    path: running hash over all atoms up to and including the reply.
+    reply_key: hash under which a reply of ours is looked up (its text without white space, else its calls).
+    head: of a first exchange, how many of its messages were made elsewhere.
+    hush: indices of input messages that were off the record when they were said.
+    touched: when a finished request last began here, repeated this or (lazily, see core) carried it.
+    stopped: when a cancelled request was cut; ended: when a finished one ended.
+    input, said, full: JSON arrays/objects of messages; None in a tombstone, `full` only where it differs from `said`.
+    notes: input message index -> note text ("" means: looked, found nothing).
+    prior: the nearest strict ancestor that has notes or hidden rounds, so that a path's additions are walked directly.
+    edits: whether block operations hang on this exchange; merged: why they entered the blocks ("carried", "idle").
+    """
+
+    id: int
+    conversation: int
+    parent: int | None
+    depth: int
+    offset: int
+    inputs: tuple[tuple[Atom, ...], ...]
+    media: tuple[bytes, ...]
+    reply: tuple[Atom, ...] | None
+    path: bytes
+    reply_key: bytes | None
+    begun: float
+    touched: float
+    ended: float | None = None
+    stopped: float | None = None
+    size: int = 0
+    head: int = 0
+    hush: frozenset[int] = frozenset()
+    state: State = State.FINISHED
+    superseded: bool = False
+    carried: bool = False
+    standing: bool = False
+    seq: int = 0
+    input: bytes | None = None
+    said: bytes | None = None
+    full: bytes | None = None
+    notes: dict[int, str] = field(default_factory=dict)
+    prior: int | None = None
+    snapshot: int | None = None
+    edits: bool = False
+    merged: str = ""
+    tokens: int = 0  # of the whole path up to and including the reply, estimated
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A labelled piece of memory that stands in the system prompt. limit: characters, enforced."""
+
+    id: int
+    label: str
+    description: str
+    value: str
+    limit: int
+    read_only: bool = False
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOp:
+    """One memory edit of a turn, as an operation (not a value): merged when the turn is confirmed.
+
+    op: insert | replace | rethink, or archival_insert (which becomes a passage).
+    arguments: the tool call's own JSON. state: pending | merged | dropped.
+    """
+
+    id: int
+    exchange: int
+    call_id: str
+    op: str
+    label: str
+    arguments: bytes
+    state: str = "pending"
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The memory section of a system prompt as it was sent; versions: label -> block version it shows."""
+
+    id: int
+    text: str
+    versions: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One archival memory."""
+
+    id: int
+    seq: int
+    text: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One standing message, as recall and `memory show` read it. seq: public order within the agent."""
+
+    seq: int
+    exchange: int
+    role: str
+    text: str
+    at: float
+    conversation: int
+    speaker: str | None = None
+    atoms: tuple[Atom, ...] = ()
+    source: str = "message"  # message | passage
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A gateway key. Only its SHA-256 is kept; `prefix` is what `keys list` shows."""
+
+    id: int
+    project: str
+    name: str
+    prefix: str
+    created: float
+    revoked: float | None = None
