@@ -1,0 +1,145 @@
+"""Counting tokens, without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import socket
+import subprocess
+import sys
+
+import pytest
+import tiktoken_ext.openai_public
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway import tokens
+from gateway.tokens import Encoding, Tokenizer, media_tokens, message_tokens, tokenizer_for, upper_bound
+
+ENCODINGS: list[tuple[Encoding, str]] = [
+    ("o200k_base", "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"),
+    ("cl100k_base", "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"),
+]
+
+
+@pytest.mark.parametrize(("name", "digest"), ENCODINGS)
+def test_the_packed_ranks_are_the_published_ones(name: Encoding, digest: str) -> None:
+    _, ranks = tokens.read_ranks(name)
+    lines = (base64.b64encode(token) + b" %d\n" % rank for token, rank in ranks.items())
+    assert hashlib.sha256(b"".join(lines)).hexdigest() == digest
+
+
+@pytest.mark.parametrize(("name", "digest"), ENCODINGS)
+def test_the_split_pattern_is_the_one_of_the_installed_tiktoken(
+    name: str, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiktoken_ext.openai_public, "load_tiktoken_bpe", lambda *_, **__: {})
+    assert tokens.read_ranks(name)[0] == getattr(tiktoken_ext.openai_public, name)()["pat_str"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "o200k", "cl100k"),
+    [
+        ("", 0, 0),
+        ("hello world", 2, 2),
+        ("antidisestablishmentarianism", 6, 6),
+        ("お誕生日おめでとう", 8, 9),  # the example of OpenAI's cookbook for of the encodings' difference
+        ("<|endoftext|>", 7, 7),  # a special token somebody typed is plain text
+        ("\ud800", 1, 1),  # half a surrogate pair: legal in JSON, counted as the replacement character
+    ],
+)
+def test_counts(text: str, o200k: int, cl100k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert (tokens.count(text), tokens.count(text, "cl100k_base")) == (o200k, cl100k)
+    assert tokens.count(text) == o200k  # from memory this time
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text())
+def test_bytes_are_an_upper_bound(text: str) -> None:
+    assert tokens.count(text) <= upper_bound(text) == len(text.encode())
+    assert tokenizer_for("llama-3").count(text) <= upper_bound(text)
+
+
+@pytest.mark.parametrize(
+    ("model", "encoding", "scale"),
+    [
+        ("gpt-4", "cl100k_base", 1.0),
+        ("gpt-4-turbo", "cl100k_base", 1.0),
+        ("ft:gpt-3.5-turbo:acme", "cl100k_base", 1.0),
+        ("gpt-4o-mini", "o200k_base", 1.0),
+        ("gpt-4.1", "o200k_base", 1.0),
+        ("openai/gpt-5", "o200k_base", 1.0),
+        ("o4-mini", "o200k_base", 1.0),
+        ("qwen3-32b", "o200k_base", tokens.OTHER_SCALE),
+        ("", "o200k_base", tokens.OTHER_SCALE),
+    ],
+)
+def test_the_encoding_of_a_model(model: str, encoding: str, scale: float) -> None:
+    found = tokenizer_for(model)
+    assert (found.encoding, found.scale) == (encoding, scale)
+    assert tokenizer_for(model) is found
+
+
+def test_a_stand_in_counts_with_a_margin() -> None:
+    text = "The quick brown fox jumps over the lazy dog. " * 10
+    assert tokenizer_for("mistral").count(text) == -(-tokens.count(text) * 12 // 10)
+
+
+def test_remembered_counts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "CACHED_COUNTS", 3)
+    tokenizer = Tokenizer("o200k_base")
+    assert [tokenizer.count("x " * n) for n in range(1, 8)] == [tokens.count("x " * n) for n in range(1, 8)]
+    assert len(tokenizer._counts) == 3
+
+
+def test_starting_loads_neither_ranks_nor_tiktoken() -> None:
+    probe = (
+        "import sys, gateway.tokens as t; t.upper_bound('x'); "
+        "print('tiktoken' in sys.modules, t.tokenizer_for('gpt-4o').is_loaded)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+BIG = "A" * 400_000
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ({"type": "image_url", "image_url": {"url": "https://x/y.png"}}, 1_000),
+        ({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{BIG}"}}, 1_000),  # not its bytes
+        ({"type": "image_url", "image_url": {"url": "https://x/y.png", "detail": "low"}}, 85),
+        ({"type": "input_image", "image_url": "https://x/y.png", "detail": "low"}, 85),
+        ({"type": "input_audio", "input_audio": {"data": BIG, "format": "wav"}}, 62),
+        ({"type": "input_audio", "input_audio": {"data": BIG, "format": "mp3"}}, 200),
+        ({"type": "input_audio", "input_audio": {"data": "AA", "format": "mp3"}}, 10),
+        ({"type": "file", "file": {"file_data": BIG}}, 10_000),
+        ({"type": "file", "file": {"file_id": "file-1"}}, 3_000),
+        ({"type": "something_new"}, 1_000),
+        ({"type": ["odd"]}, 1_000),
+    ],
+)
+def test_media_are_estimated_by_kind(part: dict[str, object], expected: int) -> None:
+    assert media_tokens(part) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"role": "user", "content": "abc"}, 4 + 3),
+        ({"role": "user", "content": None}, 4),
+        ({"role": "user", "name": "bo", "content": [{"type": "text", "text": "abc"}, "d"]}, 4 + 2 + 3 + 1),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, 4 + 1_000),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}, 4 + 4 + 3),
+        ({"role": "assistant", "tool_calls": [{"custom": {"name": "f", "input": "abc"}}]}, 4 + 4 + 4),
+        ({"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}, 4 + 4 + 3),
+        ({"role": 1, "content": 7, "tool_calls": [None, {"function": 3}]}, 4),  # nonsense is no crash
+    ],
+)
+def test_a_message(message: dict[str, object], expected: int) -> None:
+    assert message_tokens(message, len) == expected
