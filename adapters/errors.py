@@ -1,0 +1,68 @@
+"""Everything that can go wrong between us and a provider. An HTTP error status is a reply, not one of these.
+
+ProviderError
+├── ProviderUnreachable   no reply at all: refused, name not found, TLS, cut before the response's headers
+├── ProviderTimeout       a wait of ours ran out; `phase` says which
+├── ProviderBroke         the reply began and did not end as HTTP or as server-sent events must
+│   └── UnfinishedEvent   the stream ended inside an event; carries the rest
+├── ProviderTooLarge      a reply, or one event of it, is larger than our bound
+└── ProviderRefused       an error status where only an answer will do (never from `send`)
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = [
+    "Phase",
+    "ProviderBroke",
+    "ProviderError",
+    "ProviderRefused",
+    "ProviderTimeout",
+    "ProviderTooLarge",
+    "ProviderUnreachable",
+    "UnfinishedEvent",
+]
+
+Phase = Literal["connect", "first byte", "between chunks"]
+
+
+class ProviderError(Exception):
+    """message: what was wrong and what was seen. provider: the name it has in the settings, where known."""
+
+    def __init__(self, message: str, *, provider: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.provider = provider
+
+
+class ProviderUnreachable(ProviderError):
+    """Nothing came back."""
+
+
+class ProviderTimeout(ProviderError):
+    def __init__(self, message: str, *, phase: Phase, provider: str | None = None) -> None:
+        super().__init__(message, provider=provider)
+        self.phase: Phase = phase
+
+
+class ProviderBroke(ProviderError):
+    """The reply ended in the middle."""
+
+
+class UnfinishedEvent(ProviderBroke):
+    """rest: the bytes after the last whole event."""
+
+    def __init__(self, rest: bytes) -> None:
+        super().__init__(f"the stream ended inside an event, after {len(rest)} bytes of it")
+        self.rest = rest
+
+
+class ProviderTooLarge(ProviderError):
+    pass
+
+
+class ProviderRefused(ProviderError):
+    def __init__(self, message: str, *, status: int, provider: str | None = None) -> None:
+        super().__init__(message, provider=provider)
+        self.status = status

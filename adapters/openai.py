@@ -1,0 +1,124 @@
+"""An upstream that speaks OpenAI's dialect: no translation, only addresses, credentials and headers.
+
+A provider with a key of its own never sends the caller's credential; one without sends nothing but that. Which
+of the caller's headers go on is the caller's business; those that belong to one connection are dropped here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+from multidict import CIMultiDict
+from yarl import URL
+
+from adapters.base import ModelReply
+from adapters.errors import ProviderBroke, ProviderError, ProviderRefused
+from adapters.transport import HttpTransport, Timeouts, end_to_end, request_headers
+from adapters.types import Capabilities, Header, ModelRequest
+
+__all__ = ["OpenAICompatible"]
+
+_OURS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
+_MODEL_LIST_BYTES: Final = 8 * 1024 * 1024
+_MAX_URLS: Final = 256
+
+
+class OpenAICompatible:
+    """One upstream.
+
+    base_url: with the version, without a slash at its end: `https://api.openai.com/v1`.
+    key: sent as a bearer token; None: the caller's own `Authorization` value is passed on.
+    headers: sent with every request, before and instead of the caller's of the same name.
+    transport: shared ones are closed by their owner; without one the provider makes its own and closes it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        *,
+        key: str | None = None,
+        headers: tuple[Header, ...] = (),
+        capabilities: Capabilities | None = None,
+        transport: HttpTransport | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        url = URL(base_url)
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError(
+                f"{name}: an upstream's address begins with http:// or https://, not {base_url!r}"
+            )
+        if url.user is not None or url.query_string:
+            raise ValueError(f"{name}: an upstream's address has neither a user nor a query")
+        self.name = name
+        self.base_url = base_url.rstrip("/")
+        self.capabilities = capabilities or Capabilities()
+        self._key = key
+        self._timeouts = timeouts
+        self._owns_transport = transport is None
+        self._transport = transport or HttpTransport()
+        self._urls: dict[str, URL] = {}
+        fixed = [("Content-Type", "application/json"), ("Accept-Encoding", "identity")]
+        if key is not None:
+            fixed.append(("Authorization", f"Bearer {key}"))
+        self._fixed = CIMultiDict(fixed)
+        for extra_name, value in headers:
+            self._fixed[extra_name] = value
+        self._taken = _OURS | {extra_name.lower() for extra_name, _ in headers}
+
+    def __repr__(self) -> str:
+        return f"OpenAICompatible({self.name!r}, {self.base_url!r})"  # never the key
+
+    async def send(self, request: ModelRequest) -> ModelReply:
+        """Raises: ProviderUnreachable, ProviderTimeout."""
+        headers = self._fixed.copy()
+        if self._key is None and request.credential is not None and "Authorization" not in headers:
+            headers["Authorization"] = request.credential
+        if request.headers:
+            for name, value in request_headers(end_to_end(request.headers)).items():
+                if name not in self._taken:
+                    headers.add(name, value)
+                elif name == "content-type" and request.body:
+                    headers[name] = value
+        body = request.body if request.body or request.method != "GET" else None
+        try:
+            return await self._transport.send(
+                request.method, self._url(request.path), headers, body, timeouts=self._timeouts
+            )
+        except ProviderError as error:
+            error.provider = self.name
+            raise
+
+    async def list_models(self, credential: str | None = None) -> list[dict[str, Any]]:
+        """The upstream's `GET /models`, its entries as they are. Raises: ProviderError."""
+        reply = await self.send(
+            ModelRequest(body=b"", stream=False, method="GET", path="/models", credential=credential)
+        )
+        try:
+            body = await reply.read(_MODEL_LIST_BYTES)
+        finally:
+            await reply.aclose()
+        if reply.status != 200:
+            raise ProviderRefused(
+                f"{self.name} answered its list of models with {reply.status}",
+                status=reply.status,
+                provider=self.name,
+            )
+        try:
+            data = orjson.loads(body)["data"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProviderBroke(f"{self.name}: not a list of models: {body[:200]!r}") from error
+        return [entry for entry in data if isinstance(entry, dict)]
+
+    async def aclose(self) -> None:
+        if self._owns_transport:
+            await self._transport.aclose()
+
+    def _url(self, path: str) -> URL:
+        url = self._urls.get(path)
+        if url is None:
+            if len(self._urls) >= _MAX_URLS:  # paths may carry ids
+                self._urls.clear()
+            url = self._urls[path] = URL(self.base_url + path, encoded=True)
+        return url

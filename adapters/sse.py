@@ -1,0 +1,133 @@
+"""Server-sent events, incrementally: bytes in, whole events out. Knows nothing of what the events say.
+
+An event is everything up to and including two line ends in a row, so that joining `Event.raw` gives the
+stream back byte for byte (blank lines too many begin the next event). The same bytes cut anywhere give the
+same events.
+Fields as in html.spec.whatwg.org, section 9.2.6. Two choices of ours:
+
+- A blank line of "\\r" that ends the bytes so far waits for one more byte, which may be its "\\n". Streams
+  with plain "\\n", which is what every provider seen sends, are never held back.
+- After a line that ended in a lone "\\r" the blank line is a lone "\\r" too, so that such streams do not wait.
+"""
+
+from __future__ import annotations
+
+import re
+
+from adapters.errors import ProviderTooLarge, UnfinishedEvent
+from adapters.types import Event
+
+__all__ = ["MAX_EVENT_BYTES", "EventDecoder"]
+
+MAX_EVENT_BYTES = 32 * 1024 * 1024
+"""Chosen: an image in base64 fits into one event; an upstream that never ends a line cannot fill the memory."""
+
+_BLANK = re.compile(rb"(?>\r\n|\n)(?>\r\n|\n|\r)|\r\r")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_LONGEST_BLANK = 4
+_BOM = b"\xef\xbb\xbf"
+_PLAIN = b"data: "
+
+
+class EventDecoder:
+    """One stream. `feed` bytes as they come, `finish` when they end.
+
+    Raises (feed): ProviderTooLarge: one event passes `max_event_bytes`.
+    """
+
+    __slots__ = ("_begun", "_buffer", "_has_cr", "_max", "_searched")
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._buffer = bytearray()  # begins with the first byte that belongs to no event yet
+        self._searched = 0  # up to here the buffer holds no blank line
+        self._has_cr = False  # as long as none was seen, a plain find does
+        self._begun = False
+        self._max = max_event_bytes
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Every event that is whole now, in order; often none, often several."""
+        if not self._has_cr and b"\r" in data:
+            self._has_cr = True
+        if self._buffer or self._has_cr:
+            self._buffer += data
+            raws = self._cut()
+        elif data:
+            parts = data.split(b"\n\n")
+            rest = parts.pop()
+            raws = [part + b"\n\n" for part in parts]
+            if rest:
+                self._buffer += rest
+                self._searched = max(0, len(rest) - _LONGEST_BLANK)
+        else:
+            return []
+        if len(self._buffer) > self._max:
+            raise ProviderTooLarge(f"an event is larger than {self._max} bytes")
+        return [self._event(raw) for raw in raws]
+
+    def finish(self) -> list[Event]:
+        """What the end of the stream completes: an event whose last blank line waited, or stray blank lines.
+
+        Raises: UnfinishedEvent: the stream ended inside an event.
+        """
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        self._searched = 0
+        if not rest:
+            return []
+        blank = _BLANK.search(rest)
+        if (blank is not None and blank.end() == len(rest)) or not rest.strip(b"\r\n"):
+            return [self._event(rest)]
+        raise UnfinishedEvent(rest)
+
+    def _cut(self) -> list[bytes]:
+        """Take the whole events off the buffer; no byte is searched twice but the few a blank line may span."""
+        buffer = self._buffer
+        raws: list[bytes] = []
+        begin = 0
+        at = self._searched
+        if self._has_cr:
+            held = len(buffer) if buffer.endswith(b"\r") else -1
+            while (blank := _BLANK.search(buffer, at)) is not None:
+                end = blank.end()
+                if end == held and blank.group() != b"\r\r":
+                    break  # the next byte may be the "\n" of this "\r"
+                raws.append(bytes(buffer[begin:end]))
+                begin = at = end
+        else:
+            while (found := buffer.find(b"\n\n", at)) >= 0:
+                end = found + 2
+                raws.append(bytes(buffer[begin:end]))
+                begin = at = end
+        if begin:
+            del buffer[:begin]
+        self._searched = max(0, len(buffer) - _LONGEST_BLANK)
+        return raws
+
+    def _event(self, raw: bytes) -> Event:
+        if not self._begun:
+            self._begun = True
+            if raw.startswith(_BOM):
+                return _parse(raw, raw[len(_BOM) :])
+        if not self._has_cr and raw.startswith(_PLAIN) and raw.find(b"\n") == len(raw) - 2:
+            return Event(raw, raw[len(_PLAIN) : -2])
+        return _parse(raw, raw)
+
+
+def _parse(raw: bytes, text: bytes) -> Event:
+    """text: raw without a byte order mark."""
+    data: list[bytes] = []
+    name: str | None = None
+    extra: dict[str, str] = {}
+    for line in _LINE_END.split(text):
+        if not line or line.startswith(b":"):
+            continue
+        field, _, value = line.partition(b":")
+        if value.startswith(b" "):
+            value = value[1:]
+        if field == b"data":
+            data.append(value)
+        elif field == b"event":
+            name = value.decode("utf-8", "replace")
+        else:
+            extra[field.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+    return Event(raw, b"\n".join(data) if data else None, name, dict(extra))

@@ -1,0 +1,310 @@
+"""The one HTTP seam of the hot path: bytes out, bytes in, over aiohttp. Knows nothing of providers or models.
+
+One session per process, made in the running loop on first use: unlimited connections, kept alive, no cookies,
+no redirects, no proxies or credentials from the environment. Every wait has a bound:
+
+    connect          name look-up, TCP and TLS of a new connection
+    first byte       from the call to the response's headers, the sending of the body included
+    between chunks   silence of the upstream within the body (our own slowness does not count: a full buffer
+                     stops the clock)
+
+A kept-alive connection may be closed by the other side at the very moment we send on it. Such a request is
+sent once more if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import payload
+from multidict import CIMultiDict
+from yarl import URL
+
+from adapters.errors import (
+    ProviderBroke,
+    ProviderTimeout,
+    ProviderTooLarge,
+    ProviderUnreachable,
+    UnfinishedEvent,
+)
+from adapters.sse import MAX_EVENT_BYTES, EventDecoder
+from adapters.types import Event, Header
+
+__all__ = ["HttpReply", "HttpTransport", "Timeouts", "end_to_end", "request_headers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. A whole reply's first byte comes when the model is done: we wait as long as OpenAI's SDK does."""
+
+    connect_s: float = 10.0
+    first_byte_s: float = 600.0
+    between_chunks_s: float = 300.0
+
+
+_KEEP_ALIVE_S: Final = (
+    30.0  # chosen: below the idle time of common balancers (60 s), above gaps of a conversation
+)
+_IDLE_CLOSE_S: Final = 1.0  # an idle close that crosses our request shows within one round trip
+_LARGE_BODY_BYTES: Final = 512 * 1024  # above it aiohttp would hand the socket all bytes at once, and warn
+_PIECE_BYTES: Final = 256 * 1024
+_HEADER_LIMIT_BYTES: Final = 64 * 1024
+
+# RFC 9110 7.6.1, and what describes the connection's own framing; `alt-svc` is about the upstream's host.
+_HOP_BY_HOP: Final = frozenset(
+    (
+        "alt-svc",
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+_DECODED: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))  # what aiohttp undoes by itself
+
+_AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+_dialled: ContextVar[list[bool]] = ContextVar("dialled")
+
+
+class HttpTransport:
+    """Sends requests; make one per process and close it in the loop that used it."""
+
+    def __init__(self, timeouts: Timeouts | None = None) -> None:
+        self.timeouts = timeouts or Timeouts()
+        self._session: aiohttp.ClientSession | None = None
+        self._client_timeouts: dict[float, aiohttp.ClientTimeout] = {}
+
+    async def send(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        timeouts: Timeouts | None = None,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+    ) -> HttpReply:
+        """Return when the response's headers are there.
+
+        headers: all that are sent, but for `Host` and `Content-Length`.
+        Raises: ProviderUnreachable, ProviderTimeout.
+        """
+        session = self._session
+        if session is None:
+            session = self._session = self._open()
+        times = timeouts or self.timeouts
+        data = _LargeBody(body) if body is not None and len(body) > _LARGE_BODY_BYTES else body
+        fresh: list[bool] = []
+        _dialled.set(fresh)
+        begun = session.loop.time()
+        try:
+            async with asyncio.timeout(times.first_byte_s):
+                try:
+                    response = await self._request(session, method, url, headers, data, times)
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                    lost_idle = not fresh and session.loop.time() - begun < _IDLE_CLOSE_S
+                    if not lost_idle or isinstance(error, aiohttp.ClientConnectorError):
+                        raise
+                    response = await self._request(session, method, url, headers, data, times)
+        except aiohttp.ConnectionTimeoutError as error:
+            raise ProviderTimeout(
+                f"no connection to {url.authority} within {times.connect_s} s", phase="connect"
+            ) from error
+        except aiohttp.ClientConnectorError as error:
+            raise ProviderUnreachable(f"no connection to {url.authority}: {error}") from error
+        except TimeoutError as error:
+            raise ProviderTimeout(
+                f"no response from {url.authority} within {times.first_byte_s} s", phase="first byte"
+            ) from error
+        except aiohttp.ServerDisconnectedError as error:
+            raise ProviderUnreachable(f"{url.authority} closed the connection before it answered") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ProviderUnreachable(f"no answer from {url.authority}: {error!r}") from error
+
+        connection = response.connection
+        if connection is not None and connection.protocol is not None:
+            # Set only now, because aiohttp would count the wait for the headers as a wait for data.
+            connection.protocol.read_timeout = times.between_chunks_s
+            connection.protocol.start_timeout()
+        return HttpReply(response, times, max_event_bytes)
+
+    async def aclose(self) -> None:
+        """Close every connection, busy ones too. A later `send` opens a new session."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=60, socket_factory=_dial
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_AUTO_HEADERS,
+            auto_decompress=True,
+            trust_env=False,
+            max_line_size=_HEADER_LIMIT_BYTES,
+            max_field_size=_HEADER_LIMIT_BYTES,
+        )
+
+    async def _request(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        data: bytes | payload.Payload | None,
+        times: Timeouts,
+    ) -> aiohttp.ClientResponse:
+        timeout = self._client_timeouts.get(times.connect_s)
+        if timeout is None:
+            timeout = aiohttp.ClientTimeout(total=None, connect=times.connect_s)
+            self._client_timeouts[times.connect_s] = timeout
+        return await session.request(
+            method, url, headers=headers, data=data, allow_redirects=False, timeout=timeout
+        )
+
+
+class HttpReply:
+    """A response whose headers have arrived. Read the body to its end, else closing costs the connection."""
+
+    __slots__ = ("_max_event_bytes", "_response", "_times", "headers", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse, times: Timeouts, max_event_bytes: int) -> None:
+        self.status = response.status
+        self.headers: tuple[Header, ...] = _received(response.raw_headers)
+        self._response = response
+        self._times = times
+        self._max_event_bytes = max_event_bytes
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
+        while data := await self._next():
+            yield data
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """The body as server-sent events, all that one read completed at a time.
+
+        An upstream that forgets the blank line after its `[DONE]` has said all: that is no error.
+        Raises: ProviderBroke (UnfinishedEvent among them), ProviderTimeout, ProviderTooLarge.
+        """
+        decoder = EventDecoder(self._max_event_bytes)
+        while data := await self._next():
+            if events := decoder.feed(data):
+                yield events
+        try:
+            events = decoder.finish()
+        except UnfinishedEvent as error:
+            if error.rest.strip() not in (b"data: [DONE]", b"data:[DONE]"):
+                raise
+            events = [Event(error.rest, b"[DONE]")]
+        if events:
+            yield events
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body, at most `limit_bytes`. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
+        data = await self._next()
+        if not data:
+            return b""
+        size = len(data)
+        parts = [data]
+        while size <= limit_bytes and (data := await self._next()):
+            size += len(data)
+            parts.append(data)
+        if size > limit_bytes:
+            await self.aclose()
+            raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def aclose(self) -> None:
+        """Let go of the response; if it is not finished, at once and with its connection. Idempotent."""
+        connection = self._response.connection
+        if connection is not None and (transport := connection.transport) is not None:
+            transport.abort()  # close() would wait until an upstream that does not read has taken our body
+        self._response.close()
+
+    async def _next(self) -> bytes:
+        """What has arrived, waiting for at least one byte; empty at the end."""
+        try:
+            return await self._response.content.readany()
+        except TimeoutError as error:
+            raise ProviderTimeout(
+                f"the upstream was silent for {self._times.between_chunks_s} s within its reply",
+                phase="between chunks",
+            ) from error
+        except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError) as error:
+            raise ProviderBroke(f"the upstream's reply ended in the middle: {error!r}") from error
+
+
+class _LargeBody(payload.Payload):
+    """A body given to the socket in pieces, so that the loop is not held and the memory not doubled."""
+
+    _autoclose = True
+    _value: bytes
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__(value, content_type="application/json")
+        self._size = len(value)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: Any) -> None:
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+        view = memoryview(self._value)[:content_length]
+        for at in range(0, len(view), _PIECE_BYTES):
+            await writer.write(view[at : at + _PIECE_BYTES])
+
+
+def _dial(address: tuple[Any, ...]) -> socket.socket:
+    """Make the socket of a new connection, and note in the request's context that it has one."""
+    family, kind, protocol = address[:3]
+    fresh = _dialled.get(None)
+    if fresh is not None:
+        fresh.append(True)
+    return socket.socket(family=family, type=kind, proto=protocol)
+
+
+def end_to_end(headers: Iterable[Header]) -> list[Header]:
+    """The headers meant for the other end: without hop-by-hop ones and those that `Connection` names."""
+    kept = [(name.lower(), value) for name, value in headers]
+    named = {
+        token.strip().lower() for name, value in kept if name == "connection" for token in value.split(",")
+    }
+    return [(name, value) for name, value in kept if name not in _HOP_BY_HOP and name not in named]
+
+
+def _received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+    return tuple(
+        pair
+        for pair in end_to_end(pairs)
+        if pair[0] != "content-encoding" or pair[1].strip().lower() not in _DECODED
+    )
+
+
+def request_headers(pairs: Iterable[Header]) -> CIMultiDict[str]:
+    """Headers as aiohttp takes them. It writes UTF-8, while names and values came in as latin-1."""
+    out: CIMultiDict[str] = CIMultiDict()
+    for name, value in pairs:
+        if not value.isascii():
+            with suppress(UnicodeError):  # what was not UTF-8 goes as it is
+                value = value.encode("latin-1").decode("utf-8")
+        out.add(name, value)
+    return out
