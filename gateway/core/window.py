@@ -1,0 +1,228 @@
+"""Which messages fit the token budget, and what is left out of a long conversation.
+
+A cut is a pure function of the list, so that a caller who resends everything gets the same first message
+again without anything being stored. Let T be the tokens of the list, H the high water, S the step to the low:
+
+    T <= H    everything is kept
+    T >  H    ceil((T - H) / S) * S tokens or a little more leave from the head
+
+While the list grows by S the amount stays the same, and with it the prefix that the provider has cached; then
+it jumps once. Between H - S and H tokens are kept. Where the cut may fall: before the user message that opens
+a turn, or, with that opening kept, between two rounds of its turn; never between a tool call and its result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+__all__ = ["Budget", "Element", "Window", "context_from_error", "describe", "fit_window", "plan_budget"]
+
+STEP_SHARE = 5  # chosen: a fifth leaves at a time, so the cached prefix breaks once per fifth of the context
+DEFAULT_RESERVE_TOKENS = 4_096  # chosen, for requests that do not say how long the reply may get
+
+SYSTEM = frozenset({"system", "developer"})
+OPENERS = SYSTEM | {"user"}
+ANSWERS = frozenset({"tool", "function"})
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """high: tokens the list may take, system message excluded. step: how far below it a cut goes."""
+
+    high: int
+    step: int
+
+    @property
+    def low(self) -> int:
+        return self.high - self.step
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One message as the window sees it.
+
+    bound: never less than its tokens; its bytes will do. calls: ids of the tool calls it makes.
+    answers: the id of the call it is the result of.
+    """
+
+    role: str
+    bound: int
+    calls: tuple[str, ...] = ()
+    answers: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What goes upstream of a list.
+
+    kept: ranges of indices, ascending. total_tokens: of the whole list; None where nobody had to count.
+    """
+
+    kept: tuple[range, ...]
+    total_tokens: int | None = None
+    evicted_tokens: int = 0
+    evicted: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.evicted
+
+    @property
+    def indices(self) -> list[int]:
+        return [index for kept in self.kept for index in kept]
+
+
+def plan_budget(
+    context_tokens: int | None,
+    *,
+    limit_tokens: int | None = None,
+    max_tokens: int | None = None,
+    fixed_tokens: int = 0,
+) -> Budget | None:
+    """The budget of one request; None where the context is unknown, and then nothing is trimmed.
+
+    limit_tokens: the agent's own setting. max_tokens: the request's, for the reply.
+    fixed_tokens: what is sent besides the list, such as the system message and the tools.
+    """
+    known = [tokens for tokens in (context_tokens, limit_tokens) if tokens is not None]
+    if not known:
+        return None
+    capacity = min(known)
+    reserve = min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max(0, max_tokens), capacity // 4)
+    step = max(1, capacity // STEP_SHARE)
+    grain = max(1, step // 8)  # a clock in the system message must not move the cut
+    high = max(0, capacity - reserve - -(-fixed_tokens // grain) * grain)
+    while step > 1 and step > high // 2:
+        step //= 2  # a large system message: halving, so that the amounts stay multiples of each other
+    return Budget(high, step)
+
+
+def describe(message: Mapping[str, Any], bound: int) -> Element:
+    """A chat message as an element; what has the wrong type is passed over."""
+    role = message.get("role")
+    calls = message.get("tool_calls")
+    ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+    answers = message.get("tool_call_id")
+    return Element(
+        role=role if isinstance(role, str) else "",
+        bound=bound,
+        calls=tuple(call_id for call_id in ids if isinstance(call_id, str)),
+        answers=answers if isinstance(answers, str) else None,
+    )
+
+
+def fit_window(elements: Sequence[Element], budget: Budget | None, count: Callable[[int], int]) -> Window:
+    """Choose what is kept of a list, oldest first, without its leading system message.
+
+    count: the tokens of the element at an index; asked only where the bounds do not fit. System messages that
+    stand at the head all the same are kept.
+    """
+    size = len(elements)
+    if budget is None or sum(element.bound for element in elements) <= budget.high:
+        return Window((range(size),))
+    before = [0, *accumulate(count(index) for index in range(size))]
+    total = before[size]
+    excess = total - budget.high
+    if excess <= 0:
+        return Window((range(size),), total)
+    cuts = list(_cuts(elements, before))
+    wanted = -(-excess // budget.step) * budget.step
+    chosen = next((cut for cut in cuts if cut.tokens >= wanted), None)
+    if chosen is None:  # little of the list may go: what is enough for once, else all of it
+        chosen = next((cut for cut in cuts if cut.tokens >= excess), cuts[-1] if cuts else None)
+    if chosen is None:
+        return Window((range(size),), total)
+    kept = tuple(part for part in (*chosen.pinned, range(chosen.index, size)) if part)
+    return Window(kept, total, chosen.tokens, size - sum(map(len, kept)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A place where the list may begin anew. tokens: what leaves by it; it grows from cut to cut."""
+
+    index: int
+    pinned: tuple[range, ...]
+    tokens: int
+
+
+def _cuts(elements: Sequence[Element], before: Sequence[int]) -> Iterator[_Cut]:
+    """Every allowed cut, oldest first; the last one still keeps the last user message and round."""
+    size = len(elements)
+    lead = next((i for i, element in enumerate(elements) if element.role not in SYSTEM), size)
+    split = _splits_a_call(elements)
+    last_user = max((i for i, element in enumerate(elements) if element.role == "user"), default=-1)
+    opening: range | None = None
+    for index in range(lead, size):
+        element = elements[index]
+        previous = elements[index - 1].role if index > lead else ""
+        pinned: tuple[range, ...] = (range(lead),)
+        if element.role in OPENERS and _opens_a_turn(elements, index, previous, last_user):
+            opening = range(index, index + 1)
+        elif opening is None:
+            continue  # the list began in the middle of a turn: no user message to start on
+        elif element.role in OPENERS and opening.stop == index:
+            opening = range(opening.start, index + 1)  # the rest of a run such as [system, user]
+            continue
+        elif element.role in ANSWERS or opening.stop == index:
+            continue  # a result, or the turn's first round, which begins where the turn does
+        else:
+            pinned = (range(lead), opening)
+        tokens = before[index] - sum(before[part.stop] - before[part.start] for part in pinned)
+        if tokens > 0 and not split[index]:
+            yield _Cut(index, pinned, tokens)
+
+
+def _opens_a_turn(elements: Sequence[Element], index: int, previous: str, last_user: int) -> bool:
+    """Whether a turn begins here: a user message, or the system messages that lead up to one."""
+    if index > last_user:
+        return False
+    if elements[index].role == "user":
+        return previous not in SYSTEM  # else the turn began with the system message before it
+    if previous in SYSTEM:
+        return False
+    upcoming = next(i for i in range(index, len(elements)) if elements[i].role not in SYSTEM)
+    return elements[upcoming].role == "user"
+
+
+def _splits_a_call(elements: Sequence[Element]) -> list[bool]:
+    """For each index whether a list that begins there would have a result without its call."""
+    callers: dict[str, int] = {}  # ids come again in some clients; the newest caller is meant
+    nearest = -1
+    changes = [0] * (len(elements) + 1)
+    for index, element in enumerate(elements):
+        if element.role in ANSWERS:
+            caller = callers.get(element.answers, nearest) if element.answers is not None else nearest
+            if caller >= 0:
+                changes[caller + 1] += 1
+                changes[index + 1] -= 1
+        elif element.role == "assistant":
+            if element.calls:
+                nearest = index
+            callers.update(dict.fromkeys(element.calls, index))
+    return [open_calls > 0 for open_calls in accumulate(changes[:-1])]
+
+
+# The sentences of servers that say how long their context is; the number wanted is the group.
+_CONTEXT_SENTENCES = (
+    re.compile(r"maximum context length (?:is|of) (\d[\d,]*)", re.I),  # OpenAI, vLLM, TGI, OpenRouter
+    re.compile(r"(\d[\d,]*) maximum context length", re.I),  # Mistral
+    re.compile(r"context (?:size|length|window)[^.\d]{0,30}(\d[\d,]*)", re.I),  # llama.cpp, LM Studio, Groq
+    re.compile(r"\d[\d,]* tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
+    re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
+    re.compile(r"\"n_ctx\"\s*:\s*(\d+)", re.I),  # llama.cpp, a field of its error
+)
+
+
+def context_from_error(body: str) -> int | None:
+    """The context length in tokens that an upstream's error names, or None."""
+    for sentence in _CONTEXT_SENTENCES:
+        found = sentence.search(body)
+        if found:
+            tokens = int(found[1].replace(",", ""))
+            if tokens >= 256:  # smaller numbers are a count of something else
+                return tokens
+    return None

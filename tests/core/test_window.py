@@ -1,0 +1,264 @@
+"""The window over small lists by hand, and its promises over random ones.
+
+A list is written as a string: `u` user, `a` assistant, `c` assistant that calls a tool, `t` its result,
+`s` system. `C` and `T` are a second pair of call and result, for answers that come late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.window import (
+    Budget,
+    Element,
+    Window,
+    context_from_error,
+    describe,
+    fit_window,
+    plan_budget,
+)
+
+ROLES = {"u": "user", "a": "assistant", "c": "assistant", "t": "tool", "s": "system", "d": "developer"}
+
+
+def build(text: str, bound: int = 10) -> list[Element]:
+    """A result answers the newest call of its kind before it."""
+    elements = []
+    for index, kind in enumerate(text):
+        role = ROLES[kind.lower()]
+        if kind in "cC":
+            elements.append(Element(role, bound, calls=(f"{kind}{index}",)))
+        elif kind in "tT":
+            wanted = "c" if kind == "t" else "C"
+            caller = text.rfind(wanted, 0, index)
+            elements.append(Element(role, bound, answers=f"{wanted}{caller}" if caller >= 0 else "gone"))
+        else:
+            elements.append(Element(role, bound))
+    return elements
+
+
+def fit(text: str, high: int, step: int = 10, tokens: Sequence[int] | None = None) -> Window:
+    weights = [10] * len(text) if tokens is None else tokens
+    return fit_window(build(text, max(weights, default=0)), Budget(high, step), weights.__getitem__)
+
+
+def show(text: str, window: Window) -> str:
+    kept = set(window.indices)
+    return "".join(kind if index in kept else "." for index, kind in enumerate(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "high", "kept"),
+    [
+        ("uauau", 50, "uauau"),  # it fits
+        ("uauau", 40, "..uau"),  # 10 too many, and a list begins with a user message
+        ("uauau", 30, "..uau"),
+        ("uauau", 20, "....u"),
+        ("uauau", 0, "....u"),  # the last user message stays, whatever it costs
+        ("auau", 30, ".uau"),  # a greeting leaves alone
+        ("auau", 40, "auau"),  # what fits is the client's own, whatever it begins with
+        ("suau", 30, "s..u"),  # a system message at the head stays
+        ("sduau", 30, "sd..u"),
+        ("uasua", 40, "..sua"),  # a system message before a user message goes and stays with it
+        ("usaua", 40, "...ua"),
+        ("uctau", 40, "u..au"),  # the turn's user message is pinned, its first round leaves
+        ("uctau", 20, "....u"),
+        ("uctctct", 50, "u..ctct"),  # one long turn: rounds leave
+        ("uctctct", 30, "u....ct"),
+        ("uctctct", 10, "u....ct"),  # the round that is going on stays
+        ("ucttct", 50, "u...ct"),  # parallel calls leave with all their results
+        ("ucctt", 30, "u.ctt"),  # a call that nobody answered leaves alone
+        ("uCctT", 30, "uCctT"),  # calls answered below each other: no place to cut
+        ("uCuTua", 40, "....ua"),  # an answer one turn late: the user message between is no place to cut
+        ("uCuT", 20, "uCuT"),
+        ("uauta", 40, "..uta"),  # a result without a call stands in nobody's way
+        ("aaaa", 10, "aaaa"),  # no user message to begin with
+        ("uuu", 20, ".uu"),  # an assistant message that vanished
+        ("uaas", 30, "u.as"),  # a system message at the end opens nothing
+        ("uacs", 20, "u..s"),
+        ("", 0, ""),
+        ("s", 0, "s"),
+        ("ss", 0, "ss"),
+    ],
+)
+def test_where_the_cut_falls(text: str, high: int, kept: str) -> None:
+    window = fit(text, high)
+    assert show(text, window) == kept
+    assert window.evicted == kept.count(".")
+    assert window.evicted_tokens == 10 * kept.count(".")
+    assert window.is_whole == ("." not in kept)
+
+
+def test_an_unknown_context_trims_nothing() -> None:
+    def refuse(index: int) -> int:
+        raise AssertionError("counted for nothing")
+
+    assert plan_budget(None, max_tokens=100, fixed_tokens=10**9) is None
+    assert fit_window(build("uaua", 10**9), None, refuse).indices == [0, 1, 2, 3]
+
+
+def test_nothing_is_counted_while_the_bounds_fit() -> None:
+    def refuse(index: int) -> int:
+        raise AssertionError("counted for nothing")
+
+    window = fit_window(build("uaua", 10), Budget(40, 10), refuse)
+    assert window == Window((range(4),))
+
+
+def test_the_same_ids_in_every_turn_mean_the_newest_call() -> None:
+    turn = [
+        Element("user", 10),
+        Element("assistant", 10, calls=("call_0",)),
+        Element("tool", 10, answers="call_0"),
+    ]
+    assert fit_window(turn * 3, Budget(70, 10), lambda _: 10).kept == (range(3, 9),)
+
+
+def test_the_cut_stays_put_while_the_list_grows() -> None:
+    """Sixty turns of 20 tokens, 400 in all, steps of 100: the first message changes every fifth turn."""
+    firsts = [fit("ua" * turns + "u", 400, 100).indices[0] for turns in range(1, 61)]
+    assert firsts == sorted(firsts)
+    assert len(set(firsts)) == 1 + -(-(60 * 20 + 10 - 400) // 100)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"context_tokens": 8_000, "max_tokens": 1_000}, Budget(7_000, 1_600)),
+        ({"context_tokens": 8_000, "max_tokens": 100_000}, Budget(6_000, 1_600)),  # a quarter at most
+        ({"context_tokens": 8_000}, Budget(6_000, 1_600)),  # it did not say
+        ({"context_tokens": 100_000}, Budget(100_000 - 4_096, 20_000)),
+        ({"context_tokens": 8_000, "limit_tokens": 4_000, "max_tokens": 0}, Budget(4_000, 800)),
+        ({"context_tokens": 4_000, "limit_tokens": 8_000, "max_tokens": 0}, Budget(4_000, 800)),
+        ({"context_tokens": None, "limit_tokens": 4_000, "max_tokens": -3}, Budget(4_000, 800)),
+        (
+            {"context_tokens": 8_000, "max_tokens": 0, "fixed_tokens": 801},
+            Budget(7_000, 1_600),
+        ),  # 200 at a time
+        ({"context_tokens": 8_000, "max_tokens": 0, "fixed_tokens": 999}, Budget(7_000, 1_600)),
+        ({"context_tokens": 8_000, "max_tokens": 0, "fixed_tokens": 7_000}, Budget(1_000, 400)),
+        (
+            {"context_tokens": 8_000, "max_tokens": 0, "fixed_tokens": 9_000},
+            Budget(0, 1),
+        ),  # the last turn is tried
+        ({"context_tokens": 0}, Budget(0, 1)),
+    ],
+)
+def test_the_budget(arguments: dict[str, int | None], expected: Budget) -> None:
+    assert plan_budget(**arguments) == expected  # type: ignore[arg-type]
+    assert expected.low == expected.high - expected.step
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"role": "user", "content": "x"}, Element("user", 7)),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "a"}, {"id": 3}, 4]},
+            Element("assistant", 7, calls=("a",)),
+        ),
+        ({"role": "tool", "tool_call_id": "a"}, Element("tool", 7, answers="a")),
+        ({"role": 3, "tool_calls": "x", "tool_call_id": []}, Element("", 7)),
+    ],
+)
+def test_a_message_as_an_element(message: dict[str, object], expected: Element) -> None:
+    assert describe(message, 7) == expected
+
+
+TURN = st.one_of(
+    st.just("u"),
+    st.just("ua"),
+    st.just("su"),
+    st.just("us"),
+    st.just("uCuT"),
+    st.lists(st.sampled_from(["ct", "ctt", "a", "cctt", "s"]), min_size=1, max_size=6).map(
+        lambda r: "u" + "".join(r)
+    ),
+)
+LISTS = st.tuples(st.sampled_from(["", "s", "a", "sa", "t", "ct"]), st.lists(TURN, max_size=8)).map(
+    lambda parts: parts[0] + "".join(parts[1])
+)
+
+
+@st.composite
+def weighted(draw: st.DrawFn) -> tuple[str, list[int]]:
+    text = draw(LISTS)
+    return text, draw(st.lists(st.integers(0, 60), min_size=len(text), max_size=len(text)))
+
+
+@settings(max_examples=400, deadline=None)
+@given(weighted(), st.integers(0, 400), st.integers(1, 120))
+def test_what_is_kept_is_a_valid_list_within_the_budget(
+    case: tuple[str, list[int]], high: int, step: int
+) -> None:
+    text, tokens = case
+    elements = build(text, 60)
+    window = fit(text, high, step, tokens)
+    kept = window.indices
+    assert kept == sorted(set(kept))
+    sizes = [tokens[index] for index in kept]
+    assert sum(sizes) + window.evicted_tokens == sum(tokens) or window.total_tokens is None
+    if window.is_whole:
+        return
+    body = kept[len(text) - len(text.lstrip("s")) :]
+    assert text[: len(text) - len(text.lstrip("s"))] == "".join(
+        text[i] for i in kept[: len(kept) - len(body)]
+    )
+    assert text[body[0]] in "us"  # never begins with a tool's or an assistant's message
+    assert "u" in text[body[0] : body[0] + 3]
+    assert kept[-1] == len(text) - 1
+    assert text.rfind("u") in kept
+    gone = set(range(len(text))) - set(kept)
+    for index in kept:  # no result without its call, no answered call without its result
+        answers = elements[index].answers
+        assert not any(answers in elements[left].calls for left in gone)
+        assert not any(elements[left].answers in elements[index].calls for left in gone)
+    if sum(sizes) > high:  # only where nothing more may leave
+        assert fit(text, 0, 1, tokens) == window
+
+
+@settings(max_examples=150, deadline=None)
+@given(weighted(), st.integers(50, 400), st.integers(10, 120))
+def test_a_growing_list_keeps_its_first_message_for_a_step(
+    case: tuple[str, list[int]], high: int, step: int
+) -> None:
+    """Whenever the amount that must go is the same and enough may go, the cut is the same."""
+    text, tokens = case
+    seen: dict[int, list[range]] = {}
+    for size in range(1, len(text) + 1):
+        window = fit(text[:size], high, step, tokens[:size])
+        excess = sum(tokens[:size]) - high
+        wanted = -(-excess // step) * step
+        if excess <= 0:
+            assert window.is_whole
+        elif (
+            window.evicted_tokens >= wanted and "C" not in text
+        ):  # a late answer moves a cut it would have split
+            starts = [kept.start for kept in window.kept]
+            assert seen.setdefault(wanted, starts) == starts
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        (
+            "This model's maximum context length is 8192 tokens. However, you sent 9001 tokens.",
+            8192,
+        ),
+        ("Prompt contains 40000 tokens, too large for model with 32768 maximum context length", 32768),
+        ("prompt is too long: 210000 tokens > 200000 maximum", 200000),
+        ("The input token count (2000000) exceeds the maximum number of tokens allowed (1048576).", 1048576),
+        ("the request exceeds the available context size (4096 tokens), try increasing it", 4096),
+        ('{"error":{"code":400,"type":"exceed_context_size_error","n_prompt_tokens":9,"n_ctx":4096}}', 4096),
+        ("maximum context length is 131,072 tokens", 131072),
+        ("rate limit reached for gpt-4o: 30000 tokens per min", None),
+        ("context length 7", None),
+        ("", None),
+    ],
+)
+def test_an_error_tells_the_context(body: str, tokens: int | None) -> None:
+    assert context_from_error(body) == tokens
