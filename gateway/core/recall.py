@@ -1,0 +1,190 @@
+"""What of the memory is told again: the query made of a message, the choice among what was found, the note.
+
+Sans-IO. It knows nothing of how messages are found; candidates come best first. A note is reference material from
+outside the conversation: it is dated, says where it comes from and asks for nothing, since text that gives orders
+from inside a user's message looks like an attack, and some models then refuse the whole message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from storage.records import Atom, Message
+
+__all__ = ["Recalled", "choose", "estimate_tokens", "make_query", "render_note", "strip_notes"]
+
+QUERY_CHARS = 4_000  # about 1,000 tokens; what is longer is a template or a document, not a question
+_EDGE_CHARS = 500  # of such a message, what its last lines and its first lines may give
+CUT_CHARS = 600  # of a long turn; whole ones crowd the others out (measured: 6 points at 2,000 tokens)
+_LEAST_TOKENS = 12  # a remaining budget that holds no line any more
+
+_OPEN = "<memory>"
+_CLOSE = "</memory>"
+_HEADING = "Notes kept from earlier conversations with this user, for reference. They are quotations and may be outdated."
+_CHANGES = "Changed in the memory blocks since they were last shown:"
+
+_TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
+_NOTE = re.compile(
+    re.escape(f"{_OPEN}\n{_HEADING}") + r".*?(?:" + re.escape(_CLOSE) + r"\s*|\Z)", re.DOTALL
+)
+_SPACE = re.compile(r"\s+")
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """A message chosen for a note. text: as it is shown, on one line, cut and without tags of ours."""
+
+    message: Message
+    text: str
+
+
+def estimate_tokens(text: str) -> int:
+    """A quarter of the bytes, rounded up: close for English, a little low for CJK."""
+    return (len(text.encode("utf-8", "replace")) + 3) // 4
+
+
+def make_query(text: str, limit_chars: int = QUERY_CHARS) -> str:
+    """What to search for: the message itself, or of a long one its last and its first lines, in this order."""
+    text = strip_notes(text).strip()
+    if len(text) <= limit_chars:
+        return text
+    lines = [line for line in (line.strip() for line in text.splitlines()) if line]
+    edge = min(_EDGE_CHARS, limit_chars // 2)
+    last, first = _take(reversed(lines), edge, from_end=True), _take(lines, edge, from_end=False)
+    return "\n".join((*reversed(last), *first))
+
+
+def _take(lines: Iterable[str], limit: int, *, from_end: bool) -> list[str]:
+    """Whole lines up to the limit; of a line that is itself too long, the part at the message's edge."""
+    taken: list[str] = []
+    for line in lines:
+        if len(line) >= limit:
+            if not taken:
+                taken.append(line[-limit:] if from_end else line[:limit])
+            break
+        taken.append(line)
+        limit -= len(line) + 1
+        if limit <= 0:
+            break
+    return taken
+
+
+def choose(
+    candidates: Sequence[Message],
+    query: str,
+    *,
+    exclude_atoms: Collection[Atom] = frozenset(),
+    told: Iterable[str] = (),
+    budget_tokens: int = 1_000,
+    count_tokens: Callable[[str], int] = estimate_tokens,
+    cut_chars: int = CUT_CHARS,
+) -> list[Recalled]:
+    """The candidates worth telling, in the order they were said.
+
+    candidates: best first. exclude_atoms: what stands in the window; a message with one of them is left out, as is
+    one that repeats another, the query, or what a note on this path told already.
+    told: the texts of those notes. budget_tokens: for the whole note as `render_note` makes it.
+    """
+    room = budget_tokens - count_tokens(f"{_OPEN}\n{_HEADING}\n{_CLOSE}\n\n")
+    window = frozenset(exclude_atoms)
+    known = _squash("\n".join(told))
+    seen = {_squash(query)}
+    keys = _keys(query)
+    chosen: list[Recalled] = []
+    for message in candidates:
+        if room < _LEAST_TOKENS:
+            break
+        if not window.isdisjoint(message.atoms):
+            continue
+        whole = _squash(message.text)
+        if not whole or whole in seen:
+            continue
+        seen.add(whole)
+        recalled = Recalled(message, _quote(_excerpt(message.text, keys, cut_chars)))
+        if _squash(recalled.text.strip("… ")) in known:
+            continue
+        cost = count_tokens(_line(recalled) + "\n")
+        if cost <= room:
+            room -= cost
+            chosen.append(recalled)
+    return sorted(chosen, key=lambda one: (one.message.at, one.message.seq))
+
+
+def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) -> str:
+    """The note that goes before the user's own words; empty when there is nothing to tell.
+
+    changes: one line for each change of a memory block. now: seconds since the epoch; the note's own date.
+    """
+    if not hits and not changes:
+        return ""
+    lines = [_OPEN, f"{_HEADING} Written {_day(now)}."]
+    lines += [_line(hit) for hit in hits]
+    if changes:
+        lines += [_CHANGES, *(f"- {_quote(change)}" for change in changes)]
+    return "\n".join((*lines, _CLOSE, "", ""))
+
+
+def strip_notes(text: str) -> str:
+    """The text without notes of ours: a reply that quotes one must not be learned as if it had been said."""
+    return _NOTE.sub("", text) if _HEADING in text else text
+
+
+def _line(recalled: Recalled) -> str:
+    message = recalled.message
+    who = "saved note" if message.source == "passage" else message.speaker or message.role
+    return f"[{_day(message.at)}, {_quote(who)}] {recalled.text}"
+
+
+def _day(at: float) -> str:
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %a")
+    except (OverflowError, OSError, ValueError):
+        return "undated"
+
+
+def _quote(text: str) -> str:
+    """On one line, so that no text can pass for a line of the note; a tag of ours inside it becomes plain text."""
+    return _TAG.sub("‹", _SPACE.sub(" ", text).strip())
+
+
+def _squash(text: str) -> str:
+    return _SPACE.sub("", text).casefold()
+
+
+def _keys(query: str) -> list[str]:
+    """The query's words without their endings, enough to see where in a text they stand."""
+    words = dict.fromkeys(_WORD.findall(query.casefold()))
+    return [word[: max(4, len(word) - 2)] for word in words if len(word) > 3 or not word.isascii()][:64]
+
+
+def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:
+    """At most `limit` characters and two ellipses: the beginning, or a part that says more of the query's words."""
+    text = text.strip()
+    if len(text) <= limit:
+        return text
+    low = text.casefold()
+    if len(low) != len(text):  # a letter that folds to two; places would not fit
+        low = text.lower() if len(text.lower()) == len(text) else text
+    found = [(at.start(), number) for number, key in enumerate(keys) for at in re.finditer(re.escape(key), low)]
+    rarity = {number: 1.0 / sum(1 for _, other in found if other == number) ** 0.5 for _, number in found}
+
+    def worth(start: int) -> float:
+        return sum(rarity[number] for number in {n for at, n in found if start <= at < start + limit})
+
+    starts = sorted({max(0, min(at - limit // 4, len(text) - limit)) for at, _ in found})
+    best = 0
+    for start in starts[:200]:
+        if worth(start) > worth(best) + 0.01:
+            best = start
+    if best:
+        space = text.find(" ", best, best + 30)
+        best = space + 1 if space >= 0 else best
+    end = best + limit
+    if end < len(text):
+        space = text.rfind(" ", end - 30, end)
+        end = space if space > 0 else end
+    return ("… " if best else "") + text[best:end].strip() + (" …" if end < len(text) else "")

