@@ -70,6 +70,7 @@ class Conversation:
 
 
 class State(StrEnum):
+    OPEN = "open"  # append mode and agents: the user's message is written before the model is asked
     FINISHED = "finished"
     CANCELLED = "cancelled"
     OFF = "off"  # off the record, or read only: hashes alone
@@ -81,6 +82,7 @@ class Exchange:
     """One turn's request and reply.
 
     inputs: atoms, message by message, of what the client sent since the parent's reply (system messages excluded).
+    media: for each of these messages the digest of its images and sounds, b"" where it has none.
     reply: atoms of our reply as the client has it; None while it was never had (cancelled).
     offset: how many atoms the path has in front of the inputs.
     path: running hash over all atoms up to and including the reply.
@@ -89,7 +91,8 @@ class Exchange:
     hush: indices of input messages that were off the record when they were said.
     touched: when a finished request last began here, repeated this or (lazily, see core) carried it.
     stopped: when a cancelled request was cut; ended: when a finished one ended.
-    input, said, full: JSON arrays/objects of messages; None in a tombstone, `full` only where it differs from `said`.
+    input, said: JSON array of messages, JSON message; None in a tombstone.
+    full: {"messages": [...], "ours": [call ids]}, only where it differs from `said` (hidden rounds).
     notes: input message index -> note text ("" means: looked, found nothing).
     prior: the nearest strict ancestor that has notes or hidden rounds, so that a path's additions are walked directly.
     edits: whether block operations hang on this exchange; merged: why they entered the blocks ("carried", "idle").
@@ -120,6 +123,7 @@ class Exchange:
     input: bytes | None = None
     said: bytes | None = None
     full: bytes | None = None
+    hidden: bool = False  # whether `full` is there, for a record loaded without its content
     notes: dict[int, str] = field(default_factory=dict)
     prior: int | None = None
     snapshot: int | None = None

@@ -1,0 +1,234 @@
+"""The canonical form of a message: what stays the same however a client stores and resends it.
+
+A list is flattened into atoms, keyed hashes of 12 bytes: one for a user or tool message, one for an assistant's
+text, one for each of its calls. White space, ids, the split into messages, the dump of arguments, reasoning and
+unknown fields make no difference; the words, the kinds of media and a speaker's `name` do. System messages have none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from storage.records import Atom
+
+__all__ = [
+    "Canon",
+    "Listing",
+    "PathHash",
+    "WireMessage",
+    "call_id",
+    "calls_of",
+    "grows",
+    "is_cut_of",
+    "is_system",
+    "is_user",
+    "squash",
+    "text_of",
+    "visible",
+    "words",
+]
+
+WireMessage = dict[str, Any]
+
+_WORD = re.compile(r"\w+")
+_ORNAMENT = re.compile(r"[\[(*<][^\])*>]*[\])*>]\W*$")  # "[interrupted]", "(laughs)" at the end of what was spoken
+_SYSTEM = frozenset({"system", "developer"})
+_RESULT = frozenset({"tool", "function"})
+
+
+def is_system(message: Mapping[str, Any]) -> bool:
+    return message.get("role") in _SYSTEM
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The text of a message, of whatever form its content is; other kinds of parts have none."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    texts = (p if isinstance(p, str) else p.get("text") if isinstance(p, dict) else None for p in content)
+    return "".join(t for t in texts if isinstance(t, str))
+
+
+def media_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return []
+    return [p for p in content if isinstance(p, dict) and not isinstance(p.get("text"), str)]
+
+
+def calls_of(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """(name, arguments) of each call, the older `function_call` included; broken ones as far as they can be read."""
+    found: list[tuple[str, Any]] = []
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else []:
+        function = call.get("function") or call.get("custom") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            found.append((str(function.get("name")), function.get("arguments", function.get("input"))))
+    function = message.get("function_call")
+    if isinstance(function, dict):
+        found.append((str(function.get("name")), function.get("arguments")))
+    return found
+
+
+def call_id(call: object) -> str:
+    return str(call.get("id")) if isinstance(call, dict) else ""
+
+
+def squash(text: str) -> str:
+    return "".join(text.split())
+
+
+def words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def grows(new: str, old: str) -> bool:
+    """A transcript that went on: every word of the old but its last is there, and that is there or was completed."""
+    a, b = words(new), words(old)
+    if not b or len(a) < len(b) or a[: len(b) - 1] != b[:-1]:
+        return False
+    return a[len(b) - 1] == b[-1] or (len(b) > 1 and a[len(b) - 1].startswith(b[-1]))
+
+
+def is_cut_of(spoken: str, ours: str) -> bool:
+    """Spoken is the beginning of ours, whatever ornament (dots, dashes, a bracketed remark) stands at its end."""
+    a, b = "".join(words(_ORNAMENT.sub("", spoken))), "".join(words(ours))
+    return bool(a) and (a == b or (len(a) >= 4 and b.startswith(a)))
+
+
+def visible(full: Sequence[WireMessage], ours: Container[str] = ()) -> WireMessage:
+    """What the client sees of a reply's messages: the text as it was streamed, and the calls that are its own.
+
+    ours: ids of the calls that the gateway ran itself.
+    """
+    assistants = [m for m in full if m["role"] == "assistant"]
+    calls = [c for m in assistants for c in m.get("tool_calls") or [] if call_id(c) not in ours]
+    said: WireMessage = {"role": "assistant", "content": "".join(map(text_of, assistants))}
+    return {**said, "tool_calls": calls} if calls else said
+
+
+def is_user(atoms: tuple[Atom, ...]) -> bool:
+    return bool(atoms) and atoms[0][0] == 0x75  # b"u"
+
+
+class PathHash:
+    """Running hash over the atoms of a path."""
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, secret: bytes) -> None:
+        self._hash = hashlib.blake2b(digest_size=16, key=secret)
+
+    def add(self, atoms: Iterable[Atom]) -> None:
+        self._hash.update(b"".join(atoms))
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+
+class Canon:
+    """Hashes under one agent's secret: nothing can be tried against them once the secret is gone."""
+
+    __slots__ = ("secret",)
+
+    def __init__(self, secret: bytes) -> None:
+        self.secret = secret
+
+    def digest(self, data: bytes) -> bytes:
+        return hashlib.blake2b(data, digest_size=11, key=self.secret).digest()
+
+    def _atom(self, kind: bytes, *parts: str) -> Atom:
+        data = "\x00".join(parts).encode("utf-8", "surrogatepass")
+        return kind + hashlib.blake2b(data, digest_size=11, key=self.secret).digest()
+
+    def text_atom(self, name: object, squashed: str) -> Atom:
+        return self._atom(b"a", name if isinstance(name, str) else "", squashed)
+
+    def atoms(self, message: Mapping[str, Any]) -> tuple[Atom, ...]:
+        role = message.get("role")
+        if role in _SYSTEM:
+            return ()
+        text = squash(text_of(message))
+        if role == "assistant":
+            found = [self.text_atom(message.get("name"), text)] if text else []
+            found += [self._atom(b"c", name, _canonical_arguments(a)) for name, a in calls_of(message)]
+            return tuple(found)
+        kinds = ",".join(str(p.get("type")) for p in media_of(message))
+        if role in _RESULT:
+            return (self._atom(b"t", text, kinds),)
+        name = message.get("name")
+        return (self._atom(b"u", name if isinstance(name, str) else "", text, kinds),)
+
+    def media(self, message: Mapping[str, Any]) -> bytes:
+        """Digest of a message's images and sounds; b"" where it has none."""
+        found = media_of(message)
+        if not found:
+            return b""
+        digest = hashlib.blake2b(digest_size=11, key=self.secret)
+        for part in found:
+            digest.update(orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
+        return digest.digest()
+
+    def reply_key(self, reply: Sequence[Atom]) -> bytes | None:
+        """Under which a reply is looked up: its text, or, where it has none, its calls."""
+        texts = [a for a in reply if a[:1] == b"a"]
+        return texts[0] if texts else self.digest(b"".join(reply)) if reply else None
+
+    def path(self, atoms: Iterable[Atom], start: Iterable[Atom] = ()) -> bytes:
+        running = PathHash(self.secret)
+        running.add(start)
+        running.add(atoms)
+        return running.digest()
+
+
+def _canonical_arguments(arguments: object) -> str:
+    if not isinstance(arguments, str):
+        return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()
+    try:
+        return orjson.dumps(orjson.loads(arguments), option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONDecodeError:
+        return squash(arguments)
+
+
+class Listing:
+    """The client's list, system messages aside, with its atoms.
+
+    messages: the client's, in order; places: their indices in the request's own list.
+    """
+
+    __slots__ = ("_media", "atoms", "canon", "messages", "places", "said")
+
+    def __init__(self, canon: Canon, messages: Sequence[WireMessage]) -> None:
+        self.canon = canon
+        self.places = [i for i, m in enumerate(messages) if m.get("role") not in _SYSTEM]
+        self.messages = [messages[i] for i in self.places]
+        self.atoms = [canon.atoms(m) for m in self.messages]
+        self._media: dict[int, bytes] = {}
+        self.said = next(
+            (i + 1 for i in range(len(self.messages) - 1, -1, -1) if self.messages[i].get("role") == "assistant"),
+            0,
+        )  # how many messages there are up to the last assistant message
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def media(self, i: int) -> bytes:
+        if i not in self._media:
+            self._media[i] = self.canon.media(self.messages[i])
+        return self._media[i]
+
+    def flat(self, end: int) -> list[Atom]:
+        return [a for atoms in self.atoms[:end] for a in atoms]
+
+    def role(self, i: int) -> str:
+        return str(self.messages[i].get("role"))
+
+    def text(self, i: int) -> str:
+        return text_of(self.messages[i])

@@ -1,0 +1,171 @@
+"""What of ours goes around the client's messages: what a trimmed list left out, notes, hidden rounds.
+
+The client's own messages go upstream contiguous and unchanged. A note hangs before a user message's text; a hidden
+round takes the place of the assistant message in which the client has only what was streamed, and together they say
+the same. Everything is found by its place on the path, so that the bytes of one turn are the beginning of the next's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.core.canonical import Listing, WireMessage, call_id, is_user, text_of
+from gateway.core.history import Plan, lcs
+from gateway.core.tree import Content, Element, Tree
+from storage.records import Atom, Exchange
+
+__all__ = ["Composition", "compose", "known_note", "prefixed", "put_back"]
+
+
+@dataclass(slots=True)
+class Composition:
+    """Around the client's list. Indices are those of the request's own `messages`.
+
+    fill: messages to go before the first of the client's that is not a system message.
+    notes: index -> text before that message's text. hidden: index -> the messages that take its place.
+    breaks: hidden rounds that could not be put back, each a break of the prompt's stable prefix.
+    """
+
+    fill: list[WireMessage] = field(default_factory=list)
+    notes: dict[int, str] = field(default_factory=dict)
+    hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
+    breaks: int = 0
+
+
+def prefixed(message: WireMessage, note: str) -> WireMessage:
+    """The message with a note before its text; a content of another form keeps it."""
+    if not note:
+        return message
+    content = message.get("content")
+    if isinstance(content, str):
+        return {**message, "content": note + content}
+    return {**message, "content": [{"type": "text", "text": note}, *(content or [])]}
+
+
+def known_note(tree: Tree, plan: Plan, i: int) -> str | None:
+    """The note that hangs on the i-th new message already: written once, "" (looked and found nothing) included."""
+    e = plan.exchange
+    assert e is not None
+    prefix = e.inputs[: i + 1]
+    anchor = plan.place.anchor
+    if anchor is not None:
+        rivals = tree.kids(anchor)
+    else:
+        rivals = tree.roots(plan.conversation) if plan.conversation is not None else []
+    same = [x for x in rivals if i in x.notes and x.inputs[: i + 1] == prefix]
+    if not same:
+        return None
+    return max(same, key=lambda x: (tree.touched(x), x.begun, x.id)).notes[i]
+
+
+def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, str]) -> Composition:
+    """offered: names of our tools in this request. fresh: index among the new messages -> note."""
+    listing, place = plan.query.listing, plan.place
+    found = Composition()
+    _fill(tree, plan, offered, found)
+    held = len(plan.held)
+    found.fill += [prefixed(m, fresh.get(i, "")) for i, m in enumerate(plan.held)]
+    for i, note in fresh.items():
+        if i >= held and note:
+            found.notes[listing.places[plan.new[i - held]]] = note
+    if place.anchor is None or plan.appending:
+        return found
+    replies: dict[int, Exchange] = {}
+    line = tree.line(place.anchor)
+    for i, element in _matches(listing, place.last + 1, line):
+        if element.index == -1:
+            replies[i] = element.exchange
+        elif is_user(element.atoms) and (told := element.exchange.notes.get(element.index)):
+            found.notes[listing.places[i]] = told
+    if place.form:
+        replies[place.last] = place.anchor
+    _hide(tree, listing, replies, offered, found)
+    return found
+
+
+def _matches(listing: Listing, end: int, line: Sequence[Element]) -> list[tuple[int, Element]]:
+    """Pairs of (message of the list, element of the path), oldest first."""
+    listed: list[tuple[Atom, int]] = [(a, i) for i in range(end) for a in listing.atoms[i]]
+    path: list[tuple[Atom, int]] = [(a, p) for p, el in enumerate(line) for a in el.atoms]
+    pairs = lcs([a for a, _ in listed], [a for a, _ in path])
+    return [(listed[i][1], line[path[j][1]]) for i, j in reversed(pairs)]
+
+
+def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -> None:
+    for element in plan.fill:
+        x, content = element.exchange, tree.content(element.exchange)
+        if element.index >= 0:
+            if content.messages is not None:
+                note = x.notes.get(element.index, "") if is_user(element.atoms) else ""
+                found.fill.append(prefixed(content.messages[element.index], note))
+        elif content.said is not None:
+            found.fill += put_back(content, content.said, None, offered) or [content.said]
+
+
+def _hide(
+    tree: Tree, listing: Listing, replies: dict[int, Exchange], offered: Container[str], found: Composition
+) -> None:
+    """Hidden rounds go back where the reply is one message of the list."""
+    for i, x in replies.items():
+        before, after = replies.get(i - 1), replies.get(i + 1)
+        if not x.hidden or (before and before.id == x.id) or (after and after.id == x.id):
+            continue
+        back = put_back(tree.content(x), listing.messages[i], listing.messages[i + 1 :], offered)
+        if back is None:
+            found.breaks += 1
+        else:
+            found.hidden[listing.places[i]] = back
+
+
+def put_back(
+    content: Content, message: WireMessage, after: Sequence[WireMessage] | None, offered: Container[str]
+) -> list[WireMessage] | None:
+    """The hidden rounds and then the rest of the message, if its text begins with what was streamed before them.
+
+    after: the messages behind it, None where the history is ours. Of a mixed round both halves go back or none:
+    results of the client's own calls have to follow. Returns None where the message has to stay as it is.
+    """
+    full = content.full
+    if full is None:
+        return None
+    last = max((i for i, y in enumerate(full) if y["role"] == "tool"), default=-1)
+    before = full[: last + 1]
+    calls = [c for y in before for c in y.get("tool_calls") or []]
+    mine: list[dict[str, Any]] = message.get("tool_calls") or []
+    streamed = "".join(text_of(y) for y in before if y["role"] == "assistant")
+    text = text_of(message)
+    names = {c["function"]["name"] for c in calls if call_id(c) in content.ours}
+    if not before or not all(n in offered for n in names) or not text.startswith(streamed):
+        return None
+    theirs = [c for c in calls if call_id(c) not in content.ours]
+    if theirs:
+        return _put_back_mixed(before, mine, theirs, after, is_longer=len(text) > len(streamed))
+    rest = text[len(streamed) :]
+    return [*before, {**message, "content": rest}] if rest or mine else list(before)
+
+
+def _put_back_mixed(
+    before: Sequence[WireMessage],
+    mine: list[dict[str, Any]],
+    theirs: list[dict[str, Any]],
+    after: Sequence[WireMessage] | None,
+    *,
+    is_longer: bool,
+) -> list[WireMessage] | None:
+    ids = {call_id(c) for c in mine}
+    if after is None:
+        answered = ids
+    else:
+        answered = {str(y.get("tool_call_id")) for y in after if y.get("role") == "tool"}
+    if is_longer or len(mine) != len(theirs) or not ids <= answered:
+        return None
+    back: list[WireMessage] = []
+    for y in before:
+        calls = y.get("tool_calls") or []
+        if any(c in theirs for c in calls):
+            ours = [c for c in calls if c not in theirs]
+            y = {**y, "tool_calls": ours + mine}
+        back.append(y)
+    return back

@@ -1,0 +1,333 @@
+"""What stands after a request has ended: supersession, confirmation, forms, tombstones.
+
+`finish` and `cancel` change a tree that was loaded afresh inside the writing transaction (others may have ended
+meanwhile); what they changed is what the store writes. Only what a request was part of is looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from gateway.core.canonical import WireMessage, squash, text_of, visible
+from gateway.core.history import Amendment, Plan, find_opening
+from gateway.core.tree import Tree, is_tombstone
+from storage.records import Atom, Exchange, State
+
+__all__ = ["Ended", "cancel", "finish", "head_of", "mergeable", "refresh_standing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a request ended. full: our reply's messages as the upstream saw them; said: as the client has it.
+
+    id: of the exchange to be written (negative: not yet stored). ours: ids of the calls that the gateway ran.
+    edits: whether memory operations hang on it. notes: index in the exchange's input -> text.
+    """
+
+    id: int
+    full: Sequence[WireMessage]
+    said: WireMessage
+    now: float
+    notes: dict[int, str]
+    ours: frozenset[str] = frozenset()
+    edits: bool = False
+    snapshot: int | None = None
+    tokens: int = 0
+
+
+def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+    """The request went to its end: its exchange stands, or is the same as one that does already."""
+    query = plan.query
+    for amendment in plan.amendments:
+        _amend(tree, plan, amendment)
+    revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
+    e = _exchange(tree, plan, ended)
+    canon = query.listing.canon
+    reply = canon.atoms(ended.said)
+    e = replace(e, reply=reply, ended=ended.now, stopped=None, size=len(squash(text_of(ended.said))))
+    twin = next(
+        (
+            x
+            for x in _siblings_to_be(tree, e)
+            if x.ended is not None
+            and tree.is_same_input(x, e)
+            and x.reply == reply
+            and is_tombstone(x) == is_tombstone(e)
+        ),
+        None,
+    )
+    if twin is not None:
+        e = tree.change(twin.id, touched=max(e.begun, twin.touched), ended=ended.now)
+        if not is_tombstone(e):
+            e = tree.change(e.id, **_contents(plan, ended), notes=twin.notes or ended.notes)
+            if not e.merged:
+                e = tree.change(e.id, edits=ended.edits)
+    else:
+        if not is_tombstone(e):
+            e = replace(e, **_contents(plan, ended), edits=ended.edits)
+        e = replace(
+            e,
+            path=canon.path((*_flat(e), *reply), _flat_path(tree, e)),
+            reply_key=canon.reply_key(reply),
+            head=head_of(tree, e),
+        )
+        e = tree.add(e)
+    for y in tree.chain(e):
+        back = y.superseded
+        if back:
+            y = tree.change(y.id, superseded=False)
+        if (y.id == e.id and twin is None) or back or y.id in revived:
+            _judge(tree, y, named=query.named, idle_s=query.idle_s)
+    for i in revived:
+        _mark_carried(tree, tree.by_id[i])
+    _mark_carried(tree, e)
+    refresh_standing(tree, e, named=query.named)
+    return tree.by_id[e.id]
+
+
+def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+    """The client left. What was generated is never told; it is kept to recognise the part that comes back as said."""
+    e = _exchange(tree, plan, ended)
+    if is_tombstone(e):
+        return tree.add(replace(e, stopped=ended.now))
+    e = replace(e, state=State.CANCELLED, stopped=ended.now, **_contents(plan, ended))
+    if ended.full:
+        e = replace(e, edits=ended.edits, size=len(squash(text_of(ended.said))))
+    else:
+        e = replace(e, said=None, full=None, hidden=False)
+    return tree.add(e)
+
+
+def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+    """The new exchange at its place. An anchor that was forgotten meanwhile leaves a new beginning."""
+    assert plan.exchange is not None
+    conversation = plan.conversation
+    parent = tree.get(plan.exchange.parent)
+    e = replace(
+        plan.exchange,
+        id=ended.id,
+        parent=None if parent is None else parent.id,
+        notes=ended.notes,
+        hush=plan.hush,
+        snapshot=ended.snapshot,
+        tokens=ended.tokens,
+    )
+    if parent is not None:
+        e = replace(e, prior=tree.prior(e), offset=parent.offset + len(_flat(parent)) + len(parent.reply or ()))
+    tree.lend(e.id, plan.messages)
+    if parent is None and not plan.query.named and conversation is None:
+        opening = find_opening(tree, e, plan.query) or _later_opening(tree, e, plan)
+        conversation = opening.conversation if opening else None
+    e = replace(e, conversation=conversation if conversation is not None else e.id)
+    plan.conversation = e.conversation
+    if plan.off or any(is_tombstone(x) and tree.is_same_input(x, e) for x in _siblings_to_be(tree, e)):
+        return replace(e, state=State.OFF, notes={})
+    return replace(e, input=orjson.dumps(_kept(plan)))
+
+
+def _later_opening(tree: Tree, e: Exchange, plan: Plan) -> Exchange | None:
+    """Of requests that overlap the one that began later joins the earlier; the earlier may end later."""
+    later = (
+        x
+        for x in tree
+        if x.parent is None
+        and x.begun > e.begun
+        and not tree.is_carried(x)
+        and x.begun - e.begun <= plan.query.idle_s
+        and tree.extends(x, e)
+    )
+    return min(later, key=lambda x: x.begun, default=None)
+
+
+def _kept(plan: Plan) -> list[WireMessage]:
+    """The input with what was off the record reduced to its role."""
+    return [
+        {"role": m.get("role"), "content": ""} if i in plan.hush else m for i, m in enumerate(plan.messages)
+    ]
+
+
+def _contents(plan: Plan, ended: Ended) -> dict[str, Any]:
+    hidden = len(ended.full) > 1
+    full = orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.ours)}) if hidden else None
+    return {
+        "input": orjson.dumps(_kept(plan)),
+        "said": orjson.dumps(ended.full[0] if len(ended.full) == 1 else ended.said),
+        "full": full,
+        "hidden": hidden,
+    }
+
+
+def _siblings_to_be(tree: Tree, e: Exchange) -> list[Exchange]:
+    parent = tree.parent(e)
+    found = tree.roots(e.conversation) if parent is None else tree.kids(parent)
+    return [x for x in found if x.id != e.id]
+
+
+def _flat(e: Exchange) -> list[Atom]:
+    return [a for atoms in e.inputs for a in atoms]
+
+
+def _flat_path(tree: Tree, e: Exchange) -> list[Atom]:
+    return [a for el in tree.line(tree.parent(e)) for a in el.atoms]
+
+
+# -- forms
+
+
+def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
+    x = tree.get(amendment.exchange)
+    if x is None:
+        return
+    listing = plan.query.listing
+    if amendment.block is not None:
+        start, end = amendment.block
+        inputs = tuple(listing.atoms[start:end])
+        notes = {i: n for i, n in x.notes.items() if inputs[i : i + 1] == x.inputs[i : i + 1]}
+        x = tree.change(
+            x.id,
+            inputs=inputs,
+            media=tuple(listing.media(i) for i in range(start, end)),
+            notes=notes,
+            input=None
+            if is_tombstone(x)
+            else orjson.dumps(
+                [
+                    {"role": m.get("role"), "content": ""} if i in x.hush else m
+                    for i, m in enumerate(listing.messages[start:end])
+                ]
+            ),
+        )
+    if amendment.reply is not None:
+        start, end = amendment.reply
+        messages = listing.messages[start:end]
+        said = visible(messages) if len(messages) > 1 else messages[0]
+        reply = tuple(sorted(listing.canon.atoms(said), key=lambda a: a[:1]))
+        x = tree.change(
+            x.id,
+            reply=reply,
+            reply_key=listing.canon.reply_key(reply),
+            size=len(squash(text_of(said))),
+            said=None if is_tombstone(x) else orjson.dumps(said),
+        )
+    _rehash(tree, x, plan)
+
+
+def _rehash(tree: Tree, x: Exchange, plan: Plan) -> None:
+    """A changed form changes the hash of its path, and of what (uncarried) already lies below it."""
+    canon = plan.query.listing.canon
+    offset = 0
+    parent = tree.parent(x)
+    if parent is not None:
+        offset = parent.offset + len(_flat(parent)) + len(parent.reply or ())
+    elif x.parent is not None:
+        offset = x.offset
+    x = tree.change(x.id, offset=offset, prior=tree.prior(x) if parent is not None else x.prior)
+    if x.reply is not None:
+        x = tree.change(x.id, path=canon.path((*_flat(x), *x.reply), _flat_path(tree, x)))
+    for kid in tree.kids(x):
+        _rehash(tree, kid, plan)
+
+
+def _revive(tree: Tree, amendment: Amendment) -> bool:
+    """A cancelled turn whose reply came back was had after all."""
+    x = tree.get(amendment.exchange)
+    if x is None or amendment.reply is None or x.ended is not None:
+        return False
+    state = x.state if is_tombstone(x) else State.FINISHED
+    tree.change(x.id, ended=x.stopped, state=state)
+    return True
+
+
+# -- who stands
+
+
+def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float) -> None:
+    """Of alternatives at one place the one touched last stands.
+
+    A turn replaces what it repeats or extends (after the first: or is extended by); if that is nothing that stands,
+    whatever had ended before it began. What a later turn carried never falls.
+    """
+    rivals = [x for x in tree.siblings(y) if x.ended is not None and not x.superseded]
+
+    def grew(a: Exchange, b: Exchange) -> bool:
+        return tree.extends(a, b)
+
+    def is_later(a: Exchange, b: Exchange) -> bool:
+        return tree.touched(a) <= tree.touched(b)
+
+    near = [
+        x
+        for x in rivals
+        if (grew(y, x) if is_later(x, y) else grew(x, y))
+        or (y.parent is not None and (grew(x, y) or grew(y, x)))
+    ]
+    apart = [x for x in rivals if y.parent is not None and tree.are_apart(x, y)]
+    for x in near or apart:
+        old, new = (x, y) if is_later(x, y) else (y, x)
+        if not tree.is_carried(old) and (near or named or tree.touched(new) - tree.end(old) <= idle_s):
+            tree.change(old.id, superseded=True)
+
+
+def _mark_carried(tree: Tree, e: Exchange) -> None:
+    """Sets the stored flag of what a finished request with a new user message carried: one turn, all its exchanges."""
+    if tree.goes_on(e):
+        return
+    x = tree.parent(e)
+    while x is not None:
+        if not x.carried:
+            tree.change(x.id, carried=True)
+        if not tree.goes_on(x):
+            return
+        x = tree.parent(x)
+
+
+def refresh_standing(tree: Tree, e: Exchange, *, named: bool) -> None:
+    """Brings the stored flag in line for whatever the changes of one request may have moved."""
+    chain = tree.chain(e)
+    todo = [x for i in tree.changed for x in [tree.by_id[i]]]
+    if len(chain) <= 2 or any(x.parent is None for x in todo):
+        todo += [x for x in tree if x.parent is None and x.conversation == e.conversation]
+    seen: set[int] = set()
+    while todo:
+        x = tree.by_id[todo.pop().id]
+        if x.id in seen:
+            continue
+        seen.add(x.id)
+        stands = tree.stands(x, named=named)
+        if stands != x.standing:
+            tree.change(x.id, standing=stands)
+        todo += [c for c in tree.kids(x) if tree.goes_on(c)]
+
+
+def head_of(tree: Tree, e: Exchange) -> int:
+    """Of a first exchange: how many of its messages were made elsewhere.
+
+    All up to the last assistant message, but for those with which an opening was already sent here.
+    """
+    if e.parent is not None:
+        return 0
+    sent = [
+        x
+        for x in _siblings_to_be(tree, e)
+        if len(x.inputs) < len(e.inputs) and x.inputs == e.inputs[: len(x.inputs)]
+    ]
+    if sent:
+        return head_of(tree, max(sent, key=lambda x: len(x.inputs)))
+    return max((i + 1 for i, atoms in enumerate(e.inputs) if atoms and atoms[0][:1] in b"ac"), default=0)
+
+
+def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tuple[Exchange, str]]:
+    """Exchanges whose memory edits may enter the blocks, oldest first, and why."""
+    found = [
+        (e, "carried" if tree.is_carried(e) else "idle")
+        for e in tree
+        if e.edits and not e.merged and e.ended is not None and tree.stands(e, named=named)
+    ]
+    return sorted(
+        ((e, why) for e, why in found if why == "carried" or (e.ended is not None and now - e.ended > idle_s)),
+        key=lambda pair: (pair[0].begun, pair[0].id),
+    )
