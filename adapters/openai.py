@@ -1,7 +1,7 @@
 """An upstream that speaks OpenAI's dialect: no translation, only addresses, credentials and headers.
 
-A provider with a key of its own never sends the caller's credential; one without sends nothing but that. Which
-of the caller's headers go on is the caller's business; those that belong to one connection are dropped here.
+A provider with a key of its own never sends the caller's credential; one without sends nothing but that.
+Which of the caller's headers go on is the caller's business; those that belong to one connection are dropped.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Fields as in html.spec.whatwg.org, section 9.2.6. Two choices of ours:
 
 - A blank line of "\\r" that ends the bytes so far waits for one more byte, which may be its "\\n". Streams
   with plain "\\n", which is what every provider seen sends, are never held back.
-- After a line that ended in a lone "\\r" the blank line is a lone "\\r" too, so that such streams do not wait.
+- After a line that ended in a lone "\\r" the blank line is a lone "\\r" too: such streams do not wait either.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from adapters.types import Event
 __all__ = ["MAX_EVENT_BYTES", "EventDecoder"]
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
-"""Chosen: an image in base64 fits into one event; an upstream that never ends a line cannot fill the memory."""
+"""Chosen: an image in base64 fits into one event; a line that never ends cannot fill the memory."""
 
 _BLANK = re.compile(rb"(?>\r\n|\n)(?>\r\n|\n|\r)|\r\r")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -80,7 +80,7 @@ class EventDecoder:
         raise UnfinishedEvent(rest)
 
     def _cut(self) -> list[bytes]:
-        """Take the whole events off the buffer; no byte is searched twice but the few a blank line may span."""
+        """Take the whole events off the buffer; no byte is searched twice but the last few."""
         buffer = self._buffer
         raws: list[bytes] = []
         begin = 0

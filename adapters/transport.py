@@ -42,7 +42,7 @@ __all__ = ["HttpReply", "HttpTransport", "Timeouts", "end_to_end", "request_head
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. A whole reply's first byte comes when the model is done: we wait as long as OpenAI's SDK does."""
+    """Seconds. A whole reply's first byte comes when the model is done: as long as OpenAI's SDK waits."""
 
     connect_s: float = 10.0
     first_byte_s: float = 600.0

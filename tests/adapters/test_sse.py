@@ -1,0 +1,130 @@
+"""The decoder: the same bytes cut anywhere give the same events, and the events' bytes are the stream."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.errors import ProviderTooLarge, UnfinishedEvent
+from adapters.sse import EventDecoder
+from adapters.types import Event
+
+
+def decode(*pieces: bytes) -> list[Event]:
+    decoder = EventDecoder()
+    events = [event for piece in pieces for event in decoder.feed(piece)]
+    return events + decoder.finish()
+
+
+def byte_by_byte(stream: bytes) -> list[Event]:
+    return decode(*(stream[i : i + 1] for i in range(len(stream))))
+
+
+STREAMS: list[tuple[str, bytes, list[bytes | None]]] = [
+    ("nothing", b"", []),
+    ("what OpenAI sends", b'data: {"a":1}\n\ndata: [DONE]\n\n', [b'{"a":1}', b"[DONE]"]),
+    ("no blank after the colon", b"data:{}\n\n", [b"{}"]),
+    ("only one blank is taken", b"data:  x\n\n", [b" x"]),
+    ("windows line ends", b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
+    ("old mac line ends", b"data: a\r\rdata: b\r\r", [b"a", b"b"]),
+    ("mixed line ends", b"data: a\r\n\ndata: b\n\r\ndata: c\n\rdata: d\n\n", [b"a", b"b", b"c", b"d"]),
+    ("comments", b": ping\n\ndata: a\n\n:\n\n", [None, b"a", None]),
+    ("a comment within an event", b": hm\ndata: a\n\n", [b"a"]),
+    ("several data lines", b"data: a\ndata: b\n\n", [b"a\nb"]),
+    ("empty data", b"data:\n\ndata\n\n", [b"", b""]),
+    ("a byte order mark", b"\xef\xbb\xbfdata: a\n\n", [b"a"]),
+    ("no field called data", b"event: ping\n\n", [None]),
+    ("more blank lines than needed", b"data: a\n\n\ndata: b\n\n\n\n", [b"a", b"b", None]),
+    ("a blank line left over", b"data: a\n\n\n", [b"a", None]),
+    ("lone returns, then a line feed", b"data: a\r\r\ndata: b\n\n", [b"a", b"b"]),
+    ("a colon in the data", b'data: "a:b"\n\n', [b'"a:b"']),
+]
+
+
+@pytest.mark.parametrize(("stream", "data"), [row[1:] for row in STREAMS], ids=[row[0] for row in STREAMS])
+def test_a_stream_fed_whole_or_byte_by_byte_gives_these_events(
+    stream: bytes, data: list[bytes | None]
+) -> None:
+    whole = decode(stream)
+    assert [event.data for event in whole] == data
+    assert b"".join(event.raw for event in whole) == stream
+    assert byte_by_byte(stream) == whole
+
+
+def test_name_and_other_fields_are_kept() -> None:
+    [event] = decode(b"event: message_start\nid: 7\nretry: 10\ndata: {}\n\n")
+    assert (event.name, event.data, event.extra) == ("message_start", b"{}", {"id": "7", "retry": "10"})
+
+
+def test_an_event_is_given_with_its_last_byte_and_not_later() -> None:
+    decoder = EventDecoder()
+    assert decoder.feed(b"data: a\n") == []
+    assert [event.data for event in decoder.feed(b"\ndata: b\n\ndata: ")] == [b"a", b"b"]
+    assert [event.data for event in decoder.feed(b"c\n\n")] == [b"c"]
+
+
+def test_only_a_return_that_may_have_its_line_feed_yet_to_come_is_waited_for() -> None:
+    decoder = EventDecoder()
+    assert decoder.feed(b"data: a\r\n\r") == []
+    assert [event.raw for event in decoder.feed(b"\n")] == [b"data: a\r\n\r\n"]
+    assert [event.raw for event in decoder.feed(b"data: b\r\r")] == [b"data: b\r\r"]
+
+
+@pytest.mark.parametrize(
+    "rest", [b"data: half", b"data: whole line\n", b"data: a\n\ndata: b", b": comment\r\n"]
+)
+def test_a_stream_that_ends_inside_an_event_is_an_error_with_a_name(rest: bytes) -> None:
+    decoder = EventDecoder()
+    decoder.feed(rest)
+    with pytest.raises(UnfinishedEvent) as caught:
+        decoder.finish()
+    assert rest.endswith(caught.value.rest)
+
+
+def test_an_event_without_end_is_refused_at_the_bound() -> None:
+    decoder = EventDecoder(max_event_bytes=1000)
+    assert decoder.feed(b"data: " + b"x" * 900) == []
+    with pytest.raises(ProviderTooLarge):
+        decoder.feed(b"x" * 100)
+
+
+def test_a_big_event_in_small_pieces_is_searched_once() -> None:
+    """20 MB in 64 kB pieces: what was searched is not searched again, or this test would take minutes."""
+    piece = b"x" * 65536
+    decoder = EventDecoder()
+    decoder.feed(b"data: ")
+    for _ in range(320):
+        assert decoder.feed(piece) == []
+    [event] = decoder.feed(b"\n\n")
+    assert event.data is not None
+    assert len(event.data) == 320 * 65536
+
+
+LINES = st.sampled_from(
+    [b"", b"data: a", b"data:b", b"data", b": c", b"event: e", b"id: 1", b"\xef\xbb\xbf", b"x"]
+)
+ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
+
+
+@given(
+    st.lists(st.tuples(LINES, ENDS), max_size=30).map(lambda parts: b"".join(a + b for a, b in parts)),
+    st.data(),
+)
+def test_any_stream_cut_anywhere_gives_the_same_events_and_bytes(stream: bytes, data: st.DataObject) -> None:
+    def run(pieces: list[bytes]) -> tuple[list[Event], bytes]:
+        decoder = EventDecoder()
+        events = [event for piece in pieces for event in decoder.feed(piece)]
+        try:
+            return events + decoder.finish(), b""
+        except UnfinishedEvent as error:
+            return events, error.rest
+
+    whole, rest = run([stream])
+    assert b"".join(event.raw for event in whole) + rest == stream
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    edges = [0, *cuts, len(stream)]
+    assert run([stream[a:b] for a, b in pairwise(edges)]) == (whole, rest)
+    assert run([stream[i : i + 1] for i in range(len(stream))]) == (whole, rest)
