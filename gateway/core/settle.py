@@ -119,9 +119,11 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     if parent is not None:
         e = replace(e, prior=tree.prior(e), offset=parent.offset + len(_flat(parent)) + len(parent.reply or ()))
     tree.lend(e.id, plan.messages)
-    if parent is None and not plan.query.named and conversation is None:
-        opening = find_opening(tree, e, plan.query) or _later_opening(tree, e, plan)
-        conversation = opening.conversation if opening else None
+    if parent is None and not plan.query.named:
+        opening = _later_opening(tree, e)
+        if opening is None and conversation is None:
+            opening = find_opening(tree, e, plan.query)
+        conversation = opening.conversation if opening else conversation
     e = replace(e, conversation=conversation if conversation is not None else e.id)
     plan.conversation = e.conversation
     if plan.off or any(is_tombstone(x) and tree.is_same_input(x, e) for x in _siblings_to_be(tree, e)):
@@ -129,17 +131,9 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     return replace(e, input=orjson.dumps(_kept(plan)))
 
 
-def _later_opening(tree: Tree, e: Exchange, plan: Plan) -> Exchange | None:
+def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
     """Of requests that overlap the one that began later joins the earlier; the earlier may end later."""
-    later = (
-        x
-        for x in tree
-        if x.parent is None
-        and x.begun > e.begun
-        and not tree.is_carried(x)
-        and x.begun - e.begun <= plan.query.idle_s
-        and tree.extends(x, e)
-    )
+    later = (x for x in tree if x.parent is None and x.begun > e.begun and tree.extends(x, e))
     return min(later, key=lambda x: x.begun, default=None)
 
 
