@@ -1,0 +1,204 @@
+"""The application put together; the only place that names concrete classes.
+
+Routes are data. The chat route comes before the router, the edge (ids, errors, logs, keys) around both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import Receive, Scope, Send
+
+from adapters.base import Provider
+from adapters.transport import Timeouts
+from adapters.types import Capabilities
+from gateway.log import AccessLog
+from gateway.metrics import Metrics
+from gateway.run.operate import KeyStore, key_operations
+from gateway.settings import Settings, UpstreamSettings, is_loopback
+from gateway.web.admin import ADMIN_PREFIX, admin_routes
+from gateway.web.auth import Guard, NoKeys
+from gateway.web.body import BodyReader
+from gateway.web.chat import CHAT_PATH, ChatRoute
+from gateway.web.health import Readiness, health_routes
+from gateway.web.middleware import Edge
+from gateway.web.models import ModelList, model_routes
+
+__all__ = ["Gateway", "StorePart", "create_app", "make_providers"]
+
+LAST_REQUESTS_S = 5.0  # what requests cut at the end of `shutdown_s` get to write down what became of them
+_log = logging.getLogger("mnemogate")
+
+
+class StorePart(Protocol):
+    """What the application itself asks of a store."""
+
+    @property
+    def keys(self) -> KeyStore: ...
+
+    @property
+    def status(self) -> str:
+        """`ok`, or what is wrong."""
+
+    async def aclose(self) -> None: ...
+
+
+class Gateway:
+    """The ASGI application. `readiness`, `metrics` and `guard` are there for the server and for tests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: StorePart | None,
+        providers: Mapping[str, Provider],
+        clock: Callable[[], float],
+        admin_token: str | None,
+        access: AccessLog,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.providers = providers
+        self.readiness = Readiness()
+        self.metrics = Metrics()
+        self.access = access
+        server = settings.server
+        self.guard = Guard(
+            store.keys if store else NoKeys(),
+            hosts=(server.host, *server.allowed_hosts),
+            is_local=is_loopback(server.host),
+        )
+        self.models = ModelList(settings, providers, int(clock()))
+        self._chat = ChatRoute(
+            settings,
+            providers,
+            BodyReader(server.max_body_bytes, server.bodies_in_flight_bytes, server.body_timeout_s),
+            self.metrics,
+        )
+        routes: list[BaseRoute] = [
+            Route(CHAT_PATH, _only_post, methods=["POST"]),  # for its 405; posts never come this far
+            *model_routes(self.models),
+            *health_routes(self.readiness, self.metrics),
+        ]
+        if store is not None:
+            self.readiness.checks["store"] = lambda: store.status
+            if admin_token is not None:
+                routes += admin_routes(key_operations(store.keys, self.guard.forget), admin_token)
+        self._router = Router(routes, redirect_slashes=False)
+        self._edge = Edge(
+            self._dispatch,
+            self.guard,
+            self.metrics,
+            access,
+            clock,
+            open_prefix=ADMIN_PREFIX if admin_token else None,
+        )
+        self._background: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self._edge(scope, receive, send)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == CHAT_PATH and scope["method"] == "POST":
+            await self._chat(scope, receive, send)
+        else:
+            scope["app"] = self  # makes the router raise, instead of answering, what it does not know
+            await self._router(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            _log.error("the gateway did not start", exc_info=error)
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def start(self) -> None:
+        self._background = asyncio.create_task(self.models.run())
+        self.readiness.started = True
+        # What is here now stays: the collector need not look at it again on every round.
+        gc.collect()
+        gc.freeze()
+
+    async def stop(self) -> None:
+        """Everything down, in the order of who needs whom: requests, background work, store, upstreams."""
+        self.readiness.draining = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._edge.idle.wait(), LAST_REQUESTS_S)
+        if self._background is not None:
+            self._background.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._background
+        if self.store is not None:
+            await self.store.aclose()
+        for provider in self.providers.values():
+            await provider.aclose()
+        self.access.flush()
+
+
+def create_app(
+    settings: Settings,
+    store: StorePart | None = None,
+    providers: Mapping[str, Provider] | None = None,
+    clock: Callable[[], float] = time.time,
+    *,
+    admin_token: str | None = None,
+    access: AccessLog | None = None,
+) -> Gateway:
+    """providers: by the names of settings.upstreams; made from the settings if left out."""
+    return Gateway(
+        settings,
+        store,
+        make_providers(settings) if providers is None else providers,
+        clock,
+        admin_token,
+        access or AccessLog(enabled=settings.server.access_log),
+    )
+
+
+def make_providers(settings: Settings) -> dict[str, Provider]:
+    return {each.name: _make_provider(each) for each in settings.upstreams}
+
+
+def _make_provider(upstream: UpstreamSettings) -> Provider:
+    if upstream.kind == "scripted":
+        from adapters.fake import ScriptedProvider  # a demo's part: not loaded where real models answer
+
+        return ScriptedProvider(upstream.name)
+    from adapters.registry import make_provider
+
+    return make_provider(
+        upstream.name,
+        name=upstream.name,
+        base_url=upstream.base_url,
+        key=upstream.api_key,
+        headers=tuple(upstream.headers.items()),
+        capabilities=Capabilities(context_tokens=upstream.context_window)
+        if upstream.context_window
+        else None,
+        timeouts=Timeouts(
+            connect_s=upstream.connect_timeout_s,
+            first_byte_s=upstream.first_byte_timeout_s,
+            between_chunks_s=upstream.idle_timeout_s,
+        ),
+    )
+
+
+async def _only_post(request: Request) -> Any:
+    raise HTTPException(404)

@@ -1,0 +1,220 @@
+"""The command line: serve, check the settings, and what an operator asks of the database.
+
+Serving imports lie inside `serve`: the other commands should answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import BadRequest, GatewayError, SettingsError
+from gateway.settings import Settings, is_loopback, load_settings
+
+__all__ = ["main"]
+
+EXIT_SETTINGS = 2
+EXIT_FAILED = 1
+SECRETS = ("api_key", "headers")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except SettingsError as error:
+        print(f"mnemogate: {error.message}", file=sys.stderr)
+        return EXIT_SETTINGS
+    except GatewayError as error:
+        print(f"mnemogate: {error.message}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mnemogate", description="The OpenAI-compatible gateway that remembers."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, group: Any = commands) -> Any:
+        sub = group.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=run)
+        sub.add_argument(
+            "--config", metavar="FILE", help="settings file (default: mnemogate.toml, if it is there)"
+        )
+        sub.add_argument("--db", metavar="FILE", help="the database file")
+        return sub
+
+    serve = command("serve", _serve, "answer requests")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default 8080; 0: any free one)")
+    serve.add_argument(
+        "--upstream", metavar="URL", help="base URL of an OpenAI-compatible upstream, with its /v1"
+    )
+    serve.add_argument(
+        "--single-user", action="store_true", default=None, help="one person, no `user` needed"
+    )
+    command("check-config", _check_config, "check the settings and print them, without secrets")
+    sub = commands.add_parser("version", help="print the version")
+    sub.set_defaults(run=_version)
+
+    keys = commands.add_parser("keys", help="gateway keys").add_subparsers(required=True, metavar="action")
+    create = command("create", _keys_create, "make a key; it is shown once", keys)
+    create.add_argument("--project", default="default")
+    create.add_argument("--name", default="key")
+    command("list", _keys_list, "list keys", keys)
+    revoke = command("revoke", _keys_revoke, "end a key", keys)
+    revoke.add_argument("key", help="its id or prefix, as `keys list` shows them")
+
+    memory = commands.add_parser("memory", help="what is remembered").add_subparsers(
+        required=True, metavar="action"
+    )
+    show = command("show", _memory_show, "blocks, recent messages, what would be recalled", memory)
+    show.add_argument("--user")
+    show.add_argument("--project", default="default")
+    show.add_argument("--profile", default="default")
+    show.add_argument("--conversation")
+    show.add_argument("--query", help="also show what would be recalled for this question")
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    flags = {
+        ("server", "host"): getattr(arguments, "host", None),
+        ("server", "port"): getattr(arguments, "port", None),
+        ("database", "path"): arguments.db,
+        ("memory", "single_user"): getattr(arguments, "single_user", None),
+    }
+    return load_settings(
+        config=arguments.config,
+        flags={name: value for name, value in flags.items() if value is not None},
+        upstream=getattr(arguments, "upstream", None),
+    )
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from gateway.serve import serve
+
+    logging.captureWarnings(True)
+    return serve(_settings(arguments))
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    shown = asdict(_settings(arguments))
+    print(json.dumps(_without_secrets(shown), indent=2, default=str))
+    return 0
+
+
+def _version(_: argparse.Namespace) -> int:
+    print(f"mnemogate {version('mnemogate')}")
+    return 0
+
+
+def _keys_create(arguments: argparse.Namespace) -> int:
+    key = _perform(
+        _settings(arguments), "keys-create", {"project": arguments.project, "name": arguments.name}
+    )
+    print(key["secret"])
+    print(f"Key {key['id']} for project {key['project']!r}. It is not shown again.", file=sys.stderr)
+    return 0
+
+
+def _keys_list(arguments: argparse.Namespace) -> int:
+    keys = _perform(_settings(arguments), "keys-list", {})
+    for key in keys:
+        state = "revoked" if key["revoked"] is not None else "active"
+        print(f"{key['id']}\t{key['prefix']}…\t{key['project']}\t{key['name']}\t{state}")
+    if not keys:
+        print("There are no keys; only this machine can use the gateway.", file=sys.stderr)
+    return 0
+
+
+def _keys_revoke(arguments: argparse.Namespace) -> int:
+    found = _perform(_settings(arguments), "keys-revoke", {"key": arguments.key})
+    print(f"Key {found['revoked']} is revoked.", file=sys.stderr)
+    return 0
+
+
+def _memory_show(arguments: argparse.Namespace) -> int:
+    wanted = {
+        name: getattr(arguments, name) for name in ("project", "profile", "user", "conversation", "query")
+    }
+    if wanted["user"] is None and wanted["conversation"] is None:
+        raise BadRequest("Say whose memory: --user or --conversation.")
+    shown = _perform(_settings(arguments), "memory-show", wanted)
+    print(shown["text"] if isinstance(shown, dict) and "text" in shown else json.dumps(shown, indent=2))
+    return 0
+
+
+def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> Any:
+    """Ask the process that serves this database, or do it here if there is none."""
+    owner = _owner(settings)
+    if owner is not None:
+        found, result = _ask(owner, operation, arguments)
+        if found:
+            return result
+    from gateway.serve import perform_here
+
+    work: Coroutine[Any, Any, Any] = perform_here(settings, operation, arguments)
+    return asyncio.run(work)
+
+
+def _owner(settings: Settings) -> dict[str, Any] | None:
+    try:
+        owner = json.loads(Path(settings.database.path + ".admin").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return owner if isinstance(owner, dict) and {"address", "token"} <= owner.keys() else None
+
+
+def _ask(owner: dict[str, Any], operation: str, arguments: dict[str, Any]) -> tuple[bool, Any]:
+    """(False, None) when nobody is there: the file was left over by a process that was killed."""
+    request = urllib.request.Request(
+        f"{owner['address']}/admin/{operation}",
+        json.dumps(arguments).encode(),
+        {"x-mnemogate-admin": owner["token"], "content-type": "application/json"},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine needs no proxy
+    try:
+        with opener.open(request, timeout=30) as reply:
+            return True, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        if error.code == 401:  # somebody else listens there now
+            return False, None
+        try:
+            message = json.loads(error.read())["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = f"the gateway at {owner['address']} answered {error.code}"
+        raise GatewayError(message) from error
+    except (urllib.error.URLError, OSError):
+        return False, None
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: ("(set)" if each else each) if name in SECRETS else _without_secrets(each)
+            for name, each in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_without_secrets(each) for each in value]
+    return value
+
+
+def is_open_to_others(settings: Settings) -> bool:
+    """Whether the settings ask to listen beyond this machine."""
+    return not is_loopback(settings.server.host)

@@ -1,0 +1,45 @@
+"""Where a reply goes: the seam between what runs a turn and the connection it answers on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+__all__ = ["ClientGone", "Sink"]
+
+
+class ClientGone(Exception):
+    """The client left, or stopped reading, before its reply was complete."""
+
+
+class Sink(Protocol):
+    """One response on its way to the client.
+
+    started: whether anything was sent; until then an error is still a status.
+    gone: set when the client left before the end.
+    """
+
+    gone: asyncio.Event
+
+    @property
+    def started(self) -> bool: ...
+
+    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        """Say status and headers; they leave with the first bytes written."""
+
+    async def write(self, data: bytes) -> None:
+        """Raises: ClientGone."""
+
+    async def end(self) -> None:
+        """The body is complete. Raises: ClientGone."""
+
+    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """start, write and end at once, with a content-length. Raises: ClientGone."""
+
+    def while_here(self) -> AbstractContextManager[None]:
+        """Cancels what is awaited inside when the client leaves; it then raises ClientGone at the end of the block.
+
+        A cancellation from elsewhere (shutdown) stays a CancelledError.
+        """

@@ -1,0 +1,110 @@
+"""`mnemogate serve`: address, database, application, server, in this order; and operations when nobody serves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import uvloop
+
+from gateway.app import StorePart, create_app
+from gateway.errors import GatewayError, SettingsError
+from gateway.log import configure_logging
+from gateway.run.operate import key_operations
+from gateway.settings import Settings, is_loopback
+from gateway.web.admin import AdminFile
+from gateway.web.server import bind, make_server
+
+__all__ = ["perform_here", "serve"]
+
+EXAMPLE = """\
+Try it (pip install openai):
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="{key}")
+  ask = [{{"role": "user", "content": "My cat is called Miso. Please remember that."}}]
+  reply = client.chat.completions.create(model="{model}", user="alice", messages=ask)
+  print(reply.choices[0].message.content)
+"""
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop. Raises: SettingsError: before anything is listened on."""
+    configure_logging()
+    return uvloop.run(_serve(settings))
+
+
+async def perform_here(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
+    """One operation on the database, without a server. Raises: GatewayError."""
+    store = await _open_store(settings, None)
+    try:
+        if store is None:
+            raise GatewayError("There is no store in this build.")
+        operations = key_operations(store.keys, lambda: None)
+        if operation not in operations:
+            raise GatewayError(f"{operation} is not there yet.")
+        return await operations[operation](arguments)
+    finally:
+        if store is not None:
+            await store.aclose()
+
+
+async def _serve(settings: Settings) -> int:
+    listener = bind(settings.server.host, settings.server.port)
+    port = listener.getsockname()[1]
+    url = f"http://{_shown(settings.server.host)}:{port}"
+    local = (
+        f"http://{'127.0.0.1' if settings.server.host == '0.0.0.0' else _shown(settings.server.host)}:{port}"
+    )
+    try:
+        store = await _open_store(settings, local)
+        has_keys = store is not None and await store.keys.has_keys()
+        if not has_keys and not is_loopback(settings.server.host):
+            if store is not None:
+                await store.aclose()
+            raise SettingsError(
+                f"server.host: {settings.server.host!r} would open this gateway to others, and it has no keys. "
+                "Make one with `mnemogate keys create`, or listen on 127.0.0.1."
+            )
+    except BaseException:
+        listener.close()
+        raise
+    admin = AdminFile(settings.database.path)
+    app = create_app(settings, store, admin_token=admin.token)
+    server = make_server(
+        app, settings.server, app.readiness, lambda: _announce(settings, url, local, has_keys)
+    )
+    if store is not None:
+        admin.write(local)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        admin.remove()
+    return 0 if server.started else 1
+
+
+async def _open_store(settings: Settings, address: str | None) -> StorePart | None:
+    return None
+
+
+def _announce(settings: Settings, url: str, local: str, has_keys: bool) -> None:
+    names = ", ".join(
+        f"{each.name} ({each.base_url or 'built in, no key needed'})" for each in settings.upstreams
+    )
+    models = [each.alias for each in settings.models] or [
+        f"agent/{each.name}" for each in settings.profiles if each.model
+    ]
+    scripted = settings.upstreams[0].kind == "scripted"
+    model = models[0] if models else "scripted" if scripted else "gpt-4o-mini"
+    print(f"Mnemogate listens on {url}")
+    print(f"Database: {os.path.abspath(settings.database.path)}")
+    print(f"Upstream: {names}")
+    print()
+    print(EXAMPLE.format(url=local, key="mg-..." if has_keys else "none", model=model))
+    sys.stdout.flush()
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

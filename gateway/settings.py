@@ -1,0 +1,367 @@
+"""What the operator can decide, as frozen values; the only reader of the environment and of `mnemogate.toml`.
+
+Precedence: file < environment < flags. A name that does not exist is an error that suggests the right one,
+wherever it stands; so is a value of the wrong type. How values are checked lies in `gateway/options.py`; what each
+setting is for is said in `mnemogate.example.toml`, which a test compares with this module.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from gateway.errors import SettingsError
+from gateway.options import build, convert_text, ranged, unknown_name
+
+__all__ = [
+    "BlockSettings",
+    "DatabaseSettings",
+    "MemorySettings",
+    "ModelSettings",
+    "ProfileSettings",
+    "ProjectSettings",
+    "ServerSettings",
+    "Settings",
+    "SideRequest",
+    "UpstreamSettings",
+    "is_loopback",
+    "load_settings",
+]
+
+MemoryMode = Literal["on", "read", "off"]
+History = Literal["full", "client", "append"]
+DEFAULT_CONFIG = "mnemogate.toml"
+SINGLE_USER = "owner"  # whose memory it is when --single-user makes one person of all callers
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    host: str = "127.0.0.1"
+    port: int = ranged(8080, 0, 65535)
+    allowed_hosts: tuple[str, ...] = ()
+    max_body_bytes: int = ranged(32 * 1024 * 1024, 1024)
+    bodies_in_flight_bytes: int = ranged(256 * 1024 * 1024, 1024)
+    header_timeout_s: float = ranged(20.0, 0.1)
+    body_timeout_s: float = ranged(30.0, 0.1)
+    send_timeout_s: float = ranged(60.0, 0.1)
+    keep_alive_s: int = ranged(
+        135, 130
+    )  # longer than the 120 s after which clients and balancers drop idle ones
+    shutdown_s: int = ranged(30, 0)
+    drain_s: float = ranged(0.0, 0.0)
+    access_log: bool = True
+    models_refresh_s: float = ranged(300.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    path: str = "mnemogate.db"
+    synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
+    commit_wait_ms: int = ranged(250, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class SideRequest:
+    """A request an application makes for itself. pattern: matched at the start of the last user message."""
+
+    name: str
+    pattern: str
+    memory: Literal["off", "read"] = "off"
+
+
+# What chat front ends send beside the conversation: Open WebUI's task prompts all begin with "### Task:",
+# LibreChat asks for a title in one of two fixed sentences.
+SIDE_REQUESTS = (
+    SideRequest("open-webui tasks", r"\s*### Task:\s"),
+    SideRequest(
+        "titles", r"(?i)\s*(please )?(generate|create|provide|write) a (concise|short|brief)[^.\n]{0,60}title"
+    ),
+    SideRequest("tags", r"(?i)\s*(please )?(generate|create|provide|suggest) [^.\n]{0,40}tags\b"),
+    SideRequest("follow-ups", r"(?i)\s*(please )?(generate|suggest) [^.\n]{0,40}follow[- ]?up"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    default: MemoryMode = "on"
+    recall_tokens: int = ranged(1000, 0)
+    recall_deadline_ms: int = ranged(150, 1)
+    voice_deadline_ms: int = ranged(30, 1)
+    idle_s: float = ranged(120.0, 0.0)
+    cache_s: float = ranged(300.0, 0.0)
+    history: History = "full"
+    user_order: tuple[str, ...] = (
+        "x-mnemogate-user",
+        "x-openwebui-user-id",
+        "user",
+        "safety_identifier",
+        "metadata.user_id",
+        "user_id",
+        "elevenlabs_extra_body.user_id",
+        "customer.number",
+        "customer.id",
+    )
+    default_user: str | None = None
+    single_user: bool = False
+    max_tool_rounds: int = ranged(10, 1)
+    background_model: str | None = None
+    side_requests: tuple[SideRequest, ...] = SIDE_REQUESTS
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    name: str
+    kind: Literal["openai", "scripted"] = "openai"
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    api_key_env: str | None = None
+    connect_timeout_s: float = ranged(10.0, 0.1)
+    first_byte_timeout_s: float = ranged(
+        600.0, 0.1
+    )  # the OpenAI SDK's own default; reasoning models think long
+    idle_timeout_s: float = ranged(300.0, 0.1)
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    models: tuple[str, ...] = ()
+    context_window: int | None = ranged(None, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """`alias` is what callers ask for."""
+
+    alias: str
+    model: str
+    upstream: str | None = None
+    context_window: int | None = ranged(None, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSettings:
+    label: str
+    description: str = ""
+    value: str = ""
+    limit: int = ranged(2000, 1)
+    read_only: bool = False
+    shared: bool = False
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSettings:
+    name: str
+    model: str | None = None
+    upstream: str | None = None
+    system: str | None = None
+    memory: MemoryMode | None = None
+    memory_tools: bool = False
+    history: History | None = None
+    rebuild: Literal["free", "always"] = "free"
+    context_window: int | None = ranged(None, 1)
+    blocks: tuple[BlockSettings, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSettings:
+    memory: MemoryMode | None = None
+    profile: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    server: ServerSettings = ServerSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    memory: MemorySettings = MemorySettings()
+    upstreams: tuple[UpstreamSettings, ...] = (UpstreamSettings("scripted", kind="scripted"),)
+    models: tuple[ModelSettings, ...] = ()
+    profiles: tuple[ProfileSettings, ...] = ()
+    projects: dict[str, ProjectSettings] = field(default_factory=dict)
+
+    @property
+    def default_user(self) -> str | None:
+        """Who speaks when a request names nobody; None: nobody."""
+        return self.memory.default_user or (SINGLE_USER if self.memory.single_user else None)
+
+    def profile(self, name: str) -> ProfileSettings | None:
+        return next((each for each in self.profiles if each.name == name), None)
+
+    def memory_mode(self, project: str, profile: str) -> MemoryMode:
+        """The mode of a request without a control header: profile's, else project's, else default."""
+        of_profile = self.profile(profile)
+        of_project = self.projects.get(project)
+        return (
+            (of_profile.memory if of_profile else None)
+            or (of_project.memory if of_project else None)
+            or self.memory.default
+        )
+
+
+# Short names for what people set most; every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.
+_SHORT = {
+    "MNEMOGATE_HOST": ("server", "host"),
+    "MNEMOGATE_PORT": ("server", "port"),
+    "MNEMOGATE_DB": ("database", "path"),
+    "MNEMOGATE_SINGLE_USER": ("memory", "single_user"),
+    "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),
+}
+_SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", "MNEMOGATE_DATABASE_URL")
+_TABLES: dict[str, Any] = {"server": ServerSettings, "database": DatabaseSettings, "memory": MemorySettings}
+
+
+def load_settings(
+    *,
+    config: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[tuple[str, str], Any] | None = None,
+    upstream: str | None = None,
+) -> Settings:
+    """Read file, environment and flags, in this order of rising precedence.
+
+    config: a file that must exist; without it and without MNEMOGATE_CONFIG, `mnemogate.toml` is read if there.
+    flags: (table, key) -> value, already of the right type. upstream: base URL of the one upstream to use.
+    Raises: SettingsError: names the setting, what was seen and what would do.
+    """
+    environ = os.environ if environ is None else environ
+    raw = _read_file(config or environ.get("MNEMOGATE_CONFIG"))
+    settings = build(Settings, raw, "")
+    named = {each.api_key_env for each in settings.upstreams if each.api_key_env}
+    overrides = _read_environment({k: v for k, v in environ.items() if k not in named}) | dict(flags or {})
+    for (table, key), value in overrides.items():
+        settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
+    upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
+    if upstream or "upstreams" not in raw:
+        settings = replace(settings, upstreams=_default_upstreams(environ, upstream))
+    else:
+        settings = replace(settings, upstreams=tuple(_with_key(each, environ) for each in settings.upstreams))
+    return _checked(settings)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine alone."""
+    host = host.strip("[]").lower().rstrip(".")
+    return (
+        host in ("localhost", "::1")
+        or host.endswith(".localhost")
+        or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+    )
+
+
+def _read_file(path: str | None) -> dict[str, Any]:
+    file = Path(path or DEFAULT_CONFIG)
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        if path is None:
+            return {}
+        raise SettingsError(f"{file}: there is no such settings file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{file}: cannot be read as TOML: {error}") from error
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
+    known = dict(_SHORT)
+    for table, cls in _TABLES.items():
+        known |= {f"MNEMOGATE_{table}_{each.name}".upper(): (table, each.name) for each in fields(cls)}
+    del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"]  # a list of tables: only in the file
+    found = {}
+    for name, text in environ.items():
+        if not name.startswith("MNEMOGATE_") or name in _SPECIAL:
+            continue
+        if name not in known:
+            raise SettingsError(unknown_name("environment", name, [*known, *_SPECIAL]))
+        table, key = known[name]
+        found[table, key] = convert_text(text, _TABLES[table], key, name)
+    url = environ.get("MNEMOGATE_DATABASE_URL", "")
+    if url.startswith(("postgresql:", "postgres:")):
+        raise SettingsError(
+            "MNEMOGATE_DATABASE_URL: PostgreSQL comes later; use sqlite:///path or MNEMOGATE_DB"
+        )
+    if url:
+        if not url.startswith("sqlite:///"):
+            raise SettingsError(f"MNEMOGATE_DATABASE_URL: expected sqlite:///path, saw {url.split(':')[0]!r}")
+        found["database", "path"] = url.removeprefix("sqlite:///")
+    return found
+
+
+def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[UpstreamSettings, ...]:
+    """The upstreams that the provider SDKs' own variables name; without any, the scripted model."""
+    found = []
+    key, base = environ.get("OPENAI_API_KEY") or None, url or environ.get("OPENAI_BASE_URL") or None
+    if key or base:
+        found.append(UpstreamSettings("openai", base_url=base or "https://api.openai.com/v1", api_key=key))
+    key, base = environ.get("ANTHROPIC_API_KEY") or None, environ.get("ANTHROPIC_BASE_URL") or None
+    if (key or base) and not url:
+        # Anthropic's endpoint in OpenAI's dialect lies below /v1; its SDK's base URL is without it.
+        base = (base or "https://api.anthropic.com").rstrip("/").removesuffix("/v1") + "/v1"
+        found.append(UpstreamSettings("anthropic", base_url=base, api_key=key, models=("claude-*",)))
+    return tuple(found) or (UpstreamSettings("scripted", kind="scripted"),)
+
+
+def _with_key(upstream: UpstreamSettings, environ: Mapping[str, str]) -> UpstreamSettings:
+    if upstream.api_key_env is None:
+        return upstream
+    if upstream.api_key is not None:
+        raise SettingsError(f"upstreams {upstream.name!r}: give api_key or api_key_env, not both")
+    if not environ.get(upstream.api_key_env):
+        raise SettingsError(
+            f"upstreams {upstream.name!r}: api_key_env names {upstream.api_key_env}, which is not set"
+        )
+    return replace(upstream, api_key=environ[upstream.api_key_env])
+
+
+def _checked(settings: Settings) -> Settings:
+    """What no single value can say: names that must be unique, names that must exist."""
+    _unique("upstreams", [each.name for each in settings.upstreams])
+    _unique("models", [each.alias for each in settings.models])
+    _unique("profiles", [each.name for each in settings.profiles])
+    upstreams = [each.name for each in settings.upstreams]
+    if not upstreams:
+        raise SettingsError(
+            "upstreams: the list is empty; leave it out to use the environment or the scripted model"
+        )
+    for upstream in settings.upstreams:
+        url = upstream.base_url
+        if upstream.kind != "scripted" and (url is None or not re.match(r"https?://[^/\s]", url)):
+            raise SettingsError(f"upstreams {upstream.name!r}: base_url must be an http(s) URL, saw {url!r}")
+    for model in settings.models:
+        _exists(f"models {model.alias!r}: upstream", model.upstream, upstreams)
+        if model.upstream is None and len(upstreams) > 1:
+            raise SettingsError(
+                f"models {model.alias!r}: there are several upstreams; say which one with upstream"
+            )
+    for profile in settings.profiles:
+        if not re.fullmatch(r"[\w.:@-]+", profile.name):
+            raise SettingsError(f"profiles {profile.name!r}: a name is letters, digits and . _ : @ -")
+        _exists(f"profiles {profile.name!r}: upstream", profile.upstream, upstreams)
+        _unique(f"profiles {profile.name!r}: blocks", [each.label for each in profile.blocks])
+        for block in profile.blocks:
+            if len(block.value) > block.limit:
+                raise SettingsError(
+                    f"profiles {profile.name!r}: block {block.label!r}: its value has "
+                    f"{len(block.value)} characters, its limit is {block.limit}"
+                )
+    for name, project in settings.projects.items():
+        _exists(f"projects.{name}: profile", project.profile, [each.name for each in settings.profiles])
+    for rule in settings.memory.side_requests:
+        try:
+            re.compile(rule.pattern)
+        except re.error as error:
+            raise SettingsError(f"memory.side_requests {rule.name!r}: pattern: {error}") from error
+    return settings
+
+
+def _unique(where: str, names: list[str]) -> None:
+    for name in names:
+        if not name:
+            raise SettingsError(f"{where}: an empty name")
+        if names.count(name) > 1:
+            raise SettingsError(f"{where}: {name!r} is there twice")
+
+
+def _exists(where: str, name: str | None, known: list[str]) -> None:
+    if name is not None and name not in known:
+        raise SettingsError(unknown_name(where, name, known))

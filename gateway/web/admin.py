@@ -1,0 +1,72 @@
+"""The route through which the command line reaches the process that owns the database.
+
+Its token lies in a file beside the database that only the owner's account can read: who may read that file could
+read the database as well.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.errors import BadRequest, NotAuthenticated, UnknownPath
+from gateway.run.operate import Operation
+from gateway.web.middleware import trace_of
+
+__all__ = ["ADMIN_PREFIX", "AdminFile", "admin_routes"]
+
+ADMIN_PREFIX = "/admin/"
+MAX_BYTES = 64 * 1024
+
+
+class AdminFile:
+    """pid, address and token of the process that serves, readable by its account alone."""
+
+    def __init__(self, database: str) -> None:
+        self.path = Path(database + ".admin")
+        self.token = secrets.token_urlsafe(32)
+
+    def write(self, address: str) -> None:
+        self.remove()
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(orjson.dumps({"pid": os.getpid(), "address": address, "token": self.token}))
+
+    def remove(self) -> None:
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+
+
+def admin_routes(operations: Mapping[str, Operation], token: str) -> list[Route]:
+    async def perform(request: Request) -> Response:
+        trace_of(request.scope).route = "admin"
+        given = request.headers.get("x-mnemogate-admin", "")
+        if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode()):
+            raise NotAuthenticated("This route is for the command line of the account that runs the gateway.")
+        operation = operations.get(request.path_params["operation"])
+        if operation is None:
+            raise UnknownPath(f"There is no operation {request.path_params['operation']!r}.")
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BYTES:
+                raise BadRequest("The arguments are too long.")
+        try:
+            arguments = orjson.loads(bytes(body))
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise BadRequest("The arguments must be a JSON object.")
+        result = await operation(arguments)
+        return Response(orjson.dumps(result, default=str), media_type="application/json")
+
+    return [Route(ADMIN_PREFIX + "{operation}", perform, methods=["POST"])]

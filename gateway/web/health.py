@@ -1,0 +1,58 @@
+"""`/health` says that the process lives, `/health/ready` whether it wants requests, `/metrics` what it counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.metrics import Metrics
+
+__all__ = ["Readiness", "health_routes"]
+
+
+@dataclass(slots=True)
+class Readiness:
+    """started: the lifespan is up. draining: told to stop; running requests end, new ones should go elsewhere.
+
+    checks: name -> a callable that returns the state of a part ("ok", or what is wrong). A store that is down makes the
+    gateway degraded, not unready: chat goes on without memory.
+    """
+
+    started: bool = False
+    draining: bool = False
+    checks: dict[str, Callable[[], str]] = field(default_factory=dict)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.started and not self.draining
+
+    def report(self) -> dict[str, Any]:
+        parts = {name: check() for name, check in self.checks.items()}
+        if not self.is_ready:
+            status = "draining" if self.draining else "starting"
+        else:
+            status = "ok" if all(state == "ok" for state in parts.values()) else "degraded"
+        return {"status": status, **parts}
+
+
+def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
+    async def live(_: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        return _json(readiness.report(), 200 if readiness.is_ready else 503)
+
+    async def counted(_: Request) -> Response:
+        return Response(metrics.render(), headers={"content-type": metrics.content_type})
+
+    return [Route("/health", live), Route("/health/ready", ready), Route("/metrics", counted)]
+
+
+def _json(body: dict[str, Any], status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, media_type="application/json")

@@ -1,0 +1,198 @@
+"""The outermost layer, pure ASGI: request id, error replies, access log, counts; then the guard.
+
+It is the one place where an exception becomes a reply: a status while nothing was sent, a last event of an event
+stream afterwards. What was cut in its middle otherwise ends with the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import GatewayError, MethodNotAllowed, Overloaded, UnknownPath
+from gateway.log import AccessLog
+from gateway.metrics import Metrics
+from gateway.run.sink import ClientGone
+from gateway.web.auth import Caller, Guard
+from gateway.web.sse import error_event
+
+__all__ = ["Edge", "Trace", "trace_of"]
+
+OPEN_PATHS = frozenset(("/health", "/health/ready"))
+CLIENT_GONE = 499  # nginx's word for it; in logs and metrics only
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_log = logging.getLogger("mnemogate")
+
+
+@dataclass(slots=True)
+class Trace:
+    """What is known about one request, for its log line and for the layers inside. begun: time.perf_counter()."""
+
+    request_id: str
+    begun: float
+    caller: Caller = field(default_factory=Caller)
+    route: str = "other"
+    model: str | None = None
+    stream: bool | None = None
+    memory: str | None = None
+    added_ms: float | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    status: int = 0
+    is_event_stream: bool = False
+    is_complete: bool = False
+
+
+def trace_of(scope: Scope) -> Trace:
+    trace: Trace = scope["state"]["trace"]
+    return trace
+
+
+class Edge:
+    """`idle` is set while no request is being answered."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        guard: Guard,
+        metrics: Metrics,
+        log: AccessLog,
+        now: Callable[[], float],
+        *,
+        open_prefix: str | None = None,
+    ) -> None:
+        """open_prefix: paths that check their callers themselves."""
+        self._open_prefix = open_prefix
+        self._app = app
+        self._guard = guard
+        self._metrics = metrics
+        self._access = log
+        self._now = now
+        self._active = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        trace = Trace(_request_id(scope), time.perf_counter())
+        scope.setdefault("state", {})["trace"] = trace
+        ours = (b"x-mnemogate-request-id", trace.request_id.encode())
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                trace.status = message["status"]
+                headers = [*message["headers"], ours]
+                if not any(name == b"x-request-id" for name, _ in headers):
+                    headers.append((b"x-request-id", ours[1]))
+                for name, value in headers:
+                    if name == b"content-type":
+                        trace.is_event_stream = value.startswith(b"text/event-stream")
+                message = {**message, "headers": headers}
+            else:
+                trace.bytes_out += len(message.get("body", b""))
+                trace.is_complete = not message.get("more_body", False)
+            await send(message)
+
+        self._active += 1
+        self.idle.clear()
+        self._metrics.in_flight.inc()
+        try:
+            path = scope["path"]
+            if path not in OPEN_PATHS and not (self._open_prefix and path.startswith(self._open_prefix)):
+                trace.caller = await self._guard.admit(scope)
+            await self._app(scope, receive, answer)
+        except ClientGone:
+            self._metrics.clients_gone.inc()
+            trace.status = CLIENT_GONE
+            _abort(scope)
+        except asyncio.CancelledError:
+            await self._last_words(Overloaded("The gateway is shutting down."), trace, answer)
+            raise
+        except Exception as error:
+            await self._last_words(_as_gateway_error(error, scope, trace), trace, answer)
+        finally:
+            self._active -= 1
+            if not self._active:
+                self.idle.set()
+            self._metrics.in_flight.dec()
+            self._metrics.request(trace.route, trace.status)
+            self._write_line(scope, trace)
+
+    async def _last_words(self, error: GatewayError, trace: Trace, answer: Callable[[Message], Any]) -> None:
+        if not trace.status:
+            headers = [(b"content-type", b"application/json")]
+            if error.retry_after_s is not None:
+                headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+            if error.status == 401:
+                headers.append((b"www-authenticate", b"Bearer"))
+            if error.status == 408:
+                headers.append((b"connection", b"close"))  # the rest of the body would be taken for a request
+            body = orjson.dumps(error.body())
+            headers.append((b"content-length", str(len(body)).encode()))
+            await answer({"type": "http.response.start", "status": error.status, "headers": headers})
+            await answer({"type": "http.response.body", "body": body, "more_body": False})
+        elif trace.is_event_stream and not trace.is_complete:
+            await answer({"type": "http.response.body", "body": error_event(error), "more_body": False})
+        # else: uvicorn closes a connection whose response was not completed, which is how HTTP says "cut".
+
+    def _write_line(self, scope: Scope, trace: Trace) -> None:
+        self._access.line(
+            {
+                "at": round(self._now(), 3),
+                "id": trace.request_id,
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": trace.status,
+                "ms": round((time.perf_counter() - trace.begun) * 1000, 2),
+                "added_ms": None if trace.added_ms is None else round(trace.added_ms, 2),
+                "in": trace.bytes_in,
+                "out": trace.bytes_out,
+                "model": trace.model,
+                "stream": trace.stream,
+                "memory": trace.memory,
+                "project": trace.caller.project,
+            }
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value.decode() if _REQUEST_ID.fullmatch(value) else _new_id()
+    return _new_id()
+
+
+def _new_id() -> str:
+    return "req_" + os.urandom(12).hex()
+
+
+def _abort(scope: Scope) -> None:
+    """Drop the connection of a client that left or does not read: closing in order would wait for it."""
+    abort = scope["state"].get("abort")
+    if abort is not None:
+        abort()
+
+
+def _as_gateway_error(error: Exception, scope: Scope, trace: Trace) -> GatewayError:
+    if isinstance(error, GatewayError):
+        return error
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
+    _log.error("request %s failed: %s", trace.request_id, type(error).__name__, exc_info=error)
+    return GatewayError(
+        "Something went wrong inside the gateway. Its log has the request id.", code="internal_error"
+    )

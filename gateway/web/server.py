@@ -1,0 +1,154 @@
+"""uvicorn as this gateway needs it: bounds on a request's head, readiness before the end, a way to cut a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.errors import SettingsError
+from gateway.settings import ServerSettings
+from gateway.web.health import Readiness
+
+__all__ = ["GatewayServer", "bind", "make_server"]
+
+MAX_HEAD_BYTES = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB
+
+
+class _Connection(HttpToolsProtocol):
+    """uvicorn's protocol, with the two bounds it lacks: how long and how large a request's head may be."""
+
+    head_timeout_s = 20.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head = True
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._in_head:
+            if self._head_timer is not None:
+                self._stop_timer()
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("Request head too large.")
+        elif self._head_timer is None and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = 0
+        self.scope["state"]["abort"] = self.transport.abort
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class GatewayServer(uvicorn.Server):
+    """Says that it is draining from the first signal on, and ends with exit code 0 when it ended in order."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        readiness: Readiness,
+        drain_s: float,
+        on_started: Callable[[], object] | None,
+    ) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+        self._readiness = readiness
+        self._drain_s = drain_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._readiness.draining:  # a second signal: now
+            if sig == signal.SIGINT:
+                self.force_exit = True
+            self.should_exit = True
+            return
+        self._readiness.draining = True
+        if self._drain_s > 0:
+            self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_s, self.exit_now)
+        else:
+            self.should_exit = True
+
+    def exit_now(self) -> None:
+        self._readiness.draining = True
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self._on_started is not None:
+            self._on_started()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening address, taken before anything is started. Raises: SettingsError: in use, or not ours."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise SettingsError(f"server.host: {host!r} is no address to listen on: {error}") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"server.port: cannot listen on {host} port {port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def make_server(
+    app: Any,
+    settings: ServerSettings,
+    readiness: Readiness,
+    on_started: Callable[[], object] | None = None,
+) -> GatewayServer:
+    """The server of an application; give its `serve` the sockets of `bind`. on_started: called when it listens."""
+    connection = type("Connection", (_Connection,), {"head_timeout_s": settings.header_timeout_s})
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=connection,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.shutdown_s,
+    )
+    return GatewayServer(config, readiness, settings.drain_s, on_started)

@@ -1,0 +1,169 @@
+"""One response on its way to the client: when it starts, that it ends, and whether anybody still reads it.
+
+`Reply` is the web's side of `gateway.run.sink.Sink`. A watcher waits for the client to leave. uvicorn says
+`http.disconnect` also when a response is complete, and may send an empty `http.request` first; and what is sent to
+somebody who left is silently dropped. So the watcher loops, and knows whether we are done. A client that does not
+read blocks `send` for ever; a timer ends that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Send
+
+from gateway.errors import GatewayError
+from gateway.run.sink import ClientGone
+
+__all__ = ["KEEP_ALIVE", "Reply", "error_event"]
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+def error_event(error: GatewayError) -> bytes:
+    """An error after the first byte, in the form OpenAI's SDKs raise as APIError."""
+    return b"data: " + orjson.dumps(error.body()) + b"\n\n"
+
+
+class Reply:
+    """See gateway.run.sink.Sink. Use as `async with`: the watcher lives inside.
+
+    The request's body must have been read, since the watcher takes what `receive` has to say.
+    """
+
+    __slots__ = (
+        "_blocked_since",
+        "_guard",
+        "_head",
+        "_loop",
+        "_receive",
+        "_send",
+        "_send_timeout_s",
+        "_timer",
+        "_watcher",
+        "ended",
+        "gone",
+        "stalled",
+        "started",
+    )
+
+    def __init__(self, receive: Receive, send: Send, send_timeout_s: float) -> None:
+        self.gone = asyncio.Event()
+        self.started = False
+        self.ended = False
+        self.stalled = False
+        self._receive = receive
+        self._send = send
+        self._send_timeout_s = send_timeout_s
+        self._head: dict[str, Any] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._blocked_since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._guard: _WhileHere | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Reply:
+        self._watcher = self._loop.create_task(self._watch())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        self._head = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in headers],
+        }
+
+    async def write(self, data: bytes) -> None:
+        if data:
+            await self._put({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+        self.ended = True
+
+    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        self.start(status, [*headers, ("content-length", str(len(body)))])
+        await self._put({"type": "http.response.body", "body": body, "more_body": False})
+        self.ended = True
+
+    def while_here(self) -> _WhileHere:
+        return _WhileHere(self)
+
+    async def _put(self, message: dict[str, Any]) -> None:
+        if self.gone.is_set():
+            raise ClientGone
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._send_timeout_s, self._check_reading)
+        self._blocked_since = self._loop.time()
+        if self._head is not None:
+            self.started = True
+            head, self._head = self._head, None
+            await self._send(head)
+        if not message["more_body"]:
+            self.ended = True  # before the send: uvicorn wakes the watcher from inside it
+        await self._send(message)
+        self._blocked_since = None
+
+    def _check_reading(self) -> None:
+        """One timer a reply, and not one a write: a write that blocks is found within twice the timeout."""
+        since = self._blocked_since
+        if since is not None and self._loop.time() - since >= self._send_timeout_s:
+            self.stalled = True
+            self._leave()
+        elif not self.ended:
+            self._timer = self._loop.call_later(self._send_timeout_s, self._check_reading)
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self.ended:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.gone.set()
+        if self._guard is not None:
+            self._guard.cancel()
+
+
+class _WhileHere:
+    """The cancel scope of `while_here`, after the pattern of asyncio.Timeout."""
+
+    __slots__ = ("_cancelled", "_cancelling", "_outer", "_reply", "_task")
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._cancelled = False
+
+    def __enter__(self) -> None:
+        if self._reply.gone.is_set():
+            raise ClientGone
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._outer = self._reply._guard
+        self._reply._guard = self
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._reply._guard = self._outer
+        if not self._cancelled:
+            return
+        if self._task.uncancel() <= self._cancelling and (kind is None or kind is asyncio.CancelledError):
+            raise ClientGone from error
