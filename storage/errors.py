@@ -1,0 +1,139 @@
+"""Everything a store can answer instead of doing what it was asked.
+
+StoreError
+├── Unavailable            the store cannot serve now; chat goes on without memory; `status` is what health shows
+│   ├── Full               no room on the disk
+│   ├── ReadOnly           the file or its directory may not be written
+│   ├── Locked             another process holds the database
+│   ├── Corrupt            the file is damaged, or is no database
+│   ├── Broken             any other failure of the machine below us
+│   ├── Busy               our own queue has reached its bound
+│   ├── TooSlow            a read passed its deadline
+│   └── Closed             the store was closed
+├── Owned                  at start: another process owns the file
+├── TooNew                 at start: the file was written by a newer program
+├── Foreign                at start: the file is a database of something else
+├── NotFound               what was asked for does not exist
+├── Conflict               somebody else was faster, or a rule of the schema forbids it
+├── Stale                  planned on what is no longer so: resolve again
+└── Failed                 our bug: a statement that the database does not understand
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+__all__ = [
+    "Broken",
+    "Busy",
+    "Closed",
+    "Conflict",
+    "Corrupt",
+    "Failed",
+    "Foreign",
+    "Full",
+    "Locked",
+    "NotFound",
+    "Owned",
+    "ReadOnly",
+    "Stale",
+    "StoreError",
+    "TooNew",
+    "TooSlow",
+    "Unavailable",
+]
+
+
+class StoreError(Exception):
+    """message: what was wrong, what was seen, what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class Unavailable(StoreError):
+    status: ClassVar[str] = "broken"
+
+    def again(self) -> Self:
+        """The same error for another waiter: exceptions carry the traceback of whoever raised them."""
+        copy = type(self)(self.message)
+        copy.__cause__ = self.__cause__
+        return copy
+
+
+class Full(Unavailable):
+    status = "full"
+
+
+class ReadOnly(Unavailable):
+    status = "readonly"
+
+
+class Locked(Unavailable):
+    status = "locked"
+
+
+class Corrupt(Unavailable):
+    status = "corrupt"
+
+
+class Broken(Unavailable):
+    status = "broken"
+
+
+class Busy(Unavailable):
+    status = "busy"
+
+
+class TooSlow(Unavailable):
+    status = "slow"
+
+
+class Closed(Unavailable):
+    status = "closed"
+
+
+class Owned(StoreError):
+    """pid, address: of the owner, as far as it has said so."""
+
+    def __init__(self, path: str, pid: int | None, address: str | None) -> None:
+        who = f"process {pid}" if pid else "another process"
+        where = f", serving {address}" if address else ""
+        super().__init__(
+            f"{path} is in use by {who}{where}. "
+            "One process owns a database file: stop that one, or give this one another file."
+        )
+        self.path = path
+        self.pid = pid
+        self.address = address
+
+
+class TooNew(StoreError):
+    def __init__(self, path: str, found: int, known: int) -> None:
+        super().__init__(
+            f"{path} has schema version {found}, this program knows versions up to {known}: "
+            "it was written by a newer Mnemogate. Upgrade this one."
+        )
+        self.found = found
+        self.known = known
+
+
+class Foreign(StoreError):
+    pass
+
+
+class NotFound(StoreError):
+    pass
+
+
+class Conflict(StoreError):
+    pass
+
+
+class Stale(StoreError):
+    pass
+
+
+class Failed(StoreError):
+    pass

@@ -1,0 +1,219 @@
+"""Memory blocks: their values, the history of each, and the edits of turns that are not yet confirmed.
+
+Changes are compare-and-set on the version, each leaves a row of history, and each can be undone. Limits, and what
+an edit means, are the core's affair; here values are written as they are given.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from storage.errors import Conflict, NotFound
+from storage.records import Block, BlockOp
+from storage.sqlite.queries import load_queries
+from storage.sqlite.reader import Reader
+from storage.sqlite.writer import Writer
+
+__all__ = [
+    "Blocks",
+    "Revision",
+    "add_op",
+    "ensure_blocks",
+    "ensure_shared_blocks",
+    "list_revisions",
+    "load_blocks",
+    "load_ops",
+    "load_pending_ops",
+    "settle_ops",
+    "undo_block",
+    "write_block",
+]
+
+_Q = load_queries()
+
+DEFAULT_ORIGIN = "default"
+UNDO_ORIGIN = "undo"
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One value a block had. restores: the version that an undo brought back; sources: exchanges it came from."""
+
+    version: int
+    restores: int | None
+    at: float
+    origin: str
+    exchange: int | None
+    sources: tuple[int, ...]
+    value: str
+
+
+def load_blocks(connection: sqlite3.Connection, agent: int) -> tuple[Block, ...]:
+    """The agent's blocks in the order they were made, with those its profile shares; of one label its own counts."""
+    rows = connection.execute(_Q["block_load"], (agent,)).fetchall()
+    own = {row[1] for row in rows if not row[7]}
+    return tuple(_block(row) for row in rows if not row[7] or row[1] not in own)
+
+
+def ensure_blocks(connection: sqlite3.Connection, agent: int, defaults: Iterable[Block], at: float) -> None:
+    """Gives the agent what its profile says and it has not (ids and versions of the defaults are ignored)."""
+    for block in defaults:
+        row = connection.execute(
+            _Q["block_insert_own"], (agent, block.label, block.description, block.limit, int(block.read_only))
+        ).fetchone()
+        _begin(connection, row, block.value, at)
+
+
+def ensure_shared_blocks(
+    connection: sqlite3.Connection, project: str, profile: str, defaults: Iterable[Block], at: float
+) -> None:
+    """The same for blocks that all users of a profile see."""
+    for block in defaults:
+        row = connection.execute(
+            _Q["block_insert_shared"],
+            (project, profile, block.label, block.description, block.limit, int(block.read_only)),
+        ).fetchone()
+        _begin(connection, row, block.value, at)
+
+
+def write_block(
+    connection: sqlite3.Connection,
+    block: int,
+    version: int,
+    value: str,
+    *,
+    at: float,
+    origin: str,
+    exchange: int | None = None,
+    sources: Sequence[int] = (),
+    restores: int | None = None,
+) -> Block:
+    """Sets the value if the block is still at that version. Raises: Conflict, NotFound."""
+    found = _get(connection, block)
+    if found.version != version:
+        raise Conflict(
+            f"block {found.label!r} is at version {found.version}, not {version}: it was changed since"
+        )
+    current = _revise(
+        connection, block, version + 1, restores, at, origin, exchange, orjson.dumps(list(sources)), value
+    )
+    connection.execute(_Q["block_advance"], (current, block, version))
+    return replace(found, value=value, version=version + 1)
+
+
+def undo_block(connection: sqlite3.Connection, block: int, *, at: float, origin: str = UNDO_ORIGIN) -> Block:
+    """Brings back the value before the last change; again, the one before that. Raises: NotFound.
+
+    An undo is a version of its own that names the one it restored, so walking on goes by what is shown, not by what
+    was written last: undoing twice is not redoing.
+    """
+    found = _get(connection, block)
+    shown = found.version
+    while (restores := _version(connection, block, shown)[1]) is not None:
+        shown = restores
+    if shown == 1:
+        raise NotFound(f"block {found.label!r} has no change left to undo")
+    value, _, sources = _version(connection, block, shown - 1)
+    return write_block(
+        connection,
+        block,
+        found.version,
+        value,
+        at=at,
+        origin=origin,
+        sources=orjson.loads(sources),
+        restores=shown - 1,
+    )
+
+
+def list_revisions(connection: sqlite3.Connection, block: int) -> tuple[Revision, ...]:
+    """Newest first."""
+    rows = connection.execute(_Q["block_history_list"], (block,)).fetchall()
+    return tuple(
+        Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
+        for version, restores, at, origin, exchange, sources, value in rows
+    )
+
+
+def add_op(connection: sqlite3.Connection, agent: int, op: BlockOp) -> bool:
+    """False when this call of this turn is there already."""
+    values = (agent, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments)
+    return connection.execute(_Q["op_insert"], values).fetchone() is not None
+
+
+def load_pending_ops(connection: sqlite3.Connection, agent: int) -> tuple[BlockOp, ...]:
+    """In the order they were made, of all paths: which lie on a given one the caller knows."""
+    return tuple(BlockOp(*row) for row in connection.execute(_Q["op_pending"], (agent,)).fetchall())
+
+
+def load_ops(connection: sqlite3.Connection, agent: int, exchange: int) -> tuple[BlockOp, ...]:
+    """All of one turn."""
+    rows = connection.execute(_Q["op_of_exchange"], (agent, exchange)).fetchall()
+    return tuple(BlockOp(*row) for row in rows)
+
+
+def settle_ops(connection: sqlite3.Connection, ids: Iterable[int], state: str) -> None:
+    """merged or dropped, once and for all."""
+    connection.executemany(_Q["op_settle"], [(state, id) for id in ids])
+
+
+class Blocks:
+    """Blocks for those who have no transaction of their own."""
+
+    def __init__(self, reader: Reader, writer: Writer) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def load(self, agent: int) -> tuple[Block, ...]:
+        return self._reader.run(lambda connection: load_blocks(connection, agent))
+
+    def revisions(self, block: int) -> tuple[Revision, ...]:
+        """Newest first."""
+        return self._reader.run(lambda connection: list_revisions(connection, block))
+
+    async def write(
+        self, block: int, version: int, value: str, *, at: float, origin: str, sources: Sequence[int] = ()
+    ) -> Block:
+        """Raises: Conflict when it is no longer at that version, NotFound."""
+        return await self._writer.submit(
+            lambda connection: write_block(
+                connection, block, version, value, at=at, origin=origin, sources=sources
+            )
+        )
+
+    async def undo(self, block: int, *, at: float) -> Block:
+        """Raises: NotFound when there is nothing left to undo."""
+        return await self._writer.submit(lambda connection: undo_block(connection, block, at=at))
+
+
+def _block(row: tuple[int, str, str, str, int, int, int, int]) -> Block:
+    return Block(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6])
+
+
+def _get(connection: sqlite3.Connection, block: int) -> Block:
+    row = connection.execute(_Q["block_get"], (block,)).fetchone()
+    if row is None:
+        raise NotFound(f"there is no block {block}")
+    return _block(row)
+
+
+def _begin(connection: sqlite3.Connection, row: tuple[int] | None, value: str, at: float) -> None:
+    if row is not None:
+        current = _revise(connection, row[0], 1, None, at, DEFAULT_ORIGIN, None, b"[]", value)
+        connection.execute(_Q["block_point"], (current, row[0]))
+
+
+def _revise(connection: sqlite3.Connection, *values: object) -> int:
+    (id,) = connection.execute(_Q["block_history_insert"], values).fetchone()
+    return int(id)
+
+
+def _version(connection: sqlite3.Connection, block: int, version: int) -> tuple[str, int | None, bytes]:
+    row = connection.execute(_Q["block_history_version"], (block, version)).fetchone()
+    if row is None:
+        raise NotFound(f"version {version} of block {block} is gone")
+    return row[0], row[1], row[2]

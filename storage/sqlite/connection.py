@@ -1,0 +1,235 @@
+"""Connections to the database file: how they are opened, what their errors mean, and the thread one may live in.
+
+It knows pragmas and SQLite's result codes; it does not know what is stored.
+
+Never `open()` the database or its -wal and -shm files in the process that serves them: closing any descriptor of a
+file drops all POSIX locks the process has on it, SQLite's own included. `os.stat` is safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self, TypeVar
+
+import aiosqlite
+from aiosqlite.core import _STOP_RUNNING_SENTINEL
+
+from storage.errors import (
+    Broken,
+    Closed,
+    Conflict,
+    Corrupt,
+    Failed,
+    Full,
+    Locked,
+    ReadOnly,
+    StoreError,
+    TooSlow,
+)
+
+__all__ = ["Driver", "Target", "open_reader", "open_writer", "translate", "translated"]
+
+T = TypeVar("T")
+
+# RETURNING came with 3.35, STRICT tables with 3.37.
+OLDEST_SQLITE = (3, 37, 0)
+
+# All statements of the store fit; the default of 128 would do today, and parsing one again costs 10-40 us.
+CACHED_STATEMENTS = 512
+
+# By SQLite's primary result code (sqlite.org/rescode.html).
+_ERRORS: dict[int, type[StoreError]] = {
+    sqlite3.SQLITE_FULL: Full,
+    sqlite3.SQLITE_READONLY: ReadOnly,
+    sqlite3.SQLITE_PERM: ReadOnly,
+    sqlite3.SQLITE_BUSY: Locked,
+    sqlite3.SQLITE_LOCKED: Locked,
+    sqlite3.SQLITE_CORRUPT: Corrupt,
+    sqlite3.SQLITE_NOTADB: Corrupt,
+    sqlite3.SQLITE_IOERR: Broken,
+    sqlite3.SQLITE_CANTOPEN: Broken,
+    sqlite3.SQLITE_NOMEM: Broken,
+    sqlite3.SQLITE_PROTOCOL: Broken,
+    sqlite3.SQLITE_NOLFS: Broken,
+    sqlite3.SQLITE_INTERRUPT: TooSlow,
+    sqlite3.SQLITE_CONSTRAINT: Conflict,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which file, and how.
+
+    synchronous: NORMAL survives the death of the process, FULL that of the machine.
+    busy_timeout_ms: how long the writer waits for another process that holds the file.
+    on_statement: called with each statement but transaction control; for tests that count them.
+    """
+
+    path: str
+    synchronous: str = "NORMAL"
+    busy_timeout_ms: int = 200
+    on_statement: Callable[[str], None] | None = None
+
+
+def translate(error: sqlite3.Error, path: str = "the database") -> StoreError:
+    """The store's own error for one of SQLite's; its cause is set."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # raised by the sqlite3 module itself: a closed connection, a wrong number of parameters
+        kind: type[StoreError] = Closed if "closed" in str(error) else Failed
+    else:
+        kind = _ERRORS.get(code & 0xFF, Failed)
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    answer = kind(f"{path}: {error} ({name})")
+    answer.__cause__ = error
+    return answer
+
+
+@contextmanager
+def translated(path: str = "the database") -> Iterator[None]:
+    """Turns SQLite's errors into the store's."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+
+
+def open_writer(target: Target) -> sqlite3.Connection:
+    """The one connection that writes. Raises: Unavailable."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        needed = ".".join(map(str, OLDEST_SQLITE))
+        raise Failed(f"SQLite {needed} or newer is needed; this Python has {sqlite3.sqlite_version}")
+    with translated(target.path), _closing_on_error(_connect(target)) as connection:
+        connection.execute(f"PRAGMA busy_timeout = {target.busy_timeout_ms:d}")
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise Broken(f"{target.path}: write-ahead logging is not possible here (journal mode {mode})")
+        if target.synchronous not in ("NORMAL", "FULL"):
+            raise ValueError(f"synchronous must be NORMAL or FULL, not {target.synchronous}")
+        connection.execute(f"PRAGMA synchronous = {target.synchronous}")
+        connection.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer chooses the moment
+        _common(connection)
+        return connection
+
+
+def open_reader(target: Target, *, busy_timeout_ms: int) -> sqlite3.Connection:
+    """A connection that cannot write. Raises: Unavailable."""
+    with translated(target.path), _closing_on_error(_connect(target)) as connection:
+        connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms:d}")
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        _common(connection)
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # a damaged file is noticed here
+        return connection
+
+
+def _connect(target: Target) -> sqlite3.Connection:
+    # Transactions are begun by hand. A connection is used by one thread at a time, though not always by the one
+    # that made it (shutdown closes them all).
+    connection = sqlite3.connect(
+        target.path,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=CACHED_STATEMENTS,
+        factory=sqlite3.Connection if target.on_statement is None else _Counted,
+    )
+    if isinstance(connection, _Counted):
+        connection.on_statement = target.on_statement
+    return connection
+
+
+def _common(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA mmap_size = 0")  # with mmap an I/O error is a signal, not a result
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA foreign_keys = OFF")  # see the schema
+
+
+@contextmanager
+def _closing_on_error(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    try:
+        yield connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+_CONTROL = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE|PRAGMA)\b", re.IGNORECASE)
+
+
+class _Counted(sqlite3.Connection):
+    """Reports the statements that are executed. (SQLite's own trace reports a statement again for each trigger.)"""
+
+    on_statement: Callable[[str], None] | None = None
+
+    def cursor(self, factory: Any = None) -> Any:
+        return super().cursor(_CountedCursor)
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+        return self.cursor().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Any, /) -> Any:
+        return self.cursor().executemany(sql, parameters)
+
+
+class _CountedCursor(sqlite3.Cursor):
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+        self._report(sql)
+        return super().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Any, /) -> Any:
+        self._report(sql)
+        return super().executemany(sql, parameters)
+
+    def _report(self, sql: str) -> None:
+        connection = self.connection
+        if (
+            isinstance(connection, _Counted)
+            and connection.on_statement is not None
+            and not _CONTROL.match(sql)
+        ):
+            connection.on_statement(sql)
+
+
+class Driver(aiosqlite.Connection):
+    """A connection in a thread of its own that is handed whole functions: one hop for a batch, not one a statement."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
+        super().__init__(connect, iter_chunk_size=64)
+        self._thread.name = name
+        self._thread.daemon = True  # a disk that never answers must not keep a process that was told to stop
+
+    async def open(self) -> Self:
+        """Starts the thread and opens the connection in it. Raises: what `connect` raises."""
+        await self
+        return self
+
+    def post(self, function: Callable[[sqlite3.Connection], None]) -> None:
+        """Runs it in the thread and reports to nobody: the function must not raise."""
+        self._tx.put_nowait((None, partial(function, self._conn)))
+
+    async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs it in the thread. Cancelling the wait does not stop it."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((future, partial(function, self._conn)))
+        return await future
+
+    def abandon(self) -> None:
+        """Closes as soon as the thread is free, without waiting for it."""
+        connection, self._connection = self._connection, None
+        self._running = False
+        if connection is not None:
+            self._tx.put_nowait((None, partial(_close_quietly, connection)))
+        # Not stop(): it reports to the event loop, which may be closed by the time the thread comes to it.
+        self._tx.put_nowait((None, lambda: _STOP_RUNNING_SENTINEL))
+
+
+def _close_quietly(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        connection.close()

@@ -1,0 +1,121 @@
+"""One process owns a database file: an operating-system lock on a file beside it that says who.
+
+The lock is `flock` on `<real path>.lock`. It goes with the process, however that ends; the file stays and means nothing
+by itself. It is never deleted: somebody might just have opened it, and would then hold a lock that nobody else sees.
+A program started by the owner does not inherit the descriptor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from storage.errors import Broken, Owned, ReadOnly
+
+__all__ = ["Lock", "Owner", "owner_of"]
+
+# `owner_of` holds a shared lock for an instant. A start that meets one tries again before it believes in an owner.
+_TRIES = 5
+_PAUSE_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who owns a database file; None where it has not said so."""
+
+    pid: int | None
+    address: str | None
+
+
+class Lock:
+    """Held from `acquire` to `release` or the end of the process."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self._descriptor: int | None = descriptor
+        self.path = path
+
+    @classmethod
+    def acquire(cls, database: str | Path, address: str | None = None) -> Lock:
+        """Raises: Owned, with what the owner wrote; ReadOnly, Broken when there can be no lock file."""
+        path = _lock_path(database)
+        descriptor = _open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            for attempt in range(_TRIES):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if attempt == _TRIES - 1:
+                        owner = _read(descriptor)
+                        raise Owned(str(database), owner.pid, owner.address) from None
+                    time.sleep(_PAUSE_S)
+            lock = cls(descriptor, path)
+            lock.announce(address)
+        except OSError as error:
+            os.close(descriptor)
+            raise Broken(f"{path} cannot be locked: {error}") from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return lock
+
+    def announce(self, address: str | None) -> None:
+        """Writes who we are, for whoever is refused. Raises: OSError."""
+        if self._descriptor is None:
+            return
+        data = orjson.dumps({"pid": os.getpid(), "address": address})
+        os.pwrite(self._descriptor, data, 0)  # before the cut, so that a reader never finds the file empty
+        os.ftruncate(self._descriptor, len(data))
+
+    def release(self) -> None:
+        """Idempotent."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def owner_of(database: str | Path) -> Owner | None:
+    """Who owns the file now, or None when nobody does. Raises: ReadOnly, Broken when the lock file cannot be read."""
+    path = _lock_path(database)
+    if not os.path.exists(path):
+        return None
+    descriptor = _open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(descriptor)
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _lock_path(database: str | Path) -> str:
+    return f"{os.path.realpath(database)}.lock"
+
+
+def _open(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise ReadOnly(
+            f"{path} cannot be opened: {error.strerror}. It says which process owns the database."
+        ) from error
+    except OSError as error:
+        kind = ReadOnly if error.errno == 30 else Broken  # EROFS
+        raise kind(
+            f"{path} cannot be opened: {error.strerror}. It says which process owns the database."
+        ) from error
+
+
+def _read(descriptor: int) -> Owner:
+    try:
+        said = orjson.loads(os.pread(descriptor, 4096, 0))
+    except (OSError, orjson.JSONDecodeError):
+        return Owner(None, None)
+    return Owner(said.get("pid"), said.get("address")) if isinstance(said, dict) else Owner(None, None)

@@ -1,0 +1,58 @@
+"""Brings a database file to the schema this program knows; each step in a transaction of its own.
+
+The version is `PRAGMA user_version`, the number of the last file applied. Files are append-only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+from importlib import resources
+
+from storage.errors import Foreign, TooNew
+from storage.sqlite.connection import translated
+
+__all__ = ["load_migrations", "migrate"]
+
+# "Mnem" in ASCII: tells our files from other SQLite databases.
+APPLICATION_ID = 0x4D6E656D
+
+
+def load_migrations() -> tuple[tuple[int, str], ...]:
+    """Number and script, in order. Raises: ValueError when a number is missing."""
+    found = []
+    for file in resources.files(__package__).joinpath("migrations").iterdir():
+        if match := re.fullmatch(r"(\d{4})_\w+\.sql", file.name):
+            found.append((int(match[1]), file.read_text(encoding="utf-8")))
+    found.sort()
+    if [number for number, _ in found] != list(range(1, len(found) + 1)):
+        raise ValueError(f"migrations must be numbered from 1 without gaps: {[n for n, _ in found]}")
+    return tuple(found)
+
+
+def migrate(
+    connection: sqlite3.Connection, path: str, migrations: tuple[tuple[int, str], ...] | None = None
+) -> int:
+    """Applies what is missing and returns the version. Raises: TooNew, Foreign, Unavailable."""
+    steps = load_migrations() if migrations is None else migrations
+    known = steps[-1][0]
+    with translated(path):
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        (owner,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if owner != APPLICATION_ID and (tables or owner or found):
+            raise Foreign(f"{path} is a database, but not one of Mnemogate. Name another file.")
+        if found > known:
+            raise TooNew(path, found, known)
+        for number, script in steps[found:]:
+            try:
+                connection.executescript(
+                    f"BEGIN IMMEDIATE;\n{script}\n"
+                    f"PRAGMA user_version = {number:d}; PRAGMA application_id = {APPLICATION_ID:d};\nCOMMIT;"
+                )
+            except sqlite3.Error:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+    return known

@@ -1,0 +1,152 @@
+"""Reading: in the event loop's own thread what is short and indexed, on a thread what may take long.
+
+A local read by key costs about 3 us, a hop to a thread 60-100 us. Neither reader can write. Results are fetched whole:
+a statement left open across an await would hold its snapshot, and the write-ahead log with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+from storage.errors import Broken, Closed, Corrupt, StoreError
+from storage.sqlite.connection import Driver, Target, open_reader, translate, translated
+
+__all__ = ["Reader", "ThreadReader"]
+
+T = TypeVar("T")
+
+# Machine instructions between two looks at the clock: some 10-50 us of work each.
+_INSTRUCTIONS = 1000
+
+# In the loop's thread nobody may wait for long; readers of a write-ahead log hardly ever have to.
+_LOOP_BUSY_MS = 5
+_THREAD_BUSY_MS = 200
+
+
+class Reader:
+    """The read connection of the event loop's thread. It opens when first used, and again after a failure."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For a function that takes one; prefer `run`, which translates errors. Raises: Unavailable."""
+        if self._connection is None:
+            if self._closed:
+                raise Closed(f"{self._target.path} is closed")
+            self._connection = open_reader(self._target, busy_timeout_ms=_LOOP_BUSY_MS)
+        return self._connection
+
+    def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Raises: Unavailable (TooSlow past a deadline), and what the function raises."""
+        try:
+            return function(self.connection)
+        except sqlite3.Error as error:
+            answer = translate(error, self._target.path)
+            if isinstance(answer, Corrupt | Broken):
+                self.reset()
+            raise answer from error
+
+    @contextmanager
+    def deadline(self, ms: float) -> Iterator[None]:
+        """Reads inside are interrupted when it has passed. Raises: TooSlow."""
+        connection = self.connection
+        _limit(connection, ms)
+        try:
+            with translated(self._target.path):
+                yield
+        finally:
+            with suppress(sqlite3.Error):  # closed by a failure inside
+                connection.set_progress_handler(None, 0)
+
+    def reset(self) -> None:
+        """The next read opens the file anew."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def close(self) -> None:
+        self._closed = True
+        self.reset()
+
+
+class ThreadReader:
+    """A read connection with a thread, for what may take long: big indexes, exports."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._driver: Driver | None = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+
+    async def run(
+        self, function: Callable[[sqlite3.Connection], T], *, deadline_ms: float | None = None
+    ) -> T:
+        """Raises: Unavailable (TooSlow past the deadline), and what the function raises.
+
+        The deadline counts from when the thread begins. A cancelled wait does not interrupt the read.
+        """
+        driver = await self._open()
+        try:
+            return await driver.call(lambda connection: _read(connection, function, deadline_ms))
+        except sqlite3.Error as error:
+            answer = translate(error, self._target.path)
+            if isinstance(answer, Corrupt | Broken):
+                self.reset()
+            raise answer from error
+
+    async def _open(self) -> Driver:
+        async with self._opening:
+            if self._closed:
+                raise Closed(f"{self._target.path} is closed")
+            if self._driver is None:
+                driver = Driver(
+                    lambda: open_reader(self._target, busy_timeout_ms=_THREAD_BUSY_MS), "mnemogate-reader"
+                )
+                self._driver = await driver.open()
+            return self._driver
+
+    def reset(self) -> None:
+        """The next read opens the file anew; one that runs still ends."""
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.abandon()
+
+    async def close(self, timeout_s: float = 1.0) -> None:
+        """Waits a moment for a read that runs, since closing the database around it would not stop it."""
+        self._closed = True
+        driver, self._driver = self._driver, None
+        if driver is None:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await driver.call(lambda connection: connection.close())
+        except (TimeoutError, StoreError, sqlite3.Error):
+            pass
+        driver.abandon()
+
+
+def _read(
+    connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], T], deadline_ms: float | None
+) -> T:
+    if deadline_ms is None:
+        return function(connection)
+    _limit(connection, deadline_ms)
+    try:
+        return function(connection)
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
+def _limit(connection: sqlite3.Connection, ms: float) -> None:
+    end = time.perf_counter() + ms / 1000
+    connection.set_progress_handler(lambda: time.perf_counter() > end, _INSTRUCTIONS)

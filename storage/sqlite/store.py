@@ -1,0 +1,114 @@
+"""The SQLite store: who owns the file, which connections there are, and what is kept where.
+
+store = await SqliteStore.open("mnemogate.db", address="127.0.0.1:8080")
+agent = store.agents.find(scope)
+await store.writer.submit(lambda connection: ...)
+await store.close()
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from storage.base import Health
+from storage.sqlite.agents import Agents
+from storage.sqlite.blocks import Blocks
+from storage.sqlite.connection import Target, open_writer
+from storage.sqlite.keys import Keys
+from storage.sqlite.lock import Lock
+from storage.sqlite.migration import migrate
+from storage.sqlite.passages import Passages
+from storage.sqlite.reader import Reader, ThreadReader
+from storage.sqlite.writer import Writer, WriterLimits
+
+__all__ = ["SqliteStore"]
+
+
+class SqliteStore:
+    """Made by `open`. writer, reader and long_reader are for the parts of the store; others use the groups."""
+
+    def __init__(
+        self, target: Target, lock: Lock, limits: WriterLimits | None, now: Callable[[], float]
+    ) -> None:
+        self._lock = lock
+        self.path = target.path
+        self.reader = Reader(target)
+        self.long_reader = ThreadReader(target)
+        self.writer = Writer(
+            target.path, lambda: _open_current(target), limits=limits, recovered=self._recovered
+        )
+        self.agents = Agents(self.reader, now)
+        self.keys = Keys(self.reader, self.writer, now)
+        self.blocks = Blocks(self.reader, self.writer)
+        self.passages = Passages(self.reader, self.writer)
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | Path,
+        *,
+        address: str | None = None,
+        synchronous: str = "NORMAL",
+        limits: WriterLimits | None = None,
+        busy_timeout_ms: int = 200,
+        now: Callable[[], float] = time.time,
+        on_statement: Callable[[str], None] | None = None,
+    ) -> SqliteStore:
+        """Takes the file, brings it to the present schema, and opens it.
+
+        A database that cannot be used for now (full, locked, read-only, damaged) does not stop the start: `health`
+        says so, everything raises the named error, and it comes back by itself. address: where this process serves,
+        for whoever is refused the file. on_statement: told of each statement, for tests that count them.
+
+        Raises: Owned, TooNew, Foreign; ReadOnly or Broken when not even the lock file can be made.
+        """
+        target = Target(_real(path), synchronous, busy_timeout_ms, on_statement)
+        lock = Lock.acquire(target.path, address)
+        try:
+            store = cls(target, lock, limits, now)
+            await store.writer.start()
+        except BaseException:
+            lock.release()
+            raise
+        return store
+
+    @property
+    def health(self) -> Health:
+        return self.writer.health
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Waits until everything given to the store is on disk; False when that took too long."""
+        return await self.writer.drain(timeout_s)
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Idempotent. What is still waiting after the time fails with Closed."""
+        await self.writer.finish(timeout_s)
+        self.reader.close()
+        await self.long_reader.close()
+        await self.writer.close(timeout_s)
+        self._lock.release()
+
+    def _recovered(self) -> None:
+        # What lies at the path may be another file now, restored by an operator.
+        self.reader.reset()
+        self.long_reader.reset()
+        self.agents.clear()
+
+
+def _real(path: str | Path) -> str:
+    # Two names of one file must not be two databases, nor have two locks.
+    return os.path.realpath(path)
+
+
+def _open_current(target: Target) -> sqlite3.Connection:
+    connection = open_writer(target)
+    try:
+        migrate(connection, target.path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

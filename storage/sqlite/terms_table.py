@@ -1,0 +1,29 @@
+"""Where the packed search index lies: a blob for each chunk of an agent. What is in one only storage/terms.py knows."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from storage.sqlite.queries import load_queries
+
+__all__ = ["delete_terms", "get_terms", "load_terms", "replace_terms"]
+
+_Q = load_queries()
+
+
+def load_terms(connection: sqlite3.Connection, agent: int) -> list[tuple[int, bytes]]:
+    """Chunk number and bytes, in order."""
+    return connection.execute(_Q["terms_load"], (agent,)).fetchall()
+
+
+def get_terms(connection: sqlite3.Connection, agent: int, chunk: int) -> bytes | None:
+    row = connection.execute(_Q["terms_get"], (agent, chunk)).fetchone()
+    return None if row is None else row[0]
+
+
+def replace_terms(connection: sqlite3.Connection, agent: int, chunk: int, data: bytes) -> None:
+    connection.execute(_Q["terms_replace"], (agent, chunk, data))
+
+
+def delete_terms(connection: sqlite3.Connection, agent: int, chunk: int) -> None:
+    connection.execute(_Q["terms_delete"], (agent, chunk))

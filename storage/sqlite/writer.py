@@ -1,0 +1,528 @@
+"""The one that writes: one connection, one thread, many writes in one transaction.
+
+A write is a function of the connection. While a batch is in the thread the next one gathers; a batch is one hop to the
+thread and one COMMIT, and each function in it has a savepoint, so that one that fails takes no other with it.
+
+    submit -> waiting -> batch -> BEGIN; (SAVEPOINT f RELEASE)*; COMMIT -> futures
+
+Nothing that waits is ever cancelled: a caller that goes away abandons the result, not the write. What waits is bounded
+in bytes; beyond that `submit` refuses at once.
+
+Faults. When the database fails (as opposed to a write that is wrong in itself) the connection is opened anew and a
+trial write made. What waits meanwhile waits for that first attempt; if it fails too, all of it fails with the named
+error, `submit` refuses at once, and attempts go on with growing pauses until writing works again.
+
+Checkpoints are made here and nowhere else, when idle or when the log has grown: two connections that write or
+checkpoint at the same moment can corrupt a write-ahead log (SQLite 3.7.0 to 3.51.2), and inline ones hurt the tail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from storage.base import Health
+from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
+from storage.sqlite.connection import Driver, translate
+
+__all__ = ["Writer", "WriterLimits"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class WriterLimits:
+    """Bounds and pauses; the defaults are chosen, except where a measurement is named.
+
+    queue_bytes: what may wait in each lane. batch_items: one batch at most, so that the first of it need not wait for
+    hundreds. slow_s: a batch longer in the thread than this makes the status `slow`. fair_batches: after so many
+    batches of turns in a row one bulk write goes first, since the search index may not fall behind without end.
+    checkpoint_bytes, pause_bytes: size of the log at which it is written back without waiting for readers, and at which
+    writers wait for them (design: 16 and 64 MB; inline checkpoints of 4 MB gave commits of 3-7 ms at p99).
+    """
+
+    queue_bytes: int = 64 << 20
+    batch_items: int = 256
+    fair_batches: int = 32
+    slow_s: float = 1.0
+    idle_s: float = 1.0
+    checkpoint_bytes: int = 16 << 20
+    pause_bytes: int = 64 << 20
+    pause_ms: int = 1000
+    retry_first_s: float = 0.25
+    retry_most_s: float = 10.0
+
+
+# What a waiting write costs beside the bytes it names: a future, a function and what that holds.
+_OVERHEAD_BYTES = 1024
+
+_TRIAL_BYTES = 16384  # four pages, so that a full disk shows itself
+
+
+class _Write(Generic[T]):
+    __slots__ = ("function", "future", "size")
+
+    def __init__(
+        self, function: Callable[[sqlite3.Connection], T], future: asyncio.Future[T], size: int
+    ) -> None:
+        self.function = function
+        self.future = future
+        self.size = size
+
+
+class _Lane:
+    """Writes of one kind, in order."""
+
+    __slots__ = ("bytes", "writes")
+
+    def __init__(self) -> None:
+        self.writes: deque[_Write[Any]] = deque()
+        self.bytes = 0
+
+    def put(self, write: _Write[Any]) -> None:
+        self.writes.append(write)
+        self.bytes += write.size
+
+    def take(self, most: int) -> list[_Write[Any]]:
+        taken = [self.writes.popleft() for _ in range(min(most, len(self.writes)))]
+        self.bytes -= sum(write.size for write in taken)
+        return taken
+
+
+Outcome = tuple[bool, Any]  # (True, the function's result) or (False, the exception)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """outcomes: one for each write. fault: what is wrong with the database itself, if anything."""
+
+    outcomes: Sequence[Outcome]
+    fault: Unavailable | None = None
+
+
+class Writer:
+    """All methods belong to the event loop's thread; functions given to it run in the writer's.
+
+    connect: opens the connection that writes, in the writer's thread. recovered: called when writing works again.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        limits: WriterLimits | None = None,
+        recovered: Callable[[], None] | None = None,
+    ) -> None:
+        self._path = path
+        self._connect = connect
+        self._limits = limits or WriterLimits()
+        self._recovered = recovered
+        self._turns = _Lane()
+        self._bulk = _Lane()
+        self._running: list[_Write[Any]] = []
+        self._running_since = 0.0
+        self._streak = 0
+        self._driver: Driver | None = None
+        self._fault: Unavailable | None = None
+        self._tried = False  # whether an attempt to mend the present fault has failed
+        self._mending: asyncio.Task[None] | None = None
+        self._probing = asyncio.Lock()
+        self._closing = False
+        self._closed = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._last_error: str | None = None
+        self._failures = 0
+        self._wal_bytes = 0
+        self._wal_checked = 0  # size of the log when the last checkpoint could not empty it
+        self._active_at = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Opens the database. If that fails for want of disk, rights or a sound file the writer starts all the same,
+        says so, and goes on trying. Raises: TooNew, Foreign, Failed."""
+        try:
+            self._driver = await Driver(self._connect, "mnemogate-writer").open()
+        except sqlite3.Error as error:
+            self._start_failed(translate(error, self._path))
+        except StoreError as error:
+            self._start_failed(error)
+
+    def _start_failed(self, error: StoreError) -> None:
+        if not isinstance(error, Unavailable):
+            raise error
+        self._tried = True
+        self._fail(error)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Waits until nothing is waiting; False when that took too long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def finish(self, timeout_s: float) -> bool:
+        """Takes nothing more and drains; what is left after that fails with Closed."""
+        self._closing = True
+        drained = await self.drain(timeout_s)
+        if not drained:
+            self._fail_waiting(Closed(f"{self._path} was closed before this was written"))
+            for write in self._running:
+                _settle(write, (False, Closed(f"{self._path} was closed while this was being written")))
+        return drained
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Drains, checkpoints and closes. Readers must be closed before. Idempotent."""
+        if self._closed:
+            return
+        drained = await self.finish(timeout_s)
+        self._closed = True
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        if self._mending is not None:
+            self._mending.cancel()
+            await asyncio.gather(self._mending, return_exceptions=True)
+        driver, self._driver = self._driver, None
+        if driver is None:
+            return
+        if drained:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await driver.call(partial(_checkpoint, wait_ms=0))
+                    await driver.call(lambda connection: connection.close())
+            except (TimeoutError, sqlite3.Error) as error:
+                self._note(f"closing: {error}")
+        driver.abandon()
+
+    @property
+    def health(self) -> Health:
+        return Health(
+            status=self._status(),
+            error=self._last_error,
+            failures=self._failures,
+            waiting=len(self._turns.writes) + len(self._bulk.writes) + len(self._running),
+            waiting_bytes=self._turns.bytes + self._bulk.bytes + sum(w.size for w in self._running),
+            wal_bytes=self._wal_bytes,
+        )
+
+    @property
+    def status(self) -> str:
+        """ok, closed, slow, or the word of the fault."""
+        return self._status()
+
+    def _status(self) -> str:
+        if self._closing:
+            return "closed"
+        if self._fault is not None:
+            return self._fault.status
+        if self._running and self._loop.time() - self._running_since > self._limits.slow_s:
+            return "slow"
+        return "ok"
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def submit(self, function: Callable[[sqlite3.Connection], T], *, bytes: int = 0) -> asyncio.Future[T]:
+        """A turn's write. The future has the function's result once it is committed.
+
+        The function runs in the writer's thread, inside a transaction that it must not end. Cancelling the future, or
+        the task that awaits it, abandons the result and never the write. bytes: about what the function holds.
+
+        Raises, here or from the future: Busy, Closed, and what is wrong with the database (Unavailable); from the
+        future also what the function raises, SQLite's errors translated.
+        """
+        return self._enqueue(self._turns, function, bytes)
+
+    def submit_bulk(
+        self, function: Callable[[sqlite3.Connection], T], *, bytes: int = 0
+    ) -> asyncio.Future[T]:
+        """Work that can wait: index, import, forget. A transaction of its own when no turn waits; since turns that come
+        meanwhile wait for it, it should stay below 5 ms. Otherwise as `submit`."""
+        return self._enqueue(self._bulk, function, bytes)
+
+    async def checkpoint(self, *, wait_ms: int = 1000) -> bool:
+        """Writes the log back and empties it, waiting for readers; True when it is empty. Raises: Unavailable."""
+        if self._driver is None:
+            raise self._fault.again() if self._fault else Closed(f"{self._path} is closed")
+        try:
+            done = await self._driver.call(partial(_checkpoint, wait_ms=wait_ms))
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+        self._wal_bytes = self._wal_size()
+        return done
+
+    def _enqueue(
+        self, lane: _Lane, function: Callable[[sqlite3.Connection], T], size: int
+    ) -> asyncio.Future[T]:
+        if self._closing:
+            raise Closed(f"{self._path} is closed")
+        if self._fault is not None and self._tried:
+            raise self._fault.again()
+        size += _OVERHEAD_BYTES
+        if lane.bytes + size > self._limits.queue_bytes:
+            raise Busy(
+                f"{lane.bytes} bytes wait to be written to {self._path}; the bound is {self._limits.queue_bytes}"
+            )
+        future: asyncio.Future[T] = self._loop.create_future()
+        lane.put(_Write(function, future, size))
+        self._empty.clear()
+        if not self._running:
+            self._pump()
+        return future
+
+    def _pump(self) -> None:
+        """Hands the next batch to the thread, if there is one and the thread is free."""
+        driver = self._driver
+        if self._running or self._fault is not None or driver is None:
+            return
+        turns, bulk = self._turns, self._bulk
+        if turns.writes and not (bulk.writes and self._streak >= self._limits.fair_batches):
+            self._running = turns.take(self._limits.batch_items)
+            self._streak += 1
+        elif bulk.writes:
+            self._running = bulk.take(1)
+            self._streak = 0
+        else:
+            self._streak = 0
+            self._rest()
+            return
+        self._running_since = self._loop.time()
+        driver.post(partial(self._perform, self._running))
+
+    def _perform(self, batch: list[_Write[Any]], connection: sqlite3.Connection) -> None:
+        """In the writer's thread. Never raises."""
+        try:
+            report = _run_batch(connection, [write.function for write in batch], self._path)
+        except BaseException as error:  # nobody else would ever answer these futures
+            answer = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
+            report = _Report([(False, answer)] * len(batch), answer)
+        size = self._wal_size()
+        self._call_loop(self._performed, batch, report, size)
+        limits = self._limits
+        if report.fault is None and size - self._wal_checked >= limits.checkpoint_bytes:
+            # After the futures: those who wait for this batch need not wait for the checkpoint.
+            self._write_back(connection, limits.pause_ms if size >= limits.pause_bytes else 0)
+
+    def _performed(self, batch: list[_Write[Any]], report: _Report, wal_bytes: int) -> None:
+        self._running = []
+        self._wal_bytes = wal_bytes
+        if report.fault is not None:
+            self._fail(report.fault)
+        else:
+            self._pump()  # before the futures, so that the thread works while they are answered
+        for write, outcome in zip(batch, report.outcomes, strict=True):
+            _settle(write, outcome)
+        self._check_empty()
+
+    def _check_empty(self) -> None:
+        if not self._running and not self._turns.writes and not self._bulk.writes:
+            self._empty.set()
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    async def probe(self) -> bool:
+        """Tries now whether a failed database can be written again. True when all is well."""
+        async with self._probing:
+            if self._fault is None:
+                return True
+            if self._closing:
+                return False
+            try:
+                driver = await self._reopen(isinstance(self._fault, Corrupt))
+            except (sqlite3.Error, StoreError) as error:
+                answer = translate(error, self._path) if isinstance(error, sqlite3.Error) else error
+                if not isinstance(answer, Unavailable):  # another program's file, say, now lies there
+                    answer = Broken(answer.message)
+                self._fault = answer
+                self._note(answer.message)
+                self._tried = True
+                self._fail_waiting(answer)
+                return False
+            self._driver, self._fault, self._tried = driver, None, False
+            self._wal_checked = 0
+        if self._recovered is not None:
+            self._recovered()
+        self._pump()
+        return True
+
+    async def _reopen(self, check: bool) -> Driver:
+        old, self._driver = self._driver, None
+        if old is not None:
+            with contextlib.suppress(sqlite3.Error):
+                await old.call(lambda connection: connection.close())
+            old.abandon()
+        driver = await Driver(self._connect, "mnemogate-writer").open()
+        try:
+            await driver.call(partial(_try_writing, check=check))
+        except BaseException:
+            driver.abandon()
+            raise
+        return driver
+
+    def _fail(self, fault: Unavailable) -> None:
+        self._failures += 1
+        self._note(fault.message)
+        if self._closing or self._fault is not None:
+            self._fail_waiting(fault)
+            return
+        self._fault = fault
+        if self._tried:
+            self._fail_waiting(fault)
+        self._mending = self._loop.create_task(self._mend(), name="mnemogate-writer-mend")
+
+    async def _mend(self) -> None:
+        pause_s = self._limits.retry_first_s
+        if self._tried:
+            await asyncio.sleep(pause_s)
+        while not await self.probe():
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, self._limits.retry_most_s)
+
+    def _fail_waiting(self, error: Unavailable) -> None:
+        for lane in (self._turns, self._bulk):
+            for write in lane.take(len(lane.writes)):
+                _settle(write, (False, error.again()))
+        self._check_empty()
+
+    def _note(self, message: str) -> None:
+        self._last_error = message
+
+    # -- the log ------------------------------------------------------------------------------------------------------
+
+    def _rest(self) -> None:
+        """Nothing to do. One timer stands while there may be something to write back, and looks again if work came."""
+        self._active_at = self._loop.time()
+        if self._idle_timer is None and self._wal_bytes and not self._closing:
+            self._idle_timer = self._loop.call_later(self._limits.idle_s, self._idle)
+
+    def _idle(self) -> None:
+        self._idle_timer = None
+        if self._closing or self._fault is not None or self._driver is None:
+            return
+        left = self._active_at + self._limits.idle_s - self._loop.time()
+        if self._running or left > 0.01:
+            self._idle_timer = self._loop.call_later(max(left, 0.01), self._idle)
+        else:
+            self._driver.post(partial(self._write_back, wait_ms=0))
+
+    def _write_back(self, connection: sqlite3.Connection, wait_ms: int) -> None:
+        """In the writer's thread. Never raises."""
+        try:
+            done = _checkpoint(connection, wait_ms)
+        except sqlite3.Error as error:
+            answer = translate(error, self._path)
+            if isinstance(answer, Unavailable):
+                self._call_loop(self._fail, answer)
+            return
+        size = self._wal_size()
+        self._wal_checked = 0 if done else size
+        self._call_loop(self._written_back, size)
+
+    def _written_back(self, wal_bytes: int) -> None:
+        self._wal_bytes = wal_bytes
+
+    def _wal_size(self) -> int:
+        try:
+            return os.stat(f"{self._path}-wal").st_size
+        except OSError:
+            return 0
+
+    def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(partial(function, *arguments))
+
+
+def _settle(write: _Write[Any], outcome: Outcome) -> None:
+    future = write.future
+    if future.done():  # whoever waited has gone
+        return
+    done, value = outcome
+    if done:
+        future.set_result(value)
+    else:
+        future.set_exception(value)
+        # Mark it as seen: a write nobody waits for is no news to the loop's error handler, health has it.
+        future.exception()
+
+
+def _run_batch(
+    connection: sqlite3.Connection, functions: Sequence[Callable[[sqlite3.Connection], Any]], path: str
+) -> _Report:
+    """One transaction. Whatever goes wrong, every function has an outcome and no transaction is left open."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        return _all_failed(connection, len(functions), error, path)
+    alone = len(functions) == 1
+    outcomes: list[Outcome] = []
+    fault: Unavailable | None = None
+    for function in functions:
+        try:
+            if not alone:
+                connection.execute("SAVEPOINT write")
+            result = function(connection)
+            if not alone:
+                connection.execute("RELEASE write")
+            outcomes.append((True, result))
+        except Exception as error:
+            answer: Exception = translate(error, path) if isinstance(error, sqlite3.Error) else error
+            outcomes.append((False, answer))
+            if isinstance(error, sqlite3.Error) and isinstance(answer, Unavailable):
+                fault = answer
+            try:
+                connection.execute("ROLLBACK" if alone else "ROLLBACK TO write")
+                if not alone:
+                    connection.execute("RELEASE write")
+            except sqlite3.Error:
+                # The database has ended the whole transaction by itself, or cannot even undo.
+                return _all_failed(connection, len(functions), error, path)
+    if not connection.in_transaction:
+        return _Report(outcomes, fault)  # the only one failed and is rolled back
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        return _all_failed(connection, len(functions), error, path)
+    return _Report(outcomes, fault)
+
+
+def _all_failed(connection: sqlite3.Connection, count: int, error: Exception, path: str) -> _Report:
+    answer = translate(error, path) if isinstance(error, sqlite3.Error) else None
+    if not isinstance(answer, Unavailable):
+        answer = Broken(f"{path}: the transaction was lost: {error!r}")
+        answer.__cause__ = error
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("ROLLBACK")
+    return _Report([(False, answer.again()) for _ in range(count)], answer)
+
+
+def _checkpoint(connection: sqlite3.Connection, wait_ms: int) -> bool:
+    """True when the log is empty. Without waiting it does as much as readers allow."""
+    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
+    try:
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {patience:d}")
+    return not busy
+
+
+def _try_writing(connection: sqlite3.Connection, check: bool) -> None:
+    """Raises what is wrong, if anything still is."""
+    if check:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise Corrupt(f"the database is damaged: {found}")
+    connection.execute("INSERT OR REPLACE INTO probe (id, filler) VALUES (1, zeroblob(?))", (_TRIAL_BYTES,))
+    connection.execute("DELETE FROM probe")
