@@ -1,0 +1,301 @@
+"""The memory tools: what the model is told of them, when they may be offered, and their edits as values.
+
+Knows nothing of stores and turns. An edit is a function of a block's value and the call's arguments, so that it
+can be shown to the next model call at once and done again on the block as it is when the turn is confirmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from storage.records import Block
+
+__all__ = [
+    "EDITS",
+    "MEMORY_TOOLS",
+    "Edit",
+    "apply",
+    "check",
+    "client_tool_names",
+    "definitions",
+    "may_offer",
+    "offer",
+    "read_arguments",
+]
+
+Json = dict[str, Any]
+
+PREFIX = "mnemogate_"
+
+_LABEL: Json = {
+    "type": "string",
+    "description": "Label of the memory block, as it stands in the system prompt.",
+}
+
+
+def _tool(description: str, required: Iterable[str], **properties: Json) -> Json:
+    return {
+        "description": description,
+        "parameters": {"type": "object", "properties": properties, "required": list(required)},
+    }
+
+
+MEMORY_TOOLS: Mapping[str, Json] = MappingProxyType(
+    {
+        "memory_insert": _tool(
+            "Add a line to a memory block. Use it as soon as you learn something about the user, their wishes or "
+            "their work that will matter in later conversations: one fact a line, short, with names and dates. "
+            "The user does not see this call.",
+            ("label", "new_string"),
+            label=_LABEL,
+            new_string={"type": "string", "description": "The text to add."},
+            insert_line={
+                "type": "integer",
+                "description": "Insert after this line; 0: at the beginning. Default: -1, at the end.",
+            },
+        ),
+        "memory_replace": _tool(
+            "Replace a passage of a memory block, to correct what has changed or (with an empty new_string) to "
+            "remove it. The old passage must be given exactly and occur exactly once.",
+            ("label", "old_string", "new_string"),
+            label=_LABEL,
+            old_string={"type": "string", "description": "The passage as it stands now, exactly."},
+            new_string={"type": "string", "description": "What shall stand there instead."},
+        ),
+        "memory_rethink": _tool(
+            "Rewrite a whole memory block, to put it in order or to shorten one that is full. Everything that the "
+            "new text leaves out is gone from the block. For single changes use memory_insert or memory_replace.",
+            ("label", "new_memory"),
+            label=_LABEL,
+            new_memory={"type": "string", "description": "The block's whole new text."},
+        ),
+        "archival_memory_insert": _tool(
+            "Keep a piece of text in long-term memory, outside of the system prompt. Use it for details that need "
+            "not be in sight all the time; they can be found with archival_memory_search.",
+            ("content",),
+            content={"type": "string", "description": "The text to keep; it must make sense by itself."},
+        ),
+        "archival_memory_search": _tool(
+            "Search what was kept with archival_memory_insert. Returns the passages that fit best, with dates.",
+            ("query",),
+            query={"type": "string", "description": "Words to look for: names, things, topics."},
+            limit={"type": "integer", "description": "How many results at most. Default: 5."},
+        ),
+        "conversation_search": _tool(
+            "Search all earlier conversations with this user. Use it when something is mentioned that is not in "
+            "sight. Returns the messages that fit best, with dates and speakers.",
+            ("query",),
+            query={"type": "string", "description": "Words to look for: names, things, topics."},
+            role={
+                "type": "string",
+                "enum": ["user", "assistant"],
+                "description": "Only what this side said. Default: both.",
+            },
+            limit={"type": "integer", "description": "How many results at most. Default: 5."},
+        ),
+    }
+)
+
+# Tools that change memory -> their operation in the store's records.
+EDITS: Mapping[str, str] = MappingProxyType(
+    {
+        "memory_insert": "insert",
+        "memory_replace": "replace",
+        "memory_rethink": "rethink",
+        "archival_memory_insert": "archival_insert",
+    }
+)
+
+
+# Offering
+
+
+def definitions(ours: Mapping[str, str]) -> list[Json]:
+    """The entries for a request's `tools`. ours: offered name -> canonical tool, in the order that is kept."""
+    return [
+        {"type": "function", "function": {"name": name, **MEMORY_TOOLS[tool]}} for name, tool in ours.items()
+    ]
+
+
+def client_tool_names(body: Mapping[str, Any]) -> frozenset[str]:
+    """The names of all tools that a request brings, of whatever type (the older `functions` included)."""
+    names = set()
+    for key in ("tools", "functions"):
+        entries = body.get(key)
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, dict):
+                kind = entry.get("type")
+                inner = entry.get(kind) if isinstance(kind, str) else None
+                for holder in (entry, inner):
+                    name = holder.get("name") if isinstance(holder, dict) else None
+                    if isinstance(name, str):
+                        names.add(name)
+    return frozenset(names)
+
+
+def may_offer(body: Mapping[str, Any]) -> bool:
+    """Whether a request leaves room for tools that its sender does not know of.
+
+    No more than one choice, no say in which tool is used, an answer in plain text: whatever else was asked for, a
+    hidden round would not be what the sender meant, or could not be hidden.
+    """
+    if body.get("n") not in (None, 1) or body.get("logprobs") or body.get("top_logprobs") is not None:
+        return False
+    if body.get("tool_choice") not in (None, "auto") or body.get("function_call") is not None:
+        return False
+    if body.get("functions") is not None or body.get("audio") is not None:
+        return False
+    if body.get("tools") is not None and not isinstance(body["tools"], list):
+        return False
+    form = body.get("response_format")
+    if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
+        return False
+    if body.get("modalities") not in (None, ["text"]):
+        return False
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+        return False
+    return messages[-1].get("role") != "assistant"  # an answer that the model is to go on with
+
+
+def offer(
+    enabled: Iterable[str], client_names: Collection[str], agreed: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Offered name -> canonical tool, for one request. Empty: offer nothing (and no `tools: []`).
+
+    enabled: canonical names, in the order of the profile. agreed: the names under which this conversation was
+    first offered them; they stay, unless a tool of the client's has taken one of them by now.
+    """
+    if agreed:
+        if any(name in client_names for name in agreed):
+            return {}
+        allowed = frozenset(enabled)
+        return {name: tool for name, tool in agreed.items() if tool in allowed}
+    offered: dict[str, str] = {}
+    for tool in enabled:
+        if tool not in MEMORY_TOOLS:
+            continue
+        name = tool
+        while name in client_names or name in offered:
+            name = PREFIX + name
+        offered[name] = tool
+    return offered
+
+
+# Arguments
+
+
+def read_arguments(text: str) -> Json | None:
+    """A call's arguments; None if they are no JSON object. Models send "" for none."""
+    if not text.strip():
+        return {}
+    try:
+        parsed = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+_TYPES = {"string": str, "integer": int}
+
+
+def check(tool: str, arguments: Mapping[str, Any]) -> str | None:
+    """What is wrong with a call's arguments, for the model to read; None if nothing is.
+
+    Arguments that are not in the schema are ignored.
+    """
+    parameters = MEMORY_TOOLS[tool]["parameters"]
+    for name, schema in parameters["properties"].items():
+        value = arguments.get(name)
+        if value is None:
+            if name in parameters["required"]:
+                return f"Error: {tool} needs `{name}`. Nothing was done."
+        elif not isinstance(value, _TYPES[schema["type"]]) or isinstance(value, bool):
+            return f"Error: `{name}` of {tool} must be of type {schema['type']}. Nothing was done."
+        elif "enum" in schema and value not in schema["enum"]:
+            return f"Error: `{name}` of {tool} must be one of {', '.join(schema['enum'])}. Nothing was done."
+    return None
+
+
+# Edits
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """value: the block's new value; None: nothing was changed. result: a short account, for the model to read."""
+
+    value: str | None
+    result: str
+
+
+SHOWN_CHARS = (
+    200  # of each side of a diff: enough to recognise the edit, short enough not to repeat the block
+)
+
+
+def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
+    """Edit a block. op: insert, replace or rethink. block: the one that the arguments name; None: there is none."""
+    tool = f"memory_{op}"
+    wrong = check(tool, arguments)
+    if wrong is not None:
+        return Edit(None, wrong)
+    label = arguments["label"]
+    if block is None:
+        return Edit(None, f"Error: there is no memory block {label!r}. Nothing was done.")
+    if block.read_only:
+        return Edit(None, f"Error: the memory block {label!r} is read-only. Nothing was done.")
+    if op == "insert":
+        edit = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
+    elif op == "replace":
+        edit = _replace(block.value, arguments["old_string"], arguments["new_string"])
+    else:
+        new = arguments["new_memory"]
+        edit = Edit(new, f"rewritten: {len(block.value)} -> {len(new)} characters")
+    if edit.value is None:
+        return Edit(None, f"Error: {edit.result} Nothing was done.")
+    # A block that is over its limit already (the limit was lowered) may be made shorter.
+    if len(edit.value) > block.limit and len(edit.value) >= len(block.value):
+        return Edit(
+            None,
+            f"Error: the memory block {label!r} would have {len(edit.value)} characters; its limit is {block.limit}. "
+            "Nothing was done. Shorten it first, or keep the text in archival memory.",
+        )
+    if edit.value == block.value:
+        return Edit(None, f"The memory block {label!r} says so already.")
+    return Edit(
+        edit.value, f"Memory block {label!r} {edit.result} ({len(edit.value)} of {block.limit} characters)"
+    )
+
+
+def _insert(value: str, new: str, line: int | None) -> Edit:
+    new = new.strip("\n")
+    if not new.strip():
+        return Edit(None, "the text to add is empty.")
+    lines = value.split("\n") if value else []
+    at = len(lines) if line is None or line == -1 else line
+    if not 0 <= at <= len(lines):
+        return Edit(None, f"insert_line must be from 0 to {len(lines)}, or -1; it is {at}.")
+    return Edit("\n".join([*lines[:at], new, *lines[at:]]), f"changed: + {_short(new)}")
+
+
+def _replace(value: str, old: str, new: str) -> Edit:
+    if not old:
+        return Edit(None, "old_string is empty; use memory_insert to add text.")
+    found = value.count(old)
+    # Overlapping places count as well: "aa" in "aaa" does not say which.
+    if found == 1 and value.find(old, value.find(old) + 1) != -1:
+        found = 2
+    if found == 0:
+        return Edit(None, f"old_string is not in the block: {_short(old)}.")
+    if found > 1:
+        return Edit(None, "old_string is there more than once; give more of the text around it.")
+    return Edit(value.replace(old, new), f"changed: - {_short(old)} + {_short(new)}")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…")
