@@ -1,0 +1,139 @@
+"""A fast upstream to measure against: chat completions of about 1 kB, streams of 50 events 10 ms apart.
+
+It parses as little HTTP as the measured servers send (content-length, keep-alive) and no JSON at all. Every reply is
+different, so that a conversation can be found by it. `POST /record` starts keeping request bodies, `GET /recorded`
+returns them. Prints its port and serves until its standard input closes. It binds to 127.0.0.1 only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import re
+import sys
+from typing import Any
+
+import uvloop
+
+EVENTS = 50
+GAP_S = 0.010
+RECORDED_MAX = 500
+WORDS = "the gateway answers with plain words that carry no meaning at all but take their time to be read "
+
+_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.I)
+_number = itertools.count(1)
+
+
+def completion(number: int) -> bytes:
+    text = f"Reply {number:08d}: " + (WORDS * 8)[:720]
+    body = (
+        b'{"id":"chatcmpl-%08d","object":"chat.completion","created":1700000000,"model":"bench","choices":[{"index":0,'
+        b'"message":{"role":"assistant","content":"%b","refusal":null},"logprobs":null,"finish_reason":"stop"}],'
+        b'"usage":{"prompt_tokens":100,"completion_tokens":150,"total_tokens":250}}'
+    ) % (number, text.encode())
+    return answer(body)
+
+
+def answer(body: bytes, status: bytes = b"200 OK") -> bytes:
+    head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (
+        status,
+        len(body),
+    )
+    return head + body
+
+
+def event(number: int, delta: bytes, finish: bytes = b"null") -> bytes:
+    data = b'data: {"id":"c-%08d","object":"chat.completion.chunk",' % number
+    return framed(data + b'"choices":[{"index":0,"delta":%b,"finish_reason":%b}]}\n\n' % (delta, finish))
+
+
+def framed(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+WORD_LIST = WORDS.split()
+
+
+class Mock(asyncio.Protocol):
+    recording: list[str] | None = None  # shared by all connections
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.transport: Any = None
+        self.buffer = b""
+        self.timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer = self.buffer + data if self.buffer else data
+        head_end = self.buffer.find(b"\r\n\r\n")
+        if head_end < 0:
+            return
+        head = self.buffer[:head_end]
+        length = _LENGTH.search(head)
+        end = head_end + 4 + (int(length[1]) if length else 0)
+        if len(self.buffer) < end:
+            return
+        body, self.buffer = self.buffer[head_end + 4 : end], self.buffer[end:]
+        self.serve(head, body)
+
+    def serve(self, head: bytes, body: bytes) -> None:
+        target = head.split(b" ", 2)[1]
+        if target.endswith(b"/chat/completions"):
+            if Mock.recording is not None and len(Mock.recording) < RECORDED_MAX:
+                Mock.recording.append(body.decode("utf-8", "replace"))
+            number = next(_number)
+            if b'"stream":true' in body or b'"stream": true' in body:
+                first = event(number, b'{"role":"assistant","content":""}')
+                first += event(number, b'{"content":"Reply %08d:"}' % number)
+                self.transport.write(STREAM_HEAD + first)
+                self.timer = self.loop.call_later(GAP_S, self.tick, number, 1, self.loop.time())
+            else:
+                self.transport.write(completion(number))
+        elif target.endswith(b"/models"):
+            self.transport.write(answer(b'{"object":"list","data":[{"id":"bench","object":"model"}]}'))
+        elif target == b"/record":
+            Mock.recording = []
+            self.transport.write(answer(b"{}"))
+        elif target == b"/recorded":
+            self.transport.write(answer(json.dumps(Mock.recording or []).encode()))
+            Mock.recording = None
+        else:
+            self.transport.write(answer(b'{"error":{"message":"not here"}}', b"404 Not Found"))
+
+    def tick(self, number: int, index: int, begun: float) -> None:
+        if self.transport is None:
+            return
+        if index < EVENTS:
+            word = WORD_LIST[index % len(WORD_LIST)].encode()
+            self.transport.write(event(number, b'{"content":" %b"}' % word))
+            self.timer = self.loop.call_at(begun + (index + 1) * GAP_S, self.tick, number, index + 1, begun)
+        else:
+            self.timer = None
+            end = event(number, b"{}", b'"stop"') + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+            self.transport.write(end)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    options = parser.parse_args()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Mock, "127.0.0.1", options.port, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)  # ends with whoever started it
+    server.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
