@@ -1,0 +1,280 @@
+"""A provider without a network: replies made in this process, in the shapes OpenAI's API gives them.
+
+`ScriptedProvider` answers from a queue, else from a function, and keeps the requests it got. `DemoProvider` is one
+whose function is the small model of `adapters/demo.py`, so that a gateway without any key answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from adapters.base import ModelReply
+from adapters.demo import Said, ToolCall, answer
+from adapters.errors import ProviderError, ProviderTooLarge, UnfinishedEvent
+from adapters.sse import EventDecoder
+from adapters.types import Capabilities, Event, Header, ModelRequest
+
+__all__ = ["DemoProvider", "Failed", "Raw", "Said", "ScriptedProvider", "ScriptedReply", "ToolCall"]
+
+_TOKEN = re.compile(r"\s*\S+|\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An HTTP error with OpenAI's error object."""
+
+    status: int
+    message: str = "Something went wrong."
+    code: str | None = None
+    type: str = "server_error"
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """These bytes as the body, piece by piece; an exception among them is raised in its place."""
+
+    pieces: tuple[bytes | ProviderError, ...]
+    status: int = 200
+    headers: tuple[Header, ...] = (("content-type", "text/event-stream"),)
+
+
+Scripted = Said | Failed | Raw | ProviderError
+Script = Callable[[Mapping[str, Any]], Scripted]
+
+
+class ScriptedProvider:
+    """replies: queued, one for each request; a ProviderError is raised by `send`.
+
+    script: makes the reply from the request's body when the queue is empty; without one it is "Ok.".
+    pause_s: between two events of a stream. requests: what was sent here, oldest first.
+    """
+
+    def __init__(
+        self,
+        name: str = "scripted",
+        replies: Iterable[Scripted] = (),
+        *,
+        script: Script | None = None,
+        capabilities: Capabilities | None = None,
+        pause_s: float = 0.0,
+    ) -> None:
+        self.name = name
+        self.capabilities = capabilities or Capabilities()
+        self.requests: list[ModelRequest] = []
+        self._replies = deque(replies)
+        self._script = script
+        self._pause_s = pause_s
+        self._numbers = itertools.count(1)
+
+    def queue(self, *replies: Scripted) -> None:
+        self._replies.extend(replies)
+
+    @property
+    def bodies(self) -> list[Any]:
+        """The requests' bodies, parsed."""
+        return [orjson.loads(request.body) for request in self.requests]
+
+    async def send(self, request: ModelRequest) -> ModelReply:
+        """Raises: ProviderError: a queued one."""
+        self.requests.append(request)
+        if request.path == "/models":
+            listed = {"object": "list", "data": await self.list_models()}
+            return ScriptedReply(200, _JSON, (orjson.dumps(listed),), 0.0)
+        if request.path != "/chat/completions":
+            return self._render({}, Failed(404, f"Invalid URL ({request.method} {request.path})"))
+        try:
+            body = orjson.loads(request.body)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
+            return self._render({}, Failed(400, "We could not parse the JSON body of your request."))
+        scripted = self._replies.popleft() if self._replies else self._make(body)
+        if isinstance(scripted, ProviderError):
+            scripted.provider = self.name
+            raise scripted
+        return self._render(body, scripted)
+
+    async def list_models(self, credential: str | None = None) -> list[dict[str, Any]]:
+        return [{"id": self.name, "object": "model", "created": 0, "owned_by": "mnemogate"}]
+
+    async def aclose(self) -> None:
+        pass
+
+    def _make(self, body: Mapping[str, Any]) -> Scripted:
+        return self._script(body) if self._script is not None else Said("Ok.")
+
+    def _render(self, body: Mapping[str, Any], scripted: Said | Failed | Raw) -> ScriptedReply:
+        match scripted:
+            case Raw(pieces, status, headers):
+                return ScriptedReply(status, headers, pieces, self._pause_s)
+            case Failed(status, message, code, kind, headers):
+                kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else kind
+                error = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+                return ScriptedReply(status, (*_JSON, *headers), (orjson.dumps(error),), 0.0)
+            case Said():
+                number = next(self._numbers)
+                if body.get("stream"):
+                    return ScriptedReply(200, _STREAM, tuple(_stream(body, scripted, number)), self._pause_s)
+                return ScriptedReply(200, _JSON, (orjson.dumps(_whole(body, scripted, number)),), 0.0)
+
+
+class DemoProvider(ScriptedProvider):
+    """The built-in model of a gateway without a key. pause_s: what makes a stream look like one."""
+
+    def __init__(self, name: str = "demo", *, pause_s: float = 0.01) -> None:
+        super().__init__(name, script=_try_to_answer, pause_s=pause_s)
+
+
+def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
+    try:
+        return answer(body)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        return Failed(400, f"The demo model cannot read this request: {error}.")
+
+
+class ScriptedReply:
+    """A ModelReply whose pieces are known. closed: whether it was closed; unread: whether that was too early."""
+
+    def __init__(
+        self,
+        status: int,
+        headers: tuple[Header, ...],
+        pieces: tuple[bytes | ProviderError, ...],
+        pause_s: float,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.closed = False
+        self._pieces = deque(pieces)
+        self._pause_s = pause_s
+
+    @property
+    def unread(self) -> bool:
+        return bool(self._pieces)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        first = True
+        while self._pieces and not self.closed:
+            if not first:
+                await asyncio.sleep(self._pause_s)
+            first = False
+            piece = self._pieces.popleft()
+            if isinstance(piece, ProviderError):
+                raise piece
+            yield piece
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        decoder = EventDecoder()
+        async for piece in self.chunks():
+            if events := decoder.feed(piece):
+                yield events
+        try:
+            events = decoder.finish()
+        except UnfinishedEvent as error:
+            if error.rest.strip() != b"data: [DONE]":
+                raise
+            events = [Event(error.rest, b"[DONE]")]
+        if events:
+            yield events
+
+    async def read(self, limit_bytes: int) -> bytes:
+        body = b"".join([piece async for piece in self.chunks()])
+        if len(body) > limit_bytes:
+            raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
+        return body
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+_JSON: tuple[Header, ...] = (("content-type", "application/json"),)
+_STREAM: tuple[Header, ...] = (("content-type", "text/event-stream; charset=utf-8"),)
+
+
+def _frame(body: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:
+    now = int(time.time())
+    return {
+        "id": f"chatcmpl-{now:x}{number:06x}",
+        "object": kind,
+        "created": now,
+        "model": body.get("model", "scripted"),
+        "system_fingerprint": "fp_scripted",
+    }
+
+
+def _usage(body: Mapping[str, Any], said: Said) -> dict[str, int]:
+    prompt = len(orjson.dumps(body.get("messages"))) // 4 + 1
+    completion = len(_tokens(said)) + sum(len(call.arguments) // 4 + 4 for call in said.calls)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+
+
+def _tokens(said: Said) -> list[str]:
+    return _TOKEN.findall(said.text or "")
+
+
+def _call(call: ToolCall, number: int, k: int, arguments: str) -> dict[str, Any]:
+    return {
+        "id": call.id or f"call_{int(time.time()):x}{number:04x}{k}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }
+
+
+def _finish(said: Said) -> str:
+    return said.finish_reason or ("tool_calls" if said.calls else "stop")
+
+
+def _whole(body: Mapping[str, Any], said: Said, number: int) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+    if said.calls:
+        message["tool_calls"] = [_call(c, number, k, c.arguments) for k, c in enumerate(said.calls)]
+    choice = {"message": message, "logprobs": None, "finish_reason": _finish(said)}
+    return {
+        **_frame(body, number, "chat.completion"),
+        "choices": [{"index": i, **choice} for i in range(_count(body))],
+        "usage": _usage(body, said),
+    }
+
+
+def _stream(body: Mapping[str, Any], said: Said, number: int) -> Iterable[bytes]:
+    options = body.get("stream_options") or {}
+    with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+    frame = _frame(body, number, "chat.completion.chunk")
+    if with_usage:
+        frame["usage"] = None
+    deltas: list[tuple[dict[str, Any], str | None]] = []
+    deltas.append(
+        ({"role": "assistant", "content": None if said.text is None else "", "refusal": None}, None)
+    )
+    deltas += [({"content": token}, None) for token in _tokens(said)]
+    for k, call in enumerate(said.calls):
+        deltas.append(({"tool_calls": [{"index": k, **_call(call, number, k, "")}]}, None))
+        for piece in _TOKEN.findall(call.arguments):
+            deltas.append(({"tool_calls": [{"index": k, "function": {"arguments": piece}}]}, None))
+    deltas.append(({}, _finish(said)))
+    for delta, finish in deltas:
+        for i in range(_count(body)):
+            choice = {"index": i, "delta": delta, "logprobs": None, "finish_reason": finish}
+            yield b"data: " + orjson.dumps({**frame, "choices": [choice]}) + b"\n\n"
+    if with_usage:
+        yield b"data: " + orjson.dumps({**frame, "choices": [], "usage": _usage(body, said)}) + b"\n\n"
+    yield b"data: [DONE]\n\n"
+
+
+def _count(body: Mapping[str, Any]) -> int:
+    n = body.get("n")
+    return n if isinstance(n, int) and 0 < n <= 16 else 1
