@@ -84,6 +84,7 @@ class Result:
     errors: list[str] = field(default_factory=list)
     began: float = 0.0
     ended: float = 0.0
+    cpu_ms: float | None = None  # the gateway's own, by request
 
     @property
     def rate(self) -> float:
@@ -362,6 +363,12 @@ def resident_mb(pid: int) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time of all its threads; unlike a wall time it says the same on a busy machine."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def nginx_config(folder: Path, port: int, upstream: int) -> str:
     return f"""
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
@@ -400,12 +407,13 @@ QUICK = Sizes(rounds=2, alone=150, crowd=900, streams=2, users=1_000, turns=20)
 
 @dataclass(slots=True)
 class Target:
-    """headers: of the static request. is_memory: measured with growing conversations instead."""
+    """headers: of the static request. is_memory: measured with growing conversations instead. pid: of the gateway."""
 
     name: str
     port: int
     headers: bytes = b""
     is_memory: bool = False
+    pid: int | None = None
     figures: dict[str, list[float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
@@ -425,7 +433,9 @@ async def measure(
 ) -> Result:
     """One measurement; where memory is on, the conversations are brought to their fourth turn first."""
     global _talkers
+    spent = 0.0
     if not target.is_memory:
+        spent = cpu_s(target.pid) if target.pid else 0.0
         flow: Flow = Same(requests, stream=stream, headers=target.headers)
         result = await drive(target.port, flow, workers, spread_s)
     else:
@@ -434,7 +444,10 @@ async def measure(
         _talkers += len(talks)
         warm = await drive(target.port, Talks(talks, WARM_TURNS), min(16, workers))
         target.errors += warm.errors
+        spent = cpu_s(target.pid) if target.pid else 0.0
         result = await drive(target.port, Talks(talks, turns, stream=stream), workers, spread_s)
+    if target.pid and result.total_ms:
+        result.cpu_ms = (cpu_s(target.pid) - spent) * 1e3 / len(result.total_ms)
     target.errors += result.errors
     return result
 
@@ -462,6 +475,8 @@ async def run_rounds(targets: list[Target], sizes: Sizes) -> None:
                 result = results[target.name]
                 if name == "crowd":
                     target.note("req/s", result.rate)
+                    if result.cpu_ms is not None:
+                        target.note("CPU ms", result.cpu_ms)
                 elif not stream:
                     target.note("p50 ms", result.p(50))
                     target.note("added p50 ms", result.p(50) - floor.p(50))
@@ -481,6 +496,16 @@ async def meet_users(target: Target, users: int) -> None:
     """So many more people, two turns each."""
     result = await drive(target.port, Talks([Talk(f"person-{n}") for n in range(users)], 2), 16)
     target.errors += result.errors
+
+
+async def remembers(port: int, mock_port: int) -> bool:
+    """Whether a fact of one conversation reaches the upstream in the same user's next one."""
+    asked = ("My sister Clara moved to Lisbon in spring.", "Do you know where my sister Clara lives?")
+    for words in asked:
+        await asyncio.to_thread(fetch, mock_port, "/record", b"")
+        body = body_of([message("user", words)], "bench-proof", stream=False)
+        await asyncio.to_thread(fetch, port, "/v1/chat/completions", body)
+    return "Lisbon" in await asyncio.to_thread(lambda: fetch(mock_port, "/recorded").decode())
 
 
 async def prefix_share(port: int, mock_port: int, turns: int) -> tuple[float, int, int]:
@@ -507,7 +532,10 @@ def prompt_bytes(body: str) -> bytes:
 
 
 def fetch(port: int, path: str, data: bytes | None = None) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=10) as reply:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", data, {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as reply:
         body: bytes = reply.read()
         return body
 
@@ -519,6 +547,7 @@ COLUMNS = (
     "added p50 ms",
     "added p95 ms",
     "req/s",
+    "CPU ms",
     "first text 20",
     "first text 20 p95",
     "burst 20",
@@ -600,12 +629,16 @@ async def bench(options: argparse.Namespace, folder: Path, stack: contextlib.Exi
             process(command, log, env=clean, cwd=HERE.parent, stdout=subprocess.DEVNULL)
         )
         ready_s = wait_ready(port, options.ready, gateway, log)
-        off = Target("memory off", port, HEADERS_OFF)
-        memory = Target("memory on", port, is_memory=True)
+        off = Target("memory off", port, HEADERS_OFF, pid=gateway.pid)
+        memory = Target("memory on", port, is_memory=True, pid=gateway.pid)
         off.note("idle MB", resident_mb(gateway.pid))
         for target in (off, memory):
             target.note("ready s", ready_s)
         targets += [off, memory]
+    if memory is not None and not await remembers(memory.port, mock_port):
+        memory.errors.append(
+            "a fact of one conversation did not reach the upstream in the next: memory is not on"
+        )
     await run_rounds(targets, sizes)
     share: tuple[float, int, int] | None = None
     if memory is not None and gateway is not None:
