@@ -656,8 +656,11 @@ async def bench(options: argparse.Namespace, folder: Path, stack: contextlib.Exi
     for error in errors[:10]:
         print("error:", error)
     if errors:
+        said = [line for line in log.read_text().splitlines() if '"status":200' not in line]
         print(
-            f"{len(errors)} errors; the figures are not to be trusted. The server said:\n{log.read_text()[-2000:]}"
+            f"{len(errors)} errors; the figures are not to be trusted. The servers said:",
+            *said[-20:],
+            sep="\n",
         )
     return 1 if errors else 0
 

@@ -228,7 +228,7 @@ def test_a_growing_list_keeps_its_first_message_for_a_step(
 ) -> None:
     """Whenever the amount that must go is the same and enough may go, the cut is the same."""
     text, tokens = case
-    seen: dict[int, list[range]] = {}
+    seen: dict[int, list[int]] = {}
     for size in range(1, len(text) + 1):
         window = fit(text[:size], high, step, tokens[:size])
         excess = sum(tokens[:size]) - high
