@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,33 +23,22 @@ from adapters.transport import Timeouts
 from adapters.types import Capabilities
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
-from gateway.run.operate import KeyStore, key_operations
+from gateway.run.catalogue import ModelList
+from gateway.run.guard import Guard
+from gateway.run.operate import Operation, key_operations
 from gateway.settings import Settings, UpstreamSettings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
-from gateway.web.auth import Guard, NoKeys
 from gateway.web.body import BodyReader
 from gateway.web.chat import CHAT_PATH, ChatRoute
 from gateway.web.health import Readiness, health_routes
 from gateway.web.middleware import Edge
-from gateway.web.models import ModelList, model_routes
+from gateway.web.models import model_routes
+from storage.base import Store
 
-__all__ = ["Gateway", "StorePart", "create_app", "make_providers"]
+__all__ = ["Gateway", "create_app", "make_operations", "make_providers"]
 
 LAST_REQUESTS_S = 5.0  # what requests cut at the end of `shutdown_s` get to write down what became of them
 _log = logging.getLogger("mnemogate")
-
-
-class StorePart(Protocol):
-    """What the application itself asks of a store."""
-
-    @property
-    def keys(self) -> KeyStore: ...
-
-    @property
-    def status(self) -> str:
-        """`ok`, or what is wrong."""
-
-    async def aclose(self) -> None: ...
 
 
 class Gateway:
@@ -58,7 +47,7 @@ class Gateway:
     def __init__(
         self,
         settings: Settings,
-        store: StorePart | None,
+        store: Store | None,
         providers: Mapping[str, Provider],
         clock: Callable[[], float],
         admin_token: str | None,
@@ -72,7 +61,7 @@ class Gateway:
         self.access = access
         server = settings.server
         self.guard = Guard(
-            store.keys if store else NoKeys(),
+            store.keys if store else None,
             hosts=(server.host, *server.allowed_hosts),
             is_local=is_loopback(server.host),
         )
@@ -89,9 +78,10 @@ class Gateway:
             *health_routes(self.readiness, self.metrics),
         ]
         if store is not None:
-            self.readiness.checks["store"] = lambda: store.status
+            self.readiness.checks["store"] = lambda: store.health.status
+            self.metrics.watch_writer(lambda: store.health.waiting, lambda: store.health.waiting_bytes)
             if admin_token is not None:
-                routes += admin_routes(key_operations(store.keys, self.guard.forget), admin_token)
+                routes += admin_routes(make_operations(settings, store), admin_token)
         self._router = Router(routes, redirect_slashes=False)
         self._edge = Edge(
             self._dispatch,
@@ -146,7 +136,7 @@ class Gateway:
             with suppress(asyncio.CancelledError):
                 await self._background
         if self.store is not None:
-            await self.store.aclose()
+            await self.store.close()
         for provider in self.providers.values():
             await provider.aclose()
         self.access.flush()
@@ -154,7 +144,7 @@ class Gateway:
 
 def create_app(
     settings: Settings,
-    store: StorePart | None = None,
+    store: Store | None = None,
     providers: Mapping[str, Provider] | None = None,
     clock: Callable[[], float] = time.time,
     *,
@@ -170,6 +160,11 @@ def create_app(
         admin_token,
         access or AccessLog(enabled=settings.server.access_log),
     )
+
+
+def make_operations(settings: Settings, store: Store) -> dict[str, Operation]:
+    """What the command line can ask for, here or through the process that serves."""
+    return key_operations(store.keys)
 
 
 def make_providers(settings: Settings) -> dict[str, Provider]:

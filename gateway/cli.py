@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.errors import BadRequest, GatewayError, SettingsError
-from gateway.settings import Settings, is_loopback, load_settings
+from gateway.settings import Settings, load_settings
 
 __all__ = ["main"]
 
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--name", default="key")
     command("list", _keys_list, "list keys", keys)
     revoke = command("revoke", _keys_revoke, "end a key", keys)
-    revoke.add_argument("key", help="its id or prefix, as `keys list` shows them")
+    revoke.add_argument("key", help="its number or name, as `keys list` shows them")
 
     memory = commands.add_parser("memory", help="what is remembered").add_subparsers(
         required=True, metavar="action"
@@ -144,8 +145,8 @@ def _keys_list(arguments: argparse.Namespace) -> int:
 
 
 def _keys_revoke(arguments: argparse.Namespace) -> int:
-    found = _perform(_settings(arguments), "keys-revoke", {"key": arguments.key})
-    print(f"Key {found['revoked']} is revoked.", file=sys.stderr)
+    key = _perform(_settings(arguments), "keys-revoke", {"key": arguments.key})
+    print(f"Key {key['id']} ({key['name']}) is revoked.", file=sys.stderr)
     return 0
 
 
@@ -175,7 +176,7 @@ def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> A
 
 def _owner(settings: Settings) -> dict[str, Any] | None:
     try:
-        owner = json.loads(Path(settings.database.path + ".admin").read_bytes())
+        owner = json.loads(Path(os.path.realpath(settings.database.path) + ".admin").read_bytes())
     except (OSError, ValueError):
         return None
     return owner if isinstance(owner, dict) and {"address", "token"} <= owner.keys() else None
@@ -213,8 +214,3 @@ def _without_secrets(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_secrets(each) for each in value]
     return value
-
-
-def is_open_to_others(settings: Settings) -> bool:
-    """Whether the settings ask to listen beyond this machine."""
-    return not is_loopback(settings.server.host)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -9,15 +10,18 @@ from typing import Any
 
 import uvloop
 
-from gateway.app import StorePart, create_app
+from gateway.app import create_app, make_operations
 from gateway.errors import GatewayError, SettingsError
 from gateway.log import configure_logging
-from gateway.run.operate import key_operations
 from gateway.settings import Settings, is_loopback
 from gateway.web.admin import AdminFile
 from gateway.web.server import bind, make_server
+from storage.errors import StoreError, Unavailable
+from storage.sqlite.store import SqliteStore
 
 __all__ = ["perform_here", "serve"]
+
+_log = logging.getLogger("mnemogate")
 
 EXAMPLE = """\
 Try it (pip install openai):
@@ -38,17 +42,19 @@ def serve(settings: Settings) -> int:
 
 async def perform_here(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
     """One operation on the database, without a server. Raises: GatewayError."""
-    store = await _open_store(settings, None)
     try:
-        if store is None:
-            raise GatewayError("There is no store in this build.")
-        operations = key_operations(store.keys, lambda: None)
+        store = await SqliteStore.open(settings.database.path, synchronous=settings.database.synchronous)
+    except StoreError as error:
+        raise GatewayError(error.message) from error
+    try:
+        operations = make_operations(settings, store)
         if operation not in operations:
             raise GatewayError(f"{operation} is not there yet.")
         return await operations[operation](arguments)
+    except StoreError as error:
+        raise GatewayError(error.message) from error
     finally:
-        if store is not None:
-            await store.aclose()
+        await store.close()
 
 
 async def _serve(settings: Settings) -> int:
@@ -58,18 +64,14 @@ async def _serve(settings: Settings) -> int:
     local = (
         f"http://{'127.0.0.1' if settings.server.host == '0.0.0.0' else _shown(settings.server.host)}:{port}"
     )
+    store = None
     try:
         store = await _open_store(settings, local)
-        has_keys = store is not None and await store.keys.has_keys()
-        if not has_keys and not is_loopback(settings.server.host):
-            if store is not None:
-                await store.aclose()
-            raise SettingsError(
-                f"server.host: {settings.server.host!r} would open this gateway to others, and it has no keys. "
-                "Make one with `mnemogate keys create`, or listen on 127.0.0.1."
-            )
+        has_keys = _check_keys(settings, store)
     except BaseException:
         listener.close()
+        if store is not None:
+            await store.close()
         raise
     admin = AdminFile(settings.database.path)
     app = create_app(settings, store, admin_token=admin.token)
@@ -85,8 +87,33 @@ async def _serve(settings: Settings) -> int:
     return 0 if server.started else 1
 
 
-async def _open_store(settings: Settings, address: str | None) -> StorePart | None:
-    return None
+async def _open_store(settings: Settings, address: str) -> SqliteStore | None:
+    """None where not even the lock can be had: then chat goes on without memory. Raises: SettingsError."""
+    try:
+        return await SqliteStore.open(
+            settings.database.path, address=address, synchronous=settings.database.synchronous
+        )
+    except Unavailable as error:
+        _log.error("serving without memory: %s", error.message)
+        return None
+    except StoreError as error:
+        raise SettingsError(f"database.path: {error.message}") from error
+
+
+def _check_keys(settings: Settings, store: SqliteStore | None) -> bool:
+    """Whether there are keys. Raises: SettingsError: others could reach us, and there are none."""
+    try:
+        has_keys = store is not None and store.keys.has_any()
+    except Unavailable as error:
+        # Damaged or locked: it may come back. Until it says otherwise, callers from elsewhere wait (see Guard).
+        _log.error("serving without memory: %s", error.message)
+        return not is_loopback(settings.server.host)
+    if not has_keys and not is_loopback(settings.server.host):
+        raise SettingsError(
+            f"server.host: {settings.server.host!r} would open this gateway to others, and it has no keys. "
+            "Make one with `mnemogate keys create`, or listen on 127.0.0.1."
+        )
+    return has_keys
 
 
 def _announce(settings: Settings, url: str, local: str, has_keys: bool) -> None:

@@ -32,7 +32,7 @@ class AdminFile:
     """pid, address and token of the process that serves, readable by its account alone."""
 
     def __init__(self, database: str) -> None:
-        self.path = Path(database + ".admin")
+        self.path = Path(os.path.realpath(database) + ".admin")
         self.token = secrets.token_urlsafe(32)
 
     def write(self, address: str) -> None:

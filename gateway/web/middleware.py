@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import GatewayError, MethodNotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
+from gateway.run.guard import Caller, Guard
 from gateway.run.sink import ClientGone
-from gateway.web.auth import Caller, Guard
 from gateway.web.sse import error_event
 
 __all__ = ["Edge", "Trace", "trace_of"]
@@ -111,7 +111,7 @@ class Edge:
         try:
             path = scope["path"]
             if path not in OPEN_PATHS and not (self._open_prefix and path.startswith(self._open_prefix)):
-                trace.caller = await self._guard.admit(scope)
+                trace.caller = self._guard.admit(scope["headers"])
             await self._app(scope, receive, answer)
         except ClientGone:
             self._metrics.clients_gone.inc()
