@@ -198,7 +198,11 @@ class _CountedCursor(sqlite3.Cursor):
 
 
 class Driver(aiosqlite.Connection):
-    """A connection in a thread of its own that is handed whole functions: one hop for a batch, not one a statement."""
+    """A connection in a thread of its own that is handed whole functions: one hop for a batch, not one a statement.
+
+    aiosqlite gives the thread and its queue. Its own `close` and `stop` report to the event loop even when nobody waits
+    any more, which fails in the thread once the loop is closed; `abandon` does not.
+    """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
         super().__init__(connect, iter_chunk_size=64)
@@ -207,7 +211,12 @@ class Driver(aiosqlite.Connection):
 
     async def open(self) -> Self:
         """Starts the thread and opens the connection in it. Raises: what `connect` raises."""
-        await self
+        self._thread.start()
+        try:
+            await self._run(self._open_in_thread)
+        except BaseException:
+            self.abandon()
+            raise
         return self
 
     def post(self, function: Callable[[sqlite3.Connection], None]) -> None:
@@ -216,20 +225,24 @@ class Driver(aiosqlite.Connection):
 
     async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Runs it in the thread. Cancelling the wait does not stop it."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._tx.put_nowait((future, partial(function, self._conn)))
-        return await future
+        return await self._run(partial(function, self._conn))
 
     def abandon(self) -> None:
         """Closes as soon as the thread is free, without waiting for it."""
-        connection, self._connection = self._connection, None
         self._running = False
-        if connection is not None:
-            self._tx.put_nowait((None, partial(_close_quietly, connection)))
-        # Not stop(): it reports to the event loop, which may be closed by the time the thread comes to it.
+        self._tx.put_nowait((None, self._close_in_thread))
         self._tx.put_nowait((None, lambda: _STOP_RUNNING_SENTINEL))
 
+    async def _run(self, function: Callable[[], T]) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((future, function))
+        return await future
 
-def _close_quietly(connection: sqlite3.Connection) -> None:
-    with contextlib.suppress(sqlite3.Error):
-        connection.close()
+    def _open_in_thread(self) -> None:
+        self._connection = self._connector()
+
+    def _close_in_thread(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()

@@ -177,6 +177,8 @@ class Writer:
     async def finish(self, timeout_s: float) -> bool:
         """Takes nothing more and drains; what is left after that fails with Closed."""
         self._closing = True
+        if self._fault is not None:
+            self._fail_waiting(self._fault)
         drained = await self.drain(timeout_s)
         if not drained:
             self._fail_waiting(Closed(f"{self._path} was closed before this was written"))
@@ -206,11 +208,12 @@ class Writer:
             except (TimeoutError, sqlite3.Error) as error:
                 self._note(f"closing: {error}")
         driver.abandon()
+        self._wal_bytes = self._wal_size()
 
     @property
     def health(self) -> Health:
         return Health(
-            status=self._status(),
+            status=self.status,
             error=self._last_error,
             failures=self._failures,
             waiting=len(self._turns.writes) + len(self._bulk.writes) + len(self._running),
@@ -220,10 +223,7 @@ class Writer:
 
     @property
     def status(self) -> str:
-        """ok, closed, slow, or the word of the fault."""
-        return self._status()
-
-    def _status(self) -> str:
+        """ok, closed, slow, or the word of the fault. For callers who would not wait for a slow disk."""
         if self._closing:
             return "closed"
         if self._fault is not None:

@@ -1,0 +1,114 @@
+"""Gateway keys and the agents they lead to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import NotFound
+from storage.records import Agent, Scope
+from storage.sqlite.agents import Agents, create_agent
+from storage.sqlite.store import SqliteStore
+
+ALICE = Scope("default", "default", "user:alice")
+
+
+def holds(path: Path, text: str) -> bool:
+    return text.encode() in path.read_bytes()
+
+
+async def test_a_key_is_shown_once_and_found_by_what_was_shown(store: SqliteStore) -> None:
+    key, plain = await store.keys.create("shop", "laptop")
+    assert plain.startswith("mg-")
+    assert len(plain) > 40
+    assert store.keys.find(plain) == key
+    assert store.keys.list() == (key,)
+    assert (key.project, key.name, key.created) == ("shop", "laptop", 1000.0)
+    assert plain.startswith(key.prefix)
+
+
+async def test_the_file_does_not_hold_the_key(store: SqliteStore, path: Path) -> None:
+    _, plain = await store.keys.create("shop", "laptop")
+    await store.close()
+    assert not holds(path, plain.removeprefix("mg-")[4:])
+
+
+@pytest.mark.parametrize("presented", ["", "mg-", "mg-nothing", "' OR 1=1 --", "\udc80\x00", "x" * 100_000])
+async def test_what_was_never_a_key_is_none(store: SqliteStore, presented: str) -> None:
+    await store.keys.create("shop", "laptop")
+    assert store.keys.find(presented) is None
+
+
+@pytest.mark.parametrize("by", ["name", "id"])
+async def test_a_revoked_key_is_known_no_more_at_once(store: SqliteStore, by: str) -> None:
+    key, plain = await store.keys.create("shop", "laptop")
+    _, other = await store.keys.create("shop", "phone")
+    assert store.keys.find(plain)
+    assert await store.keys.revoke(str(getattr(key, by))) == replace(key, revoked=1000.0)
+    assert store.keys.find(plain) is None
+    assert store.keys.find(other)
+    with pytest.raises(NotFound):
+        await store.keys.revoke("laptop")
+
+
+async def test_taking_back_the_last_key_does_not_open_the_server(open_store: Any) -> None:
+    store = await open_store()
+    assert not store.keys.has_any()
+    await store.keys.create("shop", "laptop")
+    assert store.keys.has_any()
+    await store.keys.revoke("laptop")
+    assert store.keys.has_any()
+    await store.close()
+    assert (await open_store()).keys.has_any()
+
+
+async def test_a_known_key_costs_no_statement(open_store: Any) -> None:
+    statements: list[str] = []
+    store = await open_store(on_statement=statements.append)
+    _, plain = await store.keys.create("shop", "laptop")
+    store.keys.find(plain)
+    statements.clear()
+    assert store.keys.find(plain)
+    assert store.keys.has_any()
+    assert statements == []
+
+
+async def test_agents_are_told_apart_by_every_part_of_their_scope(store: SqliteStore, agent: Agent) -> None:
+    assert store.agents.find(ALICE) == agent
+    for other in (
+        replace(ALICE, project="p"),
+        replace(ALICE, profile="p"),
+        replace(ALICE, subject="user:bob"),
+        replace(ALICE, subject="conversation:alice"),
+    ):
+        assert store.agents.find(other) is None
+
+
+async def test_two_first_requests_at_once_make_one_agent(store: SqliteStore) -> None:
+    first, second = store.agents.draft(ALICE), store.agents.draft(ALICE)
+    assert first == second
+    assert first.id == 0
+    one = await store.writer.submit(lambda connection: create_agent(connection, first))
+    two = await store.writer.submit(lambda connection: create_agent(connection, second))
+    assert one == two
+    assert one.id > 0
+
+
+async def test_a_late_draft_learns_whose_agent_was_first(store: SqliteStore, agent: Agent) -> None:
+    late = store.agents.draft(ALICE)
+    assert late.secret != agent.secret
+    assert await store.writer.submit(lambda connection: create_agent(connection, late)) == agent
+
+
+async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: SqliteStore, agent: Agent) -> None:
+    agents = Agents(store.reader, lambda: 0.0, cached=2)
+    for name in "abcd":
+        agents.remember(replace(agent, scope=replace(ALICE, subject=name)))
+    assert len(agents._found) == 2
+    agents.remember(replace(agent, epoch=9))
+    assert agents.find(ALICE) == replace(agent, epoch=9)
+    agents.forget(ALICE)
+    assert agents.find(ALICE) == agent

@@ -1,0 +1,101 @@
+"""One process owns a database file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import Owned
+from storage.sqlite.lock import Lock, Owner, owner_of
+
+HOLD = """
+import sys
+from storage.sqlite.lock import Lock
+lock = Lock.acquire(sys.argv[1], "127.0.0.1:8080")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_owner_is_refused_by_name(path: Path) -> None:
+    lock = Lock.acquire(path, "127.0.0.1:8080")
+    with pytest.raises(Owned) as refused:
+        Lock.acquire(path, "127.0.0.1:8081")
+    lock.release()
+    assert (refused.value.pid, refused.value.address) == (os.getpid(), "127.0.0.1:8080")
+    assert str(os.getpid()) in str(refused.value)
+    assert "127.0.0.1:8080" in str(refused.value)
+
+
+def test_two_names_of_one_file_have_one_lock(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    other.symlink_to(path)
+    lock = Lock.acquire(path)
+    with pytest.raises(Owned):
+        Lock.acquire(other)
+    lock.release()
+
+
+def test_the_owner_can_be_asked_for(path: Path) -> None:
+    assert owner_of(path) is None
+    lock = Lock.acquire(path)
+    lock.announce("127.0.0.1:9000")
+    assert owner_of(path) == Owner(os.getpid(), "127.0.0.1:9000")
+    lock.release()
+    lock.release()
+    assert owner_of(path) is None
+
+
+def test_asking_for_the_owner_leaves_no_lock(path: Path) -> None:
+    Lock.acquire(path).release()
+    owner_of(path)
+    Lock.acquire(path).release()
+
+
+def test_an_unreadable_lock_file_still_refuses(path: Path) -> None:
+    lock = Lock.acquire(path)
+    Path(lock.path).write_bytes(b"{")
+    with pytest.raises(Owned) as refused:
+        Lock.acquire(path)
+    assert refused.value.pid is None
+    lock.release()
+
+
+def test_a_killed_owner_leaves_no_lock(path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"held\n"
+        with pytest.raises(Owned) as refused:
+            Lock.acquire(path)
+        assert refused.value.pid == owner.pid
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        Lock.acquire(path).release()
+
+
+def test_a_program_started_by_the_owner_does_not_hold_the_lock(path: Path) -> None:
+    lock = Lock.acquire(path)
+    # close_fds off, so that only the descriptor's own flag keeps it from the child
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, close_fds=False
+    ):
+        lock.release()
+        Lock.acquire(path).release()
+
+
+async def test_the_store_holds_the_lock_for_its_life(open_store: Any, path: Path) -> None:
+    store = await open_store(address="here")
+    with pytest.raises(Owned) as refused:
+        await open_store()
+    assert refused.value.address == "here"
+    await store.close()
+    assert owner_of(path) is None
+    assert (await open_store()).health.ok

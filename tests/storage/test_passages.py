@@ -1,0 +1,45 @@
+"""Archival memories and the table of the search index."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage.errors import NotFound
+from storage.records import Agent, Passage
+from storage.sqlite.agents import set_indexed
+from storage.sqlite.passages import get_passage
+from storage.sqlite.store import SqliteStore
+from storage.sqlite.terms_table import delete_terms, get_terms, load_terms, replace_terms
+
+
+async def test_passages_are_numbered_in_the_agents_order_and_paged(store: SqliteStore, agent: Agent) -> None:
+    made = [await store.passages.insert(agent.id, text, at=1.0, sources=[3]) for text in ("a", "b", "c")]
+    assert [p.seq for p in made] == [1, 2, 3]
+    assert store.passages.list(agent.id, limit=2) == tuple(made[:2])
+    assert store.passages.list(agent.id, after=2) == (made[2],)
+    assert store.passages.list(agent.id + 1) == ()
+    assert get_passage(store.reader.connection, agent.id, 2) == Passage(made[1].id, 2, "b", 1.0)
+    assert get_passage(store.reader.connection, agent.id + 1, 2) is None
+
+
+async def test_a_passage_of_nobody_is_refused(store: SqliteStore) -> None:
+    with pytest.raises(NotFound):
+        await store.passages.insert(77, "a", at=1.0)
+
+
+async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: SqliteStore, agent: Agent) -> None:
+    for chunk, data in ((0, b"zero"), (1, b"one"), (0, b"zero again")):
+        await store.writer.submit_bulk(lambda c, n=chunk, d=data: replace_terms(c, agent.id, n, d))
+    connection = store.reader.connection
+    assert load_terms(connection, agent.id) == [(0, b"zero again"), (1, b"one")]
+    assert load_terms(connection, agent.id + 1) == []
+    await store.writer.submit_bulk(lambda c: delete_terms(c, agent.id, 0))
+    assert (get_terms(connection, agent.id, 0), get_terms(connection, agent.id, 1)) == (None, b"one")
+
+
+async def test_the_index_says_how_far_it_has_come(store: SqliteStore, agent: Agent) -> None:
+    await store.writer.submit_bulk(lambda c: set_indexed(c, agent.id, 64))
+    store.agents.forget(agent.scope)
+    found = store.agents.find(agent.scope)
+    assert found is not None
+    assert found.indexed_seq == 64
