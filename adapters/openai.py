@@ -105,11 +105,7 @@ class OpenAICompatible:
                 status=reply.status,
                 provider=self.name,
             )
-        try:
-            data = orjson.loads(body)["data"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ProviderBroke(f"{self.name}: not a list of models: {body[:200]!r}") from error
-        return [entry for entry in data if isinstance(entry, dict)]
+        return _read_models(body, self.name)
 
     async def aclose(self) -> None:
         if self._owns_transport:
@@ -122,3 +118,11 @@ class OpenAICompatible:
                 self._urls.clear()
             url = self._urls[path] = URL(self.base_url + path, encoded=True)
         return url
+
+
+def _read_models(body: bytes, name: str) -> list[dict[str, Any]]:
+    try:
+        entries = orjson.loads(body)["data"]
+        return [entry for entry in entries if isinstance(entry, dict)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProviderBroke(f"{name} answered no list of models: {body[:200]!r}", provider=name) from error

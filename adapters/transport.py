@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -110,13 +111,13 @@ class HttpTransport:
         data = _LargeBody(body) if body is not None and len(body) > _LARGE_BODY_BYTES else body
         fresh: list[bool] = []
         _dialled.set(fresh)
-        begun = session.loop.time()
+        begun = time.monotonic()
         try:
             async with asyncio.timeout(times.first_byte_s):
                 try:
                     response = await self._request(session, method, url, headers, data, times)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                    lost_idle = not fresh and session.loop.time() - begun < _IDLE_CLOSE_S
+                    lost_idle = not fresh and time.monotonic() - begun < _IDLE_CLOSE_S
                     if not lost_idle or isinstance(error, aiohttp.ClientConnectorError):
                         raise
                     response = await self._request(session, method, url, headers, data, times)
@@ -132,6 +133,10 @@ class HttpTransport:
             ) from error
         except aiohttp.ServerDisconnectedError as error:
             raise ProviderUnreachable(f"{url.authority} closed the connection before it answered") from error
+        except (
+            ValueError
+        ) as error:  # a control character in a header: aiohttp does not send what could be two
+            raise ProviderUnreachable(f"a request that cannot be sent to {url.authority}: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ProviderUnreachable(f"no answer from {url.authority}: {error!r}") from error
 

@@ -186,9 +186,10 @@ Script = Callable[[Seen], Reply | None]
 class StrictUpstream:
     """key: the only key it takes (as `Bearer <key>`); None: authorization is not looked at.
 
-    rules: what it refuses, see `Rules`. models: what GET /v1/models lists; a chat with another one is a 404 only
-    if `strict_models`. script: makes the reply when the queue is empty (None: "Ok."). echo: the default reply is
-    the last user text instead. stall_bodies: read the head of a request and then nothing more.
+    rules: what it refuses, see `Rules`. models: what GET /v1/models lists (model_list: its bytes, if they shall be
+    wrong); a chat with another one is a 404 only if `strict_models`. script: makes the reply when the queue is
+    empty (None: "Ok."). echo: the default reply is the last user text instead. stall_bodies: read the head of a
+    request and then nothing more.
     """
 
     def __init__(
@@ -197,6 +198,7 @@ class StrictUpstream:
         key: str | None = None,
         rules: Rules = Rules(),  # noqa: B008
         models: Sequence[str] = ("gpt-strict", "gpt-strict-mini"),
+        model_list: bytes | None = None,
         strict_models: bool = False,
         script: Script | None = None,
         echo: bool = False,
@@ -205,6 +207,7 @@ class StrictUpstream:
         self.key = key
         self.rules = rules
         self.models = list(models)
+        self.model_list = model_list
         self.strict_models = strict_models
         self.script = script
         self.echo = echo
@@ -299,9 +302,11 @@ class StrictUpstream:
         ready.set_result(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
         server.close()
-        tasks = [connection.task for connection in self._ports if connection.task is not None]
-        for connection in list(self._ports):
-            connection.transport.abort()
+        for _ in range(8):  # a connection may just be coming in, and one that was cut ends in the next round
+            for connection in list(self._ports):
+                connection.transport.abort()
+            await asyncio.sleep(0)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -322,6 +327,8 @@ class StrictUpstream:
             if seen.path == "/v1/chat/completions":
                 return self._chat(seen)
             if seen.path == "/v1/models" and seen.method == "GET":
+                if self.model_list is not None:
+                    return Reply(headers=_JSON_TYPE, body=[self.model_list])
                 return _json({"object": "list", "data": [_model(name) for name in self.models]})
             raise Refusal(f"Invalid URL ({seen.method} {seen.path})", status=404)
         except Refusal as refusal:
@@ -494,8 +501,11 @@ class _Connection(asyncio.Protocol):
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 
 
+_JSON_TYPE = {"content-type": "application/json"}
+
+
 def _json(value: Any, status: int = 200) -> Reply:
-    return Reply(status=status, headers={"content-type": "application/json"}, body=[orjson.dumps(value)])
+    return Reply(status=status, headers=_JSON_TYPE, body=[orjson.dumps(value)])
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -1,0 +1,398 @@
+"""The transport against a real server: bytes unchanged, every wait bounded, a closed reply closes the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import pytest
+from yarl import URL
+
+from adapters.errors import (
+    ProviderBroke,
+    ProviderTimeout,
+    ProviderTooLarge,
+    ProviderUnreachable,
+    UnfinishedEvent,
+)
+from adapters.transport import HttpReply, HttpTransport, Timeouts
+from tests.upstream import PATIENCE_S, Gate, Reply, StrictUpstream, fail, raw, say
+
+TINY = Timeouts(connect_s=0.05, first_byte_s=0.05, between_chunks_s=0.05)
+HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+
+
+def chat(**more: Any) -> bytes:
+    return orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], **more})
+
+
+async def post(transport: HttpTransport, upstream: StrictUpstream, body: bytes, **options: Any) -> HttpReply:
+    return await transport.send(
+        "POST", URL(f"{upstream.base_url}/chat/completions"), HEADERS, body, **options
+    )
+
+
+async def test_a_stream_arrives_event_by_event_while_it_is_made(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    """The second event is held back until the first was read: nothing waits for more."""
+    gate = Gate()
+    upstream.queue(raw(b"data: 1\n\n", b"data: 2\n\n", hold_after={1: gate}))
+    reply = await post(transport, upstream, chat(stream=True))
+    events = reply.events()
+    assert [event.data for event in await anext(events)] == [b"1"]
+    gate.open()
+    assert [event.data for event in await anext(events)] == [b"2"]
+    assert [batch async for batch in events] == []
+    await reply.aclose()
+
+
+async def test_connections_are_kept_alive_and_used_again(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    for stream in (True, False, True):
+        reply = await post(transport, upstream, chat(stream=stream))
+        assert reply.status == 200
+        assert await reply.read(100_000)
+        await reply.aclose()
+    assert upstream.opened == 1
+
+
+async def test_only_our_own_headers_are_sent(transport: HttpTransport, upstream: StrictUpstream) -> None:
+    await (await post(transport, upstream, chat())).aclose()
+    assert set(upstream.last.headers) == {"host", "content-type", "content-length", "accept-encoding"}
+
+
+async def test_of_the_reply_only_end_to_end_headers_are_given(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    sent = {
+        "X-Request-Id": "r1",
+        "Connection": "keep-alive, X-Hop",
+        "X-Hop": "1",
+        "Alt-Svc": "h3",
+        "Retry-After": "2",
+    }
+    upstream.queue(Reply(headers=sent))
+    reply = await post(transport, upstream, chat())
+    names = dict(reply.headers)
+    assert (names["x-request-id"], names["retry-after"]) == ("r1", "2")
+    assert names.keys().isdisjoint({"connection", "x-hop", "alt-svc", "content-length", "transfer-encoding"})
+    await reply.aclose()
+
+
+async def test_a_body_compressed_against_our_wish_is_decoded_and_says_so(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    packed = gzip.compress(b"data: hello\n\n")
+    upstream.queue(raw(packed, headers={"content-encoding": "gzip"}))
+    reply = await post(transport, upstream, chat(stream=True))
+    assert "content-encoding" not in dict(reply.headers)
+    assert [event.data async for batch in reply.events() for event in batch] == [b"hello"]
+
+
+async def test_an_encoding_nobody_knows_passes_with_its_header(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"???", headers={"content-encoding": "x-secret"}))
+    reply = await post(transport, upstream, chat())
+    assert dict(reply.headers)["content-encoding"] == "x-secret"
+    assert await reply.read(100) == b"???"
+
+
+async def test_twenty_megabytes_pass_in_both_directions(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    image = "data:image/png;base64," + "A" * 20_000_000
+    content = [{"type": "image_url", "image_url": {"url": image}}]
+    body = chat(messages=[{"role": "user", "content": content}])
+    upstream.queue(say("B" * 20_000_000))
+    reply = await post(transport, upstream, body)
+    assert upstream.last.body == body
+    assert len(await reply.read(30_000_000)) > 20_000_000
+    assert upstream.open_connections == 1
+
+
+async def test_an_error_status_is_a_reply(transport: HttpTransport, upstream: StrictUpstream) -> None:
+    upstream.queue(fail(429, "Slow down.", retry_after="7"))
+    reply = await post(transport, upstream, chat())
+    assert (reply.status, dict(reply.headers)["retry-after"]) == (429, "7")
+    assert orjson.loads(await reply.read(10_000))["error"]["message"] == "Slow down."
+
+
+async def test_a_redirect_is_not_followed(transport: HttpTransport, upstream: StrictUpstream) -> None:
+    upstream.queue(Reply(status=307, headers={"location": "/v1/models"}, body=[b"{}"]))
+    reply = await post(transport, upstream, chat())
+    assert (reply.status, dict(reply.headers)["location"]) == (307, "/v1/models")
+    assert len(upstream.seen) == 1
+    await reply.aclose()
+
+
+async def test_cookies_are_not_kept(transport: HttpTransport, upstream: StrictUpstream) -> None:
+    upstream.queue(Reply(headers={"set-cookie": "a=b; Path=/"}))
+    for _ in range(2):
+        await (await post(transport, upstream, chat())).aclose()
+    assert "cookie" not in upstream.last.headers
+
+
+# The client is gone
+
+
+async def test_closing_in_the_middle_of_a_stream_closes_the_connection_at_once(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("a b c", hold_after={2: Gate()}))
+    reply = await post(transport, upstream, chat(stream=True))
+    await anext(reply.chunks())
+    await reply.aclose()
+    await reply.aclose()
+    await upstream.last.gone.wait()
+    assert not upstream.last.finished
+
+
+async def test_closing_before_the_body_of_a_whole_reply_closes_the_connection(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"{}", hold_after={0: Gate()}, content_type="application/json"))
+    reply = await post(transport, upstream, chat())
+    await reply.aclose()
+    await upstream.last.gone.wait()
+
+
+async def test_cancelling_before_the_first_byte_closes_the_connection(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("late", hold_before_headers=Gate()))
+    sending = asyncio.create_task(post(transport, upstream, chat()))
+    await upstream.arrived(1).wait()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await upstream.last.gone.wait()
+
+
+async def test_cancelling_a_read_leaves_the_reply_closable(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("a b c", hold_after={1: Gate()}))
+    reply = await post(transport, upstream, chat(stream=True))
+    reading = asyncio.create_task(reply.read(1000))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await reply.aclose()
+    await upstream.last.gone.wait()
+
+
+async def test_a_finished_reply_keeps_its_connection_when_closed(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    reply = await post(transport, upstream, chat(stream=True))
+    assert [batch async for batch in reply.events()]
+    await reply.aclose()
+    await upstream.last.settled.wait()
+    assert upstream.last.finished
+    assert upstream.open_connections == 1
+
+
+# The upstream is slow
+
+
+async def test_no_response_in_time_is_a_timeout_of_the_first_byte(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("late", hold_before_headers=Gate()))
+    with pytest.raises(ProviderTimeout) as caught:
+        await post(transport, upstream, chat(), timeouts=TINY)
+    assert caught.value.phase == "first byte"
+    await upstream.last.gone.wait()
+
+
+async def test_an_upstream_that_does_not_take_the_body_is_a_timeout_too(transport: HttpTransport) -> None:
+    with StrictUpstream(stall_bodies=True) as upstream, pytest.raises(ProviderTimeout) as caught:
+        await post(transport, upstream, b"x" * 20_000_000, timeouts=TINY)
+    assert caught.value.phase == "first byte"
+
+
+@pytest.mark.parametrize("way", ["chunks", "events", "read"])
+async def test_silence_within_the_reply_is_a_timeout_between_chunks(
+    transport: HttpTransport, upstream: StrictUpstream, way: str
+) -> None:
+    upstream.queue(say("a b c", hold_after={2: Gate()}))
+    reply = await post(transport, upstream, chat(stream=True), timeouts=Timeouts(between_chunks_s=0.05))
+    with pytest.raises(ProviderTimeout) as caught:
+        await drain(reply, way)
+    assert caught.value.phase == "between chunks"
+    await reply.aclose()
+    await upstream.last.gone.wait()
+
+
+async def test_the_wait_for_the_first_byte_is_not_bound_by_the_one_between_chunks(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    gate = Gate()
+    upstream.queue(say("late", hold_before_headers=gate))
+    sending = asyncio.create_task(
+        post(transport, upstream, chat(), timeouts=Timeouts(between_chunks_s=0.001))
+    )
+    await upstream.arrived(1).wait()
+    await asyncio.wait({sending}, timeout=0.02)  # twenty times as long; nothing must happen
+    assert not sending.done()
+    gate.open()
+    assert (await sending).status == 200
+
+
+async def test_no_connection_in_time_is_a_timeout_of_the_connection(transport: HttpTransport) -> None:
+    with full_backlog() as port, pytest.raises(ProviderTimeout) as caught:
+        await transport.send(
+            "POST", URL(f"http://127.0.0.1:{port}/"), HEADERS, b"{}", timeouts=Timeouts(connect_s=0.05)
+        )
+    assert caught.value.phase == "connect"
+
+
+@contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port whose queue of connections is full, so that the next one hangs."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        port: int = server.getsockname()[1]
+        waiting = []
+        for _ in range(8):
+            one = socket.socket()
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+            waiting.append(one)
+        try:
+            yield port
+        finally:
+            for one in waiting:
+                one.close()
+
+
+# The upstream breaks
+
+
+async def test_nobody_there_is_unreachable(transport: HttpTransport) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ProviderUnreachable):
+        await transport.send("POST", URL(f"http://127.0.0.1:{port}/"), HEADERS, b"{}")
+
+
+async def test_a_new_connection_lost_before_the_answer_is_unreachable_and_not_tried_again(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(Reply(cut_before_headers=True))
+    with pytest.raises(ProviderUnreachable):
+        await post(transport, upstream, chat())
+    assert len(upstream.seen) == 1
+
+
+async def test_a_kept_connection_closed_as_we_send_on_it_costs_nobody_a_request(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    await (await post(transport, upstream, chat())).read(10_000)
+    upstream.queue(Reply(cut_before_headers=True), say("Here."))
+    reply = await post(transport, upstream, chat())
+    assert b"Here." in await reply.read(10_000)
+    assert [seen.connection for seen in upstream.seen] == [1, 1, 2]
+
+
+async def test_a_connection_closed_while_idle_is_replaced(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    await (await post(transport, upstream, chat())).read(10_000)
+    upstream.drop_connections()
+    reply = await post(transport, upstream, chat())
+    assert await reply.read(10_000)
+    assert upstream.opened == 2
+
+
+@pytest.mark.parametrize("way", ["chunks", "events", "read"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_connection_lost_within_the_reply_breaks_it(
+    transport: HttpTransport, upstream: StrictUpstream, way: str, stream: bool
+) -> None:
+    upstream.queue(say("a b c", cut_after=3))
+    reply = await post(transport, upstream, chat(stream=stream))
+    with pytest.raises(ProviderBroke):
+        await drain(reply, way)
+    await reply.aclose()
+
+
+async def test_a_stream_that_ends_inside_an_event_is_broken(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"data: 1\n\n", b'data: {"half'))
+    reply = await post(transport, upstream, chat(stream=True))
+    with pytest.raises(UnfinishedEvent):
+        await drain(reply, "events")
+
+
+async def test_a_done_without_its_blank_line_is_whole(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"data: 1\n\n", b"data: [DONE]"))
+    reply = await post(transport, upstream, chat(stream=True))
+    events = [event for batch in [b async for b in reply.events()] for event in batch]
+    assert [(event.raw, event.data) for event in events] == [
+        (b"data: 1\n\n", b"1"),
+        (b"data: [DONE]", b"[DONE]"),
+    ]
+
+
+async def test_what_is_not_http_is_unreachable(transport: HttpTransport) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"SSH-2.0-OpenSSH\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ProviderUnreachable):
+            await transport.send("POST", URL(f"http://127.0.0.1:{port}/"), HEADERS, b"{}")
+
+
+async def test_a_reply_larger_than_the_limit_is_refused(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("x" * 100_000))
+    reply = await post(transport, upstream, chat())
+    with pytest.raises(ProviderTooLarge):
+        await reply.read(1000)
+
+
+async def test_an_event_larger_than_the_limit_is_refused(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"data: " + b"x" * 5000, hold_after={1: Gate()}))
+    reply = await post(transport, upstream, chat(stream=True), max_event_bytes=1000)
+    with pytest.raises(ProviderTooLarge):
+        await drain(reply, "events")
+    await reply.aclose()
+
+
+async def drain(reply: HttpReply, way: str) -> None:
+    async def chunks() -> None:
+        async for _ in reply.chunks():
+            pass
+
+    async def events() -> None:
+        async for _ in reply.events():
+            pass
+
+    async def read() -> None:
+        await reply.read(1_000_000)
+
+    ways: dict[str, Callable[[], Any]] = {"chunks": chunks, "events": events, "read": read}
+    async with asyncio.timeout(PATIENCE_S):
+        await ways[way]()
