@@ -93,6 +93,11 @@ class Gateway:
         )
         self._background: asyncio.Task[None] | None = None
 
+    @property
+    def idle(self) -> asyncio.Event:
+        """Set while no request is being answered."""
+        return self._edge.idle
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
@@ -130,7 +135,7 @@ class Gateway:
         """Everything down, in the order of who needs whom: requests, background work, store, upstreams."""
         self.readiness.draining = True
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._edge.idle.wait(), LAST_REQUESTS_S)
+            await asyncio.wait_for(self.idle.wait(), LAST_REQUESTS_S)
         if self._background is not None:
             self._background.cancel()
             with suppress(asyncio.CancelledError):

@@ -55,7 +55,7 @@ class ServerSettings:
     shutdown_s: int = ranged(30, 0)
     drain_s: float = ranged(0.0, 0.0)
     access_log: bool = True
-    models_refresh_s: float = ranged(300.0, 1.0)
+    models_refresh_s: float = ranged(300.0, 0.0)  # 0: never ask upstreams for their lists
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class ModelList:
         return self._entries
 
     async def run(self) -> None:
+        if not self._settings.server.models_refresh_s:
+            return
         async with asyncio.TaskGroup() as tasks:
             for name, provider in self._providers.items():
                 tasks.create_task(self._keep_fresh(name, provider))

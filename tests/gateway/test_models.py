@@ -1,0 +1,133 @@
+"""Which models there are, and which upstream answers to a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from adapters.base import Provider
+from gateway.app import make_providers
+from gateway.errors import UnknownModel
+from gateway.run.catalogue import ModelList
+from gateway.run.route import Route, resolve_route
+from gateway.settings import ModelSettings, ProfileSettings, Settings, UpstreamSettings
+from tests.server import serve, settings_for
+from tests.upstream import StrictUpstream, fail
+
+ONE = UpstreamSettings("one", base_url="http://one.invalid/v1", context_window=100)
+TWO = UpstreamSettings("two", base_url="http://two.invalid/v1", models=("claude-*",))
+ALIAS = ModelSettings("quick", model="gpt-4o-mini", upstream="one", context_window=50)
+BOB = ProfileSettings("bob", model="quick")
+EVE = ProfileSettings("eve", model="anything", upstream="two", context_window=7)
+DUMB = ProfileSettings("dumb")
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "expected"),
+    [
+        (Settings(upstreams=(ONE,)), "gpt-5", Route("one", "gpt-5", None, 100)),  # the only one
+        (
+            Settings(upstreams=(ONE, TWO)),
+            "gpt-5",
+            Route("one", "gpt-5", None, 100),
+        ),  # the only one without patterns
+        (Settings(upstreams=(ONE, TWO)), "claude-9", Route("two", "claude-9")),  # by pattern
+        (Settings(upstreams=(ONE, TWO)), "two/gpt-5", Route("two", "gpt-5")),  # by name
+        (
+            Settings(upstreams=(ONE,)),
+            "meta/llama",
+            Route("one", "meta/llama", None, 100),
+        ),  # no upstream of that name
+        (
+            Settings(upstreams=(ONE,)),
+            "one/llama",
+            Route("one", "one/llama", None, 100),
+        ),  # one needs no prefix
+        (Settings(upstreams=(ONE,), models=(ALIAS,)), "quick", Route("one", "gpt-4o-mini", None, 50)),
+        (Settings(upstreams=(ONE,), models=(ALIAS,)), "gpt-5", None),  # a list is closed
+        (
+            Settings(upstreams=(ONE, TWO), models=(ALIAS,)),
+            "claude-9",
+            Route("two", "claude-9"),
+        ),  # but for patterns
+        (
+            Settings(upstreams=(ONE,), models=(ALIAS,), profiles=(BOB,)),
+            "agent/bob",
+            Route("one", "gpt-4o-mini", BOB, 50),
+        ),
+        (Settings(upstreams=(ONE, TWO), profiles=(EVE,)), "agent/eve", Route("two", "anything", EVE, 7)),
+        (Settings(upstreams=(ONE,), profiles=(BOB,)), "agent/nobody", None),
+        (Settings(upstreams=(ONE,), profiles=(DUMB,)), "agent/dumb", None),  # has no model
+    ],
+)
+def test_a_name_finds_its_upstream(settings: Settings, asked: str, expected: Route | None) -> None:
+    if expected is None:
+        with pytest.raises(UnknownModel) as caught:
+            resolve_route(settings, asked)
+        assert caught.value.param == "model"
+    else:
+        assert resolve_route(settings, asked) == expected
+
+
+async def fetched(settings: Settings) -> list[dict[str, Any]]:
+    providers: Mapping[str, Provider] = make_providers(settings)
+    models = ModelList(settings, providers, created=7)
+    for name, provider in providers.items():
+        await models.refresh(name, provider)
+        await provider.aclose()
+    return models.entries
+
+
+async def test_what_upstreams_list_is_shown_under_names_that_work() -> None:
+    with StrictUpstream(models=["a", "b"]) as first, StrictUpstream(models=["b", "c"]) as second:
+        settings = Settings(
+            upstreams=(
+                UpstreamSettings("one", base_url=first.base_url),
+                UpstreamSettings("two", base_url=second.base_url),
+            ),
+            profiles=(ProfileSettings("bob", model="a", upstream="one"), DUMB),
+        )
+        entries = await fetched(settings)
+    names = [entry["id"] for entry in entries]
+    assert names == ["agent/bob", "one/a", "one/b", "two/b", "two/c"]
+    for name in names[1:]:
+        route = resolve_route(settings, name)
+        assert name == f"{route.upstream}/{route.model}"
+    assert entries[0] == {"id": "agent/bob", "object": "model", "created": 7, "owned_by": "mnemogate"}
+
+
+async def test_with_aliases_only_they_are_shown() -> None:
+    with StrictUpstream(models=["a"]) as upstream:
+        settings = Settings(
+            upstreams=(UpstreamSettings("one", base_url=upstream.base_url),),
+            models=(ModelSettings("quick", "a"),),
+        )
+        assert [entry["id"] for entry in await fetched(settings)] == ["quick"]
+
+
+async def test_an_upstream_without_a_list_takes_nothing_away(upstream: StrictUpstream) -> None:
+    upstream.key = "sk-secret"  # we have none: it refuses
+    assert await fetched(settings_for(upstream)) == []
+
+
+def test_the_list_is_fetched_in_the_background_and_answers_in_openais_form(upstream: StrictUpstream) -> None:
+    asked = upstream.arrived(1)
+    with serve(settings_for(upstream, server={"models_refresh_s": 3600.0})) as gateway:
+        asked.wait_sync()
+        upstream.last.settled.wait_sync()
+        gateway.call(gateway.app.models.refresh("up", gateway.app.providers["up"]))
+        listed = gateway.ask("GET", "/v1/models").json
+        assert listed["object"] == "list"
+        assert [entry["id"] for entry in listed["data"]] == upstream.models
+        assert gateway.ask("GET", f"/v1/models/{upstream.models[0]}").json == listed["data"][0]
+        missing = gateway.ask("GET", "/v1/models/nope")
+        assert (missing.status, missing.error["code"]) == (404, "model_not_found")
+
+
+def test_a_failing_chat_does_not_change_the_list(upstream: StrictUpstream) -> None:
+    upstream.queue(fail(500))
+    with serve(settings_for(upstream, models=(ModelSettings("quick", "a"),))) as gateway:
+        gateway.post({"model": "quick", "messages": [{"role": "user", "content": "Hi"}]})
+        assert [each["id"] for each in gateway.ask("GET", "/v1/models").json["data"]] == ["quick"]

@@ -1,0 +1,230 @@
+"""The real gateway on a free port, in a thread with a loop of its own, and a client that speaks raw HTTP.
+
+with serve(settings_for(upstream)) as gateway:
+    reply = gateway.post({"model": "m", "messages": [...]})
+    assert reply.status == 200
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import uvloop
+
+from gateway.app import Gateway, create_app
+from gateway.log import AccessLog
+from gateway.settings import MemorySettings, ServerSettings, Settings, UpstreamSettings
+from gateway.web.server import GatewayServer, bind, make_server
+from storage.base import Store
+
+__all__ = ["RawClient", "RawReply", "Running", "serve", "settings_for"]
+
+T = TypeVar("T")
+PATIENCE_S = 10.0  # how long a test waits for what must come; never waited out when all is well
+
+
+def settings_for(upstream: Any, *, server: Mapping[str, Any] | None = None, **parts: Any) -> Settings:
+    """Settings with one upstream (anything with a `base_url`). server: values of [server]; parts: of Settings.
+
+    The upstream is not asked for its models, so that it sees only what a test sends.
+    """
+    return Settings(
+        **{
+            "server": ServerSettings(**{"port": 0, "models_refresh_s": 0.0, **(server or {})}),
+            "memory": MemorySettings(),
+            "upstreams": (UpstreamSettings("up", base_url=upstream.base_url),),
+            **parts,
+        }
+    )
+
+
+@dataclass
+class RawReply:
+    """headers: lower-case names; of repeated ones the last."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = self.json["error"]
+        return error
+
+
+class RawClient:
+    """One connection, blocking, without any cleverness."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+        self.rest = b""
+
+    def __enter__(self) -> RawClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        lines = {"host": "127.0.0.1", **(headers or {})}
+        if body is not None:
+            lines.setdefault("content-length", str(len(body)))
+        head = f"{method} {path} HTTP/1.1\r\n" + "".join(
+            f"{name}: {value}\r\n" for name, value in lines.items()
+        )
+        self.send(head.encode("latin-1") + b"\r\n" + (body or b""))
+
+    def read_until(self, mark: bytes) -> bytes:
+        """Everything up to and with the mark."""
+        while mark not in self.rest:
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError(f"the connection ended before {mark!r}: {self.rest!r}")
+            self.rest += data
+        found, _, self.rest = self.rest.partition(mark)
+        return found + mark
+
+    def read_head(self) -> RawReply:
+        first, *lines = self.read_until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
+        return RawReply(int(first.split(" ")[1]), headers, b"")
+
+    def read_chunk(self) -> bytes:
+        """One chunk of a chunked body; b"" is the last."""
+        size = int(self.read_until(b"\r\n"), 16)
+        return self._exactly(size + 2)[:-2]
+
+    def read_reply(self) -> RawReply:
+        reply = self.read_head()
+        if "content-length" in reply.headers:
+            reply.body = self._exactly(int(reply.headers["content-length"]))
+        else:
+            while chunk := self.read_chunk():
+                reply.body += chunk
+        return reply
+
+    def is_closed(self) -> bool:
+        """Waits for the other side to close; False when it says something instead."""
+        try:
+            return not self.rest and self.socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def _exactly(self, count: int) -> bytes:
+        while len(self.rest) < count:
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError(f"the connection ended {count - len(self.rest)} bytes too early")
+            self.rest += data
+        found, self.rest = self.rest[:count], self.rest[count:]
+        return found
+
+
+@dataclass
+class Running:
+    """A gateway that serves. lines: its access log."""
+
+    app: Gateway
+    server: GatewayServer
+    port: int
+    loop: asyncio.AbstractEventLoop
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self) -> RawClient:
+        return RawClient(self.port)
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> RawReply:
+        with self.connect() as client:
+            client.request(method, path, body, headers)
+            return client.read_reply()
+
+    def post(self, body: Any, headers: Mapping[str, str] | None = None) -> RawReply:
+        """A chat completion; body: bytes as they are, or a value that is dumped."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.ask("POST", "/v1/chat/completions", data, headers)
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something on the gateway's loop, for tests without one."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE_S)
+
+    def last_line(self) -> dict[str, Any]:
+        self.loop_flush()
+        return self.lines[-1]
+
+    def loop_flush(self) -> None:
+        async def flush() -> None:
+            await self.app.idle.wait()
+            self.app.access.flush()
+
+        self.call(flush())
+
+
+OpenStore = Callable[[], Coroutine[Any, Any, Store]]
+
+
+@contextmanager
+def serve(
+    settings: Settings, open_store: OpenStore | None = None, *, admin_token: str | None = None
+) -> Iterator[Running]:
+    """open_store: called on the gateway's own loop; the gateway closes what it gave."""
+    settings = replace(settings, server=replace(settings.server, port=0))
+    listener = bind(settings.server.host, 0)
+    started, box, failure = threading.Event(), [], []
+
+    async def live() -> None:
+        lines: list[dict[str, Any]] = []
+
+        def write(data: bytes) -> None:
+            lines.extend(json.loads(line) for line in data.splitlines())
+
+        store = await open_store() if open_store is not None else None
+        app = create_app(settings, store, admin_token=admin_token, access=AccessLog(write))
+        server = make_server(app, settings.server, app.readiness, started.set)
+        port = listener.getsockname()[1]
+        box.append(Running(app, server, port, asyncio.get_running_loop(), lines))
+        await server.serve(sockets=[listener])
+
+    def run() -> None:
+        try:
+            uvloop.run(live())
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=run, name="gateway")
+    thread.start()
+    assert started.wait(PATIENCE_S), "the gateway did not start"
+    try:
+        if failure:
+            raise failure[0]
+        yield box[0]
+    finally:
+        if box and thread.is_alive():
+            box[0].loop.call_soon_threadsafe(box[0].server.exit_now)
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "the gateway did not stop"
+    if failure:
+        raise failure[0]

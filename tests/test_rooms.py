@@ -1,0 +1,117 @@
+"""The arrows between the rooms: who may import whom. `-s` draws those found."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+OURS = ("gateway", "adapters", "storage")
+
+# Leaves of the gateway: they import nothing but errors (and one another), so that any room may read them.
+LEAVES = {
+    "gateway.errors",
+    "gateway.settings",
+    "gateway.options",
+    "gateway.metrics",
+    "gateway.log",
+    "gateway.tokens",
+}
+DATA = {"adapters.types", "storage.records"}
+ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors"}
+STORAGE = {"storage.base", "storage.records", "storage.errors"}
+
+# room -> what it may import of ours beside itself; a name ending in "." stands for everything below it.
+ALLOWED: dict[str, set[str]] = {
+    "adapters": set(),
+    "storage": set(),
+    "gateway.core": {"gateway.errors", *DATA},
+    "gateway.dialects": {"gateway.core.", "gateway.errors", "adapters.types"},
+    "gateway.run": {"gateway.core.", *LEAVES, *ADAPTERS, *STORAGE},
+    # The chat route hands a Provider on: it names the seam, never one of its makers.
+    "gateway.web": {"gateway.run.", "gateway.dialects.", *LEAVES, "adapters.base", "adapters.types"},
+    "gateway": {"gateway.", "adapters.", "storage."},  # app, serve, cli put things together
+}
+# What only the top may import.
+TOP = {"gateway.app", "gateway.serve", "gateway.cli", "gateway.__main__"}
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for top in OURS:
+        for path in sorted((ROOT / top).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def _imports(path: Path, known: set[str]) -> Iterator[str]:
+    """Modules of ours that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            base = node.module or ""
+            inner = [f"{base}.{alias.name}" for alias in node.names]
+            names = [name if name in known else base for name in inner]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] in OURS)
+
+
+def _room(module: str) -> str:
+    if module in LEAVES:
+        return "leaf"
+    parts = module.split(".")
+    if parts[0] != "gateway":
+        return parts[0]
+    return ".".join(parts[:2]) if ".".join(parts[:2]) in ALLOWED else "gateway"
+
+
+def _is_allowed(module: str, imported: str) -> bool:
+    room = _room(module)
+    if imported == module or imported in OURS:
+        return True
+    if imported in TOP:
+        return module in TOP
+    if room == "leaf":
+        return imported in LEAVES
+    if room != "gateway" and (imported == room or imported.startswith(room + ".")):
+        return True
+    return any(
+        imported == name or (name.endswith(".") and (imported + ".").startswith(name))
+        for name in ALLOWED[room]
+    )
+
+
+def _arrows() -> list[tuple[str, str]]:
+    modules = list(_modules())
+    known = {name for name, _ in modules}
+    return [(name, imported) for name, path in modules for imported in set(_imports(path, known))]
+
+
+def test_every_arrow_is_an_allowed_one() -> None:
+    arrows = _arrows()
+    assert len(arrows) > 20, "the walk found nothing: it looks in the wrong place"
+    for line in sorted({f"{_room(a)} -> {_room(b)}" for a, b in arrows if _room(a) != _room(b)}):
+        print(line)
+    assert sorted(f"{a} -> {b}" for a, b in arrows if not _is_allowed(a, b)) == []
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    arrows: dict[str, set[str]] = {}
+    for a, b in _arrows():
+        if a != b:
+            arrows.setdefault(a, set()).add(b)
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module in done:
+            return
+        for each in sorted(arrows.get(module, ())):
+            visit(each, (*path, module))
+        done.add(module)
+
+    for module in sorted(arrows):
+        visit(module, ())
