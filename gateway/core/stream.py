@@ -397,10 +397,10 @@ def error_body(status: int, body: bytes) -> Json:
         return shaped
     return {
         "error": {
-            "message": f"The upstream answered {status}",
+            "message": f"The upstream's answer (status {status}) was neither a chat completion nor a known error",
             "type": "upstream_error",
             "param": None,
-            "code": status,
+            "code": status if status >= 400 else "upstream_broke",
         }
     }
 
@@ -433,9 +433,17 @@ class Held:
     calls: list[Json] | None = None
 
     @property
-    def has_finish(self) -> bool:
+    def choices(self) -> list[Any]:
         choices = self.chunk.get("choices") if self.chunk else None
-        return any(isinstance(choice, dict) and choice.get("finish_reason") for choice in choices or ())
+        return choices if isinstance(choices, list) else []
+
+    @property
+    def has_finish(self) -> bool:
+        return any(isinstance(choice, dict) and choice.get("finish_reason") for choice in self.choices)
+
+    @property
+    def is_usage(self) -> bool:
+        return self.chunk is not None and _is_usage(self.chunk)
 
 
 class View:
@@ -455,9 +463,10 @@ class View:
         self.merge_usage: Callable[[Json], Json] | None = None  # set from the second round on
         self.out: list[bytes] = []
 
-    def is_plain(self, chunk: Json) -> bool:
-        """Whether a chunk without calls of ours goes as it came."""
-        return self.merge_usage is None and not (self._strips_usage and _is_usage(chunk))
+    @property
+    def _is_open(self) -> bool:
+        """Whether chunks go as they came: the stream has begun, in its first round."""
+        return self._has_role and not self.waits and self.merge_usage is None and not self._strips_usage
 
     def identify(self, chunk: Json) -> None:
         if self.identity is None:
@@ -490,6 +499,9 @@ class View:
         if chunk is None:
             self.put(held.raw, says=False)
             return
+        if self._is_open and held.calls is None and finish is None and not is_hidden:
+            self.out.append(held.raw)
+            return
         if (self._strips_usage or is_hidden) and _is_usage(chunk):
             return
         changed: Json = {}
@@ -502,9 +514,11 @@ class View:
             elif self.merge_usage is not None:
                 changed["usage"] = self.merge_usage(usage)
         says = is_emptied = has_role = False
-        choices = [choice for choice in chunk.get("choices") or () if isinstance(choice, dict)]
         shown = []
-        for choice in choices:
+        for choice in held.choices:
+            if not isinstance(choice, dict):
+                shown.append(choice)
+                continue
             new = self._choice(choice, held.calls, finish, is_hidden)
             delta = new.get("delta")
             is_delta = isinstance(delta, dict)

@@ -23,7 +23,7 @@ like (events or one body) follows the upstream, not the request.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from typing import Any
 
@@ -77,7 +77,10 @@ Json = dict[str, Any]
 
 NOT_DURABLE = b": mnemogate not durable\n\n"
 BILLED = "mnemogate_billed"  # field of `usage`, beside what the real API sends
-LIMIT_REACHED = "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. Answer now, without tools."
+LIMIT_REACHED = (
+    "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
+    "Answer now, without tools."
+)
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
 
 # After these the last call may lack its end, so calls of ours are dropped instead of run.
@@ -294,49 +297,51 @@ class _Form(Enum):
     BODY = "body"
 
 
+@dataclass(frozen=True, slots=True)
 class _Ledger:
-    """The tokens of a reply, over its rounds."""
+    """The tokens of the rounds that are complete. usage: as the client would be told it now."""
 
-    __slots__ = ("_count", "_prompt", "_rounds", "completion", "usage")
+    count: Callable[[str], int]
+    usage: Json | None = None
+    prompt: int = 0
+    completion: int = 0
+    rounds: int = 0
 
-    def __init__(self, count: Callable[[str], int]) -> None:
-        self._count = count
-        self._prompt = 0
-        self._rounds = 0
-        self.completion = 0
-        self.usage: Json | None = None  # as the client is told, of the rounds so far
-
-    def completion_with(self, draft: Draft) -> int:
-        if draft.usage is not None:
-            return self.completion + _tokens(draft.usage, "completion_tokens")
-        return self.completion + self._count(draft.generated())
-
-    def add(self, draft: Draft) -> None:
-        if draft.usage is not None:
-            self.usage = self.merged(draft.usage)
-        self.completion = self.completion_with(draft)
-        self._prompt += _tokens(draft.usage, "prompt_tokens")
-        self._rounds += 1
+    def plus(self, draft: Draft) -> _Ledger:
+        told = draft.usage
+        return replace(
+            self,
+            usage=self.usage if told is None else self.merged(told),
+            prompt=self.prompt + _tokens(told, "prompt_tokens"),
+            completion=self.completion
+            + (self.count(draft.generated()) if told is None else _tokens(told, "completion_tokens")),
+            rounds=self.rounds + 1,
+        )
 
     def merged(self, usage: Json) -> Json:
-        """The usage of the round that is running, as the client is told it."""
-        if not self._rounds:
+        """The usage of one more round, as the client is told it."""
+        if not self.rounds:
             return usage
-        total = add_usage(self.usage or {}, usage)
-        completion = self.completion + _tokens(usage, "completion_tokens")
         prompt = _tokens(usage, "prompt_tokens")
-        total["completion_tokens"] = completion
-        total["total_tokens"] = prompt + completion
-        total[BILLED] = {
-            "prompt_tokens": self._prompt + prompt,
-            "completion_tokens": completion,
-            "rounds": self._rounds + 1,
+        completion = self.completion + _tokens(usage, "completion_tokens")
+        return {
+            **add_usage(self.usage or {}, usage),
+            "completion_tokens": completion,  # where one round did not tell, as it was counted
+            "total_tokens": prompt + completion,
+            BILLED: {
+                "prompt_tokens": self.prompt + prompt,
+                "completion_tokens": completion,
+                "rounds": self.rounds + 1,
+            },
         }
-        return total
 
     @property
     def billed(self) -> Billed:
-        return Billed(self._prompt, self.completion, self._rounds)
+        return Billed(self.prompt, self.completion, self.rounds)
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300
 
 
 def _tokens(usage: Json | None, key: str) -> int:
@@ -353,7 +358,9 @@ class Turn:
         self._keeps_tail = spec.hold_end or bool(spec.ours)
         self._form: _Form | None = None
         self._head_sent = False
-        self._view = View(waits=bool(spec.ours), strips_usage=spec.usage_added and not spec.wants_usage)
+        strips_usage = spec.usage_added and not spec.wants_usage
+        self._view = View(waits=bool(spec.ours), strips_usage=strips_usage)
+        self._is_plain = not spec.ours and not strips_usage  # nothing is ever rewritten
         self._ledger = _Ledger(spec.count)
         # The reply that is read
         self._status = 200
@@ -412,7 +419,7 @@ class Turn:
         return []
 
     def _received(self, events: list[Event]) -> list[Command]:
-        if not 200 <= self._status < 300:
+        if not _is_success(self._status):
             self._refusal.extend(event.raw for event in events)
             return []
         if self._form is not _Form.EVENTS:
@@ -489,22 +496,26 @@ class Turn:
         usage = chunk.get("usage")
         if isinstance(usage, dict):
             draft.usage = usage
-            if ours and not choices:
-                self._in_tail = True  # it ends the round, even where no finish_reason came
         if self._view.identity is None:
             self._view.identify(chunk)
         if self._keeps_tail and self._choices_done >= self.spec.choices:
             self._in_tail = True
-        if self._in_tail:
-            self._tail.append(Held(event.raw, event.name, chunk, calls))
-        elif not ours and self._view.is_plain(chunk):
-            self._view.put(event.raw)
-        else:
-            self._view.show(Held(event.raw, event.name, chunk, calls))
+        if self._is_plain and not self._in_tail:
+            self._view.out.append(event.raw)
+            return
+        held = Held(event.raw, event.name, chunk, calls)
+        if self._in_tail or (
+            ours and held.is_usage
+        ):  # usage mostly ends a round, even without a finish_reason
+            self._tail.append(held)
+            return
+        while self._tail:
+            self._view.show(self._tail.pop(0))
+        self._view.show(held)
 
     def _received_whole(self, body: bytes) -> list[Command]:
         """A body is the stream of one delta; only how it is sent in the end differs."""
-        if not 200 <= self._status < 300:
+        if not _is_success(self._status):
             return self._refused(body)
         try:
             parsed = orjson.loads(body)
@@ -516,7 +527,8 @@ class Turn:
         if self._form is _Form.EVENTS:
             usage = chunk.pop("usage", None)
             self._take_chunk(Event(frame(chunk), None), chunk)
-            if isinstance(usage, dict):
+            self._draft.usage = usage if isinstance(usage, dict) else None
+            if self._draft.usage is not None and self.spec.wants_usage:
                 last = {**chunk, "choices": [], "usage": usage}
                 self._take_chunk(Event(frame(last), None), last)
             self._done = b"data: [DONE]\n\n"
@@ -528,11 +540,11 @@ class Turn:
         return self._round_over()
 
     def _reply_ended(self) -> list[Command]:
-        if self._refusal:
+        if not _is_success(self._status):
             return self._refused(b"".join(self._refusal))
         if self._form is not _Form.EVENTS and not is_event_stream(self._status, self._headers):
             return self._refused(b"")
-        if self._draft.finish_reason is None:
+        if not self._choices_done:
             return self._reply_failed(
                 UpstreamBroke("The upstream's stream ended before its reply was complete")
             )
@@ -548,7 +560,7 @@ class Turn:
         return [SendHead(self._status, self._headers), SendBody(body), *self._stop(End.FAILED)]
 
     def _reply_failed(self, error: GatewayError) -> list[Command]:
-        if self._form is _Form.EVENTS and self._draft.finish_reason is not None:
+        if self._form is _Form.EVENTS and self._choices_done >= self.spec.choices:
             return self._round_over()  # all was said; what broke is its wrapping
         if self._head_sent:
             self._view.put(frame(error.body()))
@@ -563,10 +575,9 @@ class Turn:
 
     def _stop(self, end: End) -> list[Command]:
         """End the turn before its reply was complete."""
-        is_waiting = self._state is _State.WAITING
+        if self._state is not _State.WAITING:
+            self._ledger = self._ledger.plus(self._draft)
         self._state = _State.DONE
-        if not is_waiting:
-            self._ledger.add(self._draft)
         shown = [call for call in self._draft.calls if call.owner is not Owner.OURS]
         said = join_messages([*self._said, self._draft.message(shown)])
         return [Save(self._outcome(end, tuple(self._messages), said)), Finish()]
@@ -585,7 +596,7 @@ class Turn:
         if self._is_final:
             self._instead = None if theirs else "stop"
             return self._end(theirs)
-        left = self._left(self._ledger.completion_with(draft))
+        left = self._left(self._ledger.plus(draft))
         if theirs or (left is not None and left <= 0):
             self._then = _Then.END
             self._instead = "tool_calls" if theirs else "length"
@@ -633,14 +644,14 @@ class Turn:
             return self._end([call for call in draft.calls if call.owner is not Owner.OURS])
         self._messages += [draft.message(draft.calls), *self._tool_messages()]
         self._said.append(draft.message())
-        self._ledger.add(draft)
+        self._ledger = self._ledger.plus(draft)
         self._draft = Draft()
         self._is_final = self._hidden >= self.spec.max_rounds
         self._hidden += 1
         self._running = {}
         self._view.merge_usage = self._ledger.merged
         self._state = _State.WAITING
-        return [CallModel(tuple(self._messages), self._left(self._ledger.completion), self._is_final)]
+        return [CallModel(tuple(self._messages), self._left(self._ledger), self._is_final)]
 
     def _tool_messages(self) -> list[Json]:
         return [
@@ -648,8 +659,8 @@ class Turn:
             for call_id, content in self._running.items()
         ]
 
-    def _left(self, used: int) -> int | None:
-        return None if self.spec.budget_tokens is None else self.spec.budget_tokens - used
+    def _left(self, ledger: _Ledger) -> int | None:
+        return None if self.spec.budget_tokens is None else self.spec.budget_tokens - ledger.completion
 
     # The turn ends
 
@@ -658,7 +669,7 @@ class Turn:
         draft = self._draft
         said = draft.message(theirs)
         last = [draft.message(draft.calls), *self._tool_messages()] if self._running else [said]
-        self._ledger.add(draft)
+        self._ledger = self._ledger.plus(draft)  # (the view goes on telling by the rounds before)
         self._finish = self._instead or draft.finish_reason
         self._said.append(said)
         said = said if len(self._said) == 1 else join_messages(self._said)
@@ -687,12 +698,10 @@ class Turn:
         if self._rounds == 1 and not ours:
             return self._body
         body = orjson.loads(self._body)
-        choice = next(
-            choice for choice in body["choices"] if isinstance(choice, dict) and not choice.get("index")
-        )
-        choice["message"] = join_messages(self._said)
-        if self._finish:
-            choice["finish_reason"] = self._finish
+        for choice in body["choices"]:
+            if isinstance(choice, dict) and not choice.get("index"):
+                choice["message"] = join_messages(self._said)
+                choice["finish_reason"] = self._finish
         if self._rounds > 1:
             body |= self._view.identity or {}
             if isinstance(body.get("usage"), dict):
