@@ -7,22 +7,31 @@ a record without its content can still be recognised, and says nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 __all__ = [
     "Agent",
     "Atom",
     "Block",
     "BlockOp",
+    "Change",
+    "Committed",
     "Conversation",
     "Exchange",
     "Key",
+    "Look",
+    "Merge",
     "Message",
     "Passage",
+    "Pool",
+    "Probes",
     "Scope",
     "Snapshot",
     "State",
+    "TurnWrite",
 ]
 
 Atom = bytes  # one kind byte (u, t, a, c) and a keyed digest
@@ -84,7 +93,7 @@ class Exchange:
     inputs: atoms, message by message, of what the client sent since the parent's reply (system messages excluded).
     media: for each of these messages the digest of its images and sounds, b"" where it has none.
     reply: atoms of our reply as the client has it; None while it was never had (cancelled).
-    offset: how many atoms the path has in front of the inputs.
+    offset: how many atoms the path has in front of the inputs. length: messages of the whole path, its reply included.
     path: running hash over all atoms up to and including the reply.
     reply_key: hash under which a reply of ours is looked up (its text without white space, else its calls).
     head: of a first exchange, how many of its messages were made elsewhere.
@@ -113,6 +122,7 @@ class Exchange:
     ended: float | None = None
     stopped: float | None = None
     size: int = 0
+    length: int = 0
     head: int = 0
     hush: frozenset[int] = frozenset()
     state: State = State.FINISHED
@@ -165,11 +175,15 @@ class BlockOp:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The memory section of a system prompt as it was sent; versions: label -> block version it shows."""
+    """The memory section of a system prompt as it was sent, and what the path knows since.
+
+    known: {"blocks": {label: digest of the value known here}, "tools": {offered name: tool}, "epoch": n}.
+    id: 0 for one that is not stored yet.
+    """
 
     id: int
     text: str
-    versions: dict[str, int]
+    known: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +198,10 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One standing message, as recall and `memory show` read it. seq: public order within the agent."""
+    """One standing message, as recall and `memory show` read it.
+
+    seq: public order within the agent. previous: seq of the message before it in its conversation.
+    """
 
     seq: int
     exchange: int
@@ -195,6 +212,7 @@ class Message:
     speaker: str | None = None
     atoms: tuple[Atom, ...] = ()
     source: str = "message"  # message | passage
+    previous: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,3 +225,120 @@ class Key:
     prefix: str
     created: float
     revoked: float | None = None
+
+
+# -- what passes between a turn and the store
+
+
+@dataclass(slots=True)
+class Look:
+    """What one round trip tells of a request's surroundings.
+
+    exchange: the newest whose path is exactly the client's list up to its last assistant message.
+    is_continued: something follows it already. has_rivals: it is a first turn, and not the only one.
+    additions: exchanges on its path that added something of ours, with content, newest first.
+    is_head: the list begins like one that was made elsewhere. has_tombs: something is off the record.
+    ops: pending memory edits of the agent, all paths.
+    """
+
+    epoch: int = 0
+    next_seq: int = 1
+    indexed_seq: int = 0
+    conversation: Conversation | None = None
+    exchange: Exchange | None = None
+    is_continued: bool = False
+    has_rivals: bool = False
+    additions: list[Exchange] = field(default_factory=list)
+    is_head: bool = False
+    has_tombs: bool = False
+    snapshot: Snapshot | None = None
+    blocks: list[Block] = field(default_factory=list)
+    ops: list[BlockOp] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Under what the exchanges that may matter to a list are looked up.
+
+    key: the client's conversation id; with one only that conversation matters. replies: keys of replies that the list
+    may hold; inputs: hashes of what it asked; marks: hashes of heads and of what may be off the record; since: openings
+    touched later than that may be the same chat.
+    """
+
+    key: str | None
+    replies: Sequence[bytes] = ()
+    inputs: Sequence[bytes] = ()
+    marks: Sequence[bytes] = ()
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Exchanges as loaded, without content. conversation: the named one, where it exists. fetch: one with its content."""
+
+    exchanges: Sequence[Exchange]
+    conversation: int | None
+    fetch: Callable[[int], Exchange]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a turn does to the tree.
+
+    exchange: its own; a new one has an id below 1, and so has a new conversation. others: stored ones that changed.
+    heads, tombs: hashes under which it has to be recognised. stale: stored ones whose indexed words changed.
+    merge: exchanges whose memory edits enter the blocks now, in this order.
+    """
+
+    exchange: Exchange | None
+    others: Sequence[Exchange] = ()
+    heads: Sequence[bytes] = ()
+    tombs: Sequence[bytes] = ()
+    stale: Sequence[int] = ()
+    merge: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """What pending operations come to. writes: (block, its new value, operation), in order; passages: (text, operation).
+
+    dropped: operations that cannot be done any more.
+    """
+
+    writes: Sequence[tuple[int, str, BlockOp]] = ()
+    passages: Sequence[tuple[str, BlockOp]] = ()
+    dropped: Sequence[BlockOp] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TurnWrite:
+    """One turn to be written, in one transaction.
+
+    plain: the new exchange where nothing but its parent is concerned, with the rev of the conversation it was planned on;
+    if that has moved, or without it, `decide` says from the exchanges as they are then what changes.
+    uid: of the conversation, if it is a new one. snapshot: the memory section the path has now; id 0 to store it.
+    defaults, shared: blocks for an agent's first use. ops: memory edits of this turn; their `exchange` is filled in.
+    """
+
+    agent: Agent
+    key: str | None
+    uid: str
+    now: float
+    plain: tuple[Exchange, int] | None
+    probes: Probes
+    decide: Callable[[Pool], Change]
+    merge: Callable[[Sequence[Block], Sequence[BlockOp]], Merge]
+    ops: Sequence[BlockOp] = ()
+    snapshot: Snapshot | None = None
+    defaults: Sequence[Block] = ()
+    shared: Sequence[Block] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """agent: as it is stored. exchange, conversation: row ids. is_plain: nothing had to be resolved again."""
+
+    agent: Agent
+    exchange: int
+    conversation: int
+    is_plain: bool

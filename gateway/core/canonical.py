@@ -36,7 +36,9 @@ __all__ = [
 WireMessage = dict[str, Any]
 
 _WORD = re.compile(r"\w+")
-_ORNAMENT = re.compile(r"[\[(*<][^\])*>]*[\])*>]\W*$")  # "[interrupted]", "(laughs)" at the end of what was spoken
+_ORNAMENT = re.compile(
+    r"[\[(*<][^\])*>]*[\])*>]\W*$"
+)  # "[interrupted]", "(laughs)" at the end of what was spoken
 _SYSTEM = frozenset({"system", "developer"})
 _RESULT = frozenset({"tool", "function"})
 
@@ -212,7 +214,11 @@ class Listing:
         self.atoms = [canon.atoms(m) for m in self.messages]
         self._media: dict[int, bytes] = {}
         self.said = next(
-            (i + 1 for i in range(len(self.messages) - 1, -1, -1) if self.messages[i].get("role") == "assistant"),
+            (
+                i + 1
+                for i in range(len(self.messages) - 1, -1, -1)
+                if self.messages[i].get("role") == "assistant"
+            ),
             0,
         )  # how many messages there are up to the last assistant message
 

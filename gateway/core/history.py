@@ -314,7 +314,9 @@ def begin(tree: Tree, query: Query) -> Plan:
     """What a request adds to the tree, and what it needs of it. Nothing is changed yet."""
     listing = query.listing
     found = place(tree, query)
-    results = [i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in ("tool", "function")]
+    results = [
+        i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in ("tool", "function")
+    ]
     plan = Plan(query, found, results + list(range(found.last + 1, len(listing))), None)
     if query.append and found.anchor is None:
         _append(tree, plan)
@@ -489,7 +491,9 @@ def left_out(line: Sequence[Element], listed: Sequence[Atom]) -> list[Element]:
         # A user's template or a pruned tool result may differ in words, not in kind.
         if all(x == y or (x[:1] == y[:1] and x[:1] in b"ut") for x, (y, _) in zip(have, tail, strict=True)):
             gaps = [
-                i for i in range(p) if is_tombstone(line[i].exchange) or line[i].index in line[i].exchange.hush
+                i
+                for i in range(p)
+                if is_tombstone(line[i].exchange) or line[i].index in line[i].exchange.hush
             ]
             return list(line[max(gaps, default=-1) + 1 : p])
     return []

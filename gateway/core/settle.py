@@ -17,7 +17,7 @@ from gateway.core.history import Amendment, Plan, find_opening
 from gateway.core.tree import Tree, is_tombstone
 from storage.records import Atom, Exchange, State
 
-__all__ = ["Ended", "cancel", "finish", "head_of", "mergeable", "refresh_standing"]
+__all__ = ["Ended", "cancel", "finish", "head_of", "mergeable", "open_", "refresh_standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,12 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     return tree.by_id[e.id]
 
 
+def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+    """Append mode: the user's message, before the model is asked. A process that dies leaves it as a cancelled one."""
+    e = _exchange(tree, plan, ended)
+    return tree.add(e if is_tombstone(e) else replace(e, state=State.OPEN))
+
+
 def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     """The client left. What was generated is never told; it is kept to recognise the part that comes back as said."""
     e = _exchange(tree, plan, ended)
@@ -107,17 +113,27 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     assert plan.exchange is not None
     conversation = plan.conversation
     parent = tree.get(plan.exchange.parent)
+    draft = tree.get(ended.id)
+    if draft is not None:
+        tree.remove(draft)  # the user's message, written before the model was asked
     e = replace(
         plan.exchange,
         id=ended.id,
+        seq=draft.seq if draft else 0,
         parent=None if parent is None else parent.id,
         notes=ended.notes,
         hush=plan.hush,
         snapshot=ended.snapshot,
         tokens=ended.tokens,
+        length=len(plan.exchange.inputs) + 1,
     )
     if parent is not None:
-        e = replace(e, prior=tree.prior(e), offset=parent.offset + len(_flat(parent)) + len(parent.reply or ()))
+        e = replace(
+            e,
+            prior=tree.prior(e),
+            offset=parent.offset + len(_flat(parent)) + len(parent.reply or ()),
+            length=parent.length + e.length,
+        )
     tree.lend(e.id, plan.messages)
     if parent is None and not plan.query.named:
         opening = _later_opening(tree, e)
@@ -322,6 +338,10 @@ def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tup
         if e.edits and not e.merged and e.ended is not None and tree.stands(e, named=named)
     ]
     return sorted(
-        ((e, why) for e, why in found if why == "carried" or (e.ended is not None and now - e.ended > idle_s)),
+        (
+            (e, why)
+            for e, why in found
+            if why == "carried" or (e.ended is not None and now - e.ended > idle_s)
+        ),
         key=lambda pair: (pair[0].begun, pair[0].id),
     )

@@ -88,10 +88,22 @@ class Tree:
             self._kids.setdefault(exchange.parent, []).append(exchange.id)
 
     def add(self, exchange: Exchange) -> Exchange:
+        """Takes its place; one with the same id (a message that was written before its reply) gives way."""
+        old = self.by_id.get(exchange.id)
+        if old is not None:
+            self.remove(old)
         self._link(exchange)
         self.changed.add(exchange.id)
         self._memo.touched.clear()
         return exchange
+
+    def remove(self, exchange: Exchange) -> None:
+        """Out of the tree, as if it had not been loaded."""
+        del self.by_id[exchange.id]
+        of = self._roots[exchange.conversation] if exchange.parent is None else self._kids[exchange.parent]
+        of.remove(exchange.id)
+        self._memo.content.pop(exchange.id, None)
+        self._memo.touched.clear()
 
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
         """Replaces fields of an exchange; its place in the tree stays."""
@@ -220,7 +232,10 @@ class Tree:
             return False
         if new.inputs[k - 1] == old.inputs[k - 1]:
             return True
-        if not (is_user(new.inputs[k - 1]) and is_user(old.inputs[k - 1])) or new.media[k - 1] != old.media[k - 1]:
+        if (
+            not (is_user(new.inputs[k - 1]) and is_user(old.inputs[k - 1]))
+            or new.media[k - 1] != old.media[k - 1]
+        ):
             return False
         mine, theirs = self.content(new).messages, self.content(old).messages
         return bool(mine and theirs) and grows(text_of(mine[k - 1]), text_of(theirs[k - 1]))  # type: ignore[index]

@@ -1,0 +1,122 @@
+"""The plain turn: the list is exactly what is stored, and goes on from its end.
+
+Most turns are plain, and one indexed look-up tells. What is decided here is what history.begin and settle.finish would
+decide, from what `look` loaded alone; whatever they would have to weigh (forks, tool rounds, first turns, edits to be
+confirmed) is not plain. docs/conversations.md has the argument.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Container
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import orjson
+
+from gateway.core.canonical import Listing, is_user, squash, text_of
+from gateway.core.compose import Composition, put_back
+from gateway.core.history import Mode, Place, Plan, Query
+from gateway.core.settle import Ended
+from gateway.core.tree import Tree, has_additions
+from storage.records import Exchange, Look, State
+
+__all__ = ["compose_plain", "finish_plain", "plan_plain"]
+
+
+def plan_plain(look: Look, query: Query) -> Plan | None:
+    """None where the turn is not plain."""
+    e, listing = look.exchange, query.listing
+    if e is None or look.is_continued or look.has_rivals or look.is_head:
+        return None
+    new = list(range(listing.said, len(listing)))
+    if query.append or query.mode is not Mode.ON or not new or (look.has_tombs and len(new) > 1):
+        return None
+    if e.state is not State.FINISHED or not e.standing or (e.edits and not e.merged):
+        return None
+    if e.parent is not None and not any(map(is_user, e.inputs)):
+        return None
+    plan = Plan(query, Place(e, listing.said - 1, listing.said - 1), new, e.conversation)
+    plan.exchange = Exchange(
+        id=0,
+        conversation=e.conversation,
+        parent=e.id,
+        depth=e.depth + 1,
+        offset=e.offset + sum(map(len, e.inputs)) + len(e.reply or ()),
+        length=e.length + len(new) + 1,
+        inputs=tuple(listing.atoms[listing.said :]),
+        media=tuple(listing.media(i) for i in new),
+        reply=None,
+        path=b"",
+        reply_key=None,
+        begun=query.now,
+        touched=query.now,
+        prior=e.id if has_additions(e) else e.prior,
+    )
+    return plan
+
+
+def compose_plain(
+    listing: Listing, look: Look, offered: Container[str], fresh: dict[int, str]
+) -> Composition:
+    """As compose.compose, for a list that is the path word for word. fresh: index among the new messages -> note."""
+    found = Composition()
+    for i, note in fresh.items():
+        if note:
+            found.notes[listing.places[listing.said + i]] = note
+    if not look.additions:
+        return found
+    ends = list(accumulate(len(atoms) for atoms in listing.atoms[: listing.said]))
+    for x in look.additions:
+        at = x.offset
+        for i, atoms in enumerate(x.inputs):
+            told = x.notes.get(i)
+            if told and is_user(atoms):
+                found.notes[listing.places[bisect_right(ends, at)]] = told
+            at += len(atoms)
+        if x.hidden and x.reply:
+            _hide(
+                listing, x, bisect_right(ends, at), bisect_right(ends, at + len(x.reply) - 1), offered, found
+            )
+    return found
+
+
+def _hide(
+    listing: Listing, x: Exchange, first: int, last: int, offered: Container[str], found: Composition
+) -> None:
+    if first != last:
+        return  # the client keeps it in pieces
+    content = Tree([x]).content(x)
+    back = put_back(content, listing.messages[first], listing.messages[first + 1 :], offered)
+    if back is None:
+        found.breaks += 1
+    else:
+        found.hidden[listing.places[first]] = back
+
+
+def finish_plain(plan: Plan, ended: Ended) -> Exchange:
+    """The exchange to be written, if the conversation does not move before."""
+    e, listing = plan.exchange, plan.query.listing
+    assert e is not None
+    reply = listing.canon.atoms(ended.said)
+    hidden = len(ended.full) > 1
+    content: dict[str, Any] = {
+        "input": orjson.dumps(plan.messages),
+        "said": orjson.dumps(ended.full[0] if len(ended.full) == 1 else ended.said),
+        "full": orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.ours)}) if hidden else None,
+    }
+    return replace(
+        e,
+        reply=reply,
+        path=listing.canon.path((*listing.flat(len(listing)), *reply)),
+        reply_key=listing.canon.reply_key(reply),
+        ended=ended.now,
+        size=len(squash(text_of(ended.said))),
+        standing=True,
+        hidden=hidden,
+        notes=ended.notes,
+        edits=ended.edits,
+        tokens=ended.tokens,
+        **content,
+    )

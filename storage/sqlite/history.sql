@@ -1,0 +1,208 @@
+-- Every statement on exchanges and conversations. `-- name:` begins one; the next line says what it is for.
+-- `{skeleton}` is the list of columns without content (history.py); `{n}` a run of placeholders.
+
+-- name: look
+-- All that a request needs to know before it is answered, in one round trip: rows told apart by their first column.
+-- :path is the hash of the client's list up to its last assistant message, NULL where it has none.
+WITH RECURSIVE
+named(id) AS (SELECT id FROM conversations WHERE agent = :agent AND key = :key),
+p AS (
+    SELECT e.* FROM exchanges e JOIN conversations c ON c.id = e.conversation
+    WHERE e.agent = :agent AND e.path = :path
+      AND (c.key = :key OR (:key IS NULL AND c.key IS NULL))
+    ORDER BY e.begun DESC, e.id DESC LIMIT 1
+),
+adds(id) AS (
+    SELECT CASE WHEN p.adds THEN p.id ELSE p.prior END FROM p
+    UNION ALL
+    SELECT e.prior FROM adds JOIN exchanges e ON e.id = adds.id WHERE e.prior IS NOT NULL
+)
+SELECT 'agent', epoch, next_seq, indexed_seq, NULL, NULL, NULL, NULL, NULL, {pad}
+FROM agents WHERE id = :agent AND project = :project AND profile = :profile AND subject = :subject
+UNION ALL
+SELECT 'conversation', c.id, c.uid, c.key, c.rev, c.last_at, NULL, NULL, NULL, {pad}
+FROM conversations c WHERE c.id = coalesce((SELECT conversation FROM p), (SELECT id FROM named))
+UNION ALL
+SELECT 'exchange',
+       EXISTS (SELECT 1 FROM exchanges k WHERE k.parent = p.id),
+       p.parent IS NULL AND EXISTS (
+           SELECT 1 FROM exchanges r WHERE r.conversation = p.conversation AND r.depth = 0 AND r.id <> p.id),
+       NULL, NULL, NULL, NULL, NULL, NULL, {skeleton}
+FROM p
+UNION ALL
+SELECT 'addition', e.input, e.said, e.full, NULL, NULL, NULL, NULL, NULL, {skeleton}
+FROM adds JOIN exchanges e ON e.id = adds.id
+UNION ALL
+SELECT 'head', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {pad}
+FROM marks WHERE agent = :agent AND kind = 'head' AND hash = :path
+UNION ALL
+SELECT * FROM (
+    SELECT 'tomb', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {pad}
+    FROM marks WHERE agent = :agent AND kind = 'tomb' LIMIT 1)
+UNION ALL
+SELECT 'snapshot', s.id, s.text, s.versions, NULL, NULL, NULL, NULL, NULL, {pad}
+FROM p JOIN snapshots s ON s.id = p.snapshot
+UNION ALL
+SELECT 'block', b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.agent IS NULL, {pad}
+FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = :agent
+UNION ALL
+SELECT 'block', b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.agent IS NULL, {pad}
+FROM blocks b JOIN block_history h ON h.id = b.current
+WHERE b.agent IS NULL AND b.project = :project AND b.profile = :profile
+UNION ALL
+SELECT 'op', o.id, o.exchange, o.call_id, o.op, o.label, o.arguments, o.at, NULL, {pad}
+FROM block_ops o WHERE o.agent = :agent AND o.state = 'pending'
+
+-- name: pool_named
+-- The exchanges of one conversation, the newest if there are very many.
+SELECT {skeleton} FROM exchanges p WHERE conversation = ? ORDER BY depth DESC, id DESC LIMIT ?
+
+-- name: pool_found
+-- The exchanges of every conversation without an id that a list may belong to: one that has a reply of ours that is in
+-- the list, one that it repeats, one with the same question, one whose opening nobody continued yet.
+WITH hit(conversation) AS (
+    SELECT conversation FROM (SELECT conversation FROM exchanges
+        WHERE agent = ?1 AND reply_key IN ({replies}) ORDER BY id DESC LIMIT 64)
+    UNION SELECT conversation FROM (SELECT conversation FROM exchanges
+        WHERE agent = ?1 AND input_key IN ({inputs}) ORDER BY id DESC LIMIT 32)
+    UNION SELECT conversation FROM (SELECT conversation FROM exchanges
+        WHERE agent = ?1 AND parent IS NULL AND carried = 0 AND touched >= ?2 ORDER BY begun DESC LIMIT 64)
+    UNION SELECT e.conversation FROM (SELECT exchange FROM marks
+        WHERE agent = ?1 AND hash IN ({marks}) LIMIT 32) m JOIN exchanges e ON e.id = m.exchange
+)
+SELECT {skeleton} FROM exchanges p
+WHERE p.conversation IN (SELECT c.id FROM hit JOIN conversations c ON c.id = hit.conversation WHERE c.key IS NULL)
+ORDER BY p.depth DESC, p.id DESC LIMIT ?3
+
+-- name: conversation_of
+-- A conversation by the client's id.
+SELECT id FROM conversations WHERE agent = ? AND key = ?
+
+-- name: conversation_insert
+-- First turn.
+INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, ?) RETURNING id
+
+-- name: epoch
+-- Whether something was forgotten since.
+SELECT epoch FROM agents WHERE id = ?
+
+-- name: content
+-- What an exchange says.
+SELECT input, said, full FROM exchanges WHERE id = ? AND agent = ?
+
+-- name: exchange_add
+-- A turn, planned on a conversation that has not moved since; no row where it has.
+INSERT INTO exchanges ({columns}, agent, seq)
+SELECT {values}, a.id, a.next_seq
+FROM agents a JOIN conversations c ON c.agent = a.id
+WHERE a.id = ? AND a.epoch = ? AND c.id = ? AND c.rev = ?
+RETURNING id, seq
+
+-- name: exchange_insert
+-- A turn that was resolved inside this transaction.
+INSERT INTO exchanges ({columns}, agent, seq)
+SELECT {values}, id, next_seq FROM agents WHERE id = ?
+RETURNING id, seq
+
+-- name: exchange_carry
+-- A later request has finished on it.
+UPDATE exchanges SET carried = 1 WHERE id = ?
+
+-- name: conversation_moved
+-- Something but the number of its exchanges has changed.
+UPDATE conversations SET rev = rev + 1, last_at = max(last_at, ?) WHERE id = ?
+
+-- name: mark
+-- A hash that has to be recognised.
+INSERT OR IGNORE INTO marks (agent, kind, hash, exchange) VALUES (?, ?, ?, ?)
+
+-- name: snapshot_insert
+-- A memory section that was sent.
+INSERT INTO snapshots (agent, text, versions) VALUES (?, ?, ?) RETURNING id
+
+-- name: told_at
+-- The exchanges that hold certain messages, by the agent's order.
+WITH wanted(seq) AS (VALUES {n})
+SELECT DISTINCT p.input, p.said, {skeleton} FROM wanted JOIN exchanges p ON p.id = (
+    SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
+WHERE p.standing = 1 AND p.state = 'finished'
+
+-- name: told_since
+-- What the search index does not know yet.
+SELECT p.input, p.said, {skeleton} FROM exchanges p
+WHERE p.agent = ? AND p.seq >= ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
+
+-- name: head_openings
+-- In how many conversations a head made elsewhere has been an opening.
+SELECT count(DISTINCT e.conversation) FROM marks m JOIN exchanges e ON e.id = m.exchange
+WHERE m.agent = ? AND m.kind = 'head' AND m.hash = ?
+
+-- name: due
+-- Conversations that have gone idle with something to settle.
+SELECT c.id, c.agent, c.key, c.last_at FROM conversations c
+WHERE c.last_at > c.settled_at AND c.last_at <= ? ORDER BY c.last_at LIMIT ?
+
+-- name: next_due
+-- When the next one will.
+SELECT min(last_at) FROM conversations WHERE last_at > settled_at
+
+-- name: settled
+-- Done with it until it moves again.
+UPDATE conversations SET settled_at = ? WHERE id = ? AND settled_at < ?
+
+-- name: unmerged
+-- Exchanges of a conversation with memory edits that have not entered the blocks.
+SELECT {skeleton} FROM exchanges p WHERE conversation = ? AND edits = 1 AND merged = '' LIMIT 1
+
+-- name: pool_conversation
+-- One conversation by its own id, for what is settled after the fact.
+SELECT {skeleton} FROM exchanges p WHERE conversation = ? ORDER BY depth DESC, id DESC LIMIT ?
+
+-- name: ops_drop
+-- A turn that was asked again keeps the edits of its last answer.
+UPDATE block_ops SET state = 'dropped' WHERE agent = ? AND exchange = ? AND state = 'pending'
+
+-- name: previous
+-- The last message before an exchange.
+SELECT seq + span - 1 FROM exchanges WHERE id = ?
+
+-- name: agent_by_id
+-- Whose a row is.
+SELECT uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents WHERE id = ?
+
+-- name: stale
+-- Indexed exchanges whose words have changed since.
+SELECT exchange FROM marks WHERE agent = ? AND kind = 'stale' LIMIT ?
+
+-- name: stale_done
+-- Indexed anew.
+DELETE FROM marks WHERE agent = ? AND kind = 'stale' AND exchange = ?
+
+-- name: exchange_get
+-- One with its content.
+SELECT p.input, p.said, {skeleton} FROM exchanges p WHERE p.id = ? AND p.agent = ?
+
+-- name: passages_at
+-- Passages by the agent's order.
+SELECT seq, text, at FROM passages WHERE agent = ? AND seq IN ({n})
+
+-- name: passages_since
+-- Passages that the search index does not know yet.
+SELECT seq, text, at FROM passages WHERE agent = ? AND seq >= ? ORDER BY seq LIMIT ?
+
+-- name: recent
+-- What stands, newest first.
+SELECT p.input, p.said, {skeleton} FROM exchanges p
+WHERE p.agent = ? AND p.standing = 1 AND p.state = 'finished' ORDER BY p.seq DESC LIMIT ?
+
+-- name: behind
+-- Agents whose search index is behind, after a restart.
+SELECT id FROM agents WHERE next_seq - indexed_seq > ? LIMIT ?
+
+-- name: head_marks
+-- Under which hashes an imported head is known.
+SELECT hash FROM marks WHERE agent = ? AND kind = 'head' AND exchange = ?
+
+-- name: snapshot
+-- A memory section as it was sent.
+SELECT id, text, versions FROM snapshots WHERE id = ? AND agent = ?

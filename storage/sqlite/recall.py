@@ -1,0 +1,210 @@
+"""Finding what was said: the packed index of one agent, what it does not know yet, and keeping it up.
+
+Cost and order depend on this agent's rows alone. What a message of an exchange is, and who may know it, is decided by
+the caller (`messages_of`); superseded and forgotten turns are left out here, by the row.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from asyncio import Future
+from collections.abc import Callable, Iterable, Sequence
+
+from storage import terms
+from storage.records import Agent, Exchange, Message
+from storage.sqlite import history
+from storage.sqlite.agents import set_indexed
+from storage.sqlite.reader import Reader, ThreadReader
+from storage.sqlite.terms_table import get_terms, load_terms, replace_terms
+from storage.sqlite.writer import Writer
+
+__all__ = ["MessagesOf", "Recall"]
+
+# (exchange with content, is its imported head shared, seq of the message before it) -> its messages
+MessagesOf = Callable[[Exchange, bool, int | None], Sequence[Message]]
+
+# From about this many messages on, ranking takes longer than a hop to the reader's thread (measured: 0.1 ms for 100
+# messages, 1.6 ms for 10,000).
+_LONG = 20_000
+_TAIL = 64  # exchanges not indexed yet that a query reads at most
+_ROWS = 48  # placeholders of the statement that fetches hits
+_BATCH = 64  # exchanges indexed in one write
+
+
+class Recall:
+    def __init__(self, reader: Reader, long_reader: ThreadReader, writer: Writer) -> None:
+        self._reader = reader
+        self._long_reader = long_reader
+        self._writer = writer
+
+    async def search(
+        self,
+        agent: Agent,
+        query: str,
+        messages_of: MessagesOf,
+        *,
+        size: int,
+        indexed: int,
+        limit: int = 40,
+        least_share: float = 0.0,
+        deadline_ms: float = 150.0,
+    ) -> list[Message]:
+        """Messages and passages that answer the query, best first.
+
+        size: how many numbers the agent has given out. indexed: up to which the index knows. Raises: TooSlow, Unavailable.
+        """
+
+        def read(connection: sqlite3.Connection) -> list[Message]:
+            return _search(connection, agent, query, messages_of, indexed, min(limit, _ROWS), least_share)
+
+        if size > _LONG:
+            return await self._long_reader.run(read, deadline_ms=deadline_ms)
+        with self._reader.deadline(deadline_ms):
+            return self._reader.run(read)
+
+    def recent(self, agent: Agent, limit: int, messages_of: MessagesOf) -> list[Message]:
+        """What stands, oldest first."""
+
+        def read(connection: sqlite3.Connection) -> list[Message]:
+            rows = connection.execute(history.SQL["recent"], (agent.id, limit)).fetchall()
+            found = history.with_content(reversed(rows))
+            return [m for e in found for m in messages_of(e, _is_shared(connection, agent.id, e), None)]
+
+        return self._reader.run(read)
+
+    def index(self, agent: int, messages_of: MessagesOf) -> Future[bool]:
+        """Brings the index a step further, in the lane of bulk work; True while there is more."""
+        return self._writer.submit_bulk(lambda connection: _index(connection, agent, messages_of))
+
+    def behind(self, at_least: int, limit: int) -> list[int]:
+        """Agents whose index lacks that many messages."""
+        return [
+            row[0]
+            for row in self._reader.run(
+                lambda c: c.execute(history.SQL["behind"], (at_least, limit)).fetchall()
+            )
+        ]
+
+
+def _search(
+    connection: sqlite3.Connection,
+    agent: Agent,
+    query: str,
+    messages_of: MessagesOf,
+    indexed: int,
+    limit: int,
+    least_share: float,
+) -> list[Message]:
+    blobs = [data for _, data in load_terms(connection, agent.id)]
+    known: dict[int, Message] = {}
+    for e in history.with_content(
+        connection.execute(history.SQL["told_since"], (agent.id, indexed + 1, _TAIL)).fetchall()
+    ):
+        if e.standing:
+            for m in messages_of(e, _is_shared(connection, agent.id, e), _previous(connection, e)):
+                known[m.seq] = m
+    for m in _passages(connection, "passages_since", (agent.id, indexed + 1, _TAIL)):
+        known[m.seq] = m
+    tail = [_document(m) for m in known.values()]
+    hits = terms.rank(blobs, query, agent.secret, tail=tail, limit=limit, least_share=least_share)
+    wanted = [hit.seq for hit in hits if hit.seq not in known]
+    known.update(_fetch(connection, agent.id, wanted, messages_of))
+    return [known[hit.seq] for hit in hits if hit.seq in known]
+
+
+def _fetch(
+    connection: sqlite3.Connection, agent: int, seqs: Sequence[int], messages_of: MessagesOf
+) -> dict[int, Message]:
+    if not seqs:
+        return {}
+    padded = [*seqs, *([None] * (_ROWS - len(seqs)))]
+    rows = connection.execute(_TOLD_AT, [agent, *padded]).fetchall()
+    found = {
+        m.seq: m
+        for e in history.with_content(rows)
+        for m in messages_of(e, _is_shared(connection, agent, e), None)
+    }
+    if any(seq not in found for seq in seqs):
+        found.update({m.seq: m for m in _passages(connection, "passages_at", (agent, *padded))})
+    return found
+
+
+_TOLD_AT = history.SQL["told_at"].replace("{n}", ", ".join(f"(?{i + 2})" for i in range(_ROWS)))
+_PASSAGES = {
+    "passages_at": history.SQL["passages_at"].replace("{n}", ", ".join("?" * _ROWS)),
+    "passages_since": history.SQL["passages_since"],
+}
+
+
+def _passages(connection: sqlite3.Connection, name: str, parameters: Sequence[object]) -> list[Message]:
+    return [
+        Message(seq, 0, "assistant", text, at, 0, source="passage")
+        for seq, text, at in connection.execute(_PASSAGES[name], parameters).fetchall()
+    ]
+
+
+def _is_shared(connection: sqlite3.Connection, agent: int, e: Exchange) -> bool:
+    """Whether another conversation opened with the same head, made elsewhere."""
+    if not e.head or not e.carried:
+        return False
+    row = connection.execute(history.SQL["head_marks"], (agent, e.id)).fetchall()
+    return any(
+        connection.execute(history.SQL["head_openings"], (agent, hash_)).fetchone()[0] > 1 for (hash_,) in row
+    )
+
+
+def _previous(connection: sqlite3.Connection, e: Exchange) -> int | None:
+    if e.parent is None:
+        return None
+    row = connection.execute(history.SQL["previous"], (e.parent,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _document(m: Message) -> terms.Document:
+    return terms.Document(m.seq, m.role, m.text, m.at, m.speaker, m.previous)
+
+
+# -- keeping it up
+
+
+def _index(connection: sqlite3.Connection, agent: int, messages_of: MessagesOf) -> bool:
+    row = connection.execute(history.SQL["agent_by_id"], (agent,)).fetchone()
+    if row is None:
+        return False
+    secret, indexed, next_seq = row[4], row[6], row[7]
+    stale = [e for (e,) in connection.execute(history.SQL["stale"], (agent, _BATCH)).fetchall()]
+    rows = connection.execute(history.SQL["told_since"], (agent, indexed + 1, _BATCH)).fetchall()
+    fresh = history.with_content(rows)
+    is_all = len(rows) < _BATCH
+    end = next_seq - 1 if is_all else max(e.seq + len(e.inputs) for e in fresh)
+    again = history.with_content(
+        r for e in stale for r in connection.execute(history.SQL["exchange_get"], (e, agent)).fetchall()
+    )
+    again = [e for e in again if e.seq <= indexed]
+    for e in again:
+        _forget(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
+    documents = [
+        _document(m)
+        for e in (*again, *fresh)
+        if e.state == "finished"
+        for m in messages_of(e, False, _previous(connection, e))
+    ]
+    passages = _passages(connection, "passages_since", (agent, indexed + 1, 1000))
+    documents += [_document(m) for m in passages if m.seq <= end]
+    for chunk, data in terms.encode(documents, secret).items():
+        replace_terms(connection, agent, chunk, terms.merge(get_terms(connection, agent, chunk), data))
+    for exchange in stale:
+        connection.execute(history.SQL["stale_done"], (agent, exchange))
+    if end > indexed:
+        set_indexed(connection, agent, end)
+    return not is_all or len(stale) == _BATCH
+
+
+def _forget(connection: sqlite3.Connection, agent: int, seqs: Iterable[int]) -> None:
+    by_chunk: dict[int, list[int]] = {}
+    for seq in seqs:
+        by_chunk.setdefault(terms.chunk_of(seq), []).append(seq)
+    for chunk, gone in by_chunk.items():
+        data = get_terms(connection, agent, chunk)
+        if data is not None:
+            replace_terms(connection, agent, chunk, terms.forget(data, gone))
