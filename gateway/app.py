@@ -178,9 +178,9 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
 
 def _make_provider(upstream: UpstreamSettings) -> Provider:
     if upstream.kind == "scripted":
-        from adapters.fake import ScriptedProvider  # a demo's part: not loaded where real models answer
+        from adapters.fake import DemoProvider  # not loaded where real models answer
 
-        return ScriptedProvider(upstream.name)
+        return DemoProvider(upstream.name)
     from adapters.registry import make_provider
 
     return make_provider(
