@@ -1,0 +1,397 @@
+"""Who is asking, and what they want of memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core.identity import Identity, IdentityRules, Mode, SideRule, forwardable, identify
+from gateway.errors import BadRequest
+from storage.records import Scope
+
+RULES = IdentityRules()
+HELLO = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def ask(headers: dict[str, str] | None = None, rules: IdentityRules = RULES, **fields: Any) -> Identity:
+    raw = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    return identify(raw, {**HELLO, **fields}, rules, "p")
+
+
+def say(*messages: tuple[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": role, "content": content} for role, content in messages]
+
+
+# --- users
+
+USERS: list[tuple[dict[str, str], dict[str, Any]]] = [  # best first
+    ({"x-mnemogate-user": "u"}, {}),
+    ({"x-openwebui-user-id": "u"}, {}),
+    ({}, {"user": "u"}),
+    ({}, {"safety_identifier": "u"}),
+    ({}, {"metadata": {"user_id": "u"}}),
+    ({}, {"user_id": "u"}),
+    ({}, {"elevenlabs_extra_body": {"user_id": "u"}}),
+    ({}, {"customer": {"number": "u", "id": "other"}}),
+    ({}, {"customer": {"id": "u"}}),
+]
+
+
+@pytest.mark.parametrize("place", range(len(USERS)))
+def test_a_user_is_named_in_many_places_and_the_first_counts(place: int) -> None:
+    headers: dict[str, str] = {}
+    fields: dict[str, Any] = {}
+    for later_headers, later_fields in reversed(USERS[place + 1 :]):
+        headers |= dict.fromkeys(later_headers, "later")
+        fields |= {
+            k: "later" if isinstance(v, str) else dict.fromkeys(v, "later") for k, v in later_fields.items()
+        }
+    first_headers, first_fields = USERS[place]
+    for key, value in first_fields.items():
+        fields[key] = {**fields.get(key, {}), **value} if isinstance(value, dict) else value
+    found = ask({**headers, **first_headers}, **fields)
+    assert (found.user, found.subject) == ("u", "user:u")
+    assert found.scope == Scope("p", "default", "user:u")
+
+
+def test_the_order_is_a_setting() -> None:
+    rules = IdentityRules(user_order=("metadata.tenant.person", "X-Employee"))
+    assert ask({"x-employee": "e"}, rules, metadata={"tenant": {"person": "p"}}).user == "p"
+    assert ask({"x-employee": "e"}, rules, user="not asked").user == "e"
+
+
+def test_numbers_are_ids_and_empty_ones_are_absent() -> None:
+    assert ask(user=42).user == "42"
+    assert ask({"x-mnemogate-user": " \t "}, user="", user_id=" u ").user == "u"
+    assert ask(user=None, metadata="free text", customer=[1]).user is None
+
+
+def test_nobody_named_is_nobody_unless_the_settings_name_one() -> None:
+    found = ask()
+    assert (found.user, found.subject, found.scope) == (None, None, None)
+    rules = IdentityRules(default_user="owner")
+    assert ask(rules=rules).subject == "user:owner"
+    assert ask(rules=rules, user="alice").subject == "user:alice"
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields", "param"),
+    [
+        ({}, {"user": "a\x00b"}, "user"),
+        ({}, {"user": "a\nb"}, "user"),
+        ({}, {"user": "\x7f"}, "user"),
+        ({}, {"user": "a\u2028b"}, "user"),
+        ({}, {"user": "x" * 257}, "user"),
+        ({}, {"user": True}, "user"),
+        ({}, {"user": {"id": 1}}, "user"),
+        ({}, {"user_id": ["a"]}, "user_id"),
+        # a whole number beyond 64 bits is a float to the parser, and no longer one person's
+        ({}, {"user": 1.2345678901234568e29}, "user"),
+        ({}, {"metadata": {"user_id": "a\x00"}}, "metadata.user_id"),
+        ({}, {"metadata": {"conversation_id": {}}}, "metadata.conversation_id"),
+        ({"x-mnemogate-user": "a\x01"}, {}, "x-mnemogate-user"),
+        ({"x-mnemogate-user": "a" * 10_000}, {}, "x-mnemogate-user"),
+        ({"x-mnemogate-conversation": "a\tb"}, {}, "x-mnemogate-conversation"),
+        ({"x-mnemogate-agent": "a\x00"}, {}, "x-mnemogate-agent"),
+        ({"x-mnemogate-memory": "maybe"}, {}, "x-mnemogate-memory"),
+        ({"x-mnemogate-history": "replace"}, {}, "x-mnemogate-history"),
+        ({"x-mnemogate-history": "append"}, {}, "x-mnemogate-history"),  # to what?
+        ({}, {"model": "agent/"}, "model"),
+        ({}, {"model": "agent/a\x00"}, "model"),
+        ({"x-mnemogate-agent": "a"}, {"model": "agent/b"}, "x-mnemogate-agent"),
+    ],
+)
+def test_what_cannot_be_an_id_is_refused_by_name(
+    headers: dict[str, str], fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        ask(headers, **fields)
+    assert caught.value.param == param
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    for name in (b"x-mnemogate-user", b"x-mnemogate-memory", b"x-mnemogate-history", b"x-session-id"):
+        with pytest.raises(BadRequest) as caught:
+            identify([(name, b"\xff\xfe")], HELLO, RULES, "p")
+        assert caught.value.param == name.decode()
+
+
+def test_an_identity_sent_twice_must_be_the_same() -> None:
+    one, two = (b"x-mnemogate-user", b"a"), (b"x-mnemogate-user", b"b")
+    other = [(b"accept", b"1"), (b"accept", b"2")]
+    assert identify([one, one, *other], HELLO, RULES, "p").user == "a"
+    with pytest.raises(BadRequest, match="twice"):
+        identify([one, two], HELLO, RULES, "p")
+
+
+# --- conversations and agents
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields"),
+    [
+        ({"x-mnemogate-conversation": "c"}, {}),
+        ({"x-openwebui-chat-id": "c"}, {}),
+        ({"x-claude-code-session-id": "c"}, {}),
+        ({"x-session-id": "c"}, {}),
+        ({}, {"metadata": {"conversation_id": "c"}}),
+        ({}, {"call": {"id": "c"}}),
+        ({"x-livekit-room-id": "c"}, {}),
+    ],
+)
+def test_a_conversation_is_a_scope_of_its_own_only_without_a_user(
+    headers: dict[str, str], fields: dict[str, Any]
+) -> None:
+    found = ask(headers, **fields)
+    assert (found.conversation, found.subject) == ("c", "conversation:c")
+    found = ask(headers, **fields, user="u")
+    assert (found.conversation, found.subject) == ("c", "user:u")
+
+
+def test_what_many_conversations_share_names_none() -> None:
+    found = ask({"x-session-affinity": "w", "x-livekit-session-id": "s"}, prompt_cache_key="k")
+    assert found.conversation is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "model", "agent"),
+    [
+        ({}, "agent/coach", "coach"),
+        ({"x-mnemogate-agent": "coach"}, "m", "coach"),
+        ({"x-mnemogate-agent": "coach"}, "agent/coach", "coach"),
+        ({}, "myagent/coach", None),
+    ],
+)
+def test_an_agent_is_named_by_model_or_header(headers: dict[str, str], model: str, agent: str | None) -> None:
+    found = ask(headers, model=model, user="u")
+    assert (found.agent, found.profile) == (agent, agent or "default")
+    assert found.scope == Scope("p", agent or "default", "user:u")
+
+
+# --- wishes
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_the_control_header_says_what_memory_may_do(mode: Mode) -> None:
+    title = say(("user", "### Task:\nGenerate a concise, 3-5 word title with an emoji"))
+    found = ask({"x-mnemogate-memory": f" {mode.upper()} "}, messages=title)
+    assert (found.mode, found.side) == (mode, None)
+
+
+def test_without_it_the_profile_decides_then_the_project() -> None:
+    rules = IdentityRules(default_mode=Mode.READ, profile_modes={"coach": Mode.STRICT})
+    assert ask(rules=rules).mode is Mode.READ
+    assert ask(rules=rules, model="agent/coach").mode is Mode.STRICT
+    assert ask({"x-mnemogate-memory": ""}, rules).mode is Mode.READ
+
+
+def test_append_and_retry_are_seen() -> None:
+    found = ask(
+        {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c", "x-stainless-retry-count": "2"}
+    )
+    assert (found.append, found.retry) == (True, True)
+    for count in ("0", "00", "", "-1", "many"):
+        assert not ask({"x-stainless-retry-count": count}).retry
+
+
+OPEN_WEBUI = "### Task:\n{}\n### Guidelines:\n...\n### Chat History:\n<chat_history>\n</chat_history>"
+SIDE = [
+    (
+        "open-webui title",
+        say(("user", OPEN_WEBUI.format("Generate a concise, 3-5 word title with an emoji"))),
+    ),
+    (
+        "open-webui tags",
+        say(("user", OPEN_WEBUI.format("Generate 1-3 broad tags categorizing the main themes"))),
+    ),
+    (
+        "open-webui follow-ups",
+        say(
+            (
+                "user",
+                [{"type": "text", "text": OPEN_WEBUI.format("Suggest 3-5 relevant follow-up questions")}],
+            )
+        ),
+    ),
+    (
+        "open-webui queries",
+        say(
+            (
+                "user",
+                OPEN_WEBUI.format("Analyze the chat history to determine the necessity of generating search"),
+            )
+        ),
+    ),
+    (
+        "librechat title",
+        say(
+            (
+                "user",
+                "Provide a concise, 5-word-or-less title for the conversation, using title case conventions.",
+            )
+        ),
+    ),
+    (
+        "librechat title and language",
+        say(
+            (
+                "user",
+                "Analyze this conversation and provide:\n1. The detected language of the conversation\n2. A",
+            )
+        ),
+    ),
+    # asked at the end of the conversation itself
+    (
+        "nextchat title",
+        say(
+            ("user", "hi"),
+            ("assistant", "hello"),
+            (
+                "user",
+                "Please generate a four to five word title summarizing our conversation without any lead-in",
+            ),
+        ),
+    ),
+    (
+        "lobechat title",
+        say(
+            (
+                "system",
+                "You are a professional conversation summarizer. Generate a concise title that captures the essence",
+            ),
+            ("user", "user: hi\nassistant: hello"),
+        ),
+    ),
+    (
+        "cherry studio title",
+        say(
+            (
+                "system",
+                "You are an assistant skilled in conversation. You need to summarize the user's conversation",
+            ),
+            ("user", "[]"),
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "messages"), SIDE)
+def test_what_a_front_end_asks_for_itself_leaves_no_trace(name: str, messages: list[dict[str, Any]]) -> None:
+    found = ask(messages=messages, user="u")
+    assert (found.side, found.mode) == (name, Mode.OFF)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        # Open WebUI's template for answers from documents is the person's own question
+        say(
+            (
+                "user",
+                "### Task:\nRespond to the user query using the provided context, incorporating citations",
+            )
+        ),
+        say(("user", "Write a short title for my novel about bees")),
+        say(("user", "Generate tags for this blog post")),
+        say(("user", "What did the assistant mean? It wrote: ### Task:\nGenerate a concise, 3-5 word title")),
+        # the same words further up in the conversation
+        say(
+            ("user", OPEN_WEBUI.format("Generate a concise, 3-5 word title")),
+            ("assistant", "x"),
+            ("user", "hi"),
+        ),
+        say(("system", "### Task:\nGenerate a concise, 3-5 word title"), ("user", "hi")),
+        say(("user", None)),
+        say(("user", [])),
+        say(("user", [{"type": "text"}])),
+        [],
+    ],
+)
+def test_what_a_person_asks_is_remembered(messages: list[dict[str, Any]]) -> None:
+    found = ask(messages=messages)
+    assert (found.side, found.mode) == (None, Mode.ON)
+
+
+def test_side_rules_are_settings_and_never_widen_what_memory_may_do() -> None:
+    rules = IdentityRules(side_rules=(SideRule("a", "(x)(y)"), SideRule("b", "ping(?P<n>!)?", "read")))
+    assert ask(rules=rules, messages=say(("user", "xy"))).side == "a"
+    assert ask(rules=rules, messages=say(("user", "\n PING"))).mode is Mode.READ
+    off = IdentityRules(default_mode=Mode.OFF, side_rules=rules.side_rules)
+    assert ask(rules=off, messages=say(("user", "ping"))).mode is Mode.OFF
+    none = IdentityRules(side_rules=())
+    assert ask(rules=none, messages=say(("user", OPEN_WEBUI))).mode is Mode.ON
+
+
+JSON = {"type": "json_schema", "json_schema": {}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields", "mode"),
+    [
+        (say(("user", "extract")), {"response_format": JSON}, Mode.READ),
+        (say(("system", "s"), ("user", "extract")), {"response_format": {"type": "json_object"}}, Mode.READ),
+        (say(("user", "extract")), {"guided_json": {"a": 1}}, Mode.READ),
+        (say(("user", "a"), ("assistant", "b"), ("user", "c")), {"response_format": JSON}, Mode.ON),
+        (say(("user", "extract")), {"response_format": {"type": "text"}}, Mode.ON),
+        (say(("user", "extract")), {"response_format": None, "grammar": None}, Mode.ON),
+    ],
+)
+def test_a_single_turn_for_a_program_is_read_only(
+    messages: list[dict[str, Any]], fields: dict[str, Any], mode: Mode
+) -> None:
+    assert ask(messages=messages, **fields).mode is mode
+
+
+# --- headers that go on
+
+
+def test_what_is_said_to_the_upstream_goes_on() -> None:
+    headers = [
+        (b"user-agent", b"OpenAI/Python 3.51.0"),
+        (b"openai-organization", b"org"),
+        (b"openai-beta", b"x=1"),
+        (b"x-stainless-retry-count", b"1"),
+        (b"idempotency-key", b"k"),
+        (b"traceparent", b"00-1"),
+        (b"x-title", b"caf\xe9"),
+    ]
+    assert forwardable(headers) == tuple((n.decode(), v.decode("latin-1")) for n, v in headers)
+
+
+def test_nothing_of_ours_no_credential_and_nothing_of_the_connection_goes_on() -> None:
+    headers = [
+        (name, b"secret")
+        for name in (
+            b"authorization",
+            b"proxy-authorization",
+            b"cookie",
+            b"x-mnemogate-key",
+            b"x-mnemogate-user",
+            b"x-api-key",
+            b"api-key",
+            b"host",
+            b"content-length",
+            b"accept-encoding",
+            b"transfer-encoding",
+            b"x-forwarded-for",
+            b"x-real-ip",
+            b"x-auth-request-email",
+            b"x-openwebui-user-email",
+        )
+    ]
+    assert forwardable(headers) == ()
+    never = {name for name, _ in headers[:5]}
+    assert {n for n, _ in forwardable(headers, frozenset(n for n, _ in headers))} == {
+        "x-api-key",
+        "api-key",
+        "x-real-ip",
+        "x-auth-request-email",
+        "x-openwebui-user-email",
+    }
+    assert forwardable(headers, frozenset(never)) == ()
+
+
+def test_headers_named_by_connection_end_here() -> None:
+    headers = [(b"connection", b"close, X-Title"), (b"x-title", b"t"), (b"accept", b"*/*")]
+    assert forwardable(headers) == (("accept", "*/*"),)

@@ -1,0 +1,265 @@
+"""A chat request is read once; what we act on is checked, what we do not act on passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.splice import Splice
+from gateway.dialects.chat import ROLES, ChatRequest, parse
+from gateway.errors import BadRequest
+
+USER = {"role": "user", "content": "hi"}
+
+
+def read(**fields: Any) -> ChatRequest:
+    return parse(orjson.dumps({"model": "m", "messages": [USER], **fields}))
+
+
+def refused(body: bytes, **limits: int) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        parse(body, **limits)
+    return caught.value
+
+
+def test_a_plain_request() -> None:
+    body = b'{ "model": "gpt", "messages": [{"role":"user","content":"hi"}] }'
+    request = parse(body)
+    assert request.raw is body
+    assert (request.model, request.messages, request.n) == ("gpt", [USER], 1)
+    flags = (request.stream, request.wants_usage, request.has_tools, request.logprobs, request.prefill)
+    assert not any((*flags, request.has_structured_output))
+    assert (request.tools, request.tool_choice, request.max_tokens, request.max_tokens_key) == (
+        (),
+        None,
+        None,
+        None,
+    )
+    assert Splice(request.layout, body).render() is body
+
+
+def test_what_we_act_on_is_read() -> None:
+    request = read(
+        stream=True,
+        stream_options={"include_usage": True},
+        tools=[
+            {"type": "function", "function": {"name": "a"}},
+            {"type": "custom", "custom": {"name": "b"}},
+            {"function": {"name": "c"}},
+            {"type": "web_search"},
+            {"type": "function", "function": {"name": 7}},
+        ],
+        functions=[{"name": "d"}],
+        function_call="auto",
+        n=2.0,
+        max_tokens=7,
+        max_completion_tokens=5,
+        response_format={"type": "json_object"},
+        top_logprobs=0,
+        messages=[USER, {"role": "assistant", "content": "I"}],
+    )
+    assert (request.stream, request.wants_usage, request.n) == (True, True, 2)
+    assert (request.tools, request.has_tools, request.tool_choice) == (("a", "b", "c", "d"), True, "auto")
+    assert (request.max_tokens, request.max_tokens_key) == (5, "max_completion_tokens")
+    assert request.logprobs
+    assert request.prefill
+    assert request.has_structured_output
+
+
+def test_null_is_absent() -> None:
+    request = read(
+        **dict.fromkeys(
+            (
+                "stream",
+                "stream_options",
+                "tools",
+                "functions",
+                "n",
+                "max_tokens",
+                "response_format",
+                "logprobs",
+            )
+        )
+    )
+    assert (request.stream, request.n, request.max_tokens, request.has_tools) == (False, 1, None, False)
+
+
+@pytest.mark.parametrize("role", sorted(ROLES))
+@pytest.mark.parametrize(
+    "message",
+    [
+        {},
+        {"content": None},
+        {"content": ""},
+        {"content": []},
+        {"content": [{"type": "hologram", "beam": 1}, {}]},
+        # broken calls are the upstream's to refuse
+        {"tool_calls": [{"function": "?"}, 7]},
+        {"tool_calls": {"a": 1}, "tool_call_id": 5, "function_call": []},
+        {"name": 3, "reasoning_content": {"x": None}, "cache_control": 0},
+    ],
+)
+def test_messages_of_any_make_pass(role: str, message: dict[str, Any]) -> None:
+    assert read(messages=[{"role": role, **message}]).messages == [{"role": role, **message}]
+
+
+def test_fields_we_do_not_know_pass() -> None:
+    assert read(provider={"order": ["x"]}, call={"id": 1}, temperature="warm", metadata=[1]).model == "m"
+    body = b'{"model":"m","messages":[{"role":"user"}],"x":1,"x":2}'
+    assert parse(body).json["x"] == 2
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"model": None}, "model"),
+    ({"model": ""}, "model"),
+    ({"model": "  "}, "model"),
+    ({"model": 4}, "model"),
+    ({"model": "gpt\x00"}, "model"),
+    ({"messages": None}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": {"role": "user"}}, "messages"),
+    ({"messages": [USER, "hi"]}, "messages[1]"),
+    ({"messages": [None]}, "messages[0]"),
+    ({"messages": [USER, USER, {"content": "x"}]}, "messages[2].role"),
+    ({"messages": [{"role": 1}]}, "messages[0].role"),
+    ({"messages": [{"role": ["user"]}]}, "messages[0].role"),
+    ({"messages": [{"role": "wizard"}]}, "messages[0].role"),
+    ({"messages": [{"role": "User"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": {"text": "x"}}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{}, "x"]}]}, "messages[0].content[1]"),
+    ({"stream": "true"}, "stream"),
+    ({"stream": 1}, "stream"),
+    ({"stream_options": True}, "stream_options"),
+    ({"tools": {}}, "tools"),
+    ({"tools": [{}, "x"]}, "tools[1]"),
+    ({"functions": "f"}, "functions"),
+    ({"n": 0}, "n"),
+    ({"n": "2"}, "n"),
+    ({"n": 1.5}, "n"),
+    ({"n": True}, "n"),
+    ({"max_tokens": "many"}, "max_tokens"),
+    ({"max_tokens": 1e300}, "max_tokens"),
+    ({"max_completion_tokens": []}, "max_completion_tokens"),
+    ({"response_format": "json"}, "response_format"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD)
+def test_a_wrong_field_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    error = refused(orjson.dumps({"model": "m", "messages": [USER], **fields}))
+    assert (error.status, error.param, error.type) == (400, param, "invalid_request_error")
+
+
+@pytest.mark.parametrize("key", ["model", "messages"])
+def test_a_missing_field_is_named(key: str) -> None:
+    fields = {"model": "m", "messages": [USER]}
+    del fields[key]
+    error = refused(orjson.dumps(fields))
+    assert (error.param, error.code) == (key, "missing_required_parameter")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"hello",
+        b"{",
+        b'{"model":"m","messages":[{"role":"user"}]',
+        b'{"model":"m"} {}',
+        b"[]",
+        b"null",
+        b'"x"',
+        b'{"model":"\xff"}',  # invalid UTF-8
+        b'{"model":"m\x00"}',  # NUL itself, not its escape
+        b'{"model":"\\ud83d"}',  # half a surrogate pair
+        b'{"temperature":NaN}',
+        b'{"temperature":-Infinity}',
+        b'{"temperature":1e999}',
+        b'{"a":' * 100_000,
+        b"[" * 2_000 + b"]" * 2_000,
+        b'{"a":' + b"[" * 2_000 + b"]" * 2_000 + b"}",
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    error = refused(body)
+    assert error.param is None
+    assert error.message.startswith("We could not parse the JSON body of your request")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"model":"m","messages":[{"role":"user"}],"user":"a","user":"b"}', "user"),
+        (b'{"model":"m","messages":[{"role":"user"}],"us\\u0065r":"a","user":"b"}', "user"),
+        (b'{"model":"m","messages":[{"role":"user"}],"messages":[{"role":"user"}]}', "messages"),
+        (b'{"model":"m","model":"m","messages":[{"role":"user"}]}', "model"),
+    ],
+)
+def test_a_field_we_act_on_comes_once(body: bytes, param: str) -> None:
+    assert refused(body).param == param
+
+
+def test_ten_thousand_messages_are_too_many() -> None:
+    body = orjson.dumps({"model": "m", "messages": [USER] * 10_000})
+    assert refused(body).param == "messages"
+    assert len(parse(body, max_messages=10_000).messages) == 10_000
+    assert refused(body, max_messages=9_999).code == "array_above_max_length"
+
+
+def test_an_error_does_not_repeat_what_was_said() -> None:
+    assert "secret" not in refused(b'{"messages":"my secret" x').message
+    assert len(refused(orjson.dumps({"model": "m", "messages": [{"role": "x" * 9_999}]})).message) < 300
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda v: (
+        st.lists(v, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "name", "type"]), v)
+    ),
+    max_leaves=6,
+)
+FIELDS = [
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "tools",
+    "functions",
+    "n",
+    "max_tokens",
+    "tool_choice",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([*FIELDS, "response_format", "logprobs", "x"]), anything),
+    st.booleans(),
+)
+def test_any_json_is_read_or_refused(fields: dict[str, Any], is_near_miss: bool) -> None:
+    body = orjson.dumps({"model": "m", "messages": [USER], **fields} if is_near_miss else fields)
+    try:
+        request = parse(body)
+    except BadRequest:
+        return
+    assert request.json == orjson.loads(body)
+    assert len(request.layout.messages) == len(request.messages)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=40))
+def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
+    whole = b'{"model":"m","messages":[{"role":"user"}]}'
+    for body in (noise, whole[: len(noise)] + noise, whole + noise):
+        try:
+            parse(body)
+        except BadRequest:
+            continue
+        assert body.strip() == whole
