@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal
 
 from gateway.errors import BadRequest
@@ -462,16 +463,23 @@ _NEVER_PREFIXES = (b"x-mnemogate-", b"x-forwarded-", b"forwarded", b"sec-")
 
 def forwardable(headers: RawHeaders, extra: frozenset[bytes] = frozenset()) -> tuple[tuple[str, str], ...]:
     """The client's headers that go upstream. extra: further names (lower case) from the settings."""
-    passed = [
-        (name, value)
-        for name, value in headers
-        if (name in _PASS or name in extra or name.startswith(_PASS_PREFIXES))
-        and name not in _NEVER
-        and not name.startswith(_NEVER_PREFIXES)
-    ]
-    nominated = {
-        part.strip().lower() for name, value in headers if name == b"connection" for part in value.split(b",")
-    }
-    return tuple(
-        (name.decode("latin-1"), value.decode("latin-1")) for name, value in passed if name not in nominated
-    )
+    passed = []
+    nominated: set[str] = set()  # by `Connection`, to go no further than here
+    for raw, value in headers:
+        name = _passing_name(raw, extra) if len(raw) <= 64 else None  # the cache shall not keep long ones
+        if name is not None:
+            passed.append((name, value.decode("latin-1")))
+        elif raw == b"connection":
+            nominated.update(part.strip() for part in value.decode("latin-1").lower().split(","))
+    if nominated:
+        return tuple((name, value) for name, value in passed if name not in nominated)
+    return tuple(passed)
+
+
+@lru_cache(maxsize=1024)  # clients send the same few names with every request
+def _passing_name(name: bytes, extra: frozenset[bytes]) -> str | None:
+    if name in _NEVER or name.startswith(_NEVER_PREFIXES):
+        return None
+    if name in _PASS or name in extra or name.startswith(_PASS_PREFIXES):
+        return name.decode("latin-1")
+    return None

@@ -106,15 +106,12 @@ def scan(body: bytes) -> Layout:
         start = _skip(_GAP, body, 0)
         if body[start : start + 1] != b"{":
             raise ValueError("the body is not a JSON object")
-        members, end = _members(body, start)
+        messages: list[Span] = []
+        members, end = _members(body, start, messages)
         index = {member.key: member for member in members}
-        messages: tuple[Span, ...] = ()
-        found = index.get("messages")
-        if found is not None and body[found.value : found.value + 1] == b"[":
-            messages = _elements(body, found.value)
     except IndexError as error:
         raise ValueError("the JSON ends too early") from error
-    return Layout(start, end, tuple(members), index, messages)
+    return Layout(start, end, tuple(members), index, tuple(messages))
 
 
 def dump(message: Mapping[str, Any]) -> bytes:
@@ -382,8 +379,11 @@ def _edit_items(
 # reading
 
 
-def _members(body: bytes, start: int) -> tuple[list[Member], int]:
-    """The members of the object at `start`, and where it ends."""
+def _members(body: bytes, start: int, messages: list[Span] | None = None) -> tuple[list[Member], int]:
+    """The members of the object at `start`, and where it ends.
+
+    messages: a list to fill with the elements of the member of that name; of the last, if it is repeated.
+    """
     members: list[Member] = []
     at = start + 1
     while True:
@@ -397,14 +397,17 @@ def _members(body: bytes, start: int) -> tuple[list[Member], int]:
             at = _string_end(body, key_start)
             key = orjson.loads(body[key_start:at])
             at = _skip(_COLON, body, at)
-        end = _value_end(body, at)
+        if messages is not None and key == "messages":
+            messages.clear()
+            end = _elements(body, at, messages) if body[at] == 0x5B else _value_end(body, at)
+        else:
+            end = _value_end(body, at)
         members.append(Member(key, key_start, at, end))
         at = end
 
 
-def _elements(body: bytes, start: int) -> tuple[Span, ...]:
-    """The elements of the array at `start`."""
-    spans: list[Span] = []
+def _elements(body: bytes, start: int, spans: list[Span]) -> int:
+    """Adds the elements of the array at `start`; returns where it ends."""
     match_element = _ELEMENT.match
     at = start + 1
     while True:
@@ -415,7 +418,7 @@ def _elements(body: bytes, start: int) -> tuple[Span, ...]:
             continue
         at = _skip(_GAP, body, at)
         if body[at] in _CLOSING:
-            return tuple(spans)
+            return at + 1
         end = _nested_end(body, at) if body[at] in _OPENING else _value_end(body, at)
         spans.append((at, end))
         at = end
