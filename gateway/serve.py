@@ -23,14 +23,15 @@ __all__ = ["perform_here", "serve"]
 
 _log = logging.getLogger("mnemogate")
 
+# Flush left, so that what is copied is what Python takes.
 EXAMPLE = """\
 Try it (pip install openai):
 
-  from openai import OpenAI
-  client = OpenAI(base_url="{url}/v1", api_key="{key}")
-  ask = [{{"role": "user", "content": "My cat is called Miso. Please remember that."}}]
-  reply = client.chat.completions.create(model="{model}", user="alice", messages=ask)
-  print(reply.choices[0].message.content)
+from openai import OpenAI
+client = OpenAI(base_url="{url}/v1", api_key="{key}")
+ask = [{{"role": "user", "content": "My cat is called Miso. Please remember that."}}]
+reply = client.chat.completions.create(model="{model}", user="alice", messages=ask)
+print(reply.choices[0].message.content)
 """
 
 
@@ -79,7 +80,10 @@ async def _serve(settings: Settings) -> int:
         app, settings.server, app.readiness, lambda: _announce(settings, url, local, has_keys)
     )
     if store is not None:
-        admin.write(local)
+        try:
+            admin.write(local)
+        except OSError as error:
+            _log.error("the command line will not find this process: %s", error)
     try:
         await server.serve(sockets=[listener])
     finally:

@@ -51,6 +51,7 @@ class Trace:
     status: int = 0
     is_event_stream: bool = False
     is_complete: bool = False
+    expects_continue: bool = False
 
 
 def trace_of(scope: Scope) -> Trace:
@@ -86,7 +87,8 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        trace = Trace(_request_id(scope), time.perf_counter())
+        trace = Trace("", time.perf_counter())
+        _read_headers(scope, trace)
         scope.setdefault("state", {})["trace"] = trace
         ours = (b"x-mnemogate-request-id", trace.request_id.encode())
 
@@ -137,8 +139,9 @@ class Edge:
                 headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
             if error.status == 401:
                 headers.append((b"www-authenticate", b"Bearer"))
-            if error.status == 408:
-                headers.append((b"connection", b"close"))  # the rest of the body would be taken for a request
+            if error.status == 408 or (error.status == 413 and trace.expects_continue):
+                # Whether the rest of the body still comes is not known: it would be taken for a request.
+                headers.append((b"connection", b"close"))
             body = orjson.dumps(error.body())
             headers.append((b"content-length", str(len(body)).encode()))
             await answer({"type": "http.response.start", "status": error.status, "headers": headers})
@@ -167,11 +170,13 @@ class Edge:
         )
 
 
-def _request_id(scope: Scope) -> str:
+def _read_headers(scope: Scope, trace: Trace) -> None:
     for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            return value.decode() if _REQUEST_ID.fullmatch(value) else _new_id()
-    return _new_id()
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            trace.request_id = value.decode()
+        elif name == b"expect":
+            trace.expects_continue = True
+    trace.request_id = trace.request_id or _new_id()
 
 
 def _new_id() -> str:

@@ -235,6 +235,27 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(upstream: StrictUpst
     assert (reply.status, reply.error["code"]) == (413, "request_too_large")
 
 
+def test_a_client_that_waits_for_100_is_refused_without_its_body(upstream: StrictUpstream) -> None:
+    with (
+        serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway,
+        gateway.connect() as client,
+    ):
+        client.request("POST", CHAT, headers={"content-length": "2001", "expect": "100-continue"})
+        assert client.read_reply().status == 413
+        assert client.is_closed()  # or its next request could be taken for this one's body
+
+
+def test_after_a_413_the_connection_goes_on(upstream: StrictUpstream) -> None:
+    with (
+        serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway,
+        gateway.connect() as client,
+    ):
+        client.request("POST", CHAT, b" " * 300_000)
+        assert client.read_reply().status == 413
+        client.request("POST", CHAT, json.dumps(HELLO).encode())
+        assert client.read_reply().status == 200
+
+
 def test_a_chunked_body_over_the_limit_is_refused(upstream: StrictUpstream) -> None:
     with (
         serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway,

@@ -1,0 +1,45 @@
+# Sourced by scripts/run and scripts/check: make .venv with uv if it is there, else with venv and pip.
+
+usable() {
+    command -v "$1" >/dev/null 2>&1 &&
+        "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+find_python() {
+    for candidate in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11 python; do
+        if [ -n "$candidate" ] && usable "$candidate"; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    echo "No Python 3.11 or newer was found. Install one, or name it: PYTHON=/path/to/python3 $0" >&2
+    return 1
+}
+
+# make_venv "" | make_venv dev: the second with what the checks need.
+# A stamp says what .venv was made from, so that a run does not ask the network again.
+make_venv() {
+    wanted="$(cat pyproject.toml uv.lock | cksum) ${1:-run}"
+    have="$(cat .venv/.made-from 2>/dev/null || true)"
+    if [ "$have" = "$wanted" ] || { [ -z "$1" ] && [ "$have" = "${wanted% run} dev" ]; }; then
+        return 0
+    fi
+    if command -v uv >/dev/null 2>&1 && uv --version >/dev/null 2>&1; then
+        echo "Setting up .venv with uv ..." >&2
+        if [ -n "$1" ]; then uv sync --quiet --locked >&2; else uv sync --quiet --locked --no-dev --inexact >&2; fi
+    else
+        python="$(find_python)"
+        echo "Setting up .venv with $python ..." >&2
+        [ -x .venv/bin/python ] || "$python" -m venv .venv
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -e . >&2
+        if [ -n "$1" ]; then
+            .venv/bin/python -c '
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    print("\n".join(tomllib.load(file)["dependency-groups"]["dev"]))
+' >.venv/dev-requirements.txt
+            .venv/bin/python -m pip install --quiet --disable-pip-version-check -r .venv/dev-requirements.txt >&2
+        fi
+    fi
+    echo "$wanted" >.venv/.made-from
+}

@@ -1,0 +1,198 @@
+"""The command line: here, through the process that serves, and as that process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+from gateway.web.admin import AdminFile
+from storage.sqlite.store import SqliteStore
+from tests.server import RawClient, Running, serve, settings_for
+from tests.upstream import Gate, StrictUpstream, raw
+
+HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+Out = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "mnemogate.db"
+
+
+@contextmanager
+def owner(upstream: StrictUpstream, database: Path) -> Iterator[Running]:
+    """A gateway that owns the database, as `serve` leaves it for the command line to find."""
+
+    async def open_store() -> SqliteStore:
+        return await SqliteStore.open(database)
+
+    admin = AdminFile(str(database))
+    with serve(settings_for(upstream), open_store, admin_token=admin.token) as running:
+        admin.write(running.url)
+        yield running
+    admin.remove()
+
+
+def test_keys_are_made_listed_and_revoked_without_a_server(capsys: Out) -> None:
+    assert main(["keys", "create", "--project", "blue", "--name", "ann"]) == 0
+    secret = capsys.readouterr().out.strip()
+    assert re.fullmatch(r"mg-[\w-]{40,}", secret)
+    assert main(["keys", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "blue\tann\tactive" in listed
+    assert secret not in listed
+    assert main(["keys", "revoke", "ann"]) == 0
+    assert main(["keys", "list"]) == 0
+    assert "blue\tann\trevoked" in capsys.readouterr().out
+
+
+def test_keys_go_through_the_process_that_serves(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    with owner(upstream, database) as gateway:
+        assert gateway.post(HELLO).status == 200
+        assert main(["keys", "create", "--name", "ann"]) == 0
+        headers = {"authorization": f"Bearer {capsys.readouterr().out.strip()}"}
+        assert gateway.post(HELLO).status == 401  # from now on
+        assert gateway.post(HELLO, headers).status == 200
+        assert main(["keys", "revoke", "ann"]) == 0
+        assert gateway.post(HELLO, headers).status == 401
+
+
+def test_an_admin_file_left_by_a_killed_server_does_no_harm(database: Path, capsys: Out) -> None:
+    admin = AdminFile(str(database))
+    admin.write("http://127.0.0.1:9")  # nobody listens on the discard port
+    assert main(["keys", "list"]) == 0
+    admin.remove()
+    assert "no keys" in capsys.readouterr().err
+
+
+def test_the_admin_file_is_for_the_owner_alone(database: Path) -> None:
+    admin = AdminFile(str(database))
+    admin.write("http://127.0.0.1:1")
+    assert admin.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_does_not_exist_is_said_so(capsys: Out) -> None:
+    assert main(["keys", "revoke", "nobody"]) == 1
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
+    Path("mnemogate.toml").write_text(
+        '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\napi_key = "sk-1"\nheaders = {a = "sk-2"}'
+    )
+    assert main(["check-config"]) == 0
+    shown = capsys.readouterr().out
+    assert json.loads(shown)["upstreams"][0]["base_url"] == "http://x/v1"
+    assert "sk-" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["check-config", "--config", "nope.toml"], "no such settings file"),
+        (["serve", "--host", "0.0.0.0", "--port", "0"], "mnemogate keys create"),
+        (["serve", "--host", "no.such.host.invalid", "--port", "0"], "no address to listen on"),
+        (["serve", "--upstream", "nonsense"], "base_url must be an http(s) URL"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_with_what_to_do(
+    arguments: list[str], says: str, capsys: Out
+) -> None:
+    assert main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_version(capsys: Out) -> None:
+    assert main(["version"]) == 0
+    assert re.match(r"mnemogate \d+\.\d+", capsys.readouterr().out)
+
+
+def test_memory_show_asks_whose(capsys: Out) -> None:
+    assert main(["memory", "show"]) == 1
+    assert "--user" in capsys.readouterr().err
+
+
+# --- as a process -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
+    """`mnemogate serve` with what it printed and its port."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", "serve", "--port", "0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as child:
+        try:
+            assert child.stdout is not None
+            said = ""
+            while "print(" not in said:  # the last line of the example
+                line = child.stdout.readline()
+                assert line, child.stderr and child.stderr.read()
+                said += line
+            found = re.search(r"listens on http://127\.0\.0\.1:(\d+)", said)
+            assert found is not None, said
+            yield child, said, int(found[1])
+        finally:
+            child.kill()
+
+
+def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path) -> None:
+    with process() as (_, said, _port):
+        assert f"Database: {database}" in said
+        example = said[said.index("from openai") :]
+        assert len(example.splitlines()) == 5
+        pasted = subprocess.run(
+            [sys.executable, "-c", example], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert pasted.returncode == 0, pasted.stderr
+        assert pasted.stdout.strip()
+
+
+def test_sigterm_lets_a_stream_end_and_leaves_in_order(upstream: StrictUpstream, database: Path) -> None:
+    gate = Gate()
+    upstream.queue(raw(b"data: 1\n\n", b"data: [DONE]\n\n", hold_after={1: gate}))
+    Path("mnemogate.toml").write_text("[server]\nmodels_refresh_s = 0")
+    with process("--upstream", upstream.base_url) as (child, _, port), RawClient(port) as client:
+        client.request("POST", "/v1/chat/completions", json.dumps({**HELLO, "stream": True}).encode())
+        client.read_until(b"data: 1\n\n\r\n")
+        child.send_signal(signal.SIGTERM)
+        gate.open()
+        assert b"[DONE]" in client.read_until(b"0\r\n\r\n")
+        assert child.wait(20) == 0
+        assert child.stderr is not None
+        lines = [json.loads(line) for line in child.stderr.read().splitlines()]
+        assert [line["status"] for line in lines if "status" in line] == [200]
+    assert not Path(str(database) + ".admin").exists()
+
+
+def test_a_second_server_on_the_same_database_is_refused_by_name(capsys: Out) -> None:
+    with process() as (child, _, port):
+        assert main(["serve", "--port", "0"]) == 2
+        said = capsys.readouterr().err
+        assert f"process {child.pid}" in said
+        assert f"127.0.0.1:{port}" in said
+
+
+def test_a_killed_server_leaves_nothing_that_stops_the_next(database: Path) -> None:
+    with process() as (child, _, _port):
+        child.kill()
+        child.wait(20)
+    with process() as (_, _, port), RawClient(port) as client:
+        client.request("GET", "/health/ready")
+        assert client.read_reply().json == {"status": "ok", "store": "ok"}
