@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from storage.errors import Broken, Closed, Corrupt, StoreError
+from storage.errors import Broken, Closed, Corrupt
 from storage.sqlite.connection import Driver, Target, open_reader, translate, translated
 
 __all__ = ["Reader", "ThreadReader"]
@@ -130,9 +130,10 @@ class ThreadReader:
         try:
             async with asyncio.timeout(timeout_s):
                 await driver.call(lambda connection: connection.close())
-        except (TimeoutError, StoreError, sqlite3.Error):
-            pass
-        driver.abandon()
+        except (TimeoutError, sqlite3.Error):
+            pass  # it closes when the read has ended
+        finally:
+            driver.abandon()
 
 
 def _read(

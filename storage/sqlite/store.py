@@ -23,28 +23,35 @@ from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
 from storage.sqlite.passages import Passages
 from storage.sqlite.reader import Reader, ThreadReader
+from storage.sqlite.recall import Recall
+from storage.sqlite.turns import Turns
 from storage.sqlite.writer import Writer, WriterLimits
 
-__all__ = ["SqliteStore"]
+__all__ = ["SqliteStore", "connect_current"]
 
 
 class SqliteStore:
     """Made by `open`. writer, reader and long_reader are for the parts of the store; others use the groups."""
 
     def __init__(
-        self, target: Target, lock: Lock, limits: WriterLimits | None, now: Callable[[], float]
+        self,
+        target: Target,
+        lock: Lock,
+        limits: WriterLimits | None,
+        now: Callable[[], float],
+        connect: Callable[[Target], sqlite3.Connection],
     ) -> None:
         self._lock = lock
         self.path = target.path
         self.reader = Reader(target)
         self.long_reader = ThreadReader(target)
-        self.writer = Writer(
-            target.path, lambda: _open_current(target), limits=limits, recovered=self._recovered
-        )
+        self.writer = Writer(target.path, lambda: connect(target), limits=limits, recovered=self._recovered)
         self.agents = Agents(self.reader, now)
         self.keys = Keys(self.reader, self.writer, now)
         self.blocks = Blocks(self.reader, self.writer)
         self.passages = Passages(self.reader, self.writer)
+        self.turns = Turns(self.reader, self.writer, self.agents)
+        self.recall = Recall(self.reader, self.long_reader, self.writer)
 
     @classmethod
     async def open(
@@ -57,19 +64,21 @@ class SqliteStore:
         busy_timeout_ms: int = 200,
         now: Callable[[], float] = time.time,
         on_statement: Callable[[str], None] | None = None,
+        connect: Callable[[Target], sqlite3.Connection] | None = None,
     ) -> SqliteStore:
         """Takes the file, brings it to the present schema, and opens it.
 
         A database that cannot be used for now (full, locked, read-only, damaged) does not stop the start: `health`
         says so, everything raises the named error, and it comes back by itself. address: where this process serves,
         for whoever is refused the file. on_statement: told of each statement, for tests that count them.
+        connect: how the writing connection is made, `connect_current` unless a test puts a fault there.
 
         Raises: Owned, TooNew, Foreign; ReadOnly or Broken when not even the lock file can be made.
         """
         target = Target(_real(path), synchronous, busy_timeout_ms, on_statement)
         lock = Lock.acquire(target.path, address)
         try:
-            store = cls(target, lock, limits, now)
+            store = cls(target, lock, limits, now, connect or connect_current)
             await store.writer.start()
         except BaseException:
             lock.release()
@@ -104,7 +113,8 @@ def _real(path: str | Path) -> str:
     return os.path.realpath(path)
 
 
-def _open_current(target: Target) -> sqlite3.Connection:
+def connect_current(target: Target) -> sqlite3.Connection:
+    """A writing connection to a file of the present schema. Raises: TooNew, Foreign, Unavailable."""
     connection = open_writer(target)
     try:
         migrate(connection, target.path)

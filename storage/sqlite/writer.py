@@ -29,7 +29,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from storage.base import Health
-from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
+from storage.errors import Broken, Busy, Closed, Corrupt, Failed, StoreError, Unavailable
 from storage.sqlite.connection import Driver, translate
 
 __all__ = ["Writer", "WriterLimits"]
@@ -153,7 +153,7 @@ class Writer:
         """Opens the database. If that fails for want of disk, rights or a sound file the writer starts all the same,
         says so, and goes on trying. Raises: TooNew, Foreign, Failed."""
         try:
-            self._driver = await Driver(self._connect, "mnemogate-writer").open()
+            self._driver = await self._open(check=False)
         except sqlite3.Error as error:
             self._start_failed(translate(error, self._path))
         except StoreError as error:
@@ -200,14 +200,15 @@ class Writer:
         driver, self._driver = self._driver, None
         if driver is None:
             return
-        if drained:
-            try:
+        try:
+            if drained:
                 async with asyncio.timeout(timeout_s):
                     await driver.call(partial(_checkpoint, wait_ms=0))
                     await driver.call(lambda connection: connection.close())
-            except (TimeoutError, sqlite3.Error) as error:
-                self._note(f"closing: {error}")
-        driver.abandon()
+        except (TimeoutError, sqlite3.Error) as error:
+            self._note(f"closing: {error!r}")
+        finally:
+            driver.abandon()
         self._wal_bytes = self._wal_size()
 
     @property
@@ -340,7 +341,13 @@ class Writer:
             if self._closing:
                 return False
             try:
-                driver = await self._reopen(isinstance(self._fault, Corrupt))
+                old, self._driver = self._driver, None
+                if old is not None:
+                    try:
+                        await old.call(_close_quietly)
+                    finally:
+                        old.abandon()
+                driver = await self._open(check=isinstance(self._fault, Corrupt))
             except (sqlite3.Error, StoreError) as error:
                 answer = translate(error, self._path) if isinstance(error, sqlite3.Error) else error
                 if not isinstance(answer, Unavailable):  # another program's file, say, now lies there
@@ -357,17 +364,19 @@ class Writer:
         self._pump()
         return True
 
-    async def _reopen(self, check: bool) -> Driver:
-        old, self._driver = self._driver, None
-        if old is not None:
-            with contextlib.suppress(sqlite3.Error):
-                await old.call(lambda connection: connection.close())
-            old.abandon()
+    async def _open(self, *, check: bool) -> Driver:
+        """A connection that has shown that it can write. Raises: StoreError, sqlite3.Error."""
         driver = await Driver(self._connect, "mnemogate-writer").open()
         try:
             await driver.call(partial(_try_writing, check=check))
-        except BaseException:
-            driver.abandon()
+        except BaseException as error:
+            try:
+                if isinstance(
+                    error, Exception
+                ):  # not cancelled: wait, or the next attempt meets this one's locks
+                    await driver.call(_close_quietly)
+            finally:
+                driver.abandon()
             raise
         return driver
 
@@ -488,8 +497,12 @@ def _run_batch(
             except sqlite3.Error:
                 # The database has ended the whole transaction by itself, or cannot even undo.
                 return _all_failed(connection, len(functions), error, path)
+    if alone and not outcomes[0][0]:
+        return _Report(outcomes, fault)
     if not connection.in_transaction:
-        return _Report(outcomes, fault)  # the only one failed and is rolled back
+        # A function has swallowed an error that made the database end the transaction, or has ended it itself.
+        lost = Failed(f"{path}: a write ended its transaction")
+        return _Report([(False, lost)] * len(functions), fault)
     try:
         connection.execute("COMMIT")
     except sqlite3.Error as error:
@@ -505,6 +518,11 @@ def _all_failed(connection: sqlite3.Connection, count: int, error: Exception, pa
     with contextlib.suppress(sqlite3.Error):
         connection.execute("ROLLBACK")
     return _Report([(False, answer.again()) for _ in range(count)], answer)
+
+
+def _close_quietly(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        connection.close()
 
 
 def _checkpoint(connection: sqlite3.Connection, wait_ms: int) -> bool:

@@ -1,0 +1,335 @@
+"""The store when the machine fails it: named, bounded, and over when the fault is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import Corrupt, Failed, Full, Locked, ReadOnly, Unavailable
+from storage.records import Agent, Scope
+from storage.sqlite.agents import create_agent
+from storage.sqlite.connection import Target
+from storage.sqlite.passages import insert_passage
+from storage.sqlite.store import SqliteStore, connect_current
+from storage.sqlite.writer import WriterLimits
+
+# Attempts to mend are made by the tests, not by a timer.
+BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600)
+
+
+class Disk:
+    """A place where the writing connection is opened, and what is wrong with it."""
+
+    full = False
+    read_only = False
+
+    def connect(self, target: Target) -> sqlite3.Connection:
+        if self.read_only:
+            return sqlite3.connect(
+                f"file:{target.path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+            )
+        connection = connect_current(target)
+        if self.full:
+            limit(connection)
+            with contextlib.suppress(sqlite3.OperationalError):
+                while True:  # the pages that are free in the file, too
+                    use_page(connection)
+        return connection
+
+
+def limit(connection: sqlite3.Connection) -> None:
+    """The file may not grow any more."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def use_page(connection: sqlite3.Connection) -> None:
+    connection.execute("INSERT INTO probe (filler) VALUES (zeroblob(3000))")
+
+
+def write(agent: Agent, text: str = "something") -> Callable[[sqlite3.Connection], Any]:
+    return lambda connection: insert_passage(connection, agent.id, text, at=1.0)
+
+
+async def make_agent(store: SqliteStore) -> Agent:
+    draft = store.agents.draft(Scope("default", "default", "user:alice"))
+    return await store.writer.submit(lambda connection: create_agent(connection, draft))
+
+
+async def assert_refuses(store: SqliteStore, agent: Agent, error: type[Unavailable]) -> None:
+    """Writes fail with the named error, at once, and health says so."""
+    assert not await store.writer.probe()
+    with pytest.raises(error):
+        store.writer.submit(write(agent))
+    with pytest.raises(error):
+        store.writer.submit_bulk(write(agent))
+    with pytest.raises(error):
+        await store.keys.create("p", "k")
+    assert store.health.status == error.status
+    assert store.health.error
+    assert await store.drain(5)
+
+
+async def assert_recovers(store: SqliteStore, agent: Agent) -> None:
+    assert await store.writer.probe()
+    assert store.health.ok
+    passage = await store.writer.submit(write(agent, "after"))
+    assert passage in store.passages.list(agent.id, limit=1000)
+
+
+async def test_disk_full(open_store: Any) -> None:
+    disk = Disk()
+    store = await open_store(limits=BY_HAND, connect=disk.connect)
+    agent = await make_agent(store)
+    kept = await store.writer.submit(write(agent, "before"))
+    await store.writer.submit(limit)
+    disk.full = True
+    futures = [store.writer.submit(write(agent, "x" * 60_000)) for _ in range(3)]
+    for result in await asyncio.gather(*futures, return_exceptions=True):
+        assert isinstance(result, Full)
+    await assert_refuses(store, agent, Full)
+    assert store.passages.list(agent.id) == (kept,)
+    disk.full = False
+    await assert_recovers(store, agent)
+
+
+async def stall(store: SqliteStore) -> threading.Event:
+    """Keeps the writer busy, so that what follows gathers in one batch; until the event is set."""
+    gate, entered = threading.Event(), threading.Event()
+    store.writer.submit(lambda _: (entered.set(), gate.wait()))
+    await asyncio.to_thread(entered.wait)
+    return gate
+
+
+async def test_a_write_that_is_too_big_takes_no_other_with_it(open_store: Any) -> None:
+    store = await open_store(limits=BY_HAND)
+    agent = await make_agent(store)
+    await store.writer.submit(limit)
+    gate = await stall(store)
+    small = store.writer.submit(write(agent, "small"))
+    big = store.writer.submit(write(agent, "x" * 60_000))
+    gate.set()
+    with pytest.raises(Full):
+        await big
+    assert (await small) in store.passages.list(agent.id)
+    await assert_recovers(store, agent)
+
+
+async def test_when_the_database_ends_the_transaction_nobody_is_told_that_it_was_kept(
+    open_store: Any,
+) -> None:
+    """SQLite rolls everything back when a plain insert finds no room, what came before it in the batch included."""
+    store = await open_store(limits=BY_HAND)
+    agent = await make_agent(store)
+    await store.writer.submit(limit)
+
+    def swallow(connection: sqlite3.Connection) -> None:
+        with contextlib.suppress(sqlite3.OperationalError):
+            while True:
+                use_page(connection)
+
+    gate = await stall(store)
+    small = store.writer.submit(write(agent, "small"))
+    big = store.writer.submit(lambda c: c.execute("INSERT INTO probe (filler) VALUES (zeroblob(60000))"))
+    gate.set()
+    for future in (small, big):
+        with pytest.raises(Full):
+            await future
+    assert store.passages.list(agent.id) == ()
+    assert await store.writer.probe()
+    await store.writer.submit(limit)
+    with pytest.raises(Failed):
+        await store.writer.submit(swallow)
+    assert store.reader.connection.execute("SELECT count(*) FROM probe").fetchone() == (0,)
+    await assert_recovers(store, agent)
+
+
+async def test_read_only(open_store: Any) -> None:
+    disk = Disk()
+    store = await open_store()
+    agent = await make_agent(store)
+    await store.close()
+    disk.read_only = True
+    store = await open_store(limits=BY_HAND, connect=disk.connect)
+    assert store.health.status == "readonly"
+    await assert_refuses(store, agent, ReadOnly)
+    assert store.agents.find(agent.scope) == agent
+    disk.read_only = False
+    await assert_recovers(store, agent)
+
+
+@pytest.mark.parametrize("when", ["before the start", "while it runs"])
+async def test_locked_by_another_process(open_store: Any, path: Path, when: str) -> None:
+    store = await open_store(limits=BY_HAND)
+    agent = await make_agent(store)
+    if when == "before the start":
+        await store.close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    if when == "before the start":
+        store = await open_store(limits=BY_HAND)
+        assert store.health.status == "locked"
+    else:
+        futures = [store.writer.submit(write(agent)) for _ in range(5)]
+        for result in await asyncio.gather(*futures, return_exceptions=True):
+            assert isinstance(result, Locked)
+    await assert_refuses(store, agent, Locked)
+    assert store.agents.find(agent.scope) == agent  # reading goes on
+    other.execute("ROLLBACK")
+    other.close()
+    await assert_recovers(store, agent)
+
+
+async def test_it_comes_back_by_itself(open_store: Any, path: Path) -> None:
+    store = await open_store(limits=WriterLimits(retry_first_s=0.001, retry_most_s=0.002))
+    agent = await make_agent(store)
+    back = asyncio.Event()
+    store.writer._recovered = back.set
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(Locked):
+        await store.writer.submit(write(agent))
+    other.execute("ROLLBACK")
+    other.close()
+    async with asyncio.timeout(10):
+        await back.wait()
+    assert await store.writer.submit(write(agent))
+
+
+@pytest.mark.parametrize("garbage", [b"", b"not a database, whatever it is" * 300])
+async def test_a_damaged_file_at_the_start(open_store: Any, path: Path, garbage: bytes) -> None:
+    store = await open_store()
+    agent = await make_agent(store)
+    await store.close()
+    backup = shutil.copy(path, f"{path}.bak")
+    damage(path, lambda data: garbage or b"\xff" * 64 + data[64:])
+    store = await open_store(limits=BY_HAND)
+    assert store.health.status == "corrupt"
+    await assert_refuses(store, agent, Corrupt)
+    with pytest.raises(Corrupt):
+        store.agents.find(agent.scope)
+    restore(path, backup)
+    await assert_recovers(store, agent)
+    found = store.agents.find(agent.scope)
+    assert found is not None
+    assert found.secret == agent.secret
+
+
+async def test_a_damaged_page_is_found_when_it_is_met(open_store: Any, path: Path) -> None:
+    store = await open_store()
+    agent = await make_agent(store)
+    for i in range(40):
+        await store.writer.submit(write(agent, f"{i} " * 400))
+    (root,) = store.reader.connection.execute(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'passages'"
+    ).fetchone()
+    await store.close()
+    backup = shutil.copy(path, f"{path}.bak")
+    at = (root - 1) * 4096
+    damage(path, lambda data: data[:at] + b"\xff" * 4096 + data[at + 4096 :])
+    store = await open_store(limits=BY_HAND)
+    assert store.health.ok
+    with pytest.raises(Corrupt):
+        await store.writer.submit(write(agent))
+    await assert_refuses(store, agent, Corrupt)  # the trial write alone would succeed
+    with pytest.raises(Corrupt):
+        store.passages.list(agent.id)
+    restore(path, backup)
+    await assert_recovers(store, agent)
+    assert len(store.passages.list(agent.id, limit=100)) == 41
+
+
+async def test_a_stalled_disk_does_not_stop_reading(open_store: Any) -> None:
+    store = await open_store(limits=WriterLimits(slow_s=0))
+    agent = await make_agent(store)
+    gate = await stall(store)
+    assert store.health.status == "slow"
+    assert store.passages.list(agent.id) == ()
+    assert await store.long_reader.run(lambda c: c.execute("SELECT count(*) FROM agents").fetchone()) == (1,)
+    gate.set()
+    assert await store.drain(5)
+    assert store.health.ok
+
+
+async def test_the_fault_of_a_store_that_closes_holds_nobody(open_store: Any, path: Path) -> None:
+    store = await open_store(limits=BY_HAND)
+    agent = await make_agent(store)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    futures = [store.writer.submit(write(agent)) for _ in range(3)]
+    await store.close()
+    for result in await asyncio.gather(*futures, return_exceptions=True):
+        assert isinstance(result, Unavailable)
+    other.close()
+
+
+UNDER_LOAD = """
+import asyncio, os, sys
+from storage.records import Scope
+from storage.sqlite.agents import create_agent
+from storage.sqlite.passages import insert_passage
+from storage.sqlite.store import SqliteStore
+from storage.sqlite.terms_table import replace_terms
+from storage.sqlite.writer import WriterLimits
+
+async def main():
+    store = await SqliteStore.open(sys.argv[1], limits=WriterLimits(checkpoint_bytes=300_000))
+    draft = store.agents.draft(Scope("p", "d", "user:a"))
+    agent = await store.writer.submit(lambda c: create_agent(c, draft))
+
+    def turn(c):
+        passage = insert_passage(c, agent.id, os.urandom(400).hex(), at=1.0)
+        replace_terms(c, agent.id, passage.seq, b"x")
+        return passage.seq
+
+    async def client():
+        while True:
+            seq = await store.writer.submit(turn)
+            os.write(1, b"%d\\n" % seq)
+
+    await asyncio.gather(*(client() for _ in range(8)))
+
+asyncio.run(main())
+"""
+
+
+def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
+    acknowledged: list[int] = []
+    for until in (1, 40, 333, 700):
+        with subprocess.Popen(
+            [sys.executable, "-c", UNDER_LOAD, str(path)], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            acknowledged += [int(process.stdout.readline()) for _ in range(until)]
+            process.kill()
+            acknowledged += [int(line) for line in process.stdout if line.endswith(b"\n")]
+        connection = sqlite3.connect(path)
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        passages = {row[0] for row in connection.execute("SELECT seq FROM passages")}
+        terms = {row[0] for row in connection.execute("SELECT chunk FROM terms")}
+        connection.close()
+        assert passages == terms  # no turn is there by half
+        assert passages >= set(acknowledged)
+    assert len(acknowledged) == len(set(acknowledged)) >= 1074
+
+
+def damage(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Only while no connection of this process is open: closing a descriptor of the file drops SQLite's locks."""
+    path.write_bytes(change(path.read_bytes()))
+
+
+def restore(path: Path, backup: str) -> None:
+    """As an operator does: the copy takes the name, and the log of the damaged file goes."""
+    for side in ("-wal", "-shm"):
+        Path(f"{path}{side}").unlink(missing_ok=True)
+    shutil.move(backup, path)

@@ -1,0 +1,358 @@
+"""Group commit: what is written together, what fails alone, what waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import Broken, Busy, Closed, Conflict, Failed, NotFound, TooSlow
+from storage.sqlite.connection import Target, open_writer
+from storage.sqlite.store import SqliteStore
+from storage.sqlite.writer import Writer, WriterLimits
+
+Write = Callable[[sqlite3.Connection], Any]
+
+
+def add(value: object) -> Write:
+    def write(connection: sqlite3.Connection) -> object:
+        connection.execute("INSERT INTO items VALUES (?)", (value,))
+        return value
+
+    return write
+
+
+class Commits(sqlite3.Connection):
+    """Counts transactions; can be told to fail the next commit."""
+
+    commits = 0
+    break_next = False
+
+    def execute(self, sql: str, *rest: Any) -> Any:  # type: ignore[override]
+        if sql == "COMMIT":
+            Commits.commits += 1
+            if Commits.break_next:
+                Commits.break_next = False
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+                error.sqlite_errorname = "SQLITE_IOERR"
+                raise error
+        return super().execute(sql, *rest)
+
+
+class Bench:
+    """A writer on a file with one table, and a hand on what is in its thread."""
+
+    def __init__(self, path: Path, **limits: Any) -> None:
+        self.path = path
+        self.opened = 0
+        limits = {"retry_first_s": 3600, "idle_s": 3600, **limits}
+        self.writer = Writer(str(path), self.connect, limits=WriterLimits(**limits))
+        self.gates: list[threading.Event] = []
+        Commits.commits = 0
+        Commits.break_next = False
+
+    def connect(self) -> sqlite3.Connection:
+        open_writer(Target(str(self.path))).close()
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, factory=Commits
+        )
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("CREATE TABLE IF NOT EXISTS items (value UNIQUE)")
+        connection.execute("CREATE TABLE IF NOT EXISTS probe (id INTEGER PRIMARY KEY, filler)")
+        self.opened += 1
+        return connection
+
+    async def stall(self, submit: Any = None) -> threading.Event:
+        """Keeps the thread inside a write until the event is set."""
+        entered, gate = threading.Event(), threading.Event()
+        self.gates.append(gate)
+
+        def wait(_: sqlite3.Connection) -> None:
+            entered.set()
+            gate.wait()
+
+        (submit or self.writer.submit)(wait)
+        await asyncio.to_thread(entered.wait)
+        return gate
+
+    def rows(self) -> list[Any]:
+        connection = sqlite3.connect(self.path)
+        try:
+            return [row[0] for row in connection.execute("SELECT value FROM items ORDER BY rowid")]
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+async def make(path: Path) -> AsyncIterator[Callable[..., Any]]:
+    benches: list[Bench] = []
+
+    async def make_one(**limits: Any) -> Bench:
+        bench = Bench(path, **limits)
+        await bench.writer.start()
+        benches.append(bench)
+        return bench
+
+    yield make_one
+    for bench in benches:
+        for gate in bench.gates:
+            gate.set()
+        await bench.writer.close()
+
+
+async def test_a_result_comes_back_when_it_is_committed(make: Any) -> None:
+    bench = await make()
+    assert await bench.writer.submit(add(1)) == 1
+    assert bench.rows() == [1]
+
+
+async def test_what_gathers_while_a_batch_runs_is_one_transaction(make: Any) -> None:
+    bench = await make()
+    gate = await bench.stall()
+    futures = [bench.writer.submit(add(i)) for i in range(50)]
+    gate.set()
+    assert await asyncio.gather(*futures) == list(range(50))
+    assert Commits.commits == 2
+    assert bench.rows() == list(range(50))
+
+
+async def test_a_batch_is_bounded(make: Any) -> None:
+    bench = await make(batch_items=10)
+    gate = await bench.stall()
+    futures = [bench.writer.submit(add(i)) for i in range(25)]
+    gate.set()
+    await asyncio.gather(*futures)
+    assert Commits.commits == 1 + 3
+
+
+@pytest.mark.parametrize("others", [0, 2], ids=["alone", "in a batch"])
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        ("INSERT INTO items VALUES ('there')", Conflict),
+        ("INSERT INTO nowhere VALUES (1)", Failed),
+        (None, NotFound),
+    ],
+)
+async def test_one_bad_write_fails_alone(make: Any, others: int, sql: str | None, error: type) -> None:
+    bench = await make()
+    await bench.writer.submit(add("there"))
+
+    def bad(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO items VALUES ('half')")
+        if sql is None:
+            raise NotFound("nothing there")
+        connection.execute(sql)
+
+    gate = await bench.stall()
+    before = [bench.writer.submit(add(f"before {i}")) for i in range(others)]
+    failing = bench.writer.submit(bad)
+    after = [bench.writer.submit(add(f"after {i}")) for i in range(others)]
+    gate.set()
+    with pytest.raises(error):
+        await failing
+    await asyncio.gather(*before, *after)
+    assert bench.rows() == [
+        "there",
+        *(f"before {i}" for i in range(others)),
+        *(f"after {i}" for i in range(others)),
+    ]
+    assert bench.writer.status == "ok"
+
+
+async def test_a_failed_commit_fails_all_of_its_batch_and_opens_anew(make: Any) -> None:
+    bench = await make(batch_items=3)
+    gate = await bench.stall()
+
+    def break_commit(_: sqlite3.Connection) -> None:
+        Commits.break_next = True
+
+    lost = [bench.writer.submit(write) for write in (add("lost 0"), break_commit, add("lost 1"))]
+    kept = [bench.writer.submit(add(f"kept {i}")) for i in range(3)]
+    bench.writer.submit_bulk(add("bulk"))
+    gate.set()
+    for future in lost:
+        with pytest.raises(Broken, match="disk I/O error"):
+            await future
+    assert await asyncio.gather(*kept) == [f"kept {i}" for i in range(3)]
+    assert bench.opened == 2
+    assert await bench.writer.drain(5)
+    assert bench.rows() == ["kept 0", "kept 1", "kept 2", "bulk"]
+    health = bench.writer.health
+    assert (health.status, health.failures) == ("ok", 1)
+    assert health.error is not None
+    assert "SQLITE_IOERR" in health.error
+
+
+async def test_a_cancelled_waiter_does_not_cancel_the_write(make: Any) -> None:
+    bench = await make()
+    gate = await bench.stall()
+
+    async def wait() -> None:
+        await bench.writer.submit(add("kept"))
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    behind = bench.writer.submit(add("behind"))
+    gate.set()
+    await behind
+    assert bench.rows() == ["kept", "behind"]
+
+
+async def test_the_queue_is_bounded_and_refuses_at_once(make: Any) -> None:
+    bench = await make(queue_bytes=10_000)
+    gate = await bench.stall()
+    first = bench.writer.submit(add(1), bytes=6_000)
+    with pytest.raises(Busy):
+        bench.writer.submit(add(2), bytes=6_000)
+    bulk = bench.writer.submit_bulk(add(3), bytes=6_000)
+    assert bench.writer.health.waiting == 3
+    gate.set()
+    await first
+    await bulk
+    await bench.writer.submit(add(4), bytes=6_000)
+    assert bench.rows() == [1, 3, 4]
+    assert bench.writer.health.waiting_bytes == 0
+
+
+async def test_turns_go_before_bulk_work(make: Any) -> None:
+    bench = await make()
+    gate = await bench.stall()
+    bulk = [bench.writer.submit_bulk(add(f"bulk {i}")) for i in range(2)]
+    turns = [bench.writer.submit(add(f"turn {i}")) for i in range(2)]
+    gate.set()
+    await asyncio.gather(*bulk, *turns)
+    assert bench.rows() == ["turn 0", "turn 1", "bulk 0", "bulk 1"]
+    assert Commits.commits == 1 + 1 + 2
+
+
+async def test_bulk_work_is_not_starved(make: Any) -> None:
+    bench = await make(batch_items=1, fair_batches=3)
+    gate = await bench.stall()
+    futures = [bench.writer.submit(add(f"turn {i}")) for i in range(6)]
+    futures.append(bench.writer.submit_bulk(add("bulk")))
+    gate.set()
+    await asyncio.gather(*futures)
+    assert bench.rows().index("bulk") == 2  # the stalled write was the first of three
+
+
+async def test_a_stalled_write_shows_and_passes(make: Any) -> None:
+    bench = await make(slow_s=0)
+    gate = await bench.stall()
+    waiting = bench.writer.submit(add(1))
+    assert bench.writer.status == "slow"
+    assert not await bench.writer.drain(0)
+    gate.set()
+    await waiting
+    assert await bench.writer.drain(5)
+    assert bench.writer.status == "ok"
+
+
+async def test_closing_drains_first_and_refuses_after(make: Any) -> None:
+    bench = await make()
+    futures = [bench.writer.submit(add(i)) for i in range(20)]
+    await bench.writer.close()
+    assert await asyncio.gather(*futures) == list(range(20))
+    assert bench.rows() == list(range(20))
+    assert bench.writer.status == "closed"
+    with pytest.raises(Closed):
+        bench.writer.submit(add(21))
+    await bench.writer.close()
+
+
+async def test_closing_does_not_wait_for_ever(make: Any) -> None:
+    bench = await make()
+    await bench.stall()
+    waiting = bench.writer.submit(add(1))
+    await bench.writer.close(timeout_s=0)
+    with pytest.raises(Closed):
+        await waiting
+
+
+async def test_the_log_is_written_back_when_it_has_grown(make: Any) -> None:
+    bench = await make(checkpoint_bytes=200_000)
+    for i in range(4):
+        await bench.writer.submit(add(f"{i}" * 100_000))
+    await bench.writer.submit(add("last"))  # behind the checkpoint in the thread
+    assert 0 < bench.writer.health.wal_bytes < 200_000
+    assert len(bench.rows()) == 5
+
+
+async def test_a_reader_that_stays_does_not_stop_the_writer(make: Any) -> None:
+    bench = await make(checkpoint_bytes=100_000)
+    await bench.writer.submit(add("seen"))
+    reader = sqlite3.connect(bench.path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM items").fetchone() == (1,)
+    for i in range(6):
+        await bench.writer.submit(add(f"{i}" * 60_000))
+    assert not await bench.writer.checkpoint(wait_ms=0)
+    assert reader.execute("SELECT count(*) FROM items").fetchone() == (1,)
+    reader.close()
+    assert await bench.writer.checkpoint()
+    assert bench.writer.health.wal_bytes == 0
+
+
+async def test_the_log_is_written_back_when_idle(make: Any) -> None:
+    bench = await make(idle_s=0)
+    written_back = asyncio.Event()
+    original = bench.writer._written_back
+
+    def note(size: int) -> None:
+        original(size)
+        written_back.set()
+
+    bench.writer._written_back = note
+    await bench.writer.submit(add(1))
+    async with asyncio.timeout(10):
+        await written_back.wait()
+    assert bench.writer.health.wal_bytes == 0
+
+
+async def test_reads_have_a_deadline(store: SqliteStore) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+
+    def read(connection: sqlite3.Connection) -> Any:
+        return connection.execute(endless).fetchone()
+
+    with pytest.raises(TooSlow), store.reader.deadline(1):
+        store.reader.run(read)
+    with pytest.raises(TooSlow):
+        await store.long_reader.run(read, deadline_ms=1)
+    assert store.reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
+    assert await store.long_reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
+
+
+async def test_readers_cannot_write(store: SqliteStore) -> None:
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM agents")
+
+    with pytest.raises(Exception, match="readonly"):
+        store.reader.run(write)
+    with pytest.raises(Exception, match="readonly"):
+        await store.long_reader.run(write)
+
+
+async def test_statements_are_counted_without_transaction_control(open_store: Any) -> None:
+    statements: list[str] = []
+    store = await open_store(on_statement=statements.append)
+    store.reader.run(lambda c: c.execute("SELECT 1").fetchone())
+    statements.clear()
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO terms VALUES (1, 1, x'00')")
+        connection.executemany("UPDATE terms SET chunk = ?", [(2,)])
+
+    await asyncio.gather(store.writer.submit(write), store.writer.submit_bulk(lambda _: None))
+    store.reader.run(lambda c: c.execute("SELECT 2").fetchone())
+    assert [sql.split()[0] for sql in statements] == ["INSERT", "UPDATE", "SELECT"]
