@@ -124,7 +124,7 @@ class Draft:
                 texts = self._texts.get(key)
                 if texts is None:
                     self._texts[key] = [value]
-                    self._fields[key] = None  # keeps the fields in the order in which they came
+                    self._fields.setdefault(key, None)  # keeps the fields in the order in which they came
                 else:
                     texts.append(value)
             elif key != "tool_calls":

@@ -909,3 +909,79 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: b
         assert Save in kinds
     if SendBody in kinds:
         assert kinds.index(SendHead) < kinds.index(SendBody)
+
+
+FIELDS = ["choices", "usage", "error", "index", "id", "name", "message", "completion_tokens", "x"]
+anything = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-3, 3), st.sampled_from(["", "a", "memory_insert", "stop"])
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.sampled_from(FIELDS), inner)),
+    max_leaves=8,
+)
+
+
+def a_field(*likely: Any) -> st.SearchStrategy[Any]:
+    return st.one_of(*likely, anything)
+
+
+an_object = st.dictionaries(st.sampled_from(FIELDS), anything, max_size=3)
+a_piece = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": a_field(st.just(0)),
+        "id": a_field(st.just("a")),
+        "function": a_field(
+            st.fixed_dictionaries({}, optional={"name": a_field(), "arguments": a_field(st.just("{}"))})
+        ),
+    },
+)
+a_delta = st.fixed_dictionaries(
+    {},
+    optional={
+        "role": a_field(),
+        "content": a_field(st.just("x")),
+        "tool_calls": a_field(st.lists(a_field(a_piece))),
+    },
+)
+a_choice = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": a_field(),
+        "finish_reason": a_field(),
+        "delta": a_field(a_delta),
+        "message": a_field(a_delta),
+    },
+)
+a_chunk = st.one_of(
+    anything,
+    st.fixed_dictionaries(
+        {},
+        optional={"choices": a_field(st.lists(a_field(a_choice), max_size=2)), "usage": a_field(an_object)},
+    ),
+)
+
+
+@given(st.lists(st.lists(a_chunk, max_size=4), min_size=1, max_size=2), st.booleans(), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_no_json_of_an_upstream_breaks_the_machine(
+    replies: list[list[Any]], stream: bool, has_tools: bool
+) -> None:
+    spec = with_tools(usage_added=True, wants_usage=stream) if has_tools else TurnSpec(stream, hold_end=True)
+    turn = Turn(spec)
+    seen: list[Command] = []
+    for reply in replies:
+        seen += turn.feed(ReplyStarted(200, SSE if stream else JSON))
+        if stream:
+            seen += turn.feed(Received([*(event(data) for data in reply), DONE]))
+        else:
+            seen += turn.feed(ReceivedWhole(orjson.dumps(reply[0] if reply else None)))
+        for command in [*seen]:
+            if isinstance(command, RunTool):
+                seen += turn.feed(ToolFinished(command.call_id, "ok"))
+        seen += turn.feed(Saved())
+    seen += turn.feed(ClientGone())
+    assert sum(isinstance(command, Save) for command in seen) == 1
+    for command in seen:
+        if isinstance(command, Save):
+            orjson.dumps([command.outcome.full, command.outcome.said, command.outcome.usage])

@@ -1,0 +1,294 @@
+"""Deltas into messages, and what becomes of them on the way to the client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.core.stream import (
+    Call,
+    Draft,
+    Held,
+    Owner,
+    View,
+    add_usage,
+    chunk_of,
+    decide_owner,
+    error_body,
+    is_event_stream,
+    join_messages,
+    says_nothing,
+)
+
+NAMES = {"memory_insert", "memory_insert_all", "search"}
+
+
+def draft_of(*deltas: dict[str, Any], ours: frozenset[str] = frozenset()) -> Draft:
+    draft = Draft()
+    for delta in deltas:
+        draft.add(delta)
+        if "tool_calls" in delta:
+            draft.take_calls(delta["tool_calls"], ours, is_over=False)
+    return draft
+
+
+class TestMessages:
+    def test_text_is_continued_and_names_are_replaced(self) -> None:
+        draft = draft_of(
+            {"role": "assistant", "content": "Hel", "x": "a", "refusal": None},
+            {"role": "assistant", "content": "lo", "x": "b", "annotations": [{"n": 1}]},
+            {"annotations": [{"n": 2}], "audio": {"id": "au", "data": "AA"}},
+            {"audio": {"id": "au", "data": "BB", "expires_at": 5}},
+        )
+        assert draft.message() == {
+            "role": "assistant",
+            "content": "Hello",
+            "x": "ab",
+            "refusal": None,
+            "annotations": [{"n": 1}, {"n": 2}],
+            "audio": {"id": "au", "data": "AABB", "expires_at": 5},
+        }
+
+    def test_content_in_parts_and_content_in_text_are_both_kept(self) -> None:
+        thinking = [{"type": "thinking", "thinking": "hm"}]
+        draft = draft_of({"content": thinking}, {"content": "So"}, {"content": "."})
+        assert draft.message()["content"] == [*thinking, {"type": "text", "text": "So."}]
+
+    def test_content_is_null_only_beside_calls(self) -> None:
+        """The real API refuses an assistant message that has neither."""
+        assert draft_of({"role": "assistant", "content": None}).message()["content"] == ""
+        draft = draft_of(
+            {"content": ""}, {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f"}}]}
+        )
+        assert draft.message(draft.calls) == {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}],
+        }
+
+    def test_what_a_call_carries_beside_its_function_is_kept(self) -> None:
+        signature = {"google": {"thought_signature": "s"}}
+        first = {"index": 0, "id": "a", "type": "function", "extra_content": signature}
+        draft = draft_of(
+            {"tool_calls": [{**first, "function": {"name": "f", "arguments": "{", "strict": True}}]},
+            {"tool_calls": [{"index": 0, "id": "", "type": None, "function": {"arguments": "}"}}]},
+        )
+        assert draft.message(draft.calls)["tool_calls"] == [
+            {
+                "type": "function",
+                "id": "a",
+                "extra_content": signature,
+                "function": {"strict": True, "name": "f", "arguments": "{}"},
+            }
+        ]
+
+    def test_arguments_that_come_as_an_object_become_text(self) -> None:
+        draft = draft_of({"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {"x": 1}}}]})
+        assert draft.calls[0].text == '{"x":1}'
+
+    def test_what_was_merged_is_not_what_is_sent(self) -> None:
+        """A draft grows; the chunk its beginning came in may still have to leave as it was."""
+        delta = {"audio": {"data": "A"}, "list": [{"index": 0, "text": "a"}]}
+        before = orjson.dumps(delta)
+        draft = draft_of(delta, {"audio": {"data": "B"}, "list": [{"index": 0, "text": "b"}]})
+        assert orjson.dumps(delta) == before
+        assert draft.message()["list"] == [{"index": 0, "text": "ab"}]
+
+    def test_messages_said_one_after_the_other_are_joined(self) -> None:
+        call = {"id": "t"}
+        said: list[dict[str, Any]] = [
+            {"role": "assistant", "content": "A", "reasoning_content": "x"},
+            {"role": "assistant", "content": None},
+            {"role": "assistant", "content": "B", "reasoning_content": "y", "tool_calls": [call]},
+        ]
+        assert join_messages(said) == {
+            "role": "assistant",
+            "content": "AB",
+            "reasoning_content": "xy",
+            "tool_calls": [call],
+        }
+        parts: list[dict[str, Any]] = [
+            {"role": "assistant", "content": [{"type": "text", "text": "A"}]},
+            {"content": "B"},
+        ]
+        assert [part["text"] for part in join_messages(parts)["content"]] == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_complete", "owner"),
+    [
+        ("", False, Owner.UNKNOWN),
+        ("memory", False, Owner.UNKNOWN),
+        ("memory_insert", False, Owner.UNKNOWN),  # may go on
+        ("memory_insert", True, Owner.OURS),
+        ("memory", True, Owner.THEIRS),
+        ("memory_insert_al", False, Owner.UNKNOWN),
+        ("memory_insert_also", False, Owner.THEIRS),
+        ("get", False, Owner.THEIRS),
+        ("", True, Owner.THEIRS),
+    ],
+)
+def test_whose_call_it_is_is_known_as_early_as_its_name_allows(
+    name: str, is_complete: bool, owner: Owner
+) -> None:
+    call = Call(0)
+    call.name = name
+    assert decide_owner(call, NAMES, is_complete) is owner
+
+
+def test_a_later_call_waits_for_one_whose_name_is_not_known() -> None:
+    """Else its index would depend on how the bytes were cut."""
+    draft, ours = Draft(), frozenset({"memory_insert"})
+    first = {"index": 0, "id": "a", "function": {"name": "mem", "arguments": ""}}
+    second = {"index": 1, "id": "b", "function": {"name": "get", "arguments": "{}"}}
+    assert draft.take_calls([first, second], ours, is_over=False) == []
+    shown = draft.take_calls([{"index": 0, "function": {"name": "e"}}], ours, is_over=False)
+    assert shown is not None
+    assert [(call["index"], call["function"]["name"]) for call in shown] == [(0, "meme"), (1, "get")]
+
+
+@pytest.mark.parametrize(
+    ("delta", "nothing"),
+    [
+        ({}, True),
+        ({"role": "assistant", "content": ""}, True),
+        ({"role": "assistant", "content": None, "refusal": None, "tool_calls": []}, True),
+        ({"content": "a"}, False),
+        ({"reasoning_content": "a"}, False),
+        ({"x": 1}, False),
+    ],
+)
+def test_a_delta_that_says_nothing(delta: dict[str, Any], nothing: bool) -> None:
+    assert says_nothing(delta) is nothing
+
+
+class TestUsage:
+    def test_the_last_prompt_and_all_completions(self) -> None:
+        first = {
+            "prompt_tokens": 10,
+            "completion_tokens": 2,
+            "total_tokens": 12,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 1},
+        }
+        last = {
+            "prompt_tokens": 30,
+            "completion_tokens": 5,
+            "total_tokens": 35,
+            "prompt_tokens_details": {"cached_tokens": 9},
+            "completion_tokens_details": {"reasoning_tokens": 2, "x": "y"},
+            "x": 1,
+        }
+        assert add_usage(first, last) == {
+            "prompt_tokens": 30,
+            "completion_tokens": 7,
+            "total_tokens": 37,
+            "prompt_tokens_details": {"cached_tokens": 9},
+            "completion_tokens_details": {"reasoning_tokens": 3, "x": "y"},
+            "x": 1,
+        }
+        assert first["completion_tokens"] == 2
+
+    def test_details_of_one_round_alone_stay(self) -> None:
+        first = {"completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 1}}
+        assert add_usage(first, {"completion_tokens": 3})["completion_tokens_details"] == {
+            "reasoning_tokens": 1
+        }
+
+
+def test_a_whole_reply_is_a_chunk_and_stays_what_it_was() -> None:
+    body = {
+        "id": "a",
+        "object": "chat.completion",
+        "choices": [
+            {"index": 0, "message": {"content": None, "tool_calls": [{"id": "c"}]}, "logprobs": None}
+        ],
+    }
+    before = orjson.dumps(body)
+    assert chunk_of(body) == {
+        "id": "a",
+        "object": "chat.completion.chunk",
+        "choices": [
+            {
+                "index": 0,
+                "logprobs": None,
+                "delta": {"content": None, "tool_calls": [{"id": "c", "index": 0}]},
+            }
+        ],
+    }
+    assert orjson.dumps(body) == before
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message", "code"),
+    [
+        (429, b'{"error":{"message":"slow","type":"t","code":"c"}}', "slow", "c"),
+        (429, b'{"error":{"message":"slow"}}', "slow", 429),
+        (400, b'[{"error":{"message":"bad","code":400}}]', "bad", 400),  # Google
+        (500, b'{"error":"boom"}', "boom", 500),
+        (400, b'{"object":"error","message":"too long","code":400}', "too long", 400),  # vLLM
+    ],
+)
+def test_errors_of_all_upstreams_have_one_shape(status: int, body: bytes, message: str, code: Any) -> None:
+    error = error_body(status, body)["error"]
+    assert (error["message"], error["code"]) == (message, code)
+    assert {"message", "type", "param", "code"} <= error.keys()
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"[]"])
+def test_an_error_without_words_names_its_status(body: bytes) -> None:
+    error = error_body(503, body)["error"]
+    assert "503" in error["message"]
+    assert error["code"] == 503
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (200, (("content-type", "text/event-stream; charset=utf-8"),), True),
+        (200, (("content-type", "Text/Event-Stream"),), True),
+        (200, (("content-type", "application/json"),), False),
+        (200, (), False),
+        (429, (("content-type", "text/event-stream"),), False),
+    ],
+)
+def test_what_is_read_as_events(status: int, headers: tuple[tuple[str, str], ...], expected: bool) -> None:
+    assert is_event_stream(status, headers) is expected
+
+
+class TestView:
+    def held(self, delta: dict[str, Any], finish: str | None = None, **fields: Any) -> Held:
+        chunk = {"id": "a", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **fields}
+        return Held(b"data: %b\n\n" % orjson.dumps(chunk), None, chunk)
+
+    def test_nothing_leaves_until_something_is_said(self) -> None:
+        view = View(waits=True, strips_usage=False)
+        role, text = self.held({"role": "assistant"}), self.held({"content": "x"})
+        view.show(role)
+        view.put(b": ping\n\n", says=False)
+        assert view.flush() == b""
+        view.show(text)
+        assert view.flush() == role.raw + b": ping\n\n" + text.raw
+        assert view.flush() == b""
+
+    def test_the_name_of_an_event_survives_its_rewriting(self) -> None:
+        view = View(waits=False, strips_usage=False)
+        held = self.held({"content": "x"}, "stop")
+        held.name = "message"
+        view.show(held, finish="length")
+        assert view.flush().startswith(b"event: message\ndata: {")
+
+    def test_a_hidden_end_says_its_text_and_nothing_else(self) -> None:
+        view = View(waits=False, strips_usage=False)
+        ends = [
+            self.held({}, "tool_calls"),
+            self.held({"content": "x"}, "tool_calls", usage={"prompt_tokens": 3}),
+        ]
+        usage = Held(b"u", None, {"id": "a", "choices": [], "usage": {"prompt_tokens": 3}})
+        view.show_tail([*ends, usage], None, is_hidden=True)
+        (line,) = view.flush().decode().strip().split("\n\n")
+        shown = orjson.loads(line.removeprefix("data: "))
+        assert shown["choices"] == [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]
+        assert shown["usage"] is None

@@ -1,0 +1,236 @@
+"""When the memory tools are offered, under which names, and what their edits do to a block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core.tools import (
+    EDITS,
+    MEMORY_TOOLS,
+    apply,
+    check,
+    client_tool_names,
+    definitions,
+    may_offer,
+    offer,
+    read_arguments,
+)
+from storage.records import Block
+
+USER: dict[str, Any] = {"role": "user", "content": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, True),
+        ({"n": 1, "tool_choice": "auto", "logprobs": False, "response_format": {"type": "text"}}, True),
+        ({"tools": [], "modalities": ["text"]}, True),
+        ({"n": 2}, False),
+        ({"n": "1"}, False),  # the upstream's error is the caller's to see
+        ({"tool_choice": "none"}, False),
+        ({"tool_choice": "required"}, False),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, False),
+        ({"response_format": {"type": "json_object"}}, False),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, False),
+        ({"logprobs": True}, False),
+        ({"top_logprobs": 0}, False),
+        ({"functions": []}, False),
+        ({"function_call": "auto"}, False),
+        ({"modalities": ["text", "audio"]}, False),
+        ({"audio": {"voice": "alloy"}}, False),
+        ({"tools": {"a": 1}}, False),
+        ({"messages": []}, False),
+        ({"messages": None}, False),
+        ({"messages": [USER, {"role": "assistant", "content": "Well,"}]}, False),  # prefilled
+        ({"messages": [USER, {"role": "tool", "tool_call_id": "a", "content": "x"}]}, True),
+    ],
+)
+def test_tools_are_offered_only_where_a_hidden_round_makes_sense(
+    fields: dict[str, Any], expected: bool
+) -> None:
+    assert may_offer({"messages": [USER], **fields}) is expected
+
+
+class TestOffer:
+    def test_nothing_enabled_is_nothing_offered(self) -> None:
+        assert offer((), ()) == {}
+        assert definitions({}) == []
+
+    def test_names_are_plain_where_they_are_free(self) -> None:
+        enabled = ("memory_insert", "conversation_search", "unknown")
+        assert offer(enabled, {"get_weather"}) == {
+            "memory_insert": "memory_insert",
+            "conversation_search": "conversation_search",
+        }
+
+    def test_a_clash_renames_ours(self) -> None:
+        taken = {"memory_insert", "mnemogate_memory_insert"}
+        assert offer(("memory_insert", "memory_replace"), taken) == {
+            "mnemogate_mnemogate_memory_insert": "memory_insert",
+            "memory_replace": "memory_replace",
+        }
+
+    def test_names_stay_as_they_were_first_offered(self) -> None:
+        agreed = {"mnemogate_memory_insert": "memory_insert", "memory_replace": "memory_replace"}
+        assert offer(("memory_insert", "memory_replace"), (), agreed) == agreed
+        assert offer(("memory_replace",), (), agreed) == {"memory_replace": "memory_replace"}
+
+    def test_a_client_that_claims_one_later_takes_them_out(self) -> None:
+        agreed = {"memory_insert": "memory_insert", "memory_replace": "memory_replace"}
+        assert offer(("memory_insert", "memory_replace"), {"memory_insert"}, agreed) == {}
+
+    def test_definitions_carry_the_offered_name(self) -> None:
+        (made,) = definitions({"mnemogate_memory_insert": "memory_insert"})
+        assert made["type"] == "function"
+        assert made["function"]["name"] == "mnemogate_memory_insert"
+        assert made["function"]["parameters"] == MEMORY_TOOLS["memory_insert"]["parameters"]
+
+    def test_names_of_tools_of_every_type_are_seen(self) -> None:
+        body = {
+            "tools": [
+                {"type": "function", "function": {"name": "a"}},
+                {"type": "custom", "custom": {"name": "b"}},
+                {"type": "web_search", "name": "c"},
+                {"type": 3},
+                None,
+            ],
+            "functions": [{"name": "d"}],
+        }
+        assert client_tool_names(body) == {"a", "b", "c", "d"}
+        assert client_tool_names({"tools": "x"}) == frozenset()
+
+
+@pytest.mark.parametrize("tool", MEMORY_TOOLS)
+def test_schemas_are_what_the_real_api_takes(tool: str) -> None:
+    schema = MEMORY_TOOLS[tool]
+    parameters = schema["parameters"]
+    assert schema["description"]
+    assert parameters["type"] == "object"
+    assert set(parameters["required"]) <= parameters["properties"].keys()
+    assert all(entry["description"] for entry in parameters["properties"].values())
+    missing = check(tool, {})
+    assert missing is not None
+    assert parameters["required"][0] in missing
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("{}", {}), ("", {}), (" ", {}), ('{"a":1}', {"a": 1}), ("[1]", None), ("1", None), ('{"a', None)],
+)
+def test_arguments_are_an_object_or_nothing(text: str, expected: dict[str, Any] | None) -> None:
+    assert read_arguments(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "word"),
+    [
+        ("conversation_search", {"query": 3}, "query"),
+        ("conversation_search", {"query": "x", "limit": "5"}, "limit"),
+        ("conversation_search", {"query": "x", "limit": True}, "limit"),
+        ("conversation_search", {"query": "x", "role": "system"}, "role"),
+        ("conversation_search", {"query": "x", "role": None, "more": 1}, None),
+        ("archival_memory_search", {"query": "x", "limit": 3}, None),
+    ],
+)
+def test_what_is_wrong_with_arguments_is_named(
+    tool: str, arguments: dict[str, Any], word: str | None
+) -> None:
+    told = check(tool, arguments)
+    assert told is None if word is None else told is not None and f"`{word}`" in told
+
+
+def block(value: str, limit: int = 100, read_only: bool = False) -> Block:
+    return Block(1, "human", "", value, limit, read_only)
+
+
+def edited(op: str, value: str, **arguments: Any) -> str | None:
+    return apply(op, {"label": "human", **arguments}, block(value)).value
+
+
+class TestEdits:
+    @pytest.mark.parametrize(
+        ("value", "line", "expected"),
+        [
+            ("", None, "new"),
+            ("", 0, "new"),
+            ("a\nb", None, "a\nb\nnew"),
+            ("a\nb", -1, "a\nb\nnew"),
+            ("a\nb", 0, "new\na\nb"),
+            ("a\nb", 1, "a\nnew\nb"),
+            ("a\nb", 3, None),
+            ("a\nb", -2, None),
+        ],
+    )
+    def test_insert(self, value: str, line: int | None, expected: str | None) -> None:
+        fields = {} if line is None else {"insert_line": line}
+        assert edited("insert", value, new_string="new\n", **fields) == expected
+
+    @pytest.mark.parametrize(
+        ("old", "new", "expected"),
+        [
+            ("tea", "coffee", "likes coffee, aaa"),
+            ("likes tea", "", ", aaa"),
+            ("milk", "x", None),  # not there
+            ("a", "x", None),  # there more than once
+            ("aa", "x", None),  # there twice, overlapping
+            ("", "x", None),
+        ],
+    )
+    def test_replace(self, old: str, new: str, expected: str | None) -> None:
+        assert edited("replace", "likes tea, aaa", old_string=old, new_string=new) == expected
+
+    def test_rethink(self) -> None:
+        assert edited("rethink", "old", new_memory="all new") == "all new"
+        assert edited("rethink", "old", new_memory="") == ""
+
+    @pytest.mark.parametrize(
+        ("op", "fields"),
+        [
+            ("insert", {"new_string": "x" * 101}),
+            ("insert", {"new_string": " \n"}),
+            ("insert", {}),
+            ("replace", {"old_string": "old", "new_string": "x" * 101}),
+            ("rethink", {"new_memory": "x" * 101}),
+            ("rethink", {"new_memory": 7}),
+        ],
+    )
+    def test_a_refused_edit_changes_nothing_and_says_why(self, op: str, fields: dict[str, Any]) -> None:
+        edit = apply(op, {"label": "human", **fields}, block("old"))
+        assert edit.value is None
+        assert edit.result.startswith("Error: ")
+
+    def test_the_limit_is_exact_and_counts_characters(self) -> None:
+        assert edited("rethink", "old", new_memory="ü" * 100) == "ü" * 100
+
+    def test_a_block_over_its_limit_may_shrink_but_not_grow(self) -> None:
+        over = block("x" * 120)
+        shrunk = {"label": "human", "new_memory": "x" * 110}
+        assert apply("rethink", shrunk, over).value == "x" * 110
+        assert apply("insert", {"label": "human", "new_string": "y"}, over).value is None
+
+    @pytest.mark.parametrize("target", [None, block("old", read_only=True)], ids=["unknown", "read-only"])
+    def test_blocks_that_cannot_be_edited(self, target: Block | None) -> None:
+        edit = apply("insert", {"label": "human", "new_string": "x"}, target)
+        assert edit.value is None
+        assert edit.result.startswith("Error: ")
+
+    def test_the_result_is_short_and_does_not_repeat_the_block(self) -> None:
+        edit = apply("insert", {"label": "human", "new_string": "tea"}, block("secret"))
+        assert "+ 'tea'" in edit.result
+        assert "secret" not in edit.result
+        long = apply("insert", {"label": "human", "new_string": "y" * 5000}, block("", limit=9000))
+        assert len(long.result) < 400
+
+    def test_an_edit_that_changes_nothing_is_no_error(self) -> None:
+        edit = apply("rethink", {"label": "human", "new_memory": "old"}, block("old"))
+        assert edit.value is None
+        assert not edit.result.startswith("Error")
+
+    def test_every_edit_of_a_block_can_be_applied(self) -> None:
+        for tool, op in EDITS.items():
+            assert tool in MEMORY_TOOLS
+            if tool.startswith("memory_"):
+                assert apply(op, {}, None).result.startswith("Error: memory_")
