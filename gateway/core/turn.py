@@ -96,8 +96,9 @@ def estimate_tokens(text: str) -> int:
 class TurnSpec:
     """What the machine has to know about a request.
 
-    stream: the client asked for a stream (the machine itself goes by what the upstream sends). wants_usage: and for its usage chunk (a whole reply has one anyway).
-    usage_added: we asked for the usage chunk; unless the client did, it is kept from it.
+    stream: the client asked for a stream (the machine itself goes by what the upstream sends).
+    wants_usage: the client asked for the usage chunk of its stream (a whole reply has its usage anyway).
+    usage_added: we asked for that chunk; unless the client did, it is kept from it.
     ours: offered tool name -> canonical memory tool; empty: no call is looked at.
     max_rounds: hidden rounds at most; then the model is told, and called a last time.
     budget_tokens: completion tokens the client allows for the whole reply; None: not limited.
