@@ -59,7 +59,16 @@ def fetch() -> list[dict[str, Any]]:
     if not path.exists():
         CACHE.mkdir(exist_ok=True)
         (CACHE / ".gitignore").write_text("*\n")
-        arguments = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(CACHE), PACKAGE]
+        arguments = [
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--dest",
+            str(CACHE),
+            PACKAGE,
+        ]
         for pip in (["pip"], [sys.executable, "-m", "pip"], ["uvx", "pip"]):
             try:
                 if subprocess.run([*pip, *arguments], check=False).returncode == 0:
@@ -94,7 +103,10 @@ def make_cases(questions: Sequence[dict[str, Any]], limit: int, seed: int) -> It
             for other in questions
             if other is not question
             for id_, date, session in zip(
-                other["haystack_session_ids"], other["haystack_dates"], other["haystack_sessions"], strict=True
+                other["haystack_session_ids"],
+                other["haystack_dates"],
+                other["haystack_sessions"],
+                strict=True,
             )
             if id_ not in own
         ]
@@ -110,7 +122,9 @@ def make_cases(questions: Sequence[dict[str, Any]], limit: int, seed: int) -> It
             for number, turn in enumerate(session):
                 seq = len(history) + 1
                 previous = seq - 1 if number else None
-                history.append(terms.Document(seq, turn["role"], turn["content"], at + number, None, previous))
+                history.append(
+                    terms.Document(seq, turn["role"], turn["content"], at + number, None, previous)
+                )
                 if turn.get("has_answer"):
                     evidence.add(seq)
         yield Case(
@@ -132,7 +146,7 @@ def direct(case: Case) -> Ask:
     def ask(budget: int) -> tuple[str, set[int], float]:
         began = time.perf_counter()
         query = recall.make_query(case.question)
-        hits = terms.rank(blobs, query, secret)
+        hits = terms.rank(blobs, query, secret, only_strong=True)
         took = time.perf_counter() - began
         chosen = recall.choose([messages[hit.seq] for hit in hits], query, budget_tokens=budget)
         note = recall.render_note(chosen, (), case.asked)

@@ -3,11 +3,11 @@
 Pure: bytes and values in, bytes and values out; both stores keep the blobs as they are. Words appear only as
 32-bit hashes keyed with the agent's secret, so a blob says nothing without it and two agents share no hash.
 
-A blob (little endian; `n` documents, `m` entries, columns rather than rows, which numpy reads in place):
+A blob (little endian; `m` entries, in columns, which numpy searches in place):
 
-    magic 2s, version u8, n u8, chunk u32, m u32
-    documents, by slot:   length u16[n], back u16[n], slot u8[n], flags u8[n], head u8[n]
-    entries, by hash:     hash u32[m], place u8[m] (slot, and bit 6: in the head), frequency u8[m]
+    magic 2s, version u16, chunk u32, m u32
+    64 documents, by slot:   length u16, back u16, flags u8, head u8
+    entries, by hash:        hash u32[m], place u8[m] (slot; bit 6: in the head), frequency u8[m]
 
 A message's neighbours in its conversation count for it at half weight. They are not copied into it: `back` says
 how far before it its predecessor is, and a query passes the hits in the head (the first words) of a message on to
@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import Stemmer  # type: ignore[import-not-found, unused-ignore]
 
@@ -40,12 +40,12 @@ __all__ = [
     "Document",
     "Hit",
     "chunk_of",
-    "decode_seqs",
     "encode",
     "forget",
     "merge",
     "preload",
     "rank",
+    "seqs_of",
     "words_of",
 ]
 
@@ -58,18 +58,26 @@ _HEAD_CHARS = (
     200  # what of a turn counts for its neighbours: a whole long one ruins BM25, its beginning does not
 )
 _RRF = 60.0  # reciprocal rank fusion; the usual constant (Cormack et al. 2009)
-_QUERY_TERMS = 64
+_QUERY_WORDS = 256  # distinct words of a query that are looked up
+_QUERY_TERMS = 64  # of them, the rarest ones that are scored; a question has about 7
+
+# When nobody asked: over 240 questions of LongMemEval (550 turns each) every one's best hit held 0.3 of the query's
+# weight or more, and hits below a fifth of the best one's score held 0.2% of the evidence and half of the text.
+_LEAST_BEST_SHARE = 0.25
+_LEAST_SHARE = 0.1
+_LEAST_RELATIVE = 0.2
 _DOCUMENT_TERMS = 4_000  # distinct terms kept of one document; a page of prose has about 250
 _DOCUMENT_CHARS = 200_000
 
 _MAGIC = b"mt"
 _VERSION = 1
-_HEADER = struct.Struct("<2sBBII")
-_DOC_BYTES = 7
-_DOC_COLUMNS = ((0, 2, "<u2"), (2, 4, "<u2"), (4, 5, "u1"), (5, 6, "u1"), (6, 7, "u1"))
+_HEADER = struct.Struct("<2sHII")
+_DOCUMENT = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
+_TABLE_BYTES = CHUNK * 6
+_PREFIX = _HEADER.size + _TABLE_BYTES
 _ENTRY_BYTES = 6
-_IN_HEAD = 0x40
-_USER = 1
+_SLOT, _IN_HEAD = 0x3F, 0x40  # of an entry's place
+_USER, _PRESENT = 1, 2  # of a document's flags
 
 
 class CorruptIndex(ValueError):
@@ -92,9 +100,11 @@ class Document:
     previous: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """score: fused, comparable within one answer only. share: of the query's weight, what this turn holds, 0 to 1."""
+class Hit(NamedTuple):  # not a dataclass: fifty of those would take a third of a small query's time
+    """One message found.
+
+    score: to compare within one answer. share: what part of the query's weight it and its neighbours hold, 0 to 1.
+    """
 
     seq: int
     score: float
@@ -134,6 +144,13 @@ those through to too under until up us very was we were what when where which wh
 with would you your yours yourself d ll m re ve
 """
 _STOP = frozenset(_FUNCTION_WORDS.split())
+
+# A message of these alone is no question (stems, as `words_of` gives them).
+_COURTESY_WORDS = """
+hi hello hey thank thanks thx ok okay ye yes yeah yep no nope sure great good nice cool fine perfect awesom right
+morn afternoon even night bye goodby sorri welcom continu go ahead next tell say help someth anyth lol wow
+"""
+_COURTESY = frozenset(_COURTESY_WORDS.split())
 
 # By the first letter's script; Latin letters default to English, since one message seldom says its language.
 _STEMMERS = (
@@ -259,13 +276,18 @@ def _count(document: Document) -> _Counted:
 # --- blobs --------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Blob:
-    """A blob taken apart for rewriting. documents: slot -> (length, back, flags, head)."""
+    """A blob taken apart. documents: 64 rows of `_DOCUMENT`; places, frequencies: beside the hashes."""
 
     chunk: int
-    documents: dict[int, tuple[int, int, int, int]]
-    entries: list[tuple[int, int, int]]
+    documents: NDArray[Any]
+    hashes: NDArray[np.uint32]
+    places: NDArray[np.uint8]
+    frequencies: NDArray[np.uint8]
+
+
+# numpy is imported in the functions that need it: it costs 0.1 s and 20 MB, and without memory nobody asks for it.
 
 
 def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
@@ -273,39 +295,54 @@ def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
 
     secret: the agent's, at most 64 bytes.
     """
-    blobs: dict[int, _Blob] = {}
-    hashes: dict[str, int] = {}
+    import numpy as np
+
+    by_chunk: dict[int, dict[int, Document]] = {}
     for document in documents:
-        chunk, slot = divmod(document.seq, CHUNK)
-        blob = blobs.get(chunk)
-        if blob is None:
-            blob = blobs[chunk] = _Blob(chunk, {}, [])
-        counted = _count(document)
-        back = document.seq - document.previous if document.previous is not None else 0
-        blob.documents[slot] = (
-            min(counted.length, 0xFFFF),
-            back if 0 < back <= 0xFFFF else 0,
-            _USER if document.role == "user" else 0,
-            min(counted.head_length, 0xFF),
+        by_chunk.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = document
+    hashes: dict[str, int] = {}
+    blobs = {}
+    for chunk, rows in by_chunk.items():
+        table = np.zeros(CHUNK, _DOCUMENT)
+        values, places, frequencies = list[int](), bytearray(), bytearray()
+        for slot, document in rows.items():
+            counted = _count(document)
+            table[slot] = _row(document, counted)
+            for term, frequency in counted.frequency.items():
+                value = hashes.get(term)
+                if value is None:
+                    value = hashes[term] = _hash(term, secret)
+                values.append(value)
+                places.append(slot | _IN_HEAD if term in counted.head else slot)
+                frequencies.append(frequency if frequency < 0xFF else 0xFF)
+        columns = (
+            np.array(values, "<u4"),
+            np.frombuffer(places, np.uint8),
+            np.frombuffer(frequencies, np.uint8),
         )
-        for term, frequency in counted.frequency.items():
-            value = hashes.get(term)
-            if value is None:
-                value = hashes[term] = _hash(term, secret)
-            place = slot | _IN_HEAD if term in counted.head else slot
-            blob.entries.append((value, place, min(frequency, 0xFF)))
-    return {chunk: _pack(blob) for chunk, blob in blobs.items()}
+        blobs[chunk] = _pack(_Blob(chunk, table, *columns))
+    return blobs
 
 
 def merge(old: bytes | None, new: bytes) -> bytes:
-    """One blob of both; where both have a message, the new one's entries count. Raises: CorruptIndex."""
+    """One blob of both; where both have a message, only the new one's words count. Raises: CorruptIndex."""
+    import numpy as np
+
     if not old:
         return new
-    blob, added = _unpack(old), _unpack(new)
-    if blob.chunk != added.chunk:
-        raise CorruptIndex(f"chunks {blob.chunk} and {added.chunk} are not the same")
-    kept = [entry for entry in blob.entries if entry[1] & 0x3F not in added.documents]
-    return _pack(_Blob(blob.chunk, blob.documents | added.documents, kept + added.entries))
+    added = _unpack(new)
+    kept = _without(_unpack(old), (added.documents["flags"] & _PRESENT) > 0)
+    if kept.chunk != added.chunk:
+        raise CorruptIndex(f"chunks {kept.chunk} and {added.chunk} are not the same")
+    return _pack(
+        _Blob(
+            kept.chunk,
+            np.where(added.documents["flags"] & _PRESENT, added.documents, kept.documents),
+            np.concatenate((kept.hashes, added.hashes)),
+            np.concatenate((kept.places, added.places)),
+            np.concatenate((kept.frequencies, added.frequencies)),
+        )
+    )
 
 
 def forget(blob: bytes, seqs: Collection[int]) -> bytes:
@@ -313,73 +350,85 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
 
     Seqs of other chunks are ignored.
     """
+    import numpy as np
+
     old = _unpack(blob)
-    slots = {seq % CHUNK for seq in seqs if chunk_of(seq) == old.chunk}
-    documents = {slot: row for slot, row in old.documents.items() if slot not in slots}
-    if not documents:
-        return b""
-    return _pack(
-        _Blob(old.chunk, documents, [entry for entry in old.entries if entry[1] & 0x3F in documents])
-    )
+    gone = np.zeros(CHUNK, bool)
+    gone[[seq % CHUNK for seq in seqs if chunk_of(seq) == old.chunk]] = True
+    left = _without(old, gone)
+    return _pack(left) if left.documents["flags"].any() else b""
 
 
-def decode_seqs(blob: bytes) -> list[int]:
+def seqs_of(blob: bytes) -> list[int]:
     """Which messages the blob holds, ascending. Raises: CorruptIndex."""
     old = _unpack(blob)
-    return [old.chunk * CHUNK + slot for slot in sorted(old.documents)]
+    return [
+        old.chunk * CHUNK + slot
+        for slot, flags in enumerate(old.documents["flags"].tolist())
+        if flags & _PRESENT
+    ]
 
 
 def _hash(term: str, secret: bytes) -> int:
-    """Never the largest number, so that the next one always exists (`_find` searches for both)."""
+    """Never the largest number, so that the next one always exists (`_occurrences` searches for both)."""
     digest = blake2b(term.encode("utf-8", "surrogatepass"), digest_size=4, key=secret).digest()
     return min(int.from_bytes(digest, "little"), 0xFFFFFFFE)
 
 
-def _pack(blob: _Blob) -> bytes:
-    rows = sorted(blob.documents.items())
-    entries = sorted(blob.entries)
-    n, m = len(rows), len(entries)
-    return b"".join(
-        (
-            _HEADER.pack(_MAGIC, _VERSION, n, blob.chunk, m),
-            struct.pack(f"<{n}H", *(row[0] for _, row in rows)),
-            struct.pack(f"<{n}H", *(row[1] for _, row in rows)),
-            bytes(slot for slot, _ in rows),
-            bytes(row[2] for _, row in rows),
-            bytes(row[3] for _, row in rows),
-            struct.pack(f"<{m}I", *(entry[0] for entry in entries)),
-            bytes([entry[1] for entry in entries]),
-            bytes([entry[2] for entry in entries]),
-        )
+def _row(document: Document, counted: _Counted) -> tuple[int, int, int, int]:
+    """A row of `_DOCUMENT`."""
+    back = 0 if document.previous is None else document.seq - document.previous
+    flags = _PRESENT | (_USER if document.role == "user" else 0)
+    return (
+        min(counted.length, 0xFFFF),
+        back if 0 < back <= 0xFFFF else 0,
+        flags,
+        min(counted.head_length, 0xFF),
     )
 
 
-def _open(blob: bytes) -> tuple[int, int, int]:
-    """Chunk and counts of documents and entries of a blob whose outline is right. Raises: CorruptIndex."""
-    if len(blob) < _HEADER.size:
+def _without(blob: _Blob, gone: NDArray[np.bool_]) -> _Blob:
+    import numpy as np
+
+    documents = np.where(gone, np.zeros((), _DOCUMENT), blob.documents)
+    stays = ~gone[blob.places & _SLOT]
+    return _Blob(blob.chunk, documents, blob.hashes[stays], blob.places[stays], blob.frequencies[stays])
+
+
+def _pack(blob: _Blob) -> bytes:
+    import numpy as np
+
+    order = np.lexsort((blob.places, blob.hashes))
+    columns = (blob.hashes[order], blob.places[order], blob.frequencies[order])
+    header = _HEADER.pack(_MAGIC, _VERSION, blob.chunk, len(order))
+    return b"".join((header, blob.documents.tobytes(), *(column.tobytes() for column in columns)))
+
+
+def _open(blob: bytes) -> tuple[int, int, bytes]:
+    """Chunk, number of entries and the blob itself, if its outline is right. Raises: CorruptIndex."""
+    if len(blob) < _PREFIX:
         raise CorruptIndex(f"{len(blob)} bytes are too few for a search blob")
-    magic, version, n, chunk, m = _HEADER.unpack_from(blob)
+    magic, version, chunk, m = _HEADER.unpack_from(blob)
     if magic != _MAGIC or version != _VERSION:
         raise CorruptIndex(f"a search blob begins with {_MAGIC!r} {_VERSION}, not {magic!r} {version}")
-    if n > CHUNK or len(blob) != _HEADER.size + n * _DOC_BYTES + m * _ENTRY_BYTES:
-        raise CorruptIndex(f"{len(blob)} bytes do not make {n} documents and {m} entries")
-    return chunk, n, m
+    if len(blob) != _PREFIX + m * _ENTRY_BYTES:
+        raise CorruptIndex(f"{len(blob)} bytes do not make {m} entries")
+    return chunk, m, blob
 
 
 def _unpack(blob: bytes) -> _Blob:
-    chunk, n, m = _open(blob)
-    at = _HEADER.size
-    lengths, backs = struct.unpack_from(f"<{n}H", blob, at), struct.unpack_from(f"<{n}H", blob, at + 2 * n)
-    slots, flags, heads = (blob[at + k * n : at + (k + 1) * n] for k in (4, 5, 6))
-    if any(slot >= CHUNK for slot in slots) or len(set(slots)) != n:
-        raise CorruptIndex("a document's slot is out of range or taken twice")
-    documents = {s: (lengths[i], backs[i], flags[i], heads[i]) for i, s in enumerate(slots)}
-    at += n * _DOC_BYTES
-    hashes = struct.unpack_from(f"<{m}I", blob, at)
-    entries = list(zip(hashes, blob[at + 4 * m : at + 5 * m], blob[at + 5 * m :], strict=True))
-    if any(place & 0x3F not in documents for _, place, _ in entries):
+    import numpy as np
+
+    chunk, m, _ = _open(blob)
+    documents = np.frombuffer(blob, _DOCUMENT, CHUNK, _HEADER.size)
+    hashes = np.frombuffer(blob, "<u4", m, _PREFIX)
+    places = np.frombuffer(blob, np.uint8, m, _PREFIX + 4 * m)
+    frequencies = np.frombuffer(blob, np.uint8, m, _PREFIX + 5 * m)
+    if (hashes[1:] < hashes[:-1]).any():
+        raise CorruptIndex("the entries are out of order")
+    if not (documents["flags"][places & _SLOT] & _PRESENT).all():
         raise CorruptIndex("an entry belongs to no document")
-    return _Blob(chunk, documents, entries)
+    return _Blob(chunk, documents, hashes, places, frequencies)
 
 
 # --- ranking --------------------------------------------------------------------------------
@@ -397,21 +446,28 @@ def rank(
     *,
     tail: Sequence[Document] = (),
     limit: int = 50,
-    least_share: float = 0.0,
+    only_strong: bool = False,
 ) -> list[Hit]:
     """The messages that answer the query, best first.
 
-    Two rankings by BM25, of the user's turns alone and of all turns, each with its own statistics, are fused.
+    Two rankings, of all turns and of the user's alone, each relative to its best, are added: long turns of the
+    assistant would win most places by their mere number of words, yet some things only the assistant said.
     blobs: all of the agent's; empty ones are skipped.
-    tail: messages that are not indexed yet; where a blob has one of them too, the tail's text counts.
-    least_share: hits whose share is smaller are left out. Raises: CorruptIndex.
+    tail: messages not indexed yet; where a blob has one of them too, the tail's text counts.
+    only_strong: for what nobody asked for. Without hits that hold a good part of the query nothing is returned, and
+    small talk finds nothing. A search tool leaves it off. Raises: CorruptIndex.
     """
-    terms = list(dict.fromkeys(words_of(query)))[: _QUERY_TERMS * 4]
-    opened = sorted(((*_open(blob), blob) for blob in blobs if blob), key=lambda row: row[0])
-    if not terms or not (opened or tail):
+    terms = list(dict.fromkeys(words_of(query)))[:_QUERY_WORDS]
+    opened = sorted(_open(blob) for blob in blobs if blob)
+    if not terms or not (opened or tail) or (only_strong and _COURTESY.issuperset(terms)):
         return []
     found = _find(opened, tail, terms, secret)
-    return _fuse(found, limit, least_share)
+    if not len(found.row):
+        return []
+    return _fuse(found, limit, only_strong)
+
+
+_Opened = tuple[int, int, bytes]  # chunk, number of entries, the blob
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,170 +488,158 @@ class _Found:
     terms: int
     row: NDArray[np.int64]
     term: NDArray[np.int64]
-    frequency: NDArray[np.float64]
+    frequency: NDArray[np.int64]
     in_head: NDArray[np.bool_]
 
 
-# numpy is imported in the functions that need it: it costs 0.1 s and 20 MB, and without memory nobody asks for it.
-
-
-def _find(
-    opened: Sequence[tuple[int, int, int, bytes]],
-    tail: Sequence[Document],
-    terms: Sequence[str],
-    secret: bytes,
-) -> _Found:
+def _find(opened: Sequence[_Opened], tail: Sequence[Document], terms: Sequence[str], secret: bytes) -> _Found:
     import numpy as np
 
-    chunks = sorted({row[0] for row in opened} | {chunk_of(document.seq) for document in tail})
-    place_of = {chunk: place for place, chunk in enumerate(chunks)}
-    total = len(chunks) * CHUNK
+    chunks = sorted({chunk for chunk, _, _ in opened}.union(chunk_of(document.seq) for document in tail))
+    first_row = {chunk: place * CHUNK for place, chunk in enumerate(chunks)}
     chunk_array = np.array(chunks, np.int64)
     seqs = (chunk_array[:, None] * CHUNK + np.arange(CHUNK)).ravel()
-    lengths, heads, back = np.zeros(total), np.zeros(total), np.zeros(total, np.int64)
-    present, user = np.zeros(total, bool), np.zeros(total, bool)
-
-    first_rows = np.array([place_of[row[0]] * CHUNK for row in opened], np.int64)
+    table = np.zeros((len(chunks), CHUNK), _DOCUMENT)
+    opened_rows = np.array([first_row[chunk] for chunk, _, _ in opened], np.int64)
     if opened:
-        counts = [row[1] for row in opened]
-        length, behind, slot, flags, head = (
-            np.frombuffer(
-                b"".join([blob[_HEADER.size + a * n : _HEADER.size + b * n] for _, n, _, blob in opened]),
-                kind,
-            )
-            for a, b, kind in _DOC_COLUMNS
-        )
-        rows = np.repeat(first_rows, counts) + (slot & 0x3F)
-        present[rows], lengths[rows], back[rows] = True, length, behind
-        user[rows], heads[rows] = flags & _USER, head
+        joined = b"".join([blob[_HEADER.size : _PREFIX] for _, _, blob in opened])
+        table[opened_rows // CHUNK] = np.frombuffer(joined, _DOCUMENT).reshape(-1, CHUNK)
+    documents = table.ravel()
 
-    counted = [(place_of[chunk_of(d.seq)] * CHUNK + d.seq % CHUNK, d, _count(d)) for d in tail]
-    known = {term: number for number, term in enumerate(terms)}
-    tail_hits = []
-    for at, document, count in counted:
-        present[at], lengths[at], heads[at] = True, count.length, count.head_length
-        user[at] = document.role == "user"
-        back[at] = document.seq - document.previous if document.previous is not None else 0
-        for term in known.keys() & count.frequency.keys():
-            tail_hits.append((at, known[term], count.frequency[term], term in count.head))
+    number_of = {term: number for number, term in enumerate(terms)}
+    replaced, added = list[int](), list[tuple[int, int, int, bool]]()
+    for document in tail:
+        counted = _count(document)
+        at = first_row[chunk_of(document.seq)] + document.seq % CHUNK
+        documents[at] = _row(document, counted)
+        replaced.append(at)
+        added += [
+            (at, number_of[word], counted.frequency[word], word in counted.head)
+            for word in number_of.keys() & counted.frequency.keys()
+        ]
+    flags = documents["flags"]
+    present = (flags & _PRESENT) > 0
 
-    row, term_numbers, frequency, in_head = _occurrences(
-        opened, first_rows, [_hash(t, secret) for t in terms]
-    )
-    replaced = [at for at, _, _ in counted]
+    row, term, frequency, in_head = _occurrences(opened, opened_rows, [_hash(t, secret) for t in terms])
+    stays = present[row]  # always true but for a damaged blob
     if replaced:
-        stays = ~np.isin(row, replaced)
-        row, term_numbers, frequency, in_head = (
-            row[stays],
-            term_numbers[stays],
-            frequency[stays],
-            in_head[stays],
-        )
-        if tail_hits:
-            added = np.array(tail_hits, np.int64)
-            row = np.concatenate((row, added[:, 0]))
-            term_numbers = np.concatenate((term_numbers, added[:, 1]))
-            frequency = np.concatenate((frequency, added[:, 2].astype(float)))
-            in_head = np.concatenate((in_head, added[:, 3].astype(bool)))
+        stays &= ~np.isin(row, replaced)
+    if not stays.all():
+        row, term, frequency, in_head = row[stays], term[stays], frequency[stays], in_head[stays]
+    if added:
+        more = np.array(added, np.int64)
+        row = np.concatenate((row, more[:, 0]))
+        term = np.concatenate((term, more[:, 1]))
+        frequency = np.concatenate((frequency, more[:, 2]))
+        in_head = np.concatenate((in_head, more[:, 3] > 0))
 
-    earlier = np.full(total, -1, np.int64)
-    linked = np.flatnonzero(present & (back > 0))
+    if len(terms) > _QUERY_TERMS:
+        rarest = np.bincount(term, minlength=len(terms)).argsort(kind="stable")
+        rarest = rarest[np.isin(rarest, term)][:_QUERY_TERMS]
+        stays = np.isin(term, rarest)
+        row, term, frequency, in_head = row[stays], term[stays], frequency[stays], in_head[stays]
+
+    back = documents["back"].astype(np.int64)
+    linked = np.flatnonzero((back > 0) & present)
     target = seqs[linked] - back[linked]
-    place = (
-        chunk_array.searchsorted(target >> 6)
-        if chunks[-1] - chunks[0] >= len(chunks)
-        else (target >> 6) - chunks[0]
-    )
-    place = np.clip(place, 0, len(chunks) - 1)
-    target_row = place * CHUNK + (target & 0x3F)
+    if chunks[-1] - chunks[0] < len(chunks):
+        target_row = np.maximum(target - seqs[0], 0)
+    else:  # chunks are missing in between
+        place = np.minimum(chunk_array.searchsorted(target // CHUNK), len(chunks) - 1)
+        target_row = place * CHUNK + target % CHUNK
     right = (seqs[target_row] == target) & present[target_row]
-    earlier[linked[right]] = target_row[right]
-    later = np.full(total, -1, np.int64)
-    later[target_row[right]] = linked[right]
+    linked, target_row = linked[right], target_row[right]
+    earlier = np.full(len(seqs), -1, np.int64)
+    later = earlier.copy()
+    earlier[linked] = target_row
+    later[target_row] = linked
     return _Found(
-        seqs, present, user, lengths, heads, earlier, later, len(terms), row, term_numbers, frequency, in_head
+        seqs=seqs,
+        present=present,
+        user=present & ((flags & _USER) > 0),
+        lengths=documents["length"].astype(np.float64),
+        heads=documents["head"].astype(np.float64),
+        earlier=earlier,
+        later=later,
+        terms=len(terms),
+        row=row,
+        term=term,
+        frequency=frequency,
+        in_head=in_head,
     )
 
 
 def _occurrences(
-    opened: Sequence[tuple[int, int, int, bytes]], first_rows: NDArray[np.int64], hashes: Sequence[int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+    opened: Sequence[_Opened], first_rows: NDArray[np.int64], hashes: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Rows, terms, frequencies and head marks of all entries with one of these hashes."""
     import numpy as np
 
     if not opened:
         none = np.empty(0, np.int64)
-        return none, none, np.empty(0), np.empty(0, bool)
-    starts = [_HEADER.size + n * _DOC_BYTES for _, n, _, _ in opened]
-    sizes = [m for _, _, m, _ in opened]
-    pairs = list(zip(opened, starts, strict=True))
-    hash_column = np.frombuffer(b"".join([row[3][at : at + 4 * row[2]] for row, at in pairs]), "<u4")
-    places = np.frombuffer(
-        b"".join([row[3][at + 4 * row[2] : at + 5 * row[2]] for row, at in pairs]), np.uint8
-    )
-    frequencies = np.frombuffer(b"".join([row[3][at + 5 * row[2] :] for row, at in pairs]), np.uint8)
-
+        return none, none, none, none > 0
     k = len(hashes)
     keys = np.array([*hashes, *(value + 1 for value in hashes)], "<u4")
     bounds = np.empty((len(opened), 2 * k), np.int64)
-    begin = 0
-    for number, size in enumerate(sizes):
-        bounds[number] = hash_column[begin : begin + size].searchsorted(keys)
-        bounds[number] += begin
-        begin += size
+    for number, (_, m, blob) in enumerate(opened):
+        bounds[number] = np.frombuffer(blob, "<u4", m, _PREFIX).searchsorted(keys)
     low = bounds[:, :k].ravel()
     counts = np.maximum(bounds[:, k:].ravel() - low, 0)  # negative only where a damaged blob is out of order
     ends = counts.cumsum()
-    group = np.repeat(np.arange(len(counts)), counts)
-    entry = np.arange(ends[-1]) + (low - ends + counts)[group]
+    group = np.arange(len(counts)).repeat(counts)
     blob_number, term = np.divmod(group, k)
-    place = places[entry]
-    row = first_rows[blob_number] + (place & 0x3F)
-    return row, term, frequencies[entry].astype(float), (place & _IN_HEAD) > 0
+    within = np.arange(ends[-1]) + (low - ends + counts)[group]
+    sizes = np.array([m for _, m, _ in opened], np.int64)
+    joined = np.frombuffer(b"".join([memoryview(blob)[_PREFIX + 4 * m :] for _, m, blob in opened]), np.uint8)
+    at = within + (2 * (sizes.cumsum() - sizes))[blob_number]
+    place = joined[at]
+    frequency = joined[at + sizes[blob_number]].astype(np.int64)
+    return first_rows[blob_number] + (place & _SLOT), term, frequency, (place & _IN_HEAD) > 0
 
 
-def _score(found: _Found, rows: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """BM25 of these rows with their own statistics, and each row's share of the query's weight."""
+def _score(found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """BM25 of every row by the statistics of all of them, and its share of the query's weight."""
     import numpy as np
 
-    total = len(rows)
-    documents = int(rows.sum())
-    if not documents:
-        return np.zeros(total), np.zeros(total)
-    inside = rows[found.row]
-    df = np.bincount(found.term[inside], minlength=found.terms)
-    idf = np.log1p((documents - df + 0.5) / (df + 0.5))
-    length = _K1 * (1 - _B + _B * found.lengths / max(found.lengths[rows].mean(), 1.0))
-    row, weight, f = found.row[inside], idf[found.term[inside]], found.frequency[inside]
-    score = np.bincount(row, weight * f * (_K1 + 1) / (f + length[row]), total)
-    share = np.bincount(row, weight, total)
+    total = len(found.present)
+    documents = int(found.present.sum())
+    df = np.bincount(found.term, minlength=found.terms)
+    idf = np.log1p(np.maximum(documents - df + 0.5, 0.0) / (df + 0.5))
+    length = _K1 * (1 - _B + _B * found.lengths / max(float(found.lengths.sum()) / documents, 1.0))
+    row, weight, f = found.row, idf[found.term], found.frequency
+    score = np.bincount(row, weight * f * (_K1 + 1) / (f + length[row]), total).astype(np.float64, copy=False)
+    share = np.bincount(row, weight, total).astype(np.float64, copy=False)
 
-    beginning = found.in_head
-    source, weight = found.row[beginning], idf[found.term[beginning]] * _NEIGHBOUR
-    head = _K1 * (1 - _B + _B * found.heads / max(found.heads[found.present].mean(), 1.0))
+    source, weight = row[found.in_head], weight[found.in_head] * _NEIGHBOUR
+    head = _K1 * (1 - _B + _B * found.heads / max(float(found.heads.sum()) / documents, 1.0))
     gain = weight * (_K1 + 1) / (1 + head[source])
     for neighbour in (found.earlier, found.later):
         to = neighbour[source]
         has = to >= 0
         score += np.bincount(to[has], gain[has], total)
         share += np.bincount(to[has], weight[has], total)
-    score[~rows] = 0.0
-    return score, np.minimum(share / max(float(idf.sum()), 1e-9), 1.0)
+    score[~found.present] = 0.0
+    # A word never heard counts like one heard once; else, with few messages, it would outweigh all that was found.
+    unseen_as_rare = np.minimum(idf, np.log1p((documents - 0.5) / 1.5))
+    return score, np.minimum(share / max(float(unseen_as_rare.sum()), 1e-9), 1.0)
 
 
-def _fuse(found: _Found, limit: int, least_share: float) -> list[Hit]:
-    score, share = _score(found, found.present)
-    fused: dict[int, float] = {}
-    depth = 4 * limit
-    for ranking in (_score(found, found.present & found.user)[0], score):
-        for position, row in enumerate(_best(ranking, depth), 1):
-            fused[row] = fused.get(row, 0.0) + 1.0 / (_RRF + position)
-    order = sorted(fused, key=lambda row: (-fused[row], -row))
-    hits = [Hit(int(found.seqs[row]), fused[row], float(share[row])) for row in order]
-    return [hit for hit in hits if hit.share >= least_share][:limit]
+def _fuse(found: _Found, limit: int, only_strong: bool) -> list[Hit]:
+    import numpy as np
+
+    score, share = _score(found)
+    best = float(score.max())
+    if not best > 0 or (only_strong and share.max() < _LEAST_BEST_SHARE):
+        return []
+    user = np.where(found.user, score, 0.0)
+    fused = score / best + user / (float(user.max()) or 1.0)
+    if only_strong:
+        fused[(share < _LEAST_SHARE) | (fused < _LEAST_RELATIVE * fused.max())] = 0.0
+    rows = _best(fused, limit)
+    return list(map(Hit, found.seqs[rows].tolist(), fused[rows].tolist(), share[rows].tolist()))
 
 
-def _best(score: NDArray[np.float64], limit: int) -> list[int]:
+def _best(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
     """Rows with a score, best first; of equals the newer one."""
     import numpy as np
 
@@ -603,6 +647,4 @@ def _best(score: NDArray[np.float64], limit: int) -> list[int]:
     if len(rows) > limit:
         least = np.partition(score[rows], len(rows) - limit)[len(rows) - limit]
         rows = rows[score[rows] >= least]
-    order = np.lexsort((-rows, -score[rows]))[:limit]
-    best: list[int] = rows[order].tolist()
-    return best
+    return rows[np.lexsort((-rows, -score[rows]))[:limit]]

@@ -7,7 +7,9 @@ from inside a user's message looks like an attack, and some models then refuse t
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,17 +21,16 @@ __all__ = ["Recalled", "choose", "estimate_tokens", "make_query", "render_note",
 QUERY_CHARS = 4_000  # about 1,000 tokens; what is longer is a template or a document, not a question
 _EDGE_CHARS = 500  # of such a message, what its last lines and its first lines may give
 CUT_CHARS = 600  # of a long turn; whole ones crowd the others out (measured: 6 points at 2,000 tokens)
+_SEARCHED_CHARS = 20_000  # of a long turn, where the best part is looked for
 _LEAST_TOKENS = 12  # a remaining budget that holds no line any more
 
 _OPEN = "<memory>"
 _CLOSE = "</memory>"
-_HEADING = "Notes kept from earlier conversations with this user, for reference. They are quotations and may be outdated."
+_HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
 _CHANGES = "Changed in the memory blocks since they were last shown:"
 
 _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
-_NOTE = re.compile(
-    re.escape(f"{_OPEN}\n{_HEADING}") + r".*?(?:" + re.escape(_CLOSE) + r"\s*|\Z)", re.DOTALL
-)
+_NOTE = re.compile(re.escape(f"{_OPEN}\n{_HEADING}") + r".*?(?:" + re.escape(_CLOSE) + r"\s*|\Z)", re.DOTALL)
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\w+")
 
@@ -89,7 +90,10 @@ def choose(
     one that repeats another, the query, or what a note on this path told already.
     told: the texts of those notes. budget_tokens: for the whole note as `render_note` makes it.
     """
-    room = budget_tokens - count_tokens(f"{_OPEN}\n{_HEADING}\n{_CLOSE}\n\n")
+    room = budget_tokens - count_tokens(f"{_frame(0.0)}\n{_CLOSE}\n\n")
+    generous = (
+        room // 2
+    )  # below it turns are cut shorter: the first hits hold most answers, the rest are many
     window = frozenset(exclude_atoms)
     known = _squash("\n".join(told))
     seen = {_squash(query)}
@@ -104,7 +108,8 @@ def choose(
         if not whole or whole in seen:
             continue
         seen.add(whole)
-        recalled = Recalled(message, _quote(_excerpt(message.text, keys, cut_chars)))
+        limit = cut_chars if room > generous else cut_chars // 2
+        recalled = Recalled(message, _excerpt(_quote(message.text[:_SEARCHED_CHARS]), keys, limit))
         if _squash(recalled.text.strip("… ")) in known:
             continue
         cost = count_tokens(_line(recalled) + "\n")
@@ -121,8 +126,7 @@ def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) ->
     """
     if not hits and not changes:
         return ""
-    lines = [_OPEN, f"{_HEADING} Written {_day(now)}."]
-    lines += [_line(hit) for hit in hits]
+    lines = [_frame(now), *(_line(hit) for hit in hits)]
     if changes:
         lines += [_CHANGES, *(f"- {_quote(change)}" for change in changes)]
     return "\n".join((*lines, _CLOSE, "", ""))
@@ -131,6 +135,10 @@ def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) ->
 def strip_notes(text: str) -> str:
     """The text without notes of ours: a reply that quotes one must not be learned as if it had been said."""
     return _NOTE.sub("", text) if _HEADING in text else text
+
+
+def _frame(now: float) -> str:
+    return f"{_OPEN}\n{_HEADING} Written {_day(now)}."
 
 
 def _line(recalled: Recalled) -> str:
@@ -162,29 +170,50 @@ def _keys(query: str) -> list[str]:
 
 
 def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:
-    """At most `limit` characters and two ellipses: the beginning, or a part that says more of the query's words."""
-    text = text.strip()
+    """At most `limit` characters and two ellipses: the beginning, or the part that says most of the query's words.
+
+    text: on one line.
+    """
     if len(text) <= limit:
         return text
-    low = text.casefold()
-    if len(low) != len(text):  # a letter that folds to two; places would not fit
-        low = text.lower() if len(text.lower()) == len(text) else text
-    found = [(at.start(), number) for number, key in enumerate(keys) for at in re.finditer(re.escape(key), low)]
-    rarity = {number: 1.0 / sum(1 for _, other in found if other == number) ** 0.5 for _, number in found}
-
-    def worth(start: int) -> float:
-        return sum(rarity[number] for number in {n for at, n in found if start <= at < start + limit})
-
-    starts = sorted({max(0, min(at - limit // 4, len(text) - limit)) for at, _ in found})
-    best = 0
-    for start in starts[:200]:
-        if worth(start) > worth(best) + 0.01:
-            best = start
-    if best:
-        space = text.find(" ", best, best + 30)
-        best = space + 1 if space >= 0 else best
-    end = best + limit
+    low = text.lower()
+    start = _densest(low, keys, limit * 3 // 4) if len(low) == len(text) else 0
+    start = min(start - limit // 4, len(text) - limit)  # what leads up to the words, and what follows them
+    if start <= 0:
+        start = 0
+    else:
+        space = text.find(" ", start, start + 30)
+        start = space + 1 if space >= 0 else start
+    end = start + limit
     if end < len(text):
         space = text.rfind(" ", end - 30, end)
-        end = space if space > 0 else end
-    return ("… " if best else "") + text[best:end].strip() + (" …" if end < len(text) else "")
+        end = space if space > start else end
+    return ("… " if start else "") + text[start:end].strip() + (" …" if end < len(text) else "")
+
+
+def _densest(low: str, keys: Sequence[str], width: int) -> int:
+    """Where a part of this width begins that holds the most different keys, rare ones counting more; 0 if none does."""
+    found: list[tuple[int, str]] = []
+    worth: dict[str, float] = {}
+    for key in keys:
+        total, at = 0, low.find(key)
+        while at >= 0:
+            found.append((at, key))
+            total, at = total + 1, low.find(key, at + len(key))
+        worth[key] = 1 / math.sqrt(total or 1)
+    found.sort()
+    inside: Counter[str] = Counter()
+    value, most, best, first = 0.0, 0.0, 0, 0
+    for at, key in found:
+        if not inside[key]:
+            value += worth[key]
+        inside[key] += 1
+        while found[first][0] <= at - width:
+            gone = found[first][1]
+            inside[gone] -= 1
+            if not inside[gone]:
+                value -= worth[gone]
+            first += 1
+        if value > most + 1e-6:
+            most, best = value, found[first][0]
+    return best

@@ -1,0 +1,272 @@
+"""The packed index: what is put in is found, what is forgotten is gone, and nobody else's memory matters."""
+
+from __future__ import annotations
+
+import random
+import struct
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.terms import CHUNK, CorruptIndex, Document, Hit, encode, forget, merge, rank, seqs_of, words_of
+
+SECRET = b"s" * 32
+MAY = datetime(2026, 5, 17, 12, tzinfo=UTC).timestamp()  # a Sunday
+
+
+def said(
+    seq: int, text: str, role: str = "user", previous: int | None = None, speaker: str | None = None
+) -> Document:
+    return Document(seq, role, text, MAY, speaker, previous)
+
+
+def found(query: str, *documents: Document, **options: object) -> list[int]:
+    blobs = encode(documents, SECRET).values()
+    return [hit.seq for hit in rank(blobs, query, SECRET, **options)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("My dogs were running", "a dog runs"),  # English stems
+        ("a CAFÉ in Düsseldorf", "cafe dusseldorf"),  # case and accents, composed
+        ("cafe\u0301", "café"),  # combining accent
+        ("order ORD-4471-B cost 1,200 euros", "what about 1200"),  # thousands
+        ("order ORD-4471-B", "4471"),
+        ("call get_user_id first", "get_user_id"),
+        ("call get_user_id first", "the user"),
+        ("the server is b2b at v1.29", "v1"),
+        ("我最喜欢喝绿茶", "绿茶"),  # Chinese, inside a run
+        ("我最喜欢喝绿茶", "茶"),  # a word of one character
+        ("東京タワーに行きました", "タワー"),  # Japanese
+        ("저는 서울에서 살아요", "서울"),  # Korean with a particle
+        ("ฉันชอบกินข้าวผัด", "ข้าวผัด"),  # Thai
+        ("Мы купили большие книги", "большая книга"),  # Russian stems
+        ("मुझे हिन्दी भाषा पसंद है", "हिन्दी"),  # vowel signs stay in the word
+        ("I live in Oslo’s old town", "oslo"),  # typographic apostrophe
+        ("nothing about it", "what did I say in May?"),  # the date is searchable
+        ("nothing about it", "sunday"),
+    ],
+)
+def test_a_question_finds_the_message_that_answers_it(text: str, query: str) -> None:
+    assert (
+        found(query, said(1, "something else entirely, without a link", "assistant"), said(2, text))[0] == 2
+    )
+
+
+def test_a_speaker_is_found_by_name() -> None:
+    assert found("what did Ingrid want", said(1, "tea"), said(2, "coffee", speaker="Ingrid")) == [2]
+
+
+@pytest.mark.parametrize("query", ["", "   ", "?!…", "the and of", "\x00", "\ud800"])
+def test_a_query_without_words_finds_nothing(query: str) -> None:
+    assert found(query, said(1, "the dog and the cat"), tail=[said(2, "more")]) == []
+
+
+def test_no_messages_no_hits() -> None:
+    assert rank([], "dog", SECRET) == []
+    assert rank([b""], "dog", SECRET) == []
+
+
+def test_function_words_are_left_out_and_repeated_words_counted() -> None:
+    assert words_of("The dog and the dogs aren't here, B2B") == ["dog", "dog", "aren", "b2b"]
+
+
+def test_a_neighbour_is_found_by_the_turn_beside_it_but_after_it() -> None:
+    documents = [
+        said(1, "What is the name of your dog?", "assistant"),
+        said(2, "Rex", previous=1),
+        said(3, "Something else"),
+    ]
+    hits = found("dog name", *documents)
+    assert set(hits) == {1, 2}
+
+
+def test_only_the_beginning_of_a_long_turn_speaks_for_its_neighbours() -> None:
+    long = "filler words of no use. " * 20 + "zebra"
+    assert found("zebra", said(1, long, "assistant"), said(2, "ok then", previous=1)) == [1]
+
+
+def test_neighbours_are_found_across_chunks_and_gaps() -> None:
+    documents = [said(63, "the zebra"), said(64, "that one", previous=63), said(1000, "no", previous=64)]
+    assert set(found("zebra", *documents)) == {63, 64}
+
+
+def test_long_answers_do_not_crowd_out_what_the_user_said() -> None:
+    advice = [said(n, "Berlin has flats, trains and museums. " * 3, "assistant") for n in range(2, 12)]
+    assert (
+        found("Berlin flats trains", said(1, "I look for a flat in Berlin near the train"), *advice)[0] == 1
+    )
+
+
+def test_what_only_the_assistant_said_is_found_too() -> None:
+    users = [said(n, f"I ate lunch number {n}") for n in range(2, 30)]
+    assert found(
+        "name of the quokka restaurant", said(1, "Try the Quokka restaurant", "assistant"), *users
+    ) == [1]
+
+
+@pytest.mark.parametrize("query", ["hi", "Thanks, great!", "ok, go ahead", "good morning"])
+def test_small_talk_recalls_nothing_unless_it_is_searched_for(query: str) -> None:
+    documents = [said(1, "hi, thanks, great, ok, go ahead, good morning")]
+    assert found(query, *documents, only_strong=True) == []
+    assert found(query, *documents) == [1]
+
+
+def test_a_question_of_which_memory_knows_little_recalls_nothing() -> None:
+    documents = [said(n, f"lunch {n} was good on the terrace") for n in range(1, 20)]
+    query = "explain congestion control windows sliding protocols throughput lunch"
+    assert found(query, *documents, only_strong=True) == []
+    assert found("where did I have lunch", *documents, only_strong=True) != []
+
+
+def test_the_first_fact_of_a_new_user_is_recalled() -> None:
+    documents = [said(1, "My dog is called Rex."), said(2, "Nice!", "assistant", previous=1)]
+    assert found("What is the name of my dog?", *documents, only_strong=True)[0] == 1
+
+
+def test_the_tail_ranks_like_the_index() -> None:
+    rng = random.Random(7)
+    documents = [
+        said(
+            n,
+            " ".join(rng.choices(["ant", "bee", "cow", "dog", "eel", "fox", "gnu", "hen"], k=6)),
+            rng.choice(["user", "assistant"]),
+        )
+        for n in range(1, 150)
+    ]
+    whole = rank(encode(documents, SECRET).values(), "dog fox", SECRET)
+    split = rank(encode(documents[:100], SECRET).values(), "dog fox", SECRET, tail=documents[100:])
+    assert [(h.seq, round(h.score, 9)) for h in split] == [(h.seq, round(h.score, 9)) for h in whole]
+
+
+def test_the_tail_replaces_what_the_index_says_of_the_same_message() -> None:
+    old, new = said(3, "a zebra"), said(3, "a horse")
+    assert found("zebra", old, tail=[new]) == []
+    assert found("horse", old, tail=[new]) == [3]
+
+
+def test_merging_batches_gives_the_blob_of_all_at_once() -> None:
+    documents = [said(n, f"word{n} common dog", previous=n - 1 or None) for n in range(1, 60)]
+    blob = None
+    for start in range(0, len(documents), 7):
+        blob = merge(blob, encode(documents[start : start + 7], SECRET)[0])
+    assert blob == encode(documents, SECRET)[0]
+    assert merge(blob, encode(documents[3:9], SECRET)[0]) == blob
+
+
+def test_another_chunk_is_not_merged() -> None:
+    with pytest.raises(CorruptIndex):
+        merge(encode([said(1, "a1")], SECRET)[0], encode([said(70, "b1")], SECRET)[1])
+
+
+def test_forgetting_leaves_what_never_having_said_it_leaves() -> None:
+    """Byte for byte: no entry, no length and no hash of a word that was only there, in the neighbours neither."""
+    documents = [said(n, f"unique{n} shared words", previous=n - 1 or None) for n in range(1, 10)]
+    kept = [document for document in documents if document.seq not in (4, 5)]
+    assert forget(encode(documents, SECRET)[0], {4, 5, 900}) == encode(kept, SECRET)[0]
+
+
+def test_forgetting_the_last_message_leaves_nothing() -> None:
+    blob = encode([said(1, "secret"), said(2, "also")], SECRET)[0]
+    assert seqs_of(blob) == [1, 2]
+    assert seqs_of(forget(blob, [1])) == [2]
+    assert forget(blob, [1, 2]) == b""
+
+
+def test_two_agents_share_no_hash() -> None:
+    text = " ".join(f"word{n}" for n in range(200))
+    one, other = (
+        set(struct.unpack_from("<200I", encode([said(1, text)], secret)[0], 12 + CHUNK * 6))
+        for secret in (b"a" * 32, b"b" * 32)
+    )
+    assert len(one & other) <= 1  # chance: 200 * 200 / 2**32
+    assert rank(encode([said(1, text)], b"a" * 32).values(), "word7", b"b" * 32) == []
+
+
+def test_no_word_stands_in_a_blob() -> None:
+    assert b"zebra" not in encode([said(1, "zebra", speaker="zebra")], SECRET)[0]
+
+
+def test_order_of_the_blobs_does_not_matter() -> None:
+    documents = [said(n, f"dog number {n % 7}") for n in range(1, 300)]
+    blobs = list(encode(documents, SECRET).values())
+    assert rank(blobs, "dog 3", SECRET) == rank(blobs[::-1], "dog 3", SECRET)
+
+
+def test_a_very_long_query_is_bounded_and_keeps_its_rare_words() -> None:
+    common = " ".join(f"w{n}" for n in range(200))
+    documents = [said(n, common) for n in range(1, 20)] + [said(20, f"{common} zebra")]
+    assert found(f"{common} zebra", *documents)[0] == 20
+
+
+texts = st.text(max_size=60)
+
+
+@given(st.lists(st.tuples(texts, st.sampled_from(["user", "assistant", "tool"])), max_size=8), texts)
+def test_any_text_can_be_kept_and_asked(messages: list[tuple[str, str]], query: str) -> None:
+    documents = [said(seq, text, role, previous=seq - 1) for seq, (text, role) in enumerate(messages, 60)]
+    hits = found(query, *documents)
+    assert set(hits) <= {document.seq for document in documents}
+    assert len(hits) == len(set(hits))
+    for document in documents:
+        if words_of(document.text):
+            assert document.seq in found(document.text, *documents)
+
+
+GOOD = encode([said(n, f"dog {n} fox", previous=n - 1 or None) for n in range(1, 9)], SECRET)[0]
+
+
+@given(
+    st.integers(0, len(GOOD) - 1),
+    st.binary(min_size=1, max_size=6),
+    st.sampled_from(["overwrite", "cut", "grow"]),
+)
+def test_a_damaged_blob_is_a_named_error_or_an_answer(at: int, noise: bytes, how: str) -> None:
+    damaged = {
+        "overwrite": (GOOD[:at] + noise + GOOD[at + len(noise) :])[: len(GOOD)],
+        "cut": GOOD[: max(at, 1)],
+        "grow": GOOD + noise,
+    }[how]
+    for use in (
+        lambda: rank([damaged], "dog fox 3", SECRET),
+        lambda: forget(damaged, [3]),
+        lambda: merge(damaged, encode([said(30, "new")], SECRET)[0]),
+        lambda: seqs_of(damaged),
+    ):
+        try:
+            result = use()
+        except CorruptIndex:
+            continue
+        assert isinstance(result, (list, bytes))
+
+
+@given(st.binary(max_size=500))
+def test_noise_is_a_named_error(noise: bytes) -> None:
+    if noise:
+        with pytest.raises(CorruptIndex):
+            rank([noise], "dog", SECRET)
+
+
+def test_times_no_calendar_has_are_kept_without_a_date() -> None:
+    documents = [
+        Document(seq, "user", "dog", at) for seq, at in enumerate((-1e18, 1e18, float("inf"), float("nan")))
+    ]
+    assert len(found("dog", *documents)) == 4
+
+
+def test_numpy_is_not_loaded_before_it_is_needed() -> None:
+    code = "import sys, storage.terms; storage.terms.words_of('a dog'); sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_hit_says_how_much_of_the_query_it_holds() -> None:
+    blobs = encode([said(1, "zebra"), said(2, "zebra horse"), said(3, "cow")], SECRET).values()
+    shares = {hit.seq: hit.share for hit in rank(blobs, "zebra horse", SECRET)}
+    assert shares[2] == pytest.approx(1.0)
+    assert 0 < shares[1] < shares[2]
+    assert isinstance(rank(blobs, "cow", SECRET)[0], Hit)
