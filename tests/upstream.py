@@ -296,16 +296,18 @@ class StrictUpstream:
         asyncio.run(self._serve(ready))
 
     async def _serve(self, ready: Future[int]) -> None:
-        self._loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        server = await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
+        server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
         ready.set_result(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
-        server.close()
-        for _ in range(8):  # a connection may just be coming in, and one that was cut ends in the next round
+        for listening in server.sockets:
+            loop.remove_reader(listening.fileno())
+        for _ in range(8):  # asyncio leaks a connection whose server is closed while it is coming in
             for connection in list(self._ports):
                 connection.transport.abort()
             await asyncio.sleep(0)
+        server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

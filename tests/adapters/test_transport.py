@@ -245,7 +245,9 @@ async def test_the_wait_for_the_first_byte_is_not_bound_by_the_one_between_chunk
     await asyncio.wait({sending}, timeout=0.02)  # twenty times as long; nothing must happen
     assert not sending.done()
     gate.open()
-    assert (await sending).status == 200
+    reply = await sending
+    assert reply.status == 200
+    await reply.aclose()
 
 
 async def test_no_connection_in_time_is_a_timeout_of_the_connection(transport: HttpTransport) -> None:
