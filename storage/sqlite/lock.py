@@ -7,6 +7,7 @@ A program started by the owner does not inherit the descriptor.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -107,7 +108,7 @@ def _open(path: str, flags: int) -> int:
             f"{path} cannot be opened: {error.strerror}. It says which process owns the database."
         ) from error
     except OSError as error:
-        kind = ReadOnly if error.errno == 30 else Broken  # EROFS
+        kind = ReadOnly if error.errno == errno.EROFS else Broken
         raise kind(
             f"{path} cannot be opened: {error.strerror}. It says which process owns the database."
         ) from error
