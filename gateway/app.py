@@ -24,6 +24,7 @@ from adapters.types import Capabilities
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.catalogue import ModelList
+from gateway.run.chat import Chat
 from gateway.run.guard import Guard
 from gateway.run.operate import Operation, key_operations
 from gateway.settings import Settings, UpstreamSettings, is_loopback
@@ -66,9 +67,10 @@ class Gateway:
             is_local=is_loopback(server.host),
         )
         self.models = ModelList(settings, providers, int(clock()))
+        self.chat = Chat(settings, store, providers, self.metrics, clock)
         self._chat = ChatRoute(
-            settings,
-            providers,
+            settings.server,
+            self.chat,
             BodyReader(server.max_body_bytes, server.bodies_in_flight_bytes, server.body_timeout_s),
             self.metrics,
         )
@@ -140,6 +142,7 @@ class Gateway:
             self._background.cancel()
             with suppress(asyncio.CancelledError):
                 await self._background
+        await self.chat.pending.drain(LAST_REQUESTS_S)
         if self.store is not None:
             await self.store.close()
         for provider in self.providers.values():

@@ -6,13 +6,34 @@ Every method raises errors of storage.errors and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from asyncio import Future
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from storage.records import Agent, Block, Key, Passage, Scope
+from storage.records import (
+    Agent,
+    Block,
+    BlockOp,
+    Change,
+    Committed,
+    Exchange,
+    Key,
+    Look,
+    Merge,
+    Message,
+    Passage,
+    Pool,
+    Probes,
+    Scope,
+    Snapshot,
+    TurnWrite,
+)
 
-__all__ = ["Agents", "Blocks", "Health", "Keys", "Passages", "Store"]
+__all__ = ["Agents", "Blocks", "Health", "Keys", "MessagesOf", "Passages", "Recall", "Store", "Turns"]
+
+# (exchange with content, is its imported head shared, seq of the message before it) -> its messages
+MessagesOf = Callable[[Exchange, bool, int | None], Sequence[Message]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +104,71 @@ class Passages(Protocol):
     async def insert(self, agent: int, text: str, *, at: float, sources: Sequence[int] = ()) -> Passage: ...
 
 
+class Turns(Protocol):
+    """What a turn needs to know before it is answered, and writing it when it has ended."""
+
+    def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
+        """One round trip. None where the agent is not stored any more."""
+
+    def pool(self, agent: Agent, probes: Probes) -> Pool: ...
+
+    def snapshot(self, agent: Agent, snapshot: int) -> Snapshot | None: ...
+
+    def conversation_uid(self, agent: Agent, conversation: int) -> str | None: ...
+
+    def shared_blocks(self, agent: Agent) -> list[Block]: ...
+
+    def commit(self, write: TurnWrite) -> Future[Committed]:
+        """Done when it is on disk. Raises: Stale when something was forgotten meanwhile, Unavailable."""
+
+    def remember(self, committed: Committed) -> None:
+        """After a first turn: its agent is a stored one now."""
+
+    def due(self, before: float, limit: int) -> list[tuple[int, int, bool, float]]:
+        """(conversation, agent, is it named, when it last moved) of what has not moved since `before`."""
+
+    def next_due(self) -> float | None:
+        """When the conversation moved that has waited longest for that."""
+
+    def settle(
+        self,
+        conversation: int,
+        agent: int,
+        last_at: float,
+        decide: Callable[[Pool], Change],
+        merge: Callable[[Sequence[Block], Sequence[BlockOp]], Merge],
+    ) -> Future[None]:
+        """What idle time confirms, for a conversation that did not move since `last_at`."""
+
+
+class Recall(Protocol):
+    async def search(
+        self,
+        agent: Agent,
+        query: str,
+        messages_of: MessagesOf,
+        *,
+        size: int,
+        indexed: int,
+        limit: int = 40,
+        only_strong: bool = False,
+        deadline_ms: float = 150.0,
+    ) -> list[Message]:
+        """Messages and passages of this agent that answer the query, best first.
+
+        size: how many numbers the agent has given out. indexed: up to which the index knows. Raises: TooSlow, Unavailable.
+        """
+
+    def recent(self, agent: Agent, limit: int, messages_of: MessagesOf) -> list[Message]:
+        """What stands, of the last exchanges, oldest first."""
+
+    def index(self, agent: int, messages_of: MessagesOf) -> Future[bool]:
+        """Brings the search index a step further; True while there is more."""
+
+    def behind(self, at_least: int, limit: int) -> list[int]:
+        """Agents whose index lacks that many messages."""
+
+
 class Store(Protocol):
     @property
     def keys(self) -> Keys: ...
@@ -95,6 +181,12 @@ class Store(Protocol):
 
     @property
     def passages(self) -> Passages: ...
+
+    @property
+    def turns(self) -> Turns: ...
+
+    @property
+    def recall(self) -> Recall: ...
 
     @property
     def health(self) -> Health: ...

@@ -316,6 +316,7 @@ class TurnWrite:
 
     plain: the new exchange where nothing but its parent is concerned, with the rev of the conversation it was planned on;
     if that has moved, or without it, `decide` says from the exchanges as they are then what changes.
+    carries: the plain one brings a new user message, so that its parent's turn is carried on.
     uid: of the conversation, if it is a new one. snapshot: the memory section the path has now; id 0 to store it.
     defaults, shared: blocks for an agent's first use. ops: memory edits of this turn; their `exchange` is filled in.
     """
@@ -328,6 +329,7 @@ class TurnWrite:
     probes: Probes
     decide: Callable[[Pool], Change]
     merge: Callable[[Sequence[Block], Sequence[BlockOp]], Merge]
+    carries: bool = False
     ops: Sequence[BlockOp] = ()
     snapshot: Snapshot | None = None
     defaults: Sequence[Block] = ()

@@ -23,7 +23,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -72,7 +72,7 @@ _DOCUMENT_CHARS = 200_000
 _MAGIC = b"mt"
 _VERSION = 1
 _HEADER = struct.Struct("<2sHII")
-_DOCUMENT = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
+_COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
 _TABLE_BYTES = CHUNK * 6
 _PREFIX = _HEADER.size + _TABLE_BYTES
 _ENTRY_BYTES = 6
@@ -278,7 +278,7 @@ def _count(document: Document) -> _Counted:
 
 @dataclass(frozen=True, slots=True)
 class _Blob:
-    """A blob taken apart. documents: 64 rows of `_DOCUMENT`; places, frequencies: beside the hashes."""
+    """A blob taken apart. documents: 64 rows of `_COLUMNS`; places, frequencies: beside the hashes."""
 
     chunk: int
     documents: NDArray[Any]
@@ -288,6 +288,13 @@ class _Blob:
 
 
 # numpy is imported in the functions that need it: it costs 0.1 s and 20 MB, and without memory nobody asks for it.
+
+
+@cache
+def _document_type() -> np.dtype[Any]:
+    import numpy as np
+
+    return np.dtype(_COLUMNS)
 
 
 def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
@@ -303,7 +310,7 @@ def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
     hashes: dict[str, int] = {}
     blobs = {}
     for chunk, rows in by_chunk.items():
-        table = np.zeros(CHUNK, _DOCUMENT)
+        table = np.zeros(CHUNK, _document_type())
         values, places, frequencies = list[int](), bytearray(), bytearray()
         for slot, document in rows.items():
             counted = _count(document)
@@ -376,7 +383,7 @@ def _hash(term: str, secret: bytes) -> int:
 
 
 def _row(document: Document, counted: _Counted) -> tuple[int, int, int, int]:
-    """A row of `_DOCUMENT`."""
+    """A row of `_COLUMNS`."""
     back = 0 if document.previous is None else document.seq - document.previous
     flags = _PRESENT | (_USER if document.role == "user" else 0)
     return (
@@ -390,7 +397,7 @@ def _row(document: Document, counted: _Counted) -> tuple[int, int, int, int]:
 def _without(blob: _Blob, gone: NDArray[np.bool_]) -> _Blob:
     import numpy as np
 
-    documents = np.where(gone, np.zeros((), _DOCUMENT), blob.documents)
+    documents = np.where(gone, np.zeros((), _document_type()), blob.documents)
     stays = ~gone[blob.places & _SLOT]
     return _Blob(blob.chunk, documents, blob.hashes[stays], blob.places[stays], blob.frequencies[stays])
 
@@ -420,7 +427,7 @@ def _unpack(blob: bytes) -> _Blob:
     import numpy as np
 
     chunk, m, _ = _open(blob)
-    documents = np.frombuffer(blob, _DOCUMENT, CHUNK, _HEADER.size)
+    documents = np.frombuffer(blob, _document_type(), CHUNK, _HEADER.size)
     hashes = np.frombuffer(blob, "<u4", m, _PREFIX)
     places = np.frombuffer(blob, np.uint8, m, _PREFIX + 4 * m)
     frequencies = np.frombuffer(blob, np.uint8, m, _PREFIX + 5 * m)
@@ -499,11 +506,11 @@ def _find(opened: Sequence[_Opened], tail: Sequence[Document], terms: Sequence[s
     first_row = {chunk: place * CHUNK for place, chunk in enumerate(chunks)}
     chunk_array = np.array(chunks, np.int64)
     seqs = (chunk_array[:, None] * CHUNK + np.arange(CHUNK)).ravel()
-    table = np.zeros((len(chunks), CHUNK), _DOCUMENT)
+    table = np.zeros((len(chunks), CHUNK), _document_type())
     opened_rows = np.array([first_row[chunk] for chunk, _, _ in opened], np.int64)
     if opened:
         joined = b"".join([blob[_HEADER.size : _PREFIX] for _, _, blob in opened])
-        table[opened_rows // CHUNK] = np.frombuffer(joined, _DOCUMENT).reshape(-1, CHUNK)
+        table[opened_rows // CHUNK] = np.frombuffer(joined, _document_type()).reshape(-1, CHUNK)
     documents = table.ravel()
 
     number_of = {term: number for number, term in enumerate(terms)}

@@ -75,9 +75,9 @@ def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, st
     replies: dict[int, Exchange] = {}
     line = tree.line(place.anchor)
     for i, element in _matches(listing, place.last + 1, line):
-        if element.index == -1:
+        if element.place == -1:
             replies[i] = element.exchange
-        elif is_user(element.atoms) and (told := element.exchange.notes.get(element.index)):
+        elif is_user(element.atoms) and (told := element.exchange.notes.get(element.place)):
             found.notes[listing.places[i]] = told
     if place.form:
         replies[place.last] = place.anchor
@@ -96,10 +96,10 @@ def _matches(listing: Listing, end: int, line: Sequence[Element]) -> list[tuple[
 def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -> None:
     for element in plan.fill:
         x, content = element.exchange, tree.content(element.exchange)
-        if element.index >= 0:
+        if element.place >= 0:
             if content.messages is not None:
-                note = x.notes.get(element.index, "") if is_user(element.atoms) else ""
-                found.fill.append(prefixed(content.messages[element.index], note))
+                note = x.notes.get(element.place, "") if is_user(element.atoms) else ""
+                found.fill.append(prefixed(content.messages[element.place], note))
         elif content.said is not None:
             found.fill += put_back(content, content.said, None, offered) or [content.said]
 

@@ -323,7 +323,7 @@ def begin(tree: Tree, query: Query) -> Plan:
     elif found.anchor is not None:
         line = tree.line(found.anchor)
         if found.form:
-            line = [el for el in line if not (el.exchange.id == found.anchor.id and el.index == -1)]
+            line = [el for el in line if not (el.exchange.id == found.anchor.id and el.place == -1)]
         known = listing.flat(found.first if found.form else found.last + 1)
         plan.fill = left_out(line, known)
         plan.amendments = list(_amendments(tree, listing, found))
@@ -493,7 +493,7 @@ def left_out(line: Sequence[Element], listed: Sequence[Atom]) -> list[Element]:
             gaps = [
                 i
                 for i in range(p)
-                if is_tombstone(line[i].exchange) or line[i].index in line[i].exchange.hush
+                if is_tombstone(line[i].exchange) or line[i].place in line[i].exchange.hush
             ]
             return list(line[max(gaps, default=-1) + 1 : p])
     return []

@@ -33,7 +33,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
     new = list(range(listing.said, len(listing)))
     if query.append or query.mode is not Mode.ON or not new or (look.has_tombs and len(new) > 1):
         return None
-    if e.state is not State.FINISHED or not e.standing or (e.edits and not e.merged):
+    if e.state is not State.FINISHED or not e.standing or e.head or (e.edits and not e.merged):
         return None
     if e.parent is not None and not any(map(is_user, e.inputs)):
         return None

@@ -21,7 +21,7 @@ __all__ = ["Recalled", "choose", "estimate_tokens", "make_query", "render_note",
 QUERY_CHARS = 4_000  # about 1,000 tokens; what is longer is a template or a document, not a question
 _EDGE_CHARS = 500  # of such a message, what its last lines and its first lines may give
 CUT_CHARS = 600  # of a long turn; whole ones crowd the others out (measured: 6 points at 2,000 tokens)
-_SEARCHED_CHARS = 20_000  # of a long turn, where the best part is looked for
+_SEARCHED_CHARS = 20_000  # of a long turn, what is compared and where the best part is looked for
 _LEAST_TOKENS = 12  # a remaining budget that holds no line any more
 
 _OPEN = "<memory>"
@@ -31,7 +31,6 @@ _CHANGES = "Changed in the memory blocks since they were last shown:"
 
 _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
 _NOTE = re.compile(re.escape(f"{_OPEN}\n{_HEADING}") + r".*?(?:" + re.escape(_CLOSE) + r"\s*|\Z)", re.DOTALL)
-_SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\w+")
 
 
@@ -104,7 +103,7 @@ def choose(
             break
         if not window.isdisjoint(message.atoms):
             continue
-        whole = _squash(message.text)
+        whole = _squash(message.text[:_SEARCHED_CHARS])
         if not whole or whole in seen:
             continue
         seen.add(whole)
@@ -156,11 +155,12 @@ def _day(at: float) -> str:
 
 def _quote(text: str) -> str:
     """On one line, so that no text can pass for a line of the note; a tag of ours inside it becomes plain text."""
-    return _TAG.sub("‹", _SPACE.sub(" ", text).strip())
+    line = " ".join(text.split())
+    return _TAG.sub("‹", line) if "<" in line else line
 
 
 def _squash(text: str) -> str:
-    return _SPACE.sub("", text).casefold()
+    return "".join(text.split()).casefold()
 
 
 def _keys(query: str) -> list[str]:

@@ -37,10 +37,10 @@ class Content(NamedTuple):
 
 
 class Element(NamedTuple):
-    """One message of a path. index: place in the exchange's input, -1 for its reply."""
+    """One message of a path. place: index in the exchange's input, -1 for its reply."""
 
     exchange: Exchange
-    index: int
+    place: int
     atoms: tuple[Atom, ...]
 
 

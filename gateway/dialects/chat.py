@@ -7,13 +7,13 @@ fields, unknown kinds of content, broken tool calls. Errors name the field as Op
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from gateway.core.identity import has_structured_output
-from gateway.core.splice import Layout, scan
+from gateway.core.request import ChatRequest
+from gateway.core.splice import scan
 from gateway.errors import BadRequest
 
 __all__ = ["MAX_MESSAGES", "ChatRequest", "parse"]
@@ -49,35 +49,6 @@ _ACTED_ON = frozenset(
         "user_id",
     )
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A request as it came, and what we act on.
-
-    json: the parsed body; never changed, since `raw` is what goes upstream. layout: where things are in `raw`.
-    tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
-    has_tools: whether it sent any, named or not. tool_choice: as sent (legacy `function_call` too); None: absent.
-    max_tokens: the completion's limit; max_tokens_key: the field it came in.
-    prefill: the list ends with an assistant's message, to be continued.
-    """
-
-    raw: bytes
-    json: dict[str, Any]
-    layout: Layout
-    model: str
-    messages: list[dict[str, Any]]
-    stream: bool
-    wants_usage: bool
-    tools: tuple[str, ...]
-    has_tools: bool
-    tool_choice: Any
-    n: int
-    max_tokens: int | None
-    max_tokens_key: str | None
-    has_structured_output: bool
-    logprobs: bool
-    prefill: bool
 
 
 def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:

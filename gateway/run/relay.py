@@ -17,7 +17,7 @@ from adapters.types import ModelRequest
 from gateway.errors import GatewayError, UpstreamBroke, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from gateway.run.sink import Sink
 
-__all__ = ["Receipt", "is_event_stream", "relay", "translate"]
+__all__ = ["Receipt", "handed_on", "is_event_stream", "relay", "translate"]
 
 Header = tuple[str, str]
 # Cookies are between the upstream and us; the date of this response is our server's to say.
@@ -60,7 +60,7 @@ async def relay(provider: Provider, request: ModelRequest, sink: Sink, receipt: 
         with sink.while_here():
             receipt.upstream_called()
             reply = await provider.send(request)
-            headers = [each for each in reply.headers if each[0] not in _NOT_HANDED_ON]
+            headers = handed_on(reply.headers)
             if not is_event_stream(headers):
                 # A whole reply is handed on whole: if the upstream breaks in its middle, that is still a status.
                 body = await reply.read(MAX_REPLY_BYTES)
@@ -81,6 +81,11 @@ async def relay(provider: Provider, request: ModelRequest, sink: Sink, receipt: 
     finally:
         if reply is not None:
             await reply.aclose()
+
+
+def handed_on(headers: Sequence[Header]) -> list[Header]:
+    """The upstream's headers that the client gets."""
+    return [each for each in headers if each[0] not in _NOT_HANDED_ON]
 
 
 def is_event_stream(headers: Sequence[Header]) -> bool:

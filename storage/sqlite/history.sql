@@ -30,8 +30,8 @@ SELECT 'exchange',
        NULL, NULL, NULL, NULL, NULL, NULL, {skeleton}
 FROM p
 UNION ALL
-SELECT 'addition', e.input, e.said, e.full, NULL, NULL, NULL, NULL, NULL, {skeleton}
-FROM adds JOIN exchanges e ON e.id = adds.id
+SELECT 'addition', p.input, p.said, p.full, NULL, NULL, NULL, NULL, NULL, {skeleton}
+FROM adds JOIN exchanges p ON p.id = adds.id
 UNION ALL
 SELECT 'head', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {pad}
 FROM marks WHERE agent = :agent AND kind = 'head' AND hash = :path
@@ -206,3 +206,13 @@ SELECT hash FROM marks WHERE agent = ? AND kind = 'head' AND exchange = ?
 -- name: snapshot
 -- A memory section as it was sent.
 SELECT id, text, versions FROM snapshots WHERE id = ? AND agent = ?
+
+-- name: conversation_uid
+-- What a conversation is called outside.
+SELECT uid FROM conversations WHERE id = ? AND agent = ?
+
+-- name: shared_blocks
+-- Blocks that all users of a profile see.
+SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version
+FROM blocks b JOIN block_history h ON h.id = b.current
+WHERE b.agent IS NULL AND b.project = ? AND b.profile = ? ORDER BY b.id

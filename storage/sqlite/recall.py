@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 from asyncio import Future
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from storage import terms
+from storage.base import MessagesOf
 from storage.records import Agent, Exchange, Message
 from storage.sqlite import history
 from storage.sqlite.agents import set_indexed
@@ -18,10 +19,7 @@ from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.terms_table import get_terms, load_terms, replace_terms
 from storage.sqlite.writer import Writer
 
-__all__ = ["MessagesOf", "Recall"]
-
-# (exchange with content, is its imported head shared, seq of the message before it) -> its messages
-MessagesOf = Callable[[Exchange, bool, int | None], Sequence[Message]]
+__all__ = ["Recall"]
 
 # From about this many messages on, ranking takes longer than a hop to the reader's thread (measured: 0.1 ms for 100
 # messages, 1.6 ms for 10,000).
@@ -46,7 +44,7 @@ class Recall:
         size: int,
         indexed: int,
         limit: int = 40,
-        least_share: float = 0.0,
+        only_strong: bool = False,
         deadline_ms: float = 150.0,
     ) -> list[Message]:
         """Messages and passages that answer the query, best first.
@@ -55,7 +53,7 @@ class Recall:
         """
 
         def read(connection: sqlite3.Connection) -> list[Message]:
-            return _search(connection, agent, query, messages_of, indexed, min(limit, _ROWS), least_share)
+            return _search(connection, agent, query, messages_of, indexed, min(limit, _ROWS), only_strong)
 
         if size > _LONG:
             return await self._long_reader.run(read, deadline_ms=deadline_ms)
@@ -93,7 +91,7 @@ def _search(
     messages_of: MessagesOf,
     indexed: int,
     limit: int,
-    least_share: float,
+    only_strong: bool,
 ) -> list[Message]:
     blobs = [data for _, data in load_terms(connection, agent.id)]
     known: dict[int, Message] = {}
@@ -106,7 +104,7 @@ def _search(
     for m in _passages(connection, "passages_since", (agent.id, indexed + 1, _TAIL)):
         known[m.seq] = m
     tail = [_document(m) for m in known.values()]
-    hits = terms.rank(blobs, query, agent.secret, tail=tail, limit=limit, least_share=least_share)
+    hits = terms.rank(blobs, query, agent.secret, tail=tail, limit=limit, only_strong=only_strong)
     wanted = [hit.seq for hit in hits if hit.seq not in known]
     known.update(_fetch(connection, agent.id, wanted, messages_of))
     return [known[hit.seq] for hit in hits if hit.seq in known]

@@ -64,6 +64,23 @@ class Turns:
 
         return self._reader.run(read)
 
+    def conversation_uid(self, agent: Agent, conversation: int) -> str | None:
+        def read(connection: sqlite3.Connection) -> str | None:
+            row = connection.execute(history.SQL["conversation_uid"], (conversation, agent.id)).fetchone()
+            return None if row is None else str(row[0])
+
+        return self._reader.run(read)
+
+    def shared_blocks(self, agent: Agent) -> list[Block]:
+        """What a new user of the profile will see of its shared blocks."""
+
+        def read(connection: sqlite3.Connection) -> list[Block]:
+            values = (agent.scope.project, agent.scope.profile)
+            rows = connection.execute(history.SQL["shared_blocks"], values).fetchall()
+            return [Block(r[0], r[1], r[2], r[3], r[4], bool(r[5]), r[6]) for r in rows]
+
+        return self._reader.run(read)
+
     def commit(self, write: TurnWrite) -> Future[Committed]:
         """Done when it is on disk. Raises: Stale when something was forgotten meanwhile, Unavailable."""
         return self._writer.submit(lambda connection: _commit(connection, write), bytes=_size(write))
@@ -134,7 +151,7 @@ def _commit(connection: sqlite3.Connection, write: TurnWrite) -> Committed:
         e = replace(e, snapshot=snapshot)
         added = history.add_exchange(connection, agent.id, agent.epoch, rev, e)
         if added is not None:
-            if e.parent is not None and e.ended is not None:
+            if write.carries and e.parent is not None:
                 history.carry(connection, e.parent)
             _store_ops(connection, agent.id, added[0], write.ops)
             return Committed(agent, added[0], e.conversation, True)

@@ -1,0 +1,232 @@
+"""A chat completion from the parsed request to the last byte: who asks, what is remembered, which upstream answers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from adapters.base import Provider
+from adapters.types import ModelRequest
+from gateway.core.identity import SIDE_RULES, Identity, IdentityRules, Mode, forwardable, identify
+from gateway.core.request import ChatRequest
+from gateway.core.splice import Splice
+from gateway.core.turn import TurnSpec
+from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from gateway.metrics import Metrics
+from gateway.run.assemble import Additions, assemble
+from gateway.run.recollect import Asked, Recollection, Recollector
+from gateway.run.relay import Receipt, relay
+from gateway.run.route import Route, resolve_route
+from gateway.run.sink import Sink
+from gateway.run.turn import Pending, TurnRun
+from gateway.settings import ProfileSettings, Settings
+from storage.base import Store
+from storage.errors import StoreError
+
+__all__ = ["Chat", "Served"]
+
+_log = logging.getLogger("mnemogate")
+DEFAULT_PROFILE = "default"
+SINGLE_USER = "me"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How a request was answered, for its log line. memory: on, read, off, none or unavailable."""
+
+    status: int
+    memory: str
+
+
+class Chat:
+    """One for the process. store: None where not even the lock could be had; chat goes on without memory."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store | None,
+        providers: Mapping[str, Provider],
+        metrics: Metrics,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._providers = providers
+        self._metrics = metrics
+        self._now = now
+        self.pending = Pending()
+        self.recollector = Recollector(store, settings.memory, now) if store is not None else None
+        self._rules: dict[str, IdentityRules] = {}
+        self._profiles = {each.name: each for each in settings.profiles}
+        self._default = ProfileSettings(DEFAULT_PROFILE)
+
+    async def answer(
+        self,
+        request: ChatRequest,
+        headers: Sequence[tuple[bytes, bytes]],
+        project: str,
+        credential: str | None,
+        sink: Sink,
+        receipt: Receipt,
+    ) -> Served:
+        """Raises: GatewayError while nothing was sent; ClientGone."""
+        route = resolve_route(self._settings, request.model)
+        identity = identify(headers, request.json, self._rules_of(project), project)
+        profile = self._profile(identity)
+        if not identity.append and profile.history == "append" and identity.conversation is not None:
+            identity = replace(identity, append=True)
+        memory, status = await self._recollect(request, identity, profile)
+        receipt.headers.append(("x-mnemogate-memory", status))
+        provider = self._providers[route.upstream]
+        passed = forwardable(headers)
+        try:
+            if memory is None and route.context_window is None and not profile.system:
+                body = request.raw if route.model == request.model else _with_model(request, route.model)
+                asked = ModelRequest(body, request.stream, passed, credential)
+                return Served(await relay(provider, asked, sink, receipt), status)
+            return Served(
+                await self._turn(
+                    request, route, profile, memory, provider, passed, credential, sink, receipt
+                ),
+                status,
+            )
+        except UpstreamError as error:
+            self._metrics.upstream_error(route.upstream, _kind(error))
+            raise
+        finally:
+            self._metrics.added_ms.observe(receipt.added_ms)
+            self._metrics.memory(status)
+            if memory is not None:
+                memory.abandon()
+
+    async def _turn(
+        self,
+        request: ChatRequest,
+        route: Route,
+        profile: ProfileSettings,
+        memory: Recollection | None,
+        provider: Provider,
+        passed: tuple[tuple[str, str], ...],
+        credential: str | None,
+        sink: Sink,
+        receipt: Receipt,
+    ) -> int:
+        added = Additions(system=profile.system or "")
+        if memory is not None and memory.asked.identity.mode is not Mode.OFF:
+            added = Additions(memory.composition, memory.section.text, memory.offered)
+            if memory.composition.breaks:
+                self._metrics.prefix_breaks.inc()
+        window = route.context_window
+        assembly = await assemble(request, route.model, added, window)
+        _say(receipt, memory, added, assembly.evicted_tokens)
+        spec = TurnSpec(
+            stream=request.stream,
+            wants_usage=request.wants_usage,
+            usage_added=assembly.adds_usage,
+            ours=added.offered,
+            max_rounds=self._settings.memory.max_tool_rounds,
+            budget_tokens=request.max_tokens,
+            hold_end=memory is not None,
+            choices=request.n,
+        )
+        run = TurnRun(
+            provider,
+            assembly,
+            passed,
+            credential,
+            memory,
+            sink,
+            receipt,
+            self.pending,
+            self._metrics,
+            self._settings.database.commit_wait_ms / 1000,
+        )
+        return await run.run(spec)
+
+    async def _recollect(
+        self, request: ChatRequest, identity: Identity, profile: ProfileSettings
+    ) -> tuple[Recollection | None, str]:
+        """Memory's part, and how it stands: a store that fails takes memory away, not the answer."""
+        if identity.scope is None:
+            if identity.mode is Mode.STRICT:
+                raise BadRequest(
+                    "x-mnemogate-memory: strict needs somebody to remember: send `user` or a conversation id.",
+                    param="x-mnemogate-memory",
+                )
+            return None, "none"
+        strict = identity.mode is Mode.STRICT or identity.append
+        if self.recollector is None:
+            return self._without(strict, "the database could not be opened")
+        try:
+            memory = await self.recollector.begin(Asked(request, identity, profile, self._now()))
+        except StoreError as error:
+            _log.warning("answered without memory: %s", error.message)
+            return self._without(strict, error.message)
+        except Exception as error:
+            # Memory never breaks chat: an error of ours in it must not either.
+            _log.exception("answered without memory")
+            return self._without(strict, type(error).__name__)
+        if memory.recall_ms:
+            self._metrics.recall_ms.observe(memory.recall_ms)
+        return memory, "on" if identity.mode is Mode.STRICT else identity.mode.value
+
+    def _without(self, strict: bool, why: str) -> tuple[None, str]:
+        if strict:
+            raise MemoryUnavailable(f"Memory is not available: {why}.", retry_after_s=1.0)
+        return None, "unavailable"
+
+    def _profile(self, identity: Identity) -> ProfileSettings:
+        found = self._profiles.get(identity.profile)
+        if found is not None:
+            return found
+        if identity.agent is not None:
+            raise BadRequest(f"There is no agent {identity.agent!r}.", param="x-mnemogate-agent")
+        return self._default
+
+    def _rules_of(self, project: str) -> IdentityRules:
+        rules = self._rules.get(project)
+        if rules is None:
+            memory = self._settings.memory
+            own = self._settings.projects.get(project)
+            rules = self._rules[project] = IdentityRules(
+                user_order=memory.user_order,
+                default_user=memory.default_user or (SINGLE_USER if memory.single_user else None),
+                default_profile=(own.profile if own and own.profile else DEFAULT_PROFILE),
+                default_mode=Mode(own.memory if own and own.memory else memory.default),
+                profile_modes={p.name: Mode(p.memory) for p in self._settings.profiles if p.memory},
+                side_rules=SIDE_RULES,
+            )
+        return rules
+
+
+def _say(receipt: Receipt, memory: Recollection | None, added: Additions, evicted: int) -> None:
+    """Receipt headers: whose memory, which conversation, and what was done to the prompt, in estimated tokens."""
+    lines = receipt.headers
+    lines.append(("x-mnemogate-evicted-tokens", str(evicted)))
+    if memory is None:
+        return
+    lines.append(("x-mnemogate-agent", memory.agent.uid))
+    lines.append(("x-mnemogate-conversation", memory.conversation_uid))
+    lines.append(("x-mnemogate-recalled-tokens", str(memory.recalled_tokens)))
+    lines.append(("x-mnemogate-injected-tokens", str((added.injected_bytes + 3) // 4)))
+    if memory.recall_failed:
+        lines.append(("x-mnemogate-recall", "unavailable"))
+
+
+def _with_model(request: ChatRequest, model: str) -> bytes:
+    splice = Splice(request.layout, request.raw)
+    splice.set_member("model", orjson.dumps(model))
+    return splice.render()
+
+
+def _kind(error: UpstreamError) -> str:
+    match error:
+        case UpstreamTimeout():
+            return "timeout"
+        case UpstreamUnreachable():
+            return "unreachable"
+        case _:
+            return "broke"

@@ -1,0 +1,560 @@
+"""Memory's part of a turn: what is known when it begins, what is written when it has ended.
+
+`Recollector` is one for the process. Its `begin` reads what a request needs (one round trip for a plain turn) and
+leaves a `Recollection`, which knows the request's body with memory in it, runs the memory tools, and
+writes the turn. What any of it decides is decided in gateway.core; here it is only asked for in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from gateway.core import edits, history, recall, settle, tools
+from gateway.core.canonical import Canon, Listing, WireMessage, text_of
+from gateway.core.compose import Composition, compose, known_note
+from gateway.core.history import Plan, Query
+from gateway.core.identity import Identity, Mode
+from gateway.core.plain import compose_plain, finish_plain, plan_plain
+from gateway.core.request import ChatRequest
+from gateway.core.section import Section, learned, make_section
+from gateway.core.tell import told
+from gateway.core.tree import Tree, is_tombstone
+from gateway.core.turn import End, Outcome
+from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
+from storage.base import Store
+from storage.errors import StoreError
+from storage.records import (
+    Agent,
+    Block,
+    BlockOp,
+    Change,
+    Committed,
+    Exchange,
+    Look,
+    Message,
+    Pool,
+    Probes,
+    State,
+    TurnWrite,
+)
+
+__all__ = ["Asked", "Recollection", "Recollector", "messages_of"]
+
+_log = logging.getLogger("mnemogate")
+
+PROBED_TURNS = (
+    8  # how many turns back our replies are looked for; further back the path's own hash finds them
+)
+INDEX_EVERY = 16  # messages a memory may grow before its search index follows
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """profile: the one that the identity names. now: seconds since the epoch."""
+
+    request: ChatRequest
+    identity: Identity
+    profile: ProfileSettings
+    now: float
+
+
+def messages_of(e: Exchange, head_is_shared: bool, previous: int | None) -> list[Message]:
+    """What recall may find of an exchange. A reply may quote a note of ours: that part is not its own words."""
+    content = Tree([e]).content(e)
+    found = []
+    for i, m in told(e, content, head_is_shared=head_is_shared):
+        text = text_of(m)
+        if i < 0:
+            text = recall.strip_notes(text)
+        if not text.strip():
+            continue
+        is_reply = i < 0
+        seq = e.seq + (len(e.inputs) if is_reply else i)
+        name = m.get("name")
+        found.append(
+            Message(
+                seq=seq,
+                exchange=e.id,
+                role=str(m.get("role")),
+                text=text,
+                at=(e.ended if is_reply else None) or e.begun,
+                conversation=e.conversation,
+                speaker=name if isinstance(name, str) else None,
+                atoms=(e.reply or ()) if is_reply else e.inputs[i],
+                previous=previous,
+            )
+        )
+        previous = seq
+    return found
+
+
+class Recollector:
+    def __init__(self, store: Store, settings: MemorySettings, now: Callable[[], float] = time.time) -> None:
+        self.store = store
+        self.settings = settings
+        self.now = now
+        self._queues: dict[tuple[str, str], asyncio.Lock] = {}
+        self.grown: Callable[[int], None] = lambda agent: None  # told of agents whose index should follow
+        self.moved: Callable[[float], None] = lambda at: None  # told that a conversation moved
+
+    async def begin(self, asked: Asked) -> Recollection:
+        """Raises: StoreError when memory cannot be had."""
+        if asked.identity.append or asked.profile.history == "append":
+            return await self._begin_appending(asked)
+        found = self._look(asked, append=False)
+        await found.recollect()
+        return found
+
+    async def _begin_appending(self, asked: Asked) -> Recollection:
+        """Sends of one conversation queue: each goes on from the one before."""
+        scope, key = asked.identity.scope, asked.identity.conversation
+        assert scope is not None
+        if key is None:
+            found = self._look(asked, append=False)
+            await found.recollect()
+            return found
+        agent = self.store.agents.find(scope) or self.store.agents.draft(scope)
+        lock = self._queues.setdefault((agent.uid, key), asyncio.Lock())
+        await lock.acquire()
+        try:
+            found = self._look(replace(asked, now=self.now()), append=True)
+            found.release = lambda: self._release((agent.uid, key), lock)
+            await found.recollect()
+            if found.plan.appending:
+                await found.open()
+            return found
+        except BaseException:
+            self._release((agent.uid, key), lock)
+            raise
+
+    def _release(self, name: tuple[str, str], lock: asyncio.Lock) -> None:
+        lock.release()
+        if not lock.locked() and not getattr(lock, "_waiters", None):
+            self._queues.pop(name, None)
+
+    def _look(self, asked: Asked, *, append: bool) -> Recollection:
+        scope, key = asked.identity.scope, asked.identity.conversation
+        assert scope is not None
+        agents = self.store.agents
+        for _ in range(2):
+            agent = agents.find(scope) or agents.draft(scope)
+            listing = Listing(Canon(agent.secret), asked.request.messages)
+            path = listing.canon.path(listing.flat(listing.said)) if listing.said else None
+            look = self.store.turns.look(agent, key, path) if agent.id else Look()
+            if look is not None:
+                break
+            agents.forget(scope)  # it was forgotten, and may be made anew
+        else:
+            raise StoreError("the memory of this user is being removed")
+        if agent.epoch != look.epoch:
+            agent = replace(agent, epoch=look.epoch)
+            agents.remember(agent)
+        mode = asked.identity.mode
+        query = Query(
+            listing,
+            named=key is not None,
+            mode=history.Mode.ON if mode is Mode.STRICT else history.Mode(mode.value),
+            now=asked.now,
+            idle_s=self.settings.idle_s,
+            append=append,
+            retry=asked.identity.retry,
+            conversation=look.conversation.id if key is not None and look.conversation else None,
+        )
+        plan = plan_plain(look, query)
+        if plan is not None:
+            return Recollection(self, asked, agent, look, query, plan, None)
+        tree = Tree()
+        if agent.id:
+            pool = self.store.turns.pool(agent, full_probes(query, key))
+            tree = Tree(pool.exchanges, pool.fetch)
+        return Recollection(self, asked, agent, look, query, history.begin(tree, query), tree)
+
+
+def full_probes(query: Query, key: str | None) -> Probes:
+    """Everything under which the exchanges that may matter to a list can be found."""
+    listing = query.listing
+    since = query.now - query.idle_s
+    if key is not None:
+        return Probes(key, since=since)
+    asked: dict[bytes, None] = {}
+    for i in range(len(listing) - 1, 0, -1):
+        if listing.role(i) == "assistant" and listing.role(i - 1) != "assistant":
+            asked[b"".join(listing.atoms[i - 1])] = None
+            user = next((j for j in range(i - 1, -1, -1) if listing.role(j) == "user"), None)
+            if user is not None:
+                asked[b"".join(listing.atoms[user])] = None
+    marks = [listing.canon.path(listing.flat(listing.said))] if listing.said else []
+    marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
+    replies = history.spans_of(listing, PROBED_TURNS) if listing.said else []
+    return Probes(None, replies, list(asked), marks, since)
+
+
+def plain_probes(plan: Plan, key: str | None) -> Probes:
+    """Enough to find a plain turn's conversation again."""
+    anchor = plan.place.anchor
+    replies = [anchor.reply_key] if anchor is not None and anchor.reply_key else []
+    inputs = [b"".join(anchor.inputs[-1])] if anchor is not None and anchor.inputs else []
+    return Probes(key, replies, inputs, since=plan.query.now - plan.query.idle_s)
+
+
+@dataclass(slots=True)
+class Recollection:
+    """One request's. tree: None for a plain turn. Call in this order: recollect, (body, run tools)*, commit."""
+
+    by: Recollector
+    asked: Asked
+    agent: Agent
+    look: Look
+    query: Query
+    plan: Plan
+    tree: Tree | None
+    offered: dict[str, str] = field(default_factory=dict)
+    section: Section = field(default_factory=lambda: Section(None))
+    composition: Composition = field(default_factory=Composition)
+    notes: dict[int, str] = field(default_factory=dict)  # by index among the new messages
+    blocks: list[Block] = field(default_factory=list)  # as this path sees them
+    ops: list[BlockOp] = field(default_factory=list)
+    recalled_tokens: int = 0
+    recall_ms: float = 0.0
+    recall_failed: bool = False
+    row: int = -1  # of the exchange; above 0 once its user message is written
+    release: Callable[[], None] = lambda: None
+    _uid: str | None = None
+
+    # -- when it begins
+
+    async def recollect(self) -> None:
+        """Notes, memory section, tools: all that the request will carry of ours."""
+        identity, profile = self.asked.identity, self.asked.profile
+        if identity.mode is Mode.OFF:
+            return
+        anchor = self.plan.place.anchor
+        path = self._path_ids()
+        blocks = self.look.blocks if self.agent.id else self._default_blocks()
+        self.blocks = edits.view(blocks, self.look.ops, path)
+        pinned = self.look.snapshot
+        if self.tree is not None:
+            number = anchor.snapshot if anchor is not None else None
+            pinned = self.by.store.turns.snapshot(self.agent, number) if number is not None else None
+        self.offered = self._offer(pinned.known.get("tools") if pinned else None)
+        new = self.plan.messages
+        last = len(new) - 1
+        fresh = self._known_notes(new)
+        is_asked = bool(new) and new[-1].get("role") == "user" and last not in fresh
+        self.section = make_section(
+            self.blocks,
+            pinned=pinned,
+            goes_on=anchor is not None,
+            offered=self.offered,
+            system=profile.system or "",
+            epoch=self.look.epoch,
+            idle_s=0.0 if anchor is None else self.query.now - (anchor.ended or anchor.begun),
+            cache_s=self.by.settings.cache_s,
+            always=profile.rebuild == "always",
+            can_tell=is_asked,
+        )
+        if profile.history == "client":
+            self.plan.fill = []
+        if is_asked:
+            fresh[last] = await self._recall(text_of(new[last]), new)
+        self.notes = {} if self.plan.off else fresh
+        if self.tree is None:
+            self.composition = compose_plain(self.query.listing, self.look, self.offered, fresh)
+        else:
+            self.composition = compose(self.tree, self.plan, self.offered, fresh)
+
+    def _path_ids(self) -> set[int]:
+        anchor = self.plan.place.anchor
+        if self.tree is not None:
+            return {x.id for x in self.tree.chain(anchor)}
+        return {x.id for x in self.look.additions} | ({anchor.id} if anchor else set())
+
+    def _default_blocks(self) -> list[Block]:
+        """What a user's memory will begin with."""
+        defaults = [_block(b, i) for i, b in enumerate(self.asked.profile.blocks)]
+        if not any(b.shared for b in self.asked.profile.blocks):
+            return defaults
+        stored = {b.label: b for b in self.by.store.turns.shared_blocks(self.agent)}
+        return [stored.get(b.label, b) for b in defaults]
+
+    def _offer(self, agreed: Mapping[str, str] | None) -> dict[str, str]:
+        request, identity = self.asked.request, self.asked.identity
+        wanted = self.asked.profile.memory_tools and (identity.agent is not None or request.has_tools)
+        if not wanted or identity.mode is Mode.READ or not tools.may_offer(request.json):
+            return {}
+        return tools.offer(tools.MEMORY_TOOLS, frozenset(request.tools), agreed)
+
+    def _known_notes(self, new: Sequence[WireMessage]) -> dict[int, str]:
+        """Notes written once stay: a retry, or a question asked again, gets the same."""
+        if self.tree is None:
+            return {}
+        users = [i for i, m in enumerate(new) if m.get("role") == "user"]
+        known = {i: known_note(self.tree, self.plan, i) for i in users}
+        return {i: note for i, note in known.items() if note is not None}
+
+    async def _recall(self, text: str, new: Sequence[WireMessage]) -> str:
+        """The note for the user's last message; block changes ride in it."""
+        settings, scope = self.by.settings, self.asked.identity.scope
+        anchor = self.plan.place.anchor
+        hits: list[recall.Recalled] = []
+        elsewhere = self.look.next_seq - 1 - (anchor.length if anchor else 0)
+        if scope is not None and scope.is_person and settings.recall_tokens and elsewhere > 0:
+            begun = time.perf_counter()
+            query = recall.make_query(text)
+            deadline = (
+                settings.voice_deadline_ms if self.asked.request.stream else settings.recall_deadline_ms
+            )
+            try:
+                found = await self.by.store.recall.search(
+                    self.agent,
+                    query,
+                    messages_of,
+                    size=self.look.next_seq,
+                    indexed=self.look.indexed_seq,
+                    only_strong=True,
+                    deadline_ms=deadline,
+                )
+                hits = recall.choose(
+                    found,
+                    query,
+                    exclude_atoms=self._window_atoms(),
+                    told=self._told_notes(),
+                    budget_tokens=settings.recall_tokens,
+                )
+            except StoreError as error:
+                # A memory that answers late or not at all is one without hits; the reply does not wait for it.
+                self.recall_failed = True
+                _log.warning("recall failed: %s", error.message)
+            self.recall_ms = (time.perf_counter() - begun) * 1000
+        note = recall.render_note(hits, self.section.changes, self.query.now)
+        self.recalled_tokens = recall.estimate_tokens(note) if hits else 0
+        return note
+
+    def _window_atoms(self) -> set[bytes]:
+        found = {a for atoms in self.query.listing.atoms for a in atoms}
+        found.update(a for el in self.plan.fill for a in el.atoms)
+        return found
+
+    def _told_notes(self) -> list[str]:
+        if self.tree is None:
+            return [note for x in self.look.additions for note in x.notes.values() if note]
+        chain = self.tree.chain(self.plan.place.anchor)
+        return [note for x in chain for note in x.notes.values() if note]
+
+    @property
+    def conversation_uid(self) -> str:
+        if self._uid is None:
+            found = self.look.conversation
+            stored = self.plan.conversation
+            if found is not None and (stored is None or found.id == stored):
+                self._uid = found.uid
+            elif stored is not None and stored > 0 and self.agent.id:
+                self._uid = self.by.store.turns.conversation_uid(self.agent, stored)
+            self._uid = self._uid or uuid.uuid4().hex
+        return self._uid
+
+    # -- memory tools
+
+    async def run_tool(self, call_id: str, tool: str, arguments: Mapping[str, Any]) -> str:
+        """The result, as the model reads it. Edits are this turn's until it is confirmed."""
+        wrong = tools.check(tool, arguments)
+        if wrong is not None:
+            return wrong
+        if tool in ("conversation_search", "archival_memory_search"):
+            return await self._search(tool, arguments)
+        op = BlockOp(
+            id=0,
+            exchange=0,
+            call_id=call_id,
+            op=tools.EDITS[tool],
+            label=str(arguments.get("label", "")),
+            arguments=orjson.dumps(arguments),
+            at=self.by.now(),
+        )
+        if op.op == edits.ARCHIVAL_INSERT:
+            self.ops.append(op)
+            return "Stored in archival memory."
+        self.blocks, edit = edits.perform(self.blocks, op)
+        if edit.value is not None:
+            self.ops.append(op)
+        return edit.result
+
+    async def _search(self, tool: str, arguments: Mapping[str, Any]) -> str:
+        scope = self.asked.identity.scope
+        if scope is None or not scope.is_person or not self.agent.id:
+            return "Nothing was found."
+        is_archive = tool == "archival_memory_search"
+        try:
+            found = await self.by.store.recall.search(
+                self.agent,
+                str(arguments.get("query", "")),
+                messages_of,
+                size=self.look.next_seq,
+                indexed=self.look.indexed_seq,
+                deadline_ms=1000.0,
+            )
+        except StoreError as error:
+            _log.warning("search failed: %s", error.message)
+            return "Error: memory cannot be searched at the moment."
+        roles = arguments.get("roles")
+        hits = [
+            m
+            for m in found
+            if (m.source == "passage") is is_archive and (not isinstance(roles, list) or m.role in roles)
+        ]
+        mine = [
+            str(orjson.loads(op.arguments).get("content", ""))
+            for op in self.ops
+            if is_archive and op.op == edits.ARCHIVAL_INSERT
+        ]
+        chosen = recall.choose(hits, "", budget_tokens=self.by.settings.recall_tokens or 1000)
+        lines = [*(f"- {text}" for text in mine), *(_result_line(c) for c in chosen)]
+        return "\n".join(lines) if lines else "Nothing was found."
+
+    # -- when it ends
+
+    async def open(self) -> None:
+        """Append mode: the user's message is on disk before the model is asked."""
+        committed = await self._commit(self._ended(Outcome(End.CANCELLED)), settle.open_)
+        self.row = committed.exchange
+        self.agent = committed.agent
+        self.by.store.turns.remember(committed)
+
+    async def commit(self, outcome: Outcome) -> Committed | None:
+        """Writes what became of the turn. None: nothing was worth writing. Raises: StoreError."""
+        try:
+            finished = outcome.state is End.FINISHED
+            if not finished and outcome.state is End.FAILED and not outcome.text and self.row < 0:
+                return None
+            committed = await self._commit(self._ended(outcome), settle.finish if finished else settle.cancel)
+        finally:
+            self.release()
+            self.release = lambda: None
+        self.by.store.turns.remember(committed)
+        if self.look.next_seq - self.look.indexed_seq >= INDEX_EVERY:
+            self.by.grown(committed.agent.id)
+        self.by.moved(self.query.now)
+        return committed
+
+    def _ended(self, outcome: Outcome) -> settle.Ended:
+        said = outcome.said or {"role": "assistant", "content": ""}
+        full = list(outcome.full)
+        if outcome.state is not End.FINISHED and not outcome.text:
+            full = [m for m in full if outcome.hidden]
+        visible = {str(c.get("id")) for c in said.get("tool_calls") or []}
+        ours = frozenset(
+            str(c.get("id"))
+            for m in full
+            for c in m.get("tool_calls") or []
+            if str(c.get("id")) not in visible
+        )
+        return settle.Ended(
+            id=self.row,
+            full=full or ([said] if outcome.state is End.FINISHED else []),
+            said=said,
+            now=self.by.now(),
+            notes=self.notes,
+            ours=ours,
+            edits=bool(self.ops),
+        )
+
+    async def _commit(
+        self, ended: settle.Ended, how: Callable[[Tree, Plan, settle.Ended], Exchange]
+    ) -> Committed:
+        plan, key = self.plan, self.asked.identity.conversation
+        plain: tuple[Exchange, int] | None = None
+        if self.tree is None and how is settle.finish and self.look.conversation is not None:
+            plain = (finish_plain(plan, ended), self.look.conversation.rev)
+        snapshot = self.section.snapshot
+        if self.ops:
+            snapshot = learned(snapshot, self.blocks)
+        probes = full_probes(self.query, key) if self.tree is not None else plain_probes(plan, key)
+        profile = self.asked.profile
+        write = TurnWrite(
+            agent=self.agent,
+            key=key,
+            uid=self.conversation_uid,
+            now=ended.now,
+            plain=plain,
+            probes=probes,
+            decide=lambda pool: _decide(pool, plan, ended, how),
+            merge=edits.merge,
+            carries=any(m.get("role") == "user" for m in plan.messages),
+            ops=self.ops if how is not settle.open_ else (),
+            snapshot=None if plan.off else snapshot,
+            defaults=[_block(b, 0) for b in profile.blocks if not b.shared],
+            shared=[_block(b, 0) for b in profile.blocks if b.shared],
+        )
+        return await asyncio.shield(self.by.store.turns.commit(write))
+
+    def abandon(self) -> None:
+        """The turn never came to its end (an error of our own)."""
+        with suppress(RuntimeError):
+            self.release()
+        self.release = lambda: None
+
+
+def _decide(
+    pool: Pool, plan: Plan, ended: settle.Ended, how: Callable[[Tree, Plan, settle.Ended], Exchange]
+) -> Change:
+    """Inside the writing transaction: what this turn changes, of the tree as it is now."""
+    query = plan.query
+    tree = Tree(pool.exchanges, pool.fetch)
+    before = {x.id: x for x in tree}
+    if query.named and plan.place.anchor is None:
+        plan.conversation = pool.conversation
+    e = how(tree, plan, ended)
+    merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)
+    for x, why in merging:
+        tree.change(x.id, merged=why)
+    e = tree.by_id[e.id]
+    others = [tree.by_id[i] for i in tree.changed if i != e.id]
+    canon = query.listing.canon
+    heads = []
+    if e.parent is None:
+        flat: list[bytes] = []
+        for atoms in e.inputs:
+            flat += atoms
+            if atoms and atoms[0][:1] in b"ac":
+                heads.append(canon.path(flat))
+    tombs = []
+    if e.state is State.OFF:
+        tombs = [b"".join(a) for a in (*e.inputs, e.reply or ()) if a and a[0][:1] in b"ua"]
+    return Change(
+        exchange=e,
+        others=others,
+        heads=heads,
+        tombs=tombs,
+        stale=[x.id for x in (*others, e) if x.id in before and _reads_anew(before[x.id], x)],
+        merge=[x.id for x, _ in merging],
+    )
+
+
+def _reads_anew(old: Exchange, new: Exchange) -> bool:
+    """Whether the search index has to look at it again."""
+    return (old.inputs, old.reply, old.ended is None, old.carried and old.head) != (
+        new.inputs,
+        new.reply,
+        new.ended is None,
+        new.carried and new.head,
+    ) and not is_tombstone(new)
+
+
+def _block(b: BlockSettings, id: int) -> Block:
+    # Blocks that users share are read-only to models unless the operator says otherwise.
+    return Block(id, b.label, b.description, b.value, b.limit, b.read_only or (b.shared and not b.writable))
+
+
+def _result_line(hit: recall.Recalled) -> str:
+    at = time.strftime("%Y-%m-%d", time.gmtime(hit.message.at))
+    who = hit.message.speaker or hit.message.role
+    return f"- [{at}, {who}] {hit.text}" if hit.message.source == "message" else f"- [{at}] {hit.text}"

@@ -1,0 +1,247 @@
+"""The loop of a turn: feed the machine what happens, perform what it commands.
+
+The machine (gateway.core.turn) decides; the upstream, the client, the memory tools and the store are reached from
+here. A client that leaves cancels whatever is waited for, and what had become of the turn is still written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+
+from adapters.base import ModelReply, Provider
+from adapters.errors import ProviderError
+from adapters.types import Header, ModelRequest
+from gateway.core import turn as machine
+from gateway.core.stream import is_event_stream
+from gateway.core.turn import End, Outcome, Turn
+from gateway.errors import GatewayError
+from gateway.metrics import Metrics
+from gateway.run.assemble import Assembly
+from gateway.run.recollect import Recollection
+from gateway.run.relay import MAX_REPLY_BYTES, Receipt, handed_on, translate
+from gateway.run.sink import ClientGone, Sink
+from storage.errors import StoreError
+
+__all__ = ["Pending", "TurnRun"]
+
+_log = logging.getLogger("mnemogate")
+LAST_BYTES_S = 0.25  # for an upstream to end its body after [DONE], so that its connection can be used again
+
+
+class Pending:
+    """Writes that nobody waits for any more; the process does, when it stops."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, work: Awaitable[object], what: str) -> None:
+        task = asyncio.ensure_future(self._run(work, what))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, work: Awaitable[object], what: str) -> None:
+        try:
+            await work
+        except StoreError as error:
+            _log.warning("%s was not written: %s", what, error.message)
+        except Exception:
+            _log.exception("%s was not written", what)
+
+    async def drain(self, timeout_s: float) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+
+
+@dataclass(slots=True)
+class TurnRun:
+    """One turn. memory: None where nothing is remembered of it."""
+
+    provider: Provider
+    assembly: Assembly
+    headers: Sequence[Header]
+    credential: str | None
+    memory: Recollection | None
+    sink: Sink
+    receipt: Receipt
+    pending: Pending
+    metrics: Metrics
+    commit_wait_s: float
+    _turn: Turn | None = None
+    _reply: ModelReply | None = None
+    _body: bytes | None = None
+    _whole: list[bytes] | None = None
+    _head: tuple[int, list[Header]] = (200, [])
+    _refusal: GatewayError | None = None
+    _finished: bool = False
+    status: int = 0
+
+    async def run(self, spec: machine.TurnSpec) -> int:
+        """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
+        self._turn = Turn(spec)
+        self._body = self.assembly.body()
+        try:
+            with self.sink.while_here():
+                while self._body is not None:
+                    body, self._body = self._body, None
+                    await self._round(body)
+        except ClientGone:
+            await self._left()
+            raise
+        except asyncio.CancelledError:
+            await self._left()
+            raise
+        finally:
+            await self._close()
+            if self.memory is not None:
+                self.memory.abandon()
+        if self._refusal is not None:
+            raise self._refusal
+        return self.status
+
+    # -- a round of the model
+
+    async def _round(self, body: bytes) -> None:
+        assert self._turn is not None
+        spec = self._turn.spec
+        request = ModelRequest(
+            body=body, stream=spec.stream, headers=tuple(self.headers), credential=self.credential
+        )
+        try:
+            self.receipt.upstream_called()
+            reply = self._reply = await self.provider.send(request)
+            headers = tuple(handed_on(reply.headers))
+            await self._feed(machine.ReplyStarted(reply.status, headers))
+            if is_event_stream(reply.status, headers):
+                async for events in reply.events():
+                    await self._feed(machine.Received(events))
+                    if self._finished or self._body is not None:
+                        break
+                else:
+                    await self._feed(machine.ReplyEnded())
+            else:
+                whole = await reply.read(MAX_REPLY_BYTES)
+                await self._feed(machine.ReceivedWhole(whole))
+        except ProviderError as error:
+            await self._feed(machine.ReplyFailed(translate(error)))
+        await self._close()
+
+    async def _feed(self, fact: machine.Fact) -> None:
+        assert self._turn is not None
+        commands = self._turn.feed(fact)
+        while commands:
+            later: list[machine.Command] = []
+            for command in commands:
+                later += await self._perform(command)
+            commands = later
+
+    async def _perform(self, command: machine.Command) -> list[machine.Command]:
+        """What the machine commands next, where a command has a result."""
+        assert self._turn is not None
+        match command:
+            case machine.SendBody(data):
+                if self._whole is not None:
+                    self._whole.append(data)
+                else:
+                    await self.sink.write(data)
+            case machine.SendHead(status, headers):
+                self._start(status, headers)
+            case machine.RunTool(call_id, tool, _, arguments):
+                assert self.memory is not None
+                result = await self.memory.run_tool(call_id, tool, arguments)
+                return self._turn.feed(machine.ToolFinished(call_id, result))
+            case machine.CallModel(messages, budget_tokens, tools_final):
+                self._body = self.assembly.body(messages, budget_tokens, tools_final=tools_final)
+            case machine.Save(outcome):
+                return self._turn.feed(machine.Saved(await self._save(outcome)))
+            case machine.Finish():
+                await self._finish()
+            case machine.Refuse(error):
+                self._refusal = error
+            case machine.CloseUpstream():
+                await self._close()
+        return []
+
+    # -- the client
+
+    def _start(self, status: int, headers: Sequence[Header]) -> None:
+        self.status = status
+        self.receipt.upstream_answered()
+        self._head = (status, [*headers])
+        if is_event_stream(status, headers):
+            self.sink.start(status, [*headers, *self.receipt.lines()])
+        else:
+            self._whole = []
+
+    async def _finish(self) -> None:
+        self._finished = True
+        if self._refusal is not None:
+            return
+        if self._whole is not None:
+            status, headers = self._head
+            await self.sink.whole(status, [*headers, *self.receipt.lines()], b"".join(self._whole))
+        else:
+            await self.sink.end()
+        if self._reply is not None:
+            await _read_out(self._reply)
+
+    async def _left(self) -> None:
+        """The client is gone, or we are being stopped: nothing more is sent, and nothing is waited for."""
+        assert self._turn is not None
+        for command in self._turn.feed(machine.ClientGone()):
+            match command:
+                case machine.Save(outcome) if self.memory is not None:
+                    self.pending.add(self.memory.commit(outcome), "a cancelled turn")
+                    self.memory = None
+                case machine.CloseUpstream():
+                    await self._close()
+
+    async def _close(self) -> None:
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            await reply.aclose()
+
+    # -- the store
+
+    async def _save(self, outcome: Outcome) -> bool:
+        """Whether the turn is on disk, or there is nothing to be kept. A slow store is not waited for."""
+        memory, self.memory = self.memory, None
+        if memory is None:
+            return True
+        if outcome.state is not End.FINISHED:
+            self.pending.add(memory.commit(outcome), "a turn that failed")
+            return True
+        begun = time.perf_counter()
+        writing = asyncio.ensure_future(memory.commit(outcome))
+        try:
+            async with asyncio.timeout(self.commit_wait_s):
+                await asyncio.shield(writing)
+            return True
+        except TimeoutError:
+            self.pending.add(writing, "a turn that was answered already")
+        except StoreError as error:
+            _log.warning("a turn was not written: %s", error.message)
+        except asyncio.CancelledError:
+            self.pending.add(writing, "a turn whose client left at its end")
+            raise
+        except Exception:
+            # Memory never breaks chat: an error of ours in writing must not take the answer with it.
+            _log.exception("a turn was not written")
+        finally:
+            self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
+        self.metrics.not_durable.inc()
+        self.receipt.headers.append(("x-mnemogate-durable", "false"))
+        return False
+
+
+async def _read_out(reply: ModelReply) -> None:
+    """What is left after the client has everything, so that the upstream's connection is kept."""
+    try:
+        async with asyncio.timeout(LAST_BYTES_S):
+            async for _ in reply.chunks():
+                pass
+    except (ProviderError, TimeoutError, RuntimeError):
+        pass  # closed instead
