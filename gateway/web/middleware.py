@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -59,6 +59,14 @@ def trace_of(scope: Scope) -> Trace:
     return trace
 
 
+class Cork(Protocol):
+    """What our server puts into the scope as `transport`: its connection, with a way to hold a head back."""
+
+    def hold(self) -> None: ...
+    def release(self) -> None: ...
+    def abort(self) -> None: ...
+
+
 class Edge:
     """`idle` is set while no request is being answered."""
 
@@ -90,6 +98,8 @@ class Edge:
         trace = Trace("", time.perf_counter())
         _read_headers(scope, trace)
         scope.setdefault("state", {})["trace"] = trace
+        # A HEAD has no body whose first bytes the head could leave with.
+        cork: Cork | None = scope["state"].get("transport") if scope["method"] != "HEAD" else None
         ours = (b"x-mnemogate-request-id", trace.request_id.encode())
 
         async def answer(message: Message) -> None:
@@ -102,6 +112,13 @@ class Edge:
                     if name == b"content-type":
                         trace.is_event_stream = value.startswith(b"text/event-stream")
                 message = {**message, "headers": headers}
+                if cork is not None:
+                    cork.hold()
+                    try:
+                        await send(message)
+                    finally:
+                        cork.release()
+                    return
             else:
                 trace.bytes_out += len(message.get("body", b""))
                 trace.is_complete = not message.get("more_body", False)
@@ -185,9 +202,9 @@ def _new_id() -> str:
 
 def _abort(scope: Scope) -> None:
     """Drop the connection of a client that left or does not read: closing in order would wait for it."""
-    abort = scope["state"].get("abort")
-    if abort is not None:
-        abort()
+    transport: Cork | None = scope["state"].get("transport")
+    if transport is not None:
+        transport.abort()
 
 
 def _as_gateway_error(error: Exception, scope: Scope, trace: Trace) -> GatewayError:

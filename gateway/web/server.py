@@ -21,6 +21,32 @@ __all__ = ["GatewayServer", "bind", "make_server"]
 MAX_HEAD_BYTES = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB
 
 
+class _Corked:
+    """A transport that can hold a response's head back until its first bytes follow: one system call, one packet."""
+
+    __slots__ = ("_held", "_transport", "write")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: list[bytes] = []
+        self.write: Callable[[bytes], object] = transport.write
+
+    def hold(self) -> None:
+        """Whatever is written until `release` leaves with what comes after it."""
+        self.write = self._held.append
+
+    def release(self) -> None:
+        self.write = self._write_held
+
+    def _write_held(self, data: bytes) -> None:
+        self.write = self._transport.write
+        self._transport.write(b"".join((*self._held, data)))
+        self._held.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class _Connection(HttpToolsProtocol):
     """uvicorn's protocol, with the two bounds it lacks: how long and how large a request's head may be."""
 
@@ -33,7 +59,7 @@ class _Connection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Corked(transport))  # type: ignore[arg-type]
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -56,7 +82,7 @@ class _Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._head_bytes = 0
-        self.scope["state"]["abort"] = self.transport.abort
+        self.scope["state"]["transport"] = self.transport
 
     def on_headers_complete(self) -> None:
         self._in_head = False

@@ -122,7 +122,7 @@ def test_a_request_id_is_kept_or_made(gateway: Running, sent: str, kept: bool) -
 
 def test_the_upstreams_request_id_stays_what_it_was(gateway: Running, upstream: StrictUpstream) -> None:
     upstream.queue(say("Hi", headers={"x-request-id": "req_theirs", "set-cookie": "a=b"}))
-    reply = gateway.post(HELLO)
+    reply = gateway.post(HELLO, {"x-mnemogate-memory": "off"})
     assert reply.headers["x-request-id"] == "req_theirs"
     assert "set-cookie" not in reply.headers
     assert reply.headers["x-mnemogate-memory"] == "off"
@@ -139,6 +139,13 @@ def test_a_log_line_says_everything_but_what_was_said(gateway: Running) -> None:
     assert "secret" not in json.dumps(line)
 
 
+def test_a_head_request_is_answered_at_once(gateway: Running) -> None:
+    with gateway.connect() as client:
+        for _ in range(2):
+            client.request("HEAD", "/health")
+            assert client.read_head().status == 200
+
+
 # --- bad input --------------------------------------------------------------------------------------------------
 
 
@@ -152,10 +159,10 @@ def test_a_log_line_says_everything_but_what_was_said(gateway: Running) -> None:
         (b'{"model":"m","messages":"\xff"}', None),  # invalid UTF-8
         (b'{"model":"a\x00b"}', None),  # a raw NUL byte
         (b"[" * 100_000, None),
-        (b"{}", "model"),
-        (b'{"model":7}', "model"),
-        (b'{"model":""}', "model"),
-        (b'{"model":"m","stream":"yes"}', "stream"),
+        (b'{"messages":[{"role":"user","content":"x"}]}', "model"),
+        (b'{"model":7,"messages":[{"role":"user","content":"x"}]}', "model"),
+        (b'{"model":"","messages":[{"role":"user","content":"x"}]}', "model"),
+        (b'{"model":"m","stream":"yes","messages":[{"role":"user","content":"x"}]}', "stream"),
     ],
 )
 def test_a_bad_body_is_a_400_in_openais_form(
@@ -218,8 +225,10 @@ def test_a_head_without_end_is_refused(gateway: Running) -> None:
 
 @pytest.mark.parametrize("value", ["\xff\xfe", "a" * 8000, "%00%0a", "☃".encode().decode("latin-1")])
 def test_odd_header_values_do_no_harm(gateway: Running, upstream: StrictUpstream, value: str) -> None:
-    assert gateway.post(HELLO, {"x-mnemogate-user": value, "user-agent": value}).status == 200
+    assert gateway.post(HELLO, {"x-odd": value, "user-agent": value}).status == 200
     assert len(upstream.seen) == 1
+    named = gateway.post(HELLO, {"x-mnemogate-user": value})
+    assert named.status == 200 or (named.status == 400 and named.error["type"] == "invalid_request_error")
 
 
 # --- limits -----------------------------------------------------------------------------------------------------
