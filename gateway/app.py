@@ -27,6 +27,7 @@ from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
 from gateway.run.guard import Guard
 from gateway.run.operate import Operation, key_operations
+from gateway.run.upkeep import Upkeep
 from gateway.settings import Settings, UpstreamSettings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
 from gateway.web.body import BodyReader
@@ -35,6 +36,7 @@ from gateway.web.health import Readiness, health_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from storage.base import Store
+from storage.terms import preload
 
 __all__ = ["Gateway", "create_app", "make_operations", "make_providers"]
 
@@ -93,7 +95,12 @@ class Gateway:
             clock,
             open_prefix=ADMIN_PREFIX if admin_token else None,
         )
-        self._background: asyncio.Task[None] | None = None
+        self.upkeep: Upkeep | None = None
+        if store is not None and self.chat.recollector is not None:
+            self.upkeep = Upkeep(store, settings.memory.idle_s, clock)
+            self.chat.recollector.grown = self.upkeep.grown
+            self.chat.recollector.moved = self.upkeep.moved
+        self._background: list[asyncio.Task[None]] = []
 
     @property
     def idle(self) -> asyncio.Event:
@@ -127,7 +134,10 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def start(self) -> None:
-        self._background = asyncio.create_task(self.models.run())
+        self._background.append(asyncio.create_task(self.models.run()))
+        if self.upkeep is not None:
+            self._background.append(asyncio.create_task(self.upkeep.run()))
+            self._background.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
         # What is here now stays: the collector need not look at it again on every round.
         gc.collect()
@@ -138,10 +148,9 @@ class Gateway:
         self.readiness.draining = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self.idle.wait(), LAST_REQUESTS_S)
-        if self._background is not None:
-            self._background.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._background
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         await self.chat.pending.drain(LAST_REQUESTS_S)
         if self.store is not None:
             await self.store.close()

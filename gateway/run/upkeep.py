@@ -1,0 +1,93 @@
+"""What follows turns without anybody waiting for it: the search index, and what idle time confirms.
+
+One task for the process. It sleeps until a conversation's idle time is over or a memory has grown; it never polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from gateway.core import edits, settle
+from gateway.core.tree import Tree
+from gateway.run.recollect import INDEX_EVERY, messages_of
+from storage.base import Store
+from storage.errors import StoreError
+from storage.records import Change, Pool
+
+__all__ = ["Upkeep"]
+
+_log = logging.getLogger("mnemogate")
+
+_BATCH = 64  # conversations settled before it looks again
+_LEAST_S = 1.0  # between two rounds: many conversations that fall due one after the other are taken together
+_AFTER_FAULT_S = 30.0
+
+
+class Upkeep:
+    """now: seconds since the epoch, as conversations are dated."""
+
+    def __init__(self, store: Store, idle_s: float, now: Callable[[], float]) -> None:
+        self._store = store
+        self._idle_s = idle_s
+        self._now = now
+        self._grown: set[int] = set()
+        self._wake = asyncio.Event()
+        self._sleeps_until: float | None = None  # None: until it is woken
+
+    def grown(self, agent: int) -> None:
+        """A memory has more messages than its index knows."""
+        self._grown.add(agent)
+        self._wake.set()
+
+    def moved(self, at: float) -> None:
+        """A conversation moved: some time from now it will have been idle."""
+        if self._sleeps_until is None:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            self._grown.update(self._store.recall.behind(INDEX_EVERY, 10_000))
+        except StoreError as error:
+            _log.warning("upkeep: %s", error.message)
+        while True:
+            try:
+                pause = await self.step()
+            except StoreError as error:
+                _log.warning("upkeep: %s", error.message)
+                pause = _AFTER_FAULT_S
+            self._sleeps_until = None if pause is None else self._now() + pause
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def step(self) -> float | None:
+        """All that is due now. Returns the seconds until there will be more; None: not before something happens."""
+        while self._grown:
+            agent = self._grown.pop()
+            if await self._store.recall.index(agent, messages_of):
+                self._grown.add(agent)
+        before = self._now() - self._idle_s
+        due = self._store.turns.due(before, _BATCH)
+        for conversation, agent, is_named, last_at in due:
+            decide = partial(_confirm, now=self._now(), idle_s=self._idle_s, named=is_named)
+            await self._store.turns.settle(conversation, agent, last_at, decide, edits.merge)
+        if len(due) == _BATCH:
+            return _LEAST_S
+        at = self._store.turns.next_due()
+        return None if at is None else max(_LEAST_S, at + self._idle_s - self._now() + 0.01)
+
+
+def _confirm(pool: Pool, *, now: float, idle_s: float, named: bool) -> Change:
+    """Memory edits of turns that stood unchallenged for the idle time enter the blocks."""
+    tree = Tree(pool.exchanges, pool.fetch)
+    merging = settle.mergeable(tree, now, idle_s, named=named)
+    for x, why in merging:
+        tree.change(x.id, merged=why)
+    return Change(None, [tree.by_id[i] for i in tree.changed], merge=[x.id for x, _ in merging])
