@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from gateway.core.canonical import Listing, WireMessage, call_id, is_user, text_of
@@ -17,6 +18,8 @@ from gateway.core.tree import Content, Element, Tree
 from storage.records import Atom, Exchange
 
 __all__ = ["Composition", "compose", "known_note", "prefixed", "put_back"]
+
+UNANSWERED = "No result was given."
 
 
 @dataclass(slots=True)
@@ -67,6 +70,8 @@ def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, st
     _fill(tree, plan, offered, found)
     held = len(plan.held)
     found.fill += [prefixed(m, fresh.get(i, "")) for i, m in enumerate(plan.held)]
+    if plan.appending:
+        found.fill = _answered(found.fill, listing.messages)
     for i, note in fresh.items():
         if i >= held and note:
             found.notes[listing.places[plan.new[i - held]]] = note
@@ -101,7 +106,35 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
                 note = x.notes.get(element.place, "") if is_user(element.atoms) else ""
                 found.fill.append(prefixed(content.messages[element.place], note))
         elif content.said is not None:
-            found.fill += put_back(content, content.said, None, offered) or [content.said]
+            said = _bare(content.said)
+            found.fill += put_back(content, said, None, offered) or [said]
+
+
+def _bare(said: WireMessage) -> WireMessage:
+    """A reply as clients send it back: what it does not say (`refusal: null`, no annotations) is left out."""
+    return {k: v for k, v in said.items() if k in ("role", "content") or v not in (None, [])}
+
+
+def _answered(fill: Sequence[WireMessage], new: Sequence[WireMessage]) -> list[WireMessage]:
+    """Where the history is ours, a call that was never answered gets a result, so that it locks nothing.
+
+    new: what follows. The result stands right behind the call, where it is found again with the next request.
+    """
+    whole = [*fill, *new]
+    found: list[WireMessage] = []
+    for i, m in enumerate(fill):
+        found.append(m)
+        calls = m.get("tool_calls")
+        if not calls:
+            continue
+        results = takewhile(lambda y: y.get("role") == "tool", whole[i + 1 :])
+        known = {str(y.get("tool_call_id")) for y in results}
+        found += [
+            {"role": "tool", "tool_call_id": c.get("id"), "content": UNANSWERED}
+            for c in calls
+            if call_id(c) not in known
+        ]
+    return found
 
 
 def _hide(

@@ -1,0 +1,277 @@
+"""A gateway with memory between OpenAI's own SDK and a strict upstream, and an application that talks through it.
+
+with remember(upstream, tmp_path) as world:
+    chat = world.chat(user="alice")
+    assert chat.say("My cat is called Miso.") == "Ok."
+    assert world.upstream.last.messages == [...]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from gateway.core.splice import scan
+from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
+from storage.records import Block, Scope
+from storage.sqlite.store import SqliteStore
+from tests.server import RawReply, Running, serve, settings_for
+from tests.upstream import Seen, StrictUpstream
+
+__all__ = [
+    "CHAT",
+    "Chat",
+    "Clock",
+    "World",
+    "agent",
+    "message_bytes",
+    "prefix_bytes",
+    "remember",
+    "streamed",
+]
+
+Json = dict[str, Any]
+CHAT = "/v1/chat/completions"
+
+
+class Clock:
+    """The gateway's and the store's time; it stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1_760_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def agent(name: str = "helper", **options: Any) -> ProfileSettings:
+    """A profile with a block for what is known of the human, and memory tools."""
+    blocks = options.pop("blocks", (BlockSettings("human", "What is known of the user."),))
+    return ProfileSettings(
+        name, **{"model": "m", "system": "You help.", "memory_tools": True, "blocks": blocks, **options}
+    )
+
+
+@dataclass
+class World:
+    gateway: Running
+    upstream: StrictUpstream
+    clock: Clock
+    statements: list[str] = field(default_factory=list)
+    sdk: openai.OpenAI = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sdk = self.client()
+
+    @property
+    def store(self) -> SqliteStore:
+        store = self.gateway.app.store
+        assert isinstance(store, SqliteStore)
+        return store
+
+    def client(self, key: str = "sk-app", **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=f"{self.gateway.url}/v1", api_key=key, **{"max_retries": 0, "timeout": 10.0, **options}
+        )
+
+    def async_client(self, key: str = "sk-app") -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.gateway.url}/v1", api_key=key, max_retries=0, timeout=10.0)
+
+    def chat(
+        self, system: str | None = None, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> Chat:
+        return Chat(
+            self, [{"role": "system", "content": system}] if system else [], dict(headers or {}), options
+        )
+
+    def post(
+        self, messages: Sequence[Any], headers: Mapping[str, str] | None = None, **options: Any
+    ) -> RawReply:
+        return self.gateway.post({"model": "m", "messages": messages, **options}, headers)
+
+    def settle(self) -> None:
+        """Until nobody is answered any more and everything is on disk."""
+
+        async def settled() -> None:
+            await self.gateway.app.idle.wait()
+            await self.gateway.app.chat.pending.drain(10.0)
+            assert await self.store.drain(10.0)
+
+        self.gateway.call(settled())
+
+    def pass_time(self, seconds: float) -> None:
+        """Lets time go by, with what is due then."""
+        self.settle()
+        self.clock.sleep(seconds)
+
+        async def work() -> None:
+            upkeep = self.gateway.app.upkeep
+            assert upkeep is not None
+            for agent in self.store.recall.behind(0, 100):
+                upkeep._grown.add(agent)
+            await upkeep.step()
+
+        self.gateway.call(work())
+
+    def query(self, sql: str, *values: object) -> list[Any]:
+        self.settle()
+
+        async def read() -> list[Any]:
+            return self.store.reader.run(lambda c: c.execute(sql, values).fetchall())
+
+        rows = self.gateway.call(read())
+        return [row[0] if len(row) == 1 else tuple(row) for row in rows]
+
+    def statements_of(self, work: Callable[[], object]) -> list[str]:
+        """The SQL of one request, without BEGIN and the like, each by its first two words."""
+        self.settle()
+        self.statements.clear()
+        work()
+        self.settle()
+        mark = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "ROLLBACK", "PRAGMA")
+        return [" ".join(s.split()[:3]) for s in self.statements if not s.lstrip().upper().startswith(mark)]
+
+    def block(
+        self, user: str, label: str = "human", profile: str = "helper", project: str = "default"
+    ) -> Block:
+        self.settle()
+
+        async def read() -> Block:
+            found = self.store.agents.find(Scope(project, profile, f"user:{user}"))
+            assert found is not None
+            return next(b for b in self.store.blocks.load(found.id) if b.label == label)
+
+        return self.gateway.call(read())
+
+    def write_block(self, user: str, value: str, label: str = "human") -> None:
+        """An edit from outside of any turn."""
+        block = self.block(user, label)
+
+        async def write() -> None:
+            await self.store.blocks.write(block.id, block.version, value, at=self.clock(), origin="test")
+
+        self.gateway.call(write())
+
+
+@dataclass
+class Chat:
+    """A client that keeps its list and resends it, as the SDK's examples do."""
+
+    world: World
+    messages: list[Json]
+    headers: dict[str, str]
+    options: Json
+
+    def say(self, text: str, **options: Any) -> str:
+        self.messages.append({"role": "user", "content": text})
+        return self.go_on(**options)
+
+    def go_on(self, **options: Any) -> str:
+        reply = self.complete(**options)
+        self.messages.append(reply)
+        return reply.get("content") or ""
+
+    def complete(self, **options: Any) -> Json:
+        """The reply to the list as it is; the list stays."""
+        asked = {
+            "model": "m",
+            "messages": self.messages,
+            "extra_headers": self.headers,
+            **self.options,
+            **options,
+        }
+        if asked.get("stream"):
+            return streamed(self.world.sdk.chat.completions.create(**asked))
+        completion = self.world.sdk.chat.completions.create(**asked)
+        return kept(completion.choices[0].message)
+
+    def answer(self, call: Json, content: str) -> None:
+        self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": content})
+
+
+def kept(message: Any) -> Json:
+    """What an application puts into its list."""
+    found = {"role": "assistant", "content": message.content}
+    if message.tool_calls:
+        found["tool_calls"] = [call.model_dump(exclude_unset=True) for call in message.tool_calls]
+    return found
+
+
+def streamed(chunks: Any) -> Json:
+    """A stream as the application has it in the end. Fails unless it is one ordinary reply."""
+    calls: dict[int, Json] = {}
+    text, roles, ids, reasons = "", [], set(), []
+    for chunk in chunks:
+        ids.add(chunk.id)
+        for choice in chunk.choices:
+            delta = choice.delta
+            if delta.role:
+                roles.append(delta.role)
+            text += delta.content or ""
+            for piece in delta.tool_calls or ():
+                call = calls.setdefault(
+                    piece.index,
+                    {"id": piece.id, "type": "function", "function": {"name": "", "arguments": ""}},
+                )
+                call["function"]["name"] += piece.function.name or ""
+                call["function"]["arguments"] += piece.function.arguments or ""
+            if choice.finish_reason:
+                reasons.append(choice.finish_reason)
+    assert (roles, len(ids), len(reasons)) == (["assistant"], 1, 1)
+    assert list(calls) == list(range(len(calls)))
+    found: Json = {"role": "assistant", "content": text or None}
+    if calls:
+        found["tool_calls"] = list(calls.values())
+    return found
+
+
+def message_bytes(seen: Seen) -> list[bytes]:
+    """The elements of `messages` as they stand in the body that arrived."""
+    layout = scan(seen.body)
+    return [seen.body[start:end] for start, end in layout.messages]
+
+
+def prefix_bytes(seen: Seen) -> bytes:
+    """The messages array from its bracket to its last element, as the provider's cache sees it."""
+    layout = scan(seen.body)
+    return seen.body[layout.messages[0][0] : layout.messages[-1][1]]
+
+
+@contextmanager
+def remember(
+    upstream: StrictUpstream,
+    tmp_path: Path,
+    *profiles: ProfileSettings,
+    memory: Mapping[str, Any] | None = None,
+    **parts: Any,
+) -> Iterator[World]:
+    """memory: values of [memory]; parts: of Settings."""
+    statements: list[str] = []
+    clock = Clock()
+    # No deadline of a busy machine's shall decide what a test finds.
+    memory = {"recall_deadline_ms": 10_000, "voice_deadline_ms": 10_000, **(memory or {})}
+    settings = settings_for(upstream, memory=MemorySettings(**memory), profiles=profiles, **parts)
+
+    async def open_store() -> SqliteStore:
+        return await SqliteStore.open(tmp_path / "memory.db", now=clock, on_statement=statements.append)
+
+    with serve(settings, open_store) as gateway:
+        app = gateway.app
+        assert app.upkeep is not None
+        assert app.chat.recollector is not None
+        app.chat._now = app.chat.recollector.now = app.upkeep._now = clock
+        # Upkeep runs when a test lets time pass, not beside it.
+        app.chat.recollector.grown = app.chat.recollector.moved = lambda _: None
+        world = World(gateway, upstream, clock, statements)
+        try:
+            yield world
+        finally:
+            world.sdk.close()

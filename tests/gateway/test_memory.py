@@ -1,0 +1,304 @@
+"""What a person sees: an application with OpenAI's SDK changes its base_url, and its model remembers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from gateway.settings import ProfileSettings
+from tests.gateway.sdk import World, agent, remember
+from tests.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+
+FACT = "My cat is called Miso and she hates thunderstorms."
+QUESTION = "What is the name of my cat?"
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path) as made:
+        yield made
+
+
+def sent(world: World) -> str:
+    """What reached the upstream last, as text."""
+    return world.upstream.last.body.decode()
+
+
+# -- people
+
+
+def test_a_new_conversation_knows_what_the_same_user_said_in_another(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    world.chat(user="alice").say(QUESTION)
+    (message,) = world.upstream.last.messages
+    note, question = message["content"].split("</memory>\n\n")
+    assert question == QUESTION
+    assert FACT in note
+    assert "user]" in note
+
+
+def test_another_user_never_sees_it(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    world.chat(user="bob").say(QUESTION)
+    assert world.upstream.last.messages == [{"role": "user", "content": QUESTION}]
+
+
+def test_without_a_user_nothing_is_kept_and_the_body_passes_as_it_is(world: World) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": FACT}], "top_p": 1.0}).encode()
+    reply = world.gateway.post(body)
+    assert reply.headers["x-mnemogate-memory"] == "none"
+    assert world.upstream.last.body == body
+    world.chat().say(QUESTION)
+    assert world.upstream.last.messages == [{"role": "user", "content": QUESTION}]
+    assert world.query("SELECT count(*) FROM exchanges") == [0]
+
+
+async def test_the_asynchronous_sdk_is_remembered_too(world: World) -> None:
+    async with world.async_client() as sdk:
+        for text in (FACT, QUESTION):
+            stream = await sdk.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": text}], user="alice", stream=True
+            )
+            told = [c.choices[0].delta.content or "" async for c in stream if c.choices]
+            assert "".join(told) == "Ok."
+    assert "Miso" in sent(world)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"x-mnemogate-user": "alice"}, {}),
+        ({"x-openwebui-user-id": "alice"}, {}),
+        ({}, {"safety_identifier": "alice"}),
+        ({}, {"metadata": {"user_id": "alice"}, "store": True}),
+    ],
+)
+def test_a_user_is_named_in_any_of_the_usual_ways(
+    world: World, headers: dict[str, str], body: dict[str, object]
+) -> None:
+    world.chat(headers=headers, extra_body=body).say(FACT)
+    world.chat(user="alice").say(QUESTION)
+    assert "Miso" in sent(world)
+
+
+def test_single_user_makes_one_person_of_all_callers(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, memory={"single_user": True}) as world:
+        world.chat().say(FACT)
+        world.chat().say(QUESTION)
+        assert "Miso" in sent(world)
+
+
+def test_the_reply_is_remembered_as_well(world: World) -> None:
+    world.upstream.queue(say("The warranty number is KX-2291."))
+    world.chat(user="alice").say("Please look it up.")
+    world.chat(user="alice").say("Which warranty number was it?")
+    assert "KX-2291" in sent(world)
+
+
+def test_what_stands_in_the_window_is_not_told_again(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.say(FACT)
+    chat.say(QUESTION)
+    assert world.upstream.last.messages[-1]["content"] == QUESTION
+
+
+def test_an_image_message_gets_its_note_as_a_part(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    parts = [{"type": "text", "text": QUESTION}, image]
+    reply = world.post([{"role": "user", "content": parts}], user="alice")
+    assert reply.status == 200
+    (message,) = world.upstream.last.messages
+    assert "Miso" in message["content"][0]["text"]
+    assert message["content"][-2:] == parts
+
+
+# -- conversations
+
+
+def test_a_named_conversation_of_nobody_remembers_itself_alone(world: World) -> None:
+    room = {"x-mnemogate-conversation": "room-1"}
+    first = world.chat(headers=room)
+    first.say(FACT)
+    first.say("Thank you.")
+    assert len(world.upstream.last.messages) == 3
+    world.chat(headers={"x-mnemogate-conversation": "room-2"}).say(QUESTION)
+    assert "Miso" not in sent(world)
+    world.chat().say(QUESTION)
+    assert "Miso" not in sent(world)
+
+
+@pytest.mark.parametrize("header", ["x-openwebui-chat-id", "x-session-id", "x-livekit-room-id"])
+def test_what_names_a_conversation_finds_it_again(world: World, header: str) -> None:
+    one = world.post([{"role": "user", "content": "Hi"}], {header: "c1"}, user="alice")
+    two = world.post([{"role": "user", "content": "Something else"}], {header: "c1"}, user="alice")
+    other = world.post([{"role": "user", "content": "Hi"}], {header: "c2"}, user="alice")
+    names = [r.headers["x-mnemogate-conversation"] for r in (one, two, other)]
+    assert names[0] == names[1] != names[2]
+
+
+def test_what_a_trimmed_list_left_out_goes_before_it(world: World) -> None:
+    chat = world.chat(system="Be kind.", user="alice")
+    for n in range(6):
+        chat.say(f"This is message number {n} of a long talk about gardens.")
+    whole = [*chat.messages]
+    chat.messages = [whole[0], *whole[-4:]]
+    chat.say("And what did I say first?")
+    assert world.upstream.last.messages[:-1] == whole
+
+
+# -- the control header, side requests
+
+
+def test_a_turn_off_the_record_is_not_kept_nor_stored_when_it_is_sent_again(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.headers = {"x-mnemogate-memory": "off"}
+    chat.say(FACT)
+    assert world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL") == [0]
+    chat.headers = {}
+    chat.say("Now I want to be remembered: my dog is called Rex.")
+    world.chat(user="alice").say("What are my cat and my dog called?")
+    assert "Rex" in sent(world)
+    assert "Miso" not in sent(world)
+    assert "Miso" not in str(world.query("SELECT input, said, full, notes FROM exchanges"))
+
+
+def test_a_turn_that_only_reads_is_told_and_tells_nobody(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    reader = world.chat(user="alice", headers={"x-mnemogate-memory": "read"})
+    reader.say(QUESTION + " I call her Princess.")
+    assert "Miso" in sent(world)
+    world.chat(user="alice").say("What do I call her, the cat?")
+    assert "Princess" not in sent(world)
+
+
+def test_a_title_request_leaves_no_trace(world: World) -> None:
+    chat = world.chat(user="alice", headers={"x-openwebui-chat-id": "c1"})
+    chat.say(FACT)
+    title = (
+        "### Task:\nGenerate a concise, 3-5 word title with an emoji summarizing the chat history.\n" + FACT
+    )
+    reply = world.post([{"role": "user", "content": title}], {"x-openwebui-chat-id": "c1"}, user="alice")
+    assert reply.headers["x-mnemogate-memory"] == "off"
+    assert world.upstream.last.messages == [{"role": "user", "content": title}]
+    chat.say("Go on.")
+    assert world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL AND standing") == [2]
+    assert "concise" not in str(world.query("SELECT input, said FROM exchanges"))
+
+
+def test_strict_wants_somebody_to_remember(world: World) -> None:
+    reply = world.post([{"role": "user", "content": "Hi"}], {"x-mnemogate-memory": "strict"})
+    assert (reply.status, reply.error["param"]) == (400, "x-mnemogate-memory")
+    assert world.upstream.seen == []
+
+
+def test_a_store_that_is_down_costs_the_memory_and_not_the_answer(world: World) -> None:
+    world.gateway.call(world.store.close())
+    reply = world.post([{"role": "user", "content": "Hi"}], user="alice")
+    assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "unavailable")
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "user": "alice"}
+    with world.client() as sdk:
+        for headers in (
+            {"x-mnemogate-memory": "strict"},
+            {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c"},
+        ):
+            with pytest.raises(openai.InternalServerError) as caught:
+                sdk.chat.completions.create(**body, extra_headers=headers)  # type: ignore[call-overload]
+            assert caught.value.status_code == 503
+            assert caught.value.response.headers["retry-after"]
+    assert len(world.upstream.seen) == 1
+
+
+# -- append mode
+
+
+APPEND = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+
+
+def append(world: World, text: str, status: int = 200, *, again: bool = False) -> str:
+    headers = {**APPEND, "x-stainless-retry-count": str(int(again))}
+    reply = world.post([{"role": "user", "content": text}], headers, user="alice")
+    assert reply.status == status
+    return str(reply.json["choices"][0]["message"]["content"]) if status == 200 else ""
+
+
+def spoken(world: World) -> list[str]:
+    return [m["content"] for m in world.upstream.last.messages]
+
+
+def test_append_mode_goes_on_from_what_is_stored(world: World) -> None:
+    world.upstream.queue(say("One."), say("Two."))
+    append(world, "first")
+    append(world, "second")
+    append(world, "third")
+    assert spoken(world) == ["first", "One.", "second", "Two.", "third"]
+
+
+def test_a_profile_can_ask_for_append_mode(upstream: StrictUpstream, tmp_path: Path) -> None:
+    profile = ProfileSettings("phone", model="m", system="You are on the phone.", history="append")
+    with remember(upstream, tmp_path, profile) as world:
+        for text in ("first", "second"):
+            reply = world.post(
+                [{"role": "user", "content": text}],
+                {"x-mnemogate-conversation": "call-1"},
+                user="alice",
+                model="agent/phone",
+            )
+            assert reply.status == 200
+        assert spoken(world) == ["You are on the phone.", "first", "Ok.", "second"]
+
+
+def test_the_message_of_a_cancelled_send_goes_with_the_next_one(world: World) -> None:
+    append(world, "first")
+    never = Gate()
+    world.upstream.queue(say("Never heard.", hold_before_headers=never))
+    with world.gateway.connect() as client:
+        arrived = world.upstream.arrived(2)
+        body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "second"}]}
+        client.request("POST", "/v1/chat/completions", json.dumps(body).encode(), APPEND)
+        arrived.wait_sync()
+    world.upstream.seen[1].gone.wait_sync()
+    world.settle()
+    append(world, "third")
+    assert spoken(world) == ["first", "Ok.", "second", "third"]
+    append(world, "fourth")
+    assert spoken(world) == ["first", "Ok.", "second", "third", "Ok.", "fourth"]
+
+
+def test_a_retried_send_is_one_message(world: World) -> None:
+    append(world, "first")
+    world.upstream.queue(fail(500))
+    append(world, "second", status=500)
+    append(world, "second", again=True)
+    assert spoken(world) == ["first", "Ok.", "second"]
+    append(world, "second", again=True)  # the answer was lost on its way
+    assert spoken(world) == ["first", "Ok.", "second"]
+    append(world, "third")
+    assert spoken(world) == ["first", "Ok.", "second", "Ok.", "third"]
+
+
+def test_an_unanswered_call_in_append_mode_locks_nothing(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path) as world:
+        tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+        world.upstream.queue(call_tools(Call("look")))
+        reply = world.post([{"role": "user", "content": "Look."}], APPEND, user="alice", tools=tools)
+        assert reply.json["choices"][0]["message"]["tool_calls"]
+        reply = world.post([{"role": "user", "content": "Never mind."}], APPEND, user="alice", tools=tools)
+        assert reply.status == 200
+        roles = [m["role"] for m in world.upstream.last.messages]
+        assert roles == ["user", "assistant", "tool", "user"]
+
+
+def test_two_agents_of_one_user_know_nothing_of_each_other(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent("one"), agent("two")) as world:
+        world.chat(user="alice", model="agent/one").say(FACT)
+        world.chat(user="alice", model="agent/two").say(QUESTION)
+        assert "Miso" not in sent(world)
+        world.chat(user="alice").say(QUESTION)
+        assert "Miso" not in sent(world)
+        world.chat(user="alice", model="agent/one").say(QUESTION)
+        assert "Miso" in sent(world)
