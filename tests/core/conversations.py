@@ -1,0 +1,422 @@
+"""Clients that talk to the pure core, without a store: a clock moved by hand, records in a dict.
+
+A `World` has one memory for each user. Whatever a client sends is planned, composed, and ended there as a gateway
+would do it; after each end every stored column is compared with what it stands for, worked out anew. `tree` draws
+what is stored, `Request.lines` what went upstream, and a client's own messages are checked to be there unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from textwrap import dedent
+from typing import Any
+
+import orjson
+
+from gateway.core import edits, settle
+from gateway.core.canonical import Canon, Listing, WireMessage, is_system, text_of, visible
+from gateway.core.compose import Composition, compose, known_note, prefixed
+from gateway.core.history import Mode, Plan, Query, begin
+from gateway.core.tell import told
+from gateway.core.tree import Tree, has_additions, is_tombstone
+from storage.records import Block, BlockOp, Exchange, State
+
+IDLE_S = 120.0
+OUR_TOOLS = frozenset({"memory_insert"})
+SECRET = b"k" * 16
+
+
+# -- messages
+
+
+def system(text: str) -> WireMessage:
+    return {"role": "system", "content": text}
+
+
+def user(text: str, **more: Any) -> WireMessage:
+    return {"role": "user", "content": text, **more}
+
+
+def assistant(text: str | None, *calls: WireMessage) -> WireMessage:
+    said: WireMessage = {"role": "assistant", "content": text}
+    return {**said, "tool_calls": list(calls)} if calls else said
+
+
+def call(id: str, name: str = "get_weather", arguments: str = '{"city":"Paris"}') -> WireMessage:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def result(id: str, text: str) -> WireMessage:
+    return {"role": "tool", "tool_call_id": id, "content": text}
+
+
+def picture(text: str, url: str) -> WireMessage:
+    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
+    return {"role": "user", "content": parts}
+
+
+# -- a request
+
+
+@dataclass
+class Request:
+    """plan: None where nothing is remembered. sent: what went upstream, each with how it came there."""
+
+    messages: list[WireMessage]
+    who: str | None
+    key: str | None
+    plan: Plan | None = None
+    composition: Composition = field(default_factory=Composition)
+    notes: dict[int, str] = field(default_factory=dict)
+    sent: list[tuple[str, WireMessage]] = field(default_factory=list)
+    exchange: int = 0
+
+    @property
+    def lines(self) -> list[str]:
+        """What went upstream: `+` put before the list, `~` part of a hidden round, else the client's own."""
+        return [kind + _line(m) for kind, m in self.sent]
+
+    @property
+    def is_untouched(self) -> bool:
+        return [m for _, m in self.sent] == self.messages
+
+    def assemble(self) -> None:
+        made, is_filled = self.composition, False
+        for i, message in enumerate(self.messages):
+            if not is_system(message) and not is_filled:
+                self.sent += [("+ ", m) for m in made.fill]
+                is_filled = True
+            if i in made.hidden:
+                self.sent += [("~ ", m) for m in made.hidden[i]]
+            else:
+                self.sent.append(("", prefixed(message, made.notes.get(i, ""))))
+        self._check_that_the_client_is_quoted()
+
+    def _check_that_the_client_is_quoted(self) -> None:
+        made, at = self.composition, 0
+        sent = [m for kind, m in self.sent if kind != "+ "]
+        for i, message in enumerate(self.messages):
+            if i in made.hidden:
+                span = sent[at : at + len(made.hidden[i])]
+                ours = {c["id"] for m in span for c in m.get("tool_calls") or [] if _name(c) in OUR_TOOLS}
+                says = visible(span, ours)
+                assert says["content"] == text_of(message)
+                assert says.get("tool_calls") == message.get("tool_calls")
+                at += len(span)
+            else:
+                note = made.notes.get(i, "")
+                assert message["role"] == "user" or not note
+                assert sent[at] == prefixed(message, note)
+                assert text_of(sent[at]) == note + text_of(message)
+                at += 1
+        assert at == len(sent)
+
+
+def goes_on_from(later: Request, earlier: Request) -> bool:
+    """The bytes of the earlier prompt are the beginning of the later one's."""
+    a, b = ([orjson.dumps(m) for _, m in r.sent if not is_system(m)] for r in (earlier, later))
+    return b[: len(a)] == a
+
+
+# -- a memory
+
+
+@dataclass
+class Memory:
+    """Of one user. keys: the client's conversation ids."""
+
+    canon: Canon
+    records: dict[int, Exchange] = field(default_factory=dict)
+    keys: dict[str, int] = field(default_factory=dict)
+    blocks: list[Block] = field(default_factory=lambda: [Block(1, "human", "The user", "", 1000)])
+    ops: list[BlockOp] = field(default_factory=list)
+
+    def is_named(self, e: Exchange) -> bool:
+        return e.conversation in self.keys.values()
+
+    def tree(self, key: str | None) -> Tree:
+        """What matters to a request: of a named conversation its own, else all that are found from their messages."""
+        if key is not None:
+            return Tree(e for e in self.records.values() if e.conversation == self.keys.get(key))
+        return Tree(e for e in self.records.values() if not self.is_named(e))
+
+    def write(self, request: Request, tree: Tree, e: Exchange, new_edits: Sequence[str], now: float) -> None:
+        if request.key is not None:
+            self.keys.setdefault(request.key, e.conversation)
+        is_repeated = e.id in self.records
+        for x in list(tree.changed):
+            self.records[x] = tree.by_id[x]
+        if is_repeated:
+            self.ops = [o for o in self.ops if o.exchange != e.id or o.state != "pending"]
+        if not (is_repeated and e.merged):
+            self.ops += [_insert(e.id, f"{now}-{i}", text) for i, text in enumerate(new_edits)]
+        self.settle(request.key, now)
+        check_columns(self.records.values(), self.canon, self.keys.values())
+
+    def settle(self, key: str | None, now: float) -> None:
+        """Edits of confirmed turns enter the blocks."""
+        tree = self.tree(key)
+        for x, why in settle.mergeable(tree, now, IDLE_S, named=key is not None):
+            self.records[x.id] = replace(x, merged=why)
+            mine = [o for o in self.ops if o.exchange == x.id and o.state == "pending"]
+            for block, value, _ in edits.merge(self.blocks, mine).writes:
+                self.blocks = [replace(b, value=value) if b.id == block else b for b in self.blocks]
+            self.ops = [replace(o, state="merged") if o in mine else o for o in self.ops]
+
+    def seen_on(self, path: Iterable[int]) -> list[str]:
+        """What the block says for a request that goes on from this path."""
+        pending = [o for o in self.ops if o.state == "pending"]
+        return edits.view(self.blocks, pending, set(path))[0].value.split()
+
+
+def _insert(exchange: int, id: str, text: str) -> BlockOp:
+    arguments = orjson.dumps({"label": "human", "new_string": text})
+    return BlockOp(0, exchange, id, "insert", "human", arguments)
+
+
+def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int]) -> None:
+    """Every stored column is what one would work out from the whole tree."""
+    tree, names = Tree(records), set(named)
+    carried: dict[int, bool] = {}
+
+    def is_carried(e: Exchange) -> bool:
+        if e.id not in carried:
+            later = [k for k in tree.kids(e) if k.ended is not None]
+            carried[e.id] = any(not tree.goes_on(k) or is_carried(k) for k in later)
+        return carried[e.id]
+
+    for e in tree:
+        parent, line = tree.parent(e), tree.line(tree.parent(e))
+        assert parent is None or parent.conversation == e.conversation
+        assert e.depth == (parent.depth + 1 if parent else 0)
+        assert e.carried == is_carried(e), f"carried of {e.id}"
+        assert e.standing == tree.stands(e, named=e.conversation in names), f"standing of {e.id}"
+        assert e.offset == sum(len(el.atoms) for el in line), f"offset of {e.id}"
+        assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"
+        above = [x.id for x in tree.chain(parent) if has_additions(x)]
+        assert e.prior == (above[-1] if above else None), f"prior of {e.id}"
+        if e.reply is not None:
+            assert e.path == canon.path(a for el in tree.line(e) for a in el.atoms), f"path of {e.id}"
+            assert e.reply_key == canon.reply_key(e.reply), f"reply key of {e.id}"
+
+
+# -- the world
+
+
+class World:
+    """recall: the note for a question; "" is: looked, and found nothing."""
+
+    def __init__(self, secret: bytes = SECRET, recall: Callable[[str], str] = lambda question: "") -> None:
+        self.now = 0.0
+        self.recall = recall
+        self._secret = secret
+        self._memories: dict[str, Memory] = {}
+
+    def memory(self, who: str | None = "alice", key: str | None = None) -> Memory:
+        """Somebody without a name has one memory for each conversation they name."""
+        name = who or f"conversation {key}"
+        canon = Canon(self._secret if name == "alice" else name.encode())
+        return self._memories.setdefault(name, Memory(canon))
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        for memory in self._memories.values():
+            for key in (None, *memory.keys):
+                memory.settle(key, self.now)
+
+    def begin(
+        self,
+        messages: Sequence[WireMessage],
+        key: str | None = None,
+        *,
+        who: str | None = "alice",
+        mode: Mode = Mode.ON,
+        append: bool = False,
+        retry: bool = False,
+        tools: Iterable[str] = OUR_TOOLS,
+    ) -> Request:
+        self.now += 1
+        request = Request(list(messages), who, key)
+        if who is None and key is None:
+            request.assemble()
+            return request
+        memory = self.memory(who, key)
+        tree = memory.tree(key)
+        listing = Listing(memory.canon, request.messages)
+        known = memory.keys.get(key) if key is not None else None
+        query = Query(listing, key is not None, mode, self.now, IDLE_S, append, retry, known)
+        plan = request.plan = begin(tree, query)
+        fresh = {} if mode is Mode.OFF else self._notes(tree, plan)
+        request.notes = {} if plan.off else fresh
+        request.composition = compose(tree, plan, set(tools), fresh)
+        request.assemble()
+        return request
+
+    def _notes(self, tree: Tree, plan: Plan) -> dict[int, str]:
+        new = plan.messages
+        asked = [i for i, m in enumerate(new) if m["role"] == "user"]
+        found = {i: note for i in asked if (note := known_note(tree, plan, i)) is not None}
+        if asked and asked[-1] == len(new) - 1 and asked[-1] not in found:
+            found[asked[-1]] = self.recall(text_of(new[-1]))
+        return found
+
+    def finish(
+        self, request: Request, reply: str | WireMessage | list[WireMessage], edits: Sequence[str] = ()
+    ) -> Request:
+        """reply: its text, its message, or all messages of it as the upstream saw them."""
+        self.now += 1
+        full = [assistant(reply)] if isinstance(reply, str) else [reply] if isinstance(reply, dict) else reply
+        return self._end(request, full, edits, settle.finish)
+
+    def cancel(self, request: Request, got: Sequence[WireMessage] = (), edits: Sequence[str] = ()) -> Request:
+        """The client left. got: what it had been streamed by then."""
+        self.now += 1
+        return self._end(request, list(got), edits, settle.cancel)
+
+    def _end(
+        self,
+        request: Request,
+        full: list[WireMessage],
+        new_edits: Sequence[str],
+        how: Callable[[Tree, Plan, settle.Ended], Exchange],
+    ) -> Request:
+        plan = request.plan
+        if plan is None:
+            return request
+        memory = self.memory(request.who, request.key)
+        tree = memory.tree(request.key)
+        if request.key is not None and plan.place.anchor is None:
+            plan.conversation = memory.keys.get(request.key)
+        ours = frozenset(c["id"] for m in full for c in m.get("tool_calls") or [] if _name(c) in OUR_TOOLS)
+        ended = settle.Ended(
+            id=len(memory.records) + 1,
+            full=full,
+            said=visible(full, ours),
+            now=self.now,
+            notes=dict(request.notes),
+            ours=ours,
+            edits=bool(new_edits),
+        )
+        e = how(tree, plan, ended)
+        request.exchange = e.id
+        memory.write(request, tree, e, new_edits, self.now)
+        return request
+
+    def say(
+        self,
+        messages: Sequence[WireMessage],
+        reply: str | WireMessage | list[WireMessage],
+        key: str | None = None,
+        *,
+        edits: Sequence[str] = (),
+        **how: Any,
+    ) -> Request:
+        return self.finish(self.begin(messages, key, **how), reply, edits)
+
+    def chat(
+        self,
+        *turns: tuple[str, str],
+        key: str | None = None,
+        start: Sequence[WireMessage] = (),
+        who: str | None = "alice",
+    ) -> list[WireMessage]:
+        """Turns of a client that resends everything; the list afterwards."""
+        messages = list(start)
+        for question, answer in turns:
+            messages.append(user(question))
+            self.say(messages, answer, key, who=who)
+            messages.append(assistant(answer))
+        return messages
+
+    def forget(self, exchange: int, who: str | None = "alice") -> None:
+        memory = self.memory(who)
+        e = memory.records[exchange]
+        gone: dict[str, Any] = {"input": None, "said": None, "full": None, "hidden": False, "notes": {}}
+        memory.records[exchange] = replace(e, state=State.FORGOTTEN, edits=False, **gone)
+        tree = Tree(memory.records.values())
+        for x in tree:
+            memory.records[x.id] = tree.change(x.id, prior=tree.prior(x))
+
+    # -- what became of it
+
+    def tree(self, who: str | None = "alice", key: str | None = None) -> str:
+        """A line for each exchange, deeper ones indented; `--` between conversations.
+
+        carried: confirmed by a later turn. stands. replaced. waits: finished, but detached. cut: cancelled. off.
+        """
+        tree = Tree(self.memory(who, key).records.values())
+
+        def draw(e: Exchange, indent: str) -> list[str]:
+            line = f"{indent}{_state(e)}: {_content(tree, e)}"
+            return [line] + [below for kid in tree.kids(e) for below in draw(kid, indent + "  ")]
+
+        seen = dict.fromkeys(e.conversation for e in tree)
+        drawn = [[line for e in tree.roots(c) for line in draw(e, "")] for c in seen]
+        return "\n--\n".join("\n".join(lines) for lines in drawn)
+
+    def standing(self, who: str | None = "alice", key: str | None = None) -> list[str]:
+        """What other conversations may know."""
+        memory = self.memory(who, key)
+        tree = Tree(memory.records.values())
+        return [text for e in tree if e.standing for text in self._told(tree, e)]
+
+    def confirmed(self, who: str | None = "alice", key: str | None = None) -> list[str]:
+        """What may be learned from."""
+        memory = self.memory(who, key)
+        tree = Tree(memory.records.values())
+        return [
+            text
+            for e in tree
+            if e.standing and tree.is_confirmed(e, self.now, IDLE_S)
+            for text in self._told(tree, e)
+        ]
+
+    def _told(self, tree: Tree, e: Exchange) -> list[str]:
+        head = e.inputs[: e.head]
+        is_shared = any(
+            x.conversation != e.conversation and x.parent is None and x.head and x.inputs[: e.head] == head
+            for x in tree
+        )
+        spoken = told(e, tree.content(e), head_is_shared=is_shared)
+        return [text for _, m in spoken if (text := text_of(m))]
+
+    def learned(self, who: str | None = "alice") -> list[str]:
+        """What memory edits have left in the block."""
+        return self.memory(who).blocks[0].value.split()
+
+
+def drawn(text: str) -> str:
+    return dedent(text).strip()
+
+
+def _state(e: Exchange) -> str:
+    if is_tombstone(e):
+        return "off" if e.state is State.OFF else "forgotten"
+    if e.standing:
+        return "carried" if e.carried else "stands"
+    if e.ended is None:
+        return "open" if e.state is State.OPEN else "cut"
+    return "replaced" if e.superseded else "waits"
+
+
+def _content(tree: Tree, e: Exchange) -> str:
+    content = tree.content(e)
+    asked = " / ".join(map(_brief, content.messages)) if content.messages else "..."
+    if e.ended is None:
+        return asked
+    return f"{asked} > {_brief(content.said) if content.said else '...'}"
+
+
+def _name(call: WireMessage) -> str:
+    return str(call["function"]["name"])
+
+
+def _brief(message: WireMessage) -> str:
+    calls = [f"{_name(c)}()" for c in message.get("tool_calls") or []]
+    sign = "=" if message["role"] == "tool" else ""
+    return " ".join([*([sign + text_of(message)] if text_of(message) else []), *calls])
+
+
+def _line(message: WireMessage) -> str:
+    return f"{message['role']}: {_brief(message)}"
