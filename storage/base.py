@@ -7,7 +7,7 @@ Every method raises errors of storage.errors and nothing else.
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,8 +32,8 @@ from storage.records import (
 
 __all__ = ["Agents", "Blocks", "Health", "Keys", "MessagesOf", "Passages", "Recall", "Store", "Turns"]
 
-# (exchange with content, is its imported head shared, seq of the message before it) -> its messages
-MessagesOf = Callable[[Exchange, bool, int | None], Sequence[Message]]
+# (exchange with content, is its imported head shared, seq of the message before it, seqs asked for) -> its messages
+MessagesOf = Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
 
 
 @dataclass(frozen=True, slots=True)

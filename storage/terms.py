@@ -258,6 +258,7 @@ class _Counted:
     head_length: int
 
 
+@lru_cache(maxsize=1024)  # the last messages of a memory are not indexed yet and are read by query after query
 def _count(document: Document) -> _Counted:
     text = document.text[:_DOCUMENT_CHARS]
     head = words_of(text[:_HEAD_CHARS])

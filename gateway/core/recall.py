@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from storage.records import Atom, Message
 
@@ -31,6 +32,7 @@ _CHANGES = "Changed in the memory blocks since they were last shown:"
 
 _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
 _NOTE = re.compile(re.escape(f"{_OPEN}\n{_HEADING}") + r".*?(?:" + re.escape(_CLOSE) + r"\s*|\Z)", re.DOTALL)
+_DAY_S = 86_400
 _WORD = re.compile(r"\w+")
 
 
@@ -147,8 +149,13 @@ def _line(recalled: Recalled) -> str:
 
 
 def _day(at: float) -> str:
+    return _date(int(at // _DAY_S)) if math.isfinite(at) else "undated"
+
+
+@lru_cache(maxsize=512)
+def _date(day: int) -> str:
     try:
-        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %a")
+        return datetime.fromtimestamp(day * _DAY_S, UTC).strftime("%Y-%m-%d %a")
     except (OverflowError, OSError, ValueError):
         return "undated"
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,7 +26,7 @@ from gateway.core.identity import Identity, Mode
 from gateway.core.plain import compose_plain, finish_plain, plan_plain
 from gateway.core.request import ChatRequest
 from gateway.core.section import Section, learned, make_section
-from gateway.core.tell import told
+from gateway.core.tell import message_at, told_places
 from gateway.core.tree import Tree, is_tombstone
 from gateway.core.turn import End, Outcome
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
@@ -54,6 +54,8 @@ _log = logging.getLogger("mnemogate")
 PROBED_TURNS = (
     8  # how many turns back our replies are looked for; further back the path's own hash finds them
 )
+_ids = random.Random()  # conversations' names are no secrets: knowing one opens nothing
+SEARCH_RESULTS = 5  # of a search by the model that does not say how many it wants
 INDEX_EVERY = 16  # messages a memory may grow before its search index follows
 
 
@@ -67,24 +69,29 @@ class Asked:
     now: float
 
 
-def messages_of(e: Exchange, head_is_shared: bool, previous: int | None) -> list[Message]:
-    """What recall may find of an exchange. A reply may quote a note of ours: that part is not its own words."""
-    content = Tree([e]).content(e)
+def messages_of(
+    e: Exchange, head_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
+) -> list[Message]:
+    """What recall may find of an exchange. A reply may quote a note of ours: that part is not its own words.
+
+    previous: seq of the message before it. wanted: seqs; None: all.
+    """
     found = []
-    for i, m in told(e, content, head_is_shared=head_is_shared):
-        text = text_of(m)
-        if i < 0:
-            text = recall.strip_notes(text)
-        if not text.strip():
-            continue
+    for i in told_places(e, head_is_shared=head_is_shared):
         is_reply = i < 0
         seq = e.seq + (len(e.inputs) if is_reply else i)
+        if wanted is not None and seq not in wanted:
+            continue
+        m = message_at(e, i)
+        text = recall.strip_notes(text_of(m)) if is_reply else text_of(m)
+        if not text.strip():
+            continue
         name = m.get("name")
         found.append(
             Message(
                 seq=seq,
                 exchange=e.id,
-                role=str(m.get("role")),
+                role="assistant" if is_reply else str(m.get("role")),
                 text=text,
                 at=(e.ended if is_reply else None) or e.begun,
                 conversation=e.conversation,
@@ -177,6 +184,10 @@ class Recollector:
             pool = self.store.turns.pool(agent, full_probes(query, key))
             tree = Tree(pool.exchanges, pool.fetch)
         return Recollection(self, asked, agent, look, query, history.begin(tree, query), tree)
+
+
+def new_uid() -> str:
+    return f"{_ids.getrandbits(128):032x}"
 
 
 def full_probes(query: Query, key: str | None) -> Probes:
@@ -359,7 +370,7 @@ class Recollection:
                 self._uid = found.uid
             elif stored is not None and stored > 0 and self.agent.id:
                 self._uid = self.by.store.turns.conversation_uid(self.agent, stored)
-            self._uid = self._uid or uuid.uuid4().hex
+            self._uid = self._uid or new_uid()
         return self._uid
 
     # -- memory tools
@@ -405,18 +416,17 @@ class Recollection:
         except StoreError as error:
             _log.warning("search failed: %s", error.message)
             return "Error: memory cannot be searched at the moment."
-        roles = arguments.get("roles")
-        hits = [
-            m
-            for m in found
-            if (m.source == "passage") is is_archive and (not isinstance(roles, list) or m.role in roles)
-        ]
+        role, limit = arguments.get("role"), max(1, arguments.get("limit") or SEARCH_RESULTS)
+        hits = [m for m in found if (m.source == "passage") is is_archive and role in (None, m.role)]
+        path = self._path_ids()
+        pending = [op for op in (*self.look.ops, *self.ops) if op.exchange in path or not op.exchange]
         mine = [
             str(orjson.loads(op.arguments).get("content", ""))
-            for op in self.ops
+            for op in pending
             if is_archive and op.op == edits.ARCHIVAL_INSERT
-        ]
-        chosen = recall.choose(hits, "", budget_tokens=self.by.settings.recall_tokens or 1000)
+        ][-limit:]
+        budget = self.by.settings.recall_tokens or 1000
+        chosen = recall.choose(hits[:limit], "", budget_tokens=budget)
         lines = [*(f"- {text}" for text in mine), *(_result_line(c) for c in chosen)]
         return "\n".join(lines) if lines else "Nothing was found."
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -111,7 +110,9 @@ def _unpack_media(data: bytes) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _exchange(row: Sequence[Any]) -> Exchange:
+def _exchange(
+    row: Sequence[Any], input_: bytes | None = None, said: bytes | None = None, full: bytes | None = None
+) -> Exchange:
     """From the skeleton columns."""
     return Exchange(
         id=row[0],
@@ -144,6 +145,9 @@ def _exchange(row: Sequence[Any]) -> Exchange:
         reply=None if row[27] is None else unpack_atoms(row[27]),
         notes={int(k): v for k, v in orjson.loads(row[28]).items()} if row[28] else {},
         hidden=bool(row[29]),
+        input=input_,
+        said=said,
+        full=full,
     )
 
 
@@ -221,7 +225,7 @@ def _read_exchange(found: Look, row: Sequence[Any]) -> None:
 
 
 def _read_addition(found: Look, row: Sequence[Any]) -> None:
-    found.additions.append(_with_content(row[9:], row[1], row[2], row[3]))
+    found.additions.append(_exchange(row[9:], row[1], row[2], row[3]))
 
 
 def _read_head(found: Look, row: Sequence[Any]) -> None:
@@ -254,12 +258,6 @@ _READ = {
     "block": _read_block,
     "op": _read_op,
 }
-
-
-def _with_content(
-    skeleton: Sequence[Any], input_: bytes | None, said: bytes | None, full: bytes | None = None
-) -> Exchange:
-    return replace(_exchange(skeleton), input=input_, said=said, full=full)
 
 
 # Fixed numbers of placeholders, so that the statement is prepared once: longer lists are cut, their newest part kept.
@@ -356,4 +354,4 @@ def exchanges(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
 
 def with_content(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
     """From rows of (input, said, skeleton columns)."""
-    return [_with_content(row[2:], row[0], row[1]) for row in rows]
+    return [_exchange(row[2:], row[0], row[1]) for row in rows]

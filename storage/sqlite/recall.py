@@ -66,7 +66,7 @@ class Recall:
         def read(connection: sqlite3.Connection) -> list[Message]:
             rows = connection.execute(history.SQL["recent"], (agent.id, limit)).fetchall()
             found = history.with_content(reversed(rows))
-            return [m for e in found for m in messages_of(e, _is_shared(connection, agent.id, e), None)]
+            return [m for e in found for m in messages_of(e, _is_shared(connection, agent.id, e), None, None)]
 
         return self._reader.run(read)
 
@@ -99,7 +99,7 @@ def _search(
         connection.execute(history.SQL["told_since"], (agent.id, indexed + 1, _TAIL)).fetchall()
     ):
         if e.standing:
-            for m in messages_of(e, _is_shared(connection, agent.id, e), _previous(connection, e)):
+            for m in messages_of(e, _is_shared(connection, agent.id, e), _previous(connection, e), None):
                 known[m.seq] = m
     for m in _passages(connection, "passages_since", (agent.id, indexed + 1, _TAIL)):
         known[m.seq] = m
@@ -116,11 +116,12 @@ def _fetch(
     if not seqs:
         return {}
     padded = [*seqs, *([None] * (_ROWS - len(seqs)))]
+    wanted = frozenset(seqs)
     rows = connection.execute(_TOLD_AT, [agent, *padded]).fetchall()
     found = {
         m.seq: m
         for e in history.with_content(rows)
-        for m in messages_of(e, _is_shared(connection, agent, e), None)
+        for m in messages_of(e, _is_shared(connection, agent, e), None, wanted)
     }
     if any(seq not in found for seq in seqs):
         found.update({m.seq: m for m in _passages(connection, "passages_at", (agent, *padded))})
@@ -185,7 +186,7 @@ def _index(connection: sqlite3.Connection, agent: int, messages_of: MessagesOf) 
         _document(m)
         for e in (*again, *fresh)
         if e.state == "finished"
-        for m in messages_of(e, False, _previous(connection, e))
+        for m in messages_of(e, False, _previous(connection, e), None)
     ]
     passages = _passages(connection, "passages_since", (agent, indexed + 1, 1000))
     documents += [_document(m) for m in passages if m.seq <= end]
