@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +46,7 @@ class ServerSettings:
     port: int = ranged(8080, 0, 65535)
     allowed_hosts: tuple[str, ...] = ()
     max_body_bytes: int = ranged(32 * 1024 * 1024, 1024)
+    max_messages: int = ranged(5000, 1)
     bodies_in_flight_bytes: int = ranged(256 * 1024 * 1024, 1024)
     header_timeout_s: float = ranged(20.0, 0.1)
     body_timeout_s: float = ranged(30.0, 0.1)
@@ -67,23 +69,15 @@ class DatabaseSettings:
 
 @dataclass(frozen=True, slots=True)
 class SideRequest:
-    """A request an application makes for itself. pattern: matched at the start of the last user message."""
+    """A request an application makes for itself, besides those that are known (gateway/core/identity.py).
+
+    pattern: matched at the start of the last message if it is the user's, or of the first if it is a system message.
+    """
 
     name: str
     pattern: str
     memory: Literal["off", "read"] = "off"
-
-
-# What chat front ends send beside the conversation: Open WebUI's task prompts all begin with "### Task:",
-# LibreChat asks for a title in one of two fixed sentences.
-SIDE_REQUESTS = (
-    SideRequest("open-webui tasks", r"\s*### Task:\s"),
-    SideRequest(
-        "titles", r"(?i)\s*(please )?(generate|create|provide|write) a (concise|short|brief)[^.\n]{0,60}title"
-    ),
-    SideRequest("tags", r"(?i)\s*(please )?(generate|create|provide|suggest) [^.\n]{0,40}tags\b"),
-    SideRequest("follow-ups", r"(?i)\s*(please )?(generate|suggest) [^.\n]{0,40}follow[- ]?up"),
-)
+    where: Literal["user", "system"] = "user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +100,21 @@ class MemorySettings:
         "customer.number",
         "customer.id",
     )
+    conversation_order: tuple[str, ...] = (
+        "x-mnemogate-conversation",
+        "x-openwebui-chat-id",
+        "x-claude-code-session-id",
+        "x-session-id",
+        "metadata.conversation_id",
+        "call.id",
+        "x-livekit-room-id",
+    )
     default_user: str | None = None
     single_user: bool = False
     max_tool_rounds: int = ranged(10, 1)
     background_model: str | None = None
-    side_requests: tuple[SideRequest, ...] = SIDE_REQUESTS
+    known_side_requests: bool = True
+    side_requests: tuple[SideRequest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +244,7 @@ def load_settings(
     return _checked(settings)
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine alone."""
     host = host.strip("[]").lower().rstrip(".")

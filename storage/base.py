@@ -156,7 +156,9 @@ class Recall(Protocol):
     ) -> list[Message]:
         """Messages and passages of this agent that answer the query, best first.
 
-        size: how many numbers the agent has given out. indexed: up to which the index knows. Raises: TooSlow, Unavailable.
+        size: how many numbers the agent has given out. indexed: up to which the index knows.
+
+        Raises: TooSlow, Unavailable.
         """
 
     def recent(self, agent: Agent, limit: int, messages_of: MessagesOf) -> list[Message]:

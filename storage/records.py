@@ -261,8 +261,8 @@ class Probes:
     """Under what the exchanges that may matter to a list are looked up.
 
     key: the client's conversation id; with one only that conversation matters. replies: keys of replies that the list
-    may hold; inputs: hashes of what it asked; marks: hashes of heads and of what may be off the record; since: openings
-    touched later than that may be the same chat.
+    may hold; inputs: hashes of what it asked; marks: hashes of heads and of what may be off the record; since:
+    openings touched later than that may be the same chat.
     """
 
     key: str | None
@@ -274,7 +274,10 @@ class Probes:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Exchanges as loaded, without content. conversation: the named one, where it exists. fetch: one with its content."""
+    """Exchanges as loaded, without content.
+
+    conversation: the named one, where it exists. fetch: one with its content.
+    """
 
     exchanges: Sequence[Exchange]
     conversation: int | None
@@ -300,8 +303,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """What pending operations come to. writes: (block, its new value, operation), in order; passages: (text, operation).
+    """What pending operations come to.
 
+    writes: (block, its new value, operation), in order. passages: (text, operation).
     dropped: operations that cannot be done any more.
     """
 
@@ -314,8 +318,8 @@ class Merge:
 class TurnWrite:
     """One turn to be written, in one transaction.
 
-    plain: the new exchange where nothing but its parent is concerned, with the rev of the conversation it was planned on;
-    if that has moved, or without it, `decide` says from the exchanges as they are then what changes.
+    plain: the new exchange where nothing but its parent is concerned, with the rev of the conversation it was planned
+    on; if that has moved, or without it, `decide` says from the exchanges as they are then what changes.
     carries: the plain one brings a new user message, so that its parent's turn is carried on.
     uid: of the conversation, if it is a new one. snapshot: the memory section the path has now; id 0 to store it.
     defaults, shared: blocks for an agent's first use. ops: memory edits of this turn; their `exchange` is filled in.

@@ -188,11 +188,8 @@ def _put_back_mixed(
     is_longer: bool,
 ) -> list[WireMessage] | None:
     ids = {call_id(c) for c in mine}
-    if after is None:
-        answered = ids
-    else:
-        answered = {str(y.get("tool_call_id")) for y in after if y.get("role") == "tool"}
-    if is_longer or len(mine) != len(theirs) or not ids <= answered:
+    answers = {str(y.get("tool_call_id")) for y in after or () if y.get("role") == "tool"}
+    if is_longer or len(mine) != len(theirs) or not (after is None or ids <= answers):
         return None
     back: list[WireMessage] = []
     for y in before:

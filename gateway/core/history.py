@@ -447,7 +447,7 @@ def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
 
 
 def _amendments(tree: Tree, listing: Listing, found: Place) -> Iterable[Amendment]:
-    """What no later turn rests on yet takes the form in which the client sends it back (a template gone, a reply cut)."""
+    """What no later turn rests on yet takes the form in which it comes back (a template gone, a reply cut)."""
     x, end = found.anchor, found.first
     while x is not None and tree.is_soft(x):
         is_turn = any(map(is_user, x.inputs))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.core.splice import Layout
+from gateway.core.splice import Layout, scan
 
 __all__ = ["ChatRequest"]
 
@@ -14,7 +14,7 @@ __all__ = ["ChatRequest"]
 class ChatRequest:
     """A request as it came, and what we act on.
 
-    json: the parsed body; never changed, since `raw` is what goes upstream. layout: where things are in `raw`.
+    json: the parsed body; never changed, since `raw` is what goes upstream.
     tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
     has_tools: whether it sent any, named or not. tool_choice: as sent (legacy `function_call` too); None: absent.
     max_tokens: the completion's limit; max_tokens_key: the field it came in.
@@ -23,7 +23,6 @@ class ChatRequest:
 
     raw: bytes
     json: dict[str, Any]
-    layout: Layout
     model: str
     messages: list[dict[str, Any]]
     stream: bool
@@ -37,3 +36,11 @@ class ChatRequest:
     has_structured_output: bool
     logprobs: bool
     prefill: bool
+    _layout: list[Layout] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def layout(self) -> Layout:
+        """Where things are in `raw`; looked for when something is to be spliced in, and then kept."""
+        if not self._layout:
+            self._layout.append(scan(self.raw))
+        return self._layout[0]

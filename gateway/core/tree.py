@@ -4,7 +4,7 @@ A `Tree` holds the exchanges of the conversations at hand (all of an agent's tha
 the store) and the changes made to them, which the store then writes. Content is fetched only where a rule reads words.
 
 Standing: finished and not superseded. Carried: a later request that brings a new user message has finished on it.
-A turn may span several exchanges (tool results go on with the turn of their call), so most questions are asked of turns.
+A turn may span several exchanges (tool results go on with the turn of their call): most questions are asked of turns.
 """
 
 from __future__ import annotations

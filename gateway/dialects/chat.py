@@ -65,8 +65,8 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
         raise BadRequest(
             f"We could not parse the JSON body of your request: expected an object, got {_name(json)}."
         )
-    layout = scan(body)
-    for key in layout.duplicates:
+    layout = [scan(body)] if _may_repeat_a_key(body, json) else []
+    for key in layout[0].duplicates if layout else ():
         if key in _ACTED_ON:
             raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     messages = _messages(json, max_messages)
@@ -81,7 +81,6 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
     return ChatRequest(
         raw=body,
         json=json,
-        layout=layout,
         model=_model(json),
         messages=messages,
         stream=_optional(json, "stream", bool) or False,
@@ -95,7 +94,18 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
         has_structured_output=has_structured_output(json),
         logprobs=bool(json.get("logprobs")) or json.get("top_logprobs") is not None,
         prefill=messages[-1]["role"] == "assistant",
+        _layout=layout,
     )
+
+
+_LARGE = 256 * 1024  # from here on one scan is cheaper than looking for each key
+
+
+def _may_repeat_a_key(body: bytes, json: dict[str, Any]) -> bool:
+    """Cheap, and never False where a key we act on is there twice (in an escaped spelling too)."""
+    if len(body) > _LARGE or b"\\u" in body:
+        return True
+    return any(body.count(f'"{key}"'.encode()) > 1 for key in json.keys() & _ACTED_ON)
 
 
 _MAX_TOKENS = ("max_completion_tokens", "max_tokens")

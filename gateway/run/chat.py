@@ -11,7 +11,7 @@ import orjson
 
 from adapters.base import Provider
 from adapters.types import ModelRequest
-from gateway.core.identity import SIDE_RULES, Identity, IdentityRules, Mode, forwardable, identify
+from gateway.core.identity import SIDE_RULES, Identity, IdentityRules, Mode, SideRule, forwardable, identify
 from gateway.core.request import ChatRequest
 from gateway.core.splice import Splice
 from gateway.core.turn import TurnSpec
@@ -86,13 +86,14 @@ class Chat:
             if memory is None and route.context_window is None and not profile.system:
                 body = request.raw if route.model == request.model else _with_model(request, route.model)
                 asked = ModelRequest(body, request.stream, passed, credential)
-                return Served(await relay(provider, asked, sink, receipt), status)
-            return Served(
-                await self._turn(
+                answered = await relay(provider, asked, sink, receipt)
+            else:
+                answered = await self._turn(
                     request, route, profile, memory, provider, passed, credential, sink, receipt
-                ),
-                status,
-            )
+                )
+            if answered >= 400:
+                self._metrics.upstream_error(route.upstream, str(answered))
+            return Served(answered, status)
         except UpstreamError as error:
             self._metrics.upstream_error(route.upstream, _kind(error))
             raise
@@ -197,7 +198,11 @@ class Chat:
                 default_profile=(own.profile if own and own.profile else DEFAULT_PROFILE),
                 default_mode=Mode(own.memory if own and own.memory else memory.default),
                 profile_modes={p.name: Mode(p.memory) for p in self._settings.profiles if p.memory},
-                side_rules=SIDE_RULES,
+                conversation_order=memory.conversation_order,
+                side_rules=(
+                    *(SIDE_RULES if memory.known_side_requests else ()),
+                    *(SideRule(r.name, r.pattern, r.memory, r.where) for r in memory.side_requests),
+                ),
             )
         return rules
 

@@ -30,7 +30,7 @@ class ChatRoute:
         trace.route = "chat"
         async with self._bodies.read(scope, receive) as body:
             trace.bytes_in = len(body)
-            request = parse(bytes(body))
+            request = parse(bytes(body), self._settings.max_messages)
             trace.model, trace.stream = request.model, request.stream
             receipt = Receipt(trace.begun, [])
             caller = trace.caller

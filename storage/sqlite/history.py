@@ -313,7 +313,7 @@ def content(connection: sqlite3.Connection, agent: int, exchange: int) -> tuple[
 def add_exchange(
     connection: sqlite3.Connection, agent: int, epoch: int, rev: int, e: Exchange
 ) -> tuple[int, int] | None:
-    """(id, seq) of the new row; None where the conversation has moved or something was forgotten since it was planned."""
+    """(id, seq) of the new row; None where the conversation moved or something was forgotten since it was planned."""
     row = connection.execute(SQL["exchange_add"], [*_values(e), agent, epoch, e.conversation, rev]).fetchone()
     return None if row is None else (row[0], row[1])
 

@@ -49,7 +49,9 @@ class Recall:
     ) -> list[Message]:
         """Messages and passages that answer the query, best first.
 
-        size: how many numbers the agent has given out. indexed: up to which the index knows. Raises: TooSlow, Unavailable.
+        size: how many numbers the agent has given out. indexed: up to which the index knows.
+
+        Raises: TooSlow, Unavailable.
         """
 
         def read(connection: sqlite3.Connection) -> list[Message]:
