@@ -235,14 +235,16 @@ def _resolve(wish: str, names: Sequence[str]) -> str | None:
 def _memory_calls(command: str, text: str) -> list[tuple[str, dict[str, str]]]:
     match command:
         case "remember":
-            return [("memory_insert", {"label": "human", "new_str": text})]
+            return [("memory_insert", {"label": "human", "new_string": text})]
         case "archive":
             return [("archival_memory_insert", {"content": text})]
         case "search":
             return [("conversation_search", {"query": text}), ("archival_memory_search", {"query": text})]
         case "replace":
             old, _, new = text.partition("->")
-            return [("memory_replace", {"label": "human", "old_str": old.strip(), "new_str": new.strip()})]
+            return [
+                ("memory_replace", {"label": "human", "old_string": old.strip(), "new_string": new.strip()})
+            ]
         case _:
             return [("memory_rethink", {"label": "human", "new_memory": text})]
 

@@ -59,6 +59,8 @@ class ScriptedProvider:
     pause_s: between two events of a stream. requests: what was sent here, oldest first.
     """
 
+    keeps_requests = True
+
     def __init__(
         self,
         name: str = "scripted",
@@ -86,7 +88,8 @@ class ScriptedProvider:
 
     async def send(self, request: ModelRequest) -> ModelReply:
         """Raises: ProviderError: a queued one."""
-        self.requests.append(request)
+        if self.keeps_requests:
+            self.requests.append(request)
         if request.path == "/models":
             listed = {"object": "list", "data": await self.list_models()}
             return ScriptedReply(200, _JSON, (orjson.dumps(listed),), 0.0)
@@ -130,6 +133,8 @@ class ScriptedProvider:
 
 class DemoProvider(ScriptedProvider):
     """The built-in model of a gateway without a key. pause_s: what makes a stream look like one."""
+
+    keeps_requests = False  # it serves: they would pile up
 
     def __init__(self, name: str = "demo", *, pause_s: float = 0.01) -> None:
         super().__init__(name, script=_try_to_answer, pause_s=pause_s)

@@ -27,6 +27,7 @@ from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
 from gateway.run.guard import Guard
 from gateway.run.operate import Operation, key_operations
+from gateway.run.show import show_operation
 from gateway.run.upkeep import Upkeep
 from gateway.settings import Settings, UpstreamSettings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
@@ -181,7 +182,8 @@ def create_app(
 
 def make_operations(settings: Settings, store: Store) -> dict[str, Operation]:
     """What the command line can ask for, here or through the process that serves."""
-    return key_operations(store.keys)
+    show = show_operation(store, settings.memory.recall_tokens or 1000, time.time)
+    return {**key_operations(store.keys), "memory-show": show}
 
 
 def make_providers(settings: Settings) -> dict[str, Provider]:

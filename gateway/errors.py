@@ -70,9 +70,7 @@ class GatewayError(Exception):
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object (platform.openai.com/docs/guides/error-codes; field set as its SDKs read it)."""
-        return {
-            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        }
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
 class CallerError(GatewayError):

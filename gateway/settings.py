@@ -20,6 +20,7 @@ from gateway.errors import SettingsError
 from gateway.options import build, convert_text, ranged, unknown_name
 
 __all__ = [
+    "DEMO_PROFILE",
     "BlockSettings",
     "DatabaseSettings",
     "MemorySettings",
@@ -204,6 +205,17 @@ class Settings:
         )
 
 
+# What the scripted model answers as, so that memory tools can be watched without a settings file.
+DEMO_PROFILE = ProfileSettings(
+    "demo",
+    model="scripted",
+    memory_tools=True,
+    blocks=(
+        BlockSettings("human", "What is known about the person you talk to.", limit=2000),
+        BlockSettings("persona", "Who you are.", "I am a demo of a model that remembers.", 2000),
+    ),
+)
+
 # Short names for what people set most; every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.
 _SHORT = {
     "MNEMOGATE_HOST": ("server", "host"),
@@ -241,6 +253,8 @@ def load_settings(
         settings = replace(settings, upstreams=_default_upstreams(environ, upstream))
     else:
         settings = replace(settings, upstreams=tuple(_with_key(each, environ) for each in settings.upstreams))
+    if [each.kind for each in settings.upstreams] == ["scripted"] and not settings.profiles:
+        settings = replace(settings, profiles=(DEMO_PROFILE,))
     return _checked(settings)
 
 

@@ -226,11 +226,15 @@ def _search(tree: Tree, query: Query) -> Place:
         for span, e in found:
             if span[1] == last:
                 line = tree.line(e)
-                score = _likeness(listed, [a for el in line for a in el.atoms])
-                goes_on = any(list(c.inputs[:1]) == then for c in tree.kids(e))
-                ranked.append((score, goes_on, e.begun, e.id, e, span, line))
-        ranked.sort(key=lambda r: r[:4])
-        score, _, _, _, e, span, line = ranked[-1]
+                path = [a for el in line for a in el.atoms]
+                score = _likeness(listed, path)
+                # The whole path comes before the end of another. Of several the one that was asked this before, or
+                # (of whole ones) was not asked anything yet, and of these the newest: as the plain path has it.
+                is_whole, kids = path == listed, tree.kids(e)
+                goes_on = any(list(c.inputs[:1]) == then for c in kids) or (is_whole and not kids)
+                ranked.append((score, is_whole, goes_on, e.begun, e.id, e, span, line))
+        ranked.sort(key=lambda r: r[:5])
+        score, _, _, _, _, e, span, line = ranked[-1]
         # Without an id it takes evidence: nobody else's path is as near, and the words are rare or the question agrees.
         before = [a for atoms in listing.atoms[: span[0]] for a in atoms if a[:1] in b"ut"][-1:]
         alone = len(ranked) == 1 or ranked[-2][0] < score or score == 0

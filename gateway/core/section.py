@@ -50,8 +50,8 @@ def make_section(
     offered: names of our tools in this request. system: the profile's own prompt, which stands before the blocks.
     can_tell: a note can be attached to this request.
     """
-    if goes_on and pinned is None:
-        pinned = Snapshot(0, "", {"blocks": {}, "tools": {}, "epoch": epoch})
+    if goes_on and pinned is None:  # it began off the record, with the profile's prompt alone
+        pinned = Snapshot(0, system, {"blocks": {}, "tools": dict(offered), "epoch": epoch})
     why = needs_new_snapshot(
         has_snapshot=pinned is not None,
         snapshot_epoch=int(pinned.known.get("epoch", 0)) if pinned else 0,
@@ -71,10 +71,8 @@ def make_section(
             return Section(None, (), why)
         return Section(Snapshot(0, text, known), (), why)
     seen = pinned.known.get("blocks", {})
-    if seen == now:
-        return Section(pinned if pinned.id else None)
-    if not can_tell:
-        return Section(pinned if pinned.id else None)
+    if seen == now or not can_tell:
+        return Section(pinned if pinned.id or pinned.text else None)
     versions = {
         b.label: b.version if seen[b.label] == now[b.label] else -1 for b in blocks if b.label in seen
     }

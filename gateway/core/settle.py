@@ -66,6 +66,7 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
             e = tree.change(e.id, **_contents(plan, ended), notes=twin.notes or ended.notes)
             if not e.merged:
                 e = tree.change(e.id, edits=ended.edits)
+            _refresh_prior(tree, e)
     else:
         if not is_tombstone(e):
             e = replace(e, **_contents(plan, ended), edits=ended.edits)
@@ -250,6 +251,14 @@ def _revive(tree: Tree, amendment: Amendment) -> bool:
     state = x.state if is_tombstone(x) else State.FINISHED
     tree.change(x.id, ended=x.stopped, state=state)
     return True
+
+
+def _refresh_prior(tree: Tree, x: Exchange) -> None:
+    """What is below learns that x has additions now, or has none any more."""
+    for kid in tree.kids(x):
+        prior = tree.prior(kid)
+        if prior != kid.prior:
+            _refresh_prior(tree, tree.change(kid.id, prior=prior))
 
 
 # -- who stands

@@ -157,7 +157,7 @@ class Chat:
                     "x-mnemogate-memory: strict needs somebody to remember: send `user` or a conversation id.",
                     param="x-mnemogate-memory",
                 )
-            return None, "none"
+            return None, "off" if identity.mode is Mode.OFF else "none"
         strict = identity.mode is Mode.STRICT or identity.append
         if self.recollector is None:
             return self._without(strict, "the database could not be opened")

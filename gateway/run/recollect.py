@@ -43,6 +43,7 @@ from storage.records import (
     Message,
     Pool,
     Probes,
+    Snapshot,
     State,
     TurnWrite,
 )
@@ -469,7 +470,7 @@ class Recollection:
         )
         return settle.Ended(
             id=self.row,
-            full=full or ([said] if outcome.state is End.FINISHED else []),
+            full=full or ([said] if outcome.state is End.FINISHED or outcome.text else []),
             said=said,
             now=self.by.now(),
             notes=self.notes,
@@ -487,6 +488,9 @@ class Recollection:
         snapshot = self.section.snapshot
         if self.ops:
             snapshot = learned(snapshot, self.blocks)
+        if plan.off:  # nothing new is kept, and what the path knew before it knows after
+            number = plan.place.anchor.snapshot if plan.place.anchor else None
+            snapshot = None if number is None else Snapshot(number, "", {})
         probes = full_probes(self.query, key) if self.tree is not None else plain_probes(plan, key)
         profile = self.asked.profile
         write = TurnWrite(
@@ -500,7 +504,7 @@ class Recollection:
             merge=edits.merge,
             carries=any(m.get("role") == "user" for m in plan.messages),
             ops=self.ops if how is not settle.open_ else (),
-            snapshot=None if plan.off else snapshot,
+            snapshot=snapshot,
             defaults=[_block(b, 0) for b in profile.blocks if not b.shared],
             shared=[_block(b, 0) for b in profile.blocks if b.shared],
         )

@@ -126,7 +126,7 @@ async def test_what_is_no_chat_is_refused_as_the_real_api_does() -> None:
 
 
 COMMANDS = [
-    ("remember: I like tea", [("memory_insert", {"label": "human", "new_str": "I like tea"})]),
+    ("remember: I like tea", [("memory_insert", {"label": "human", "new_string": "I like tea"})]),
     ("Archive: flat 7", [("archival_memory_insert", {"content": "flat 7"})]),
     (
         "search: tea",
@@ -134,7 +134,7 @@ COMMANDS = [
     ),
     (
         "replace: tea -> coffee",
-        [("memory_replace", {"label": "human", "old_str": "tea", "new_str": "coffee"})],
+        [("memory_replace", {"label": "human", "old_string": "tea", "new_string": "coffee"})],
     ),
     ("rethink: Likes tea.", [("memory_rethink", {"label": "human", "new_memory": "Likes tea."})]),
     ('Please:\ncall look_up {"q": "a b"}\ncall now', [("look_up", {"q": "a b"}), ("now", {})]),

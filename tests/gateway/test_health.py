@@ -52,5 +52,5 @@ def test_requests_are_counted_by_route_and_status(upstream: StrictUpstream) -> N
     assert 'mnemogate_requests_total{route="chat",status="400"} 1.0' in lines
     assert 'mnemogate_requests_total{route="other",status="404"} 1.0' in lines
     assert 'mnemogate_upstream_errors_total{kind="429",upstream="up"} 1.0' in lines
-    assert 'mnemogate_memory_total{status="off"} 1.0' in lines
+    assert 'mnemogate_memory_total{status="none"} 1.0' in lines
     assert "mnemogate_added_ms_count 1.0" in lines

@@ -124,7 +124,7 @@ def test_a_wrong_environment_is_told_what_is_wrong(name: str, text: str, says: s
 
 def test_a_missing_file_is_an_error_only_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load_settings(environ={}) == Settings()
+    assert load_settings(environ={}) == dataclasses.replace(Settings(), profiles=(DEMO_PROFILE,))
     with pytest.raises(SettingsError, match="there is no such settings file"):
         load_settings(config="other.toml", environ={})
 
