@@ -86,7 +86,7 @@ def test_tools_are_not_offered_where_a_hidden_round_would_not_be_meant(
 ) -> None:
     chat = helper(world)
     chat.messages = [{"role": "user", "content": "Answer in JSON."}]
-    world.sdk.chat.completions.create(messages=chat.messages, **chat.options, **options)  # type: ignore[call-overload]
+    world.sdk.chat.completions.create(messages=chat.messages, **chat.options, **options)  # type: ignore[arg-type]
     assert not MEMORY & set(world.upstream.last.tool_names)
 
 

@@ -1,0 +1,184 @@
+"""The prompt's prefix is byte-stable: what the upstream received on one turn begins what it receives on the next."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import BlockSettings
+from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
+from tests.upstream import Call, StrictUpstream, call_tools, say
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+TOPICS = ("the garden", "a boat trip", "Bach cantatas", "tax forms", "the old bicycle", "sourdough bread")
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    blocks = (BlockSettings("human"), BlockSettings("plans", "What is planned.", "Nothing yet."))
+    with remember(upstream, tmp_path, agent(blocks=blocks)) as made:
+        for topic in TOPICS:
+            made.chat(user="alice", model="agent/helper").say(
+                f"I often think about {topic}, since childhood."
+            )
+        yield made
+
+
+def insert(text: str) -> Call:
+    return Call("memory_insert", {"label": "human", "new_string": text})
+
+
+def drive(world: World, chat: Chat, turn: int, dice: random.Random) -> None:
+    """One turn of a life: plain, with a hidden round, with the client's own tool, or with both."""
+    kind = dice.choice(["plain", "plain", "hidden", "theirs", "mixed"])
+    text = f'Turn {turn}: tell me about {dice.choice(TOPICS)}, please. Ünïcode \u2028 "{turn}".'
+    stream = dice.random() < 0.5
+    match kind:
+        case "plain":
+            world.upstream.queue(say(f"Answer {turn}."))
+            chat.say(text, stream=stream)
+        case "hidden":
+            world.upstream.queue(call_tools(insert(f"fact {turn}"), text="Noting. "), say(f"Answer {turn}."))
+            chat.say(text, stream=stream)
+        case _:
+            calls = [Call("weather", {"turn": turn})] + ([insert(f"fact {turn}")] if kind == "mixed" else [])
+            world.upstream.queue(call_tools(*calls, text=None), say(f"Answer {turn}."))
+            chat.say(text, stream=stream)
+            for call in chat.messages[-1].get("tool_calls") or []:
+                chat.answer(call, f"sunny {turn}")
+            chat.go_on(stream=stream)
+
+
+def assert_each_extends_the_one_before(world: World, since: int) -> None:
+    bodies = [prefix_bytes(seen) for seen in world.upstream.seen[since:]]
+    for n, (one, two) in enumerate(itertools.pairwise(bodies)):
+        assert two.startswith(one), f"request {since + n + 1} does not extend the one before it"
+    tools = {seen.body[slice(*span)] for seen in world.upstream.seen[since:] if (span := _tools(seen.body))}
+    assert len(tools) == 1
+
+
+def _tools(body: bytes) -> tuple[int, int] | None:
+    from gateway.core.splice import scan
+
+    return scan(body).span("tools")
+
+
+def test_sixty_turns_with_recall_hidden_rounds_and_edits_from_both_sides(world: World) -> None:
+    dice = random.Random(7)
+    chat = world.chat(system="Be brief.", model="agent/helper", user="alice", tools=[WEATHER])
+    begun = len(world.upstream.seen)
+    for turn in range(60):
+        if turn % 9 == 4:
+            world.write_block("alice", f"Plan of turn {turn}.", "plans")
+        drive(world, chat, turn, dice)
+        world.clock.sleep(20)
+    assert_each_extends_the_one_before(world, begun)
+    last = world.upstream.last.body.decode()
+    assert "since childhood" in last  # recall had something to say
+    assert "Plan of turn 58." in last  # and so had edits from outside
+    assert world.upstream.last.messages[0]["content"].count("<memory_blocks>") == 1
+
+
+def test_a_trimmed_list_gets_the_same_prefix(world: World) -> None:
+    dice = random.Random(3)
+    chat = world.chat(system="Be brief.", model="agent/helper", user="alice", tools=[WEATHER])
+    begun = len(world.upstream.seen)
+    for turn in range(8):
+        drive(world, chat, turn, dice)
+    whole = [*chat.messages]
+    starts = [i for i, m in enumerate(whole) if m["role"] == "user"]
+    chat.messages = [whole[0], *whole[starts[-2] :]]
+    before = _spoken(world)
+    chat.say("And then?")
+    # (How a client orders the keys of a call is not kept, so this is on values.)
+    assert _spoken(world)[: len(before)] == before
+    assert len(world.upstream.seen) > begun + 8
+
+
+def _spoken(world: World) -> list[dict[str, object]]:
+    """The last request's messages, without what says nothing."""
+    return [{k: v for k, v in m.items() if v not in (None, [])} for m in world.upstream.last.messages]
+
+
+def test_a_question_asked_again_gets_the_same_note(world: World) -> None:
+    chat = world.chat(model="agent/helper", user="alice")
+    chat.say("Hello.")
+    chat.messages.append({"role": "user", "content": "What about my garden?"})
+    chat.complete()
+    first = prefix_bytes(world.upstream.last)
+    assert b"since childhood" in first
+    world.chat(model="agent/helper", user="alice").say("The garden is full of roses.")
+    chat.complete()
+    assert prefix_bytes(world.upstream.last) == first
+
+
+def test_a_note_stays_where_it_was_written_while_others_learn_more(world: World) -> None:
+    chat = world.chat(model="agent/helper", user="alice")
+    begun = len(world.upstream.seen)
+    chat.say("What about my garden?")
+    seen = [world.upstream.last]
+    for n in range(4):
+        world.chat(model="agent/helper", user="alice").say(f"The garden has {n} more roses.")
+        chat.say(f"And the boat trip number {n}?")
+        seen.append(world.upstream.last)
+    bodies = [prefix_bytes(each) for each in seen]
+    assert all(two.startswith(one) for one, two in itertools.pairwise(bodies))
+    assert len(world.upstream.seen) - begun == 9
+
+
+def test_the_section_is_taken_anew_when_the_providers_cache_is_cold(world: World) -> None:
+    chat = world.chat(model="agent/helper", user="alice")
+    chat.say("Hello.")
+    world.write_block("alice", "Moving to Porto.", "plans")
+    chat.say("What is new?")
+    assert "Porto" not in world.upstream.last.messages[0]["content"]
+    assert "Porto" in world.upstream.last.messages[-1]["content"]
+    world.clock.sleep(301)
+    chat.say("And now?")
+    assert "Porto" in world.upstream.last.messages[0]["content"]
+    assert "Porto" not in world.upstream.last.messages[-1]["content"]
+    fixed = prefix_bytes(world.upstream.last)
+    chat.say("Still?")
+    assert prefix_bytes(world.upstream.last).startswith(fixed)
+
+
+def test_a_profile_can_have_its_section_taken_anew_each_time(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path, agent(rebuild="always")) as world:
+        chat = world.chat(model="agent/helper", user="alice")
+        chat.say("Hello.")
+        world.write_block("alice", "Likes tea.")
+        chat.say("What do I like?")
+        assert "Likes tea." in upstream.last.messages[0]["content"]
+
+
+@pytest.mark.parametrize("mode", ["off", "read"])
+def test_a_turn_off_the_record_does_not_cost_the_others_their_section(world: World, mode: str) -> None:
+    chat = world.chat(model="agent/helper", user="alice")
+    chat.say("Hello.")
+    first = prefix_bytes(world.upstream.last)
+    chat.headers["x-mnemogate-memory"] = mode
+    chat.say("Between us.")
+    if mode == "read":
+        assert prefix_bytes(world.upstream.last).startswith(first)
+    chat.headers.clear()
+    for text in ("Go on.", "And on."):
+        chat.say(text)
+        assert prefix_bytes(world.upstream.last).startswith(first)
+
+
+def test_the_agents_prompt_is_there_in_a_conversation_that_began_off_the_record(world: World) -> None:
+    chat = world.chat(model="agent/helper", user="alice", headers={"x-mnemogate-memory": "off"})
+    chat.say("Hello.")
+    first = prefix_bytes(world.upstream.last)
+    assert b"You help." in first
+    chat.headers.clear()
+    chat.say("Go on.")
+    assert prefix_bytes(world.upstream.last).startswith(first)
+    chat.say("And on.")
+    assert prefix_bytes(world.upstream.last).startswith(first)
