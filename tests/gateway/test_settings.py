@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from gateway.errors import SettingsError
-from gateway.settings import Settings, UpstreamSettings, is_loopback, load_settings
+from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback, load_settings
 
 EXAMPLE = Path(__file__).parents[2] / "mnemogate.example.toml"
 
