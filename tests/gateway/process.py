@@ -1,0 +1,85 @@
+"""`mnemogate serve` as a process of its own, for tests that kill it or tell it to stop."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.server import RawClient, RawReply
+
+__all__ = ["ROOT", "Process", "command", "serving"]
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments: str, where: Path) -> subprocess.CompletedProcess[str]:
+    """One command of the command line, as the shell runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *arguments],
+        cwd=where,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@dataclass
+class Process:
+    """log: where its standard error goes."""
+
+    child: subprocess.Popen[str]
+    port: int
+    log: Path
+
+    def connect(self) -> RawClient:
+        return RawClient(self.port)
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> RawReply:
+        with self.connect() as client:
+            client.request(method, path, body, headers)
+            return client.read_reply()
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        self.child.kill()
+        self.child.wait(20)
+
+
+@contextmanager
+def serving(where: Path, *arguments: str, settings: str = "") -> Iterator[Process]:
+    """Serves from that directory, on any port. settings: text of mnemogate.toml."""
+    (where / "mnemogate.toml").write_text(settings)
+    log = where / "serve.log"
+    with (
+        log.open("a") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", "--port", "0", *arguments],
+            cwd=where,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as child,
+    ):
+        try:
+            assert child.stdout is not None
+            said = ""
+            while "print(" not in said:  # the last line of what it says when it listens
+                line = child.stdout.readline()
+                assert line, f"the gateway did not start: {log.read_text()}"
+                said += line
+            found = re.search(r"listens on http://127\.0\.0\.1:(\d+)", said)
+            assert found is not None, said
+            yield Process(child, int(found[1]), log)
+        finally:
+            child.kill()

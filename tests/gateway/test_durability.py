@@ -1,0 +1,254 @@
+"""What a client saw the end of is on disk, whenever the gateway is killed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import sqlite3
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gateway.core.canonical import Canon, Listing
+from storage.sqlite.lock import owner_of
+from tests.gateway.process import Process, serving
+from tests.server import RawClient
+from tests.upstream import Reply, Seen, StrictUpstream, say
+
+CHAT = "/v1/chat/completions"
+PATIENCE_S = 30.0
+SETTINGS = """
+[server]
+models_refresh_s = 0
+[database]
+commit_wait_ms = 20000  # a busy machine shall not make a turn one that was released before it was written
+"""
+
+
+class Trigger:
+    """Fires once so many things were seen by clients."""
+
+    def __init__(self, count: int) -> None:
+        self.fired = threading.Event()
+        self._left = count
+        self._lock = threading.Lock()
+
+    def saw(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if not self._left:
+                self.fired.set()
+
+
+@dataclass
+class Client:
+    """Somebody who talks on, over the gateway's death. turns: (what was said, reply) whose end was seen."""
+
+    name: str
+    fields: dict[str, Any]
+    headers: dict[str, str]
+    append: bool = False
+    turns: list[tuple[str, str]] = field(default_factory=list)
+    conversations: list[str] = field(default_factory=list)
+
+    def run(self, port: int, trigger: Trigger) -> None:
+        """Until the gateway is gone."""
+        try:
+            with RawClient(port) as connection:
+                while True:
+                    self._turn(connection, trigger)
+        except (EOFError, ConnectionError):
+            return
+
+    def _turn(self, connection: RawClient, trigger: Trigger) -> None:
+        text = f"{self.name} says number {len(self.turns)}"
+        stream = len(self.turns) % 3 != 1
+        said = [{"role": "user", "content": text}]
+        if not self.append:
+            past = [
+                {"role": role, "content": content}
+                for turn in self.turns
+                for role, content in zip(("user", "assistant"), turn, strict=True)
+            ]
+            said = [*past, *said]
+        body = {"model": "m", "messages": said, "stream": stream, **self.fields}
+        connection.request("POST", CHAT, json.dumps(body).encode(), self.headers)
+        head = connection.read_head()
+        assert head.status == 200, head
+        assert head.headers["x-mnemogate-memory"] == "on"
+        trigger.saw()
+        told = ""
+        if stream:
+            ended = False
+            while chunk := connection.read_chunk():
+                trigger.saw()
+                for event in chunk.split(b"\n\n"):
+                    assert not event.startswith(b":"), event
+                    ended = ended or event == b"data: [DONE]"
+                    if event.startswith(b"data: {"):
+                        for choice in json.loads(event[6:])["choices"]:
+                            told += choice["delta"].get("content") or ""
+                if ended:  # from here on the turn counts, whether or not the chunked body is closed
+                    break
+            self._saw(text, told, head.headers)
+            assert connection.read_chunk() == b""
+        else:
+            assert "x-mnemogate-durable" not in head.headers
+            whole = connection._exactly(int(head.headers["content-length"]))
+            told = json.loads(whole)["choices"][0]["message"]["content"]
+            self._saw(text, told, head.headers)
+        trigger.saw()
+
+    def _saw(self, text: str, told: str, headers: dict[str, str]) -> None:
+        self.turns.append((text, told))
+        self.conversations.append(headers["x-mnemogate-conversation"])
+
+
+def make_clients() -> list[Client]:
+    one_room = {"x-mnemogate-conversation": "room"}
+    return [
+        Client("ann", {"user": "ann"}, {}),
+        Client("ann again", {"user": "ann"}, {}),
+        Client("ann in a named chat", {"user": "ann"}, {"x-openwebui-chat-id": "c1"}),
+        Client("bob", {"user": "bob"}, {}),
+        Client("carl", {}, {"x-mnemogate-user": "carl"}),
+        Client("nobody in a room", {}, one_room),
+        Client("dora", {"user": "dora"}, {**one_room, "x-mnemogate-history": "append"}, append=True),
+    ]
+
+
+def numbered(count: itertools.count[int]) -> Any:
+    def script(seen: Seen) -> Reply:
+        return say(f"Answer {next(count)} to: {seen.messages[-1]['content']}")
+
+    return script
+
+
+def test_what_was_seen_finished_survives_kill_9(tmp_path: Path) -> None:
+    dice = random.Random(20251120)
+    clients = make_clients()
+    database = tmp_path / "m.db"
+    seen = 0
+    with StrictUpstream(script=numbered(itertools.count())) as upstream:
+        for least, most in ((1, 8), (5, 60), *[(40, 400)] * 6):
+            with serving(
+                tmp_path, "--db", str(database), "--upstream", upstream.base_url, settings=SETTINGS
+            ) as gateway:
+                assert gateway.ask("GET", "/health/ready").json == {"status": "ok", "store": "ok"}
+                talk_until(gateway, clients, Trigger(dice.randint(least, most)))
+            assert owner_of(database) is None
+            check_file(database, clients)
+            before, seen = seen, sum(len(client.turns) for client in clients)
+            assert seen >= before
+    assert all(len(client.turns) >= 4 for client in clients)
+
+
+def talk_until(gateway: Process, clients: list[Client], trigger: Trigger) -> None:
+    failures: list[BaseException] = []
+
+    def run(client: Client) -> None:
+        try:
+            client.run(gateway.port, trigger)
+        except BaseException as error:
+            failures.append(error)
+            trigger.fired.set()
+
+    threads = [threading.Thread(target=run, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    try:
+        assert trigger.fired.wait(PATIENCE_S)
+    finally:
+        gateway.kill()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    if failures:
+        raise failures[0]
+
+
+def check_file(database: Path, clients: list[Client]) -> None:
+    connection = sqlite3.connect(database)
+    connection.row_factory = sqlite3.Row
+    try:
+        assert [row[0] for row in connection.execute("PRAGMA integrity_check")] == ["ok"]
+        rows = {row["id"]: row for row in connection.execute("SELECT * FROM exchanges")}
+        check_whole(connection, rows)
+        check_kept(rows, clients)
+        check_one_conversation_each(connection, clients)
+    finally:
+        connection.close()
+
+
+def check_whole(connection: sqlite3.Connection, rows: dict[int, sqlite3.Row]) -> None:
+    """Nothing is half a turn."""
+    agents = {row["id"]: row for row in connection.execute("SELECT * FROM agents")}
+    conversations = {row["id"]: row for row in connection.execute("SELECT * FROM conversations")}
+    for row in rows.values():
+        assert conversations[row["conversation"]]["agent"] == row["agent"]
+        parent = rows[row["parent"]] if row["parent"] is not None else None
+        assert row["depth"] == (0 if parent is None else parent["depth"] + 1)
+        assert parent is None or parent["conversation"] == row["conversation"]
+        assert row["input"] is not None
+        assert row["span"] == len(orjson.loads(row["input"])) + 1
+        if row["state"] == "finished":
+            assert row["ended"] is not None
+            assert row["reply"]
+            canon = Canon(agents[row["agent"]]["secret"])
+            assert row["path"] == path_of(canon, row, rows)
+        else:
+            assert row["state"] in ("open", "cancelled")  # append mode writes what was said first
+            assert row["said"] is None
+    for agent in agents.values():
+        spans = sum(row["span"] for row in rows.values() if row["agent"] == agent["id"])
+        assert agent["next_seq"] == 1 + spans
+        numbers = sorted((r["seq"], r["span"]) for r in rows.values() if r["agent"] == agent["id"])
+        assert [seq for seq, _ in numbers] == [
+            1 + sum(span for _, span in numbers[:i]) for i in range(len(numbers))
+        ]
+    for conversation in conversations:
+        assert any(row["conversation"] == conversation for row in rows.values())
+
+
+def path_of(canon: Canon, row: sqlite3.Row, rows: dict[int, sqlite3.Row]) -> bytes:
+    """The hash of the path, computed from what the rows say."""
+    messages: list[Any] = []
+    at: sqlite3.Row | None = row
+    while at is not None:
+        said = [] if at["said"] is None else [orjson.loads(at["said"])]
+        messages = [*orjson.loads(at["input"]), *said, *messages]
+        at = rows[at["parent"]] if at["parent"] is not None else None
+    listing = Listing(canon, messages)
+    return canon.path(listing.flat(len(listing)))
+
+
+def check_kept(rows: dict[int, sqlite3.Row], clients: list[Client]) -> None:
+    """Each turn whose end was seen is there, after the one before it."""
+    kept = {orjson.loads(row["said"])["content"]: row for row in rows.values() if row["said"] is not None}
+    for client in clients:
+        before: sqlite3.Row | None = None
+        for text, reply in client.turns:
+            row = kept.get(reply)
+            assert row is not None, f"{reply!r} was seen and is not there"
+            assert row["state"] == "finished"
+            assert row["standing"]
+            assert orjson.loads(row["input"])[-1] == {"role": "user", "content": text}
+            at = row["parent"]
+            while at is not None and rows[at]["state"] != "finished":  # sends that were cut, in append mode
+                at = rows[at]["parent"]
+            if before is None:
+                assert at is None or client.append
+            elif not client.append:
+                assert at == before["id"]
+            before = row
+
+
+def check_one_conversation_each(connection: sqlite3.Connection, clients: list[Client]) -> None:
+    """After the death of the gateway a conversation goes on where it was."""
+    stored = {row["uid"] for row in connection.execute("SELECT uid FROM conversations")}
+    for client in clients:
+        assert len(set(client.conversations)) <= 1, client.name
+        assert stored.issuperset(client.conversations)
