@@ -378,7 +378,7 @@ class World:
             x.conversation != e.conversation and x.parent is None and x.head and x.inputs[: e.head] == head
             for x in tree
         )
-        spoken = told(e, tree.content(e), head_is_shared=is_shared)
+        spoken = told(e, head_is_shared=is_shared)
         return [text for _, m in spoken if (text := text_of(m))]
 
     def learned(self, who: str | None = "alice") -> list[str]:

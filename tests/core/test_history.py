@@ -528,6 +528,34 @@ def test_the_same_opening_in_two_tabs_keeps_both_once_they_go_on(world: World) -
     """)
 
 
+def test_a_whole_path_comes_before_the_end_of_another(world: World) -> None:
+    world.chat(("go on", "Hello!"))
+    world.chat(("something else", "Fine."), ("go on", "Hello!"))
+    request = world.say([user("go on"), assistant("Hello!"), user("where is it?")], "There.")
+    assert request.is_untouched
+    assert world.tree() == drawn("""
+        carried: go on > Hello!
+          stands: where is it? > There.
+        --
+        carried: something else > Fine.
+          stands: go on > Hello!
+    """)
+
+
+def test_of_two_chats_that_went_alike_the_newer_goes_on(world: World) -> None:
+    world.chat(("Hi", "Hello!"), ("my cat is Tom", "Nice."), ("and a dog", "Two!"))
+    world.wait(5000)
+    world.chat(("Hi", "Hello!"), ("my cat is Tom", "Nice."))
+    assert world.tree() == drawn("""
+        carried: Hi > Hello!
+          carried: my cat is Tom > Nice.
+            stands: and a dog > Two!
+        --
+        carried: Hi > Hello!
+          stands: my cat is Tom > Nice.
+    """)
+
+
 @both
 def test_two_users_with_the_same_opening_share_nothing(world: World, key: str | None) -> None:
     world.chat(("Hi", "Hello!"), ("my pin is 1234", "Noted."), key=key, who="bob")
