@@ -1,0 +1,208 @@
+"""What stands after requests have ended: parallel sends, repeats, memory edits, what is confirmed."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.history import Mode
+from tests.core.conversations import World, assistant, call, drawn, result, user
+
+both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
+
+
+def kept(text: str, id: str = "m1") -> list[dict[str, object]]:
+    """A reply with a memory edit in it, as the upstream saw it."""
+    return [assistant("", call(id, "memory_insert", "{}")), result(id, "inserted"), assistant(text)]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+# -- parallel
+
+
+@both
+def test_parallel_sends_all_stand(world: World, key: str | None) -> None:
+    history = world.chat(("hello there", "Good day."), key=key)
+    lists = [[*history, user(f"My drawer {n} holds socks")] for n in ("one", "two", "three")]
+    requests = [world.begin(messages, key) for messages in lists]
+    for request in reversed(requests):
+        world.finish(request, "Socks.")
+    assert world.tree() == drawn("""
+        carried: hello there > Good day.
+          stands: My drawer three holds socks > Socks.
+          stands: My drawer two holds socks > Socks.
+          stands: My drawer one holds socks > Socks.
+    """)
+    world.say([*lists[1], assistant("Socks."), user("ok")], "Ok.", key)
+    assert [line.split(":")[0] for line in world.tree().splitlines()] == [
+        "carried",
+        "  stands",
+        "  carried",
+        "    stands",
+        "  stands",
+    ]
+
+
+@pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
+def test_parallel_first_turns_all_stand(world: World, key: str | None) -> None:
+    requests = [world.begin([user(f"fact {k}")], key) for k in range(3)]
+    for k, request in enumerate(requests):
+        world.finish(request, f"r{k}")
+    world.say([user("fact 1"), assistant("r1"), user("on")], "On.", key)
+    assert world.standing() == ["fact 0", "r0", "fact 1", "r1", "fact 2", "r2", "on", "On."]
+
+
+@both
+@pytest.mark.parametrize("overlap", [False, True])
+def test_two_finished_requests_for_one_turn_give_one_turn(
+    world: World, key: str | None, overlap: bool
+) -> None:
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("I like tea")]
+    first = world.begin(asked, key)
+    if not overlap:
+        world.finish(first, "one")
+    second = world.begin(asked, key)
+    if overlap:
+        world.finish(first, "one")
+    world.finish(second, "two")
+    assert world.tree() == drawn("""
+        carried: hello there > Good day.
+          replaced: I like tea > one
+          stands: I like tea > two
+    """)
+    world.say([*asked, assistant("one"), user("ok")], "Ok.", key)
+    assert world.confirmed() == ["hello there", "Good day.", "I like tea", "one"]
+    assert "two" not in world.standing()
+
+
+def test_the_same_answer_twice_is_stored_once(world: World) -> None:
+    first, again = (world.say([user("I like tea")], "Noted.") for _ in range(2))
+    assert first.exchange == again.exchange
+    assert world.tree() == "stands: I like tea > Noted."
+
+
+@both
+def test_of_openings_that_grew_into_one_another_the_longest_stands_in_whatever_order_they_end(
+    world: World, key: str | None
+) -> None:
+    requests = [world.begin([user(text)], key) for text in ("I", "I would", "I would like tea")]
+    for request in (requests[2], requests[0], requests[1]):
+        world.finish(request, "Yes.")
+    assert world.standing() == ["I would like tea", "Yes."]
+    assert "--" not in world.tree()
+
+
+# -- confirmed
+
+
+def test_a_one_turn_conversation_stands_at_once_and_is_confirmed_by_time(world: World) -> None:
+    world.say([user("my sister is Ann")], "A lovely name.")
+    assert world.standing() == ["my sister is Ann", "A lovely name."]
+    assert world.confirmed() == []
+    world.wait(119)
+    assert world.confirmed() == []
+    world.wait(2)
+    assert world.confirmed() == ["my sister is Ann", "A lovely name."]
+
+
+def test_tool_results_alone_confirm_nothing(world: World) -> None:
+    asked = [user("weather?"), assistant(None, call("1")), result("1", "sunny")]
+    world.say(asked[:1], asked[1])
+    world.say(asked, "Sunny.")
+    assert world.confirmed() == []
+    world.say([*asked, assistant("Sunny."), user("thanks")], "Welcome.")
+    assert world.confirmed() == ["weather?", "Sunny."]
+
+
+def test_a_request_that_was_cancelled_confirms_nothing(world: World) -> None:
+    history = world.chat(("hello there", "Good day."))
+    world.cancel(world.begin([*history, user("and")]))
+    assert world.tree() == drawn("""
+        stands: hello there > Good day.
+          cut: and
+    """)
+    assert world.confirmed() == []
+
+
+@both
+def test_a_partial_reply_is_never_told(world: World, key: str | None) -> None:
+    world.cancel(world.begin([user("a story?")], key), [assistant("Once upon a time")])
+    world.wait(500)
+    assert world.standing() == world.confirmed() == []
+
+
+# -- memory edits
+
+
+@both
+def test_edits_of_a_replaced_turn_leave_no_trace(world: World, key: str | None) -> None:
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("I like tea")]
+    world.say(asked, kept("a"), key, edits=["OLD"])
+    world.say(asked, kept("b", "m2"), key, edits=["NEW"])
+    assert world.learned() == []
+    request = world.begin([*asked, assistant("b"), user("on")], key)
+    assert world.memory().seen_on([1, 3]) == ["NEW"]  # on its own path at once
+    assert world.memory().seen_on([1]) == []
+    world.finish(request, "c")
+    assert world.learned() == ["NEW"]
+    world.wait(999)
+    assert world.learned() == ["NEW"]
+
+
+def test_edits_of_a_retried_turn_enter_once(world: World) -> None:
+    for k in range(3):
+        world.say([user("I like tea")], kept("Noted.", f"m{k}"), edits=["tea"])
+    world.wait(999)
+    assert world.learned() == ["tea"]
+    world.say([user("I like tea")], kept("Noted.", "m9"), edits=["tea"])
+    world.wait(999)
+    assert world.learned().count("tea") == 2  # another day: said anew
+
+
+def test_edits_of_a_turn_that_is_only_cancelled_leave_no_trace(world: World) -> None:
+    world.cancel(world.begin([user("I like tea")]), kept("Noted")[:2], ["tea"])
+    world.say([user("I like tea, and coffee")], kept("Both.", "m2"), edits=["both"])
+    world.wait(500)
+    assert world.learned() == ["both"]
+
+
+def test_edits_of_a_title_request_never_enter(world: World) -> None:
+    world.chat(("my horse is Bo", "Good."), ("he likes apples", "Good."), key="c1")
+    world.say([user("a title for: my horse")], kept("Horse"), "c1", edits=["title"])
+    world.wait(500)
+    assert world.learned() == []
+
+
+def test_edits_of_parallel_turns_enter_in_the_order_in_which_they_were_asked(world: World) -> None:
+    history = world.chat(("hello there", "Good day."))
+    requests = [world.begin([*history, user(f"drawer {word}")]) for word in ("one", "two")]
+    for word, request in zip(("two", "one"), reversed(requests), strict=True):
+        world.finish(request, kept("Socks.", word), [word])
+    world.wait(500)
+    assert world.learned() == ["one", "two"]
+
+
+# -- what a repeat brings with it
+
+
+def test_a_repeat_that_hid_a_round_is_known_to_what_went_on_from_it(world: World) -> None:
+    world.chat(("Hi", "Hello!"), ("go on", "Fine."), key="c1")
+    again = world.say([user("Hi")], kept("Hello!"), "c1")
+    assert again.exchange == 1
+    first, then = world.memory().records[1], world.memory().records[2]
+    assert first.hidden
+    assert then.prior == first.id
+
+
+def test_a_turn_that_was_off_takes_no_notes_nor_edits(world: World) -> None:
+    world.recall = lambda question: "<memory>x</memory>\n"
+    world.say([user("a secret")], kept("Sorry."), mode=Mode.OFF, edits=["secret"])
+    world.wait(500)
+    (e,) = world.memory().records.values()
+    assert (e.input, e.said, e.full, e.notes, e.edits) == (None, None, None, {}, False)
+    assert world.learned() == []
