@@ -1,0 +1,413 @@
+"""The plain path decides what the general one would: random traffic through both, compared after every request.
+
+One side is the pure core over records in a dict, which always weighs everything. The other is the real store, with
+its bounded look-ups, its skeletons without content, and the plain path wherever it applies.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from gateway.core import edits, settle
+from gateway.core.canonical import Canon, Listing, WireMessage, text_of, visible
+from gateway.core.compose import Composition, compose, known_note
+from gateway.core.history import Mode, Plan, Query, begin
+from gateway.core.plain import compose_plain, finish_plain, plan_plain
+from gateway.core.tree import Tree
+from gateway.run import recollect
+from storage.records import Block, Exchange, Look, Scope, TurnWrite
+from storage.sqlite import history
+from storage.sqlite.store import SqliteStore
+from tests.core.conversations import (
+    IDLE_S,
+    OUR_TOOLS,
+    Request,
+    World,
+    _insert,
+    _name,
+    assistant,
+    call,
+    check_columns,
+    result,
+    user,
+)
+
+ALICE = Scope("default", "default", "user:alice")
+HUMAN = Block(0, "human", "The user", "", 1000)
+
+
+@dataclass
+class Stored:
+    """A request as the store's side has it. tree: None where it is plain."""
+
+    look: Look
+    plan: Plan
+    tree: Tree | None
+    composition: Composition
+    notes: dict[int, str]
+
+
+class Pair:
+    """Says everything twice. plain: how many requests took the plain path.
+
+    has_edits: memory is edited; if so idle time never passes, since what it confirms the store settles later.
+    """
+
+    def __init__(self, store: SqliteStore, *, has_edits: bool) -> None:
+        self.store = store
+        self.has_edits = has_edits
+        self.plain = 0
+        self.world = World(store.agents.draft(ALICE).secret, self._recall)
+        self.stored: dict[int, Stored] = {}
+
+    def _recall(self, question: str) -> str:
+        # Another note each time: only what is kept is the same when it is asked again.
+        return f"<memory>as of {self.world.now}</memory>\n" if "where" in question else ""
+
+    def edits(self, id: str) -> list[str]:
+        return [f"fact-{id}"] if self.has_edits else []
+
+    def begin(
+        self, messages: Sequence[WireMessage], key: str | None, mode: Mode = Mode.ON, has_tools: bool = True
+    ) -> Request:
+        offered = OUR_TOOLS if has_tools else frozenset()
+        request = self.world.begin(messages, key, mode=mode, tools=offered)
+        mine = self._begin(messages, key, mode, offered)
+        assert request.plan is not None
+        for what, a, b in (
+            ("parent", _parent(request.plan), _parent(mine.plan)),
+            ("fill", request.composition.fill, mine.composition.fill),
+            ("notes", request.composition.notes, mine.composition.notes),
+            ("hidden", request.composition.hidden, mine.composition.hidden),
+            ("breaks", request.composition.breaks, mine.composition.breaks),
+            ("own notes", request.notes, mine.notes),
+        ):
+            assert a == b, f"{what}: {a!r} in general, {b!r} in the store\n{self.world.tree()}\n{messages}"
+        self.stored[id(request)] = mine
+        self.plain += mine.tree is None
+        return request
+
+    def _begin(
+        self, messages: Sequence[WireMessage], key: str | None, mode: Mode, offered: frozenset[str]
+    ) -> Stored:
+        turns, agents = self.store.turns, self.store.agents
+        agent = agents.find(ALICE) or agents.draft(ALICE)
+        listing = Listing(Canon(agent.secret), list(messages))
+        path = listing.canon.path(listing.flat(listing.said)) if listing.said else None
+        look = turns.look(agent, key, path) if agent.id else Look()
+        assert look is not None
+        known = look.conversation.id if key is not None and look.conversation else None
+        query = Query(listing, key is not None, mode, self.world.now, IDLE_S, conversation=known)
+        plan, tree = plan_plain(look, query), None
+        if plan is None:
+            tree = Tree()
+            if agent.id:
+                pool = turns.pool(agent, recollect.full_probes(query, key))
+                tree = Tree(pool.exchanges, pool.fetch)
+            plan = begin(tree, query)
+        fresh = {} if mode is Mode.OFF else self._notes(tree, plan)
+        if tree is None:
+            composition = compose_plain(listing, look, offered, fresh)
+        else:
+            composition = compose(tree, plan, offered, fresh)
+        return Stored(look, plan, tree, composition, {} if plan.off else fresh)
+
+    def _notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:
+        new = plan.messages
+        asked = [i for i, m in enumerate(new) if m["role"] == "user"]
+        found: dict[int, str] = {}
+        if tree is not None:
+            found = {i: note for i in asked if (note := known_note(tree, plan, i)) is not None}
+        if asked and asked[-1] == len(new) - 1 and asked[-1] not in found:
+            found[asked[-1]] = self._recall(text_of(new[-1]))
+        return found
+
+    async def finish(self, request: Request, full: list[WireMessage], edits: Sequence[str] = ()) -> None:
+        self.world.finish(request, full, edits)
+        await self._end(request, full, edits, settle.finish)
+
+    async def cancel(self, request: Request, got: list[WireMessage], edits: Sequence[str] = ()) -> None:
+        self.world.cancel(request, got, edits)
+        await self._end(request, got, edits, settle.cancel)
+
+    async def _end(
+        self,
+        request: Request,
+        full: list[WireMessage],
+        new: Sequence[str],
+        how: Callable[[Tree, Plan, settle.Ended], Exchange],
+    ) -> None:
+        mine = self.stored.pop(id(request))
+        ours = frozenset(c["id"] for m in full for c in m.get("tool_calls") or [] if _name(c) in OUR_TOOLS)
+        ended = settle.Ended(-1, full, visible(full, ours), self.world.now, mine.notes, ours, edits=bool(new))
+        plain, plan, key = None, mine.plan, request.key
+        if mine.tree is None and how is settle.finish and mine.look.conversation is not None:
+            plain = (finish_plain(plan, ended), mine.look.conversation.rev)
+        probes = (
+            recollect.plain_probes(plan, key) if mine.tree is None else recollect.full_probes(plan.query, key)
+        )
+        agent = self.store.agents.find(ALICE) or self.store.agents.draft(ALICE)
+        write = TurnWrite(
+            agent=agent,
+            key=key,
+            uid=f"conversation {request.exchange}",
+            now=ended.now,
+            plain=plain,
+            probes=probes,
+            decide=lambda pool: recollect._decide(pool, plan, ended, how),
+            merge=edits.merge,
+            carries=any(m["role"] == "user" for m in plan.messages),
+            ops=[_insert(0, f"{ended.now}-{i}", text) for i, text in enumerate(new)],
+            defaults=[HUMAN],
+        )
+        committed = await self.store.turns.commit(write)
+        self.store.turns.remember(committed)
+        assert committed.exchange == request.exchange
+        self._compare()
+
+    def _compare(self) -> None:
+        agent = self.store.agents.find(ALICE)
+        assert agent is not None
+        rows = self.store.reader.run(lambda c: _rows(c, agent.id))
+        firsts: dict[int, int] = {}
+        memory = self.world.memory()
+        named = {e.conversation for e in rows if memory.records[e.id].conversation in memory.keys.values()}
+        check_columns(rows, memory.canon, named)
+        for row in rows:
+            general = memory.records[row.id]
+            first = firsts.setdefault(row.conversation, row.id)
+            row = replace(row, conversation=memory.records[first].conversation, seq=0)
+            assert row == general, f"\n{row}\n{general}\n{self.world.tree()}"
+        assert len(rows) == len(memory.records)
+        blocks = self.store.blocks.load(agent.id)
+        assert [b.value for b in blocks] == [b.value for b in memory.blocks]
+
+
+def _parent(plan: Plan) -> int | None:
+    return None if plan.exchange is None else plan.exchange.parent
+
+
+def _rows(connection: object, agent: int) -> list[Exchange]:
+    import sqlite3
+
+    assert isinstance(connection, sqlite3.Connection)
+    ids = [
+        row[0] for row in connection.execute("SELECT id FROM exchanges WHERE agent = ? ORDER BY id", (agent,))
+    ]
+    found = []
+    for id in ids:
+        (e,) = history.with_content(connection.execute(history.SQL["exchange_get"], (id, agent)).fetchall())
+        found.append(replace(e, full=history.content(connection, agent, id)[2]))
+    return found
+
+
+# -- traffic
+
+
+class Client:
+    """One chat of a client that behaves: what it sends is what it was told, or as much of it as it keeps."""
+
+    def __init__(self, pair: Pair, dice: random.Random, number: int) -> None:
+        self.pair = pair
+        self.dice = dice
+        self.key = f"chat {number}" if dice.random() < 0.5 else None
+        self.keeps = dice.choice([1000, 1000, 3, 5])
+        self.has_tools = dice.random() < 0.8
+        self.has_template = dice.random() < 0.15
+        self.messages: list[WireMessage] = []
+        self.number = number
+        self.count = 0
+        self.calls = 0
+
+    def begin(self, messages: Sequence[WireMessage], mode: Mode = Mode.ON) -> Request:
+        listed = list(messages)
+        if self.has_template and listed[-1]["role"] == "user":
+            listed[-1] = user(f"Documents: some {self.count}. Question: {text_of(listed[-1])}")
+        return self.pair.begin(listed[-self.keeps :], self.key, mode, self.has_tools)
+
+    def question(self) -> WireMessage:
+        self.count += 1
+        if self.count == 1 and self.dice.random() < 0.5:
+            return user("Hi")
+        return user(
+            self.dice.choice(
+                [
+                    f"where is thing {self.count} of chat {self.number}",
+                    f"I would like number {self.count} of chat {self.number}",
+                    f"tell me about {self.count}",
+                    "go on",
+                ]
+            )
+        )
+
+    def reply(self) -> tuple[list[WireMessage], list[str]]:
+        """All messages of a reply, and the memory edits in it."""
+        text = self.dice.choice(
+            ["Ok.", "Hello! How can I help?", f"This is the answer {self.count} of chat {self.number}."]
+        )
+        if self.has_tools and self.dice.random() < 0.2:
+            self.calls += 1
+            id = f"m{self.number}-{self.calls}"
+            before = self.dice.choice(["", "One moment. "])
+            hidden = [assistant(before, call(id, "memory_insert", "{}")), result(id, "done")]
+            return [*hidden, assistant(text)], self.pair.edits(id)
+        return [assistant(text)], []
+
+    async def turn(self) -> None:
+        asked = [*self.messages, self.question()]
+        ways = [self.plain] * 6 + [
+            self.regenerated,
+            self.grown,
+            self.barged_in,
+            self.cancelled,
+            self.parallel,
+            self.off,
+            self.with_tools,
+            self.vanished,
+            self.edited,
+        ]
+        way: Callable[[list[WireMessage]], Awaitable[None]] = self.dice.choice(ways)
+        await way(asked)
+
+    async def answered(self, request: Request, asked: list[WireMessage]) -> None:
+        full, new = self.reply()
+        await self.pair.finish(request, full, new)
+        ours = {c["id"] for m in full for c in m.get("tool_calls") or [] if _name(c) in OUR_TOOLS}
+        self.messages = [*asked, visible(full, ours)]
+
+    async def plain(self, asked: list[WireMessage]) -> None:
+        await self.answered(self.begin(asked), asked)
+
+    async def regenerated(self, asked: list[WireMessage]) -> None:
+        for _ in range(self.dice.randint(2, 3)):
+            await self.answered(self.begin(asked), asked)
+
+    async def edited(self, asked: list[WireMessage]) -> None:
+        await self.plain(asked)
+        await self.plain([*asked[:-1], user(f"rather {self.count} of chat {self.number}")])
+
+    async def grown(self, asked: list[WireMessage]) -> None:
+        words = text_of(asked[-1]).split()
+        for n in range(1, len(words)):
+            request = self.begin([*asked[:-1], user(" ".join(words[:n]))])
+            if self.dice.random() < 0.5:
+                await self.pair.cancel(request, [])
+            else:
+                await self.pair.finish(request, [assistant(f"too early {n}")])
+        await self.plain(asked)
+
+    async def barged_in(self, asked: list[WireMessage]) -> None:
+        await self.plain(asked)
+        if self.has_template:
+            # With question and answer both changed there is nothing to look a stored turn up by: the core alone, which
+            # sees all there is, may guess better than the store or worse.
+            return
+        spoken = text_of(self.messages[-1])
+        self.messages[-1] = assistant(spoken[: self.dice.randint(min(6, len(spoken)), len(spoken))])
+
+    async def cancelled(self, asked: list[WireMessage]) -> None:
+        request = self.begin(asked)
+        full, new = self.reply()
+        if self.dice.random() < 0.5:
+            await self.pair.cancel(request, [])
+        else:
+            await self.pair.cancel(request, full, new)
+        await self.plain(asked)
+
+    async def vanished(self, asked: list[WireMessage]) -> None:
+        await self.plain(asked)
+        await self.plain([*asked, self.question()])
+
+    async def parallel(self, asked: list[WireMessage]) -> None:
+        other = [*self.messages, user(f"drawer {self.count} of chat {self.number}")]
+        lists = self.dice.choice([[asked, other], [asked, asked], [asked, other, asked]])
+        requests = [self.begin(messages) for messages in lists]
+        order = list(range(len(lists)))
+        self.dice.shuffle(order)
+        for i in order:
+            await self.answered(requests[i], lists[i])
+
+    async def off(self, asked: list[WireMessage]) -> None:
+        mode = self.dice.choice([Mode.OFF, Mode.READ])
+        request = self.begin(asked, mode)
+        await self.pair.finish(request, [assistant(f"secret {self.count}")])
+        self.messages = [*asked, assistant(f"secret {self.count}")]
+
+    async def with_tools(self, asked: list[WireMessage]) -> None:
+        self.calls += 1
+        id = f"t{self.number}-{self.calls}"
+        said = assistant(
+            self.dice.choice([None, "Let me look."]), call(id, arguments=f'{{"n":{self.calls}}}')
+        )
+        request = self.begin(asked)
+        if self.has_tools and self.dice.random() < 0.5:  # ours in the same round, kept back from the client
+            ours = call("m" + id, "memory_insert", "{}")
+            both = {**said, "tool_calls": [ours, *said["tool_calls"]]}
+            await self.pair.finish(request, [both, result("m" + id, "done")], self.pair.edits(id))
+            said = visible([both], {"m" + id})
+        else:
+            await self.pair.finish(request, [said])
+        await self.plain([*asked, said, result(id, "sunny")])
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path / "memory.db")
+    yield opened
+    await opened.close()
+
+
+async def converse(store: SqliteStore, seed: int, turns: int) -> Pair:
+    dice = random.Random(seed)
+    pair = Pair(store, has_edits=seed % 2 == 0)
+    clients = [Client(pair, dice, n) for n in range(3)]
+    for _ in range(turns):
+        k = dice.randrange(len(clients))
+        if dice.random() < 0.08:
+            clients[k] = Client(pair, dice, 10 + pair.plain)
+        if not pair.has_edits and dice.random() < 0.05:
+            pair.world.now += 2 * IDLE_S
+        await clients[k].turn()
+    return pair
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_both_paths_store_and_send_the_same(store: SqliteStore, seed: int) -> None:
+    await converse(store, seed, 16)
+
+
+@pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
+async def test_an_ordinary_chat_takes_the_plain_path(store: SqliteStore, key: str | None) -> None:
+    pair = Pair(store, has_edits=False)
+    messages: list[WireMessage] = []
+    for k in range(5):
+        messages.append(user(f"where is thing {k}"))
+        await pair.finish(pair.begin(messages, key), [assistant(f"Here, {k}.")])
+        messages.append(assistant(f"Here, {k}."))
+    assert pair.plain == 4  # all but the first
+
+
+async def test_two_plain_turns_at_once_are_weighed_when_they_end(store: SqliteStore) -> None:
+    pair = Pair(store, has_edits=False)
+    messages = [user("Hi"), assistant("Hello!")]
+    await pair.finish(pair.begin(messages[:1], "c1"), [assistant("Hello!")])
+    requests = [pair.begin([*messages, user(f"drawer {word}")], "c1") for word in ("one", "two")]
+    assert pair.plain == 2
+    for request in reversed(requests):
+        await pair.finish(request, [assistant("Socks.")])
+
+
+async def test_a_growing_message_that_ends_out_of_order_is_weighed(store: SqliteStore) -> None:
+    pair = Pair(store, has_edits=False)
+    messages = [user("Hi"), assistant("Hello!")]
+    await pair.finish(pair.begin(messages[:1], None), [assistant("Hello!")])
+    requests = [pair.begin([*messages, user(text)], None) for text in ("I would", "I would like tea")]
+    assert pair.plain == 2
+    for request in reversed(requests):
+        await pair.finish(request, [assistant("Tea.")])
+    assert pair.world.standing() == ["Hi", "Hello!", "I would like tea", "Tea."]
