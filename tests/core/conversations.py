@@ -99,7 +99,7 @@ class Request:
         for i, message in enumerate(self.messages):
             if i in made.hidden:
                 span = sent[at : at + len(made.hidden[i])]
-                ours = {c["id"] for m in span for c in m.get("tool_calls") or [] if _name(c) in OUR_TOOLS}
+                ours = {c["id"] for m in span for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
                 says = visible(span, ours)
                 assert says["content"] == text_of(message)
                 assert says.get("tool_calls") == message.get("tool_calls")
@@ -150,7 +150,7 @@ class Memory:
         if is_repeated:
             self.ops = [o for o in self.ops if o.exchange != e.id or o.state != "pending"]
         if not (is_repeated and e.merged):
-            self.ops += [_insert(e.id, f"{now}-{i}", text) for i, text in enumerate(new_edits)]
+            self.ops += [memory_insert(e.id, f"{now}-{i}", text) for i, text in enumerate(new_edits)]
         self.settle(request.key, now)
         check_columns(self.records.values(), self.canon, self.keys.values())
 
@@ -170,7 +170,7 @@ class Memory:
         return edits.view(self.blocks, pending, set(path))[0].value.split()
 
 
-def _insert(exchange: int, id: str, text: str) -> BlockOp:
+def memory_insert(exchange: int, id: str, text: str) -> BlockOp:
     arguments = orjson.dumps({"label": "human", "new_string": text})
     return BlockOp(0, exchange, id, "insert", "human", arguments)
 
@@ -288,7 +288,9 @@ class World:
         tree = memory.tree(request.key)
         if request.key is not None and plan.place.anchor is None:
             plan.conversation = memory.keys.get(request.key)
-        ours = frozenset(c["id"] for m in full for c in m.get("tool_calls") or [] if _name(c) in OUR_TOOLS)
+        ours = frozenset(
+            c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
+        )
         ended = settle.Ended(
             id=len(memory.records) + 1,
             full=full,
@@ -408,12 +410,12 @@ def _content(tree: Tree, e: Exchange) -> str:
     return f"{asked} > {_brief(content.said) if content.said else '...'}"
 
 
-def _name(call: WireMessage) -> str:
+def call_name(call: WireMessage) -> str:
     return str(call["function"]["name"])
 
 
 def _brief(message: WireMessage) -> str:
-    calls = [f"{_name(c)}()" for c in message.get("tool_calls") or []]
+    calls = [f"{call_name(c)}()" for c in message.get("tool_calls") or []]
     sign = "=" if message["role"] == "tool" else ""
     return " ".join([*([sign + text_of(message)] if text_of(message) else []), *calls])
 

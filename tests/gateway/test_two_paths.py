@@ -8,48 +8,30 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gateway.core import edits, settle
-from gateway.core.canonical import Canon, Listing, WireMessage, text_of, visible
-from gateway.core.compose import Composition, compose, known_note
-from gateway.core.history import Mode, Plan, Query, begin
-from gateway.core.plain import compose_plain, finish_plain, plan_plain
+from gateway.core import settle
+from gateway.core.canonical import WireMessage, text_of, visible
+from gateway.core.history import Mode, Plan
 from gateway.core.tree import Tree
-from gateway.run import recollect
-from storage.records import Block, Exchange, Look, Scope, TurnWrite
-from storage.sqlite import history
+from storage.records import Exchange
 from storage.sqlite.store import SqliteStore
 from tests.core.conversations import (
     IDLE_S,
     OUR_TOOLS,
     Request,
     World,
-    _insert,
-    _name,
     assistant,
     call,
+    call_name,
     check_columns,
     result,
     user,
 )
-
-ALICE = Scope("default", "default", "user:alice")
-HUMAN = Block(0, "human", "The user", "", 1000)
-
-
-@dataclass
-class Stored:
-    """A request as the store's side has it. tree: None where it is plain."""
-
-    look: Look
-    plan: Plan
-    tree: Tree | None
-    composition: Composition
-    notes: dict[int, str]
+from tests.stored import ALICE, StoredTurn, Teller
 
 
 class Pair:
@@ -59,11 +41,11 @@ class Pair:
     """
 
     def __init__(self, store: SqliteStore, *, has_edits: bool) -> None:
-        self.store = store
         self.has_edits = has_edits
         self.plain = 0
         self.world = World(store.agents.draft(ALICE).secret, self._recall)
-        self.stored: dict[int, Stored] = {}
+        self.teller = Teller(store, ALICE, lambda: self.world.now, self._recall)
+        self.stored: dict[int, StoredTurn] = {}
 
     def _recall(self, question: str) -> str:
         # Another note each time: only what is kept is the same when it is asked again.
@@ -77,55 +59,20 @@ class Pair:
     ) -> Request:
         offered = OUR_TOOLS if has_tools else frozenset()
         request = self.world.begin(messages, key, mode=mode, tools=offered)
-        mine = self._begin(messages, key, mode, offered)
+        stored = self.teller.begin(messages, key, mode, offered)
         assert request.plan is not None
         for what, a, b in (
-            ("parent", _parent(request.plan), _parent(mine.plan)),
-            ("fill", request.composition.fill, mine.composition.fill),
-            ("notes", request.composition.notes, mine.composition.notes),
-            ("hidden", request.composition.hidden, mine.composition.hidden),
-            ("breaks", request.composition.breaks, mine.composition.breaks),
-            ("own notes", request.notes, mine.notes),
+            ("parent", _parent(request.plan), _parent(stored.plan)),
+            ("fill", request.composition.fill, stored.composition.fill),
+            ("notes", request.composition.notes, stored.composition.notes),
+            ("hidden", request.composition.hidden, stored.composition.hidden),
+            ("breaks", request.composition.breaks, stored.composition.breaks),
+            ("own notes", request.notes, stored.notes),
         ):
             assert a == b, f"{what}: {a!r} in general, {b!r} in the store\n{self.world.tree()}\n{messages}"
-        self.stored[id(request)] = mine
-        self.plain += mine.tree is None
+        self.stored[id(request)] = stored
+        self.plain += stored.is_plain
         return request
-
-    def _begin(
-        self, messages: Sequence[WireMessage], key: str | None, mode: Mode, offered: frozenset[str]
-    ) -> Stored:
-        turns, agents = self.store.turns, self.store.agents
-        agent = agents.find(ALICE) or agents.draft(ALICE)
-        listing = Listing(Canon(agent.secret), list(messages))
-        path = listing.canon.path(listing.flat(listing.said)) if listing.said else None
-        look = turns.look(agent, key, path) if agent.id else Look()
-        assert look is not None
-        known = look.conversation.id if key is not None and look.conversation else None
-        query = Query(listing, key is not None, mode, self.world.now, IDLE_S, conversation=known)
-        plan, tree = plan_plain(look, query), None
-        if plan is None:
-            tree = Tree()
-            if agent.id:
-                pool = turns.pool(agent, recollect.full_probes(query, key))
-                tree = Tree(pool.exchanges, pool.fetch)
-            plan = begin(tree, query)
-        fresh = {} if mode is Mode.OFF else self._notes(tree, plan)
-        if tree is None:
-            composition = compose_plain(listing, look, offered, fresh)
-        else:
-            composition = compose(tree, plan, offered, fresh)
-        return Stored(look, plan, tree, composition, {} if plan.off else fresh)
-
-    def _notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:
-        new = plan.messages
-        asked = [i for i, m in enumerate(new) if m["role"] == "user"]
-        found: dict[int, str] = {}
-        if tree is not None:
-            found = {i: note for i in asked if (note := known_note(tree, plan, i)) is not None}
-        if asked and asked[-1] == len(new) - 1 and asked[-1] not in found:
-            found[asked[-1]] = self._recall(text_of(new[-1]))
-        return found
 
     async def finish(self, request: Request, full: list[WireMessage], edits: Sequence[str] = ()) -> None:
         self.world.finish(request, full, edits)
@@ -139,71 +86,29 @@ class Pair:
         self,
         request: Request,
         full: list[WireMessage],
-        new: Sequence[str],
+        edits: Sequence[str],
         how: Callable[[Tree, Plan, settle.Ended], Exchange],
     ) -> None:
-        mine = self.stored.pop(id(request))
-        ours = frozenset(c["id"] for m in full for c in m.get("tool_calls") or [] if _name(c) in OUR_TOOLS)
-        ended = settle.Ended(-1, full, visible(full, ours), self.world.now, mine.notes, ours, edits=bool(new))
-        plain, plan, key = None, mine.plan, request.key
-        if mine.tree is None and how is settle.finish and mine.look.conversation is not None:
-            plain = (finish_plain(plan, ended), mine.look.conversation.rev)
-        probes = (
-            recollect.plain_probes(plan, key) if mine.tree is None else recollect.full_probes(plan.query, key)
-        )
-        agent = self.store.agents.find(ALICE) or self.store.agents.draft(ALICE)
-        write = TurnWrite(
-            agent=agent,
-            key=key,
-            uid=f"conversation {request.exchange}",
-            now=ended.now,
-            plain=plain,
-            probes=probes,
-            decide=lambda pool: recollect._decide(pool, plan, ended, how),
-            merge=edits.merge,
-            carries=any(m["role"] == "user" for m in plan.messages),
-            ops=[_insert(0, f"{ended.now}-{i}", text) for i, text in enumerate(new)],
-            defaults=[HUMAN],
-        )
-        committed = await self.store.turns.commit(write)
-        self.store.turns.remember(committed)
+        committed = await self.teller.end(self.stored.pop(id(request)), full, edits, how)
         assert committed.exchange == request.exchange
         self._compare()
 
     def _compare(self) -> None:
-        agent = self.store.agents.find(ALICE)
-        assert agent is not None
-        rows = self.store.reader.run(lambda c: _rows(c, agent.id))
+        memory, rows = self.world.memory(), self.teller.rows()
         firsts: dict[int, int] = {}
-        memory = self.world.memory()
-        named = {e.conversation for e in rows if memory.records[e.id].conversation in memory.keys.values()}
+        named = {e.conversation for e in rows if memory.is_named(memory.records[e.id])}
         check_columns(rows, memory.canon, named)
         for row in rows:
-            general = memory.records[row.id]
             first = firsts.setdefault(row.conversation, row.id)
             row = replace(row, conversation=memory.records[first].conversation, seq=0)
-            assert row == general, f"\n{row}\n{general}\n{self.world.tree()}"
+            assert row == memory.records[row.id], f"\n{row}\n{memory.records[row.id]}\n{self.world.tree()}"
         assert len(rows) == len(memory.records)
-        blocks = self.store.blocks.load(agent.id)
+        blocks = self.teller.store.blocks.load(self.teller.agent.id)
         assert [b.value for b in blocks] == [b.value for b in memory.blocks]
 
 
 def _parent(plan: Plan) -> int | None:
     return None if plan.exchange is None else plan.exchange.parent
-
-
-def _rows(connection: object, agent: int) -> list[Exchange]:
-    import sqlite3
-
-    assert isinstance(connection, sqlite3.Connection)
-    ids = [
-        row[0] for row in connection.execute("SELECT id FROM exchanges WHERE agent = ? ORDER BY id", (agent,))
-    ]
-    found = []
-    for id in ids:
-        (e,) = history.with_content(connection.execute(history.SQL["exchange_get"], (id, agent)).fetchall())
-        found.append(replace(e, full=history.content(connection, agent, id)[2]))
-    return found
 
 
 # -- traffic
@@ -277,7 +182,7 @@ class Client:
     async def answered(self, request: Request, asked: list[WireMessage]) -> None:
         full, new = self.reply()
         await self.pair.finish(request, full, new)
-        ours = {c["id"] for m in full for c in m.get("tool_calls") or [] if _name(c) in OUR_TOOLS}
+        ours = {c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
         self.messages = [*asked, visible(full, ours)]
 
     async def plain(self, asked: list[WireMessage]) -> None:

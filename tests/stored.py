@@ -1,0 +1,162 @@
+"""Turns through a real store, planned and written as a gateway does it, for tests of what is stored and sent."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from gateway.core import edits, settle
+from gateway.core.canonical import Canon, Listing, WireMessage, text_of, visible
+from gateway.core.compose import Composition, compose, known_note
+from gateway.core.history import Mode, Plan, Query, begin
+from gateway.core.plain import compose_plain, finish_plain, plan_plain
+from gateway.core.tree import Tree
+from gateway.run import recollect
+from storage.records import Agent, Block, Change, Committed, Exchange, Look, Pool, Scope, Snapshot, TurnWrite
+from storage.sqlite import history
+from storage.sqlite.store import SqliteStore
+from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
+
+ALICE = Scope("default", "default", "user:alice")
+HUMAN = Block(0, "human", "The user", "", 1000)
+
+
+@dataclass
+class StoredTurn:
+    """A request under way. tree: None where it is plain."""
+
+    agent: Agent
+    key: str | None
+    look: Look
+    plan: Plan
+    tree: Tree | None
+    composition: Composition
+    notes: dict[int, str]
+
+    @property
+    def is_plain(self) -> bool:
+        return self.tree is None
+
+
+class Teller:
+    """One scope's requests. recall: the note for a question."""
+
+    def __init__(
+        self,
+        store: SqliteStore,
+        scope: Scope = ALICE,
+        now: Callable[[], float] = lambda: 1.0,
+        recall: Callable[[str], str] = lambda question: "",
+    ) -> None:
+        self.store = store
+        self.scope = scope
+        self.now = now
+        self.recall = recall
+
+    @property
+    def agent(self) -> Agent:
+        return self.store.agents.find(self.scope) or self.store.agents.draft(self.scope)
+
+    def begin(
+        self,
+        messages: Sequence[WireMessage],
+        key: str | None = None,
+        mode: Mode = Mode.ON,
+        offered: Collection[str] = OUR_TOOLS,
+    ) -> StoredTurn:
+        turns, agent = self.store.turns, self.agent
+        listing = Listing(Canon(agent.secret), list(messages))
+        path = listing.canon.path(listing.flat(listing.said)) if listing.said else None
+        look = turns.look(agent, key, path) if agent.id else Look()
+        assert look is not None
+        known = look.conversation.id if key is not None and look.conversation else None
+        query = Query(listing, key is not None, mode, self.now(), IDLE_S, conversation=known)
+        plan, tree = plan_plain(look, query), None
+        if plan is None:
+            tree = Tree()
+            if agent.id:
+                pool = turns.pool(agent, recollect.full_probes(query, key))
+                tree = Tree(pool.exchanges, pool.fetch)
+            plan = begin(tree, query)
+        fresh = {} if mode is Mode.OFF else self._notes(tree, plan)
+        if tree is None:
+            composition = compose_plain(listing, look, offered, fresh)
+        else:
+            composition = compose(tree, plan, offered, fresh)
+        return StoredTurn(agent, key, look, plan, tree, composition, {} if plan.off else fresh)
+
+    def _notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:
+        new = plan.messages
+        asked = [i for i, m in enumerate(new) if m["role"] == "user"]
+        found: dict[int, str] = {}
+        if tree is not None:
+            found = {i: note for i in asked if (note := known_note(tree, plan, i)) is not None}
+        if asked and asked[-1] == len(new) - 1 and asked[-1] not in found:
+            found[asked[-1]] = self.recall(text_of(new[-1]))
+        return found
+
+    async def end(
+        self,
+        turn: StoredTurn,
+        full: Sequence[WireMessage],
+        edited: Sequence[str] = (),
+        how: Callable[[Tree, Plan, settle.Ended], Exchange] = settle.finish,
+        *,
+        uid: str = "",
+        decided: Callable[[Change], None] = lambda change: None,
+        snapshot: Snapshot | None = None,
+    ) -> Committed:
+        """decided: told of what is decided inside the transaction."""
+        plan, key, now = turn.plan, turn.key, self.now()
+        ours = frozenset(
+            c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
+        )
+        ended = settle.Ended(-1, full, visible(full, ours), now, turn.notes, ours, edits=bool(edited))
+        plain = None
+        if turn.is_plain and how is settle.finish and turn.look.conversation is not None:
+            plain = (finish_plain(plan, ended), turn.look.conversation.rev)
+
+        def decide(pool: Pool) -> Change:
+            change = recollect._decide(pool, plan, ended, how)
+            decided(change)
+            return change
+
+        is_plain = turn.is_plain
+        write = TurnWrite(
+            agent=self.agent if turn.agent.id == 0 else turn.agent,
+            key=key,
+            uid=uid or f"conversation {id(turn)} {now}",
+            now=now,
+            plain=plain,
+            probes=recollect.plain_probes(plan, key) if is_plain else recollect.full_probes(plan.query, key),
+            decide=decide,
+            merge=edits.merge,
+            carries=any(m["role"] == "user" for m in plan.messages),
+            ops=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
+            snapshot=snapshot,
+            defaults=[HUMAN],
+        )
+        committed = await self.store.turns.commit(write)
+        self.store.turns.remember(committed)
+        return committed
+
+    async def say(
+        self, messages: Sequence[WireMessage], reply: WireMessage, key: str | None = None
+    ) -> Committed:
+        return await self.end(self.begin(messages, key), [reply])
+
+    def rows(self) -> list[Exchange]:
+        """Everything stored of this scope, with its content."""
+        agent = self.agent
+
+        def read(connection: sqlite3.Connection) -> list[Exchange]:
+            sql = "SELECT id FROM exchanges WHERE agent = ? ORDER BY id"
+            found = []
+            for (row,) in connection.execute(sql, (agent.id,)).fetchall():
+                got = connection.execute(history.SQL["exchange_get"], (row, agent.id)).fetchall()
+                (e,) = history.with_content(got)
+                found.append(replace(e, full=history.content(connection, agent.id, row)[2]))
+            return found
+
+        return self.store.reader.run(read)
