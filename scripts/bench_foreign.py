@@ -28,7 +28,10 @@ from storage.sqlite import history
 from storage.sqlite.agents import create_agent
 from storage.sqlite.store import SqliteStore
 
-NOUNS = [
+NOUNS = (
+    ,
+    ,
+)  # fmt: skip
     "kayak",
     "garden",
     "violin",
@@ -45,7 +48,10 @@ NOUNS = [
     "museum",
     "candle",
 ]
-VERBS = [
+VERBS = (
+    ,
+    ,
+)  # fmt: skip
     "bought",
     "painted",
     "lost",
