@@ -29,6 +29,7 @@ from storage.sqlite.queries import load_queries
 __all__ = [
     "add_exchange",
     "content",
+    "contents",
     "insert_exchange",
     "load_pool",
     "look",
@@ -262,6 +263,8 @@ _READ = {
 
 # Fixed numbers of placeholders, so that the statement is prepared once: longer lists are cut, their newest part kept.
 _REPLIES, _INPUTS, _MARKS = 64, 16, 32
+CONTENTS = 64
+_CONTENTS = SQL["contents"].replace("{n}", ", ".join("?" * CONTENTS))
 
 
 def _fill(values: Sequence[bytes], size: int) -> list[bytes | None]:
@@ -276,11 +279,17 @@ _POOL_FOUND = _POOL_FOUND.replace(
 )
 
 
-def load_pool(connection: sqlite3.Connection, agent: int, probes: Probes) -> list[Exchange]:
-    """Skeletons of all exchanges that may matter, parents before their children. Raises: sqlite3.Error."""
+def load_pool(
+    connection: sqlite3.Connection, agent: int, probes: Probes, conversation: int | None
+) -> list[Exchange]:
+    """Skeletons of all exchanges that may matter, parents before their children. Raises: sqlite3.Error.
+
+    conversation: the one that the probes name, if it is stored.
+    """
     if probes.key is not None:
-        row = connection.execute(SQL["conversation_of"], (agent, probes.key)).fetchone()
-        rows = [] if row is None else connection.execute(SQL["pool_named"], (row[0], POOL_LIMIT)).fetchall()
+        rows = []
+        if conversation is not None:
+            rows = connection.execute(SQL["pool_conversation"], (conversation, agent, POOL_LIMIT)).fetchall()
     else:
         rows = connection.execute(
             _POOL_FOUND,
@@ -303,8 +312,16 @@ def conversation_of(connection: sqlite3.Connection, agent: int, key: str) -> int
 
 def content(connection: sqlite3.Connection, agent: int, exchange: int) -> tuple[bytes | None, ...]:
     """(input, said, full) of an exchange of this agent; nothing where it is gone."""
-    row = connection.execute(SQL["content"], (exchange, agent)).fetchone()
-    return (None, None, None) if row is None else tuple(row)
+    rows = contents(connection, agent, [exchange])
+    return tuple(rows[0][1:]) if rows else (None, None, None)
+
+
+def contents(connection: sqlite3.Connection, agent: int, exchanges: Sequence[int]) -> list[tuple[Any, ...]]:
+    """(id, input, said, full) of exchanges of this agent, at most CONTENTS; nothing where they are gone."""
+    if len(exchanges) == 1:
+        return connection.execute(SQL["content"], (exchanges[0], agent)).fetchall()
+    padded = [*exchanges, *([None] * (CONTENTS - len(exchanges)))]
+    return connection.execute(_CONTENTS, [agent, *padded]).fetchall()
 
 
 # -- writing
@@ -329,8 +346,8 @@ def update_exchange(connection: sqlite3.Connection, e: Exchange) -> None:
     connection.execute(_UPDATE, [*values, e.hidden, full, e.id])
 
 
-def carry(connection: sqlite3.Connection, exchange: int) -> None:
-    connection.execute(SQL["exchange_carry"], (exchange,))
+def carry(connection: sqlite3.Connection, agent: int, exchange: int) -> None:
+    connection.execute(SQL["exchange_carry"], (exchange, agent))
 
 
 def add_conversation(

@@ -88,7 +88,11 @@ SELECT epoch FROM agents WHERE id = ?
 
 -- name: content
 -- What an exchange says.
-SELECT input, said, full FROM exchanges WHERE id = ? AND agent = ?
+SELECT id, input, said, full FROM exchanges WHERE id = ? AND agent = ?
+
+-- name: contents
+-- What several say.
+SELECT id, input, said, full FROM exchanges WHERE agent = ? AND id IN ({n})
 
 -- name: exchange_add
 -- A turn, planned on a conversation that has not moved since; no row where it has.

@@ -97,11 +97,13 @@ def _search(
 ) -> list[Message]:
     blobs = [data for _, data in load_terms(connection, agent.id)]
     known: dict[int, Message] = {}
-    for e in history.with_content(
-        connection.execute(history.SQL["told_since"], (agent.id, indexed + 1, _TAIL)).fetchall()
-    ):
+    rows = connection.execute(history.SQL["told_since"], (agent.id, indexed + 1, _TAIL)).fetchall()
+    ends: dict[int | None, int] = {}
+    for e in history.with_content(rows):
+        ends[e.id] = e.seq + len(e.inputs)
         if e.standing:
-            for m in messages_of(e, _is_shared(connection, agent.id, e), _previous(connection, e), None):
+            previous = ends.get(e.parent) or _previous(connection, e)
+            for m in messages_of(e, _is_shared(connection, agent.id, e), previous, None):
                 known[m.seq] = m
     for m in _passages(connection, "passages_since", (agent.id, indexed + 1, _TAIL)):
         known[m.seq] = m

@@ -119,18 +119,24 @@ def _pool(
     run: Callable[[Callable[[sqlite3.Connection], Exchange]], Exchange] | None = None,
 ) -> Pool:
     """run: how content is fetched later; inside a transaction it is at once."""
+    exchanges = history.load_pool(connection, agent, probes)
+    # Openings that nobody continued are compared with a new one all together, so they are fetched all together.
+    openings = [e.id for e in exchanges if e.parent is None and not e.carried][-history.CONTENTS :]
+    fetched: dict[int, Exchange] = {}
 
     def fetch(exchange: int) -> Exchange:
         def read(c: sqlite3.Connection) -> Exchange:
-            row = c.execute(history.SQL["content"], (exchange, agent)).fetchone() or (None, None, None)
-            return replace(_EMPTY, id=exchange, input=row[0], said=row[1], full=row[2])
+            together = openings if exchange in openings else [exchange]
+            for id, *content in history.contents(c, agent, together):
+                fetched[id] = replace(_EMPTY, id=id, input=content[0], said=content[1], full=content[2])
+            return fetched.setdefault(exchange, replace(_EMPTY, id=exchange))
 
-        return run(read) if run else read(connection)
+        return fetched.get(exchange) or (run(read) if run else read(connection))
 
     conversation = None
     if probes.key is not None:
         conversation = history.conversation_of(connection, agent, probes.key)
-    return Pool(history.load_pool(connection, agent, probes), conversation, fetch)
+    return Pool(exchanges, conversation, fetch)
 
 
 _EMPTY = Exchange(0, 0, None, 0, 0, (), (), None, b"", None, 0.0, 0.0)
@@ -190,7 +196,10 @@ def _apply(
     for other in change.others:
         history.update_exchange(connection, other)
     connection.execute(history.SQL["conversation_moved"], (write.now, e.conversation))
-    _store_ops(connection, agent, e.id, write.ops)
+    if (
+        not e.merged or e.id in change.merge
+    ):  # a turn whose edits have entered the blocks, asked again: not once more
+        _store_ops(connection, agent, e.id, write.ops)
     history.mark(connection, agent, "head", change.heads, e.id)
     history.mark(connection, agent, "tomb", change.tombs, e.id)
     for exchange in change.stale:
