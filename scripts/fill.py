@@ -1,0 +1,52 @@
+"""Conversations written straight into a store, for benches that need a memory and not the traffic that made it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import replace
+
+from gateway.core.canonical import Canon, Listing
+from gateway.core.history import Mode, Query, begin
+from gateway.core.settle import Ended, finish
+from gateway.core.tree import Tree
+from storage.records import Agent, Exchange, Scope
+from storage.sqlite import history
+from storage.sqlite.agents import create_agent
+from storage.sqlite.store import SqliteStore
+
+__all__ = ["new_agent", "write_conversation"]
+
+Turn = tuple[float, str, str]  # when (seconds), what the user said, what was answered
+
+
+async def new_agent(store: SqliteStore, user: str) -> Agent:
+    draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
+    agent = await store.writer.submit(lambda connection: create_agent(connection, draft))
+    store.agents.remember(agent)
+    return agent
+
+
+async def write_conversation(store: SqliteStore, agent: Agent, key: str, turns: Iterable[Turn]) -> None:
+    """One conversation, decided by the same core as live turns are; each turn is seen as the tail of a long list."""
+    canon = Canon(agent.secret)
+
+    def write(connection: sqlite3.Connection) -> None:
+        parent: Exchange | None = None
+        conversation: int | None = None
+        listed: list[dict[str, str]] = []
+        for at, asked, answered in turns:
+            if conversation is None:
+                conversation = history.add_conversation(connection, agent.id, f"{agent.id}-{key}", key, at)
+            listed = [*listed[-2:], {"role": "user", "content": asked}]
+            tree = Tree([replace(parent, parent=None)] if parent else [])
+            query = Query(Listing(canon, listed), True, Mode.ON, at, 120.0, conversation=conversation)
+            said = {"role": "assistant", "content": answered}
+            e = finish(tree, begin(tree, query), Ended(-1, [said], said, at + 1.0, {}))
+            number, seq = history.insert_exchange(connection, agent.id, e)
+            if parent is not None:
+                history.carry(connection, agent.id, parent.id)
+            listed.append(said)
+            parent = replace(e, id=number, seq=seq)
+
+    await store.writer.submit(write)
