@@ -124,7 +124,7 @@ class Teller:
 
         is_plain = turn.is_plain
         write = TurnWrite(
-            agent=self.agent if turn.agent.id == 0 else turn.agent,
+            agent=turn.agent,
             key=key,
             uid=uid or f"conversation {id(turn)} {now}",
             now=now,

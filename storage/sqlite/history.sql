@@ -53,10 +53,6 @@ UNION ALL
 SELECT 'op', o.id, o.exchange, o.call_id, o.op, o.label, o.arguments, o.at, NULL, {pad}
 FROM block_ops o WHERE o.agent = :agent AND o.state = 'pending'
 
--- name: pool_named
--- The exchanges of one conversation, the newest if there are very many.
-SELECT {skeleton} FROM exchanges p WHERE conversation = ? ORDER BY depth DESC, id DESC LIMIT ?
-
 -- name: pool_found
 -- The exchanges of every conversation without an id that a list may belong to: one that has a reply of ours that is in
 -- the list, one that it repeats, one with the same question, one whose opening nobody continued yet.
@@ -110,7 +106,7 @@ RETURNING id, seq
 
 -- name: exchange_carry
 -- A later request has finished on it.
-UPDATE exchanges SET carried = 1 WHERE id = ?
+UPDATE exchanges SET carried = 1 WHERE id = ? AND agent = ?
 
 -- name: conversation_moved
 -- Something but the number of its exchanges has changed.
@@ -159,8 +155,8 @@ UPDATE conversations SET settled_at = ? WHERE id = ? AND settled_at < ?
 SELECT {skeleton} FROM exchanges p WHERE conversation = ? AND edits = 1 AND merged = '' LIMIT 1
 
 -- name: pool_conversation
--- One conversation by its own id, for what is settled after the fact.
-SELECT {skeleton} FROM exchanges p WHERE conversation = ? ORDER BY depth DESC, id DESC LIMIT ?
+-- The exchanges of one conversation, the newest if there are very many.
+SELECT {skeleton} FROM exchanges p WHERE conversation = ? AND agent = ? ORDER BY depth DESC, id DESC LIMIT ?
 
 -- name: ops_drop
 -- A turn that was asked again keeps the edits of its last answer.

@@ -119,7 +119,10 @@ def _pool(
     run: Callable[[Callable[[sqlite3.Connection], Exchange]], Exchange] | None = None,
 ) -> Pool:
     """run: how content is fetched later; inside a transaction it is at once."""
-    exchanges = history.load_pool(connection, agent, probes)
+    conversation = None
+    if probes.key is not None:
+        conversation = history.conversation_of(connection, agent, probes.key)
+    exchanges = history.load_pool(connection, agent, probes, conversation)
     # Openings that nobody continued are compared with a new one all together, so they are fetched all together.
     openings = [e.id for e in exchanges if e.parent is None and not e.carried][-history.CONTENTS :]
     fetched: dict[int, Exchange] = {}
@@ -133,9 +136,6 @@ def _pool(
 
         return fetched.get(exchange) or (run(read) if run else read(connection))
 
-    conversation = None
-    if probes.key is not None:
-        conversation = history.conversation_of(connection, agent, probes.key)
     return Pool(exchanges, conversation, fetch)
 
 
@@ -158,7 +158,7 @@ def _commit(connection: sqlite3.Connection, write: TurnWrite) -> Committed:
         added = history.add_exchange(connection, agent.id, agent.epoch, rev, e)
         if added is not None:
             if write.carries and e.parent is not None:
-                history.carry(connection, e.parent)
+                history.carry(connection, agent.id, e.parent)
             _store_ops(connection, agent.id, added[0], write.ops)
             return Committed(agent, added[0], e.conversation, True)
     if not is_new:
@@ -196,9 +196,8 @@ def _apply(
     for other in change.others:
         history.update_exchange(connection, other)
     connection.execute(history.SQL["conversation_moved"], (write.now, e.conversation))
-    if (
-        not e.merged or e.id in change.merge
-    ):  # a turn whose edits have entered the blocks, asked again: not once more
+    # Not those of a turn off the record, nor, of one asked again after its edits entered the blocks, these once more.
+    if e.edits and (not e.merged or e.id in change.merge):
         _store_ops(connection, agent, e.id, write.ops)
     history.mark(connection, agent, "head", change.heads, e.id)
     history.mark(connection, agent, "tomb", change.tombs, e.id)
@@ -246,7 +245,7 @@ def _settle(
 ) -> None:
     if connection.execute(history.SQL["unmerged"], (conversation,)).fetchone() is not None:
         rows = connection.execute(
-            history.SQL["pool_conversation"], (conversation, history.POOL_LIMIT)
+            history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT)
         ).fetchall()
         pool = replace(_pool(connection, agent, Probes("")), exchanges=history.exchanges(reversed(rows)))
         change = decide(pool)
