@@ -161,6 +161,9 @@ class Chat:
         strict = identity.mode is Mode.STRICT or identity.append
         if self.recollector is None:
             return self._without(strict, "the database could not be opened")
+        if strict and not (health := self.recollector.store.health).ok:
+            # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
+            return self._without(strict, health.error or f"the store is {health.status}")
         try:
             memory = await self.recollector.begin(Asked(request, identity, profile, self._now()))
         except StoreError as error:

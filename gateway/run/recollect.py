@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,7 +31,7 @@ from gateway.core.tree import Tree, is_tombstone
 from gateway.core.turn import End, Outcome
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from storage.base import Store
-from storage.errors import StoreError
+from storage.errors import StoreError, TooSlow
 from storage.records import (
     Agent,
     Block,
@@ -58,6 +58,7 @@ PROBED_TURNS = (
 _ids = random.Random()  # conversations' names are no secrets: knowing one opens nothing
 SEARCH_RESULTS = 5  # of a search by the model that does not say how many it wants
 INDEX_EVERY = 16  # messages a memory may grow before its search index follows
+OPEN_WAIT_S = 5.0  # chosen: a disk slower than that is down for a mode that cannot do without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class Recollector:
         self.store = store
         self.settings = settings
         self.now = now
+        self.open_wait_s = OPEN_WAIT_S
         self._queues: dict[tuple[str, str], asyncio.Lock] = {}
         self.grown: Callable[[int], None] = lambda agent: None  # told of agents whose index should follow
         self.moved: Callable[[float], None] = lambda at: None  # told that a conversation moved
@@ -434,22 +436,32 @@ class Recollection:
     # -- when it ends
 
     async def open(self) -> None:
-        """Append mode: the user's message is on disk before the model is asked."""
-        committed = await self._commit(self._ended(Outcome(End.CANCELLED)), settle.open_)
+        """Append mode: the user's message is on disk before the model is asked. Raises: StoreError."""
+        try:
+            async with asyncio.timeout(self.by.open_wait_s):
+                committed = await self._commit(self._ended(Outcome(End.CANCELLED)), settle.open_)
+        except TimeoutError:
+            raise TooSlow("the disk did not take the message in time") from None
         self.row = committed.exchange
         self.agent = committed.agent
         self.by.store.turns.remember(committed)
 
-    async def commit(self, outcome: Outcome) -> Committed | None:
-        """Writes what became of the turn. None: nothing was worth writing. Raises: StoreError."""
+    def commit(self, outcome: Outcome) -> Coroutine[Any, Any, Committed | None]:
+        """Writes what became of the turn. None: nothing was worth writing. Raises: StoreError.
+
+        From here on the next send waits for the write and no longer for this request, which may well be over before.
+        """
+        release, self.release = self.release, lambda: None
+        return self._write(outcome, release)
+
+    async def _write(self, outcome: Outcome, release: Callable[[], None]) -> Committed | None:
         try:
             finished = outcome.state is End.FINISHED
             if not finished and outcome.state is End.FAILED and not outcome.text and self.row < 0:
                 return None
             committed = await self._commit(self._ended(outcome), settle.finish if finished else settle.cancel)
         finally:
-            self.release()
-            self.release = lambda: None
+            release()
         self.by.store.turns.remember(committed)
         if self.look.next_seq - self.look.indexed_seq >= INDEX_EVERY:
             self.by.grown(committed.agent.id)

@@ -16,9 +16,10 @@ from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderError
 from adapters.types import Header, ModelRequest
 from gateway.core import turn as machine
+from gateway.core.identity import Mode
 from gateway.core.stream import is_event_stream
 from gateway.core.turn import End, Outcome, Turn
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, MemoryUnavailable
 from gateway.metrics import Metrics
 from gateway.run.assemble import Assembly
 from gateway.run.recollect import Recollection
@@ -234,6 +235,8 @@ class TurnRun:
             self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
         self.metrics.not_durable.inc()
         self.receipt.headers.append(("x-mnemogate-durable", "false"))
+        if memory.asked.identity.mode is Mode.STRICT and not self.sink.started:
+            self._refusal = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
         return False
 
 

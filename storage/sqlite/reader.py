@@ -31,8 +31,10 @@ _THREAD_BUSY_MS = 200
 class Reader:
     """The read connection of the event loop's thread. It opens when first used, and again after a failure."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
+        """damaged: told when a read meets a damaged file."""
         self._target = target
+        self._damaged = damaged
         self._connection: sqlite3.Connection | None = None
         self._closed = False
 
@@ -53,7 +55,12 @@ class Reader:
             answer = translate(error, self._target.path)
             if isinstance(answer, Corrupt | Broken):
                 self.reset()
+            if isinstance(answer, Corrupt):
+                self._damaged(answer)
             raise answer from error
+        except Corrupt as error:  # seen when the connection was opened
+            self._damaged(error)
+            raise
 
     @contextmanager
     def deadline(self, ms: float) -> Iterator[None]:
@@ -82,8 +89,10 @@ class Reader:
 class ThreadReader:
     """A read connection with a thread, for what may take long: big indexes, exports."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
+        """damaged: told when a read meets a damaged file."""
         self._target = target
+        self._damaged = damaged
         self._driver: Driver | None = None
         self._opening = asyncio.Lock()
         self._closed = False
@@ -102,7 +111,12 @@ class ThreadReader:
             answer = translate(error, self._target.path)
             if isinstance(answer, Corrupt | Broken):
                 self.reset()
+            if isinstance(answer, Corrupt):
+                self._damaged(answer)
             raise answer from error
+        except Corrupt as error:  # seen when the connection was opened
+            self._damaged(error)
+            raise
 
     async def _open(self) -> Driver:
         async with self._opening:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from storage.base import Health
+from storage.errors import Corrupt
 from storage.sqlite.agents import Agents
 from storage.sqlite.blocks import Blocks
 from storage.sqlite.connection import Target, open_writer
@@ -43,8 +44,8 @@ class SqliteStore:
     ) -> None:
         self._lock = lock
         self.path = target.path
-        self.reader = Reader(target)
-        self.long_reader = ThreadReader(target)
+        self.reader = Reader(target, self._damaged)
+        self.long_reader = ThreadReader(target, self._damaged)
         self.writer = Writer(target.path, lambda: connect(target), limits=limits, recovered=self._recovered)
         self.agents = Agents(self.reader, now)
         self.keys = Keys(self.reader, self.writer, now)
@@ -100,6 +101,9 @@ class SqliteStore:
         await self.long_reader.close()
         await self.writer.close(timeout_s)
         self._lock.release()
+
+    def _damaged(self, fault: Corrupt) -> None:
+        self.writer.report(fault)
 
     def _recovered(self) -> None:
         # What lies at the path may be another file now, restored by an operator.

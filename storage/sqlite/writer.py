@@ -333,6 +333,11 @@ class Writer:
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
+    def report(self, fault: Unavailable) -> None:
+        """What somebody who reads has found to be wrong with the file."""
+        if self._fault is None and not self._closing and not self._probing.locked():
+            self._fail(fault)
+
     async def probe(self) -> bool:
         """Tries now whether a failed database can be written again. True when all is well."""
         async with self._probing:
