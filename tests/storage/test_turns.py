@@ -1,0 +1,405 @@
+"""Turns in the store: what each costs in statements, what two at once do, and that nobody sees another's rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.core import edits, settle
+from gateway.core.canonical import Canon, WireMessage
+from gateway.core.history import Mode
+from gateway.run import recollect
+from storage.errors import Stale
+from storage.records import Change, Committed, Exchange, Pool, Probes, Scope, Snapshot, TurnWrite
+from storage.sqlite.store import SqliteStore
+from tests.core.conversations import assistant, call, check_columns, result, user
+from tests.storage.conftest import OpenStore
+from tests.stored import ALICE, StoredTurn, Teller
+
+both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
+
+BOB = Scope("default", "default", "user:bob")
+SECTION = Snapshot(0, "what alice's prompt said", {"blocks": {}, "tools": {}, "epoch": 0})
+
+
+class Clock:
+    now = 1.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def noted(text: str, id: str = "m1") -> list[WireMessage]:
+    """A reply with a hidden round."""
+    return [assistant("", call(id, "memory_insert", "{}")), result(id, "inserted"), assistant(text)]
+
+
+@pytest.fixture
+def statements() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def alice(open_store: OpenStore, statements: list[str]) -> Teller:
+    return Teller(await open_store(on_statement=statements.append), ALICE, Clock())
+
+
+def kinds(statements: list[str]) -> list[str]:
+    """The first words of each, and forgets them."""
+    words = [s.split() for s in statements]
+    statements.clear()
+    return [" ".join(w[:3] if w[0] == "INSERT" else w[:2]) for w in words]
+
+
+# -- budgets: every statement of a turn, transaction control aside
+
+LOOK = "WITH RECURSIVE"
+POOL = {"c1": ["SELECT id", "SELECT p.id,"], None: ["WITH hit(conversation)"]}
+WEIGHED = {
+    key: [*pool, "SELECT epoch", *pool] for key, pool in POOL.items()
+}  # when planned, and when written
+ADD, CHANGE, MOVED = "INSERT INTO exchanges", "UPDATE exchanges", "UPDATE conversations"
+KEEP_EDIT = "INSERT INTO block_ops"
+
+
+async def opened(alice: Teller, key: str | None) -> list[WireMessage]:
+    """A conversation of two turns."""
+    await alice.say([user("one")], assistant("First."), key)
+    history = [user("one"), assistant("First."), user("two")]
+    await alice.say(history, assistant("Second."), key)
+    return [*history, assistant("Second.")]
+
+
+@both
+async def test_a_plain_turn_is_one_read_one_insert_one_update(
+    alice: Teller, statements: list[str], key: str | None
+) -> None:
+    history = await opened(alice, key)
+    statements.clear()
+    await alice.say([*history, user("three")], assistant("Third."), key)
+    assert kinds(statements) == [LOOK, ADD, CHANGE]
+
+
+@both
+async def test_tool_results_are_one_statement_less(
+    alice: Teller, statements: list[str], key: str | None
+) -> None:
+    """They carry nothing; the results after them are weighed, since they go on with a turn that did not end."""
+    history = await opened(alice, key)
+    asked = [*history, user("weather?")]
+    await alice.say(asked, assistant(None, call("1")), key)
+    statements.clear()
+    await alice.say([*asked, assistant(None, call("1")), result("1", "sunny")], assistant("Sunny."), key)
+    assert kinds(statements) == [LOOK, ADD]
+
+
+@both
+async def test_a_first_turn(alice: Teller, statements: list[str], key: str | None) -> None:
+    await alice.say([user("somebody known")], assistant("Yes."), "another")
+    statements.clear()
+    await alice.say([user("one")], assistant("First."), key)
+    expected = {
+        "c1": [LOOK, "SELECT id", "SELECT epoch", "SELECT id"],  # there is no such conversation: no pool
+        None: [LOOK, *POOL[None], "SELECT epoch", *POOL[None]],
+    }[key]
+    assert kinds(statements) == [*expected, "INSERT INTO conversations", ADD, MOVED]
+
+
+@both
+async def test_a_first_turn_of_somebody_new(alice: Teller, statements: list[str], key: str | None) -> None:
+    turn = alice.begin([user("one")], key)
+    statements.clear()
+    await alice.end(turn, [assistant("First.")])
+    assert kinds(statements) == [
+        "INSERT INTO agents",
+        "INSERT INTO blocks",
+        "INSERT INTO block_history",
+        "UPDATE blocks",
+        *POOL[key][:1],
+        "INSERT INTO conversations",
+        ADD,
+        MOVED,
+    ]
+
+
+@both
+async def test_a_fork(alice: Teller, statements: list[str], key: str | None) -> None:
+    history = await opened(alice, key)
+    statements.clear()
+    await alice.say(history[:3], assistant("Another second."), key)
+    # the new one; the one that falls, and the one they go on from in the form in which it came back
+    assert kinds(statements) == [LOOK, *WEIGHED[key], ADD, CHANGE, CHANGE, MOVED]
+
+
+@both
+async def test_a_repeat_writes_no_new_row(alice: Teller, statements: list[str], key: str | None) -> None:
+    history = await opened(alice, key)
+    statements.clear()
+    await alice.say(history[:3], assistant("Second."), key)
+    found = kinds(statements)
+    assert ADD not in found
+    assert found == [LOOK, *WEIGHED[key], CHANGE, "UPDATE block_ops", CHANGE, MOVED]
+    assert len(alice.rows()) == 2
+
+
+@both
+async def test_a_hidden_round_and_what_carries_it(
+    alice: Teller, statements: list[str], key: str | None
+) -> None:
+    history = await opened(alice, key)
+    asked = [*history, user("I like tea")]
+    statements.clear()
+    await alice.end(alice.begin(asked, key), noted("Noted."), ["tea"])
+    assert kinds(statements) == [LOOK, ADD, CHANGE, KEEP_EDIT]
+    asked += [assistant("Noted."), user("and?")]
+    await alice.say(asked, assistant("That is all."), key)
+    assert kinds(statements) == [
+        LOOK,
+        *POOL[key],
+        "SELECT id,",  # the round, to put it back
+        "SELECT epoch",
+        *POOL[key],
+        ADD,
+        *[CHANGE] * 2,  # the turn it carries, and the one before in the form in which it came back
+        MOVED,
+        "SELECT id,",  # the edits
+        "SELECT b.id,",  # the block they change
+        "SELECT b.id,",
+        "INSERT INTO block_history",
+        "UPDATE blocks",
+        *["UPDATE block_ops"] * 2,  # merged, dropped
+    ]
+    asked += [assistant("That is all."), user("bye")]
+    await alice.say(asked, assistant("Bye."), key)
+    assert kinds(statements) == [LOOK, ADD, CHANGE]
+
+
+async def test_a_turn_costs_the_same_however_long_the_conversation(
+    alice: Teller, statements: list[str]
+) -> None:
+    history: list[WireMessage] = []
+    for k in range(12):
+        history.append(user(f"step {k}"))
+        statements.clear()
+        await alice.say(history, assistant(f"done {k}"), "c1")
+        assert k == 0 or len(statements) == 3
+        history.append(assistant(f"done {k}"))
+
+
+# -- two at once
+
+
+@both
+async def test_of_two_plain_turns_at_once_the_second_is_weighed_again(alice: Teller, key: str | None) -> None:
+    history = await opened(alice, key)
+    turns = [alice.begin([*history, user(f"drawer {word}")], key) for word in ("one", "two")]
+    assert all(turn.is_plain for turn in turns)
+    decided: list[Change] = []
+    ends = [await alice.end(turn, [assistant("Socks.")], decided=decided.append) for turn in turns]
+    assert [end.is_plain for end in ends] == [True, False]
+    assert len(decided) == 1
+    assert [e.standing for e in alice.rows()] == [True] * 4
+    assert [e.parent for e in alice.rows()] == [None, 1, 2, 2]
+    assert {e.conversation for e in alice.rows()} == {ends[0].conversation}
+
+
+async def test_of_a_growing_message_that_was_planned_twice_the_longer_stands(alice: Teller) -> None:
+    history = await opened(alice, "c1")
+    turns = [alice.begin([*history, user(text)], "c1") for text in ("I would", "I would like tea")]
+    for turn in reversed(turns):
+        await alice.end(turn, [assistant("Yes.")])
+    assert [e.standing for e in alice.rows()] == [True, True, True, False]
+
+
+async def test_two_first_turns_of_somebody_new_meet_in_one_memory(alice: Teller) -> None:
+    turns = [alice.begin([user(f"fact {k}")], "c1") for k in range(2)]
+    ends = [await alice.end(turn, [assistant(f"r{k}")]) for k, turn in enumerate(turns)]
+    assert ends[0].agent.id == ends[1].agent.id
+    assert ends[0].conversation == ends[1].conversation
+    assert [e.standing for e in alice.rows()] == [True, True]
+
+
+async def test_edits_of_a_repeated_turn_are_kept_once(alice: Teller) -> None:
+    history = [user("I like tea")]
+    for k in range(2):
+        await alice.end(alice.begin(history, "c1"), noted("Noted.", f"m{k}"), ["tea"])
+    await alice.say([*history, assistant("Noted."), user("on")], assistant("Yes."), "c1")
+    (block,) = alice.store.blocks.load(alice.agent.id)
+    assert block.value == "tea"
+    await alice.end(alice.begin(history, "c1"), noted("Noted.", "m9"), ["tea"])  # merged, and asked once more
+    look = alice.store.turns.look(alice.agent, "c1", None)
+    assert look is not None
+    assert look.ops == []
+    assert look.blocks[0].value == "tea"
+
+
+async def test_edits_of_a_turn_off_the_record_are_not_kept(alice: Teller) -> None:
+    asked = [user("a secret")]
+    await alice.end(alice.begin(asked, "c1", Mode.OFF), [assistant("Sorry.")])
+    await alice.end(
+        alice.begin(asked, "c1"), noted("Sorry."), ["secret"]
+    )  # asked again, memory on: stays off
+    look = alice.store.turns.look(alice.agent, "c1", None)
+    assert look is not None
+    assert look.ops == []
+    assert all(e.input is None for e in alice.rows())
+
+
+# -- forgotten meanwhile
+
+
+@pytest.mark.parametrize("is_plain", [True, False], ids=["plain", "weighed"])
+async def test_what_was_planned_before_something_was_forgotten_is_not_written(
+    alice: Teller, is_plain: bool
+) -> None:
+    history = await opened(alice, "c1")
+    turn = alice.begin([*history, user("three")] if is_plain else history[:3], "c1")
+    assert turn.is_plain is is_plain
+    await alice.store.writer.submit(lambda c: c.execute("UPDATE agents SET epoch = epoch + 1"))
+    before = alice.rows()
+    dump = await _everything(alice.store)
+    with pytest.raises(Stale):
+        await alice.end(turn, noted("Third."), ["tea"], snapshot=SECTION)
+    assert alice.rows() == before
+    assert await _everything(alice.store) == dump
+
+
+async def _everything(store: SqliteStore) -> list[str]:
+    # `probe` is the writer's own; text alone, since rows are compared and not bytes of the file
+    dump = await store.writer.submit(lambda c: list(c.iterdump()))
+    return [line for line in dump if "probe" not in line]
+
+
+# -- whose rows they are
+
+
+@pytest.fixture
+async def bob(alice: Teller) -> Teller:
+    """Somebody else, after alice said much: a hidden round, an edit, a turn off the record, a memory section."""
+    history = [user("my pin is 1234"), assistant("Noted.")]
+    await alice.end(alice.begin(history[:1], "c1"), noted("Noted."), ["1234"], snapshot=SECTION)
+    await alice.end(alice.begin([user("a secret")], "c2", Mode.OFF), [assistant("Sorry.")])
+    await alice.say([user("found without an id")], assistant("Yes, it is."))
+    other = Teller(alice.store, BOB, alice.now)
+    await other.say([user("Hi")], assistant("Hello!"), "of bob")
+    return other
+
+
+async def test_a_look_sees_nothing_of_another_agent(alice: Teller, bob: Teller) -> None:
+    for e in alice.rows():
+        look = bob.store.turns.look(bob.agent, "c1", e.path)
+        assert look is not None
+        assert (look.conversation, look.exchange, look.snapshot) == (None, None, None)
+        assert (look.additions, look.ops) == ([], [])
+        assert [look.is_head, look.has_tombs, look.is_continued, look.has_rivals] == [False] * 4
+        assert [b.value for b in look.blocks] == [""]
+
+
+async def test_a_look_with_another_agents_row_and_ones_own_scope_is_none(alice: Teller, bob: Teller) -> None:
+    mixed = replace(alice.agent, scope=BOB)
+    assert bob.store.turns.look(mixed, "c1", alice.rows()[0].path) is None
+
+
+async def test_a_pool_holds_nothing_of_another_agent(alice: Teller, bob: Teller) -> None:
+    theirs = alice.rows()
+    probes = [
+        Probes("c1"),
+        Probes(
+            None,
+            [e.reply_key for e in theirs if e.reply_key],
+            [b"".join(e.inputs[-1]) for e in theirs],
+            [e.path for e in theirs] + [b"".join(a) for e in theirs for a in e.inputs],
+            since=0.0,
+        ),
+    ]
+    for probe in probes:
+        assert alice.store.turns.pool(alice.agent, probe).exchanges
+        pool = bob.store.turns.pool(bob.agent, probe)
+        assert pool.conversation is None
+        assert not {e.id for e in pool.exchanges} & {e.id for e in theirs}
+        for e in theirs:
+            got = pool.fetch(e.id)
+            assert (got.input, got.said, got.full) == (None, None, None)
+
+
+async def test_a_snapshot_and_a_uid_are_their_agents_alone(alice: Teller, bob: Teller) -> None:
+    e = alice.rows()[0]
+    turns = bob.store.turns
+    assert e.snapshot is not None
+    stored = turns.snapshot(alice.agent, e.snapshot)
+    assert stored is not None
+    assert stored.text == SECTION.text
+    assert turns.snapshot(bob.agent, e.snapshot) is None
+    assert turns.conversation_uid(alice.agent, e.conversation)
+    assert turns.conversation_uid(bob.agent, e.conversation) is None
+
+
+async def test_a_turn_written_with_anothers_ids_touches_nothing_of_theirs(alice: Teller, bob: Teller) -> None:
+    theirs = alice.rows()
+    history = [user("my pin is 1234"), assistant("Noted."), user("on")]
+    rev = _rev(alice, "c1")
+    stolen = replace(theirs[0], id=0, parent=theirs[0].id, depth=1)
+    turn = bob.begin(history, "c1")
+    write = _write(bob, turn, (stolen, rev))
+    committed: Committed = await bob.store.turns.commit(write)
+    assert not committed.is_plain
+    assert alice.rows() == theirs
+    mine = bob.rows()[-1]
+    assert mine.parent is None
+    assert mine.conversation != theirs[0].conversation
+    own = replace(bob.rows()[0], id=0, parent=theirs[0].id, depth=1)
+    await bob.store.turns.commit(_write(bob, turn, (own, _rev(bob, "of bob"))))
+    assert alice.rows() == theirs  # not even marked as carried
+
+
+async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Teller, bob: Teller) -> None:
+    theirs = alice.rows()
+    seen: list[Pool] = []
+
+    def decide(pool: Pool) -> Change:
+        seen.append(pool)
+        return Change(None)
+
+    await bob.store.turns.settle(theirs[0].conversation, bob.agent.id, 1.0, decide, edits.merge)
+    assert [e for pool in seen for e in pool.exchanges] == []
+    assert alice.rows() == theirs
+
+
+def _rev(teller: Teller, key: str) -> int:
+    look = teller.store.turns.look(teller.agent, key, None)
+    assert look is not None
+    assert look.conversation is not None
+    return look.conversation.rev
+
+
+def _write(teller: Teller, turn: StoredTurn, plain: tuple[Exchange, int]) -> TurnWrite:
+    ended = settle.Ended(-1, [assistant("Yes.")], assistant("Yes."), teller.now(), {})
+    return TurnWrite(
+        agent=teller.agent,
+        key=turn.key,
+        uid=f"of {teller.scope.subject} {ended.now}",
+        now=ended.now,
+        plain=plain,
+        probes=Probes(turn.key),
+        decide=lambda pool: recollect._decide(pool, turn.plan, ended, settle.finish),
+        merge=edits.merge,
+        carries=True,
+    )
+
+
+# -- all columns
+
+
+@both
+async def test_what_is_stored_is_what_one_would_work_out(alice: Teller, key: str | None) -> None:
+    history = await opened(alice, key)
+    asked = [*history, user("I like tea")]
+    await alice.end(alice.begin(asked, key), noted("One moment. Noted."), ["tea"])
+    cut = [*asked, assistant("One mom..."), user("wait")]  # a reply that was cut: its path is hashed anew
+    await alice.say(cut, assistant("Yes?"), key)
+    rows = alice.rows()
+    check_columns(rows, Canon(alice.agent.secret), {rows[0].conversation} if key else ())
+    assert [e.state.value for e in rows] == ["finished"] * 4
+    assert [e.seq for e in rows] == [1, 3, 5, 7]
