@@ -26,15 +26,21 @@ UNANSWERED = "No result was given."
 class Composition:
     """Around the client's list. Indices are those of the request's own `messages`.
 
-    fill: messages to go before the first of the client's that is not a system message.
+    fill: messages to go before the first of the client's that is not a system message; fill_atoms: what each of them
+        says, without our notes.
     notes: index -> text before that message's text. hidden: index -> the messages that take its place.
     breaks: hidden rounds that could not be put back, each a break of the prompt's stable prefix.
     """
 
     fill: list[WireMessage] = field(default_factory=list)
+    fill_atoms: list[tuple[Atom, ...]] = field(default_factory=list)
     notes: dict[int, str] = field(default_factory=dict)
     hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     breaks: int = 0
+
+    def add(self, message: WireMessage, atoms: tuple[Atom, ...]) -> None:
+        self.fill.append(message)
+        self.fill_atoms.append(atoms)
 
 
 def prefixed(message: WireMessage, note: str) -> WireMessage:
@@ -69,9 +75,10 @@ def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, st
     found = Composition()
     _fill(tree, plan, offered, found)
     held = len(plan.held)
-    found.fill += [prefixed(m, fresh.get(i, "")) for i, m in enumerate(plan.held)]
+    for i, m in enumerate(plan.held):
+        found.add(prefixed(m, fresh.get(i, "")), listing.canon.atoms(m))
     if plan.appending:
-        found.fill = _answered(found.fill, listing.messages)
+        _answer(found, listing.messages)
     for i, note in fresh.items():
         if i >= held and note:
             found.notes[listing.places[plan.new[i - held]]] = note
@@ -104,10 +111,11 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
         if element.place >= 0:
             if content.messages is not None:
                 note = x.notes.get(element.place, "") if is_user(element.atoms) else ""
-                found.fill.append(prefixed(content.messages[element.place], note))
+                found.add(prefixed(content.messages[element.place], note), element.atoms)
         elif content.said is not None:
             said = _bare(content.said)
-            found.fill += put_back(content, said, None, offered) or [said]
+            for m in put_back(content, said, None, offered) or [said]:
+                found.add(m, element.atoms)
 
 
 def _bare(said: WireMessage) -> WireMessage:
@@ -115,26 +123,21 @@ def _bare(said: WireMessage) -> WireMessage:
     return {k: v for k, v in said.items() if k in ("role", "content") or v not in (None, [])}
 
 
-def _answered(fill: Sequence[WireMessage], new: Sequence[WireMessage]) -> list[WireMessage]:
+def _answer(found: Composition, new: Sequence[WireMessage]) -> None:
     """Where the history is ours, a call that was never answered gets a result, so that it locks nothing.
 
     new: what follows. The result stands right behind the call, where it is found again with the next request.
     """
+    fill, atoms = found.fill, found.fill_atoms
     whole = [*fill, *new]
-    found: list[WireMessage] = []
+    found.fill, found.fill_atoms = [], []
     for i, m in enumerate(fill):
-        found.append(m)
-        calls = m.get("tool_calls")
-        if not calls:
-            continue
+        found.add(m, atoms[i])
         results = takewhile(lambda y: y.get("role") == "tool", whole[i + 1 :])
-        known = {str(y.get("tool_call_id")) for y in results}
-        found += [
-            {"role": "tool", "tool_call_id": c.get("id"), "content": UNANSWERED}
-            for c in calls
-            if call_id(c) not in known
-        ]
-    return found
+        known = {str(y.get("tool_call_id")) for y in results} if m.get("tool_calls") else set()
+        for call in m.get("tool_calls") or []:
+            if call_id(call) not in known:
+                found.add({"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}, ())
 
 
 def _hide(

@@ -21,11 +21,15 @@ __all__ = ["Additions", "Assembly", "assemble"]
 
 @dataclass(frozen=True, slots=True)
 class Additions:
-    """What of ours goes in. system: text for the leading system message. offered: memory tools, name -> tool."""
+    """What of ours goes in. system: text for the leading system message. offered: memory tools, name -> tool.
+
+    counted: tokens of messages as they were counted before, by their identity.
+    """
 
     composition: Composition = field(default_factory=Composition)
     system: str = ""
     offered: dict[str, str] = field(default_factory=dict)
+    counted: dict[int, int] = field(default_factory=dict)
 
     @property
     def injected_bytes(self) -> int:
@@ -35,13 +39,17 @@ class Additions:
 
 @dataclass(slots=True)
 class Assembly:
-    """dropped: indices of the client's messages that do not fit; fill: what goes before them."""
+    """dropped: indices of the client's messages that do not fit; fill: what goes before them.
+
+    filled: of the composition's fill, the indices of what fits; None: all.
+    """
 
     request: ChatRequest
     model: str
     additions: Additions
     fill: list[WireMessage]
     dropped: set[int] = field(default_factory=set)
+    filled: list[int] | None = None
     kept_hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     evicted_tokens: int = 0
     adds_usage: bool = False
@@ -130,12 +138,22 @@ async def _fit(found: Assembly, context_tokens: int) -> None:
     fixed += sum(tokenizer.count(orjson.dumps(each).decode()) for each in named if each)
     budget: Budget | None = plan_budget(context_tokens, max_tokens=request.max_tokens, fixed_tokens=fixed)
     elements = [describe(m, message_tokens(m, upper_bound)) for _, m in entries]
-    window = fit_window(elements, budget, lambda i: message_tokens(entries[i][1], tokenizer.count))
+
+    def count(i: int) -> int:
+        at, m = entries[i]
+        if at is not None and m is not request.messages[at]:
+            return message_tokens(m, tokenizer.count)  # made for this list alone: its identity says nothing
+        if id(m) not in added.counted:
+            added.counted[id(m)] = message_tokens(m, tokenizer.count)
+        return added.counted[id(m)]
+
+    window = fit_window(elements, budget, count)
     if window.is_whole:
         return
     kept = set(window.indices)
     found.evicted_tokens = window.evicted_tokens
-    found.fill = [m for n, (i, m) in enumerate(entries) if i is None and n in kept]
+    found.filled = [n for n in range(len(found.fill)) if n in kept]
+    found.fill = [found.fill[n] for n in found.filled]
     hidden: dict[int, list[WireMessage]] = {}
     for n, (at, m) in enumerate(entries):
         if at is None:

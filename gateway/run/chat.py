@@ -78,7 +78,7 @@ class Chat:
         profile = self._profile(identity)
         if not identity.append and profile.history == "append" and identity.conversation is not None:
             identity = replace(identity, append=True)
-        memory, status = await self._recollect(request, identity, profile)
+        memory, status = await self._recollect(request, route, identity, profile)
         receipt.headers.append(("x-mnemogate-memory", status))
         provider = self._providers[route.upstream]
         passed = forwardable(headers)
@@ -117,7 +117,7 @@ class Chat:
     ) -> int:
         added = Additions(system=profile.system or "")
         if memory is not None and memory.asked.identity.mode is not Mode.OFF:
-            added = Additions(memory.composition, memory.section.text, memory.offered)
+            added = memory.additions
             if memory.composition.breaks:
                 self._metrics.prefix_breaks.inc()
         window = route.context_window
@@ -148,7 +148,7 @@ class Chat:
         return await run.run(spec)
 
     async def _recollect(
-        self, request: ChatRequest, identity: Identity, profile: ProfileSettings
+        self, request: ChatRequest, route: Route, identity: Identity, profile: ProfileSettings
     ) -> tuple[Recollection | None, str]:
         """Memory's part, and how it stands: a store that fails takes memory away, not the answer."""
         if identity.scope is None:
@@ -165,7 +165,8 @@ class Chat:
             # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
             return self._without(strict, health.error or f"the store is {health.status}")
         try:
-            memory = await self.recollector.begin(Asked(request, identity, profile, self._now()))
+            asked = Asked(request, identity, profile, self._now(), route.model, route.context_window)
+            memory = await self.recollector.begin(asked)
         except StoreError as error:
             _log.warning("answered without memory: %s", error.message)
             return self._without(strict, error.message)

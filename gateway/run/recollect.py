@@ -29,6 +29,7 @@ from gateway.core.section import Section, learned, make_section
 from gateway.core.tell import message_at, told_places
 from gateway.core.tree import Tree, is_tombstone
 from gateway.core.turn import End, Outcome
+from gateway.run.assemble import Additions, Assembly, assemble
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from storage.base import Store
 from storage.errors import StoreError, TooSlow
@@ -63,12 +64,17 @@ OPEN_WAIT_S = 5.0  # chosen: a disk slower than that is down for a mode that can
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """profile: the one that the identity names. now: seconds since the epoch."""
+    """profile: the one that the identity names. now: seconds since the epoch.
+
+    model: what the upstream calls it. context_tokens: its window; None: unknown, and nothing falls out of it.
+    """
 
     request: ChatRequest
     identity: Identity
     profile: ProfileSettings
     now: float
+    model: str = ""
+    context_tokens: int | None = None
 
 
 def messages_of(
@@ -237,6 +243,7 @@ class Recollection:
     notes: dict[int, str] = field(default_factory=dict)  # by index among the new messages
     blocks: list[Block] = field(default_factory=list)  # as this path sees them
     ops: list[BlockOp] = field(default_factory=list)
+    counted: dict[int, int] = field(default_factory=dict)  # tokens of messages, by identity
     recalled_tokens: int = 0
     recall_ms: float = 0.0
     recall_failed: bool = False
@@ -278,13 +285,27 @@ class Recollection:
         )
         if profile.history == "client":
             self.plan.fill = []
-        if is_asked:
-            fresh[last] = await self._recall(text_of(new[last]), new)
-        self.notes = {} if self.plan.off else fresh
         if self.tree is None:
             self.composition = compose_plain(self.query.listing, self.look, self.offered, fresh)
         else:
             self.composition = compose(self.tree, self.plan, self.offered, fresh)
+        if is_asked:
+            fresh[last] = await self._recall(text_of(new[last]), await self._assemble())
+            if fresh[last]:
+                self.composition.notes[self.query.listing.places[self.plan.new[-1]]] = fresh[last]
+        self.notes = {} if self.plan.off else fresh
+
+    @property
+    def additions(self) -> Additions:
+        return Additions(self.composition, self.section.text, self.offered, self.counted)
+
+    async def _assemble(self) -> Assembly | None:
+        """What of the conversation is in sight, before there is a note; None: all of it."""
+        asked = self.asked
+        if asked.context_tokens is None:
+            return None
+        found = await assemble(asked.request, asked.model, self.additions, asked.context_tokens)
+        return found if found.evicted_tokens else None
 
     def _path_ids(self) -> set[int]:
         anchor = self.plan.place.anchor
@@ -315,13 +336,13 @@ class Recollection:
         known = {i: known_note(self.tree, self.plan, i) for i in users}
         return {i: note for i, note in known.items() if note is not None}
 
-    async def _recall(self, text: str, new: Sequence[WireMessage]) -> str:
-        """The note for the user's last message; block changes ride in it."""
+    async def _recall(self, text: str, cut: Assembly | None) -> str:
+        """The note for the user's last message; block changes ride in it. cut: the conversation, if it does not fit."""
         settings, scope = self.by.settings, self.asked.identity.scope
         anchor = self.plan.place.anchor
         hits: list[recall.Recalled] = []
         elsewhere = self.look.next_seq - 1 - (anchor.length if anchor else 0)
-        if scope is not None and scope.is_person and settings.recall_tokens and elsewhere > 0:
+        if scope is not None and scope.is_person and settings.recall_tokens and (elsewhere > 0 or cut):
             begun = time.perf_counter()
             query = recall.make_query(text)
             deadline = (
@@ -340,8 +361,8 @@ class Recollection:
                 hits = recall.choose(
                     found,
                     query,
-                    exclude_atoms=self._window_atoms(),
-                    told=self._told_notes(),
+                    exclude_atoms=self._window_atoms(cut),
+                    told=self._told_notes() if cut is None else self._notes_in(cut),
                     budget_tokens=settings.recall_tokens,
                 )
             except StoreError as error:
@@ -353,10 +374,20 @@ class Recollection:
         self.recalled_tokens = recall.estimate_tokens(note) if hits else 0
         return note
 
-    def _window_atoms(self) -> set[bytes]:
-        found = {a for atoms in self.query.listing.atoms for a in atoms}
-        found.update(a for el in self.plan.fill for a in el.atoms)
+    def _window_atoms(self, cut: Assembly | None) -> set[bytes]:
+        listing, composed = self.query.listing, self.composition
+        dropped = cut.dropped if cut else ()
+        filled = range(len(composed.fill)) if cut is None or cut.filled is None else cut.filled
+        found = {
+            a for i, atoms in enumerate(listing.atoms) if listing.places[i] not in dropped for a in atoms
+        }
+        found.update(a for n in filled for a in composed.fill_atoms[n])
         return found
+
+    def _notes_in(self, cut: Assembly) -> list[str]:
+        """What our notes told, as far as it is still in sight."""
+        notes = [note for i, note in self.composition.notes.items() if i not in cut.dropped]
+        return notes + [text_of(m) for m in cut.fill if m.get("role") == "user"]
 
     def _told_notes(self) -> list[str]:
         if self.tree is None:

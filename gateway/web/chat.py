@@ -34,7 +34,8 @@ class ChatRoute:
             trace.model, trace.stream = request.model, request.stream
             receipt = Receipt(trace.begun, [])
             caller = trace.caller
-            async with Reply(receive, send, self._settings.send_timeout_s) as reply:
+            connection = scope["state"].get("connection")
+            async with Reply(receive, send, self._settings.send_timeout_s, connection) as reply:
                 try:
                     served = await self._chat.answer(
                         request, scope["headers"], caller.project, caller.credential, reply, receipt

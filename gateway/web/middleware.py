@@ -90,6 +90,7 @@ class Edge:
         self._active = 0
         self.idle = asyncio.Event()
         self.idle.set()
+        metrics.watch_requests(lambda: self._active)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -126,7 +127,6 @@ class Edge:
 
         self._active += 1
         self.idle.clear()
-        self._metrics.in_flight.inc()
         try:
             path = scope["path"]
             if path not in OPEN_PATHS and not (self._open_prefix and path.startswith(self._open_prefix)):
@@ -145,7 +145,6 @@ class Edge:
             self._active -= 1
             if not self._active:
                 self.idle.set()
-            self._metrics.in_flight.dec()
             self._metrics.request(trace.route, trace.status)
             self._write_line(scope, trace)
 

@@ -57,14 +57,21 @@ class _Connection(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self.on_lost: Callable[[], object] | None = None  # told when the client has closed the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Corked(transport))  # type: ignore[arg-type]
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
 
+    @property
+    def is_lost(self) -> bool:
+        return self.transport.is_closing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -83,6 +90,7 @@ class _Connection(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self.scope["state"]["transport"] = self.transport
+        self.scope["state"]["connection"] = self
 
     def on_headers_complete(self) -> None:
         self._in_head = False
