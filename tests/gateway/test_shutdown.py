@@ -159,7 +159,11 @@ def test_a_turn_cancelled_right_before_the_end_is_written(upstream: StrictUpstre
 def test_a_turn_released_before_its_commit_is_written_before_the_end(
     upstream: StrictUpstream, database: Path
 ) -> None:
-    with gateway_on(upstream, database, commit_wait_ms=1) as gateway, stalled(gateway), gateway.connect() as client:
+    with (
+        gateway_on(upstream, database, commit_wait_ms=1) as gateway,
+        stalled(gateway),
+        gateway.connect() as client,
+    ):
         send(client, "Hi", stream=False)
         assert client.read_reply().headers["x-mnemogate-durable"] == "false"
         stop(gateway)
