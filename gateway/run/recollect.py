@@ -57,6 +57,7 @@ PROBED_TURNS = (
     8  # how many turns back our replies are looked for; further back the path's own hash finds them
 )
 _ids = random.Random()  # conversations' names are no secrets: knowing one opens nothing
+NOTE_SHARE = 16  # of the model's context, what one note may take at most
 SEARCH_RESULTS = 5  # of a search by the model that does not say how many it wants
 INDEX_EVERY = 16  # messages a memory may grow before its search index follows
 OPEN_WAIT_S = 5.0  # chosen: a disk slower than that is down for a mode that cannot do without it
@@ -344,7 +345,7 @@ class Recollection:
         elsewhere = self.look.next_seq - 1 - (anchor.length if anchor else 0)
         if scope is not None and scope.is_person and settings.recall_tokens and (elsewhere > 0 or cut):
             begun = time.perf_counter()
-            query = recall.make_query(text)
+            query, budget = recall.make_query(text), self._note_tokens()
             deadline = (
                 settings.voice_deadline_ms if self.asked.request.stream else settings.recall_deadline_ms
             )
@@ -363,7 +364,8 @@ class Recollection:
                     query,
                     exclude_atoms=self._window_atoms(cut),
                     told=self._told_notes() if cut is None else self._notes_in(cut),
-                    budget_tokens=settings.recall_tokens,
+                    budget_tokens=budget,
+                    cut_chars=min(recall.CUT_CHARS, 2 * budget),
                 )
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
@@ -373,6 +375,11 @@ class Recollection:
         note = recall.render_note(hits, self.section.changes, self.query.now)
         self.recalled_tokens = recall.estimate_tokens(note) if hits else 0
         return note
+
+    def _note_tokens(self) -> int:
+        """A note stays in the conversation, so in a small window it has to be small as well."""
+        budget, context = self.by.settings.recall_tokens, self.asked.context_tokens
+        return budget if context is None else min(budget, context // NOTE_SHARE)
 
     def _window_atoms(self, cut: Assembly | None) -> set[bytes]:
         listing, composed = self.query.listing, self.composition
