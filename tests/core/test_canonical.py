@@ -1,0 +1,263 @@
+"""The canonical form: what a client may do to a message without making it another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.canonical import (
+    Canon,
+    Listing,
+    WireMessage,
+    calls_of,
+    grows,
+    is_cut_of,
+    text_of,
+    visible,
+)
+from tests.core.conversations import assistant, call, picture, result, system, user
+
+CANON = Canon(b"k" * 16)
+
+texts = st.text(st.characters(codec="utf-8"), max_size=30)
+scalars = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | texts
+arguments = st.dictionaries(
+    texts, st.recursive(scalars, lambda inner: st.lists(inner, max_size=3)), max_size=4
+)
+spaces = st.sampled_from(["", " ", "\n", "\t ", "\u00a0"])
+
+
+def flat(messages: list[WireMessage]) -> list[bytes]:
+    return [a for m in messages for a in CANON.atoms(m)]
+
+
+# -- what makes no difference
+
+
+@given(st.lists(st.tuples(texts, spaces), max_size=5), st.sampled_from(["user", "assistant", "tool"]))
+def test_white_space_makes_no_difference(pieces: list[tuple[str, str]], role: str) -> None:
+    plain = {"role": role, "content": "".join(text for text, _ in pieces)}
+    spaced = {"role": role, "content": "".join(text + space for text, space in pieces)}
+    assert CANON.atoms(plain) == CANON.atoms(spaced)
+
+
+@given(st.lists(texts, max_size=4), st.sampled_from(["user", "assistant", "tool"]))
+def test_text_in_parts_is_the_same_text(pieces: list[str], role: str) -> None:
+    whole = {"role": role, "content": "".join(pieces)}
+    parts: list[Any] = [{"type": "text", "text": p, "cache_control": {"type": "ephemeral"}} for p in pieces]
+    assert CANON.atoms(whole) == CANON.atoms({"role": role, "content": parts})
+
+
+@given(texts, arguments)
+def test_text_and_call_in_one_message_or_two(text: str, args: dict[str, Any]) -> None:
+    made = call("1", arguments=orjson.dumps(args).decode())
+    assert flat([assistant(text, made)]) == flat([assistant(text), assistant(None, made)])
+
+
+@given(arguments, texts)
+def test_arguments_dumped_anew_and_ids_renamed(args: dict[str, Any], id: str) -> None:
+    ours = call("1", arguments=orjson.dumps(args).decode())
+    turned = dict(reversed(args.items()))
+    theirs = call(id, arguments=orjson.dumps(turned, option=orjson.OPT_INDENT_2).decode())
+    assert flat([assistant(None, ours)]) == flat([assistant(None, theirs)])
+
+
+@given(st.dictionaries(st.sampled_from(["reasoning", "refusal", "audio", "x"]), scalars, max_size=3))
+def test_fields_that_are_not_words_make_no_difference(more: dict[str, Any]) -> None:
+    assert CANON.atoms({**assistant("Hello!"), **more}) == CANON.atoms(assistant("Hello!"))
+
+
+def test_the_older_function_call_is_the_same_call() -> None:
+    older = {"role": "assistant", "content": None, "function_call": call("1")["function"]}
+    assert CANON.atoms(older) == CANON.atoms(assistant(None, call("1")))
+    answer = {"role": "function", "name": "get_weather", "content": "sunny"}
+    assert CANON.atoms(answer) == CANON.atoms(result("1", "sunny"))
+
+
+def test_system_messages_have_no_atoms() -> None:
+    assert (
+        CANON.atoms(system("The time is 12:00")) == CANON.atoms({"role": "developer", "content": "x"}) == ()
+    )
+
+
+def test_a_message_that_says_nothing_has_no_atoms() -> None:
+    assert CANON.atoms(assistant(None)) == CANON.atoms(assistant(" \n")) == ()
+
+
+# -- what does
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (user("a"), user("b")),
+        (user("a"), assistant("a")),  # who said it
+        (user("a"), result("1", "a")),
+        (user("a", name="Ann"), user("a", name="Bob")),  # who of several users
+        (user("a"), picture("a", "data:1")),  # whether there was a picture
+        (assistant(None, call("1", "f")), assistant(None, call("1", "g"))),
+        (assistant(None, call("1", "f", '{"a":1}')), assistant(None, call("1", "f", '{"a":2}'))),
+        (assistant("f"), assistant(None, call("1", "f"))),
+    ],
+)
+def test_words_speakers_and_calls_make_a_difference(one: WireMessage, other: WireMessage) -> None:
+    assert CANON.atoms(one) != CANON.atoms(other)
+
+
+def test_pictures_have_the_same_atoms_and_other_digests() -> None:
+    one, other = picture("what is this?", "data:1"), picture("what is this?", "data:2")
+    assert CANON.atoms(one) == CANON.atoms(other)
+    assert CANON.media(one) != CANON.media(other)
+    assert CANON.media(user("what is this?")) == b""
+
+
+def test_another_secret_makes_other_hashes() -> None:
+    assert Canon(b"x" * 16).atoms(user("a")) != CANON.atoms(user("a"))
+
+
+def test_parts_of_a_text_cannot_be_shifted_into_a_name() -> None:
+    assert CANON.atoms(user("bc", name="a")) != CANON.atoms(user("c", name="ab"))
+
+
+# -- whatever clients send
+
+
+@given(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "tool", "system", "function", "other"])},
+        optional={
+            "content": scalars
+            | st.lists(scalars | st.dictionaries(st.sampled_from(["type", "text"]), scalars)),
+            "name": scalars,
+            "tool_calls": scalars
+            | st.lists(
+                scalars
+                | st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "id": scalars,
+                        "function": scalars
+                        | st.fixed_dictionaries({}, optional={"name": scalars, "arguments": scalars}),
+                    },
+                ),
+                max_size=3,
+            ),
+        },
+    )
+)
+def test_any_message_has_a_canonical_form(message: WireMessage) -> None:
+    atoms = CANON.atoms(message)
+    assert atoms == CANON.atoms(orjson.loads(orjson.dumps(message)))
+    assert all(len(a) == 12 and a[:1] in b"uatc" for a in atoms)
+    text_of(message), calls_of(message), CANON.media(message)
+
+
+def test_broken_arguments_and_lone_surrogates_are_hashed_as_they_are() -> None:
+    broken = assistant(None, call("1", arguments='{"city": "Par'))
+    assert CANON.atoms(broken) == CANON.atoms(assistant(None, call("2", arguments='{"city":"Par')))
+    assert CANON.atoms(user("\ud83d")) != CANON.atoms(user("\ud83e"))
+
+
+# -- a list
+
+
+def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -> None:
+    listing = Listing(CANON, [system("s"), user("a"), system("t"), assistant("b"), user("c")])
+    assert listing.places == [1, 3, 4]
+    assert listing.said == 2
+    assert len(listing) == 3
+    assert listing.flat(2) == flat([user("a"), assistant("b")])
+
+
+@pytest.mark.parametrize("messages", [[], [user("a")], [system("s")]])
+def test_a_list_without_a_reply_has_said_nothing(messages: list[WireMessage]) -> None:
+    assert Listing(CANON, messages).said == 0
+
+
+@given(st.lists(st.binary(min_size=12, max_size=12), max_size=6), st.integers(0, 6))
+def test_a_path_is_one_hash_however_it_is_cut(atoms: list[bytes], at: int) -> None:
+    assert CANON.path(atoms) == CANON.path(atoms[at:], atoms[:at])
+
+
+def test_a_reply_is_looked_up_by_its_text_else_by_its_calls() -> None:
+    with_text = CANON.atoms(assistant("Let me look.", call("1")))
+    assert CANON.reply_key(with_text) == CANON.reply_key(CANON.atoms(assistant("Let me look.")))
+    calls = CANON.atoms(assistant(None, call("1")))
+    assert CANON.reply_key(calls) == CANON.reply_key(CANON.atoms(assistant("", call("2")))) is not None
+    assert CANON.reply_key(()) is None
+
+
+# -- transcripts
+
+
+@pytest.mark.parametrize(
+    ("new", "old"),
+    [
+        ("I would like", "I would"),
+        ("I would like", "i would li"),  # the last word was completed
+        ("I would like a table", "I would."),
+        ("I would", "I would"),
+    ],
+)
+def test_a_transcript_that_went_on(new: str, old: str) -> None:
+    assert grows(new, old)
+
+
+@pytest.mark.parametrize(
+    ("new", "old"),
+    [
+        ("Hire me", "Hi"),  # one word alone is not completed
+        ("My key number 2 is", "My key number 1 is"),
+        ("I would", "I would like"),
+        ("Translate banana", "Translate apple"),
+        ("anything", ""),
+        ("anything", "..."),
+    ],
+)
+def test_one_that_did_not(new: str, old: str) -> None:
+    assert not grows(new, old)
+
+
+@pytest.mark.parametrize(
+    "spoken",
+    [
+        "I booked a hotel",
+        "I booked a hotel...",
+        "I booked a ho-",
+        "I  booked\na hotel…",
+        "i booked a hotel [interrupted]",
+        "I booked a (laughs)",
+        "I booked a hotel.",
+    ],
+)
+def test_what_was_spoken_of_a_reply(spoken: str) -> None:
+    assert is_cut_of(spoken, "I booked a hotel. It is the Ritz.")
+
+
+@pytest.mark.parametrize(
+    ("spoken", "ours"),
+    [
+        ("Sure! Here is a joke", "Sure! Here is a poem"),
+        ("Ok then", "Ok"),  # longer
+        ("I", "I booked a hotel"),  # too little to tell
+        ("...", "I booked a hotel"),
+        ("", "I booked a hotel"),
+    ],
+)
+def test_what_was_not(spoken: str, ours: str) -> None:
+    assert not is_cut_of(spoken, ours)
+
+
+@given(texts)
+def test_a_whole_reply_was_spoken(text: str) -> None:
+    assert is_cut_of("abcd" + text, "abcd" + text)
+
+
+def test_what_the_client_sees_is_the_text_as_streamed_and_its_own_calls() -> None:
+    full = [assistant("One. ", call("m", "memory_insert"), call("w")), result("m", "ok"), assistant("Two.")]
+    assert visible(full, {"m"}) == assistant("One. Two.", call("w"))
+    assert visible([assistant(None)], ()) == assistant("")

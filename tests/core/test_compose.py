@@ -1,0 +1,238 @@
+"""What goes around the client's messages: hidden rounds byte for byte, notes written once, nothing else touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.canonical import WireMessage, text_of, visible
+from gateway.core.compose import prefixed, put_back
+from gateway.core.tree import Content
+from tests.core.conversations import (
+    OUR_TOOLS,
+    World,
+    assistant,
+    call,
+    drawn,
+    goes_on_from,
+    picture,
+    result,
+    user,
+)
+
+both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
+
+ROUND = [assistant("One moment. ", call("m1", "memory_insert", '{"x":1}')), result("m1", "inserted")]
+HIDDEN = [*ROUND, assistant("Noted, tea.")]
+SAID = "One moment. Noted, tea."
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+# -- hidden rounds
+
+
+@both
+def test_a_hidden_round_is_put_back_byte_for_byte(world: World, key: str | None) -> None:
+    first = world.begin([user("I like tea")], key)
+    world.finish(first, HIDDEN, ["tea"])
+    assert world.tree() == f"stands: I like tea > {SAID}"
+    history = [user("I like tea"), assistant(SAID)]
+    second = world.begin([*history, user("and?")], key)
+    assert [m for _, m in second.sent] == [user("I like tea"), *HIDDEN, user("and?")]
+    assert goes_on_from(second, first)
+    world.finish(second, "That is all.")
+    third = world.begin([*history, user("and?"), assistant("That is all."), user("bye")], key)
+    assert goes_on_from(third, second)
+    assert third.composition.breaks == 0
+
+
+@both
+@pytest.mark.parametrize("cut", ["One moment. Not", "One moment. Noted, te..."])
+def test_a_reply_cut_after_the_round_keeps_it(world: World, key: str | None, cut: str) -> None:
+    world.say([user("I like tea")], HIDDEN, key)
+    request = world.begin([user("I like tea"), assistant(cut), user("wait")], key)
+    rest = cut.removeprefix("One moment. ")
+    assert request.lines == [
+        "user: I like tea",
+        "~ assistant: One moment.  memory_insert()",
+        "~ tool: =inserted",
+        f"~ assistant: {rest}",
+        "user: wait",
+    ]
+
+
+@both
+def test_a_reply_cut_before_the_round_ended_goes_as_it_is(world: World, key: str | None) -> None:
+    world.say([user("I like tea")], HIDDEN, key)
+    request = world.begin([user("I like tea"), assistant("One mo"), user("wait")], key)
+    assert request.is_untouched
+    assert request.composition.breaks == 1
+
+
+@both
+def test_a_request_that_dropped_our_tools_gets_no_round(world: World, key: str | None) -> None:
+    world.say([user("I like tea")], HIDDEN, key)
+    request = world.begin([user("I like tea"), assistant(SAID), user("and?")], key, tools=())
+    assert request.is_untouched
+    assert request.composition.breaks == 1
+
+
+def test_a_hidden_round_is_nobody_elses(world: World) -> None:
+    world.say([user("I like tea")], HIDDEN, "c1")
+    history = [user("I like tea"), assistant(SAID), user("and?")]
+    for where in ({"key": "c2"}, {"key": "c1", "who": "bob"}, {"who": None}):
+        assert world.begin(history, **where).is_untouched
+
+
+@both
+def test_a_hidden_round_is_filled_in_too(world: World, key: str | None) -> None:
+    """What a trimmed list left out comes back with all that was hidden in it."""
+    world.say([user("I like tea")], HIDDEN, key)
+    history = world.chat(("and?", "That is all."), key=key, start=[user("I like tea"), assistant(SAID)])
+    whole = world.begin([*history, user("bye")], key)
+    trimmed = world.begin([*history[2:], user("bye")], key)
+    assert [m for _, m in trimmed.sent] == [m for _, m in whole.sent]
+    assert [m for _, m in trimmed.sent][1:4] == HIDDEN
+
+
+@both
+def test_of_a_mixed_round_both_halves_go_back_or_none(world: World, key: str | None) -> None:
+    theirs, ours = call("w1"), call("m1", "memory_insert", "{}")
+    world.say([user("weather, and I like tea")], [assistant(None, ours, theirs), result("m1", "ok")], key)
+    assert world.tree() == "stands: weather, and I like tea > get_weather()"
+    asked = [user("weather, and I like tea"), assistant(None, theirs)]
+    answered = world.begin([*asked, result("w1", "sunny")], key)
+    assert answered.lines == [
+        "user: weather, and I like tea",
+        "~ assistant: memory_insert() get_weather()",
+        "~ tool: =ok",
+        "tool: =sunny",
+    ]
+    assert world.begin([*asked, user("never mind")], key).is_untouched
+
+
+@both
+def test_a_renamed_call_of_a_mixed_round_keeps_the_clients_name(world: World, key: str | None) -> None:
+    theirs, ours = call("w1"), call("m1", "memory_insert", "{}")
+    world.say([user("weather?")], [assistant(None, ours, theirs), result("m1", "ok")], key)
+    mine = call("x9", arguments='{ "city": "Paris" }')
+    request = world.begin([user("weather?"), assistant(None, mine), result("x9", "sunny")], key)
+    assert [c["id"] for c in request.sent[1][1]["tool_calls"]] == ["m1", "x9"]
+    assert request.sent[1][1]["tool_calls"][1] == mine
+
+
+# -- put_back
+
+
+words = st.text("abc .", max_size=8)
+
+
+@given(st.lists(words, min_size=2, max_size=4), st.text("abc .", max_size=30), st.booleans())
+def test_what_is_put_back_says_what_the_clients_message_says(
+    texts: Sequence[str], said: str, is_ours: bool
+) -> None:
+    full: list[WireMessage] = []
+    for i, text in enumerate(texts[:-1]):
+        full += [assistant(text, call(f"m{i}", "memory_insert")), result(f"m{i}", "ok")]
+    full.append(assistant(texts[-1]))
+    ours = frozenset(f"m{i}" for i in range(len(texts) - 1))
+    message = assistant("".join(texts) if is_ours else said)
+    back = put_back(Content(None, None, full, ours), message, [], OUR_TOOLS)
+    streamed = "".join(texts[:-1])
+    assert (back is None) == (not text_of(message).startswith(streamed))
+    if back is not None:
+        assert visible(back, ours) == message
+        assert back[: len(full) - 1] == full[:-1]
+
+
+def test_fields_of_the_clients_message_stay_on_its_part() -> None:
+    content = Content(None, None, HIDDEN, frozenset({"m1"}))
+    message = {**assistant(SAID), "refusal": None, "x": 1}
+    back = put_back(content, message, [], OUR_TOOLS)
+    assert back is not None
+    assert back[-1] == {**assistant("Noted, tea."), "refusal": None, "x": 1}
+
+
+def test_without_hidden_rounds_nothing_is_put_back() -> None:
+    assert put_back(Content(None, None, None), assistant("a"), [], OUR_TOOLS) is None
+
+
+# -- notes
+
+
+def test_a_note_stands_before_the_text_in_the_same_message() -> None:
+    assert prefixed(user("a"), "") == user("a")
+    assert prefixed(user("a", name="Ann"), "N ") == user("N a", name="Ann")
+    parts = prefixed(picture("a", "data:1"), "N ")["content"]
+    assert parts == [{"type": "text", "text": "N "}, *picture("a", "data:1")["content"]]
+
+
+@both
+def test_a_note_is_written_once_and_stays_where_it_was(world: World, key: str | None) -> None:
+    notes = iter(["<1>", "", "<3>", "<4>"])
+    world.recall = lambda question: next(notes)
+    history = world.chat(("one", "r1"), key=key)
+    asked = [*history, user("two")]
+    world.cancel(world.begin(asked, key))  # looked, and found nothing: that is kept too
+    second = world.say(asked, "r2", key)
+    assert second.lines == ["user: <1>one", "assistant: r1", "user: two"]
+    third = world.say([*asked, assistant("r2"), user("three")], "r3", key)
+    assert goes_on_from(third, second)
+    assert third.lines[-1] == "user: <3>three"
+    again = world.begin([*asked, assistant("r2"), user("three")], key)
+    assert again.lines == third.lines
+    assert world.standing() == ["one", "r1", "two", "r2", "three", "r3"]  # no note is anybody's words
+
+
+@both
+def test_a_note_leaves_with_the_words_it_was_written_for(world: World, key: str | None) -> None:
+    notes = iter(["<1>", "<2>", "<3>"])
+    world.recall = lambda question: next(notes)
+    world.say([user("Documents: D. Question: one")], "r1", key)
+    request = world.begin([user("one"), assistant("r1"), user("two")], key)
+    assert request.lines == ["user: one", "assistant: r1", "user: <2>two"]
+
+
+@both
+def test_parallel_questions_each_have_their_note(world: World, key: str | None) -> None:
+    world.recall = lambda question: f"<{question}>"
+    history = world.chat(("Hi", "Hello!"), key=key)
+    requests = [world.begin([*history, user(text)], key) for text in ("tea", "cake")]
+    for request in requests:
+        world.finish(request, "Yes.")
+    for text in ("tea", "cake"):
+        then = world.begin([*history, user(text), assistant("Yes."), user("on")], key)
+        assert then.lines[2] == f"user: <{text}>{text}"
+
+
+def test_a_filled_message_has_its_note(world: World) -> None:
+    world.recall = lambda question: f"<{question}>"
+    history = world.chat(("one", "r1"), ("two", "r2"), key="c1")
+    request = world.begin([*history[2:], user("three")], "c1")
+    assert request.lines == [
+        "+ user: <one>one",
+        "+ assistant: r1",
+        "user: <two>two",
+        "assistant: r2",
+        "user: <three>three",
+    ]
+
+
+def test_there_is_no_note_after_tool_results(world: World) -> None:
+    world.recall = lambda question: "<n>"
+    asked = [user("weather?"), assistant(None, call("1")), result("1", "sunny")]
+    first = world.say(asked[:1], asked[1])
+    second = world.say(asked, "Sunny.")
+    assert second.notes == {}
+    assert goes_on_from(second, first)
+    assert world.tree() == drawn("""
+        stands: weather? > get_weather()
+          stands: =sunny > Sunny.
+    """)

@@ -1,0 +1,194 @@
+"""The plain turn: which turns are, and that it decides what would be decided with everything in view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.core import settle
+from gateway.core.canonical import Canon, Listing, WireMessage
+from gateway.core.compose import compose
+from gateway.core.history import Mode, Plan, Query, begin
+from gateway.core.plain import compose_plain, finish_plain, plan_plain
+from gateway.core.tree import Tree, has_additions
+from storage.records import Exchange, Look, State
+from tests.core.conversations import (
+    IDLE_S,
+    OUR_TOOLS,
+    SECRET,
+    World,
+    assistant,
+    call,
+    picture,
+    result,
+    user,
+)
+
+HIDDEN = [assistant("Moment. ", call("m1", "memory_insert")), result("m1", "ok"), assistant("Noted.")]
+
+
+def look_for(tree: Tree, listing: Listing) -> Look:
+    """What a store would say of a list, worked out from all there is."""
+    path = listing.canon.path(listing.flat(listing.said))
+    found = [e for e in tree if e.path == path and listing.said]
+    look = Look(exchange=max(found, key=lambda e: (e.begun, e.id), default=None))
+    if look.exchange is not None:
+        look.is_continued = bool(tree.kids(look.exchange))
+        look.has_rivals = look.exchange.parent is None and bool(tree.siblings(look.exchange))
+        look.additions = [e for e in tree.chain(look.exchange) if has_additions(e)][::-1]
+    look.has_tombs = any(e.state is State.OFF for e in tree)
+    return look
+
+
+def planned(world: World, messages: list[WireMessage], **how: Any) -> tuple[Tree, Look, Query, Plan | None]:
+    tree = world.memory().tree("c1")
+    listing = Listing(Canon(SECRET), messages)
+    world.now += 1
+    usual: dict[str, Any] = {"named": True, "mode": Mode.ON, "now": world.now, "idle_s": IDLE_S}
+    query = Query(listing, **{**usual, **how})
+    look = look_for(tree, listing)
+    return tree, look, query, plan_plain(look, query)
+
+
+@pytest.fixture
+def world() -> World:
+    return World(recall=lambda question: f"<{question}>" if "?" in question else "")
+
+
+def long_chat(world: World) -> list[WireMessage]:
+    """With notes, a hidden round, a picture, and a tool turn in it."""
+    history = world.chat(("what is up?", "Much."), key="c1")
+    history += [user("I like tea")]
+    world.say(history, HIDDEN, "c1")
+    history += [assistant("Moment. Noted."), picture("and this?", "data:1")]
+    world.say(history, "A cat.", "c1")
+    history += [assistant("A cat."), user("weather?")]
+    world.say(history, assistant("Let me look.", call("w1")), "c1")
+    history += [assistant("Let me look.", call("w1")), result("w1", "sunny")]
+    world.say(history, "Sunny.", "c1")
+    history += [assistant("Sunny."), user("thanks")]
+    world.say(history, "Welcome.", "c1")
+    return [*history, assistant("Welcome.")]
+
+
+NEXT: dict[str, list[WireMessage]] = {
+    "a question": [user("and now?")],
+    "two messages": [user("and"), user("now?")],
+    "a picture": [picture("and this?", "data:2")],
+    "a system message first": [{"role": "system", "content": "It is late."}, user("and now?")],
+}
+
+
+@pytest.mark.parametrize("new", NEXT.values(), ids=NEXT.keys())
+@pytest.mark.parametrize("offered", [OUR_TOOLS, frozenset[str]()], ids=["tools", "no tools"])
+def test_it_decides_what_would_be_decided_with_everything_in_view(
+    world: World, new: list[WireMessage], offered: frozenset[str]
+) -> None:
+    messages = [*long_chat(world), *new]
+    tree, look, query, plain = planned(world, messages)
+    assert plain is not None
+    general = begin(tree, query)
+    assert (plain.place.anchor, plain.new) == (general.place.anchor, general.new)
+    assert (plain.fill, plain.off, plain.hush) == (general.fill, general.off, general.hush)
+    fresh = {len(plain.messages) - 1: "<note>"}
+    assert compose_plain(query.listing, look, offered, fresh) == compose(tree, general, offered, fresh)
+    ended = settle.Ended(99, HIDDEN, assistant("Moment. Noted."), world.now, fresh, frozenset({"m1"}))
+    written = replace(finish_plain(plain, ended), id=99)
+    assert written == settle.finish(tree, general, ended)
+    others = [tree.by_id[i] for i in tree.changed if i != 99]
+    moved = [e.id for e in others if _without_words(e) != _without_words(world.memory().records[e.id])]
+    assert moved == [plain.place.anchor.id if plain.place.anchor else 0]  # carried: the store's one update
+
+
+def _without_words(e: Exchange) -> Exchange:
+    # Brought back word for word, the last turn's words are written again by the general path.
+    return replace(e, input=None)
+
+
+def test_results_of_a_tool_go_on_plainly(world: World) -> None:
+    rome = call("w2", arguments='{"city":"Rome"}')
+    asked = [*long_chat(world), user("weather?")]
+    world.say(asked, assistant(None, rome), "c1")
+    tree, _, query, plain = planned(world, [*asked, assistant(None, rome), result("w2", "rain")])
+    assert plain is not None
+    ended = settle.Ended(99, [assistant("Rain.")], assistant("Rain."), world.now, {})
+    written = replace(finish_plain(plain, ended), id=99)
+    assert written == settle.finish(tree, begin(tree, query), ended)
+    assert written.parent == max(e.id for e in world.memory().records.values())
+
+
+Setting = Callable[[World, list[WireMessage]], None]
+
+
+def fork(world: World, history: list[WireMessage]) -> None:
+    world.say([*history, user("another way?")], "Yes.", "c1")
+
+
+def cancelled(world: World, history: list[WireMessage]) -> None:
+    world.cancel(world.begin([*history, user("another way?")], "c1"))
+
+
+def off(world: World, history: list[WireMessage]) -> None:
+    world.say([*history, user("a secret")], "Sorry.", "c1", mode=Mode.OFF)
+
+
+NOT_PLAIN: list[tuple[str, Setting, list[WireMessage], dict[str, Any]]] = [
+    ("already continued", fork, [user("and now?")], {}),
+    ("a cancelled request hangs on it", cancelled, [user("and now?")], {}),
+    ("a turn off the record may be among the new ones", off, [user("a secret"), user("and now?")], {}),
+    ("it is off itself", lambda w, h: None, [user("and now?")], {"mode": Mode.OFF}),
+    ("read only", lambda w, h: None, [user("and now?")], {"mode": Mode.READ}),
+    ("append mode", lambda w, h: None, [user("and now?")], {"append": True}),
+    ("nothing new", lambda w, h: None, [], {}),
+]
+
+
+@pytest.mark.parametrize(("why", "before", "new", "how"), NOT_PLAIN, ids=[row[0] for row in NOT_PLAIN])
+def test_what_has_to_be_weighed_is_not_plain(
+    world: World, why: str, before: Setting, new: list[WireMessage], how: dict[str, Any]
+) -> None:
+    history = long_chat(world)
+    before(world, history)
+    assert planned(world, [*history, *new], **how)[3] is None
+
+
+def test_a_first_turn_a_trimmed_list_and_a_cut_reply_are_not_plain(world: World) -> None:
+    history = long_chat(world)
+    assert planned(world, [user("Hi")])[3] is None
+    assert planned(world, [*history[2:], user("and now?")])[3] is None
+    assert planned(world, [*history[:-1], assistant("Welc"), user("and now?")])[3] is None
+
+
+def test_edits_that_wait_to_be_confirmed_are_weighed(world: World) -> None:
+    world.say([user("I like tea")], HIDDEN, "c1", edits=["tea"])
+    asked = [user("I like tea"), assistant("Moment. Noted."), user("and?")]
+    assert planned(world, asked)[3] is None
+    world.say(asked, "That is all.", "c1")  # now they are merged
+    assert planned(world, [*asked, assistant("That is all."), user("bye")])[3] is not None
+
+
+def test_an_opening_beside_another_is_weighed(world: World) -> None:
+    world.say([user("one")], "First.", "c1")
+    world.say([user("other")], "Second.", "c1")
+    assert planned(world, [user("other"), assistant("Second."), user("on")])[3] is None
+
+
+def test_an_imported_head_is_weighed(world: World) -> None:
+    head = [user("My name is Zoe"), assistant("Extracted: name.")]
+    world.say([*head, user("I am 30")], "Extracted: age.", "c1")
+    asked = [*head, user("I am 30"), assistant("Extracted: age."), user("on")]
+    assert planned(world, asked)[3] is None
+
+
+def test_a_hidden_round_whose_reply_came_back_in_pieces_stays_out(world: World) -> None:
+    full = [*HIDDEN[:2], assistant("Noted.", call("w1"))]
+    world.say([user("I like tea")], full, "c1")
+    pieces = [assistant("Moment. Noted."), assistant(None, call("w1")), result("w1", "sunny")]
+    tree, look, query, plain = planned(world, [user("I like tea"), *pieces])
+    assert plain is not None
+    composition = compose_plain(query.listing, look, OUR_TOOLS, {})
+    assert composition.hidden == {}
+    assert composition == compose(tree, begin(tree, query), OUR_TOOLS, {})
