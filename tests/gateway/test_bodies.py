@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.settings import DatabaseSettings
 from tests.gateway.sdk import CHAT, World, remember
 from tests.upstream import StrictUpstream
 
@@ -31,7 +32,8 @@ TABLES = (
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    with remember(upstream, tmp_path) as made:
+    # How long a busy machine takes to write it shall not decide what a test finds.
+    with remember(upstream, tmp_path, database=DatabaseSettings(commit_wait_ms=20_000)) as made:
         yield made
 
 
