@@ -17,7 +17,7 @@ from gateway.core.canonical import Canon, Listing
 from storage.sqlite.lock import owner_of
 from tests.gateway.process import Process, serving
 from tests.server import RawClient
-from tests.upstream import Reply, Seen, StrictUpstream, say
+from tests.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 
 CHAT = "/v1/chat/completions"
 PATIENCE_S = 30.0
@@ -26,6 +26,13 @@ SETTINGS = """
 models_refresh_s = 0
 [database]
 commit_wait_ms = 20000  # a busy machine shall not make a turn one that was released before it was written
+[[profiles]]
+name = "helper"
+model = "m"
+memory_tools = true
+[[profiles.blocks]]
+label = "human"
+limit = 100000
 """
 
 
@@ -117,13 +124,24 @@ def make_clients() -> list[Client]:
         Client("bob", {"user": "bob"}, {}),
         Client("carl", {}, {"x-mnemogate-user": "carl"}),
         Client("nobody in a room", {}, one_room),
+        Client("erna with an agent", {"user": "erna", "model": "agent/helper"}, {}),
         Client("dora", {"user": "dora"}, {**one_room, "x-mnemogate-history": "append"}, append=True),
     ]
 
 
 def numbered(count: itertools.count[int]) -> Any:
     def script(seen: Seen) -> Reply:
-        return say(f"Answer {next(count)} to: {seen.messages[-1]['content']}")
+        last = seen.messages[-1]
+        if last["role"] == "user" and "memory_insert" in seen.tool_names:
+            number = next(count)
+            edits = [
+                Call("memory_insert", {"label": "human", "new_string": f"Fact {number}.{i}"}) for i in (1, 2)
+            ]
+            return call_tools(*edits, Call("archival_memory_insert", {"content": f"Passage {number}"}))
+        if last["role"] == "tool":
+            asked = next(m["content"] for m in reversed(seen.messages) if m["role"] == "user")
+            return say(f"Answer {next(count)} to: {asked}")
+        return say(f"Answer {next(count)} to: {last['content']}")
 
     return script
 
@@ -177,6 +195,7 @@ def check_file(database: Path, clients: list[Client]) -> None:
         assert [row[0] for row in connection.execute("PRAGMA integrity_check")] == ["ok"]
         rows = {row["id"]: row for row in connection.execute("SELECT * FROM exchanges")}
         check_whole(connection, rows)
+        check_edits(connection, rows)
         check_kept(rows, clients)
         check_one_conversation_each(connection, clients)
     finally:
@@ -203,14 +222,44 @@ def check_whole(connection: sqlite3.Connection, rows: dict[int, sqlite3.Row]) ->
             assert row["state"] in ("open", "cancelled")  # append mode writes what was said first
             assert row["said"] is None
     for agent in agents.values():
-        spans = sum(row["span"] for row in rows.values() if row["agent"] == agent["id"])
-        assert agent["next_seq"] == 1 + spans
-        numbers = sorted((r["seq"], r["span"]) for r in rows.values() if r["agent"] == agent["id"])
+        numbers = [(r["seq"], r["span"]) for r in rows.values() if r["agent"] == agent["id"]]
+        sql = "SELECT seq, 1 FROM passages WHERE agent = ?"  # these take numbers of the same order
+        numbers += [tuple(found) for found in connection.execute(sql, (agent["id"],))]
+        numbers.sort()
+        assert agent["next_seq"] == 1 + sum(span for _, span in numbers)
         assert [seq for seq, _ in numbers] == [
             1 + sum(span for _, span in numbers[:i]) for i in range(len(numbers))
         ]
     for conversation in conversations:
         assert any(row["conversation"] == conversation for row in rows.values())
+
+
+def check_edits(connection: sqlite3.Connection, rows: dict[int, sqlite3.Row]) -> None:
+    """Memory edits are there with their turn, and in the blocks once when it was confirmed."""
+    made: dict[int, list[sqlite3.Row]] = {}
+    for op in connection.execute("SELECT * FROM block_ops ORDER BY id"):
+        made.setdefault(op["exchange"], []).append(op)
+    for row in rows.values():
+        ops = made.pop(row["id"], [])
+        assert bool(row["edits"]) == bool(ops)
+        assert [op["op"] for op in ops] in ([], ["insert", "insert", "archival_insert"])
+        assert {op["state"] for op in ops} <= {"merged" if row["merged"] else "pending"}
+        if ops:
+            assert row["full"] is not None
+    assert made == {}
+    merged = {
+        row["id"]: [op["arguments"] for op in connection.execute(
+            "SELECT arguments FROM block_ops WHERE exchange = ? ORDER BY id", (row["id"],))]
+        for row in rows.values() if row["merged"]
+    }  # fmt: skip
+    facts = [json.loads(ops[i])["new_string"] for ops in merged.values() for i in (0, 1) if ops]
+    passages = [json.loads(ops[2])["content"] for ops in merged.values() if ops]
+    for block in connection.execute(
+        "SELECT b.version, h.version AS known, h.value, b.agent FROM blocks b JOIN block_history h ON h.id = b.current"
+    ):
+        assert block["version"] == block["known"]
+        assert sorted(block["value"].split("\n")) == sorted(facts or [""])
+    assert sorted(row[0] for row in connection.execute("SELECT text FROM passages")) == sorted(passages)
 
 
 def path_of(canon: Canon, row: sqlite3.Row, rows: dict[int, sqlite3.Row]) -> bytes:
