@@ -11,7 +11,7 @@ import pytest
 
 from gateway.settings import ProfileSettings
 from tests.gateway.sdk import World, agent, remember
-from tests.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 
 FACT = "My cat is called Miso and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
@@ -302,3 +302,100 @@ def test_two_agents_of_one_user_know_nothing_of_each_other(upstream: StrictUpstr
         assert "Miso" not in sent(world)
         world.chat(user="alice", model="agent/one").say(QUESTION)
         assert "Miso" in sent(world)
+
+
+# -- the client's words, and picky upstreams
+
+
+def test_the_clients_bytes_go_upstream_as_they_came(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    message = b'{ "content" : "Does my cat hate thunderstorms, caf\\u00e9 \\"1.10\\"?",\t"role":"user" , "name":"al"}'
+    system = b'{"role":"system", "content": [ {"type":"text","text":"Be  kind."} ]}'
+    body = (
+        b'{"temperature" : 1.0,"messages" : [ '
+        + system
+        + b" ,\n"
+        + message
+        + b'], "model":"m","user":"alice" }'
+    )
+    assert world.gateway.post(body).status == 200
+    sent_body = world.upstream.last.body
+    assert b'{"temperature" : 1.0,"messages" : [ ' + system + b" ,\n" in sent_body
+    assert (
+        b'Does my cat hate thunderstorms, caf\\u00e9 \\"1.10\\"?",\t"role":"user" , "name":"al"}' in sent_body
+    )
+    assert b"Miso" in sent_body
+
+
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_strict_templates_are_satisfied(upstream: StrictUpstream, tmp_path: Path, system: str | None) -> None:
+    upstream.rules = Rules(strict_template=True)
+    with remember(upstream, tmp_path, agent()) as world:
+        world.chat(user="alice", model="agent/helper").say(FACT)
+        chat = world.chat(system, user="alice", model="agent/helper")
+        upstream.queue(
+            call_tools(Call("memory_insert", {"label": "human", "new_string": "x"})), say("Noted.")
+        )
+        chat.say(QUESTION)
+        assert "Miso" in sent(world)
+        for text in ("Go on.", "What was her name, the cat's?"):
+            chat.say(text)
+        assert [m["role"] for m in upstream.last.messages].count("system") == 1
+
+
+def test_a_retry_of_the_sdk_is_one_turn(world: World) -> None:
+    world.upstream.queue(fail(500), say("Hello."))
+    with world.client(max_retries=1) as sdk:
+        sdk._calculate_retry_timeout = lambda *_: 0.0  # type: ignore[method-assign]
+        reply = sdk.chat.completions.create(
+            model="m", user="alice", messages=[{"role": "user", "content": "Hi"}]
+        )
+    assert reply.choices[0].message.content == "Hello."
+    assert world.upstream.last.headers["x-stainless-retry-count"] == "1"
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
+
+
+def test_a_profile_can_leave_trimmed_lists_as_they_are(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, ProfileSettings("default", history="client")) as world:
+        chat = world.chat(user="alice")
+        for n in range(4):
+            chat.say(f"Message {n} about ships.")
+        chat.messages = chat.messages[-2:]
+        chat.say("And then?")
+        assert len(world.upstream.last.messages) == 3
+
+
+def test_a_clock_in_the_system_prompt_changes_nothing(world: World) -> None:
+    chat = world.chat("It is 10:00.", user="alice")
+    chat.say("Hello.")
+    for minute in range(1, 4):
+        chat.messages[0] = {"role": "system", "content": f"It is 10:0{minute}."}
+        chat.say(f"Minute {minute}.")
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+    assert "10:0" not in str(world.query("SELECT input, said, notes FROM exchanges"))
+
+
+def test_a_fact_in_a_named_conversation_is_known_to_others_of_that_user(world: World) -> None:
+    world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"}).say(FACT)
+    world.chat(user="alice", headers={"x-mnemogate-conversation": "c2"}).say(QUESTION)
+    assert "Miso" in sent(world)
+    world.chat(user="alice").say(QUESTION + " Please.")
+    assert "Miso" in sent(world)
+
+
+def test_what_was_said_survives_a_restart(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent()) as world:
+        chat = world.chat(user="alice", model="agent/helper")
+        upstream.queue(
+            call_tools(Call("memory_insert", {"label": "human", "new_string": "Has a cat."}), text=None),
+            say("Noted."),
+        )
+        chat.say(FACT)
+        before = upstream.last
+    with remember(upstream, tmp_path, agent()) as world:
+        chat.world = world
+        chat.say("Thanks.")
+        assert upstream.last.messages[: len(before.messages)] == before.messages
+        world.chat(user="alice", model="agent/helper").say(QUESTION)
+        assert "Miso" in upstream.last.messages[-1]["content"]
+        assert "Has a cat." in upstream.last.messages[0]["content"]

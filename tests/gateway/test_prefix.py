@@ -182,3 +182,35 @@ def test_the_agents_prompt_is_there_in_a_conversation_that_began_off_the_record(
     assert prefix_bytes(world.upstream.last).startswith(first)
     chat.say("And on.")
     assert prefix_bytes(world.upstream.last).startswith(first)
+
+
+def test_a_reply_cut_by_barge_in_keeps_the_hidden_round_in_its_place(world: World) -> None:
+    chat = world.chat(model="agent/helper", user="alice", stream=True)
+    world.upstream.queue(
+        call_tools(insert("x"), text="One moment. "), say("There are seven boats to choose from.")
+    )
+    chat.say("Which boats are there?")
+    sent = prefix_bytes(world.upstream.last)
+    chat.messages[-1] = {"role": "assistant", "content": "One moment. There are seven"}
+    chat.say("Enough.")
+    assert prefix_bytes(world.upstream.last).startswith(sent)
+    assert world.upstream.last.messages[-2]["content"] == "There are seven"
+    sent = prefix_bytes(world.upstream.last)
+    chat.say("Go on.")
+    assert prefix_bytes(world.upstream.last).startswith(sent)
+
+
+def test_an_append_conversation_extends_itself(world: World) -> None:
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    sent = b""
+    for n in range(8):
+        if n % 3 == 1:
+            world.upstream.queue(call_tools(insert(f"fact {n}"), text="Hm. "), say(f"Answer {n}."))
+        chat = world.chat(model="agent/helper", user="alice", headers=headers)
+        chat.say(f"Message {n} about {TOPICS[n % 6]}.")
+        assert prefix_bytes(world.upstream.last).startswith(sent)
+        sent = prefix_bytes(world.upstream.last)
+        if n == 4:
+            world.write_block("alice", "Changed.", "plans")
+        world.settle()
+    assert world.block("alice").value == "fact 1\nfact 4"
