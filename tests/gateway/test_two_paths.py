@@ -272,6 +272,8 @@ async def converse(store: SqliteStore, seed: int, turns: int) -> Pair:
     pair = Pair(store, has_edits=seed % 2 == 0)
     clients = [Client(pair, dice, n) for n in range(3)]
     for _ in range(turns):
+        if pair.has_edits and pair.world.now > IDLE_S - 30:
+            break
         k = dice.randrange(len(clients))
         if dice.random() < 0.08:
             clients[k] = Client(pair, dice, 10 + pair.plain)
