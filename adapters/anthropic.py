@@ -1,0 +1,284 @@
+"""Claude, natively: chat completions in and out of `/v1/messages`, whole or streamed.
+
+The translation is pure and lies in `adapters/claude`; here are addresses, credentials, headers and the life of a
+reply. Below `/messages` bytes pass as they are, both ways, for callers that speak Anthropic's own dialect.
+
+Keys go as `x-api-key`, OAuth tokens as bearer tokens. A caller's own credential is used only where the upstream has
+none, as everywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+from yarl import URL
+
+from adapters.base import ModelReply
+from adapters.claude.errors import Untranslatable, error_body, translate_body
+from adapters.claude.reply import completion
+from adapters.claude.request import SAMPLING, to_wire
+from adapters.claude.stream import StreamTranslator
+from adapters.errors import ProviderBroke, ProviderRefused, ProviderTooLarge
+from adapters.openai import OpenAICompatible
+from adapters.transport import HttpTransport, Timeouts
+from adapters.types import Capabilities, Event, Header, ModelRequest
+
+__all__ = ["DEFAULT_VERSION", "SAMPLING_VERSION", "Anthropic"]
+
+DEFAULT_VERSION: Final = "2026-10-21"  # as Anthropic's own SDKs send it since that day
+SAMPLING_VERSION: Final = "2023-06-01"  # the last one that takes temperature, top_p and top_k
+_MODELS: Final = "/models?limit=1000"
+_MODEL_LIST_BYTES: Final = 8 * 1024 * 1024
+_REPLY_BYTES: Final = 256 * 1024 * 1024  # as the gateway bounds a reply
+_MARKED: Final = b'"cache_control"'
+_OAUTH: Final = "sk-ant-oat"
+_KEY: Final = "sk-ant-"
+_BEARER: Final = "bearer "
+_OPENAI_ONLY: Final = ("openai-organization", "openai-project", "openai-beta")
+
+
+class Anthropic:
+    """One upstream. base_url: with the version, `https://api.anthropic.com/v1`; a bare host gets it.
+
+    The other arguments are those of `OpenAICompatible`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        *,
+        key: str | None = None,
+        headers: tuple[Header, ...] = (),
+        capabilities: Capabilities | None = None,
+        transport: HttpTransport | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        if URL(base_url).path in ("", "/"):
+            base_url = base_url.rstrip("/") + "/v1"
+        self._key = key
+        self._http = OpenAICompatible(
+            name,
+            base_url,
+            headers=(*(() if key is None else (_credential(key),)), *headers),
+            transport=transport,
+            timeouts=timeouts,
+        )
+        self.name = name
+        self.base_url = self._http.base_url
+        self.capabilities = capabilities or Capabilities()
+        self._limits: dict[str, int] = {}  # model -> max_tokens, as its list told
+
+    def __repr__(self) -> str:
+        return f"Anthropic({self.name!r}, {self.base_url!r})"  # never the key
+
+    async def send(self, request: ModelRequest) -> ModelReply:
+        """Raises: ProviderUnreachable, ProviderTimeout."""
+        if request.path == "/chat/completions":
+            return await self._chat(request)
+        if request.path == "/models" and request.method == "GET":
+            reply = await self._call(request, _MODELS, b"", DEFAULT_VERSION)
+            return _Whole(reply, self._read_models)
+        if request.path.split("?")[0].startswith("/messages"):
+            return await self._call(request, request.path, request.body, DEFAULT_VERSION)
+        return _Refused(404, error_body(f"{self.name} (Anthropic) has no {request.path}.", "not_found_error"))
+
+    async def list_models(self, credential: str | None = None) -> list[dict[str, Any]]:
+        """The upstream's models as OpenAI lists them. Raises: ProviderError."""
+        reply = await self.send(
+            ModelRequest(b"", stream=False, credential=credential, path="/models", method="GET")
+        )
+        try:
+            body = await reply.read(_MODEL_LIST_BYTES)
+        finally:
+            await reply.aclose()
+        if reply.status != 200:
+            raise ProviderRefused(
+                f"{self.name} answered its list of models with {reply.status}",
+                status=reply.status,
+                provider=self.name,
+            )
+        found: list[dict[str, Any]] = orjson.loads(body)["data"]
+        return found
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def _chat(self, request: ModelRequest) -> ModelReply:
+        try:
+            body = orjson.loads(request.body)
+            wire = to_wire(body, limits=self._limits, marks=_MARKED not in request.body)
+        except orjson.JSONDecodeError:
+            why = "We could not parse the JSON body of your request."
+            return _Refused(400, error_body(why, "invalid_request_error"))
+        except Untranslatable as error:
+            return _Refused(400, error.body())
+        version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
+        reply = await self._call(request, "/messages", orjson.dumps(wire), version)
+        if reply.status != 200:
+            return _Whole(reply, translate_body)
+        if _is_event_stream(reply.headers):
+            options = body.get("stream_options")
+            wants_usage = isinstance(options, dict) and options.get("include_usage") is True
+            return _Streamed(reply, StreamTranslator(int(time.time()), wants_usage=wants_usage))
+        return _Whole(reply, _completion)
+
+    async def _call(self, request: ModelRequest, path: str, body: bytes, version: str) -> ModelReply:
+        headers = [each for each in request.headers if each[0].lower() not in _OPENAI_ONLY]
+        if not any(name.lower() == "anthropic-version" for name, _ in headers):
+            headers.append(("anthropic-version", version))
+        credential = None
+        if self._key is None and request.credential is not None:
+            token = _token(request.credential)
+            if token.startswith(_KEY) and not token.startswith(_OAUTH):
+                headers = [each for each in headers if each[0].lower() != "x-api-key"]
+                headers.append(("x-api-key", token))
+            else:
+                credential = request.credential
+        return await self._http.send(
+            ModelRequest(body, request.stream, tuple(headers), credential, path, request.method)
+        )
+
+    def _read_models(self, body: bytes) -> bytes:
+        try:
+            entries = [entry for entry in orjson.loads(body)["data"] if isinstance(entry, dict)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProviderBroke(
+                f"{self.name} answered no list of models: {body[:200]!r}", provider=self.name
+            ) from error
+        for entry in entries:
+            if isinstance(entry.get("max_tokens"), int) and isinstance(entry.get("id"), str):
+                self._limits[entry["id"]] = entry["max_tokens"]
+        return orjson.dumps({"object": "list", "data": [_model(entry) for entry in entries]})
+
+
+class _Reply:
+    """What all replies of this provider share: status and headers of the upstream's."""
+
+    def __init__(self, reply: ModelReply) -> None:
+        self.status = reply.status
+        self.headers = _with_request_id(reply.headers)
+        self._reply = reply
+
+    async def aclose(self) -> None:
+        await self._reply.aclose()
+
+
+class _Whole(_Reply):
+    """A body that is translated when it is whole: an answer, an error, a list."""
+
+    def __init__(self, reply: ModelReply, translate: Callable[[bytes], bytes]) -> None:
+        super().__init__(reply)
+        self._translate = translate
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        if body := await self.read(_REPLY_BYTES):
+            yield body
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """An error that comes instead of a stream is no stream: one event of all there is."""
+        if body := await self.read(_REPLY_BYTES):
+            yield [Event(body, body)]
+
+    async def read(self, limit_bytes: int) -> bytes:
+        body = await self._reply.read(limit_bytes)
+        return self._translate(body) if body else body
+
+
+class _Streamed(_Reply):
+    def __init__(self, reply: ModelReply, translator: StreamTranslator) -> None:
+        super().__init__(reply)
+        self._translator = translator
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """After all was said: nothing, but the upstream's body is read to its end."""
+        if self._translator.is_over:
+            async for _ in self._reply.chunks():
+                pass
+            return
+        async for events in self.events():
+            yield b"".join([event.raw for event in events])
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        feed = self._translator.feed
+        async for events in self._reply.events():
+            if made := [chunk for event in events for chunk in feed(event)]:
+                yield made
+        self._translator.finish()
+
+    async def read(self, limit_bytes: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        async for chunk in self.chunks():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > limit_bytes:
+                await self.aclose()
+                raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
+        return b"".join(parts)
+
+
+class _Refused:
+    """An answer of our own: nothing was sent."""
+
+    headers: tuple[Header, ...] = (("content-type", "application/json"),)
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        self.status = status
+        self._body = orjson.dumps(body)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        yield [Event(self._body, self._body)]
+
+    async def read(self, limit_bytes: int) -> bytes:
+        return self._body
+
+    async def aclose(self) -> None:
+        pass
+
+
+def _credential(key: str) -> Header:
+    return ("authorization", f"Bearer {key}") if key.startswith(_OAUTH) else ("x-api-key", key)
+
+
+def _token(credential: str) -> str:
+    """What a bearer token says; "" for other schemes."""
+    is_bearer = credential[: len(_BEARER)].lower() == _BEARER
+    return credential[len(_BEARER) :].strip() if is_bearer else ""
+
+
+def _is_event_stream(headers: tuple[Header, ...]) -> bool:
+    return any(name == "content-type" and value.startswith("text/event-stream") for name, value in headers)
+
+
+def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
+    """With the id under the name, too, that OpenAI's clients know."""
+    found = dict(headers)
+    if "request-id" in found and "x-request-id" not in found:
+        return (*headers, ("x-request-id", found["request-id"]))
+    return headers
+
+
+def _completion(body: bytes) -> bytes:
+    try:
+        message = orjson.loads(body)
+        if message["type"] != "message":
+            raise KeyError("type")
+        return orjson.dumps(completion(message, int(time.time())))
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ProviderBroke(f"the upstream's answer is no message: {body[:200]!r}") from error
+
+
+def _model(entry: dict[str, Any]) -> dict[str, Any]:
+    try:
+        created = int(datetime.fromisoformat(entry["created_at"]).timestamp())
+    except (KeyError, TypeError, ValueError):
+        created = 0
+    return {"object": "model", "created": created, "owned_by": "anthropic", **entry}

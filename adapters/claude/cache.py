@@ -1,0 +1,42 @@
+"""Where a prompt is kept by the provider for the next request.
+
+The Messages API keeps a prefix of tools, system and turns up to each mark, four marks at most, and finds it again if
+the bytes before it are the same. Each turn of a conversation sends the one before it as its prefix, so these places
+pay: the end of the tools (memory may change the system prompt), the end of the system prompt, the end of the list
+(the next turn reads up to there), and the user turn before (for a turn with more blocks than are looked back over,
+and for a newest message that is sent anew with other words).
+(platform.claude.com/docs/en/build-with-claude/prompt-caching)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+__all__ = ["MOST_MARKS", "place_marks"]
+
+Json = dict[str, Any]
+
+MOST_MARKS: Final = 4
+_NOT_MARKED: Final = ("thinking", "redacted_thinking")
+
+
+def place_marks(wire: Json, ttl: str | None = None) -> None:
+    """Mark a request in which nobody has marked anything. ttl: None is the provider's default, five minutes."""
+    mark: Json = {"type": "ephemeral"} if ttl is None else {"type": "ephemeral", "ttl": ttl}
+    tools = wire.get("tools")
+    if tools:
+        place = next((i for i in reversed(range(len(tools))) if not tools[i].get("defer_loading")), None)
+        if place is not None:
+            tools[place] = {**tools[place], "cache_control": mark}
+    if wire.get("system"):
+        _mark_last(wire["system"], mark)
+    users = [turn for turn in wire["messages"] if turn["role"] == "user"]
+    for turn in users[-2:]:
+        _mark_last(turn["content"], mark)
+
+
+def _mark_last(blocks: list[Json], mark: Json) -> None:
+    for place in reversed(range(len(blocks))):
+        if blocks[place].get("type") not in _NOT_MARKED:
+            blocks[place] = {**blocks[place], "cache_control": mark}
+            return

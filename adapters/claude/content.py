@@ -1,0 +1,244 @@
+"""Content of messages: OpenAI's parts in, Anthropic's blocks out. One message's content at a time.
+
+Parts that are blocks already (`image` with a `source`, `document`, `search_result`, ...) pass as they are, and so does
+every field of a text part. Text without a visible character is left out: the Messages API refuses it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from adapters.claude.errors import Untranslatable
+
+__all__ = ["assistant_blocks", "text_blocks", "tool_result", "tool_use_id", "user_blocks"]
+
+Json = dict[str, Any]
+
+# Fields of a tool call or a tool message that Anthropic's blocks have, too; other providers' stay behind.
+_CALL_FIELDS: Final = ("cache_control", "caller", "toolset_name")
+_RESULT_FIELDS: Final = ("cache_control", "is_error", "toolset_name")
+# What OpenAI has and the Messages API has not.
+_UNKNOWN_PARTS: Final = ("input_audio", "audio", "video_url", "input_video")
+_ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
+_BAD_IN_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+def text_blocks(message: Json, where: str) -> list[Json]:
+    """Of a system or developer message. where: its place in the request, for errors."""
+    return _mark(_content(message.get("content"), where), message)
+
+
+def user_blocks(message: Json, where: str) -> list[Json]:
+    """A `name` stands before what its bearer says, in a block of its own."""
+    blocks = _content(message.get("content"), where)
+    name = message.get("name")
+    if blocks and isinstance(name, str) and name.strip():
+        blocks.insert(0, {"type": "text", "text": f"[{name}]"})
+    return _mark(blocks, message)
+
+
+def tool_result(message: Json, where: str) -> Json:
+    call_id = message.get("tool_call_id")
+    if not isinstance(call_id, str) or not call_id:
+        raise Untranslatable(
+            f"Missing required parameter: '{where}.tool_call_id'.",
+            f"{where}.tool_call_id",
+            "missing_required_parameter",
+        )
+    block: Json = {"type": "tool_result", "tool_use_id": tool_use_id(call_id)}
+    content = message.get("content")
+    if isinstance(content, str):
+        if content.strip():
+            block["content"] = content
+    elif blocks := _content(content, where):
+        block["content"] = blocks
+    for key in _RESULT_FIELDS:
+        if message.get(key) is not None:
+            block[key] = message[key]
+    return block
+
+
+def assistant_blocks(message: Json, where: str) -> list[Json]:
+    """What only Anthropic can read stands first (see `opaque`), then text, then calls.
+
+    Reasoning without a signature is left out: nobody but its model could have signed it, and it is refused.
+    """
+    if message.get("function_call") is not None:
+        raise Untranslatable("`function_call` is not taken here: use `tool_calls`.", f"{where}.function_call")
+    if message.get("audio") is not None:
+        raise Untranslatable("Audio is not taken by this model's provider.", f"{where}.audio")
+    blocks = _opaque(message)
+    said = _content(message.get("content"), where)
+    refusal = message.get("refusal")
+    if not said and isinstance(refusal, str) and refusal.strip():
+        said = [{"type": "text", "text": refusal}]
+    blocks += _mark(said, message)
+    calls = message.get("tool_calls")
+    for place, call in enumerate(calls if isinstance(calls, list) else ()):
+        blocks.append(_tool_use(call, f"{where}.tool_calls[{place}]"))
+    return blocks
+
+
+def tool_use_id(call_id: str) -> str:
+    """The id as Anthropic takes it. One from another provider may hold other characters; call and result agree."""
+    if _ID.fullmatch(call_id):
+        return call_id
+    return f"{_BAD_IN_ID.sub('_', call_id)}_{zlib.crc32(call_id.encode('utf-8', 'replace')):08x}"
+
+
+def _content(content: Any, where: str) -> list[Json]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content.strip() else []
+    blocks = []
+    for place, part in enumerate(content if isinstance(content, list) else ()):
+        block = _block(part, f"{where}.content[{place}]")
+        if block is not None:
+            blocks.append(block)
+    return blocks
+
+
+def _block(part: Any, where: str) -> Json | None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    match kind:
+        case "text":
+            text = part.get("text")
+            return part if not isinstance(text, str) or text.strip() else None
+        case "refusal":
+            text = part.get("refusal")
+            return {"type": "text", "text": text} if isinstance(text, str) and text.strip() else None
+        case "image_url":
+            return _with_cache({"type": "image", "source": _image(part, where)}, part)
+        case "file":
+            return _with_cache(_document(part, where), part)
+        case None:
+            raise Untranslatable(f"Missing required parameter: '{where}.type'.", f"{where}.type")
+    if kind in _UNKNOWN_PARTS:
+        raise Untranslatable(f"Content of type '{kind}' is not taken by this model's provider.", where)
+    block: Json = part
+    return block
+
+
+def _with_cache(block: Json, part: Json) -> Json:
+    return {**block, "cache_control": part["cache_control"]} if part.get("cache_control") else block
+
+
+def _mark(blocks: list[Json], message: Json) -> list[Json]:
+    """`cache_control` beside a message's content stands for its last block."""
+    if blocks and message.get("cache_control"):
+        blocks[-1] = {**blocks[-1], "cache_control": message["cache_control"]}
+    return blocks
+
+
+def _image(part: Json, where: str) -> Json:
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
+    if not isinstance(url, str):
+        raise Untranslatable(f"Missing required parameter: '{where}.image_url.url'.", f"{where}.image_url")
+    if not url.startswith("data:"):
+        return {"type": "url", "url": url}
+    media_type, data = _split_data_url(url, f"{where}.image_url.url")
+    if media_type == "image/jpg":  # no such type, yet often sent
+        media_type = "image/jpeg"
+    return {"type": "base64", "media_type": media_type, "data": data}
+
+
+def _document(part: Json, where: str) -> Json:
+    file = part.get("file")
+    if not isinstance(file, dict):
+        raise Untranslatable(f"Missing required parameter: '{where}.file'.", f"{where}.file")
+    title = {"title": file["filename"]} if isinstance(file.get("filename"), str) else {}
+    if isinstance(file.get("file_id"), str):
+        return {"type": "document", "source": {"type": "file", "file_id": file["file_id"]}, **title}
+    data = file.get("file_data")
+    if not isinstance(data, str):
+        raise Untranslatable(f"'{where}.file' has neither file_data nor file_id.", f"{where}.file")
+    media_type = "application/pdf"
+    if data.startswith("data:"):
+        media_type, data = _split_data_url(data, f"{where}.file.file_data")
+    if media_type.startswith("text/"):
+        try:
+            text = base64.b64decode(data, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError) as error:
+            raise Untranslatable(
+                f"'{where}.file.file_data' is no UTF-8 text in base64.", f"{where}.file.file_data"
+            ) from error
+        return {
+            "type": "document",
+            "source": {"type": "text", "media_type": "text/plain", "data": text},
+            **title,
+        }
+    source = {"type": "base64", "media_type": media_type, "data": data}
+    return {"type": "document", "source": source, **title}
+
+
+def _split_data_url(url: str, where: str) -> tuple[str, str]:
+    """Media type, and the data in base64. (RFC 2397)"""
+    head, comma, data = url[len("data:") :].partition(",")
+    if not comma:
+        raise Untranslatable(f"'{where}' is a data URL without data.", where, "invalid_value")
+    media_type, *options = head.split(";")
+    if "base64" not in (option.strip().lower() for option in options):
+        data = base64.b64encode(unquote_to_bytes(data)).decode()
+    return media_type.strip().lower() or "text/plain", data
+
+
+def _opaque(message: Json) -> list[Json]:
+    """Blocks that OpenAI's message has no field for, as we gave them to the client, in the order they had.
+
+    `thinking_blocks` are thinking with its signature, redacted or not; `provider_blocks` all others. `index` is
+    the place a block had in its message.
+    """
+    found: list[Json] = []
+    for key in ("thinking_blocks", "provider_blocks"):
+        given = message.get(key)
+        found += [block for block in given if isinstance(block, dict)] if isinstance(given, list) else []
+    if all(isinstance(block.get("index"), int) for block in found):
+        found.sort(key=lambda block: int(block["index"]))
+    return [
+        {key: value for key, value in block.items() if key != "index"}
+        for block in found
+        if block.get("type") != "thinking" or block.get("signature")
+    ]
+
+
+def _tool_use(call: Any, where: str) -> Json:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise Untranslatable(f"'{where}' is not a function call.", where)
+    arguments = function.get("arguments")
+    block: Json = {
+        "type": "tool_use",
+        "id": tool_use_id(str(call.get("id") or "")),
+        "name": function.get("name"),
+        "input": _input(arguments, f"{where}.function.arguments"),
+    }
+    for key in _CALL_FIELDS:
+        if call.get(key) is not None:
+            block[key] = call[key]
+    return block
+
+
+def _input(arguments: Any, where: str) -> Any:
+    """The arguments' own bytes: no number is rounded, no key moved."""
+    if isinstance(arguments, dict):
+        return arguments
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        return {}
+    try:
+        parsed = orjson.loads(arguments) if isinstance(arguments, str) else None
+    except orjson.JSONDecodeError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise Untranslatable(
+            f"'{where}' is not a JSON object, and this model's provider takes nothing else.",
+            where,
+            "invalid_value",
+        )
+    return orjson.Fragment(arguments)

@@ -1,0 +1,71 @@
+"""Errors between the two dialects: Anthropic's as OpenAI's, and what no translation can say.
+
+Anthropic: {"type": "error", "error": {"type", "message", "details"?: {"error_code"}}, "request_id"}
+OpenAI:    {"error": {"message", "type", "param", "code"}}
+Type and message stay as they are, and fields of the error that are not known here stay in it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+__all__ = ["Untranslatable", "error_body", "to_openai", "translate_body"]
+
+Json = dict[str, Any]
+
+# "temperature: Extra inputs are not permitted". A path such as messages.3.content.0 is one of our own body, which
+# the caller has never seen.
+_PARAM = re.compile(r"([A-Za-z_]\w*): ")
+_TOO_LONG = "prompt is too long"
+
+
+class Untranslatable(Exception):
+    """A request says what the Messages API has no word for. param: the field, as the caller wrote it."""
+
+    def __init__(self, message: str, param: str, code: str = "unsupported_parameter") -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+    def body(self) -> Json:
+        return error_body(self.message, "invalid_request_error", self.param, self.code)
+
+
+def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> Json:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def to_openai(body: Json) -> Json | None:
+    """The error that a body or an event tells, in OpenAI's shape; None if it tells none."""
+    error = body.get("error")
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return None
+    message = error["message"]
+    found = _PARAM.match(message)
+    details = error.get("details")
+    code = details.get("error_code") if isinstance(details, dict) else None
+    if code is None and message.startswith(_TOO_LONG):
+        code = "context_length_exceeded"  # what OpenAI's clients look for
+    shaped: Json = {
+        "message": message,
+        "type": error.get("type") or "api_error",
+        "param": found[1] if found and error.get("type") == "invalid_request_error" else None,
+        "code": code,
+        **{key: value for key, value in error.items() if key not in ("message", "type")},
+    }
+    rest = {key: value for key, value in body.items() if key not in ("error", "type")}
+    return {"error": shaped, **rest}
+
+
+def translate_body(body: bytes) -> bytes:
+    """An error reply's body; one that is no error of Anthropic's (a proxy's page) stays as it is."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body
+    shaped = to_openai(parsed) if isinstance(parsed, dict) else None
+    return body if shaped is None else orjson.dumps(shaped)

@@ -1,0 +1,98 @@
+"""A list of messages: OpenAI's order in, Anthropic's out.
+
+The Messages API wants turns that alternate, beginning with the user's, and within a user's turn the results of the
+calls just before it ahead of everything else. So all that stands between two assistant messages becomes one user
+turn: tool results first, then what the user said, in their order; assistant messages in a row become one.
+
+System messages ahead of everything are the `system` field. Later ones end the user turn that they stand in, which
+is where the API takes them; a model that takes none there has them at the end of `system` instead, at the price of its
+prompt cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from adapters.claude.content import assistant_blocks, text_blocks, tool_result, user_blocks
+from adapters.claude.errors import Untranslatable
+
+__all__ = ["OPENING", "Conversation", "arrange"]
+
+Json = dict[str, Any]
+
+OPENING: Final = "(The assistant speaks first.)"
+"""The first turn must be a user's. A list that opens with the assistant's greeting gets one that says no more."""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """system: text blocks. turns: as the Messages API takes them, the content always a list of blocks."""
+
+    system: list[Json] = field(default_factory=list)
+    turns: list[Json] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _UserTurn:
+    results: list[Json] = field(default_factory=list)
+    content: list[Json] = field(default_factory=list)
+    system: list[Json] = field(default_factory=list)
+
+
+def arrange(messages: Sequence[Json], *, late_system: bool) -> Conversation:
+    """late_system: the model takes system messages after user turns. Raises: Untranslatable."""
+    found = Conversation()
+    turn = _UserTurn()
+    for place, message in enumerate(messages):
+        where = f"messages[{place}]"
+        match message.get("role"):
+            case "system" | "developer":
+                blocks = text_blocks(message, where)
+                is_leading = not (found.turns or turn.results or turn.content)
+                (found.system if is_leading else turn.system).extend(blocks)
+            case "user":
+                turn.content += user_blocks(message, where)
+            case "tool":
+                turn.results.append(tool_result(message, where))
+            case "assistant":
+                blocks = assistant_blocks(message, where)
+                if blocks:  # an empty one separates nothing
+                    _close(found, turn, late_system)
+                    turn = _UserTurn()
+                    _say(found, blocks)
+            case role:
+                raise Untranslatable(f"Messages of role '{role}' are not taken here.", f"{where}.role")
+    _close(found, turn, late_system)
+    _trim_prefill(found)
+    return found
+
+
+def _close(found: Conversation, turn: _UserTurn, late_system: bool) -> None:
+    blocks = [*turn.results, *turn.content]
+    if blocks:
+        found.turns.append({"role": "user", "content": blocks})
+    if turn.system and blocks and late_system:
+        found.turns.append({"role": "system", "content": turn.system})
+    else:
+        found.system += turn.system
+
+
+def _say(found: Conversation, blocks: list[Json]) -> None:
+    if found.turns and found.turns[-1]["role"] == "assistant":
+        found.turns[-1]["content"] += blocks
+        return
+    if not found.turns:
+        found.turns.append({"role": "user", "content": [{"type": "text", "text": OPENING}]})
+    found.turns.append({"role": "assistant", "content": blocks})
+
+
+def _trim_prefill(found: Conversation) -> None:
+    """A beginning that the model is to continue must not end with white space."""
+    if not found.turns or found.turns[-1]["role"] != "assistant":
+        return
+    content = found.turns[-1]["content"]
+    last = content[-1]
+    if last.get("type") == "text" and isinstance(last.get("text"), str):
+        content[-1] = {**last, "text": last["text"].rstrip()}

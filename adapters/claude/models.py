@@ -1,0 +1,59 @@
+"""What is known of Claude models by name: how much they may write, and whether they take a system message anywhere.
+
+From the models' pages on platform.claude.com (October 2026). A model's own limit, as GET /v1/models told it, goes
+before this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["Model", "find_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """max_tokens: what a request without a limit asks for.
+
+    late_system: takes `role: system` after a user turn; elsewhere such a message is a 400.
+    """
+
+    max_tokens: int
+    late_system: bool = False
+
+
+_LATEST: Final = Model(128_000, late_system=True)
+_BIG: Final = Model(128_000)
+# Up to the 4.1 family a prompt and max_tokens that together pass the window are a 400, so less is asked for there.
+_OLD: Final = Model(32_000)
+_UNKNOWN: Final = Model(8_192)  # Claude's dialect is also spoken by others, whose limits differ
+
+# The longest prefix counts.
+_MODELS: Final[dict[str, Model]] = {
+    "claude-": Model(64_000),
+    "claude-fable-5": _LATEST,
+    "claude-mythos-5": _LATEST,
+    "claude-opus-5": _LATEST,
+    "claude-sonnet-5": _BIG,  # sources disagree about late system messages; without is always right
+    "claude-sonnet-5-5": _LATEST,
+    "claude-haiku-5": Model(64_000, late_system=True),
+    "claude-opus-4-8": _LATEST,
+    "claude-opus-4-7": _BIG,
+    "claude-opus-4-6": _BIG,
+    "claude-sonnet-4-6": _BIG,
+    "claude-opus-4-1": _OLD,
+    "claude-opus-4-0": _OLD,
+    "claude-opus-4-2": _OLD,  # claude-opus-4-20250514
+    "claude-sonnet-4-0": _OLD,
+    "claude-sonnet-4-2": _OLD,
+    "claude-3-7": _OLD,
+    "claude-3-5": Model(8_192),
+    "claude-3-": Model(4_096),
+}
+_PREFIXES: Final = sorted(_MODELS, key=len, reverse=True)
+
+
+def find_model(name: str) -> Model:
+    """name: as the upstream is asked for it."""
+    return next((_MODELS[prefix] for prefix in _PREFIXES if name.startswith(prefix)), _UNKNOWN)

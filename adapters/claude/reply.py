@@ -1,0 +1,146 @@
+"""A whole message of Anthropic's as a chat completion, and what its stream shares with it: usage, reasons, names.
+
+Nothing is lost: fields of the message that are not known here stay beside the completion's own, `usage` keeps
+Anthropic's counts beside OpenAI's, and blocks that a chat message has no field for ride along, unread, for the
+client to send back (`thinking_blocks`, `provider_blocks`; `index` is the block's place).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+__all__ = [
+    "CALL_FIELDS",
+    "MESSAGE_FIELDS",
+    "THINKING",
+    "completion",
+    "ending",
+    "note_citations",
+    "to_usage",
+]
+
+Json = dict[str, Any]
+
+_FINISH: Final = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+    "pause_turn": "stop",  # a server's own tools need another request; `native_finish_reason` tells
+}
+THINKING: Final = ("thinking", "redacted_thinking")
+CALL_FIELDS: Final = frozenset(("type", "id", "name", "input"))
+MESSAGE_FIELDS: Final = frozenset(
+    ("id", "type", "role", "content", "model", "stop_reason", "stop_sequence", "stop_details", "usage")
+)
+
+
+def completion(message: Json, created: int) -> Json:
+    """message: the body of a 200. created: seconds since 1970, which Anthropic does not tell."""
+    said: Json = {"role": "assistant", "content": None, "refusal": None}
+    texts: list[str] = []
+    length = 0
+    calls: list[Json] = []
+    thoughts: list[str] = []
+    citations: list[Json] = []
+    thinking_blocks: list[Json] = []
+    provider_blocks: list[Json] = []
+    for place, block in enumerate(message.get("content") or ()):
+        kind = block.get("type")
+        if kind == "text":
+            text = block.get("text") or ""
+            texts.append(text)
+            citations += note_citations(block.get("citations"), length, length + len(text), len(citations))
+            length += len(text)
+        elif kind == "tool_use":
+            arguments = orjson.dumps(block.get("input") or {}).decode()
+            function = {"name": block.get("name"), "arguments": arguments}
+            more = {key: value for key, value in block.items() if key not in CALL_FIELDS}
+            calls.append({"id": block.get("id"), "type": "function", "function": function, **more})
+        elif kind in THINKING:
+            if block.get("thinking"):
+                thoughts.append(block["thinking"])
+            thinking_blocks.append({"index": place, **block})
+        else:
+            provider_blocks.append({"index": place, **block})
+    if texts:
+        said["content"] = "".join(texts)
+    for key, found in (
+        ("tool_calls", calls),
+        ("reasoning_content", "".join(thoughts)),
+        ("thinking_blocks", thinking_blocks),
+        ("provider_blocks", provider_blocks),
+        ("citations", citations),
+    ):
+        if found:
+            said[key] = found
+    finish, beside, refusal = ending(message)
+    if refusal is not None:
+        said["refusal"] = refusal
+    return {
+        "id": message.get("id"),
+        "object": "chat.completion",
+        "created": created,
+        "model": message.get("model"),
+        "choices": [
+            {"index": 0, "message": said, "logprobs": None, "finish_reason": finish or "stop", **beside}
+        ],
+        "usage": to_usage(message.get("usage") or {}),
+        **{key: value for key, value in message.items() if key not in MESSAGE_FIELDS},
+    }
+
+
+def ending(told: Json) -> tuple[str | None, Json, str | None]:
+    """Why a message ended: OpenAI's reason, Anthropic's own words for the choice, and the text of a refusal.
+
+    told: a message, or the delta of its end. An unknown reason is a stop: the model did.
+    """
+    reason = told.get("stop_reason")
+    if reason is None:
+        return None, {}, None
+    beside: Json = {"native_finish_reason": reason}
+    for key in ("stop_sequence", "stop_details"):
+        if told.get(key) is not None:
+            beside[key] = told[key]
+    details = told.get("stop_details")
+    explanation = details.get("explanation") if isinstance(details, dict) else None
+    refusal = explanation if reason == "refusal" and isinstance(explanation, str) and explanation else None
+    return _FINISH.get(reason, "stop"), beside, refusal
+
+
+def note_citations(citations: Any, start: int, end: int, count: int) -> list[Json]:
+    """A text block's citations, each with the characters of `content` that it stands for. count: those before it."""
+    if not isinstance(citations, list):
+        return []
+    return [
+        {"index": count + n, "start_index": start, "end_index": end, "citation": citation}
+        for n, citation in enumerate(citations)
+    ]
+
+
+def to_usage(usage: Json) -> Json:
+    """Anthropic counts what was read from and written to its cache apart; OpenAI's prompt tokens hold all."""
+    read = _count(usage, "cache_read_input_tokens")
+    written = _count(usage, "cache_creation_input_tokens")
+    prompt = _count(usage, "input_tokens") + read + written
+    completion = _count(usage, "output_tokens")
+    found: Json = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": read, "cache_write_tokens": written},
+    }
+    details = usage.get("output_tokens_details")
+    thinking = details.get("thinking_tokens") if isinstance(details, dict) else None
+    if isinstance(thinking, int):
+        found["completion_tokens_details"] = {"reasoning_tokens": thinking}
+    return {**found, **usage}
+
+
+def _count(usage: Json, key: str) -> int:
+    value = usage.get(key)
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,179 @@
+"""A chat completion request as the Messages API takes it. Pure.
+
+Every field is honoured, passed on, or refused by name: those that both dialects know are translated, those that only
+OpenAI's knows are refused unless they ask for nothing, and all others go on as they are, for Anthropic to judge.
+(platform.claude.com/docs/en/api/messages)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from adapters.claude.cache import place_marks
+from adapters.claude.errors import Untranslatable
+from adapters.claude.messages import arrange
+from adapters.claude.models import find_model
+from adapters.claude.tools import close_schema, to_choice, to_tools
+
+__all__ = ["SAMPLING", "to_wire"]
+
+Json = dict[str, Any]
+
+SAMPLING: Final = ("temperature", "top_p", "top_k")
+"""Fields that version 2026-10-21 of the API refuses whatever their value, and the one before it takes."""
+
+JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other text, no code fence."
+
+# Translated below, or spent here: `prompt_cache_key` only hints at which machine has the prefix, of `metadata` and
+# `stream_options` no more is known to Anthropic than what is read, and `safety_identifier` stands in for `user`.
+_READ: Final = frozenset(
+    (
+        *("max_completion_tokens", "max_tokens", "messages", "metadata", "model", "output_config"),
+        *("parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort"),
+        *(
+            "response_format",
+            "safety_identifier",
+            "service_tier",
+            "stop",
+            "stream",
+            "stream_options",
+            "system",
+        ),
+        *("tool_choice", "tools", "user"),
+    )
+)
+# Fields only OpenAI has, each with the test that its value asks for nothing.
+_ASKS_NOTHING: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "audio": lambda value: False,
+    "frequency_penalty": lambda value: value == 0,
+    "function_call": lambda value: value == "none",
+    "functions": lambda value: value == [],
+    "logit_bias": lambda value: value == {},
+    "logprobs": lambda value: value is False,
+    "modalities": lambda value: value == ["text"],
+    "n": lambda value: value == 1,
+    "prediction": lambda value: False,
+    "presence_penalty": lambda value: value == 0,
+    "seed": lambda value: False,
+    "store": lambda value: value is False,
+    "top_logprobs": lambda value: value == 0,
+    "verbosity": lambda value: value == "medium",
+    "web_search_options": lambda value: False,
+}
+_TIERS: Final = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+_EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
+
+
+def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool = True) -> Json:
+    """body: a chat completion request. limits: model -> the most it may write, where known.
+
+    marks: nothing in the request is marked for the cache, so it is done here.
+    Raises: Untranslatable: names what cannot be said.
+    """
+    for key, asks_nothing in _ASKS_NOTHING.items():
+        value = body.get(key)
+        if value is not None and not asks_nothing(value):
+            raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)
+    model = body.get("model")
+    known = find_model(model if isinstance(model, str) else "")
+    conversation = arrange(body.get("messages") or (), late_system=known.late_system)
+    wire: Json = {"model": model, "max_tokens": _max_tokens(body, limits or {}, known.max_tokens)}
+    tools = to_tools(body.get("tools") or ())
+    if tools:
+        wire["tools"] = tools
+    choice = to_choice(body.get("tool_choice"), body.get("parallel_tool_calls"), bool(tools))
+    if choice is not None:
+        wire["tool_choice"] = choice
+    system = [*_own_system(body.get("system")), *conversation.system]
+    rest = {
+        key: value
+        for key, value in body.items()
+        if key not in _READ and key not in _ASKS_NOTHING and value is not None
+    }
+    wire |= rest
+    if body.get("stream"):
+        wire["stream"] = True
+    _set_stop(wire, body.get("stop"))
+    _set_user(wire, body)
+    _set_tier(wire, body.get("service_tier"))
+    _set_output(wire, system, body)
+    if system:
+        wire["system"] = system
+    wire["messages"] = conversation.turns
+    if marks:
+        place_marks(wire, _ttl(body.get("prompt_cache_retention")))
+    return wire
+
+
+def _max_tokens(body: Json, limits: Mapping[str, int], default: int) -> Any:
+    for key in ("max_completion_tokens", "max_tokens"):
+        if body.get(key) is not None:
+            return body[key]
+    return limits.get(body.get("model") or "", default)
+
+
+def _own_system(system: Any) -> list[Json]:
+    """A `system` field as Anthropic has it, sent by a client that knows who answers."""
+    if isinstance(system, str):
+        return [{"type": "text", "text": system}] if system.strip() else []
+    if system is None or isinstance(system, list):
+        return system or []
+    raise Untranslatable("`system` is a text or a list of blocks.", "system", "invalid_type")
+
+
+def _set_stop(wire: Json, stop: Any) -> None:
+    if stop is not None and stop != []:
+        wire["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+
+
+def _set_user(wire: Json, body: Json) -> None:
+    metadata = body.get("metadata")
+    named = metadata.get("user_id") if isinstance(metadata, dict) else None
+    user = named or body.get("user") or body.get("safety_identifier")
+    if user is not None:
+        wire["metadata"] = {"user_id": user}
+
+
+def _set_tier(wire: Json, tier: Any) -> None:
+    if tier is None:
+        return
+    if tier not in _TIERS:
+        raise Untranslatable(f"There is no service tier {tier!r} at this model's provider.", "service_tier")
+    wire["service_tier"] = _TIERS[tier]
+
+
+def _set_output(wire: Json, system: list[Json], body: Json) -> None:
+    """What the answer shall look like, and how much effort it is worth."""
+    given = body.get("output_config")
+    config: Json = dict(given) if isinstance(given, dict) else {}
+    effort = body.get("reasoning_effort")
+    if effort == "none":
+        wire.setdefault("thinking", {"type": "disabled"})
+    elif effort is not None:
+        if effort != "minimal" and effort not in _EFFORTS:
+            raise Untranslatable(f"There is no effort {effort!r} here.", "reasoning_effort", "invalid_value")
+        config.setdefault("effort", "low" if effort == "minimal" else effort)
+    form = body.get("response_format")
+    match form:
+        case None | {"type": "text"}:
+            pass
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+            config["format"] = {"type": "json_schema", "schema": close_schema(schema)}
+        case {"type": "json_object"}:
+            # There is no such mode: it takes a schema, or one's word. OpenAI, too, wants it said in the prompt.
+            system.append({"type": "text", "text": JSON_ONLY})
+        case _:
+            raise Untranslatable("This `response_format` is not taken here.", "response_format")
+    if config:
+        wire["output_config"] = config
+
+
+def _ttl(retention: Any) -> str | None:
+    if retention in (None, "in_memory", "in-memory"):
+        return None
+    if retention == "24h":
+        return "1h"  # the longest there is
+    raise Untranslatable(
+        f"There is no cache retention {retention!r} here.", "prompt_cache_retention", "invalid_value"
+    )

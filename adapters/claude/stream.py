@@ -1,0 +1,259 @@
+"""Anthropic's events in, OpenAI's chunks out, one by one: nothing is held back, nothing joined.
+
+    message_start          the role's delta
+    content_block_start    of a call: its id and name
+    content_block_delta    text, reasoning, a piece of a call's arguments
+    content_block_stop     what only its block as a whole says: a signature, citations, a block of a kind not known here
+    message_delta          why it ended
+    message_stop           usage, if asked for, and [DONE]
+    ping                   a comment
+    error                  OpenAI's error event, and the end
+
+Blocks are told apart by their index; calls are counted in the order in which they begin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from adapters.claude.errors import error_body, to_openai
+from adapters.claude.reply import CALL_FIELDS, MESSAGE_FIELDS, THINKING, ending, note_citations, to_usage
+from adapters.errors import ProviderBroke
+from adapters.types import Event
+
+__all__ = ["StreamTranslator"]
+
+Json = dict[str, Any]
+
+_DONE: Final = Event(b"data: [DONE]\n\n", b"[DONE]")
+_PING: Final = Event(b": ping\n\n", None)
+
+
+@dataclass(slots=True)
+class _Block:
+    """fields: as it began. pieces: of what its deltas continue. call: its number among the calls."""
+
+    kind: str
+    place: int
+    fields: Json
+    start: int
+    call: int = -1
+    has_input: bool = False
+    pieces: dict[str, list[str]] = field(default_factory=dict)
+    citations: list[Any] = field(default_factory=list)
+
+
+class StreamTranslator:
+    """One reply. created: seconds since 1970. wants_usage: the client asked for the usage chunk."""
+
+    def __init__(self, created: int, *, wants_usage: bool) -> None:
+        self._created = created
+        self._wants_usage = wants_usage
+        self._blocks: dict[int, _Block] = {}
+        self._calls = 0
+        self._length = 0  # characters of content so far
+        self._citations = 0
+        self._usage: Json = {}
+        self._frame(None, None)
+        self.is_over = False
+
+    def feed(self, event: Event) -> list[Event]:
+        """Raises: ProviderBroke: the event is not JSON."""
+        data = event.data
+        if data is None or self.is_over:
+            return []
+        try:
+            told = orjson.loads(data)
+            kind = told["type"]
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise ProviderBroke(
+                f"an event of the upstream's is none of Anthropic's: {data[:200]!r}"
+            ) from error
+        if kind == "content_block_delta":
+            return self._delta(told)
+        match kind:
+            case "content_block_start":
+                return self._begin_block(told)
+            case "content_block_stop":
+                return self._end_block(told)
+            case "message_start":
+                return self._begin(told.get("message") or {})
+            case "message_delta":
+                return self._ending(told)
+            case "message_stop":
+                return self._end()
+            case "ping":
+                return [_PING]
+            case "error":
+                return self._fail(told)
+        return []
+
+    def finish(self) -> None:
+        """The stream has ended. Raises: ProviderBroke: its message has not."""
+        if not self.is_over:
+            raise ProviderBroke("the upstream's stream ended before its message did")
+
+    # the message
+
+    def _begin(self, message: Json) -> list[Event]:
+        self._frame(message.get("id"), message.get("model"))
+        self._add_usage(message.get("usage"))
+        more = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
+        return [self._chunk({"role": "assistant", "content": "", "refusal": None}, more=more)]
+
+    def _ending(self, told: Json) -> list[Event]:
+        self._add_usage(told.get("usage"))
+        delta = told.get("delta") or {}
+        finish, beside, refusal = ending(delta)
+        known = ("stop_reason", "stop_sequence", "stop_details")
+        more = {key: value for key, value in delta.items() if key not in known and value is not None}
+        more |= {key: value for key, value in told.items() if key not in ("type", "delta", "usage")}
+        if finish is None and not more:
+            return []
+        return [self._chunk({} if refusal is None else {"refusal": refusal}, finish, beside, more)]
+
+    def _end(self) -> list[Event]:
+        self.is_over = True
+        if not self._wants_usage:
+            return [_DONE]
+        chunk = {**self._identity, "choices": [], "usage": to_usage(self._usage)}
+        return [_event(orjson.dumps(chunk)), _DONE]
+
+    def _fail(self, told: Json) -> list[Event]:
+        self.is_over = True
+        shaped = to_openai(told) or error_body("The upstream reported an error", "api_error")
+        return [_event(orjson.dumps(shaped))]
+
+    def _add_usage(self, usage: Any) -> None:
+        """The counts are running totals: what comes later replaces, but never with null."""
+        if isinstance(usage, dict):
+            self._usage |= {key: value for key, value in usage.items() if value is not None}
+
+    # its blocks
+
+    def _begin_block(self, told: Json) -> list[Event]:
+        fields = told.get("content_block") or {}
+        place = told.get("index", len(self._blocks))
+        block = _Block(fields.get("type") or "", place, fields, self._length)
+        self._blocks[place] = block
+        match block.kind:
+            case "text":
+                block.citations += fields.get("citations") or ()
+                return self._text(fields["text"]) if fields.get("text") else []
+            case "tool_use":
+                block.call = self._calls
+                self._calls += 1
+                more = {key: value for key, value in fields.items() if key not in CALL_FIELDS}
+                head = {"index": block.call, "id": fields.get("id"), "type": "function"}
+                function = {"name": fields.get("name"), "arguments": ""}
+                return [self._chunk({"tool_calls": [{**head, "function": function, **more}]})]
+            case "thinking" if fields.get("thinking"):
+                return [self._chunk({"reasoning_content": fields["thinking"]})]
+        return []
+
+    def _delta(self, told: Json) -> list[Event]:
+        delta = told.get("delta") or {}
+        kind = delta.get("type")
+        if kind == "text_delta":
+            return self._text(delta["text"])
+        block = self._blocks.get(told.get("index", -1))
+        if block is None:
+            return []
+        if kind == "input_json_delta":
+            piece = delta.get("partial_json") or ""
+            if block.kind != "tool_use":
+                block.pieces.setdefault("input", []).append(piece)
+                return []
+            if not piece:
+                return []
+            block.has_input = True
+            function = {"arguments": piece}
+            return [self._chunk({"tool_calls": [{"index": block.call, "function": function}]})]
+        if kind == "citations_delta":
+            block.citations.append(delta.get("citation"))
+            return []
+        for key, value in delta.items():
+            if key == "type":
+                continue
+            if isinstance(value, str):
+                block.pieces.setdefault(key, []).append(value)
+            else:
+                block.fields[key] = value
+        if kind == "thinking_delta" and delta.get("thinking"):
+            return [self._chunk({"reasoning_content": delta["thinking"]})]
+        return []
+
+    def _end_block(self, told: Json) -> list[Event]:
+        block = self._blocks.pop(told.get("index", -1), None)
+        if block is None:
+            return []
+        if block.kind == "text":
+            noted = note_citations(block.citations, block.start, self._length, self._citations)
+            self._citations += len(noted)
+            return [self._chunk({"citations": noted})] if noted else []
+        if block.kind == "tool_use":
+            if block.has_input:
+                return []
+            # Without arguments, or with all of them at once: they are JSON in any case.
+            arguments = orjson.dumps(block.fields.get("input") or {}).decode()
+            function = {"arguments": arguments}
+            return [self._chunk({"tool_calls": [{"index": block.call, "function": function}]})]
+        key = "thinking_blocks" if block.kind in THINKING else "provider_blocks"
+        return [self._chunk({key: [{"index": block.place, **_whole(block)}]})]
+
+    # writing
+
+    def _frame(self, id_: Any, model: Any) -> None:
+        """The bytes that every chunk has; a piece of text needs no more than them."""
+        self._identity: Json = {
+            "id": id_,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": model,
+        }
+        self._head = orjson.dumps(self._identity)[:-1] + b',"choices":[{"index":0,"delta":{"content":'
+        self._tail = b'},"logprobs":null,"finish_reason":null}]'
+        self._tail += b',"usage":null}' if self._wants_usage else b"}"
+
+    def _text(self, text: str) -> list[Event]:
+        self._length += len(text)
+        return [_event(self._head + orjson.dumps(text) + self._tail)]
+
+    def _chunk(
+        self, delta: Json, finish: str | None = None, beside: Json | None = None, more: Json | None = None
+    ) -> Event:
+        """beside: fields of the choice; more: of the chunk."""
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, **(beside or {})}
+        chunk = {**self._identity, "choices": [choice], **(more or {})}
+        if self._wants_usage:
+            chunk["usage"] = None
+        return _event(orjson.dumps(chunk))
+
+
+def _whole(block: _Block) -> Json:
+    """The block as a whole reply would have it."""
+    fields = dict(block.fields)
+    for key, pieces in block.pieces.items():
+        text = "".join(pieces)
+        if key == "input":
+            fields["input"] = _parsed(text) if text else fields.get("input", {})
+        else:
+            begun = fields.get(key)
+            fields[key] = begun + text if isinstance(begun, str) else text
+    if block.citations:
+        fields["citations"] = block.citations
+    return fields
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text  # cut off by the end of the message: kept as it is
+
+
+def _event(data: bytes) -> Event:
+    return Event(b"data: " + data + b"\n\n", data)

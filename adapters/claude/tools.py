@@ -1,0 +1,88 @@
+"""Tools, the choice among them, and answers that follow a schema: OpenAI's way of asking in, Anthropic's out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from adapters.claude.errors import Untranslatable
+
+__all__ = ["close_schema", "to_choice", "to_tools"]
+
+Json = dict[str, Any]
+
+_EMPTY: Final[Json] = {"type": "object", "properties": {}}
+
+
+def to_tools(tools: Sequence[Any]) -> list[Json]:
+    """Tools that are Anthropic's already (with an `input_schema`, or of a type of its own) pass as they are."""
+    return [_tool(tool, f"tools[{place}]") for place, tool in enumerate(tools)]
+
+
+def _tool(tool: Any, where: str) -> Json:
+    if not isinstance(tool, dict):
+        raise Untranslatable(f"'{where}' is not an object.", where, "invalid_type")
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        if tool.get("type") in (None, "custom") and "input_schema" not in tool:
+            raise Untranslatable("Only tools of type 'function' are taken here.", f"{where}.type")
+        return tool
+    found: Json = {"name": function.get("name")}
+    if function.get("description") is not None:
+        found["description"] = function["description"]
+    schema = function.get("parameters")
+    found["input_schema"] = (
+        ({"type": "object", **schema} if isinstance(schema, dict) else schema) if schema else _EMPTY
+    )
+    if function.get("strict"):
+        found["strict"] = True
+    known = ("name", "description", "parameters", "strict")
+    found |= {key: value for key, value in function.items() if key not in known and value is not None}
+    found |= {key: value for key, value in tool.items() if key not in ("type", "function")}
+    return found
+
+
+def to_choice(choice: Any, parallel: Any, has_tools: bool) -> Json | None:
+    """parallel: `parallel_tool_calls`. None: nothing is to be said. Raises: Untranslatable."""
+    if choice is None and parallel is not False:
+        return None
+    found = _choice(choice)
+    if not has_tools and found["type"] in ("auto", "none"):
+        return None
+    if parallel is False and found["type"] != "none":
+        found = {**found, "disable_parallel_tool_use": True}
+    return found
+
+
+def _choice(choice: Any) -> Json:
+    match choice:
+        case None | "auto":
+            return {"type": "auto"}
+        case "none":
+            return {"type": "none"}
+        case "required":
+            return {"type": "any"}
+        case {"type": "function", "function": {"name": str(name)}}:
+            return {"type": "tool", "name": name}
+        case {"type": "auto" | "any" | "tool" | "none"}:
+            return dict(choice)
+    raise Untranslatable(f"This `tool_choice` is not taken here: {str(choice)[:100]}.", "tool_choice")
+
+
+def close_schema(schema: Any) -> Any:
+    """The schema with every object closed that does not say: open ones are refused, as in OpenAI's strict mode."""
+    if isinstance(schema, list):
+        return [close_schema(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {
+        key: {name: close_schema(each) for name, each in value.items()}
+        if key in ("properties", "$defs", "definitions") and isinstance(value, dict)
+        else value
+        if key in ("const", "default", "enum", "examples")
+        else close_schema(value)
+        for key, value in schema.items()
+    }
+    if found.get("type") == "object" or "properties" in found:
+        found.setdefault("additionalProperties", False)
+    return found
