@@ -8,7 +8,7 @@ what is stored, `Request.lines` what went upstream, and a client's own messages 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from textwrap import dedent
 from typing import Any
 
@@ -199,6 +199,11 @@ def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int
         if e.reply is not None:
             assert e.path == canon.path(a for el in tree.line(e) for a in el.atoms), f"path of {e.id}"
             assert e.reply_key == canon.reply_key(e.reply), f"reply key of {e.id}"
+
+
+def without_numbers(e: Exchange) -> dict[str, object]:
+    """All that the core decides of a record; its place in the agent's order is the store's to say."""
+    return {f.name: getattr(e, f.name) for f in fields(e) if f.name not in ("seq", "run")}
 
 
 # -- the world
