@@ -150,6 +150,7 @@ class Recall(Protocol):
         *,
         size: int,
         indexed: int,
+        skip: range = range(0),
         limit: int = 40,
         only_strong: bool = False,
         deadline_ms: float = 150.0,
@@ -157,6 +158,8 @@ class Recall(Protocol):
         """Messages and passages of this agent that answer the query, best first.
 
         size: how many numbers the agent has given out. indexed: up to which the index knows.
+
+        skip: numbers that are in sight already.
 
         Raises: TooSlow, Unavailable.
         """

@@ -93,6 +93,7 @@ class Exchange:
     inputs: atoms, message by message, of what the client sent since the parent's reply (system messages excluded).
     media: for each of these messages the digest of its images and sounds, b"" where it has none.
     reply: atoms of our reply as the client has it; None while it was never had (cancelled).
+    run: the path's messages from this number up to the reply's are all the agent's numbers there are in between.
     offset: how many atoms the path has in front of the inputs. length: messages of the whole path, its reply included.
     path: running hash over all atoms up to and including the reply.
     reply_key: hash under which a reply of ours is looked up (its text without white space, else its calls).
@@ -130,6 +131,7 @@ class Exchange:
     carried: bool = False
     standing: bool = False
     seq: int = 0
+    run: int = 0
     input: bytes | None = None
     said: bytes | None = None
     full: bytes | None = None

@@ -258,7 +258,9 @@ class _Counted:
     head_length: int
 
 
-@lru_cache(maxsize=1024)  # the last messages of a memory are not indexed yet and are read by query after query
+@lru_cache(
+    maxsize=1024
+)  # the last messages of a memory are not indexed yet and are read by query after query
 def _count(document: Document) -> _Counted:
     text = document.text[:_DOCUMENT_CHARS]
     head = words_of(text[:_HEAD_CHARS])
@@ -453,6 +455,7 @@ def rank(
     secret: bytes,
     *,
     tail: Sequence[Document] = (),
+    skip: range = range(0),
     limit: int = 50,
     only_strong: bool = False,
 ) -> list[Hit]:
@@ -461,6 +464,7 @@ def rank(
     Two rankings, of all turns and of the user's alone, each relative to its best, are added: long turns of the
     assistant would win most places by their mere number of words, yet some things only the assistant said.
     blobs: all of the agent's; empty ones are skipped.
+    skip: messages that count for the statistics and are not wanted.
     tail: messages not indexed yet; where a blob has one of them too, the tail's text counts.
     only_strong: for what nobody asked for. Without hits that hold a good part of the query nothing is returned, and
     small talk finds nothing. A search tool leaves it off. Raises: CorruptIndex.
@@ -472,7 +476,7 @@ def rank(
     found = _find(opened, tail, terms, secret)
     if not len(found.row):
         return []
-    return _fuse(found, limit, only_strong)
+    return _fuse(found, skip, limit, only_strong)
 
 
 _Opened = tuple[int, int, bytes]  # chunk, number of entries, the blob
@@ -632,10 +636,13 @@ def _score(found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return score, np.minimum(share / max(float(unseen_as_rare.sum()), 1e-9), 1.0)
 
 
-def _fuse(found: _Found, limit: int, only_strong: bool) -> list[Hit]:
+def _fuse(found: _Found, skip: range, limit: int, only_strong: bool) -> list[Hit]:
     import numpy as np
 
     score, share = _score(found)
+    if skip:
+        unwanted = (found.seqs >= skip.start) & (found.seqs < skip.stop)
+        score[unwanted] = share[unwanted] = 0.0
     best = float(score.max())
     if not best > 0 or (only_strong and share.max() < _LEAST_BEST_SHARE):
         return []

@@ -45,6 +45,8 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         depth=e.depth + 1,
         offset=e.offset + sum(map(len, e.inputs)) + len(e.reply or ()),
         length=e.length + len(new) + 1,
+        seq=e.seq + len(e.inputs) + 1,  # if nobody else speaks in between, it goes on with the same run
+        run=e.run,
         inputs=tuple(listing.atoms[listing.said :]),
         media=tuple(listing.media(i) for i in new),
         reply=None,

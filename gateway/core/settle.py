@@ -121,6 +121,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         plan.exchange,
         id=ended.id,
         seq=draft.seq if draft else 0,
+        run=draft.run if draft else 0,
         parent=None if parent is None else parent.id,
         notes=ended.notes,
         hush=plan.hush,
@@ -135,6 +136,8 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
             offset=parent.offset + len(_flat(parent)) + len(parent.reply or ()),
             length=parent.length + e.length,
         )
+    if parent is not None and draft is None:  # if nobody else speaks in between, it goes on with the same run
+        e = replace(e, seq=parent.seq + len(parent.inputs) + 1, run=parent.run)
     tree.lend(e.id, plan.messages)
     if parent is None and not plan.query.named:
         opening = _later_opening(tree, e)

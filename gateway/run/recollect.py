@@ -356,6 +356,7 @@ class Recollection:
                     messages_of,
                     size=self.look.next_seq,
                     indexed=self.look.indexed_seq,
+                    skip=self._in_sight() if cut is None else range(0),
                     only_strong=True,
                     deadline_ms=deadline,
                 )
@@ -375,6 +376,13 @@ class Recollection:
         note = recall.render_note(hits, self.section.changes, self.query.now)
         self.recalled_tokens = recall.estimate_tokens(note) if hits else 0
         return note
+
+    def _in_sight(self) -> range:
+        """Numbers of messages that need not even be looked at: the client's list has them word for word."""
+        anchor = self.plan.place.anchor
+        if self.tree is not None or anchor is None:
+            return range(0)
+        return range(anchor.run, anchor.seq + len(anchor.inputs) + 1)
 
     def _note_tokens(self) -> int:
         """A note stays in the conversation, so in a small window it has to be small as well."""

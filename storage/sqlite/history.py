@@ -50,7 +50,7 @@ _COLUMNS = (
 _SKELETON = (
     "id", "conversation", "parent", "depth", "seq", "offset", "length", "begun", "touched", "ended", "stopped",
     "state", "superseded", "carried", "standing", "edits", "merged", "size", "head", "tokens", "prior", "snapshot",
-    "path", "reply_key", "hush", "inputs", "media", "reply", "notes",
+    "path", "reply_key", "hush", "inputs", "media", "reply", "notes", "run",
 )  # fmt: skip
 
 
@@ -145,7 +145,8 @@ def _exchange(
         media=_unpack_media(row[26]),
         reply=None if row[27] is None else unpack_atoms(row[27]),
         notes={int(k): v for k, v in orjson.loads(row[28]).items()} if row[28] else {},
-        hidden=bool(row[29]),
+        run=row[29],
+        hidden=bool(row[30]),
         input=input_,
         said=said,
         full=full,
@@ -331,13 +332,15 @@ def add_exchange(
     connection: sqlite3.Connection, agent: int, epoch: int, rev: int, e: Exchange
 ) -> tuple[int, int] | None:
     """(id, seq) of the new row; None where the conversation moved or something was forgotten since it was planned."""
-    row = connection.execute(SQL["exchange_add"], [*_values(e), agent, epoch, e.conversation, rev]).fetchone()
+    row = connection.execute(
+        SQL["exchange_add"], [*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev]
+    ).fetchone()
     return None if row is None else (row[0], row[1])
 
 
 def insert_exchange(connection: sqlite3.Connection, agent: int, e: Exchange) -> tuple[int, int]:
     """(id, seq) of the new row."""
-    row = connection.execute(SQL["exchange_insert"], [*_values(e), agent]).fetchone()
+    row = connection.execute(SQL["exchange_insert"], [*_values(e), e.seq, e.run, agent]).fetchone()
     return row[0], row[1]
 
 

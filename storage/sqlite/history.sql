@@ -92,16 +92,16 @@ SELECT id, input, said, full FROM exchanges WHERE agent = ? AND id IN ({n})
 
 -- name: exchange_add
 -- A turn, planned on a conversation that has not moved since; no row where it has.
-INSERT INTO exchanges ({columns}, agent, seq)
-SELECT {values}, a.id, a.next_seq
+INSERT INTO exchanges ({columns}, run, agent, seq)
+SELECT {values}, CASE WHEN a.next_seq = ? THEN ? ELSE a.next_seq END, a.id, a.next_seq
 FROM agents a JOIN conversations c ON c.agent = a.id
 WHERE a.id = ? AND a.epoch = ? AND c.id = ? AND c.rev = ?
 RETURNING id, seq
 
 -- name: exchange_insert
 -- A turn that was resolved inside this transaction.
-INSERT INTO exchanges ({columns}, agent, seq)
-SELECT {values}, id, next_seq FROM agents WHERE id = ?
+INSERT INTO exchanges ({columns}, run, agent, seq)
+SELECT {values}, CASE WHEN next_seq = ? THEN ? ELSE next_seq END, id, next_seq FROM agents WHERE id = ?
 RETURNING id, seq
 
 -- name: exchange_carry
@@ -130,7 +130,7 @@ WHERE p.standing = 1 AND p.state = 'finished'
 -- name: told_since
 -- What the search index does not know yet.
 SELECT p.input, p.said, {skeleton} FROM exchanges p
-WHERE p.agent = ? AND p.seq >= ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
+WHERE p.agent = ? AND p.seq >= ? AND NOT p.seq BETWEEN ? AND ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
 
 -- name: head_openings
 -- In how many conversations a head made elsewhere has been an opening.

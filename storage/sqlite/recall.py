@@ -43,6 +43,7 @@ class Recall:
         *,
         size: int,
         indexed: int,
+        skip: range = range(0),
         limit: int = 40,
         only_strong: bool = False,
         deadline_ms: float = 150.0,
@@ -51,11 +52,15 @@ class Recall:
 
         size: how many numbers the agent has given out. indexed: up to which the index knows.
 
+        skip: numbers that are in sight already.
+
         Raises: TooSlow, Unavailable.
         """
 
         def read(connection: sqlite3.Connection) -> list[Message]:
-            return _search(connection, agent, query, messages_of, indexed, min(limit, _ROWS), only_strong)
+            return _search(
+                connection, agent, query, messages_of, indexed, skip, min(limit, _ROWS), only_strong
+            )
 
         if size > _LONG:
             return await self._long_reader.run(read, deadline_ms=deadline_ms)
@@ -92,12 +97,15 @@ def _search(
     query: str,
     messages_of: MessagesOf,
     indexed: int,
+    skip: range,
     limit: int,
     only_strong: bool,
 ) -> list[Message]:
     blobs = [data for _, data in load_terms(connection, agent.id)]
     known: dict[int, Message] = {}
-    rows = connection.execute(history.SQL["told_since"], (agent.id, indexed + 1, _TAIL)).fetchall()
+    rows = connection.execute(
+        history.SQL["told_since"], (agent.id, indexed + 1, skip.start, skip.stop - 1, _TAIL)
+    ).fetchall()
     ends: dict[int | None, int] = {}
     for e in history.with_content(rows):
         ends[e.id] = e.seq + len(e.inputs)
@@ -108,7 +116,7 @@ def _search(
     for m in _passages(connection, "passages_since", (agent.id, indexed + 1, _TAIL)):
         known[m.seq] = m
     tail = [_document(m) for m in known.values()]
-    hits = terms.rank(blobs, query, agent.secret, tail=tail, limit=limit, only_strong=only_strong)
+    hits = terms.rank(blobs, query, agent.secret, tail=tail, skip=skip, limit=limit, only_strong=only_strong)
     wanted = [hit.seq for hit in hits if hit.seq not in known]
     known.update(_fetch(connection, agent.id, wanted, messages_of))
     return [known[hit.seq] for hit in hits if hit.seq in known]
@@ -176,7 +184,7 @@ def _index(connection: sqlite3.Connection, agent: int, messages_of: MessagesOf) 
         return False
     secret, indexed, next_seq = row[4], row[6], row[7]
     stale = [e for (e,) in connection.execute(history.SQL["stale"], (agent, _BATCH)).fetchall()]
-    rows = connection.execute(history.SQL["told_since"], (agent, indexed + 1, _BATCH)).fetchall()
+    rows = connection.execute(history.SQL["told_since"], (agent, indexed + 1, 0, -1, _BATCH)).fetchall()
     fresh = history.with_content(rows)
     is_all = len(rows) < _BATCH
     end = next_seq - 1 if is_all else max(e.seq + len(e.inputs) for e in fresh)

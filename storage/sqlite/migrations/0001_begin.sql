@@ -59,6 +59,7 @@ CREATE TABLE exchanges (
     parent       INTEGER,
     depth        INTEGER NOT NULL,
     seq          INTEGER NOT NULL,
+    run          INTEGER NOT NULL DEFAULT 0,
     span         INTEGER NOT NULL,
     offset       INTEGER NOT NULL,
     length       INTEGER NOT NULL DEFAULT 0,
