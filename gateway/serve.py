@@ -76,6 +76,8 @@ async def _serve(settings: Settings) -> int:
         raise
     admin = AdminFile(settings.database.path)
     app = create_app(settings, store, admin_token=admin.token)
+    if store is None:
+        app.readiness.checks["store"] = lambda: "unavailable"
     server = make_server(
         app, settings.server, app.readiness, lambda: _announce(settings, url, local, has_keys)
     )

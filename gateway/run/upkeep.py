@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 from gateway.core import edits, settle
 from gateway.core.tree import Tree
 from gateway.run.recollect import INDEX_EVERY, messages_of
 from storage.base import Store
-from storage.errors import StoreError
+from storage.errors import StoreError, Unavailable
 from storage.records import Change, Pool
 
 __all__ = ["Upkeep"]
 
+T = TypeVar("T")
 _log = logging.getLogger("mnemogate")
 
 _BATCH = 64  # conversations settled before it looks again
@@ -34,6 +36,7 @@ class Upkeep:
         self._idle_s = idle_s
         self._now = now
         self._grown: set[int] = set()
+        self._failed = 0
         self._wake = asyncio.Event()
         self._sleeps_until: float | None = None  # None: until it is woken
 
@@ -71,17 +74,32 @@ class Upkeep:
         """All that is due now. Returns the seconds until there will be more; None: not before something happens."""
         while self._grown:
             agent = self._grown.pop()
-            if await self._store.recall.index(agent, messages_of):
+            if await self._alone(partial(self._store.recall.index, agent, messages_of), "indexing a memory"):
                 self._grown.add(agent)
         before = self._now() - self._idle_s
         due = self._store.turns.due(before, _BATCH)
+        failed = self._failed
         for conversation, agent, is_named, last_at in due:
             decide = partial(_confirm, now=self._now(), idle_s=self._idle_s, named=is_named)
-            await self._store.turns.settle(conversation, agent, last_at, decide, edits.merge)
+            work = partial(self._store.turns.settle, conversation, agent, last_at, decide, edits.merge)
+            await self._alone(work, "settling a conversation")
+        if self._failed > failed:
+            return _AFTER_FAULT_S
         if len(due) == _BATCH:
             return _LEAST_S
         at = self._store.turns.next_due()
         return None if at is None else max(_LEAST_S, at + self._idle_s - self._now() + 0.01)
+
+    async def _alone(self, work: Callable[[], Awaitable[T]], what: str) -> T | None:
+        """What is wrong with one conversation must not keep the others waiting; a store that is down does."""
+        try:
+            return await work()
+        except Unavailable:
+            raise
+        except Exception:
+            self._failed += 1
+            _log.exception("upkeep: %s failed", what)
+            return None
 
 
 def _confirm(pool: Pool, *, now: float, idle_s: float, named: bool) -> Change:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from storage.records import Scope
 from storage.sqlite.connection import Target
 from storage.sqlite.store import SqliteStore, connect_current
 from storage.sqlite.writer import WriterLimits
+from tests.gateway.process import serving
 from tests.server import RawReply, Running, serve, settings_for
 from tests.upstream import Gate, StrictUpstream, say
 
@@ -493,3 +496,112 @@ def test_no_agent_is_made_twice_when_its_first_turn_was_not_kept(
             return world.store.agents.find(scope)
 
         assert world.gateway.call(find()).next_seq >= 1
+
+
+def test_one_damaged_row_does_not_keep_the_others_from_their_upkeep(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with world_of(upstream, tmp_path / "m.db") as world:
+        for user in ("alice", "bob"):
+            assert durable(world.post(FACT, user=user))
+        world.settle()
+        agents = world.write(lambda c: [row[0] for row in c.execute("SELECT id FROM agents ORDER BY id")])
+        world.write(lambda c: c.execute("UPDATE exchanges SET input = x'ff' WHERE agent = ?", agents[:1]))
+        upkeep = world.gateway.app.upkeep
+        assert upkeep is not None
+
+        async def work() -> None:
+            for agent in agents:
+                upkeep._grown.add(agent)
+                await upkeep.step()
+
+        world.gateway.call(work())
+        indexed = world.write(
+            lambda c: [r[0] for r in c.execute("SELECT indexed_seq FROM agents ORDER BY id")]
+        )
+        assert indexed[0] == 0 < indexed[1]
+        assert world.post(QUESTION).status == 200  # her memory is damaged, the chat is not
+        assert durable(world.post(QUESTION, user="bob"))
+        assert "Miso" in upstream.last.body.decode()
+
+
+def test_a_database_that_can_never_be_opened_is_said_in_health(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    settings = "[server]\nmodels_refresh_s = 0"
+    database = tmp_path / "no" / "such" / "directory" / "m.db"
+    with serving(
+        tmp_path, "--db", str(database), "--upstream", upstream.base_url, settings=settings
+    ) as gateway:
+        ready = gateway.ask("GET", "/health/ready")
+        assert (ready.status, ready.json) == (200, {"status": "degraded", "store": "unavailable"})
+        body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
+        for headers, status in (({}, 200), (STRICT, 503), (APPEND, 503)):
+            reply = gateway.ask("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+            assert reply.status == status
+            assert status != 200 or reply.headers["x-mnemogate-memory"] == "unavailable"
+
+
+def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """The kernel itself refuses to let the files grow."""
+    settings = "[server]\nmodels_refresh_s = 0\naccess_log = false\n[database]\ncommit_wait_ms = 20000"
+    with serving(tmp_path, "--db", "m.db", "--upstream", upstream.base_url, settings=settings) as gateway:
+
+        def post(text: str) -> RawReply:
+            body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": text}]}
+            return gateway.ask("POST", "/v1/chat/completions", json.dumps(body).encode())
+
+        def store() -> str:
+            assert gateway.ask("GET", "/health").status == 200
+            return str(gateway.ask("GET", "/health/ready").json["store"])
+
+        assert durable(post(FACT))
+        no_limit = resource.prlimit(gateway.child.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(gateway.child.pid, resource.RLIMIT_FSIZE, (16384, no_limit[1]))
+        assert not durable(post(LONG))
+        assert not durable(post(LONG))
+        assert wait_until(lambda: store() != "ok")
+        resource.prlimit(gateway.child.pid, resource.RLIMIT_FSIZE, no_limit)
+        assert wait_until(lambda: store() == "ok")
+        assert durable(post(QUESTION))
+        assert "Miso" in upstream.last.body.decode()
+        gateway.kill()
+    connection = sqlite3.connect(tmp_path / "m.db")
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert connection.execute("SELECT count(*) FROM exchanges").fetchall() == [(2,)]
+    connection.close()
+
+
+def wait_until(holds: Callable[[], bool]) -> bool:
+    """Asks again and again, for a state that comes by itself."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if holds():
+            return True
+    return False
+
+
+def test_a_send_whose_client_leaves_in_the_queue_holds_nobody(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """Its message was said: it goes with the next one. No model is asked for it alone."""
+    with world_of(upstream, tmp_path / "m.db") as world:
+        hold = Gate()
+        upstream.queue(say("One.", hold_before_headers=hold), say("Three."))
+        with append_request(world, "a", "alice", "phone") as a:
+            upstream.arrived(1).wait_sync()
+            with append_request(world, "b", "alice", "phone"):
+                world.gateway.ask("GET", "/health")  # by then b is in the gateway's hands
+            c = append_request(world, "c", "alice", "phone")
+            world.gateway.ask("GET", "/health")
+            hold.open()
+            assert a.read_reply().status == 200
+        with c:
+            assert c.read_reply().status == 200
+        assert [m["content"] for m in upstream.last.messages] == ["a", "One.", "b", "c"]
+        assert len(upstream.seen) == 2
+        world.settle()
+        assert world.gateway.app.chat.recollector is not None
+        assert world.gateway.app.chat.recollector._queues == {}
