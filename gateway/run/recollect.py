@@ -360,8 +360,10 @@ class Recollection:
                     only_strong=True,
                     deadline_ms=deadline,
                 )
+                # A reply that came back cut is stored as it was generated until this request has finished.
+                cut_short = {amendment.exchange for amendment in self.plan.amendments}
                 hits = recall.choose(
-                    found,
+                    [m for m in found if m.exchange not in cut_short],
                     query,
                     exclude_atoms=self._window_atoms(cut),
                     told=self._told_notes() if cut is None else self._notes_in(cut),
@@ -511,7 +513,8 @@ class Recollection:
         self.by.store.turns.remember(committed)
         if self.look.next_seq - self.look.indexed_seq >= INDEX_EVERY:
             self.by.grown(committed.agent.id)
-        self.by.moved(self.query.now)
+        if self.ops:
+            self.by.moved(self.query.now)
         return committed
 
     def _ended(self, outcome: Outcome) -> settle.Ended:
