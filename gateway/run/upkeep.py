@@ -46,7 +46,7 @@ class Upkeep:
         self._wake.set()
 
     def moved(self, at: float) -> None:
-        """A conversation moved: some time from now it will have been idle."""
+        """A conversation moved with memory edits: some time from now they will have stood long enough."""
         if self._sleeps_until is None:
             self._wake.set()
 

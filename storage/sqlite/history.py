@@ -285,9 +285,9 @@ def load_pool(
 ) -> list[Exchange]:
     """Skeletons of all exchanges that may matter, parents before their children. Raises: sqlite3.Error.
 
-    conversation: the one that the probes name, if it is stored.
+    conversation: the only one that matters, if it is known; if the probes name one, nothing else does.
     """
-    if probes.key is not None:
+    if probes.key is not None or conversation is not None:
         rows = []
         if conversation is not None:
             rows = connection.execute(SQL["pool_conversation"], (conversation, agent, POOL_LIMIT)).fetchall()

@@ -24,9 +24,9 @@ SELECT 'conversation', c.id, c.uid, c.key, c.rev, c.last_at, NULL, NULL, NULL, {
 FROM conversations c WHERE c.id = coalesce((SELECT conversation FROM p), (SELECT id FROM named))
 UNION ALL
 SELECT 'exchange',
-       EXISTS (SELECT 1 FROM exchanges k WHERE k.parent = p.id),
+       EXISTS (SELECT 1 FROM exchanges k WHERE k.conversation = p.conversation AND k.parent = p.id),
        p.parent IS NULL AND EXISTS (
-           SELECT 1 FROM exchanges r WHERE r.conversation = p.conversation AND r.depth = 0 AND r.id <> p.id),
+           SELECT 1 FROM exchanges r WHERE r.conversation = p.conversation AND r.parent IS NULL AND r.id <> p.id),
        NULL, NULL, NULL, NULL, NULL, NULL, {skeleton}
 FROM p
 UNION ALL
@@ -54,11 +54,14 @@ SELECT 'op', o.id, o.exchange, o.call_id, o.op, o.label, o.arguments, o.at, NULL
 FROM block_ops o WHERE o.agent = :agent AND o.state = 'pending'
 
 -- name: pool_found
--- The exchanges of every conversation without an id that a list may belong to: one that has a reply of ours that is in
--- the list, one that it repeats, one with the same question, one whose opening nobody continued yet.
+-- The exchanges of every conversation without an id that a list may belong to: one that it repeats from the first
+-- message on (of these the newest), one that has a reply of ours that is in the list, one with the same question,
+-- one whose opening nobody continued yet.
 WITH hit(conversation) AS (
     SELECT conversation FROM (SELECT conversation FROM exchanges
         WHERE agent = ?1 AND reply_key IN ({replies}) ORDER BY id DESC LIMIT 64)
+    UNION SELECT conversation FROM (SELECT conversation FROM exchanges
+        WHERE agent = ?1 AND path IN ({marks}) ORDER BY id DESC LIMIT 32)
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
         WHERE agent = ?1 AND input_key IN ({inputs}) ORDER BY id DESC LIMIT 32)
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
@@ -138,13 +141,17 @@ SELECT count(DISTINCT e.conversation) FROM marks m JOIN exchanges e ON e.id = m.
 WHERE m.agent = ? AND m.kind = 'head' AND m.hash = ?
 
 -- name: due
--- Conversations that have gone idle with something to settle.
-SELECT c.id, c.agent, c.key, c.last_at FROM conversations c
-WHERE c.last_at > c.settled_at AND c.last_at <= ? ORDER BY c.last_at LIMIT ?
+-- Conversations that have gone idle with memory edits that wait for it. (No index on idle conversations: it would be
+-- written with every turn, and hardly any of them has anything to settle.)
+SELECT DISTINCT c.id, c.agent, c.key, c.last_at
+FROM block_ops o JOIN exchanges e ON e.id = o.exchange JOIN conversations c ON c.id = e.conversation
+WHERE o.state = 'pending' AND c.last_at > c.settled_at AND c.last_at <= ? ORDER BY c.last_at LIMIT ?
 
 -- name: next_due
 -- When the next one will.
-SELECT min(last_at) FROM conversations WHERE last_at > settled_at
+SELECT min(c.last_at)
+FROM block_ops o JOIN exchanges e ON e.id = o.exchange JOIN conversations c ON c.id = e.conversation
+WHERE o.state = 'pending' AND c.last_at > c.settled_at
 
 -- name: settled
 -- Done with it until it moves again.

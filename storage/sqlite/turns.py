@@ -117,12 +117,13 @@ def _pool(
     agent: int,
     probes: Probes,
     run: Callable[[Callable[[sqlite3.Connection], Exchange]], Exchange] | None = None,
+    planned: int | None = None,
 ) -> Pool:
-    """run: how content is fetched later; inside a transaction it is at once."""
+    """run: how content is fetched later; inside a transaction it is at once. planned: a plain turn's conversation."""
     conversation = None
     if probes.key is not None:
         conversation = history.conversation_of(connection, agent, probes.key)
-    exchanges = history.load_pool(connection, agent, probes, conversation)
+    exchanges = history.load_pool(connection, agent, probes, conversation or planned)
     # Openings that nobody continued are compared with a new one all together, so they are fetched all together.
     openings = [e.id for e in exchanges if e.parent is None and not e.carried][-history.CONTENTS :]
     fetched: dict[int, Exchange] = {}
@@ -165,7 +166,8 @@ def _commit(connection: sqlite3.Connection, write: TurnWrite) -> Committed:
         row = connection.execute(history.SQL["epoch"], (agent.id,)).fetchone()
         if row is None or row[0] != agent.epoch:
             raise Stale("something was forgotten while this turn was under way")
-    pool = _pool(connection, agent.id, write.probes)
+    planned = write.plain[0].conversation if write.plain else None
+    pool = _pool(connection, agent.id, write.probes, planned=planned)
     change = write.decide(pool)
     e = _apply(connection, agent.id, write, change, snapshot)
     _merge(connection, agent.id, change.merge, write.merge, write.now)

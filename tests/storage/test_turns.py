@@ -403,3 +403,43 @@ async def test_what_is_stored_is_what_one_would_work_out(alice: Teller, key: str
     check_columns(rows, Canon(alice.agent.secret), {rows[0].conversation} if key else ())
     assert [e.state.value for e in rows] == ["finished"] * 4
     assert [e.seq for e in rows] == [1, 3, 5, 7]
+
+
+# -- among many that are alike
+
+
+async def test_an_exact_parent_is_found_among_many_with_the_same_words(alice: Teller) -> None:
+    """Look-ups by a reply or a question are bounded; what the list repeats from its first message on never is missed."""
+    opening = [user("where were we?"), assistant("In the garden."), user("yes")]
+    history = [*opening, assistant("Ok."), user("go on")]
+    await alice.say(opening[:1], assistant("In the garden."))
+    await alice.say(opening, assistant("Ok."))
+    await alice.say(history, assistant("It was spring."))
+    for k in range(70):  # more than are looked at
+        other = [user(f"topic {k}"), assistant(f"Topic {k}."), user("yes")]
+        await alice.say(other[:1], assistant(f"Topic {k}."))
+        await alice.say(other, assistant("Ok."))
+    again = alice.begin(history)
+    assert again.plan.exchange is not None
+    assert again.plan.exchange.parent == 2
+    first = await alice.end(again, [assistant("It was summer.")])
+    assert first.conversation == 1
+    asked = [*history, assistant("It was summer.")]
+    turns = [alice.begin([*asked, user(text)]) for text in ("one", "two")]
+    ends = [await alice.end(turn, [assistant("Ok.")]) for turn in turns]
+    assert [end.conversation for end in ends] == [1, 1]
+
+
+async def test_a_conflict_finds_its_conversation_among_many_with_the_same_words(alice: Teller) -> None:
+    opening = [user("where were we?"), assistant("In the garden."), user("yes")]
+    await alice.say(opening[:1], assistant("In the garden."))
+    await alice.say(opening, assistant("Ok."))
+    for k in range(70):
+        other = [user(f"topic {k}"), assistant(f"Topic {k}."), user("yes")]
+        await alice.say(other[:1], assistant(f"Topic {k}."))
+        await alice.say(other, assistant("Ok."))
+    turns = [alice.begin([*opening, assistant("Ok."), user(text)]) for text in ("one", "two")]
+    assert all(turn.is_plain for turn in turns)
+    for turn in turns:
+        await alice.end(turn, [assistant("Fine.")])
+    assert [e.parent for e in alice.rows()[-2:]] == [2, 2]

@@ -46,9 +46,6 @@ CREATE TABLE conversations (
     UNIQUE (agent, key)
 ) STRICT;
 
--- Background work finds what has gone idle here; no job row is written for a turn.
-CREATE INDEX conversations_due ON conversations (last_at) WHERE last_at > settled_at;
-
 -- One turn each: what the client sent since our last reply, and our reply. See storage/records.py for the columns.
 -- span: how many of the agent's sequence numbers it takes, from seq on.
 -- input_key: hash of the atoms of its last input message.
@@ -95,8 +92,7 @@ CREATE TABLE exchanges (
 CREATE INDEX exchanges_path ON exchanges (agent, path);
 CREATE INDEX exchanges_reply ON exchanges (agent, reply_key) WHERE reply_key IS NOT NULL;
 CREATE INDEX exchanges_input ON exchanges (agent, input_key) WHERE input_key IS NOT NULL;
-CREATE INDEX exchanges_line ON exchanges (conversation, depth);
-CREATE INDEX exchanges_parent ON exchanges (parent) WHERE parent IS NOT NULL;
+CREATE INDEX exchanges_tree ON exchanges (conversation, parent);
 CREATE INDEX exchanges_openings ON exchanges (agent, begun) WHERE parent IS NULL AND carried = 0;
 CREATE INDEX exchanges_order ON exchanges (agent, seq);
 
