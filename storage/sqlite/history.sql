@@ -162,8 +162,8 @@ UPDATE conversations SET settled_at = ? WHERE id = ? AND settled_at < ?
 SELECT {skeleton} FROM exchanges p WHERE conversation = ? AND edits = 1 AND merged = '' LIMIT 1
 
 -- name: pool_conversation
--- The exchanges of one conversation, the newest if there are very many.
-SELECT {skeleton} FROM exchanges p WHERE conversation = ? AND agent = ? ORDER BY depth DESC, id DESC LIMIT ?
+-- The exchanges of one conversation, the newest if there are very many. (`+`: looked up by conversation, not by agent.)
+SELECT {skeleton} FROM exchanges p WHERE conversation = ? AND +agent = ? ORDER BY depth DESC, id DESC LIMIT ?
 
 -- name: ops_drop
 -- A turn that was asked again keeps the edits of its last answer.

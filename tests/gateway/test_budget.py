@@ -54,7 +54,10 @@ CARRYING_EDITS = [
     "INSERT INTO block_history", "UPDATE blocks SET", "UPDATE block_ops SET", "UPDATE block_ops SET",
 ]  # fmt: skip
 # Two turns: the second to end finds that the conversation has moved (its insert adds nothing) and is resolved.
-CONFLICT = [LOOK, LOOK, ADD, MARK_PARENT, ADD, *RESOLVE, ONE, ADD, "UPDATE conversations SET"]
+CONFLICT = [
+    LOOK, LOOK, ADD, MARK_PARENT, ADD, "SELECT epoch FROM", "SELECT p.id, p.conversation,", ONE, ADD,
+    "UPDATE conversations SET",
+]  # fmt: skip
 APPEND = 18  # two transactions, the user's message being written first
 
 

@@ -105,8 +105,19 @@ class Pair:
             row = replace(row, conversation=memory.records[first].conversation)
             assert without_numbers(row) == general, f"\n{row}\n{general}\n{self.world.tree()}"
         assert len(rows) == len(memory.records)
+        _check_runs(rows)
         blocks = self.teller.store.blocks.load(self.teller.agent.id)
         assert [b.value for b in blocks] == [b.value for b in memory.blocks]
+
+
+def _check_runs(rows: Sequence[Exchange]) -> None:
+    """The path of each has all numbers from its run's beginning to its end."""
+    on_path: dict[int | None, set[int]] = {None: set()}
+    for e in rows:  # parents before their children
+        end = e.seq + len(e.inputs) + 1
+        on_path[e.id] = on_path[e.parent] | set(range(e.seq, end))
+        assert e.run in on_path[e.id]
+        assert on_path[e.id].issuperset(range(e.run, end))
 
 
 def _parent(plan: Plan) -> int | None:

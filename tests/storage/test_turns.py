@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from gateway.core.history import Mode
 from gateway.run import recollect
 from storage.errors import Stale
 from storage.records import Change, Committed, Exchange, Pool, Probes, Scope, Snapshot, TurnWrite
+from storage.sqlite.history import SQL
 from storage.sqlite.store import SqliteStore
 from tests.core.conversations import assistant, call, check_columns, result, user
 from tests.storage.conftest import OpenStore
@@ -409,7 +411,7 @@ async def test_what_is_stored_is_what_one_would_work_out(alice: Teller, key: str
 
 
 async def test_an_exact_parent_is_found_among_many_with_the_same_words(alice: Teller) -> None:
-    """Look-ups by a reply or a question are bounded; what the list repeats from its first message on never is missed."""
+    """Look-ups by a reply or a question are bounded; what a list repeats from its first message on is never missed."""
     opening = [user("where were we?"), assistant("In the garden."), user("yes")]
     history = [*opening, assistant("Ok."), user("go on")]
     await alice.say(opening[:1], assistant("In the garden."))
@@ -443,3 +445,17 @@ async def test_a_conflict_finds_its_conversation_among_many_with_the_same_words(
     for turn in turns:
         await alice.end(turn, [assistant("Fine.")])
     assert [e.parent for e in alice.rows()[-2:]] == [2, 2]
+
+
+async def test_a_conversation_is_looked_up_by_itself_and_not_through_all_its_agent_ever_said(
+    alice: Teller,
+) -> None:
+    await opened(alice, "c1")
+
+    def plans(connection: sqlite3.Connection) -> list[str]:
+        queries = [SQL["pool_conversation"], SQL["unmerged"]]
+        explained = [connection.execute(f"EXPLAIN QUERY PLAN {q}", (1,) * q.count("?")) for q in queries]
+        return [str(rows.fetchall()) for rows in explained]
+
+    for plan in await alice.store.writer.submit(plans):
+        assert "conversation=?" in plan
