@@ -1,49 +1,16 @@
-"""Upstreams that speak OpenAI's dialect, as data: a row says where one is and what it takes.
-
-A new one is a new row. An upstream that needs more than a row has a module of its own.
-"""
+"""From the name of a provider to the thing itself: a row of `adapters/rows.py`, and what speaks its dialect."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import replace
 
+from adapters.anthropic import Anthropic
 from adapters.openai import OpenAICompatible
+from adapters.rows import ROWS, Row
 from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Capabilities, Header
 
 __all__ = ["ROWS", "Row", "make_provider"]
-
-_PLAIN: Final = Capabilities()
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """key_variable: the environment variable that by the provider's own documents holds the key."""
-
-    name: str
-    base_url: str
-    key_variable: str | None = None
-    capabilities: Capabilities = _PLAIN
-
-
-ROWS: Final[dict[str, Row]] = {
-    row.name: row
-    for row in (
-        Row(
-            "openai",
-            "https://api.openai.com/v1",
-            "OPENAI_API_KEY",
-            Capabilities(max_completion_tokens=True),
-        ),
-        Row("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
-        Row(
-            "groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY", Capabilities(max_completion_tokens=True)
-        ),
-        Row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
-        Row("ollama", "http://127.0.0.1:11434/v1"),
-    )
-}
 
 
 def make_provider(
@@ -54,24 +21,30 @@ def make_provider(
     key: str | None = None,
     headers: tuple[Header, ...] = (),
     capabilities: Capabilities | None = None,
+    context_tokens: int | None = None,
     transport: HttpTransport | None = None,
     timeouts: Timeouts | None = None,
-) -> OpenAICompatible:
+) -> OpenAICompatible | Anthropic:
     """A provider from a row, each of its values replaceable.
 
-    kind: a row's name, or anything if `base_url` is given. At another address than the row's the row's
-    capabilities do not count: who it is that answers there is not known.
+    kind: a row's name, or anything if `base_url` is given. At another address than the row's the row's capabilities
+    do not count, since who answers there is not known. They do for a row without an address, and for a dialect that
+    is translated here: what can be said in it is known.
+    context_tokens: in place of that of the capabilities.
     Raises: ValueError: an unknown kind without an address, or an address that is none.
     """
     row = ROWS.get(kind)
-    if row is None and base_url is None:
-        raise ValueError(
-            f"no upstream called {kind!r}: give its base_url, or one of {', '.join(sorted(ROWS))}"
-        )
-    if capabilities is None and row is not None and base_url in (None, row.base_url):
-        capabilities = row.capabilities
-    address = base_url if base_url is not None else row.base_url if row is not None else ""
-    return OpenAICompatible(
+    address = base_url if base_url is not None else row.base_url if row is not None else None
+    if address is None:
+        known = ", ".join(sorted(each.name for each in ROWS.values() if each.base_url is not None))
+        raise ValueError(f"no address for an upstream of kind {kind!r}: give its base_url, or one of {known}")
+    if capabilities is None:
+        is_known = row is not None and (address == row.base_url or None is row.base_url or _is_ours(row))
+        capabilities = row.capabilities if row is not None and is_known else Capabilities()
+    if context_tokens is not None:
+        capabilities = replace(capabilities, context_tokens=context_tokens)
+    speak = Anthropic if row is not None and _is_ours(row) else OpenAICompatible
+    return speak(
         name or kind,
         address,
         key=key,
@@ -80,3 +53,7 @@ def make_provider(
         transport=transport,
         timeouts=timeouts,
     )
+
+
+def _is_ours(row: Row) -> bool:
+    return row.dialect == "anthropic"

@@ -20,7 +20,13 @@ class Capabilities:
 
     context_tokens: int | None = None  # None: unknown, and then nothing is ever trimmed
     max_completion_tokens: bool = False  # takes `max_completion_tokens` beside the older `max_tokens`
-    parallel_tools: bool = True
+    tools: bool = False
+    parallel_tools: bool = False  # several calls in one message
+    json_schema: bool = False  # `response_format` of type `json_schema`
+    images: bool = False  # of some of its models at least
+    developer_role: bool = False  # `developer` beside `system`
+    metadata: bool = False  # takes `metadata` without `store`
+    stream_usage: bool = False  # `stream_options.include_usage`
 
 
 @dataclass(frozen=True, slots=True)

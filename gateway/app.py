@@ -20,7 +20,6 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.base import Provider
 from adapters.transport import Timeouts
-from adapters.types import Capabilities
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.catalogue import ModelList
@@ -195,17 +194,19 @@ def _make_provider(upstream: UpstreamSettings) -> Provider:
         from adapters.fake import DemoProvider  # not loaded where real models answer
 
         return DemoProvider(upstream.name)
-    from adapters.registry import make_provider
+    from adapters.registry import ROWS, make_provider
 
+    kind: str = upstream.kind
+    named = ROWS.get(upstream.name)
+    if kind == "openai" and named is not None and named.dialect == "openai":
+        kind = upstream.name  # one that speaks OpenAI's dialect and bears a known name is that provider
     return make_provider(
-        upstream.name,
+        kind,
         name=upstream.name,
         base_url=upstream.base_url,
         key=upstream.api_key,
         headers=tuple(upstream.headers.items()),
-        capabilities=Capabilities(context_tokens=upstream.context_window)
-        if upstream.context_window
-        else None,
+        context_tokens=upstream.context_window,
         timeouts=Timeouts(
             connect_s=upstream.connect_timeout_s,
             first_byte_s=upstream.first_byte_timeout_s,

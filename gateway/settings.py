@@ -37,6 +37,27 @@ __all__ = [
 
 MemoryMode = Literal["on", "read", "off"]
 History = Literal["full", "client", "append"]
+# What an upstream is: "openai" is any that speaks OpenAI's dialect, the others are rows of adapters/rows.py (a test
+# compares), and "scripted" is the built-in model.
+Kind = Literal[
+    "openai",
+    "anthropic",
+    "azure",
+    "deepseek",
+    "fireworks",
+    "gemini",
+    "groq",
+    "llama.cpp",
+    "lmstudio",
+    "mistral",
+    "ollama",
+    "openrouter",
+    "together",
+    "vllm",
+    "xai",
+    "scripted",
+]
+NEEDS_ADDRESS = ("openai", "azure")  # the other kinds have one of their own
 DEFAULT_CONFIG = "mnemogate.toml"
 SINGLE_USER = "owner"  # whose memory it is when --single-user makes one person of all callers
 
@@ -121,7 +142,7 @@ class MemorySettings:
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
     name: str
-    kind: Literal["openai", "scripted"] = "openai"
+    kind: Kind = "openai"
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     api_key_env: str | None = None
@@ -314,9 +335,11 @@ def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[Ups
         found.append(UpstreamSettings("openai", base_url=base or "https://api.openai.com/v1", api_key=key))
     key, base = environ.get("ANTHROPIC_API_KEY") or None, environ.get("ANTHROPIC_BASE_URL") or None
     if (key or base) and not url:
-        # Anthropic's endpoint in OpenAI's dialect lies below /v1; its SDK's base URL is without it.
+        # The SDK's base URL is without the version.
         base = (base or "https://api.anthropic.com").rstrip("/").removesuffix("/v1") + "/v1"
-        found.append(UpstreamSettings("anthropic", base_url=base, api_key=key, models=("claude-*",)))
+        found.append(
+            UpstreamSettings("anthropic", "anthropic", base_url=base, api_key=key, models=("claude-*",))
+        )
     return tuple(found) or (UpstreamSettings("scripted", kind="scripted"),)
 
 
@@ -344,7 +367,8 @@ def _checked(settings: Settings) -> Settings:
         )
     for upstream in settings.upstreams:
         url = upstream.base_url
-        if upstream.kind != "scripted" and (url is None or not re.match(r"https?://[^/\s]", url)):
+        may_lack = url is None and upstream.kind not in NEEDS_ADDRESS
+        if not may_lack and (url is None or not re.match(r"https?://[^/\s]", url)):
             raise SettingsError(f"upstreams {upstream.name!r}: base_url must be an http(s) URL, saw {url!r}")
     for model in settings.models:
         _exists(f"models {model.alias!r}: upstream", model.upstream, upstreams)

@@ -169,8 +169,3 @@ def test_a_row_makes_a_provider_and_each_value_can_be_replaced() -> None:
     assert not elsewhere.capabilities.max_completion_tokens
     with pytest.raises(ValueError, match="nowhere"):
         make_provider("nowhere")
-
-
-@pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
-def test_every_row_is_an_address(row: Any) -> None:
-    assert make_provider(row.name).base_url == row.base_url

@@ -131,7 +131,7 @@ def test_a_missing_file_is_an_error_only_when_named(tmp_path: Path, monkeypatch:
 
 OPENAI = UpstreamSettings("openai", base_url="https://api.openai.com/v1", api_key="k")
 CLAUDE = UpstreamSettings(
-    "anthropic", base_url="https://api.anthropic.com/v1", api_key="a", models=("claude-*",)
+    "anthropic", "anthropic", base_url="https://api.anthropic.com/v1", api_key="a", models=("claude-*",)
 )
 SCRIPTED = UpstreamSettings("scripted", kind="scripted")
 

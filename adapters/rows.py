@@ -1,0 +1,131 @@
+"""Where providers are and what they take, as data. A new one is a new row.
+
+The columns are what their own documents say (November 2026), and mean the provider, not each of its models. A server
+that one runs oneself (vllm, ollama, lmstudio, llama.cpp) takes what its model takes: only what the server itself does
+is said there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from adapters.types import Capabilities
+
+__all__ = ["ROWS", "Row"]
+
+_PLAIN: Final = Capabilities()
+_SERVER: Final = Capabilities(tools=True, parallel_tools=True, json_schema=True, stream_usage=True)
+_FULL: Final = Capabilities(tools=True, parallel_tools=True, json_schema=True, images=True, stream_usage=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """base_url: None: every customer has one of his own. dialect: what is spoken there.
+
+    key_variable: the environment variable that by the provider's own documents holds the key.
+    """
+
+    name: str
+    base_url: str | None
+    key_variable: str | None = None
+    capabilities: Capabilities = _PLAIN
+    dialect: Literal["openai", "anthropic"] = "openai"
+
+
+_OPENAI: Final = Capabilities(
+    max_completion_tokens=True,
+    tools=True,
+    parallel_tools=True,
+    json_schema=True,
+    images=True,
+    developer_role=True,
+    stream_usage=True,
+)
+# Translated by us: every column but those that the Messages API has no word for, which are answered with a 400.
+_ANTHROPIC: Final = Capabilities(
+    max_completion_tokens=True,
+    tools=True,
+    parallel_tools=True,
+    json_schema=True,
+    images=True,
+    developer_role=True,
+    metadata=True,
+    stream_usage=True,
+)
+
+ROWS: Final[dict[str, Row]] = {
+    row.name: row
+    for row in (
+        Row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", _OPENAI),
+        Row("anthropic", "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", _ANTHROPIC, "anthropic"),
+        Row("azure", None, "AZURE_OPENAI_API_KEY", _OPENAI),  # https://<resource>.openai.azure.com/openai/v1
+        Row(
+            "openrouter",
+            "https://openrouter.ai/api/v1",
+            "OPENROUTER_API_KEY",
+            Capabilities(
+                max_completion_tokens=True,
+                tools=True,
+                parallel_tools=True,
+                json_schema=True,
+                images=True,
+                developer_role=True,
+                metadata=True,
+                stream_usage=True,
+            ),
+        ),
+        Row(
+            "groq",
+            "https://api.groq.com/openai/v1",
+            "GROQ_API_KEY",
+            Capabilities(
+                max_completion_tokens=True,
+                tools=True,
+                parallel_tools=True,
+                json_schema=True,
+                images=True,
+                stream_usage=True,
+            ),
+        ),
+        Row("together", "https://api.together.xyz/v1", "TOGETHER_API_KEY", _FULL),
+        Row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY", _FULL),
+        Row(
+            "deepseek",
+            "https://api.deepseek.com/v1",
+            "DEEPSEEK_API_KEY",
+            Capabilities(tools=True, parallel_tools=True, stream_usage=True),  # JSON without a schema
+        ),
+        Row(
+            "gemini",
+            "https://generativelanguage.googleapis.com/v1beta/openai",
+            "GEMINI_API_KEY",
+            Capabilities(
+                max_completion_tokens=True,
+                tools=True,
+                parallel_tools=True,
+                json_schema=True,
+                images=True,
+                stream_usage=True,
+            ),
+        ),
+        Row(
+            "xai",
+            "https://api.x.ai/v1",
+            "XAI_API_KEY",
+            Capabilities(
+                max_completion_tokens=True,
+                tools=True,
+                parallel_tools=True,
+                json_schema=True,
+                images=True,
+                stream_usage=True,
+            ),
+        ),
+        Row("fireworks", "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", _FULL),
+        Row("vllm", "http://127.0.0.1:8000/v1", None, _SERVER),
+        Row("ollama", "http://127.0.0.1:11434/v1", None, _SERVER),
+        Row("lmstudio", "http://127.0.0.1:1234/v1", None, _SERVER),
+        Row("llama.cpp", "http://127.0.0.1:8080/v1", None, _SERVER),
+    )
+}

@@ -1,0 +1,77 @@
+"""Rows of providers: each is an address that can be called, and a name that the settings know."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from yarl import URL
+
+from adapters.anthropic import Anthropic
+from adapters.openai import OpenAICompatible
+from adapters.registry import ROWS, Row, make_provider
+from adapters.types import Capabilities
+from gateway.app import make_providers
+from gateway.settings import NEEDS_ADDRESS, Kind, Settings, UpstreamSettings
+
+WITH_ADDRESS = [row for row in ROWS.values() if row.base_url is not None]
+
+
+@pytest.mark.parametrize("row", WITH_ADDRESS, ids=[row.name for row in WITH_ADDRESS])
+def test_a_row_is_a_provider_at_its_address(row: Row) -> None:
+    provider = make_provider(row.name)
+    assert (provider.name, provider.base_url) == (row.name, row.base_url)
+    assert provider.capabilities == row.capabilities
+    url = URL(provider.base_url)
+    assert url.scheme == "https" or url.host == "127.0.0.1"
+
+
+def test_the_settings_know_every_row_and_no_other() -> None:
+    assert set(get_args(Kind)) == ROWS.keys() | {"scripted"}
+    without = {row.name for row in ROWS.values() if row.base_url is None}
+    assert set(NEEDS_ADDRESS) == without | {"openai"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "address", "kept"),
+    [
+        ("groq", None, True),
+        ("groq", "https://api.groq.com/openai/v1", True),
+        ("groq", "http://lab:1/v1", False),  # who knows what answers there
+        ("azure", "https://x.openai.azure.com/openai/v1", True),  # never had another
+        ("anthropic", "http://lab:1/v1", True),  # the dialect is translated here
+        ("nobody", "http://lab:1/v1", False),
+    ],
+)
+def test_capabilities_belong_to_an_address(kind: str, address: str | None, kept: bool) -> None:
+    found = make_provider(kind, base_url=address).capabilities
+    assert found == (ROWS[kind].capabilities if kept else Capabilities())
+
+
+def test_a_window_is_added_to_what_is_known() -> None:
+    found = make_provider("groq", context_tokens=1000).capabilities
+    assert (found.context_tokens, found.tools) == (1000, True)
+
+
+@pytest.mark.parametrize("kind", ["azure", "nobody"])
+def test_a_kind_without_an_address_asks_for_one(kind: str) -> None:
+    with pytest.raises(ValueError, match=kind):
+        make_provider(kind)
+
+
+def test_the_settings_kind_decides_what_is_spoken() -> None:
+    providers = make_providers(
+        Settings(
+            upstreams=(
+                UpstreamSettings("claude", "anthropic", "http://a/v1"),
+                UpstreamSettings("anthropic", "openai", "http://b/v1"),  # its endpoint in OpenAI's dialect
+                UpstreamSettings("quick", "groq"),
+                UpstreamSettings("mistral", "openai", "https://api.mistral.ai/v1", context_window=9),
+            )
+        )
+    )
+    assert isinstance(providers["claude"], Anthropic)
+    assert isinstance(providers["anthropic"], OpenAICompatible)
+    assert providers["quick"].capabilities == ROWS["groq"].capabilities
+    known = providers["mistral"].capabilities
+    assert (known.context_tokens, known.images) == (9, True)
