@@ -8,16 +8,20 @@ with remember(upstream, tmp_path) as world:
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import openai
 
 from gateway.core.splice import scan
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
+from gateway.web.server import GatewayServer, make_server
 from storage.records import Block, Scope
 from storage.sqlite.store import SqliteStore
 from tests.server import RawReply, Running, serve, settings_for
@@ -246,6 +250,37 @@ def prefix_bytes(seen: Seen) -> bytes:
     return seen.body[layout.messages[0][0] : layout.messages[-1][1]]
 
 
+def _quick_server(*parts: Any) -> GatewayServer:
+    """uvicorn looks ten times a second whether it shall end, and pauses as long: most of what a short test takes."""
+    server = make_server(*parts)
+    ended = asyncio.Event()
+    exit_now = server.exit_now
+
+    def end() -> None:
+        exit_now()
+        ended.set()
+
+    async def main_loop() -> None:
+        await server.on_tick(0)
+        await ended.wait()
+
+    async def shutdown(sockets: list[socket.socket] | None = None) -> None:
+        for each in server.servers:
+            each.close()
+        for listener in sockets or ():
+            listener.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        for _ in range(10):  # for what closes to be gone
+            await asyncio.sleep(0)
+        await server._wait_tasks_to_complete()
+        await server.lifespan.shutdown()
+
+    for name, quick in (("exit_now", end), ("main_loop", main_loop), ("shutdown", shutdown)):
+        setattr(server, name, quick)
+    return server
+
+
 @contextmanager
 def remember(
     upstream: StrictUpstream,
@@ -264,7 +299,7 @@ def remember(
     async def open_store() -> SqliteStore:
         return await SqliteStore.open(tmp_path / "memory.db", now=clock, on_statement=statements.append)
 
-    with serve(settings, open_store) as gateway:
+    with patch("tests.server.make_server", _quick_server), serve(settings, open_store) as gateway:
         app = gateway.app
         assert app.upkeep is not None
         assert app.chat.recollector is not None
