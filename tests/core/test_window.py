@@ -209,7 +209,7 @@ def test_what_is_kept_is_a_valid_list_within_the_budget(
         text[i] for i in kept[: len(kept) - len(body)]
     )
     assert text[body[0]] in "us"  # never begins with a tool's or an assistant's message
-    assert "u" in text[body[0] : body[0] + 3]
+    assert text[body[0] :].lstrip("s").startswith("u")
     assert kept[-1] == len(text) - 1
     assert text.rfind("u") in kept
     gone = set(range(len(text))) - set(kept)
@@ -236,8 +236,8 @@ def test_a_growing_list_keeps_its_first_message_for_a_step(
         if excess <= 0:
             assert window.is_whole
         elif (
-            window.evicted_tokens >= wanted and "C" not in text
-        ):  # a late answer moves a cut it would have split
+            window.evicted_tokens >= wanted and "C" not in text and text[size - 1] != "s"
+        ):  # a late answer moves a cut it would have split; a system message at the end may begin a turn or not
             starts = [kept.start for kept in window.kept]
             assert seen.setdefault(wanted, starts) == starts
 
