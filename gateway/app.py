@@ -25,7 +25,7 @@ from gateway.metrics import Metrics
 from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
 from gateway.run.guard import Guard
-from gateway.run.operate import Operation, key_operations
+from gateway.run.operate import Operation, key_operations, telling
 from gateway.run.show import show_operation
 from gateway.run.upkeep import Upkeep
 from gateway.settings import Settings, UpstreamSettings, is_loopback
@@ -182,7 +182,8 @@ def create_app(
 def make_operations(settings: Settings, store: Store) -> dict[str, Operation]:
     """What the command line can ask for, here or through the process that serves."""
     show = show_operation(store, settings.memory.recall_tokens or 1000, time.time)
-    return {**key_operations(store.keys), "memory-show": show}
+    found = {**key_operations(store.keys), "memory-show": show}
+    return {name: telling(operation) for name, operation in found.items()}
 
 
 def make_providers(settings: Settings) -> dict[str, Provider]:

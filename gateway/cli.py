@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import json
 import logging
 import os
@@ -21,6 +22,8 @@ from typing import Any
 
 from gateway.errors import BadRequest, GatewayError, SettingsError
 from gateway.settings import Settings, load_settings
+from storage.errors import StoreError
+from storage.sqlite.lock import owner_of
 
 __all__ = ["main"]
 
@@ -175,9 +178,12 @@ def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> A
 
 
 def _owner(settings: Settings) -> dict[str, Any] | None:
+    """None when nobody serves: a process that was killed leaves its file, and somebody else may have its port."""
     try:
+        if owner_of(settings.database.path) is None:
+            return None
         owner = json.loads(Path(os.path.realpath(settings.database.path) + ".admin").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, StoreError):
         return None
     return owner if isinstance(owner, dict) and {"address", "token"} <= owner.keys() else None
 
@@ -201,7 +207,7 @@ def _ask(owner: dict[str, Any], operation: str, arguments: dict[str, Any]) -> tu
         except (ValueError, KeyError, TypeError):
             message = f"the gateway at {owner['address']} answered {error.code}"
         raise GatewayError(message) from error
-    except (urllib.error.URLError, OSError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False, None
 
 

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, MemoryUnavailable
 from storage.base import Keys
-from storage.errors import NotFound
+from storage.errors import NotFound, StoreError
 
-__all__ = ["Operation", "key_operations"]
+__all__ = ["Operation", "key_operations", "telling"]
 
 Operation = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
@@ -33,6 +33,18 @@ def key_operations(keys: Keys) -> dict[str, Operation]:
             raise BadRequest(f"{error.message}; `mnemogate keys list` shows them", param="key") from error
 
     return {"keys-create": create, "keys-list": show, "keys-revoke": revoke}
+
+
+def telling(operation: Operation) -> Operation:
+    """The same, with what is wrong with the store said in words."""
+
+    async def perform(arguments: Mapping[str, Any]) -> Any:
+        try:
+            return await operation(arguments)
+        except StoreError as error:
+            raise MemoryUnavailable(error.message, retry_after_s=1.0) from error
+
+    return perform
 
 
 def _text(arguments: Mapping[str, Any], name: str) -> str:

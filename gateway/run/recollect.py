@@ -250,12 +250,13 @@ class Recollection:
     recall_failed: bool = False
     row: int = -1  # of the exchange; above 0 once its user message is written
     release: Callable[[], None] = lambda: None
-    _uid: str | None = None
+    conversation_uid: str = ""
 
     # -- when it begins
 
     async def recollect(self) -> None:
         """Notes, memory section, tools: all that the request will carry of ours."""
+        self.conversation_uid = self._find_uid()
         identity, profile = self.asked.identity, self.asked.profile
         if identity.mode is Mode.OFF:
             return
@@ -412,17 +413,15 @@ class Recollection:
         chain = self.tree.chain(self.plan.place.anchor)
         return [note for x in chain for note in x.notes.values() if note]
 
-    @property
-    def conversation_uid(self) -> str:
-        if self._uid is None:
-            found = self.look.conversation
-            stored = self.plan.conversation
-            if found is not None and (stored is None or found.id == stored):
-                self._uid = found.uid
-            elif stored is not None and stored > 0 and self.agent.id:
-                self._uid = self.by.store.turns.conversation_uid(self.agent, stored)
-            self._uid = self._uid or new_uid()
-        return self._uid
+    def _find_uid(self) -> str:
+        found = self.look.conversation
+        stored = self.plan.conversation
+        uid: str | None = None
+        if found is not None and (stored is None or found.id == stored):
+            uid = found.uid
+        elif stored is not None and stored > 0 and self.agent.id:
+            uid = self.by.store.turns.conversation_uid(self.agent, stored)
+        return uid or new_uid()
 
     # -- memory tools
 

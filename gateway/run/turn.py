@@ -152,7 +152,12 @@ class TurnRun:
                 self._start(status, headers)
             case machine.RunTool(call_id, tool, _, arguments):
                 assert self.memory is not None
-                result = await self.memory.run_tool(call_id, tool, arguments)
+                try:
+                    result = await self.memory.run_tool(call_id, tool, arguments)
+                except Exception:
+                    # Memory never breaks chat: the model is told, and answers without.
+                    _log.exception("a memory tool failed")
+                    result = "Error: memory is not available at the moment."
                 return self._turn.feed(machine.ToolFinished(call_id, result))
             case machine.CallModel(messages, budget_tokens, tools_final):
                 self._body = self.assembly.body(messages, budget_tokens, tools_final=tools_final)

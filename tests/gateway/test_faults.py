@@ -17,14 +17,15 @@ from typing import Any
 
 import pytest
 
-from gateway.settings import DatabaseSettings
+from gateway.settings import DatabaseSettings, ProfileSettings
+from storage.errors import Corrupt
 from storage.records import Scope
 from storage.sqlite.connection import Target
 from storage.sqlite.store import SqliteStore, connect_current
 from storage.sqlite.writer import WriterLimits
 from tests.gateway.process import serving
 from tests.server import RawReply, Running, serve, settings_for
-from tests.upstream import Gate, StrictUpstream, say
+from tests.upstream import Call, Gate, StrictUpstream, call_tools, say
 
 FACT = "My cat is called Miso and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
@@ -52,7 +53,8 @@ class World:
     def post(
         self, text: str, headers: dict[str, str] | None = None, user: str = "alice", **fields: Any
     ) -> RawReply:
-        body = {"model": "m", "user": user, "messages": [{"role": "user", "content": text}], **fields}
+        messages = [{"role": "user", "content": text}]
+        body = {"model": "m", "user": user, "messages": messages, **fields}
         return self.gateway.post(body, headers)
 
     def write(self, function: Callable[[sqlite3.Connection], Any]) -> Any:
@@ -126,14 +128,19 @@ def may_not_grow(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def world_of(
-    upstream: StrictUpstream, path: Path, *, commit_wait_ms: int = 20_000, limits: WriterLimits = BY_HAND
+    upstream: StrictUpstream,
+    path: Path,
+    *,
+    commit_wait_ms: int = 20_000,
+    limits: WriterLimits = BY_HAND,
+    **parts: Any,
 ) -> Iterator[World]:
     disk = Disk()
 
     async def open_store() -> SqliteStore:
         return await SqliteStore.open(path, limits=limits, busy_timeout_ms=0, connect=disk.connect)
 
-    settings = settings_for(upstream, database=DatabaseSettings(commit_wait_ms=commit_wait_ms))
+    settings = settings_for(upstream, database=DatabaseSettings(commit_wait_ms=commit_wait_ms), **parts)
     with serve(settings, open_store) as gateway:
         yield World(gateway, upstream, path, disk)
 
@@ -605,3 +612,44 @@ def test_a_send_whose_client_leaves_in_the_queue_holds_nobody(
         world.settle()
         assert world.gateway.app.chat.recollector is not None
         assert world.gateway.app.chat.recollector._queues == {}
+
+
+def test_a_memory_tool_that_meets_a_damaged_row_says_so_to_the_model(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    profile = ProfileSettings("helper", model="m", memory_tools=True)
+    with world_of(upstream, tmp_path / "m.db", profiles=(profile,)) as world:
+        assert durable(world.post(FACT, model="agent/helper"))
+        hold = Gate()
+        upstream.queue(call_tools(Call("conversation_search", {"query": "cat"}), hold_before_headers=hold))
+        with world.gateway.connect() as client:
+            messages = [{"role": "user", "content": "Hello again"}]
+            body = {"model": "agent/helper", "user": "alice", "messages": messages}
+            client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
+            upstream.arrived(2).wait_sync()
+            world.write(lambda c: c.execute("UPDATE exchanges SET input = x'ff'"))
+            hold.open()
+            reply = client.read_reply()
+        assert reply.json["choices"][0]["message"]["content"] == "Ok."
+        assert "not available" in upstream.last.messages[-1]["content"]
+
+
+def test_a_read_that_fails_late_costs_the_memory_and_not_the_chat(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """The conversation's name is read after its messages, for a list that is not word for word what is stored."""
+    with world_of(upstream, tmp_path / "m.db") as world:
+        upstream.queue(say("It is called Miso, as you said yesterday."))
+        assert durable(world.post("What is my cat called?"))
+        spoken = [
+            {"role": "user", "content": "What is my cat called?"},
+            {"role": "assistant", "content": "It is called Miso"},
+            {"role": "user", "content": "Stop."},
+        ]
+
+        def fail_to_read(*_: object) -> None:
+            raise Corrupt("damaged")
+
+        world.store.turns.conversation_uid = fail_to_read  # type: ignore[method-assign,assignment]
+        reply = world.post("", messages=spoken)
+        assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "unavailable")

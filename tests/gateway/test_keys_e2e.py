@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import sqlite3
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 from starlette.routing import Route
 
 from gateway.settings import UpstreamSettings
-from gateway.web.admin import ADMIN_PREFIX
+from gateway.web.admin import ADMIN_PREFIX, AdminFile
 from storage.sqlite.lock import owner_of
 from storage.sqlite.store import SqliteStore
 from tests.gateway.process import Process, command, serving
@@ -211,3 +215,54 @@ def test_keys_of_two_projects_are_two_memories(gateway: Running, upstream: Stric
     assert "Miso" not in upstream.last.body.decode()
     assert ask(gateway, "What is the name of my cat?", blue) == 200
     assert "Miso" in upstream.last.body.decode()
+
+
+# -- when the store or the owner is not what it should be
+
+
+def test_a_known_key_opens_while_the_store_is_down_and_an_unknown_one_waits(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    key = {"x-mnemogate-key": make_key(gateway)}
+    assert ask(gateway, headers=key) == 200
+    assert gateway.app.store is not None
+    gateway.call(gateway.app.store.close())
+    assert ask(gateway, headers=key) == 200
+    assert ask(gateway, headers={"x-mnemogate-key": "mg-never-seen"}) == 503
+    assert ask(gateway, headers={"authorization": "Bearer sk-callers-own"}) == 401
+    assert ask(gateway) == 401
+    assert len(upstream.seen) == 2
+
+
+def test_the_command_line_says_what_is_wrong_with_the_store(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with serving(tmp_path, "--upstream", upstream.base_url, settings=SETTINGS):
+        other = sqlite3.connect(tmp_path / "m.db", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        failed = command("keys", "create", where=tmp_path)
+        other.execute("ROLLBACK")
+        other.close()
+        assert failed.returncode == 1
+        assert "locked" in failed.stderr
+        assert failed.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.1 404 No\r\ncontent-length: 2\r\n\r\n{}"]
+)
+def test_somebody_else_on_the_port_of_a_killed_server_does_no_harm(tmp_path: Path, answer: bytes) -> None:
+    (tmp_path / "mnemogate.toml").write_text(SETTINGS)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def speak() -> None:
+            with suppress(OSError), other.accept()[0] as connection:
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=speak, daemon=True)
+        thread.start()
+        admin = AdminFile(str(tmp_path / "m.db"))
+        admin.write(f"http://127.0.0.1:{other.getsockname()[1]}")
+        made = command("keys", "create", where=tmp_path)
+        assert made.returncode == 0, made.stderr
+        assert made.stdout.startswith("mg-")
+        other.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
