@@ -255,7 +255,11 @@ def test_somebody_else_on_the_port_of_a_killed_server_does_no_harm(tmp_path: Pat
 
         def speak() -> None:
             with suppress(OSError), other.accept()[0] as connection:
+                connection.recv(65536)
                 connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65536):  # or what is unread would be answered with a reset
+                    pass
 
         thread = threading.Thread(target=speak, daemon=True)
         thread.start()
