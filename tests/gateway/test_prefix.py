@@ -214,3 +214,80 @@ def test_an_append_conversation_extends_itself(world: World) -> None:
             world.write_block("alice", "Changed.", "plans")
         world.settle()
     assert world.block("alice").value == "fact 1\nfact 4"
+
+
+KINDS = (
+    *("plain", "plain", "hidden", "hidden", "theirs", "mixed", "mixed"),
+    *("regenerate", "edit", "cut", "vanish", "elsewhere", "outside"),
+)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_happens_each_request_is_valid_and_extends_the_one_before(world: World, seed: int) -> None:
+    """Only a client that takes words back (an edit, a regeneration) moves the prefix."""
+    dice = random.Random(seed)
+    chat = world.chat("Be brief." if seed % 2 else None, model="agent/helper", user="alice", tools=[WEATHER])
+    if seed % 3 == 0:
+        chat.headers["x-mnemogate-conversation"] = "c1"
+    sent, done = b"", []
+    for turn in range(20):
+        world.clock.sleep(dice.random() * 15)
+        begun, kind = len(world.upstream.seen), dice.choice(KINDS)
+        done.append(kind)
+        moves = live(world, chat, kind, turn, dice)
+        if kind == "elsewhere":
+            continue
+        for seen in world.upstream.seen[begun:]:
+            assert seen.refusal is None, (done, seen.refusal)
+            assert moves or prefix_bytes(seen).startswith(sent), done
+            sent, moves = prefix_bytes(seen), False
+    assert {line["memory"] for line in _lines(world)} == {"on"}
+    world.pass_time(1000)
+    noted = [line for line in world.block("alice").value.split("\n") if line]
+    assert len(noted) == len(set(noted))
+
+
+def live(world: World, chat: Chat, kind: str, turn: int, dice: random.Random) -> bool:
+    """One thing that happens. Returns whether the client took something back."""
+    text, answer, stream = f"Turn {turn}: {dice.choice(TOPICS)}?", say(f"Answer {turn}."), dice.random() < 0.5
+    users = [i for i, m in enumerate(chat.messages) if m["role"] == "user"]
+    before = dice.choice([None, "Hm. "])
+    if kind == "elsewhere":
+        world.chat(user="alice", model="agent/helper").say(text)
+    elif kind == "outside":
+        world.write_block("alice", f"Plan of turn {turn}.", "plans")
+    elif kind in ("regenerate", "edit") and len(users) > 3:
+        chat.messages = chat.messages[: users[-1] + 1] if kind == "regenerate" else chat.messages[: users[-2]]
+        world.upstream.queue(answer)
+        if kind == "edit":
+            chat.say(text, stream=stream)
+        else:
+            chat.go_on(stream=stream)
+        return True
+    elif kind == "hidden":
+        world.upstream.queue(call_tools(insert(f"fact {turn}"), text=before), answer)
+        chat.say(text, stream=stream)
+    elif kind in ("theirs", "mixed"):
+        calls = [Call("weather", {"n": turn}), Call("weather", {"m": turn})][: dice.randint(1, 2)]
+        calls += [insert(f"fact {turn}")] if kind == "mixed" else []
+        dice.shuffle(calls)
+        world.upstream.queue(call_tools(*calls, text=before), answer)
+        chat.say(text, stream=stream)
+        for call in chat.messages[-1]["tool_calls"]:
+            chat.answer(call, f"sunny {turn}")
+        chat.go_on(stream=stream)
+    elif kind == "cut":
+        world.upstream.queue(say(f"Answer {turn} is long, and nobody hears it to its end."))
+        chat.say(text, stream=True)
+        chat.messages[-1]["content"] = f"Answer {turn} is long"
+    else:
+        world.upstream.queue(answer)
+        chat.say(text, stream=stream)
+        if kind == "vanish":
+            chat.messages.pop()
+    return False
+
+
+def _lines(world: World) -> list[dict[str, object]]:
+    world.gateway.loop_flush()
+    return [line for line in world.gateway.lines if "memory" in line]
