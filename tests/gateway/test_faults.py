@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from gateway.settings import DatabaseSettings, ProfileSettings
+from gateway.settings import DatabaseSettings, MemorySettings, ProfileSettings
 from storage.errors import Corrupt
 from storage.records import Scope
 from storage.sqlite.connection import Target
@@ -32,6 +32,9 @@ QUESTION = "What is the name of my cat?"
 LONG = "This fills pages. " * 4000  # more than the free room of a small file
 STRICT = {"x-mnemogate-memory": "strict"}
 APPEND = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"}
+
+# No deadline of a busy machine's shall decide what a test finds.
+PATIENT = MemorySettings(recall_deadline_ms=10_000, voice_deadline_ms=10_000)
 
 # Attempts to mend are made by the tests, not by a timer.
 BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600)
@@ -140,7 +143,9 @@ def world_of(
     async def open_store() -> SqliteStore:
         return await SqliteStore.open(path, limits=limits, busy_timeout_ms=0, connect=disk.connect)
 
-    settings = settings_for(upstream, database=DatabaseSettings(commit_wait_ms=commit_wait_ms), **parts)
+    settings = settings_for(
+        upstream, database=DatabaseSettings(commit_wait_ms=commit_wait_ms), memory=PATIENT, **parts
+    )
     with serve(settings, open_store) as gateway:
         yield World(gateway, upstream, path, disk)
 
@@ -553,7 +558,8 @@ def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """The kernel itself refuses to let the files grow."""
-    settings = "[server]\nmodels_refresh_s = 0\naccess_log = false\n[database]\ncommit_wait_ms = 20000"
+    settings = "[server]\nmodels_refresh_s = 0\naccess_log = false\n"
+    settings += "[database]\ncommit_wait_ms = 20000\n[memory]\nrecall_deadline_ms = 10000"
     with serving(tmp_path, "--db", "m.db", "--upstream", upstream.base_url, settings=settings) as gateway:
 
         def post(text: str) -> RawReply:

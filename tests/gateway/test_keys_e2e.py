@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
-from gateway.settings import UpstreamSettings
+from gateway.settings import MemorySettings, UpstreamSettings
 from gateway.web.admin import ADMIN_PREFIX, AdminFile
 from storage.sqlite.lock import owner_of
 from storage.sqlite.store import SqliteStore
@@ -109,7 +109,9 @@ def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
     async def open_store() -> SqliteStore:
         return await SqliteStore.open(tmp_path / "m.db")
 
-    with serve(settings_for(upstream), open_store, admin_token="token") as running:
+    # No deadline of a busy machine's shall decide what a test finds.
+    settings = settings_for(upstream, memory=MemorySettings(recall_deadline_ms=10_000))
+    with serve(settings, open_store, admin_token="token") as running:
         yield running
 
 
