@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -19,7 +20,7 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.claude.errors import Untranslatable, error_body, translate_body
-from adapters.claude.reply import completion
+from adapters.claude.reply import completion, next_index
 from adapters.claude.request import SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke, ProviderRefused, ProviderTooLarge
@@ -121,11 +122,14 @@ class Anthropic:
         reply = await self._call(request, "/messages", orjson.dumps(wire), version)
         if reply.status != 200:
             return _Whole(reply, translate_body)
+        created, first_index = int(time.time()), next_index(body.get("messages"))
         if _is_event_stream(reply.headers):
             options = body.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-            return _Streamed(reply, StreamTranslator(int(time.time()), wants_usage=wants_usage))
-        return _Whole(reply, _completion)
+            return _Streamed(
+                reply, StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
+            )
+        return _Whole(reply, partial(_completion, created=created, first_index=first_index))
 
     async def _call(self, request: ModelRequest, path: str, body: bytes, version: str) -> ModelReply:
         headers = [each for each in request.headers if each[0].lower() not in _OPENAI_ONLY]
@@ -266,12 +270,12 @@ def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
     return headers
 
 
-def _completion(body: bytes) -> bytes:
+def _completion(body: bytes, created: int, first_index: int) -> bytes:
     try:
         message = orjson.loads(body)
         if message["type"] != "message":
             raise KeyError("type")
-        return orjson.dumps(completion(message, int(time.time())))
+        return orjson.dumps(completion(message, created, first_index))
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ProviderBroke(f"the upstream's answer is no message: {body[:200]!r}") from error
 

@@ -378,5 +378,6 @@ def _check_schema(schema: Any) -> None:
                 schema.get("additionalProperties") is False,
                 "output_config.format.schema: For 'object' type, 'additionalProperties' must be set to false",
             )
-        for value in schema.values():
-            _check_schema(value)
+        for key, value in schema.items():
+            if key not in ("const", "default", "enum", "examples"):
+                _check_schema(value)

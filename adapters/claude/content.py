@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from adapters.claude.errors import Untranslatable
+from adapters.claude.reply import OPAQUE
 
 __all__ = ["assistant_blocks", "text_blocks", "tool_result", "tool_use_id", "user_blocks"]
 
@@ -196,7 +197,7 @@ def _opaque(message: Json) -> list[Json]:
     the place a block had in its message.
     """
     found: list[Json] = []
-    for key in ("thinking_blocks", "provider_blocks"):
+    for key in OPAQUE:
         given = message.get(key)
         found += [block for block in given if isinstance(block, dict)] if isinstance(given, list) else []
     if all(isinstance(block.get("index"), int) for block in found):

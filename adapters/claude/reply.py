@@ -14,9 +14,11 @@ import orjson
 __all__ = [
     "CALL_FIELDS",
     "MESSAGE_FIELDS",
+    "OPAQUE",
     "THINKING",
     "completion",
     "ending",
+    "next_index",
     "note_citations",
     "to_usage",
 ]
@@ -33,14 +35,18 @@ _FINISH: Final = {
     "pause_turn": "stop",  # a server's own tools need another request; `native_finish_reason` tells
 }
 THINKING: Final = ("thinking", "redacted_thinking")
+OPAQUE: Final = ("thinking_blocks", "provider_blocks")
 CALL_FIELDS: Final = frozenset(("type", "id", "name", "input"))
 MESSAGE_FIELDS: Final = frozenset(
     ("id", "type", "role", "content", "model", "stop_reason", "stop_sequence", "stop_details", "usage")
 )
 
 
-def completion(message: Json, created: int) -> Json:
-    """message: the body of a 200. created: seconds since 1970, which Anthropic does not tell."""
+def completion(message: Json, created: int, first_index: int = 0) -> Json:
+    """message: the body of a 200. created: seconds since 1970, which Anthropic does not tell.
+
+    first_index: of its blocks, see `next_index`.
+    """
     said: Json = {"role": "assistant", "content": None, "refusal": None}
     texts: list[str] = []
     length = 0
@@ -49,7 +55,7 @@ def completion(message: Json, created: int) -> Json:
     citations: list[Json] = []
     thinking_blocks: list[Json] = []
     provider_blocks: list[Json] = []
-    for place, block in enumerate(message.get("content") or ()):
+    for place, block in enumerate(message.get("content") or (), first_index):
         kind = block.get("type")
         if kind == "text":
             text = block.get("text") or ""
@@ -110,6 +116,25 @@ def ending(told: Json) -> tuple[str | None, Json, str | None]:
     explanation = details.get("explanation") if isinstance(details, dict) else None
     refusal = explanation if reason == "refusal" and isinstance(explanation, str) and explanation else None
     return _FINISH.get(reason, "stop"), beside, refusal
+
+
+def next_index(messages: Any) -> int:
+    """What the blocks of the next reply are counted from: more than any since the user spoke.
+
+    Replies in a row may reach the client as one message (rounds it does not see), and blocks with the same index would
+    be taken for pieces of one.
+    """
+    last = -1
+    given: list[Any] = messages if isinstance(messages, list) else []
+    for message in reversed(given):
+        if not isinstance(message, dict) or message.get("role") == "user":
+            break
+        for key in OPAQUE:
+            blocks: Any = message.get(key)
+            for block in blocks if isinstance(blocks, list) else ():
+                index = block.get("index") if isinstance(block, dict) else None
+                last = max(last, index if isinstance(index, int) else -1)
+    return last + 1
 
 
 def note_citations(citations: Any, start: int, end: int, count: int) -> list[Json]:

@@ -47,10 +47,14 @@ class _Block:
 
 
 class StreamTranslator:
-    """One reply. created: seconds since 1970. wants_usage: the client asked for the usage chunk."""
+    """One reply. created: seconds since 1970. wants_usage: the client asked for the usage chunk.
 
-    def __init__(self, created: int, *, wants_usage: bool) -> None:
+    first_index: of its blocks, as in `reply.completion`.
+    """
+
+    def __init__(self, created: int, *, wants_usage: bool, first_index: int = 0) -> None:
         self._created = created
+        self._first_index = first_index
         self._wants_usage = wants_usage
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
@@ -202,7 +206,7 @@ class StreamTranslator:
             function = {"arguments": arguments}
             return [self._chunk({"tool_calls": [{"index": block.call, "function": function}]})]
         key = "thinking_blocks" if block.kind in THINKING else "provider_blocks"
-        return [self._chunk({key: [{"index": block.place, **_whole(block)}]})]
+        return [self._chunk({key: [{"index": self._first_index + block.place, **_whole(block)}]})]
 
     # writing
 
