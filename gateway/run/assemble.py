@@ -21,15 +21,11 @@ __all__ = ["Additions", "Assembly", "assemble"]
 
 @dataclass(frozen=True, slots=True)
 class Additions:
-    """What of ours goes in. system: text for the leading system message. offered: memory tools, name -> tool.
-
-    counted: tokens of messages as they were counted before, by their identity.
-    """
+    """What of ours goes in. system: text for the leading system message. offered: memory tools, name -> tool."""
 
     composition: Composition = field(default_factory=Composition)
     system: str = ""
     offered: dict[str, str] = field(default_factory=dict)
-    counted: dict[int, int] = field(default_factory=dict)
 
     @property
     def injected_bytes(self) -> int:
@@ -139,15 +135,7 @@ async def _fit(found: Assembly, context_tokens: int) -> None:
     budget: Budget | None = plan_budget(context_tokens, max_tokens=request.max_tokens, fixed_tokens=fixed)
     elements = [describe(m, message_tokens(m, upper_bound)) for _, m in entries]
 
-    def count(i: int) -> int:
-        at, m = entries[i]
-        if at is not None and m is not request.messages[at]:
-            return message_tokens(m, tokenizer.count)  # made for this list alone: its identity says nothing
-        if id(m) not in added.counted:
-            added.counted[id(m)] = message_tokens(m, tokenizer.count)
-        return added.counted[id(m)]
-
-    window = fit_window(elements, budget, count)
+    window = fit_window(elements, budget, lambda i: message_tokens(entries[i][1], tokenizer.count))
     if window.is_whole:
         return
     kept = set(window.indices)

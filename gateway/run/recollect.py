@@ -244,7 +244,6 @@ class Recollection:
     notes: dict[int, str] = field(default_factory=dict)  # by index among the new messages
     blocks: list[Block] = field(default_factory=list)  # as this path sees them
     ops: list[BlockOp] = field(default_factory=list)
-    counted: dict[int, int] = field(default_factory=dict)  # tokens of messages, by identity
     recalled_tokens: int = 0
     recall_ms: float = 0.0
     recall_failed: bool = False
@@ -299,7 +298,7 @@ class Recollection:
 
     @property
     def additions(self) -> Additions:
-        return Additions(self.composition, self.section.text, self.offered, self.counted)
+        return Additions(self.composition, self.section.text, self.offered)
 
     async def _assemble(self) -> Assembly | None:
         """What of the conversation is in sight, before there is a note; None: all of it."""
