@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_while_the_commit_is_awaited(world: World) -> None:
         assert held  # the end waits for the commit at all
         world.gateway.loop.call_soon_threadsafe(lambda: world.store.writer.submit(block))
         here.wait_sync()
+        waiting = world.store.health.waiting
         world.upstream.queue(say("You said so."))
         body = {
             "model": "m",
@@ -107,6 +109,8 @@ def test_while_the_commit_is_awaited(world: World) -> None:
         }
         client.request("POST", CHAT, json.dumps({**body, "stream": True}).encode())
         client.read_until(b"so.")
+        while world.store.health.waiting == waiting:  # until the turn is handed to the writer
+            world.gateway.call(asyncio.sleep(0))
     stop.open()
     world.settle()
     world.chat(user="alice").say("What is my boat called?")
