@@ -83,7 +83,7 @@ class Anthropic:
             return await self._chat(request)
         if request.path == "/models" and request.method == "GET":
             reply = await self._call(request, _MODELS, b"", DEFAULT_VERSION)
-            return _Whole(reply, self._read_models)
+            return _Whole(reply, self._read_models if reply.status == 200 else translate_body)
         if request.path.split("?")[0].startswith("/messages"):
             return await self._call(request, request.path, request.body, DEFAULT_VERSION)
         return _Refused(404, error_body(f"{self.name} (Anthropic) has no {request.path}.", "not_found_error"))

@@ -1,0 +1,434 @@
+"""The Anthropic provider over real sockets: credentials, versions, what cannot be said, thinking across turns."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+
+from adapters.anthropic import Anthropic
+from adapters.errors import ProviderBroke, ProviderRefused
+from adapters.transport import HttpTransport
+from adapters.types import Header, ModelRequest
+from tests.anthropic_rules import sign
+from tests.anthropic_upstream import Message, StrictAnthropic, message, refuse, think
+from tests.upstream import Call, call_tools, raw, say
+
+Json = dict[str, Any]
+
+MODEL = "claude-opus-4-6"
+HI = [{"role": "user", "content": "Hi"}]
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture
+def upstream() -> Iterator[StrictAnthropic]:
+    with StrictAnthropic() as running:
+        yield running
+
+
+@pytest.fixture
+def provider(upstream: StrictAnthropic, transport: HttpTransport) -> Anthropic:
+    return Anthropic("claude", upstream.base_url, transport=transport)
+
+
+def request(*headers: Header, credential: str | None = None, **body: Any) -> ModelRequest:
+    body = {"model": MODEL, "messages": HI, **body}
+    return ModelRequest(orjson.dumps(body), bool(body.get("stream")), headers, credential)
+
+
+async def answer(provider: Anthropic, asked: ModelRequest) -> tuple[int, Json]:
+    reply = await provider.send(asked)
+    try:
+        return reply.status, orjson.loads(await reply.read(1_000_000))
+    finally:
+        await reply.aclose()
+
+
+async def stream(provider: Anthropic, asked: ModelRequest) -> list[Json]:
+    reply = await provider.send(asked)
+    try:
+        found = [event.data async for batch in reply.events() for event in batch if event.data]
+    finally:
+        await reply.aclose()
+    return [orjson.loads(data) for data in found if data != b"[DONE]"]
+
+
+# -- who pays, which version
+
+
+CREDENTIALS = [
+    # own key, the caller's credential, what is sent
+    ("sk-ant-own", None, ("sk-ant-own", None)),
+    ("sk-ant-own", "Bearer sk-ant-caller", ("sk-ant-own", None)),
+    ("sk-ant-oat-own", None, (None, "Bearer sk-ant-oat-own")),  # an OAuth token is no key
+    ("other-key", "Bearer sk-ant-caller", ("other-key", None)),
+    (None, "Bearer sk-ant-caller", ("sk-ant-caller", None)),
+    (None, "bearer sk-ant-caller", ("sk-ant-caller", None)),
+    (None, "Bearer sk-ant-oat-caller", (None, "Bearer sk-ant-oat-caller")),
+    (None, "Bearer other", (None, "Bearer other")),
+    (None, "Basic abc", (None, "Basic abc")),
+    (None, None, (None, None)),
+]
+
+
+@pytest.mark.parametrize(("key", "credential", "sent"), CREDENTIALS)
+async def test_a_key_goes_where_keys_go(
+    transport: HttpTransport, upstream: StrictAnthropic, key: Any, credential: Any, sent: Any
+) -> None:
+    provider = Anthropic("claude", upstream.base_url, key=key, transport=transport)
+    smuggled = ("authorization", "Bearer smuggled")
+    assert (await answer(provider, request(smuggled, credential=credential)))[0] == 200
+    headers = upstream.last.headers
+    assert (headers.get("x-api-key"), headers.get("authorization")) == sent
+    assert key is None or "caller" not in str(headers)
+    assert "own" not in repr(provider)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "version"),
+    [
+        ((), {}, "2026-10-21"),
+        ((), {"temperature": 0}, "2023-06-01"),  # the newer one takes no such thing
+        ((), {"top_k": 3}, "2023-06-01"),
+        ((("anthropic-version", "2023-06-01"),), {}, "2023-06-01"),
+        ((("Anthropic-Version", "2026-10-21"),), {}, "2026-10-21"),
+    ],
+)
+async def test_the_version_is_the_callers_or_the_newest_that_takes_the_request(
+    provider: Anthropic, upstream: StrictAnthropic, headers: Any, body: Json, version: str
+) -> None:
+    assert (await answer(provider, request(*headers, **body)))[0] == 200
+    assert upstream.last.headers["anthropic-version"] == version
+
+
+async def test_beta_headers_pass_and_those_meant_for_openai_do_not(
+    provider: Anthropic, upstream: StrictAnthropic
+) -> None:
+    await answer(provider, request(("anthropic-beta", "a-2026,b-2026"), ("openai-organization", "org")))
+    assert upstream.last.headers["anthropic-beta"] == "a-2026,b-2026"
+    assert "openai-organization" not in upstream.last.headers
+
+
+async def test_a_bare_host_is_given_the_version_in_its_path(upstream: StrictAnthropic) -> None:
+    host = upstream.base_url.removesuffix("/v1")
+    for base_url in (host, host + "/", host + "/v1/"):
+        provider = Anthropic("claude", base_url)
+        assert (await answer(provider, request()))[0] == 200
+        await provider.aclose()
+
+
+# -- requests
+
+
+UNSAID = [
+    ("n", 2),
+    ("logprobs", True),
+    ("top_logprobs", 3),
+    ("frequency_penalty", 0.5),
+    ("presence_penalty", -1),
+    ("logit_bias", {"1": 2}),
+    ("seed", 1),
+    ("store", True),
+    ("modalities", ["text", "audio"]),
+    ("audio", {"voice": "x"}),
+    ("prediction", {"type": "content"}),
+    ("verbosity", "low"),
+    ("web_search_options", {}),
+    ("functions", [{"name": "f"}]),
+    ("function_call", "auto"),
+    ("service_tier", "flex"),
+    ("reasoning_effort", "heroic"),
+    ("prompt_cache_retention", "1y"),
+    ("response_format", {"type": "grammar"}),
+    ("tool_choice", {"type": "allowed_tools"}),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), UNSAID, ids=[field for field, _ in UNSAID])
+async def test_what_cannot_be_said_is_refused_by_its_name(
+    provider: Anthropic, upstream: StrictAnthropic, field: str, value: Any
+) -> None:
+    status, body = await answer(provider, request(**{field: value}))
+    assert (status, body["error"]["param"]) == (400, field)
+    assert body["error"]["type"] == "invalid_request_error"
+    assert upstream.seen == []
+
+
+def assistant(**fields: Any) -> Json:
+    return {"role": "assistant", "content": "x", **fields}
+
+
+def calls(arguments: Any) -> Json:
+    return assistant(tool_calls=[{"id": "c", "function": {"name": "f", "arguments": arguments}}])
+
+
+BROKEN = [
+    ({"role": "user", "content": [{"type": "input_audio"}]}, "messages[1].content[0]"),
+    ({"role": "user", "content": [{"text": "x"}]}, "messages[1].content[0].type"),
+    ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content[0].image_url"),
+    (
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png"}}]},
+        "messages[1].content[0].image_url.url",
+    ),
+    ({"role": "user", "content": [{"type": "file", "file": {}}]}, "messages[1].content[0].file"),
+    ({"role": "function", "name": "f", "content": "x"}, "messages[1].role"),
+    ({"role": "tool", "content": "x"}, "messages[1].tool_call_id"),
+    (calls('{"cut": '), "messages[1].tool_calls[0].function.arguments"),
+    (calls("[1]"), "messages[1].tool_calls[0].function.arguments"),
+    (assistant(function_call={"name": "f"}), "messages[1].function_call"),
+    (assistant(audio={"id": "a"}), "messages[1].audio"),
+    (assistant(tool_calls=[{"id": "c", "type": "custom", "custom": {}}]), "messages[1].tool_calls[0]"),
+]
+
+
+@pytest.mark.parametrize(("broken", "param"), BROKEN)
+async def test_a_message_that_cannot_be_said_is_found(provider: Anthropic, broken: Json, param: str) -> None:
+    status, body = await answer(provider, request(messages=[*HI, broken]))
+    assert (status, body["error"]["param"]) == (400, param)
+
+
+async def test_a_dialogue_answered_late_is_the_callers_own_error(provider: Anthropic) -> None:
+    """Calls without results are not repaired: what the upstream says of them is what the caller hears."""
+    status, body = await answer(provider, request(messages=[*HI, calls("{}"), *HI]))
+    assert status == 400
+    assert "tool_result" in body["error"]["message"]
+
+
+async def test_a_body_that_is_not_json_is_refused(provider: Anthropic) -> None:
+    assert (await answer(provider, ModelRequest(b"{", False)))[0] == 400
+
+
+async def test_what_it_does_not_have_is_not_found(provider: Anthropic) -> None:
+    status, body = await answer(provider, ModelRequest(b"{}", False, path="/embeddings"))
+    assert (status, body["error"]["type"]) == (404, "not_found_error")
+
+
+async def test_its_own_dialect_passes_as_bytes(provider: Anthropic, upstream: StrictAnthropic) -> None:
+    body = b'{"model": "m",  "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}'
+    status, told = await answer(provider, ModelRequest(body, False, path="/messages"))
+    assert (status, told["type"]) == (200, "message")
+    assert upstream.last.body == body
+
+
+# -- the cache
+
+
+def marks(body: Json) -> list[str]:
+    """Where the marks are, as paths."""
+
+    def walk(value: Any, path: str) -> Iterator[str]:
+        if isinstance(value, list):
+            for i, each in enumerate(value):
+                yield from walk(each, f"{path}.{i}")
+        elif isinstance(value, dict):
+            for key, each in value.items():
+                if key == "cache_control":
+                    yield path.removeprefix(".")
+                else:
+                    yield from walk(each, f"{path}.{key}")
+
+    return list(walk(body, ""))
+
+
+async def test_a_growing_conversation_reads_what_the_turn_before_wrote(
+    provider: Anthropic, upstream: StrictAnthropic
+) -> None:
+    """Each request's marked prefix is, but for the marks, the beginning of the next request."""
+    messages: list[Json] = [{"role": "system", "content": "Be kind."}]
+    for turn in range(4):
+        messages.append({"role": "user", "content": f"question {turn}"})
+        await answer(provider, request(messages=messages, tools=[WEATHER]))
+        messages.append({"role": "assistant", "content": f"answer {turn}"})
+    bodies = [seen.json for seen in upstream.seen]
+    assert [len(marks(body)) for body in bodies] == [3, 4, 4, 4]
+    assert marks(bodies[-1]) == [
+        "tools.0",
+        "system.0",
+        "messages.4.content.0",
+        "messages.6.content.0",
+    ]
+    bare = [
+        orjson.loads(orjson.dumps(body).replace(b',"cache_control":{"type":"ephemeral"}', b""))
+        for body in bodies
+    ]
+    for earlier, later in itertools.pairwise(bare):
+        assert later["messages"][: len(earlier["messages"])] == earlier["messages"]
+        assert (later["tools"], later["system"]) == (earlier["tools"], earlier["system"])
+
+
+async def test_a_callers_own_mark_is_the_only_one(provider: Anthropic, upstream: StrictAnthropic) -> None:
+    part = {"type": "text", "text": "Long.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    messages = [{"role": "system", "content": [part]}, *HI]
+    assert (await answer(provider, request(messages=messages, tools=[WEATHER])))[0] == 200
+    assert marks(upstream.last.json) == ["system.0"]
+
+
+# -- thinking
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_thinking_comes_back_in_front_of_the_call_it_led_to(
+    provider: Anthropic, upstream: StrictAnthropic, streamed: bool
+) -> None:
+    """The strict upstream refuses a call without its thought, and a thought that was touched."""
+    redacted = {"type": "redacted_thinking", "data": "opaque"}
+    thought = {"type": "thinking", "thinking": "Where is it?", "signature": sign("Where is it?")}
+    upstream.queue(
+        Message(text="Let me look.", calls=[Call("weather", {"city": "Rome"})], blocks=[thought, redacted])
+    )
+    options: Json = {"tools": [WEATHER], "thinking": {"type": "enabled", "budget_tokens": 2000}}
+    if streamed:
+        chunks = await stream(provider, request(stream=True, **options))
+        deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+        assert "".join(d.get("reasoning_content") or "" for d in deltas) == "Where is it?"
+        head = next(d["tool_calls"][0] for d in deltas if "tool_calls" in d)
+        said: Json = {
+            "role": "assistant",
+            "content": "Let me look.",
+            "thinking_blocks": [block for d in deltas for block in d.get("thinking_blocks", ())],
+            "tool_calls": [{**head, "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}],
+        }
+    else:
+        said = (await answer(provider, request(**options)))[1]["choices"][0]["message"]
+        assert said["reasoning_content"] == "Where is it?"
+    result = {"role": "tool", "tool_call_id": said["tool_calls"][0]["id"], "content": "sun"}
+    status, body = await answer(provider, request(messages=[*HI, said, result], **options))
+    assert status == 200, body
+    assert upstream.last.json["messages"][1]["content"][:2] == [thought, redacted]
+
+    del said["thinking_blocks"]
+    status, body = await answer(provider, request(messages=[*HI, said, result], **options))
+    assert status == 400
+    assert "thinking" in body["error"]["message"]
+
+
+async def test_thoughts_of_replies_in_a_row_do_not_look_like_one(
+    provider: Anthropic, upstream: StrictAnthropic
+) -> None:
+    first = think("One.", calls=[Call("weather")])
+    upstream.queue(first, think("Two.", text="So."))
+    options: Json = {"tools": [WEATHER], "thinking": {"type": "adaptive"}}
+    said = (await answer(provider, request(**options)))[1]["choices"][0]["message"]
+    result = {"role": "tool", "tool_call_id": said["tool_calls"][0]["id"], "content": "sun"}
+    more = await stream(provider, request(stream=True, messages=[*HI, said, result], **options))
+    blocks = [b for chunk in more for b in chunk["choices"][0]["delta"].get("thinking_blocks", ())]
+    assert [block["index"] for block in (*said["thinking_blocks"], *blocks)] == [0, 1]
+
+
+# -- replies
+
+
+async def test_a_stream_cut_anywhere_says_the_same(provider: Anthropic, upstream: StrictAnthropic) -> None:
+    reply = think("Hm ø.", text="Höllo you", calls=[Call("weather", {"a": "ü"}), Call("weather")])
+    upstream.queue(reply)
+    wanted = await stream(provider, request(tools=[WEATHER], stream=True))
+    upstream.queue(reply)
+    plain = Anthropic("bytes", upstream.base_url)
+    sent = {"model": MODEL, "max_tokens": 9, "stream": True, "messages": HI}
+    native = await plain.send(ModelRequest(orjson.dumps(sent), True, path="/messages"))
+    data = await native.read(100_000)
+    await native.aclose()
+    await plain.aclose()
+    for size in (1, 7, 100, len(data)):
+        upstream.queue(raw(*[data[i : i + size] for i in range(0, len(data), size)], headers={}))
+        found = await stream(provider, request(tools=[WEATHER], stream=True))
+        assert [c["choices"][0]["finish_reason"] for c in found][-1] == "tool_calls"
+        assert len(found) == len(wanted)
+
+
+BAD_STREAMS = {
+    "ends early": b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","model":"x"}}\n\n',
+    "not JSON": b"event: x\ndata: <html>\n\n",
+    "no type": b"data: {}\n\n",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("body", BAD_STREAMS.values(), ids=list(BAD_STREAMS))
+async def test_a_stream_that_is_none_is_broken(
+    provider: Anthropic, upstream: StrictAnthropic, body: bytes
+) -> None:
+    upstream.queue(raw(body))
+    with pytest.raises(ProviderBroke):
+        await stream(provider, request(stream=True))
+
+
+async def test_an_answer_that_is_no_message_is_broken(provider: Anthropic, upstream: StrictAnthropic) -> None:
+    for body in (b"{}", b"<html>", b"[]", b'{"type": "other"}'):
+        upstream.queue(raw(body, content_type="application/json"))
+        with pytest.raises(ProviderBroke):
+            await answer(provider, request())
+
+
+async def test_an_error_tells_what_anthropic_told(provider: Anthropic, upstream: StrictAnthropic) -> None:
+    long = "prompt is too long: 201000 tokens > 200000 maximum"
+    upstream.queue(
+        refuse(429, "rate_limit_error", "Slow down.", **{"anthropic-ratelimit-requests-remaining": "0"}),
+        refuse(400, "invalid_request_error", long),
+        raw(b"<html>bad gateway</html>", content_type="text/html", status=502),
+    )
+    reply = await provider.send(request())
+    told = orjson.loads(await reply.read(10_000))
+    await reply.aclose()
+    assert told["error"]["type"] == "rate_limit_error"
+    assert told["request_id"] == "req_refused"
+    headers = dict(reply.headers)
+    assert headers["anthropic-ratelimit-requests-remaining"] == "0"
+    assert headers["request-id"] == "req_refused"
+    status, body = await answer(provider, request())
+    assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
+    page = await provider.send(request())
+    assert (page.status, await page.read(1000)) == (502, b"<html>bad gateway</html>")
+    await page.aclose()
+
+
+async def test_blocks_of_its_own_tools_go_and_come_back(
+    provider: Anthropic, upstream: StrictAnthropic
+) -> None:
+    used = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "q"}}
+    found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
+    upstream.queue(message(used, found, text="Found."))
+    said = (await answer(provider, request()))[1]["choices"][0]["message"]
+    await answer(provider, request(messages=[*HI, said, *HI]))
+    assert upstream.last.json["messages"][1]["content"] == [used, found, {"type": "text", "text": "Found."}]
+
+
+# -- models
+
+
+async def test_models_are_listed_as_openai_does_and_their_limits_kept(
+    transport: HttpTransport,
+) -> None:
+    with StrictAnthropic(key="sk-ant-own", models=["claude-new"]) as upstream:
+        provider = Anthropic("claude", upstream.base_url, key="sk-ant-own", transport=transport)
+        (model,) = await provider.list_models()
+        assert (model["id"], model["object"], model["created"]) == ("claude-new", "model", 1_792_540_800)
+        assert model["max_input_tokens"] == 200_000
+        await answer(provider, request(model="claude-new"))
+        assert upstream.last.json["max_tokens"] == 4242
+        await answer(provider, request(model="claude-new", max_tokens=7))
+        assert upstream.last.json["max_tokens"] == 7
+        keyless = Anthropic("bare", upstream.base_url, transport=transport)
+        assert len(await keyless.list_models("Bearer sk-ant-own")) == 1
+        with pytest.raises(ProviderRefused) as caught:
+            await keyless.list_models()
+        assert (caught.value.status, caught.value.provider) == (401, "bare")
+
+
+@pytest.mark.parametrize("body", [b"no", b"[]", b"{}", b'{"data": 1}'])
+async def test_an_answer_that_is_no_list_of_models_is_broken(transport: HttpTransport, body: bytes) -> None:
+    with StrictAnthropic(model_list=body) as upstream, pytest.raises(ProviderBroke):
+        await Anthropic("claude", upstream.base_url, transport=transport).list_models()
+
+
+async def test_calls_and_text_of_one_reply_end_as_calls(
+    provider: Anthropic, upstream: StrictAnthropic
+) -> None:
+    upstream.queue(call_tools(Call("weather"), text="Look."), say("Done."))
+    body = (await answer(provider, request(tools=[WEATHER])))[1]
+    assert body["choices"][0]["finish_reason"] == "tool_calls"
+    assert (await answer(provider, request()))[1]["choices"][0]["finish_reason"] == "stop"
