@@ -483,13 +483,14 @@ _Opened = tuple[int, int, bytes]  # chunk, number of entries, the blob
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """Every document as a row (64 rows a chunk, in the order of the chunks) and every occurrence of a query term.
+class _Layout:
+    """Every document as a row: 64 rows a chunk, in the order of the chunks. What is known before there is a query.
 
-    present, user, lengths, heads, earlier, later: by row; the last two are rows of neighbours, -1: none.
-    row, term, frequency, in_head: by occurrence (one for each document and term).
+    first_rows: of the opened blobs, by number. present, user, lengths, heads, earlier, later: by row; the last two are
+    rows of neighbours, -1: none.
     """
 
+    first_rows: NDArray[np.int64]
     seqs: NDArray[np.int64]
     present: NDArray[np.bool_]
     user: NDArray[np.bool_]
@@ -497,6 +498,13 @@ class _Found:
     heads: NDArray[np.float64]
     earlier: NDArray[np.int64]
     later: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Every occurrence of a query term: row, term, frequency, in_head (one for each document and term)."""
+
+    layout: _Layout
     terms: int
     row: NDArray[np.int64]
     term: NDArray[np.int64]
@@ -504,7 +512,15 @@ class _Found:
     in_head: NDArray[np.bool_]
 
 
-def _find(opened: Sequence[_Opened], tail: Sequence[Document], terms: Sequence[str], secret: bytes) -> _Found:
+_CACHED_BYTES = 128 * 1024  # a larger index takes longer to rank than to lay out
+
+
+@lru_cache(maxsize=256)  # a person's index changes once in a dozen messages, and each of them is a query
+def _lay_out_again(opened: tuple[_Opened, ...]) -> _Layout:
+    return _lay_out(opened, ())
+
+
+def _lay_out(opened: Sequence[_Opened], tail: Sequence[Document]) -> _Layout:
     import numpy as np
 
     chunks = sorted({chunk for chunk, _, _ in opened}.union(chunk_of(document.seq) for document in tail))
@@ -512,44 +528,15 @@ def _find(opened: Sequence[_Opened], tail: Sequence[Document], terms: Sequence[s
     chunk_array = np.array(chunks, np.int64)
     seqs = (chunk_array[:, None] * CHUNK + np.arange(CHUNK)).ravel()
     table = np.zeros((len(chunks), CHUNK), _document_type())
-    opened_rows = np.array([first_row[chunk] for chunk, _, _ in opened], np.int64)
+    first_rows = np.array([first_row[chunk] for chunk, _, _ in opened], np.int64)
     if opened:
         joined = b"".join([blob[_HEADER.size : _PREFIX] for _, _, blob in opened])
-        table[opened_rows // CHUNK] = np.frombuffer(joined, _document_type()).reshape(-1, CHUNK)
+        table[first_rows // CHUNK] = np.frombuffer(joined, _document_type()).reshape(-1, CHUNK)
     documents = table.ravel()
-
-    number_of = {term: number for number, term in enumerate(terms)}
-    replaced, added = list[int](), list[tuple[int, int, int, bool]]()
     for document in tail:
-        counted = _count(document)
-        at = first_row[chunk_of(document.seq)] + document.seq % CHUNK
-        documents[at] = _row(document, counted)
-        replaced.append(at)
-        added += [
-            (at, number_of[word], counted.frequency[word], word in counted.head)
-            for word in number_of.keys() & counted.frequency.keys()
-        ]
+        documents[first_row[chunk_of(document.seq)] + document.seq % CHUNK] = _row(document, _count(document))
     flags = documents["flags"]
     present = (flags & _PRESENT) > 0
-
-    row, term, frequency, in_head = _occurrences(opened, opened_rows, [_hash(t, secret) for t in terms])
-    stays = present[row]  # always true but for a damaged blob
-    if replaced:
-        stays &= ~np.isin(row, replaced)
-    if not stays.all():
-        row, term, frequency, in_head = row[stays], term[stays], frequency[stays], in_head[stays]
-    if added:
-        more = np.array(added, np.int64)
-        row = np.concatenate((row, more[:, 0]))
-        term = np.concatenate((term, more[:, 1]))
-        frequency = np.concatenate((frequency, more[:, 2]))
-        in_head = np.concatenate((in_head, more[:, 3] > 0))
-
-    if len(terms) > _QUERY_TERMS:
-        rarest = np.bincount(term, minlength=len(terms)).argsort(kind="stable")
-        rarest = rarest[np.isin(rarest, term)][:_QUERY_TERMS]
-        stays = np.isin(term, rarest)
-        row, term, frequency, in_head = row[stays], term[stays], frequency[stays], in_head[stays]
 
     back = documents["back"].astype(np.int64)
     linked = np.flatnonzero((back > 0) & present)
@@ -565,7 +552,8 @@ def _find(opened: Sequence[_Opened], tail: Sequence[Document], terms: Sequence[s
     later = earlier.copy()
     earlier[linked] = target_row
     later[target_row] = linked
-    return _Found(
+    return _Layout(
+        first_rows=first_rows,
         seqs=seqs,
         present=present,
         user=present & ((flags & _USER) > 0),
@@ -573,11 +561,58 @@ def _find(opened: Sequence[_Opened], tail: Sequence[Document], terms: Sequence[s
         heads=documents["head"].astype(np.float64),
         earlier=earlier,
         later=later,
-        terms=len(terms),
-        row=row,
-        term=term,
-        frequency=frequency,
-        in_head=in_head,
+    )
+
+
+def _find(opened: Sequence[_Opened], tail: Sequence[Document], terms: Sequence[str], secret: bytes) -> _Found:
+    import numpy as np
+
+    is_small = sum(len(blob) for _, _, blob in opened) <= _CACHED_BYTES
+    layout = _lay_out(opened, tail) if tail or not is_small else _lay_out_again(tuple(opened))
+    row, term, frequency, in_head = _occurrences(opened, layout.first_rows, [_hash(t, secret) for t in terms])
+    stays = layout.present[row]  # always true but for a damaged blob
+    if tail:
+        # The rows are in the order of their numbers.
+        replaced = layout.seqs.searchsorted([document.seq for document in tail])
+        stays &= ~np.isin(row, replaced)
+    if not stays.all():
+        row, term, frequency, in_head = row[stays], term[stays], frequency[stays], in_head[stays]
+    if tail:
+        row, term, frequency, in_head = _with_tail(tail, replaced, terms, (row, term, frequency, in_head))
+    if len(terms) > _QUERY_TERMS:
+        rarest = np.bincount(term, minlength=len(terms)).argsort(kind="stable")
+        rarest = rarest[np.isin(rarest, term)][:_QUERY_TERMS]
+        stays = np.isin(term, rarest)
+        row, term, frequency, in_head = row[stays], term[stays], frequency[stays], in_head[stays]
+    return _Found(layout, len(terms), row, term, frequency, in_head)
+
+
+_Occurrences = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.bool_]"]
+
+
+def _with_tail(
+    tail: Sequence[Document], rows: NDArray[np.int64], terms: Sequence[str], found: _Occurrences
+) -> _Occurrences:
+    """The occurrences with those in messages that no blob has yet. rows: the messages' own."""
+    import numpy as np
+
+    number_of = {term: number for number, term in enumerate(terms)}
+    added = list[tuple[int, int, int, bool]]()
+    for at, document in zip(rows.tolist(), tail, strict=True):
+        counted = _count(document)
+        added += [
+            (at, number_of[word], counted.frequency[word], word in counted.head)
+            for word in number_of.keys() & counted.frequency.keys()
+        ]
+    if not added:
+        return found
+    more = np.array(added, np.int64)
+    row, term, frequency, in_head = found
+    return (
+        np.concatenate((row, more[:, 0])),
+        np.concatenate((term, more[:, 1])),
+        np.concatenate((frequency, more[:, 2])),
+        np.concatenate((in_head, more[:, 3] > 0)),
     )
 
 
@@ -613,24 +648,25 @@ def _score(found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """BM25 of every row by the statistics of all of them, and its share of the query's weight."""
     import numpy as np
 
-    total = len(found.present)
-    documents = int(found.present.sum())
+    layout = found.layout
+    total = len(layout.present)
+    documents = int(layout.present.sum())
     df = np.bincount(found.term, minlength=found.terms)
     idf = np.log1p(np.maximum(documents - df + 0.5, 0.0) / (df + 0.5))
-    length = _K1 * (1 - _B + _B * found.lengths / max(float(found.lengths.sum()) / documents, 1.0))
+    length = _K1 * (1 - _B + _B * layout.lengths / max(float(layout.lengths.sum()) / documents, 1.0))
     row, weight, f = found.row, idf[found.term], found.frequency
     score = np.bincount(row, weight * f * (_K1 + 1) / (f + length[row]), total).astype(np.float64, copy=False)
     share = np.bincount(row, weight, total).astype(np.float64, copy=False)
 
     source, weight = row[found.in_head], weight[found.in_head] * _NEIGHBOUR
-    head = _K1 * (1 - _B + _B * found.heads / max(float(found.heads.sum()) / documents, 1.0))
+    head = _K1 * (1 - _B + _B * layout.heads / max(float(layout.heads.sum()) / documents, 1.0))
     gain = weight * (_K1 + 1) / (1 + head[source])
-    for neighbour in (found.earlier, found.later):
+    for neighbour in (layout.earlier, layout.later):
         to = neighbour[source]
         has = to >= 0
         score += np.bincount(to[has], gain[has], total)
         share += np.bincount(to[has], weight[has], total)
-    score[~found.present] = 0.0
+    score[~layout.present] = 0.0
     # A word never heard counts like one heard once; else, with few messages, it would outweigh all that was found.
     unseen_as_rare = np.minimum(idf, np.log1p((documents - 0.5) / 1.5))
     return score, np.minimum(share / max(float(unseen_as_rare.sum()), 1e-9), 1.0)
@@ -641,17 +677,17 @@ def _fuse(found: _Found, skip: range, limit: int, only_strong: bool) -> list[Hit
 
     score, share = _score(found)
     if skip:
-        unwanted = (found.seqs >= skip.start) & (found.seqs < skip.stop)
+        unwanted = (found.layout.seqs >= skip.start) & (found.layout.seqs < skip.stop)
         score[unwanted] = share[unwanted] = 0.0
     best = float(score.max())
     if not best > 0 or (only_strong and share.max() < _LEAST_BEST_SHARE):
         return []
-    user = np.where(found.user, score, 0.0)
+    user = np.where(found.layout.user, score, 0.0)
     fused = score / best + user / (float(user.max()) or 1.0)
     if only_strong:
         fused[(share < _LEAST_SHARE) | (fused < _LEAST_RELATIVE * fused.max())] = 0.0
     rows = _best(fused, limit)
-    return list(map(Hit, found.seqs[rows].tolist(), fused[rows].tolist(), share[rows].tolist()))
+    return list(map(Hit, found.layout.seqs[rows].tolist(), fused[rows].tolist(), share[rows].tolist()))
 
 
 def _best(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:

@@ -31,7 +31,6 @@ __all__ = ["Chat", "Served"]
 
 _log = logging.getLogger("mnemogate")
 DEFAULT_PROFILE = "default"
-SINGLE_USER = "me"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +197,7 @@ class Chat:
             own = self._settings.projects.get(project)
             rules = self._rules[project] = IdentityRules(
                 user_order=memory.user_order,
-                default_user=memory.default_user or (SINGLE_USER if memory.single_user else None),
+                default_user=self._settings.default_user,
                 default_profile=(own.profile if own and own.profile else DEFAULT_PROFILE),
                 default_mode=Mode(own.memory if own and own.memory else memory.default),
                 profile_modes={p.name: Mode(p.memory) for p in self._settings.profiles if p.memory},
