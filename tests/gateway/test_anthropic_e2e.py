@@ -1,0 +1,268 @@
+"""An OpenAI-SDK application in front of Claude, through the real gateway, with memory: notes, sections, hidden rounds.
+
+The strict upstream refuses what Anthropic refuses, so that whatever arrives there is well formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import orjson
+import pytest
+
+from gateway.settings import UpstreamSettings
+from tests.anthropic_rules import sign
+from tests.anthropic_upstream import Message, StrictAnthropic, refuse, think
+from tests.gateway.sdk import Chat, World, agent, remember
+from tests.server import serve, settings_for
+from tests.upstream import Call, Gate, Seen, call_tools, say
+
+Json = dict[str, Any]
+
+MODEL = "claude-opus-4-6"
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+
+def claude(upstream: StrictAnthropic, **more: Any) -> tuple[UpstreamSettings, ...]:
+    return (UpstreamSettings("up", "anthropic", upstream.base_url, **more),)
+
+
+@pytest.fixture
+def upstream() -> Iterator[StrictAnthropic]:
+    with StrictAnthropic() as running:
+        yield running
+
+
+@pytest.fixture
+def world(upstream: StrictAnthropic, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent(model=MODEL), upstreams=claude(upstream)) as made:
+        yield made
+
+
+def helper(world: World, **options: Any) -> Chat:
+    return world.chat(model="agent/helper", user="alice", **options)
+
+
+def insert(text: str) -> Call:
+    return Call("memory_insert", {"label": "human", "new_string": text})
+
+
+def system(seen: Seen) -> str:
+    return "\n".join(block["text"] for block in seen.json["system"])
+
+
+def turns(seen: Seen) -> list[tuple[str, list[str]]]:
+    """Role and kinds of blocks, turn by turn."""
+    return [(turn["role"], [block["type"] for block in turn["content"]]) for turn in seen.json["messages"]]
+
+
+def without_marks(seen: Seen) -> Json:
+    body: Json = orjson.loads(seen.body.replace(b',"cache_control":{"type":"ephemeral"}', b""))
+    return body
+
+
+# -- memory
+
+
+@both_ways
+def test_what_one_conversation_tells_another_recalls(world: World, stream: bool) -> None:
+    first = world.chat(user="alice", model=MODEL, stream=stream)
+    assert first.say("My cat is called Miso, she is grey.") == "Ok."
+    second = world.chat(user="alice", model=MODEL, stream=stream)
+    second.say("What is my cat called?")
+    note, question = second_turn_texts(world)
+    assert "Miso" in note
+    assert "What is my cat called?" in question
+    stranger = world.chat(user="bob", model=MODEL, stream=stream)
+    stranger.say("What is my cat called?")
+    assert b"Miso" not in world.upstream.last.body
+
+
+def second_turn_texts(world: World) -> tuple[str, str]:
+    blocks = world.upstream.last.json["messages"][0]["content"]
+    return blocks[0]["text"], blocks[-1]["text"]
+
+
+@both_ways
+def test_a_hidden_round_is_run_within_one_reply(world: World, stream: bool) -> None:
+    world.upstream.queue(
+        call_tools(insert("Likes tea."), text="Noted. "), say("I shall remember.", usage=None)
+    )
+    chat = helper(world, stream=stream)
+    assert chat.say("I like tea.") == "Noted. I shall remember."
+    first, second = world.upstream.chats
+    assert {tool["name"] for tool in first.json["tools"]} >= {"memory_insert", "conversation_search"}
+    assert 'label="human"' in system(first)
+    assert turns(second) == [
+        ("user", ["text"]),
+        ("assistant", ["text", "tool_use"]),
+        ("user", ["tool_result"]),
+    ]
+    chat.say("What do I like?")
+    assert world.block("alice").value == "Likes tea."
+    third = world.upstream.last
+    assert turns(third)[:3] == turns(second), "the hidden round is put back"
+    before, after = without_marks(second), without_marks(third)
+    assert after["messages"][: len(before["messages"])] == before["messages"]
+    assert (after["system"], after["tools"]) == (before["system"], before["tools"])
+    assert world.query("SELECT count(*) FROM exchanges") == [2]
+
+
+@both_ways
+def test_a_mixed_round_keeps_the_order_claude_demands(world: World, stream: bool) -> None:
+    world.upstream.queue(
+        call_tools(insert("Lives in Rome."), Call("weather", {"city": "Rome"})), say("It is sunny.")
+    )
+    chat = helper(world, stream=stream, tools=[WEATHER])
+    chat.say("I live in Rome. How is the weather?")
+    (call,) = chat.messages[-1]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    chat.answer(call, "sun")
+    assert chat.go_on() == "It is sunny."
+    assert turns(world.upstream.last)[1:] == [
+        ("assistant", ["tool_use", "tool_use"]),
+        ("user", ["tool_result", "tool_result"]),
+    ]
+
+
+@both_ways
+def test_thoughts_of_hidden_rounds_go_back_signed(world: World, stream: bool) -> None:
+    """The strict upstream refuses a round whose thought is missing or was touched."""
+    redacted = {"type": "redacted_thinking", "data": "opaque"}
+    thought = {"type": "thinking", "thinking": "I should note it.", "signature": sign("I should note it.")}
+    world.upstream.queue(
+        Message(text=None, blocks=[thought, redacted], calls=[insert("Likes tea.")]),
+        think("Now answer.", text="Done."),
+    )
+    chat = helper(world, stream=stream, extra_body={"thinking": {"type": "enabled", "budget_tokens": 1024}})
+    assert chat.say("I like tea.") == "Done."
+    assert turns(world.upstream.last)[1] == ("assistant", ["thinking", "redacted_thinking", "tool_use"])
+    assert world.upstream.last.json["messages"][1]["content"][:2] == [thought, redacted]
+
+
+def test_the_prefix_grows_and_is_marked(world: World) -> None:
+    chat = helper(world, stream=True)
+    for n in range(4):
+        chat.say(f"Question {n}")
+    bodies = [without_marks(seen) for seen in world.upstream.chats]
+    for earlier, later in zip(bodies, bodies[1:], strict=False):  # noqa: RUF007
+        assert later["messages"][: len(earlier["messages"])] == earlier["messages"]
+        assert (later["tools"], later["system"]) == (earlier["tools"], earlier["system"])
+    assert world.upstream.last.body.count(b'"cache_control"') == 4
+
+
+# -- fidelity
+
+
+@both_ways
+def test_calls_pass_both_ways(world: World, stream: bool) -> None:
+    world.upstream.queue(
+        call_tools(Call("weather", {"city": "Rome"}), Call("weather", {"city": "Oslo"}), text="Let me see."),
+        say("Sun and snow."),
+    )
+    chat = world.chat(user="alice", model=MODEL, tools=[WEATHER], stream=stream)
+    chat.say("Rome and Oslo?")
+    calls = chat.messages[-1]["tool_calls"]
+    assert [orjson.loads(call["function"]["arguments"])["city"] for call in calls] == ["Rome", "Oslo"]
+    for call, weather in zip(calls, ("sun", "snow"), strict=True):
+        chat.answer(call, weather)
+    assert chat.go_on() == "Sun and snow."
+
+
+@both_ways
+def test_errors_are_the_sdks_own(world: World, stream: bool) -> None:
+    ask: Json = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+    for user in ("alice", openai.omit):  # with memory and without
+        world.upstream.queue(
+            refuse(429, "rate_limit_error", "Slow down.", retry_after="7"),
+            refuse(529, "overloaded_error", "Busy."),
+        )
+        with pytest.raises(openai.RateLimitError, match=r"Slow down\.") as limited:
+            world.sdk.chat.completions.create(**ask, user=user)
+        assert limited.value.response.headers["retry-after"] == "7"
+        assert limited.value.type == "rate_limit_error"
+        with pytest.raises(openai.InternalServerError, match="Busy"):
+            world.sdk.chat.completions.create(**ask, user=user)
+        with pytest.raises(openai.BadRequestError) as refused:
+            world.sdk.chat.completions.create(**ask, user=user, seed=1)
+        assert refused.value.param == "seed"
+
+
+def test_an_error_in_the_middle_reaches_the_application(world: World) -> None:
+    for user in ("alice", openai.omit):
+        world.upstream.queue(
+            say("One two three", error_after=(5, {"type": "overloaded_error", "message": "Busy."}))
+        )
+        chunks = world.sdk.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Hi"}], stream=True, user=user
+        )
+        with pytest.raises(openai.APIError, match="Busy"):
+            list(chunks)
+
+
+def test_usage_tells_the_cache(world: World) -> None:
+    usage = {
+        "input_tokens": 10,
+        "cache_creation_input_tokens": 20,
+        "cache_read_input_tokens": 70,
+        "output_tokens": 5,
+    }
+    world.upstream.queue(*[say("Hi.", usage=usage)] * 2)
+    ask: Json = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "user": "alice"}
+    whole = world.sdk.chat.completions.create(**ask)
+    *_, last = world.sdk.chat.completions.create(
+        **{**ask, "user": "bob"}, stream=True, stream_options={"include_usage": True}
+    )
+    for told in (whole.usage, last.usage):
+        assert told is not None
+        assert (told.prompt_tokens, told.completion_tokens, told.total_tokens) == (100, 5, 105)
+        assert told.prompt_tokens_details is not None
+        assert told.prompt_tokens_details.cached_tokens == 70
+    assert last.choices == []
+
+
+def test_structured_output_is_parsed(world: World) -> None:
+    world.upstream.queue(say('{"name": "Miso"}'))
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    completion = world.sdk.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Hi"}],
+        response_format={"type": "json_schema", "json_schema": {"name": "cat", "schema": schema}},
+    )
+    assert completion.choices[0].message.content == '{"name": "Miso"}'
+    assert world.upstream.last.json["output_config"]["format"]["schema"]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("user", ["alice", None], ids=["memory", "none"])
+def test_who_leaves_takes_the_upstream_along(world: World, user: str | None) -> None:
+    never = Gate()
+    world.upstream.queue(say("One two three", hold_after={5: never}))
+    body: Json = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    with world.gateway.connect() as client:
+        data = orjson.dumps({**body, "user": user} if user else body)
+        client.request("POST", "/v1/chat/completions", data)
+        assert client.read_head().status == 200
+        client.read_until(b"One")
+    world.upstream.last.gone.wait_sync()
+
+
+def test_the_callers_own_key_pays_where_the_gateway_has_none() -> None:
+    with StrictAnthropic(key="sk-ant-mine") as upstream:
+        settings = settings_for(upstream, upstreams=claude(upstream))
+        with (
+            serve(settings) as gateway,
+            openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sk-ant-mine", max_retries=0) as sdk,
+        ):
+            reply = sdk.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}])
+            assert reply.choices[0].message.content == "Ok."
+            assert reply._request_id
+        with (
+            serve(settings) as gateway,
+            openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sk-ant-other", max_retries=0) as sdk,
+            pytest.raises(openai.AuthenticationError),
+        ):
+            sdk.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}])
