@@ -22,6 +22,7 @@ __all__ = ["Amendment", "Form", "Mode", "Place", "Plan", "Query", "begin", "lcs"
 
 LONG_REPLY = 32  # characters of a reply that nobody else will have written word for word
 _LCS_REACH = 160  # atoms compared at most; about 32 turns with tools
+_MAX_TURNS = 8  # turns back in which the same reply is looked for
 _MAX_TEXTS = 8  # assistant texts of one turn that are tried in combination
 
 
@@ -196,6 +197,34 @@ def spans_of(listing: Listing, turns: int) -> list[Atom]:
     return list(found)
 
 
+class _Turns:
+    """The turns of a list, looked into when they are asked for."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._segments = _segments(listing)
+        self._read: dict[int, _Segment] = {}
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def __getitem__(self, number: int) -> _Segment:
+        if number not in self._read:
+            self._read[number] = _Segment(self._listing, self._segments[number])
+        return self._read[number]
+
+    def has_better(self, number: int, e: Exchange, path: Sequence[Atom], score: int) -> bool:
+        """Whether a reply that stands in this turn stands in an earlier one too, where its path fits better.
+
+        Two replies may be cut to the same words; the second one's turn must not be taken for the first one's.
+        """
+        for earlier in range(number - 1, max(-1, number - 1 - _MAX_TURNS), -1):
+            span = self[earlier].find(e.reply or ())
+            if span and _likeness(self._listing.flat(span[1] + 1), path) > score:
+                return True
+        return False
+
+
 def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
     """How near a list is to the end of a path: minus what either has and the other lacks; 0 is alike all through.
 
@@ -212,10 +241,9 @@ def _search(tree: Tree, query: Query) -> Place:
     ours = [e for e in tree if e.reply]
     if not ours:
         return Place()
-    for segment in reversed(_segments(listing)):
-        if not any(listing.role(i) == "assistant" for i in segment):
-            continue
-        said = _Segment(listing, segment)
+    turns = _Turns(listing)
+    for number in range(len(turns) - 1, -1, -1):
+        said = turns[number]
         found = [(span, e) for e in ours if e.reply for span in [said.find(e.reply)] if span]
         if not found:
             continue
@@ -228,11 +256,15 @@ def _search(tree: Tree, query: Query) -> Place:
                 line = tree.line(e)
                 path = [a for el in line for a in el.atoms]
                 score = _likeness(listed, path)
+                if turns.has_better(number, e, path, score):
+                    continue
                 # The whole path comes before the end of another. Of several the one that was asked this before, or
                 # (of whole ones) was not asked anything yet, and of these the newest: as the plain path has it.
                 is_whole, kids = path == listed, tree.kids(e)
                 goes_on = any(list(c.inputs[:1]) == then for c in kids) or (is_whole and not kids)
                 ranked.append((score, is_whole, goes_on, e.begun, e.id, e, span, line))
+        if not ranked:
+            continue
         ranked.sort(key=lambda r: r[:5])
         score, _, _, _, _, e, span, line = ranked[-1]
         # Without an id it takes evidence: nobody else's path is as near, and the words are rare or the question agrees.

@@ -934,3 +934,19 @@ def test_replies_are_looked_up_in_the_last_turns_only(world: World) -> None:
     keys = spans_of(listing, 2)
     found = [k for k in range(6) if listing.canon.reply_key(listing.atoms[2 * k + 1]) in keys]
     assert found == [3, 4, 5]
+
+
+@both
+@pytest.mark.parametrize("heard", ["A long answer", "A long answer, of more than thirty-two letters"])
+def test_two_replies_cut_to_the_same_words_are_two_turns(world: World, key: str | None, heard: str) -> None:
+    history: list[WireMessage] = []
+    for number in range(3):
+        history.append(user(f"Question {number}?"))
+        world.say(history, f"{heard} and the rest, unspoken {number}", key)
+        history.append(assistant(heard))
+    world.say([*history, user("bye")], "Bye.", key)
+    assert world.standing() == [
+        *(text for number in range(3) for text in (f"Question {number}?", heard)),
+        "bye",
+        "Bye.",
+    ]
