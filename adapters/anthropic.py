@@ -118,6 +118,9 @@ class Anthropic:
             return _Refused(400, error_body(why, "invalid_request_error"))
         except Untranslatable as error:
             return _Refused(400, error.body())
+        except RecursionError:
+            why = "A schema or a message of the request is nested too deep."
+            return _Refused(400, error_body(why, "invalid_request_error"))
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
         reply = await self._call(request, "/messages", orjson.dumps(wire), version)
         if reply.status != 200:

@@ -79,7 +79,7 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     known = find_model(model if isinstance(model, str) else "")
     conversation = arrange(body.get("messages") or (), late_system=known.late_system)
     wire: Json = {"model": model, "max_tokens": _max_tokens(body, limits or {}, known.max_tokens)}
-    tools = to_tools(body.get("tools") or ())
+    tools = to_tools(body.get("tools") or [])
     if tools:
         wire["tools"] = tools
     choice = to_choice(body.get("tool_choice"), body.get("parallel_tool_calls"), bool(tools))
@@ -117,8 +117,10 @@ def _own_system(system: Any) -> list[Json]:
     """A `system` field as Anthropic has it, sent by a client that knows who answers."""
     if isinstance(system, str):
         return [{"type": "text", "text": system}] if system.strip() else []
-    if system is None or isinstance(system, list):
-        return system or []
+    if system is None:
+        return []
+    if isinstance(system, list) and all(isinstance(block, dict) for block in system):
+        return system
     raise Untranslatable("`system` is a text or a list of blocks.", "system", "invalid_type")
 
 
@@ -138,7 +140,7 @@ def _set_user(wire: Json, body: Json) -> None:
 def _set_tier(wire: Json, tier: Any) -> None:
     if tier is None:
         return
-    if tier not in _TIERS:
+    if not isinstance(tier, str) or tier not in _TIERS:
         raise Untranslatable(f"There is no service tier {tier!r} at this model's provider.", "service_tier")
     wire["service_tier"] = _TIERS[tier]
 

@@ -65,19 +65,22 @@ class StreamTranslator:
         self.is_over = False
 
     def feed(self, event: Event) -> list[Event]:
-        """Raises: ProviderBroke: the event is not JSON."""
+        """Raises: ProviderBroke: the event is none of Anthropic's."""
         data = event.data
         if data is None or self.is_over:
             return []
         try:
             told = orjson.loads(data)
             kind = told["type"]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            if kind == "content_block_delta":
+                return self._delta(told)
+            return self._take(kind, told)
+        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise ProviderBroke(
                 f"an event of the upstream's is none of Anthropic's: {data[:200]!r}"
             ) from error
-        if kind == "content_block_delta":
-            return self._delta(told)
+
+    def _take(self, kind: Any, told: Json) -> list[Event]:
         match kind:
             case "content_block_start":
                 return self._begin_block(told)
@@ -93,7 +96,7 @@ class StreamTranslator:
                 return [_PING]
             case "error":
                 return self._fail(told)
-        return []
+        return []  # a kind of tomorrow
 
     def finish(self) -> None:
         """The stream has ended. Raises: ProviderBroke: its message has not."""

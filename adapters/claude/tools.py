@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from adapters.claude.errors import Untranslatable
@@ -14,8 +13,10 @@ Json = dict[str, Any]
 _EMPTY: Final[Json] = {"type": "object", "properties": {}}
 
 
-def to_tools(tools: Sequence[Any]) -> list[Json]:
+def to_tools(tools: Any) -> list[Json]:
     """Tools that are Anthropic's already (with an `input_schema`, or of a type of its own) pass as they are."""
+    if not isinstance(tools, list):
+        raise Untranslatable("`tools` is a list of tools.", "tools", "invalid_type")
     return [_tool(tool, f"tools[{place}]") for place, tool in enumerate(tools)]
 
 

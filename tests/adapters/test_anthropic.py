@@ -10,6 +10,8 @@ import orjson
 import pytest
 
 from adapters.anthropic import Anthropic
+from adapters.claude.errors import Untranslatable
+from adapters.claude.request import to_wire
 from adapters.errors import ProviderBroke, ProviderRefused
 from adapters.transport import HttpTransport
 from adapters.types import Header, ModelRequest
@@ -202,6 +204,67 @@ async def test_a_body_that_is_not_json_is_refused(provider: Anthropic) -> None:
     assert (await answer(provider, ModelRequest(b"{", False)))[0] == 400
 
 
+ODD: list[Any] = [
+    None,
+    0,
+    -1,
+    1.5,
+    True,
+    False,
+    "",
+    "x",
+    [],
+    [1],
+    [[]],
+    [None],
+    {},
+    {"type": 1},
+    {"type": []},
+]
+FIELDS = sorted(
+    (
+        *("max_tokens", "metadata", "output_config", "parallel_tool_calls", "prompt_cache_retention"),
+        *(
+            "reasoning_effort",
+            "response_format",
+            "service_tier",
+            "stop",
+            "stream_options",
+            "system",
+            "thinking",
+        ),
+        *("tool_choice", "tools", "user", *(field for field, _ in UNSAID)),
+    )
+)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_odd_values_are_refused_or_passed_on_never_a_crash(field: str) -> None:
+    for value in ODD:
+        try:
+            orjson.dumps(to_wire({"model": MODEL, "messages": HI, field: value}))
+        except Untranslatable as error:
+            assert error.param.partition("[")[0] == field  # noqa: PT017
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
+def test_odd_messages_are_refused_or_passed_on_never_a_crash(role: str) -> None:
+    keys = ("content", "name", "tool_calls", "tool_call_id", "refusal", "thinking_blocks", "cache_control")
+    for key in keys:
+        values = [
+            *ODD,
+            *([{"type": kind, kind: odd}] for kind in ("text", "image_url", "file") for odd in ODD),
+        ]
+        values += [[{"id": odd, "function": odd}] for odd in ODD]
+        values += [[{"function": {"name": odd, "arguments": odd}}] for odd in ODD]
+        for value in values:
+            message = {"role": role, "content": "x", "tool_call_id": "c", key: value}
+            try:
+                orjson.dumps(to_wire({"model": MODEL, "messages": [*HI, message]}))
+            except Untranslatable as error:
+                assert error.param.startswith("messages[1]")  # noqa: PT017
+
+
 async def test_what_it_does_not_have_is_not_found(provider: Anthropic) -> None:
     status, body = await answer(provider, ModelRequest(b"{}", False, path="/embeddings"))
     assert (status, body["error"]["type"]) == (404, "not_found_error")
@@ -344,6 +407,9 @@ BAD_STREAMS = {
     "ends early": b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","model":"x"}}\n\n',
     "not JSON": b"event: x\ndata: <html>\n\n",
     "no type": b"data: {}\n\n",
+    "no object": b"data: [1]\n\n",
+    "no text": b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta"}}\n\n',
+    "no block": b'data: {"type":"content_block_start","index":0,"content_block":[1]}\n\n',
     "empty": b"",
 }
 
