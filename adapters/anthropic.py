@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -84,6 +85,9 @@ class Anthropic:
         if request.path == "/models" and request.method == "GET":
             reply = await self._call(request, _MODELS, b"", DEFAULT_VERSION)
             return _Whole(reply, self._read_models if reply.status == 200 else translate_body)
+        if request.path.startswith("/models/") and request.method == "GET":
+            reply = await self._call(request, request.path, b"", DEFAULT_VERSION)
+            return _Whole(reply, _read_model if reply.status == 200 else translate_body)
         if request.path.split("?")[0].startswith("/messages"):
             return await self._call(request, request.path, request.body, DEFAULT_VERSION)
         return _Refused(404, error_body(f"{self.name} (Anthropic) has no {request.path}.", "not_found_error"))
@@ -147,7 +151,7 @@ class Anthropic:
             else:
                 credential = request.credential
         return await self._http.send(
-            ModelRequest(body, request.stream, tuple(headers), credential, path, request.method)
+            replace(request, body=body, headers=tuple(headers), credential=credential, path=path)
         )
 
     def _read_models(self, body: bytes) -> bytes:
@@ -281,6 +285,13 @@ def _completion(body: bytes, created: int, first_index: int) -> bytes:
         return orjson.dumps(completion(message, created, first_index))
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ProviderBroke(f"the upstream's answer is no message: {body[:200]!r}") from error
+
+
+def _read_model(body: bytes) -> bytes:
+    try:
+        return orjson.dumps(_model({**orjson.loads(body)}))
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise ProviderBroke(f"the upstream answered no model: {body[:200]!r}") from error
 
 
 def _model(entry: dict[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class StrictAnthropic(StrictUpstream):
             self._authorize(seen)
             if seen.path == "/v1/models" and seen.method == "GET":
                 return _json(_models(self.models)) if self.model_list is None else _raw(self.model_list)
+            if seen.path.startswith("/v1/models/") and seen.path[len("/v1/models/") :] in self.models:
+                return _json(_models([seen.path[len("/v1/models/") :]])["data"][0])
             if seen.path != "/v1/messages" or seen.method != "POST":
                 raise Refused(f"Not found: {seen.method} {seen.path}", 404, "not_found_error")
             seen.json = check_request(seen.body, seen.headers)

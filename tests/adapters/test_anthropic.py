@@ -474,6 +474,11 @@ async def test_models_are_listed_as_openai_does_and_their_limits_kept(
         (model,) = await provider.list_models()
         assert (model["id"], model["object"], model["created"]) == ("claude-new", "model", 1_792_540_800)
         assert model["max_input_tokens"] == 200_000
+        one = ModelRequest(b"", False, path="/models/claude-new", method="GET")
+        assert (await answer(provider, one))[1] == model
+        none = ModelRequest(b"", False, path="/models/nobody", method="GET")
+        status, body = await answer(provider, none)
+        assert (status, body["error"]["type"]) == (404, "not_found_error")
         await answer(provider, request(model="claude-new"))
         assert upstream.last.json["max_tokens"] == 4242
         await answer(provider, request(model="claude-new", max_tokens=7))
