@@ -446,6 +446,10 @@ class Held:
         return self.chunk is not None and _is_usage(self.chunk)
 
 
+# In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
+_NO_USAGE = b',"usage":null'
+
+
 class View:
     """The client's side of a streamed reply: one id, one role, no trace of hidden rounds.
 
@@ -473,6 +477,8 @@ class View:
             self.identity = {key: chunk[key] for key in ("id", "created", "model") if key in chunk}
 
     def put(self, raw: bytes, says: bool = True) -> None:
+        if self._strips_usage:
+            raw = raw.replace(_NO_USAGE, b"")  # what asking for usage puts into every other chunk
         self.out.append(raw)
         if says:
             self.waits = False

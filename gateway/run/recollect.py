@@ -59,6 +59,7 @@ PROBED_TURNS = (
 _ids = random.Random()  # conversations' names are no secrets: knowing one opens nothing
 NOTE_SHARE = 16  # of the model's context, what one note may take at most
 SEARCH_RESULTS = 5  # of a search by the model that does not say how many it wants
+INDEX_CHARS = 32_000  # or that many characters: until they are indexed, every query reads them
 INDEX_EVERY = 16  # messages a memory may grow before its search index follows
 OPEN_WAIT_S = 5.0  # chosen: a disk slower than that is down for a mode that cannot do without it
 
@@ -509,7 +510,9 @@ class Recollection:
         finally:
             release()
         self.by.store.turns.remember(committed)
-        if self.look.next_seq - self.look.indexed_seq >= INDEX_EVERY:
+        waiting = self.look.next_seq - self.look.indexed_seq
+        said = sum(len(text_of(m)) for m in self.plan.messages) + len(outcome.text)
+        if waiting >= INDEX_EVERY or said > INDEX_CHARS:
             self.by.grown(committed.agent.id)
         if self.ops:
             self.by.moved(self.query.now)

@@ -243,6 +243,8 @@ def _read_snapshot(found: Look, row: Sequence[Any]) -> None:
 
 
 def _read_block(found: Look, row: Sequence[Any]) -> None:
+    if row[8] and any(block.label == row[2] for block in found.blocks):
+        return  # one the profile shares; the user's own of that label came before it, and counts
     found.blocks.append(Block(row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7]))
 
 

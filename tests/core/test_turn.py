@@ -161,6 +161,13 @@ class TestPlain:
             assert end.raw not in played.sent  # the finish chunk was one of its own
             assert played.client.finish == ["stop"]
 
+    def test_the_empty_usage_that_asking_brings_is_kept_from_a_client_that_did_not_ask(self) -> None:
+        said = b'{"choices":[{"index":0,"delta":{"content":"the \\",\\"usage\\":null\\" of it"}}],"usage":null}'
+        turn = Turn(TurnSpec(stream=True, usage_added=True))
+        turn.feed(ReplyStarted(200, SSE))
+        sent = turn.feed(Received([Event(b"data: " + said + b"\n\n", said)]))
+        assert SendBody(b"data: " + said.removesuffix(b',"usage":null}') + b"}\n\n") in sent
+
     def test_a_stream_without_done_gets_none(self) -> None:
         end = chunk({"content": "x"}, "stop")
         assert (
