@@ -21,6 +21,7 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.claude.errors import Untranslatable, error_body, translate_body
+from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import completion, next_index
 from adapters.claude.request import SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
@@ -215,10 +216,13 @@ class _Streamed(_Reply):
             yield b"".join([event.raw for event in events])
 
     async def events(self) -> AsyncIterator[list[Event]]:
+        decoder = NamedEventDecoder()
         feed = self._translator.feed
-        async for events in self._reply.events():
-            if made := [chunk for event in events for chunk in feed(event)]:
+        async for data in self._reply.chunks():
+            if made := [chunk for event in decoder.feed(data) for chunk in feed(event)]:
                 yield made
+        if made := [chunk for event in decoder.finish() for chunk in feed(event)]:
+            yield made
         self._translator.finish()
 
     async def read(self, limit_bytes: int) -> bytes:

@@ -73,7 +73,10 @@ class StreamTranslator:
             told = orjson.loads(data)
             kind = told["type"]
             if kind == "content_block_delta":
-                return self._delta(told)
+                delta = told["delta"]
+                if delta["type"] == "text_delta":
+                    return self._text(delta["text"])
+                return self._delta(told, delta)
             return self._take(kind, told)
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise ProviderBroke(
@@ -161,11 +164,8 @@ class StreamTranslator:
                 return [self._chunk({"reasoning_content": fields["thinking"]})]
         return []
 
-    def _delta(self, told: Json) -> list[Event]:
-        delta = told.get("delta") or {}
-        kind = delta.get("type")
-        if kind == "text_delta":
-            return self._text(delta["text"])
+    def _delta(self, told: Json, delta: Json) -> list[Event]:
+        kind = delta["type"]
         block = self._blocks.get(told.get("index", -1))
         if block is None:
             return []
@@ -221,13 +221,15 @@ class StreamTranslator:
             "created": self._created,
             "model": model,
         }
-        self._head = orjson.dumps(self._identity)[:-1] + b',"choices":[{"index":0,"delta":{"content":'
+        identity = orjson.dumps(self._identity)[:-1]
+        self._head = b"data: " + identity + b',"choices":[{"index":0,"delta":{"content":'
         self._tail = b'},"logprobs":null,"finish_reason":null}]'
-        self._tail += b',"usage":null}' if self._wants_usage else b"}"
+        self._tail += b',"usage":null}\n\n' if self._wants_usage else b"}\n\n"
 
     def _text(self, text: str) -> list[Event]:
         self._length += len(text)
-        return [_event(self._head + orjson.dumps(text) + self._tail)]
+        raw = self._head + orjson.dumps(text) + self._tail
+        return [Event(raw, raw[6:-2])]
 
     def _chunk(
         self, delta: Json, finish: str | None = None, beside: Json | None = None, more: Json | None = None

@@ -11,8 +11,10 @@ import pytest
 
 from adapters.anthropic import Anthropic
 from adapters.claude.errors import Untranslatable
+from adapters.claude.events import NamedEventDecoder
 from adapters.claude.request import to_wire
 from adapters.errors import ProviderBroke, ProviderRefused
+from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Header, ModelRequest
 from tests.anthropic_rules import sign
@@ -383,6 +385,24 @@ async def test_thoughts_of_replies_in_a_row_do_not_look_like_one(
 
 
 # -- replies
+
+
+STREAMS = [
+    b'event: ping\ndata: {"a": 1}\n\nevent: x\ndata: {}\n\n',
+    b"event: a\ndata: 1\ndata: 2\n\nevent: b\nid: 7\ndata: 3\n\n",
+    b"event: a\r\ndata: 1\r\n\r\nevent: b\ndata: 2\n\n",
+    b"\xef\xbb\xbfevent: a\ndata: 1\n\n: comment\n\ndata: 2\n\n\n\nevent: c\n\nevent: d\ndata:5\n\n",
+    b"data: 1\nevent: a\n\nevent: \xff\ndata: \xc3\xb8\n\n",
+]
+
+
+@pytest.mark.parametrize("given", STREAMS)
+def test_named_events_are_read_as_all_others_are(given: bytes) -> None:
+    for size in range(1, len(given) + 1):
+        plain, named = EventDecoder(), NamedEventDecoder()
+        pieces = [given[i : i + size] for i in range(0, len(given), size)]
+        wanted = [event for piece in pieces for event in plain.feed(piece)] + plain.finish()
+        assert [event for piece in pieces for event in named.feed(piece)] + named.finish() == wanted
 
 
 async def test_a_stream_cut_anywhere_says_the_same(provider: Anthropic, upstream: StrictAnthropic) -> None:
