@@ -14,7 +14,7 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderError, ProviderRefused
-from adapters.transport import HttpTransport, Timeouts, end_to_end, request_headers
+from adapters.transport import HttpTransport, Timeouts, Upload, end_to_end, request_headers
 from adapters.types import Capabilities, Header, ModelRequest
 
 __all__ = ["OpenAICompatible"]
@@ -79,9 +79,11 @@ class OpenAICompatible:
             for name, value in request_headers(end_to_end(request.headers)).items():
                 if name not in self._taken:
                     headers.add(name, value)
-                elif name == "content-type" and request.body:
+                elif name == "content-type" and (request.body or request.upload is not None):
                     headers[name] = value
-        body = request.body if request.body or request.method != "GET" else None
+        body: bytes | Upload | None = request.body if request.body or request.method != "GET" else None
+        if request.upload is not None:
+            body = Upload(request.upload, request.upload_bytes)
         try:
             return await self._transport.send(
                 request.method, self._url(request.path), headers, body, timeouts=self._timeouts

@@ -4,7 +4,8 @@ One session per process, made in the running loop on first use: unlimited connec
 no redirects, no proxies or credentials from the environment. Every wait has a bound:
 
     connect          name look-up, TCP and TLS of a new connection
-    first byte       from the call to the response's headers, the sending of the body included
+    first byte       from the call to the response's headers, the sending of the body included; of an upload, from
+                     the last piece that the upstream took
     between chunks   silence of the upstream within the body (our own slowness does not count: a full buffer
                      stops the clock)
 
@@ -38,7 +39,7 @@ from adapters.errors import (
 from adapters.sse import MAX_EVENT_BYTES, EventDecoder
 from adapters.types import Event, Header
 
-__all__ = ["HttpReply", "HttpTransport", "Timeouts", "end_to_end", "request_headers"]
+__all__ = ["HttpReply", "HttpTransport", "Timeouts", "Upload", "end_to_end", "request_headers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class HttpTransport:
         method: str,
         url: URL,
         headers: Mapping[str, str],
-        body: bytes | None = None,
+        body: bytes | Upload | None = None,
         *,
         timeouts: Timeouts | None = None,
         max_event_bytes: int = MAX_EVENT_BYTES,
@@ -108,17 +109,23 @@ class HttpTransport:
         if session is None:
             session = self._session = self._open()
         times = timeouts or self.timeouts
-        data = _LargeBody(body) if body is not None and len(body) > _LARGE_BODY_BYTES else body
+        upload = body if isinstance(body, Upload) else None
+        data: bytes | payload.Payload | None = body
+        if isinstance(body, bytes) and len(body) > _LARGE_BODY_BYTES:
+            data = _LargeBody(body)
         fresh: list[bool] = []
         _dialled.set(fresh)
         begun = time.monotonic()
         try:
-            async with asyncio.timeout(times.first_byte_s):
+            async with asyncio.timeout(times.first_byte_s) as timer:
+                if upload is not None:
+                    upload.watch(timer, times.first_byte_s)
                 try:
                     response = await self._request(session, method, url, headers, data, times)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                     lost_idle = not fresh and time.monotonic() - begun < _IDLE_CLOSE_S
-                    if not lost_idle or isinstance(error, aiohttp.ClientConnectorError):
+                    is_begun = upload is not None and upload.consumed
+                    if not lost_idle or is_begun or isinstance(error, aiohttp.ClientConnectorError):
                         raise
                     response = await self._request(session, method, url, headers, data, times)
         except aiohttp.ConnectionTimeoutError as error:
@@ -275,6 +282,41 @@ class _LargeBody(payload.Payload):
         view = memoryview(self._value)[:content_length]
         for at in range(0, len(view), _PIECE_BYTES):
             await writer.write(view[at : at + _PIECE_BYTES])
+
+
+class Upload(payload.Payload):
+    """A body of which only a piece at a time is here: the next is asked for when the upstream has taken the last.
+
+    An exception of `pieces` breaks the request off; its maker has to remember it, for what arrives here is aiohttp's.
+    """
+
+    _autoclose = True
+    _value: AsyncIterator[bytes]
+
+    def __init__(self, pieces: AsyncIterator[bytes], size: int | None) -> None:
+        super().__init__(pieces, content_type="application/octet-stream")
+        self._size = size
+        self._timer: asyncio.Timeout | None = None
+        self._patience_s = 0.0
+
+    def watch(self, timer: asyncio.Timeout, patience_s: float) -> None:
+        """Start the clock anew with every piece, for as long as it runs."""
+        self._timer, self._patience_s = timer, patience_s
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("an upload is not kept")
+
+    async def write(self, writer: Any) -> None:
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+        self._consumed = True
+        loop = asyncio.get_running_loop()
+        async for piece in self._value:
+            await writer.write(piece)
+            if self._timer is not None:
+                with suppress(RuntimeError):  # the response's headers are there, or the time is up: no clock
+                    self._timer.reschedule(loop.time() + self._patience_s)
 
 
 def _dial(address: tuple[Any, ...]) -> socket.socket:

@@ -6,6 +6,7 @@ one translates both ways in its own module. Only what is acted on is typed; ever
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,8 @@ class ModelRequest:
     path: below the upstream's base URL, `/chat/completions` unless said otherwise.
     headers: what of the caller's headers goes on (never a credential of ours).
     credential: the caller's own `Authorization` value; used only by an upstream without a key of its own.
+    upload: the body piece by piece as it comes in, instead of `body`; it is read once, so nothing sends it again.
+    upload_bytes: how much that is, if it is known.
     """
 
     body: bytes
@@ -45,6 +48,8 @@ class ModelRequest:
     credential: str | None = None
     path: str = "/chat/completions"
     method: str = "POST"
+    upload: AsyncIterator[bytes] | None = None
+    upload_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
