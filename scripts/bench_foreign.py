@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gateway.run.recollect import messages_of
+from gateway.core.tell import messages_of
 from scripts.fill import new_agent, write_conversation
 from storage.records import Agent, Scope
 from storage.sqlite.agents import create_agent

@@ -30,9 +30,10 @@ import orjson  # noqa: E402
 
 from gateway.core import recall  # noqa: E402
 from gateway.core.identity import IdentityRules, identify  # noqa: E402
+from gateway.core.tell import messages_of  # noqa: E402
 from gateway.dialects.chat import parse  # noqa: E402
 from gateway.run.assemble import Additions, assemble  # noqa: E402
-from gateway.run.recollect import Asked, Recollector, messages_of  # noqa: E402
+from gateway.run.recollect import Asked, Recollector  # noqa: E402
 from gateway.settings import MemorySettings, ProfileSettings  # noqa: E402
 from scripts.fill import new_agent, write_conversation  # noqa: E402
 from storage import terms  # noqa: E402

@@ -11,8 +11,8 @@ from gateway.core.canonical import Canon, Listing, WireMessage, text_of, visible
 from gateway.core.compose import Composition, compose, known_note
 from gateway.core.history import Mode, Plan, Query, begin
 from gateway.core.plain import compose_plain, finish_plain, plan_plain
+from gateway.core.probe import full_probes, plain_probes
 from gateway.core.tree import Tree
-from gateway.run import recollect
 from storage.records import Agent, Block, Change, Committed, Exchange, Look, Pool, Scope, Snapshot, TurnWrite
 from storage.sqlite import history
 from storage.sqlite.store import SqliteStore
@@ -76,7 +76,7 @@ class Teller:
         if plan is None:
             tree = Tree()
             if agent.id:
-                pool = turns.pool(agent, recollect.full_probes(query, key))
+                pool = turns.pool(agent, full_probes(query, key))
                 tree = Tree(pool.exchanges, pool.fetch)
             plan = begin(tree, query)
         fresh = {} if mode is Mode.OFF else self._notes(tree, plan)
@@ -118,7 +118,7 @@ class Teller:
             plain = (finish_plain(plan, ended), turn.look.conversation.rev)
 
         def decide(pool: Pool) -> Change:
-            change = recollect._decide(pool, plan, ended, how)
+            change = decide(pool, plan, ended, how)
             decided(change)
             return change
 
@@ -129,7 +129,7 @@ class Teller:
             uid=uid or f"conversation {id(turn)} {now}",
             now=now,
             plain=plain,
-            probes=recollect.plain_probes(plan, key) if is_plain else recollect.full_probes(plan.query, key),
+            probes=plain_probes(plan, key) if is_plain else full_probes(plan.query, key),
             decide=decide,
             merge=edits.merge,
             carries=any(m["role"] == "user" for m in plan.messages),

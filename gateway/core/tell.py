@@ -6,13 +6,16 @@ until it was carried on, nor when another conversation opened with the same one.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import orjson
 
-from gateway.core.canonical import WireMessage
+from gateway.core import recall
+from gateway.core.canonical import WireMessage, text_of
 from gateway.core.tree import is_tombstone
-from storage.records import Exchange
+from storage.records import Exchange, Message
 
-__all__ = ["message_at", "told", "told_places"]
+__all__ = ["message_at", "messages_of", "told", "told_places"]
 
 
 def told_places(e: Exchange, *, head_is_shared: bool) -> list[int]:
@@ -38,3 +41,38 @@ def message_at(e: Exchange, place: int) -> WireMessage:
 def told(e: Exchange, *, head_is_shared: bool) -> list[tuple[int, WireMessage]]:
     """(place, message), in order."""
     return [(i, message_at(e, i)) for i in told_places(e, head_is_shared=head_is_shared)]
+
+
+def messages_of(
+    e: Exchange, head_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
+) -> list[Message]:
+    """What recall may find of an exchange. A reply may quote a note of ours: that part is not its own words.
+
+    previous: seq of the message before it. wanted: seqs; None: all.
+    """
+    found = []
+    for i in told_places(e, head_is_shared=head_is_shared):
+        is_reply = i < 0
+        seq = e.seq + (len(e.inputs) if is_reply else i)
+        if wanted is not None and seq not in wanted:
+            continue
+        m = message_at(e, i)
+        text = recall.strip_notes(text_of(m)) if is_reply else text_of(m)
+        if not text.strip():
+            continue
+        name = m.get("name")
+        found.append(
+            Message(
+                seq=seq,
+                exchange=e.id,
+                role="assistant" if is_reply else str(m.get("role")),
+                text=text,
+                at=(e.ended if is_reply else None) or e.begun,
+                conversation=e.conversation,
+                speaker=name if isinstance(name, str) else None,
+                atoms=(e.reply or ()) if is_reply else e.inputs[i],
+                previous=previous,
+            )
+        )
+        previous = seq
+    return found

@@ -11,25 +11,27 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
-
-from gateway.core import edits, history, recall, settle, tools
+from gateway.core import edits, history, recall, settle
+from gateway.core import tools as memory_tools
 from gateway.core.canonical import Canon, Listing, WireMessage, text_of
 from gateway.core.compose import Composition, compose, known_note
+from gateway.core.decide import decide
 from gateway.core.history import Plan, Query
 from gateway.core.identity import Identity, Mode
 from gateway.core.plain import compose_plain, finish_plain, plan_plain
+from gateway.core.probe import full_probes, plain_probes
 from gateway.core.request import ChatRequest
 from gateway.core.section import Section, learned, make_section
-from gateway.core.tell import message_at, told_places
-from gateway.core.tree import Tree, is_tombstone
+from gateway.core.tell import messages_of
+from gateway.core.tree import Tree
 from gateway.core.turn import End, Outcome
 from gateway.run.assemble import Additions, Assembly, assemble
+from gateway.run.tools.memory import MemoryTools
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from storage.base import Store
 from storage.errors import StoreError, TooSlow
@@ -37,28 +39,19 @@ from storage.records import (
     Agent,
     Block,
     BlockOp,
-    Change,
     Committed,
     Exchange,
     Look,
-    Message,
-    Pool,
-    Probes,
     Snapshot,
-    State,
     TurnWrite,
 )
 
-__all__ = ["Asked", "Recollection", "Recollector", "messages_of"]
+__all__ = ["Asked", "Recollection", "Recollector"]
 
 _log = logging.getLogger("mnemogate")
 
-PROBED_TURNS = (
-    8  # how many turns back our replies are looked for; further back the path's own hash finds them
-)
 _ids = random.Random()  # conversations' names are no secrets: knowing one opens nothing
 NOTE_SHARE = 16  # of the model's context, what one note may take at most
-SEARCH_RESULTS = 5  # of a search by the model that does not say how many it wants
 INDEX_CHARS = 32_000  # or that many characters: until they are indexed, every query reads them
 INDEX_EVERY = 16  # messages a memory may grow before its search index follows
 OPEN_WAIT_S = 5.0  # chosen: a disk slower than that is down for a mode that cannot do without it
@@ -77,41 +70,6 @@ class Asked:
     now: float
     model: str = ""
     context_tokens: int | None = None
-
-
-def messages_of(
-    e: Exchange, head_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
-) -> list[Message]:
-    """What recall may find of an exchange. A reply may quote a note of ours: that part is not its own words.
-
-    previous: seq of the message before it. wanted: seqs; None: all.
-    """
-    found = []
-    for i in told_places(e, head_is_shared=head_is_shared):
-        is_reply = i < 0
-        seq = e.seq + (len(e.inputs) if is_reply else i)
-        if wanted is not None and seq not in wanted:
-            continue
-        m = message_at(e, i)
-        text = recall.strip_notes(text_of(m)) if is_reply else text_of(m)
-        if not text.strip():
-            continue
-        name = m.get("name")
-        found.append(
-            Message(
-                seq=seq,
-                exchange=e.id,
-                role="assistant" if is_reply else str(m.get("role")),
-                text=text,
-                at=(e.ended if is_reply else None) or e.begun,
-                conversation=e.conversation,
-                speaker=name if isinstance(name, str) else None,
-                atoms=(e.reply or ()) if is_reply else e.inputs[i],
-                previous=previous,
-            )
-        )
-        previous = seq
-    return found
 
 
 class Recollector:
@@ -201,33 +159,6 @@ def new_uid() -> str:
     return f"{_ids.getrandbits(128):032x}"
 
 
-def full_probes(query: Query, key: str | None) -> Probes:
-    """Everything under which the exchanges that may matter to a list can be found."""
-    listing = query.listing
-    since = query.now - query.idle_s
-    if key is not None:
-        return Probes(key, since=since)
-    asked: dict[bytes, None] = {}
-    for i in range(len(listing) - 1, 0, -1):
-        if listing.role(i) == "assistant" and listing.role(i - 1) != "assistant":
-            asked[b"".join(listing.atoms[i - 1])] = None
-            user = next((j for j in range(i - 1, -1, -1) if listing.role(j) == "user"), None)
-            if user is not None:
-                asked[b"".join(listing.atoms[user])] = None
-    marks = [listing.canon.path(listing.flat(listing.said))] if listing.said else []
-    marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
-    replies = history.spans_of(listing, PROBED_TURNS) if listing.said else []
-    return Probes(None, replies, list(asked), marks, since)
-
-
-def plain_probes(plan: Plan, key: str | None) -> Probes:
-    """Enough to find a plain turn's conversation again."""
-    anchor = plan.place.anchor
-    replies = [anchor.reply_key] if anchor is not None and anchor.reply_key else []
-    inputs = [b"".join(anchor.inputs[-1])] if anchor is not None and anchor.inputs else []
-    return Probes(key, replies, inputs, since=plan.query.now - plan.query.idle_s)
-
-
 @dataclass(slots=True)
 class Recollection:
     """One request's. tree: None for a plain turn. Call in this order: recollect, (body, run tools)*, commit."""
@@ -243,8 +174,7 @@ class Recollection:
     section: Section = field(default_factory=lambda: Section(None))
     composition: Composition = field(default_factory=Composition)
     notes: dict[int, str] = field(default_factory=dict)  # by index among the new messages
-    blocks: list[Block] = field(default_factory=list)  # as this path sees them
-    ops: list[BlockOp] = field(default_factory=list)
+    tools: MemoryTools | None = None  # None where memory is off
     recalled_tokens: int = 0
     recall_ms: float = 0.0
     recall_failed: bool = False
@@ -263,7 +193,10 @@ class Recollection:
         anchor = self.plan.place.anchor
         path = self._path_ids()
         blocks = self.look.blocks if self.agent.id else self._default_blocks()
-        self.blocks = edits.view(blocks, self.look.ops, path)
+        by = self.by
+        self.tools = MemoryTools(
+            by.store, self.agent, self.look, path, blocks, by.settings.recall_tokens, by.now
+        )
         pinned = self.look.snapshot
         if self.tree is not None:
             number = anchor.snapshot if anchor is not None else None
@@ -274,7 +207,7 @@ class Recollection:
         fresh = self._known_notes(new)
         is_asked = bool(new) and new[-1].get("role") == "user" and last not in fresh
         self.section = make_section(
-            self.blocks,
+            self.tools.blocks,
             pinned=pinned,
             goes_on=anchor is not None,
             offered=self.offered,
@@ -296,6 +229,10 @@ class Recollection:
             if fresh[last]:
                 self.composition.notes[self.query.listing.places[self.plan.new[-1]]] = fresh[last]
         self.notes = {} if self.plan.off else fresh
+
+    @property
+    def ops(self) -> list[BlockOp]:
+        return self.tools.ops if self.tools is not None else []
 
     @property
     def additions(self) -> Additions:
@@ -326,9 +263,9 @@ class Recollection:
     def _offer(self, agreed: Mapping[str, str] | None) -> dict[str, str]:
         request, identity = self.asked.request, self.asked.identity
         wanted = self.asked.profile.memory_tools and (identity.agent is not None or request.has_tools)
-        if not wanted or identity.mode is Mode.READ or not tools.may_offer(request.json):
+        if not wanted or identity.mode is Mode.READ or not memory_tools.may_offer(request.json):
             return {}
-        return tools.offer(tools.MEMORY_TOOLS, frozenset(request.tools), agreed)
+        return memory_tools.offer(memory_tools.MEMORY_TOOLS, frozenset(request.tools), agreed)
 
     def _known_notes(self, new: Sequence[WireMessage]) -> dict[int, str]:
         """Notes written once stay: a retry, or a question asked again, gets the same."""
@@ -423,63 +360,6 @@ class Recollection:
             uid = self.by.store.turns.conversation_uid(self.agent, stored)
         return uid or new_uid()
 
-    # -- memory tools
-
-    async def run_tool(self, call_id: str, tool: str, arguments: Mapping[str, Any]) -> str:
-        """The result, as the model reads it. Edits are this turn's until it is confirmed."""
-        wrong = tools.check(tool, arguments)
-        if wrong is not None:
-            return wrong
-        if tool in ("conversation_search", "archival_memory_search"):
-            return await self._search(tool, arguments)
-        op = BlockOp(
-            id=0,
-            exchange=0,
-            call_id=call_id,
-            op=tools.EDITS[tool],
-            label=str(arguments.get("label", "")),
-            arguments=orjson.dumps(arguments),
-            at=self.by.now(),
-        )
-        if op.op == edits.ARCHIVAL_INSERT:
-            self.ops.append(op)
-            return "Stored in archival memory."
-        self.blocks, edit = edits.perform(self.blocks, op)
-        if edit.value is not None:
-            self.ops.append(op)
-        return edit.result
-
-    async def _search(self, tool: str, arguments: Mapping[str, Any]) -> str:
-        scope = self.asked.identity.scope
-        if scope is None or not scope.is_person or not self.agent.id:
-            return "Nothing was found."
-        is_archive = tool == "archival_memory_search"
-        try:
-            found = await self.by.store.recall.search(
-                self.agent,
-                str(arguments.get("query", "")),
-                messages_of,
-                size=self.look.next_seq,
-                indexed=self.look.indexed_seq,
-                deadline_ms=1000.0,
-            )
-        except StoreError as error:
-            _log.warning("search failed: %s", error.message)
-            return "Error: memory cannot be searched at the moment."
-        role, limit = arguments.get("role"), max(1, arguments.get("limit") or SEARCH_RESULTS)
-        hits = [m for m in found if (m.source == "passage") is is_archive and role in (None, m.role)]
-        path = self._path_ids()
-        pending = [op for op in (*self.look.ops, *self.ops) if op.exchange in path or not op.exchange]
-        mine = [
-            str(orjson.loads(op.arguments).get("content", ""))
-            for op in pending
-            if is_archive and op.op == edits.ARCHIVAL_INSERT
-        ][-limit:]
-        budget = self.by.settings.recall_tokens or 1000
-        chosen = recall.choose(hits[:limit], "", budget_tokens=budget)
-        lines = [*(f"- {text}" for text in mine), *(_result_line(c) for c in chosen)]
-        return "\n".join(lines) if lines else "Nothing was found."
-
     # -- when it ends
 
     async def open(self) -> None:
@@ -549,7 +429,7 @@ class Recollection:
             plain = (finish_plain(plan, ended), self.look.conversation.rev)
         snapshot = self.section.snapshot
         if self.ops:
-            snapshot = learned(snapshot, self.blocks)
+            snapshot = learned(snapshot, self.tools.blocks if self.tools else [])
         if plan.off:  # nothing new is kept, and what the path knew before it knows after
             number = plan.place.anchor.snapshot if plan.place.anchor else None
             snapshot = None if number is None else Snapshot(number, "", {})
@@ -562,7 +442,7 @@ class Recollection:
             now=ended.now,
             plain=plain,
             probes=probes,
-            decide=lambda pool: _decide(pool, plan, ended, how),
+            decide=lambda pool: decide(pool, plan, ended, how),
             merge=edits.merge,
             carries=any(m.get("role") == "user" for m in plan.messages),
             ops=self.ops if how is not settle.open_ else (),
@@ -579,58 +459,6 @@ class Recollection:
         self.release = lambda: None
 
 
-def _decide(
-    pool: Pool, plan: Plan, ended: settle.Ended, how: Callable[[Tree, Plan, settle.Ended], Exchange]
-) -> Change:
-    """Inside the writing transaction: what this turn changes, of the tree as it is now."""
-    query = plan.query
-    tree = Tree(pool.exchanges, pool.fetch)
-    before = {x.id: x for x in tree}
-    if query.named and plan.place.anchor is None:
-        plan.conversation = pool.conversation
-    e = how(tree, plan, ended)
-    merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)
-    for x, why in merging:
-        tree.change(x.id, merged=why)
-    e = tree.by_id[e.id]
-    others = [tree.by_id[i] for i in tree.changed if i != e.id]
-    canon = query.listing.canon
-    heads = []
-    if e.parent is None:
-        flat: list[bytes] = []
-        for atoms in e.inputs:
-            flat += atoms
-            if atoms and atoms[0][:1] in b"ac":
-                heads.append(canon.path(flat))
-    tombs = []
-    if e.state is State.OFF:
-        tombs = [b"".join(a) for a in (*e.inputs, e.reply or ()) if a and a[0][:1] in b"ua"]
-    return Change(
-        exchange=e,
-        others=others,
-        heads=heads,
-        tombs=tombs,
-        stale=[x.id for x in (*others, e) if x.id in before and _reads_anew(before[x.id], x)],
-        merge=[x.id for x, _ in merging],
-    )
-
-
-def _reads_anew(old: Exchange, new: Exchange) -> bool:
-    """Whether the search index has to look at it again."""
-    return (old.inputs, old.reply, old.ended is None, old.carried and old.head) != (
-        new.inputs,
-        new.reply,
-        new.ended is None,
-        new.carried and new.head,
-    ) and not is_tombstone(new)
-
-
 def _block(b: BlockSettings, id: int) -> Block:
     # Blocks that users share are read-only to models unless the operator says otherwise.
     return Block(id, b.label, b.description, b.value, b.limit, b.read_only or (b.shared and not b.writable))
-
-
-def _result_line(hit: recall.Recalled) -> str:
-    at = time.strftime("%Y-%m-%d", time.gmtime(hit.message.at))
-    who = hit.message.speaker or hit.message.role
-    return f"- [{at}, {who}] {hit.text}" if hit.message.source == "message" else f"- [{at}] {hit.text}"

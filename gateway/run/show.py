@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.core import recall
+from gateway.core.tell import messages_of
 from gateway.errors import BadRequest
 from gateway.run.operate import Operation
-from gateway.run.recollect import messages_of
 from storage.base import Store
 from storage.records import Agent, Block, Look, Message, Scope
 

@@ -152,8 +152,9 @@ class TurnRun:
                 self._start(status, headers)
             case machine.RunTool(call_id, tool, _, arguments):
                 assert self.memory is not None
+                assert self.memory.tools is not None
                 try:
-                    result = await self.memory.run_tool(call_id, tool, arguments)
+                    result = await self.memory.tools.run(call_id, tool, arguments)
                 except Exception:
                     # Memory never breaks chat: the model is told, and answers without.
                     _log.exception("a memory tool failed")

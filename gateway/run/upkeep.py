@@ -12,8 +12,9 @@ from functools import partial
 from typing import TypeVar
 
 from gateway.core import edits, settle
+from gateway.core.tell import messages_of
 from gateway.core.tree import Tree
-from gateway.run.recollect import INDEX_EVERY, messages_of
+from gateway.run.recollect import INDEX_EVERY
 from storage.base import Store
 from storage.errors import StoreError, Unavailable
 from storage.records import Change, Pool

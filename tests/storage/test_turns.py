@@ -9,8 +9,8 @@ import pytest
 
 from gateway.core import edits, settle
 from gateway.core.canonical import Canon, WireMessage
+from gateway.core.decide import decide
 from gateway.core.history import Mode
-from gateway.run import recollect
 from storage.errors import Stale
 from storage.records import Change, Committed, Exchange, Pool, Probes, Scope, Snapshot, TurnWrite
 from storage.sqlite.history import SQL
@@ -385,7 +385,7 @@ def _write(teller: Teller, turn: StoredTurn, plain: tuple[Exchange, int]) -> Tur
         now=ended.now,
         plain=plain,
         probes=Probes(turn.key),
-        decide=lambda pool: recollect._decide(pool, turn.plan, ended, settle.finish),
+        decide=lambda pool: decide(pool, turn.plan, ended, settle.finish),
         merge=edits.merge,
         carries=True,
     )

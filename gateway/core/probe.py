@@ -1,0 +1,40 @@
+"""Under what the exchanges that may matter to a request are looked up: hashes that an index can answer."""
+
+from __future__ import annotations
+
+from gateway.core import history
+from gateway.core.history import Plan, Query
+from storage.records import Probes
+
+__all__ = ["full_probes", "plain_probes"]
+
+PROBED_TURNS = (
+    8  # turns back in which our replies are looked for; further back the path's own hash finds them
+)
+
+
+def full_probes(query: Query, key: str | None) -> Probes:
+    """Everything under which the exchanges that may matter to a list can be found."""
+    listing = query.listing
+    since = query.now - query.idle_s
+    if key is not None:
+        return Probes(key, since=since)
+    asked: dict[bytes, None] = {}
+    for i in range(len(listing) - 1, 0, -1):
+        if listing.role(i) == "assistant" and listing.role(i - 1) != "assistant":
+            asked[b"".join(listing.atoms[i - 1])] = None
+            user = next((j for j in range(i - 1, -1, -1) if listing.role(j) == "user"), None)
+            if user is not None:
+                asked[b"".join(listing.atoms[user])] = None
+    marks = [listing.canon.path(listing.flat(listing.said))] if listing.said else []
+    marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
+    replies = history.spans_of(listing, PROBED_TURNS) if listing.said else []
+    return Probes(None, replies, list(asked), marks, since)
+
+
+def plain_probes(plan: Plan, key: str | None) -> Probes:
+    """Enough to find a plain turn's conversation again."""
+    anchor = plan.place.anchor
+    replies = [anchor.reply_key] if anchor is not None and anchor.reply_key else []
+    inputs = [b"".join(anchor.inputs[-1])] if anchor is not None and anchor.inputs else []
+    return Probes(key, replies, inputs, since=plan.query.now - plan.query.idle_s)
