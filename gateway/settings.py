@@ -68,6 +68,7 @@ class ServerSettings:
     port: int = ranged(8080, 0, 65535)
     allowed_hosts: tuple[str, ...] = ()
     max_body_bytes: int = ranged(32 * 1024 * 1024, 1024)
+    max_upload_bytes: int = ranged(512 * 1024 * 1024, 1024)
     max_messages: int = ranged(5000, 1)
     bodies_in_flight_bytes: int = ranged(256 * 1024 * 1024, 1024)
     header_timeout_s: float = ranged(20.0, 0.1)
