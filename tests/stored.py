@@ -118,7 +118,7 @@ class Teller:
             plain = (finish_plain(plan, ended), turn.look.conversation.rev)
 
         def decide(pool: Pool) -> Change:
-            change = decided(pool, plan, ended, how)
+            change = deciding.decide(pool, plan, ended, how)
             decided(change)
             return change
 
