@@ -162,7 +162,9 @@ class TestPlain:
             assert played.client.finish == ["stop"]
 
     def test_the_empty_usage_that_asking_brings_is_kept_from_a_client_that_did_not_ask(self) -> None:
-        said = b'{"choices":[{"index":0,"delta":{"content":"the \\",\\"usage\\":null\\" of it"}}],"usage":null}'
+        said = (
+            b'{"choices":[{"index":0,"delta":{"content":"the \\",\\"usage\\":null\\" of it"}}],"usage":null}'
+        )
         turn = Turn(TurnSpec(stream=True, usage_added=True))
         turn.feed(ReplyStarted(200, SSE))
         sent = turn.feed(Received([Event(b"data: " + said + b"\n\n", said)]))
