@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from gateway.core import decide as deciding
 from gateway.core import edits, settle
 from gateway.core.canonical import Canon, Listing, WireMessage, text_of, visible
 from gateway.core.compose import Composition, compose, known_note
