@@ -24,6 +24,7 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
+from gateway.run.forward import Forwarding
 from gateway.run.guard import Guard
 from gateway.run.operate import Operation, key_operations, telling
 from gateway.run.show import show_operation
@@ -32,6 +33,7 @@ from gateway.settings import Settings, UpstreamSettings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
 from gateway.web.body import BodyReader
 from gateway.web.chat import CHAT_PATH, ChatRoute
+from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
@@ -70,15 +72,12 @@ class Gateway:
         )
         self.models = ModelList(settings, providers, int(clock()))
         self.chat = Chat(settings, store, providers, self.metrics, clock)
-        self._chat = ChatRoute(
-            settings.server,
-            self.chat,
-            BodyReader(server.max_body_bytes, server.bodies_in_flight_bytes, server.body_timeout_s),
-            self.metrics,
-        )
+        bodies = BodyReader(server.max_body_bytes, server.bodies_in_flight_bytes, server.body_timeout_s)
+        self._chat = ChatRoute(settings.server, self.chat, bodies, self.metrics)
         routes: list[BaseRoute] = [
             Route(CHAT_PATH, _only_post, methods=["POST"]),  # for its 405; posts never come this far
             *model_routes(self.models),
+            *forwarding_routes(server, Forwarding(settings, providers, self.metrics), bodies),
             *health_routes(self.readiness, self.metrics),
         ]
         if store is not None:

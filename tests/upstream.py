@@ -25,6 +25,7 @@ from typing import Any, Self
 import orjson
 
 from tests.openai_rules import Refusal, Rules, check_chat
+from tests.other_endpoints import Endpoints
 
 __all__ = ["Call", "Gate", "Reply", "Rules", "Seen", "StrictUpstream", "call_tools", "fail", "raw", "say"]
 
@@ -167,6 +168,7 @@ class Seen:
     gone_at: float | None = None
     finished: bool = False
     sent_events: int = 0
+    query: str = ""
     gone: Gate = field(default_factory=Gate)
     settled: Gate = field(default_factory=Gate)
 
@@ -214,11 +216,14 @@ class StrictUpstream:
         self.stall_bodies = stall_bodies
         self.seen: list[Seen] = []
         self.opened = 0  # connections, ever
+        self.endpoints = Endpoints()  # what there is beside chat
+        self.broken_off = Gate()  # opened when a connection is lost in the middle of a request
         self.port = 0
         self._replies: deque[Reply] = deque()
         self._ids = itertools.count(1)
         self._changed = threading.Condition()
         self._arrivals: list[tuple[int, Gate]] = []
+        self._pending: list[tuple[int, Gate]] = []
         self._ports: set[_Connection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -250,6 +255,12 @@ class StrictUpstream:
         with self._changed:
             self._arrivals.append((count, gate))
             self._open_arrivals()
+        return gate
+
+    def received(self, count: int) -> Gate:
+        """A gate that opens when so many bytes of a request have come that is not complete."""
+        gate = Gate()
+        self._pending.append((count, gate))
         return gate
 
     def start(self) -> Self:
@@ -332,10 +343,18 @@ class StrictUpstream:
                 if self.model_list is not None:
                     return Reply(headers=_JSON_TYPE, body=[self.model_list])
                 return _json({"object": "list", "data": [_model(name) for name in self.models]})
-            raise Refusal(f"Invalid URL ({seen.method} {seen.path})", status=404)
+            return self._other(seen)
         except Refusal as refusal:
             seen.refusal = refusal
             return _json(refusal.body, status=refusal.status)
+
+    def _other(self, seen: Seen) -> Reply:
+        made = self.endpoints.answer(seen.method, seen.path, seen.headers, seen.body)
+        if self._replies:
+            return self._replies.popleft()
+        if made is None:
+            raise Refusal(f"Invalid URL ({seen.method} {seen.path})", status=404)
+        return Reply(status=made.status, headers=made.headers, body=made.pieces)
 
     def _authorize(self, seen: Seen) -> None:
         if self.key is None:
@@ -395,10 +414,15 @@ class _Connection(asyncio.Protocol):
         self._buffer += data
         if self.task is None:
             self._next()
+        for count, gate in self.upstream._pending:
+            if len(self._buffer) >= count:
+                gate.open()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.upstream._ports.discard(self)
         seen = self._current
+        if seen is None and self._buffer:
+            self.upstream.broken_off.open()
         if seen is not None and not seen.finished:
             seen.gone_at = time.monotonic()
             seen.gone.open()
@@ -429,7 +453,8 @@ class _Connection(asyncio.Protocol):
             return
         body, used = taken
         del self._buffer[: len(head) + 4 + used]
-        seen = Seen(method, target.partition("?")[0], headers, body, self.number)
+        path, _, query = target.partition("?")
+        seen = Seen(method, path, headers, body, self.number, query=query)
         self._current = seen
         reply = self.upstream._answer(seen)
         self.upstream._note(seen)

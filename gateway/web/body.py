@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded
 from gateway.run.sink import ClientGone
 
-__all__ = ["BodyReader"]
+__all__ = ["SLOWEST_BYTES_PER_S", "BodyReader", "content_length"]
 
 LARGE_BYTES = 1024 * 1024  # chosen: below it a thousand bodies in flight are not a matter for concern
 SLOWEST_BYTES_PER_S = 16 * 1024  # chosen: what arrives more slowly than this runs out of time
@@ -32,7 +32,7 @@ class BodyReader:
         return _Held(self, scope, receive)
 
     async def _read(self, held: _Held, scope: Scope, receive: Receive) -> bytes:
-        announced = _content_length(scope)
+        announced = content_length(scope)
         if announced > self._limit:
             raise self._too_large(f"{announced}")
         if announced > LARGE_BYTES:
@@ -106,7 +106,7 @@ class _Held:
         self._reader._give_back(self.count)
 
 
-def _content_length(scope: Scope) -> int:
+def content_length(scope: Scope) -> int:
     """0 when there is none. Raises: BadRequest."""
     for name, value in scope["headers"]:
         if name == b"content-length":

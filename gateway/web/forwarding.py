@@ -1,0 +1,177 @@
+"""Every endpoint but chat: bytes in, bytes out, to the upstream of the model named in them. Memory has no part in it.
+
+JSON is read, for its `model`, within the limits of a chat's body. Everything else is handed on as it comes: of a form
+only the beginning is looked at, for the same field. What names no model goes to the first upstream, or to the one
+that `x-mnemogate-upstream` names.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from gateway.dialects.form import FieldSearch, boundary_of
+from gateway.dialects.named import parse_named
+from gateway.errors import BadRequest, UnknownPath
+from gateway.run.forward import UPSTREAM_HEADER, Forwarding, Outgoing
+from gateway.run.relay import Receipt
+from gateway.settings import ServerSettings
+from gateway.web.body import BodyReader
+from gateway.web.middleware import trace_of
+from gateway.web.sse import Reply
+from gateway.web.upload import Upload
+
+__all__ = ["FORWARDED", "forwarding_routes"]
+
+_ANY: Final = ("GET", "POST", "DELETE")
+
+# path -> its methods and what it is counted as. What lies below a path is the upstream's to know.
+FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    "/v1/embeddings": (("POST",), "embeddings"),
+    "/v1/completions": (("POST",), "completions"),
+    "/v1/moderations": (("POST",), "moderations"),
+    "/v1/rerank": (("POST",), "rerank"),
+    "/v1/images/{rest:path}": (("POST",), "images"),
+    "/v1/audio/{rest:path}": (_ANY, "audio"),
+    "/v1/files": (("GET", "POST"), "files"),
+    "/v1/files/{rest:path}": (_ANY, "files"),
+    "/v1/uploads": (("POST",), "uploads"),
+    "/v1/uploads/{rest:path}": (_ANY, "uploads"),
+    "/v1/batches": (("GET", "POST"), "batches"),
+    "/v1/batches/{rest:path}": (_ANY, "batches"),
+    "/v1/responses": (("POST",), "responses"),
+    "/v1/responses/{rest:path}": (_ANY, "responses"),
+}
+# A segment is a name or an id. Anything else, `..` and escapes above all, might mean another place to an upstream that
+# is called with the operator's own key.
+_PATH: Final = re.compile(r"/v1(?:/(?!\.+(?:/|$))[\w.:@~+=-]{1,256}){1,8}", re.ASCII)
+_MEMORY: Final = b"x-mnemogate-memory"
+
+
+def forwarding_routes(settings: ServerSettings, forwarding: Forwarding, bodies: BodyReader) -> list[Route]:
+    """bodies: reads those that are JSON."""
+    return [
+        Route(path, _Endpoint(name, settings, forwarding, bodies), methods=list(methods))
+        for path, (methods, name) in FORWARDED.items()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What of a request is known before its body. path: below the base URL, with the query. named: the upstream."""
+
+    method: str
+    path: str
+    named: str | None
+    content_type: str
+    is_encoded: bool
+    has_body: bool
+
+    @property
+    def is_json(self) -> bool:
+        return not self.is_encoded and self.content_type.lower().partition(";")[0].strip() in (
+            "",
+            "application/json",
+        )
+
+
+class _Endpoint:
+    """A plain ASGI callable, not a function: starlette would wrap that and read the request."""
+
+    def __init__(
+        self, name: str, settings: ServerSettings, forwarding: Forwarding, bodies: BodyReader
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._forwarding = forwarding
+        self._bodies = bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace = trace_of(scope)
+        trace.route, trace.memory = self._name, "off"
+        head = _read_head(scope)
+        if head.has_body and not head.is_json:
+            await self._hand_on(head, scope, receive, send)
+            return
+        async with self._bodies.read(scope, receive) as body:
+            trace.bytes_in = len(body)
+            asked = parse_named(body)
+            trace.model, trace.stream = asked.model, asked.stream
+            upstream, model = self._forwarding.find(asked.model, head.named)
+            if model is not None and model != asked.model:
+                body = asked.with_model(model)
+            outgoing = Outgoing(
+                head.method, head.path, scope["headers"], trace.caller.credential, asked.stream, body
+            )
+            await self._answer(upstream, outgoing, scope, receive, send)
+
+    async def _hand_on(self, head: _Head, scope: Scope, receive: Receive, send: Send) -> None:
+        trace = trace_of(scope)
+        upload = Upload(scope, receive, self._settings.max_upload_bytes, self._settings.body_timeout_s)
+        try:
+            boundary = boundary_of(head.content_type) if not head.is_encoded else None
+            search = FieldSearch(boundary, "model") if boundary is not None else None
+            if search is not None and _may_name_a_model(head.path):
+                await upload.look(search)
+                if search.span is not None:
+                    trace.model = search.head[slice(*search.span)].decode("utf-8", "replace")
+            upstream, name = self._forwarding.find(trace.model, head.named)
+            if search is not None and search.span is not None and name is not None and name != trace.model:
+                upload.replace(search.span, name.encode())
+            outgoing = Outgoing(
+                head.method,
+                head.path,
+                scope["headers"],
+                trace.caller.credential,
+                upload=upload.pieces(),
+                upload_bytes=upload.size,
+                failure=lambda: upload.error,
+            )
+            await self._answer(upstream, outgoing, scope, upload.after, send)
+        finally:
+            trace.bytes_in = upload.count
+
+    async def _answer(
+        self, upstream: str, outgoing: Outgoing, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        trace = trace_of(scope)
+        receipt = Receipt(trace.begun, [("x-mnemogate-memory", "off")])
+        connection = scope["state"].get("connection")
+        try:
+            async with Reply(receive, send, self._settings.send_timeout_s, connection) as reply:
+                await self._forwarding.answer(upstream, outgoing, reply, receipt)
+        finally:
+            trace.added_ms = receipt.added_ms
+
+
+def _read_head(scope: Scope) -> _Head:
+    """Raises: UnknownPath, BadRequest."""
+    path: str = scope["path"]
+    if not _PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():
+        raise UnknownPath(f"Unknown path: {scope['method']} {path}")
+    found = dict(scope["headers"])
+    if found.get(_MEMORY, b"").strip().lower() == b"strict":
+        raise BadRequest(
+            "x-mnemogate-memory: strict: only chat completions have memory.", param=_MEMORY.decode()
+        )
+    query = scope.get("query_string", b"").decode("latin-1")
+    encoding = found.get(b"content-encoding", b"identity").strip().lower()
+    kind = found.get(b"content-type", b"").decode("latin-1")
+    named = found.get(UPSTREAM_HEADER.encode(), b"").decode("latin-1").strip()
+    return _Head(
+        scope["method"],
+        path.removeprefix("/v1") + (f"?{query}" if query else ""),
+        named or None,
+        kind,
+        encoding != b"identity",
+        scope["method"] == "POST"
+        and (b"transfer-encoding" in found or found.get(b"content-length", b"0") != b"0"),
+    )
+
+
+def _may_name_a_model(path: str) -> bool:
+    return path.startswith(("/audio/", "/images/"))

@@ -1,0 +1,109 @@
+"""A request's body handed on as it comes: never whole in memory, within limits of size and of time.
+
+Only time spent waiting for the client counts: an upstream that takes its time is not the client's fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.types import Message, Receive, Scope
+
+from gateway.dialects.form import FieldSearch
+from gateway.errors import BodyTimeout, BodyTooLarge
+from gateway.run.sink import ClientGone
+from gateway.web.body import SLOWEST_BYTES_PER_S, content_length
+
+__all__ = ["LOOK_BYTES", "Upload"]
+
+LOOK_BYTES = (
+    256 * 1024
+)  # chosen: of a form's beginning, to find its `model`; behind a file of more it is not found
+
+
+class Upload:
+    """error: why `pieces` ended early; whoever sent them upstream sees only that they did.
+
+    size: the announced length, None for a chunked body. count: what has come so far.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> None:
+        """Raises: BodyTooLarge, by content-length; BadRequest."""
+        self.error: Exception | None = None
+        self.count = 0
+        self.size = _announced(scope)
+        self._limit = limit_bytes
+        if self.size is not None and self.size > limit_bytes:
+            raise self._too_large()
+        self._receive = receive
+        self._left_s = timeout_s
+        self._head = b""
+        self._ended = asyncio.Event()
+
+    async def look(self, search: FieldSearch) -> None:
+        """Read until the search is over, or has seen enough. Raises: BodyTooLarge, BodyTimeout, ClientGone."""
+        while not search.is_over and len(search.head) < LOOK_BYTES and not self._ended.is_set():
+            search.feed(await self._next())
+        self._head = bytes(search.head)
+
+    def replace(self, span: tuple[int, int], value: bytes) -> None:
+        """Put another value into what `look` has read."""
+        start, end = span
+        self._head = self._head[:start] + value + self._head[end:]
+        if self.size is not None:
+            self.size += len(value) - (end - start)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """All of it, once. Raises: BodyTooLarge, BodyTimeout, ClientGone."""
+        head, self._head = self._head, b""
+        if head:
+            yield head
+        while not self._ended.is_set():
+            if piece := await self._next():
+                yield piece
+
+    async def after(self) -> Message:
+        """What `receive` says when the body is through: for who waits for the client to leave."""
+        await self._ended.wait()
+        return await self._receive()
+
+    async def _next(self) -> bytes:
+        try:
+            return await self._taken()
+        except Exception as error:
+            self.error = error
+            self._ended.set()
+            raise
+
+    async def _taken(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            async with asyncio.timeout(max(0.0, self._left_s)):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyTimeout(
+                f"The request body did not arrive in time ({self.count} bytes were there). Send it faster."
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece: bytes = message.get("body", b"")
+        self.count += len(piece)
+        self._left_s += len(piece) / SLOWEST_BYTES_PER_S - (loop.time() - begun)
+        if self.count > self._limit:
+            raise self._too_large()
+        if not message.get("more_body", False):
+            self._ended.set()
+        return piece
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"The upload has more than the limit of {self._limit} bytes (server.max_upload_bytes)."
+        )
+
+
+def _announced(scope: Scope) -> int | None:
+    if any(name == b"content-length" for name, _ in scope["headers"]):
+        return content_length(scope)
+    return None
