@@ -24,7 +24,7 @@ __all__ = [
     "UnfinishedEvent",
 ]
 
-Phase = Literal["connect", "first byte", "between chunks"]
+Phase = Literal["connect", "first byte", "between chunks", "total"]
 
 
 class ProviderError(Exception):
@@ -37,7 +37,11 @@ class ProviderError(Exception):
 
 
 class ProviderUnreachable(ProviderError):
-    """Nothing came back."""
+    """Nothing came back. sent: whether the request may have been seen; False: there was no connection."""
+
+    def __init__(self, message: str, *, sent: bool = True, provider: str | None = None) -> None:
+        super().__init__(message, provider=provider)
+        self.sent = sent
 
 
 class ProviderTimeout(ProviderError):

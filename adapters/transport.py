@@ -8,6 +8,7 @@ no redirects, no proxies or credentials from the environment. Every wait has a b
                      the last piece that the upstream took
     between chunks   silence of the upstream within the body (our own slowness does not count: a full buffer
                      stops the clock)
+    total            from the call to the last byte; none unless asked for
 
 A kept-alive connection may be closed by the other side at the very moment we send on it. Such a request is
 sent once more if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`.
@@ -49,6 +50,12 @@ class Timeouts:
     connect_s: float = 10.0
     first_byte_s: float = 600.0
     between_chunks_s: float = 300.0
+    total_s: float | None = None
+
+    @property
+    def headers_s(self) -> float:
+        """How long the headers are waited for."""
+        return self.first_byte_s if self.total_s is None else min(self.first_byte_s, self.total_s)
 
 
 _KEEP_ALIVE_S: Final = (
@@ -117,7 +124,7 @@ class HttpTransport:
         _dialled.set(fresh)
         begun = time.monotonic()
         try:
-            async with asyncio.timeout(times.first_byte_s) as timer:
+            async with asyncio.timeout(times.headers_s) as timer:
                 if upload is not None:
                     upload.watch(timer, times.first_byte_s)
                 try:
@@ -133,10 +140,10 @@ class HttpTransport:
                 f"no connection to {url.authority} within {times.connect_s} s", phase="connect"
             ) from error
         except aiohttp.ClientConnectorError as error:
-            raise ProviderUnreachable(f"no connection to {url.authority}: {error}") from error
+            raise ProviderUnreachable(f"no connection to {url.authority}: {error}", sent=False) from error
         except TimeoutError as error:
             raise ProviderTimeout(
-                f"no response from {url.authority} within {times.first_byte_s} s", phase="first byte"
+                f"no response from {url.authority} within {times.headers_s} s", phase="first byte"
             ) from error
         except aiohttp.ServerDisconnectedError as error:
             raise ProviderUnreachable(f"{url.authority} closed the connection before it answered") from error
@@ -152,7 +159,7 @@ class HttpTransport:
             # Set only now, because aiohttp would count the wait for the headers as a wait for data.
             connection.protocol.read_timeout = times.between_chunks_s
             connection.protocol.start_timeout()
-        return HttpReply(response, times, max_event_bytes)
+        return HttpReply(response, times, max_event_bytes, begun)
 
     async def aclose(self) -> None:
         """Close every connection, busy ones too. A later `send` opens a new session."""
@@ -194,9 +201,13 @@ class HttpTransport:
 class HttpReply:
     """A response whose headers have arrived. Read the body to its end, else closing costs the connection."""
 
-    __slots__ = ("_max_event_bytes", "_response", "_times", "headers", "status")
+    __slots__ = ("_ends_at", "_max_event_bytes", "_response", "_times", "headers", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse, times: Timeouts, max_event_bytes: int) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, times: Timeouts, max_event_bytes: int, begun: float
+    ) -> None:
+        """begun: when it was asked for, by time.monotonic()."""
+        self._ends_at = None if times.total_s is None else begun + times.total_s
         self.status = response.status
         self.headers: tuple[Header, ...] = _received(response.raw_headers)
         self._response = response
@@ -252,6 +263,8 @@ class HttpReply:
     async def _next(self) -> bytes:
         """What has arrived, waiting for at least one byte; empty at the end."""
         try:
+            if self._ends_at is not None:
+                return await self._next_in_time(self._ends_at)
             return await self._response.content.readany()
         except TimeoutError as error:
             raise ProviderTimeout(
@@ -260,6 +273,18 @@ class HttpReply:
             ) from error
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError) as error:
             raise ProviderBroke(f"the upstream's reply ended in the middle: {error!r}") from error
+
+    async def _next_in_time(self, ends_at: float) -> bytes:
+        left = asyncio.timeout(ends_at - time.monotonic())
+        try:
+            async with left:
+                return await self._response.content.readany()
+        except TimeoutError as error:
+            if not left.expired():
+                raise
+            raise ProviderTimeout(
+                f"the upstream's reply took longer than {self._times.total_s} s", phase="total"
+            ) from error
 
 
 class _LargeBody(payload.Payload):
