@@ -1,0 +1,42 @@
+"""What voice platforms and front ends put around a request for whoever serves it: read here, not sent on.
+
+OpenAI refuses fields it does not know, and these are known not to be meant for a model. They have said what they have
+to say (whose memory, which conversation) when the request goes up. Everything that is not in the table passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["consumed"]
+
+# Field -> the types in which its vendor sends it; in another form it is somebody else's field.
+_FIELDS: Final[dict[str, tuple[type, ...]]] = {
+    "call": (dict,),  # Vapi, docs.vapi.ai/customization/custom-llm
+    "customer": (dict,),
+    "phoneNumber": (dict,),
+    "user_id": (
+        str,
+        type(None),
+    ),  # ElevenLabs, elevenlabs.io/docs/agents-platform/customization/llm/custom-llm
+    "elevenlabs_extra_body": (dict, type(None)),
+}
+_LOOKED_FOR: Final = frozenset((*_FIELDS, "metadata"))
+
+
+def consumed(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
+    """Names of the fields that do not go upstream.
+
+    takes_metadata: whether the upstream takes `metadata` without `store`. Who sets `store` speaks to OpenAI's own
+    feature, and its judgement of `metadata` is what he wants to hear.
+    """
+    if _LOOKED_FOR.isdisjoint(body):
+        return ()
+    found = [name for name, kinds in _FIELDS.items() if name in body and isinstance(body[name], kinds)]
+    if "metadata" in body and not body.get("store"):
+        metadata = body["metadata"]
+        is_plain = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+        if not (takes_metadata and is_plain):
+            found.append("metadata")
+    return tuple(found)
