@@ -70,7 +70,8 @@ class Gateway:
             hosts=(server.host, *server.allowed_hosts),
             is_local=is_loopback(server.host),
         )
-        self.models = ModelList(settings, providers, int(clock()))
+        named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
+        self.models = ModelList(settings, named, int(clock()))
         self.chat = Chat(settings, store, providers, self.metrics, clock)
         bodies = BodyReader(server.max_body_bytes, server.bodies_in_flight_bytes, server.body_timeout_s)
         self._chat = ChatRoute(settings.server, self.chat, bodies, self.metrics)
@@ -186,14 +187,20 @@ def make_operations(settings: Settings, store: Store) -> dict[str, Operation]:
 
 
 def make_providers(settings: Settings) -> dict[str, Provider]:
-    return {each.name: _make_provider(each) for each in settings.upstreams}
+    """By name; those of an upstream's further keys as `name#2` and so on (gateway.run.reach.Reach)."""
+    made = {each.name: _make_provider(each, each.name, each.api_key) for each in settings.upstreams}
+    for each in settings.upstreams:
+        for number, key in enumerate(each.api_keys[1:], 2):
+            name = f"{each.name}#{number}"
+            made[name] = _make_provider(each, name, key)
+    return made
 
 
-def _make_provider(upstream: UpstreamSettings) -> Provider:
+def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Provider:
     if upstream.kind == "scripted":
         from adapters.fake import DemoProvider  # not loaded where real models answer
 
-        return DemoProvider(upstream.name)
+        return DemoProvider(name)
     from adapters.registry import ROWS, make_provider
 
     kind: str = upstream.kind
@@ -202,15 +209,16 @@ def _make_provider(upstream: UpstreamSettings) -> Provider:
         kind = upstream.name  # one that speaks OpenAI's dialect and bears a known name is that provider
     return make_provider(
         kind,
-        name=upstream.name,
+        name=name,
         base_url=upstream.base_url,
-        key=upstream.api_key,
+        key=key,
         headers=tuple(upstream.headers.items()),
         context_tokens=upstream.context_window,
         timeouts=Timeouts(
             connect_s=upstream.connect_timeout_s,
             first_byte_s=upstream.first_byte_timeout_s,
             between_chunks_s=upstream.idle_timeout_s,
+            total_s=upstream.total_timeout_s,
         ),
     )
 

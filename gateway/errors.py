@@ -52,6 +52,7 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()  # what else the reply shall say, where it is a status
 
     def __init__(
         self,

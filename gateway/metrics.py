@@ -53,8 +53,10 @@ class Metrics(Collector):
         self.not_durable, self.prefix_breaks, self.clients_gone = Count(), Count(), Count()
         self._requests: dict[tuple[str, ...], int] = {}
         self._upstream_errors: dict[tuple[str, ...], int] = {}
+        self._upstream_tries: dict[tuple[str, ...], int] = {}
         self._memory: dict[tuple[str, ...], int] = {}
         self._in_flight: Callable[[], float] = lambda: 0
+        self._resting: Callable[[], dict[tuple[str, ...], int]] = dict
         self._queued: Callable[[], float] = lambda: 0
         self._queued_bytes: Callable[[], float] = lambda: 0
         self.registry = CollectorRegistry()
@@ -69,12 +71,21 @@ class Metrics(Collector):
         key = (upstream, kind)
         self._upstream_errors[key] = self._upstream_errors.get(key, 0) + 1
 
+    def upstream_try(self, upstream: str, outcome: str) -> None:
+        """outcome: an HTTP status, or the kind of error that came instead of one."""
+        key = (upstream, outcome)
+        self._upstream_tries[key] = self._upstream_tries.get(key, 0) + 1
+
     def memory(self, status: str) -> None:
         key = (status,)
         self._memory[key] = self._memory.get(key, 0) + 1
 
     def watch_requests(self, in_flight: Callable[[], float]) -> None:
         self._in_flight = in_flight
+
+    def watch_upstreams(self, resting: Callable[[], dict[tuple[str, ...], int]]) -> None:
+        """By upstream: whether it is passed over at the moment."""
+        self._resting = resting
 
     def watch_writer(self, queued: Callable[[], float], queued_bytes: Callable[[], float]) -> None:
         """Let the gauges of the writer ask when somebody looks."""
@@ -91,6 +102,17 @@ class Metrics(Collector):
         yield _counter(
             "upstream_errors", "Calls an upstream failed.", ("upstream", "kind"), self._upstream_errors
         )
+        yield _counter(
+            "upstream_tries", "Calls of an upstream.", ("upstream", "outcome"), self._upstream_tries
+        )
+        resting = GaugeMetricFamily(
+            "mnemogate_upstream_resting",
+            "Whether an upstream is passed over while there is another.",
+            labels=("upstream",),
+        )
+        for values, is_resting in self._resting().items():
+            resting.add_metric(values, is_resting)
+        yield resting
         yield _counter("memory", "Requests by what became of memory.", ("status",), self._memory)
         yield _single("not_durable", "Replies released before their turn was on disk.", self.not_durable)
         yield _single(

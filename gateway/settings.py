@@ -23,6 +23,7 @@ __all__ = [
     "DEMO_PROFILE",
     "BlockSettings",
     "DatabaseSettings",
+    "DeploymentSettings",
     "MemorySettings",
     "ModelSettings",
     "ProfileSettings",
@@ -81,6 +82,8 @@ class ServerSettings:
     drain_s: float = ranged(0.0, 0.0)
     access_log: bool = True
     models_refresh_s: float = ranged(300.0, 0.0)  # 0: never ask upstreams for their lists
+    consume_envelopes: bool = True
+    keep_alive_comment_s: float = ranged(0.0, 0.0)  # 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,24 +150,43 @@ class UpstreamSettings:
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     api_key_env: str | None = None
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    api_keys_env: tuple[str, ...] = ()
     connect_timeout_s: float = ranged(10.0, 0.1)
     first_byte_timeout_s: float = ranged(
         600.0, 0.1
     )  # the OpenAI SDK's own default; reasoning models think long
     idle_timeout_s: float = ranged(300.0, 0.1)
+    total_timeout_s: float | None = ranged(None, 0.1)
+    retries: int = ranged(0, 0, 10)
+    retry_budget: float = ranged(0.2, 0.0, 1.0)
+    retry_wait_s: float = ranged(2.0, 0.0)
+    breaker_failures: int = ranged(5, 0)  # 0: no breaker
+    breaker_s: float = ranged(10.0, 0.1)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     models: tuple[str, ...] = ()
     context_window: int | None = ranged(None, 1)
 
 
 @dataclass(frozen=True, slots=True)
+class DeploymentSettings:
+    """A further place where a model is served. model: its name there; None: the same."""
+
+    upstream: str
+    model: str | None = None
+    context_window: int | None = ranged(None, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """`alias` is what callers ask for."""
+    """`alias` is what callers ask for. fallbacks: other names that callers could ask for."""
 
     alias: str
     model: str
     upstream: str | None = None
     context_window: int | None = ranged(None, 1)
+    fallbacks: tuple[str, ...] = ()
+    deployments: tuple[DeploymentSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +289,7 @@ def load_settings(
     raw = _read_file(config or environ.get("MNEMOGATE_CONFIG"))
     settings = build(Settings, raw, "")
     named = {each.api_key_env for each in settings.upstreams if each.api_key_env}
+    named |= {name for each in settings.upstreams for name in each.api_keys_env}
     overrides = _read_environment({k: v for k, v in environ.items() if k not in named}) | dict(flags or {})
     for (table, key), value in overrides.items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
@@ -345,15 +368,23 @@ def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[Ups
 
 
 def _with_key(upstream: UpstreamSettings, environ: Mapping[str, str]) -> UpstreamSettings:
-    if upstream.api_key_env is None:
-        return upstream
-    if upstream.api_key is not None:
-        raise SettingsError(f"upstreams {upstream.name!r}: give api_key or api_key_env, not both")
-    if not environ.get(upstream.api_key_env):
-        raise SettingsError(
-            f"upstreams {upstream.name!r}: api_key_env names {upstream.api_key_env}, which is not set"
-        )
-    return replace(upstream, api_key=environ[upstream.api_key_env])
+    """With `api_key` the first of its keys, wherever they stand, and `api_keys` all of several."""
+    where = f"upstreams {upstream.name!r}"
+    given = (upstream.api_key, upstream.api_key_env, upstream.api_keys, upstream.api_keys_env)
+    if sum(map(bool, given)) > 1:
+        raise SettingsError(f"{where}: give one of api_key, api_key_env, api_keys and api_keys_env")
+    for setting, names in (
+        ("api_key_env", (upstream.api_key_env,) if upstream.api_key_env else ()),
+        ("api_keys_env", upstream.api_keys_env),
+    ):
+        for name in names:
+            if not environ.get(name):
+                raise SettingsError(f"{where}: {setting} names {name}, which is not set")
+    if upstream.api_key_env is not None:
+        return replace(upstream, api_key=environ[upstream.api_key_env])
+    keys = upstream.api_keys or tuple(environ[name] for name in upstream.api_keys_env)
+    _unique(f"{where}: its keys", list(keys), is_secret=True)
+    return replace(upstream, api_key=keys[0], api_keys=keys) if keys else upstream
 
 
 def _checked(settings: Settings) -> Settings:
@@ -367,6 +398,8 @@ def _checked(settings: Settings) -> Settings:
             "upstreams: the list is empty; leave it out to use the environment or the scripted model"
         )
     for upstream in settings.upstreams:
+        if "#" in upstream.name:
+            raise SettingsError(f"upstreams {upstream.name!r}: '#' is for the numbers of its keys")
         url = upstream.base_url
         may_lack = url is None and upstream.kind not in NEEDS_ADDRESS
         if not may_lack and (url is None or not re.match(r"https?://[^/\s]", url)):
@@ -377,6 +410,11 @@ def _checked(settings: Settings) -> Settings:
             raise SettingsError(
                 f"models {model.alias!r}: there are several upstreams; say which one with upstream"
             )
+        for place in model.deployments:
+            _exists(f"models {model.alias!r}: deployments: upstream", place.upstream, upstreams)
+        _unique(f"models {model.alias!r}: fallbacks", list(model.fallbacks))
+        if model.alias in model.fallbacks:
+            raise SettingsError(f"models {model.alias!r}: it is its own fallback")
     for profile in settings.profiles:
         if not re.fullmatch(r"[\w.:@-]+", profile.name):
             raise SettingsError(f"profiles {profile.name!r}: a name is letters, digits and . _ : @ -")
@@ -398,12 +436,12 @@ def _checked(settings: Settings) -> Settings:
     return settings
 
 
-def _unique(where: str, names: list[str]) -> None:
+def _unique(where: str, names: list[str], *, is_secret: bool = False) -> None:
     for name in names:
         if not name:
             raise SettingsError(f"{where}: an empty name")
         if names.count(name) > 1:
-            raise SettingsError(f"{where}: {name!r} is there twice")
+            raise SettingsError(f"{where}: {'one' if is_secret else repr(name)} is there twice")
 
 
 def _exists(where: str, name: str | None, known: list[str]) -> None:

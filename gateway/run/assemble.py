@@ -49,6 +49,7 @@ class Assembly:
     kept_hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     evicted_tokens: int = 0
     adds_usage: bool = False
+    consumed: tuple[str, ...] = ()  # fields of the client's that are not for an upstream
 
     def body(
         self,
@@ -62,6 +63,8 @@ class Assembly:
         splice = Splice(request.layout, request.raw)
         if request.model != self.model:
             splice.set_member("model", orjson.dumps(self.model))
+        for key in self.consumed:
+            splice.drop_member(key)
         if added.system:
             splice.append_system(added.system)
         for index in self.dropped:

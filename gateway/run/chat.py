@@ -11,16 +11,19 @@ import orjson
 
 from adapters.base import Provider
 from adapters.types import ModelRequest
+from gateway.core.envelope import consumed
 from gateway.core.identity import SIDE_RULES, Identity, IdentityRules, Mode, SideRule, forwardable, identify
 from gateway.core.request import ChatRequest
+from gateway.core.routing import Target
 from gateway.core.splice import Splice
 from gateway.core.turn import TurnSpec
-from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError
 from gateway.metrics import Metrics
-from gateway.run.assemble import Additions, assemble
+from gateway.run.assemble import Additions, Assembly, assemble
+from gateway.run.reach import Place, Reach, Tries
 from gateway.run.recollect import Asked, Recollection, Recollector
-from gateway.run.relay import Receipt, relay
-from gateway.run.route import Route, resolve_route
+from gateway.run.relay import Receipt, kind_of, relay
+from gateway.run.route import Route, check_fallbacks, resolve_route
 from gateway.run.sink import Sink
 from gateway.run.turn import Pending, TurnRun
 from gateway.settings import ProfileSettings, Settings
@@ -52,9 +55,10 @@ class Chat:
         metrics: Metrics,
         now: Callable[[], float] = time.time,
     ) -> None:
+        check_fallbacks(settings)
         self._settings = settings
-        self._providers = providers
         self._metrics = metrics
+        self.reach = Reach(settings, providers, metrics)
         self._now = now
         self.pending = Pending()
         self.recollector = Recollector(store, settings.memory, now) if store is not None else None
@@ -79,24 +83,25 @@ class Chat:
             identity = replace(identity, append=True)
         memory, status = await self._recollect(request, route, identity, profile)
         receipt.headers.append(("x-mnemogate-memory", status))
-        provider = self._providers[route.upstream]
-        passed = forwardable(headers)
+        tries = self.reach.tries(route, request, sink, receipt)
+        call = _Call(request, forwardable(headers), credential, route.upstream, receipt, self._settings)
         try:
-            if memory is None and route.context_window is None and not profile.system:
-                body = request.raw if route.model == request.model else _with_model(request, route.model)
-                asked = ModelRequest(body, request.stream, passed, credential)
-                answered = await relay(provider, asked, sink, receipt)
-            else:
-                answered = await self._turn(
-                    request, route, profile, memory, provider, passed, credential, sink, receipt
+            if memory is None and not profile.system and not _has_window(route):
+                tries.remake = call.make
+                asked = await call.make(tries.target, tries.place)
+                answered = await relay(
+                    tries, asked, sink, receipt, self._settings.server.keep_alive_comment_s
                 )
-            if answered >= 400:
-                self._metrics.upstream_error(route.upstream, str(answered))
+            else:
+                answered = await self._turn(call, route, profile, memory, tries, sink, receipt)
             return Served(answered, status)
         except UpstreamError as error:
-            self._metrics.upstream_error(route.upstream, _kind(error))
+            if tries.is_answered:  # what failed without an answer is counted already
+                tries.broke(kind_of(error))
+            error.headers = tuple(receipt.lines())
             raise
         finally:
+            tries.done()
             self._metrics.added_ms.observe(receipt.added_ms)
             self._metrics.memory(status)
             if memory is not None:
@@ -104,24 +109,22 @@ class Chat:
 
     async def _turn(
         self,
-        request: ChatRequest,
+        call: _Call,
         route: Route,
         profile: ProfileSettings,
         memory: Recollection | None,
-        provider: Provider,
-        passed: tuple[tuple[str, str], ...],
-        credential: str | None,
+        tries: Tries,
         sink: Sink,
         receipt: Receipt,
     ) -> int:
+        request = call.request
         added = Additions(system=profile.system or "")
         if memory is not None and memory.asked.identity.mode is not Mode.OFF:
             added = memory.additions
             if memory.composition.breaks:
                 self._metrics.prefix_breaks.inc()
-        window = route.context_window
-        assembly = await assemble(request, route.model, added, window)
-        _say(receipt, memory, added, assembly.evicted_tokens)
+        assembly = await call.assemble(added, tries.target, tries.place)
+        _say(receipt, memory, added)
         spec = TurnSpec(
             stream=request.stream,
             wants_usage=request.wants_usage,
@@ -133,17 +136,25 @@ class Chat:
             choices=request.n,
         )
         run = TurnRun(
-            provider,
+            tries,
             assembly,
-            passed,
-            credential,
+            call.headers,
+            call.credential_for(tries.target),
             memory,
             sink,
             receipt,
             self.pending,
             self._metrics,
             self._settings.database.commit_wait_ms / 1000,
+            self._settings.server.keep_alive_comment_s,
         )
+
+        async def remake(target: Target, place: Place) -> ModelRequest:
+            run.assembly = await call.assemble(added, target, place)
+            run.credential = call.credential_for(target)
+            return run.request(run.assembly.body())
+
+        tries.remake = remake
         return await run.run(spec)
 
     async def _recollect(
@@ -164,7 +175,9 @@ class Chat:
             # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
             return self._without(strict, health.error or f"the store is {health.status}")
         try:
-            asked = Asked(request, identity, profile, self._now(), route.model, route.context_window)
+            asked = Asked(
+                request, identity, profile, self._now(), route.model, route.context_window, route.upstream
+            )
             memory = await self.recollector.begin(asked)
         except StoreError as error:
             _log.warning("answered without memory: %s", error.message)
@@ -210,10 +223,56 @@ class Chat:
         return rules
 
 
-def _say(receipt: Receipt, memory: Recollection | None, added: Additions, evicted: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What is asked of an upstream, whichever that will be. upstream: the one the caller named or was routed to."""
+
+    request: ChatRequest
+    headers: tuple[tuple[str, str], ...]
+    credential: str | None
+    upstream: str
+    receipt: Receipt
+    settings: Settings
+
+    async def make(self, target: Target, place: Place) -> ModelRequest:
+        """The request as it came, where nothing of ours goes in."""
+        request, names = self.request, self._consumed(place)
+        body = request.raw
+        if names or target.model != request.model:
+            splice = Splice(request.layout, request.raw)
+            for name in names:
+                splice.drop_member(name)
+            if target.model != request.model:
+                splice.set_member("model", orjson.dumps(target.model))
+            body = splice.render()
+        return ModelRequest(body, request.stream, self.headers, self.credential_for(target))
+
+    async def assemble(self, added: Additions, target: Target, place: Place) -> Assembly:
+        found = await assemble(self.request, target.model, added, target.context_window)
+        found.consumed = self._consumed(place)
+        self.receipt.say("x-mnemogate-evicted-tokens", str(found.evicted_tokens))
+        return found
+
+    def credential_for(self, target: Target) -> str | None:
+        """The caller's is for whom he asked, not for whoever stands in."""
+        return self.credential if target.rank == 0 or target.upstream == self.upstream else None
+
+    def _consumed(self, place: Place) -> tuple[str, ...]:
+        if not self.settings.server.consume_envelopes:
+            return ()
+        names = consumed(self.request.json, place.capabilities.metadata)
+        if names:
+            self.receipt.say("x-mnemogate-consumed", ",".join(names))
+        return names
+
+
+def _has_window(route: Route) -> bool:
+    return route.context_window is not None or any(each.context_window is not None for each in route.others)
+
+
+def _say(receipt: Receipt, memory: Recollection | None, added: Additions) -> None:
     """Receipt headers: whose memory, which conversation, and what was done to the prompt, in estimated tokens."""
     lines = receipt.headers
-    lines.append(("x-mnemogate-evicted-tokens", str(evicted)))
     if memory is None:
         return
     lines.append(("x-mnemogate-agent", memory.agent.uid))
@@ -222,19 +281,3 @@ def _say(receipt: Receipt, memory: Recollection | None, added: Additions, evicte
     lines.append(("x-mnemogate-injected-tokens", str((added.injected_bytes + 3) // 4)))
     if memory.recall_failed:
         lines.append(("x-mnemogate-recall", "unavailable"))
-
-
-def _with_model(request: ChatRequest, model: str) -> bytes:
-    splice = Splice(request.layout, request.raw)
-    splice.set_member("model", orjson.dumps(model))
-    return splice.render()
-
-
-def _kind(error: UpstreamError) -> str:
-    match error:
-        case UpstreamTimeout():
-            return "timeout"
-        case UpstreamUnreachable():
-            return "unreachable"
-        case _:
-            return "broke"

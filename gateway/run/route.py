@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from gateway.errors import UnknownModel
-from gateway.settings import ProfileSettings, Settings
+from gateway.core.routing import Target
+from gateway.errors import SettingsError, UnknownModel
+from gateway.settings import ModelSettings, ProfileSettings, Settings
 
-__all__ = ["AGENT_PREFIX", "Route", "resolve_route"]
+__all__ = ["AGENT_PREFIX", "Route", "check_fallbacks", "resolve_route"]
 
 AGENT_PREFIX = "agent/"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """upstream: a name of the settings. model: what that upstream calls it. context_window: tokens, None if unknown."""
+    """upstream: a name of the settings. model: what that upstream calls it. context_window: tokens, None if unknown.
+
+    others: further places of the same model (rank 0), and what is asked when it cannot answer.
+    """
 
     upstream: str
     model: str
     profile: ProfileSettings | None = None
     context_window: int | None = None
+    others: tuple[Target, ...] = ()
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return (Target(self.upstream, self.model, self.context_window), *self.others)
 
 
 def resolve_route(settings: Settings, model: str) -> Route:
@@ -35,18 +44,34 @@ def resolve_route(settings: Settings, model: str) -> Route:
             why = "has no model of its own" if profile else "does not exist"
             raise UnknownModel(f"The model {model!r} {why}.", param="model")
         base = _resolve(settings, profile.model, profile.upstream)
-        return Route(base.upstream, base.model, profile, profile.context_window or base.context_window)
+        own = profile.context_window
+        others = (
+            base.others if own is None else tuple(replace(each, context_window=own) for each in base.others)
+        )
+        return Route(base.upstream, base.model, profile, own or base.context_window, others)
     return _resolve(settings, model, None)
 
 
-def _resolve(settings: Settings, model: str, upstream: str | None) -> Route:
+def check_fallbacks(settings: Settings) -> None:
+    """Raises: SettingsError: a fallback that nobody answers to."""
+    for alias in settings.models:
+        for name in alias.fallbacks:
+            try:
+                _resolve(settings, name, None, is_fallback=True)
+            except UnknownModel as error:
+                raise SettingsError(f"models {alias.alias!r}: fallbacks: {error.message}") from error
+
+
+def _resolve(settings: Settings, model: str, upstream: str | None, *, is_fallback: bool = False) -> Route:
     windows = {each.name: each.context_window for each in settings.upstreams}
     if upstream is not None:
         return Route(upstream, model, None, windows[upstream])
     for alias in settings.models:
         if alias.alias == model:
             name = alias.upstream or settings.upstreams[0].name
-            return Route(name, alias.model, None, alias.context_window or windows[name])
+            fallbacks = () if is_fallback else alias.fallbacks
+            others = _others(settings, alias, fallbacks, windows) if alias.deployments or fallbacks else ()
+            return Route(name, alias.model, None, alias.context_window or windows[name], others)
     if len(settings.upstreams) > 1:
         name, slash, rest = model.partition("/")
         if slash and rest and name in windows:
@@ -62,3 +87,21 @@ def _resolve(settings: Settings, model: str, upstream: str | None) -> Route:
     raise UnknownModel(
         f"The model {model!r} does not exist here. GET /v1/models lists what does.", param="model"
     )
+
+
+def _others(
+    settings: Settings, alias: ModelSettings, fallbacks: tuple[str, ...], windows: dict[str, int | None]
+) -> tuple[Target, ...]:
+    """A fallback brings its own deployments, but not its own fallbacks: a chain is what stands in one list."""
+    found = [
+        Target(
+            each.upstream,
+            each.model or alias.model,
+            each.context_window or alias.context_window or windows[each.upstream],
+        )
+        for each in alias.deployments
+    ]
+    for rank, name in enumerate(fallbacks, 1):
+        route = _resolve(settings, name, None, is_fallback=True)
+        found += [replace(each, rank=rank) for each in route.targets]
+    return tuple(found)

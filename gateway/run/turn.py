@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass
 
-from adapters.base import ModelReply, Provider
+from adapters.base import ModelReply
 from adapters.errors import ProviderError
-from adapters.types import Header, ModelRequest
+from adapters.types import Event, Header, ModelRequest
 from gateway.core import turn as machine
 from gateway.core.identity import Mode
 from gateway.core.stream import is_event_stream
@@ -22,8 +22,10 @@ from gateway.core.turn import End, Outcome, Turn
 from gateway.errors import GatewayError, MemoryUnavailable
 from gateway.metrics import Metrics
 from gateway.run.assemble import Assembly
+from gateway.run.beat import BEAT, await_with_beats, with_beats
+from gateway.run.reach import Tries
 from gateway.run.recollect import Recollection
-from gateway.run.relay import MAX_REPLY_BYTES, Receipt, handed_on, translate
+from gateway.run.relay import MAX_REPLY_BYTES, Receipt, handed_on, kind_of, translate
 from gateway.run.sink import ClientGone, Sink
 from storage.errors import StoreError
 
@@ -59,9 +61,9 @@ class Pending:
 
 @dataclass(slots=True)
 class TurnRun:
-    """One turn. memory: None where nothing is remembered of it."""
+    """One turn. memory: None where nothing is remembered of it. beat_s: the silence after which a comment is sent."""
 
-    provider: Provider
+    tries: Tries
     assembly: Assembly
     headers: Sequence[Header]
     credential: str | None
@@ -71,6 +73,7 @@ class TurnRun:
     pending: Pending
     metrics: Metrics
     commit_wait_s: float
+    beat_s: float = 0.0
     _turn: Turn | None = None
     _reply: ModelReply | None = None
     _body: bytes | None = None
@@ -107,17 +110,23 @@ class TurnRun:
 
     async def _round(self, body: bytes) -> None:
         assert self._turn is not None
-        spec = self._turn.spec
-        request = ModelRequest(
-            body=body, stream=spec.stream, headers=tuple(self.headers), credential=self.credential
-        )
+        beats: AsyncGenerator[list[Event]] | None = None
         try:
             self.receipt.upstream_called()
-            reply = self._reply = await self.provider.send(request)
+            sending = self.tries.send(self.request(body))
+            if self.beat_s and self.sink.started:
+                reply = await await_with_beats(sending, self.beat_s, self._beat)
+            else:
+                reply = await sending
+            self._reply = reply
             headers = tuple(handed_on(reply.headers))
             await self._feed(machine.ReplyStarted(reply.status, headers))
             if is_event_stream(reply.status, headers):
-                async for events in reply.events():
+                beats = with_beats(reply.events(), self.beat_s) if self.beat_s else None
+                async for events in beats or reply.events():
+                    if events is BEAT:
+                        await self._beat()
+                        continue
                     await self._feed(machine.Received(events))
                     if self._finished or self._body is not None:
                         break
@@ -127,8 +136,27 @@ class TurnRun:
                 whole = await reply.read(MAX_REPLY_BYTES)
                 await self._feed(machine.ReceivedWhole(whole))
         except ProviderError as error:
-            await self._feed(machine.ReplyFailed(translate(error)))
+            failure = translate(error)
+            if self.sink.started and self.tries.is_answered:
+                self.tries.broke(kind_of(failure))  # (what is raised is counted by who catches it)
+            await self._feed(machine.ReplyFailed(failure))
+        finally:
+            if beats is not None:
+                await beats.aclose()
         await self._close()
+
+    def request(self, body: bytes) -> ModelRequest:
+        assert self._turn is not None
+        return ModelRequest(body, self._turn.spec.stream, tuple(self.headers), self.credential)
+
+    async def _beat(self) -> None:
+        """A comment, unless it would commit us to a status that a later round may take back."""
+        assert self._turn is not None
+        if not self.sink.started:
+            if self._reply is None or self._turn.spec.ours:
+                return
+            self._start(self._reply.status, handed_on(self._reply.headers))
+        await self.sink.write(BEAT)
 
     async def _feed(self, fact: machine.Fact) -> None:
         assert self._turn is not None
@@ -175,6 +203,8 @@ class TurnRun:
     # -- the client
 
     def _start(self, status: int, headers: Sequence[Header]) -> None:
+        if self.sink.started:  # by a comment
+            return
         self.status = status
         self.receipt.upstream_answered()
         self._head = (status, [*headers])

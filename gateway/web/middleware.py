@@ -159,6 +159,9 @@ class Edge:
             if error.status == 408 or (error.status == 413 and trace.expects_continue):
                 # Whether the rest of the body still comes is not known: it would be taken for a request.
                 headers.append((b"connection", b"close"))
+            headers += [
+                (name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in error.headers
+            ]
             body = orjson.dumps(error.body())
             headers.append((b"content-length", str(len(body)).encode()))
             await answer({"type": "http.response.start", "status": error.status, "headers": headers})

@@ -62,7 +62,7 @@ def test_an_upstream_error_is_the_clients_own(gateway: Running, upstream: Strict
 def test_another_model_name_leaves_every_other_byte_alone(upstream: StrictUpstream) -> None:
     settings = settings_for(upstream, models=(ModelSettings("quick", model='real "one"'),))
     body = (
-        b'{"metadata":{"model":"quick"},"x":["model","quick",{"model":1}] , "model" : "quick",'
+        b'{"meta":{"model":"quick"},"x":["model","quick",{"model":1}] , "model" : "quick",'
         b'"messages":[{"role":"user","content":"\\"model\\":\\"quick\\""}]}'
     )
     with serve(settings) as gateway:

@@ -1,0 +1,53 @@
+"""Signs of life for a client while its upstream is silent within a reply: comments, which event streams allow anywhere
+between two events and clients ignore. Costs a task for each read, so it is only there where it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+__all__ = ["BEAT", "await_with_beats", "with_beats"]
+
+T = TypeVar("T")
+BEAT: Final[Any] = b": keep-alive\n\n"  # compared by identity
+_END: Final[Any] = object()
+
+
+async def with_beats(items: AsyncIterator[T], every_s: float) -> AsyncGenerator[T]:
+    """The items, and `BEAT` after each `every_s` without one."""
+    task: asyncio.Task[Any] | None = None
+    try:
+        while True:
+            task = asyncio.ensure_future(_next(items))
+            while not (await asyncio.wait((task,), timeout=every_s))[0]:
+                yield BEAT
+            item = task.result()
+            if item is _END:
+                return
+            yield item
+    finally:
+        if task is not None:
+            await _end(task)
+
+
+async def await_with_beats(work: Awaitable[T], every_s: float, beat: Callable[[], Awaitable[None]]) -> T:
+    """What `work` returns; `beat` is called after each `every_s` of waiting for it."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait((task,), timeout=every_s))[0]:
+            await beat()
+        return task.result()
+    finally:
+        await _end(task)
+
+
+async def _next(items: AsyncIterator[T]) -> T:
+    return await anext(items, _END)
+
+
+async def _end(task: asyncio.Future[Any]) -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.wait((task,))

@@ -1,0 +1,274 @@
+"""From a route to a reply: tries one place after the other, as `gateway.core.routing` decides, until one answers.
+
+`Tries` is one request's. It has a provider's `send`, so that whoever relays a reply need not know how many were asked.
+Everything here happens before a reply is handed on: a reply that has begun is not tried again. The first answer
+settles the place; further rounds of the same turn stay there, and once the client has text they are sent just once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from zlib import crc32
+
+import orjson
+
+from adapters.base import ModelReply, Provider
+from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
+from adapters.types import Capabilities, ModelRequest
+from gateway.core.request import ChatRequest
+from gateway.core.routing import (
+    Failure,
+    Health,
+    Member,
+    Policy,
+    Step,
+    Target,
+    decide,
+    is_failure,
+    order,
+    read_retry_after,
+    take_credit,
+)
+from gateway.metrics import Metrics
+from gateway.run.relay import Receipt
+from gateway.run.route import Route
+from gateway.run.sink import Sink
+from gateway.settings import Settings
+
+__all__ = ["Place", "Reach", "Remake", "Tries"]
+
+Remake = Callable[[Target, "Place"], Awaitable[ModelRequest]]
+_ERROR_BYTES = 64 * 1024  # of an error that nobody gets to see; read so that its connection can be used again
+_ERROR_S = 0.1
+_NO_CAPABILITIES = Capabilities()
+
+
+@dataclass(slots=True)
+class Place:
+    """One provider with one key. name: its upstream's, and from the second key on its number."""
+
+    name: str
+    upstream: str
+    provider: Provider
+    policy: Policy
+    health: Health = field(default_factory=Health)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return getattr(self.provider, "capabilities", _NO_CAPABILITIES)
+
+
+Candidate = tuple[Place, Target]
+
+
+class Reach:
+    """One for the process. now: a monotonic clock; wall: seconds since the epoch, for dates in Retry-After."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        providers: Mapping[str, Provider],
+        metrics: Metrics,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """providers: by name of the settings; those of further keys as `name#2` and so on."""
+        self.now, self.wall, self.sleep, self.chance = now, wall, sleep, chance
+        self.metrics = metrics
+        self._places: dict[str, list[Place]] = {}
+        for upstream in settings.upstreams:
+            policy = Policy(
+                upstream.retries,
+                upstream.retry_budget,
+                upstream.retry_wait_s,
+                upstream.breaker_failures,
+                upstream.breaker_s,
+            )
+            names = [upstream.name, *(f"{upstream.name}#{n + 1}" for n in range(1, len(upstream.api_keys)))]
+            self._places[upstream.name] = [
+                Place(name, upstream.name, providers[name], policy) for name in names if name in providers
+            ]
+        metrics.watch_upstreams(self._resting)
+
+    def tries(self, route: Route, request: ChatRequest, sink: Sink, receipt: Receipt) -> Tries:
+        """Where this request goes; nothing is sent yet."""
+        places = self._places[route.upstream]
+        if not route.others and len(places) == 1:
+            target = Target(route.upstream, route.model, route.context_window)
+            return Tries(self, [(places[0], target)], sink, receipt)
+        candidates = [(place, target) for target in route.targets for place in self._places[target.upstream]]
+        members = [Member(f"{p.name}/{t.model}", t.rank, p.health) for p, t in candidates]
+        found = order(members, self.now(), _conversation_key(request))
+        return Tries(self, [candidates[i] for i in found], sink, receipt)
+
+    def _resting(self) -> dict[tuple[str, ...], int]:
+        now = self.now()
+        return {
+            (place.name,): int(not place.health.is_willing(now))
+            for places in self._places.values()
+            for place in places
+        }
+
+
+class Tries:
+    """place, target: whose turn it is; after an answer, whose answer it was. Call `done` when the request is over."""
+
+    __slots__ = (
+        "_busy",
+        "_candidates",
+        "_is_settled",
+        "_log",
+        "_reach",
+        "_receipt",
+        "_sink",
+        "is_answered",
+        "place",
+        "remake",
+        "target",
+    )
+
+    def __init__(self, reach: Reach, candidates: list[Candidate], sink: Sink, receipt: Receipt) -> None:
+        self._reach = reach
+        self._sink = sink
+        self._receipt = receipt
+        self.place, self.target = candidates[0]
+        self._candidates = candidates[1:]
+        self._log: list[str] = []
+        self._busy: Place | None = None
+        self._is_settled = False
+        self.is_answered = False  # whether the last call had a reply, whatever it said
+        self.remake: Remake | None = None  # the request for another target
+
+    async def send(self, request: ModelRequest) -> ModelReply:
+        """The first reply that will do, or the last one there was. Raises: ProviderError: the last error."""
+        reach, tries = self._reach, 0
+        is_free = request.upload is None  # what was read once cannot be sent twice
+        while True:
+            place, health = self.place, self.place.health
+            if self._busy is not place:
+                self._occupy(place)
+            is_probe = health.begin(place.policy)
+            tries += 1
+            self.is_answered = False
+            reply: ModelReply | None = None
+            error: ProviderError | None = None
+            try:
+                reply = await place.provider.send(request)
+                if not is_failure(reply.status):
+                    health.succeeded()
+                    self._answered(str(reply.status), is_error=reply.status >= 400)
+                    return reply
+                failure = Failure(
+                    str(reply.status), retry_after_s=read_retry_after(reply.headers, reach.wall())
+                )
+            except ProviderError as caught:
+                error, failure = caught, _failure_of(caught)
+            finally:
+                if is_probe:
+                    health.is_probed = False
+            health.failed(place.policy, reach.now(), failure.retry_after_s)
+            step, wait_s = self._decide(failure, tries) if is_free else (Step.STOP, 0.0)
+            if step is Step.STOP:
+                self._answered(failure.kind, is_error=True, has_reply=reply is not None)
+                if reply is None:
+                    assert error is not None
+                    raise error
+                return reply
+            self._note(failure.kind, is_error=True)
+            if reply is not None:
+                await _let_go(reply)
+            if wait_s:
+                await reach.sleep(wait_s)
+            if step is Step.NEXT:
+                self.place, self.target = self._candidates.pop(0)
+                tries = 0
+                if self.remake is not None:
+                    request = await self.remake(self.target, self.place)
+
+    def broke(self, kind: str) -> None:
+        """A reply that had begun did not end as it must."""
+        self.is_answered = False
+        self._reach.metrics.upstream_error(self.place.name, kind)
+        self.place.health.failed(self.place.policy, self._reach.now())
+
+    def done(self) -> None:
+        """The request is over; idempotent."""
+        if self._busy is not None:
+            self._busy.health.in_flight -= 1
+            self._busy = None
+
+    def _occupy(self, place: Place) -> None:
+        self.done()
+        self._busy = place
+        place.health.in_flight += 1
+
+    def _decide(self, failure: Failure, tries: int) -> tuple[Step, float]:
+        if self._sink.started:
+            return Step.STOP, 0.0
+        left = [] if self._is_settled else self._candidates
+        health = self.place.health
+        step, wait_s = decide(
+            failure,
+            self.place.policy,
+            tries=tries,
+            has_peer=any(target.rank == self.target.rank for _, target in left[:1]),
+            has_fallback=bool(left),
+            has_credit=health.credit >= 1,
+            chance=self._reach.chance(),
+        )
+        if step is Step.AGAIN:
+            take_credit(health)
+        return step, wait_s
+
+    def _answered(self, outcome: str, *, is_error: bool, has_reply: bool = True) -> None:
+        self.is_answered = has_reply
+        self._is_settled = True
+        self._note(outcome, is_error=is_error)
+        say = self._receipt.say
+        say("x-mnemogate-upstream", self.place.name)
+        if len(self._log) > 1:
+            say("x-mnemogate-tries", ";".join(self._log))
+
+    def _note(self, outcome: str, *, is_error: bool) -> None:
+        name = self.place.name
+        self._log.append(f"{name}:{outcome}")
+        self._reach.metrics.upstream_try(name, outcome)
+        if is_error:
+            self._reach.metrics.upstream_error(name, outcome)
+
+
+def _failure_of(error: ProviderError) -> Failure:
+    match error:
+        case ProviderTimeout():
+            return Failure("timeout", sent=error.phase != "connect", repeatable=False)
+        case ProviderUnreachable():
+            return Failure("unreachable", sent=error.sent)
+        case _:
+            return Failure("broke")
+
+
+async def _let_go(reply: ModelReply) -> None:
+    with suppress(ProviderError, TimeoutError):
+        try:
+            async with asyncio.timeout(_ERROR_S):
+                await reply.read(_ERROR_BYTES)
+        finally:
+            await reply.aclose()
+
+
+def _conversation_key(request: ChatRequest) -> int:
+    """The same for all turns of a conversation: its messages up to the user's first."""
+    head = []
+    for message in request.messages:
+        head.append(message)
+        if message["role"] == "user":
+            break
+    return crc32(orjson.dumps(head))
