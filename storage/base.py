@@ -9,7 +9,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from storage.records import (
     Agent,
@@ -18,6 +18,8 @@ from storage.records import (
     Change,
     Committed,
     Exchange,
+    Job,
+    JobState,
     Key,
     Look,
     Merge,
@@ -27,10 +29,24 @@ from storage.records import (
     Probes,
     Scope,
     Snapshot,
+    Step,
     TurnWrite,
 )
 
-__all__ = ["Agents", "Blocks", "Health", "Keys", "MessagesOf", "Passages", "Recall", "Store", "Turns"]
+__all__ = [
+    "Agents",
+    "Blocks",
+    "Effect",
+    "Health",
+    "Jobs",
+    "Keys",
+    "MessagesOf",
+    "Passages",
+    "Recall",
+    "Spending",
+    "Store",
+    "Turns",
+]
 
 # (exchange with content, is its imported head shared, seq of the message before it, seqs asked for) -> its messages
 MessagesOf = Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
@@ -174,6 +190,102 @@ class Recall(Protocol):
         """Agents whose index lacks that many messages."""
 
 
+# A part of a transaction. What it is given is the store's own: effects are made by the store's groups, not by callers.
+Effect = Callable[[Any], Any]
+
+
+class Jobs(Protocol):
+    """Durable work. Times are the store's: it knows what is due and whose lease has run out.
+
+    Every commit of a job (journal, commit, finish) is fenced by its attempt and its agent's epoch, and raises Stale when
+    another attempt runs by now or something was forgotten.
+    """
+
+    def watch(self, woken: Callable[[], None]) -> Callable[[], None]:
+        """`woken` is called when there may be something to do. Returns what ends that."""
+
+    def wake(self) -> None:
+        """For those who have enqueued in a transaction of their own."""
+
+    async def due_in(self, kinds: Sequence[str]) -> float | None:
+        """Seconds until one of these kinds can be claimed, or a lease runs out; None: nothing waits."""
+
+    async def enqueue(
+        self,
+        kind: str,
+        agent: int,
+        key: str,
+        payload: bytes = b"{}",
+        *,
+        due: float | None = None,
+        epoch: int | None = None,
+        merge: Callable[[bytes, bytes], bytes] | None = None,
+        postpone: bool = False,
+    ) -> int:
+        """One that waits under the same key takes the new payload (or what `merge` makes of old and new), and the
+        earlier time (`postpone`: the new one). agent: 0 is nobody's. due: None is now; epoch: None is the present one.
+
+        Raises: Stale when the agent is gone, or something was forgotten since that epoch.
+        """
+
+    async def claim(self, kinds: Sequence[str], *, lease_s: float, tries: int) -> Job | None:
+        """The next that is due and whose lane is free; one whose lease ran out is taken over. tries: one that did not
+        end in so many is dead."""
+
+    async def heartbeat(self, job: Job, lease_s: float) -> bool:
+        """Prolongs the lease. False: what it does would not be committed any more."""
+
+    async def step(self, job: Job, name: str) -> bytes | None:
+        """What the step gave, if it was performed already."""
+
+    async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
+        """Step and effect in one transaction; what was journaled before stays, and is returned."""
+
+    async def commit(self, job: Job, effect: Effect) -> None:
+        """An effect without a step: if the process is killed before the job ends, it comes again."""
+
+    async def finish(self, job: Job, effect: Effect | None = None) -> None:
+        """The last effect and the end of the job, its steps with it, in one transaction."""
+
+    async def fail(self, job: Job, error: str, retry_in_s: float | None) -> str:
+        """Tried again after that time, its lane waiting; None: dead. error: never what was said.
+
+        Returns what became of it: retrying, dead, dropped (its memory has changed), lost (another attempt's by now).
+        """
+
+    async def release(self, job: Job, delay_s: float = 0.0) -> str:
+        """Gives it back as if it had not been tried. Returns as `fail`."""
+
+    def let_go(self, job: Job) -> None:
+        """Without a word to the database: whoever claims next may take it over."""
+
+    def list(self, state: JobState | None = None, limit: int = 100) -> tuple[Job, ...]:
+        """Newest first."""
+
+    def get(self, id: int) -> Job | None: ...
+
+    def steps(self, id: int) -> tuple[Step, ...]: ...
+
+    def counts(self) -> dict[JobState, int]: ...
+
+    async def retry(self, id: int) -> Job:
+        """A dead letter from its first attempt, one that waits at once. Raises: NotFound, Stale."""
+
+    async def cancel(self, id: int) -> Job:
+        """Gone, with its steps; one that runs commits nothing more. Raises: NotFound."""
+
+    async def forget(self, agent: int) -> None:
+        """All jobs of a memory, with their steps."""
+
+
+class Spending(Protocol):
+    """Tokens that background calls used. day: days since the epoch, UTC."""
+
+    async def spent(self, project: str, day: int) -> int: ...
+
+    async def spend(self, project: str, day: int, tokens: int) -> None: ...
+
+
 class Store(Protocol):
     @property
     def keys(self) -> Keys: ...
@@ -192,6 +304,12 @@ class Store(Protocol):
 
     @property
     def recall(self) -> Recall: ...
+
+    @property
+    def jobs(self) -> Jobs: ...
+
+    @property
+    def spending(self) -> Spending: ...
 
     @property
     def health(self) -> Health: ...

@@ -21,6 +21,8 @@ __all__ = [
     "Committed",
     "Conversation",
     "Exchange",
+    "Job",
+    "JobState",
     "Key",
     "Look",
     "Merge",
@@ -31,6 +33,7 @@ __all__ = [
     "Scope",
     "Snapshot",
     "State",
+    "Step",
     "TurnWrite",
 ]
 
@@ -136,6 +139,8 @@ class Exchange:
     said: bytes | None = None
     full: bytes | None = None
     hidden: bool = False  # whether `full` is there, for a record loaded without its content
+    opaque: bool = False  # whether the reply has fields that only its provider reads
+    model: str = ""  # upstream and model that made the reply
     notes: dict[int, str] = field(default_factory=dict)
     prior: int | None = None
     snapshot: int | None = None
@@ -227,6 +232,48 @@ class Key:
     prefix: str
     created: float
     revoked: float | None = None
+
+
+class JobState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    RETRYING = "retrying"  # it failed and will be tried again; until then nobody else runs in its lane
+    DEAD = "dead"  # it failed for good; a finished one is not there any more
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work beside the conversations that must not be lost.
+
+    agent: whose memory it is about; 0: nobody's. One job of a kind runs at a time for each agent.
+    key: two that wait under the same one are one. payload: ids and numbers, never text of messages.
+    epoch: the agent's when it was made; on another it commits nothing.
+    attempt: rises with every claim and fences what is committed; tries: those that count towards the dead letter.
+    error: why the last attempt failed, without contents.
+    """
+
+    id: int
+    kind: str
+    agent: int
+    key: str
+    payload: bytes
+    epoch: int
+    state: JobState
+    attempt: int
+    tries: int
+    due: float
+    created: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """That a step of a job was performed. size: bytes of its result."""
+
+    job: int
+    name: str
+    at: float
+    size: int
 
 
 # -- what passes between a turn and the store

@@ -14,10 +14,11 @@ from typing import Any
 
 from gateway.core.canonical import Listing, WireMessage, call_id, is_user, text_of
 from gateway.core.history import Plan, lcs
+from gateway.core.opaque import refilled, without_opaque
 from gateway.core.tree import Content, Element, Tree
 from storage.records import Atom, Exchange
 
-__all__ = ["Composition", "compose", "known_note", "prefixed", "put_back"]
+__all__ = ["Composition", "compose", "known_note", "prefixed", "put_back", "restore"]
 
 UNANSWERED = "No result was given."
 
@@ -93,7 +94,7 @@ def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, st
             found.notes[listing.places[i]] = told
     if place.form:
         replies[place.last] = place.anchor
-    _hide(tree, listing, replies, offered, found)
+    _hide(tree, plan, replies, offered, found)
     return found
 
 
@@ -113,8 +114,9 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
                 note = x.notes.get(element.place, "") if is_user(element.atoms) else ""
                 found.add(prefixed(content.messages[element.place], note), element.atoms)
         elif content.said is not None:
-            said = _bare(content.said)
-            for m in put_back(content, said, None, offered) or [said]:
+            is_same = bool(plan.query.model) and x.model == plan.query.model
+            said = _bare(content.said if is_same else without_opaque(content.said))
+            for m in put_back(content, said, None, offered, is_same_model=is_same) or [said]:
                 found.add(m, element.atoms)
 
 
@@ -141,33 +143,59 @@ def _answer(found: Composition, new: Sequence[WireMessage]) -> None:
 
 
 def _hide(
-    tree: Tree, listing: Listing, replies: dict[int, Exchange], offered: Container[str], found: Composition
+    tree: Tree, plan: Plan, replies: dict[int, Exchange], offered: Container[str], found: Composition
 ) -> None:
-    """Hidden rounds go back where the reply is one message of the list."""
+    """What of ours belongs to a reply goes back where the reply is one message of the list."""
+    listing, model = plan.query.listing, plan.query.model
     for i, x in replies.items():
         before, after = replies.get(i - 1), replies.get(i + 1)
-        if not x.hidden or (before and before.id == x.id) or (after and after.id == x.id):
-            continue
-        back = put_back(tree.content(x), listing.messages[i], listing.messages[i + 1 :], offered)
-        if back is None:
-            found.breaks += 1
-        else:
-            found.hidden[listing.places[i]] = back
+        if (x.hidden or x.opaque) and not any(y is not None and y.id == x.id for y in (before, after)):
+            restore(listing, i, x, tree.content(x), offered, model, found)
+
+
+def restore(
+    listing: Listing,
+    i: int,
+    x: Exchange,
+    content: Content,
+    offered: Container[str],
+    model: str,
+    found: Composition,
+) -> None:
+    """The i-th message of the list is x's reply: hidden rounds and what only its provider reads go with it again."""
+    message = listing.messages[i]
+    is_same = bool(model) and x.model == model and listing.atoms[i] == x.reply
+    if not x.hidden:
+        full = refilled(message, content.said or {}) if is_same else None
+        if full is not None:
+            found.hidden[listing.places[i]] = [full]
+        return
+    back = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
+    if back is None:
+        found.breaks += 1
+    else:
+        found.hidden[listing.places[i]] = back
 
 
 def put_back(
-    content: Content, message: WireMessage, after: Sequence[WireMessage] | None, offered: Container[str]
+    content: Content,
+    message: WireMessage,
+    after: Sequence[WireMessage] | None,
+    offered: Container[str],
+    *,
+    is_same_model: bool = True,
 ) -> list[WireMessage] | None:
     """The hidden rounds and then the rest of the message, if its text begins with what was streamed before them.
 
     after: the messages behind it, None where the history is ours. Of a mixed round both halves go back or none:
     results of the client's own calls have to follow. Returns None where the message has to stay as it is.
+    is_same_model: what only the provider reads may go with it.
     """
     full = content.full
     if full is None:
         return None
     last = max((i for i, y in enumerate(full) if y["role"] == "tool"), default=-1)
-    before = full[: last + 1]
+    before = full[: last + 1] if is_same_model else [without_opaque(y) for y in full[: last + 1]]
     calls = [c for y in before for c in y.get("tool_calls") or []]
     mine: list[dict[str, Any]] = message.get("tool_calls") or []
     streamed = "".join(text_of(y) for y in before if y["role"] == "assistant")
@@ -179,7 +207,10 @@ def put_back(
     if theirs:
         return _put_back_mixed(before, mine, theirs, after, is_longer=len(text) > len(streamed))
     rest = text[len(streamed) :]
-    return [*before, {**message, "content": rest}] if rest or mine else list(before)
+    if not rest and not mine:
+        return list(before)
+    end = {**message, "content": rest}
+    return [*before, (refilled(end, full[-1]) if is_same_model else None) or end]
 
 
 def _put_back_mixed(

@@ -44,6 +44,7 @@ class Query:
     append: bool = False
     retry: bool = False
     conversation: int | None = None  # the named one, where it exists already
+    model: str = ""  # upstream and model that will answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from typing import Any
 import orjson
 
 from gateway.core.canonical import Listing, is_user, squash, text_of
-from gateway.core.compose import Composition, put_back
+from gateway.core.compose import Composition, restore
 from gateway.core.history import Mode, Place, Plan, Query
+from gateway.core.opaque import has_opaque
 from gateway.core.settle import Ended
 from gateway.core.tree import Tree, has_additions
 from storage.records import Exchange, Look, State
@@ -60,7 +61,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
 
 
 def compose_plain(
-    listing: Listing, look: Look, offered: Container[str], fresh: dict[int, str]
+    listing: Listing, look: Look, offered: Container[str], fresh: dict[int, str], model: str = ""
 ) -> Composition:
     """As compose.compose, for a list that is the path word for word. fresh: index among the new messages -> note."""
     found = Composition()
@@ -77,24 +78,23 @@ def compose_plain(
             if told and is_user(atoms):
                 found.notes[listing.places[bisect_right(ends, at)]] = told
             at += len(atoms)
-        if x.hidden and x.reply:
-            _hide(
-                listing, x, bisect_right(ends, at), bisect_right(ends, at + len(x.reply) - 1), offered, found
-            )
+        if (x.hidden or x.opaque) and x.reply:
+            first, last = bisect_right(ends, at), bisect_right(ends, at + len(x.reply) - 1)
+            _restore(listing, x, first, last, offered, model, found)
     return found
 
 
-def _hide(
-    listing: Listing, x: Exchange, first: int, last: int, offered: Container[str], found: Composition
+def _restore(
+    listing: Listing,
+    x: Exchange,
+    first: int,
+    last: int,
+    offered: Container[str],
+    model: str,
+    found: Composition,
 ) -> None:
-    if first != last:
-        return  # the client keeps it in pieces
-    content = Tree([x]).content(x)
-    back = put_back(content, listing.messages[first], listing.messages[first + 1 :], offered)
-    if back is None:
-        found.breaks += 1
-    else:
-        found.hidden[listing.places[first]] = back
+    if first == last:  # else the client keeps it in pieces
+        restore(listing, first, x, Tree([x]).content(x), offered, model, found)
 
 
 def finish_plain(plan: Plan, ended: Ended) -> Exchange:
@@ -103,9 +103,10 @@ def finish_plain(plan: Plan, ended: Ended) -> Exchange:
     assert e is not None
     reply = listing.canon.atoms(ended.said)
     hidden = len(ended.full) > 1
+    said = ended.full[0] if len(ended.full) == 1 else ended.said
     content: dict[str, Any] = {
         "input": orjson.dumps(plan.messages),
-        "said": orjson.dumps(ended.full[0] if len(ended.full) == 1 else ended.said),
+        "said": orjson.dumps(said),
         "full": orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.ours)}) if hidden else None,
     }
     return replace(
@@ -117,6 +118,8 @@ def finish_plain(plan: Plan, ended: Ended) -> Exchange:
         size=len(squash(text_of(ended.said))),
         standing=True,
         hidden=hidden,
+        opaque=has_opaque(said),
+        model=plan.query.model,
         notes=ended.notes,
         edits=ended.edits,
         tokens=ended.tokens,

@@ -14,6 +14,7 @@ import orjson
 
 from gateway.core.canonical import WireMessage, squash, text_of, visible
 from gateway.core.history import Amendment, Plan, find_opening
+from gateway.core.opaque import has_opaque
 from gateway.core.tree import Tree, is_tombstone
 from storage.records import Atom, Exchange, State
 
@@ -105,7 +106,7 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     if ended.full:
         e = replace(e, edits=ended.edits, size=len(squash(text_of(ended.said))))
     else:
-        e = replace(e, said=None, full=None, hidden=False)
+        e = replace(e, said=None, full=None, hidden=False, opaque=False)
     return tree.add(e)
 
 
@@ -167,11 +168,14 @@ def _kept(plan: Plan) -> list[WireMessage]:
 def _contents(plan: Plan, ended: Ended) -> dict[str, Any]:
     hidden = len(ended.full) > 1
     full = orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.ours)}) if hidden else None
+    said = ended.full[0] if len(ended.full) == 1 else ended.said
     return {
         "input": orjson.dumps(_kept(plan)),
-        "said": orjson.dumps(ended.full[0] if len(ended.full) == 1 else ended.said),
+        "said": orjson.dumps(said),
         "full": full,
         "hidden": hidden,
+        "opaque": has_opaque(said),
+        "model": plan.query.model,
     }
 
 

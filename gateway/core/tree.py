@@ -49,8 +49,8 @@ def is_tombstone(exchange: Exchange) -> bool:
 
 
 def has_additions(e: Exchange) -> bool:
-    """Something of ours hangs on it that has to be sent again: a note or hidden rounds."""
-    return e.hidden or any(e.notes.values())
+    """Something of ours hangs on it that has to be sent again: a note, hidden rounds, a provider's own fields."""
+    return e.hidden or e.opaque or any(e.notes.values())
 
 
 def _load(data: bytes | None) -> Any:

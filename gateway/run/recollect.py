@@ -70,6 +70,7 @@ class Asked:
     now: float
     model: str = ""
     context_tokens: int | None = None
+    upstream: str = ""
 
 
 class Recollector:
@@ -143,6 +144,7 @@ class Recollector:
             idle_s=self.settings.idle_s,
             append=append,
             retry=asked.identity.retry,
+            model=f"{asked.upstream}/{asked.model}",
             conversation=look.conversation.id if key is not None and look.conversation else None,
         )
         plan = plan_plain(look, query)
@@ -221,7 +223,9 @@ class Recollection:
         if profile.history == "client":
             self.plan.fill = []
         if self.tree is None:
-            self.composition = compose_plain(self.query.listing, self.look, self.offered, fresh)
+            self.composition = compose_plain(
+                self.query.listing, self.look, self.offered, fresh, self.query.model
+            )
         else:
             self.composition = compose(self.tree, self.plan, self.offered, fresh)
         if is_asked:

@@ -44,13 +44,13 @@ POOL_LIMIT = (
 
 _COLUMNS = (
     "conversation", "parent", "depth", "span", "offset", "length", "begun", "touched", "ended", "stopped", "state",
-    "superseded", "carried", "standing", "edits", "adds", "merged", "size", "head", "tokens", "prior", "snapshot",
+    "superseded", "carried", "standing", "edits", "adds", "opaque", "model", "merged", "size", "head", "tokens", "prior", "snapshot",
     "path", "reply_key", "input_key", "hush", "inputs", "media", "reply", "notes", "input", "said", "full",
 )  # fmt: skip
 _SKELETON = (
     "id", "conversation", "parent", "depth", "seq", "offset", "length", "begun", "touched", "ended", "stopped",
     "state", "superseded", "carried", "standing", "edits", "merged", "size", "head", "tokens", "prior", "snapshot",
-    "path", "reply_key", "hush", "inputs", "media", "reply", "notes", "run",
+    "path", "reply_key", "hush", "inputs", "media", "reply", "notes", "run", "opaque", "model",
 )  # fmt: skip
 
 
@@ -146,7 +146,9 @@ def _exchange(
         reply=None if row[27] is None else unpack_atoms(row[27]),
         notes={int(k): v for k, v in orjson.loads(row[28]).items()} if row[28] else {},
         run=row[29],
-        hidden=bool(row[30]),
+        opaque=bool(row[30]),
+        model=row[31],
+        hidden=bool(row[32]),
         input=input_,
         said=said,
         full=full,
@@ -171,7 +173,9 @@ def _values(e: Exchange) -> list[Any]:
         e.carried,
         e.standing,
         e.edits,
-        e.hidden or any(e.notes.values()),
+        e.hidden or e.opaque or any(e.notes.values()),
+        e.opaque,
+        e.model,
         e.merged,
         e.size,
         e.head,

@@ -19,12 +19,14 @@ from storage.errors import Corrupt
 from storage.sqlite.agents import Agents
 from storage.sqlite.blocks import Blocks
 from storage.sqlite.connection import Target, open_writer
+from storage.sqlite.jobs import Jobs
 from storage.sqlite.keys import Keys
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
 from storage.sqlite.passages import Passages
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.recall import Recall
+from storage.sqlite.spending import Spending
 from storage.sqlite.turns import Turns
 from storage.sqlite.writer import Writer, WriterLimits
 
@@ -40,6 +42,7 @@ class SqliteStore:
         lock: Lock,
         limits: WriterLimits | None,
         now: Callable[[], float],
+        tick: Callable[[], float],
         connect: Callable[[Target], sqlite3.Connection],
     ) -> None:
         self._lock = lock
@@ -53,6 +56,8 @@ class SqliteStore:
         self.passages = Passages(self.reader, self.writer)
         self.turns = Turns(self.reader, self.writer, self.agents)
         self.recall = Recall(self.reader, self.long_reader, self.writer)
+        self.jobs = Jobs(self.reader, self.writer, now, tick)
+        self.spending = Spending(self.reader, self.writer)
 
     @classmethod
     async def open(
@@ -64,6 +69,7 @@ class SqliteStore:
         limits: WriterLimits | None = None,
         busy_timeout_ms: int = 200,
         now: Callable[[], float] = time.time,
+        tick: Callable[[], float] = time.monotonic,
         on_statement: Callable[[str], None] | None = None,
         connect: Callable[[Target], sqlite3.Connection] | None = None,
     ) -> SqliteStore:
@@ -73,13 +79,14 @@ class SqliteStore:
         says so, everything raises the named error, and it comes back by itself. address: where this process serves,
         for whoever is refused the file. on_statement: told of each statement, for tests that count them.
         connect: how the writing connection is made, `connect_current` unless a test puts a fault there.
+        tick: a clock that never jumps, for leases.
 
         Raises: Owned, TooNew, Foreign; ReadOnly or Broken when not even the lock file can be made.
         """
         target = Target(_real(path), synchronous, busy_timeout_ms, on_statement)
         lock = Lock.acquire(target.path, address)
         try:
-            store = cls(target, lock, limits, now, connect or connect_current)
+            store = cls(target, lock, limits, now, tick, connect or connect_current)
             await store.writer.start()
         except BaseException:
             lock.release()
@@ -110,6 +117,7 @@ class SqliteStore:
         self.reader.reset()
         self.long_reader.reset()
         self.agents.clear()
+        self.jobs.wake()  # what was due meanwhile waits
 
 
 def _real(path: str | Path) -> str:

@@ -144,6 +144,24 @@ def test_thoughts_of_hidden_rounds_go_back_signed(world: World, stream: bool) ->
     assert world.upstream.last.json["messages"][1]["content"][:2] == [thought, redacted]
 
 
+@both_ways
+def test_a_signed_thought_that_the_client_dropped_goes_back_with_its_call(world: World, stream: bool) -> None:
+    """Most clients keep text and calls of a reply and nothing else; Claude wants its thought before the call."""
+    thought = {"type": "thinking", "thinking": "Ask the tool.", "signature": sign("Ask the tool.")}
+    world.upstream.queue(
+        Message(text=None, blocks=[thought], calls=[Call("weather", {"city": "Rome"})]),
+        Message(text="It is sunny."),
+    )
+    thinking = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+    chat = helper(world, stream=stream, tools=[WEATHER], extra_body=thinking)
+    chat.say("How is the weather in Rome?")
+    (call,) = chat.messages[-1]["tool_calls"]
+    assert "thinking_blocks" not in chat.messages[-1]
+    chat.answer(call, "sun")
+    assert chat.go_on() == "It is sunny."
+    assert world.upstream.last.json["messages"][1]["content"][0] == thought
+
+
 def test_the_prefix_grows_and_is_marked(world: World) -> None:
     chat = helper(world, stream=True)
     for n in range(4):

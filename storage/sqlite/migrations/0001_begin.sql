@@ -70,6 +70,8 @@ CREATE TABLE exchanges (
     standing     INTEGER NOT NULL DEFAULT 0,
     edits        INTEGER NOT NULL DEFAULT 0,
     adds         INTEGER NOT NULL DEFAULT 0,
+    opaque       INTEGER NOT NULL DEFAULT 0,
+    model        TEXT NOT NULL DEFAULT '',
     merged       TEXT NOT NULL DEFAULT '',
     size         INTEGER NOT NULL DEFAULT 0,
     head         INTEGER NOT NULL DEFAULT 0,
