@@ -44,8 +44,8 @@ POOL_LIMIT = (
 
 _COLUMNS = (
     "conversation", "parent", "depth", "span", "offset", "length", "begun", "touched", "ended", "stopped", "state",
-    "superseded", "carried", "standing", "edits", "adds", "opaque", "model", "merged", "size", "head", "tokens", "prior", "snapshot",
-    "path", "reply_key", "input_key", "hush", "inputs", "media", "reply", "notes", "input", "said", "full",
+    "superseded", "carried", "standing", "edits", "adds", "opaque", "model", "merged", "size", "head", "tokens",
+    "prior", "snapshot", "path", "reply_key", "input_key", "hush", "inputs", "media", "reply", "notes", "input", "said", "full",
 )  # fmt: skip
 _SKELETON = (
     "id", "conversation", "parent", "depth", "seq", "offset", "length", "begun", "touched", "ended", "stopped",
