@@ -197,8 +197,8 @@ Effect = Callable[[Any], Any]
 class Jobs(Protocol):
     """Durable work. Times are the store's: it knows what is due and whose lease has run out.
 
-    Every commit of a job (journal, commit, finish) is fenced by its attempt and its agent's epoch, and raises Stale when
-    another attempt runs by now or something was forgotten.
+    Every commit of a job (journal, commit, finish) is fenced by its attempt and its agent's epoch, and raises Stale
+    when another attempt runs by now or something was forgotten.
     """
 
     def watch(self, woken: Callable[[], None]) -> Callable[[], None]:

@@ -1,0 +1,532 @@
+"""Durable jobs: lanes, leases, fences, journals, and what is left of them when something goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import Full, NotFound, Stale
+from storage.records import Agent, Job, JobState, Scope
+from storage.sqlite.agents import create_agent
+from storage.sqlite.jobs import Jobs, enqueue_job, forget_jobs
+from storage.sqlite.passages import insert_passage
+from storage.sqlite.store import SqliteStore
+
+KINDS = ("learn", "compact")
+LEASE_S = 60.0
+TRIES = 3
+
+
+class Clock:
+    """The wall's time, which may jump, and one that never does."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.tick = 50.0
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+        self.tick += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+OpenStore = Callable[..., Awaitable[SqliteStore]]
+
+
+@pytest.fixture
+async def store(path: Path, clock: Clock) -> Any:
+    store = await open_at(path, clock)
+    yield store
+    await store.close()
+
+
+async def open_at(path: Path, clock: Clock, **options: Any) -> SqliteStore:
+    return await SqliteStore.open(
+        path, now=lambda: clock.now, tick=lambda: clock.tick, busy_timeout_ms=0, **options
+    )
+
+
+@pytest.fixture
+def jobs(store: SqliteStore) -> Jobs:
+    return store.jobs
+
+
+async def make_agent(store: SqliteStore, user: str = "alice") -> Agent:
+    draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
+    return await store.writer.submit(lambda connection: create_agent(connection, draft))
+
+
+async def claim(jobs: Jobs, *kinds: str) -> Job | None:
+    return await jobs.claim(kinds or KINDS, lease_s=LEASE_S, tries=TRIES)
+
+
+async def take(jobs: Jobs, *kinds: str) -> Job:
+    job = await claim(jobs, *kinds)
+    assert job is not None
+    return job
+
+
+def remember(agent: Agent, text: str) -> Callable[[sqlite3.Connection], Any]:
+    return lambda connection: insert_passage(connection, agent.id, text, at=1.0)
+
+
+def texts(store: SqliteStore, agent: Agent) -> list[str]:
+    return [passage.text for passage in store.passages.list(agent.id)]
+
+
+def raise_epoch(agent: Agent) -> Callable[[sqlite3.Connection], Any]:
+    return lambda c: c.execute("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,)) and None
+
+
+def content_of(path: Path) -> str:
+    return path.read_bytes().decode("latin-1")
+
+
+# --- from enqueueing to the end ---------------------------------------------------------------------------------------
+
+
+async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: SqliteStore, jobs: Jobs) -> None:
+    agent = await make_agent(store)
+    id = await jobs.enqueue("learn", agent.id, "k", b'{"from":7}')
+    job = await take(jobs)
+    assert (job.id, job.kind, job.agent, job.payload) == (id, "learn", agent.id, b'{"from":7}')
+    assert (job.state, job.attempt, job.tries) == (JobState.RUNNING, 1, 1)
+    assert await claim(jobs) is None
+    await jobs.journal(job, "ask", b"answer")
+    await jobs.finish(job, remember(agent, "done"))
+    assert jobs.list() == ()
+    assert jobs.steps(id) == ()
+    assert texts(store, agent) == ["done"]
+    assert await jobs.due_in(KINDS) is None
+
+
+async def test_what_fails_in_the_last_effect_leaves_the_job_as_it_was(store: SqliteStore, jobs: Jobs) -> None:
+    agent = await make_agent(store)
+    await jobs.enqueue("learn", agent.id, "k")
+    job = await take(jobs)
+
+    def half(connection: sqlite3.Connection) -> None:
+        remember(agent, "half")(connection)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await jobs.finish(job, half)
+    assert texts(store, agent) == []
+    assert [each.state for each in jobs.list()] == [JobState.RUNNING]
+    await jobs.finish(job)
+
+
+async def test_a_job_enqueued_in_a_transaction_that_fails_is_not_there(
+    store: SqliteStore, jobs: Jobs
+) -> None:
+    agent = await make_agent(store)
+
+    def turn(connection: sqlite3.Connection) -> None:
+        enqueue_job(connection, "learn", agent.id, "k", b"{}", due=0.0, now=0.0, epoch=agent.epoch)
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        await store.writer.submit(turn)
+    assert jobs.list() == ()
+
+
+async def test_only_what_is_due_and_has_a_handler_is_claimed(
+    store: SqliteStore, jobs: Jobs, clock: Clock
+) -> None:
+    await jobs.enqueue("learn", 0, "k", due=clock.now + 10)
+    await jobs.enqueue("index", 0, "k")
+    assert await claim(jobs) is None
+    assert await jobs.due_in(KINDS) == 10.0
+    assert await jobs.due_in(("index",)) == 0.0
+    clock.pass_(10)
+    assert (await take(jobs)).kind == "learn"
+
+
+# --- lanes and keys ---------------------------------------------------------------------------------------------------
+
+
+async def test_one_job_of_a_kind_runs_for_an_agent(store: SqliteStore, jobs: Jobs) -> None:
+    a, b = await make_agent(store, "a"), await make_agent(store, "b")
+    await jobs.enqueue("learn", a.id, "1")
+    await jobs.enqueue("learn", a.id, "2")
+    await jobs.enqueue("learn", b.id, "1")
+    await jobs.enqueue("compact", a.id, "1")
+    claimed = [await take(jobs), await take(jobs), await take(jobs)]
+    assert [(job.kind, job.agent, job.key) for job in claimed] == [
+        ("learn", a.id, "1"),
+        ("learn", b.id, "1"),
+        ("compact", a.id, "1"),
+    ]
+    assert await claim(jobs) is None
+    await jobs.finish(claimed[0])
+    assert (await take(jobs)).key == "2"
+
+
+async def test_the_schema_itself_forbids_two_in_a_lane(store: SqliteStore, jobs: Jobs) -> None:
+    await jobs.enqueue("learn", 0, "1")
+    await jobs.enqueue("learn", 0, "2")
+    await take(jobs)
+    with pytest.raises(Exception, match="UNIQUE"):
+        await store.writer.submit(lambda c: c.execute("UPDATE jobs SET state = 'running'"))
+
+
+async def test_jobs_of_one_key_that_wait_are_one(store: SqliteStore, jobs: Jobs, clock: Clock) -> None:
+    first = await jobs.enqueue("learn", 0, "k", b"old", due=clock.now + 5)
+    assert await jobs.enqueue("learn", 0, "k", b"new", due=clock.now + 50) == first
+    (job,) = jobs.list()
+    assert (job.payload, job.due) == (b"new", clock.now + 5)
+    await jobs.enqueue("learn", 0, "k", b"er", due=clock.now + 50, merge=lambda a, b: a + b, postpone=True)
+    (job,) = jobs.list()
+    assert (job.payload, job.due) == (b"newer", clock.now + 50)
+
+
+async def test_enqueueing_while_one_runs_leaves_one_waiting(store: SqliteStore, jobs: Jobs) -> None:
+    await jobs.enqueue("learn", 0, "k", b"1")
+    job = await take(jobs)
+    for payload in (b"2", b"3"):
+        await jobs.enqueue("learn", 0, "k", payload)
+    assert [each.state for each in jobs.list()] == [JobState.PENDING, JobState.RUNNING]
+    assert job.payload == b"1"
+    await jobs.finish(job)
+    assert (await take(jobs)).payload == b"3"
+
+
+async def test_claims_in_one_batch_share_the_lanes(store: SqliteStore, jobs: Jobs) -> None:
+    for key in "12345":
+        await jobs.enqueue("learn", 0, key)
+    claimed = await asyncio.gather(*(claim(jobs) for _ in range(5)))
+    assert [job.key for job in claimed if job] == ["1"]
+
+
+# --- failing ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_failing_job_holds_its_lane_until_its_dead_letter(
+    store: SqliteStore, jobs: Jobs, clock: Clock
+) -> None:
+    poison = await jobs.enqueue("learn", 0, "poison")
+    await jobs.enqueue("learn", 0, "next")
+    job = await take(jobs)
+    assert await jobs.fail(job, "first", 30.0) == "retrying"
+    assert await claim(jobs) is None, "the lane waits for it"
+    assert await jobs.due_in(KINDS) == 30.0
+    clock.pass_(30)
+    job = await take(jobs)
+    assert (job.id, job.attempt, job.tries, job.error) == (poison, 2, 2, "first")
+    assert await jobs.fail(job, "second", None) == "dead"
+    assert (await take(jobs)).key == "next"
+    (dead,) = jobs.list(JobState.DEAD)
+    assert (dead.id, dead.error) == (poison, "second")
+
+
+async def test_a_dead_letter_is_tried_again_from_where_it_was(store: SqliteStore, jobs: Jobs) -> None:
+    id = await jobs.enqueue("learn", 0, "k")
+    job = await take(jobs)
+    await jobs.journal(job, "ask", b"answer")
+    await jobs.fail(job, "no", None)
+    assert jobs.counts()[JobState.DEAD] == 1
+    assert (await jobs.retry(id)).state is JobState.PENDING
+    job = await take(jobs)
+    assert (job.id, job.tries, job.attempt, job.error) == (id, 1, 2, None)
+    assert await jobs.step(job, "ask") == b"answer"
+
+
+async def test_a_newer_job_of_the_key_takes_the_dead_ones_place(
+    store: SqliteStore, jobs: Jobs, clock: Clock
+) -> None:
+    id = await jobs.enqueue("learn", 0, "k", b"old")
+    await jobs.fail(await take(jobs), "no", None)
+    newer = await jobs.enqueue("learn", 0, "k", b"new", due=clock.now + 99)
+    job = await jobs.retry(id)
+    assert (job.id, job.payload, job.due) == (newer, b"new", clock.now)
+    assert [each.id for each in jobs.list()] == [newer]
+
+
+async def test_a_key_has_one_dead_letter(store: SqliteStore, jobs: Jobs) -> None:
+    for error in ("1", "2"):
+        await jobs.enqueue("learn", 0, "k")
+        await jobs.fail(await take(jobs), error, None)
+    assert [job.error for job in jobs.list()] == ["2"]
+
+
+async def test_one_that_is_given_back_was_not_tried(store: SqliteStore, jobs: Jobs, clock: Clock) -> None:
+    await jobs.enqueue("learn", 0, "k")
+    await jobs.release(await take(jobs), 5.0)
+    assert await claim(jobs) is None
+    clock.pass_(5)
+    job = await take(jobs)
+    assert (job.tries, job.attempt) == (1, 2)
+
+
+async def test_a_cancelled_job_is_gone_and_commits_nothing(store: SqliteStore, jobs: Jobs) -> None:
+    agent = await make_agent(store)
+    id = await jobs.enqueue("learn", agent.id, "k")
+    job = await take(jobs)
+    await jobs.cancel(id)
+    assert not await jobs.heartbeat(job, LEASE_S)
+    with pytest.raises(Stale):
+        await jobs.finish(job, remember(agent, "late"))
+    assert await jobs.fail(job, "late", 1.0) == "lost"
+    assert texts(store, agent) == []
+    for missing in (jobs.cancel, jobs.retry):
+        with pytest.raises(NotFound):
+            await missing(id)
+
+
+# --- leases -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lease_that_ran_out_is_taken_over_and_its_worker_commits_nothing(
+    store: SqliteStore, jobs: Jobs, clock: Clock
+) -> None:
+    agent = await make_agent(store)
+    await jobs.enqueue("learn", agent.id, "k")
+    old = await take(jobs)
+    clock.pass_(LEASE_S - 1)
+    assert await claim(jobs) is None
+    assert await jobs.due_in(KINDS) == 1.0
+    clock.pass_(1)
+    new = await take(jobs)
+    assert (new.id, new.attempt) == (old.id, old.attempt + 1)
+    assert not await jobs.heartbeat(old, LEASE_S)
+    for late in (
+        jobs.journal(old, "ask", b"late", remember(agent, "late")),
+        jobs.commit(old, remember(agent, "late")),
+        jobs.finish(old, remember(agent, "late")),
+    ):
+        with pytest.raises(Stale):
+            await late
+    assert await jobs.fail(old, "late", None) == "lost"
+    await jobs.finish(new, remember(agent, "good"))
+    assert texts(store, agent) == ["good"]
+
+
+async def test_a_heartbeat_keeps_the_lease(store: SqliteStore, jobs: Jobs, clock: Clock) -> None:
+    await jobs.enqueue("learn", 0, "k")
+    job = await take(jobs)
+    for _ in range(5):
+        clock.pass_(LEASE_S - 1)
+        assert await jobs.heartbeat(job, LEASE_S)
+        assert await claim(jobs) is None
+    await jobs.finish(job)
+
+
+async def test_what_another_process_left_running_is_taken_over_at_once(path: Path, clock: Clock) -> None:
+    """Its steps are there: none is performed again."""
+    first = await open_at(path, clock)
+    await first.jobs.enqueue("learn", 0, "k")
+    job = await take(first.jobs)
+    await first.jobs.journal(job, "ask", b"answer")
+    await first.close()  # without an end of the job, as after a kill
+    clock.now -= 10_000
+    second = await open_at(path, clock)
+    assert await second.jobs.due_in(KINDS) == 0.0
+    again = await take(second.jobs)
+    assert (again.id, again.attempt, again.tries) == (job.id, 2, 2)
+    assert await second.jobs.step(again, "ask") == b"answer"
+    await second.close()
+
+
+async def test_a_job_that_kills_every_process_ends_in_the_dead_letter(path: Path, clock: Clock) -> None:
+    for attempt in range(TRIES):
+        store = await open_at(path, clock)
+        if attempt == 0:
+            await store.jobs.enqueue("learn", 0, "k")
+        assert (await take(store.jobs)).tries == attempt + 1
+        await store.close()
+    store = await open_at(path, clock)
+    assert await claim(store.jobs) is None
+    (dead,) = store.jobs.list()
+    assert dead.state is JobState.DEAD
+    assert "3 attempts" in str(dead.error)
+    await store.close()
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+async def test_a_jumping_clock_neither_ends_a_lease_nor_loses_a_job(
+    store: SqliteStore, jobs: Jobs, clock: Clock, jump: float
+) -> None:
+    await jobs.enqueue("learn", 0, "running")
+    job = await take(jobs)
+    await jobs.enqueue("compact", 0, "waiting", due=clock.now + 60)
+    clock.now += jump
+    assert await claim(jobs, "learn") is None
+    assert await jobs.heartbeat(job, LEASE_S)
+    assert (await take(jobs, "compact")).key == "waiting", "due, or a time nobody can tell any more: now"
+    await jobs.finish(job)
+
+
+# --- the journal ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_step_is_journaled_once_with_its_effect(store: SqliteStore, jobs: Jobs) -> None:
+    agent = await make_agent(store)
+    await jobs.enqueue("learn", agent.id, "k")
+    job = await take(jobs)
+    assert await jobs.step(job, "ask") is None
+    assert await jobs.journal(job, "ask", b"one", remember(agent, "one")) == b"one"
+    assert await jobs.journal(job, "ask", b"two", remember(agent, "two")) == b"one"
+    assert await jobs.step(job, "ask") == b"one"
+    assert texts(store, agent) == ["one"]
+    assert [(step.name, step.size) for step in jobs.steps(job.id)] == [("ask", 3)]
+
+
+# --- forgetting -------------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_enqueued_on_an_epoch_that_has_gone(store: SqliteStore, jobs: Jobs) -> None:
+    agent = await make_agent(store)
+    await store.writer.submit(raise_epoch(agent))
+    with pytest.raises(Stale):
+        await jobs.enqueue("learn", agent.id, "k", epoch=agent.epoch)
+    with pytest.raises(Stale):
+        await jobs.enqueue("learn", 999, "k")
+    assert await jobs.enqueue("learn", agent.id, "k")
+
+
+async def test_a_running_job_brings_nothing_back(store: SqliteStore, jobs: Jobs) -> None:
+    agent = await make_agent(store)
+    await jobs.enqueue("learn", agent.id, "k")
+    job = await take(jobs)
+    await jobs.journal(job, "ask", b"what was said")
+    await store.writer.submit(raise_epoch(agent))
+    assert not await jobs.heartbeat(job, LEASE_S)
+    for late in (
+        jobs.journal(job, "more", b"", remember(agent, "late")),
+        jobs.commit(job, remember(agent, "late")),
+        jobs.finish(job, remember(agent, "late")),
+    ):
+        with pytest.raises(Stale):
+            await late
+    assert await jobs.fail(job, "late", 1.0) == "dropped"
+    assert jobs.list() == ()
+    assert texts(store, agent) == []
+
+
+async def test_a_waiting_job_of_an_old_epoch_is_dropped_not_run(store: SqliteStore, jobs: Jobs) -> None:
+    agent = await make_agent(store)
+    await jobs.enqueue("learn", agent.id, "old")
+    await store.writer.submit(raise_epoch(agent))
+    await jobs.enqueue("learn", agent.id, "new")
+    assert (await take(jobs)).key == "new"
+    assert [job.key for job in jobs.list()] == ["new"]
+
+
+async def test_a_payload_of_an_old_epoch_is_not_merged_into_a_new_one(store: SqliteStore, jobs: Jobs) -> None:
+    agent = await make_agent(store)
+    await jobs.enqueue("learn", agent.id, "k", b"forgotten,")
+    await store.writer.submit(raise_epoch(agent))
+    await jobs.enqueue("learn", agent.id, "k", b"new", merge=lambda a, b: a + b)
+    assert (await take(jobs)).payload == b"new"
+
+
+async def test_forgetting_drops_jobs_steps_and_words_of_errors(
+    store: SqliteStore, jobs: Jobs, path: Path
+) -> None:
+    alice, bob = await make_agent(store), await make_agent(store, "bob")
+    await jobs.enqueue("learn", alice.id, "k")
+    job = await take(jobs)
+    await jobs.journal(job, "ask", b"zanzibar")
+    await jobs.fail(job, "zanzibar", None)
+    await jobs.enqueue("learn", bob.id, "k")
+    await jobs.forget(alice.id)
+    assert [job.agent for job in jobs.list()] == [bob.id]
+    await store.close()
+    assert "zanzibar" not in content_of(path)
+
+
+async def test_forgetting_can_let_a_job_begin_again(store: SqliteStore, jobs: Jobs) -> None:
+    agent = await make_agent(store)
+    await jobs.enqueue("learn", agent.id, "runs", b"1")
+    job = await take(jobs)
+    await jobs.journal(job, "ask", b"what was said")
+    await jobs.enqueue("learn", agent.id, "waits", b"2")
+
+    def forget(connection: sqlite3.Connection) -> None:
+        raise_epoch(agent)(connection)
+        forget_jobs(connection, agent.id, lambda job: job.payload + b"!")
+
+    await store.writer.submit(forget)
+    with pytest.raises(Stale):
+        await jobs.finish(job)
+    again = await take(jobs)
+    assert (again.id, again.payload, again.attempt > job.attempt) == (job.id, b"1!", True)
+    assert await jobs.step(again, "ask") is None
+    await jobs.finish(again)
+    assert (await take(jobs)).payload == b"2!"
+
+
+async def test_a_dead_letter_of_an_old_epoch_is_not_tried_again(store: SqliteStore, jobs: Jobs) -> None:
+    agent = await make_agent(store)
+    id = await jobs.enqueue("learn", agent.id, "k")
+    await jobs.fail(await take(jobs), "no", None)
+    await store.writer.submit(raise_epoch(agent))
+    with pytest.raises(Stale, match="forgotten"):
+        await jobs.retry(id)
+
+
+# --- who waits --------------------------------------------------------------------------------------------------------
+
+
+async def test_watchers_are_told_of_what_there_may_be_to_do(store: SqliteStore, jobs: Jobs) -> None:
+    told: list[int] = []
+    stop = jobs.watch(lambda: told.append(1))
+    await jobs.enqueue("learn", 0, "k")
+    assert len(told) == 1
+    job = await take(jobs)
+    assert len(told) == 1
+    await jobs.finish(job)
+    assert len(told) == 2
+    stop()
+    jobs.wake()
+    assert len(told) == 2
+
+
+async def test_a_caller_that_goes_away_hides_no_job(store: SqliteStore, jobs: Jobs) -> None:
+    told: list[int] = []
+    jobs.watch(lambda: told.append(len(jobs.list())))
+    task = asyncio.create_task(jobs.enqueue("learn", 0, "k"))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await store.drain(10)
+    assert told == [1]
+
+
+# --- spending ---------------------------------------------------------------------------------------------------------
+
+
+async def test_spending_is_counted_by_project_and_day(store: SqliteStore) -> None:
+    for project, day, tokens in (("a", 1, 10), ("a", 1, 5), ("a", 2, 7), ("b", 1, 1)):
+        await store.spending.spend(project, day, tokens)
+    assert [await store.spending.spent(*of) for of in (("a", 1), ("a", 2), ("b", 1), ("b", 2))] == [
+        15,
+        7,
+        1,
+        0,
+    ]
+
+
+async def test_a_full_disk_is_named(store: SqliteStore, jobs: Jobs) -> None:
+    await jobs.enqueue("learn", 0, "k")
+    job = await take(jobs)
+
+    def fill(connection: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    with pytest.raises(Full):
+        await jobs.commit(job, fill)
+    assert await store.writer.probe()
+    await jobs.finish(job)
