@@ -139,6 +139,8 @@ class Exchange:
     said: bytes | None = None
     full: bytes | None = None
     hidden: bool = False  # whether `full` is there, for a record loaded without its content
+    opaque: bool = False  # whether the reply has fields that only its provider reads
+    model: str = ""  # upstream and model that made the reply
     notes: dict[int, str] = field(default_factory=dict)
     prior: int | None = None
     snapshot: int | None = None
