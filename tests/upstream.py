@@ -249,6 +249,10 @@ class StrictUpstream:
     def queue(self, *replies: Reply) -> None:
         self._replies.extend(replies)
 
+    def forget_replies(self) -> None:
+        """What was queued and not asked for."""
+        self._replies.clear()
+
     def arrived(self, count: int) -> Gate:
         """A gate that opens when so many requests have arrived: `await upstream.arrived(1).wait()`."""
         gate = Gate()
