@@ -25,6 +25,7 @@ from storage.records import (
     State,
 )
 from storage.sqlite.queries import load_queries
+from storage.sqlite.room import pad_bytes, pad_sql, room_for, size_of
 
 __all__ = [
     "add_exchange",
@@ -33,6 +34,7 @@ __all__ = [
     "insert_exchange",
     "load_pool",
     "look",
+    "rewrite_exchange",
     "update_exchange",
 ]
 
@@ -45,7 +47,8 @@ POOL_LIMIT = (
 _COLUMNS = (
     "conversation", "parent", "depth", "span", "offset", "length", "begun", "touched", "ended", "stopped", "state",
     "superseded", "carried", "standing", "edits", "adds", "opaque", "model", "merged", "size", "head", "tokens",
-    "prior", "snapshot", "path", "reply_key", "input_key", "hush", "inputs", "media", "reply", "notes", "input", "said", "full",
+    "prior", "snapshot", "path", "reply_key", "input_key", "hush", "inputs", "media", "reply", "notes",
+    "input", "said", "full",
 )  # fmt: skip
 _SKELETON = (
     "id", "conversation", "parent", "depth", "seq", "offset", "length", "begun", "touched", "ended", "stopped",
@@ -58,8 +61,8 @@ def _prepared() -> Mapping[str, str]:
     texts = {
         "{skeleton}": ", ".join(f"p.{c}" for c in _SKELETON) + ", p.full IS NOT NULL",
         "{pad}": ", ".join(["NULL"] * (len(_SKELETON) + 1)),
-        "{columns}": ", ".join(_COLUMNS),
-        "{values}": ", ".join("?" * len(_COLUMNS)),
+        "{columns}": ", ".join((*_COLUMNS, "room", "pad")),
+        "{values}": ", ".join("?" * (len(_COLUMNS) + 2)),
     }
     queries = dict(load_queries("history.sql"))
     for name, sql in queries.items():
@@ -70,11 +73,27 @@ def _prepared() -> Mapping[str, str]:
 
 
 SQL = _prepared()
+_FIXED = len(_COLUMNS) - 3
+_SET = ", ".join(f"{name} = ?{i + 1}" for i, name in enumerate(_COLUMNS[:-3]))
+
+
+def _updating(input_: str, said: str, full: str) -> str:
+    """An update within the row's room. Parameters: columns, contents, has it hidden rounds, size, id."""
+    size = f"?{_FIXED + 5}"
+    return (
+        f"UPDATE exchanges SET {_SET}, input = {input_}, said = {said}, full = {full}, "
+        f"pad = {pad_sql(size, (input_, said, full))} WHERE id = ?{_FIXED + 6}"
+    )
+
+
+_INPUT, _SAID, _FULL, _IS_HIDDEN = (f"?{_FIXED + i}" for i in range(1, 5))
 # Content that was not loaded stays; what hid rounds and does no more loses them.
-_UPDATE = (
-    f"UPDATE exchanges SET {', '.join(f'{c} = ?' for c in _COLUMNS[:-3])}, input = coalesce(?, input), "
-    "said = coalesce(?, said), full = CASE WHEN ? THEN coalesce(?, full) END WHERE id = ?"
+_UPDATE = _updating(
+    f"coalesce({_INPUT}, input)",
+    f"coalesce({_SAID}, said)",
+    f"CASE WHEN {_IS_HIDDEN} THEN coalesce({_FULL}, full) END",
 )
+_REWRITE = _updating(_INPUT, _SAID, f"CASE WHEN {_IS_HIDDEN} THEN {_FULL} END")
 
 
 # -- bytes of a row
@@ -339,20 +358,38 @@ def add_exchange(
 ) -> tuple[int, int] | None:
     """(id, seq) of the new row; None where the conversation moved or something was forgotten since it was planned."""
     row = connection.execute(
-        SQL["exchange_add"], [*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev]
+        SQL["exchange_add"], [*_padded(e), e.seq, e.run, agent, epoch, e.conversation, rev]
     ).fetchone()
     return None if row is None else (row[0], row[1])
 
 
 def insert_exchange(connection: sqlite3.Connection, agent: int, e: Exchange) -> tuple[int, int]:
     """(id, seq) of the new row."""
-    row = connection.execute(SQL["exchange_insert"], [*_values(e), e.seq, e.run, agent]).fetchone()
+    row = connection.execute(SQL["exchange_insert"], [*_padded(e), e.seq, e.run, agent]).fetchone()
     return row[0], row[1]
 
 
 def update_exchange(connection: sqlite3.Connection, e: Exchange) -> None:
-    *values, full = _values(e)
-    connection.execute(_UPDATE, [*values, e.hidden, full, e.id])
+    """Content that was not loaded stays."""
+    _update(connection, _UPDATE, e)
+
+
+def rewrite_exchange(connection: sqlite3.Connection, e: Exchange) -> None:
+    """It has the content it is given here, and no other."""
+    _update(connection, _REWRITE, e)
+
+
+def _update(connection: sqlite3.Connection, statement: str, e: Exchange) -> None:
+    values = _values(e)
+    connection.execute(statement, [*values, e.hidden, size_of(values[:_FIXED]), e.id])
+
+
+def _padded(e: Exchange) -> list[Any]:
+    """Of a new row: its columns, its room and its padding."""
+    values = _values(e)
+    size = size_of(values)
+    room = room_for(size)
+    return [*values, room, bytes(pad_bytes(size, room)) if size < room else None]
 
 
 def carry(connection: sqlite3.Connection, agent: int, exchange: int) -> None:

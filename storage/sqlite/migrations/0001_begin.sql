@@ -49,6 +49,7 @@ CREATE TABLE conversations (
 -- One turn each: what the client sent since our last reply, and our reply. See storage/records.py for the columns.
 -- span: how many of the agent's sequence numbers it takes, from seq on.
 -- input_key: hash of the atoms of its last input message.
+-- room, pad: rows change in place and never grow within their page (storage/sqlite/room.py says why).
 CREATE TABLE exchanges (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     agent        INTEGER NOT NULL,
@@ -78,6 +79,7 @@ CREATE TABLE exchanges (
     tokens       INTEGER NOT NULL DEFAULT 0,
     prior        INTEGER,
     snapshot     INTEGER,
+    room         INTEGER NOT NULL DEFAULT 0,
     path         BLOB NOT NULL,
     reply_key    BLOB,
     input_key    BLOB,
@@ -88,7 +90,8 @@ CREATE TABLE exchanges (
     notes        BLOB,
     input        BLOB,
     said         BLOB,
-    full         BLOB
+    full         BLOB,
+    pad          BLOB
 ) STRICT;
 
 CREATE INDEX exchanges_path ON exchanges (agent, path);
@@ -115,6 +118,14 @@ CREATE TABLE marks (
     exchange INTEGER NOT NULL,
     PRIMARY KEY (agent, kind, hash, exchange)
 ) STRICT, WITHOUT ROWID;
+
+-- What is being forgotten: written first and deleted last, so that a process that dies in between goes on with it.
+-- target: JSON of ids, never of names or words.
+CREATE TABLE forgetting (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    agent  INTEGER NOT NULL,
+    target BLOB NOT NULL
+) STRICT;
 
 -- Memory sections as they were sent. versions: JSON, label to block version.
 CREATE TABLE snapshots (

@@ -1,0 +1,82 @@
+"""How large a row may become without moving its neighbours.
+
+SQLite erases in place what is overwritten (`secure_delete`), but a row that no longer fits its page makes it deal the
+rows of several pages out anew, and then bytes of rows that moved may stay behind between the new ones: forgotten text
+would be left in the file. So the part of an exchange that lies in its page never grows. Each row remembers its room
+there and is padded to it; what needs more goes to overflow pages, which belong to it alone and are erased when it
+gives them up.
+
+Sizes are those of SQLite's record format (sqlite.org/fileformat2.html, sections 1.6 and 2.1), for pages of 4096 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["FLOOR", "pad_bytes", "pad_sql", "room_for", "size_of"]
+
+_USABLE = 4096
+_LOCAL = _USABLE - 35  # the longest record without overflow pages
+_LEAST = (_USABLE - 12) * 32 // 255 - 23  # of a longer one, what lies in its page at least
+_STEP = _USABLE - 4  # what an overflow page holds
+_OTHERS = 45  # the columns that are not counted here, since they never change: id, agent, seq, run, room
+FLOOR = 540  # a row's room is enough for the head of one that overflows
+_SPILLED = (
+    _LEAST + 4 - _OTHERS - 8
+)  # of one that overflows from the beginning: its head may be as short as that
+
+# Of this length modulo _STEP a record leaves no more than _LEAST bytes in its page, give or take a hundred.
+_SPILL = _LEAST - 100
+
+
+def size_of(values: Iterable[object]) -> int:
+    """Bytes in a record, type codes included. Booleans are numbers, as SQLite has them."""
+    return sum(map(_size, values))
+
+
+def _size(value: object) -> int:
+    if value is None:
+        return 1
+    if isinstance(value, int):
+        return 1 if value in (0, 1) else 1 + _width(value)
+    if isinstance(value, float):
+        return 9
+    n = len(value.encode()) if isinstance(value, str) else len(value)  # type: ignore[arg-type]
+    return n + (1 if n < 58 else 2 if n < 8186 else 3 if n < 1048570 else 4)
+
+
+def _width(value: int) -> int:
+    bits = (~value if value < 0 else value).bit_length() + 1
+    return next(width for width in (1, 2, 3, 4, 6, 8) if bits <= 8 * width)
+
+
+def room_for(size: int) -> int:
+    """Of a new row, given its size without padding."""
+    if size + 1 + _OTHERS > _LOCAL:
+        return _SPILLED
+    return max(FLOOR, size + 1)
+
+
+def pad_bytes(size: int, room: int) -> int:
+    """Zeros that bring a row to its room, or beyond it to overflow pages. `pad_sql` is the same."""
+    if size < room:
+        left = room - size
+        return left - 1 if left <= 58 else max(57, left - 2)
+    pages = max(1, (size + _OTHERS - _SPILL + _STEP - 1) // _STEP)
+    return _SPILL + _STEP * pages - _OTHERS - size
+
+
+def _content(value: str) -> str:
+    n = f"length({value})"
+    head = f"CASE WHEN {n} < 58 THEN 1 WHEN {n} < 8186 THEN 2 WHEN {n} < 1048570 THEN 3 ELSE 4 END"
+    return f"CASE WHEN {value} IS NULL THEN 1 ELSE {n} + {head} END"
+
+
+def pad_sql(size: str, blobs: Iterable[str]) -> str:
+    """The same as an expression. size: of all but these blobs; it reads the row's own `room`."""
+    n = " + ".join([size, *(f"({_content(blob)})" for blob in blobs)])
+    pages = f"max(1, (n + {_OTHERS - _SPILL + _STEP - 1}) / {_STEP})"
+    return (
+        "(SELECT zeroblob(CASE WHEN n < room THEN CASE WHEN room - n <= 58 THEN room - n - 1 "
+        f"ELSE max(57, room - n - 2) END ELSE {_SPILL - _OTHERS} + {_STEP} * {pages} - n END) FROM (SELECT {n} AS n))"
+    )

@@ -1,0 +1,146 @@
+"""A row never grows within its page, so that its neighbours never move and leave no copies of what they say."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from storage.records import Agent, Exchange, State
+from storage.sqlite import history
+from storage.sqlite.room import pad_bytes, room_for, size_of
+from storage.sqlite.store import SqliteStore
+
+PAGE = 4096
+
+
+def exchange(chance: random.Random, mark: int) -> Exchange:
+    """Of any size; its content is one word over and over."""
+
+    def text(most: int) -> bytes | None:
+        return b'"' + b"word%06d " % mark * chance.randrange(most) + b'"' if chance.random() < 0.9 else None
+
+    return Exchange(
+        id=0,
+        conversation=1,
+        parent=chance.choice((None, 3, 70_000)),
+        depth=chance.randrange(300),
+        offset=chance.randrange(40_000),
+        inputs=tuple((chance.randbytes(12),) for _ in range(chance.choice((1, 1, 1, 2, 40)))),
+        media=(b"",),
+        reply=chance.choice((None, (chance.randbytes(12),))),
+        path=chance.randbytes(16),
+        reply_key=chance.choice((None, chance.randbytes(12))),
+        begun=chance.choice((1.0, 1.76e9, 1.5)),
+        touched=1.76e9,
+        ended=chance.choice((None, 2.0, 1.76e9 + 0.25)),
+        state=chance.choice(list(State)),
+        carried=chance.random() < 0.5,
+        size=chance.randrange(70_000),
+        tokens=chance.randrange(40_000),
+        merged=chance.choice(("", "carried", "idle")),
+        input=text(chance.choice((4, 40, 300, 900))),
+        said=text(chance.choice((4, 40, 300))),
+        notes={0: "a note " * chance.randrange(80)} if chance.random() < 0.5 else {},
+    )
+
+
+def varint(page: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for _ in range(9):
+        byte = page[at]
+        at, value = at + 1, value << 7 | byte & 0x7F
+        if not byte & 0x80:
+            break
+    return value, at
+
+
+def cells(path: Path) -> Iterator[tuple[int, int, int]]:
+    """(page, row id, length of the record) of every row of every table in the file."""
+    data = path.read_bytes()
+    for number in range(1, len(data) // PAGE):
+        page = data[number * PAGE : (number + 1) * PAGE]
+        if page[0] != 13 or b"CREATE " in page:  # the leaf of a table, but not of the schema
+            continue
+        for i in range(int.from_bytes(page[3:5], "big")):
+            at = int.from_bytes(page[8 + 2 * i : 10 + 2 * i], "big")
+            length, at = varint(page, at)
+            yield number, varint(page, at)[0], length
+
+
+async def test_rows_stay_where_they_are_whatever_they_become(
+    store: SqliteStore, agent: Agent, path: Path
+) -> None:
+    chance = random.Random(7)
+    count = 300
+
+    def insert(connection: sqlite3.Connection) -> list[int]:
+        return [history.insert_exchange(connection, agent.id, exchange(chance, i))[0] for i in range(count)]
+
+    ids = await store.writer.submit(insert)
+    await store.writer.checkpoint()
+    large = {page for page, _, length in cells(path) if length > 500}
+    before = {row: page for page, row, _ in cells(path) if page in large}
+    assert set(ids) <= before.keys()
+
+    for step in range(4):
+
+        def update(connection: sqlite3.Connection, step: int = step) -> None:
+            for i in chance.sample(ids, count // 2):
+                made = replace(exchange(chance, i), id=i)
+                if step % 2:
+                    history.rewrite_exchange(connection, made)
+                else:
+                    history.update_exchange(connection, made)
+
+        await store.writer.submit(update)
+        await store.writer.checkpoint()
+        now = {row: page for page, row, _ in cells(path) if row in before and page in large}
+        assert now == before
+
+
+async def test_a_short_row_is_exactly_as_long_after_as_before(
+    store: SqliteStore, agent: Agent, path: Path
+) -> None:
+    chance = random.Random(3)
+    made = [replace(exchange(chance, i), input=b"x" * (500 + 40 * i), said=None, notes={}) for i in range(50)]
+
+    def insert(connection: sqlite3.Connection) -> None:
+        for e in made:
+            history.insert_exchange(connection, agent.id, e)
+
+    await store.writer.submit(insert)
+    await store.writer.checkpoint()
+    before = sorted((row, length) for _, row, length in cells(path) if length > 500)
+    assert len(before) == 50
+
+    def update(connection: sqlite3.Connection) -> None:
+        for row, _ in before:
+            history.rewrite_exchange(
+                connection,
+                replace(exchange(chance, row), id=row, input=b"y" * 40, said=None, notes={}, inputs=()),
+            )
+
+    await store.writer.submit(update)
+    await store.writer.checkpoint()
+    assert sorted((row, length) for _, row, length in cells(path) if length > 500) == before
+
+
+@pytest.mark.parametrize("size", [1, 100, 480, 481, 482, 483, 539, 540, 541, 600, 4000, 4015, 4016, 9000])
+def test_python_and_sql_agree(size: int) -> None:
+    room = room_for(size)
+    if size < room:
+        pad = bytes(pad_bytes(size, room))
+        assert room - 1 <= size - 1 + size_of([pad]) <= room or size_of([pad]) in (58, 59)
+
+
+def test_sizes_are_sqlites() -> None:
+    assert (
+        size_of([None, 0, 1, True, 2, -128, 128, 40_000, 2**31, 2**47, 1.5])
+        == 5 + 2 + 2 + 3 + 4 + 7 + 9 + 9 - 1
+    )
+    assert size_of(["", b"x" * 57, b"x" * 58, "é"]) == 1 + 58 + 60 + 3
