@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -494,11 +495,15 @@ async def test_watchers_are_told_of_what_there_may_be_to_do(store: SqliteStore, 
 async def test_a_caller_that_goes_away_hides_no_job(store: SqliteStore, jobs: Jobs) -> None:
     told: list[int] = []
     jobs.watch(lambda: told.append(len(jobs.list())))
+    gate = threading.Event()
+    stalled = store.writer.submit(lambda _: gate.wait(10))
     task = asyncio.create_task(jobs.enqueue("learn", 0, "k"))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    gate.set()
+    assert await stalled
     assert await store.drain(10)
     assert told == [1]
 

@@ -1,0 +1,273 @@
+"""The worker: claims durable jobs, has them performed, and keeps their leases while that goes on.
+
+It sleeps until something falls due or somebody wakes it; it never polls. A handler is a coroutine function that is
+given a `JobContext` and may be ended at any await; what it must not do twice it does as a step:
+
+    async def learn(job: JobContext) -> None:
+        reply = await job.step("ask", lambda: ask(job.payload))    # journaled: not asked again after a crash
+        await job.finish(store.facts.adding(job.agent, reply))     # effect, cursor and the job's end: one transaction
+
+A handler that fails is tried again, each time later, until the dead letter; its lane waits for it meanwhile. Words of
+errors that are not ours never reach the database or the log: they may hold what somebody said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gateway.errors import GatewayError
+from storage.base import Effect, Jobs
+from storage.errors import Stale, StoreError, Unavailable
+from storage.records import Job
+
+__all__ = ["GiveUp", "Handler", "JobContext", "JobFailed", "Postponed", "Worker", "WorkerLimits"]
+
+_log = logging.getLogger("mnemogate")
+
+_AFTER_FAULT_S = 30.0  # a store that comes back says so earlier
+_LEAST_S = 0.05  # between two looks: what falls due within it is taken together
+_NOTHING_FOUND_S = 5.0  # what seemed due could not be claimed: somebody else was faster
+_LAST_WORD_S = 2.0  # at shutdown, to give a job back
+_ERROR_LENGTH = 500
+
+
+class JobFailed(Exception):
+    """An attempt failed. message: goes to the database and the operator, so nothing of what was said."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class GiveUp(JobFailed):
+    """Trying again is of no use: the dead letter at once."""
+
+
+class Postponed(JobFailed):
+    """Not now, and not the job's fault: it is tried again after delay_s, and this attempt does not count."""
+
+    def __init__(self, message: str, delay_s: float) -> None:
+        super().__init__(message)
+        self.delay_s = delay_s
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """Chosen. tries: 8, the last some ten minutes after the first. lease_s: how long a job is left alone that gives no
+    sign of life; heartbeat_s: how often it gives one."""
+
+    concurrency: int = 4
+    lease_s: float = 60.0
+    heartbeat_s: float = 20.0
+    tries: int = 8
+    backoff_first_s: float = 5.0
+    backoff_most_s: float = 3600.0
+
+
+class JobContext:
+    """One attempt of a job, as its handler sees it. Every commit raises Stale when this attempt has no say any more;
+    a handler lets that pass."""
+
+    def __init__(self, job: Job, jobs: Jobs) -> None:
+        self.job = job
+        self._jobs = jobs
+        self._ended = False
+
+    @property
+    def agent(self) -> int:
+        return self.job.agent
+
+    @property
+    def payload(self) -> bytes:
+        return self.job.payload
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    async def step(
+        self,
+        name: str,
+        perform: Callable[[], Awaitable[bytes]],
+        effect: Callable[[bytes], Effect] | None = None,
+    ) -> bytes:
+        """The journaled result; or performs it, and journals it in one transaction with the effect made of it."""
+        known = await self._jobs.step(self.job, name)
+        if known is not None:
+            return known
+        result = await perform()
+        return await self._jobs.journal(self.job, name, result, effect(result) if effect else None)
+
+    async def commit(self, effect: Effect) -> None:
+        """An effect at once. It comes again if the process is killed before the job ends: it must bear that."""
+        await self._jobs.commit(self.job, effect)
+
+    async def finish(self, effect: Effect | None = None) -> None:
+        """The last effect and the job's end in one transaction. Without it a job ends when its handler returns."""
+        await self._jobs.finish(self.job, effect)
+        self._ended = True
+
+
+Handler = Callable[[JobContext], Awaitable[None]]
+
+
+class Worker:
+    """handlers: by kind, filled before `run`; jobs of other kinds are left alone.
+
+    count: told of each attempt's kind and of what became of it. sleep: waits so many seconds of a clock that does not
+    jump. jitter: from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        handlers: Mapping[str, Handler],
+        limits: WorkerLimits | None = None,
+        *,
+        count: Callable[[str, str], None] = lambda kind, outcome: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._jobs = jobs
+        self._handlers = handlers
+        self._limits = limits or WorkerLimits()
+        self._count = count
+        self._sleep = sleep
+        self._jitter = jitter
+        self._wake = asyncio.Event()
+        self._running = 0
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    async def run(self) -> None:
+        """Until cancelled; then what runs is cancelled too, and given back."""
+        unwatch = self._jobs.watch(self._wake.set)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    self._wake.clear()
+                    await self._wait(await self._start(tasks))
+        finally:
+            unwatch()
+
+    async def _start(self, tasks: asyncio.TaskGroup) -> float | None:
+        """Claims what is due while there is room. Returns the seconds until there may be more; None: until woken."""
+        kinds = tuple(self._handlers)
+        try:
+            while kinds and self._running < self._limits.concurrency:
+                wait = await self._jobs.due_in(kinds)
+                if wait is None or wait > 0:
+                    return None if wait is None else max(wait, _LEAST_S)
+                job = await self._jobs.claim(kinds, lease_s=self._limits.lease_s, tries=self._limits.tries)
+                if job is None:
+                    return _NOTHING_FOUND_S
+                self._running += 1
+                tasks.create_task(self._live(job), name=f"job-{job.id}")
+        except Exception as error:  # whatever it is, background work must not end for good
+            _log.warning("jobs: %s", _describe(error))
+            return _AFTER_FAULT_S
+        return None  # no room: an end of one wakes us
+
+    async def _wait(self, seconds: float | None) -> None:
+        if seconds is None:
+            await self._wake.wait()
+        elif not self._wake.is_set():
+            await _first(self._wake.wait(), self._sleep(seconds))
+
+    async def _live(self, job: Job) -> None:
+        """One attempt and what becomes of it. Never raises, but for its cancellation."""
+        try:
+            outcome = await self._attempt(job)
+        except asyncio.CancelledError:
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await self._jobs.release(job)
+            raise
+        except Exception as error:
+            # What became of it cannot be written: whoever claims next, when it can, takes it over.
+            _log.warning("job %d (%s): %s", job.id, job.kind, _describe(error))
+            self._jobs.let_go(job)
+            outcome = "unwritten"
+        finally:
+            self._running -= 1
+            self._wake.set()
+        self._count(job.kind, outcome)
+
+    async def _attempt(self, job: Job) -> str:
+        """What became of it. Raises: StoreError where that could not be written."""
+        context = JobContext(job, self._jobs)
+        try:
+            if not await self._perform(context):
+                return await self._jobs.fail(job, "its lease was lost", 0.0)
+            if not context.ended:
+                await context.finish()
+            return "finished"
+        except Postponed as error:
+            return await self._jobs.release(job, error.delay_s)
+        except Exception as error:
+            reason = _describe(error)
+            is_last = isinstance(error, GiveUp) or job.tries >= self._limits.tries
+            outcome = await self._jobs.fail(job, reason, None if is_last else self._backoff(job.tries))
+            _log.warning("job %d (%s), attempt %d: %s: %s", job.id, job.kind, job.tries, outcome, reason)
+            return outcome
+
+    async def _perform(self, context: JobContext) -> bool:
+        """Runs the handler under heartbeats; False: the lease is lost, and the handler was ended."""
+        job = context.job
+        work = asyncio.ensure_future(self._handlers[job.kind](context))
+        try:
+            while not work.done():
+                beat = asyncio.ensure_future(self._sleep(self._limits.heartbeat_s))
+                try:
+                    await asyncio.wait((work, beat), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    beat.cancel()
+                if not work.done():
+                    with suppress(Unavailable):  # no news; the lease itself runs on
+                        if not await self._jobs.heartbeat(job, self._limits.lease_s):
+                            return False
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+        if work.cancelled():
+            raise JobFailed("its handler was cancelled from within")
+        work.result()
+        return True
+
+    def _backoff(self, tries: int) -> float:
+        """Twice as long each time; half of it is chance, so that what failed together is not tried together."""
+        limits = self._limits
+        most = min(limits.backoff_most_s, limits.backoff_first_s * 2.0 ** (tries - 1))
+        return most * (0.5 + self._jitter() / 2)
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Until one of them is over; the others are cancelled."""
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _describe(error: BaseException) -> str:
+    """What went wrong and where. Only errors of ours, whose words we chose, speak for themselves."""
+    is_ours = isinstance(error, JobFailed | GatewayError | Unavailable | Stale)
+    words = f": {error}" if is_ours else ""
+    where = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        where = f" ({code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {code.co_name})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}{words}{where}"[:_ERROR_LENGTH]
