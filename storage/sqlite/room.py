@@ -39,8 +39,8 @@ def _size(value: object) -> int:
         return 1
     if isinstance(value, int):
         return 1 if value in (0, 1) else 1 + _width(value)
-    if isinstance(value, float):
-        return 9
+    if isinstance(value, float):  # a whole number is stored as one
+        return _size(int(value)) if value.is_integer() and abs(value) < 1 << 47 else 9
     n = len(value.encode()) if isinstance(value, str) else len(value)  # type: ignore[arg-type]
     return n + (1 if n < 58 else 2 if n < 8186 else 3 if n < 1048570 else 4)
 
