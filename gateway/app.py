@@ -188,10 +188,10 @@ def make_operations(settings: Settings, store: Store) -> dict[str, Operation]:
 
 def make_providers(settings: Settings) -> dict[str, Provider]:
     """By name; those of an upstream's further keys as `name#2` and so on (gateway.run.reach.Reach)."""
-    made = {each.name: _make_provider(each, each.name, each.api_key) for each in settings.upstreams}
+    made = {}
     for each in settings.upstreams:
-        for number, key in enumerate(each.api_keys[1:], 2):
-            name = f"{each.name}#{number}"
+        for number, key in enumerate(each.api_keys or (each.api_key,), 1):
+            name = each.name if number == 1 else f"{each.name}#{number}"
             made[name] = _make_provider(each, name, key)
     return made
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.errors import BadRequest, GatewayError, SettingsError
+from gateway.run.route import check_fallbacks
 from gateway.settings import Settings, load_settings
 from storage.errors import StoreError
 from storage.sqlite.lock import owner_of
@@ -29,7 +30,7 @@ __all__ = ["main"]
 
 EXIT_SETTINGS = 2
 EXIT_FAILED = 1
-SECRETS = ("api_key", "headers")
+SECRETS = ("api_key", "api_keys", "headers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,7 +119,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
-    shown = asdict(_settings(arguments))
+    settings = _settings(arguments)
+    check_fallbacks(settings)
+    shown = asdict(settings)
     print(json.dumps(_without_secrets(shown), indent=2, default=str))
     return 0
 

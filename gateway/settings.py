@@ -368,7 +368,7 @@ def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[Ups
 
 
 def _with_key(upstream: UpstreamSettings, environ: Mapping[str, str]) -> UpstreamSettings:
-    """With `api_key` the first of its keys, wherever they stand, and `api_keys` all of several."""
+    """With its keys in `api_key` or `api_keys`, wherever they stood."""
     where = f"upstreams {upstream.name!r}"
     given = (upstream.api_key, upstream.api_key_env, upstream.api_keys, upstream.api_keys_env)
     if sum(map(bool, given)) > 1:
@@ -384,7 +384,7 @@ def _with_key(upstream: UpstreamSettings, environ: Mapping[str, str]) -> Upstrea
         return replace(upstream, api_key=environ[upstream.api_key_env])
     keys = upstream.api_keys or tuple(environ[name] for name in upstream.api_keys_env)
     _unique(f"{where}: its keys", list(keys), is_secret=True)
-    return replace(upstream, api_key=keys[0], api_keys=keys) if keys else upstream
+    return replace(upstream, api_keys=keys)
 
 
 def _checked(settings: Settings) -> Settings:

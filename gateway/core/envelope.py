@@ -34,8 +34,8 @@ def consumed(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
     if _LOOKED_FOR.isdisjoint(body):
         return ()
     found = [name for name, kinds in _FIELDS.items() if name in body and isinstance(body[name], kinds)]
-    if "metadata" in body and not body.get("store"):
-        metadata = body["metadata"]
+    metadata = body.get("metadata")
+    if metadata is not None and not body.get("store"):
         is_plain = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
         if not (takes_metadata and is_plain):
             found.append("metadata")

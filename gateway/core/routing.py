@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from hashlib import blake2b
 from typing import Final
-from zlib import crc32
 
 __all__ = [
     "Failure",
@@ -198,9 +198,14 @@ def order(members: Sequence[Member], now: float, key: int) -> list[int]:
 
 def _shared(members: Sequence[Member], group: list[int], key: int) -> list[int]:
     least = min(members[i].health.in_flight for i in group)
-    ranked = sorted(group, key=lambda i: crc32(f"{key}:{members[i].name}".encode()), reverse=True)
+    ranked = sorted(group, key=lambda i: _score(key, members[i].name), reverse=True)
     lean = [i for i in ranked if members[i].health.in_flight <= least + _LEAN]
     return lean + sorted(set(ranked) - set(lean), key=lambda i: members[i].health.in_flight)
+
+
+def _score(key: int, name: str) -> bytes:
+    """Not a CRC: those of two names differ in the same bits for every key."""
+    return blake2b(f"{key}:{name}".encode(), digest_size=8).digest()
 
 
 def _wakes(health: Health) -> float:

@@ -50,12 +50,16 @@ _NO_CAPABILITIES = Capabilities()
 
 @dataclass(slots=True)
 class Place:
-    """One provider with one key. name: its upstream's, and from the second key on its number."""
+    """One provider with one key. name: its upstream's, and from the second key on its number.
+
+    has_key: False: callers bring their own, and then a limit that one of them reached says nothing about the others.
+    """
 
     name: str
     upstream: str
     provider: Provider
     policy: Policy
+    has_key: bool = True
     health: Health = field(default_factory=Health)
 
     @property
@@ -92,9 +96,12 @@ class Reach:
                 upstream.breaker_failures,
                 upstream.breaker_s,
             )
+            has_key = bool(upstream.api_key or upstream.api_keys or upstream.headers)
             names = [upstream.name, *(f"{upstream.name}#{n + 1}" for n in range(1, len(upstream.api_keys)))]
             self._places[upstream.name] = [
-                Place(name, upstream.name, providers[name], policy) for name in names if name in providers
+                Place(name, upstream.name, providers[name], policy, has_key)
+                for name in names
+                if name in providers
             ]
         metrics.watch_upstreams(self._resting)
 
@@ -174,7 +181,8 @@ class Tries:
             finally:
                 if is_probe:
                     health.is_probed = False
-            health.failed(place.policy, reach.now(), failure.retry_after_s)
+            if place.has_key or failure.kind != "429":
+                health.failed(place.policy, reach.now(), failure.retry_after_s)
             step, wait_s = self._decide(failure, tries) if is_free else (Step.STOP, 0.0)
             if step is Step.STOP:
                 self._answered(failure.kind, is_error=True, has_reply=reply is not None)

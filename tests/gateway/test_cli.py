@@ -91,12 +91,22 @@ def test_a_key_that_does_not_exist_is_said_so(capsys: Out) -> None:
 
 def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
     Path("mnemogate.toml").write_text(
-        '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\napi_key = "sk-1"\nheaders = {a = "sk-2"}'
+        '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\napi_key = "sk-1"\nheaders = {a = "sk-2"}\n'
+        '[[upstreams]]\nname = "b"\nbase_url = "http://x/v1"\napi_keys = ["sk-3", "sk-4"]'
     )
     assert main(["check-config"]) == 0
     shown = capsys.readouterr().out
     assert json.loads(shown)["upstreams"][0]["base_url"] == "http://x/v1"
     assert "sk-" not in shown
+
+
+def test_check_config_finds_a_fallback_that_nobody_answers_to(database: Path, capsys: Out) -> None:
+    Path("mnemogate.toml").write_text(
+        '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\n'
+        '[[models]]\nalias = "quick"\nmodel = "m"\nfallbacks = ["slow"]'
+    )
+    assert main(["check-config"]) == 2
+    assert "models 'quick': fallbacks: The model 'slow' does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import pytest
 
 from adapters.base import Provider
 from gateway.app import make_providers
-from gateway.errors import UnknownModel
+from gateway.core.routing import Target
+from gateway.errors import SettingsError, UnknownModel
 from gateway.run.catalogue import ModelList
-from gateway.run.route import Route, resolve_route
-from gateway.settings import ModelSettings, ProfileSettings, Settings, UpstreamSettings
+from gateway.run.route import Route, check_fallbacks, resolve_route
+from gateway.settings import DeploymentSettings, ModelSettings, ProfileSettings, Settings, UpstreamSettings
 from tests.server import serve, settings_for
 from tests.upstream import StrictUpstream, fail
 
@@ -69,6 +70,48 @@ def test_a_name_finds_its_upstream(settings: Settings, asked: str, expected: Rou
         assert caught.value.param == "model"
     else:
         assert resolve_route(settings, asked) == expected
+
+
+CHAIN = (
+    ModelSettings(
+        "quick",
+        "gpt-4o-mini",
+        "one",
+        fallbacks=("good", "claude-9", "two/x"),
+        deployments=(DeploymentSettings("two", "mini", 9), DeploymentSettings("one")),
+    ),
+    ModelSettings(
+        "good", "gpt-4o", "one", 70, fallbacks=("quick",), deployments=(DeploymentSettings("two"),)
+    ),
+)
+
+
+def test_a_chain_is_what_stands_in_one_list() -> None:
+    """A fallback brings its own deployments, but not its own fallbacks (which may lead back)."""
+    settings = Settings(upstreams=(ONE, TWO), models=CHAIN)
+    check_fallbacks(settings)
+    assert resolve_route(settings, "quick").targets == (
+        Target("one", "gpt-4o-mini", 100),
+        Target("two", "mini", 9),
+        Target("one", "gpt-4o-mini", 100),
+        Target("one", "gpt-4o", 70, rank=1),
+        Target("two", "gpt-4o", 70, rank=1),
+        Target("two", "claude-9", rank=2),
+        Target("two", "x", rank=3),
+    )
+    assert [each.rank for each in resolve_route(settings, "good").targets] == [0, 0, 1, 1, 1]
+
+
+def test_a_profiles_window_is_that_of_its_whole_chain() -> None:
+    profile = ProfileSettings("bob", model="good", context_window=30)
+    route = resolve_route(Settings(upstreams=(ONE, TWO), models=CHAIN, profiles=(profile,)), "agent/bob")
+    assert {each.context_window for each in route.targets} == {30}
+
+
+def test_a_fallback_that_nobody_answers_to_is_found_at_the_start() -> None:
+    alias = ModelSettings("quick", "gpt-4o-mini", "one", fallbacks=("nobody",))
+    with pytest.raises(SettingsError, match="models 'quick': fallbacks: The model 'nobody' does not exist"):
+        check_fallbacks(Settings(upstreams=(ONE,), models=(alias,)))
 
 
 async def fetched(settings: Settings) -> list[dict[str, Any]]:

@@ -88,6 +88,28 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
             "[[upstreams]]\nname = 'abc'\nbase_url = 'http://x'\n[[models]]\nalias = 'q'\nmodel = 'm'\nupstream='abd'",
             "models 'q': upstream: unknown name 'abd'; did you mean 'abc'?",
         ),
+        (
+            "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\napi_key = 'k'\napi_keys = ['l']",
+            "upstreams 'a': give one of api_key, api_key_env, api_keys and api_keys_env",
+        ),
+        (
+            "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\napi_keys = ['k', 'k']",
+            "its keys: one is there twice",
+        ),
+        (
+            "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\napi_keys_env = ['NOT_THERE']",
+            "api_keys_env names NOT_THERE, which is not set",
+        ),
+        ("[[upstreams]]\nname = 'a#2'\nbase_url = 'http://x'", "'#' is for the numbers of its keys"),
+        (
+            "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\n[[models]]\nalias = 'q'\nmodel = 'm'\nfallbacks = ['q']",
+            "models 'q': it is its own fallback",
+        ),
+        (
+            "[[upstreams]]\nname = 'abc'\nbase_url = 'http://x'\n[[models]]\nalias = 'q'\nmodel = 'm'\n"
+            "[[models.deployments]]\nupstream = 'abd'",
+            "models 'q': deployments: upstream: unknown name 'abd'; did you mean 'abc'?",
+        ),
         ("[[profiles]]\nname = 'a b'", "profiles 'a b': a name is"),
         (
             "[[profiles]]\nname = 'bob'\n[[profiles.blocks]]\nlabel = 'x'\nlimit = 2\nvalue = 'abc'",
@@ -166,8 +188,17 @@ def test_a_stray_key_does_not_open_a_second_upstream(tmp_path: Path) -> None:
     assert [(each.name, each.api_key) for each in settings.upstreams] == [("local", "mine")]
 
 
+def test_several_keys_come_from_the_file_or_the_environment(tmp_path: Path) -> None:
+    head = "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\n"
+    assert load(tmp_path, head + "api_keys = ['k', 'l']").upstreams[0].api_keys == ("k", "l")
+    environ = {"MNEMOGATE_KEY_1": "k", "KEY_2": "l"}
+    named = head + "api_keys_env = ['MNEMOGATE_KEY_1', 'KEY_2']"
+    assert load(tmp_path, named, environ).upstreams[0].api_keys == ("k", "l")
+
+
 def test_keys_are_not_shown() -> None:
-    assert "sk-secret" not in repr(UpstreamSettings("a", api_key="sk-secret", headers={"x": "sk-secret"}))
+    shown = UpstreamSettings("a", api_key="sk-secret", api_keys=("sk-secret",), headers={"x": "sk-secret"})
+    assert "sk-secret" not in repr(shown)
 
 
 @pytest.mark.parametrize(
