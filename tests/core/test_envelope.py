@@ -1,0 +1,34 @@
+"""Which fields are read and not sent on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core.envelope import consumed
+
+PLAIN = {"model": "m", "messages": [], "temperature": 0, "unknown": {"x": 1}, "user": "alice"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "takes_metadata", "expected"),
+    [
+        ({}, False, ()),
+        # Vapi
+        ({"call": {"id": "c"}, "customer": {}, "phoneNumber": {}}, True, ("call", "customer", "phoneNumber")),
+        ({"metadata": {"topic": {"x": 1}}}, True, ("metadata",)),
+        # ElevenLabs
+        ({"user_id": "u", "elevenlabs_extra_body": {"a": 1}}, True, ("user_id", "elevenlabs_extra_body")),
+        # the same names in another form are somebody else's
+        ({"call": "auto", "customer": 3, "phoneNumber": "1", "user_id": 7}, False, ()),
+        # metadata, which OpenAI takes with `store` only
+        ({"metadata": {"a": "b"}}, False, ("metadata",)),
+        ({"metadata": {"a": "b"}}, True, ()),
+        ({"metadata": {"a": "b"}, "store": True}, False, ()),
+        ({"metadata": {"a": 1}, "store": True}, False, ()),  # the upstream's error is the client's own
+        ({"metadata": None}, False, ()),
+    ],
+)
+def test_what_is_consumed(extra: dict[str, Any], takes_metadata: bool, expected: tuple[str, ...]) -> None:
+    assert consumed({**PLAIN, **extra}, takes_metadata) == expected

@@ -1,0 +1,229 @@
+"""Whom to ask next, when, and who is passed over meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.routing import (
+    Failure,
+    Health,
+    Member,
+    Policy,
+    Step,
+    backoff_s,
+    decide,
+    order,
+    read_retry_after,
+    take_credit,
+)
+
+NOW = 1000.0
+BUSY = Failure("429")
+COMES_BACK = Failure("429", retry_after_s=1.5)
+COMES_BACK_LATE = Failure("429", retry_after_s=30.0)
+NOT_DIALLED = Failure("unreachable", sent=False)
+NO_DIAL_TONE = Failure("timeout", sent=False, repeatable=False)
+LOST = Failure("unreachable")
+SLOW = Failure("timeout", repeatable=False)
+
+
+@pytest.mark.parametrize(
+    ("failure", "retries", "tries", "peer", "fallback", "credit", "step", "wait"),
+    [
+        # by default only dialling is repeated, once, and only where nobody else can be asked
+        (BUSY, 0, 1, False, False, True, Step.STOP, 0.0),
+        (LOST, 0, 1, False, False, True, Step.STOP, 0.0),
+        (NOT_DIALLED, 0, 1, False, False, True, Step.AGAIN, 0.075),
+        (NOT_DIALLED, 0, 2, False, False, True, Step.STOP, 0.0),
+        (NOT_DIALLED, 0, 1, False, True, True, Step.NEXT, 0.0),
+        (NO_DIAL_TONE, 0, 1, False, False, True, Step.STOP, 0.0),
+        # a fallback is asked at once
+        (BUSY, 0, 1, False, True, True, Step.NEXT, 0.0),
+        (COMES_BACK_LATE, 0, 1, False, True, True, Step.NEXT, 0.0),
+        (SLOW, 3, 1, False, True, True, Step.NEXT, 0.0),
+        # retries, before the fallback, as long as the wait is short
+        (BUSY, 2, 1, False, True, True, Step.AGAIN, 0.075),
+        (BUSY, 2, 2, False, True, True, Step.AGAIN, 0.15),
+        (BUSY, 2, 3, False, True, True, Step.NEXT, 0.0),
+        (BUSY, 2, 3, False, False, True, Step.STOP, 0.0),
+        (LOST, 1, 1, False, False, True, Step.AGAIN, 0.075),
+        (COMES_BACK, 1, 1, False, True, True, Step.AGAIN, 1.5),
+        (COMES_BACK_LATE, 1, 1, False, True, True, Step.NEXT, 0.0),
+        (COMES_BACK_LATE, 1, 1, False, False, True, Step.STOP, 0.0),
+        # what took our patience is not asked again
+        (SLOW, 3, 1, False, False, True, Step.STOP, 0.0),
+        # another place of the same model is better than waiting
+        (BUSY, 2, 1, True, True, True, Step.NEXT, 0.0),
+        (NOT_DIALLED, 2, 1, True, True, True, Step.NEXT, 0.0),
+        # the budget is used up
+        (BUSY, 2, 1, False, True, False, Step.NEXT, 0.0),
+        (NOT_DIALLED, 0, 1, False, False, False, Step.STOP, 0.0),
+    ],
+)
+def test_what_follows_a_failed_try(
+    failure: Failure,
+    retries: int,
+    tries: int,
+    peer: bool,
+    fallback: bool,
+    credit: bool,
+    step: Step,
+    wait: float,
+) -> None:
+    found = decide(
+        failure,
+        Policy(retries=retries),
+        tries=tries,
+        has_peer=peer,
+        has_fallback=fallback,
+        has_credit=credit,
+        chance=0.5,
+    )
+    assert found[0] is step
+    assert found[1] == pytest.approx(wait)
+
+
+def test_backoff_doubles_up_to_its_limit_and_half_of_it_is_chance() -> None:
+    assert [backoff_s(n, 1.0, 2.0) for n in range(1, 7)] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0])
+    assert backoff_s(3, 0.0, 2.0) == pytest.approx(0.2)
+    assert backoff_s(1, 1.0, 0.0) == 0.0
+
+
+def test_retries_are_a_share_of_the_requests() -> None:
+    health, policy = Health(), Policy(retry_budget=0.2)
+    assert [take_credit(health) for _ in range(11)] == [True] * 10 + [False]
+    for _ in range(4):
+        health.begin(policy)
+    assert not take_credit(health)
+    health.begin(policy)
+    health.begin(policy)
+    assert (take_credit(health), take_credit(health)) == (True, False)
+
+
+# --- the breaker
+
+
+def failed(times: int, at: float = NOW, retry_after_s: float | None = None) -> Health:
+    health = Health()
+    for _ in range(times):
+        health.begin(Policy())
+        health.failed(Policy(), at, retry_after_s)
+        health.is_probed = False
+    return health
+
+
+def test_the_breaker_opens_after_failures_in_a_row_and_for_its_time() -> None:
+    assert failed(4).is_willing(NOW)
+    health = failed(5)
+    assert (health.is_willing(NOW), health.is_willing(NOW + 9.9), health.is_willing(NOW + 10)) == (
+        False,
+        False,
+        True,
+    )
+
+
+def test_a_success_between_them_starts_the_count_anew() -> None:
+    health = failed(4)
+    health.succeeded()
+    health.failed(Policy(), NOW)
+    assert health.is_willing(NOW)
+
+
+def test_one_probe_closes_it_or_opens_it_again() -> None:
+    health = failed(5)
+    assert health.begin(Policy())  # the probe
+    assert not health.is_willing(NOW + 20)  # nobody else meanwhile
+    health.is_probed = False
+    health.failed(Policy(), NOW + 20)
+    assert (health.is_willing(NOW + 29), health.is_willing(NOW + 30)) == (False, True)
+    health.begin(Policy())
+    health.is_probed = False
+    health.succeeded()
+    assert not health.begin(Policy())
+    assert health.is_willing(NOW + 30)
+
+
+def test_without_a_breaker_nothing_rests_but_by_retry_after() -> None:
+    policy, health = Policy(breaker_failures=0), Health()
+    for _ in range(50):
+        assert not health.begin(policy)
+        health.failed(policy, NOW)
+    assert health.is_willing(NOW)
+    health.failed(policy, NOW, 7.0)
+    assert (health.is_willing(NOW + 6.9), health.is_willing(NOW + 7)) == (False, True)
+
+
+# --- the order
+
+
+def test_ranks_go_one_after_the_other() -> None:
+    members = [Member("b", 1, Health()), Member("c", 2, Health()), Member("a", 0, Health())]
+    assert order(members, NOW, 7) == [2, 0, 1]
+
+
+def test_who_rests_is_the_last_resort_and_who_told_us_to_wait_is_spared() -> None:
+    broken = [Member("a", 0, failed(5)), Member("b", 1, Health())]
+    assert order(broken, NOW, 7) == [1, 0]
+    told = [Member("a", 0, failed(1, retry_after_s=20.0)), Member("b", 1, Health())]
+    assert order(told, NOW, 7) == [1]
+    assert order(told, NOW + 20, 7) == [0, 1]
+
+
+def test_the_only_one_is_never_taken_out() -> None:
+    assert order([Member("a", 0, failed(5, retry_after_s=20.0))], NOW, 7) == [0]
+
+
+def test_of_those_that_all_rest_the_first_to_wake_is_asked() -> None:
+    members = [
+        Member("a", 0, failed(1, retry_after_s=20.0)),
+        Member("b", 0, failed(5)),
+        Member("c", 1, failed(1, retry_after_s=5.0)),
+    ]
+    assert order(members, NOW, 7) == [2]
+
+
+def test_a_conversation_keeps_its_place_and_conversations_are_spread() -> None:
+    members = [Member(name, 0, Health()) for name in "abc"]
+    firsts = [order(members, NOW, key)[0] for key in range(300)]
+    assert firsts == [order(members, NOW, key)[0] for key in range(300)]
+    assert min(firsts.count(i) for i in range(3)) > 60
+
+
+def test_those_of_a_place_that_is_gone_move_and_no_others() -> None:
+    members = [Member(name, 0, Health()) for name in "abc"]
+    before = [order(members, NOW, key)[0] for key in range(100)]
+    members[1] = Member("b", 0, failed(5))
+    after = [order(members, NOW, key)[0] for key in range(100)]
+    assert all(old == new for old, new in zip(before, after, strict=True) if old != 1)
+    assert {new for old, new in zip(before, after, strict=True) if old == 1} == {0, 2}
+
+
+def test_a_place_that_is_clearly_busier_gives_some_away() -> None:
+    members = [Member(name, 0, Health()) for name in "ab"]
+    home = order(members, NOW, 7)[0]
+    members[home].health.in_flight = 4
+    assert order(members, NOW, 7)[0] == home
+    members[home].health.in_flight = 5
+    assert order(members, NOW, 7) == [1 - home, home]
+
+
+# --- Retry-After
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "20"}, 20.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "1"}, 1.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 40.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:10 GMT"}, 0.0),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "soon"}, None),
+    ],
+)
+def test_retry_after_in_all_its_forms(headers: dict[str, str], seconds: float | None) -> None:
+    assert read_retry_after(headers.items(), 60.0) == seconds

@@ -1,0 +1,677 @@
+"""Faults of upstreams, through OpenAI's SDK over real sockets: with memory and without, streamed and whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.run.reach import Place
+from gateway.settings import DeploymentSettings, ModelSettings, UpstreamSettings
+from tests.gateway.sdk import CHAT, World, agent, remember
+from tests.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
+
+LIMITS = {"retry-after": "30", "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "30s"}
+BUSY = fail(429, "Slow down.", code="rate_limit_exceeded")
+BUSY.headers.update(LIMITS)  # type: ignore[attr-defined]
+
+
+@dataclass
+class Two:
+    """A gateway before two upstreams: `m` is asked of the first, and of the second if that fails."""
+
+    world: World
+    first: StrictUpstream
+    second: StrictUpstream
+    waits: list[float]
+    now: float = 5000.0
+
+    def ask(
+        self, stream: bool, memory: bool, text: str = "Hi", headers: dict[str, str] | None = None, **more: Any
+    ) -> tuple[str, dict[str, str]]:
+        """The answer as the SDK reads it, and the headers. Raises what the SDK raises."""
+        if memory:
+            more["user"] = "alice"
+        more = {"model": "m", "messages": [{"role": "user", "content": text}], "stream": stream, **more}
+        answer = self.world.sdk.chat.completions.with_raw_response.create(**more, extra_headers=headers or {})
+        found = {name.lower(): value for name, value in answer.headers.items()}
+        parsed = answer.parse()
+        if not stream:
+            return parsed.choices[0].message.content or "", found
+        return "".join(c.choices[0].delta.content or "" for c in parsed if c.choices), found
+
+    def place(self, name: str) -> Place:
+        places = self.world.gateway.app.chat.reach._places
+        return next(place for group in places.values() for place in group if place.name == name)
+
+    def counted(self, line: str) -> float:
+        text = self.world.gateway.ask("GET", "/metrics").body.decode()
+        found = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def settle(self) -> None:
+        """Everything is closed, and nobody counts as busy any more."""
+        self.world.settle()
+        for places in self.world.gateway.app.chat.reach._places.values():
+            assert [(p.health.in_flight, p.health.is_probed) for p in places] == [(0, False)] * len(places)
+
+
+Open = Callable[..., AbstractContextManager[Two]]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Open]:
+    with StrictUpstream() as first, StrictUpstream() as second:
+
+        @contextmanager
+        def opened(
+            *,
+            fallbacks: Sequence[str] = ("other",),
+            url: str | None = None,
+            window: int | None = None,
+            deployments: Sequence[DeploymentSettings] = (),
+            second_key: str | None = "k2",
+            server: dict[str, Any] | None = None,
+            profiles: Sequence[Any] = (),
+            **of_first: Any,
+        ) -> Iterator[Two]:
+            if "api_keys" not in of_first:
+                of_first.setdefault("api_key", "k1")
+            upstreams = (
+                UpstreamSettings("first", base_url=url or first.base_url, **of_first),
+                UpstreamSettings("second", base_url=second.base_url, api_key=second_key),
+            )
+            models = (
+                ModelSettings(
+                    "m", "big", "first", fallbacks=tuple(fallbacks), deployments=tuple(deployments)
+                ),
+                ModelSettings("other", "small", "second", window),
+            )
+            parts: dict[str, Any] = {"upstreams": upstreams, "models": models, "server": server}
+            with remember(first, tmp_path, *profiles, **parts) as world:
+                found = Two(world, first, second, [])
+                reach = world.gateway.app.chat.reach
+
+                async def sleep(seconds: float) -> None:
+                    found.waits.append(seconds)
+
+                reach.now, reach.sleep, reach.chance = (lambda: found.now), sleep, (lambda: 1.0)
+                yield found
+                found.settle()
+
+        yield opened
+
+
+both = pytest.mark.parametrize("memory", [True, False], ids=["memory", "plain"])
+forms = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+
+
+def refused_url() -> str:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+
+
+# --- another one answers
+
+
+@both
+@forms
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (BUSY, "429"),
+        *((fail(status), str(status)) for status in (500, 502, 503, 504, 529)),
+        (Reply(cut_before_headers=True), "unreachable"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_fallback_answers(two: Open, fault: Reply, kind: str, stream: bool, memory: bool) -> None:
+    with two() as it:
+        it.first.queue(fault)
+        it.second.queue(say("From the second."))
+        text, headers = it.ask(stream, memory)
+        assert text == "From the second."
+        assert headers["x-mnemogate-upstream"] == "second"
+        assert headers["x-mnemogate-tries"] == f"first:{kind};second:200"
+        assert (it.first.last.json["model"], it.second.last.json["model"]) == ("big", "small")
+        assert it.first.last.headers["authorization"] == "Bearer k1"
+        assert it.second.last.headers["authorization"] == "Bearer k2"
+        assert it.counted(f'mnemogate_upstream_errors_total{{kind="{kind}",upstream="first"}}') == 1
+        assert it.counted('mnemogate_upstream_tries_total{outcome="200",upstream="second"}') == 1
+        assert it.waits == []
+
+
+@both
+@forms
+def test_the_fallback_answers_where_nobody_listens(two: Open, stream: bool, memory: bool) -> None:
+    with two(url=refused_url()) as it:
+        text, headers = it.ask(stream, memory)
+        assert (text, headers["x-mnemogate-tries"]) == ("Ok.", "first:unreachable;second:200")
+
+
+@both
+@forms
+def test_the_fallback_answers_when_the_first_byte_does_not_come(
+    two: Open, stream: bool, memory: bool
+) -> None:
+    with two(first_byte_timeout_s=0.05, retries=3) as it:
+        it.first.queue(say("Too late.", hold_before_headers=Gate()))
+        text, headers = it.ask(stream, memory)
+        assert (text, headers["x-mnemogate-tries"]) == ("Ok.", "first:timeout;second:200")
+        it.first.last.gone.wait_sync()
+
+
+@both
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
+def test_what_is_wrong_with_the_request_is_not_asked_elsewhere(two: Open, status: int, memory: bool) -> None:
+    with two(retries=2) as it:
+        it.first.queue(fail(status, code="no_good"))
+        with pytest.raises(openai.APIStatusError) as caught:
+            it.ask(False, memory)
+        assert (caught.value.status_code, caught.value.code) == (status, "no_good")
+        assert "x-mnemogate-tries" not in caught.value.response.headers
+        assert it.second.seen == []
+
+
+@both
+@forms
+def test_when_all_fail_the_last_error_is_the_answer(two: Open, stream: bool, memory: bool) -> None:
+    last = fail(503, "The second is full.", code="full", retry_after="7")
+    with two() as it:
+        it.first.queue(BUSY)
+        it.second.queue(last)
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.ask(stream, memory)
+        response = caught.value.response
+        assert (caught.value.status_code, caught.value.code) == (503, "full")
+        assert [response.content] == list(last.body or ())
+        assert response.headers["retry-after"] == "7"
+        assert response.headers["x-mnemogate-tries"] == "first:429;second:503"
+
+
+@both
+def test_an_error_of_ours_tells_the_tries_as_well(two: Open, memory: bool) -> None:
+    with two() as it:
+        it.first.queue(BUSY)
+        it.second.queue(Reply(cut_before_headers=True))
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.ask(True, memory)
+        assert (caught.value.status_code, caught.value.code) == (502, "upstream_unreachable")
+        assert caught.value.response.headers["x-mnemogate-tries"] == "first:429;second:unreachable"
+
+
+@both
+def test_the_callers_own_key_does_not_go_to_a_stand_in(two: Open, memory: bool) -> None:
+    with two(api_key=None, second_key=None) as it:
+        it.first.queue(fail(503))
+        it.ask(False, memory)
+        assert it.first.last.headers["authorization"] == "Bearer sk-app"
+        assert "authorization" not in it.second.last.headers
+
+
+@both
+def test_the_window_is_that_of_who_answers(two: Open, memory: bool) -> None:
+    talk = [
+        {"role": "user" if n % 2 == 0 else "assistant", "content": f"{n} " + "word " * 400} for n in range(9)
+    ]
+    with two(window=1500) as it:
+        it.first.queue(fail(503))
+        _, headers = it.ask(False, memory, messages=talk)
+        assert len(it.first.last.messages) == 9
+        assert 1 <= len(it.second.last.messages) < 9
+        assert int(headers["x-mnemogate-evicted-tokens"]) > 0
+        _, headers = it.ask(False, memory, messages=talk)
+        assert headers["x-mnemogate-evicted-tokens"] == "0"
+
+
+# --- nobody else to ask
+
+
+@both
+@forms
+@pytest.mark.parametrize(
+    ("fault", "kind", "status"),
+    [
+        (BUSY, openai.RateLimitError, 429),
+        (fail(500, code="oops"), openai.InternalServerError, 500),
+        (fail(503, retry_after="20"), openai.InternalServerError, 503),
+        (fail(529, code="overloaded"), openai.InternalServerError, 529),
+        (fail(400, code="context_length_exceeded"), openai.BadRequestError, 400),
+        (fail(401, code="invalid_api_key"), openai.AuthenticationError, 401),
+        (fail(404, code="model_not_found"), openai.NotFoundError, 404),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else "",
+)
+def test_an_error_passes_as_it_is(
+    two: Open, fault: Reply, kind: type[openai.APIStatusError], status: int, stream: bool, memory: bool
+) -> None:
+    with two(fallbacks=()) as it:
+        it.first.queue(fault)
+        with pytest.raises(kind) as caught:
+            it.ask(stream, memory)
+        response = caught.value.response
+        assert response.status_code == status
+        assert [response.content] == list(fault.body or ())
+        assert fault.headers.items() <= dict(response.headers).items()
+        assert len(it.first.seen) == 1
+
+
+@both
+@forms
+def test_a_lost_connection_is_not_sent_again_unasked(two: Open, stream: bool, memory: bool) -> None:
+    with two(fallbacks=()) as it:
+        it.first.queue(Reply(cut_before_headers=True))
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.ask(stream, memory)
+        assert (caught.value.status_code, caught.value.code) == (502, "upstream_unreachable")
+        assert len(it.first.seen) == 1
+        assert caught.value.response.headers["x-mnemogate-upstream"] == "first"
+
+
+@both
+def test_dialling_is_tried_twice(two: Open, memory: bool) -> None:
+    with two(fallbacks=(), url=refused_url()) as it:
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.ask(False, memory)
+        assert caught.value.code == "upstream_unreachable"
+        assert caught.value.response.headers["x-mnemogate-tries"] == "first:unreachable;first:unreachable"
+        assert it.waits == [0.1]
+
+
+@both
+@forms
+def test_retries_wait_as_long_as_they_are_told(two: Open, stream: bool, memory: bool) -> None:
+    with two(fallbacks=(), retries=2) as it:
+        it.first.queue(fail(503), fail(429, retry_after="1.5"), say("At last."))
+        text, headers = it.ask(stream, memory)
+        assert text == "At last."
+        assert headers["x-mnemogate-tries"] == "first:503;first:429;first:200"
+        assert it.waits == [0.1, 1.5]
+        assert it.first.seen[0].body == it.first.seen[2].body
+        assert it.first.opened == 1  # the errors were read, so that their connection goes on
+
+
+def test_a_wait_that_is_too_long_is_the_clients(two: Open) -> None:
+    with two(fallbacks=(), retries=2) as it:
+        it.first.queue(BUSY)
+        with pytest.raises(openai.RateLimitError) as caught:
+            it.ask(False, False)
+        assert caught.value.response.headers["retry-after"] == "30"
+        assert (it.waits, len(it.first.seen)) == ([], 1)
+
+
+# --- passing over who fails
+
+
+@both
+def test_the_breaker_opens_and_closes(two: Open, memory: bool) -> None:
+    with two() as it:
+        it.first.queue(*(fail(503) for _ in range(6)))
+        for n in range(5):
+            it.ask(False, memory, f"question {n}")
+        assert len(it.first.seen) == 5
+        _, headers = it.ask(False, memory, "the next question")
+        assert len(it.first.seen) == 5  # it rests
+        assert (headers["x-mnemogate-upstream"], "x-mnemogate-tries" in headers) == ("second", False)
+        assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 1
+        it.now += 10
+        assert it.ask(False, memory, "a probe")[1]["x-mnemogate-tries"] == "first:503;second:200"
+        it.ask(False, memory, "again not")
+        assert len(it.first.seen) == 6
+        it.now += 10
+        assert it.ask(False, memory, "another probe")[1]["x-mnemogate-upstream"] == "first"
+        assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 0
+
+
+def test_who_said_when_to_come_back_is_left_alone_until_then(two: Open) -> None:
+    with two() as it:
+        it.first.queue(BUSY)
+        for _ in range(3):
+            assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "second"
+        assert len(it.first.seen) == 1
+        it.now += 30
+        assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "first"
+
+
+def test_the_only_one_is_always_asked(two: Open) -> None:
+    with two(fallbacks=()) as it:
+        it.first.queue(*([BUSY] * 8))
+        for _ in range(8):
+            with pytest.raises(openai.RateLimitError):
+                it.ask(False, False)
+        assert it.ask(False, False)[0] == "Ok."
+
+
+def test_the_last_resort_is_one_that_rests(two: Open) -> None:
+    with two() as it:
+        it.first.queue(*(fail(503) for _ in range(5)))
+        for n in range(5):
+            it.ask(False, False, f"question {n}")
+        it.second.queue(fail(500))
+        assert it.ask(False, False)[1]["x-mnemogate-tries"] == "second:500;first:200"
+
+
+def test_one_callers_limit_is_not_the_others(two: Open) -> None:
+    """Where callers bring their own keys."""
+    with two(api_key=None) as it:
+        it.first.queue(BUSY)
+        assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "second"
+        assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "first"
+
+
+# --- several keys, several places
+
+
+@both
+def test_another_key_answers_when_one_is_at_its_limit(two: Open, memory: bool) -> None:
+    with two(fallbacks=(), api_keys=("one", "two")) as it:
+        it.first.queue(BUSY)
+        _, headers = it.ask(False, memory)
+        used = [seen.headers["authorization"] for seen in it.first.seen]
+        assert sorted(used) == ["Bearer one", "Bearer two"]
+        names = ["first", "first#2"] if used[0] == "Bearer one" else ["first#2", "first"]
+        assert headers["x-mnemogate-tries"] == f"{names[0]}:429;{names[1]}:200"
+        it.ask(False, memory)
+        assert it.first.last.headers["authorization"] == used[1]  # the other rests
+
+
+@both
+def test_conversations_are_spread_and_stay_where_they_are(two: Open, memory: bool) -> None:
+    places = [DeploymentSettings("second", "big-two")]
+    with two(fallbacks=(), deployments=places) as it:
+        talks: list[list[Any]] = [[{"role": "user", "content": f"Conversation {n}"}] for n in range(12)]
+        homes = [it.ask(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks]
+        assert set(homes) == {"first", "second"}
+        assert {seen.json["model"] for seen in it.second.seen} == {"big-two"}
+        for talk in talks:
+            talk += [{"role": "assistant", "content": "Ok."}, {"role": "user", "content": "And then?"}]
+        assert [it.ask(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks] == homes
+
+
+# --- in the middle of a reply
+
+
+@both
+def test_a_stream_that_stalls_ends_with_an_error_event(two: Open, memory: bool) -> None:
+    with two(idle_timeout_s=0.05) as it:
+        it.first.queue(say("One two three", hold_after={3: Gate()}))
+        with pytest.raises(openai.APIError) as caught:
+            it.ask(True, memory)
+        assert (type(caught.value), caught.value.code) == (openai.APIError, "upstream_timeout")
+        it.first.last.gone.wait_sync()
+        assert it.second.seen == []
+        it.settle()
+        assert it.counted('mnemogate_upstream_errors_total{kind="timeout",upstream="first"}') == 1
+        assert it.place("first").health.failures == 1
+
+
+@both
+@pytest.mark.parametrize("limit", ["idle_timeout_s", "total_timeout_s"])
+def test_a_whole_reply_that_stalls_is_a_504(two: Open, limit: str, memory: bool) -> None:
+    halves = raw(b'{"choices":', b"[]}", content_type="application/json", hold_after={1: Gate()})
+    with two(**{limit: 0.05}) as it:
+        it.first.queue(halves)
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.ask(False, memory)
+        assert (caught.value.status_code, caught.value.code) == (504, "upstream_timeout")
+        it.first.last.gone.wait_sync()
+        assert it.second.seen == []
+
+
+@both
+def test_a_reply_that_takes_too_long_in_all_is_cut(two: Open, memory: bool) -> None:
+    with two(total_timeout_s=0.1) as it:
+        it.first.queue(say("One two three", hold_after={3: Gate()}))
+        with pytest.raises(openai.APIError) as caught:
+            it.ask(True, memory)
+        assert caught.value.code == "upstream_timeout"
+        assert "longer than 0.1 s" in caught.value.message
+
+
+@both
+def test_a_cut_stream_ends_with_an_error_event_and_is_not_begun_elsewhere(two: Open, memory: bool) -> None:
+    with two(retries=2) as it:
+        it.first.queue(say("One two three", cut_after=3))
+        with pytest.raises(openai.APIError) as caught:
+            it.ask(True, memory)
+        assert caught.value.code == "upstream_broke"
+        assert it.second.seen == []
+        it.settle()
+        assert it.counted('mnemogate_upstream_errors_total{kind="broke",upstream="first"}') == 1
+
+
+@both
+def test_a_cut_whole_reply_is_a_status(two: Open, memory: bool) -> None:
+    with two(retries=2) as it:
+        it.first.queue(say("One two three", cut_after=0))
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.ask(False, memory)
+        assert (caught.value.status_code, caught.value.code) == (502, "upstream_broke")
+        assert len(it.first.seen) == 1
+        assert it.second.seen == []
+
+
+@both
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+def test_half_an_event_does_not_spoil_the_error_after_it(two: Open, end: bytes, memory: bool) -> None:
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "big"}
+    delta = {"index": 0, "delta": {"role": "assistant", "content": "One"}, "finish_reason": None}
+    event = b"data: " + json.dumps({**chunk, "choices": [delta]}).encode() + end
+    with two() as it:
+        it.first.queue(raw(event, event + b'data: {"id": "c", "cho', cut_after=2))
+        options: Any = {"user": "alice"} if memory else {}
+        stream = it.world.sdk.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "Hi"}], stream=True, **options
+        )
+        got = [next(stream).choices[0].delta.content for _ in range(2)]
+        with pytest.raises(openai.APIError) as caught:
+            next(stream)
+        assert (got, caught.value.code) == (["One", "One"], "upstream_broke")
+
+
+# --- hidden rounds
+
+INSERT = Call("memory_insert", {"label": "human", "new_string": "likes tea"})
+AGENT: dict[str, Any] = {"model": "agent/helper"}
+
+
+@forms
+def test_a_hidden_round_stays_where_the_first_was_answered(two: Open, stream: bool) -> None:
+    with two(profiles=[agent()]) as it:
+        it.first.queue(fail(503))
+        it.second.queue(call_tools(INSERT), say("Noted."))
+        text, headers = it.ask(stream, True, **AGENT)
+        assert text == "Noted."
+        assert (len(it.first.seen), len(it.second.seen)) == (1, 2)
+        assert [seen.json["model"] for seen in it.second.seen] == ["small", "small"]
+        assert it.second.last.headers["authorization"] == "Bearer k2"
+        assert headers["x-mnemogate-upstream"] == "second"
+
+
+@forms
+def test_an_error_of_a_hidden_round_is_a_status_and_nobody_elses(two: Open, stream: bool) -> None:
+    with two(profiles=[agent()]) as it:
+        it.first.queue(call_tools(INSERT), BUSY)
+        with pytest.raises(openai.RateLimitError) as caught:
+            it.ask(stream, True, **AGENT)
+        assert caught.value.response.headers["retry-after"] == "30"
+        assert it.second.seen == []
+
+
+def test_a_hidden_round_is_retried_while_the_client_has_nothing(two: Open) -> None:
+    with two(profiles=[agent()], retries=1) as it:
+        it.first.queue(call_tools(INSERT), fail(503), say("Noted."))
+        text, headers = it.ask(True, True, **AGENT)
+        assert (text, headers["x-mnemogate-tries"]) == ("Noted.", "first:200;first:503;first:200")
+
+
+def test_after_text_nothing_is_retried(two: Open) -> None:
+    with two(profiles=[agent()], retries=2) as it:
+        it.first.queue(call_tools(INSERT, text="Let me see. "), fail(503, code="full"))
+        with pytest.raises(openai.APIError) as caught:
+            it.ask(True, True, **AGENT)
+        assert caught.value.code == "full"
+        assert len(it.first.seen) == 2
+        assert it.second.seen == []
+
+
+# --- the client leaves
+
+
+def leave(it: Two, memory: bool, gate: Callable[[], None], **more: Any) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **more}
+    if memory:
+        body["user"] = "alice"
+    with it.world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps(body).encode())
+        gate()
+
+
+@both
+@forms
+def test_a_client_that_leaves_between_two_tries(two: Open, stream: bool, memory: bool) -> None:
+    with two(fallbacks=(), retries=3) as it:
+        waiting, ended = Gate(), Gate()
+
+        async def sleep(_: float) -> None:
+            waiting.open()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.open()
+
+        it.world.gateway.app.chat.reach.sleep = sleep
+        it.first.queue(fail(503))
+        leave(it, memory, waiting.wait_sync, stream=stream)
+        ended.wait_sync()
+        it.settle()
+        assert len(it.first.seen) == 1
+        assert it.world.gateway.last_line()["status"] == 499
+
+
+@both
+@forms
+def test_a_client_that_leaves_while_the_fallback_thinks(two: Open, stream: bool, memory: bool) -> None:
+    with two() as it:
+        it.first.queue(fail(503))
+        it.second.queue(say("Too late.", hold_before_headers=Gate()))
+        leave(it, memory, it.second.arrived(1).wait_sync, stream=stream)
+        it.second.last.gone.wait_sync()
+
+
+def test_a_probe_that_is_cancelled_leaves_the_breaker_to_the_next(two: Open) -> None:
+    with two() as it:
+        it.first.queue(*(fail(503) for _ in range(5)))
+        for n in range(5):
+            it.ask(False, False, f"question {n}")
+        it.now += 10
+        it.first.queue(say("Too late.", hold_before_headers=Gate()))
+        leave(it, False, it.first.arrived(6).wait_sync)
+        it.first.last.gone.wait_sync()
+        it.settle()
+        assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "first"
+
+
+# --- signs of life
+
+
+@both
+def test_silence_is_filled_with_comments_after_the_upstreams_headers(two: Open, memory: bool) -> None:
+    for at in (0, 3):
+        gate = Gate()
+        with two(server={"port": 0, "models_refresh_s": 0.0, "keep_alive_comment_s": 0.01}) as it:
+            it.first.queue(say("One two three", hold_after={at: gate}))
+            body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+            if memory:
+                body["user"] = "alice"
+            with it.world.gateway.connect() as client:
+                client.request("POST", CHAT, json.dumps(body).encode())
+                assert client.read_head().status == 200
+                got = client.read_until(b": keep-alive\n\n")
+                gate.open()
+                got += client.read_until(b"data: [DONE]\n\n")
+        assert b'"content":"' in got
+        assert (b'"content":" three"' in got, got.count(b"[DONE]")) == (True, 1)
+
+
+@both
+def test_an_upstream_that_answers_late_is_still_a_status(two: Open, memory: bool) -> None:
+    with two(
+        fallbacks=(),
+        retries=1,
+        server={"port": 0, "models_refresh_s": 0.0, "keep_alive_comment_s": 0.001},
+    ) as it:
+        it.first.queue(fail(503), fail(503, code="full"))
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.ask(True, memory)
+        assert (caught.value.status_code, caught.value.code) == (503, "full")
+
+
+# --- vendors' envelopes
+
+VAPI = {
+    "call": {"id": "call_1", "type": "webCall"},
+    "customer": {"number": "+15550100"},
+    "phoneNumber": {"id": "pn"},
+    "metadata": {"nested": {"a": 1}},
+}
+ELEVENLABS = {"user_id": "alice", "elevenlabs_extra_body": {"room": 3}}
+
+
+@forms
+@pytest.mark.parametrize(
+    ("envelope", "named", "mode"),
+    [
+        (VAPI, "call,customer,phoneNumber,metadata", "on"),
+        (VAPI, "call,customer,phoneNumber,metadata", "off"),
+        (ELEVENLABS, "user_id,elevenlabs_extra_body", "on"),
+        ({"metadata": {"topic": "cats"}}, "metadata", "on"),
+    ],
+)
+def test_an_envelope_is_read_and_stays_here(
+    two: Open, envelope: dict[str, Any], named: str, mode: str, stream: bool
+) -> None:
+    """The strict upstream refuses each of these fields."""
+    with two() as it:
+        it.first.queue(fail(503))
+        memory = {"x-mnemogate-memory": mode}
+        text, headers = it.ask(stream, False, headers=memory, extra_body=envelope, temperature=0)
+        assert (text, headers["x-mnemogate-consumed"]) == ("Ok.", named)
+        assert not set(it.second.last.json) & set(envelope)
+        assert it.second.last.json["temperature"] == 0
+        if "metadata" not in named.partition(",")[0] and mode == "on":
+            assert headers["x-mnemogate-memory"] == "on"  # it said whose memory it is
+
+
+def test_only_the_envelope_is_taken_off(two: Open) -> None:
+    body = b'{ "call" : {"id":"c"}, "model":"big" ,"messages":[{"role":"user","content":"\\u0041"}],"n":1.0 }'
+    with two() as it:
+        it.first.rules = type(it.first.rules)(unknown_parameters=False)
+        it.world.gateway.post(body.replace(b'"big"', b'"m"'), {"x-mnemogate-memory": "off"})
+        assert it.first.last.body == body.replace(b'"call" : {"id":"c"}, ', b"")
+
+
+@both
+def test_with_the_setting_off_everything_goes_on(two: Open, memory: bool) -> None:
+    with two(server={"port": 0, "models_refresh_s": 0.0, "consume_envelopes": False}) as it:
+        with pytest.raises(openai.BadRequestError) as caught:
+            it.ask(False, memory, extra_body={"customer": {"number": "1"}})
+        assert caught.value.param == "customer"
+
+
+@both
+def test_metadata_with_store_goes_on(two: Open, memory: bool) -> None:
+    with two() as it:
+        _, headers = it.ask(False, memory, metadata={"a": "b"}, store=True)
+        assert it.first.last.json["metadata"] == {"a": "b"}
+        assert "x-mnemogate-consumed" not in headers
