@@ -45,10 +45,10 @@ POOL_LIMIT = (
 )
 
 _COLUMNS = (
-    "conversation", "parent", "depth", "span", "offset", "length", "begun", "touched", "ended", "stopped", "state",
-    "superseded", "carried", "standing", "edits", "adds", "opaque", "model", "merged", "size", "head", "tokens",
-    "prior", "snapshot", "path", "reply_key", "input_key", "hush", "inputs", "media", "reply", "notes",
-    "input", "said", "full",
+    "conversation", "parent", "depth", "span", "offset", "length", "begun", "touched", "ended", "stopped",
+    "state", "superseded", "carried", "standing", "edits", "adds", "opaque", "model", "merged", "size",
+    "head", "tokens", "prior", "snapshot", "path", "reply_key", "input_key", "hush", "inputs", "media",
+    "reply", "notes", "input", "said", "full",
 )  # fmt: skip
 _SKELETON = (
     "id", "conversation", "parent", "depth", "seq", "offset", "length", "begun", "touched", "ended", "stopped",
@@ -290,6 +290,7 @@ _READ = {
 # Fixed numbers of placeholders, so that the statement is prepared once: longer lists are cut, their newest part kept.
 _REPLIES, _INPUTS, _MARKS = 64, 16, 32
 CONTENTS = 64
+_TOMBS = SQL["tombs"].replace("{n}", ", ".join("?" * _MARKS))
 _CONTENTS = SQL["contents"].replace("{n}", ", ".join("?" * CONTENTS))
 
 
@@ -334,6 +335,15 @@ def load_pool(
 def conversation_of(connection: sqlite3.Connection, agent: int, key: str) -> int | None:
     row = connection.execute(SQL["conversation_of"], (agent, key)).fetchone()
     return None if row is None else int(row[0])
+
+
+def find_tombs(connection: sqlite3.Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
+    """Those of these messages that are off the record or forgotten."""
+    found: set[bytes] = set()
+    for start in range(0, len(hashes), _MARKS):
+        part = _fill(hashes[start : start + _MARKS], _MARKS)
+        found.update(row[0] for row in connection.execute(_TOMBS, [agent, *part]))
+    return frozenset(found)
 
 
 def content(connection: sqlite3.Connection, agent: int, exchange: int) -> tuple[bytes | None, ...]:
