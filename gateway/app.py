@@ -20,14 +20,19 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.base import Provider
 from adapters.transport import Timeouts
+from gateway.errors import SettingsError, UnknownModel
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
+from gateway.run.background import Background
 from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
 from gateway.run.forward import Forwarding
 from gateway.run.guard import Guard
-from gateway.run.operate import Operation, key_operations, telling
+from gateway.run.jobs import Handler, Worker
+from gateway.run.operate import Operation, job_operations, key_operations, telling
+from gateway.run.route import resolve_route
 from gateway.run.show import show_operation
+from gateway.run.tally import Tally
 from gateway.run.upkeep import Upkeep
 from gateway.settings import Settings, UpstreamSettings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
@@ -47,7 +52,10 @@ _log = logging.getLogger("mnemogate")
 
 
 class Gateway:
-    """The ASGI application. `readiness`, `metrics` and `guard` are there for the server and for tests."""
+    """The ASGI application. `readiness`, `metrics` and `guard` are there for the server and for tests.
+
+    handlers: what durable jobs do, by kind; filled before the start. background: None where no model is named for it.
+    """
 
     def __init__(
         self,
@@ -57,6 +65,7 @@ class Gateway:
         clock: Callable[[], float],
         admin_token: str | None,
         access: AccessLog,
+        background: Provider | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -100,6 +109,25 @@ class Gateway:
             self.upkeep = Upkeep(store, settings.memory.idle_s, clock)
             self.chat.recollector.grown = self.upkeep.grown
             self.chat.recollector.moved = self.upkeep.moved
+        self.handlers: dict[str, Handler] = {}
+        self.worker: Worker | None = None
+        self.background: Background | None = None
+        if store is not None:
+            tally = Tally(store.jobs.counts)
+            self.metrics.register(tally)
+            self.worker = Worker(store.jobs, self.handlers, count=tally.attempt)
+            memory = settings.memory
+            if memory.background_model is not None and background is not None:
+                self.background = Background(
+                    background,
+                    resolve_route(settings, memory.background_model).model,
+                    store.spending,
+                    clock,
+                    concurrency=memory.background_concurrency,
+                    daily_tokens=memory.background_daily_tokens,
+                    timeout_s=memory.background_timeout_s,
+                    count=tally.call,
+                )
         self._background: list[asyncio.Task[None]] = []
 
     @property
@@ -138,6 +166,8 @@ class Gateway:
         if self.upkeep is not None:
             self._background.append(asyncio.create_task(self.upkeep.run()))
             self._background.append(asyncio.create_task(asyncio.to_thread(preload)))
+        if self.worker is not None:
+            self._background.append(asyncio.create_task(self.worker.run()))
         self.readiness.started = True
         # What is here now stays: the collector need not look at it again on every round.
         gc.collect()
@@ -156,6 +186,8 @@ class Gateway:
             await self.store.close()
         for provider in self.providers.values():
             await provider.aclose()
+        if self.background is not None:
+            await self.background.aclose()
         self.access.flush()
 
 
@@ -167,8 +199,13 @@ def create_app(
     *,
     admin_token: str | None = None,
     access: AccessLog | None = None,
+    background: Provider | None = None,
 ) -> Gateway:
-    """providers: by the names of settings.upstreams; made from the settings if left out."""
+    """providers: by the names of settings.upstreams; made from the settings if left out.
+
+    background: whom jobs ask, made likewise; never one of `providers`, whose connections are for live turns.
+    Raises: SettingsError: nobody answers to memory.background_model.
+    """
     return Gateway(
         settings,
         store,
@@ -176,13 +213,14 @@ def create_app(
         clock,
         admin_token,
         access or AccessLog(enabled=settings.server.access_log),
+        make_background(settings) if background is None else background,
     )
 
 
 def make_operations(settings: Settings, store: Store) -> dict[str, Operation]:
     """What the command line can ask for, here or through the process that serves."""
     show = show_operation(store, settings.memory.recall_tokens or 1000, time.time)
-    found = {**key_operations(store.keys), "memory-show": show}
+    found = {**key_operations(store.keys), **job_operations(store.jobs), "memory-show": show}
     return {name: telling(operation) for name, operation in found.items()}
 
 
@@ -194,6 +232,19 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
             name = each.name if number == 1 else f"{each.name}#{number}"
             made[name] = _make_provider(each, name, key)
     return made
+
+
+def make_background(settings: Settings) -> Provider | None:
+    """A provider for calls of our own, with connections of its own. Raises: SettingsError."""
+    if settings.memory.background_model is None:
+        return None
+    try:
+        name = resolve_route(settings, settings.memory.background_model).upstream
+    except UnknownModel as error:
+        raise SettingsError(f"memory.background_model: {error.message}") from error
+    upstream = next(each for each in settings.upstreams if each.name == name)
+    key = upstream.api_keys[0] if upstream.api_keys else upstream.api_key
+    return _make_provider(upstream, name, key)
 
 
 def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Provider:

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,22 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--profile", default="default")
     show.add_argument("--conversation")
     show.add_argument("--query", help="also show what would be recalled for this question")
+
+    jobs = command("jobs", _jobs_list, "work beside the conversations: what waits, runs or has failed")
+    jobs.set_defaults(state=None, limit=100)
+    action = jobs.add_subparsers(metavar="action")
+    sub = command("list", _jobs_list, "list jobs, newest first (as without an action)", action)
+    sub.add_argument("--state", choices=("pending", "running", "retrying", "dead"))
+    sub.add_argument("--limit", type=int, default=100)
+    for name, run, text in (
+        ("show", _jobs_show, "one job, with the steps it has done"),
+        ("retry", _jobs_retry, "try a failed job again, now"),
+        ("cancel", _jobs_cancel, "drop a job; one that runs changes nothing more"),
+    ):
+        command(name, run, text, action).add_argument("job", type=int, help="its number")
+    command(
+        "worker", _worker, "do the work beside the conversations in a process of its own (PostgreSQL only)"
+    )
     return parser
 
 
@@ -165,6 +182,48 @@ def _memory_show(arguments: argparse.Namespace) -> int:
     shown = _perform(_settings(arguments), "memory-show", wanted)
     print(shown["text"] if isinstance(shown, dict) and "text" in shown else json.dumps(shown, indent=2))
     return 0
+
+
+def _jobs_list(arguments: argparse.Namespace) -> int:
+    wanted = {"state": arguments.state, "limit": arguments.limit}
+    jobs = _perform(_settings(arguments), "jobs-list", wanted)
+    for job in jobs:
+        print(_job_line(job))
+    if not jobs:
+        print("There are no such jobs.", file=sys.stderr)
+    return 0
+
+
+def _jobs_show(arguments: argparse.Namespace) -> int:
+    job = _perform(_settings(arguments), "jobs-show", {"job": arguments.job})
+    print(json.dumps(job, indent=2))
+    return 0
+
+
+def _jobs_retry(arguments: argparse.Namespace) -> int:
+    job = _perform(_settings(arguments), "jobs-retry", {"job": arguments.job})
+    print(_job_line(job))
+    return 0
+
+
+def _jobs_cancel(arguments: argparse.Namespace) -> int:
+    job = _perform(_settings(arguments), "jobs-cancel", {"job": arguments.job})
+    print(f"Job {job['id']} ({job['kind']}) is gone.", file=sys.stderr)
+    return 0
+
+
+def _job_line(job: dict[str, Any]) -> str:
+    due = datetime.fromtimestamp(job["due"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    fields = (job["id"], job["state"], job["kind"], f"memory {job['agent']}", job["key"])
+    return "\t".join(map(str, (*fields, f"tries {job['tries']}", f"due {due}", job["error"] or "")))
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    path = _settings(arguments).database.path
+    raise GatewayError(
+        f"{path} is a SQLite file, which one process owns: `mnemogate serve` does the background work itself. "
+        "A worker beside it needs PostgreSQL, which comes later."
+    )
 
 
 def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> Any:

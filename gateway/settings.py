@@ -139,6 +139,9 @@ class MemorySettings:
     single_user: bool = False
     max_tool_rounds: int = ranged(10, 1)
     background_model: str | None = None
+    background_concurrency: int = ranged(2, 1)
+    background_daily_tokens: int = ranged(2_000_000, 0)  # 0: no bound
+    background_timeout_s: float = ranged(120.0, 0.1)
     known_side_requests: bool = True
     side_requests: tuple[SideRequest, ...] = ()
 

@@ -10,10 +10,11 @@ from dataclasses import asdict
 from typing import Any
 
 from gateway.errors import BadRequest, MemoryUnavailable
-from storage.base import Keys
-from storage.errors import NotFound, StoreError
+from storage.base import Jobs, Keys
+from storage.errors import NotFound, Stale, StoreError
+from storage.records import Job, JobState
 
-__all__ = ["Operation", "key_operations", "telling"]
+__all__ = ["Operation", "job_operations", "key_operations", "telling"]
 
 Operation = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
@@ -35,6 +36,46 @@ def key_operations(keys: Keys) -> dict[str, Operation]:
     return {"keys-create": create, "keys-list": show, "keys-revoke": revoke}
 
 
+def job_operations(jobs: Jobs) -> dict[str, Operation]:
+    async def show_all(arguments: Mapping[str, Any]) -> Any:
+        state = arguments.get("state")
+        if state is not None and state not in list(JobState):
+            known = ", ".join(JobState)
+            raise BadRequest(f"state must be one of {known}, saw {state!r}.", param="state")
+        limit = _number(arguments, "limit") if "limit" in arguments else 100
+        return [_shown(job) for job in jobs.list(None if state is None else JobState(state), limit)]
+
+    async def show(arguments: Mapping[str, Any]) -> Any:
+        id = _number(arguments, "job")
+        job = jobs.get(id)
+        if job is None:
+            raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
+        return {**_shown(job), "steps": [asdict(step) for step in jobs.steps(id)]}
+
+    def change(perform: Callable[[int], Awaitable[Job]]) -> Operation:
+        async def changed(arguments: Mapping[str, Any]) -> Any:
+            try:
+                return _shown(await perform(_number(arguments, "job")))
+            except (NotFound, Stale) as error:
+                raise BadRequest(f"{error.message}; `mnemogate jobs` shows them", param="job") from error
+
+        return changed
+
+    return {
+        "jobs-list": show_all,
+        "jobs-show": show,
+        "jobs-retry": change(jobs.retry),
+        "jobs-cancel": change(jobs.cancel),
+    }
+
+
+def _shown(job: Job) -> dict[str, Any]:
+    """Without the payload, of which only the handler knows what it is."""
+    shown = asdict(job)
+    del shown["payload"]
+    return shown
+
+
 def telling(operation: Operation) -> Operation:
     """The same, with what is wrong with the store said in words."""
 
@@ -45,6 +86,13 @@ def telling(operation: Operation) -> Operation:
             raise MemoryUnavailable(error.message, retry_after_s=1.0) from error
 
     return perform
+
+
+def _number(arguments: Mapping[str, Any], name: str) -> int:
+    value = arguments.get(name)
+    if type(value) is not int or not 0 < value < 1 << 62:
+        raise BadRequest(f"{name} must be a positive number, saw {value!r}.", param=name)
+    return value
 
 
 def _text(arguments: Mapping[str, Any], name: str) -> str:

@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from storage.errors import StoreError
+from storage.records import JobState
 
 __all__ = ["Tally"]
 
@@ -16,7 +17,7 @@ __all__ = ["Tally"]
 class Tally(Collector):
     """waiting: how many jobs there are by state; asked when somebody looks. Belongs to the loop's thread."""
 
-    def __init__(self, waiting: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, waiting: Callable[[], Mapping[JobState, int]]) -> None:
         self._waiting = waiting
         self._attempts: dict[tuple[str, str], int] = {}
         self._calls: dict[str, int] = {}
@@ -54,7 +55,7 @@ class Tally(Collector):
             "mnemogate_background_tokens", "Tokens that background calls used.", value=self._tokens
         )
 
-    def _counts(self) -> Mapping[str, int]:
+    def _counts(self) -> Mapping[JobState, int]:
         try:
             return self._waiting()
         except StoreError:  # no figure rather than a wrong one
