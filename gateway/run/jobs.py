@@ -140,11 +140,11 @@ class Worker:
         self._sleep = sleep
         self._jitter = jitter
         self._wake = asyncio.Event()
-        self._running = 0
+        self._running: dict[int, Job] = {}
 
     @property
     def running(self) -> int:
-        return self._running
+        return len(self._running)
 
     async def run(self) -> None:
         """Until cancelled; then what runs is cancelled too, and given back."""
@@ -161,14 +161,17 @@ class Worker:
         """Claims what is due while there is room. Returns the seconds until there may be more; None: until woken."""
         kinds = tuple(self._handlers)
         try:
-            while kinds and self._running < self._limits.concurrency:
+            while kinds and len(self._running) < self._limits.concurrency:
                 wait = await self._jobs.due_in(kinds)
                 if wait is None or wait > 0:
                     return None if wait is None else max(wait, _LEAST_S)
+                # A process that was stopped for a while must not take its own work for somebody else's leavings.
+                for mine in tuple(self._running.values()):
+                    await self._jobs.heartbeat(mine, self._limits.lease_s)
                 job = await self._jobs.claim(kinds, lease_s=self._limits.lease_s, tries=self._limits.tries)
                 if job is None:
                     return _NOTHING_FOUND_S
-                self._running += 1
+                self._running[job.id] = job
                 tasks.create_task(self._live(job), name=f"job-{job.id}")
         except Exception as error:  # whatever it is, background work must not end for good
             _log.warning("jobs: %s", _describe(error))
@@ -196,7 +199,8 @@ class Worker:
             self._jobs.let_go(job)
             outcome = "unwritten"
         finally:
-            self._running -= 1
+            if self._running.get(job.id) is job:  # not another attempt, which took it over
+                del self._running[job.id]
             self._wake.set()
         self._count(job.kind, outcome)
 

@@ -1,0 +1,58 @@
+"""A process with a worker, for tests that kill it: five steps that each leave a mark outside the database.
+
+python job_process.py DATABASE MARKS [STOP_AT]; it says what it does line by line, and stands still once it has said
+STOP_AT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from gateway.run.jobs import JobContext, Worker
+from storage.sqlite.passages import insert_passage
+from storage.sqlite.store import SqliteStore
+
+STEPS = 5
+
+
+async def main(database: str, marks: Path, stop_at: str) -> None:
+    store = await SqliteStore.open(database)
+    finished = asyncio.Event()
+
+    async def say(line: str) -> None:
+        print(line, flush=True)
+        if line == stop_at:
+            await asyncio.Event().wait()
+
+    async def work(job: JobContext) -> None:
+        for number in range(STEPS):
+            await say(f"before {number}")
+
+            async def perform(number: int = number) -> bytes:
+                with marks.open("a") as file:
+                    file.write(f"{number}\n")
+                await say(f"within {number}")
+                return b"%d" % number
+
+            result = await job.step(
+                f"step {number}",
+                perform,
+                lambda result: lambda c: insert_passage(c, job.agent, f"passage {result.decode()}", at=0.0),
+            )
+            assert result == b"%d" % number
+            await say(f"after {number}")
+        await job.finish()
+        await say("finished")
+        finished.set()
+
+    worker = asyncio.create_task(Worker(store.jobs, {"work": work}).run())
+    await finished.wait()
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+    await store.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else ""))
