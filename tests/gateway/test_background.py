@@ -1,0 +1,199 @@
+"""Calls of our own: few at a time, within a budget, on connections of their own, and silent about what was said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.base import ModelReply
+from adapters.errors import ProviderBroke, ProviderUnreachable
+from adapters.fake import Failed, Raw, Said, ScriptedProvider, ToolCall
+from adapters.types import ModelRequest
+from gateway.app import create_app, make_providers
+from gateway.errors import SettingsError
+from gateway.run.background import Background
+from gateway.run.jobs import JobFailed, Postponed
+from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings
+from storage.sqlite.store import SqliteStore
+
+DAY = 86_400
+NOON = 100 * DAY + DAY // 2
+ASK = [{"role": "user", "content": "My cat is called Miso."}]
+
+
+@dataclass
+class World:
+    store: SqliteStore
+    provider: ScriptedProvider = field(default_factory=ScriptedProvider)
+    now: float = float(NOON)
+    counted: list[tuple[str, int]] = field(default_factory=list)
+
+    def background(self, **options: Any) -> Background:
+        return Background(
+            self.provider,
+            "small",
+            self.store.spending,
+            lambda: self.now,
+            count=lambda *each: self.counted.append(each),
+            **options,
+        )
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    store = await SqliteStore.open(tmp_path / "memory.db")
+    yield World(store)
+    await store.close()
+
+
+async def test_a_reply_is_the_message_and_what_it_cost(world: World) -> None:
+    world.provider.queue(Said("A cat.", (ToolCall("note", '{"a":1}'),)))
+    tool = {"type": "function", "function": {"name": "note", "parameters": {"type": "object"}}}
+    reply = await world.background().ask("p", ASK, tools=[tool], max_tokens=50)
+    assert reply.text == "A cat."
+    assert reply.message["tool_calls"][0]["function"]["name"] == "note"
+    assert reply.finish_reason == "tool_calls"
+    (body,) = world.provider.bodies
+    assert body == {"model": "small", "messages": ASK, "max_tokens": 50, "tools": [tool]}
+    assert await world.store.spending.spent("p", 100) == reply.tokens > 0
+    assert world.counted == [("ok", reply.tokens)]
+
+
+async def test_no_tools_means_no_tools(world: World) -> None:
+    await world.background().ask("p", ASK)
+    assert "tools" not in world.provider.bodies[0]
+
+
+async def test_a_reply_that_does_not_say_what_it_used_is_estimated(world: World) -> None:
+    raw = b'{"choices":[{"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}],"usage":null}'
+    world.provider.queue(Raw((raw,)))
+    reply = await world.background().ask("p", ASK)
+    assert len(raw) // 4 < reply.tokens < len(raw)
+
+
+async def test_a_used_up_budget_waits_for_the_next_day(world: World) -> None:
+    background = world.background(daily_tokens=5)
+    await background.ask("p", ASK)
+    with pytest.raises(Postponed) as caught:
+        await background.ask("p", ASK)
+    assert caught.value.delay_s == DAY / 2
+    assert len(world.provider.requests) == 1
+    await background.ask("another", ASK)
+    world.now += DAY / 2
+    await background.ask("p", ASK)
+    assert [outcome for outcome, _ in world.counted] == ["ok", "refused", "ok", "ok"]
+
+
+async def test_the_budget_outlives_the_process(world: World) -> None:
+    await world.background(daily_tokens=5).ask("p", ASK)
+    with pytest.raises(Postponed):
+        await world.background(daily_tokens=5).ask("p", ASK)
+
+
+@pytest.mark.parametrize(
+    ("scripted", "error", "words"),
+    [
+        (Failed(500, "Miso"), JobFailed, "answered 500"),
+        (Failed(400, "Miso"), JobFailed, "answered 400"),
+        (Failed(429, "Miso", headers=(("retry-after", "7"),)), Postponed, "429"),
+        (Raw((b"Miso",)), JobFailed, "no chat completion"),
+        (Raw((b'{"choices":[]}',)), JobFailed, "no chat completion"),
+        (Raw((b'{"choices":[{"message":"Miso"}]}',)), JobFailed, "no chat completion"),
+        (Raw((b"[]",)), JobFailed, "no chat completion"),
+        (Raw((b'{"choices"', ProviderBroke("Miso"))), JobFailed, "ProviderBroke"),
+        (ProviderUnreachable("Miso"), JobFailed, "ProviderUnreachable"),
+    ],
+)
+async def test_what_goes_wrong_is_named_without_what_was_said(
+    world: World, scripted: Any, error: type[JobFailed], words: str
+) -> None:
+    world.provider.queue(scripted)
+    with pytest.raises(error) as caught:
+        await world.background().ask("p", ASK)
+    assert words in caught.value.message
+    assert "Miso" not in caught.value.message
+    assert world.counted == [("failed", 0)]
+
+
+async def test_a_busy_upstream_says_how_long(world: World) -> None:
+    world.provider.queue(Failed(429, headers=(("retry-after", "7"),)), Failed(429))
+    for delay_s in (7.0, 30.0):
+        with pytest.raises(Postponed) as caught:
+            await world.background().ask("p", ASK)
+        assert caught.value.delay_s == delay_s
+
+
+class Slow(ScriptedProvider):
+    """Answers when the gate opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.entered = asyncio.Event()
+        self.inside = self.most = 0
+
+    async def send(self, request: ModelRequest) -> ModelReply:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        if self.inside == 2:
+            self.entered.set()
+        try:
+            await self.gate.wait()
+            return await super().send(request)
+        finally:
+            self.inside -= 1
+
+
+async def test_only_so_many_at_a_time(world: World) -> None:
+    slow = world.provider = Slow()
+    background = world.background(concurrency=2)
+    calls = [asyncio.create_task(background.ask("p", ASK)) for _ in range(5)]
+    await slow.entered.wait()
+    slow.gate.set()
+    await asyncio.gather(*calls)
+    assert slow.most == 2
+    assert len(slow.requests) == 5
+
+
+async def test_a_model_that_never_answers_is_not_waited_for(world: World) -> None:
+    world.provider = Slow()
+    with pytest.raises(JobFailed, match=r"no answer in 0\.001 s"):
+        await world.background(timeout_s=0.001).ask("p", ASK)
+    assert world.counted == [("failed", 0)]
+
+
+# --- in the gateway ---------------------------------------------------------------------------------------------------
+
+UPSTREAMS = (
+    UpstreamSettings("a", base_url="http://a.invalid/v1", api_key="k"),
+    UpstreamSettings("b", base_url="http://b.invalid/v1"),
+)
+QUICK = ModelSettings("quick", "gpt-small", upstream="b")
+
+
+async def test_without_a_model_named_for_it_nothing_is_asked(world: World) -> None:
+    assert create_app(Settings(upstreams=UPSTREAMS), world.store).background is None
+
+
+async def test_the_background_model_has_connections_of_its_own(world: World) -> None:
+    memory = MemorySettings(background_model="quick")
+    settings = Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,))
+    providers = make_providers(settings)
+    app = create_app(settings, world.store, providers)
+    assert app.background is not None
+    assert (app.background.model, app.background.provider.name) == ("gpt-small", "b")
+    live: Any = providers["b"]
+    own: Any = app.background.provider
+    assert own is not live
+    assert own._transport is not live._transport
+
+
+async def test_a_background_model_nobody_answers_to_is_refused_at_start(world: World) -> None:
+    memory = MemorySettings(background_model="quikc")
+    with pytest.raises(SettingsError, match=r"memory\.background_model"):
+        create_app(Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,)), world.store)
