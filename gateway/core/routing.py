@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = [
     "Failure",
@@ -29,6 +29,7 @@ __all__ = [
     "Target",
     "backoff_s",
     "decide",
+    "has_credit",
     "is_failure",
     "order",
     "read_retry_after",
@@ -45,8 +46,7 @@ _LEAN: Final = 4  # how many more requests a conversation's own place may have i
 _CREDIT_MOST: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):  # a frozen dataclass costs three times as much to make, and each request makes one
     """upstream: a name of the settings. model: what that upstream calls it. context_window: tokens, None if unknown."""
 
     upstream: str
@@ -88,12 +88,13 @@ class Health:
     told_until: float = -math.inf  # its own Retry-After
     is_probed: bool = False
     in_flight: int = 0
+    requests: int = 0  # since the credit was looked at
     credit: float = _CREDIT_MOST  # for retries
 
     def begin(self, policy: Policy) -> bool:
         """A request goes out; whether it is the breaker's probe."""
-        self.credit = min(_CREDIT_MOST, self.credit + policy.retry_budget)
-        if policy.breaker_failures and self.failures >= policy.breaker_failures:
+        self.requests += 1
+        if self.failures and 0 < policy.breaker_failures <= self.failures:
             self.is_probed = True
             return True
         return False
@@ -168,12 +169,18 @@ def backoff_s(tries: int, chance: float, longest_s: float) -> float:
     return wait * (0.5 + 0.5 * chance)
 
 
-def take_credit(health: Health) -> bool:
+def take_credit(health: Health, policy: Policy) -> bool:
     """Whether one more retry is within the budget: a share of the requests, and a few for a quiet time."""
-    if health.credit < 1:
+    if not has_credit(health, policy):
         return False
     health.credit -= 1
     return True
+
+
+def has_credit(health: Health, policy: Policy) -> bool:
+    health.credit = min(_CREDIT_MOST, health.credit + health.requests * policy.retry_budget)
+    health.requests = 0
+    return health.credit >= 1
 
 
 def order(members: Sequence[Member], now: float, key: int) -> list[int]:

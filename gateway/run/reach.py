@@ -19,7 +19,7 @@ import orjson
 
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
-from adapters.types import Capabilities, ModelRequest
+from adapters.types import ModelRequest
 from gateway.core.request import ChatRequest
 from gateway.core.routing import (
     Failure,
@@ -29,6 +29,7 @@ from gateway.core.routing import (
     Step,
     Target,
     decide,
+    has_credit,
     is_failure,
     order,
     read_retry_after,
@@ -45,7 +46,6 @@ __all__ = ["Place", "Reach", "Remake", "Tries"]
 Remake = Callable[[Target, "Place"], Awaitable[ModelRequest]]
 _ERROR_BYTES = 64 * 1024  # of an error that nobody gets to see; read so that its connection can be used again
 _ERROR_S = 0.1
-_NO_CAPABILITIES = Capabilities()
 
 
 @dataclass(slots=True)
@@ -61,10 +61,10 @@ class Place:
     policy: Policy
     has_key: bool = True
     health: Health = field(default_factory=Health)
+    takes_metadata: bool = False
 
-    @property
-    def capabilities(self) -> Capabilities:
-        return getattr(self.provider, "capabilities", _NO_CAPABILITIES)
+    def __post_init__(self) -> None:
+        self.takes_metadata = self.provider.capabilities.metadata
 
 
 Candidate = tuple[Place, Target]
@@ -229,21 +229,21 @@ class Tries:
             tries=tries,
             has_peer=any(target.rank == self.target.rank for _, target in left[:1]),
             has_fallback=bool(left),
-            has_credit=health.credit >= 1,
+            has_credit=has_credit(health, self.place.policy),
             chance=self._reach.chance(),
         )
         if step is Step.AGAIN:
-            take_credit(health)
+            take_credit(health, self.place.policy)
         return step, wait_s
 
     def _answered(self, outcome: str, *, is_error: bool, has_reply: bool = True) -> None:
         self.is_answered = has_reply
-        self._is_settled = True
         self._note(outcome, is_error=is_error)
-        say = self._receipt.say
-        say("x-mnemogate-upstream", self.place.name)
+        if not self._is_settled:
+            self._is_settled = True
+            self._receipt.headers.append(("x-mnemogate-upstream", self.place.name))
         if len(self._log) > 1:
-            say("x-mnemogate-tries", ";".join(self._log))
+            self._receipt.say("x-mnemogate-tries", ";".join(self._log))
 
     def _note(self, outcome: str, *, is_error: bool) -> None:
         name = self.place.name

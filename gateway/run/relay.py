@@ -48,10 +48,11 @@ class Receipt:
     def upstream_answered(self) -> None:
         self._came = time.perf_counter()
 
-    def say(self, name: str, value: str) -> None:
-        """Add a header, in place of what was said under its name before."""
+    def say(self, name: str, value: str | None) -> None:
+        """Add a header, in place of what was said under its name before; None: say nothing."""
         self.headers = [each for each in self.headers if each[0] != name]
-        self.headers.append((name, value))
+        if value is not None:
+            self.headers.append((name, value))
 
     def lines(self) -> list[Header]:
         """The headers, `x-mnemogate-added-ms` with them: our time before the call and after its first bytes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from gateway.core.routing import Target
@@ -46,7 +46,7 @@ def resolve_route(settings: Settings, model: str) -> Route:
         base = _resolve(settings, profile.model, profile.upstream)
         own = profile.context_window
         others = (
-            base.others if own is None else tuple(replace(each, context_window=own) for each in base.others)
+            base.others if own is None else tuple(each._replace(context_window=own) for each in base.others)
         )
         return Route(base.upstream, base.model, profile, own or base.context_window, others)
     return _resolve(settings, model, None)
@@ -103,5 +103,5 @@ def _others(
     ]
     for rank, name in enumerate(fallbacks, 1):
         route = _resolve(settings, name, None, is_fallback=True)
-        found += [replace(each, rank=rank) for each in route.targets]
+        found += [each._replace(rank=rank) for each in route.targets]
     return tuple(found)

@@ -91,13 +91,13 @@ def test_backoff_doubles_up_to_its_limit_and_half_of_it_is_chance() -> None:
 
 def test_retries_are_a_share_of_the_requests() -> None:
     health, policy = Health(), Policy(retry_budget=0.2)
-    assert [take_credit(health) for _ in range(11)] == [True] * 10 + [False]
+    assert [take_credit(health, policy) for _ in range(11)] == [True] * 10 + [False]
     for _ in range(4):
         health.begin(policy)
-    assert not take_credit(health)
+    assert not take_credit(health, policy)
     health.begin(policy)
     health.begin(policy)
-    assert (take_credit(health), take_credit(health)) == (True, False)
+    assert (take_credit(health, policy), take_credit(health, policy)) == (True, False)
 
 
 # --- the breaker
