@@ -81,9 +81,9 @@ class Chat:
         profile = self._profile(identity)
         if not identity.append and profile.history == "append" and identity.conversation is not None:
             identity = replace(identity, append=True)
-        memory, status = await self._recollect(request, route, identity, profile)
-        receipt.headers.append(("x-mnemogate-memory", status))
         tries = self.reach.tries(route, request, sink, receipt)
+        memory, status = await self._recollect(request, tries.target, identity, profile)
+        receipt.headers.append(("x-mnemogate-memory", status))
         call = _Call(request, forwardable(headers), credential, route.upstream, receipt, self._settings)
         try:
             if memory is None and not profile.system and not _has_window(route):
@@ -118,11 +118,9 @@ class Chat:
         receipt: Receipt,
     ) -> int:
         request = call.request
-        added = Additions(system=profile.system or "")
-        if memory is not None and memory.asked.identity.mode is not Mode.OFF:
-            added = memory.additions
-            if memory.composition.breaks:
-                self._metrics.prefix_breaks.inc()
+        added = _additions(memory, profile)
+        if memory is not None and memory.composition.breaks:
+            self._metrics.prefix_breaks.inc()
         assembly = await call.assemble(added, tries.target, tries.place)
         _say(receipt, memory, added)
         spec = TurnSpec(
@@ -150,7 +148,9 @@ class Chat:
         )
 
         async def remake(target: Target, place: Place) -> ModelRequest:
-            run.assembly = await call.assemble(added, target, place)
+            if memory is not None:
+                memory.answered_by(target.upstream, target.model)
+            run.assembly = await call.assemble(_additions(memory, profile), target, place)
             run.credential = call.credential_for(target)
             return run.request(run.assembly.body())
 
@@ -158,7 +158,7 @@ class Chat:
         return await run.run(spec)
 
     async def _recollect(
-        self, request: ChatRequest, route: Route, identity: Identity, profile: ProfileSettings
+        self, request: ChatRequest, target: Target, identity: Identity, profile: ProfileSettings
     ) -> tuple[Recollection | None, str]:
         """Memory's part, and how it stands: a store that fails takes memory away, not the answer."""
         if identity.scope is None:
@@ -176,7 +176,7 @@ class Chat:
             return self._without(strict, health.error or f"the store is {health.status}")
         try:
             asked = Asked(
-                request, identity, profile, self._now(), route.model, route.context_window, route.upstream
+                request, identity, profile, self._now(), target.model, target.context_window, target.upstream
             )
             memory = await self.recollector.begin(asked)
         except StoreError as error:
@@ -223,7 +223,7 @@ class Chat:
         return rules
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     """What is asked of an upstream, whichever that will be. upstream: the one the caller named or was routed to."""
 
@@ -233,6 +233,7 @@ class _Call:
     upstream: str
     receipt: Receipt
     settings: Settings
+    dropped: tuple[str, ...] = ()
 
     async def make(self, target: Target, place: Place) -> ModelRequest:
         """The request as it came, where nothing of ours goes in."""
@@ -260,10 +261,17 @@ class _Call:
     def _consumed(self, place: Place) -> tuple[str, ...]:
         if not self.settings.server.consume_envelopes:
             return ()
-        names = consumed(self.request.json, place.capabilities.metadata)
-        if names:
-            self.receipt.say("x-mnemogate-consumed", ",".join(names))
+        names = consumed(self.request.json, place.takes_metadata)
+        if names != self.dropped:
+            self.dropped = names
+            self.receipt.say("x-mnemogate-consumed", ",".join(names) or None)
         return names
+
+
+def _additions(memory: Recollection | None, profile: ProfileSettings) -> Additions:
+    if memory is None or memory.asked.identity.mode is Mode.OFF:
+        return Additions(system=profile.system or "")
+    return memory.additions
 
 
 def _has_window(route: Route) -> bool:

@@ -222,17 +222,26 @@ class Recollection:
         )
         if profile.history == "client":
             self.plan.fill = []
-        if self.tree is None:
-            self.composition = compose_plain(
-                self.query.listing, self.look, self.offered, fresh, self.query.model
-            )
-        else:
-            self.composition = compose(self.tree, self.plan, self.offered, fresh)
+        self.composition = self._compose(fresh)
         if is_asked:
             fresh[last] = await self._recall(text_of(new[last]), await self._assemble())
             if fresh[last]:
                 self.composition.notes[self.query.listing.places[self.plan.new[-1]]] = fresh[last]
         self.notes = {} if self.plan.off else fresh
+
+    def answered_by(self, upstream: str, model: str) -> None:
+        """Another one than was thought answers: what only that one could read stays here."""
+        self.query = replace(self.query, model=f"{upstream}/{model}")
+        self.plan.query = self.query
+        if self.asked.identity.mode is not Mode.OFF:
+            notes = self.composition.notes
+            self.composition = self._compose({})
+            self.composition.notes = notes
+
+    def _compose(self, fresh: dict[int, str]) -> Composition:
+        if self.tree is None:
+            return compose_plain(self.query.listing, self.look, self.offered, fresh, self.query.model)
+        return compose(self.tree, self.plan, self.offered, fresh)
 
     @property
     def ops(self) -> list[BlockOp]:

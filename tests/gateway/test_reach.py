@@ -18,7 +18,7 @@ import pytest
 from gateway.run.reach import Place
 from gateway.settings import DeploymentSettings, ModelSettings, UpstreamSettings
 from tests.gateway.sdk import CHAT, World, agent, remember
-from tests.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
+from tests.upstream import Call, Gate, Reply, Rules, Seen, StrictUpstream, call_tools, fail, raw, say
 
 LIMITS = {"retry-after": "30", "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "30s"}
 BUSY = fail(429, "Slow down.", code="rate_limit_exceeded")
@@ -232,6 +232,35 @@ def test_the_window_is_that_of_who_answers(two: Open, memory: bool) -> None:
         assert int(headers["x-mnemogate-evicted-tokens"]) > 0
         _, headers = it.ask(False, memory, messages=talk)
         assert headers["x-mnemogate-evicted-tokens"] == "0"
+
+
+@forms
+def test_what_only_one_provider_can_read_is_not_shown_to_its_stand_in(two: Open, stream: bool) -> None:
+    def signed(name: str) -> dict[str, Any]:
+        return {"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": name}]}
+
+    def thoughts(seen: Seen) -> list[Any]:
+        replies = [m for m in seen.messages if m["role"] == "assistant"]
+        return [(m["thinking_blocks"][0]["signature"] if "thinking_blocks" in m else None) for m in replies]
+
+    with two() as it:
+        it.first.rules = it.second.rules = Rules(unknown_parameters=False)
+        talk: list[Any] = []
+
+        def say_again(reply: Reply, upstream: StrictUpstream) -> Seen:
+            upstream.queue(reply)
+            talk.append({"role": "user", "content": f"This is question number {len(talk)}."})
+            text, _ = it.ask(stream, True, messages=talk)
+            talk.append({"role": "assistant", "content": text})
+            it.world.settle()
+            return upstream.last
+
+        say_again(say("The first reply, of the first upstream.", delta=signed("first")), it.first)
+        it.first.queue(fail(503))
+        seen = say_again(say("The second reply, of the other upstream.", delta=signed("second")), it.second)
+        assert thoughts(it.first.last) == ["first"]
+        assert thoughts(seen) == [None]
+        assert thoughts(say_again(say("The third reply."), it.first)) == ["first", None]
 
 
 # --- nobody else to ask
@@ -656,7 +685,7 @@ def test_an_envelope_is_read_and_stays_here(
 def test_only_the_envelope_is_taken_off(two: Open) -> None:
     body = b'{ "call" : {"id":"c"}, "model":"big" ,"messages":[{"role":"user","content":"\\u0041"}],"n":1.0 }'
     with two() as it:
-        it.first.rules = type(it.first.rules)(unknown_parameters=False)
+        it.first.rules = Rules(unknown_parameters=False)
         it.world.gateway.post(body.replace(b'"big"', b'"m"'), {"x-mnemogate-memory": "off"})
         assert it.first.last.body == body.replace(b'"call" : {"id":"c"}, ', b"")
 
