@@ -233,6 +233,47 @@ async def test_silence_within_the_reply_is_a_timeout_between_chunks(
     await upstream.last.gone.wait()
 
 
+async def test_a_reply_that_trickles_is_bound_by_its_total(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("One two three", hold_after={2: Gate()}))
+    reply = await post(transport, upstream, chat(stream=True), timeouts=Timeouts(total_s=0.05))
+    with pytest.raises(ProviderTimeout) as caught:
+        async for _ in reply.chunks():
+            pass
+    assert caught.value.phase == "total"
+    await reply.aclose()
+
+
+async def test_the_total_bounds_the_wait_for_the_headers_too(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("Too late.", hold_before_headers=Gate()))
+    with pytest.raises(ProviderTimeout) as caught:
+        await post(transport, upstream, chat(), timeouts=Timeouts(total_s=0.05))
+    assert caught.value.phase == "first byte"
+
+
+async def test_a_total_that_is_not_reached_changes_nothing(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    reply = await post(transport, upstream, chat(stream=True), timeouts=Timeouts(total_s=PATIENCE_S))
+    assert b"".join([chunk async for chunk in reply.chunks()]).endswith(b"data: [DONE]\n\n")
+    await reply.aclose()
+
+
+async def test_an_error_tells_whether_the_request_was_sent(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(Reply(cut_before_headers=True))
+    with pytest.raises(ProviderUnreachable) as lost:
+        await post(transport, upstream, chat())
+    upstream.stop()
+    with pytest.raises(ProviderUnreachable) as refused:
+        await post(transport, upstream, chat())
+    assert (lost.value.sent, refused.value.sent) == (True, False)
+
+
 async def test_the_wait_for_the_first_byte_is_not_bound_by_the_one_between_chunks(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
