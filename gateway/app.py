@@ -20,17 +20,15 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.base import Provider
 from adapters.transport import Timeouts
-from gateway.errors import SettingsError, UnknownModel
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
-from gateway.run.background import Background
+from gateway.run.background import Background, background_route
 from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
 from gateway.run.forward import Forwarding
 from gateway.run.guard import Guard
 from gateway.run.jobs import Handler, Worker
 from gateway.run.operate import Operation, job_operations, key_operations, telling
-from gateway.run.route import resolve_route
 from gateway.run.show import show_operation
 from gateway.run.tally import Tally
 from gateway.run.upkeep import Upkeep
@@ -117,10 +115,11 @@ class Gateway:
             self.metrics.register(tally)
             self.worker = Worker(store.jobs, self.handlers, count=tally.attempt)
             memory = settings.memory
-            if memory.background_model is not None and background is not None:
+            route = background_route(settings)
+            if route is not None and background is not None:
                 self.background = Background(
                     background,
-                    resolve_route(settings, memory.background_model).model,
+                    route.model,
                     store.spending,
                     clock,
                     concurrency=memory.background_concurrency,
@@ -236,15 +235,12 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
 
 def make_background(settings: Settings) -> Provider | None:
     """A provider for calls of our own, with connections of its own. Raises: SettingsError."""
-    if settings.memory.background_model is None:
+    route = background_route(settings)
+    if route is None:
         return None
-    try:
-        name = resolve_route(settings, settings.memory.background_model).upstream
-    except UnknownModel as error:
-        raise SettingsError(f"memory.background_model: {error.message}") from error
-    upstream = next(each for each in settings.upstreams if each.name == name)
+    upstream = next(each for each in settings.upstreams if each.name == route.upstream)
     key = upstream.api_keys[0] if upstream.api_keys else upstream.api_key
-    return _make_provider(upstream, name, key)
+    return _make_provider(upstream, upstream.name, key)
 
 
 def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Provider:

@@ -15,10 +15,13 @@ import orjson
 from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
+from gateway.errors import SettingsError, UnknownModel
 from gateway.run.jobs import JobFailed, Postponed
+from gateway.run.route import Route, resolve_route
+from gateway.settings import Settings
 from storage.base import Spending
 
-__all__ = ["Background", "Reply"]
+__all__ = ["Background", "Reply", "background_route"]
 
 _DAY_S = 86_400
 _MAX_REPLY_BYTES = 8 * 1024 * 1024
@@ -38,6 +41,17 @@ class Reply:
     def text(self) -> str:
         content = self.message.get("content")
         return content if isinstance(content, str) else ""
+
+
+def background_route(settings: Settings) -> Route | None:
+    """Who answers our own calls; None: nobody is named, and what needs a model is not done. Raises: SettingsError."""
+    model = settings.memory.background_model
+    if model is None:
+        return None
+    try:
+        return resolve_route(settings, model)
+    except UnknownModel as error:
+        raise SettingsError(f"memory.background_model: {error.message}") from error
 
 
 class Background:

@@ -15,6 +15,7 @@ from adapters.errors import ProviderBroke, ProviderUnreachable
 from adapters.fake import Failed, Raw, Said, ScriptedProvider, ToolCall
 from adapters.types import ModelRequest
 from gateway.app import create_app, make_providers
+from gateway.cli import main
 from gateway.errors import SettingsError
 from gateway.run.background import Background
 from gateway.run.jobs import JobFailed, Postponed
@@ -197,3 +198,14 @@ async def test_a_background_model_nobody_answers_to_is_refused_at_start(world: W
     memory = MemorySettings(background_model="quikc")
     with pytest.raises(SettingsError, match=r"memory\.background_model"):
         create_app(Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,)), world.store)
+
+
+def test_check_config_says_so_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnemogate.toml").write_text(
+        "[memory]\nbackground_model = 'x'\n[[models]]\nalias = 'a'\nmodel = 'b'"
+    )
+    assert main(["check-config"]) == 2
+    assert "memory.background_model" in capsys.readouterr().err
