@@ -18,6 +18,7 @@ from storage.records import (
     Change,
     Committed,
     Exchange,
+    ForgetRules,
     Job,
     JobState,
     Key,
@@ -30,6 +31,7 @@ from storage.records import (
     Scope,
     Snapshot,
     Step,
+    Target,
     TurnWrite,
 )
 
@@ -37,6 +39,7 @@ __all__ = [
     "Agents",
     "Blocks",
     "Effect",
+    "Forgetting",
     "Health",
     "Jobs",
     "Keys",
@@ -286,6 +289,39 @@ class Spending(Protocol):
     async def spend(self, project: str, day: int, tokens: int) -> None: ...
 
 
+class Forgetting(Protocol):
+    """Each `begin` is written down at once; what it began is gone when `run` says so, also after a crash in between."""
+
+    def find(
+        self, project: str, profile: str | None, subject: str | None, *, after: int = 0, limit: int = 100
+    ) -> list[int]:
+        """A page of the memories in a scope; None: whatever profile, whatever subject."""
+
+    def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
+        """A page of the memories of a project that hold something older than that."""
+
+    def conversation(self, agent: int, name: str) -> int | None:
+        """By its public name or by the client's own."""
+
+    def exchange(self, agent: int, seq: int) -> int | None:
+        """The one that holds this message."""
+
+    def unfinished(self) -> list[int]:
+        """What was begun and not ended, by this process or one before it."""
+
+    async def begin(self, agent: int, target: Target) -> int:
+        """Nothing that was under way commits any more. Returns what `run` takes."""
+
+    async def run(self, id: int, rules: ForgetRules, until: Callable[[], bool] = lambda: False) -> bool:
+        """To its end, unless `until` says that it is enough for now. True when all is gone."""
+
+    async def forget_project(self, project: str) -> None:
+        """What its users shared. The memories themselves are forgotten one by one, before."""
+
+    async def sweep(self, wait_ms: int = 1000) -> bool:
+        """What was forgotten leaves the log too; False: somebody still reads, and it will a little later."""
+
+
 class Store(Protocol):
     @property
     def keys(self) -> Keys: ...
@@ -304,6 +340,9 @@ class Store(Protocol):
 
     @property
     def recall(self) -> Recall: ...
+
+    @property
+    def forgetting(self) -> Forgetting: ...
 
     @property
     def jobs(self) -> Jobs: ...

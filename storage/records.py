@@ -20,7 +20,9 @@ __all__ = [
     "Change",
     "Committed",
     "Conversation",
+    "Erased",
     "Exchange",
+    "ForgetRules",
     "Job",
     "JobState",
     "Key",
@@ -30,10 +32,12 @@ __all__ = [
     "Passage",
     "Pool",
     "Probes",
+    "Revised",
     "Scope",
     "Snapshot",
     "State",
     "Step",
+    "Target",
     "TurnWrite",
 ]
 
@@ -101,7 +105,7 @@ class Exchange:
     path: running hash over all atoms up to and including the reply.
     reply_key: hash under which a reply of ours is looked up (its text without white space, else its calls).
     head: of a first exchange, how many of its messages were made elsewhere.
-    hush: indices of input messages that were off the record when they were said.
+    hush: indices of input messages that were off the record when they were said, or were forgotten; -1: the reply was.
     touched: when a finished request last began here, repeated this or (lazily, see core) carried it.
     stopped: when a cancelled request was cut; ended: when a finished one ended.
     input, said: JSON array of messages, JSON message; None in a tombstone.
@@ -311,7 +315,7 @@ class Probes:
 
     key: the client's conversation id; with one only that conversation matters. replies: keys of replies that the list
     may hold; inputs: hashes of what it asked; marks: hashes of heads and of what may be off the record; since:
-    openings touched later than that may be the same chat.
+    openings touched later than that may be the same chat. told: hashes of messages that may have been forgotten.
     """
 
     key: str | None
@@ -319,18 +323,21 @@ class Probes:
     inputs: Sequence[bytes] = ()
     marks: Sequence[bytes] = ()
     since: float = 0.0
+    told: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
     """Exchanges as loaded, without content.
 
-    conversation: the named one, where it exists. fetch: one with its content.
+    conversation: the named one, where it exists. fetch: one with its content. tombs: which of `Probes.told` are off the
+    record or forgotten in any conversation; looked up once something was forgotten.
     """
 
     exchanges: Sequence[Exchange]
     conversation: int | None
     fetch: Callable[[int], Exchange]
+    tombs: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,3 +404,58 @@ class Committed:
     exchange: int
     conversation: int
     is_plain: bool
+
+
+# -- what passes between forgetting and the store
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What of one memory is to be forgotten.
+
+    messages: by their numbers. exchanges, conversation: row ids. before: what is older than that. is_all: the memory
+    with its secret, after which nothing tells that it was there.
+    """
+
+    messages: Sequence[int] = ()
+    exchanges: Sequence[int] = ()
+    conversation: int | None = None
+    before: float | None = None
+    is_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What is gone, as far as what may quote it can be told. days: since the epoch, UTC, on which it was said or saved.
+
+    blocks: whether a block, or an edit of one, is gone too.
+    """
+
+    days: frozenset[int]
+    blocks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Revised:
+    """A later value of a block that was built on something that is gone.
+
+    is_erased: it came from that itself. op: the edit that made it, of a turn that stays. is_whole: value is an older,
+    untouched one, brought back by an undo.
+    """
+
+    value: str
+    is_erased: bool = False
+    op: BlockOp | None = None
+    is_whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRules:
+    """quotes: may this note or hidden round quote what is gone?
+
+    rebuild: the value of a block without what is gone. Its arguments: the block with its last untouched value, and
+    the values it had since, oldest first.
+    """
+
+    quotes: Callable[[str, Erased], bool]
+    rebuild: Callable[[Block, Sequence[Revised]], str]

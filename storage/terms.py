@@ -40,6 +40,7 @@ __all__ = [
     "Document",
     "Hit",
     "chunk_of",
+    "clear_caches",
     "encode",
     "forget",
     "merge",
@@ -109,6 +110,13 @@ class Hit(NamedTuple):  # not a dataclass: fifty of those would take a third of 
     seq: int
     score: float
     share: float
+
+
+def clear_caches() -> None:
+    """What is remembered between queries: words of messages, among them such as were forgotten."""
+    _terms_of_word.cache_clear()
+    _count.cache_clear()
+    _lay_out_again.cache_clear()
 
 
 def chunk_of(seq: int) -> int:

@@ -78,7 +78,7 @@ class Teller:
             tree = Tree()
             if agent.id:
                 pool = turns.pool(agent, full_probes(query, key))
-                tree = Tree(pool.exchanges, pool.fetch)
+                tree = Tree(pool.exchanges, pool.fetch, pool.tombs)
             plan = begin(tree, query)
         fresh = {} if mode is Mode.OFF else self._notes(tree, plan)
         if tree is None:

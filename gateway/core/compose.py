@@ -109,6 +109,8 @@ def _matches(listing: Listing, end: int, line: Sequence[Element]) -> list[tuple[
 def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -> None:
     for element in plan.fill:
         x, content = element.exchange, tree.content(element.exchange)
+        if element.place in x.hush:
+            continue
         if element.place >= 0:
             if content.messages is not None:
                 note = x.notes.get(element.place, "") if is_user(element.atoms) else ""

@@ -17,7 +17,7 @@ def decide(
 ) -> Change:
     """Inside the writing transaction: what this turn changes, of the tree as it is now."""
     query = plan.query
-    tree = Tree(pool.exchanges, pool.fetch)
+    tree = Tree(pool.exchanges, pool.fetch, pool.tombs)
     before = {x.id: x for x in tree}
     if query.named and plan.place.anchor is None:
         plan.conversation = pool.conversation

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gateway.core.canonical import Listing, WireMessage, is_cut_of, is_user, squash, text_of, words
-from gateway.core.tree import Element, Tree, is_tombstone
+from gateway.core.tree import Element, Tree, is_forgotten, is_tombstone
 from storage.records import Atom, Exchange, State
 
 __all__ = ["Amendment", "Form", "Mode", "Place", "Plan", "Query", "begin", "lcs", "place", "spans_of"]
@@ -430,26 +430,27 @@ def _keep_off_the_record(tree: Tree, plan: Plan) -> None:
     e = plan.exchange
     assert e is not None
     twins = [x for x in _would_be_siblings(tree, plan) if tree.is_same_input(x, e)]
-    plan.off = plan.query.mode is not Mode.ON or any(map(is_tombstone, twins))
+    plan.off = plan.query.mode is not Mode.ON or any(map(is_forgotten, twins))
     tombs = tombstone_atoms(tree)
-    if not tombs:
+    if not tombs and not tree.tombs:
         return
     hush: set[int] = set()
     messages = plan.messages
     for i, atoms in enumerate(e.inputs[:-1]):
-        if atoms in tombs or (i - 1 in hush and messages[i].get("role") != "user"):
+        is_tomb = atoms in tombs or b"".join(atoms) in tree.tombs
+        if is_tomb or (i - 1 in hush and messages[i].get("role") != "user"):
             hush.add(i)
     plan.hush = frozenset(hush)
 
 
 def tombstone_atoms(tree: Tree) -> set[tuple[Atom, ...]]:
-    return {
+    gone = (
         atoms
         for x in tree
-        if is_tombstone(x)
-        for atoms in (*x.inputs, x.reply or ())
-        if atoms and atoms[0][:1] in b"ua"
-    }
+        for i, atoms in (*enumerate(x.inputs), (-1, x.reply or ()))
+        if is_tombstone(x) or i in x.hush
+    )
+    return {atoms for atoms in gone if atoms and atoms[0][:1] in b"ua"}
 
 
 def _would_be_siblings(tree: Tree, plan: Plan) -> list[Exchange]:

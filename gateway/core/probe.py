@@ -17,8 +17,9 @@ def full_probes(query: Query, key: str | None) -> Probes:
     """Everything under which the exchanges that may matter to a list can be found."""
     listing = query.listing
     since = query.now - query.idle_s
+    told = [b"".join(atoms) for atoms in listing.atoms[:-1] if atoms and atoms[0][:1] in b"ua"]
     if key is not None:
-        return Probes(key, since=since)
+        return Probes(key, since=since, told=told)
     asked: dict[bytes, None] = {}
     for i in range(len(listing) - 1, 0, -1):
         if listing.role(i) == "assistant" and listing.role(i - 1) != "assistant":
@@ -29,7 +30,7 @@ def full_probes(query: Query, key: str | None) -> Probes:
     marks = [listing.canon.path(listing.flat(listing.said))] if listing.said else []
     marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
     replies = history.spans_of(listing, PROBED_TURNS) if listing.said else []
-    return Probes(None, replies, list(asked), marks, since)
+    return Probes(None, replies, list(asked), marks, since, told)
 
 
 def plain_probes(plan: Plan, key: str | None) -> Probes:

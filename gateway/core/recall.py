@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from storage.records import Atom, Message
 
-__all__ = ["Recalled", "choose", "estimate_tokens", "make_query", "render_note", "strip_notes"]
+__all__ = ["Recalled", "choose", "estimate_tokens", "make_query", "render_note", "strip_notes", "tells_of_blocks"]
 
 QUERY_CHARS = 4_000  # about 1,000 tokens; what is longer is a template or a document, not a question
 _EDGE_CHARS = 500  # of such a message, what its last lines and its first lines may give
@@ -136,6 +136,10 @@ def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) ->
 def strip_notes(text: str) -> str:
     """The text without notes of ours: a reply that quotes one must not be learned as if it had been said."""
     return _NOTE.sub("", text) if _HEADING in text else text
+
+
+def tells_of_blocks(note: str) -> bool:
+    return _CHANGES in note
 
 
 def _frame(now: float) -> str:

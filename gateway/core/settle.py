@@ -15,7 +15,7 @@ import orjson
 from gateway.core.canonical import WireMessage, squash, text_of, visible
 from gateway.core.history import Amendment, Plan, find_opening
 from gateway.core.opaque import has_opaque
-from gateway.core.tree import Tree, is_tombstone
+from gateway.core.tree import Tree, is_forgotten, is_tombstone
 from storage.records import Atom, Exchange, State
 
 __all__ = ["Ended", "cancel", "finish", "head_of", "mergeable", "open_", "refresh_standing"]
@@ -147,7 +147,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         conversation = opening.conversation if opening else conversation
     e = replace(e, conversation=conversation if conversation is not None else e.id)
     plan.conversation = e.conversation
-    if plan.off or any(is_tombstone(x) and tree.is_same_input(x, e) for x in _siblings_to_be(tree, e)):
+    if plan.off or any(is_forgotten(x) and tree.is_same_input(x, e) for x in _siblings_to_be(tree, e)):
         return replace(e, state=State.OFF, notes={})
     return replace(e, input=orjson.dumps(_kept(plan)))
 
@@ -229,7 +229,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
             reply=reply,
             reply_key=listing.canon.reply_key(reply),
             size=len(squash(text_of(said))),
-            said=None if is_tombstone(x) else orjson.dumps(said),
+            said=None if is_tombstone(x) or -1 in x.hush else orjson.dumps(said),
         )
     _rehash(tree, x, plan)
 

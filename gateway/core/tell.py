@@ -28,7 +28,7 @@ def told_places(e: Exchange, *, head_is_shared: bool) -> list[int]:
         for i, atoms in enumerate(e.inputs)
         if i >= head and i not in e.hush and not (atoms and atoms[0][:1] == b"t")
     ]
-    return found if e.said is None else [*found, -1]
+    return found if e.said is None or -1 in e.hush else [*found, -1]
 
 
 def message_at(e: Exchange, place: int) -> WireMessage:

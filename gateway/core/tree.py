@@ -18,7 +18,7 @@ import orjson
 from gateway.core.canonical import WireMessage, grows, is_user, text_of
 from storage.records import Atom, Exchange, State
 
-__all__ = ["Content", "Element", "Tree", "has_additions", "is_tombstone"]
+__all__ = ["Content", "Element", "Tree", "has_additions", "is_forgotten", "is_tombstone"]
 
 _TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
 
@@ -48,6 +48,11 @@ def is_tombstone(exchange: Exchange) -> bool:
     return exchange.state in _TOMBSTONES
 
 
+def is_forgotten(e: Exchange) -> bool:
+    """Asked again at its place, it stays off the record: what was asked last, or the reply, is not kept any more."""
+    return is_tombstone(e) or -1 in e.hush or len(e.inputs) - 1 in e.hush
+
+
 def has_additions(e: Exchange) -> bool:
     """Something of ours hangs on it that has to be sent again: a note, hidden rounds, a provider's own fields."""
     return e.hidden or e.opaque or any(e.notes.values())
@@ -64,11 +69,18 @@ class _Memo:
 
 
 class Tree:
-    """fetch: content of an exchange whose own fields do not carry it (a skeleton as the store loads it)."""
+    """fetch: content of an exchange whose own fields do not carry it (a skeleton as the store loads it).
+
+    tombs: hashes of messages that were forgotten, wherever they stood.
+    """
 
     def __init__(
-        self, exchanges: Iterable[Exchange] = (), fetch: Callable[[int], Exchange] | None = None
+        self,
+        exchanges: Iterable[Exchange] = (),
+        fetch: Callable[[int], Exchange] | None = None,
+        tombs: frozenset[bytes] = frozenset(),
     ) -> None:
+        self.tombs = tombs
         self.by_id: dict[int, Exchange] = {}
         self._kids: dict[int, list[int]] = {}
         self._roots: dict[int, list[int]] = {}

@@ -153,7 +153,7 @@ class Recollector:
         tree = Tree()
         if agent.id:
             pool = self.store.turns.pool(agent, full_probes(query, key))
-            tree = Tree(pool.exchanges, pool.fetch)
+            tree = Tree(pool.exchanges, pool.fetch, pool.tombs)
         return Recollection(self, asked, agent, look, query, history.begin(tree, query), tree)
 
 

@@ -19,11 +19,13 @@ from storage.sqlite.reader import Reader
 from storage.sqlite.writer import Writer
 
 __all__ = [
+    "FORGOTTEN_ORIGIN",
     "Blocks",
     "Revision",
     "add_op",
     "ensure_blocks",
     "ensure_shared_blocks",
+    "get_block",
     "list_revisions",
     "load_blocks",
     "load_ops",
@@ -37,6 +39,8 @@ _Q = load_queries()
 
 DEFAULT_ORIGIN = "default"
 UNDO_ORIGIN = "undo"
+# Of a version whose value was erased: there is nothing to bring back. Short, so that the row does not grow (room.py).
+FORGOTTEN_ORIGIN = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ def write_block(
     restores: int | None = None,
 ) -> Block:
     """Sets the value if the block is still at that version. Raises: Conflict, NotFound."""
-    found = _get(connection, block)
+    found = get_block(connection, block)
     if found.version != version:
         raise Conflict(
             f"block {found.label!r} is at version {found.version}, not {version}: it was changed since"
@@ -111,13 +115,14 @@ def undo_block(connection: sqlite3.Connection, block: int, *, at: float, origin:
     An undo is a version of its own that names the one it restored, so walking on goes by what is shown, not by what
     was written last: undoing twice is not redoing.
     """
-    found = _get(connection, block)
+    found = get_block(connection, block)
     shown = found.version
     while (restores := _version(connection, block, shown)[1]) is not None:
         shown = restores
-    if shown == 1:
+    before = connection.execute(_Q["block_history_before"], (block, shown, FORGOTTEN_ORIGIN)).fetchone()
+    if before is None:
         raise NotFound(f"block {found.label!r} has no change left to undo")
-    value, _, sources = _version(connection, block, shown - 1)
+    version, value, sources = before
     return write_block(
         connection,
         block,
@@ -126,7 +131,7 @@ def undo_block(connection: sqlite3.Connection, block: int, *, at: float, origin:
         at=at,
         origin=origin,
         sources=orjson.loads(sources),
-        restores=shown - 1,
+        restores=version,
     )
 
 
@@ -194,7 +199,7 @@ def _block(row: tuple[int, str, str, str, int, int, int, int]) -> Block:
     return Block(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6])
 
 
-def _get(connection: sqlite3.Connection, block: int) -> Block:
+def get_block(connection: sqlite3.Connection, block: int) -> Block:
     row = connection.execute(_Q["block_get"], (block,)).fetchone()
     if row is None:
         raise NotFound(f"there is no block {block}")

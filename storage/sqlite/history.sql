@@ -223,3 +223,7 @@ SELECT uid FROM conversations WHERE id = ? AND agent = ?
 SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version
 FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.project = ? AND b.profile = ? ORDER BY b.id
+
+-- name: tombs
+-- Which of some messages are off the record or forgotten.
+SELECT hash FROM marks WHERE agent = ? AND kind = 'tomb' AND hash IN ({n})

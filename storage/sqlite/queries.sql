@@ -84,6 +84,11 @@ SELECT version, restores, at, origin, exchange, sources, value FROM block_histor
 -- One value of a block.
 SELECT value, restores, sources FROM block_history WHERE block = ? AND version = ?
 
+-- name: block_history_before
+-- The value before one, those that were forgotten left out.
+SELECT version, value, sources FROM block_history WHERE block = ? AND version < ? AND origin <> ?
+ORDER BY version DESC LIMIT 1
+
 -- name: op_insert
 -- A memory edit of a turn; the same call of the same turn is there once.
 INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments) VALUES (?, ?, ?, ?, ?, ?, ?, ?)

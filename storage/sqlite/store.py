@@ -19,6 +19,7 @@ from storage.errors import Corrupt
 from storage.sqlite.agents import Agents
 from storage.sqlite.blocks import Blocks
 from storage.sqlite.connection import Target, open_writer
+from storage.sqlite.forget import Forgetting
 from storage.sqlite.jobs import Jobs
 from storage.sqlite.keys import Keys
 from storage.sqlite.lock import Lock
@@ -56,6 +57,7 @@ class SqliteStore:
         self.passages = Passages(self.reader, self.writer)
         self.turns = Turns(self.reader, self.writer, self.agents)
         self.recall = Recall(self.reader, self.long_reader, self.writer)
+        self.forgetting = Forgetting(self.reader, self.writer, self.agents, now)
         self.jobs = Jobs(self.reader, self.writer, now, tick)
         self.spending = Spending(self.reader, self.writer)
 

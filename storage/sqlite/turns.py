@@ -21,6 +21,7 @@ from storage.records import (
     Merge,
     Pool,
     Probes,
+    Scope,
     Snapshot,
     TurnWrite,
 )
@@ -55,7 +56,7 @@ class Turns:
         return self._reader.run(lambda connection: history.look(connection, agent, key, path))
 
     def pool(self, agent: Agent, probes: Probes) -> Pool:
-        return self._reader.run(lambda connection: _pool(connection, agent.id, probes, self._reader.run))
+        return self._reader.run(lambda connection: _pool(connection, agent, probes, self._reader.run))
 
     def snapshot(self, agent: Agent, snapshot: int) -> Snapshot | None:
         def read(connection: sqlite3.Connection) -> Snapshot | None:
@@ -114,13 +115,13 @@ def _size(write: TurnWrite) -> int:
 
 def _pool(
     connection: sqlite3.Connection,
-    agent: int,
+    of: Agent,
     probes: Probes,
     run: Callable[[Callable[[sqlite3.Connection], Exchange]], Exchange] | None = None,
     planned: int | None = None,
 ) -> Pool:
     """run: how content is fetched later; inside a transaction it is at once. planned: a plain turn's conversation."""
-    conversation = None
+    agent, conversation = of.id, None
     if probes.key is not None:
         conversation = history.conversation_of(connection, agent, probes.key)
     exchanges = history.load_pool(connection, agent, probes, conversation or planned)
@@ -137,7 +138,8 @@ def _pool(
 
         return fetched.get(exchange) or (run(read) if run else read(connection))
 
-    return Pool(exchanges, conversation, fetch)
+    tombs = history.find_tombs(connection, agent, probes.told) if of.epoch and probes.told else frozenset()
+    return Pool(exchanges, conversation, fetch, tombs)
 
 
 _EMPTY = Exchange(0, 0, None, 0, 0, (), (), None, b"", None, 0.0, 0.0)
@@ -167,7 +169,7 @@ def _commit(connection: sqlite3.Connection, write: TurnWrite) -> Committed:
         if row is None or row[0] != agent.epoch:
             raise Stale("something was forgotten while this turn was under way")
     planned = write.plain[0].conversation if write.plain else None
-    pool = _pool(connection, agent.id, write.probes, planned=planned)
+    pool = _pool(connection, agent, write.probes, planned=planned)
     change = write.decide(pool)
     e = _apply(connection, agent.id, write, change, snapshot)
     _merge(connection, agent.id, change.merge, write.merge, write.now)
@@ -249,7 +251,8 @@ def _settle(
         rows = connection.execute(
             history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT)
         ).fetchall()
-        pool = replace(_pool(connection, agent, Probes("")), exchanges=history.exchanges(reversed(rows)))
+        owner = Agent(agent, "", Scope("", "", ""), b"", 0)
+        pool = replace(_pool(connection, owner, Probes("")), exchanges=history.exchanges(reversed(rows)))
         change = decide(pool)
         for other in change.others:
             history.update_exchange(connection, other)

@@ -1,0 +1,425 @@
+"""What is forgotten is gone from the file and its log, byte for byte, and what remains is what it was."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from gateway.core import settle
+from gateway.core.canonical import WireMessage
+from gateway.core.forget import FORGET_RULES
+from gateway.core.tell import messages_of
+from storage.errors import Stale
+from storage.records import Agent, Exchange, Scope, Snapshot, State, Target
+from storage.sqlite.store import SqliteStore
+from tests.core.conversations import assistant, call, result, user
+from tests.storage.conftest import OpenStore
+from tests.stored import ALICE, Teller
+
+BOB = Scope("default", "default", "user:bob")
+DAY = 86_400.0
+
+
+class Clock:
+    now = 1_760_000_000.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture
+async def alice(store: SqliteStore) -> Teller:
+    return Teller(store, ALICE, Clock())
+
+
+def words(mark: str, size: int = 30) -> str:
+    """Text that is nowhere else: one rare word for each mark, and some around it."""
+    return " ".join([f"zq{mark}x", *["common"] * size, f"zq{mark}x"])
+
+
+def in_file(path: Path, *marks: str) -> list[str]:
+    """Those that can be found in the database or its log."""
+    data = b"".join(p.read_bytes() for p in (path, Path(f"{path}-wal"), Path(f"{path}-shm")) if p.exists())
+    return [mark for mark in marks if f"zq{mark}x".encode() in data]
+
+
+def contains(path: Path, data: bytes) -> bool:
+    return data in path.read_bytes()
+
+
+async def forget(store: SqliteStore, agent: Agent, target: Target) -> None:
+    id = await store.forgetting.begin(agent.id, target)
+    assert await store.forgetting.run(id, FORGET_RULES)
+    assert await store.forgetting.sweep()
+
+
+async def talk(
+    alice: Teller, marks: Sequence[str], key: str | None = None, size: int = 30
+) -> list[WireMessage]:
+    """A turn for each mark: `zqMARKux` is what the user said, `zqMARKax` the reply."""
+    history: list[WireMessage] = []
+    for mark in marks:
+        history.append(user(words(f"{mark}u", size)))
+        await alice.say(history, assistant(words(f"{mark}a", size)), key)
+        history.append(assistant(words(f"{mark}a", size)))
+    return history
+
+
+async def index(store: SqliteStore, agent: Agent) -> None:
+    while await store.recall.index(agent.id, messages_of):
+        pass
+
+
+async def found(store: SqliteStore, agent: Agent, mark: str) -> list[str]:
+    row = store.reader.run(
+        lambda c: c.execute("SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,)).fetchone()
+    )
+    hits = await store.recall.search(
+        agent, f"zq{mark}x", messages_of, size=row[0], indexed=row[1], only_strong=True
+    )
+    return [hit.text for hit in hits if f"zq{mark}x" in hit.text]
+
+
+def row_of(alice: Teller, mark: str) -> Exchange:
+    return next(e for e in alice.rows() if f"zq{mark}x".encode() in (e.input or b"") + (e.said or b""))
+
+
+# -- one exchange, one message
+
+
+async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_stay(
+    store: SqliteStore, alice: Teller, path: Path
+) -> None:
+    await talk(alice, ["one", "two", "three"], "c1")
+    await index(store, alice.agent)
+    gone = row_of(alice, "twou")
+    assert await found(store, alice.agent, "twou")
+    await forget(store, alice.agent, Target(exchanges=[gone.id]))
+    assert in_file(path, "oneu", "twou", "twoa", "threea") == ["oneu", "threea"]
+    assert not await found(store, alice.agent, "twou")
+    assert await found(store, alice.agent, "threeu")
+    (tomb,) = [e for e in alice.rows() if e.state is State.FORGOTTEN]
+    assert (tomb.id, tomb.path, tomb.inputs, tomb.reply) == (gone.id, gone.path, gone.inputs, gone.reply)
+    assert (tomb.input, tomb.said, tomb.full, tomb.notes, tomb.standing) == (None, None, None, {}, False)
+
+
+async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
+    store: SqliteStore, alice: Teller, path: Path
+) -> None:
+    await talk(alice, ["one", "two"], "c1")
+    e = row_of(alice, "oneu")
+    await forget(store, alice.agent, Target(messages=[e.seq]))
+    assert in_file(path, "oneu", "onea") == ["onea"]
+    assert await found(store, alice.agent, "onea")
+    assert not await found(store, alice.agent, "oneu")
+    await forget(store, alice.agent, Target(messages=[e.seq + 1]))
+    assert in_file(path, "oneu", "onea") == []
+    assert next(x for x in alice.rows() if x.id == e.id).state is State.FORGOTTEN
+
+
+async def test_a_reply_goes_alone(store: SqliteStore, alice: Teller, path: Path) -> None:
+    await talk(alice, ["one"], "c1")
+    await forget(store, alice.agent, Target(messages=[row_of(alice, "oneu").seq + 1]))
+    assert in_file(path, "oneu", "onea") == ["oneu"]
+
+
+# -- a client that sends it again
+
+
+@pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
+async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
+    store: SqliteStore, alice: Teller, path: Path, key: str | None
+) -> None:
+    history = await talk(alice, ["one", "two"], key)
+    await forget(store, alice.agent, Target(exchanges=[row_of(alice, "oneu").id]))
+    before = len(alice.rows())
+    await alice.say([*history, user(words("threeu"))], assistant("Yes."), key)
+    rows = alice.rows()
+    assert len(rows) == before + 1
+    assert rows[-1].parent == rows[-2].id
+    assert rows[-1].standing
+    await store.writer.checkpoint()
+    assert in_file(path, "oneu", "onea", "twou", "threeu") == ["twou", "threeu"]
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["the question", "the reply"])
+@pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
+async def test_asked_again_at_its_place_it_is_answered_and_not_kept(
+    store: SqliteStore, alice: Teller, path: Path, key: str | None, place: int
+) -> None:
+    history = await talk(alice, ["one", "two"], key)
+    await forget(store, alice.agent, Target(messages=[row_of(alice, "twou").seq + place]))
+    await alice.say(history[:3], assistant(words("twoa")), key)
+    await store.writer.checkpoint()
+    assert in_file(path, "twou", "twoa") == [["twoa"], ["twou"]][place]
+
+
+async def test_another_conversation_that_begins_with_it_does_not_keep_it_either(
+    store: SqliteStore, alice: Teller, path: Path
+) -> None:
+    history = await talk(alice, [f"n{i}n" for i in range(40)], "c1", size=2)
+    agent = alice.agent
+    conversation = store.forgetting.conversation(agent.id, "c1")
+    await forget(store, agent, Target(conversation=conversation))
+    marks = [f"n{i}n{who}" for i in range(40) for who in "ua"]
+    assert in_file(path, *marks) == []
+    for key in ("c2", None):
+        await alice.say([*history, user("something new")], assistant("Fine."), key)
+    await store.writer.checkpoint()
+    assert in_file(path, *marks) == []
+
+
+async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back(
+    store: SqliteStore, alice: Teller, path: Path
+) -> None:
+    await alice.say([user("Tell me.")], assistant("It was zqsecretx and then some more words."), "c1")
+    await forget(store, alice.agent, Target(messages=[row_of(alice, "secret").seq + 1]))
+    heard = [user("Tell me."), assistant("It was zqsecretx and"), user("Stop.")]
+    await alice.say(heard, assistant("Fine."), "c1")
+    await store.writer.checkpoint()
+    assert in_file(path, "secret") == []
+
+
+# -- a turn under way
+
+
+async def test_a_turn_that_was_under_way_does_not_commit(store: SqliteStore, alice: Teller) -> None:
+    history = await talk(alice, ["one"], "c1")
+    turn = alice.begin([*history, user("and then?")], "c1")
+    await forget(store, alice.agent, Target(exchanges=[row_of(alice, "oneu").id]))
+    with pytest.raises(Stale):
+        await alice.end(turn, [assistant("zqonex")])
+
+
+async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either(
+    store: SqliteStore, alice: Teller, path: Path
+) -> None:
+    history = await talk(alice, ["one"], "c1")
+    turn = alice.begin([*history, user("and then?")], "c1")
+    await forget(store, alice.agent, Target(is_all=True))
+    with pytest.raises(Stale):
+        await alice.end(turn, [assistant(words("onea"))])
+    assert in_file(path, "oneu", "onea") == []
+
+
+# -- what came from it
+
+
+async def test_block_values_that_came_from_it_go_and_later_edits_stay(
+    store: SqliteStore, alice: Teller, path: Path
+) -> None:
+    history: list[WireMessage] = []
+    for mark in ("red", "green", "blue"):
+        history += [user(f"I like {mark}")]
+        reply = assistant(f"Noted {mark}.")
+        await alice.end(alice.begin(history, "c1"), [reply], [f"likes zq{mark}x"])
+        history.append(reply)
+    await alice.say([*history, user("bye")], assistant("Bye."), "c1")
+    (block,) = store.blocks.load(alice.agent.id)
+    assert block.value == "likes zqredx\nlikes zqgreenx\nlikes zqbluex"
+    gone = next(e for e in alice.rows() if e.input and b"I like green" in e.input)
+    await forget(store, alice.agent, Target(exchanges=[gone.id]))
+    (now,) = store.blocks.load(alice.agent.id)
+    assert now.value == "likes zqredx\nlikes zqbluex"
+    assert now.version == block.version + 1
+    assert in_file(path, "red", "green", "blue") == ["red", "blue"]
+    undone = await store.blocks.undo(block.id, at=1.0)
+    assert undone.value == "likes zqredx"  # the versions in between are gone for an undo, too
+
+
+async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
+    store: SqliteStore, alice: Teller, path: Path
+) -> None:
+    section = Snapshot(0, words("section"), {"blocks": {"human": "d"}, "tools": {"a": "b"}, "epoch": 0})
+    turn = alice.begin([user("hello")], "c1")
+    await alice.end(turn, [assistant("Hi.")], [words("pending")], snapshot=section)
+    (e,) = alice.rows()
+    assert in_file(path, "section", "pending") == ["section", "pending"]
+    await forget(store, alice.agent, Target(exchanges=[e.id]))
+    assert in_file(path, "section", "pending") == []
+
+
+async def test_passages_that_came_from_it_go(store: SqliteStore, alice: Teller, path: Path) -> None:
+    await talk(alice, ["one", "two"], "c1")
+    agent = alice.agent
+    one, two = (row_of(alice, mark) for mark in ("oneu", "twou"))
+    await store.passages.insert(agent.id, words("kept"), at=5.0, sources=[two.id])
+    await store.passages.insert(agent.id, words("gone"), at=5.0, sources=[two.id, one.id])
+    await index(store, agent)
+    await forget(store, agent, Target(exchanges=[one.id]))
+    assert [p.text for p in store.passages.list(agent.id)] == [words("kept")]
+    assert in_file(path, "kept", "gone") == ["kept"]
+    assert not await found(store, agent, "gone")
+    assert await found(store, agent, "kept")
+
+
+async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(
+    store: SqliteStore, path: Path
+) -> None:
+    clock = Clock()
+    alice = Teller(store, ALICE, clock)
+    await talk(alice, ["one"], "c1")
+    clock.now += 3 * DAY
+    alice.recall = lambda question: "[2025-10-09 Thu, user] " + words("quoted")
+    hidden = [
+        assistant("", call("m1", "memory_insert")),
+        result("m1", f"- [2025-10-09, user] {words('hid')}"),
+    ]
+    await alice.end(alice.begin([user("what was it?")], "c2"), [*hidden, assistant("It was that.")])
+    alice.recall = lambda question: "[2025-10-01 Wed, user] " + words("other")
+    await alice.say([user("and what else?")], assistant("Nothing."), "c3")
+    assert in_file(path, "quoted", "hid", "other") == ["quoted", "hid", "other"]
+    await forget(store, alice.agent, Target(exchanges=[row_of(alice, "oneu").id]))
+    assert in_file(path, "quoted", "hid", "other") == ["other"]
+    assert [e.notes for e in alice.rows()[1:]] == [{0: ""}, {0: "[2025-10-01 Wed, user] " + words("other")}]
+
+
+# -- a user, a project, isolation
+
+
+async def test_a_user_leaves_nothing_and_begins_anew(store: SqliteStore, path: Path) -> None:
+    clock = Clock()
+    alice, bob = Teller(store, ALICE, clock), Teller(store, BOB, clock)
+    for i in range(30):
+        await talk(alice, [f"a{i}"], f"c{i}", size=i * 20)
+        await talk(bob, [f"b{i}"], f"c{i}", size=i * 20)
+    for who in (alice, bob):
+        await index(store, who.agent)
+    old, kept = alice.agent, bob.rows()
+    await forget(store, old, Target(is_all=True))
+    marks = [f"a{i}{who}" for i in range(30) for who in "ua"]
+    assert in_file(path, *marks) == []
+    assert bob.rows() == kept
+    assert await found(store, bob.agent, "b7u")
+    assert not contains(path, old.secret)
+    assert not any(_rows_of(store, old.id).values())
+    await alice.say([user(words("a1u"))], assistant("New."), "c1")
+    assert alice.agent.secret != old.secret
+    assert len(alice.rows()) == 1
+
+
+def _rows_of(store: SqliteStore, agent: int) -> dict[str, int]:
+    tables = ("conversations", "exchanges", "marks", "snapshots", "blocks", "block_ops", "passages", "terms")
+
+    def read(connection: sqlite3.Connection) -> dict[str, int]:
+        return {
+            table: connection.execute(f"SELECT count(*) FROM {table} WHERE agent = ?", (agent,)).fetchone()[0]
+            for table in tables
+        }
+
+    return store.reader.run(read)
+
+
+async def test_another_agents_ids_do_nothing(store: SqliteStore, path: Path) -> None:
+    clock = Clock()
+    alice, bob = Teller(store, ALICE, clock), Teller(store, BOB, clock)
+    await talk(alice, ["one"], "c1")
+    await talk(bob, ["two"], "c1")
+    before = alice.rows()
+    mine = store.forgetting.conversation(alice.agent.id, "c1")
+    target = Target(exchanges=[e.id for e in before], conversation=mine, messages=[900])
+    await forget(store, bob.agent, target)
+    assert alice.rows() == before
+    assert in_file(path, "oneu", "twou") == ["oneu", "twou"]
+
+
+async def test_a_scope_finds_its_memories_and_no_others(store: SqliteStore) -> None:
+    clock = Clock()
+    scopes = [Scope(p, f, f"user:{u}") for p in ("p", "q") for f in ("f", "g") for u in ("a", "b")]
+    ids = {}
+    for scope in scopes:
+        await talk(Teller(store, scope, clock), ["x"])
+        found = store.agents.find(scope)
+        assert found is not None
+        ids[scope] = found.id
+    find = store.forgetting.find
+    assert find("p", None, "user:a") == [ids[Scope("p", f, "user:a")] for f in ("f", "g")]
+    assert find("q", "g", "user:b") == [ids[Scope("q", "g", "user:b")]]
+    assert len(find("p", None, None)) == 4
+    assert find("p", None, None, limit=3) == find("p", None, None)[:3]
+    assert find("r", None, None) == []
+
+
+# -- the file
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
+    store: SqliteStore, path: Path, seed: int
+) -> None:
+    """Conversations of two users grow side by side; turns are cut, cancelled and amended, some are long."""
+    chance = random.Random(seed)
+    clock = Clock()
+    tellers = [Teller(store, scope, clock) for scope in (ALICE, BOB)]
+    told: dict[tuple[int, str], list[str]] = {}
+    lists: dict[tuple[int, str], list[WireMessage]] = {}
+    for number in range(260):
+        who, key = chance.randrange(2), f"c{chance.randrange(12)}"
+        alice, history = tellers[who], lists.setdefault((who, key), [])
+        size = chance.choice((2, 10, 60, 200, 900, 2500))
+        ask, reply = words(f"{number}u", size), words(f"{number}a", chance.choice((2, 40, 300, 1500)))
+        told.setdefault((who, key), []).extend((f"{number}u", f"{number}a"))
+        turn = alice.begin([*history, user(ask)], key)
+        kind = chance.random()
+        if kind < 0.1:
+            await alice.end(turn, [assistant(reply[:200])], how=settle.cancel)
+            continue
+        if kind < 0.25:  # written before the model was asked, and again when it has answered
+            opened = await alice.end(turn, [], how=settle.open_)
+            assert opened.exchange
+            continue
+        hidden = [assistant("", call("m1", "memory_insert")), result("m1", words(f"{number}h", 80))]
+        full = [*hidden, assistant(reply)] if kind < 0.4 else [assistant(reply)]
+        told[who, key].append(f"{number}h")
+        await alice.end(turn, full, [f"knows zq{number}ex"] if kind > 0.9 else [])
+        told[who, key].append(f"{number}e")
+        heard = reply if kind < 0.7 else reply[: chance.randrange(8, len(reply))]
+        lists[who, key] = [*history, user(ask if kind < 0.8 else ask + " grown"), assistant(heard)]
+    for (who, key), marks in told.items():
+        agent = tellers[who].agent
+        assert in_file(path, *marks)
+        conversation = store.forgetting.conversation(agent.id, key)
+        assert conversation
+        await forget(store, agent, Target(conversation=conversation))
+        assert in_file(path, *marks) == []
+
+
+async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenStore, path: Path) -> None:
+    store = await open_store()
+    alice = Teller(store, ALICE, Clock())
+    await talk(alice, [f"n{i}n" for i in range(100)], "c1", size=3)
+    agent = alice.agent
+    conversation = store.forgetting.conversation(agent.id, "c1")
+    id = await store.forgetting.begin(agent.id, Target(conversation=conversation))
+    assert not await store.forgetting.run(id, FORGET_RULES, until=lambda: True)
+    states = {e.state for e in alice.rows()}
+    assert states == {State.FINISHED, State.FORGOTTEN}
+    await store.close()
+    again = await open_store()
+    assert again.forgetting.unfinished() == [id]
+    assert await again.forgetting.run(id, FORGET_RULES)
+    assert await again.forgetting.run(id, FORGET_RULES)  # once more does nothing
+    await again.forgetting.sweep()
+    assert again.forgetting.unfinished() == []
+    assert in_file(path, *(f"n{i}n{who}" for i in range(100) for who in "ua")) == []
+
+
+async def test_what_is_too_old_goes(store: SqliteStore, path: Path) -> None:
+    clock = Clock()
+    alice = Teller(store, ALICE, clock)
+    await talk(alice, ["old"], "c1")
+    await store.passages.insert(alice.agent.id, words("oldp"), at=clock.now)
+    clock.now += 40 * DAY
+    await talk(alice, ["new"], "c2")
+    await store.passages.insert(alice.agent.id, words("newp"), at=clock.now)
+    before = clock.now - 30 * DAY
+    assert store.forgetting.aged("default", before) == [alice.agent.id]
+    assert store.forgetting.aged("other", before) == []
+    await forget(store, alice.agent, Target(before=before))
+    assert in_file(path, "oldu", "olda", "oldp", "newu", "newa", "newp") == ["newu", "newa", "newp"]
+    assert store.forgetting.aged("default", before) == []
