@@ -157,9 +157,9 @@ class Jobs:
         def read(connection: sqlite3.Connection) -> float | None:
             waits = [self._left(row) for row in connection.execute(_Q["running"]) if row[3] in kinds]
             now = self._now()
-            (due,) = connection.execute(_Q["next_due"], (now, _json(kinds))).fetchone()
-            if due is not None:
-                waits.append(max(0.0, due - now))
+            first = _first(connection, kinds, now)
+            if first is not None:
+                waits.append(max(0.0, first[1] - now))
             return min(waits, default=None)
 
         return self._reader.run(read)
@@ -203,8 +203,9 @@ class Jobs:
                     _bury(connection, id, f"it did not end in {tried} attempts: killed, or hung")
                 elif job := self._take(connection, id, lease_s):
                     return job
-            while row := connection.execute(_Q["due"], (self._now(), _json(kinds))).fetchone():
-                if job := self._take(connection, row[0], lease_s):
+            now = self._now()
+            while (first := _first(connection, kinds, now)) is not None and first[1] <= now:
+                if job := self._take(connection, first[0], lease_s):
                     return job
             return None
 
@@ -390,6 +391,17 @@ def _epoch(connection: sqlite3.Connection, agent: int) -> int | None:
     return None if row is None else int(row[0])
 
 
+def _first(connection: sqlite3.Connection, kinds: Sequence[str], now: float) -> tuple[int, float] | None:
+    """The job whose turn is next, and when. Walks indices in order: thousands may wait, and the loop's thread asks."""
+    names = orjson.dumps(list(kinds)).decode()
+    row: tuple[int, float] | None = connection.execute(_Q["put_back"], (now, names)).fetchone()
+    if row is not None:
+        return row
+    states = (JobState.RETRYING, JobState.PENDING)
+    rows = [connection.execute(_Q["first"], (state, names)).fetchone() for state in states]
+    return min((row for row in rows if row is not None), key=lambda row: row[1], default=None)
+
+
 def _is_current(connection: sqlite3.Connection, id: int) -> bool:
     row = connection.execute(_Q["is_current"], (id,)).fetchone()
     return row is not None and bool(row[0])
@@ -416,7 +428,3 @@ def _delete(connection: sqlite3.Connection, id: int) -> None:
 def _job(row: tuple[Any, ...]) -> Job:
     id, kind, agent, key, payload, epoch, state, *rest = row
     return Job(id, kind, agent, key, payload, epoch, JobState(state), *rest)
-
-
-def _json(kinds: Sequence[str]) -> str:
-    return orjson.dumps(list(kinds)).decode()

@@ -21,21 +21,22 @@ UPDATE jobs SET epoch = ?, due = ?, asked = ?, payload = ? WHERE id = ?
 -- All that somebody runs, or ran when it was killed.
 SELECT id, attempt, holder, kind, tries FROM jobs WHERE state = 'running' ORDER BY id
 
--- name: due
--- The next to be run: due (or the clock was put back), and nobody before it in its lane.
-SELECT id, tries FROM jobs j
-WHERE state IN ('pending', 'retrying') AND (due <= ?1 OR asked > ?1 + 1)
-AND kind IN (SELECT value FROM json_each(?2))
-AND (state = 'retrying' OR NOT EXISTS (
+-- name: first
+-- Of those in a state the one that falls due first and has nobody before it in its lane. Walks the index in order.
+SELECT id, due FROM jobs j
+WHERE state = ?1 AND kind IN (SELECT value FROM json_each(?2))
+AND (?1 = 'retrying' OR NOT EXISTS (
     SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')))
 ORDER BY due, id LIMIT 1
 
--- name: next_due
--- When the next falls due that nobody is before.
-SELECT min(CASE WHEN asked > ?1 + 1 THEN 0 ELSE due END) FROM jobs j
-WHERE state IN ('pending', 'retrying') AND kind IN (SELECT value FROM json_each(?2))
+-- name: put_back
+-- One whose time was set by a clock that has been put back since: nobody can tell any more when it is due. (The plus keeps
+-- SQLite from the index on state, by which it would look at all who wait.)
+SELECT id, ?1 FROM jobs j
+WHERE asked > ?1 + 1 AND +state IN ('pending', 'retrying') AND kind IN (SELECT value FROM json_each(?2))
 AND (state = 'retrying' OR NOT EXISTS (
     SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')))
+ORDER BY asked LIMIT 1
 
 -- name: is_current
 -- Whether a job was made on what its agent knows today.

@@ -16,6 +16,7 @@ from storage.records import Agent, Job, JobState, Scope
 from storage.sqlite.agents import create_agent
 from storage.sqlite.jobs import Jobs, enqueue_job, forget_jobs
 from storage.sqlite.passages import insert_passage
+from storage.sqlite.queries import load_queries
 from storage.sqlite.store import SqliteStore
 
 KINDS = ("learn", "compact")
@@ -150,6 +151,26 @@ async def test_only_what_is_due_and_has_a_handler_is_claimed(
     assert await jobs.due_in(("index",)) == 0.0
     clock.pass_(10)
     assert (await take(jobs)).kind == "learn"
+
+
+async def test_who_is_next_is_found_without_looking_at_all_who_wait(store: SqliteStore, jobs: Jobs) -> None:
+    """The loop's own thread asks, whenever something was enqueued."""
+    queries = load_queries("jobs.sql")
+
+    def plan(name: str, first: object) -> list[str]:
+        def read(connection: sqlite3.Connection) -> list[str]:
+            rows = connection.execute(f"EXPLAIN QUERY PLAN {queries[name]}", (first, "[]"))
+            return [row[3] for row in rows.fetchall()]
+
+        return store.reader.run(read)
+
+    for steps, index in (
+        (plan("first", "pending"), "jobs_state (state=?)"),
+        (plan("put_back", 1.0), "jobs_asked (asked>?)"),
+    ):
+        assert steps[0] == f"SEARCH j USING INDEX {index}"
+        assert any("SEARCH o USING" in step and "jobs_lane" in step for step in steps), steps
+        assert not any("TEMP B-TREE" in step for step in steps), steps
 
 
 # --- lanes and keys ---------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ CREATE TABLE jobs (
 CREATE UNIQUE INDEX jobs_lane ON jobs (agent, kind) WHERE state IN ('running', 'retrying');
 CREATE UNIQUE INDEX jobs_key ON jobs (agent, kind, key) WHERE state = 'pending';
 CREATE INDEX jobs_state ON jobs (state, due);
+CREATE INDEX jobs_asked ON jobs (asked);
 
 -- What a step of a job gave, so that it is not performed again. Text lies here: rows are appended and never changed.
 CREATE TABLE steps (
