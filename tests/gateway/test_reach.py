@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from gateway.run.reach import Place
+from gateway.run.turn import TurnRun
 from gateway.settings import DeploymentSettings, ModelSettings, UpstreamSettings
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.upstream import Call, Gate, Reply, Rules, Seen, StrictUpstream, call_tools, fail, raw, say
@@ -644,6 +645,45 @@ def test_an_upstream_that_answers_late_is_still_a_status(two: Open, memory: bool
         with pytest.raises(openai.InternalServerError) as caught:
             it.ask(True, memory)
         assert (caught.value.status_code, caught.value.code) == (503, "full")
+
+
+def test_no_comment_commits_to_a_status_while_a_hidden_round_is_possible(
+    two: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, beaten = Gate(), Gate()
+    beat = TurnRun._beat
+
+    async def counted(run: TurnRun) -> None:
+        await beat(run)
+        beaten.open()
+
+    monkeypatch.setattr(TurnRun, "_beat", counted)
+    server = {"port": 0, "models_refresh_s": 0.0, "keep_alive_comment_s": 0.01}
+    with two(profiles=[agent()], server=server) as it:
+        it.first.queue(call_tools(INSERT, hold_after={1: silent}), BUSY)
+        body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        with it.world.gateway.connect() as client:
+            client.request("POST", CHAT, json.dumps(body).encode())
+            beaten.wait_sync()
+            silent.open()
+            reply = client.read_reply()
+        assert (reply.status, reply.headers["retry-after"]) == (429, "30")
+
+
+def test_a_later_round_that_thinks_long_is_covered(two: Open) -> None:
+    """The client has text, so it may hear that we live, also before the second reply's headers."""
+    thinking = Gate()
+    server = {"port": 0, "models_refresh_s": 0.0, "keep_alive_comment_s": 0.01}
+    with two(profiles=[agent()], server=server) as it:
+        it.first.queue(call_tools(INSERT, text="Let me see. "), say("Noted.", hold_before_headers=thinking))
+        body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        with it.world.gateway.connect() as client:
+            client.request("POST", CHAT, json.dumps(body).encode())
+            it.first.arrived(2).wait_sync()
+            client.read_until(b"see.")
+            client.read_until(b": keep-alive\n\n")
+            thinking.open()
+            assert b"Noted." in client.read_until(b"data: [DONE]\n\n")
 
 
 # --- vendors' envelopes

@@ -1,0 +1,91 @@
+"""Signs of life: between the items, never instead of them, and nothing is left running."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.run.beat import BEAT, await_with_beats, with_beats
+
+OFTEN_S = 0.001
+
+
+async def test_silence_beats_and_no_item_is_lost() -> None:
+    gate = asyncio.Event()
+
+    async def items() -> AsyncIterator[bytes]:
+        yield b"one"
+        await gate.wait()
+        yield b"two"
+
+    got = []
+    async for item in with_beats(items(), OFTEN_S):
+        if item is BEAT:
+            gate.set()
+        else:
+            got.append(item)
+    assert got == [b"one", b"two"]
+    assert gate.is_set()
+
+
+async def test_what_the_items_raise_is_raised() -> None:
+    async def items() -> AsyncIterator[bytes]:
+        yield b"one"
+        raise ValueError("broken")
+
+    beating = with_beats(items(), 10.0)
+    assert await anext(beating) == b"one"
+    with pytest.raises(ValueError, match="broken"):
+        await anext(beating)
+
+
+async def test_closing_early_ends_the_read_that_is_under_way() -> None:
+    ended = asyncio.Event()
+
+    async def items() -> AsyncIterator[bytes]:
+        try:
+            await asyncio.Event().wait()
+            yield b"never"
+        finally:
+            ended.set()
+
+    beating = with_beats(items(), OFTEN_S)
+    assert await anext(beating) is BEAT
+    await beating.aclose()
+    assert ended.is_set()
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_waiting_beats_until_the_result_is_there() -> None:
+    gate, beats = asyncio.Event(), 0
+
+    async def work() -> str:
+        await gate.wait()
+        return "done"
+
+    async def beat() -> None:
+        nonlocal beats
+        beats += 1
+        if beats == 3:
+            gate.set()
+
+    assert (await await_with_beats(work(), OFTEN_S, beat), beats >= 3) == ("done", True)
+
+
+async def test_a_beat_that_fails_ends_the_work() -> None:
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def beat() -> None:
+        raise ConnectionError("the client is gone")
+
+    with pytest.raises(ConnectionError):
+        await await_with_beats(work(), OFTEN_S, beat)
+    assert ended.is_set()
