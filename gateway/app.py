@@ -41,6 +41,7 @@ from gateway.web.health import Readiness, health_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from storage.base import Store
+from storage.sqlite.keys import was_keyed
 from storage.terms import preload
 
 __all__ = ["Gateway", "create_app", "make_operations", "make_providers"]
@@ -75,7 +76,7 @@ class Gateway:
         self.guard = Guard(
             store.keys if store else None,
             hosts=(server.host, *server.allowed_hosts),
-            is_local=is_loopback(server.host),
+            is_local=is_loopback(server.host) and not was_keyed(settings.database.path),
         )
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
         self.models = ModelList(settings, named, int(clock()))

@@ -36,8 +36,9 @@ class Guard:
     def __init__(self, keys: Keys | None, *, hosts: tuple[str, ...] = (), is_local: bool = True) -> None:
         """hosts: names beside this machine's own under which it may be addressed while there are no keys.
 
-        is_local: only this machine can reach us. While the store has not yet been able to say whether there are keys,
-        a local caller is served (chat does not depend on the store) and others are asked to wait.
+        is_local: only this machine can reach us, and there were no keys when we last knew. While the store has not yet
+        been able to say whether there are keys, a local caller is served (chat does not depend on the store) and others
+        are asked to wait.
         """
         self._keys = keys
         self._hosts = frozenset(name.lower() for name in hosts)
@@ -78,8 +79,10 @@ class Guard:
             raise NotAuthenticated(
                 "This gateway demands a key. Send it as `Authorization: Bearer mg-…` or in `x-mnemogate-key`."
             )
+        if self._keys is None:
+            raise Overloaded("The key cannot be checked: there is no store.", retry_after_s=2)
         try:
-            found = self._keys.find(key) if self._keys is not None and key.startswith(KEY_PREFIX) else None
+            found = self._keys.find(key) if key.startswith(KEY_PREFIX) else None
         except StoreError as error:
             raise Overloaded(
                 "The key cannot be checked: the store does not answer.", retry_after_s=2

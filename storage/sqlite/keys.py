@@ -1,13 +1,20 @@
-"""Gateway keys. What is kept is a SHA-256: keys are long and random, so nothing slower is needed to protect them."""
+"""Gateway keys. What is kept is a SHA-256: keys are long and random, so nothing slower is needed to protect them.
+
+An empty file beside the database, `<real path>.keyed`, says that there are keys: a gateway whose database cannot be
+read any more must still know that it has a door.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
+import os
 import secrets
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 
 from storage.errors import NotFound
 from storage.records import Key
@@ -15,13 +22,22 @@ from storage.sqlite.queries import load_queries
 from storage.sqlite.reader import Reader
 from storage.sqlite.writer import Writer
 
-__all__ = ["Keys", "create_key", "digest_of", "find_key", "revoke_key"]
+__all__ = ["Keys", "create_key", "digest_of", "find_key", "revoke_key", "was_keyed"]
 
 _Q = load_queries()
 
 PREFIX = "mg-"
 SHOWN = 7  # characters of a key that `keys list` shows: enough to tell keys apart, of 43 that are random
 CACHED_KEYS = 1024
+
+
+def was_keyed(database: str | Path) -> bool:
+    """Whether keys were made for this database, as far as can be told without opening it."""
+    return os.path.exists(_sign(database))
+
+
+def _sign(database: str | Path) -> str:
+    return f"{os.path.realpath(database)}.keyed"
 
 
 def digest_of(presented: str) -> bytes:
@@ -55,7 +71,10 @@ class Keys:
     """Those presented lately are kept in memory: the common request costs no statement, and known callers stay known
     while the store is down. Only this process writes the file, so nothing else can change them."""
 
-    def __init__(self, reader: Reader, writer: Writer, now: Callable[[], float]) -> None:
+    def __init__(
+        self, reader: Reader, writer: Writer, now: Callable[[], float], database: str | Path
+    ) -> None:
+        self._database = database
         self._reader = reader
         self._writer = writer
         self._now = now
@@ -68,6 +87,7 @@ class Keys:
         now = self._now()
         key = await self._writer.submit(lambda connection: create_key(connection, project, name, plain, now))
         self._any = True
+        self._leave_sign(True)
         return key, plain
 
     async def revoke(self, name_or_id: str) -> Key:
@@ -99,4 +119,12 @@ class Keys:
         if self._any is None:
             (found,) = self._reader.run(lambda connection: connection.execute(_Q["key_any"]).fetchone())
             self._any = bool(found)
+            self._leave_sign(self._any)
         return self._any
+
+    def _leave_sign(self, keyed: bool) -> None:
+        with contextlib.suppress(OSError):  # where nothing can be written the database alone has to say it
+            if keyed:
+                os.close(os.open(_sign(self._database), os.O_CREAT | os.O_CLOEXEC, 0o600))
+            else:
+                os.unlink(_sign(self._database))

@@ -52,7 +52,7 @@ class SqliteStore:
         self.long_reader = ThreadReader(target, self._damaged)
         self.writer = Writer(target.path, lambda: connect(target), limits=limits, recovered=self._recovered)
         self.agents = Agents(self.reader, now)
-        self.keys = Keys(self.reader, self.writer, now)
+        self.keys = Keys(self.reader, self.writer, now, target.path)
         self.blocks = Blocks(self.reader, self.writer)
         self.passages = Passages(self.reader, self.writer)
         self.turns = Turns(self.reader, self.writer, self.agents)

@@ -180,6 +180,12 @@ def test_what_was_once_locked_stays_so_when_the_store_fails() -> None:
     assert guard.demands_key()
 
 
+def test_without_a_store_a_key_cannot_be_checked() -> None:
+    guard = Guard(None, is_local=False)
+    with pytest.raises(Overloaded):
+        guard.admit([(b"authorization", b"Bearer mg-x")])
+
+
 def test_an_allowed_host_is_answered_without_keys() -> None:
     guard = Guard(None, hosts=("Box.local",))
     assert guard.admit([(b"host", b"box.local:8080")]) == Caller()

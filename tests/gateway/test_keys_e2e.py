@@ -37,6 +37,16 @@ def ask(gateway: Process | Running, text: str = "Hi", headers: dict[str, str] | 
 # -- the command line, with and without a server
 
 
+def test_a_damaged_database_does_not_open_the_door(upstream: StrictUpstream, tmp_path: Path) -> None:
+    made = command("keys", "create", "--db", "m.db", where=tmp_path)
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "m.db").write_bytes(b"\xff" * 8192)
+    with serving(tmp_path, "--upstream", upstream.base_url, settings=SETTINGS) as gateway:
+        assert ask(gateway) == 401
+        assert ask(gateway, headers={"authorization": f"Bearer {made.stdout.strip()}"}) == 503
+    assert not upstream.chats
+
+
 def test_every_command_works_through_the_owner_and_without_one(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:

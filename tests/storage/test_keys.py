@@ -11,6 +11,7 @@ import pytest
 from storage.errors import NotFound
 from storage.records import Agent, Scope
 from storage.sqlite.agents import Agents, create_agent
+from storage.sqlite.keys import was_keyed
 from storage.sqlite.store import SqliteStore
 
 ALICE = Scope("default", "default", "user:alice")
@@ -34,6 +35,40 @@ async def test_the_file_does_not_hold_the_key(store: SqliteStore, path: Path) ->
     _, plain = await store.keys.create("shop", "laptop")
     await store.close()
     assert not holds(path, plain.removeprefix("mg-")[4:])
+
+
+async def test_that_there_are_keys_can_be_told_without_the_file(store: SqliteStore, path: Path) -> None:
+    assert not store.keys.has_any()
+    assert not was_keyed(path)
+    key, _ = await store.keys.create("shop", "laptop")
+    await store.keys.revoke(str(key.id))  # taking back the last one does not open the door
+    await store.close()
+    path.write_bytes(b"\xff" * 100)
+    assert was_keyed(path)
+
+
+async def test_keys_made_before_there_was_a_sign_leave_one_at_the_next_start(
+    store: SqliteStore, path: Path
+) -> None:
+    await store.keys.create("shop", "laptop")
+    await store.close()
+    Path(f"{path}.keyed").unlink()
+    store = await SqliteStore.open(path)
+    assert store.keys.has_any()
+    await store.close()
+    assert was_keyed(path)
+
+
+async def test_a_new_file_in_the_place_of_one_with_keys_has_none(store: SqliteStore, path: Path) -> None:
+    await store.keys.create("shop", "laptop")
+    await store.close()
+    for each in path.parent.glob(f"{path.name}*"):
+        if each.suffix != ".keyed":
+            each.unlink()
+    store = await SqliteStore.open(path)
+    assert not store.keys.has_any()
+    await store.close()
+    assert not was_keyed(path)
 
 
 @pytest.mark.parametrize("presented", ["", "mg-", "mg-nothing", "' OR 1=1 --", "\udc80\x00", "x" * 100_000])
