@@ -610,6 +610,12 @@ async def bench(options: argparse.Namespace, folder: Path, stack: contextlib.Exi
         )
         wait_ready(port, "/v1/models", server, log)
         targets.append(Target("nginx", port))
+    port = free_port()
+    bare = stack.enter_context(
+        process([sys.executable, str(HERE / "bare_proxy.py"), str(port), str(mock_port)], log)
+    )
+    wait_ready(port, "/", bare, log)
+    targets.append(Target("bare parts", port, pid=bare.pid))
     memory: Target | None = None
     gateway: subprocess.Popen[bytes] | None = None
     if options.no_gateway:
