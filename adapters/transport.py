@@ -5,9 +5,9 @@ no redirects, no proxies or credentials from the environment. Every wait has a b
 
     connect          name look-up, TCP and TLS of a new connection
     first byte       from the call to the response's headers, the sending of the body included; of an upload, from
-                     the last piece that the upstream took
+                     its end
     between chunks   silence of the upstream within the body (our own slowness does not count: a full buffer
-                     stops the clock)
+                     stops the clock); of an upload, how long it takes no piece
     total            from the call to the last byte; none unless asked for
 
 A kept-alive connection may be closed by the other side at the very moment we send on it. Such a request is
@@ -19,8 +19,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -126,7 +126,7 @@ class HttpTransport:
         try:
             async with asyncio.timeout(times.headers_s) as timer:
                 if upload is not None:
-                    upload.watch(timer, times.first_byte_s)
+                    upload.watch(timer, times)
                 try:
                     response = await self._request(session, method, url, headers, data, times)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
@@ -142,6 +142,11 @@ class HttpTransport:
         except aiohttp.ClientConnectorError as error:
             raise ProviderUnreachable(f"no connection to {url.authority}: {error}", sent=False) from error
         except TimeoutError as error:
+            if upload is not None and not upload.is_over:
+                raise ProviderTimeout(
+                    f"{url.authority} took no more of the upload for {times.between_chunks_s} s",
+                    phase="between chunks",
+                ) from error
             raise ProviderTimeout(
                 f"no response from {url.authority} within {times.headers_s} s", phase="first byte"
             ) from error
@@ -305,8 +310,9 @@ class _LargeBody(payload.Payload):
 
     async def write_with_length(self, writer: Any, content_length: int | None) -> None:
         view = memoryview(self._value)[:content_length]
-        for at in range(0, len(view), _PIECE_BYTES):
-            await writer.write(view[at : at + _PIECE_BYTES])
+        with _or_abort(writer):
+            for at in range(0, len(view), _PIECE_BYTES):
+                await writer.write(view[at : at + _PIECE_BYTES])
 
 
 class Upload(payload.Payload):
@@ -322,11 +328,13 @@ class Upload(payload.Payload):
         super().__init__(pieces, content_type="application/octet-stream")
         self._size = size
         self._timer: asyncio.Timeout | None = None
-        self._patience_s = 0.0
+        self._times = Timeouts()
+        self.is_over = False
 
-    def watch(self, timer: asyncio.Timeout, patience_s: float) -> None:
+    def watch(self, timer: asyncio.Timeout, times: Timeouts) -> None:
         """Start the clock anew with every piece, for as long as it runs."""
-        self._timer, self._patience_s = timer, patience_s
+        self._timer, self._times = timer, times
+        self._restart(times.between_chunks_s)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         raise TypeError("an upload is not kept")
@@ -336,12 +344,29 @@ class Upload(payload.Payload):
 
     async def write_with_length(self, writer: Any, content_length: int | None) -> None:
         self._consumed = True
-        loop = asyncio.get_running_loop()
-        async for piece in self._value:
-            await writer.write(piece)
-            if self._timer is not None:
-                with suppress(RuntimeError):  # the response's headers are there, or the time is up: no clock
-                    self._timer.reschedule(loop.time() + self._patience_s)
+        with _or_abort(writer):
+            async for piece in self._value:
+                await writer.write(piece)
+                self._restart(self._times.between_chunks_s)
+        self.is_over = True
+        self._restart(self._times.first_byte_s)
+
+    def _restart(self, seconds: float) -> None:
+        if self._timer is not None:
+            with suppress(RuntimeError):  # the response's headers are there, or the time is up: no clock
+                self._timer.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+@contextmanager
+def _or_abort(writer: Any) -> Iterator[None]:
+    """Drop the connection if the body was not written: aiohttp's close() would wait for what was to be taken."""
+    transport = writer.transport  # by the time of the failure aiohttp has let go of it
+    try:
+        yield
+    except BaseException:
+        if transport is not None:
+            transport.abort()
+        raise
 
 
 def _dial(address: tuple[Any, ...]) -> socket.socket:

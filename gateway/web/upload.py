@@ -37,7 +37,7 @@ class Upload:
         if self.size is not None and self.size > limit_bytes:
             raise self._too_large()
         self._receive = receive
-        self._left_s = timeout_s
+        self._left_s = self._timeout_s = timeout_s
         self._head = b""
         self._ended = asyncio.Event()
 
@@ -90,7 +90,9 @@ class Upload:
             raise ClientGone
         piece: bytes = message.get("body", b"")
         self.count += len(piece)
-        self._left_s += len(piece) / SLOWEST_BYTES_PER_S - (loop.time() - begun)
+        # What comes quickly earns no right to a pause: nobody waits longer than the timeout.
+        earned_s = len(piece) / SLOWEST_BYTES_PER_S - (loop.time() - begun)
+        self._left_s = min(self._timeout_s, self._left_s + earned_s)
         if self.count > self._limit:
             raise self._too_large()
         if not message.get("more_body", False):

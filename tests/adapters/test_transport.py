@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from adapters.errors import (
     ProviderUnreachable,
     UnfinishedEvent,
 )
-from adapters.transport import HttpReply, HttpTransport, Timeouts
+from adapters.transport import HttpReply, HttpTransport, Timeouts, Upload
 from tests.upstream import PATIENCE_S, Gate, Reply, StrictUpstream, fail, raw, say
 
 TINY = Timeouts(connect_s=0.05, first_byte_s=0.05, between_chunks_s=0.05)
@@ -439,3 +439,73 @@ async def drain(reply: HttpReply, way: str) -> None:
     ways: dict[str, Callable[[], Any]] = {"chunks": chunks, "events": events, "read": read}
     async with asyncio.timeout(PATIENCE_S):
         await ways[way]()
+
+
+# --- uploads ------------------------------------------------------------------------------------------------------
+
+
+async def upload(
+    transport: HttpTransport,
+    upstream: StrictUpstream,
+    pieces: AsyncIterator[bytes],
+    size: int | None,
+    **options: Any,
+) -> HttpReply:
+    return await transport.send(
+        "POST", URL(f"{upstream.base_url}/chat/completions"), HEADERS, Upload(pieces, size), **options
+    )
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_an_upload_arrives_whole(
+    transport: HttpTransport, upstream: StrictUpstream, announced: bool
+) -> None:
+    body = chat(user="x" * 100_000)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(body), 9_973):
+            yield body[at : at + 9_973]
+
+    reply = await upload(transport, upstream, pieces(), len(body) if announced else None)
+    assert (reply.status, upstream.last.body) == (200, body)
+    assert upstream.last.headers.get("content-length") == (str(len(body)) if announced else None)
+    await reply.read(10_000)
+    await reply.aclose()
+
+
+async def test_an_upload_that_fails_is_broken_off(transport: HttpTransport, upstream: StrictUpstream) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"some"
+        raise ValueError("the caller left")
+
+    with pytest.raises(ProviderUnreachable):
+        await upload(transport, upstream, pieces(), 100)
+    await upstream.broken_off.wait()
+    assert upstream.seen == []
+
+
+async def test_a_begun_upload_is_not_sent_twice(transport: HttpTransport, upstream: StrictUpstream) -> None:
+    """A plain body would be, on a kept connection that turns out to be closed."""
+    await (await post(transport, upstream, chat())).read(10_000)
+    upstream.queue(say("lost", cut_before_headers=True))
+    begun = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal begun
+        begun += 1
+        yield chat()
+
+    with pytest.raises(ProviderUnreachable):
+        await upload(transport, upstream, pieces(), len(chat()))
+    assert (begun, len(upstream.seen)) == (1, 2)
+
+
+async def test_an_upstream_that_takes_no_more_is_left_with_its_connection(transport: HttpTransport) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 65536
+
+    with StrictUpstream(stall_bodies=True) as stalled:
+        with pytest.raises(ProviderTimeout, match="took no more of the upload"):
+            await upload(transport, stalled, pieces(), None, timeouts=TINY)
+        await transport.aclose()  # would wait for what was not taken

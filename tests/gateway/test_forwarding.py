@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
 from gateway.web.forwarding import FORWARDED
 from gateway.web.upload import LOOK_BYTES
 from tests.gateway.sdk import _quick_server
-from tests.server import Running, serve, settings_for
+from tests.server import RawReply, Running, serve, settings_for
 from tests.upstream import Gate, StrictUpstream, fail, raw
 
 JSON = {"content-type": "application/json"}
@@ -354,6 +356,21 @@ def test_who_leaves_in_an_upload_is_gone_for_the_upstream_too(
         there.wait_sync()
     upstream.broken_off.wait_sync()
     assert gateway.last_line()["status"] == 499
+
+
+def test_an_upstream_that_takes_nothing_of_an_upload_is_a_504() -> None:
+    """Whether the client is still there cannot be seen then: what it sent before it left is in between."""
+    with StrictUpstream(stall_bodies=True) as upstream:
+        slow = UpstreamSettings("up", base_url=upstream.base_url, idle_timeout_s=0.2)
+        with serve(settings_for(upstream, upstreams=(slow,))) as gateway, gateway.connect() as client:
+            client.request("POST", "/v1/files", None, {**FORM, "content-length": "100000000"})
+            reply: list[RawReply] = []
+            reader = threading.Thread(target=lambda: reply.append(client.read_reply()))
+            reader.start()
+            while reader.is_alive():
+                if select.select([], [client.socket], [], 0.05)[1]:
+                    client.socket.send(b"x" * 65536)
+            assert (reply[0].status, reply[0].error["code"]) == (504, "upstream_timeout")
 
 
 def test_who_leaves_before_the_answer_is_gone_for_the_upstream_too(
