@@ -98,6 +98,7 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
     )
 
 
+_QUOTED = {key: f'"{key}"'.encode() for key in _ACTED_ON}
 _LARGE = 256 * 1024  # from here on one scan is cheaper than looking for each key
 
 
@@ -105,7 +106,7 @@ def _may_repeat_a_key(body: bytes, json: dict[str, Any]) -> bool:
     """Cheap, and never False where a key we act on is there twice (in an escaped spelling too)."""
     if len(body) > _LARGE or b"\\u" in body:
         return True
-    return any(body.count(f'"{key}"'.encode()) > 1 for key in json.keys() & _ACTED_ON)
+    return any(body.count(_QUOTED[key]) > 1 for key in json if key in _QUOTED)
 
 
 _MAX_TOKENS = ("max_completion_tokens", "max_tokens")
