@@ -19,6 +19,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.errors import GatewayError
 from storage.base import Effect, Jobs
@@ -77,6 +78,7 @@ class JobContext:
         self.job = job
         self._jobs = jobs
         self._ended = False
+        self.lost = asyncio.Event()  # set by the worker: nothing of it would be committed any more
 
     @property
     def agent(self) -> int:
@@ -88,6 +90,7 @@ class JobContext:
 
     @property
     def ended(self) -> bool:
+        """Whether the end was committed, or is just being."""
         return self._ended
 
     async def step(
@@ -109,8 +112,12 @@ class JobContext:
 
     async def finish(self, effect: Effect | None = None) -> None:
         """The last effect and the job's end in one transaction. Without it a job ends when its handler returns."""
-        await self._jobs.finish(self.job, effect)
         self._ended = True
+        try:
+            await self._jobs.finish(self.job, effect)
+        except BaseException:
+            self._ended = False
+            raise
 
 
 Handler = Callable[[JobContext], Awaitable[None]]
@@ -140,7 +147,7 @@ class Worker:
         self._sleep = sleep
         self._jitter = jitter
         self._wake = asyncio.Event()
-        self._running: dict[int, Job] = {}
+        self._running: set[JobContext] = set()
 
     @property
     def running(self) -> int:
@@ -161,22 +168,30 @@ class Worker:
         """Claims what is due while there is room. Returns the seconds until there may be more; None: until woken."""
         kinds = tuple(self._handlers)
         try:
-            while kinds and len(self._running) < self._limits.concurrency:
+            while kinds and await self._keep_running() and len(self._running) < self._limits.concurrency:
                 wait = await self._jobs.due_in(kinds)
                 if wait is None or wait > 0:
                     return None if wait is None else max(wait, _LEAST_S)
-                # A process that was stopped for a while must not take its own work for somebody else's leavings.
-                for mine in tuple(self._running.values()):
-                    await self._jobs.heartbeat(mine, self._limits.lease_s)
                 job = await self._jobs.claim(kinds, lease_s=self._limits.lease_s, tries=self._limits.tries)
                 if job is None:
                     return _NOTHING_FOUND_S
-                self._running[job.id] = job
-                tasks.create_task(self._live(job), name=f"job-{job.id}")
+                context = JobContext(job, self._jobs)
+                self._running.add(context)
+                tasks.create_task(self._live(context), name=f"job-{job.id}")
         except Exception as error:  # whatever it is, background work must not end for good
             _log.warning("jobs: %s", _describe(error))
             return _AFTER_FAULT_S
-        return None  # no room: an end of one wakes us
+        return None  # no room, or one has to end first: its end wakes us
+
+    async def _keep_running(self) -> bool:
+        """Prolongs our own leases: a process that was stopped for a while must not take its own work for leavings.
+
+        False: one of ours has no say any more (cancelled, forgotten, taken over) and is being ended. Its lane may be
+        free in the database already, but not before it has ended is anybody to run there.
+        """
+        for context in tuple(self._running):
+            await self._prolong(context)
+        return not any(context.lost.is_set() for context in self._running)
 
     async def _wait(self, seconds: float | None) -> None:
         if seconds is None:
@@ -184,10 +199,17 @@ class Worker:
         elif not self._wake.is_set():
             await _first(self._wake.wait(), self._sleep(seconds))
 
-    async def _live(self, job: Job) -> None:
+    async def _prolong(self, context: JobContext) -> None:
+        if not context.ended:
+            is_ours = await self._jobs.heartbeat(context.job, self._limits.lease_s)
+            if not is_ours and not context.ended:
+                context.lost.set()
+
+    async def _live(self, context: JobContext) -> None:
         """One attempt and what becomes of it. Never raises, but for its cancellation."""
+        job = context.job
         try:
-            outcome = await self._attempt(job)
+            outcome = await self._attempt(context)
         except asyncio.CancelledError:
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(_LAST_WORD_S):
@@ -199,14 +221,13 @@ class Worker:
             self._jobs.let_go(job)
             outcome = "unwritten"
         finally:
-            if self._running.get(job.id) is job:  # not another attempt, which took it over
-                del self._running[job.id]
+            self._running.discard(context)
             self._wake.set()
         self._count(job.kind, outcome)
 
-    async def _attempt(self, job: Job) -> str:
+    async def _attempt(self, context: JobContext) -> str:
         """What became of it. Raises: StoreError where that could not be written."""
-        context = JobContext(job, self._jobs)
+        job = context.job
         try:
             if not await self._perform(context):
                 return await self._jobs.fail(job, "its lease was lost", 0.0)
@@ -224,20 +245,24 @@ class Worker:
 
     async def _perform(self, context: JobContext) -> bool:
         """Runs the handler under heartbeats; False: the lease is lost, and the handler was ended."""
-        job = context.job
-        work = asyncio.ensure_future(self._handlers[job.kind](context))
+        lost: asyncio.Future[Any] = asyncio.ensure_future(context.lost.wait())
+        work: asyncio.Future[Any] = asyncio.ensure_future(self._handlers[context.job.kind](context))
         try:
             while not work.done():
-                beat = asyncio.ensure_future(self._sleep(self._limits.heartbeat_s))
+                beat: asyncio.Future[Any] = asyncio.ensure_future(self._sleep(self._limits.heartbeat_s))
+                waits = (work, beat) if lost.done() else (work, beat, lost)
                 try:
-                    await asyncio.wait((work, beat), return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     beat.cancel()
-                if not work.done():
-                    with suppress(Unavailable):  # no news; the lease itself runs on
-                        if not await self._jobs.heartbeat(job, self._limits.lease_s):
-                            return False
+                if work.done() or context.ended:  # its end is being written: then it is gone, but not lost
+                    continue
+                if lost.done():
+                    return False
+                with suppress(Unavailable):  # no news; the lease itself runs on
+                    await self._prolong(context)
         finally:
+            lost.cancel()
             if not work.done():
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
