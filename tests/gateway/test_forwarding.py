@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import select
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -371,6 +372,33 @@ def test_an_upstream_that_takes_nothing_of_an_upload_is_a_504() -> None:
                 if select.select([], [client.socket], [], 0.05)[1]:
                     client.socket.send(b"x" * 65536)
             assert (reply[0].status, reply[0].error["code"]) == (504, "upstream_timeout")
+
+
+def test_an_answer_that_comes_before_the_upload_is_through_is_handed_on(upstream: StrictUpstream) -> None:
+    answer = b'{"error":{"message":"Incorrect API key provided.","type":"x","param":null,"code":"invalid_api_key"}}'
+    head = b"HTTP/1.1 401 No\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
+
+    def refuse(listener: socket.socket) -> None:
+        with listener.accept()[0] as taken:
+            taken.recv(100)
+            taken.sendall(head + answer)
+            while taken.recv(65536):  # until the gateway lets go
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        hasty = threading.Thread(target=refuse, args=(listener,))
+        hasty.start()
+        first = UpstreamSettings("up", base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        with serve(settings_for(upstream, upstreams=(first,))) as gateway, gateway.connect() as client:
+            client.request("POST", "/v1/files", None, {**FORM, "content-length": "1000000"})
+            client.send(b"x" * 100_000)
+            reply = client.read_reply()
+            assert (reply.status, reply.body) == (401, answer)
+            hasty.join(10.0)
+            assert not hasty.is_alive()
+            client.send(b"x" * 900_000)  # the connection goes on
+            client.request("GET", "/health")
+            assert client.read_reply().status == 200
 
 
 def test_who_leaves_before_the_answer_is_gone_for_the_upstream_too(
