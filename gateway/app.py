@@ -219,7 +219,8 @@ def create_app(
 
 def make_operations(settings: Settings, store: Store) -> dict[str, Operation]:
     """What the command line can ask for, here or through the process that serves."""
-    show = show_operation(store, settings.memory.recall_tokens or 1000, time.time)
+    profiles = [each.name for each in settings.profiles]
+    show = show_operation(store, settings.memory.recall_tokens or 1000, time.time, profiles)
     found = {**key_operations(store.keys), **job_operations(store.jobs), "memory-show": show}
     return {name: telling(operation) for name, operation in found.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,18 +16,29 @@ from storage.records import Agent, Block, Look, Message, Scope
 
 __all__ = ["show_operation"]
 
+DEFAULT = "default"
 RECENT = 10  # exchanges
 
 
-def show_operation(store: Store, recall_tokens: int, now: Callable[[], float]) -> Operation:
-    """project, profile; user or else conversation; query: what to recall for."""
+def show_operation(
+    store: Store, recall_tokens: int, now: Callable[[], float], profiles: Sequence[str] = ()
+) -> Operation:
+    """project, profile; user or else conversation; query: what to recall for.
+
+    profiles: those of the settings. Where one has no memory of somebody, those that have one are named.
+    """
 
     async def show(arguments: Mapping[str, Any]) -> Any:
         scope = _scope(arguments)
         agent = store.agents.find(scope)
         look = None if agent is None else store.turns.look(agent, None, None)
         if agent is None or look is None:
-            return {"text": f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}."}
+            nothing = f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}."
+            others = [
+                each for each in (DEFAULT, *profiles) if store.agents.find(replace(scope, profile=each))
+            ]
+            hints = [f"Profile {each!r} has a memory: --profile {each}" for each in dict.fromkeys(others)]
+            return {"text": "\n".join([nothing, *hints])}
         recent = store.recall.recent(agent, RECENT, messages_of)
         query = arguments.get("query")
         note = None
@@ -55,7 +67,7 @@ def _scope(arguments: Mapping[str, Any]) -> Scope:
         subject = f"conversation:{conversation}"
     else:
         raise BadRequest("Say whose memory: user or conversation.", param="user")
-    return Scope(arguments.get("project") or "default", arguments.get("profile") or "default", subject)
+    return Scope(arguments.get("project") or DEFAULT, arguments.get("profile") or DEFAULT, subject)
 
 
 def _text(agent: Agent, look: Look, recent: Sequence[Message], note: str | None) -> str:
@@ -67,7 +79,7 @@ def _text(agent: Agent, look: Look, recent: Sequence[Message], note: str | None)
         *([line for b in look.blocks for line in _block(b)] or ["  none"]),
     ]
     if look.ops:
-        lines.append(f"  {len(look.ops)} edits wait for their turns to be confirmed")
+        lines.append(f"  edits of turns that are not confirmed: {len(look.ops)}")
     lines += ["", "Recent messages", *([f"  {_line(m)}" for m in recent] or ["  none"])]
     if note is not None:
         lines += ["", "Would be recalled", *(f"  {line}" for line in (note or "nothing").splitlines())]

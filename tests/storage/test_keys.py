@@ -21,6 +21,17 @@ def holds(path: Path, text: str) -> bool:
     return text.encode() in path.read_bytes()
 
 
+def damage(path: Path) -> None:
+    path.write_bytes(b"\xff" * 100)
+
+
+def remove(path: Path, suffixes: set[str]) -> None:
+    gone = [each for each in path.parent.glob(f"{path.name}*") if each.suffix in suffixes]
+    assert path in gone or ".keyed" in suffixes
+    for each in gone:
+        each.unlink()
+
+
 async def test_a_key_is_shown_once_and_found_by_what_was_shown(store: SqliteStore) -> None:
     key, plain = await store.keys.create("shop", "laptop")
     assert plain.startswith("mg-")
@@ -43,7 +54,7 @@ async def test_that_there_are_keys_can_be_told_without_the_file(store: SqliteSto
     key, _ = await store.keys.create("shop", "laptop")
     await store.keys.revoke(str(key.id))  # taking back the last one does not open the door
     await store.close()
-    path.write_bytes(b"\xff" * 100)
+    damage(path)
     assert was_keyed(path)
 
 
@@ -52,7 +63,7 @@ async def test_keys_made_before_there_was_a_sign_leave_one_at_the_next_start(
 ) -> None:
     await store.keys.create("shop", "laptop")
     await store.close()
-    Path(f"{path}.keyed").unlink()
+    remove(path, {".keyed"})
     store = await SqliteStore.open(path)
     assert store.keys.has_any()
     await store.close()
@@ -62,9 +73,7 @@ async def test_keys_made_before_there_was_a_sign_leave_one_at_the_next_start(
 async def test_a_new_file_in_the_place_of_one_with_keys_has_none(store: SqliteStore, path: Path) -> None:
     await store.keys.create("shop", "laptop")
     await store.close()
-    for each in path.parent.glob(f"{path.name}*"):
-        if each.suffix != ".keyed":
-            each.unlink()
+    remove(path, {".db", ".db-wal", ".db-shm", ".lock"})
     store = await SqliteStore.open(path)
     assert not store.keys.has_any()
     await store.close()
