@@ -27,10 +27,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 def render_section(blocks: Sequence[Block], about: str = "") -> str:
     """The section as it stands in the system message; "" where there is nothing to say.
 
-    blocks: in any order; without tools the empty ones say nothing and are left out. about: the sentence of
-    `describe_tools`, or "" where none are offered.
+    blocks: in the order in which they shall stand; without tools the empty ones say nothing and are left out. about:
+    the sentence of `describe_tools`, or "" where none are offered.
     """
-    shown = [block for block in sorted(blocks, key=lambda block: block.id) if about or block.value.strip()]
+    shown = [block for block in blocks if about or block.value.strip()]
     if not shown and not about:
         return ""
     lines = ["<memory_blocks>", PREAMBLE]

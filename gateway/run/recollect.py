@@ -194,7 +194,7 @@ class Recollection:
             return
         anchor = self.plan.place.anchor
         path = self._path_ids()
-        blocks = self.look.blocks if self.agent.id else self._default_blocks()
+        blocks = self._blocks()
         by = self.by
         self.tools = MemoryTools(
             by.store, self.agent, self.look, path, blocks, by.settings.recall_tokens, by.now
@@ -264,6 +264,13 @@ class Recollection:
         if self.tree is not None:
             return {x.id for x in self.tree.chain(anchor)}
         return {x.id for x in self.look.additions} | ({anchor.id} if anchor else set())
+
+    def _blocks(self) -> list[Block]:
+        """As the settings order them, the same for every user of the profile; then what was made since."""
+        if not self.agent.id:
+            return self._default_blocks()
+        order = {b.label: i for i, b in enumerate(self.asked.profile.blocks)}
+        return sorted(self.look.blocks, key=lambda block: (order.get(block.label, len(order)), block.id))
 
     def _default_blocks(self) -> list[Block]:
         """What a user's memory will begin with."""

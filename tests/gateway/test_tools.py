@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,19 @@ def test_the_settings_values_of_blocks_are_what_a_new_user_begins_with(
         assert ["read-only" in said[0], "read-only" in said[1]] == [True, True]
         assert "limit is 40" in said[2]
         assert "no memory block" in said[3]
+
+
+def test_blocks_stand_in_the_order_of_the_settings_for_every_user_and_conversation(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """What users share comes first if the settings say so, and then the provider's cache is theirs together too."""
+    labels = ["human", "rules", "notes", "fixed"]
+    shared = {"rules", "notes"}
+    blocks = tuple(BlockSettings(label, value=f"About {label}.", shared=label in shared) for label in labels)
+    with remember(upstream, tmp_path, agent(blocks=blocks)) as world:
+        for user in ("ann", "bob", "ann", "bob"):
+            world.chat(model="agent/helper", user=user).say("Hi")
+            assert re.findall('<memory_block label="([a-z]+)"', system(world)) == labels, user
 
 
 # -- ours alone
