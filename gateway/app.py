@@ -25,6 +25,7 @@ from gateway.metrics import Metrics
 from gateway.run.background import Background, background_route
 from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
+from gateway.run.forget import Retention, forget_operations
 from gateway.run.forward import Forwarding
 from gateway.run.guard import Guard
 from gateway.run.jobs import Handler, Worker
@@ -108,6 +109,10 @@ class Gateway:
             self.upkeep = Upkeep(store, settings.memory.idle_s, clock)
             self.chat.recollector.grown = self.upkeep.grown
             self.chat.recollector.moved = self.upkeep.moved
+        self.retention: Retention | None = None
+        if store is not None:
+            days = {name: each.retention_days for name, each in settings.projects.items()}
+            self.retention = Retention(store, {n: d for n, d in days.items() if d is not None}, clock)
         self.handlers: dict[str, Handler] = {}
         self.worker: Worker | None = None
         self.background: Background | None = None
@@ -166,6 +171,8 @@ class Gateway:
         if self.upkeep is not None:
             self._background.append(asyncio.create_task(self.upkeep.run()))
             self._background.append(asyncio.create_task(asyncio.to_thread(preload)))
+        if self.retention is not None:
+            self._background.append(asyncio.create_task(self.retention.run()))
         if self.worker is not None:
             self._background.append(asyncio.create_task(self.worker.run()))
         self.readiness.started = True
@@ -222,6 +229,7 @@ def make_operations(settings: Settings, store: Store) -> dict[str, Operation]:
     profiles = [each.name for each in settings.profiles]
     show = show_operation(store, settings.memory.recall_tokens or 1000, time.time, profiles)
     found = {**key_operations(store.keys), **job_operations(store.jobs), "memory-show": show}
+    found.update(forget_operations(store, time.time))
     return {name: telling(operation) for name, operation in found.items()}
 
 

@@ -14,7 +14,8 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -96,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--profile", default="default")
     show.add_argument("--conversation")
     show.add_argument("--query", help="also show what would be recalled for this question")
+    show.add_argument("--why", action="store_true", help="also show where each memory comes from")
+    _add_memory_commands(lambda name, run, text: command(name, run, text, memory))
 
     jobs = command("jobs", _jobs_list, "work beside the conversations: what waits, runs or has failed")
     jobs.set_defaults(state=None, limit=100)
@@ -113,6 +116,27 @@ def _parser() -> argparse.ArgumentParser:
         "worker", _worker, "do the work beside the conversations in a process of its own (PostgreSQL only)"
     )
     return parser
+
+
+def _add_memory_commands(command: Callable[..., Any]) -> None:
+    def scoped(sub: Any, profile: str | None = "default") -> Any:
+        sub.add_argument("--user")
+        sub.add_argument("--project", default="default")
+        sub.add_argument("--profile", default=profile)
+        sub.add_argument("--conversation", help="the memory of a conversation without a user")
+        return sub
+
+    forget = scoped(command("forget", _memory_forget, "erase for good; nothing brings it back"), None)
+    forget.add_argument("--message", type=int, metavar="N", help="one message, as `memory show` numbers it")
+    forget.add_argument("--exchange", type=int, metavar="N", help="a message with its question or answer")
+    forget.add_argument("--in", dest="in_", metavar="ID", help="one conversation of the user's")
+    forget.add_argument("--all-users", action="store_true", help="everybody in the project or profile")
+    undo = scoped(command("undo", _memory_undo, "take back the last change of a block"))
+    undo.add_argument("--block", required=True, metavar="LABEL")
+    export = scoped(command("export", _memory_export, "write a memory as JSON lines"))
+    export.add_argument("file", nargs="?", help="standard output without it")
+    fill = scoped(command("import", _memory_import, "read an exported memory into an empty one"))
+    fill.add_argument("file", nargs="?", help="standard input without it")
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -177,7 +201,8 @@ def _keys_revoke(arguments: argparse.Namespace) -> int:
 
 def _memory_show(arguments: argparse.Namespace) -> int:
     wanted = {
-        name: getattr(arguments, name) for name in ("project", "profile", "user", "conversation", "query")
+        name: getattr(arguments, name)
+        for name in ("project", "profile", "user", "conversation", "query", "why")
     }
     if wanted["user"] is None and wanted["conversation"] is None:
         raise BadRequest("Say whose memory: --user or --conversation.")
@@ -226,6 +251,69 @@ def _worker(arguments: argparse.Namespace) -> int:
         f"{path} is a SQLite file, which one process owns: `mnemogate serve` does the background work itself. "
         "A worker beside it needs PostgreSQL, which comes later."
     )
+
+
+def _scope(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("project", "profile", "user", "conversation")
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+
+
+def _memory_forget(arguments: argparse.Namespace) -> int:
+    wanted = _scope(arguments)
+    if "user" not in wanted and "conversation" not in wanted and not arguments.all_users:
+        raise BadRequest("Say what to forget: --user, --conversation, or --all-users.")
+    parts = {"message": arguments.message, "exchange": arguments.exchange, "in": arguments.in_}
+    wanted.update({name: value for name, value in parts.items() if value is not None})
+    settings, count = _settings(arguments), 0
+    answer = _perform(settings, "memory-forget", wanted)
+    while not answer["done"]:
+        count += answer["memories"]
+        answer = _perform(settings, "memory-forget", {**wanted, "left": answer["left"]})
+    count += answer["memories"]
+    print("Forgotten." if count else "There was nothing to forget.", file=sys.stderr)
+    return 0
+
+
+def _memory_undo(arguments: argparse.Namespace) -> int:
+    block = _perform(_settings(arguments), "memory-undo", {**_scope(arguments), "block": arguments.block})
+    print(f"{block['label']} (version {block['version']})", file=sys.stderr)
+    print(block["value"])
+    return 0
+
+
+def _memory_export(arguments: argparse.Namespace) -> int:
+    settings, wanted = _settings(arguments), _scope(arguments)
+    answer = _perform(settings, "memory-export", wanted)
+    with open(arguments.file, "w", encoding="utf-8") if arguments.file else nullcontext(sys.stdout) as file:
+        while True:
+            file.writelines(f"{line}\n" for line in answer["lines"])
+            if answer["next"] is None:
+                return 0
+            answer = _perform(settings, "memory-export", {**wanted, "from": answer["next"]})
+
+
+def _memory_import(arguments: argparse.Namespace) -> int:
+    settings, wanted, place = _settings(arguments), _scope(arguments), None
+    with open(arguments.file, encoding="utf-8") if arguments.file else nullcontext(sys.stdin) as file:
+        for lines in _pages(file):
+            place = _perform(settings, "memory-import", {**wanted, "lines": lines, "at": place})["at"]
+    if place is None:
+        raise BadRequest("There is nothing to import.")
+    _perform(settings, "memory-import", {**wanted, "lines": [], "at": place, "end": True})
+    return 0
+
+
+def _pages(file: Iterable[str]) -> Iterator[list[str]]:
+    page: list[str] = []
+    size = 0
+    for line in file:
+        page.append(line.rstrip("\n"))
+        size += len(line)
+        if len(page) >= 200 or size >= 1 << 20:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page
 
 
 def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> Any:

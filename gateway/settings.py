@@ -221,6 +221,7 @@ class ProfileSettings:
 class ProjectSettings:
     memory: MemoryMode | None = None
     profile: str | None = None
+    retention_days: float | None = ranged(None, 1)
 
 
 @dataclass(frozen=True, slots=True)

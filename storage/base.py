@@ -28,6 +28,7 @@ from storage.records import (
     Passage,
     Pool,
     Probes,
+    Revision,
     Scope,
     Snapshot,
     Step,
@@ -113,6 +114,9 @@ class Blocks(Protocol):
     ) -> Block:
         """Raises: Conflict when it is no longer at that version, NotFound."""
 
+    def revisions(self, block: int) -> tuple[Revision, ...]:
+        """All values that it had, newest first."""
+
     async def undo(self, block: int, *, at: float) -> Block:
         """Raises: NotFound when there is nothing left to undo."""
 
@@ -130,6 +134,9 @@ class Turns(Protocol):
         """One round trip. None where the agent is not stored any more."""
 
     def pool(self, agent: Agent, probes: Probes) -> Pool: ...
+
+    def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
+        """With its content."""
 
     def snapshot(self, agent: Agent, snapshot: int) -> Snapshot | None: ...
 
@@ -297,7 +304,7 @@ class Forgetting(Protocol):
     ) -> list[int]:
         """A page of the memories in a scope; None: whatever profile, whatever subject."""
 
-    def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
+    async def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
         """A page of the memories of a project that hold something older than that."""
 
     def conversation(self, agent: int, name: str) -> int | None:

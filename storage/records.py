@@ -33,6 +33,7 @@ __all__ = [
     "Pool",
     "Probes",
     "Revised",
+    "Revision",
     "Scope",
     "Snapshot",
     "State",
@@ -167,6 +168,23 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Revision:
+    """One value a block had.
+
+    restores: the version that an undo brought back. origin: who wrote it (`default`, `tool:<call>`, `undo`, `forget`,
+    or as its writer calls itself; `-`: it was forgotten). sources: exchanges it came from.
+    """
+
+    version: int
+    restores: int | None
+    at: float
+    origin: str
+    exchange: int | None
+    sources: tuple[int, ...]
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class BlockOp:
     """One memory edit of a turn, as an operation (not a value): merged when the turn is confirmed.
 
@@ -199,12 +217,13 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One archival memory."""
+    """One archival memory. sources: exchanges it came from, where they were asked for."""
 
     id: int
     seq: int
     text: str
     at: float
+    sources: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,23 @@ __all__ = ["show_operation"]
 
 DEFAULT = "default"
 RECENT = 10  # exchanges
+VERSIONS = 5  # of a block, with `--why`
+PASSAGES = 100
+SOURCES = 4  # of one version or note
+SHOWN_CHARS = 100
+
+ORIGINS = {
+    "default": "the profile's default",
+    "-": "forgotten",
+    "forget": "what forgetting left",
+    "undo": "undo",
+}
 
 
 def show_operation(
     store: Store, recall_tokens: int, now: Callable[[], float], profiles: Sequence[str] = ()
 ) -> Operation:
-    """project, profile; user or else conversation; query: what to recall for.
+    """project, profile; user or else conversation; query: what to recall for; why: where each memory comes from.
 
     profiles: those of the settings. Where one has no memory of somebody, those that have one are named.
     """
@@ -54,7 +65,8 @@ def show_operation(
             )
             hits = recall.choose(found, query, budget_tokens=recall_tokens)
             note = recall.render_note(hits, (), now())
-        return {"text": _text(agent, look, recent, note)}
+        why = _why(store, agent, look) if arguments.get("why") else []
+        return {"text": "\n".join([_text(agent, look, recent, note), *why])}
 
     return show
 
@@ -86,6 +98,50 @@ def _text(agent: Agent, look: Look, recent: Sequence[Message], note: str | None)
     return "\n".join(lines)
 
 
+def _why(store: Store, agent: Agent, look: Look) -> list[str]:
+    """The last versions of each block and the saved notes, each with its origin and the message it came from."""
+    lines = ["", "Where blocks come from"]
+    for b in look.blocks:
+        lines.append(f"  {b.label}")
+        for r in store.blocks.revisions(b.id)[:VERSIONS]:
+            what = (
+                f"undo, back to version {r.restores}"
+                if r.restores is not None
+                else ORIGINS.get(r.origin, r.origin)
+            )
+            lines.append(f"    version {r.version}  [{_when(r.at)}]  {what}  ({len(r.value)} characters)")
+            lines += [f"      {line}" for line in _sources(store, agent, r.sources)]
+    passages = store.passages.list(agent.id, limit=PASSAGES)
+    lines += ["", "Saved notes", *([] if passages else ["  none"])]
+    for p in passages:
+        lines.append(f"  {p.seq}  [{_when(p.at)}]  {_short(p.text)}")
+        lines += [f"    {line}" for line in _sources(store, agent, p.sources)]
+    return lines
+
+
+def _sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:
+    """What was said there; nothing of another memory's, which a shared block may come from."""
+    lines = []
+    for id in exchanges[:SOURCES]:
+        e = store.turns.exchange(agent, id)
+        said = messages_of(e, False, None, None) if e is not None else []
+        lines += [f"from message {_short(_line(m))}" for m in said if m.role == "user"]
+        if e is None:
+            lines.append("from a message that is not in this memory")
+    if len(exchanges) > SOURCES:
+        lines.append(f"and {len(exchanges) - SOURCES} more")
+    return lines
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
+
+
 def _block(b: Block) -> list[str]:
     kind = ", read-only" if b.read_only else ""
     head = f"  {b.label}  (version {b.version}, {len(b.value)} of {b.limit} characters{kind})"
@@ -93,5 +149,4 @@ def _block(b: Block) -> list[str]:
 
 
 def _line(m: Message) -> str:
-    at = datetime.fromtimestamp(m.at, UTC).strftime("%Y-%m-%d %H:%M")
-    return f"[{at}] {m.speaker or m.role}: {' '.join(m.text.split())}"
+    return f"{m.seq}  [{_when(m.at)}] {m.speaker or m.role}: {' '.join(m.text.split())}"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import orjson
 
 from storage.errors import Conflict, NotFound
-from storage.records import Block, BlockOp
+from storage.records import Block, BlockOp, Revision
 from storage.sqlite.queries import load_queries
 from storage.sqlite.reader import Reader
 from storage.sqlite.writer import Writer
@@ -21,7 +21,6 @@ from storage.sqlite.writer import Writer
 __all__ = [
     "FORGOTTEN_ORIGIN",
     "Blocks",
-    "Revision",
     "add_op",
     "ensure_blocks",
     "ensure_shared_blocks",
@@ -41,19 +40,6 @@ DEFAULT_ORIGIN = "default"
 UNDO_ORIGIN = "undo"
 # Of a version whose value was erased: there is nothing to bring back. Short, so that the row does not grow (room.py).
 FORGOTTEN_ORIGIN = "-"
-
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """One value a block had. restores: the version that an undo brought back; sources: exchanges it came from."""
-
-    version: int
-    restores: int | None
-    at: float
-    origin: str
-    exchange: int | None
-    sources: tuple[int, ...]
-    value: str
 
 
 def load_blocks(connection: sqlite3.Connection, agent: int) -> tuple[Block, ...]:

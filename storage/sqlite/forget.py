@@ -29,7 +29,7 @@ from storage.sqlite.agents import Agents
 from storage.sqlite.blocks import FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sqlite.jobs import forget_jobs
 from storage.sqlite.queries import load_queries
-from storage.sqlite.reader import Reader
+from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.terms_table import get_terms, replace_terms
 from storage.sqlite.writer import Writer
 
@@ -58,11 +58,20 @@ class _Work:
 
 
 class Forgetting:
-    def __init__(self, reader: Reader, writer: Writer, agents: Agents, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        long_reader: ThreadReader,
+        writer: Writer,
+        agents: Agents,
+        now: Callable[[], float],
+    ) -> None:
         self._reader = reader
+        self._long_reader = long_reader
         self._writer = writer
         self._agents = agents
         self._now = now
+        self._cursors: dict[int, _Cursor] = {}  # of what was left off
 
     def find(
         self, project: str, profile: str | None, subject: str | None, *, after: int = 0, limit: int = 100
@@ -71,9 +80,13 @@ class Forgetting:
         values = (project, profile, subject, after, limit)
         return [row[0] for row in self._read("agents_of", values)]
 
-    def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
+    async def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
         """A page of the memories of a project that hold something older than that."""
-        return [row[0] for row in self._read("agents_before", (project, before, after, limit))]
+        values = (project, before, after, limit)
+        rows = await self._long_reader.run(
+            lambda connection: connection.execute(_Q["agents_before"], values).fetchall()
+        )
+        return [row[0] for row in rows]
 
     def conversation(self, agent: int, name: str) -> int | None:
         """By its public name or by the client's own."""
@@ -100,7 +113,7 @@ class Forgetting:
 
     async def run(self, id: int, rules: ForgetRules, until: Callable[[], bool] = lambda: False) -> bool:
         """To its end, unless `until` says that it is enough for now. True when all is gone."""
-        cursor: _Cursor | None = (_FIRST, 0)
+        cursor: _Cursor | None = self._cursors.pop(id, (_FIRST, 0))
         while cursor is not None:
             at, now = cursor, self._now()
             cursor, scopes = await self._writer.submit_bulk(
@@ -109,6 +122,7 @@ class Forgetting:
             for scope in scopes:
                 self._clear(scope)
             if cursor is not None and until():
+                self._cursors[id] = cursor
                 return False
         return True
 
@@ -448,7 +462,7 @@ def _erase_additions(connection: sqlite3.Connection, work: _Work, after: int) ->
 
 def _end(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
     _raise_epoch(connection, work.agent)
-    connection.execute(_Q["erased_done"], (work.agent,))
+    connection.execute(_Q["erased_done"], (work.agent, work.id))
     return None
 
 

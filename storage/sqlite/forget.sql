@@ -85,8 +85,9 @@ SELECT EXISTS (SELECT 1 FROM marks m JOIN exchanges e ON e.id = ?1
     OR EXISTS (SELECT 1 FROM exchanges WHERE id = ?1 AND agent NOT IN (SELECT id FROM agents))
 
 -- name: erased_done
--- All that came from them is gone as well.
-DELETE FROM marks WHERE agent = ? AND kind IN ('erased', 'day', 'blocks')
+-- All that came from them is gone as well; another one under way in the same memory may still need to know.
+DELETE FROM marks WHERE agent = ?1 AND kind IN ('erased', 'day', 'blocks')
+AND NOT EXISTS (SELECT 1 FROM forgetting WHERE agent = ?1 AND id <> ?2)
 
 -- name: is_blocks
 -- Whether a block had to be written anew.

@@ -37,7 +37,7 @@ def insert_passage(
         raise NotFound(f"there is no agent {agent}")
     values = (agent, seq, at, exchange, orjson.dumps(list(sources)), text)
     (id,) = connection.execute(_Q["passage_insert"], values).fetchone()
-    return Passage(id, seq, text, at)
+    return Passage(id, seq, text, at, tuple(sources))
 
 
 def list_passages(
@@ -45,7 +45,9 @@ def list_passages(
 ) -> tuple[Passage, ...]:
     """A page in order, after the number last seen."""
     rows = connection.execute(_Q["passage_list"], (agent, after, limit)).fetchall()
-    return tuple(Passage(*row) for row in rows)
+    return tuple(
+        Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows
+    )
 
 
 def get_passage(connection: sqlite3.Connection, agent: int, seq: int) -> Passage | None:

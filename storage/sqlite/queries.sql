@@ -114,7 +114,7 @@ INSERT INTO passages (agent, seq, at, exchange, sources, text) VALUES (?, ?, ?, 
 
 -- name: passage_list
 -- A page, in order, after the one last seen.
-SELECT id, seq, text, at FROM passages WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
+SELECT id, seq, text, at, sources FROM passages WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
 
 -- name: passage_get
 -- One, as a search result names it.

@@ -57,7 +57,7 @@ class SqliteStore:
         self.passages = Passages(self.reader, self.writer)
         self.turns = Turns(self.reader, self.writer, self.agents)
         self.recall = Recall(self.reader, self.long_reader, self.writer)
-        self.forgetting = Forgetting(self.reader, self.writer, self.agents, now)
+        self.forgetting = Forgetting(self.reader, self.long_reader, self.writer, self.agents, now)
         self.jobs = Jobs(self.reader, self.writer, now, tick)
         self.spending = Spending(self.reader, self.writer)
 

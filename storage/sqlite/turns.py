@@ -58,6 +58,15 @@ class Turns:
     def pool(self, agent: Agent, probes: Probes) -> Pool:
         return self._reader.run(lambda connection: _pool(connection, agent, probes, self._reader.run))
 
+    def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
+        """With its content."""
+
+        def read(connection: sqlite3.Connection) -> Exchange | None:
+            rows = connection.execute(history.SQL["exchange_get"], (exchange, agent.id)).fetchall()
+            return next(iter(history.with_content(rows)), None)
+
+        return self._reader.run(read)
+
     def snapshot(self, agent: Agent, snapshot: int) -> Snapshot | None:
         def read(connection: sqlite3.Connection) -> Snapshot | None:
             row = connection.execute(history.SQL["snapshot"], (snapshot, agent.id)).fetchone()

@@ -348,7 +348,7 @@ async def test_a_scope_finds_its_memories_and_no_others(store: SqliteStore) -> N
 # -- the file
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
     store: SqliteStore, path: Path, seed: int
 ) -> None:
@@ -358,7 +358,7 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
     tellers = [Teller(store, scope, clock) for scope in (ALICE, BOB)]
     told: dict[tuple[int, str], list[str]] = {}
     lists: dict[tuple[int, str], list[WireMessage]] = {}
-    for number in range(260):
+    for number in range(160):
         who, key = chance.randrange(2), f"c{chance.randrange(12)}"
         alice, history = tellers[who], lists.setdefault((who, key), [])
         size = chance.choice((2, 10, 60, 200, 900, 2500))
@@ -418,8 +418,8 @@ async def test_what_is_too_old_goes(store: SqliteStore, path: Path) -> None:
     await talk(alice, ["new"], "c2")
     await store.passages.insert(alice.agent.id, words("newp"), at=clock.now)
     before = clock.now - 30 * DAY
-    assert store.forgetting.aged("default", before) == [alice.agent.id]
-    assert store.forgetting.aged("other", before) == []
+    assert await store.forgetting.aged("default", before) == [alice.agent.id]
+    assert await store.forgetting.aged("other", before) == []
     await forget(store, alice.agent, Target(before=before))
     assert in_file(path, "oldu", "olda", "oldp", "newu", "newa", "newp") == ["newu", "newa", "newp"]
-    assert store.forgetting.aged("default", before) == []
+    assert await store.forgetting.aged("default", before) == []

@@ -1,0 +1,71 @@
+"""Which notes may quote what is gone, and what of a block is left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from gateway.core.forget import quotes, rebuild
+from gateway.core.recall import Recalled, render_note
+from storage.records import Block, BlockOp, Erased, Message, Revised
+
+DAY = 20_000  # 2024-10-04
+BLOCK = Block(1, "human", "The user", "has a cat", 1000)
+
+
+def note(day: int, changes: tuple[str, ...] = ()) -> str:
+    message = Message(1, 1, "user", "something", day * 86_400.0 + 50, 1)
+    return render_note([Recalled(message, "something")], changes, (DAY + 9) * 86_400.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (note(DAY), True),
+        (note(DAY - 1), False),
+        (note(DAY - 1, ("human: has a dog",)), False),
+        ("- [2024-10-04, user] as a search shows it", True),
+        ("", False),
+    ],
+)
+def test_a_note_is_known_by_the_day_of_what_it_quotes(text: str, expected: bool) -> None:
+    assert quotes(text, Erased(frozenset({DAY}))) is expected
+
+
+def test_one_that_tells_of_blocks_goes_when_a_block_lost_something() -> None:
+    assert quotes(note(DAY - 1, ("human: has a dog",)), Erased(frozenset(), blocks=True))
+    assert not quotes(note(DAY - 1), Erased(frozenset(), blocks=True))
+
+
+def op(kind: str, **arguments: str) -> BlockOp:
+    return BlockOp(1, 1, "c", kind, "human", orjson.dumps({"label": "human", **arguments}))
+
+
+GONE = Revised("has a cat\nlikes tea", is_erased=True)
+
+
+@pytest.mark.parametrize(
+    ("later", "left"),
+    [
+        ([GONE], "has a cat"),
+        # an edit of another turn is done again
+        (
+            [GONE, Revised("has a cat\nlikes tea\nrides", op=op("insert", new_string="rides"))],
+            "has a cat\nrides",
+        ),
+        # one that changed what is gone has nothing left to change
+        (
+            [GONE, Revised("x", op=op("replace", old_string="likes tea", new_string="likes mate"))],
+            "has a cat",
+        ),
+        # a value written as a whole keeps the lines that say nothing of it
+        ([GONE, Revised("has a cat\nloves tea and likes it\nrides a bike")], "has a cat\nrides a bike"),
+        ([GONE, Revised("all likes at once", op=op("rethink", new_memory="all likes at once"))], ""),
+        # an undo back to before it
+        ([GONE, Revised("has a cat", is_whole=True)], "has a cat"),
+    ],
+)
+def test_a_block_is_made_anew_of_what_is_left(later: list[Revised], left: str) -> None:
+    assert rebuild(replace(BLOCK, read_only=False), later) == left
