@@ -17,7 +17,15 @@ from functools import lru_cache
 
 from storage.records import Atom, Message
 
-__all__ = ["Recalled", "choose", "estimate_tokens", "make_query", "render_note", "strip_notes", "tells_of_blocks"]
+__all__ = [
+    "Recalled",
+    "choose",
+    "estimate_tokens",
+    "make_query",
+    "render_note",
+    "strip_notes",
+    "tells_of_blocks",
+]
 
 QUERY_CHARS = 4_000  # about 1,000 tokens; what is longer is a template or a document, not a question
 _EDGE_CHARS = 500  # of such a message, what its last lines and its first lines may give
