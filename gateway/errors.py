@@ -10,7 +10,8 @@ GatewayError
 │   ├── MethodNotAllowed        405
 │   ├── BodyTimeout             408
 │   ├── Conflict                409
-│   └── BodyTooLarge            413
+│   ├── BodyTooLarge            413
+│   └── UnsupportedEncoding     415
 ├── UpstreamError               the provider is at fault
 │   ├── UpstreamUnreachable     502
 │   ├── UpstreamBroke           502: the reply ended in the middle
@@ -39,6 +40,7 @@ __all__ = [
     "SettingsError",
     "UnknownModel",
     "UnknownPath",
+    "UnsupportedEncoding",
     "UpstreamBroke",
     "UpstreamError",
     "UpstreamTimeout",
@@ -121,6 +123,11 @@ class Conflict(CallerError):
 class BodyTooLarge(CallerError):
     status = 413
     code = "request_too_large"
+
+
+class UnsupportedEncoding(CallerError):
+    status = 415
+    code = "unsupported_encoding"
 
 
 class UpstreamError(GatewayError):

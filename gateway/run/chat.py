@@ -209,7 +209,7 @@ class Chat:
             memory = self._settings.memory
             own = self._settings.projects.get(project)
             rules = self._rules[project] = IdentityRules(
-                user_order=memory.user_order,
+                user_order=() if memory.single_user else memory.user_order,  # one person, whatever is said
                 default_user=self._settings.default_user,
                 default_profile=(own.profile if own and own.profile else DEFAULT_PROFILE),
                 default_mode=Mode(own.memory if own and own.memory else memory.default),

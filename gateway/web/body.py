@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.types import Receive, Scope
 
-from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded
+from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, UnsupportedEncoding
 from gateway.run.sink import ClientGone
 
 __all__ = ["SLOWEST_BYTES_PER_S", "BodyReader", "content_length"]
@@ -33,6 +33,7 @@ class BodyReader:
 
     async def _read(self, held: _Held, scope: Scope, receive: Receive) -> bytes:
         announced = content_length(scope)
+        _refuse_encoded(scope)
         if announced > self._limit:
             raise self._too_large(f"{announced}")
         if announced > LARGE_BYTES:
@@ -104,6 +105,16 @@ class _Held:
 
     async def __aexit__(self, *_: object) -> None:
         self._reader._give_back(self.count)
+
+
+def _refuse_encoded(scope: Scope) -> None:
+    """Raises: UnsupportedEncoding."""
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UnsupportedEncoding(
+                "The request body is compressed (content-encoding); send it as it is.",
+                param="content-encoding",
+            )
 
 
 def content_length(scope: Scope) -> int:

@@ -120,6 +120,13 @@ def test_a_request_id_is_kept_or_made(gateway: Running, sent: str, kept: bool) -
     assert reply.headers["x-mnemogate-request-id"] == reply.headers["x-request-id"]
 
 
+def test_a_compressed_body_is_refused_by_name(upstream: StrictUpstream) -> None:
+    with serve(settings_for(upstream)) as gateway:
+        reply = gateway.post(HELLO, {"content-encoding": "gzip"})
+    assert (reply.status, reply.error["param"]) == (415, "content-encoding")
+    assert not upstream.chats
+
+
 def test_the_upstreams_request_id_stays_what_it_was(gateway: Running, upstream: StrictUpstream) -> None:
     upstream.queue(say("Hi", headers={"x-request-id": "req_theirs", "set-cookie": "a=b"}))
     reply = gateway.post(HELLO, {"x-mnemogate-memory": "off"})

@@ -90,6 +90,8 @@ def test_single_user_makes_one_person_of_all_callers(upstream: StrictUpstream, t
         world.chat().say(FACT)
         world.chat().say(QUESTION)
         assert "Miso" in sent(world)
+        world.chat(user="bob").say(QUESTION)
+        assert "Miso" in sent(world)
 
 
 def test_the_reply_is_remembered_as_well(world: World) -> None:
