@@ -23,6 +23,7 @@ from adapters.transport import Timeouts
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.background import Background, background_route
+from gateway.run.carry import carry_operations
 from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
 from gateway.run.forget import Retention, forget_operations
@@ -229,7 +230,7 @@ def make_operations(settings: Settings, store: Store) -> dict[str, Operation]:
     profiles = [each.name for each in settings.profiles]
     show = show_operation(store, settings.memory.recall_tokens or 1000, time.time, profiles)
     found = {**key_operations(store.keys), **job_operations(store.jobs), "memory-show": show}
-    found.update(forget_operations(store, time.time))
+    found.update({**forget_operations(store, time.time), **carry_operations(store)})
     return {name: telling(operation) for name, operation in found.items()}
 
 

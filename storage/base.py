@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 from storage.records import (
     Agent,
+    Ancestor,
     Block,
     BlockOp,
+    Carried,
     Change,
     Committed,
     Exchange,
@@ -329,6 +331,34 @@ class Forgetting(Protocol):
         """What was forgotten leaves the log too; False: somebody still reads, and it will a little later."""
 
 
+class Carry(Protocol):
+    """A memory carried away, and in. Parts: conversation, exchange, block, version, passage, edit."""
+
+    async def page(self, agent: Agent, part: str, after: int, limit: int) -> list[tuple[int, Carried]]:
+        """(what comes after it, record) of one part."""
+
+    def next_seq(self, agent: Agent) -> int:
+        """Raises: NotFound."""
+
+    async def begin(self, draft: Agent) -> Agent:
+        """A memory to be filled, out of reach. draft: for the scope where it shall be in the end.
+
+        Raises: Conflict, where one is already.
+        """
+
+    def under_way(self, scope: Scope) -> Agent | None:
+        """The one that `begin` made."""
+
+    def chain(self, agent: Agent, seq: int) -> list[Ancestor]:
+        """The path to an exchange of it, oldest first. Raises: NotFound."""
+
+    async def write(self, agent: Agent, records: Sequence[tuple[str, Carried]]) -> None:
+        """(part, record) in the order in which they were read. Raises: Conflict, NotFound."""
+
+    async def end(self, agent: Agent, next_seq: int) -> None:
+        """It takes its place. Raises: Conflict, where something was said there meanwhile."""
+
+
 class Store(Protocol):
     @property
     def keys(self) -> Keys: ...
@@ -350,6 +380,9 @@ class Store(Protocol):
 
     @property
     def forgetting(self) -> Forgetting: ...
+
+    @property
+    def carry(self) -> Carry: ...
 
     @property
     def jobs(self) -> Jobs: ...

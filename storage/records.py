@@ -14,9 +14,11 @@ from typing import Any
 
 __all__ = [
     "Agent",
+    "Ancestor",
     "Atom",
     "Block",
     "BlockOp",
+    "Carried",
     "Change",
     "Committed",
     "Conversation",
@@ -478,3 +480,26 @@ class ForgetRules:
 
     quotes: Callable[[str, Erased], bool]
     rebuild: Callable[[Block, Sequence[Revised]], str]
+
+
+# -- what passes between export, import and the store
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A record on its way: values without database ids, exchanges by their numbers. exchange: with its content."""
+
+    values: dict[str, Any]
+    exchange: Exchange | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """An exchange on a path, as far as those after it need it."""
+
+    seq: int
+    depth: int
+    offset: int
+    length: int
+    inputs: tuple[tuple[Atom, ...], ...]
+    reply: tuple[Atom, ...] | None

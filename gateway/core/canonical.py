@@ -128,6 +128,12 @@ class PathHash:
     def __init__(self, secret: bytes) -> None:
         self._hash = hashlib.blake2b(digest_size=16, key=secret)
 
+    def copy(self) -> PathHash:
+        """For a path that forks here."""
+        found = PathHash.__new__(PathHash)
+        found._hash = self._hash.copy()
+        return found
+
     def add(self, atoms: Iterable[Atom]) -> None:
         self._hash.update(b"".join(atoms))
 

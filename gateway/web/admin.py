@@ -25,7 +25,7 @@ from gateway.web.middleware import trace_of
 __all__ = ["ADMIN_PREFIX", "AdminFile", "admin_routes"]
 
 ADMIN_PREFIX = "/admin/"
-MAX_BYTES = 64 * 1024
+MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and JSON within JSON grows
 
 
 class AdminFile:

@@ -106,6 +106,11 @@ class Forgetting:
         self._clear(scope)
         return id
 
+    async def wipe(self, agent: int) -> None:
+        """A memory that nobody's blocks come from, such as an import that was given up."""
+        rules = ForgetRules(lambda *_: True, lambda block, _: block.value)
+        await self.run(await self.begin(agent, Target(is_all=True)), rules)
+
     async def forget_project(self, project: str) -> None:
         """What its users shared. The memories themselves are forgotten one by one, before."""
         while await self._writer.submit_bulk(lambda connection: _wipe_shared(connection, project)):

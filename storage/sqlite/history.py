@@ -34,6 +34,8 @@ __all__ = [
     "insert_exchange",
     "load_pool",
     "look",
+    "padded_values",
+    "prepare",
     "rewrite_exchange",
     "update_exchange",
 ]
@@ -57,22 +59,20 @@ _SKELETON = (
 )  # fmt: skip
 
 
-def _prepared() -> Mapping[str, str]:
+def prepare(sql: str) -> str:
+    """With the lists of columns in their places."""
     texts = {
         "{skeleton}": ", ".join(f"p.{c}" for c in _SKELETON) + ", p.full IS NOT NULL",
         "{pad}": ", ".join(["NULL"] * (len(_SKELETON) + 1)),
         "{columns}": ", ".join((*_COLUMNS, "room", "pad")),
         "{values}": ", ".join("?" * (len(_COLUMNS) + 2)),
     }
-    queries = dict(load_queries("history.sql"))
-    for name, sql in queries.items():
-        for key, text in texts.items():
-            sql = sql.replace(key, text)
-        queries[name] = sql
-    return queries
+    for key, text in texts.items():
+        sql = sql.replace(key, text)
+    return sql
 
 
-SQL = _prepared()
+SQL: Mapping[str, str] = {name: prepare(sql) for name, sql in load_queries("history.sql").items()}
 _FIXED = len(_COLUMNS) - 3
 _SET = ", ".join(f"{name} = ?{i + 1}" for i, name in enumerate(_COLUMNS[:-3]))
 
@@ -368,14 +368,14 @@ def add_exchange(
 ) -> tuple[int, int] | None:
     """(id, seq) of the new row; None where the conversation moved or something was forgotten since it was planned."""
     row = connection.execute(
-        SQL["exchange_add"], [*_padded(e), e.seq, e.run, agent, epoch, e.conversation, rev]
+        SQL["exchange_add"], [*padded_values(e), e.seq, e.run, agent, epoch, e.conversation, rev]
     ).fetchone()
     return None if row is None else (row[0], row[1])
 
 
 def insert_exchange(connection: sqlite3.Connection, agent: int, e: Exchange) -> tuple[int, int]:
     """(id, seq) of the new row."""
-    row = connection.execute(SQL["exchange_insert"], [*_padded(e), e.seq, e.run, agent]).fetchone()
+    row = connection.execute(SQL["exchange_insert"], [*padded_values(e), e.seq, e.run, agent]).fetchone()
     return row[0], row[1]
 
 
@@ -394,7 +394,7 @@ def _update(connection: sqlite3.Connection, statement: str, e: Exchange) -> None
     connection.execute(statement, [*values, e.hidden, size_of(values[:_FIXED]), e.id])
 
 
-def _padded(e: Exchange) -> list[Any]:
+def padded_values(e: Exchange) -> list[Any]:
     """Of a new row: its columns, its room and its padding."""
     values = _values(e)
     size = size_of(values)

@@ -18,6 +18,7 @@ from storage.base import Health
 from storage.errors import Corrupt
 from storage.sqlite.agents import Agents
 from storage.sqlite.blocks import Blocks
+from storage.sqlite.carry import Carry
 from storage.sqlite.connection import Target, open_writer
 from storage.sqlite.forget import Forgetting
 from storage.sqlite.jobs import Jobs
@@ -58,6 +59,7 @@ class SqliteStore:
         self.turns = Turns(self.reader, self.writer, self.agents)
         self.recall = Recall(self.reader, self.long_reader, self.writer)
         self.forgetting = Forgetting(self.reader, self.long_reader, self.writer, self.agents, now)
+        self.carry = Carry(self.reader, self.long_reader, self.writer, self.agents, self.forgetting)
         self.jobs = Jobs(self.reader, self.writer, now, tick)
         self.spending = Spending(self.reader, self.writer)
 

@@ -1,0 +1,299 @@
+"""A memory is carried away as JSON lines and in again, and nothing is lost or made up on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.cli import main
+from gateway.core import settle
+from gateway.core.canonical import Canon, WireMessage
+from gateway.core.forget import FORGET_RULES
+from gateway.core.history import Mode
+from gateway.core.tell import messages_of
+from gateway.errors import BadRequest
+from gateway.run.carry import carry_operations
+from storage.records import Scope, State, Target
+from storage.sqlite.store import SqliteStore
+from tests.core.conversations import assistant, call, picture, result, user
+from tests.stored import ALICE, Teller
+
+CAROL = Scope("other", "default", "user:carol")
+Lines = list[str]
+
+
+class Clock:
+    now = 1_760_000_000.0
+
+    def __call__(self) -> float:
+        self.now += 1.25
+        return self.now
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path / "a.db", now=lambda: 1000.0)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def other(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path / "b.db", now=lambda: 1000.0)
+    yield opened
+    await opened.close()
+
+
+def of(scope: Scope) -> dict[str, Any]:
+    return {"project": scope.project, "profile": scope.profile, "user": scope.subject.removeprefix("user:")}
+
+
+async def export(store: SqliteStore, scope: Scope = ALICE) -> Lines:
+    operation = carry_operations(store)["memory-export"]
+    lines: Lines = []
+    place = None
+    while True:
+        answer = orjson.loads(orjson.dumps(await operation({**of(scope), "from": place})))
+        lines += answer["lines"]
+        place = answer["next"]
+        if place is None:
+            return lines
+
+
+async def fill(store: SqliteStore, lines: Lines, scope: Scope = CAROL, page: int = 7) -> None:
+    operation = carry_operations(store)["memory-import"]
+    at = None
+    for start in range(0, len(lines), page):
+        at = (await operation({**of(scope), "lines": lines[start : start + page], "at": at}))["at"]
+    await operation({**of(scope), "lines": [], "at": at, "end": True})
+
+
+async def live(alice: Teller, chance: random.Random, turns: int = 60) -> None:
+    """Conversations as they come: forks, cuts, tools, pictures, edits, what is off, in any script."""
+    lists: dict[str | None, list[WireMessage]] = {}
+    for number in range(turns):
+        key = chance.choice(("c1", "c2", "ключ", None))
+        history = lists.get(key, []) if chance.random() < 0.9 else []
+        text = (
+            chance.choice(("Good morning", "Привет 🐈", "今日は", "a\u0000b\n \u2028", '1.50 \\ "quoted"'))
+            + f" {number}"
+        )
+        new = picture(text, f"data:{number}") if chance.random() < 0.1 else user(text)
+        if history and chance.random() < 0.15:
+            history = history[: 2 * chance.randrange(len(history) // 2 + 1)]  # a fork
+        if history and history[-1].get("tool_calls"):
+            new = result(history[-1]["tool_calls"][0]["id"], f"result {number}")
+        mode = Mode.OFF if chance.random() < 0.1 else Mode.ON
+        alice.recall = lambda question: f"[2025-01-02 Thu, user] {question}" if len(question) % 3 == 0 else ""
+        turn = alice.begin([*history, new], key, mode)
+        kind = chance.random()
+        reply = assistant(f"Reply {number} ☂") if kind < 0.85 else assistant(None, call(f"x{number}"))
+        if kind < 0.1:
+            await alice.end(turn, [assistant("Half")] if kind < 0.05 else [], how=settle.cancel)
+            continue
+        if kind < 0.15:
+            await alice.end(turn, [], how=settle.open_)
+            continue
+        hidden = [assistant("", call("m1", "memory_insert")), result("m1", "inserted")]
+        full = [*hidden, reply] if 0.2 < kind < 0.3 else [reply]
+        await alice.end(turn, full, [f"knows {number}"] if 0.3 < kind < 0.45 else [])
+        lists[key] = [*history, new, reply if kind < 0.7 or kind > 0.85 else assistant(f"Reply {number}")]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_export_import_export_is_the_same(store: SqliteStore, other: SqliteStore, seed: int) -> None:
+    chance = random.Random(seed)
+    alice = Teller(store, ALICE, Clock())
+    await live(alice, chance)
+    agent = alice.agent
+    rows = alice.rows()
+    await store.passages.insert(agent.id, "A passage ☂", at=5.5, sources=[rows[0].id, rows[3].id])
+    (block,) = store.blocks.load(agent.id)
+    await store.blocks.write(block.id, block.version, "by hand", at=7.0, origin="api", sources=[rows[1].id])
+    await store.blocks.undo(block.id, at=8.0)
+    targets = [
+        Target(exchanges=[rows[5].id]),
+        Target(messages=[rows[8].seq, rows[11].seq + len(rows[11].inputs)]),
+    ]
+    for target in targets:
+        assert await store.forgetting.run(await store.forgetting.begin(agent.id, target), FORGET_RULES)
+    lines = await export(store)
+    kinds = {next(iter(json.loads(line))) for line in lines}
+    assert kinds == {"memory", "conversation", "exchange", "block", "version", "passage", "edit"}
+    states = {v["state"] for line in lines for k, v in json.loads(line).items() if k == "exchange"}
+    assert states >= {"finished", "cancelled", "off", "forgotten"}
+    await fill(other, lines)
+    assert await export(other, CAROL) == lines
+    await fill(store, lines)  # beside the one it came from
+    again = await export(store, CAROL)
+    assert without_uids(again) == without_uids(lines)
+
+
+def without_uids(lines: Lines) -> list[Any]:
+    """Conversations numbered in their order."""
+    numbers: dict[str, int] = {}
+    found = []
+    for line in lines:
+        ((part, values),) = json.loads(line).items()
+        name = "uid" if part == "conversation" else "conversation"
+        if name in values:
+            values[name] = numbers.setdefault(values[name], len(numbers))
+        found.append((part, values))
+    return found
+
+
+async def test_what_is_told_holds_no_secret_and_no_hash(store: SqliteStore) -> None:
+    alice = Teller(store, ALICE, Clock())
+    await live(alice, random.Random(1), 20)
+    text = "\n".join(await export(store))
+    agent = alice.agent
+    for data in [agent.secret, *(e.path for e in alice.rows() if e.path)]:
+        assert data.hex() not in text
+    assert agent.uid not in text
+
+
+@pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
+async def test_a_conversation_goes_on_where_it_was(
+    store: SqliteStore, other: SqliteStore, key: str | None
+) -> None:
+    alice = Teller(store, ALICE, Clock())
+    history: list[WireMessage] = []
+    for number in range(3):
+        history += [user(f"Question {number}")]
+        await alice.say(history, assistant(f"Answer {number}"), key)
+        history.append(assistant(f"Answer {number}"))
+    await fill(other, await export(store))
+    carol = Teller(other, CAROL, alice.now)
+    turn = carol.begin([*history, user("And now?")], key)
+    assert turn.is_plain
+    await carol.end(turn, [assistant("Yes.")])
+    rows = carol.rows()
+    assert [e.depth for e in rows] == [0, 1, 2, 3]
+    assert [(e.seq, e.offset, e.length) for e in rows[:3]] == [
+        (e.seq, e.offset, e.length) for e in alice.rows()
+    ]
+    assert rows[3].parent == rows[2].id
+    agent = carol.agent
+    while await other.recall.index(agent.id, messages_of):
+        pass
+    hits = await other.recall.search(agent, "question 1", messages_of, size=20, indexed=20)
+    assert "Question 1" in [hit.text for hit in hits]
+
+
+async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(
+    store: SqliteStore, other: SqliteStore
+) -> None:
+    alice = Teller(store, ALICE, Clock())
+    history = [user("Secret"), assistant("Well."), user("More")]
+    await alice.say(history[:1], assistant("Well."), "c1")
+    await alice.say(history, assistant("Fine."), "c1")
+    (first, _) = alice.rows()
+    id = await store.forgetting.begin(alice.agent.id, Target(exchanges=[first.id]))
+    await store.forgetting.run(id, FORGET_RULES)
+    await fill(other, await export(store))
+    carol = Teller(other, CAROL, alice.now)
+    tomb, second = carol.rows()
+    assert (tomb.state, second.parent) == (State.FORGOTTEN, tomb.id)
+    assert not set(tomb.inputs) & {carol_atoms(carol, user("Secret"))}
+
+
+def carol_atoms(carol: Teller, message: WireMessage) -> tuple[bytes, ...]:
+    return Canon(carol.agent.secret).atoms(message)
+
+
+# -- what is refused
+
+
+async def test_a_memory_is_not_written_over(store: SqliteStore, other: SqliteStore) -> None:
+    alice, carol = Teller(store, ALICE, Clock()), Teller(other, CAROL, Clock())
+    await alice.say([user("Hello")], assistant("Hi."), "c1")
+    lines = await export(store)
+    await carol.say([user("I was here first")], assistant("Hi."), "c1")
+    with pytest.raises(BadRequest, match="has a memory here already"):
+        await fill(other, lines)
+    assert len(carol.rows()) == 1
+
+
+async def test_one_that_began_meanwhile_is_not_written_over_either(
+    store: SqliteStore, other: SqliteStore
+) -> None:
+    alice, carol = Teller(store, ALICE, Clock()), Teller(other, CAROL, Clock())
+    await alice.say([user("Hello")], assistant("Hi."), "c1")
+    operation = carry_operations(other)["memory-import"]
+    at = (await operation({**of(CAROL), "lines": await export(store), "at": None}))["at"]
+    await carol.say([user("I was here first")], assistant("Hi."), "c1")
+    with pytest.raises(BadRequest, match="has a memory here already"):
+        await operation({**of(CAROL), "lines": [], "at": at, "end": True})
+    assert len(carol.rows()) == 1
+
+
+async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_begins_anew(
+    store: SqliteStore, other: SqliteStore
+) -> None:
+    alice = Teller(store, ALICE, Clock())
+    await live(alice, random.Random(4), 30)
+    lines = await export(store)
+    operation = carry_operations(other)["memory-import"]
+    await operation({**of(CAROL), "lines": lines[:20], "at": None})
+    assert other.agents.find(CAROL) is None
+    await fill(other, lines)
+    assert await export(other, CAROL) == lines
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["{}"],
+        ["not json"],
+        ['{"memory":{"format":99,"next_seq":1,"created":0}}'],
+        ['{"exchange":{}}'],
+        ['{"memory":{"format":1,"next_seq":1,"created":0}}', '{"exchange":{}}'],
+        ['{"memory":{"format":1,"next_seq":1,"created":0}}', '{"agents":{}}'],
+        ['{"memory":{"format":1,"next_seq":1,"created":0}}', "[]"],
+    ],
+)
+async def test_what_is_no_export_is_refused(other: SqliteStore, lines: Sequence[str]) -> None:
+    with pytest.raises(BadRequest):
+        await fill(other, list(lines))
+    assert other.agents.find(CAROL) is None
+
+
+async def test_another_scope_is_not_told(store: SqliteStore) -> None:
+    await Teller(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
+    for scope in (CAROL, Scope("other", "default", "user:alice"), Scope("default", "x", "user:alice")):
+        with pytest.raises(BadRequest):
+            await export(store, scope)
+
+
+# -- the command line
+
+
+async def test_the_command_line_writes_a_file_and_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = await SqliteStore.open(tmp_path / "mnemogate.db", now=lambda: 1000.0)
+    await live(Teller(store, ALICE, Clock()), random.Random(2), 30)
+    lines = await export(store)
+    await store.close()
+
+    async def run(*arguments: str) -> int:
+        return await asyncio.to_thread(main, ["memory", *arguments])
+
+    assert await run("export", "--user", "alice", "a.jsonl") == 0
+    assert await asyncio.to_thread(Path("a.jsonl").read_text, "utf-8") == "".join(
+        f"{line}\n" for line in lines
+    )
+    assert await run("import", "--user", "carol", "--project", "other", "a.jsonl", "--db", "b.db") == 0
+    assert await run("export", "--user", "carol", "--project", "other", "--db", "b.db") == 0
+    assert capsys.readouterr().out.split("\n") == [*lines, ""]
+    assert await run("forget", "--user", "alice") == 0
+    assert await run("export", "--user", "alice") == 1
+    assert await run("forget") == 1
