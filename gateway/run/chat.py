@@ -86,7 +86,7 @@ class Chat:
         receipt.headers.append(("x-mnemogate-memory", status))
         call = _Call(request, forwardable(headers), credential, route.upstream, receipt, self._settings)
         try:
-            if memory is None and not profile.system and not _has_window(route):
+            if memory is None and not profile.system and not _has_window(route, tries.target):
                 tries.remake = call.make
                 asked = await call.make(tries.target, tries.place)
                 answered = await relay(
@@ -237,6 +237,11 @@ class _Call:
 
     async def make(self, target: Target, place: Place) -> ModelRequest:
         """The request as it came, where nothing of ours goes in."""
+        if target.context_window is not None:
+            assembly = await self.assemble(Additions(), target, place)
+            return ModelRequest(
+                assembly.body(), self.request.stream, self.headers, self.credential_for(target)
+            )
         request, names = self.request, self._consumed(place)
         body = request.raw
         if names or target.model != request.model:
@@ -274,8 +279,8 @@ def _additions(memory: Recollection | None, profile: ProfileSettings) -> Additio
     return memory.additions
 
 
-def _has_window(route: Route) -> bool:
-    return route.context_window is not None or any(each.context_window is not None for each in route.others)
+def _has_window(route: Route, target: Target) -> bool:
+    return target.context_window is not None or any(each.context_window is not None for each in route.others)
 
 
 def _say(receipt: Receipt, memory: Recollection | None, added: Additions) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from zlib import crc32
@@ -19,7 +19,8 @@ import orjson
 
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
-from adapters.types import ModelRequest
+from adapters.sse import EventDecoder
+from adapters.types import Event, ModelRequest
 from gateway.core.request import ChatRequest
 from gateway.core.routing import (
     Failure,
@@ -35,6 +36,7 @@ from gateway.core.routing import (
     read_retry_after,
     take_credit,
 )
+from gateway.core.window import context_from_error
 from gateway.metrics import Metrics
 from gateway.run.relay import Receipt
 from gateway.run.route import Route
@@ -46,6 +48,7 @@ __all__ = ["Place", "Reach", "Remake", "Tries"]
 Remake = Callable[[Target, "Place"], Awaitable[ModelRequest]]
 _ERROR_BYTES = 64 * 1024  # of an error that nobody gets to see; read so that its connection can be used again
 _ERROR_S = 0.1
+_MAY_BE_TOO_LONG = frozenset((400, 413, 422))
 
 
 @dataclass(slots=True)
@@ -103,15 +106,31 @@ class Reach:
                 for name in names
                 if name in providers
             ]
+        self._windows: dict[tuple[str, str], int] = {}
         metrics.watch_upstreams(self._resting)
+
+    def window(self, upstream: str, model: str, known: int | None) -> int | None:
+        """The context of a model in tokens: what the settings say, or less where an error of its own has said less."""
+        told = self._windows.get((upstream, model))
+        return told if known is None else known if told is None else min(told, known)
+
+    def learn_window(self, target: Target, tokens: int) -> None:
+        self._windows[target.upstream, target.model] = tokens
 
     def tries(self, route: Route, request: ChatRequest, sink: Sink, receipt: Receipt) -> Tries:
         """Where this request goes; nothing is sent yet."""
         places = self._places[route.upstream]
         if not route.others and len(places) == 1:
-            target = Target(route.upstream, route.model, route.context_window)
+            window = route.context_window
+            if self._windows:
+                window = self.window(route.upstream, route.model, window)
+            target = Target(route.upstream, route.model, window)
             return Tries(self, [(places[0], target)], sink, receipt)
-        candidates = [(place, target) for target in route.targets for place in self._places[target.upstream]]
+        targets = [
+            each._replace(context_window=self.window(each.upstream, each.model, each.context_window))
+            for each in route.targets
+        ]
+        candidates = [(place, target) for target in targets for place in self._places[target.upstream]]
         members = [Member(f"{p.name}/{t.model}", t.rank, p.health) for p, t in candidates]
         found = order(members, self.now(), _conversation_key(request))
         return Tries(self, [candidates[i] for i in found], sink, receipt)
@@ -171,6 +190,11 @@ class Tries:
                 reply = await place.provider.send(request)
                 if not is_failure(reply.status):
                     health.succeeded()
+                    if reply.status in _MAY_BE_TOO_LONG and not self._is_settled:
+                        reply, shorter = await self._look_for_window(reply)
+                        if shorter is not None:
+                            request = shorter
+                            continue
                     self._answered(str(reply.status), is_error=reply.status >= 400)
                     return reply
                 failure = Failure(
@@ -200,6 +224,23 @@ class Tries:
                 tries = 0
                 if self.remake is not None:
                     request = await self.remake(self.target, self.place)
+
+    async def _look_for_window(self, reply: ModelReply) -> tuple[ModelReply, ModelRequest | None]:
+        """An error that says how long the context is: the request once more, shorter. Else the error as it came."""
+        try:
+            body = await reply.read(_ERROR_BYTES)
+        finally:
+            await reply.aclose()
+        told = Told(reply.status, reply.headers, body)
+        tokens = context_from_error(body.decode("utf-8", "replace"))
+        known = self.target.context_window
+        if tokens is None or self.remake is None or (known is not None and known <= tokens):
+            return told, None
+        self._reach.learn_window(self.target, tokens)
+        self.target = self.target._replace(context_window=tokens)
+        self._note(str(reply.status), is_error=True)
+        self._receipt.say("x-mnemogate-context-tokens", str(tokens))
+        return told, await self.remake(self.target, self.place)
 
     def broke(self, kind: str) -> None:
         """A reply that had begun did not end as it must."""
@@ -251,6 +292,28 @@ class Tries:
         self._reach.metrics.upstream_try(name, outcome)
         if is_error:
             self._reach.metrics.upstream_error(name, outcome)
+
+
+class Told:
+    """A reply that was read to its end already."""
+
+    def __init__(self, status: int, headers: tuple[tuple[str, str], ...], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self._body = body
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        decoder = EventDecoder()
+        yield [*decoder.feed(self._body), *decoder.finish()]
+
+    async def read(self, limit_bytes: int) -> bytes:
+        return self._body
+
+    async def aclose(self) -> None:
+        pass
 
 
 def _failure_of(error: ProviderError) -> Failure:

@@ -1,0 +1,62 @@
+"""An upstream whose context nobody named says how long it is by refusing; from then on requests are cut to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gateway.sdk import remember
+from tests.upstream import Reply, Seen, StrictUpstream, fail, say
+
+LIMIT = 2000
+WORDS = "one two three four five six seven eight nine ten " * 4
+
+
+def refuse_long(seen: Seen) -> Reply:
+    """By a rough count of words, as far above ours as a real one may be below."""
+    if sum(len(str(m["content"]).split()) for m in seen.messages) > LIMIT:
+        return fail(
+            400,
+            message=f"This model's maximum context length is {LIMIT} tokens. Please reduce the length of the messages.",
+            code="context_length_exceeded",
+        )
+    return say("Short enough.")
+
+
+def long_list(turns: int) -> list[dict[str, Any]]:
+    said: list[dict[str, Any]] = []
+    for n in range(turns):
+        said += [{"role": "user", "content": f"{n} {WORDS}"}, {"role": "assistant", "content": f"{n} ok"}]
+    return [*said, {"role": "user", "content": "And now?"}]
+
+
+@pytest.mark.parametrize("user", ["alice", None], ids=["remembered", "nobody"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_list_that_is_too_long_is_cut_once_it_is_known_how_long_it_may_be(
+    tmp_path: Path, user: str | None, stream: bool
+) -> None:
+    with StrictUpstream(script=refuse_long) as upstream, remember(upstream, tmp_path) as world:
+        body = {"model": "m", "messages": long_list(80), "stream": stream, **({"user": user} if user else {})}
+        first = world.gateway.post(body)
+        assert first.status == 200
+        assert b"Short" in first.body
+        assert first.headers["x-mnemogate-tries"] == "up:400;up:200"
+        assert first.headers["x-mnemogate-context-tokens"] == str(LIMIT)
+        tried, cut = upstream.chats
+        assert len(tried.messages) == 161
+        assert cut.messages[-1] == tried.messages[-1]
+        assert cut.messages[0]["role"] == "user"
+        second = world.gateway.post(body)
+        assert second.status == 200
+        assert "x-mnemogate-tries" not in second.headers, "it is remembered"
+        assert len(upstream.chats) == 3
+
+
+def test_an_error_that_names_no_context_reaches_the_client_as_it_is(tmp_path: Path) -> None:
+    with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
+        upstream.queue(fail(400, message="Your words do not please me.", code="displeased"))
+        reply = world.gateway.post({"model": "m", "messages": long_list(1)})
+        assert (reply.status, reply.error["code"]) == (400, "displeased")
+        assert len(upstream.chats) == 1
