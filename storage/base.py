@@ -20,10 +20,12 @@ from storage.records import (
     Change,
     Committed,
     Exchange,
+    Fact,
     ForgetRules,
     Job,
     JobState,
     Key,
+    Learned,
     Look,
     Merge,
     Message,
@@ -34,14 +36,17 @@ from storage.records import (
     Scope,
     Snapshot,
     Step,
+    Summary,
     Target,
     TurnWrite,
+    Unlearned,
 )
 
 __all__ = [
     "Agents",
     "Blocks",
     "Effect",
+    "Facts",
     "Forgetting",
     "Health",
     "Jobs",
@@ -51,6 +56,7 @@ __all__ = [
     "Recall",
     "Spending",
     "Store",
+    "Summaries",
     "Turns",
 ]
 
@@ -290,6 +296,42 @@ class Jobs(Protocol):
         """All jobs of a memory, with their steps."""
 
 
+class Facts(Protocol):
+    """What was learned, and how far learning has come."""
+
+    async def unlearned(
+        self,
+        agent: int,
+        messages_of: MessagesOf,
+        *,
+        now: float,
+        idle_s: float,
+        limit_chars: int,
+        upto: int | None = None,
+    ) -> Unlearned | None:
+        """The next that is confirmed; None where the agent is gone. upto: what was read up to there before, again."""
+
+    def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> list[Fact]:
+        """Newest first; is_all: with those that are no longer true."""
+
+    def get(self, agent: int, seqs: Sequence[int]) -> list[Fact]:
+        """By their numbers, in this order, as far as they are still true."""
+
+    def blocks(self, agent: int) -> list[Block]:
+        """Its blocks; those that it shares are read-only here, since what one user says is not for the others."""
+
+    def learning(
+        self, agent: Agent, cursor: int, upto: int, now: float, decide: Callable[[Sequence[Block]], Learned]
+    ) -> Effect:
+        """What was learned up to `upto`, and the cursor there; nothing where the cursor is not at `cursor` any more.
+
+        decide: given the blocks as they are when it is written.
+        """
+
+    def waiting(self, limit: int) -> Sequence[int]:
+        """People's memories with something that was not learned from yet."""
+
+
 class Spending(Protocol):
     """Tokens that background calls used. day: days since the epoch, UTC."""
 
@@ -359,6 +401,27 @@ class Carry(Protocol):
         """It takes its place. Raises: Conflict, where something was said there meanwhile."""
 
 
+class Summaries(Protocol):
+    """What was said on a path up to an exchange, told in short."""
+
+    def of(self, agent: int, conversation: int, limit: int = 16) -> list[Summary]:
+        """Those of a conversation, whatever branch, the ones that cover most first."""
+
+    def at(self, agent: int, exchange: int) -> Summary | None:
+        """The one that covers the path up to this exchange."""
+
+    def tip(self, agent: int, name: str | None) -> int | None:
+        """The last standing exchange of a conversation, by its public name or the client's; None: of the newest."""
+
+    async def path(self, agent: int, exchange: int, limit: int = 2000) -> list[Exchange]:
+        """The path to an exchange, oldest first, with content, from the last one that has a summary or its root."""
+
+    def adding(
+        self, agent: int, exchange: Exchange, text: str, *, tokens: int, at: float, model: str
+    ) -> Effect:
+        """For the job that made it to commit. One that is there already stays."""
+
+
 class Store(Protocol):
     @property
     def keys(self) -> Keys: ...
@@ -383,6 +446,12 @@ class Store(Protocol):
 
     @property
     def carry(self) -> Carry: ...
+
+    @property
+    def summaries(self) -> Summaries: ...
+
+    @property
+    def facts(self) -> Facts: ...
 
     @property
     def jobs(self) -> Jobs: ...

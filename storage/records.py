@@ -24,10 +24,13 @@ __all__ = [
     "Conversation",
     "Erased",
     "Exchange",
+    "Fact",
     "ForgetRules",
     "Job",
     "JobState",
     "Key",
+    "Learned",
+    "LearnedFact",
     "Look",
     "Merge",
     "Message",
@@ -40,8 +43,10 @@ __all__ = [
     "Snapshot",
     "State",
     "Step",
+    "Summary",
     "Target",
     "TurnWrite",
+    "Unlearned",
 ]
 
 Atom = bytes  # one kind byte (u, t, a, c) and a keyed digest
@@ -218,6 +223,21 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Summary:
+    """What was said on the path up to an exchange, that one included, told in short. tokens: of the text.
+
+    exchange: without its content. What is forgotten of the path takes it along.
+    """
+
+    id: int
+    exchange: Exchange
+    text: str
+    tokens: int
+    at: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """One archival memory. sources: exchanges it came from, where they were asked for."""
 
@@ -243,8 +263,29 @@ class Message:
     conversation: int
     speaker: str | None = None
     atoms: tuple[Atom, ...] = ()
-    source: str = "message"  # message | passage
+    source: str = "message"  # message | passage | fact
     previous: int | None = None
+    origins: tuple[int, ...] = ()  # of a fact: the exchanges it was learned from
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that was learned. at: when; valid_from: when it was said.
+
+    exchange: where it was said; sources: all exchanges that it may quote. ended_at: since when it is no longer true;
+    successor: number of the fact that says what is true instead.
+    """
+
+    id: int
+    seq: int
+    text: str
+    about: str
+    at: float
+    valid_from: float
+    exchange: int | None = None
+    sources: tuple[int, ...] = ()
+    ended_at: float | None = None
+    successor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,3 +544,45 @@ class Ancestor:
     length: int
     inputs: tuple[tuple[Atom, ...], ...]
     reply: tuple[Atom, ...] | None
+
+
+# -- what passes between learning and the store
+
+
+@dataclass(frozen=True, slots=True)
+class Unlearned:
+    """What was confirmed and not yet learned from. agent: with its present numbers.
+
+    cursor: up to where learning has come; upto: up to where `messages`, oldest first, go. is_more: there is more that
+    is confirmed; is_waiting: what follows has to stand its time first.
+    """
+
+    agent: Agent
+    cursor: int
+    upto: int
+    messages: Sequence[Message]
+    is_more: bool = False
+    is_waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedFact:
+    """A fact to be kept. key: facts that have the same one say the same. replaces: ids of those it makes untrue."""
+
+    text: str
+    about: str
+    key: str
+    valid_from: float
+    exchange: int | None
+    sources: Sequence[int]
+    replaces: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """writes: (block, its new value, exchanges it came from); a block with id 0 is to be made. dropped: how many edits
+    made no sense."""
+
+    writes: Sequence[tuple[Block, str, Sequence[int]]] = ()
+    facts: Sequence[LearnedFact] = ()
+    dropped: int = 0

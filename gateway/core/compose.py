@@ -18,7 +18,7 @@ from gateway.core.opaque import refilled, without_opaque
 from gateway.core.tree import Content, Element, Tree
 from storage.records import Atom, Exchange
 
-__all__ = ["Composition", "compose", "known_note", "prefixed", "put_back", "restore"]
+__all__ = ["Composition", "compose", "known_note", "matches", "prefixed", "put_back", "restore"]
 
 UNANSWERED = "No result was given."
 
@@ -28,20 +28,22 @@ class Composition:
     """Around the client's list. Indices are those of the request's own `messages`.
 
     fill: messages to go before the first of the client's that is not a system message; fill_atoms: what each of them
-        says, without our notes.
+        says, without our notes; fill_of: the exchange it is of, 0 where it is of none yet.
     notes: index -> text before that message's text. hidden: index -> the messages that take its place.
     breaks: hidden rounds that could not be put back, each a break of the prompt's stable prefix.
     """
 
     fill: list[WireMessage] = field(default_factory=list)
     fill_atoms: list[tuple[Atom, ...]] = field(default_factory=list)
+    fill_of: list[int] = field(default_factory=list)
     notes: dict[int, str] = field(default_factory=dict)
     hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     breaks: int = 0
 
-    def add(self, message: WireMessage, atoms: tuple[Atom, ...]) -> None:
+    def add(self, message: WireMessage, atoms: tuple[Atom, ...], exchange: int = 0) -> None:
         self.fill.append(message)
         self.fill_atoms.append(atoms)
+        self.fill_of.append(exchange)
 
 
 def prefixed(message: WireMessage, note: str) -> WireMessage:
@@ -87,7 +89,7 @@ def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, st
         return found
     replies: dict[int, Exchange] = {}
     line = tree.line(place.anchor)
-    for i, element in _matches(listing, place.last + 1, line):
+    for i, element in matches(listing, place.last + 1, line):
         if element.place == -1:
             replies[i] = element.exchange
         elif is_user(element.atoms) and (told := element.exchange.notes.get(element.place)):
@@ -98,7 +100,7 @@ def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, st
     return found
 
 
-def _matches(listing: Listing, end: int, line: Sequence[Element]) -> list[tuple[int, Element]]:
+def matches(listing: Listing, end: int, line: Sequence[Element]) -> list[tuple[int, Element]]:
     """Pairs of (message of the list, element of the path), oldest first."""
     listed: list[tuple[Atom, int]] = [(a, i) for i in range(end) for a in listing.atoms[i]]
     path: list[tuple[Atom, int]] = [(a, p) for p, el in enumerate(line) for a in el.atoms]
@@ -114,12 +116,12 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
         if element.place >= 0:
             if content.messages is not None:
                 note = x.notes.get(element.place, "") if is_user(element.atoms) else ""
-                found.add(prefixed(content.messages[element.place], note), element.atoms)
+                found.add(prefixed(content.messages[element.place], note), element.atoms, x.id)
         elif content.said is not None:
             is_same = bool(plan.query.model) and x.model == plan.query.model
             said = _bare(content.said if is_same else without_opaque(content.said))
             for m in put_back(content, said, None, offered, is_same_model=is_same) or [said]:
-                found.add(m, element.atoms)
+                found.add(m, element.atoms, x.id)
 
 
 def _bare(said: WireMessage) -> WireMessage:
@@ -132,16 +134,16 @@ def _answer(found: Composition, new: Sequence[WireMessage]) -> None:
 
     new: what follows. The result stands right behind the call, where it is found again with the next request.
     """
-    fill, atoms = found.fill, found.fill_atoms
+    fill, atoms, of = found.fill, found.fill_atoms, found.fill_of
     whole = [*fill, *new]
-    found.fill, found.fill_atoms = [], []
+    found.fill, found.fill_atoms, found.fill_of = [], [], []
     for i, m in enumerate(fill):
-        found.add(m, atoms[i])
+        found.add(m, atoms[i], of[i])
         results = takewhile(lambda y: y.get("role") == "tool", whole[i + 1 :])
         known = {str(y.get("tool_call_id")) for y in results} if m.get("tool_calls") else set()
         for call in m.get("tool_calls") or []:
             if call_id(call) not in known:
-                found.add({"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}, ())
+                found.add({"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}, (), of[i])
 
 
 def _hide(

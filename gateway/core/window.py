@@ -19,7 +19,16 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-__all__ = ["Budget", "Element", "Window", "context_from_error", "describe", "fit_window", "plan_budget"]
+__all__ = [
+    "Budget",
+    "Element",
+    "Window",
+    "context_from_error",
+    "describe",
+    "fit_window",
+    "may_begin",
+    "plan_budget",
+]
 
 STEP_SHARE = 5  # chosen: a fifth leaves at a time, so the cached prefix breaks once per fifth of the context
 DEFAULT_RESERVE_TOKENS = 4_096  # chosen, for requests that do not say how long the reply may get
@@ -138,6 +147,11 @@ def fit_window(elements: Sequence[Element], budget: Budget | None, count: Callab
         return Window((range(size),), total)
     kept = tuple(part for part in (*chosen.pinned, range(chosen.index, size)) if part)
     return Window(kept, total, chosen.tokens, size - sum(map(len, kept)))
+
+
+def may_begin(elements: Sequence[Element], index: int) -> bool:
+    """Whether a list may begin here, with all before it gone: on a turn's opening, and on no call's result."""
+    return elements[index].role in OPENERS and not _splits_a_call(elements)[index]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import orjson
 
@@ -12,20 +13,27 @@ from gateway.core.canonical import WireMessage, is_system
 from gateway.core.compose import Composition, prefixed
 from gateway.core.request import ChatRequest
 from gateway.core.splice import Splice, dump
+from gateway.core.summary import EARLY, KEPT, WORTH, Cut, Overfull, summary_tokens
 from gateway.core.tools import definitions
-from gateway.core.window import Budget, describe, fit_window, plan_budget
+from gateway.core.window import Budget, describe, fit_window, may_begin, plan_budget
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
 
-__all__ = ["Additions", "Assembly", "assemble"]
+__all__ = ["Additions", "Assembly", "assemble", "may_exceed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Additions:
-    """What of ours goes in. system: text for the leading system message. offered: memory tools, name -> tool."""
+    """What of ours goes in. system: text for the leading system message. offered: memory tools, name -> tool.
+
+    cuts: summaries that may stand for the beginning, the one that covers least first. is_summarised: whether one shall
+    be made when the window fills up.
+    """
 
     composition: Composition = field(default_factory=Composition)
     system: str = ""
     offered: dict[str, str] = field(default_factory=dict)
+    cuts: tuple[Cut, ...] = ()
+    is_summarised: bool = False
 
     @property
     def injected_bytes(self) -> int:
@@ -37,7 +45,8 @@ class Additions:
 class Assembly:
     """dropped: indices of the client's messages that do not fit; fill: what goes before them.
 
-    filled: of the composition's fill, the indices of what fits; None: all.
+    filled: of the composition's fill, the indices of what fits; None: all. summary: what stands for what was left out,
+    or "". overfull: the window fills up, and a summary is wanted.
     """
 
     request: ChatRequest
@@ -48,6 +57,8 @@ class Assembly:
     filled: list[int] | None = None
     kept_hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     evicted_tokens: int = 0
+    summary: str = ""
+    overfull: Overfull | None = None
     adds_usage: bool = False
     consumed: tuple[str, ...] = ()  # fields of the client's that are not for an upstream
 
@@ -67,6 +78,8 @@ class Assembly:
             splice.drop_member(key)
         if added.system:
             splice.append_system(added.system)
+        if self.summary:
+            splice.append_system(self.summary)
         for index in self.dropped:
             splice.drop_message(index)
         for index, messages in self.kept_hidden.items():
@@ -114,50 +127,145 @@ async def assemble(
 
 
 async def _fit(found: Assembly, context_tokens: int) -> None:
-    request, added = found.request, found.additions
-    extra = sum(upper_bound(dump(m)) for m in found.fill) + added.injected_bytes
-    extra += sum(upper_bound(dump(m)) for back in found.kept_hidden.values() for m in back)
-    reserve = request.max_tokens or 4096
-    if len(request.raw) + extra + min(reserve, context_tokens // 4) <= context_tokens:
+    if not may_exceed(found.request, found.additions, context_tokens):
         return  # bytes are an upper bound of tokens: most requests are never counted
     tokenizer = tokenizer_for(found.model)
-    start = _first_spoken(request.messages)
-    entries: list[tuple[int | None, WireMessage]] = [(None, m) for m in found.fill]
-    for i in range(start, len(request.messages)):
-        if i in found.kept_hidden:
-            entries += [(i, m) for m in found.kept_hidden[i]]
-        else:
-            note = added.composition.notes.get(i, "")
-            entries.append((i, prefixed(request.messages[i], note)))
     if not tokenizer.is_loaded:
         await asyncio.to_thread(tokenizer.load)
-    fixed = sum(message_tokens(m, tokenizer.count) for m in request.messages[:start])
-    fixed += tokenizer.count(added.system) if added.system else 0
-    named = [request.json.get("tools"), request.json.get("functions"), definitions(added.offered)]
-    fixed += sum(tokenizer.count(orjson.dumps(each).decode()) for each in named if each)
-    budget: Budget | None = plan_budget(context_tokens, max_tokens=request.max_tokens, fixed_tokens=fixed)
-    elements = [describe(m, message_tokens(m, upper_bound)) for _, m in entries]
-
-    window = fit_window(elements, budget, lambda i: message_tokens(entries[i][1], tokenizer.count))
-    if window.is_whole:
+    request, added = found.request, found.additions
+    entries = _entries(found)
+    room = _Room(entries, context_tokens, request.max_tokens, _fixed(found, tokenizer.count), tokenizer.count)
+    cuts = [(at, cut) for cut in added.cuts if (at := _place(entries, cut)) and may_begin(room.elements, at)]
+    chosen, begin = None, 0
+    if room.is_over():
+        # The oldest one with which the rest fits: it stays the same until the window is full again.
+        chosen, begin = next(
+            ((cut, at) for at, cut in cuts if not room.is_over(at, cut.text)),
+            (cuts[-1][1], cuts[-1][0]) if cuts else (None, 0),
+        )
+    if added.is_summarised:
+        at, newest = cuts[-1] if cuts else (0, None)
+        found.overfull = room.overfull(at, newest.text if newest else "")
+    budget = room.budget(chosen.text if chosen else "")
+    window = fit_window(room.elements[begin:], budget, lambda i: room.count(begin + i))
+    if window.is_whole and chosen is None:
         return
-    kept = set(window.indices)
-    found.evicted_tokens = window.evicted_tokens
+    found.summary = chosen.text if chosen else ""
+    kept = {begin + i for i in window.indices}
+    found.evicted_tokens = window.evicted_tokens + room.tokens(0, begin)
     found.filled = [n for n in range(len(found.fill)) if n in kept]
     found.fill = [found.fill[n] for n in found.filled]
     hidden: dict[int, list[WireMessage]] = {}
-    for n, (at, m) in enumerate(entries):
-        if at is None:
+    for n, (index, m) in enumerate(entries):
+        if index is None:
             continue
-        if at in found.kept_hidden:
-            hidden.setdefault(at, [])
+        if index in found.kept_hidden:
+            hidden.setdefault(index, [])
             if n in kept:
-                hidden[at].append(m)
+                hidden[index].append(m)
         elif n not in kept:
-            found.dropped.add(at)
+            found.dropped.add(index)
     for place, messages in hidden.items():
         if messages:
             found.kept_hidden[place] = messages
         else:
             found.dropped.add(place)
             del found.kept_hidden[place]
+
+
+def may_exceed(request: ChatRequest, added: Additions, context_tokens: int) -> bool:
+    """Whether it takes counting to know that a request fits."""
+    composition = added.composition
+    extra = sum(upper_bound(dump(m)) for m in composition.fill) + added.injected_bytes
+    extra += sum(upper_bound(dump(m)) for back in composition.hidden.values() for m in back)
+    reserve = request.max_tokens or 4096
+    return len(request.raw) + extra + min(reserve, context_tokens // 4) > context_tokens
+
+
+_Entry = tuple[
+    int | None, WireMessage
+]  # the client's message by its index, or one of ours that goes in front
+
+
+def _entries(found: Assembly) -> list[_Entry]:
+    """What is said, behind the leading system messages, as it would be sent whole."""
+    request, notes = found.request, found.additions.composition.notes
+    entries: list[_Entry] = [(None, m) for m in found.fill]
+    for i in range(_first_spoken(request.messages), len(request.messages)):
+        if i in found.kept_hidden:
+            entries += [(i, m) for m in found.kept_hidden[i]]
+        else:
+            entries.append((i, prefixed(request.messages[i], notes.get(i, ""))))
+    return entries
+
+
+def _place(entries: Sequence[_Entry], cut: Cut) -> int:
+    """The first entry behind a summary."""
+    fill = sum(index is None for index, _ in entries)
+    if cut.fill < fill:
+        return cut.fill
+    return next((n for n, (index, _) in enumerate(entries) if (index or 0) >= cut.index and n >= fill), 0)
+
+
+def _fixed(found: Assembly, count: Callable[[str], int]) -> int:
+    request, added = found.request, found.additions
+    fixed = sum(message_tokens(m, count) for m in request.messages[: _first_spoken(request.messages)])
+    fixed += count(added.system) if added.system else 0
+    named = [request.json.get("tools"), request.json.get("functions"), definitions(added.offered)]
+    return fixed + sum(count(orjson.dumps(each).decode()) for each in named if each)
+
+
+class _Room:
+    """What a request has of its window, and what its messages take of it."""
+
+    def __init__(
+        self,
+        entries: Sequence[_Entry],
+        context_tokens: int,
+        max_tokens: int | None,
+        fixed: int,
+        count: Callable[[str], int],
+    ) -> None:
+        self.elements = [describe(m, message_tokens(m, upper_bound)) for _, m in entries]
+        self._entries = entries
+        self._context = context_tokens
+        self._max_tokens = max_tokens
+        self._fixed = fixed
+        self._count = count
+        self._before: list[int] | None = None  # counted when it is needed first
+
+    def budget(self, summary: str = "") -> Budget:
+        fixed = self._fixed + (self._count(summary) if summary else 0)
+        found = plan_budget(self._context, max_tokens=self._max_tokens, fixed_tokens=fixed)
+        assert found is not None
+        return found
+
+    def count(self, index: int) -> int:
+        return self.tokens(index, index + 1)
+
+    def tokens(self, start: int, end: int) -> int:
+        if not end - start:
+            return 0
+        if self._before is None:
+            sizes = (message_tokens(m, self._count) for _, m in self._entries)
+            self._before = [0, *accumulate(sizes)]
+        return self._before[end] - self._before[start]
+
+    def is_over(self, start: int = 0, summary: str = "", share: float = 1.0) -> bool:
+        """Whether what begins there is more than that share of the window."""
+        most = self.budget(summary).high * share
+        if sum(element.bound for element in self.elements[start:]) <= most:
+            return False
+        return self.tokens(start, len(self.elements)) > most
+
+    def overfull(self, start: int, summary: str) -> Overfull | None:
+        """Whether behind the newest summary there is enough for another one, and the window filling up."""
+        if not self.is_over(start, summary, EARLY):
+            return None
+        high = self.budget(summary).high
+        keep = int(high * KEPT)
+        opens = (i for i in range(len(self.elements) - 1, start, -1) if self.elements[i].role == "user")
+        end = next((i for i in opens if self.tokens(i, len(self.elements)) >= keep), start)
+        if self.tokens(start, end) < high * WORTH:
+            return None
+        return Overfull(keep, summary_tokens(self._context))

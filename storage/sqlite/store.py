@@ -20,6 +20,7 @@ from storage.sqlite.agents import Agents
 from storage.sqlite.blocks import Blocks
 from storage.sqlite.carry import Carry
 from storage.sqlite.connection import Target, open_writer
+from storage.sqlite.facts import Facts
 from storage.sqlite.forget import Forgetting
 from storage.sqlite.jobs import Jobs
 from storage.sqlite.keys import Keys
@@ -29,6 +30,7 @@ from storage.sqlite.passages import Passages
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.recall import Recall
 from storage.sqlite.spending import Spending
+from storage.sqlite.summaries import Summaries
 from storage.sqlite.turns import Turns
 from storage.sqlite.writer import Writer, WriterLimits
 
@@ -60,8 +62,10 @@ class SqliteStore:
         self.recall = Recall(self.reader, self.long_reader, self.writer)
         self.forgetting = Forgetting(self.reader, self.long_reader, self.writer, self.agents, now)
         self.carry = Carry(self.reader, self.long_reader, self.writer, self.agents, self.forgetting)
+        self.facts = Facts(self.reader, self.long_reader)
         self.jobs = Jobs(self.reader, self.writer, now, tick)
         self.spending = Spending(self.reader, self.writer)
+        self.summaries = Summaries(self.reader, self.long_reader)
 
     @classmethod
     async def open(
