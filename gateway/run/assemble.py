@@ -108,9 +108,17 @@ def _first_spoken(messages: Sequence[WireMessage]) -> int:
 
 
 async def assemble(
-    request: ChatRequest, model: str, additions: Additions, context_tokens: int | None
+    request: ChatRequest,
+    model: str,
+    additions: Additions,
+    context_tokens: int | None,
+    *,
+    takes_usage: bool = True,
 ) -> Assembly:
-    """context_tokens: the model's window; None: unknown, and then nothing is left out."""
+    """context_tokens: the model's window; None: unknown, and then nothing is left out.
+
+    takes_usage: the upstream is known to count a stream's tokens when it is asked to.
+    """
     composition = additions.composition
     found = Assembly(
         request,
@@ -118,7 +126,7 @@ async def assemble(
         additions,
         composition.fill,
         kept_hidden=dict(composition.hidden),
-        adds_usage=bool(additions.offered) and request.stream and not request.wants_usage
+        adds_usage=takes_usage and bool(additions.offered) and request.stream and not request.wants_usage
         and request.max_tokens is not None,
     )  # fmt: skip
     if context_tokens is not None:

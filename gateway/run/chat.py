@@ -254,7 +254,10 @@ class _Call:
         return ModelRequest(body, request.stream, self.headers, self.credential_for(target))
 
     async def assemble(self, added: Additions, target: Target, place: Place) -> Assembly:
-        found = await assemble(self.request, target.model, added, target.context_window)
+        takes_usage = place.provider.capabilities.stream_usage
+        found = await assemble(
+            self.request, target.model, added, target.context_window, takes_usage=takes_usage
+        )
         found.consumed = self._consumed(place)
         self.receipt.say("x-mnemogate-evicted-tokens", str(found.evicted_tokens))
         return found
