@@ -311,13 +311,13 @@ class Facts(Protocol):
     ) -> Unlearned | None:
         """The next that is confirmed; None where the agent is gone. upto: what was read up to there before, again."""
 
-    def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> list[Fact]:
+    def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> Sequence[Fact]:
         """Newest first; is_all: with those that are no longer true."""
 
-    def get(self, agent: int, seqs: Sequence[int]) -> list[Fact]:
+    def get(self, agent: int, seqs: Sequence[int]) -> Sequence[Fact]:
         """By their numbers, in this order, as far as they are still true."""
 
-    def blocks(self, agent: int) -> list[Block]:
+    def blocks(self, agent: int) -> Sequence[Block]:
         """Its blocks; those that it shares are read-only here, since what one user says is not for the others."""
 
     def learning(

@@ -189,13 +189,24 @@ DELETE FROM marks WHERE agent = ? AND kind = 'stale' AND exchange = ?
 -- One with its content.
 SELECT p.input, p.said, {skeleton} FROM exchanges p WHERE p.id = ? AND p.agent = ?
 
--- name: passages_at
--- Passages by the agent's order.
-SELECT seq, text, at FROM passages WHERE agent = ? AND seq IN ({n})
+-- name: kept_at
+-- Passages, and facts that are still true, by the agent's order.
+WITH wanted(seq) AS (VALUES {n})
+SELECT p.seq, p.text, p.at, 'passage', NULL, NULL FROM wanted
+JOIN passages p ON p.agent = ?1 AND p.seq = wanted.seq
+UNION ALL
+SELECT f.seq, f.text, f.valid_from, 'fact', f.sources, e.conversation FROM wanted
+JOIN facts f ON f.agent = ?1 AND f.seq = wanted.seq LEFT JOIN exchanges e ON e.id = f.exchange
+WHERE NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id)
 
--- name: passages_since
--- Passages that the search index does not know yet.
-SELECT seq, text, at FROM passages WHERE agent = ? AND seq >= ? ORDER BY seq LIMIT ?
+-- name: kept_since
+-- Those that the search index does not know yet.
+SELECT seq, text, at, 'passage', NULL, NULL FROM passages WHERE agent = ?1 AND seq >= ?2
+UNION ALL
+SELECT f.seq, f.text, f.valid_from, 'fact', f.sources, e.conversation
+FROM facts f LEFT JOIN exchanges e ON e.id = f.exchange
+WHERE f.agent = ?1 AND f.seq >= ?2 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id)
+ORDER BY 1 LIMIT ?3
 
 -- name: recent
 -- What stands, newest first.
@@ -227,3 +238,8 @@ WHERE b.agent IS NULL AND b.project = ? AND b.profile = ? ORDER BY b.id
 -- name: tombs
 -- Which of some messages are off the record or forgotten.
 SELECT hash FROM marks WHERE agent = ? AND kind = 'tomb' AND hash IN ({n})
+
+-- name: unlearned
+-- What follows the point where learning is, whatever became of it.
+SELECT p.input, p.said, {skeleton} FROM exchanges p
+WHERE p.agent = ? AND p.seq > ? AND p.seq <= ? ORDER BY p.seq LIMIT ?

@@ -10,6 +10,8 @@ import sqlite3
 from asyncio import Future
 from collections.abc import Iterable, Sequence
 
+import orjson
+
 from storage import terms
 from storage.base import MessagesOf
 from storage.records import Agent, Exchange, Message
@@ -19,7 +21,7 @@ from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.terms_table import get_terms, load_terms, replace_terms
 from storage.sqlite.writer import Writer
 
-__all__ = ["Recall"]
+__all__ = ["Recall", "is_shared"]
 
 # From about this many messages on, ranking takes longer than a hop to the reader's thread (measured: 0.1 ms for 100
 # messages, 1.6 ms for 10,000).
@@ -73,7 +75,7 @@ class Recall:
         def read(connection: sqlite3.Connection) -> list[Message]:
             rows = connection.execute(history.SQL["recent"], (agent.id, limit)).fetchall()
             found = history.with_content(reversed(rows))
-            return [m for e in found for m in messages_of(e, _is_shared(connection, agent.id, e), None, None)]
+            return [m for e in found for m in messages_of(e, is_shared(connection, agent.id, e), None, None)]
 
         return self._reader.run(read)
 
@@ -111,9 +113,9 @@ def _search(
         ends[e.id] = e.seq + len(e.inputs)
         if e.standing:
             previous = ends.get(e.parent) or _previous(connection, e)
-            for m in messages_of(e, _is_shared(connection, agent.id, e), previous, None):
+            for m in messages_of(e, is_shared(connection, agent.id, e), previous, None):
                 known[m.seq] = m
-    for m in _passages(connection, "passages_since", (agent.id, indexed + 1, _TAIL)):
+    for m in _kept(connection, "kept_since", (agent.id, indexed + 1, _TAIL)):
         known[m.seq] = m
     tail = [_document(m) for m in known.values()]
     hits = terms.rank(blobs, query, agent.secret, tail=tail, skip=skip, limit=limit, only_strong=only_strong)
@@ -133,28 +135,40 @@ def _fetch(
     found = {
         m.seq: m
         for e in history.with_content(rows)
-        for m in messages_of(e, _is_shared(connection, agent, e), None, wanted)
+        for m in messages_of(e, is_shared(connection, agent, e), None, wanted)
     }
     if any(seq not in found for seq in seqs):
-        found.update({m.seq: m for m in _passages(connection, "passages_at", (agent, *padded))})
+        found.update({m.seq: m for m in _kept(connection, "kept_at", (agent, *padded))})
     return found
 
 
 _TOLD_AT = history.SQL["told_at"].replace("{n}", ", ".join(f"(?{i + 2})" for i in range(_ROWS)))
-_PASSAGES = {
-    "passages_at": history.SQL["passages_at"].replace("{n}", ", ".join("?" * _ROWS)),
-    "passages_since": history.SQL["passages_since"],
+_KEPT = {
+    "kept_at": history.SQL["kept_at"].replace("{n}", ", ".join(f"(?{i + 2})" for i in range(_ROWS))),
+    "kept_since": history.SQL["kept_since"],
 }
 
 
-def _passages(connection: sqlite3.Connection, name: str, parameters: Sequence[object]) -> list[Message]:
+def _kept(connection: sqlite3.Connection, name: str, parameters: Sequence[object]) -> list[Message]:
+    """Passages and facts. A fact counts as said by the user: it is looked for as what users say is."""
     return [
-        Message(seq, 0, "assistant", text, at, 0, source="passage")
-        for seq, text, at in connection.execute(_PASSAGES[name], parameters).fetchall()
+        Message(
+            seq,
+            0,
+            "user" if source == "fact" else "assistant",
+            text,
+            at,
+            conversation or 0,
+            source=source,
+            origins=tuple(orjson.loads(origins or b"[]")),
+        )
+        for seq, text, at, source, origins, conversation in connection.execute(
+            _KEPT[name], parameters
+        ).fetchall()
     ]
 
 
-def _is_shared(connection: sqlite3.Connection, agent: int, e: Exchange) -> bool:
+def is_shared(connection: sqlite3.Connection, agent: int, e: Exchange) -> bool:
     """Whether another conversation opened with the same head, made elsewhere."""
     if not e.head or not e.carried:
         return False
@@ -200,8 +214,8 @@ def _index(connection: sqlite3.Connection, agent: int, messages_of: MessagesOf) 
         if e.state == "finished"
         for m in messages_of(e, False, _previous(connection, e), None)
     ]
-    passages = _passages(connection, "passages_since", (agent, indexed + 1, 1000))
-    documents += [_document(m) for m in passages if m.seq <= end]
+    kept = _kept(connection, "kept_since", (agent, indexed + 1, 1000))
+    documents += [_document(m) for m in kept if m.seq <= end]
     for chunk, data in terms.encode(documents, secret).items():
         replace_terms(connection, agent, chunk, terms.merge(get_terms(connection, agent, chunk), data))
     for exchange in stale:

@@ -1,0 +1,30 @@
+"""What frameworks put into messages that nobody said: turn marks, flush tags, lines that only fill a pause.
+
+They pass untouched in both directions; only what is learned from a message is cleaned of them first.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["strip_marks"]
+
+# Pipecat's filter of incomplete turns prefixes a reply with a mark: a check mark or a filled circle, by version; a
+# hollow or a half circle alone means "incomplete, say nothing".
+_TURN_MARK = re.compile(r"^[\s✓✔●⬤○◯◐◑◒◓]+")
+# Vapi's `<flush />` sends what is buffered to the voice; break and emphasis are the speech engines' own.
+_TAG = re.compile(r"</?\s*(?:flush|break|emphasis|prosody|speak|say-as|phoneme)\b[^<>]*>", re.IGNORECASE)
+# Whole messages that only bridge a pause, and prompts that a framework says in the user's place.
+_EMPTY = re.compile(
+    r"(?:(?:ok(?:ay)?|sure|right|alright|well|hm+|um+|uh+)[\s,.!…]*)?"
+    r"(?:let me (?:just )?(?:check|see|look|think)(?: (?:that|this|on that|into that|it up))?(?: for you)?"
+    r"|(?:just )?(?:a|one) (?:moment|second|sec|minute)(?: please)?|hold on(?: a (?:moment|second|sec))?"
+    r"|please introduce yourself(?: to the (?:user|caller))?|(?:are )?you (?:still )?there)?[\s.…!?,]*",
+    re.IGNORECASE,
+)
+
+
+def strip_marks(text: str) -> str:
+    """The message without them; empty where nothing else is left."""
+    text = _TAG.sub("", _TURN_MARK.sub("", text)).strip()
+    return "" if _EMPTY.fullmatch(text) else text

@@ -1,0 +1,78 @@
+"""Text that looks like a secret: keys, tokens, passwords, card numbers. It is not learned.
+
+A guess by form: it rather takes too much than too little, since what is withheld is still where it was said.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["WITHHELD", "has_secret", "withhold"]
+
+WITHHELD = "[withheld]"
+
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
+)
+# Forms that providers document for their keys and tokens, and JSON web tokens.
+_KNOWN = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|mg|xai|gsk|hf|glpat|npm|pypi|dop_v1|whsec|sbp)[-_][A-Za-z0-9_\-]{12,}"
+    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
+    r"|AIza[A-Za-z0-9_\-]{30,}|ya29\.[\w\-]{20,}|eyJ[\w\-]{8,}\.[\w\-]{8,}\.[\w\-]*)"
+)
+# Words that are followed by one. The value may be anything without white space.
+_NAMED = re.compile(
+    r"((?:\b|_)(?:pass(?:word|phrase|code|wd)|passwor[td]|kennwort|mot de passe|contraseña|api[ _-]?key|access[ _-]?key"
+    r"|secret(?:[ _-]?key)?|(?:access|auth|bearer)[ _-]?token|cvv|cvc|pin(?:[ -]?(?:code|number))?)\b"
+    r"(?:\s+(?:for|to|of|für)\s+[^\n.:=]{1,40}?)?[\"']?\s*(?:[:=]|\b(?:is|are|was|ist|lautet|es|est)\b:?)\s*[\"'`]?)"
+    r"([^\s\"'`]{3,})",
+    re.IGNORECASE,
+)
+_BEARER = re.compile(r"(\bbearer\s+)([A-Za-z0-9._\-]{12,})", re.IGNORECASE)
+_DIGITS = re.compile(r"(?<![\d.,])\d(?:[ -]?\d){12,18}(?![\d.,]*\d)")
+_RANDOM = re.compile(r"(?<![\w/.+=-])[A-Za-z0-9_\-+/]{24,}={0,2}(?![\w/.+=-])")
+# "my password is wrong", "the pin is not": what follows is a word about it.
+_PLAIN = frozenset(
+    re.findall(
+        r"\w+",
+        "not wrong right correct incorrect invalid expired old new weak strong safe secure lost gone forgotten "
+        "required missing too very still already always never now here there something nothing the a an in on my your what why",
+    )
+)
+
+
+def withhold(text: str) -> str:
+    """The text with what looks like a secret replaced."""
+    text = _KNOWN.sub(WITHHELD, _PRIVATE_KEY.sub(WITHHELD, text))
+    text = _NAMED.sub(_named, text)
+    text = _BEARER.sub(rf"\1{WITHHELD}", text)
+    text = _DIGITS.sub(lambda m: WITHHELD if _is_card(m[0]) else m[0], text)
+    return _RANDOM.sub(lambda m: WITHHELD if _is_random(m[0]) else m[0], text)
+
+
+def has_secret(text: str) -> bool:
+    return withhold(text) != text
+
+
+def _named(match: re.Match[str]) -> str:
+    value = match[2].rstrip(".,;:!?)")
+    if value.casefold() in _PLAIN or value.startswith("[withheld"):
+        return match[0]
+    return f"{match[1]}{WITHHELD}{match[2][len(value) :]}"
+
+
+def _is_card(text: str) -> bool:
+    """By Luhn's sum, which every payment card's number satisfies; one of ten other numbers does as well."""
+    digits = [int(c) for c in text if c.isdigit()]
+    doubled = (sum(divmod(2 * d, 10)) for d in digits[-2::-2])
+    return len(set(digits)) > 1 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def _is_random(text: str) -> bool:
+    """Upper case, lower case and digits mixed, as no word, path, number or date is."""
+    kinds = (
+        any(c.isupper() for c in text),
+        any(c.islower() for c in text),
+        sum(c.isdigit() for c in text) > 2,
+    )
+    return all(kinds) and "/" not in text.strip("/")[1:-1]

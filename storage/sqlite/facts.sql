@@ -1,0 +1,48 @@
+-- Every statement on facts and on how far learning has come. `-- name:` begins one; the next line says what it is for.
+
+-- name: cursor
+-- Up to where learning has come.
+SELECT seq FROM learned WHERE agent = ?
+
+-- name: advance
+-- It has come further.
+INSERT INTO learned (agent, seq) VALUES (?, ?) ON CONFLICT DO UPDATE SET seq = excluded.seq
+
+-- name: waiting
+-- People's memories with something that was not learned from.
+SELECT a.id FROM agents a LEFT JOIN learned l ON l.agent = a.id
+WHERE a.subject LIKE 'user:%' AND EXISTS (
+    SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.seq > coalesce(l.seq, 0) AND e.state = 'finished')
+LIMIT ?
+
+-- name: insert
+-- A new fact.
+INSERT INTO facts (agent, seq, at, valid_from, key, exchange, sources, about, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+RETURNING id
+
+-- name: same
+-- One that says the same and is still true.
+SELECT f.id FROM facts f WHERE f.agent = ? AND f.key = ?
+AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id) LIMIT 1
+
+-- name: end
+-- It is no longer true; once ended it stays so.
+INSERT INTO facts_ended (fact, agent, successor, at)
+SELECT id, agent, ?, ? FROM facts WHERE id = ? AND agent = ?
+ON CONFLICT DO NOTHING
+
+-- name: current
+-- What is true, newest first.
+SELECT f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, NULL, NULL FROM facts f
+WHERE f.agent = ? AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id) ORDER BY f.seq DESC LIMIT ?
+
+-- name: all
+-- What is or was true, newest first.
+SELECT f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, x.at, s.seq
+FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id LEFT JOIN facts s ON s.id = x.successor
+WHERE f.agent = ? ORDER BY f.seq DESC LIMIT ?
+
+-- name: get
+-- One, by its number, if it is true.
+SELECT f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, NULL, NULL FROM facts f
+WHERE f.agent = ? AND f.seq = ? AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id)
