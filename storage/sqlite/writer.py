@@ -141,6 +141,7 @@ class Writer:
         self._empty.set()
         self._last_error: str | None = None
         self._failures = 0
+        self._inode: int | None = None  # of the file that is written, once it was looked at
         self._wal_bytes = 0
         self._wal_checked = 0  # size of the log when the last checkpoint could not empty it
         self._active_at = 0.0
@@ -392,6 +393,7 @@ class Writer:
             self._fail_waiting(fault)
             return
         self._fault = fault
+        self._inode = None
         if self._tried:
             self._fail_waiting(fault)
         self._mending = self._loop.create_task(self._mend(), name="mnemogate-writer-mend")
@@ -428,6 +430,8 @@ class Writer:
         left = self._active_at + self._limits.idle_s - self._loop.time()
         if self._running or left > 0.01:
             self._idle_timer = self._loop.call_later(max(left, 0.01), self._idle)
+        elif self._was_moved():
+            self.report(Broken(f"{self._path} was removed or replaced under the process that has it open"))
         else:
             self._driver.post(partial(self._write_back, wait_ms=0))
 
@@ -443,6 +447,18 @@ class Writer:
         size = self._wal_size()
         self._wal_checked = 0 if done else size
         self._call_loop(self._written_back, size)
+
+    def _was_moved(self) -> bool:
+        """Whether another file, or none, lies at the path by now: what is written to this one nobody will find."""
+        try:
+            inode = os.stat(self._path).st_ino
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False  # whatever it is, writing will tell
+        if self._inode is None:
+            self._inode = inode
+        return inode != self._inode
 
     def _written_back(self, wal_bytes: int) -> None:
         self._wal_bytes = wal_bytes

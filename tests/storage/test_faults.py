@@ -333,3 +333,23 @@ def restore(path: Path, backup: str) -> None:
     for side in ("-wal", "-shm"):
         Path(f"{path}{side}").unlink(missing_ok=True)
     shutil.move(backup, path)
+
+
+async def test_a_file_that_was_removed_is_noticed_and_made_anew(open_store: Any, path: Path) -> None:
+    limits = WriterLimits(idle_s=0.0, retry_first_s=0.0, retry_most_s=0.0)
+    store = await open_store(limits=limits)
+    first = await store.keys.create("default", "first")
+    for _ in range(5000):  # at each rest it looks; the file goes after the first
+        if store.health.failures:
+            break
+        for name in path.parent.glob(f"{path.name}*"):
+            if not name.name.endswith(".lock"):
+                name.unlink()
+        await store.writer.submit(lambda connection: connection.execute("SELECT 1").fetchone())
+        await asyncio.sleep(0)
+    assert "removed or replaced" in (store.health.error or "")
+    assert await store.writer.probe()
+    second = await store.keys.create("default", "second")
+    assert path.exists()
+    assert [key.name for key in store.keys.list()] == [second[0].name]
+    assert first[0].name == "first"
