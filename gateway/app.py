@@ -26,6 +26,7 @@ from gateway.run.background import Background, background_route
 from gateway.run.carry import carry_operations
 from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
+from gateway.run.compact import COMPACT, Compactor, compact_operation
 from gateway.run.forget import Retention, forget_operations
 from gateway.run.forward import Forwarding
 from gateway.run.guard import Guard
@@ -134,6 +135,10 @@ class Gateway:
                     timeout_s=memory.background_timeout_s,
                     count=tally.call,
                 )
+        if store is not None and self.background is not None and self.chat.recollector is not None:
+            compactor = Compactor(store, self.background, clock, self.chat.pending)
+            self.handlers[COMPACT] = compactor.run
+            self.chat.recollector.overfull = compactor.want
         self._background: list[asyncio.Task[None]] = []
 
     @property
@@ -231,6 +236,7 @@ def make_operations(settings: Settings, store: Store) -> dict[str, Operation]:
     show = show_operation(store, settings.memory.recall_tokens or 1000, time.time, profiles)
     found = {**key_operations(store.keys), **job_operations(store.jobs), "memory-show": show}
     found.update({**forget_operations(store, time.time), **carry_operations(store)})
+    found["compact"] = compact_operation(store, has_model=settings.memory.background_model is not None)
     return {name: telling(operation) for name, operation in found.items()}
 
 

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 MemoryMode = Literal["on", "read", "off"]
+Compaction = Literal["summary", "truncate"]
 History = Literal["full", "client", "append"]
 # What an upstream is: "openai" is any that speaks OpenAI's dialect, the others are rows of adapters/rows.py (a test
 # compares), and "scripted" is the built-in model.
@@ -138,6 +139,7 @@ class MemorySettings:
     default_user: str | None = None
     single_user: bool = False
     max_tool_rounds: int = ranged(10, 1)
+    compaction: Compaction = "summary"
     background_model: str | None = None
     background_concurrency: int = ranged(2, 1)
     background_daily_tokens: int = ranged(2_000_000, 0)  # 0: no bound
@@ -213,6 +215,7 @@ class ProfileSettings:
     memory_tools: bool = False
     history: History | None = None
     rebuild: Literal["free", "always"] = "free"
+    compaction: Compaction | None = None
     context_window: int | None = ranged(None, 1)
     blocks: tuple[BlockSettings, ...] = ()
 

@@ -410,8 +410,11 @@ class Summaries(Protocol):
     def at(self, agent: int, exchange: int) -> Summary | None:
         """The one that covers the path up to this exchange."""
 
-    def tip(self, agent: int, name: str | None) -> int | None:
-        """The last standing exchange of a conversation, by its public name or the client's; None: of the newest."""
+    def tip(self, agent: int, name: str | None) -> tuple[int, int] | None:
+        """(last standing exchange, conversation), by its public name or the client's; None: the newest."""
+
+    def project(self, agent: int) -> str | None:
+        """Whose a memory is."""
 
     async def path(self, agent: int, exchange: int, limit: int = 2000) -> list[Exchange]:
         """The path to an exchange, oldest first, with content, from the last one that has a summary or its root."""

@@ -122,6 +122,8 @@ class Chat:
         if memory is not None and memory.composition.breaks:
             self._metrics.prefix_breaks.inc()
         assembly = await call.assemble(added, tries.target, tries.place)
+        if memory is not None:
+            memory.overfull = assembly.overfull
         _say(receipt, memory, added)
         spec = TurnSpec(
             stream=request.stream,
@@ -151,6 +153,8 @@ class Chat:
             if memory is not None:
                 memory.answered_by(target.upstream, target.model)
             run.assembly = await call.assemble(_additions(memory, profile), target, place)
+            if memory is not None:
+                memory.overfull = run.assembly.overfull
             run.credential = call.credential_for(target)
             return run.request(run.assembly.body())
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from gateway.core import edits, history, recall, settle
@@ -27,10 +28,11 @@ from gateway.core.plain import compose_plain, finish_plain, plan_plain
 from gateway.core.probe import full_probes, plain_probes
 from gateway.core.request import ChatRequest
 from gateway.core.section import Section, learned, make_section
+from gateway.core.summary import IN_USE, Cut, Overfull, cut_plain, cut_tree
 from gateway.core.tell import messages_of
 from gateway.core.tree import Tree
 from gateway.core.turn import End, Outcome
-from gateway.run.assemble import Additions, Assembly, assemble
+from gateway.run.assemble import Additions, Assembly, assemble, may_exceed
 from gateway.run.tools.memory import MemoryTools
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from storage.base import Store
@@ -73,6 +75,9 @@ class Asked:
     upstream: str = ""
 
 
+WantsSummary = Callable[[Committed, Overfull], None]
+
+
 class Recollector:
     def __init__(self, store: Store, settings: MemorySettings, now: Callable[[], float] = time.time) -> None:
         self.store = store
@@ -82,6 +87,7 @@ class Recollector:
         self._queues: dict[tuple[str, str], asyncio.Lock] = {}
         self.grown: Callable[[int], None] = lambda agent: None  # told of agents whose index should follow
         self.moved: Callable[[float], None] = lambda at: None  # told that a conversation moved
+        self.overfull: WantsSummary | None = None  # told of conversations whose window fills up
 
     async def begin(self, asked: Asked) -> Recollection:
         """Raises: StoreError when memory cannot be had."""
@@ -175,6 +181,8 @@ class Recollection:
     offered: dict[str, str] = field(default_factory=dict)
     section: Section = field(default_factory=lambda: Section(None))
     composition: Composition = field(default_factory=Composition)
+    cuts: tuple[Cut, ...] = ()  # summaries of this path, the one that covers least first
+    overfull: Overfull | None = None  # as the request was sent, its window was filling up
     notes: dict[int, str] = field(default_factory=dict)  # by index among the new messages
     tools: MemoryTools | None = None  # None where memory is off
     recalled_tokens: int = 0
@@ -223,6 +231,9 @@ class Recollection:
         if profile.history == "client":
             self.plan.fill = []
         self.composition = self._compose(fresh)
+        context = self.asked.context_tokens
+        if context is not None and may_exceed(self.asked.request, self.additions, context * 3 // 4):
+            self._find_cuts()
         if is_asked:
             fresh[last] = await self._recall(text_of(new[last]), await self._assemble())
             if fresh[last]:
@@ -237,11 +248,33 @@ class Recollection:
             notes = self.composition.notes
             self.composition = self._compose({})
             self.composition.notes = notes
+            self._find_cuts()  # its window may be a smaller one
 
     def _compose(self, fresh: dict[int, str]) -> Composition:
         if self.tree is None:
             return compose_plain(self.query.listing, self.look, self.offered, fresh, self.query.model)
         return compose(self.tree, self.plan, self.offered, fresh)
+
+    def _find_cuts(self) -> None:
+        """The newest summaries on this path: asked for only where the conversation may not fit whole."""
+        anchor, listing = self.plan.place.anchor, self.query.listing
+        if anchor is None or not self.agent.id or not self._is_summarised:
+            return
+        tree, plan, composition = self.tree, self.plan, self.composition
+        try:
+            stored = self.by.store.summaries.of(self.agent.id, anchor.conversation)
+        except StoreError as error:
+            _log.warning("summaries could not be read: %s", error.message)
+            return
+        cuts = (
+            cut_plain(listing, each) if tree is None else cut_tree(tree, plan, composition, each)
+            for each in stored
+        )
+        self.cuts = tuple(islice(filter(None, cuts), IN_USE))[::-1]
+
+    @property
+    def _is_summarised(self) -> bool:
+        return (self.asked.profile.compaction or self.by.settings.compaction) == "summary"
 
     @property
     def ops(self) -> list[BlockOp]:
@@ -249,7 +282,8 @@ class Recollection:
 
     @property
     def additions(self) -> Additions:
-        return Additions(self.composition, self.section.text, self.offered)
+        wants = self.by.overfull is not None and self._is_summarised and not self.plan.off
+        return Additions(self.composition, self.section.text, self.offered, self.cuts, wants)
 
     async def _assemble(self) -> Assembly | None:
         """What of the conversation is in sight, before there is a note; None: all of it."""
@@ -416,6 +450,8 @@ class Recollection:
             self.by.grown(committed.agent.id)
         if self.ops:
             self.by.moved(self.query.now)
+        if finished and self.overfull is not None and self.by.overfull is not None:
+            self.by.overfull(committed, self.overfull)
         return committed
 
     def _ended(self, outcome: Outcome) -> settle.Ended:

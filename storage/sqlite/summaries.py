@@ -28,8 +28,11 @@ class Summaries:
     def at(self, agent: int, exchange: int) -> Summary | None:
         return next((_summary(row) for row in self._read("at", (agent, exchange))), None)
 
-    def tip(self, agent: int, name: str | None) -> int | None:
-        return next((int(row[0]) for row in self._read("tip", (agent, name))), None)
+    def tip(self, agent: int, name: str | None) -> tuple[int, int] | None:
+        return next(((row[0], row[1]) for row in self._read("tip", (agent, name))), None)
+
+    def project(self, agent: int) -> str | None:
+        return next((str(row[0]) for row in self._read("project", (agent,))), None)
 
     async def path(self, agent: int, exchange: int, limit: int = 2000) -> list[Exchange]:
         rows = await self._long_reader.run(

@@ -25,7 +25,7 @@ SELECT p.input, p.said, {skeleton} FROM up JOIN exchanges p ON p.id = up.id ORDE
 
 -- name: tip
 -- The exchange that a conversation ended with.
-SELECT e.id FROM exchanges e JOIN conversations c ON c.id = e.conversation
+SELECT e.id, e.conversation FROM exchanges e JOIN conversations c ON c.id = e.conversation
 WHERE e.agent = ?1 AND e.standing = 1 AND e.state = 'finished' AND (?2 IS NULL OR c.uid = ?2 OR c.key = ?2)
 ORDER BY e.seq DESC LIMIT 1
 
@@ -34,3 +34,7 @@ ORDER BY e.seq DESC LIMIT 1
 INSERT INTO summaries (agent, conversation, exchange, depth, at, tokens, model, text)
 SELECT ?1, conversation, id, depth, ?3, ?4, ?5, ?6 FROM exchanges WHERE id = ?2 AND agent = ?1
 ON CONFLICT DO NOTHING
+
+-- name: project
+-- Whose budget a memory is worked on with.
+SELECT project FROM agents WHERE id = ?
