@@ -31,6 +31,8 @@ from gateway.run.forget import Retention, forget_operations
 from gateway.run.forward import Forwarding
 from gateway.run.guard import Guard
 from gateway.run.jobs import Handler, Worker
+from gateway.run.learn import KIND as LEARN
+from gateway.run.learn import Learning
 from gateway.run.operate import Operation, job_operations, key_operations, telling
 from gateway.run.show import show_operation
 from gateway.run.tally import Tally
@@ -135,6 +137,12 @@ class Gateway:
                     timeout_s=memory.background_timeout_s,
                     count=tally.call,
                 )
+        self.learning: Learning | None = None
+        recollector = self.chat.recollector
+        if settings.memory.learn_every and store and self.background and recollector is not None:
+            self.learning = Learning(store, self.background, settings.memory, clock)
+            self.handlers[LEARN] = self.learning.handle
+            recollector.said = self.learning.said
         if store is not None and self.background is not None and self.chat.recollector is not None:
             compactor = Compactor(store, self.background, clock, self.chat.pending)
             self.handlers[COMPACT] = compactor.run
@@ -177,6 +185,8 @@ class Gateway:
         if self.upkeep is not None:
             self._background.append(asyncio.create_task(self.upkeep.run()))
             self._background.append(asyncio.create_task(asyncio.to_thread(preload)))
+        if self.learning is not None:
+            self._background.append(asyncio.create_task(self.learning.run()))
         if self.retention is not None:
             self._background.append(asyncio.create_task(self.retention.run()))
         if self.worker is not None:

@@ -144,6 +144,8 @@ class MemorySettings:
     background_concurrency: int = ranged(2, 1)
     background_daily_tokens: int = ranged(2_000_000, 0)  # 0: no bound
     background_timeout_s: float = ranged(120.0, 0.1)
+    learn_every: int = ranged(8, 0)  # messages; 0: nothing is learned
+    learn_secrets: bool = False
     known_side_requests: bool = True
     side_requests: tuple[SideRequest, ...] = ()
 

@@ -31,6 +31,7 @@ QUERY_CHARS = 4_000  # about 1,000 tokens; what is longer is a template or a doc
 _EDGE_CHARS = 500  # of such a message, what its last lines and its first lines may give
 CUT_CHARS = 600  # of a long turn; whole ones crowd the others out (measured: 6 points at 2,000 tokens)
 _SEARCHED_CHARS = 20_000  # of a long turn, what is compared and where the best part is looked for
+_MOST = 2 / 3  # of a message's words, which facts have to say to take its place; chosen
 _LEAST_TOKENS = 12  # a remaining budget that holds no line any more
 
 _OPEN = "<memory>"
@@ -41,6 +42,7 @@ _CHANGES = "Changed in the memory blocks since they were last shown:"
 _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
 _NOTE = re.compile(re.escape(f"{_OPEN}\n{_HEADING}") + r".*?(?:" + re.escape(_CLOSE) + r"\s*|\Z)", re.DOTALL)
 _DAY_S = 86_400
+_KINDS = {"passage": "saved note", "fact": "learned"}
 _WORD = re.compile(r"\w+")
 
 
@@ -98,6 +100,7 @@ def choose(
     candidates: best first. exclude_atoms: what stands in the window; a message with one of them is left out, as is
     one that repeats another, the query, or what a note on this path told already.
     told: the texts of those notes. budget_tokens: for the whole note as `render_note` makes it.
+    A message of which facts say most is left out for them.
     """
     room = budget_tokens - count_tokens(f"{_frame(0.0)}\n{_CLOSE}\n\n")
     generous = (
@@ -108,7 +111,7 @@ def choose(
     seen = {_squash(query)}
     keys = _keys(query)
     chosen: list[Recalled] = []
-    for message in candidates:
+    for message in _with_facts_first(candidates):
         if room < _LEAST_TOKENS:
             break
         if not window.isdisjoint(message.atoms):
@@ -126,6 +129,32 @@ def choose(
             room -= cost
             chosen.append(recalled)
     return sorted(chosen, key=lambda one: (one.message.at, one.message.seq))
+
+
+def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
+    """Facts that say most of a message they were learned from take its place."""
+    facts: dict[int, list[Message]] = {}
+    for m in candidates:
+        for origin in m.origins if m.source == "fact" else ():
+            facts.setdefault(origin, []).append(m)
+    told: set[int] = set()
+    for m in candidates:
+        in_place = [m]
+        if m.source == "message" and m.exchange in facts:
+            words = _words(m.text)
+            said = frozenset().union(*(_words(f.text) for f in facts[m.exchange]))
+            if words and len(words & said) >= _MOST * len(words):
+                in_place = [f for f in facts[m.exchange] if words & _words(f.text)]
+        for each in in_place:
+            if each.seq not in told:
+                told.add(each.seq)
+                yield each
+
+
+def _words(text: str) -> frozenset[str]:
+    """What a text is about, without endings; short words count only where they are a script's whole words."""
+    words = _WORD.findall(text[:_SEARCHED_CHARS].casefold())
+    return frozenset(w[: max(4, len(w) - 2)] for w in words if len(w) > 3 or not w.isascii() or w.isdigit())
 
 
 def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) -> str:
@@ -156,7 +185,7 @@ def _frame(now: float) -> str:
 
 def _line(recalled: Recalled) -> str:
     message = recalled.message
-    who = "saved note" if message.source == "passage" else message.speaker or message.role
+    who = _KINDS.get(message.source) or message.speaker or message.role
     return f"[{_day(message.at)}, {_quote(who)}] {recalled.text}"
 
 

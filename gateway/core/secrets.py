@@ -23,7 +23,7 @@ _KNOWN = re.compile(
 # Words that are followed by one. The value may be anything without white space.
 _NAMED = re.compile(
     r"((?:\b|_)(?:pass(?:word|phrase|code|wd)|passwor[td]|kennwort|mot de passe|contraseña|api[ _-]?key|access[ _-]?key"
-    r"|secret(?:[ _-]?key)?|(?:access|auth|bearer)[ _-]?token|cvv|cvc|pin(?:[ -]?(?:code|number))?)\b"
+    r"|secret[ _-]?key|(?:access|auth|bearer)[ _-]?token|cvv|cvc|pin(?:[ -]?(?:code|number))?)\b"
     r"(?:\s+(?:for|to|of|für)\s+[^\n.:=]{1,40}?)?[\"']?\s*(?:[:=]|\b(?:is|are|was|ist|lautet|es|est)\b:?)\s*[\"'`]?)"
     r"([^\s\"'`]{3,})",
     re.IGNORECASE,
@@ -36,7 +36,8 @@ _PLAIN = frozenset(
     re.findall(
         r"\w+",
         "not wrong right correct incorrect invalid expired old new weak strong safe secure lost gone forgotten "
-        "required missing too very still already always never now here there something nothing the a an in on my your what why",
+        "required missing too very still already always never now here there something nothing the a an in on my "
+        "your what why",
     )
 )
 

@@ -44,6 +44,7 @@ from storage.records import (
     Committed,
     Exchange,
     Look,
+    Message,
     Snapshot,
     TurnWrite,
 )
@@ -87,6 +88,8 @@ class Recollector:
         self._queues: dict[tuple[str, str], asyncio.Lock] = {}
         self.grown: Callable[[int], None] = lambda agent: None  # told of agents whose index should follow
         self.moved: Callable[[float], None] = lambda at: None  # told that a conversation moved
+        # Told of a person's memory, and how many messages it has more.
+        self.said: Callable[[int, int], None] = lambda agent, messages: None
         self.overfull: WantsSummary | None = None  # told of conversations whose window fills up
 
     async def begin(self, asked: Asked) -> Recollection:
@@ -355,7 +358,7 @@ class Recollection:
                 # A reply that came back cut is stored as it was generated until this request has finished.
                 cut_short = {amendment.exchange for amendment in self.plan.amendments}
                 hits = recall.choose(
-                    [m for m in found if m.exchange not in cut_short],
+                    [m for m in found if m.exchange not in cut_short and not self._shows_origin(m, cut)],
                     query,
                     exclude_atoms=self._window_atoms(cut),
                     told=self._told_notes() if cut is None else self._notes_in(cut),
@@ -377,6 +380,15 @@ class Recollection:
         if self.tree is not None or anchor is None:
             return range(0)
         return range(anchor.run, anchor.seq + len(anchor.inputs) + 1)
+
+    def _shows_origin(self, m: Message, cut: Assembly | None) -> bool:
+        """Of a fact: whether it was learned from what is in sight anyway."""
+        if m.source != "fact" or cut is not None or self.asked.profile.history == "client":
+            return False
+        anchor = self.plan.place.anchor
+        if self.tree is None:
+            return anchor is not None and m.conversation == anchor.conversation
+        return bool(m.origins) and self._path_ids().issuperset(m.origins)
 
     def _note_tokens(self) -> int:
         """A note stays in the conversation, so in a small window it has to be small as well."""
@@ -450,6 +462,8 @@ class Recollection:
             self.by.grown(committed.agent.id)
         if self.ops:
             self.by.moved(self.query.now)
+        if not self.plan.off and committed.agent.scope.is_person:
+            self.by.said(committed.agent.id, len(self.plan.messages) + 1)
         if finished and self.overfull is not None and self.by.overfull is not None:
             self.by.overfull(committed, self.overfull)
         return committed

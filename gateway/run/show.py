@@ -12,7 +12,7 @@ from gateway.core.tell import messages_of
 from gateway.errors import BadRequest
 from gateway.run.operate import Operation
 from storage.base import Store
-from storage.records import Agent, Block, Look, Message, Scope
+from storage.records import Agent, Block, Fact, Look, Message, Scope
 
 __all__ = ["show_operation"]
 
@@ -20,6 +20,7 @@ DEFAULT = "default"
 RECENT = 10  # exchanges
 VERSIONS = 5  # of a block, with `--why`
 PASSAGES = 100
+FACTS = 100
 SOURCES = 4  # of one version or note
 SHOWN_CHARS = 100
 
@@ -28,6 +29,7 @@ ORIGINS = {
     "-": "forgotten",
     "forget": "what forgetting left",
     "undo": "undo",
+    "learning": "learned from conversations",
 }
 
 
@@ -66,7 +68,8 @@ def show_operation(
             hits = recall.choose(found, query, budget_tokens=recall_tokens)
             note = recall.render_note(hits, (), now())
         why = _why(store, agent, look) if arguments.get("why") else []
-        return {"text": "\n".join([_text(agent, look, recent, note), *why])}
+        facts = store.facts.list(agent.id, limit=FACTS)
+        return {"text": "\n".join([_text(agent, look, facts, recent, note), *why])}
 
     return show
 
@@ -82,7 +85,9 @@ def _scope(arguments: Mapping[str, Any]) -> Scope:
     return Scope(arguments.get("project") or DEFAULT, arguments.get("profile") or DEFAULT, subject)
 
 
-def _text(agent: Agent, look: Look, recent: Sequence[Message], note: str | None) -> str:
+def _text(
+    agent: Agent, look: Look, facts: Sequence[Fact], recent: Sequence[Message], note: str | None
+) -> str:
     scope = agent.scope
     lines = [
         f"{scope.subject}  (project {scope.project}, profile {scope.profile}, memory {agent.uid})",
@@ -92,6 +97,8 @@ def _text(agent: Agent, look: Look, recent: Sequence[Message], note: str | None)
     ]
     if look.ops:
         lines.append(f"  edits of turns that are not confirmed: {len(look.ops)}")
+    if facts:
+        lines += ["", "Facts", *(f"  {_fact(f)}" for f in facts)]
     lines += ["", "Recent messages", *([f"  {_line(m)}" for m in recent] or ["  none"])]
     if note is not None:
         lines += ["", "Would be recalled", *(f"  {line}" for line in (note or "nothing").splitlines())]
@@ -116,6 +123,14 @@ def _why(store: Store, agent: Agent, look: Look) -> list[str]:
     for p in passages:
         lines.append(f"  {p.seq}  [{_when(p.at)}]  {_short(p.text)}")
         lines += [f"    {line}" for line in _sources(store, agent, p.sources)]
+    facts = store.facts.list(agent.id, is_all=True, limit=FACTS)
+    lines += ["", "Facts, and what they were before", *([] if facts else ["  none"])]
+    for f in facts:
+        ended = ""
+        if f.ended_at is not None:
+            ended = f"  (until {_when(f.ended_at)}; then {f.successor or 'something that is forgotten'})"
+        lines.append(f"  {_short(_fact(f))}{ended}")
+        lines += [f"    {line}" for line in _sources(store, agent, f.sources)]
     return lines
 
 
@@ -146,6 +161,10 @@ def _block(b: Block) -> list[str]:
     kind = ", read-only" if b.read_only else ""
     head = f"  {b.label}  (version {b.version}, {len(b.value)} of {b.limit} characters{kind})"
     return [head, *(f"    {line}" for line in b.value.splitlines())]
+
+
+def _fact(f: Fact) -> str:
+    return f"{f.seq}  [{_when(f.valid_from)}]  {f.text}"
 
 
 def _line(m: Message) -> str:

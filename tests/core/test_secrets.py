@@ -1,0 +1,64 @@
+"""What looks like a secret is withheld, and ordinary words and numbers are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.secrets import WITHHELD, has_secret, withhold
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "sk-proj-abcdefghijklmnop1234",
+        "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+        "xoxb-123456789012-abcdefghij",
+        "AKIAIOSFODNN7EXAMPLE",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN",
+        "4111 1111 1111 1111",  # Luhn's sum is right
+        "5500-0055-5555-5559",
+        "378282246310005",
+        "bPxRf1CY7EXAMPLEKEYwJal9rXUtnFEMI",
+    ],
+)
+def test_its_form_tells(secret: str) -> None:
+    text = f"Here it is: {secret}, keep it."
+    assert withhold(text) == f"Here it is: {WITHHELD}, keep it."
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("My password is hunter2.", "My password is [withheld]."),
+        ("password: correct-horse", "password: [withheld]"),
+        ("Mein Passwort lautet Geheim1!", "Mein Passwort lautet [withheld]!"),
+        ("The PIN for my card is 4921", "The PIN for my card is [withheld]"),
+        ("DB_PASSWORD=swordfish", "DB_PASSWORD=[withheld]"),
+        ("api key: abc123def", "api key: [withheld]"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- ok", "[withheld] ok"),
+    ],
+)
+def test_what_is_said_of_it_tells(text: str, left: str) -> None:
+    assert withhold(text) == left
+    assert has_secret(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "My password is wrong.",
+        "I forgot my password again.",
+        "My cat is called Miso, born 2019-04-01.",
+        "Call me at +47 22 33 44 55.",
+        "Order 4111 1111 1111 1112 was late.",  # not a card: the sum is wrong
+        "0000 0000 0000 0000",
+        "It is in /home/user/Projects2024/Some/Long/Path.",
+        "See https://example.com/Articles/2024/How-To-Grow-Tomatoes",
+        "commit eda0f1c2b3a4958677869504132231404f5e6d7c",
+        "The secret of good bread is time.",
+        "pi is 3.14159265358979323846",
+    ],
+)
+def test_ordinary_words_stay(text: str) -> None:
+    assert withhold(text) == text
+    assert not has_secret(text)
