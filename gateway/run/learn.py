@@ -131,14 +131,14 @@ class Learning:
         """Learns from the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
         asked = orjson.loads(await job.step("ask", lambda: self._ask(job)))
         cursor, upto = asked["cursor"], asked["upto"]
+        if asked["is_more"]:  # before this one ends, so that nothing is left off in between
+            await self._store.jobs.enqueue(KIND, job.agent, KIND)
         if upto > cursor:
             found = await self._next(job, upto)
             if found is None or found.cursor != cursor:
                 return
             await self._learn(job, asked, found)
-        if asked["is_more"]:
-            await self._store.jobs.enqueue(KIND, job.agent, KIND)
-        elif asked["is_waiting"]:
+        if asked["is_waiting"]:
             self._look_after([job.agent])
             self._wake.set()
 
