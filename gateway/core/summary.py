@@ -37,7 +37,7 @@ __all__ = [
     "told",
 ]
 
-EARLY = 0.7  # of the window: past it a summary is made, to be there when the window is full
+EARLY = 0.85  # of the window: past it a summary is made, to be there when the window is full
 KEPT = 0.2  # of the window: what stays word for word behind it, and grows until then
 WORTH = 0.2  # of the window: less than that is not worth a call, nor a new prefix
 SIZE_SHARE = 8  # of the model's context, what a summary may take

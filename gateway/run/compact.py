@@ -16,6 +16,7 @@ import orjson
 
 from gateway.core.summary import (
     MOST_TOKENS,
+    PART_CHARS,
     Nonsense,
     Overfull,
     Share,
@@ -84,8 +85,11 @@ class Compactor:
             return  # it is all covered, or all of it stays
         lines = told(path[first : end + 1])
         text = earlier.text if earlier is not None else ""
-        for number, part in enumerate(parts(lines)):
-            text = await self._fold(job, f"{path[end].id}/{number}", project, text, part, size)
+        told_of = 0
+        for part in parts(lines, PART_CHARS):
+            step = f"{path[end].id}: {told_of} and {len(part)}"  # names what it was made of
+            text = await self._fold(job, step, project, text, part, size)
+            told_of += len(part)
         if not text:
             return  # nothing of it may be told
         tokens = await asyncio.to_thread(tokenizer_for(path[end].model).count, text)
