@@ -5,6 +5,7 @@ it goes in short transactions, each of which can be done again, so that a proces
 
     exchanges  content erased in place; the row stays as a tombstone that matches by hashes; its words leave the index
     passages   those that came from an erased exchange, or are too old
+    facts      likewise
     blocks     versions that came from one, and those built on them; a new value is made of what is left
     additions  notes and hidden rounds that may quote what is gone
     the end    marks and intention deleted
@@ -356,6 +357,20 @@ def _erase_passages(connection: sqlite3.Connection, work: _Work, after: int) -> 
     return rows[-1][0] if len(rows) == _READ_PAGE else None
 
 
+def _erase_facts(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
+    agent, before = work.agent, work.target["before"]
+    rows = connection.execute(_Q["facts_of"], (agent, after, _READ_PAGE)).fetchall()
+    known: dict[int, bool] = {}
+    for id, seq, said_at, sources in rows:
+        is_old = before is not None and said_at < before
+        if is_old or any(_is_erased(connection, known, x) for x in orjson.loads(sources)):
+            connection.execute(_Q["fact_erase"], (id,))
+            connection.execute(_Q["fact_ended_erase"], (id,))
+            history.mark(connection, agent, "day", (b"",), int(said_at // _DAY_S))
+            _forget_terms(connection, agent, [seq])
+    return rows[-1][0] if len(rows) == _READ_PAGE else None
+
+
 def _rebuild_blocks(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
     """All of an agent's blocks at once: there are a few."""
     if "all" in work.target:
@@ -500,16 +515,22 @@ def _wipe_shared(connection: sqlite3.Connection, project: str) -> bool:
 _ERASING: dict[str, _Phase] = {
     "exchanges": _erase_exchanges,
     "passages": _erase_passages,
+    "facts": _erase_facts,
     "blocks": _rebuild_blocks,
     "additions": _erase_additions,
     "end": _end,
 }
 _WIPING: dict[str, _Phase] = {
     "shared": _rebuild_blocks,
-    **{name: _wiping(name) for name in ("wipe_versions", "wipe_passages", "wipe_ops", "wipe_snapshots")},
+    **{
+        name: _wiping(name)
+        for name in ("wipe_versions", "wipe_passages", "wipe_facts", "wipe_ops", "wipe_snapshots")
+    },
     "wipe_blocks": _deleting("wipe_blocks"),
     "wipe_exchanges": _wiping("wipe_exchanges"),
     "wipe_conversations": _wiping("wipe_conversations"),
+    "wipe_ended": _deleting("wipe_ended"),
+    "wipe_learned": _deleting("wipe_learned"),
     "wipe_marks": _deleting("wipe_marks"),
     "wipe_terms": _deleting("wipe_terms"),
 }

@@ -101,6 +101,19 @@ SELECT id, seq, at, exchange, sources FROM passages WHERE agent = ? AND id > ? O
 -- Emptied; nobody's from now on.
 UPDATE passages SET agent = -id, seq = 0, at = 0, exchange = NULL, sources = x'5b5d', text = '' WHERE id = ?
 
+-- name: facts_of
+-- A page of facts with their sources.
+SELECT id, seq, valid_from, sources FROM facts WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
+
+-- name: fact_erase
+-- Emptied; nobody's from now on. What it took the place of stays untrue.
+UPDATE facts SET agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d', about = '',
+    text = '' WHERE id = ?
+
+-- name: fact_ended_erase
+-- Nor is it known when it ended.
+DELETE FROM facts_ended WHERE fact = ?
+
 -- name: blocks_seen
 -- Blocks that a memory could write: its own and its profile's.
 SELECT b.id FROM blocks b WHERE b.agent = ?1
@@ -162,6 +175,11 @@ UPDATE snapshots SET agent = 0, text = '', versions = x'7b7d' WHERE id IN (SELEC
 UPDATE passages SET agent = -id, seq = 0, at = 0, exchange = NULL, sources = x'5b5d', text = ''
 WHERE id IN (SELECT id FROM passages WHERE agent = ? LIMIT ?)
 
+-- name: wipe_facts
+-- The same.
+UPDATE facts SET agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d', about = '',
+    text = '' WHERE id IN (SELECT id FROM facts WHERE agent = ? LIMIT ?)
+
 -- name: wipe_ops
 -- The same.
 UPDATE block_ops SET agent = 0, exchange = -id, state = 'dropped', call_id = '', label = '', at = 0, arguments = x''
@@ -199,3 +217,11 @@ DELETE FROM marks WHERE agent = ?
 -- name: wipe_terms
 -- Likewise.
 DELETE FROM terms WHERE agent = ?
+
+-- name: wipe_ended
+-- Numbers alone.
+DELETE FROM facts_ended WHERE agent = ?
+
+-- name: wipe_learned
+-- Likewise.
+DELETE FROM learned WHERE agent = ?

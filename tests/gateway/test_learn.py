@@ -15,6 +15,7 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderUnreachable
 from adapters.fake import Failed, Raw, Said, ScriptedProvider, ToolCall
 from adapters.types import ModelRequest
+from gateway.run.forget import forget_operations
 from gateway.run.jobs import Worker
 from gateway.run.learn import Learning
 from gateway.run.show import show_operation
@@ -526,6 +527,59 @@ def test_long_histories_are_read_in_batches(upstream: StrictUpstream, tmp_path: 
         for n in range(40):
             assert learner.said().count(f"Line {n} of") == 1
         assert learner.cursor() == learner.world.query("SELECT max(seq) FROM exchanges")
+
+
+# -- forgetting
+
+
+@pytest.mark.parametrize("what", ["message", "user"])
+def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what: str) -> None:
+    world = learner.world
+    world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
+    world.chat(user="alice").say("I live in Bergen.")
+    learner.teaches(fact("The cat is called Zqmisox."), note("Cat: Zqmisox"), fact("Lives in Bergen."))
+    learner.rest()
+    assert "learned] The cat is called Zqmisox." in learner.recalled("What is my cat called?")
+    learner.rest()
+    (seq,) = world.query("SELECT min(seq) FROM exchanges")
+    target = {"message": seq} if what == "message" else {}
+
+    async def forget() -> None:
+        operation = forget_operations(world.store, world.clock)["memory-forget"]
+        assert (await operation({"project": "default", "user": "alice", **target}))["done"]
+
+    world.gateway.call(forget())
+    assert learner.texts() == (["Lives in Bergen."] if what == "message" else [])
+    path = Path(world.store.path)
+    assert not any(b"Zqmisox" in p.read_bytes() for p in path.parent.glob(path.name + "*"))
+    assert "Zqmisox" not in learner.recalled("What is my cat called? Tell me.")
+    learner.rest()
+    assert "Zqmisox" not in learner.shown[-1]
+
+
+def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
+    world = learner.world
+
+    class Forgetful(ScriptedProvider):
+        async def send(self, request: ModelRequest) -> ModelReply:
+            reply = await super().send(request)
+            if len(self.requests) == 1:
+                operation = forget_operations(world.store, world.clock)["memory-forget"]
+                assert (await operation({"project": "default", "user": "alice", "message": seq}))["done"]
+            return reply
+
+    world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
+    world.chat(user="alice").say("I live in Bergen.")
+    (seq,) = world.query("SELECT min(seq) FROM exchanges")
+    background = world.gateway.app.background
+    assert background is not None
+    again = (Said(None, (fact(f"Known: {what}"),)) for what in ("Zqmisox", "Bergen"))
+    learner.model = background.provider = Forgetful(replies=again)
+    learner.rest()
+    learner.rest()
+    learner.until(lambda counts: not any(counts.values()))
+    assert "Zqmisox" not in learner.shown[-1]
+    assert learner.texts() == ["Known: Bergen"]
 
 
 # -- what it costs
