@@ -100,6 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--why", action="store_true", help="also show where each memory comes from")
     _add_memory_commands(lambda name, run, text: command(name, run, text, memory))
 
+    compact = command("compact", _compact, "summarise a conversation now, for when its window is full")
+    compact.add_argument("--user")
+    compact.add_argument("--project", default="default")
+    compact.add_argument("--profile", default="default")
+    compact.add_argument("--conversation", help="the memory of a conversation without a user")
+    compact.add_argument("--in", dest="in_", metavar="ID", help="which of the user's; without, the last")
+
     jobs = command("jobs", _jobs_list, "work beside the conversations: what waits, runs or has failed")
     jobs.set_defaults(state=None, limit=100)
     action = jobs.add_subparsers(metavar="action")
@@ -271,6 +278,13 @@ def _memory_forget(arguments: argparse.Namespace) -> int:
         answer = _perform(settings, "memory-forget", {**wanted, "left": answer["left"]})
     count += answer["memories"]
     print("Forgotten." if count else "There was nothing to forget.", file=sys.stderr)
+    return 0
+
+
+def _compact(arguments: argparse.Namespace) -> int:
+    wanted = {**_scope(arguments), **({"in": arguments.in_} if arguments.in_ is not None else {})}
+    job = _perform(_settings(arguments), "compact", wanted)["job"]
+    print(f"Job {job}; `mnemogate jobs` shows it until it is done.", file=sys.stderr)
     return 0
 
 

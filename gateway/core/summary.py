@@ -142,7 +142,7 @@ def cut_tree(tree: Tree, plan: Plan, composition: Composition, summary: Summary)
 
 # -- how it stands in the prompt
 
-_TAG = re.compile(r"<(?=\s*/?\s*(?:summary|memory))", re.I)
+_TAG = re.compile(r"<(?=\s*/?\s*(?:summary|memory|notes|conversation))", re.I)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 PREAMBLE = (
@@ -226,7 +226,7 @@ def parts(lines: Sequence[str], most: int = PART_CHARS) -> list[list[str]]:
 def ask_for(earlier: str, lines: Sequence[str], size: int) -> list[dict[str, Any]]:
     """The messages for a model. earlier: the notes so far, or "". size: tokens the answer may take."""
     body = "\n\n".join(_TAG.sub("‹", line) for line in lines)
-    notes = f"<notes>\n{earlier.strip()}\n</notes>\n\n" if earlier else ""
+    notes = f"<notes>\n{_TAG.sub('‹', earlier).strip()}\n</notes>\n\n" if earlier else ""
     words = max(60, size // 2)
     return [
         {"role": "system", "content": f"{INSTRUCTIONS} At most {words} words."},

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from gateway.app import make_operations
 from gateway.core.forget import FORGET_RULES
 from gateway.core.summary import INSTRUCTIONS
+from gateway.errors import BadRequest
 from gateway.settings import MemorySettings, UpstreamSettings
 from storage.records import JobState, Scope, Target
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
@@ -315,3 +317,22 @@ def test_a_plain_turn_costs_no_statement_more(world: World) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE)
     talk(chat, 4, words=2)
     assert len(world.statements_of(lambda: chat.say("And now?"))) == 3
+
+
+def test_by_hand(world: World, notes: Notes) -> None:
+    chat = world.chat(user="alice", max_tokens=RESERVE, headers={"x-mnemogate-conversation": "c1"})
+    talk(chat, 6)
+    assert not notes.asked
+    compact = make_operations(world.gateway.app.settings, world.store)["compact"]
+    alice = {"project": "default", "user": "alice"}
+    world.gateway.call(compact({**alice, "in": "c1"}))
+    compacted(world)
+    told = notes.asked[0].messages[1]["content"]
+    assert "Message 4:" in told
+    assert "Message 5:" not in told  # the last turn stays
+    world.gateway.call(compact(alice))
+    compacted(world)
+    assert len(notes.asked) == 1  # there is nothing new
+    for wrong in ({"project": "default"}, {**alice, "user": "bob"}, {**alice, "in": "c2"}):
+        with pytest.raises(BadRequest):
+            world.gateway.call(compact(wrong))
