@@ -44,11 +44,13 @@ def make_section(
     cache_s: float,
     always: bool,
     can_tell: bool,
+    summary: int = 0,
 ) -> Section:
     """blocks: as this path sees them. pinned: the path's snapshot. goes_on: the conversation exists already.
 
     offered: names of our tools in this request. system: the profile's own prompt, which stands before the blocks.
-    can_tell: a note can be attached to this request.
+    can_tell: a note can be attached to this request. summary: which one stands behind the section, 0: none; with
+    another one the prompt begins anew anyway.
     """
     if goes_on and pinned is None:  # it began off the record, with the profile's prompt alone
         pinned = Snapshot(0, system, {"blocks": {}, "tools": dict(offered), "epoch": epoch})
@@ -59,15 +61,18 @@ def make_section(
         idle_s=idle_s,
         cache_s=cache_s,
         always=always,
+        compacted=summary != (pinned.known.get("summary", 0) if pinned else 0),
     )
     now = {b.label: digest(b.value) for b in blocks}
     if why is not None or pinned is None:
         section = render_section(blocks, describe_tools(list(offered)))
         text = "\n\n".join(part for part in (system, section) if part)
         known = {"blocks": now, "tools": dict(offered), "epoch": epoch}
+        if summary:
+            known["summary"] = summary
         if pinned is not None and pinned.text == text and pinned.known == known:
             return Section(pinned if pinned.id else None, (), None)
-        if not text and not blocks:
+        if not text and not blocks and not summary:
             return Section(None, (), why)
         return Section(Snapshot(0, text, known), (), why)
     seen = pinned.known.get("blocks", {})

@@ -55,11 +55,12 @@ CHARS_PER_TOKEN = 6  # more than any text has; the bound of what an answer may b
 @dataclass(frozen=True, slots=True)
 class Cut:
     """A summary where this request has its end: what it covers is the first `fill` messages that are put in front,
-    and, where those are all, what comes before message `index` of the client's."""
+    and, where those are all, what comes before message `index` of the client's. id: the summary's."""
 
     text: str
     fill: int
     index: int = 0
+    id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def cut_plain(listing: Listing, summary: Summary) -> Cut | None:
         return None
     if listing.canon.path(listing.flat(count)) != x.path:
         return None
-    return Cut(render(summary.text), 0, listing.places[count])
+    return Cut(render(summary.text), 0, listing.places[count], summary.id)
 
 
 def cut_tree(tree: Tree, plan: Plan, composition: Composition, summary: Summary) -> Cut | None:
@@ -135,9 +136,10 @@ def cut_tree(tree: Tree, plan: Plan, composition: Composition, summary: Summary)
         count = max((i + 1 for i, element in pairs if element.exchange.id in path), default=0)
     fill = len(composition.fill)
     if count:
-        return Cut(render(summary.text), fill, listing.places[count]) if count < len(listing) else None
+        at = listing.places[count] if count < len(listing) else None
+        return None if at is None else Cut(render(summary.text), fill, at, summary.id)
     fill = max((n + 1 for n in range(fill) if composition.fill_of[n] in path), default=0)
-    return Cut(render(summary.text), fill) if fill else None
+    return Cut(render(summary.text), fill, id=summary.id) if fill else None
 
 
 # -- how it stands in the prompt

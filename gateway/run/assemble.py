@@ -58,6 +58,7 @@ class Assembly:
     kept_hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     evicted_tokens: int = 0
     summary: str = ""
+    summary_id: int = 0
     overfull: Overfull | None = None
     adds_usage: bool = False
     consumed: tuple[str, ...] = ()  # fields of the client's that are not for an upstream
@@ -158,7 +159,8 @@ async def _fit(found: Assembly, context_tokens: int) -> None:
     window = fit_window(room.elements[begin:], budget, lambda i: room.count(begin + i))
     if window.is_whole and chosen is None:
         return
-    found.summary = chosen.text if chosen else ""
+    if chosen is not None:
+        found.summary, found.summary_id = chosen.text, chosen.id
     kept = {begin + i for i in window.indices}
     found.evicted_tokens = window.evicted_tokens + room.tokens(0, begin)
     found.filled = [n for n in range(len(found.fill)) if n in kept]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -219,7 +220,8 @@ class Recollection:
         last = len(new) - 1
         fresh = self._known_notes(new)
         is_asked = bool(new) and new[-1].get("role") == "user" and last not in fresh
-        self.section = make_section(
+        pin = partial(
+            make_section,
             self.tools.blocks,
             pinned=pinned,
             goes_on=anchor is not None,
@@ -231,14 +233,21 @@ class Recollection:
             always=profile.rebuild == "always",
             can_tell=is_asked,
         )
+        summary = pinned.known.get("summary", 0) if pinned is not None else 0
+        self.section = pin(summary=summary)
         if profile.history == "client":
             self.plan.fill = []
         self.composition = self._compose(fresh)
         context = self.asked.context_tokens
         if context is not None and may_exceed(self.asked.request, self.additions, context * 3 // 4):
             self._find_cuts()
+        cut = await self._assemble() if is_asked or self.cuts else None
+        if cut is not None and cut.summary_id not in (0, summary):
+            self.section = pin(
+                summary=cut.summary_id
+            )  # the prompt begins anew: what it knows is told anew too
         if is_asked:
-            fresh[last] = await self._recall(text_of(new[last]), await self._assemble())
+            fresh[last] = await self._recall(text_of(new[last]), cut)
             if fresh[last]:
                 self.composition.notes[self.query.listing.places[self.plan.new[-1]]] = fresh[last]
         self.notes = {} if self.plan.off else fresh

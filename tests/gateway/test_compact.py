@@ -336,3 +336,19 @@ def test_by_hand(world: World, notes: Notes) -> None:
     for wrong in ({"project": "default"}, {**alice, "user": "bob"}, {**alice, "in": "c2"}):
         with pytest.raises(BadRequest):
             world.gateway.call(compact(wrong))
+
+
+def test_with_a_summary_the_memory_section_is_taken_anew(world: World, notes: Notes) -> None:
+    chat = world.chat(user="alice", model="agent/helper", max_tokens=RESERVE)
+    chat.say("Hello.")
+    world.write_block("alice", "Alice has a cat called Miso.")
+    seen = talk(chat, 30)
+    with_summary = [each for each in seen if "<summary>" in each.body.decode()]
+    before = [each for each in seen if each not in with_summary]
+    assert before
+    assert with_summary
+    assert all("Miso" not in system_of(each) for each in before)
+    assert all("Miso" in system_of(each) for each in with_summary)
+    assert all("<memory_block" not in str(each.messages[1:]) for each in with_summary)  # told once is enough
+    systems = [system_of(each) for each in with_summary]
+    assert len(set(systems)) <= len(notes.asked)
