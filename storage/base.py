@@ -374,7 +374,8 @@ class Forgetting(Protocol):
 
 
 class Carry(Protocol):
-    """A memory carried away, and in. Parts: conversation, exchange, block, version, passage, edit."""
+    """A memory carried away, and in. Parts: conversation, exchange, block, version, passage, fact,
+    ended, learned, edit."""
 
     async def page(self, agent: Agent, part: str, after: int, limit: int) -> list[tuple[int, Carried]]:
         """(what comes after it, record) of one part."""

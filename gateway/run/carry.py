@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from gateway.core.canonical import Canon, PathHash, WireMessage
+from gateway.core.learn import fact_key
 from gateway.core.tree import is_tombstone
 from gateway.errors import BadRequest
 from gateway.run.forget import scope_of
@@ -26,7 +27,7 @@ from storage.records import Agent, Atom, Carried, Exchange, Scope, State
 __all__ = ["carry_operations"]
 
 FORMAT = 1
-PARTS = ("conversation", "exchange", "block", "version", "passage", "edit")
+PARTS = ("conversation", "exchange", "block", "version", "passage", "fact", "ended", "learned", "edit")
 PAGE = 100  # lines of an answer
 WRITTEN = 8  # lines a transaction; a line may be a whole request
 KEPT_PATHS = 4096  # whose hash goes on, within one call
@@ -178,6 +179,8 @@ class _Reader:
         ((part, values),) = line.items()
         if part not in PARTS:
             raise ValueError(f"unknown line {part!r}")
+        if part == "fact":
+            return part, Carried({**values, "key": fact_key(values["text"])})
         return part, self._exchange(values) if part == "exchange" else Carried(values)
 
     def _exchange(self, v: dict[str, Any]) -> Carried:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,6 @@ class _Waiting:
     at: float
     messages: int = 0
     last: int = 0
-    is_full: bool = False
 
 
 class Learning:
@@ -65,7 +65,8 @@ class Learning:
         self._idle_s = settings.idle_s
         self._secrets = settings.learn_secrets
         self._now = now
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, _Waiting] = {}  # whoever spoke last stands last
+        self._full: set[int] = set()
         self._wake = asyncio.Event()
         self._sleeps_until: float | None = None
 
@@ -73,13 +74,14 @@ class Learning:
 
     def said(self, agent: int, messages: int) -> None:
         """A turn of a person's memory is on disk."""
-        waiting = self._waiting.setdefault(agent, _Waiting(0.0))
+        waiting = self._waiting.pop(agent, None) or _Waiting(0.0)
+        self._waiting[agent] = waiting
         waiting.at = self._now()
         waiting.messages += messages
         waiting.last = messages
         if waiting.messages - messages >= self._every:
-            waiting.is_full = True
-        if waiting.is_full or self._sleeps_until is None:
+            self._full.add(agent)
+        if self._full or self._sleeps_until is None:
             self._wake.set()
 
     async def run(self) -> None:
@@ -110,20 +112,27 @@ class Learning:
     async def step(self) -> float | None:
         """Enqueues what is due. Returns the seconds until there will be more; None: not before something is said."""
         now, rest = self._now(), self._idle_s + _MARGIN_S
-        for agent, waiting in list(self._waiting.items()):
-            is_idle = abs(now - waiting.at) >= rest  # on either side: the clock may have been put back
-            if not (waiting.is_full or is_idle):
-                continue
-            try:
-                await self._store.jobs.enqueue(KIND, agent, KIND)
-            except Stale:  # the memory is gone
-                self._waiting.pop(agent, None)
-                continue
-            waiting.is_full, waiting.messages = False, waiting.last
-            if is_idle and abs(now - waiting.at) >= rest:
-                self._waiting.pop(agent, None)
-        first = min((waiting.at for waiting in self._waiting.values()), default=None)
-        return None if first is None else max(_LEAST_S, first + rest - self._now())
+        while self._full:
+            agent = next(iter(self._full))
+            await self._enqueue(agent)
+            self._full.discard(agent)
+            waiting = self._waiting.get(agent)
+            if waiting is not None:
+                waiting.messages = waiting.last
+        while self._waiting:
+            agent, waiting = next(iter(self._waiting.items()))
+            if abs(now - waiting.at) < rest:  # on either side: the clock may have been put back
+                return max(_LEAST_S, waiting.at + rest - self._now())
+            await self._enqueue(agent)
+            if (
+                self._waiting.get(agent) is waiting and abs(now - waiting.at) >= rest
+            ):  # nothing was said meanwhile
+                del self._waiting[agent]
+        return None
+
+    async def _enqueue(self, agent: int) -> None:
+        with suppress(Stale):  # the memory is gone
+            await self._store.jobs.enqueue(KIND, agent, KIND)
 
     # -- the job
 

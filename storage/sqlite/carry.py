@@ -18,6 +18,7 @@ from storage.errors import Conflict, NotFound
 from storage.records import Agent, Ancestor, Carried, Scope
 from storage.sqlite import history
 from storage.sqlite.agents import Agents, create_agent, find_agent
+from storage.sqlite.facts import hash_key
 from storage.sqlite.forget import Forgetting
 from storage.sqlite.history import padded_values, unpack_atoms, unpack_inputs
 from storage.sqlite.queries import load_queries
@@ -50,7 +51,8 @@ class Carry:
     # -- away
 
     async def page(self, agent: Agent, part: str, after: int, limit: int) -> list[tuple[int, Carried]]:
-        """(what comes after it, record) of one part: conversation, exchange, block, version, passage or edit."""
+        """(what comes after it, record) of one part: conversation, exchange, block, version, passage, fact, ended,
+        learned or edit."""
         return await self._long_reader.run(
             lambda connection: _PAGES[part](connection, agent.id, after, limit)
         )
@@ -209,6 +211,29 @@ def _passages(
     return found
 
 
+def _facts(connection: sqlite3.Connection, agent: int, after: int, limit: int) -> list[tuple[int, Carried]]:
+    found = []
+    for seq, at, valid_from, exchange, sources, about, text in connection.execute(
+        _Q["facts"], (agent, after, limit)
+    ).fetchall():
+        record = {
+            "seq": seq, "at": at, "valid_from": valid_from, "exchange": _seq(connection, agent, exchange),
+            "sources": _seqs(connection, agent, orjson.loads(sources)), "about": about, "text": text,
+        }  # fmt: skip
+        found.append((seq, Carried(record)))
+    return found
+
+
+def _ended(connection: sqlite3.Connection, agent: int, after: int, limit: int) -> list[tuple[int, Carried]]:
+    rows = connection.execute(_Q["ended"], (agent, after, limit)).fetchall()
+    return [(id, Carried({"fact": seq, "at": at, "successor": by})) for id, seq, at, by in rows]
+
+
+def _learned(connection: sqlite3.Connection, agent: int, after: int, limit: int) -> list[tuple[int, Carried]]:
+    rows = connection.execute(_Q["learned"], (agent, after, limit)).fetchall()
+    return [(seq, Carried({"seq": seq})) for (seq,) in rows]
+
+
 def _edits(connection: sqlite3.Connection, agent: int, after: int, limit: int) -> list[tuple[int, Carried]]:
     found = []
     for id, exchange, call, state, at, op, label, arguments in connection.execute(
@@ -299,6 +324,24 @@ def _put_passage(connection: sqlite3.Connection, agent: int, record: Carried) ->
     connection.execute(_Q["passage_put"], (agent, v["seq"], v["at"], exchange, sources, v["text"]))
 
 
+def _put_fact(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+    v = record.values
+    secret = connection.execute(history.SQL["agent_by_id"], (agent,)).fetchone()[4]
+    exchange, sources = _id(connection, agent, v["exchange"]), _ids(connection, agent, v["sources"])
+    key = hash_key(secret, v["key"])
+    values = (agent, v["seq"], v["at"], v["valid_from"], key, exchange, sources, v["about"], v["text"])
+    connection.execute(_Q["fact_put"], values)
+
+
+def _put_ended(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+    v = record.values
+    connection.execute(_Q["ended_put"], (agent, v["fact"], v["successor"], v["at"]))
+
+
+def _put_learned(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+    connection.execute(_Q["learned_put"], (agent, record.values["seq"]))
+
+
 def _put_edit(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
     v = record.values
     exchange, arguments = _id(connection, agent, v["exchange"]), orjson.dumps(v["arguments"])
@@ -312,6 +355,9 @@ _PAGES = {
     "block": _blocks,
     "version": _versions,
     "passage": _passages,
+    "fact": _facts,
+    "ended": _ended,
+    "learned": _learned,
     "edit": _edits,
 }
 _PUT = {
@@ -320,5 +366,8 @@ _PUT = {
     "block": _put_block,
     "version": _put_version,
     "passage": _put_passage,
+    "fact": _put_fact,
+    "ended": _put_ended,
+    "learned": _put_learned,
     "edit": _put_edit,
 }

@@ -24,6 +24,19 @@ FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = ? AND h.id 
 -- A page of passages.
 SELECT seq, at, exchange, sources, text FROM passages WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
 
+-- name: facts
+-- A page of facts.
+SELECT seq, at, valid_from, exchange, sources, about, text FROM facts WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
+
+-- name: ended
+-- A page of those that are no longer true, and what took their place.
+SELECT x.fact, f.seq, x.at, (SELECT seq FROM facts s WHERE s.id = x.successor AND s.agent = f.agent)
+FROM facts_ended x JOIN facts f ON f.id = x.fact WHERE x.agent = ? AND x.fact > ? ORDER BY x.fact LIMIT ?
+
+-- name: learned
+-- Up to where learning has come.
+SELECT seq FROM learned WHERE agent = ? AND seq > ? LIMIT ?
+
 -- name: ops
 -- A page of memory edits; emptied ones say nothing.
 SELECT id, exchange, call_id, state, at, op, label, arguments FROM block_ops
@@ -99,3 +112,17 @@ UPDATE agents SET next_seq = ? WHERE id = ?
 -- name: settle_in
 -- The memory is whose it should be.
 UPDATE agents SET subject = ? WHERE id = ?
+
+-- name: fact_put
+-- At its number.
+INSERT INTO facts (agent, seq, at, valid_from, key, exchange, sources, about, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: ended_put
+-- That it is no longer true; what took its place may be forgotten.
+INSERT INTO facts_ended (fact, agent, successor, at)
+SELECT id, agent, coalesce((SELECT s.id FROM facts s WHERE s.agent = ?1 AND s.seq = ?3), 0), ?4
+FROM facts WHERE agent = ?1 AND seq = ?2
+
+-- name: learned_put
+-- Learning goes on where it was.
+INSERT INTO learned (agent, seq) VALUES (?, ?)

@@ -37,7 +37,7 @@ from storage.sqlite.queries import load_queries
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.recall import is_shared
 
-__all__ = ["Facts"]
+__all__ = ["Facts", "hash_key"]
 
 _Q = load_queries("facts.sql")
 _BLOCKS = load_queries()["block_load"]
@@ -184,7 +184,7 @@ def _learn(
 
 def _keep(connection: sqlite3.Connection, agent: Agent, fact: LearnedFact, now: float) -> None:
     """Adds nothing where one that says the same is there; what it replaces ends in any case."""
-    key = blake2b(fact.key.encode("utf-8", "replace"), key=agent.secret, digest_size=16).digest()
+    key = hash_key(agent.secret, fact.key)
     row = connection.execute(_Q["same"], (agent.id, key)).fetchone()
     if row is None:
         seq = take_seq(connection, agent.id)
@@ -206,6 +206,11 @@ def _keep(connection: sqlite3.Connection, agent: Agent, fact: LearnedFact, now: 
     for old in fact.replaces:
         if old != row[0]:
             connection.execute(_Q["end"], (row[0], fact.valid_from or now, old, agent.id))
+
+
+def hash_key(secret: bytes, key: str) -> bytes:
+    """As a fact's key is stored: nobody can try words against it once the secret is gone."""
+    return blake2b(key.encode("utf-8", "replace"), key=secret, digest_size=16).digest()
 
 
 def _fact(row: tuple[Any, ...]) -> Fact:
