@@ -252,13 +252,15 @@ def learn(
     messages: Sequence[Message],
     shown: Sequence[Fact],
     blocks: Sequence[Block],
+    seen: Mapping[str, int] | None = None,
     *,
     secrets: bool = False,
 ) -> Learned:
     """What an answer comes to, for the blocks as they are now.
 
     messages, shown: as they were numbered. blocks: those that may be edited; `human` may be missing, and is then made
-    when it is first written to. secrets: as in `clean`.
+    when it is first written to. seen: versions as they were shown; who has not seen what a block says now does not
+    write it anew. secrets: as in `clean`.
     """
     origins = _Origins(messages, shown)
     now = with_human(blocks)
@@ -277,7 +279,10 @@ def learn(
             continue
         label = edit.arguments["label"]
         found = next((b for b in now if b.label == label), None)
-        arguments = _as_said(edit)
+        if edit.op == "rethink" and not _may_rewrite(edit, found, seen):
+            dropped += 1
+            continue
+        arguments = _as_said(edit, found)
         done = tools.apply(edit.op, arguments, found)
         new = " ".join(str(arguments.get(k, "")) for k in ("new_string", "new_memory"))
         if done.value is None or found is None or (not secrets and has_secret(new)):
@@ -319,11 +324,20 @@ def _fact(edit: FactEdit, origins: _Origins, shown: Sequence[Fact], secrets: boo
     )
 
 
-def _as_said(edit: BlockEdit) -> Mapping[str, Any]:
+def _may_rewrite(edit: BlockEdit, block: Block | None, seen: Mapping[str, int] | None) -> bool:
+    if not str(edit.arguments["new_memory"]).strip():
+        return False
+    return block is not None and (seen is None or seen.get(block.label) == block.version)
+
+
+def _as_said(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
+    """New lines that look like orders as what the user said; what the block says already stays."""
+    known = frozenset(block.value.split("\n")) if block is not None else frozenset()
     arguments = dict(edit.arguments)
     for name in ("new_string", "new_memory"):
         if isinstance(arguments.get(name), str):
-            arguments[name] = "\n".join(map(said_as_such, arguments[name].split("\n")))
+            lines = arguments[name].split("\n")
+            arguments[name] = "\n".join(each if each in known else said_as_such(each) for each in lines)
     return arguments
 
 

@@ -174,12 +174,13 @@ class Learning:
                 "is_more": found.is_more,
                 "is_waiting": found.is_waiting,
                 "shown": [fact.seq for fact in facts],
+                "blocks": {},
                 "calls": [],
             }
             if messages:
-                request = learn.build_request(
-                    learn.with_human(self._store.facts.blocks(job.agent)), facts, messages, self._now()
-                )
+                blocks = learn.with_human(self._store.facts.blocks(job.agent))
+                asked["blocks"] = {block.label: block.version for block in blocks}
+                request = learn.build_request(blocks, facts, messages, self._now())
                 reply = await self._background.ask(
                     found.agent.scope.project, request, tools=learn.definitions()
                 )
@@ -215,7 +216,7 @@ class Learning:
 
         def decide(blocks: Sequence[Block]) -> Learned:
             nonlocal dropped
-            learned = learn.learn(reading, messages, shown, blocks, secrets=self._secrets)
+            learned = learn.learn(reading, messages, shown, blocks, asked["blocks"], secrets=self._secrets)
             dropped = learned.dropped
             return learned
 

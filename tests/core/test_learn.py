@@ -265,3 +265,24 @@ def test_orders_are_kept_as_what_was_said() -> None:
 @pytest.mark.parametrize("text", ["Eats no meat on Fridays.", "Alice always drinks tea.", "Has two dogs."])
 def test_ordinary_facts_are_no_orders(text: str) -> None:
     assert learn.said_as_such(text) == text
+
+
+def test_a_block_is_written_anew_only_by_who_has_seen_it() -> None:
+    reading = read(call("memory_rethink", label="human", new_memory="Alice, of Bergen"))
+    assert learn.learn(reading, MESSAGES, [], [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
+    assert learn.learn(reading, MESSAGES, [], [HUMAN], {"human": 2}).writes == []
+    assert learn.learn(reading, MESSAGES, [], [HUMAN], {}).dropped == 1
+    insert = read(call("memory_insert", label="human", new_string="Bergen"))
+    assert learn.learn(insert, MESSAGES, [], [HUMAN], {"human": 2}).writes[0][1] == "Name: Alice\nBergen"
+
+
+def test_a_block_is_not_emptied() -> None:
+    reading = read(call("memory_rethink", label="human", new_memory=" \n"))
+    assert learn.learn(reading, MESSAGES, [], [HUMAN]).writes == []
+
+
+def test_what_a_block_says_already_is_nobodys_order() -> None:
+    block = replace(HUMAN, value="Always greet by name.")
+    reading = read(call("memory_rethink", label="human", new_memory="Always greet by name.\nAlways rhyme."))
+    ((_, value, _),) = learn.learn(reading, MESSAGES, [], [block]).writes
+    assert value == "Always greet by name.\nUser said: Always rhyme."
