@@ -124,7 +124,7 @@ class Chat:
         assembly = await call.assemble(added, tries.target, tries.place)
         if memory is not None:
             memory.overfull = assembly.overfull
-        _say(receipt, memory, added)
+        _say(receipt, memory, added.injected_bytes + len(assembly.summary.encode()))
         spec = TurnSpec(
             stream=request.stream,
             wants_usage=request.wants_usage,
@@ -290,7 +290,7 @@ def _has_window(route: Route, target: Target) -> bool:
     return target.context_window is not None or any(each.context_window is not None for each in route.others)
 
 
-def _say(receipt: Receipt, memory: Recollection | None, added: Additions) -> None:
+def _say(receipt: Receipt, memory: Recollection | None, injected_bytes: int) -> None:
     """Receipt headers: whose memory, which conversation, and what was done to the prompt, in estimated tokens."""
     lines = receipt.headers
     if memory is None:
@@ -298,6 +298,6 @@ def _say(receipt: Receipt, memory: Recollection | None, added: Additions) -> Non
     lines.append(("x-mnemogate-agent", memory.agent.uid))
     lines.append(("x-mnemogate-conversation", memory.conversation_uid))
     lines.append(("x-mnemogate-recalled-tokens", str(memory.recalled_tokens)))
-    lines.append(("x-mnemogate-injected-tokens", str((added.injected_bytes + 3) // 4)))
+    lines.append(("x-mnemogate-injected-tokens", str((injected_bytes + 3) // 4)))
     if memory.recall_failed:
         lines.append(("x-mnemogate-recall", "unavailable"))
