@@ -183,10 +183,13 @@ def test_what_has_changed_takes_the_place_of_what_was_true(learner: Learner) -> 
     learner.teaches(fact("Lives in Oslo, near the harbour."))
     learner.world.chat(user="alice").say("I live in Oslo near the harbour.")
     learner.rest()
+    learner.world.pass_time(IDLE_S)  # it is in the index
+    assert "learned] Lives in Oslo" in learner.recalled("Which harbour was it that I live near?")
+    learner.rest()
     learner.teaches(fact("Lives in Bergen.", replaces=[1]))
     learner.world.chat(user="alice").say("I moved to Bergen!")
     learner.rest()
-    assert "1. [" in learner.shown[1].partition("# Known facts")[2]
+    assert "1. [" in learner.shown[-1].partition("# Known facts")[2].partition("# New messages")[0]
     assert learner.texts() == ["Lives in Bergen."]
     new, old = learner.facts(is_all=True)
     assert (old.text, old.successor) == ("Lives in Oslo, near the harbour.", new.seq)
