@@ -277,7 +277,9 @@ class HttpReply:
                 phase="between chunks",
             ) from error
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError) as error:
-            raise ProviderBroke(f"the upstream's reply ended in the middle ({type(error).__name__})") from error
+            raise ProviderBroke(
+                f"the upstream's reply ended in the middle ({type(error).__name__})"
+            ) from error
 
     async def _next_in_time(self, ends_at: float) -> bytes:
         left = asyncio.timeout(ends_at - time.monotonic())
