@@ -87,13 +87,20 @@ class Background:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] = (),
+        max_tokens: int | None = None,
         **options: Any,
     ) -> Reply:
-        """One whole reply. options: further fields of the request, such as max_tokens.
+        """One whole reply. max_tokens: its limit, sent under the name that the upstream takes.
+
+        options: further fields of the request.
 
         Raises: Postponed: the day's budget is used up, or the upstream is busy; JobFailed: it failed otherwise.
         """
         body: dict[str, Any] = {"model": self.model, "messages": list(messages), **options}
+        if max_tokens is not None:
+            # Some of the models that know the newer name refuse the older one.
+            newer = self.provider.capabilities.max_completion_tokens
+            body["max_completion_tokens" if newer else "max_tokens"] = max_tokens
         if tools:
             body["tools"] = list(tools)
         request = ModelRequest(orjson.dumps(body), stream=False)

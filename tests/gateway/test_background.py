@@ -13,7 +13,7 @@ import pytest
 from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderUnreachable
 from adapters.fake import Failed, Raw, Said, ScriptedProvider, ToolCall
-from adapters.types import ModelRequest
+from adapters.types import Capabilities, ModelRequest
 from gateway.app import create_app, make_providers
 from gateway.cli import main
 from gateway.errors import SettingsError
@@ -63,6 +63,14 @@ async def test_a_reply_is_the_message_and_what_it_cost(world: World) -> None:
     assert body == {"model": "small", "messages": ASK, "max_tokens": 50, "tools": [tool]}
     assert await world.store.spending.spent("p", 100) == reply.tokens > 0
     assert world.counted == [("ok", reply.tokens)]
+
+
+@pytest.mark.parametrize(("newer", "key"), [(True, "max_completion_tokens"), (False, "max_tokens")])
+async def test_the_limit_has_the_name_that_the_upstream_takes(world: World, newer: bool, key: str) -> None:
+    world.provider = ScriptedProvider(capabilities=Capabilities(max_completion_tokens=newer))
+    await world.background().ask("p", ASK, max_tokens=50)
+    (body,) = world.provider.bodies
+    assert {name: value for name, value in body.items() if name.startswith("max_")} == {key: 50}
 
 
 async def test_no_tools_means_no_tools(world: World) -> None:
