@@ -7,7 +7,7 @@ is said there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from adapters.types import Capabilities
@@ -16,7 +16,11 @@ __all__ = ["ROWS", "Row"]
 
 _PLAIN: Final = Capabilities()
 _SERVER: Final = Capabilities(tools=True, parallel_tools=True, json_schema=True, stream_usage=True)
-_FULL: Final = Capabilities(tools=True, parallel_tools=True, json_schema=True, images=True, stream_usage=True)
+_FULL: Final = replace(_SERVER, images=True)
+_NEWER: Final = replace(_FULL, max_completion_tokens=True)
+_OPENAI: Final = replace(_NEWER, developer_role=True)
+# Translated by us: every column but those that the Messages API has no word for, which are answered with a 400.
+_ANTHROPIC: Final = replace(_OPENAI, metadata=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +37,6 @@ class Row:
     dialect: Literal["openai", "anthropic"] = "openai"
 
 
-_OPENAI: Final = Capabilities(
-    max_completion_tokens=True,
-    tools=True,
-    parallel_tools=True,
-    json_schema=True,
-    images=True,
-    developer_role=True,
-    stream_usage=True,
-)
-# Translated by us: every column but those that the Messages API has no word for, which are answered with a 400.
-_ANTHROPIC: Final = Capabilities(
-    max_completion_tokens=True,
-    tools=True,
-    parallel_tools=True,
-    json_schema=True,
-    images=True,
-    developer_role=True,
-    metadata=True,
-    stream_usage=True,
-)
-
 ROWS: Final[dict[str, Row]] = {
     row.name: row
     for row in (
@@ -64,30 +47,9 @@ ROWS: Final[dict[str, Row]] = {
             "openrouter",
             "https://openrouter.ai/api/v1",
             "OPENROUTER_API_KEY",
-            Capabilities(
-                max_completion_tokens=True,
-                tools=True,
-                parallel_tools=True,
-                json_schema=True,
-                images=True,
-                developer_role=True,
-                metadata=True,
-                stream_usage=True,
-            ),
+            replace(_OPENAI, metadata=True),
         ),
-        Row(
-            "groq",
-            "https://api.groq.com/openai/v1",
-            "GROQ_API_KEY",
-            Capabilities(
-                max_completion_tokens=True,
-                tools=True,
-                parallel_tools=True,
-                json_schema=True,
-                images=True,
-                stream_usage=True,
-            ),
-        ),
+        Row("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY", _NEWER),
         Row("together", "https://api.together.xyz/v1", "TOGETHER_API_KEY", _FULL),
         Row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY", _FULL),
         Row(
@@ -96,32 +58,8 @@ ROWS: Final[dict[str, Row]] = {
             "DEEPSEEK_API_KEY",
             Capabilities(tools=True, parallel_tools=True, stream_usage=True),  # JSON without a schema
         ),
-        Row(
-            "gemini",
-            "https://generativelanguage.googleapis.com/v1beta/openai",
-            "GEMINI_API_KEY",
-            Capabilities(
-                max_completion_tokens=True,
-                tools=True,
-                parallel_tools=True,
-                json_schema=True,
-                images=True,
-                stream_usage=True,
-            ),
-        ),
-        Row(
-            "xai",
-            "https://api.x.ai/v1",
-            "XAI_API_KEY",
-            Capabilities(
-                max_completion_tokens=True,
-                tools=True,
-                parallel_tools=True,
-                json_schema=True,
-                images=True,
-                stream_usage=True,
-            ),
-        ),
+        Row("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", _NEWER),
+        Row("xai", "https://api.x.ai/v1", "XAI_API_KEY", _NEWER),
         Row("fireworks", "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", _FULL),
         Row("vllm", "http://127.0.0.1:8000/v1", None, _SERVER),
         Row("ollama", "http://127.0.0.1:11434/v1", None, _SERVER),
