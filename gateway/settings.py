@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from gateway.core.identity import CONVERSATION_ORDER, USER_ORDER
 from gateway.errors import SettingsError
 from gateway.options import build, convert_text, ranged, unknown_name
 
@@ -116,26 +117,8 @@ class MemorySettings:
     idle_s: float = ranged(120.0, 0.0)
     cache_s: float = ranged(300.0, 0.0)
     history: History = "full"
-    user_order: tuple[str, ...] = (
-        "x-mnemogate-user",
-        "x-openwebui-user-id",
-        "user",
-        "safety_identifier",
-        "metadata.user_id",
-        "user_id",
-        "elevenlabs_extra_body.user_id",
-        "customer.number",
-        "customer.id",
-    )
-    conversation_order: tuple[str, ...] = (
-        "x-mnemogate-conversation",
-        "x-openwebui-chat-id",
-        "x-claude-code-session-id",
-        "x-session-id",
-        "metadata.conversation_id",
-        "call.id",
-        "x-livekit-room-id",
-    )
+    user_order: tuple[str, ...] = USER_ORDER
+    conversation_order: tuple[str, ...] = CONVERSATION_ORDER
     default_user: str | None = None
     single_user: bool = False
     max_tool_rounds: int = ranged(10, 1)

@@ -11,7 +11,6 @@ are the job's to try again; an answer without a usable call teaches nothing, and
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,9 +23,10 @@ from gateway.core import learn, recall
 from gateway.core.tell import messages_of
 from gateway.run.background import Background
 from gateway.run.jobs import JobContext
+from gateway.run.rounds import Rounds
 from gateway.settings import MemorySettings
 from storage.base import Store
-from storage.errors import Stale, StoreError, TooSlow
+from storage.errors import Stale, TooSlow
 from storage.records import Block, Fact, Learned, Message, Unlearned
 
 __all__ = ["KIND", "Learning"]
@@ -38,7 +38,6 @@ BATCH_CHARS = (
     24_000  # of messages in one call, about 6,000 tokens; halved each time it fails, down to an eighth
 )
 SHOWN_FACTS = 60  # of what is known; of a memory with more, the newest third and what the messages recall
-_AFTER_FAULT_S = 30.0
 _LEAST_S = 1.0
 _MARGIN_S = 1.0  # after the idle time, so that what was said last is over it as well
 _AT_START = 10_000  # memories that are looked after when the process begins
@@ -67,8 +66,7 @@ class Learning:
         self._now = now
         self._waiting: dict[int, _Waiting] = {}  # whoever spoke last stands last
         self._full: set[int] = set()
-        self._wake = asyncio.Event()
-        self._sleeps_until: float | None = None
+        self._rounds = Rounds("learning", self._start, self.step)
 
     # -- when
 
@@ -81,28 +79,15 @@ class Learning:
         waiting.last = messages
         if waiting.messages - messages >= self._every:
             self._full.add(agent)
-        if self._full or self._sleeps_until is None:
-            self._wake.set()
+        if self._full or self._rounds.is_open_ended:
+            self._rounds.wake()
 
     async def run(self) -> None:
         """Until cancelled."""
-        try:
-            self._look_after(self._store.facts.waiting(_AT_START))
-        except StoreError as error:
-            _log.warning("learning: %s", error.message)
-        while True:
-            try:
-                pause = await self.step()
-            except StoreError as error:
-                _log.warning("learning: %s", error.message)
-                pause = _AFTER_FAULT_S
-            self._sleeps_until = None if pause is None else self._now() + pause
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
+        await self._rounds.run()
+
+    def _start(self) -> None:
+        self._look_after(self._store.facts.waiting(_AT_START))
 
     def _look_after(self, agents: Sequence[int]) -> None:
         """Once they have been left alone for the idle time."""
@@ -149,7 +134,7 @@ class Learning:
             await self._learn(job, asked, found)
         if asked["is_waiting"]:
             self._look_after([job.agent])
-            self._wake.set()
+            self._rounds.wake()
 
     async def _next(self, job: JobContext, upto: int | None = None) -> Unlearned | None:
         return await self._store.facts.unlearned(

@@ -88,7 +88,7 @@ class Recollector:
         self.open_wait_s = OPEN_WAIT_S
         self._queues: dict[tuple[str, str], asyncio.Lock] = {}
         self.grown: Callable[[int], None] = lambda agent: None  # told of agents whose index should follow
-        self.moved: Callable[[float], None] = lambda at: None  # told that a conversation moved
+        self.moved: Callable[[], None] = lambda: None  # told that a conversation moved
         # Told of a person's memory, and how many messages it has more.
         self.said: Callable[[int, int], None] = lambda agent, messages: None
         self.overfull: WantsSummary | None = None  # told of conversations whose window fills up
@@ -470,7 +470,7 @@ class Recollection:
         if waiting >= INDEX_EVERY or said > INDEX_CHARS:
             self.by.grown(committed.agent.id)
         if self.ops:
-            self.by.moved(self.query.now)
+            self.by.moved()
         if not self.plan.off and committed.agent.scope.is_person:
             self.by.said(committed.agent.id, len(self.plan.messages) + 1)
         if finished and self.overfull is not None and self.by.overfull is not None:

@@ -5,7 +5,6 @@ One task for the process. It sleeps until a conversation's idle time is over or 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,8 +14,9 @@ from gateway.core import edits, settle
 from gateway.core.tell import messages_of
 from gateway.core.tree import Tree
 from gateway.run.recollect import INDEX_EVERY
+from gateway.run.rounds import AFTER_FAULT_S, Rounds
 from storage.base import Store
-from storage.errors import StoreError, Unavailable
+from storage.errors import Unavailable
 from storage.records import Change, Pool
 
 __all__ = ["Upkeep"]
@@ -26,7 +26,6 @@ _log = logging.getLogger("mnemogate")
 
 _BATCH = 64  # conversations settled before it looks again
 _LEAST_S = 1.0  # between two rounds: many conversations that fall due one after the other are taken together
-_AFTER_FAULT_S = 30.0
 
 
 class Upkeep:
@@ -38,38 +37,24 @@ class Upkeep:
         self._now = now
         self._grown: set[int] = set()
         self._failed = 0
-        self._wake = asyncio.Event()
-        self._sleeps_until: float | None = None  # None: until it is woken
+        self._rounds = Rounds("upkeep", self._start, self.step)
 
     def grown(self, agent: int) -> None:
         """A memory has more messages than its index knows."""
         self._grown.add(agent)
-        self._wake.set()
+        self._rounds.wake()
 
-    def moved(self, at: float) -> None:
+    def moved(self) -> None:
         """A conversation moved with memory edits: some time from now they will have stood long enough."""
-        if self._sleeps_until is None:
-            self._wake.set()
+        if self._rounds.is_open_ended:
+            self._rounds.wake()
 
     async def run(self) -> None:
         """Until cancelled."""
-        try:
-            self._grown.update(self._store.recall.behind(INDEX_EVERY, 10_000))
-        except StoreError as error:
-            _log.warning("upkeep: %s", error.message)
-        while True:
-            try:
-                pause = await self.step()
-            except StoreError as error:
-                _log.warning("upkeep: %s", error.message)
-                pause = _AFTER_FAULT_S
-            self._sleeps_until = None if pause is None else self._now() + pause
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
+        await self._rounds.run()
+
+    def _start(self) -> None:
+        self._grown.update(self._store.recall.behind(INDEX_EVERY, 10_000))
 
     async def step(self) -> float | None:
         """All that is due now. Returns the seconds until there will be more; None: not before something happens."""
@@ -85,7 +70,7 @@ class Upkeep:
             work = partial(self._store.turns.settle, conversation, agent, last_at, decide, edits.merge)
             await self._alone(work, "settling a conversation")
         if self._failed > failed:
-            return _AFTER_FAULT_S
+            return AFTER_FAULT_S
         if len(due) == _BATCH:
             return _LEAST_S
         at = self._store.turns.next_due()

@@ -305,7 +305,8 @@ def remember(
         assert app.chat.recollector is not None
         app.chat._now = app.chat.recollector.now = app.upkeep._now = clock
         # Upkeep runs when a test lets time pass, not beside it.
-        app.chat.recollector.grown = app.chat.recollector.moved = lambda _: None
+        app.chat.recollector.grown = lambda _: None
+        app.chat.recollector.moved = lambda: None
         world = World(gateway, upstream, clock, statements)
         try:
             yield world
