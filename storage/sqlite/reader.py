@@ -28,13 +28,38 @@ _LOOP_BUSY_MS = 5
 _THREAD_BUSY_MS = 200
 
 
-class Reader:
-    """The read connection of the event loop's thread. It opens when first used, and again after a failure."""
+class _Answers:
+    """What both readers do about a failure: name it, open the file anew after a bad one, tell of a damaged one."""
 
-    def __init__(self, target: Target, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
+    def __init__(self, target: Target, damaged: Callable[[Corrupt], None]) -> None:
         """damaged: told when a read meets a damaged file."""
         self._target = target
         self._damaged = damaged
+
+    def reset(self) -> None:
+        raise NotImplementedError
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            answer = translate(error, self._target.path)
+            if isinstance(answer, Corrupt | Broken):
+                self.reset()
+            if isinstance(answer, Corrupt):
+                self._damaged(answer)
+            raise answer from error
+        except Corrupt as error:  # seen when the connection was opened
+            self._damaged(error)
+            raise
+
+
+class Reader(_Answers):
+    """The read connection of the event loop's thread. It opens when first used, and again after a failure."""
+
+    def __init__(self, target: Target, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
+        super().__init__(target, damaged)
         self._connection: sqlite3.Connection | None = None
         self._closed = False
 
@@ -49,18 +74,8 @@ class Reader:
 
     def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Raises: Unavailable (TooSlow past a deadline), and what the function raises."""
-        try:
+        with self._answering():
             return function(self.connection)
-        except sqlite3.Error as error:
-            answer = translate(error, self._target.path)
-            if isinstance(answer, Corrupt | Broken):
-                self.reset()
-            if isinstance(answer, Corrupt):
-                self._damaged(answer)
-            raise answer from error
-        except Corrupt as error:  # seen when the connection was opened
-            self._damaged(error)
-            raise
 
     @contextmanager
     def deadline(self, ms: float) -> Iterator[None]:
@@ -86,13 +101,11 @@ class Reader:
         self.reset()
 
 
-class ThreadReader:
+class ThreadReader(_Answers):
     """A read connection with a thread, for what may take long: big indexes, exports."""
 
     def __init__(self, target: Target, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
-        """damaged: told when a read meets a damaged file."""
-        self._target = target
-        self._damaged = damaged
+        super().__init__(target, damaged)
         self._driver: Driver | None = None
         self._opening = asyncio.Lock()
         self._closed = False
@@ -104,19 +117,9 @@ class ThreadReader:
 
         The deadline counts from when the thread begins. A cancelled wait does not interrupt the read.
         """
-        driver = await self._open()
-        try:
+        with self._answering():
+            driver = await self._open()
             return await driver.call(lambda connection: _read(connection, function, deadline_ms))
-        except sqlite3.Error as error:
-            answer = translate(error, self._target.path)
-            if isinstance(answer, Corrupt | Broken):
-                self.reset()
-            if isinstance(answer, Corrupt):
-                self._damaged(answer)
-            raise answer from error
-        except Corrupt as error:  # seen when the connection was opened
-            self._damaged(error)
-            raise
 
     async def _open(self) -> Driver:
         async with self._opening:

@@ -20,6 +20,7 @@ from storage.records import Agent, Scope
 from storage.sqlite.agents import create_agent
 from storage.sqlite.connection import Target
 from storage.sqlite.passages import insert_passage
+from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.store import SqliteStore, connect_current
 from storage.sqlite.writer import WriterLimits
 
@@ -225,6 +226,22 @@ async def test_a_damaged_file_at_the_start(open_store: Any, path: Path, garbage:
     assert found.secret == agent.secret
 
 
+@pytest.mark.parametrize("kind", [Reader, ThreadReader])
+async def test_either_reader_tells_of_a_file_that_cannot_be_opened(path: Path, kind: Any) -> None:
+    damage(path, lambda data: b"not a database, whatever it is" * 300)
+    told: list[Corrupt] = []
+    reader = kind(Target(str(path)), told.append)
+
+    async def read() -> None:
+        found = reader.run(lambda connection: connection.execute("SELECT 1").fetchall())
+        if kind is ThreadReader:
+            await found
+
+    with pytest.raises(Corrupt):
+        await read()
+    assert len(told) == 1
+
+
 async def test_a_damaged_page_is_found_when_it_is_met(open_store: Any, path: Path) -> None:
     store = await open_store()
     agent = await make_agent(store)
@@ -278,6 +295,7 @@ import asyncio, os, sys
 from storage.records import Scope
 from storage.sqlite.agents import create_agent
 from storage.sqlite.passages import insert_passage
+from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.store import SqliteStore
 from storage.sqlite.terms_table import replace_terms
 from storage.sqlite.writer import WriterLimits
