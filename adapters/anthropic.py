@@ -270,7 +270,10 @@ def _token(credential: str) -> str:
 
 
 def _is_event_stream(headers: tuple[Header, ...]) -> bool:
-    return any(name == "content-type" and value.startswith("text/event-stream") for name, value in headers)
+    return any(
+        name == "content-type" and value.lower().lstrip().startswith("text/event-stream")
+        for name, value in headers
+    )
 
 
 def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:

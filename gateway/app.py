@@ -87,7 +87,7 @@ class Gateway:
         self.models = ModelList(settings, named, int(clock()))
         self.chat = Chat(settings, store, providers, self.metrics, clock)
         bodies = BodyReader(server.max_body_bytes, server.bodies_in_flight_bytes, server.body_timeout_s)
-        self._chat = ChatRoute(settings.server, self.chat, bodies, self.metrics)
+        self._chat = ChatRoute(server, self.chat, bodies)
         routes: list[BaseRoute] = [
             Route(CHAT_PATH, _only_post, methods=["POST"]),  # for its 405; posts never come this far
             *model_routes(self.models),

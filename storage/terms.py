@@ -58,7 +58,6 @@ _NEIGHBOUR = 0.5  # weight of a hit in the neighbouring turn
 _HEAD_CHARS = (
     200  # what of a turn counts for its neighbours: a whole long one ruins BM25, its beginning does not
 )
-_RRF = 60.0  # reciprocal rank fusion; the usual constant (Cormack et al. 2009)
 _QUERY_WORDS = 256  # distinct words of a query that are looked up
 _QUERY_TERMS = 64  # of them, the rarest ones that are scored; a question has about 7
 

@@ -53,7 +53,7 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     twin = next(
         (
             x
-            for x in _siblings_to_be(tree, e)
+            for x in tree.siblings(e)
             if x.ended is not None
             and tree.is_same_input(x, e)
             and x.reply == reply
@@ -147,7 +147,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         conversation = opening.conversation if opening else conversation
     e = replace(e, conversation=conversation if conversation is not None else e.id)
     plan.conversation = e.conversation
-    if plan.off or any(is_forgotten(x) and tree.is_same_input(x, e) for x in _siblings_to_be(tree, e)):
+    if plan.off or any(is_forgotten(x) and tree.is_same_input(x, e) for x in tree.siblings(e)):
         return replace(e, state=State.OFF, notes={})
     return replace(e, input=orjson.dumps(_kept(plan)))
 
@@ -177,12 +177,6 @@ def _contents(plan: Plan, ended: Ended) -> dict[str, Any]:
         "opaque": has_opaque(said),
         "model": plan.query.model,
     }
-
-
-def _siblings_to_be(tree: Tree, e: Exchange) -> list[Exchange]:
-    parent = tree.parent(e)
-    found = tree.roots(e.conversation) if parent is None else tree.kids(parent)
-    return [x for x in found if x.id != e.id]
 
 
 def _flat(e: Exchange) -> list[Atom]:
@@ -337,9 +331,7 @@ def head_of(tree: Tree, e: Exchange) -> int:
     if e.parent is not None:
         return 0
     sent = [
-        x
-        for x in _siblings_to_be(tree, e)
-        if len(x.inputs) < len(e.inputs) and x.inputs == e.inputs[: len(x.inputs)]
+        x for x in tree.siblings(e) if len(x.inputs) < len(e.inputs) and x.inputs == e.inputs[: len(x.inputs)]
     ]
     if sent:
         return head_of(tree, max(sent, key=lambda x: len(x.inputs)))

@@ -21,7 +21,6 @@ __all__ = [
     "Edit",
     "apply",
     "check",
-    "client_tool_names",
     "definitions",
     "may_offer",
     "offer",
@@ -120,22 +119,6 @@ def definitions(ours: Mapping[str, str]) -> list[Json]:
     return [
         {"type": "function", "function": {"name": name, **MEMORY_TOOLS[tool]}} for name, tool in ours.items()
     ]
-
-
-def client_tool_names(body: Mapping[str, Any]) -> frozenset[str]:
-    """The names of all tools that a request brings, of whatever type (the older `functions` included)."""
-    names = set()
-    for key in ("tools", "functions"):
-        entries = body.get(key)
-        for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, dict):
-                kind = entry.get("type")
-                inner = entry.get(kind) if isinstance(kind, str) else None
-                for holder in (entry, inner):
-                    name = holder.get("name") if isinstance(holder, dict) else None
-                    if isinstance(name, str):
-                        names.add(name)
-    return frozenset(names)
 
 
 def may_offer(body: Mapping[str, Any]) -> bool:

@@ -93,7 +93,7 @@ class Chat:
                     tries, asked, sink, receipt, self._settings.server.keep_alive_comment_s
                 )
             else:
-                answered = await self._turn(call, route, profile, memory, tries, sink, receipt)
+                answered = await self._turn(call, profile, memory, tries, sink, receipt)
             return Served(answered, status)
         except UpstreamError as error:
             if tries.is_answered:  # what failed without an answer is counted already
@@ -110,7 +110,6 @@ class Chat:
     async def _turn(
         self,
         call: _Call,
-        route: Route,
         profile: ProfileSettings,
         memory: Recollection | None,
         tries: Tries,
@@ -273,7 +272,7 @@ class _Call:
     def _consumed(self, place: Place) -> tuple[str, ...]:
         if not self.settings.server.consume_envelopes:
             return ()
-        names = consumed(self.request.json, place.takes_metadata)
+        names = consumed(self.request.json, place.provider.capabilities.metadata)
         if names != self.dropped:
             self.dropped = names
             self.receipt.say("x-mnemogate-consumed", ",".join(names) or None)

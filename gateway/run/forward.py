@@ -10,16 +10,9 @@ from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
 from gateway.core.identity import forwardable
-from gateway.errors import (
-    BadRequest,
-    GatewayError,
-    UpstreamBroke,
-    UpstreamError,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
+from gateway.errors import BadRequest
 from gateway.metrics import Metrics
-from gateway.run.relay import Receipt, handed_on, translate
+from gateway.run.relay import Receipt, handed_on, kind_of, translate
 from gateway.run.route import AGENT_PREFIX, resolve_route
 from gateway.run.sink import Sink
 from gateway.settings import Settings
@@ -125,7 +118,7 @@ class Forwarding:
             if (cause := asked.failure()) is not None:
                 raise cause from error
             told = translate(error)
-            self._metrics.upstream_error(upstream, _kind(told))
+            self._metrics.upstream_error(upstream, kind_of(told))
             raise told from error
         finally:
             if reply is not None:
@@ -153,13 +146,3 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
     if not sink.started:
         sink.start(reply.status, [*headers, *receipt.lines()])
     await sink.end()
-
-
-def _kind(error: GatewayError) -> str:
-    match error:
-        case UpstreamTimeout():
-            return "timeout"
-        case UpstreamUnreachable():
-            return "unreachable"
-        case UpstreamBroke() | UpstreamError() | _:
-            return "broke"

@@ -26,7 +26,6 @@ class Caller:
     """credential: the caller's own `Authorization`, for an upstream without a key of its own."""
 
     project: str = DEFAULT_PROJECT
-    key_id: int | None = None
     credential: str | None = None
 
 
@@ -89,7 +88,7 @@ class Guard:
             ) from error
         if found is None:
             raise NotAuthenticated("This key is not one of this gateway's, or it was revoked.")
-        return Caller(found.project, found.id, credential)
+        return Caller(found.project, credential)
 
     def _check_local(self, host: str | None, origin: str | None) -> None:
         """A web page may reach this machine through a name that resolves to it, or post to it blindly: not here."""

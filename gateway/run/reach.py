@@ -63,10 +63,6 @@ class Place:
     policy: Policy
     has_key: bool = True
     health: Health = field(default_factory=Health)
-    takes_metadata: bool = False
-
-    def __post_init__(self) -> None:
-        self.takes_metadata = self.provider.capabilities.metadata
 
 
 Candidate = tuple[Place, Target]

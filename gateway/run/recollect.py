@@ -95,7 +95,9 @@ class Recollector:
 
     async def begin(self, asked: Asked) -> Recollection:
         """Raises: StoreError when memory cannot be had."""
-        if asked.identity.append or asked.profile.history == "append":
+        if asked.identity.conversation is not None and (
+            asked.identity.append or asked.profile.history == "append"
+        ):
             return await self._begin_appending(asked)
         found = self._look(asked, append=False)
         await found.recollect()
@@ -105,10 +107,7 @@ class Recollector:
         """Sends of one conversation queue: each goes on from the one before."""
         scope, key = asked.identity.scope, asked.identity.conversation
         assert scope is not None
-        if key is None:
-            found = self._look(asked, append=False)
-            await found.recollect()
-            return found
+        assert key is not None
         agent = self.store.agents.find(scope) or self.store.agents.draft(scope)
         lock = self._queues.setdefault((agent.uid, key), asyncio.Lock())
         await lock.acquire()

@@ -15,11 +15,12 @@ from adapters.errors import (
     ProviderUnreachable,
 )
 from adapters.types import ModelRequest
+from gateway.core.stream import is_event_stream
 from gateway.errors import GatewayError, UpstreamBroke, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from gateway.run.beat import BEAT, with_beats
 from gateway.run.sink import Sink
 
-__all__ = ["Receipt", "handed_on", "is_event_stream", "kind_of", "relay", "translate"]
+__all__ = ["Receipt", "handed_on", "kind_of", "relay", "translate"]
 
 Header = tuple[str, str]
 # Cookies are between the upstream and us; the date of this response is our server's to say.
@@ -82,7 +83,7 @@ async def relay(
             receipt.upstream_called()
             reply = await upstream.send(request)
             headers = handed_on(reply.headers)
-            if not is_event_stream(headers):
+            if not is_event_stream(reply.status, headers):
                 # A whole reply is handed on whole: if the upstream breaks in its middle, that is still a status.
                 body = await reply.read(MAX_REPLY_BYTES)
                 receipt.upstream_answered()
@@ -139,11 +140,6 @@ def kind_of(error: GatewayError) -> str:
 def handed_on(headers: Sequence[Header]) -> list[Header]:
     """The upstream's headers that the client gets."""
     return [each for each in headers if each[0] not in _NOT_HANDED_ON]
-
-
-def is_event_stream(headers: Sequence[Header]) -> bool:
-    """Whether these response headers (lower-case names) announce server-sent events."""
-    return any(name == "content-type" and value.startswith("text/event-stream") for name, value in headers)
 
 
 def translate(error: ProviderError) -> GatewayError:

@@ -1,6 +1,6 @@
 """A task that does what is due, sleeps until more will be, and can be woken before. It never polls.
 
-What is due, and when, its owner says; a store that fails makes a round late, never the task's end.
+What is due, and when, its owner says; what fails is logged and makes a round late, never the task's end.
 """
 
 from __future__ import annotations
@@ -41,11 +41,16 @@ class Rounds:
             self._start()
         except StoreError as error:
             _log.warning("%s: %s", self._name, error.message)
+        except Exception:
+            _log.exception("%s: the start failed", self._name)
         while True:
             try:
                 pause = await self._step()
             except StoreError as error:
                 _log.warning("%s: %s", self._name, error.message)
+                pause = AFTER_FAULT_S
+            except Exception:  # whatever it is: nobody would begin the task again
+                _log.exception("%s: a round failed", self._name)
                 pause = AFTER_FAULT_S
             self.is_open_ended = pause is None
             try:

@@ -60,7 +60,14 @@ class Upkeep:
         """All that is due now. Returns the seconds until there will be more; None: not before something happens."""
         while self._grown:
             agent = self._grown.pop()
-            if await self._alone(partial(self._store.recall.index, agent, messages_of), "indexing a memory"):
+            try:
+                is_more = await self._alone(
+                    partial(self._store.recall.index, agent, messages_of), "indexing a memory"
+                )
+            except Unavailable:
+                self._grown.add(agent)
+                raise
+            if is_more:
                 self._grown.add(agent)
         before = self._now() - self._idle_s
         due = self._store.turns.due(before, _BATCH)

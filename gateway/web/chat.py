@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.types import Receive, Scope, Send
 
 from gateway.dialects.chat import parse
-from gateway.metrics import Metrics
 from gateway.run.chat import Chat
 from gateway.run.relay import Receipt
 from gateway.settings import ServerSettings
@@ -19,11 +18,10 @@ CHAT_PATH = "/v1/chat/completions"
 
 
 class ChatRoute:
-    def __init__(self, settings: ServerSettings, chat: Chat, bodies: BodyReader, metrics: Metrics) -> None:
+    def __init__(self, settings: ServerSettings, chat: Chat, bodies: BodyReader) -> None:
         self._settings = settings
         self._chat = chat
         self._bodies = bodies
-        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)

@@ -20,9 +20,7 @@ from starlette.types import Receive, Send
 from gateway.errors import GatewayError
 from gateway.run.sink import ClientGone
 
-__all__ = ["KEEP_ALIVE", "Connection", "Reply", "error_event"]
-
-KEEP_ALIVE = b": keep-alive\n\n"
+__all__ = ["Connection", "Reply", "error_event"]
 
 
 def error_event(error: GatewayError) -> bytes:
@@ -58,7 +56,6 @@ class Reply:
         "_watcher",
         "ended",
         "gone",
-        "stalled",
         "started",
     )
 
@@ -68,7 +65,6 @@ class Reply:
         self.gone = asyncio.Event()
         self.started = False
         self.ended = False
-        self.stalled = False
         self._receive = receive
         self._send = send
         self._send_timeout_s = send_timeout_s
@@ -110,12 +106,10 @@ class Reply:
 
     async def end(self) -> None:
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})
-        self.ended = True
 
     async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         self.start(status, [*headers, ("content-length", str(len(body)))])
         await self._put({"type": "http.response.body", "body": body, "more_body": False})
-        self.ended = True
 
     def while_here(self) -> _WhileHere:
         return _WhileHere(self)
@@ -139,7 +133,6 @@ class Reply:
         """One timer a reply, and not one a write: a write that blocks is found within twice the timeout."""
         since = self._blocked_since
         if since is not None and self._loop.time() - since >= self._send_timeout_s:
-            self.stalled = True
             self._leave()
         elif not self.ended:
             self._timer = self._loop.call_later(self._send_timeout_s, self._check_reading)

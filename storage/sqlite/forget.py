@@ -31,7 +31,7 @@ from storage.sqlite.blocks import FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sqlite.jobs import forget_jobs
 from storage.sqlite.queries import load_queries
 from storage.sqlite.reader import Reader, ThreadReader
-from storage.sqlite.terms_table import get_terms, replace_terms
+from storage.sqlite.terms_table import forget_terms
 from storage.sqlite.writer import Writer
 
 __all__ = ["Forgetting"]
@@ -321,17 +321,7 @@ def _unlink(connection: sqlite3.Connection, agent: int, e: Exchange, places: Ite
         # Its path saw them at once, and may have a memory section that shows them.
         history.mark(connection, agent, "blocks", (b"",), 0)
         connection.execute(_Q["snapshots_erase"], (agent,))
-    _forget_terms(connection, agent, seqs)
-
-
-def _forget_terms(connection: sqlite3.Connection, agent: int, seqs: Iterable[int]) -> None:
-    by_chunk: dict[int, list[int]] = {}
-    for seq in seqs:
-        by_chunk.setdefault(terms.chunk_of(seq), []).append(seq)
-    for chunk, gone in by_chunk.items():
-        data = get_terms(connection, agent, chunk)
-        if data is not None:
-            replace_terms(connection, agent, chunk, terms.forget(data, gone))
+    forget_terms(connection, agent, seqs)
 
 
 # -- what came from them
@@ -353,7 +343,7 @@ def _erase_passages(connection: sqlite3.Connection, work: _Work, after: int) -> 
         if is_old or any(_is_erased(connection, known, x) for x in origins):
             connection.execute(_Q["passage_erase"], (id,))
             history.mark(connection, agent, "day", (b"",), int(at // _DAY_S))
-            _forget_terms(connection, agent, [seq])
+            forget_terms(connection, agent, [seq])
     return rows[-1][0] if len(rows) == _READ_PAGE else None
 
 
@@ -367,7 +357,7 @@ def _erase_facts(connection: sqlite3.Connection, work: _Work, after: int) -> int
             connection.execute(_Q["fact_erase"], (id,))
             connection.execute(_Q["fact_ended_erase"], (id,))
             history.mark(connection, agent, "day", (b"",), int(said_at // _DAY_S))
-            _forget_terms(connection, agent, [seq])
+            forget_terms(connection, agent, [seq])
     return rows[-1][0] if len(rows) == _READ_PAGE else None
 
 

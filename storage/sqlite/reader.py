@@ -80,7 +80,7 @@ class Reader(_Answers):
     @contextmanager
     def deadline(self, ms: float) -> Iterator[None]:
         """Reads inside are interrupted when it has passed. Raises: TooSlow."""
-        connection = self.connection
+        connection = self.run(lambda opened: opened)
         _limit(connection, ms)
         try:
             with translated(self._target.path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from asyncio import Future
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import orjson
 
@@ -18,7 +18,7 @@ from storage.records import Agent, Exchange, Message
 from storage.sqlite import history
 from storage.sqlite.agents import set_indexed
 from storage.sqlite.reader import Reader, ThreadReader
-from storage.sqlite.terms_table import get_terms, load_terms, replace_terms
+from storage.sqlite.terms_table import forget_terms, get_terms, load_terms, replace_terms
 from storage.sqlite.writer import Writer
 
 __all__ = ["Recall", "is_shared"]
@@ -29,6 +29,7 @@ _LONG = 20_000
 _TAIL = 64  # exchanges not indexed yet that a query reads at most
 _ROWS = 48  # placeholders of the statement that fetches hits
 _BATCH = 64  # exchanges indexed in one write
+_KEPT_BATCH = 1000  # passages and facts that one step indexes
 
 
 class Recall:
@@ -207,14 +208,16 @@ def _index(connection: sqlite3.Connection, agent: int, messages_of: MessagesOf) 
     )
     again = [e for e in again if e.seq <= indexed]
     for e in again:
-        _forget(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
+        forget_terms(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
+    kept = _kept(connection, "kept_since", (agent, indexed + 1, _KEPT_BATCH))
+    if len(kept) == _KEPT_BATCH and kept[-1].seq < end:
+        end, is_all = kept[-1].seq, False  # the rest comes with the next step
     documents = [
         _document(m)
         for e in (*again, *fresh)
-        if e.state == "finished"
+        if e.state == "finished" and e.seq <= end
         for m in messages_of(e, False, _previous(connection, e), None)
     ]
-    kept = _kept(connection, "kept_since", (agent, indexed + 1, 1000))
     documents += [_document(m) for m in kept if m.seq <= end]
     for chunk, data in terms.encode(documents, secret).items():
         replace_terms(connection, agent, chunk, terms.merge(get_terms(connection, agent, chunk), data))
@@ -223,13 +226,3 @@ def _index(connection: sqlite3.Connection, agent: int, messages_of: MessagesOf) 
     if end > indexed:
         set_indexed(connection, agent, end)
     return not is_all or len(stale) == _BATCH
-
-
-def _forget(connection: sqlite3.Connection, agent: int, seqs: Iterable[int]) -> None:
-    by_chunk: dict[int, list[int]] = {}
-    for seq in seqs:
-        by_chunk.setdefault(terms.chunk_of(seq), []).append(seq)
-    for chunk, gone in by_chunk.items():
-        data = get_terms(connection, agent, chunk)
-        if data is not None:
-            replace_terms(connection, agent, chunk, terms.forget(data, gone))

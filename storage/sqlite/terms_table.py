@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 
+from storage import terms
 from storage.sqlite.queries import load_queries
 
-__all__ = ["delete_terms", "get_terms", "load_terms", "replace_terms"]
+__all__ = ["delete_terms", "forget_terms", "get_terms", "load_terms", "replace_terms"]
 
 _Q = load_queries()
 
@@ -27,3 +29,14 @@ def replace_terms(connection: sqlite3.Connection, agent: int, chunk: int, data: 
 
 def delete_terms(connection: sqlite3.Connection, agent: int, chunk: int) -> None:
     connection.execute(_Q["terms_delete"], (agent, chunk))
+
+
+def forget_terms(connection: sqlite3.Connection, agent: int, seqs: Iterable[int]) -> None:
+    """These messages leave the index."""
+    by_chunk: dict[int, list[int]] = {}
+    for seq in seqs:
+        by_chunk.setdefault(terms.chunk_of(seq), []).append(seq)
+    for chunk, gone in by_chunk.items():
+        data = get_terms(connection, agent, chunk)
+        if data is not None:
+            replace_terms(connection, agent, chunk, terms.forget(data, gone))

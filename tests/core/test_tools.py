@@ -11,7 +11,6 @@ from gateway.core.tools import (
     MEMORY_TOOLS,
     apply,
     check,
-    client_tool_names,
     definitions,
     may_offer,
     offer,
@@ -87,20 +86,6 @@ class TestOffer:
         assert made["type"] == "function"
         assert made["function"]["name"] == "mnemogate_memory_insert"
         assert made["function"]["parameters"] == MEMORY_TOOLS["memory_insert"]["parameters"]
-
-    def test_names_of_tools_of_every_type_are_seen(self) -> None:
-        body = {
-            "tools": [
-                {"type": "function", "function": {"name": "a"}},
-                {"type": "custom", "custom": {"name": "b"}},
-                {"type": "web_search", "name": "c"},
-                {"type": 3},
-                None,
-            ],
-            "functions": [{"name": "d"}],
-        }
-        assert client_tool_names(body) == {"a", "b", "c", "d"}
-        assert client_tool_names({"tools": "x"}) == frozenset()
 
 
 @pytest.mark.parametrize("tool", MEMORY_TOOLS)

@@ -228,7 +228,7 @@ async def test_a_damaged_file_at_the_start(open_store: Any, path: Path, garbage:
 
 @pytest.mark.parametrize("kind", [Reader, ThreadReader])
 async def test_either_reader_tells_of_a_file_that_cannot_be_opened(path: Path, kind: Any) -> None:
-    damage(path, lambda data: b"not a database, whatever it is" * 300)
+    await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
     told: list[Corrupt] = []
     reader = kind(Target(str(path)), told.append)
 
@@ -239,6 +239,14 @@ async def test_either_reader_tells_of_a_file_that_cannot_be_opened(path: Path, k
 
     with pytest.raises(Corrupt):
         await read()
+    assert len(told) == 1
+
+
+async def test_a_reader_with_a_deadline_tells_of_it_too(path: Path) -> None:
+    await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
+    told: list[Corrupt] = []
+    with pytest.raises(Corrupt), Reader(Target(str(path)), told.append).deadline(1000):
+        pass
     assert len(told) == 1
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from storage import terms
 from storage.errors import NotFound
 from storage.records import Agent, Passage
 from storage.sqlite.agents import set_indexed
 from storage.sqlite.passages import get_passage
+from storage.sqlite.recall import _KEPT_BATCH
 from storage.sqlite.store import SqliteStore
 from storage.sqlite.terms_table import delete_terms, get_terms, load_terms, replace_terms
 
@@ -43,3 +45,12 @@ async def test_the_index_says_how_far_it_has_come(store: SqliteStore, agent: Age
     found = store.agents.find(agent.scope)
     assert found is not None
     assert found.indexed_seq == 64
+
+
+async def test_more_passages_than_one_step_takes_are_all_indexed(store: SqliteStore, agent: Agent) -> None:
+    for n in range(_KEPT_BATCH + 50):
+        last = await store.passages.insert(agent.id, f"zebra{n}", at=1.0)
+    assert await store.recall.index(agent.id, lambda *_: ())
+    assert not await store.recall.index(agent.id, lambda *_: ())
+    found = load_terms(store.reader.connection, agent.id)
+    assert max(terms.seqs_of(data)[-1] for _, data in found) == last.seq

@@ -1,0 +1,40 @@
+"""Whatever goes wrong in a round, the next one comes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.run.rounds import Rounds
+from storage.errors import Locked
+
+
+@pytest.mark.parametrize("error", [Locked("held"), KeyError("a bug of ours")])
+async def test_a_round_that_fails_is_logged_and_not_the_last(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    count, seen = 0, asyncio.Event()
+
+    async def step() -> float | None:
+        nonlocal count
+        count += 1
+        seen.set()
+        if count == 1:
+            raise error
+        return None
+
+    def start() -> None:
+        raise error
+
+    rounds = Rounds("work", start, step)
+    task = asyncio.create_task(rounds.run())
+    await seen.wait()
+    seen.clear()
+    rounds.wake()
+    await seen.wait()
+    assert count == 2
+    assert [record.message.split(":")[0] for record in caplog.records] == ["work", "work"]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
