@@ -12,6 +12,7 @@ from typing import Any
 __all__ = ["has_opaque", "refilled", "without_opaque"]
 
 FIELDS = ("thinking_blocks", "provider_blocks")  # as adapters/claude writes them
+_THOUGHTS = frozenset((*FIELDS, "reasoning_content"))
 
 
 def has_opaque(message: Mapping[str, Any]) -> bool:
@@ -25,6 +26,5 @@ def refilled(message: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]
 
 
 def without_opaque(message: dict[str, Any]) -> dict[str, Any]:
-    if not has_opaque(message):
-        return message
-    return {key: value for key, value in message.items() if key not in FIELDS}
+    """Of a message of ours what another model is shown: no thoughts, not even readable ones (OpenAI refuses them)."""
+    return {key: value for key, value in message.items() if key not in _THOUGHTS}

@@ -364,9 +364,9 @@ class Recollection:
                     deadline_ms=deadline,
                 )
                 # A reply that came back cut is stored as it was generated until this request has finished.
-                cut_short = {amendment.exchange for amendment in self.plan.amendments}
+                left_out = {amendment.exchange for amendment in self.plan.amendments} | self._replaced()
                 hits = recall.choose(
-                    [m for m in found if m.exchange not in cut_short and not self._shows_origin(m, cut)],
+                    [m for m in found if m.exchange not in left_out and not self._shows_origin(m, cut)],
                     query,
                     exclude_atoms=self._window_atoms(cut),
                     told=self._told_notes() if cut is None else self._notes_in(cut),
@@ -381,6 +381,13 @@ class Recollection:
         note = recall.render_note(hits, self.section.changes, self.query.now)
         self.recalled_tokens = recall.estimate_tokens(note) if hits else 0
         return note
+
+    def _replaced(self) -> set[int]:
+        """What nobody has gone on from, and this request says in other words: a transcript that grew, a correction."""
+        anchor = self.plan.place.anchor
+        if self.tree is None or anchor is None:
+            return set()
+        return {x.id for x in self.tree.kids(anchor) if not self.tree.kids(x)}
 
     def _in_sight(self) -> range:
         """Numbers of messages that need not even be looked at: the client's list has them word for word."""

@@ -6,6 +6,7 @@ The strict upstream refuses what Anthropic refuses, so that whatever arrives the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import openai
 import orjson
 import pytest
 
-from gateway.settings import UpstreamSettings
-from tests.anthropic_rules import sign
-from tests.anthropic_upstream import Message, StrictAnthropic, refuse, think
-from tests.gateway.sdk import Chat, World, agent, remember
+from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
+from tests.anthropic_rules import OLD_VERSION, sign
+from tests.anthropic_upstream import Message, StrictAnthropic, message, refuse, think
+from tests.gateway.sdk import Chat, World, agent, kept, remember, streamed
 from tests.server import serve, settings_for
-from tests.upstream import Call, Gate, Seen, call_tools, say
+from tests.upstream import Call, Gate, Seen, StrictUpstream, call_tools, fail, say
 
 Json = dict[str, Any]
 
@@ -284,3 +285,130 @@ def test_the_callers_own_key_pays_where_the_gateway_has_none() -> None:
             pytest.raises(openai.AuthenticationError),
         ):
             sdk.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}])
+
+
+# -- headers and stand-ins
+
+
+@pytest.mark.parametrize("user", ["alice", openai.omit], ids=["memory", "none"])
+@both_ways
+def test_the_callers_version_and_betas_reach_claude(world: World, stream: bool, user: Any) -> None:
+    told = {"anthropic-version": OLD_VERSION, "anthropic-beta": "context-1m-2025-08-07,files-api-2025-04-14"}
+    for headers in ({}, told):
+        chat = world.chat(headers=headers, user=user, model=MODEL, stream=stream)
+        assert chat.say("Hi") == "Ok."
+    plain, seen = world.upstream.chats
+    assert plain.headers["anthropic-version"] != OLD_VERSION, "else this would not show whose version it is"
+    assert "anthropic-beta" not in plain.headers
+    assert {name: seen.headers[name] for name in told} == told
+
+
+@contextmanager
+def chain(
+    tmp_path: Path, first: StrictUpstream, second: StrictUpstream, *profiles: ProfileSettings
+) -> Iterator[World]:
+    """A gateway where `m` is asked of the first, and of the second if that fails, each in its dialect."""
+    upstreams = tuple(
+        UpstreamSettings(
+            name, "anthropic" if isinstance(each, StrictAnthropic) else "openai", each.base_url, name
+        )
+        for name, each in (("k1", first), ("k2", second))
+    )
+    models = (
+        ModelSettings("m", "big", "k1", fallbacks=("other",)),
+        ModelSettings("other", "small", "k2"),
+    )
+    with remember(first, tmp_path, *profiles, upstreams=upstreams, models=models) as world:
+        yield world
+
+
+def whole_or_chunks(world: World, stream: bool, **ask: Any) -> tuple[Json, list[Json]]:
+    """The reply as an application keeps it, and all that came, as the SDK read it."""
+    answer = world.sdk.chat.completions.create(**{"model": "m", "stream": stream, **ask})
+    if not stream:
+        return kept(answer.choices[0].message), [answer.model_dump(exclude_unset=True)]
+    chunks = list(answer)
+    return streamed(chunks), [chunk.model_dump(exclude_unset=True) for chunk in chunks]
+
+
+@both_ways
+def test_claude_stands_in_for_an_openai(tmp_path: Path, stream: bool) -> None:
+    """With memory, a hidden call beside the client's, and the talk going back to the first in the end."""
+    with (
+        StrictUpstream(key="k1") as first,
+        StrictAnthropic(key="k2") as second,
+        chain(tmp_path, first, second, agent()) as world,
+    ):
+        helper(world, stream=stream).say("My cat is called Miso, she is grey.")
+        assert second.seen == []
+        first.queue(fail(503), fail(503))
+        second.queue(
+            call_tools(insert("Lives in Rome."), Call("weather", {"city": "Rome"}), text="Let me see."),
+            say("It is sunny."),
+        )
+        chat = helper(world, stream=stream, tools=[WEATHER])
+        chat.say("I live in Rome with my cat Miso. How is the weather?")
+        (call,) = chat.messages[-1]["tool_calls"]
+        assert call["function"]["name"] == "weather"
+        assert orjson.loads(call["function"]["arguments"]) == {"city": "Rome"}
+        chat.answer(call, "sun")
+        ask = {"model": "agent/helper", "user": "alice", "tools": [WEATHER], "messages": chat.messages}
+        reply, came = whole_or_chunks(world, stream, **ask)
+        assert reply == {"role": "assistant", "content": "It is sunny."}
+        assert {each["object"] for each in came} == {f"chat.completion{'.chunk' if stream else ''}"}
+        assert [c["finish_reason"] for each in came for c in each["choices"] if c["finish_reason"]] == [
+            "stop"
+        ]
+        asked, answered = second.chats
+        assert [seen.json["model"] for seen in second.chats] == ["small", "small"]
+        assert {tool["name"] for tool in asked.json["tools"]} >= {"weather", "memory_insert"}
+        assert b"she is grey" in asked.body, "what the first was told is recalled to its stand-in"
+        assert turns(answered)[1:] == [
+            ("assistant", ["text", "tool_use", "tool_use"]),
+            ("user", ["tool_result", "tool_result"]),
+        ]
+        chat.messages.append(reply)
+        assert chat.say("And tomorrow?") == "Ok."
+        assert world.block("alice").value == "Lives in Rome."
+        names = [c["function"]["name"] for m in first.last.messages for c in m.get("tool_calls") or ()]
+        assert names == ["memory_insert", "weather"]
+        assert [seen.refusal for seen in (*first.seen, *second.seen)] == [None] * 6
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        {"type": "redacted_thinking", "data": "opaque"},
+        {"type": "thinking", "thinking": "Hm.", "signature": sign("Hm.")},
+    ],
+    ids=["redacted", "readable"],
+)
+@both_ways
+def test_an_openai_stands_in_for_claude(tmp_path: Path, stream: bool, thought: Json) -> None:
+    """What only Claude can read (its thoughts, its marks) stays away from who stands in for it."""
+    with (
+        StrictAnthropic(key="k1") as first,
+        StrictUpstream(key="k2") as second,
+        chain(tmp_path, first, second, agent()) as world,
+    ):
+        first.queue(
+            message(thought, calls=[insert("Likes tea.")]),
+            message(thought, calls=[Call("weather", {"city": "Rome"})]),
+            refuse(529, "overloaded_error", "Busy."),
+        )
+        second.queue(say("It is sunny."))
+        chat = helper(world, stream=stream, tools=[WEATHER])
+        chat.say("I like tea. How is the weather in Rome?")
+        assert first.last.json["messages"][1]["content"][0] == thought
+        (call,) = chat.messages[-1]["tool_calls"]
+        chat.answer(call, "sun")
+        assert chat.go_on() == "It is sunny."
+        (seen,) = second.seen
+        assert (seen.json["model"], seen.headers["authorization"]) == ("small", "Bearer k2")
+        for word in (b"thinking", b"opaque", b"cache_control", b"input_schema", b"tool_use", b"max_tokens"):
+            assert word not in seen.body
+        roles = [told["role"] for told in seen.messages if told["role"] != "system"]
+        assert roles == ["user", "assistant", "tool", "assistant", "tool"]
+        assert chat.say("And what do I like?") == "Ok."
+        assert [each.refusal for each in first.chats] == [None] * 4
+        assert [name for name in seen.headers if name.startswith(("anthropic", "x-api-key"))] == []

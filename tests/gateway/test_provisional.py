@@ -44,6 +44,22 @@ def test_growing_partials_and_a_final_give_one_fact(world: World) -> None:
     assert note.count(", user] I live") == 1
 
 
+def test_what_a_correction_replaces_is_not_recalled_for_it(world: World) -> None:
+    chat = world.chat(user="alice", stream=True)
+    chat.say("Hello.")
+    before = [*chat.messages]
+    world.upstream.queue(say("Which day?"))
+    chat.say("Please book the flight to Austin for my sister.")
+    chat.messages = before
+    chat.say("Please book the flight to Boston for my sister.")
+    assert "Austin" not in world.upstream.last.body.decode()
+    chat.say("What did I ask to book?")
+    world.chat(user="alice").say("Which flight did I ask you to book for my sister?")
+    note = world.upstream.last.body.decode()
+    assert "Boston" in note
+    assert "Austin" not in note
+
+
 def test_growing_partials_of_the_first_turn_give_one_fact(world: World) -> None:
     chat = world.chat(user="alice", stream=True)
     for text in PARTIALS:
