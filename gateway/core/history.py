@@ -219,11 +219,14 @@ class _Turns:
 
         Two replies may be cut to the same words; the second one's turn must not be taken for the first one's.
         """
-        for earlier in range(number - 1, max(-1, number - 1 - _MAX_TURNS), -1):
-            span = self[earlier].find(e.reply or ())
-            if span and _likeness(self._listing.flat(span[1] + 1), path) > score:
-                return True
-        return False
+        reply = e.reply or ()
+        near = range(max(0, number - _MAX_TURNS), number)
+        ends = [span[1] for i in near for span in [self[i].find(reply)] if span]
+        first = min((i for k in near for i in self._segments[k][:1]), default=0)
+        ends += [
+            i for i in range(first) if self._listing.atoms[i] == reply
+        ]  # further back only what is in one piece
+        return any(_likeness(self._listing.flat(end + 1), path) > score for end in ends)
 
 
 def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
@@ -257,7 +260,7 @@ def _search(tree: Tree, query: Query) -> Place:
                 line = tree.line(e)
                 path = [a for el in line for a in el.atoms]
                 score = _likeness(listed, path)
-                if turns.has_better(number, e, path, score):
+                if score < 0 and turns.has_better(number, e, path, score):
                     continue
                 # The whole path comes before the end of another. Of several the one that was asked this before, or
                 # (of whole ones) was not asked anything yet, and of these the newest: as the plain path has it.
@@ -268,10 +271,14 @@ def _search(tree: Tree, query: Query) -> Place:
             continue
         ranked.sort(key=lambda r: r[:5])
         score, _, _, _, _, e, span, line = ranked[-1]
-        # Without an id it takes evidence: nobody else's path is as near, and the words are rare or the question agrees.
-        before = [a for atoms in listing.atoms[: span[0]] for a in atoms if a[:1] in b"ut"][-1:]
+        # It takes evidence: the words are rare, or the question agrees; without an id nobody else's path is as near,
+        # and with one it is enough that nothing speaks against it.
+        before = [i for i in range(span[0]) if listing.atoms[i] and listing.atoms[i][0][:1] in b"ut"][-1:]
+        is_known = e.size >= LONG_REPLY or any(listing.atoms[i][0] in _asked(line) for i in before)
         alone = len(ranked) == 1 or ranked[-2][0] < score or score == 0
-        if query.named or (alone and (e.size >= LONG_REPLY or (before and before[0] in _asked(line)))):
+        if query.named:
+            is_known = is_known or all(_is_akin(tree, e, listing, i) for i in before)
+        if is_known and (query.named or alone):
             return Place(e, *span)
     return Place()
 
@@ -296,15 +303,13 @@ def place(tree: Tree, query: Query) -> Place:
 
 
 def _find_altered(tree: Tree, query: Query, found: Place) -> Place | None:
-    """The next reply of ours may have come back cut (what was spoken of it), or otherwise altered."""
+    """The next reply of ours may have come back cut (what was spoken of it), or otherwise altered.
+
+    A turn is known by its question. By the reply alone only if that is no other question: the one takes the other's
+    place in the tree, and "Well" is the beginning of many replies.
+    """
     listing, anchor, start = query.listing, found.anchor, found.last + 1
-    near = [
-        c
-        for c in tree
-        if (c.ended is not None or (c.stopped is not None and (c.size or is_tombstone(c))))
-        and (anchor is None or anchor.id in (c.parent, tree.top(c).parent))
-        and tree.is_soft(c)
-    ]
+    near = [c for c in _after(tree, anchor) if tree.is_soft(c)]
     if not near:
         return None
     for b in range(len(listing) - 1, start, -1):
@@ -320,12 +325,39 @@ def _find_altered(tree: Tree, query: Query, found: Place) -> Place | None:
         asked = [c for c in near if _was_asked(tree, c, block, anchored=anchor is not None)]
         like = [c for c in near if not is_tombstone(c) and _was_said(tree, c, spoken)]
         both = [c for c in asked if any(c.id == x.id for x in like)]
-        some = [c for c in asked if is_known(c)] or [c for c in like if is_known(c)]
+        some = [c for c in asked if is_known(c)] or [
+            c
+            for c in like
+            if is_known(c) and (len(squash(spoken)) >= LONG_REPLY or _is_akin(tree, c, listing, b - 1))
+        ]
         pick = both or (some if len({c.inputs[:1] for c in some}) == 1 else [])
         if pick:
-            e = max(pick, key=lambda c: (tree.touched(c), c.begun, c.id))
+            e = max(pick, key=lambda c: (_agreement(tree, c, anchor, block), tree.touched(c), c.begun, c.id))
             return Place(e, b, end - 1, Form((start, b), (b, end)))
     return None
+
+
+def _after(tree: Tree, anchor: Exchange | None) -> list[Exchange]:
+    """What went on from the anchor and has a reply, of which not all may have been said; without one, all that does.
+
+    Of requests that were cancelled one after the other each hangs below the one before.
+    """
+    if anchor is None:
+        found = list(tree)
+    else:
+        found, todo = [], tree.kids(anchor)
+        while todo:
+            c = todo.pop()
+            found.append(c)
+            if not tree.is_carried(c):
+                todo += tree.kids(c)
+            else:
+                todo += [k for k in tree.kids(c) if tree.goes_on(k)]
+    return [
+        c
+        for c in found
+        if c.ended is not None or (c.stopped is not None and (bool(c.size) or is_tombstone(c)))
+    ]
 
 
 def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], *, anchored: bool) -> bool:
@@ -342,6 +374,37 @@ def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], *, 
 def _was_said(tree: Tree, c: Exchange, spoken: str) -> bool:
     said = tree.content(c).said
     return said is not None and is_cut_of(spoken, text_of(said))
+
+
+def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:
+    """What was asked is the same but for a template around it; or it is results of tools, which may be pruned."""
+    if listing.role(at) != "user":
+        return not is_user(e.inputs[-1])
+    asked = [m for m in tree.content(tree.top(e)).messages or () if m.get("role") == "user"]
+    old, new = squash(text_of(asked[-1])) if asked else "", squash(listing.text(at))
+    return bool(old and new) and (old in new or new in old)
+
+
+def _agreement(
+    tree: Tree, c: Exchange, anchor: Exchange | None, block: tuple[tuple[Atom, ...], ...]
+) -> tuple[int, bool]:
+    """How near the way from the anchor to c is to what the list has there, and whether it is the whole of both.
+
+    Exchanges that agree one after the other, minus what either has beyond them.
+    """
+    agree, over, end = 0, 0, len(block)
+    x: Exchange | None = c
+    while x is not None and (end if anchor is None else x.id != anchor.id):
+        start = end - len(x.inputs)
+        if start >= 0 and block[start:end] == x.inputs and not over:
+            agree, end = agree + 1, start
+            while end and (not block[end - 1] or block[end - 1][0][:1] in b"ac"):
+                end -= 1
+        else:
+            over += 1
+        x = tree.parent(x)
+    left = sum(map(is_user, block[:end]))
+    return agree - over - left, x is None and not left
 
 
 # -- a request
@@ -487,6 +550,7 @@ def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
 def _amendments(tree: Tree, listing: Listing, found: Place) -> Iterable[Amendment]:
     """What no later turn rests on yet takes the form in which it comes back (a template gone, a reply cut)."""
     x, end = found.anchor, found.first
+    reply = found.form.reply if found.form else None
     while x is not None and tree.is_soft(x):
         is_turn = any(map(is_user, x.inputs))
         while is_turn and end and listing.role(end - 1) != "user":
@@ -497,16 +561,24 @@ def _amendments(tree: Tree, listing: Listing, found: Place) -> Iterable[Amendmen
             and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(x.inputs))
             and (start == 0 or listing.role(start - 1) == "assistant")
         )
-        reply = found.form.reply if found.form and found.anchor and x.id == found.anchor.id else None
         if fits or reply:
             yield Amendment(x.id, (start, end) if fits else None, reply)
+        if not fits and is_turn:
+            return
+        reply, x = None, tree.parent(x)
         if fits:
             end = start
-        elif is_turn:
-            return
-        while fits and end and listing.role(end - 1) == "assistant":
-            end -= 1
-        x = tree.parent(x)
+            while end and listing.role(end - 1) == "assistant":
+                end -= 1
+            if x is not None and end < start and _is_told_anew(x, listing, end, start):
+                reply = (end, start)
+
+
+def _is_told_anew(x: Exchange, listing: Listing, start: int, end: int) -> bool:
+    """The reply has not come back before (its request was cancelled), or not in this form."""
+    if x.reply is None:
+        return True
+    return bool(x.size) and tuple(a for atoms in listing.atoms[start:end] for a in atoms) != x.reply
 
 
 def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:

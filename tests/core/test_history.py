@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.canonical import Listing, WireMessage
+from gateway.core.canonical import Listing, WireMessage, text_of
 from gateway.core.history import Mode, lcs, left_out, spans_of
 from gateway.core.tree import Element, Tree
 from tests.core.conversations import (
@@ -950,3 +950,71 @@ def test_two_replies_cut_to_the_same_words_are_two_turns(world: World, key: str 
         "bye",
         "Bye.",
     ]
+
+
+# What a voice client had of one turn: its question, how many words came before it cut, what of them was spoken.
+_COMMON = st.sampled_from(["yes", "go on", "what"])
+_CUTS = st.lists(
+    st.tuples(st.none() | _COMMON, st.none() | st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=14
+)
+
+
+def _barge_in(
+    world: World,
+    key: str | None,
+    cuts: list[tuple[str | None, int | None, int]],
+    reply: str,
+    window: int = 99,
+) -> tuple[list[WireMessage], list[str]]:
+    """The history of a client that cut all these replies, and the questions whose requests went to their end."""
+    history: list[WireMessage] = []
+    finished = []
+    for number, (common, cut, heard) in enumerate(cuts):
+        question = common or f"Item {number} is {chr(97 + number) * 4}."
+        history.append(user(question))
+        tail = history[-window:]
+        while tail[0]["role"] != "user":
+            tail = tail[1:]
+        request = world.begin([system("A voice agent."), *tail], key)
+        whole = f"{reply} {number} and some more."
+        got = whole if cut is None else " ".join(whole.split()[:cut])
+        if cut is None:
+            world.finish(request, whole)
+            finished.append(question)
+        else:
+            world.cancel(request, [assistant(got)] if got else [])
+        if spoken := (got if heard == 12 else got[:heard].strip()):
+            history.append(assistant(spoken))
+    return history, finished
+
+
+def _path_texts(world: World, exchange: int) -> list[str]:
+    tree = Tree(world.memory().records.values())
+    contents = [tree.content(e) for e in tree.chain(tree.by_id[exchange])]
+    return [text_of(m) for c in contents for m in [*(c.messages or []), c.said] if m and text_of(m)]
+
+
+@both
+@given(cuts=_CUTS, reply=st.sampled_from(["This is what I know about item", "Sure"]))
+def test_a_path_is_what_the_client_had_however_short_its_replies_were_cut(
+    key: str | None, cuts: list[tuple[str | None, int | None, int]], reply: str
+) -> None:
+    world = World()
+    history, _ = _barge_in(world, key, cuts, reply)
+    last = world.say([*history, user("bye now")], "Bye bye then.", key)
+    assert _path_texts(world, last.exchange) == [*map(text_of, history), "bye now", "Bye bye then."]
+    spoken = set(map(text_of, history))
+    assert spoken <= set(world.standing()), "every word that was had stands"
+
+
+@both
+@given(cuts=_CUTS, window=st.integers(3, 9))
+def test_a_short_reply_never_puts_a_question_in_the_place_of_another(
+    key: str | None, cuts: list[tuple[str | None, int | None, int]], window: int
+) -> None:
+    world = World()
+    cuts = [(None, cut, heard) for _, cut, heard in cuts]
+    _, finished = _barge_in(world, key, cuts, "This is what I know about item", window)
+    tree = Tree(world.memory().records.values())
+    stored = {text_of(m) for e in tree for m in tree.content(e).messages or []}
+    assert set(finished) <= stored
