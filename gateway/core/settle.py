@@ -230,18 +230,19 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
 
 def _rehash(tree: Tree, x: Exchange, plan: Plan) -> None:
     """A changed form changes the hash of its path, and of what (uncarried) already lies below it."""
-    canon = plan.query.listing.canon
-    offset = 0
-    parent = tree.parent(x)
-    if parent is not None:
-        offset = parent.offset + len(_flat(parent)) + len(parent.reply or ())
-    elif x.parent is not None:
-        offset = x.offset
-    x = tree.change(x.id, offset=offset, prior=tree.prior(x) if parent is not None else x.prior)
-    if x.reply is not None:
-        x = tree.change(x.id, path=canon.path((*_flat(x), *x.reply), _flat_path(tree, x)))
-    for kid in tree.kids(x):
-        _rehash(tree, kid, plan)
+    canon, todo = plan.query.listing.canon, [x]
+    while todo:
+        x = todo.pop()
+        offset = 0
+        parent = tree.parent(x)
+        if parent is not None:
+            offset = parent.offset + len(_flat(parent)) + len(parent.reply or ())
+        elif x.parent is not None:
+            offset = x.offset
+        x = tree.change(x.id, offset=offset, prior=tree.prior(x) if parent is not None else x.prior)
+        if x.reply is not None:
+            x = tree.change(x.id, path=canon.path((*_flat(x), *x.reply), _flat_path(tree, x)))
+        todo += tree.kids(x)
 
 
 def _revive(tree: Tree, amendment: Amendment) -> bool:
@@ -256,10 +257,12 @@ def _revive(tree: Tree, amendment: Amendment) -> bool:
 
 def _refresh_prior(tree: Tree, x: Exchange) -> None:
     """What is below learns that x has additions now, or has none any more."""
-    for kid in tree.kids(x):
+    todo = tree.kids(x)
+    while todo:
+        kid = todo.pop()
         prior = tree.prior(kid)
         if prior != kid.prior:
-            _refresh_prior(tree, tree.change(kid.id, prior=prior))
+            todo += tree.kids(tree.change(kid.id, prior=prior))
 
 
 # -- who stands

@@ -58,6 +58,11 @@ def has_additions(e: Exchange) -> bool:
     return e.hidden or e.opaque or any(e.notes.values())
 
 
+def _end(e: Exchange) -> float:
+    own = e.stopped if e.ended is None else e.ended
+    return own if own is not None else e.begun
+
+
 def _load(data: bytes | None) -> Any:
     return None if data is None else orjson.loads(data)
 
@@ -207,26 +212,39 @@ class Tree:
             e = parent
         return e
 
+    def turn(self, e: Exchange) -> Iterator[Exchange]:
+        """It and the finished ones after it that only bring results of tools: however many rounds, no recursion."""
+        todo = [e]
+        while todo:
+            x = todo.pop()
+            yield x
+            todo += [c for c in self.kids(x) if c.ended is not None and self.goes_on(c)]
+
     def is_carried(self, e: Exchange) -> bool:
-        return e.carried or any(
-            c.ended is not None and (not self.goes_on(c) or self.is_carried(c)) for c in self.kids(e)
+        return any(
+            x.carried or any(c.ended is not None and not self.goes_on(c) for c in self.kids(x))
+            for x in self.turn(e)
         )
 
     def end(self, e: Exchange) -> float:
         """When its turn ended, or was cut."""
-        own = e.stopped if e.ended is None else e.ended
-        later = [self.end(c) for c in self.kids(e) if c.ended is not None and self.goes_on(c)]
-        return max([own if own is not None else e.begun, *later])
+        return max(_end(x) for x in self.turn(e))
 
     def last(self, e: Exchange, now: float) -> float:
         return now if e.ended is None and e.stopped is None else self.end(e)
 
     def touched(self, e: Exchange) -> float:
         """When a finished request last repeated it or went on from it."""
-        memo = self._memo.touched
-        if e.id not in memo:
-            later = (self.touched(c) for c in self.kids(e) if c.ended is not None)
-            memo[e.id] = max([e.touched, *later])
+        memo, todo = self._memo.touched, [e]
+        while todo:
+            x = todo[-1]
+            later = [c for c in self.kids(x) if c.ended is not None]
+            unknown = [] if x.id in memo else [c for c in later if c.id not in memo]
+            if unknown:
+                todo += unknown
+                continue
+            memo[x.id] = max([x.touched, *(memo[c.id] for c in later)])
+            todo.pop()
         return memo[e.id]
 
     def is_soft(self, e: Exchange) -> bool:
@@ -262,11 +280,15 @@ class Tree:
     # -- who stands
 
     def stands(self, e: Exchange, *, named: bool) -> bool:
-        if e.ended is None or e.superseded:
-            return False
-        if self.goes_on(e):
+        while True:
+            if e.ended is None or e.superseded:
+                return False
+            if not self.goes_on(e):
+                break
             parent = self.parent(e)
-            return parent is None or self.stands(parent, named=named)
+            if parent is None:
+                return True
+            e = parent
         if e.parent is not None or not named or self.is_carried(e):
             return True
         # A detached root: in a named conversation that went on elsewhere, a list of its own waits to be continued.

@@ -180,17 +180,15 @@ def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int
     tree, names = Tree(records), set(named)
     carried: dict[int, bool] = {}
 
-    def is_carried(e: Exchange) -> bool:
-        if e.id not in carried:
-            later = [k for k in tree.kids(e) if k.ended is not None]
-            carried[e.id] = any(not tree.goes_on(k) or is_carried(k) for k in later)
-        return carried[e.id]
+    for e in sorted(tree, key=lambda e: -e.depth):
+        later = [k for k in tree.kids(e) if k.ended is not None]
+        carried[e.id] = any(not tree.goes_on(k) or carried[k.id] for k in later)
 
     for e in tree:
         parent, line = tree.parent(e), tree.line(tree.parent(e))
         assert parent is None or parent.conversation == e.conversation
         assert e.depth == (parent.depth + 1 if parent else 0)
-        assert e.carried == is_carried(e), f"carried of {e.id}"
+        assert e.carried == carried[e.id], f"carried of {e.id}"
         assert e.standing == tree.stands(e, named=e.conversation in names), f"standing of {e.id}"
         assert e.offset == sum(len(el.atoms) for el in line), f"offset of {e.id}"
         assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"

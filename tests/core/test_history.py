@@ -6,6 +6,9 @@ client's own and without one; where they differ, the test says how.
 
 from __future__ import annotations
 
+import inspect
+import sys
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -1018,3 +1021,57 @@ def test_a_short_reply_never_puts_a_question_in_the_place_of_another(
     tree = Tree(world.memory().records.values())
     stored = {text_of(m) for e in tree for m in tree.content(e).messages or []}
     assert set(finished) <= stored
+
+
+# -- longer than any call stack is deep
+
+
+@pytest.fixture
+def shallow() -> Iterator[None]:
+    """A stack that is full before these conversations are at their end."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 80)
+    yield
+    sys.setrecursionlimit(before)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_an_appending_conversation_may_be_as_long_as_it_likes(world: World) -> None:
+    for number in range(100):
+        last = world.say([user(f"question {number}")], f"Answer {number}.", "c1", append=True)
+    assert len(last.sent) == 2 * 99 + 1
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_trimmed_conversation_may_be_as_long_as_it_likes(world: World) -> None:
+    history: list[WireMessage] = []
+    for number in range(100):
+        history.append(user(f"question {number}"))
+        last = world.say(history[-9:], f"Answer {number}, which is long enough to be known.")
+        history.append(assistant(f"Answer {number}, which is long enough to be known."))
+    assert [m for _, m in last.sent] == history[:-1]
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_turn_may_have_as_many_rounds_as_it_likes(world: World) -> None:
+    history = [user("count the rainy days")]
+    for number in range(100):
+        asked = assistant(None, call(f"c{number}", arguments=f'{{"day":{number}}}'))
+        world.say(history, asked)
+        history += [asked, result(f"c{number}", "sunny")]
+    world.say(history, "None at all.")
+    world.say([*history, assistant("None at all."), user("thanks")], "You are welcome.")
+    assert "count the rainy days" in world.confirmed()
+    again = world.say(history, "Not a single one.")
+    assert again.is_untouched
+
+
+@pytest.mark.usefixtures("shallow")
+def test_any_number_of_replies_in_a_row_may_be_cut(world: World) -> None:
+    history: list[WireMessage] = []
+    for number in range(100):
+        history.append(user(f"question {number}"))
+        world.cancel(world.begin(history, "c1"), [assistant(f"Answer {number} and much more")])
+        history.append(assistant(f"Answer {number}"))
+    last = world.say([*history, user("bye")], "Bye.", "c1")
+    assert _path_texts(world, last.exchange) == [*map(text_of, history), "bye", "Bye."]
