@@ -561,8 +561,9 @@ def _amendments(tree: Tree, listing: Listing, found: Place) -> Iterable[Amendmen
             and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(x.inputs))
             and (start == 0 or listing.role(start - 1) == "assistant")
         )
-        if fits or reply:
-            yield Amendment(x.id, (start, end) if fits else None, reply)
+        block = (start, end) if fits and not _is_as_stored(x, listing, start, end) else None
+        if block or reply:
+            yield Amendment(x.id, block, reply)
         if not fits and is_turn:
             return
         reply, x = None, tree.parent(x)
@@ -572,6 +573,11 @@ def _amendments(tree: Tree, listing: Listing, found: Place) -> Iterable[Amendmen
                 end -= 1
             if x is not None and end < start and _is_told_anew(x, listing, end, start):
                 reply = (end, start)
+
+
+def _is_as_stored(x: Exchange, listing: Listing, start: int, end: int) -> bool:
+    media = tuple(listing.media(i) for i in range(start, end))
+    return tuple(listing.atoms[start:end]) == x.inputs and media == x.media
 
 
 def _is_told_anew(x: Exchange, listing: Listing, start: int, end: int) -> bool:
