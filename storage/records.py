@@ -110,7 +110,7 @@ class Exchange:
     reply: atoms of our reply as the client has it; None while it was never had (cancelled).
     run: the path's messages from this number up to the reply's are all the agent's numbers there are in between.
     offset: how many atoms the path has in front of the inputs. length: messages of the whole path, its reply included.
-    path: running hash over all atoms up to and including the reply.
+    path: hash of all atoms up to and including the reply, going on from the parent's.
     reply_key: hash under which a reply of ours is looked up (its text without white space, else its calls).
     head: of a first exchange, how many of its messages were made elsewhere.
     hush: indices of input messages that were off the record when they were said, or were forgotten; -1: the reply was.

@@ -19,7 +19,6 @@ from storage.records import Atom
 __all__ = [
     "Canon",
     "Listing",
-    "PathHash",
     "WireMessage",
     "call_id",
     "calls_of",
@@ -120,27 +119,6 @@ def is_user(atoms: tuple[Atom, ...]) -> bool:
     return bool(atoms) and atoms[0][0] == 0x75  # b"u"
 
 
-class PathHash:
-    """Running hash over the atoms of a path."""
-
-    __slots__ = ("_hash",)
-
-    def __init__(self, secret: bytes) -> None:
-        self._hash = hashlib.blake2b(digest_size=16, key=secret)
-
-    def copy(self) -> PathHash:
-        """For a path that forks here."""
-        found = PathHash.__new__(PathHash)
-        found._hash = self._hash.copy()
-        return found
-
-    def add(self, atoms: Iterable[Atom]) -> None:
-        self._hash.update(b"".join(atoms))
-
-    def digest(self) -> bytes:
-        return self._hash.digest()
-
-
 class Canon:
     """Hashes under one agent's secret: nothing can be tried against them once the secret is gone."""
 
@@ -189,11 +167,15 @@ class Canon:
         texts = [a for a in reply if a[:1] == b"a"]
         return texts[0] if texts else self.digest(b"".join(reply)) if reply else None
 
-    def path(self, atoms: Iterable[Atom], start: Iterable[Atom] = ()) -> bytes:
-        running = PathHash(self.secret)
-        running.add(start)
-        running.add(atoms)
-        return running.digest()
+    @staticmethod
+    def path(atoms: Iterable[Atom], start: bytes = b"") -> bytes:
+        """Hash of a path: of its last atom and the hash of what comes before it, so that a longer one goes on from it.
+
+        start: of what comes before these atoms. An atom has a secret in it already, so this needs none.
+        """
+        for atom in atoms:
+            start = hashlib.blake2b(start + atom, digest_size=16).digest()
+        return start
 
 
 def _canonical_arguments(arguments: object) -> str:
@@ -211,7 +193,7 @@ class Listing:
     messages: the client's, in order; places: their indices in the request's own list.
     """
 
-    __slots__ = ("_media", "atoms", "canon", "messages", "places", "said")
+    __slots__ = ("_media", "_paths", "atoms", "canon", "messages", "places", "said")
 
     def __init__(self, canon: Canon, messages: Sequence[WireMessage]) -> None:
         self.canon = canon
@@ -219,6 +201,7 @@ class Listing:
         self.messages = [messages[i] for i in self.places]
         self.atoms = [canon.atoms(m) for m in self.messages]
         self._media: dict[int, bytes] = {}
+        self._paths = [b""]
         self.said = next(
             (
                 i + 1
@@ -238,6 +221,12 @@ class Listing:
 
     def flat(self, end: int) -> list[Atom]:
         return [a for atoms in self.atoms[:end] for a in atoms]
+
+    def path(self, end: int) -> bytes:
+        """Hash of the path that its first messages are."""
+        for atoms in self.atoms[len(self._paths) - 1 : end]:
+            self._paths.append(self.canon.path(atoms, self._paths[-1]))
+        return self._paths[end]
 
     def role(self, i: int) -> str:
         return str(self.messages[i].get("role"))

@@ -30,11 +30,11 @@ def decide(
     canon = query.listing.canon
     heads = []
     if e.parent is None:
-        flat: list[bytes] = []
+        path = b""
         for atoms in e.inputs:
-            flat += atoms
+            path = canon.path(atoms, path)
             if atoms and atoms[0][:1] in b"ac":
-                heads.append(canon.path(flat))
+                heads.append(path)
     tombs = []
     if e.state is State.OFF:
         tombs = [b"".join(a) for a in (*e.inputs, e.reply or ()) if a and a[0][:1] in b"ua"]

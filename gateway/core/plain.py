@@ -112,7 +112,7 @@ def finish_plain(plan: Plan, ended: Ended) -> Exchange:
     return replace(
         e,
         reply=reply,
-        path=listing.canon.path((*listing.flat(len(listing)), *reply)),
+        path=listing.canon.path(reply, listing.path(len(listing))),
         reply_key=listing.canon.reply_key(reply),
         ended=ended.now,
         size=len(squash(text_of(ended.said))),

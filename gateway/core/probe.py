@@ -27,7 +27,7 @@ def full_probes(query: Query, key: str | None) -> Probes:
             user = next((j for j in range(i - 1, -1, -1) if listing.role(j) == "user"), None)
             if user is not None:
                 asked[b"".join(listing.atoms[user])] = None
-    marks = [listing.canon.path(listing.flat(listing.said))] if listing.said else []
+    marks = [listing.path(listing.said)] if listing.said else []
     marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
     replies = history.spans_of(listing, PROBED_TURNS) if listing.said else []
     return Probes(None, replies, list(asked), marks, since, told)

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.canonical import WireMessage, squash, text_of, visible
+from gateway.core.canonical import Canon, WireMessage, squash, text_of, visible
 from gateway.core.history import Amendment, Plan, find_opening
 from gateway.core.opaque import has_opaque
 from gateway.core.tree import Tree, is_forgotten, is_tombstone
@@ -73,7 +73,7 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
             e = replace(e, **_contents(plan, ended), edits=ended.edits)
         e = replace(
             e,
-            path=canon.path((*_flat(e), *reply), _flat_path(tree, e)),
+            path=_path_of(tree, e, canon),
             reply_key=canon.reply_key(reply),
             head=head_of(tree, e),
         )
@@ -183,8 +183,19 @@ def _flat(e: Exchange) -> list[Atom]:
     return [a for atoms in e.inputs for a in atoms]
 
 
-def _flat_path(tree: Tree, e: Exchange) -> list[Atom]:
-    return [a for el in tree.line(tree.parent(e)) for a in el.atoms]
+def _path_of(tree: Tree, e: Exchange, canon: Canon) -> bytes:
+    """Hash of the path down to its reply; b"" where what it goes on from is not known, and nothing is found by it."""
+    rest = [e]
+    above = tree.parent(e)
+    while above is not None and (above.reply is None or not above.path):
+        rest.append(above)
+        above = tree.parent(above)
+    if above is None and rest[-1].parent is not None:
+        return b""
+    path = above.path if above is not None else b""
+    for x in reversed(rest):
+        path = canon.path((*_flat(x), *(x.reply or ())), path)
+    return path
 
 
 # -- forms
@@ -241,7 +252,7 @@ def _rehash(tree: Tree, x: Exchange, plan: Plan) -> None:
             offset = x.offset
         x = tree.change(x.id, offset=offset, prior=tree.prior(x) if parent is not None else x.prior)
         if x.reply is not None:
-            x = tree.change(x.id, path=canon.path((*_flat(x), *x.reply), _flat_path(tree, x)))
+            x = tree.change(x.id, path=_path_of(tree, x, canon))
         todo += tree.kids(x)
 
 

@@ -119,7 +119,7 @@ def cut_plain(listing: Listing, summary: Summary) -> Cut | None:
     count = bisect_right(ends, end)
     if not 0 < count < len(listing) or ends[count - 1] != end:
         return None
-    if listing.canon.path(listing.flat(count)) != x.path:
+    if listing.path(count) != x.path:
         return None
     return Cut(render(summary.text), 0, listing.places[count], summary.id)
 

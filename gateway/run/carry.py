@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.canonical import Canon, PathHash, WireMessage
+from gateway.core.canonical import Canon, WireMessage
 from gateway.core.learn import fact_key
 from gateway.core.tree import is_tombstone
 from gateway.errors import BadRequest
@@ -173,7 +173,7 @@ class _Reader:
         self._store = store
         self._agent = agent
         self._canon = Canon(agent.secret)
-        self._paths: dict[int, tuple[PathHash, int, int, int]] = {}  # seq -> its path, depth, atoms, messages
+        self._paths: dict[int, tuple[bytes, int, int, int]] = {}  # seq -> its path, depth, atoms, messages
 
     def read(self, line: dict[str, Any]) -> tuple[str, Carried]:
         ((part, values),) = line.items()
@@ -207,9 +207,7 @@ class _Reader:
             }
         path, depth, offset, length = self._after(v["parent"])
         flat = [a for atoms in inputs for a in atoms]
-        path = path.copy()
-        path.add(flat)
-        path.add(reply or ())
+        path = self._canon.path((*flat, *(reply or ())), path)
         e = Exchange(
             id=0,
             conversation=0,
@@ -220,7 +218,7 @@ class _Reader:
             inputs=inputs,
             media=media,
             reply=reply,
-            path=path.digest() if reply is not None else b"",
+            path=path if reply is not None else b"",
             reply_key=None if reply is None else self._canon.reply_key(reply),
             state=state,
             **{name: v[name] for name in _PLAIN},
@@ -232,26 +230,26 @@ class _Reader:
         heads = self._heads(inputs) if v["parent"] is None else []
         return Carried({**{name: v[name] for name in ("conversation", "parent", "prior")}, "heads": heads}, e)
 
-    def _after(self, seq: int | None) -> tuple[PathHash, int, int, int]:
+    def _after(self, seq: int | None) -> tuple[bytes, int, int, int]:
         """The path up to an exchange and its reply, and the depth, atoms and messages of what follows it."""
         if seq is None:
-            return PathHash(self._agent.secret), 0, 0, 0
+            return b"", 0, 0, 0
         if seq not in self._paths:
-            path, atoms = PathHash(self._agent.secret), 0
+            path, atoms = b"", 0
             chain = self._store.carry.chain(self._agent, seq)
             for x in chain:
                 flat = [*(a for each in x.inputs for a in each), *(x.reply or ())]
-                path.add(flat)
+                path = self._canon.path(flat, path)
                 atoms += len(flat)
             self._paths[seq] = (path, chain[-1].depth + 1, atoms, chain[-1].length)
         return self._paths[seq]
 
     def _heads(self, inputs: tuple[tuple[Atom, ...], ...]) -> list[bytes]:
-        found, path = [], PathHash(self._agent.secret)
+        found, path = [], b""
         for atoms in inputs:
-            path.add(atoms)
+            path = self._canon.path(atoms, path)
             if atoms and atoms[0][:1] in b"ac":
-                found.append(path.digest())
+                found.append(path)
         return found
 
 

@@ -134,7 +134,7 @@ class Recollector:
         for _ in range(2):
             agent = agents.find(scope) or agents.draft(scope)
             listing = Listing(Canon(agent.secret), asked.request.messages)
-            path = listing.canon.path(listing.flat(listing.said)) if listing.said else None
+            path = listing.path(listing.said) if listing.said else None
             look = self.store.turns.look(agent, key, path) if agent.id else Look()
             if look is not None:
                 break
