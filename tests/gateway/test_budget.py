@@ -45,11 +45,11 @@ FIRST_TURN = [
 FIRST_TURN_OF_A_USER = [
     "SELECT id, uid,", "INSERT INTO agents", POOL, "INSERT INTO conversations", ADD, "UPDATE conversations SET"
 ]  # fmt: skip
-FORK = [LOOK, POOL, *LOOKING, *RESOLVE, ONE, ADD, MARK_PARENT, MARK_PARENT, "UPDATE conversations SET"]
-REGENERATED = [LOOK, POOL, *RESOLVE, ADD, MARK_PARENT, MARK_PARENT, "UPDATE conversations SET"]
+FORK = [LOOK, POOL, *LOOKING, *RESOLVE, ONE, ADD, MARK_PARENT, "UPDATE conversations SET"]
+REGENERATED = [LOOK, POOL, *RESOLVE, ADD, MARK_PARENT, "UPDATE conversations SET"]
 HIDDEN_ROUND = [LOOK, "INSERT INTO snapshots", ADD, MARK_PARENT, "INSERT INTO block_ops"]
 CARRYING_EDITS = [
-    LOOK, POOL, "SELECT id, text,", ONE, *RESOLVE, ADD, MARK_PARENT, MARK_PARENT, "UPDATE conversations SET",
+    LOOK, POOL, "SELECT id, text,", ONE, *RESOLVE, ADD, MARK_PARENT, "UPDATE conversations SET",
     "SELECT id, exchange,", "SELECT b.id, b.label,", "SELECT b.id, b.label,",
     "INSERT INTO block_history", "UPDATE blocks SET", "UPDATE block_ops SET", "UPDATE block_ops SET",
 ]  # fmt: skip
