@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "Agent",
@@ -101,6 +101,18 @@ class State(StrEnum):
     FORGOTTEN = "forgotten"  # a tombstone like OFF, and never standing
 
 
+class Evicted(NamedTuple):
+    """What no longer fits a window: the first `offset` atoms of a path, all of it above `depth`, some `tokens`.
+
+    context: tokens of the window for which that is so; a larger one may have room for more.
+    """
+
+    depth: int
+    offset: int
+    tokens: int
+    context: int
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """One turn's request and reply.
@@ -158,7 +170,7 @@ class Exchange:
     snapshot: int | None = None
     edits: bool = False
     merged: str = ""
-    tokens: int = 0  # of the whole path up to and including the reply, estimated
+    evicted: Evicted | None = None  # what this request left out in front of its path
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,6 +390,8 @@ class Probes:
     key: the client's conversation id; with one only that conversation matters. replies: keys of replies that the list
     may hold; inputs: hashes of what it asked; marks: hashes of heads and of what may be off the record; since:
     openings touched later than that may be the same chat. told: hashes of messages that may have been forgotten.
+    reach: how far up from the deepest exchange of a conversation it is loaded, or low: from which depth on; None: all.
+    First exchanges are loaded always.
     """
 
     key: str | None
@@ -386,6 +400,8 @@ class Probes:
     marks: Sequence[bytes] = ()
     since: float = 0.0
     told: Sequence[bytes] = ()
+    reach: int | None = None
+    low: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -193,7 +194,7 @@ class Listing:
     messages: the client's, in order; places: their indices in the request's own list.
     """
 
-    __slots__ = ("_media", "_paths", "atoms", "canon", "messages", "places", "said")
+    __slots__ = ("_ends", "_media", "_paths", "atoms", "canon", "messages", "places", "said")
 
     def __init__(self, canon: Canon, messages: Sequence[WireMessage]) -> None:
         self.canon = canon
@@ -202,6 +203,7 @@ class Listing:
         self.atoms = [canon.atoms(m) for m in self.messages]
         self._media: dict[int, bytes] = {}
         self._paths = [b""]
+        self._ends: list[int] = []
         self.said = next(
             (
                 i + 1
@@ -227,6 +229,13 @@ class Listing:
         for atoms in self.atoms[len(self._paths) - 1 : end]:
             self._paths.append(self.canon.path(atoms, self._paths[-1]))
         return self._paths[end]
+
+    @property
+    def ends(self) -> list[int]:
+        """Of each message, how many atoms there are up to and including it."""
+        if not self._ends:
+            self._ends = list(accumulate(map(len, self.atoms)))
+        return self._ends
 
     def role(self, i: int) -> str:
         return str(self.messages[i].get("role"))

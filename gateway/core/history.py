@@ -16,9 +16,22 @@ from enum import StrEnum
 
 from gateway.core.canonical import Listing, WireMessage, is_cut_of, is_user, squash, text_of, words
 from gateway.core.tree import Element, Tree, is_forgotten, is_tombstone
-from storage.records import Atom, Exchange, State
+from storage.records import Atom, Evicted, Exchange, State
 
-__all__ = ["Amendment", "Form", "Mode", "Place", "Plan", "Query", "begin", "lcs", "place", "spans_of"]
+__all__ = [
+    "Amendment",
+    "Form",
+    "Mode",
+    "Place",
+    "Plan",
+    "Query",
+    "begin",
+    "is_enough",
+    "lcs",
+    "low_of",
+    "place",
+    "spans_of",
+]
 
 LONG_REPLY = 32  # characters of a reply that nobody else will have written word for word
 _LCS_REACH = 160  # atoms compared at most; about 32 turns with tools
@@ -439,6 +452,38 @@ def begin(tree: Tree, query: Query) -> Plan:
         plan.conversation = opening.conversation if opening else None
     _keep_off_the_record(tree, plan)
     return plan
+
+
+def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
+    """Whether what was loaded of a long conversation tells all that is asked of it.
+
+    It does if the client's list is word for word the end of the path, all of its last turn is there, and what the list
+    left out in front of it reaches up to what no longer fits the window anyway.
+    """
+    listing, found, anchor = plan.query.listing, plan.place, plan.place.anchor
+    if anchor is None:
+        return not listing.said and not plan.query.append
+    chain = tree.chain(anchor)
+    is_whole = chain[0].parent is None
+    is_deep = evicted is not None and evicted.depth > chain[0].depth and not tree.goes_on(tree.top(anchor))
+    if plan.appending or not (is_whole or is_deep):
+        return is_whole or is_deep
+    path = [a for el in tree.line(anchor) for a in el.atoms]
+    if found.form and anchor.reply:
+        path = path[: -len(anchor.reply)]
+    known = listing.flat(found.first if found.form else found.last + 1)
+    if found.last + 1 != listing.said or len(known) > len(path) - (not is_whole):
+        return False
+    return path[len(path) - len(known) :] == known
+
+
+def low_of(tree: Tree, plan: Plan) -> int | None:
+    """From which depth on all is needed that this request may change; None: nothing is known yet."""
+    anchor = plan.place.anchor
+    if anchor is None:
+        return None
+    changed = [x for a in plan.amendments for x in [tree.get(a.exchange)] if x is not None]
+    return min(x.depth for x in (anchor, tree.top(anchor), *changed))
 
 
 def _new_exchange(tree: Tree, plan: Plan) -> Exchange:

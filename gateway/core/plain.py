@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Container
 from dataclasses import replace
-from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -70,7 +69,7 @@ def compose_plain(
             found.notes[listing.places[listing.said + i]] = note
     if not look.additions:
         return found
-    ends = list(accumulate(len(atoms) for atoms in listing.atoms[: listing.said]))
+    ends = listing.ends
     for x in look.additions:
         at = x.offset
         for i, atoms in enumerate(x.inputs):
@@ -122,6 +121,6 @@ def finish_plain(plan: Plan, ended: Ended) -> Exchange:
         model=plan.query.model,
         notes=ended.notes,
         edits=ended.edits,
-        tokens=ended.tokens,
+        evicted=ended.evicted,
         **content,
     )

@@ -6,20 +6,23 @@ from gateway.core import history
 from gateway.core.history import Plan, Query
 from storage.records import Probes
 
-__all__ = ["full_probes", "plain_probes"]
+__all__ = ["REACH", "full_probes", "plain_probes"]
 
 PROBED_TURNS = (
     8  # turns back in which our replies are looked for; further back the path's own hash finds them
 )
 
 
-def full_probes(query: Query, key: str | None) -> Probes:
-    """Everything under which the exchanges that may matter to a list can be found."""
+REACH = 64  # exchanges of a conversation that are looked at; further up only where those do not tell
+
+
+def full_probes(query: Query, key: str | None, *, reach: int | None = None, low: int | None = None) -> Probes:
+    """Everything under which the exchanges that may matter to a list can be found. reach, low: as in `Probes`."""
     listing = query.listing
     since = query.now - query.idle_s
     told = [b"".join(atoms) for atoms in listing.atoms[:-1] if atoms and atoms[0][:1] in b"ua"]
     if key is not None:
-        return Probes(key, since=since, told=told)
+        return Probes(key, since=since, told=told, reach=reach, low=low)
     asked: dict[bytes, None] = {}
     for i in range(len(listing) - 1, 0, -1):
         if listing.role(i) == "assistant" and listing.role(i - 1) != "assistant":
@@ -30,7 +33,7 @@ def full_probes(query: Query, key: str | None) -> Probes:
     marks = [listing.path(listing.said)] if listing.said else []
     marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
     replies = history.spans_of(listing, PROBED_TURNS) if listing.said else []
-    return Probes(None, replies, list(asked), marks, since, told)
+    return Probes(None, replies, list(asked), marks, since, told, reach, low)
 
 
 def plain_probes(plan: Plan, key: str | None) -> Probes:
@@ -38,4 +41,5 @@ def plain_probes(plan: Plan, key: str | None) -> Probes:
     anchor = plan.place.anchor
     replies = [anchor.reply_key] if anchor is not None and anchor.reply_key else []
     inputs = [b"".join(anchor.inputs[-1])] if anchor is not None and anchor.inputs else []
-    return Probes(key, replies, inputs, since=plan.query.now - plan.query.idle_s)
+    since, low = plan.query.now - plan.query.idle_s, None if anchor is None else max(0, anchor.depth - REACH)
+    return Probes(key, replies, inputs, since=since, low=low)

@@ -16,7 +16,7 @@ from gateway.core.canonical import Canon, WireMessage, squash, text_of, visible
 from gateway.core.history import Amendment, Plan, find_opening
 from gateway.core.opaque import has_opaque
 from gateway.core.tree import Tree, is_forgotten, is_tombstone
-from storage.records import Atom, Exchange, State
+from storage.records import Atom, Evicted, Exchange, State
 
 __all__ = ["Ended", "cancel", "finish", "head_of", "mergeable", "open_", "refresh_standing"]
 
@@ -26,7 +26,8 @@ class Ended:
     """How a request ended. full: our reply's messages as the upstream saw them; said: as the client has it.
 
     id: of the exchange to be written (negative: not yet stored). ours: ids of the calls that the gateway ran.
-    edits: whether memory operations hang on it. notes: index in the exchange's input -> text.
+    edits: whether memory operations hang on it. notes: index in the exchange's input -> text. evicted: what the request
+    left out.
     """
 
     id: int
@@ -37,7 +38,7 @@ class Ended:
     ours: frozenset[str] = frozenset()
     edits: bool = False
     snapshot: int | None = None
-    tokens: int = 0
+    evicted: Evicted | None = None
 
 
 def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
@@ -127,7 +128,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         notes=ended.notes,
         hush=plan.hush,
         snapshot=ended.snapshot,
-        tokens=ended.tokens,
+        evicted=ended.evicted,
         length=len(plan.exchange.inputs) + 1,
     )
     if parent is not None:

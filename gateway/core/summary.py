@@ -12,13 +12,12 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from gateway.core.canonical import Listing, WireMessage, calls_of, text_of
 from gateway.core.compose import Composition, matches
 from gateway.core.history import Plan
-from gateway.core.tree import Tree, is_tombstone
+from gateway.core.tree import Tree, end_offset, is_tombstone
 from storage.records import Exchange, Summary
 
 __all__ = [
@@ -39,11 +38,12 @@ __all__ = [
 
 EARLY = 0.85  # of the window: past it a summary is made, to be there when the window is full
 KEPT = 0.2  # of the window: what stays word for word behind it, and grows until then
+ROOMY = 0.7  # of the window: with no more than that behind it, a summary will do for some while
 WORTH = 0.2  # of the window: less than that is not worth a call, nor a new prefix
 SIZE_SHARE = 8  # of the model's context, what a summary may take
 MOST_TOKENS = 1_500  # chosen: some eight hundred words
 LEAST_TOKENS = 128
-IN_USE = 3  # newest ones of a path that may be in use; the window has outgrown those before
+IN_USE = 3  # newest ones of a path that may come into use, beside the one that is
 
 PART_CHARS = 48_000  # that one call reads: 12,000 tokens, so that a small model will do
 TOLD_CHARS = 6_000  # of one message
@@ -55,12 +55,14 @@ CHARS_PER_TOKEN = 6  # more than any text has; the bound of what an answer may b
 @dataclass(frozen=True, slots=True)
 class Cut:
     """A summary where this request has its end: what it covers is the first `fill` messages that are put in front,
-    and, where those are all, what comes before message `index` of the client's. id: the summary's."""
+    and, where those are all, what comes before message `index` of the client's. id: the summary's. end: atoms of the
+    path that it covers."""
 
     text: str
     fill: int
     index: int = 0
     id: int = 0
+    end: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,32 +116,35 @@ def end_of_span(path: Sequence[Share], keep: int) -> int | None:
 def cut_plain(listing: Listing, summary: Summary) -> Cut | None:
     """For a list that is its path word for word; None: this summary is of another path."""
     x = summary.exchange
-    end = x.offset + sum(map(len, x.inputs)) + len(x.reply or ())
-    ends = list(accumulate(map(len, listing.atoms)))
+    end = end_offset(x)
+    ends = listing.ends
     count = bisect_right(ends, end)
     if not 0 < count < len(listing) or ends[count - 1] != end:
         return None
     if listing.path(count) != x.path:
         return None
-    return Cut(render(summary.text), 0, listing.places[count], summary.id)
+    return Cut(render(summary.text), 0, listing.places[count], summary.id, end)
 
 
-def cut_tree(tree: Tree, plan: Plan, composition: Composition, summary: Summary) -> Cut | None:
-    """For any list, by the path it was found to go on from."""
+def cut_tree(
+    tree: Tree, plan: Plan, composition: Composition, summary: Summary, *, is_begun: bool = False
+) -> Cut | None:
+    """For any list, by the path it was found to go on from. is_begun: the path's beginning has left already."""
     listing, place = plan.query.listing, plan.place
     path = {x.id for x in tree.chain(place.anchor) if x.depth <= summary.exchange.depth}
     if summary.exchange.id not in path:
         return None
-    count = 0
+    count, end = 0, end_offset(summary.exchange)
     if not plan.appending:
         pairs = matches(listing, place.last + 1, tree.line(place.anchor))
         count = max((i + 1 for i, element in pairs if element.exchange.id in path), default=0)
     fill = len(composition.fill)
     if count:
         at = listing.places[count] if count < len(listing) else None
-        return None if at is None else Cut(render(summary.text), fill, at, summary.id)
+        return None if at is None else Cut(render(summary.text), fill, at, summary.id, end)
     fill = max((n + 1 for n in range(fill) if composition.fill_of[n] in path), default=0)
-    return Cut(render(summary.text), fill, id=summary.id) if fill else None
+    # All that it covers may have left before, and be in front of what is put in.
+    return Cut(render(summary.text), fill, id=summary.id, end=end) if fill or is_begun else None
 
 
 # -- how it stands in the prompt

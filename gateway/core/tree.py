@@ -18,7 +18,7 @@ import orjson
 from gateway.core.canonical import WireMessage, grows, is_user, text_of
 from storage.records import Atom, Exchange, State
 
-__all__ = ["Content", "Element", "Tree", "has_additions", "is_forgotten", "is_tombstone"]
+__all__ = ["Content", "Element", "Tree", "end_offset", "has_additions", "is_forgotten", "is_tombstone"]
 
 _TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
 
@@ -42,6 +42,18 @@ class Element(NamedTuple):
     exchange: Exchange
     place: int
     atoms: tuple[Atom, ...]
+
+    @property
+    def at(self) -> tuple[int, int]:
+        """Its exchange's depth, and how many atoms the path has in front of it."""
+        x = self.exchange
+        before = x.inputs if self.place < 0 else x.inputs[: self.place]
+        return x.depth, x.offset + sum(map(len, before))
+
+
+def end_offset(e: Exchange) -> int:
+    """Atoms of the path up to and including its reply."""
+    return e.offset + sum(map(len, e.inputs)) + len(e.reply or ())
 
 
 def is_tombstone(exchange: Exchange) -> bool:
@@ -161,6 +173,11 @@ class Tree:
 
     # -- the shape
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether of some conversation only the end was loaded (and its first exchanges)."""
+        return any(e.parent is not None and e.parent not in self.by_id for e in self)
+
     def parent(self, e: Exchange) -> Exchange | None:
         return self.get(e.parent)
 
@@ -249,7 +266,10 @@ class Tree:
 
     def is_soft(self, e: Exchange) -> bool:
         """It may still take another form: nothing that was carried rests on it."""
-        return not any(self.is_carried(c) for c in self.kids(e))
+        kids = self.kids(e)
+        if not kids and e.carried:
+            return False  # what rests on it was not loaded
+        return not any(self.is_carried(c) for c in kids)
 
     # -- comparing
 

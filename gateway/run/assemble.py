@@ -13,10 +13,11 @@ from gateway.core.canonical import WireMessage, is_system
 from gateway.core.compose import Composition, prefixed
 from gateway.core.request import ChatRequest
 from gateway.core.splice import Splice, dump
-from gateway.core.summary import EARLY, KEPT, WORTH, Cut, Overfull, summary_tokens
+from gateway.core.summary import EARLY, KEPT, ROOMY, WORTH, Cut, Overfull, summary_tokens
 from gateway.core.tools import definitions
 from gateway.core.window import Budget, describe, fit_window, may_begin, plan_budget
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
+from storage.records import Evicted
 
 __all__ = ["Additions", "Assembly", "assemble", "may_exceed"]
 
@@ -25,15 +26,22 @@ __all__ = ["Additions", "Assembly", "assemble", "may_exceed"]
 class Additions:
     """What of ours goes in. system: text for the leading system message. offered: memory tools, name -> tool.
 
-    cuts: summaries that may stand for the beginning, the one that covers least first. is_summarised: whether one shall
-    be made when the window fills up.
+    cuts: summaries that may stand for the beginning, the one that covers least first; in_use: the id of the one that
+    did before. is_summarised: whether one shall be made when the window fills up. evicted: what of the path has left
+    the window before, which is not in the composition's fill, and of the client's list what comes before message
+    `start`; where: of a message of the client's by its index, where on the path it stands (depth, atoms before it),
+    None where that is not known.
     """
 
     composition: Composition = field(default_factory=Composition)
     system: str = ""
     offered: dict[str, str] = field(default_factory=dict)
     cuts: tuple[Cut, ...] = ()
+    in_use: int = 0
     is_summarised: bool = False
+    evicted: Evicted | None = None
+    start: int = 0
+    where: Callable[[int], tuple[int, int] | None] = lambda index: None
 
     @property
     def injected_bytes(self) -> int:
@@ -46,7 +54,8 @@ class Assembly:
     """dropped: indices of the client's messages that do not fit; fill: what goes before them.
 
     filled: of the composition's fill, the indices of what fits; None: all. summary: what stands for what was left out,
-    or "". overfull: the window fills up, and a summary is wanted.
+    or "". overfull: the window fills up, and a summary is wanted. evicted: what of the path is left out, for the next
+    request to leave out as well.
     """
 
     request: ChatRequest
@@ -60,6 +69,7 @@ class Assembly:
     summary: str = ""
     summary_id: int = 0
     overfull: Overfull | None = None
+    evicted: Evicted | None = None
     adds_usage: bool = False
     consumed: tuple[str, ...] = ()  # fields of the client's that are not for an upstream
 
@@ -136,7 +146,9 @@ async def assemble(
 
 
 async def _fit(found: Assembly, context_tokens: int) -> None:
-    if not may_exceed(found.request, found.additions, context_tokens):
+    """What has left the window stays out, so that a request costs what is in it and not what was ever said."""
+    gone = found.additions.evicted
+    if gone is None and not may_exceed(found.request, found.additions, context_tokens):
         return  # bytes are an upper bound of tokens: most requests are never counted
     tokenizer = tokenizer_for(found.model)
     if not tokenizer.is_loaded:
@@ -144,27 +156,33 @@ async def _fit(found: Assembly, context_tokens: int) -> None:
     request, added = found.request, found.additions
     entries = _entries(found)
     room = _Room(entries, context_tokens, request.max_tokens, _fixed(found, tokenizer.count), tokenizer.count)
-    cuts = [(at, cut) for cut in added.cuts if (at := _place(entries, cut)) and may_begin(room.elements, at)]
-    chosen, begin = None, 0
-    if room.is_over():
-        # The oldest one with which the rest fits: it stays the same until the window is full again.
-        chosen, begin = next(
-            ((cut, at) for at, cut in cuts if not room.is_over(at, cut.text)),
-            (cuts[-1][1], cuts[-1][0]) if cuts else (None, 0),
-        )
+    cuts = [
+        (at, cut)
+        for cut in added.cuts
+        for at in [_place(entries, cut)]
+        if (at or gone is not None) and may_begin(room.elements, at)
+    ]
+    begin, chosen = (
+        _choose(room, cuts, gone, added.in_use) if gone is not None or room.is_over() else (0, None)
+    )
     if added.is_summarised:
         at, newest = cuts[-1] if cuts else (0, None)
-        found.overfull = room.overfull(at, newest.text if newest else "")
+        is_told = gone is None or newest is not None  # else something has left of which nothing is told
+        found.overfull = room.overfull(at, newest.text if newest else "", is_due=not is_told)
     budget = room.budget(chosen.text if chosen else "")
     window = fit_window(room.elements[begin:], budget, lambda i: room.count(begin + i))
-    if window.is_whole and chosen is None:
+    if window.is_whole and chosen is None and gone is None:
         return
     if chosen is not None:
         found.summary, found.summary_id = chosen.text, chosen.id
     kept = {begin + i for i in window.indices}
-    found.evicted_tokens = window.evicted_tokens + room.tokens(0, begin)
+    found.evicted_tokens = window.evicted_tokens + room.tokens(0, begin) + (gone.tokens if gone else 0)
+    first = min(kept, default=len(entries))
+    found.evicted = _leaving(found, entries, first, room.tokens(0, first), context_tokens, gone)
     found.filled = [n for n in range(len(found.fill)) if n in kept]
     found.fill = [found.fill[n] for n in found.filled]
+    found.dropped.update(range(_first_spoken(request.messages), added.start))
+    found.kept_hidden = {i: messages for i, messages in found.kept_hidden.items() if i >= added.start}
     hidden: dict[int, list[WireMessage]] = {}
     for n, (index, m) in enumerate(entries):
         if index is None:
@@ -181,6 +199,44 @@ async def _fit(found: Assembly, context_tokens: int) -> None:
         else:
             found.dropped.add(place)
             del found.kept_hidden[place]
+
+
+def _choose(
+    room: _Room, cuts: Sequence[tuple[int, Cut]], gone: Evicted | None, in_use: int
+) -> tuple[int, Cut | None]:
+    """The summary that stands for the beginning, and the first entry behind it.
+
+    The one in use, so that the prompt begins as it did, if the rest fits and nothing is missing behind its end. Else
+    the oldest that leaves room, which will do until the window is full again; else the newest.
+    """
+    fitting = [(at, cut) for at, cut in cuts if not room.is_over(at, cut.text)]
+    whole = [(at, cut) for at, cut in fitting if gone is None or cut.end >= gone.offset] or fitting
+    same = [(at, cut) for at, cut in whole if cut.id == in_use]
+    roomy = [(at, cut) for at, cut in whole if not room.is_over(at, cut.text, ROOMY)]
+    found = [*same, *roomy, *whole[::-1], *cuts[::-1]]
+    return found[0] if found else (0, None)
+
+
+def _where(found: Assembly, entries: Sequence[_Entry], n: int) -> tuple[int, int] | None:
+    index = entries[n][0]
+    return found.additions.composition.fill_at[n] if index is None else found.additions.where(index)
+
+
+def _leaving(
+    found: Assembly,
+    entries: Sequence[_Entry],
+    first: int,
+    tokens: int,
+    context_tokens: int,
+    gone: Evicted | None,
+) -> Evicted | None:
+    """What the next request need not look at. first: the first entry that is kept; tokens: of those before it."""
+    at = _where(found, entries, first) if first < len(entries) else None
+    if at is None or not tokens:
+        return gone
+    if gone is not None:
+        tokens, context_tokens = tokens + gone.tokens, min(context_tokens, gone.context)
+    return Evicted(*at, tokens, context_tokens)
 
 
 def may_exceed(request: ChatRequest, added: Additions, context_tokens: int) -> bool:
@@ -201,7 +257,7 @@ def _entries(found: Assembly) -> list[_Entry]:
     """What is said, behind the leading system messages, as it would be sent whole."""
     request, notes = found.request, found.additions.composition.notes
     entries: list[_Entry] = [(None, m) for m in found.fill]
-    for i in range(_first_spoken(request.messages), len(request.messages)):
+    for i in range(max(found.additions.start, _first_spoken(request.messages)), len(request.messages)):
         if i in found.kept_hidden:
             entries += [(i, m) for m in found.kept_hidden[i]]
         else:
@@ -268,12 +324,14 @@ class _Room:
             return False
         return self.tokens(start, len(self.elements)) > most
 
-    def overfull(self, start: int, summary: str) -> Overfull | None:
+    def overfull(self, start: int, summary: str, *, is_due: bool = False) -> Overfull | None:
         """Whether behind the newest summary there is enough for another one, and the window filling up."""
-        if not self.is_over(start, summary, EARLY):
-            return None
         high = self.budget(summary).high
         keep = int(high * KEPT)
+        if is_due:
+            return Overfull(keep, summary_tokens(self._context))
+        if not self.is_over(start, summary, EARLY):
+            return None
         opens = (i for i in range(len(self.elements) - 1, start, -1) if self.elements[i].role == "user")
         end = next((i for i in opens if self.tokens(i, len(self.elements)) >= keep), start)
         if self.tokens(start, end) < high * WORTH:

@@ -35,7 +35,7 @@ KEPT_PATHS = 4096  # whose hash goes on, within one call
 # What of an exchange is told as it is; words, hashes and places in the tree are told apart.
 _PLAIN = (
     "seq", "run", "begun", "touched", "ended", "stopped", "superseded", "carried", "standing", "edits", "opaque",
-    "model", "merged", "size", "head", "tokens",
+    "model", "merged", "size", "head",
 )  # fmt: skip
 
 

@@ -122,7 +122,7 @@ class Chat:
             self._metrics.prefix_breaks.inc()
         assembly = await call.assemble(added, tries.target, tries.place)
         if memory is not None:
-            memory.overfull = assembly.overfull
+            memory.overfull, memory.evicted = assembly.overfull, assembly.evicted
         _say(receipt, memory, added.injected_bytes + len(assembly.summary.encode()))
         spec = TurnSpec(
             stream=request.stream,
@@ -153,7 +153,7 @@ class Chat:
                 memory.answered_by(target.upstream, target.model)
             run.assembly = await call.assemble(_additions(memory, profile), target, place)
             if memory is not None:
-                memory.overfull = run.assembly.overfull
+                memory.overfull, memory.evicted = run.assembly.overfull, run.assembly.evicted
             run.credential = call.credential_for(target)
             return run.request(run.assembly.body())
 

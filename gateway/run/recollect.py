@@ -11,11 +11,11 @@ import asyncio
 import logging
 import random
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from gateway.core import edits, history, recall, settle
@@ -26,12 +26,12 @@ from gateway.core.decide import decide
 from gateway.core.history import Plan, Query
 from gateway.core.identity import Identity, Mode
 from gateway.core.plain import compose_plain, finish_plain, plan_plain
-from gateway.core.probe import full_probes, plain_probes
+from gateway.core.probe import REACH, full_probes, plain_probes
 from gateway.core.request import ChatRequest
 from gateway.core.section import Section, learned, make_section
 from gateway.core.summary import IN_USE, Cut, Overfull, cut_plain, cut_tree
 from gateway.core.tell import messages_of
-from gateway.core.tree import Tree
+from gateway.core.tree import Tree, end_offset
 from gateway.core.turn import End, Outcome
 from gateway.run.assemble import Additions, Assembly, assemble, may_exceed
 from gateway.run.tools.memory import MemoryTools
@@ -43,9 +43,11 @@ from storage.records import (
     Block,
     BlockOp,
     Committed,
+    Evicted,
     Exchange,
     Look,
     Message,
+    Probes,
     Snapshot,
     TurnWrite,
 )
@@ -161,9 +163,30 @@ class Recollector:
             return Recollection(self, asked, agent, look, query, plan, None)
         tree = Tree()
         if agent.id:
-            pool = self.store.turns.pool(agent, full_probes(query, key))
-            tree = Tree(pool.exchanges, pool.fetch, pool.tombs)
-        return Recollection(self, asked, agent, look, query, history.begin(tree, query), tree)
+            tree = self._tree(agent, full_probes(query, key, reach=REACH))
+        plan = history.begin(tree, query)
+        if tree.is_partial and not history.is_enough(tree, plan, _evicted(plan, asked)):
+            evicted = _evicted(plan, asked)
+            if evicted is not None:
+                tree = self._tree(agent, full_probes(query, key, low=max(0, evicted.depth - 1)))
+                plan = history.begin(tree, query)
+            if evicted is None or (
+                tree.is_partial and not history.is_enough(tree, plan, _evicted(plan, asked))
+            ):
+                tree = self._tree(agent, full_probes(query, key))
+                plan = history.begin(tree, query)
+        return Recollection(self, asked, agent, look, query, plan, tree)
+
+    def _tree(self, agent: Agent, probes: Probes) -> Tree:
+        pool = self.store.turns.pool(agent, probes)
+        return Tree(pool.exchanges, pool.fetch, pool.tombs)
+
+
+def _evicted(plan: Plan, asked: Asked) -> Evicted | None:
+    """What of the path has left the window for good; None: nothing, or what was small for it is not for this one."""
+    anchor, context = plan.place.anchor, asked.context_tokens
+    found = None if anchor is None else anchor.evicted
+    return found if found is not None and context is not None and context <= found.context else None
 
 
 def new_uid() -> str:
@@ -185,7 +208,13 @@ class Recollection:
     section: Section = field(default_factory=lambda: Section(None))
     composition: Composition = field(default_factory=Composition)
     cuts: tuple[Cut, ...] = ()  # summaries of this path, the one that covers least first
+    in_use: int = 0  # the one that the conversation was last sent with
     overfull: Overfull | None = None  # as the request was sent, its window was filling up
+    evicted: Evicted | None = None  # as the request was sent, this was left out
+    gone: tuple[Evicted | None, int] = (
+        None,
+        0,
+    )  # what earlier requests left out, and where the list begins behind it
     notes: dict[int, str] = field(default_factory=dict)  # by index among the new messages
     tools: MemoryTools | None = None  # None where memory is off
     recalled_tokens: int = 0
@@ -232,13 +261,19 @@ class Recollection:
             always=profile.rebuild == "always",
             can_tell=is_asked,
         )
-        summary = pinned.known.get("summary", 0) if pinned is not None else 0
+        self.in_use = summary = pinned.known.get("summary", 0) if pinned is not None else 0
         self.section = pin(summary=summary)
+        self.evicted = gone = _evicted(self.plan, self.asked)
         if profile.history == "client":
             self.plan.fill = []
+        elif gone is not None:
+            self.plan.fill = [element for element in self.plan.fill if element.at[1] >= gone.offset]
         self.composition = self._compose(fresh)
+        self.gone = self._find_gone()
         context = self.asked.context_tokens
-        if context is not None and may_exceed(self.asked.request, self.additions, context * 3 // 4):
+        if context is not None and (
+            gone is not None or may_exceed(self.asked.request, self.additions, context * 3 // 4)
+        ):
             self._find_cuts()
         cut = await self._assemble() if is_asked or self.cuts else None
         if cut is not None and cut.summary_id not in (0, summary):
@@ -272,16 +307,20 @@ class Recollection:
         if anchor is None or not self.agent.id or not self._is_summarised:
             return
         tree, plan, composition = self.tree, self.plan, self.composition
+        is_begun = _evicted(plan, self.asked) is not None
         try:
             stored = self.by.store.summaries.of(self.agent.id, anchor.conversation)
         except StoreError as error:
             _log.warning("summaries could not be read: %s", error.message)
             return
         cuts = (
-            cut_plain(listing, each) if tree is None else cut_tree(tree, plan, composition, each)
+            cut_plain(listing, each)
+            if tree is None
+            else cut_tree(tree, plan, composition, each, is_begun=is_begun)
             for each in stored
         )
-        self.cuts = tuple(islice(filter(None, cuts), IN_USE))[::-1]
+        found = [cut for cut in cuts if cut is not None]
+        self.cuts = tuple(cut for n, cut in enumerate(found) if n < IN_USE or cut.id == self.in_use)[::-1]
 
     @property
     def _is_summarised(self) -> bool:
@@ -294,7 +333,47 @@ class Recollection:
     @property
     def additions(self) -> Additions:
         wants = self.by.overfull is not None and self._is_summarised and not self.plan.off
-        return Additions(self.composition, self.section.text, self.offered, self.cuts, wants)
+        evicted, start = self.gone
+        return Additions(
+            self.composition,
+            self.section.text,
+            self.offered,
+            self.cuts,
+            self.in_use,
+            wants,
+            evicted,
+            start,
+            self._where,
+        )
+
+    def _find_gone(self) -> tuple[Evicted | None, int]:
+        """What has left the window before, and the first message of the client's list that has not."""
+        found = _evicted(self.plan, self.asked)
+        if found is None or self.composition.fill:
+            return found, 0  # all of the client's list comes after it
+        listing = self.query.listing
+        if self.tree is None:
+            first = bisect_right(listing.ends, found.offset)
+            return found, listing.places[first]
+        list_at = self.composition.list_at
+        for i in listing.places[: self.plan.place.last + 1]:
+            if i not in list_at:
+                break  # something that is nowhere on the path: the list is weighed as a whole
+            if list_at[i][1] >= found.offset:
+                return found, i
+        return None, 0
+
+    def _where(self, index: int) -> tuple[int, int] | None:
+        """Where on the path a message of the client's list stands."""
+        listing, anchor = self.query.listing, self.plan.place.anchor
+        if anchor is None:
+            return None
+        i = bisect_left(listing.places, index)
+        if i in self.plan.new:
+            return anchor.depth + 1, end_offset(anchor)
+        if self.tree is not None:
+            return self.composition.list_at.get(index)
+        return 0, listing.ends[i - 1] if i else 0
 
     async def _assemble(self) -> Assembly | None:
         """What of the conversation is in sight, before there is a note; None: all of it."""
@@ -503,6 +582,7 @@ class Recollection:
             notes=self.notes,
             ours=ours,
             edits=bool(self.ops),
+            evicted=self.evicted,
         )
 
     async def _commit(
@@ -518,7 +598,7 @@ class Recollection:
         if plan.off:  # nothing new is kept, and what the path knew before it knows after
             number = plan.place.anchor.snapshot if plan.place.anchor else None
             snapshot = None if number is None else Snapshot(number, "", {})
-        probes = full_probes(self.query, key) if self.tree is not None else plain_probes(plan, key)
+        probes = plain_probes(plan, key) if self.tree is None else self._probes(self.tree, key)
         profile = self.asked.profile
         write = TurnWrite(
             agent=self.agent,
@@ -536,6 +616,13 @@ class Recollection:
             shared=[_block(b, 0) for b in profile.blocks if b.shared],
         )
         return await asyncio.shield(self.by.store.turns.commit(write))
+
+    def _probes(self, tree: Tree, key: str | None) -> Probes:
+        """What has to be looked at again in the transaction that writes the turn."""
+        low = history.low_of(tree, self.plan)
+        if low is not None:
+            return full_probes(self.query, key, low=max(0, low - REACH))
+        return full_probes(self.query, key, reach=REACH if tree.is_partial else None)
 
     def abandon(self) -> None:
         """The turn never came to its end (an error of our own)."""

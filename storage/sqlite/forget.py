@@ -264,7 +264,7 @@ def _erase(connection: sqlite3.Connection, agent: int, e: Exchange) -> None:
             notes={},
             snapshot=None,
             size=0,
-            tokens=0,
+            evicted=None,
             input=None,
             said=None,
             full=None,

@@ -162,7 +162,7 @@ SELECT agent FROM blocks WHERE id = ?
 -- A page of a memory that is gone.
 UPDATE exchanges SET agent = 0, conversation = 0, parent = NULL, seq = 0, begun = 0, touched = 0, ended = NULL,
     stopped = NULL, state = 'forgotten', standing = 0, edits = 0, adds = 0, opaque = 0, model = '', merged = '', size = 0,
-    tokens = 0, prior = NULL, snapshot = NULL, room = 0, path = x'', reply_key = NULL, input_key = NULL, hush = NULL,
+    evicted = NULL, prior = NULL, snapshot = NULL, room = 0, path = x'', reply_key = NULL, input_key = NULL, hush = NULL,
     inputs = x'', media = x'', reply = NULL, notes = NULL, input = NULL, said = NULL, full = NULL, pad = NULL
 WHERE id IN (SELECT id FROM exchanges WHERE agent = ? LIMIT ?)
 

@@ -18,6 +18,7 @@ from storage.records import (
     Block,
     BlockOp,
     Conversation,
+    Evicted,
     Exchange,
     Look,
     Probes,
@@ -49,12 +50,12 @@ POOL_LIMIT = (
 _COLUMNS = (
     "conversation", "parent", "depth", "span", "offset", "length", "begun", "touched", "ended", "stopped",
     "state", "superseded", "carried", "standing", "edits", "adds", "opaque", "model", "merged", "size",
-    "head", "tokens", "prior", "snapshot", "path", "reply_key", "input_key", "hush", "inputs", "media",
+    "head", "evicted", "prior", "snapshot", "path", "reply_key", "input_key", "hush", "inputs", "media",
     "reply", "notes", "input", "said", "full",
 )  # fmt: skip
 _SKELETON = (
     "id", "conversation", "parent", "depth", "seq", "offset", "length", "begun", "touched", "ended", "stopped",
-    "state", "superseded", "carried", "standing", "edits", "merged", "size", "head", "tokens", "prior", "snapshot",
+    "state", "superseded", "carried", "standing", "edits", "merged", "size", "head", "evicted", "prior", "snapshot",
     "path", "reply_key", "hush", "inputs", "media", "reply", "notes", "run", "opaque", "model",
 )  # fmt: skip
 
@@ -66,6 +67,8 @@ def prepare(sql: str) -> str:
         "{pad}": ", ".join(["NULL"] * (len(_SKELETON) + 1)),
         "{columns}": ", ".join((*_COLUMNS, "room", "pad")),
         "{values}": ", ".join("?" * (len(_COLUMNS) + 2)),
+        "{id}": str(_SKELETON.index("id") + 1),  # of a compound select only the columns' numbers are known
+        "{depth}": str(_SKELETON.index("depth") + 1),
     }
     for key, text in texts.items():
         sql = sql.replace(key, text)
@@ -154,7 +157,7 @@ def _exchange(
         merged=row[16],
         size=row[17],
         head=row[18],
-        tokens=row[19],
+        evicted=Evicted(*orjson.loads(row[19])) if row[19] else None,
         prior=row[20],
         snapshot=row[21],
         path=row[22],
@@ -198,7 +201,7 @@ def _values(e: Exchange) -> list[Any]:
         e.merged,
         e.size,
         e.head,
-        e.tokens,
+        orjson.dumps(list(e.evicted)) if e.evicted else None,
         e.prior,
         e.snapshot,
         e.path,
@@ -304,6 +307,8 @@ _POOL_FOUND = _POOL_FOUND.replace("{inputs}", ", ".join(f"?{4 + _REPLIES + i}" f
 _POOL_FOUND = _POOL_FOUND.replace(
     "{marks}", ", ".join(f"?{4 + _REPLIES + _INPUTS + i}" for i in range(_MARKS))
 )
+_AFTER = 4 + _REPLIES + _INPUTS + _MARKS
+_POOL_FOUND = _POOL_FOUND.replace("{reach}", f"?{_AFTER}").replace("{low}", f"?{_AFTER + 1}")
 
 
 def load_pool(
@@ -316,7 +321,8 @@ def load_pool(
     if probes.key is not None or conversation is not None:
         rows = []
         if conversation is not None:
-            rows = connection.execute(SQL["pool_conversation"], (conversation, agent, POOL_LIMIT)).fetchall()
+            values = (conversation, agent, POOL_LIMIT, probes.reach, probes.low)
+            rows = connection.execute(SQL["pool_conversation"], values).fetchall()
     else:
         rows = connection.execute(
             _POOL_FOUND,
@@ -327,6 +333,8 @@ def load_pool(
                 *_fill(probes.replies, _REPLIES),
                 *_fill(probes.inputs, _INPUTS),
                 *_fill(probes.marks, _MARKS),
+                probes.reach,
+                probes.low,
             ],
         ).fetchall()
     return [_exchange(row) for row in reversed(rows)]

@@ -24,9 +24,10 @@ SELECT 'conversation', c.id, c.uid, c.key, c.rev, c.last_at, NULL, NULL, NULL, {
 FROM conversations c WHERE c.id = coalesce((SELECT conversation FROM p), (SELECT id FROM named))
 UNION ALL
 SELECT 'exchange',
-       EXISTS (SELECT 1 FROM exchanges k WHERE k.conversation = p.conversation AND k.parent = p.id),
+       EXISTS (SELECT 1 FROM exchanges k
+               WHERE k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id),
        p.parent IS NULL AND EXISTS (
-           SELECT 1 FROM exchanges r WHERE r.conversation = p.conversation AND r.parent IS NULL AND r.id <> p.id),
+           SELECT 1 FROM exchanges r WHERE r.conversation = p.conversation AND r.depth = 0 AND r.id <> p.id),
        NULL, NULL, NULL, NULL, NULL, NULL, {skeleton}
 FROM p
 UNION ALL
@@ -69,9 +70,16 @@ WITH hit(conversation) AS (
     UNION SELECT e.conversation FROM (SELECT exchange FROM marks
         WHERE agent = ?1 AND hash IN ({marks}) LIMIT 32) m JOIN exchanges e ON e.id = m.exchange
 )
-SELECT {skeleton} FROM exchanges p
-WHERE p.conversation IN (SELECT c.id FROM hit JOIN conversations c ON c.id = hit.conversation WHERE c.key IS NULL)
-ORDER BY p.depth DESC, p.id DESC LIMIT ?3
+, part(conversation, low) AS (
+    SELECT c.id, coalesce({low}, (SELECT max(depth) FROM exchanges e WHERE e.conversation = c.id) - {reach}, 0)
+    FROM (SELECT DISTINCT conversation FROM hit) h JOIN conversations c ON c.id = h.conversation
+    WHERE c.key IS NULL
+)
+SELECT {skeleton} FROM part CROSS JOIN exchanges p ON p.conversation = part.conversation AND p.depth >= part.low
+UNION ALL
+SELECT {skeleton} FROM part CROSS JOIN exchanges p ON p.conversation = part.conversation AND p.depth = 0
+WHERE part.low > 0
+ORDER BY {depth} DESC, {id} DESC LIMIT ?3
 
 -- name: conversation_of
 -- A conversation by the client's id.
@@ -163,7 +171,15 @@ SELECT {skeleton} FROM exchanges p WHERE conversation = ? AND edits = 1 AND merg
 
 -- name: pool_conversation
 -- The exchanges of one conversation, the newest if there are very many. (`+`: looked up by conversation, not by agent.)
-SELECT {skeleton} FROM exchanges p WHERE conversation = ? AND +agent = ? ORDER BY depth DESC, id DESC LIMIT ?
+-- ?4: how far up from the deepest one, ?5: or from which depth on; first exchanges always.
+WITH part(low) AS (
+    SELECT coalesce(?5, (SELECT max(depth) FROM exchanges WHERE conversation = ?1) - ?4, 0)
+)
+SELECT {skeleton} FROM part CROSS JOIN exchanges p ON p.conversation = ?1 AND p.depth >= part.low WHERE +p.agent = ?2
+UNION ALL
+SELECT {skeleton} FROM part CROSS JOIN exchanges p ON p.conversation = ?1 AND p.depth = 0
+WHERE part.low > 0 AND +p.agent = ?2
+ORDER BY {depth} DESC, {id} DESC LIMIT ?3
 
 -- name: ops_drop
 -- A turn that was asked again keeps the edits of its last answer.

@@ -258,7 +258,7 @@ def _settle(
 ) -> None:
     if connection.execute(history.SQL["unmerged"], (conversation,)).fetchone() is not None:
         rows = connection.execute(
-            history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT)
+            history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT, None, None)
         ).fetchall()
         owner = Agent(agent, "", Scope("", "", ""), b"", 0)
         pool = replace(_pool(connection, owner, Probes("")), exchanges=history.exchanges(reversed(rows)))

@@ -55,7 +55,7 @@ CARRYING_EDITS = [
 ]  # fmt: skip
 # Two turns: the second to end finds that the conversation has moved (its insert adds nothing) and is resolved.
 CONFLICT = [
-    LOOK, LOOK, ADD, MARK_PARENT, ADD, "SELECT epoch FROM", "SELECT p.id, p.conversation,", ONE, ADD,
+    LOOK, LOOK, ADD, MARK_PARENT, ADD, "SELECT epoch FROM", "WITH part(low) AS", ONE, ADD,
     "UPDATE conversations SET",
 ]  # fmt: skip
 APPEND = 18  # two transactions, the user's message being written first

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.records import Agent, Exchange, State
+from storage.records import Agent, Evicted, Exchange, State
 from storage.sqlite import history
 from storage.sqlite.room import pad_bytes, room_for, size_of
 from storage.sqlite.store import SqliteStore
@@ -41,7 +41,7 @@ def exchange(chance: random.Random, mark: int) -> Exchange:
         state=chance.choice(list(State)),
         carried=chance.random() < 0.5,
         size=chance.randrange(70_000),
-        tokens=chance.randrange(40_000),
+        evicted=chance.choice([None, Evicted(3, 40, 9_000, 8_192)]),
         merged=chance.choice(("", "carried", "idle")),
         input=text(chance.choice((4, 40, 300, 900))),
         said=text(chance.choice((4, 40, 300))),

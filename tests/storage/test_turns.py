@@ -58,7 +58,7 @@ def kinds(statements: list[str]) -> list[str]:
 # -- budgets: every statement of a turn, transaction control aside
 
 LOOK = "WITH RECURSIVE"
-POOL = {"c1": ["SELECT id", "SELECT p.id,"], None: ["WITH hit(conversation)"]}
+POOL = {"c1": ["SELECT id", "WITH part(low)"], None: ["WITH hit(conversation)"]}
 WEIGHED = {
     key: [*pool, "SELECT epoch", *pool] for key, pool in POOL.items()
 }  # when planned, and when written
@@ -453,8 +453,8 @@ async def test_a_conversation_is_looked_up_by_itself_and_not_through_all_its_age
     await opened(alice, "c1")
 
     def plans(connection: sqlite3.Connection) -> list[str]:
-        queries = [SQL["pool_conversation"], SQL["unmerged"]]
-        explained = [connection.execute(f"EXPLAIN QUERY PLAN {q}", (1,) * q.count("?")) for q in queries]
+        queries = {SQL["pool_conversation"]: 5, SQL["unmerged"]: 1}  # statement: how many values it takes
+        explained = [connection.execute(f"EXPLAIN QUERY PLAN {q}", (1,) * n) for q, n in queries.items()]
         return [str(rows.fetchall()) for rows in explained]
 
     for plan in await alice.store.writer.submit(plans):

@@ -76,7 +76,7 @@ CREATE TABLE exchanges (
     merged       TEXT NOT NULL DEFAULT '',
     size         INTEGER NOT NULL DEFAULT 0,
     head         INTEGER NOT NULL DEFAULT 0,
-    tokens       INTEGER NOT NULL DEFAULT 0,
+    evicted      BLOB,
     prior        INTEGER,
     snapshot     INTEGER,
     room         INTEGER NOT NULL DEFAULT 0,
@@ -97,7 +97,7 @@ CREATE TABLE exchanges (
 CREATE INDEX exchanges_path ON exchanges (agent, path);
 CREATE INDEX exchanges_reply ON exchanges (agent, reply_key) WHERE reply_key IS NOT NULL;
 CREATE INDEX exchanges_input ON exchanges (agent, input_key) WHERE input_key IS NOT NULL;
-CREATE INDEX exchanges_tree ON exchanges (conversation, parent);
+CREATE INDEX exchanges_tree ON exchanges (conversation, depth, parent);
 CREATE INDEX exchanges_openings ON exchanges (agent, begun) WHERE parent IS NULL AND carried = 0;
 CREATE INDEX exchanges_order ON exchanges (agent, seq);
 
