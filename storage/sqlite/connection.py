@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,7 +68,7 @@ class Target:
 
     synchronous: NORMAL survives the death of the process, FULL that of the machine.
     busy_timeout_ms: how long the writer waits for another process that holds the file.
-    on_statement: called with each statement but transaction control; for tests that count them.
+    on_statement: called with each statement but pragmas; for tests that count them.
     """
 
     path: str
@@ -160,9 +159,6 @@ def _closing_on_error(connection: sqlite3.Connection) -> Iterator[sqlite3.Connec
         raise
 
 
-_CONTROL = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE|PRAGMA)\b", re.IGNORECASE)
-
-
 class _Counted(sqlite3.Connection):
     """Reports the statements that are executed. (SQLite's own trace reports a statement again for each trigger.)"""
 
@@ -192,7 +188,7 @@ class _CountedCursor(sqlite3.Cursor):
         if (
             isinstance(connection, _Counted)
             and connection.on_statement is not None
-            and not _CONTROL.match(sql)
+            and not sql.startswith("PRAGMA")
         ):
             connection.on_statement(sql)
 

@@ -41,6 +41,7 @@ __all__ = [
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
+CONTROL = ("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT")
 
 
 class Clock:
@@ -136,13 +137,16 @@ class World:
         return [row[0] if len(row) == 1 else tuple(row) for row in rows]
 
     def statements_of(self, work: Callable[[], object]) -> list[str]:
-        """The SQL of one request, without BEGIN and the like, each by its first two words."""
+        """The SQL of one request, without BEGIN and the like, each by its first three words."""
+        return [s for s in self.all_statements_of(work) if s.split()[0] not in CONTROL]
+
+    def all_statements_of(self, work: Callable[[], object]) -> list[str]:
+        """The same with what begins and ends transactions."""
         self.settle()
         self.statements.clear()
         work()
         self.settle()
-        mark = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "ROLLBACK", "PRAGMA")
-        return [" ".join(s.split()[:3]) for s in self.statements if not s.lstrip().upper().startswith(mark)]
+        return [" ".join(s.split()[:3]) for s in self.statements]
 
     def block(
         self, user: str, label: str = "human", profile: str = "helper", project: str = "default"

@@ -1,9 +1,10 @@
-"""What a turn costs in SQL statements, counted end to end. BEGIN and COMMIT are not counted."""
+"""What a turn costs in SQL statements, counted end to end. BEGIN and COMMIT are counted apart."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ def test_a_plain_turn_is_one_read_one_insert_and_one_update(world: World) -> Non
     chat = begun(world)
     for text in ("Second.", "Third.", "Fourth."):
         assert cost(world, chat, text) == PLAIN
+
+
+@pytest.mark.parametrize("profile", [None, "agent/helper"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_plain_turn_is_one_transaction(world: World, profile: str | None, stream: bool) -> None:
+    chat = begun(world, turns=2, **({"model": profile} if profile else {}))
+    for text in ("Third.", "Fourth."):
+        found = world.all_statements_of(partial(chat.say, text, stream=stream))
+        assert found == [LOOK, "BEGIN IMMEDIATE", ADD, MARK_PARENT, "COMMIT"]
 
 
 def test_a_plain_turn_of_a_named_conversation_costs_the_same(world: World) -> None:

@@ -49,8 +49,8 @@ async def alice(open_store: OpenStore, statements: list[str]) -> Teller:
 
 
 def kinds(statements: list[str]) -> list[str]:
-    """The first words of each, and forgets them."""
-    words = [s.split() for s in statements]
+    """The first words of each but of BEGIN and COMMIT, and forgets them."""
+    words = [s.split() for s in statements if s not in ("BEGIN IMMEDIATE", "COMMIT")]
     statements.clear()
     return [" ".join(w[:3] if w[0] == "INSERT" else w[:2]) for w in words]
 
@@ -186,7 +186,7 @@ async def test_a_turn_costs_the_same_however_long_the_conversation(
         history.append(user(f"step {k}"))
         statements.clear()
         await alice.say(history, assistant(f"done {k}"), "c1")
-        assert k == 0 or len(statements) == 3
+        assert k == 0 or len(kinds(statements)) == 3
         history.append(assistant(f"done {k}"))
 
 

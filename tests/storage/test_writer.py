@@ -343,7 +343,7 @@ async def test_readers_cannot_write(store: SqliteStore) -> None:
         await store.long_reader.run(write)
 
 
-async def test_statements_are_counted_without_transaction_control(open_store: Any) -> None:
+async def test_statements_are_counted_with_what_begins_and_ends_transactions(open_store: Any) -> None:
     statements: list[str] = []
     store = await open_store(on_statement=statements.append)
     store.reader.run(lambda c: c.execute("SELECT 1").fetchone())
@@ -355,4 +355,5 @@ async def test_statements_are_counted_without_transaction_control(open_store: An
 
     await asyncio.gather(store.writer.submit(write), store.writer.submit_bulk(lambda _: None))
     store.reader.run(lambda c: c.execute("SELECT 2").fetchone())
-    assert [sql.split()[0] for sql in statements] == ["INSERT", "UPDATE", "SELECT"]
+    found = [sql.split()[0] for sql in statements]
+    assert found == ["BEGIN", "INSERT", "UPDATE", "COMMIT", "BEGIN", "COMMIT", "SELECT"]
