@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import orjson
@@ -191,7 +191,7 @@ class StrictUpstream:
     rules: what it refuses, see `Rules`. models: what GET /v1/models lists (model_list: its bytes, if they shall be
     wrong); a chat with another one is a 404 only if `strict_models`. script: makes the reply when the queue is
     empty (None: "Ok."). echo: the default reply is the last user text instead. stall_bodies: read the head of a
-    request and then nothing more.
+    request and then nothing more. hold_models: GET /v1/models is not answered before it is open.
     """
 
     def __init__(
@@ -218,6 +218,7 @@ class StrictUpstream:
         self.opened = 0  # connections, ever
         self.endpoints = Endpoints()  # what there is beside chat
         self.broken_off = Gate()  # opened when a connection is lost in the middle of a request
+        self.hold_models: Gate | None = None
         self.port = 0
         self._replies: deque[Reply] = deque()
         self._ids = itertools.count(1)
@@ -344,9 +345,10 @@ class StrictUpstream:
             if seen.path == "/v1/chat/completions":
                 return self._chat(seen)
             if seen.path == "/v1/models" and seen.method == "GET":
+                listed = _json({"object": "list", "data": [_model(name) for name in self.models]})
                 if self.model_list is not None:
-                    return Reply(headers=_JSON_TYPE, body=[self.model_list])
-                return _json({"object": "list", "data": [_model(name) for name in self.models]})
+                    listed = Reply(headers=_JSON_TYPE, body=[self.model_list])
+                return replace(listed, hold_before_headers=self.hold_models)
             return self._other(seen)
         except Refusal as refusal:
             seen.refusal = refusal

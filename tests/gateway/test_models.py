@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,8 @@ from gateway.errors import SettingsError, UnknownModel
 from gateway.run.catalogue import ModelList
 from gateway.run.route import Route, check_fallbacks, resolve_route
 from gateway.settings import DeploymentSettings, ModelSettings, ProfileSettings, Settings, UpstreamSettings
-from tests.server import serve, settings_for
-from tests.upstream import StrictUpstream, fail
+from tests.server import Running, serve, settings_for
+from tests.upstream import Gate, StrictUpstream, fail
 
 ONE = UpstreamSettings("one", base_url="http://one.invalid/v1", context_window=100)
 TWO = UpstreamSettings("two", base_url="http://two.invalid/v1", models=("claude-*",))
@@ -167,6 +168,35 @@ def test_the_list_is_fetched_in_the_background_and_answers_in_openais_form(upstr
         assert gateway.ask("GET", f"/v1/models/{upstream.models[0]}").json == listed["data"][0]
         missing = gateway.ask("GET", "/v1/models/nope")
         assert (missing.status, missing.error["code"]) == (404, "model_not_found")
+
+
+def test_the_list_is_answered_while_an_upstream_does_not_say_its_own(upstream: StrictUpstream) -> None:
+    """From the settings while nothing was ever listed, then from what was listed last."""
+    never = upstream.hold_models = Gate()
+    asked = upstream.arrived(1)
+    settings = settings_for(upstream, server={"models_refresh_s": 3600.0}, profiles=(BOB,))
+    with serve(settings) as gateway:
+        models, provider = gateway.app.models, gateway.app.providers["up"]
+        asked.wait_sync()
+        assert listed(gateway) == ["agent/bob"]
+        assert gateway.ask("GET", "/v1/models/agent/bob").json["owned_by"] == "mnemogate"
+        assert gateway.ask("GET", f"/v1/models/{upstream.models[0]}").status == 404
+        upstream.hold_models = None
+        assert gateway.call(models.refresh("up", provider))
+        again = upstream.arrived(3)
+        upstream.hold_models = never
+        upstream.models.append("newer")
+        refreshing = asyncio.run_coroutine_threadsafe(models.refresh("up", provider), gateway.loop)
+        again.wait_sync()
+        assert listed(gateway) == ["agent/bob", "gpt-strict", "gpt-strict-mini"]
+        assert not any(seen.settled.is_open for seen in (upstream.seen[0], upstream.seen[2]))
+        never.open()
+        assert refreshing.result(10)
+        assert listed(gateway)[-1] == "newer"
+
+
+def listed(gateway: Running) -> list[str]:
+    return [entry["id"] for entry in gateway.ask("GET", "/v1/models").json["data"]]
 
 
 def test_a_failing_chat_does_not_change_the_list(upstream: StrictUpstream) -> None:
