@@ -141,6 +141,16 @@ def test_nothing_is_learned_before_it_is_confirmed(learner: Learner) -> None:
     assert learner.texts() == [MISO]
 
 
+def test_the_idle_time_of_the_settings_is_what_it_waits(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with learning(upstream, tmp_path, idle_s=1000.0) as learner:
+        learner.teaches(fact(MISO))
+        learner.world.chat(user="alice").say(KITTEN)
+        learner.rest(999)
+        assert learner.shown == []
+        learner.rest(3)
+        assert learner.texts() == [MISO]
+
+
 def test_after_so_many_confirmed_messages_it_does_not_wait_for_rest(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:

@@ -164,6 +164,35 @@ def test_a_conversation_of_one_turn_is_known_to_the_next_at_once(world: World) -
     assert "My sister is called Rita." in world.upstream.last.body.decode()
 
 
+@pytest.mark.parametrize("idle_s", [7.0, 1000.0])
+def test_the_idle_time_of_the_settings_confirms_a_turn(
+    upstream: StrictUpstream, tmp_path: Path, idle_s: float
+) -> None:
+    with remember(upstream, tmp_path, agent(), memory={"idle_s": idle_s}) as world:
+        upstream.queue(insert("Lives in Porto."), say("Noted."))
+        world.chat(user="alice", model="agent/helper").say("I live in Porto.")
+        world.pass_time(idle_s - 1)
+        assert world.query("SELECT state FROM block_ops") == ["pending"]
+        world.pass_time(2)
+        assert world.query("SELECT state FROM block_ops") == ["merged"]
+        assert world.block("alice").value == "Lives in Porto."
+
+
+@pytest.mark.parametrize(("idle_s", "standing"), [(7.0, 2), (1000.0, 1)])
+def test_an_edit_after_the_idle_time_of_the_settings_replaces_nothing(
+    upstream: StrictUpstream, tmp_path: Path, idle_s: float, standing: int
+) -> None:
+    with remember(upstream, tmp_path, memory={"idle_s": idle_s}) as world:
+        chat = world.chat(user="alice")
+        chat.say("Hello.")
+        before = [*chat.messages]
+        for city in ("Austin", "Boston"):
+            chat.messages = [*before]
+            chat.say(f"I fly to {city}.")
+            world.clock.sleep(20)
+        assert world.query("SELECT count(*) FROM exchanges WHERE standing AND depth = 1") == [standing]
+
+
 def test_the_same_greeting_on_two_days_is_two_conversations(world: World) -> None:
     names = []
     for day in ("Monday", "Tuesday"):
