@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -391,6 +392,31 @@ def test_a_connection_serves_one_request_after_the_other(gateway: Running, upstr
         for _ in range(3):
             client.request("POST", CHAT, json.dumps(HELLO).encode())
             assert client.read_reply().status == 200
+
+
+def test_an_idle_connection_is_kept_longer_than_any_load_balancer_keeps_its_own(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    """They close after 60 to 120 seconds; whoever closes first loses a request now and then."""
+    assert gateway.server.config.timeout_keep_alive >= 130
+
+    async def closing_at() -> list[float]:
+        timers = [each.timeout_keep_alive_task for each in gateway.server.server_state.connections]
+        return [timer.when() for timer in timers if timer is not None]
+
+    async def time() -> float:
+        return asyncio.get_running_loop().time()
+
+    with gateway.connect() as client:
+        for stream in (False, True):
+            before = gateway.call(time())
+            client.request("POST", CHAT, json.dumps({**HELLO, "stream": stream}).encode())
+            reply = client.read_reply()
+            assert (reply.status, reply.headers.get("connection", "keep-alive")) == (200, "keep-alive")
+            gateway.loop_flush()
+            (at,) = gateway.call(closing_at())
+            assert at >= before + 130
+        assert client.socket.getpeername()[1] == gateway.port  # one and the same
 
 
 # --- upstreams that fail --------------------------------------------------------------------------------------------
