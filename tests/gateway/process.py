@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import openai
+
 from tests.server import RawClient, RawReply
 
 __all__ = ["ROOT", "Process", "command", "serving"]
@@ -48,6 +50,11 @@ class Process:
         with self.connect() as client:
             client.request(method, path, body, headers)
             return client.read_reply()
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="sk-app", max_retries=0, timeout=30.0
+        )
 
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""

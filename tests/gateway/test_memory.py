@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
 from gateway.settings import ProfileSettings
+from tests.gateway.process import serving
 from tests.gateway.sdk import World, agent, remember
 from tests.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 
 FACT = "My cat is called Miso and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
+PATIENT = """
+[server]
+models_refresh_s = 0
+[memory]
+recall_deadline_ms = 10000  # no deadline of a busy machine's shall decide what a test finds
+voice_deadline_ms = 10000
+"""
 
 
 @pytest.fixture
@@ -92,6 +101,21 @@ def test_single_user_makes_one_person_of_all_callers(upstream: StrictUpstream, t
         assert "Miso" in sent(world)
         world.chat(user="bob").say(QUESTION)
         assert "Miso" in sent(world)
+
+
+@pytest.mark.parametrize("flag", [["--single-user"], []], ids=["flag", "no flag"])
+def test_the_flag_single_user_of_the_command_line(
+    upstream: StrictUpstream, tmp_path: Path, flag: list[str]
+) -> None:
+    arguments = ["--upstream", upstream.base_url, *flag]
+    with serving(tmp_path, *arguments, settings=PATIENT) as gateway, gateway.client() as sdk:
+        for text in (FACT, QUESTION):
+            messages: list[Any] = [{"role": "user", "content": text}]
+            reply = sdk.chat.completions.with_raw_response.create(model="m", messages=messages)
+            assert reply.headers["x-mnemogate-memory"] == ("on" if flag else "none")
+    (message,) = upstream.last.messages
+    assert ("Miso" in message["content"]) == bool(flag)
+    assert message["content"].endswith(QUESTION)
 
 
 def test_the_reply_is_remembered_as_well(world: World) -> None:
