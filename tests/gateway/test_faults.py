@@ -24,7 +24,7 @@ from storage.sqlite.connection import Target
 from storage.sqlite.store import SqliteStore, connect_current
 from storage.sqlite.writer import WriterLimits
 from tests.gateway.process import serving
-from tests.server import RawReply, Running, serve, settings_for
+from tests.server import RawClient, RawReply, Running, serve, settings_for
 from tests.upstream import Call, Gate, StrictUpstream, call_tools, say
 
 FACT = "My cat is called Miso and she hates thunderstorms."
@@ -346,6 +346,61 @@ def test_a_commit_that_takes_too_long_is_released_counted_and_made_good(
             assert world.counted("mnemogate_writer_queue") == 3
         assert world.said() == ["One.", "Two."]
         assert world.counted("mnemogate_writer_queue") == 0
+
+
+def test_a_store_that_is_slow_is_said_and_chat_goes_on(upstream: StrictUpstream, tmp_path: Path) -> None:
+    limits = WriterLimits(retry_first_s=3600, idle_s=3600, slow_s=0.0)
+    with world_of(upstream, tmp_path / "m.db", commit_wait_ms=1, limits=limits) as world:
+        assert world.status == "ok"
+        with stalled(world):
+            assert world.status == "slow"
+            for stream in (False, True):
+                reply = world.post("Hi", stream=stream)
+                assert reply.status == 200
+                assert not durable(reply)
+            refused = world.post("Hi", STRICT)
+            assert (refused.status, "slow" in refused.error["message"]) == (503, True)
+        world.settle()
+        assert world.status == "ok"
+        assert durable_soon(world)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_another_users_text_does_not_wait_for_the_write_of_a_turn(
+    upstream: StrictUpstream, tmp_path: Path, stream: bool
+) -> None:
+    entered, gate = Gate(), Gate()
+
+    def hold(sql: str) -> None:
+        """In the writer's thread, in the middle of a transaction."""
+        if b"Said by Bob".hex() in sql.lower():
+            entered.open()
+            gate.wait_sync()
+
+    with world_of(upstream, tmp_path / "m.db") as world:
+        for user in ("alice", "bob"):
+            world.post(FACT, user=user)
+        world.write(lambda c: c.set_trace_callback(hold))
+        with world.gateway.connect() as bob, world.gateway.connect() as alice:
+            ask(bob, "bob", "Said by Bob", stream)
+            entered.wait_sync()
+            upstream.queue(say("Hello there"))
+            ask(alice, "alice", QUESTION, True)
+            told = alice.read_until(b" there")
+            upstream.last.settled.wait_sync()
+            assert not gate.is_open
+            assert b"Miso" in upstream.last.body  # recall reads beside the write
+            assert b"[DONE]" not in told + alice.rest
+            gate.open()
+            alice.read_until(b"data: [DONE]")
+            bob.read_until(b"data: [DONE]") if stream else bob.read_reply()
+        assert world.said() == [FACT, FACT, "Said by Bob", QUESTION]
+
+
+def ask(client: RawClient, user: str, text: str, stream: bool) -> None:
+    messages = [{"role": "user", "content": text}]
+    body = {"model": "m", "user": user, "stream": stream, "messages": messages}
+    client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
 
 
 def test_the_end_of_a_stream_waits_for_the_disk_and_its_text_does_not(
