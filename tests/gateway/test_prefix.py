@@ -9,78 +9,46 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import BlockSettings
+from tests.gateway.life import (
+    PROFILE,
+    TOPICS,
+    WEATHER,
+    converse,
+    drive,
+    insert,
+    share_of,
+    tell_of_topics,
+)
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 from tests.upstream import Call, StrictUpstream, call_tools, say
-
-WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-TOPICS = ("the garden", "a boat trip", "Bach cantatas", "tax forms", "the old bicycle", "sourdough bread")
 
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    blocks = (BlockSettings("human"), BlockSettings("plans", "What is planned.", "Nothing yet."))
-    with remember(upstream, tmp_path, agent(blocks=blocks)) as made:
-        for topic in TOPICS:
-            made.chat(user="alice", model="agent/helper").say(
-                f"I often think about {topic}, since childhood."
-            )
+    with remember(upstream, tmp_path, PROFILE) as made:
+        tell_of_topics(made)
         yield made
 
 
-def insert(text: str) -> Call:
-    return Call("memory_insert", {"label": "human", "new_string": text})
-
-
-def drive(world: World, chat: Chat, turn: int, dice: random.Random) -> None:
-    """One turn of a life: plain, with a hidden round, with the client's own tool, or with both."""
-    kind = dice.choice(["plain", "plain", "hidden", "theirs", "mixed"])
-    text = f'Turn {turn}: tell me about {dice.choice(TOPICS)}, please. Ünïcode \u2028 "{turn}".'
-    stream = dice.random() < 0.5
-    match kind:
-        case "plain":
-            world.upstream.queue(say(f"Answer {turn}."))
-            chat.say(text, stream=stream)
-        case "hidden":
-            world.upstream.queue(call_tools(insert(f"fact {turn}"), text="Noting. "), say(f"Answer {turn}."))
-            chat.say(text, stream=stream)
-        case _:
-            calls = [Call("weather", {"turn": turn})] + ([insert(f"fact {turn}")] if kind == "mixed" else [])
-            world.upstream.queue(call_tools(*calls, text=None), say(f"Answer {turn}."))
-            chat.say(text, stream=stream)
-            for call in chat.messages[-1].get("tool_calls") or []:
-                chat.answer(call, f"sunny {turn}")
-            chat.go_on(stream=stream)
-
-
-def assert_each_extends_the_one_before(world: World, since: int) -> None:
-    bodies = [prefix_bytes(seen) for seen in world.upstream.seen[since:]]
-    for n, (one, two) in enumerate(itertools.pairwise(bodies)):
-        assert two.startswith(one), f"request {since + n + 1} does not extend the one before it"
-    tools = {seen.body[slice(*span)] for seen in world.upstream.seen[since:] if (span := _tools(seen.body))}
-    assert len(tools) == 1
-
-
-def _tools(body: bytes) -> tuple[int, int] | None:
-    from gateway.core.splice import scan
-
-    return scan(body).span("tools")
-
-
 def test_sixty_turns_with_recall_hidden_rounds_and_edits_from_both_sides(world: World) -> None:
-    dice = random.Random(7)
-    chat = world.chat(system="Be brief.", model="agent/helper", user="alice", tools=[WEATHER])
-    begun = len(world.upstream.seen)
-    for turn in range(60):
-        if turn % 9 == 4:
-            world.write_block("alice", f"Plan of turn {turn}.", "plans")
-        drive(world, chat, turn, dice)
-        world.clock.sleep(20)
-    assert_each_extends_the_one_before(world, begun)
+    seen, done = converse(world, 60)
+    share = share_of(seen)
+    assert (share.breaks, share.stable) == ((), share.total)
+    assert min(done.values()) > 5, done
     last = world.upstream.last.body.decode()
     assert "since childhood" in last  # recall had something to say
     assert "Plan of turn 58." in last  # and so had edits from outside
     assert world.upstream.last.messages[0]["content"].count("<memory_blocks>") == 1
+
+
+def test_where_the_section_is_taken_anew_the_share_says_so(world: World) -> None:
+    """What `scripts/bench prefix` prints finds the breaks that there are."""
+    seen, _ = converse(world, 12, kinds=("plain",), pause_every=6)
+    share = share_of(seen)
+    assert share.breaks == (6,)
+    assert "Plan of turn 4." in seen[6].messages[0]["content"]
+    begins_anew = len(prefix_bytes(seen[5]))
+    assert share.total - begins_anew < share.stable < share.total  # the tools stay
 
 
 def test_a_trimmed_list_gets_the_same_prefix(world: World) -> None:

@@ -1,0 +1,70 @@
+"""How much of a conversation's prompt stays where it was for the provider's cache, `scripts/bench prefix`.
+
+Conversations of 60 turns, through the real gateway with OpenAI's SDK and a strict upstream; counted on the bytes that
+the upstream received (tools and messages), request by request. The traffic lies in tests/gateway/life.py, where the
+tests use it too: recall, memory tools, the client's own tools, edits of blocks by the model and by others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.chdir(ROOT)
+
+from tests.gateway.life import PROFILE, converse, share_of, tell_of_topics  # noqa: E402
+from tests.gateway.sdk import remember  # noqa: E402
+from tests.upstream import StrictUpstream  # noqa: E402
+
+PAUSE_EVERY = 20
+WAYS: dict[str, dict[str, Any]] = {
+    "plain talk": {"kinds": ("plain",), "edits": False},
+    "tools and edits": {},
+    "the same, with pauses": {"pause_every": PAUSE_EVERY},
+}
+
+
+def measure(turns: int, way: dict[str, Any]) -> tuple[str, bool]:
+    """The line of the table, and whether every request that breaks the prefix may do so."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        StrictUpstream() as upstream,
+        remember(upstream, Path(folder), PROFILE) as world,
+    ):
+        tell_of_topics(world)
+        seen, done = converse(world, turns, **way)
+    share = share_of(seen)
+    allowed = (turns - 1) // PAUSE_EVERY if "pause_every" in way else 0
+    counts = ", ".join(f"{count} {what}" for what, count in done.items() if count)
+    line = f"{share.ratio:8.2%}{len(share.breaks):8}{len(seen):10}{share.last:12,}  {counts}"
+    return line, len(share.breaks) <= allowed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench prefix", description=__doc__)
+    parser.add_argument("--turns", type=int, default=60)
+    turns = parser.parse_args().turns
+    width = max(map(len, WAYS))
+    print(f"{turns} turns".ljust(width), "  stable  breaks  requests  last bytes  what was in it", sep="")
+    is_right = True
+    for name, way in WAYS.items():
+        line, is_stable = measure(turns, way)
+        print(name.ljust(width), line, "" if is_stable else " !", sep="")
+        is_right = is_right and is_stable
+    print(
+        f"\nPauses are longer than a provider keeps its cache, one after every {PAUSE_EVERY} turns: only there"
+    )
+    print(
+        "the memory section is taken anew. " + ("It is so." if is_right else "Elsewhere a prefix broke (!).")
+    )
+    return 0 if is_right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
