@@ -1,0 +1,116 @@
+"""`scripts/run`, as somebody starts it in the first minute, in a copy of the checkout that needs no network."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.process import ROOT
+
+PARTS = ("scripts/run", "scripts/venv.sh", "pyproject.toml", "uv.lock")
+
+
+@dataclass
+class Started:
+    """said: what it printed when it listened. environment: of whoever tries the example."""
+
+    said: str
+    environment: dict[str, str]
+
+    @property
+    def example(self) -> str:
+        return self.said[self.said.index("from openai") :]
+
+    def paste(self, program: str) -> str:
+        """What the program prints."""
+        pasted = subprocess.run(
+            [sys.executable, "-c", program],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert pasted.returncode == 0, pasted.stderr
+        return pasted.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A clone whose .venv was made: that of the tests, with the stamp that says so."""
+    where = tmp_path / "clone"
+    for part in PARTS:
+        (where / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / part, where / part)
+    (where / ".venv").mkdir()
+    (where / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    sums = subprocess.run(
+        "cat pyproject.toml uv.lock | cksum",
+        shell=True,
+        cwd=where,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (where / ".venv/.made-from").write_text(f"{sums.stdout.strip()} dev\n")
+    return where
+
+
+@contextmanager
+def run(checkout: Path, *arguments: str) -> Iterator[Started]:
+    """Serves from there, called from elsewhere. Whatever would install something fails at once instead."""
+    tools = checkout / "no-installing"
+    tools.mkdir()
+    (tools / "uv").write_text('#!/bin/sh\n[ "$1" = --version ]\n')
+    (tools / "uv").chmod(0o755)
+    keep = {name: os.environ[name] for name in ("HOME", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
+    environment = {**keep, "PATH": f"{tools}:{os.environ['PATH']}"}
+    log = checkout / "run.log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [checkout / "scripts/run", *arguments],
+            cwd=checkout.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as child,
+    ):
+        try:
+            assert child.stdout is not None
+            said = ""
+            while "print(" not in said:  # the last line of the example
+                line = child.stdout.readline()
+                assert line, f"it did not start: {log.read_text()}"
+                said += line
+            yield Started(said, environment)
+        finally:
+            child.kill()  # `exec`: this is the gateway itself
+
+
+def test_it_says_where_it_is_and_its_example_works_when_pasted(checkout: Path) -> None:
+    with run(checkout, "--port", "0") as started:
+        address = re.search(r"^Mnemogate listens on (http://127\.0\.0\.1:\d+)$", started.said, re.M)
+        assert address is not None, started.said
+        assert f"Database: {checkout}/mnemogate.db\n" in started.said
+        assert len(started.example.splitlines()) == 5
+        assert f'base_url="{address[1]}/v1"' in started.example
+        assert "Miso" in started.paste(started.example)
+    assert (checkout / "mnemogate.db").exists()
+    assert (checkout / "run.log").read_text().count("Setting up") == 0
+
+
+def test_without_its_stamp_it_makes_the_environment_first(checkout: Path) -> None:
+    (checkout / ".venv/.made-from").unlink()
+    with pytest.raises(AssertionError, match="Setting up"), run(checkout, "--port", "0"):
+        pass
