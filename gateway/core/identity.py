@@ -107,6 +107,8 @@ USER_ORDER = (
     "customer.number",
     "customer.id",
 )
+# OpenAI's own refuse numbers; what vendors put beside them may be one.
+_STRINGS = frozenset(("user", "safety_identifier"))
 # Not `prompt_cache_key` nor x-session-affinity, which whole workloads share; not x-livekit-session-id, which is
 # new with every request.
 CONVERSATION_ORDER = (
@@ -276,7 +278,8 @@ def _header_text(raw: bytes, name: str) -> str:
 
 def _body_id(value: Any, name: str, limit: int) -> str | None:
     # A float is refused, not printed: it may be a whole number too long to be exact, and two people the same float.
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    kinds = str if name in _STRINGS else str | int
+    if isinstance(value, bool) or not isinstance(value, kinds):
         raise BadRequest(
             f"Invalid type for `{name}`: expected a string, but got {_json_type(value)}.", param=name
         )
@@ -288,7 +291,9 @@ def _json_type(value: Any) -> str:
         return "an object"
     if isinstance(value, list):
         return "an array"
-    return "a boolean" if isinstance(value, bool) else "a decimal number"
+    if isinstance(value, bool):
+        return "a boolean"
+    return "an integer" if isinstance(value, int) else "a decimal number"
 
 
 def _checked_id(text: str, name: str, limit: int) -> str | None:

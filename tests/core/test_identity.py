@@ -62,7 +62,8 @@ def test_the_order_is_a_setting() -> None:
 
 
 def test_numbers_are_ids_and_empty_ones_are_absent() -> None:
-    assert ask(user=42).user == "42"
+    assert ask(user_id=42).user == ask(metadata={"user_id": 42}).user == "42"
+    assert ask({"x-mnemogate-user": "42"}, user=7).user == "42"  # then nobody looks there
     assert ask({"x-mnemogate-user": " \t "}, user="", user_id=" u ").user == "u"
     assert ask(user=None, metadata="free text", customer=[1]).user is None
 
@@ -84,10 +85,12 @@ def test_nobody_named_is_nobody_unless_the_settings_name_one() -> None:
         ({}, {"user": "a\u2028b"}, "user"),
         ({}, {"user": "x" * 257}, "user"),
         ({}, {"user": True}, "user"),
+        ({}, {"user": 5}, "user"),  # as the API these two come from has it
+        ({}, {"safety_identifier": 5}, "safety_identifier"),
         ({}, {"user": {"id": 1}}, "user"),
         ({}, {"user_id": ["a"]}, "user_id"),
         # a whole number beyond 64 bits is a float to the parser, and no longer one person's
-        ({}, {"user": 1.2345678901234568e29}, "user"),
+        ({}, {"user_id": 1.2345678901234568e29}, "user_id"),
         ({}, {"metadata": {"user_id": "a\x00"}}, "metadata.user_id"),
         ({}, {"metadata": {"conversation_id": {}}}, "metadata.conversation_id"),
         ({"x-mnemogate-user": "a\x01"}, {}, "x-mnemogate-user"),
