@@ -124,7 +124,12 @@ _PLAIN_WORDS: Final = frozenset(
 _SHOWN: Final = 3  # lines told of what is remembered
 _HELP: Final = (
     "I am the built-in demo model, no more than a few rules. Tell me something, and ask about it later, in another "
-    "conversation too. Lines such as “remember: …” or “search: …” make me use the memory tools on offer."
+    "conversation too."
+)
+_TRIES: Final = (
+    ("remember", "memory_insert"),
+    ("search", "conversation_search"),
+    ("archive", "archival_memory_insert"),
 )
 
 
@@ -143,7 +148,7 @@ def answer(body: Mapping[str, Any]) -> Said:
     if missing:
         offered = ", ".join(sorted(tools)) or "none"
         return _cut(f"{missing} is not among the tools of this request (on offer: {offered}).", body)
-    text = _tell_memory(messages, question)
+    text = _tell_memory(messages, question) or _introduce(messages, question, list(tools))
     form = body.get("response_format")
     if isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"):
         schema = (form.get("json_schema") or {}).get("schema") or {
@@ -265,6 +270,7 @@ def _tell_results(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _tell_memory(messages: Sequence[Mapping[str, Any]], question: str) -> str:
+    """ "" where nothing is known that the question is about."""
     asked = _stems(question)
     scored = []
     for line in _known_lines(messages):
@@ -275,11 +281,18 @@ def _tell_memory(messages: Sequence[Mapping[str, Any]], question: str) -> str:
     lines = list(dict.fromkeys(line for shared, line in scored if shared * 2 > best))[-_SHOWN:]
     if lines:
         return "\n".join(["This is what I remember about that:", *(f"- {line}" for line in lines)])
+    return ""
+
+
+def _introduce(messages: Sequence[Mapping[str, Any]], question: str, tools: Sequence[str]) -> str:
+    """What there is to say where nothing is known. It invites to no tool that is not on offer."""
+    tries = [f"“{command}: …”" for command, tool in _TRIES if _resolve(tool, tools)]
+    such = f" Lines such as {' or '.join(tries[:2])} make me use the memory tools on offer." if tries else ""
     if not question:
-        return _HELP
+        return _HELP + such
     said = question if len(question) <= 300 else question[:300] + "…"
     first = sum(message.get("role") == "assistant" for message in messages) == 0
-    return f"You said: {said}\n\n{_HELP}" if first else f"You said: {said}"
+    return f"You said: {said}\n\n{_HELP}{such}" if first else f"You said: {said}"
 
 
 def _known_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -220,6 +220,7 @@ def _frame(body: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:
 def _usage(body: Mapping[str, Any], said: Said) -> dict[str, int]:
     prompt = len(orjson.dumps(body.get("messages"))) // 4 + 1
     completion = len(_tokens(said)) + sum(len(call.arguments) // 4 + 4 for call in said.calls)
+    completion *= _count(body)  # each choice is paid for
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,

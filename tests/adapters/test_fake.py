@@ -74,6 +74,36 @@ async def test_a_stream_has_the_chunks_of_the_real_api() -> None:
     assert len({(c["id"], c["created"], c["model"], c["object"]) for c in chunks}) == 1
 
 
+@pytest.mark.parametrize("n", [1, 2])
+async def test_the_usage_counts_every_choice(n: int) -> None:
+    provider = ScriptedProvider(replies=[Said("Hello, you there")] * 2)
+    reply = await whole(provider, body_of("hi", n=n))
+    *_, last = await stream(provider, body_of("hi", n=n, stream_options={"include_usage": True}))
+    assert len(reply["choices"]) == n
+    for usage in (reply["usage"], last["usage"]):
+        assert usage["completion_tokens"] == 3 * n
+        assert usage["total_tokens"] == usage["prompt_tokens"] + 3 * n
+
+
+@pytest.mark.parametrize(
+    ("offered", "tries"),
+    [
+        ([], None),
+        (["weather"], None),
+        (["memory_insert"], "“remember: …” make"),
+        (["conversation_search", "mnemogate_memory_insert"], "“remember: …” or “search: …” make"),
+    ],
+)
+def test_the_demo_model_invites_to_the_memory_tools_that_are_there(
+    offered: list[str], tries: str | None
+) -> None:
+    tools = [tool(name) for name in offered]
+    for text in ("Hello.", ""):
+        said = answer(body_of(text, tools=tools)).text or ""
+        assert "demo model" in said
+        assert tries in said if tries else "Lines such as" not in said
+
+
 async def test_usage_is_streamed_only_if_asked_for() -> None:
     assert all(c["choices"] and "usage" not in c for c in await stream(ScriptedProvider(), body_of("hi")))
 
@@ -200,7 +230,7 @@ def test_a_command_within_a_recalled_note_is_not_obeyed() -> None:
 
 
 def test_a_stranger_is_told_what_the_demo_can_do() -> None:
-    text = answer(body_of("Hello there")).text or ""
+    text = answer(body_of("Hello there", tools=MEMORY)).text or ""
     assert "Hello there" in text
     assert "remember:" in text
 
