@@ -6,22 +6,26 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import uvloop
 
 from gateway.app import create_app, make_operations
-from gateway.errors import GatewayError, SettingsError
+from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.log import configure_logging
-from gateway.settings import Settings, is_loopback
+from gateway.run.route import AGENT_PREFIX, resolve_route
+from gateway.settings import DEMO_PROFILE, Settings, is_loopback
 from gateway.web.admin import AdminFile
 from gateway.web.server import bind, make_server
 from storage.errors import StoreError, Unavailable
 from storage.sqlite.store import SqliteStore
 
-__all__ = ["perform_here", "serve"]
+__all__ = ["example_model", "perform_here", "serve"]
 
 _log = logging.getLogger("mnemogate")
+
+EXAMPLE_MODELS = ("gpt-4o-mini", "claude-haiku-5")
 
 # Flush left, so that what is copied is what Python takes.
 EXAMPLE = """\
@@ -126,17 +130,29 @@ def _announce(settings: Settings, url: str, local: str, has_keys: bool) -> None:
     names = ", ".join(
         f"{each.name} ({each.base_url or 'built in, no key needed'})" for each in settings.upstreams
     )
-    models = [each.alias for each in settings.models] or [
-        f"agent/{each.name}" for each in settings.profiles if each.model
-    ]
-    scripted = settings.upstreams[0].kind == "scripted"
-    model = models[0] if models else "scripted" if scripted else "gpt-4o-mini"
+    model = example_model(settings)
     print(f"Mnemogate listens on {url}")
     print(f"Database: {os.path.abspath(settings.database.path)}")
     print(f"Upstream: {names}")
+    if DEMO_PROFILE in settings.profiles:
+        print(
+            f'Say "remember: I like tea" to model="{AGENT_PREFIX}{DEMO_PROFILE.name}" and it uses its memory tools.'
+        )
     print()
     print(EXAMPLE.format(url=local, key="mg-..." if has_keys else "none", model=model))
     sys.stdout.flush()
+
+
+def example_model(settings: Settings) -> str:
+    """A name that is answered here, for the example. The scripted model takes any: it is asked for as others are."""
+    names = [each.alias for each in settings.models]
+    if settings.upstreams[0].kind != "scripted":
+        names += [f"{AGENT_PREFIX}{each.name}" for each in settings.profiles if each.model]
+    for name in (*names, *EXAMPLE_MODELS):
+        with suppress(UnknownModel):
+            resolve_route(settings, name)
+            return name
+    return EXAMPLE_MODELS[0]
 
 
 def _shown(host: str) -> str:

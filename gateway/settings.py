@@ -241,15 +241,14 @@ class Settings:
         )
 
 
-# What the scripted model answers as, so that memory tools can be watched without a settings file.
+# With the scripted model, so that memory tools can be watched without a settings file. It is the profile of requests
+# that name none: what is told in the first minute is known under any model's name, to the command line's defaults,
+# and to the real model that comes later.
 DEMO_PROFILE = ProfileSettings(
-    "demo",
+    "default",
     model="scripted",
     memory_tools=True,
-    blocks=(
-        BlockSettings("human", "What is known about the person you talk to.", limit=2000),
-        BlockSettings("persona", "Who you are.", "I am a demo of a model that remembers.", 2000),
-    ),
+    blocks=(BlockSettings("human", "What is known about the person you talk to.", limit=2000),),
 )
 
 # Short names for what people set most; every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.

@@ -38,17 +38,17 @@ def ask(gateway: Process | Running, text: str = "Hi", headers: dict[str, str] | 
 
 
 def test_memory_show_says_which_profile_has_a_memory_if_this_one_has_none(tmp_path: Path) -> None:
-    """What somebody meets in the first minute: the printed example talks to agent/demo."""
-    with serving(tmp_path, settings=SETTINGS) as gateway:
-        body = {"model": "agent/demo", "user": "alice", "messages": [{"role": "user", "content": FACT}]}
+    profile = '[[profiles]]\nname = "helper"\nmodel = "m"\n'
+    with serving(tmp_path, settings=SETTINGS + profile) as gateway:
+        body = {"model": "agent/helper", "user": "alice", "messages": [{"role": "user", "content": FACT}]}
         assert gateway.ask("POST", CHAT, json.dumps(body).encode()).status == 200
         shown = command("memory", "show", "--user", "alice", where=tmp_path).stdout
         assert shown.splitlines() == [
             "Nothing is remembered for user:alice in profile 'default'.",
-            "Profile 'demo' has a memory: --profile demo",
+            "Profile 'helper' has a memory: --profile helper",
         ]
         assert "--profile" not in command("memory", "show", "--user", "bob", where=tmp_path).stdout
-        found = command("memory", "show", "--user", "alice", "--profile", "demo", where=tmp_path)
+        found = command("memory", "show", "--user", "alice", "--profile", "helper", where=tmp_path)
         assert "Miso" in found.stdout
 
 

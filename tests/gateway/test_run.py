@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.process import ROOT
+from tests.upstream import StrictUpstream
 
+TOLD = "My cat is called Miso. Please remember that."
+PATIENT = """
+[server]
+models_refresh_s = 0
+[memory]
+recall_deadline_ms = 10000  # no deadline of a busy machine's shall decide what a test finds
+"""
 PARTS = ("scripts/run", "scripts/venv.sh", "pyproject.toml", "uv.lock")
 
 
@@ -69,7 +77,7 @@ def checkout(tmp_path: Path) -> Path:
 def run(checkout: Path, *arguments: str) -> Iterator[Started]:
     """Serves from there, called from elsewhere. Whatever would install something fails at once instead."""
     tools = checkout / "no-installing"
-    tools.mkdir()
+    tools.mkdir(exist_ok=True)
     (tools / "uv").write_text('#!/bin/sh\n[ "$1" = --version ]\n')
     (tools / "uv").chmod(0o755)
     keep = {name: os.environ[name] for name in ("HOME", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
@@ -108,6 +116,42 @@ def test_it_says_where_it_is_and_its_example_works_when_pasted(checkout: Path) -
         assert "Miso" in started.paste(started.example)
     assert (checkout / "mnemogate.db").exists()
     assert (checkout / "run.log").read_text().count("Setting up") == 0
+
+
+def asks(program: str, text: str) -> str:
+    """The example with something else to say."""
+    assert TOLD in program
+    return program.replace(TOLD, text)
+
+
+def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream) -> None:
+    """What the banner prints, README says and the command line shows; and the real model that comes later knows it."""
+    (checkout / "mnemogate.toml").write_text(PATIENT)
+    with run(checkout, "--port", "0") as started:
+        readme = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        written = [line for line in readme.splitlines() if line]
+        printed = re.sub(r":\d+/v1", ":8080/v1", started.example)
+        assert printed.splitlines() == written
+        started.paste(started.example)
+        assert "cat is called Miso" in started.paste(asks(started.example, "What is my cat called?"))
+        told = re.search(r'^Say "(.+)" to model="(.+)" and it uses its memory tools.$', started.said, re.M)
+        assert told is not None, started.said
+        with_tools = asks(started.example, told[1]).replace("gpt-4o-mini", told[2])
+        assert "memory_insert answered" in started.paste(with_tools)
+    shown = subprocess.run(
+        [checkout / ".venv/bin/mnemogate", "memory", "show", "--user", "alice"],
+        cwd=checkout,
+        env=started.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert f"user: {TOLD}" in shown
+    assert "edits of turns that are not confirmed: 1" in shown
+    with run(checkout, "--port", "0", "--upstream", upstream.base_url) as started:
+        started.paste(asks(started.example, "What is my cat called?"))
+    assert TOLD in upstream.last.messages[-1]["content"]
 
 
 def test_without_its_stamp_it_makes_the_environment_first(checkout: Path) -> None:

@@ -10,7 +10,16 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from gateway.errors import SettingsError
-from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback, load_settings
+from gateway.run.route import resolve_route
+from gateway.serve import example_model
+from gateway.settings import (
+    DEMO_PROFILE,
+    ModelSettings,
+    Settings,
+    UpstreamSettings,
+    is_loopback,
+    load_settings,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "mnemogate.example.toml"
 
@@ -142,6 +151,23 @@ def test_a_wrong_environment_is_told_what_is_wrong(name: str, text: str, says: s
         load_settings(environ={name: text})
     assert says in caught.value.message
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "gpt-4o-mini"),  # the scripted model answers to any name
+        ({"OPENAI_API_KEY": "k"}, "gpt-4o-mini"),
+        ({"ANTHROPIC_API_KEY": "a"}, "claude-haiku-5"),
+        ({"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "a"}, "gpt-4o-mini"),
+    ],
+)
+def test_the_example_names_a_model_that_is_answered(environ: dict[str, str], expected: str) -> None:
+    settings = load_settings(environ=environ)
+    assert example_model(settings) == expected
+    assert resolve_route(settings, expected).model == expected
+    own = dataclasses.replace(settings, models=(ModelSettings("quick", "m"),))
+    assert example_model(own) == "quick"
 
 
 def test_a_missing_file_is_an_error_only_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
