@@ -11,6 +11,7 @@ import http.client
 import json
 import logging
 import os
+import shlex
 import sys
 import urllib.error
 import urllib.request
@@ -271,14 +272,38 @@ def _memory_forget(arguments: argparse.Namespace) -> int:
         raise BadRequest("Say what to forget: --user, --conversation, or --all-users.")
     parts = {"message": arguments.message, "exchange": arguments.exchange, "in": arguments.in_}
     wanted.update({name: value for name, value in parts.items() if value is not None})
-    settings, count = _settings(arguments), 0
-    answer = _perform(settings, "memory-forget", wanted)
+    settings = _settings(arguments)
+    answer = first = _perform(settings, "memory-forget", wanted)
+    count = answer["memories"]
     while not answer["done"]:
-        count += answer["memories"]
         answer = _perform(settings, "memory-forget", {**wanted, "left": answer["left"]})
-    count += answer["memories"]
-    print("Forgotten." if count else "There was nothing to forget.", file=sys.stderr)
+        count += answer["memories"]
+    print(_tell_forgotten(arguments, count, first), file=sys.stderr)
     return 0
+
+
+def _tell_forgotten(arguments: argparse.Namespace, memories: int, answer: dict[str, Any]) -> str:
+    """What is gone, and how to forget what may still tell of it."""
+    number = arguments.message if arguments.message is not None else arguments.exchange
+    if number is None and arguments.in_ is None:
+        count, what = memories, "memory" if memories == 1 else "memories"
+    else:
+        count, what = answer["messages"], "message" if answer["messages"] == 1 else "messages"
+    if not count:
+        return "There was nothing to forget."
+    told = f"Forgotten: {count} {what}."
+    if number is None:
+        return told
+    scope = _scope(arguments)
+    if scope["project"] == "default":
+        del scope["project"]
+    flags = [part for name, value in scope.items() for part in (f"--{name}", value)]
+    command = shlex.join(["mnemogate", "memory", "forget", *flags])
+    lines = [f"{told} What may quote it was kept:"]
+    if answer["kept"]:
+        lines.append(f"  its question or reply; to forget both: {command} --exchange {number}")
+    lines.append(f"  other turns of the conversation; to forget all: {command} --in {answer['conversation']}")
+    return "\n".join(lines)
 
 
 def _compact(arguments: argparse.Namespace) -> int:

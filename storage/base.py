@@ -20,6 +20,7 @@ from storage.records import (
     Change,
     Committed,
     Exchange,
+    Extent,
     Fact,
     ForgetRules,
     Job,
@@ -356,6 +357,9 @@ class Forgetting(Protocol):
 
     def exchange(self, agent: int, seq: int) -> int | None:
         """The one that holds this message."""
+
+    def extent(self, agent: int, target: Target) -> Extent:
+        """How much that is, now."""
 
     def unfinished(self) -> list[int]:
         """What was begun and not ended, by this process or one before it."""

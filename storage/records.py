@@ -24,6 +24,7 @@ __all__ = [
     "Conversation",
     "Erased",
     "Exchange",
+    "Extent",
     "Fact",
     "ForgetRules",
     "Job",
@@ -500,6 +501,18 @@ class Target:
     conversation: int | None = None
     before: float | None = None
     is_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What a target is, before it is forgotten. messages: how many will go; of a whole memory they are not counted.
+
+    kept: how many of the same exchange stay. conversation: the public name of theirs, None where it is not asked.
+    """
+
+    messages: int = 0
+    kept: int = 0
+    conversation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from gateway.core.forget import FORGET_RULES
@@ -17,7 +18,7 @@ from gateway.errors import BadRequest
 from gateway.run.operate import Operation
 from storage.base import Store
 from storage.errors import NotFound, StoreError
-from storage.records import Target
+from storage.records import Extent, Target
 
 __all__ = ["Retention", "forget_operations", "scope_of"]
 
@@ -36,7 +37,8 @@ def forget_operations(
 
     Forget: project; profile and user (or conversation alone, of nobody); and at most one of message, exchange (numbers)
     and in (a conversation's id). A user without a profile: in all of them. A project alone: all its users. left: what
-    an earlier call said was left. Answers {"memories", "left", "done"}.
+    an earlier call said was left. Answers {"memories", "left", "done"}; where a part is named also how much it was:
+    "messages", "kept" (of the same exchange), "conversation".
     """
 
     async def forget(arguments: Mapping[str, Any]) -> Any:
@@ -46,14 +48,14 @@ def forget_operations(
             return time.monotonic() > end
 
         left = [id for id in arguments.get("left") or [] if isinstance(id, int)]
-        count = 0
+        count, extent = 0, Extent()
         is_more = not left
         if left:
             known = set(store.forgetting.unfinished())
             left = [id for id in left if id in known]  # nobody else's are run to order
         what = _what(arguments)
         if is_more or what is None:
-            begun, is_more = await _begin(store, arguments, what, is_late)
+            begun, is_more, extent = await _begin(store, arguments, what, is_late)
             count, left = len(begun), [*left, *begun]
         else:
             is_more = False
@@ -66,7 +68,7 @@ def forget_operations(
             if what is None and not any(arguments.get(name) for name in ("user", "conversation", "profile")):
                 await store.forgetting.forget_project(str(arguments["project"]))
             await store.forgetting.sweep()
-        return {"memories": count, "left": left, "done": done}
+        return {"memories": count, "left": left, "done": done, **asdict(extent)}
 
     async def undo(arguments: Mapping[str, Any]) -> Any:
         project, profile, subject = scope_of(arguments)
@@ -120,8 +122,8 @@ def _what(arguments: Mapping[str, Any]) -> tuple[str, Any] | None:
 
 async def _begin(
     store: Store, arguments: Mapping[str, Any], what: tuple[str, Any] | None, is_late: Callable[[], bool]
-) -> tuple[list[int], bool]:
-    """(what was begun, is there more). Raises: BadRequest where there is no such thing."""
+) -> tuple[list[int], bool, Extent]:
+    """(what was begun, is there more, how much it is). Raises: BadRequest where there is no such thing."""
     project, profile, subject = scope_of(arguments)
     forgetting = store.forgetting
     if what is None:
@@ -130,9 +132,9 @@ async def _begin(
             # Each memory that was begun is not found again, so there is no page to turn.
             agents = forgetting.find(project, profile, subject, limit=1)
             if not agents:
-                return begun, False
+                return begun, False, Extent()
             begun.append(await forgetting.begin(agents[0], Target(is_all=True)))
-        return begun, True
+        return begun, True, Extent()
     name, value = what
     agents = forgetting.find(project, profile or "default", subject, limit=1)
     target = _target(store, agents[0], name, value) if agents else None
@@ -140,7 +142,8 @@ async def _begin(
         raise BadRequest(
             f"There is no {'conversation' if name == 'in' else name} {value!r} here.", param=name
         )
-    return [await forgetting.begin(agents[0], target)], False
+    extent = forgetting.extent(agents[0], target)
+    return [await forgetting.begin(agents[0], target)], False, extent
 
 
 def _target(store: Store, agent: int, name: str, value: Any) -> Target | None:

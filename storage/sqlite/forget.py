@@ -24,7 +24,7 @@ from typing import Any
 import orjson
 
 from storage import terms
-from storage.records import BlockOp, Erased, Exchange, ForgetRules, Revised, Scope, State, Target
+from storage.records import BlockOp, Erased, Exchange, Extent, ForgetRules, Revised, Scope, State, Target
 from storage.sqlite import history
 from storage.sqlite.agents import Agents
 from storage.sqlite.blocks import FORGOTTEN_ORIGIN, get_block, write_block
@@ -97,6 +97,10 @@ class Forgetting:
         """The one that holds this message."""
         return next((row[0] for row in self._read("exchange_of", (agent, seq))), None)
 
+    def extent(self, agent: int, target: Target) -> Extent:
+        """How much that is, now."""
+        return self._reader.run(lambda connection: _extent(connection, agent, target))
+
     def unfinished(self) -> list[int]:
         """What was begun and not ended, by this process or one before it."""
         return [row[0] for row in self._read("unfinished", ())]
@@ -145,6 +149,28 @@ class Forgetting:
             self._agents.clear()
         else:
             self._agents.forget(scope)
+
+
+def _extent(connection: sqlite3.Connection, agent: int, target: Target) -> Extent:
+    """Of messages and exchanges named one at a time, or of a conversation."""
+    ids = [connection.execute(_Q["exchange_of"], (agent, seq)).fetchone()[0] for seq in target.messages]
+    found = [e for id in (*ids, *target.exchanges) if (e := _load(connection, agent, id)) is not None]
+    if not found:
+        (count,) = connection.execute(_Q["messages_in"], (agent, target.conversation)).fetchone()
+        return Extent(count)
+    named, left = set(target.messages), [seq for e in found for seq in _numbers(e)]
+    gone = [seq for seq in left if not named or seq in named]
+    row = connection.execute(_Q["name_of"], (found[0].conversation,)).fetchone()
+    return Extent(len(gone), len(left) - len(gone), row[0])
+
+
+def _numbers(e: Exchange) -> list[int]:
+    """Of the messages of people and models that are still there."""
+    if e.state in (State.FORGOTTEN, State.OFF):
+        return []
+    spoken = [i for i, atoms in enumerate(e.inputs) if i not in e.hush and atoms]
+    said = [len(e.inputs)] if e.said is not None and -1 not in e.hush else []
+    return [e.seq + place for place in (*spoken, *said)]
 
 
 def _begin(connection: sqlite3.Connection, agent: int, target: Target) -> tuple[int, Scope | None]:

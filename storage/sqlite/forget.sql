@@ -43,6 +43,15 @@ SELECT id FROM conversations WHERE agent = ?1 AND (uid = ?2 OR key = ?2)
 -- The exchange that holds a message.
 SELECT id FROM exchanges WHERE agent = ?1 AND seq <= ?2 AND seq + span > ?2 ORDER BY seq DESC LIMIT 1
 
+-- name: messages_in
+-- How many messages of a conversation are still there; one that was forgotten alone still counts.
+SELECT coalesce(sum(span - 1 + (said IS NOT NULL)), 0) FROM exchanges
+WHERE conversation = ?2 AND +agent = ?1 AND state NOT IN ('forgotten', 'off')
+
+-- name: name_of
+-- The public name of a conversation.
+SELECT uid FROM conversations WHERE id = ?
+
 -- name: exchanges_of
 -- Of one conversation, those that are still there.
 SELECT id FROM exchanges WHERE conversation = ?2 AND +agent = ?1 AND state <> 'forgotten' LIMIT ?3

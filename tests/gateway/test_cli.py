@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from gateway.cli import main
 from gateway.web.admin import AdminFile
 from storage.sqlite.store import SqliteStore
 from tests.server import RawClient, Running, serve, settings_for
-from tests.upstream import Gate, StrictUpstream, raw
+from tests.upstream import Gate, StrictUpstream, raw, say
 
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 Out = pytest.CaptureFixture[str]
@@ -133,6 +134,50 @@ def test_version(capsys: Out) -> None:
 def test_memory_show_asks_whose(capsys: Out) -> None:
     assert main(["memory", "show"]) == 1
     assert "--user" in capsys.readouterr().err
+
+
+def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    def talk(gateway: Running, user: str) -> None:
+        said: list[dict[str, str]] = []
+        for text in ("My cat is Miso.", "She is grey."):
+            upstream.queue(say(f"Noted: {text}"))
+            said.append({"role": "user", "content": text})
+            assert gateway.post({"model": "m", "user": user, "messages": said}).status == 200
+            said.append({"role": "assistant", "content": f"Noted: {text}"})
+
+    def forget(*arguments: str) -> tuple[str, list[list[str]]]:
+        """The first line of what it says, and the commands that it names."""
+        assert main(["memory", "forget", *arguments]) == 0
+        told = capsys.readouterr().err.strip()
+        named = [
+            shlex.split(line.partition(": mnemogate memory forget ")[2]) for line in told.splitlines()[1:]
+        ]
+        return told.splitlines()[0], named
+
+    def shown() -> list[str]:
+        assert main(["memory", "show", "--user", "o'hara"]) == 0
+        return re.findall(r"(?:user|assistant): (.*)", capsys.readouterr().out)
+
+    with owner(upstream, database) as gateway:
+        talk(gateway, "o'hara")
+        told, (both, all_of_it) = forget("--user", "o'hara", "--message", "1")
+        assert told == "Forgotten: 1 message. What may quote it was kept:"
+        assert shown() == ["Noted: My cat is Miso.", "She is grey.", "Noted: She is grey."]
+        assert both == ["--user", "o'hara", "--exchange", "1"]
+        told, (again,) = forget(*both)
+        assert (told, again) == ("Forgotten: 1 message. What may quote it was kept:", all_of_it)
+        assert shown() == ["She is grey.", "Noted: She is grey."]
+        assert forget(*all_of_it) == ("Forgotten: 2 messages.", [])
+        assert shown() == []
+        assert forget(*all_of_it) == ("There was nothing to forget.", [])
+        assert forget("--user", "o'hara", "--message", "1") == ("There was nothing to forget.", [])
+        for user in ("bob", "o'hara"):
+            talk(gateway, user)
+        assert forget("--user", "bob") == ("Forgotten: 1 memory.", [])
+        assert forget("--user", "bob") == ("There was nothing to forget.", [])
+        assert len(shown()) == 4
 
 
 # --- as a process -----------------------------------------------------------------------------------------------
