@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from string import digits, punctuation
 
 from storage.records import Atom, Message
 
@@ -32,6 +33,8 @@ _EDGE_CHARS = 500  # of such a message, what its last lines and its first lines 
 CUT_CHARS = 600  # of a long turn; whole ones crowd the others out (measured: 6 points at 2,000 tokens)
 _SEARCHED_CHARS = 20_000  # of a long turn, what is compared and where the best part is looked for
 _MOST = 2 / 3  # of a message's words, which facts have to say to take its place; chosen
+_SIGNS = (digits + punctuation).encode()
+_WIDE = bytes(range(0xE0, 0xF5))  # what begins a character of three bytes or four: one token each
 _LEAST_TOKENS = 12  # a remaining budget that holds no line any more
 
 _OPEN = "<memory>"
@@ -55,8 +58,17 @@ class Recalled:
 
 
 def estimate_tokens(text: str) -> int:
-    """A quarter of the bytes, rounded up: close for English, a little low for CJK."""
-    return (len(text.encode("utf-8", "replace")) + 3) // 4
+    """Without a tokenizer: a fifth of the bytes, three fourths for a digit or a sign, one for a character of CJK.
+
+    Fitted to 250 notes of LongMemEval in OpenAI's o200k: 7% above its count on average, so that the bound holds for 99%
+    of them, and never more than 3% below it. (A quarter of the bytes: 9% above, and up to 25% below, where a note is
+    many short lines with their dates.)
+    """
+    raw = text.encode("utf-8", "replace")
+    signs, wide = len(raw) - len(raw.translate(None, _SIGNS)), 0
+    if len(raw) != len(text):
+        wide = len(raw) - len(raw.translate(None, _WIDE))
+    return (4 * len(raw) + 11 * signs + 8 * wide + 19) // 20
 
 
 def make_query(text: str, limit_chars: int = QUERY_CHARS) -> str:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.recall import Recalled, choose, estimate_tokens, make_query, render_note, strip_notes
+from gateway.tokens import count
 from storage.records import Message
 
 DAY = 86_400.0
@@ -123,6 +124,23 @@ def test_later_hits_are_cut_shorter() -> None:
     lengths = [len(hit.text) for hit in hits]
     assert lengths[0] > 500
     assert lengths[-1] < 310
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("I'm thinking about a new phone case. Can you recommend good options for the iPhone 13 Pro?", 1.2),
+        ("[2025-10-09 Thu, user] My cat is called Miso and she hates thunderstorms.\n" * 20, 1.2),
+        ("Call me at +47 123 45 678, flight DY1302 on 2025-11-03 at 06:45, seat 12A.", 1.2),
+        ("for i in range(10):\n    print(f'{i}: {names[i]}')", 1.2),
+        ("Der Zug nach Köln fährt um halb acht, sagte die Schaffnerin.", 1.2),
+        ("Поезд в Москву отправляется в семь часов вечера.", 1.6),
+        ("我的猫叫味噌，它害怕雷声。", 1.3),
+        ("私の猫の名前はみそで、雷が嫌いです。", 1.3),
+    ],
+)
+def test_the_estimate_is_near_the_real_count_and_hardly_ever_below(text: str, most: float) -> None:
+    assert count(text) * 0.85 <= estimate_tokens(text) <= count(text) * most
 
 
 def test_another_count_of_tokens_can_be_given() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.run.show import show_operation
 from gateway.settings import ProfileSettings
+from gateway.tokens import count
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, agent, remember
 from tests.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
@@ -123,6 +125,89 @@ def test_the_reply_is_remembered_as_well(world: World) -> None:
     world.chat(user="alice").say("Please look it up.")
     world.chat(user="alice").say("Which warranty number was it?")
     assert "KX-2291" in sent(world)
+
+
+def tortoises(world: World, user: str, count: int) -> None:
+    """Conversations of which each could answer the same question, with more words than any note may hold."""
+    for n in range(count):
+        text = (
+            f"Tortoise number {n} is called Sheldon {n}; she eats dandelions and sleeps behind shed {n * 7}."
+        )
+        world.chat(user=user).say(text)
+
+
+TORTOISES = "Which tortoise sleeps behind which shed, and what does she eat?"
+
+
+@pytest.mark.parametrize(("memory", "most"), [({}, 1000), ({"recall_tokens": 300}, 300)])
+@pytest.mark.parametrize("is_indexed", [False, True], ids=["fresh", "indexed"])
+def test_a_note_keeps_to_its_budget_as_the_upstream_received_it(
+    upstream: StrictUpstream, tmp_path: Path, memory: dict[str, int], most: int, is_indexed: bool
+) -> None:
+    with remember(upstream, tmp_path, memory=memory) as world:
+        tortoises(world, "alice", 80)
+        if is_indexed:
+            world.pass_time(1000)
+        reply = world.post([{"role": "user", "content": TORTOISES}], user="alice")
+        note = upstream.last.messages[-1]["content"].removesuffix(TORTOISES)
+        assert note.startswith("<memory>")
+        assert most * 0.8 < count(note) <= most  # OpenAI's own tokens
+        assert most * 0.8 < int(reply.headers["x-mnemogate-recalled-tokens"]) <= most
+
+
+@pytest.mark.parametrize("is_indexed", [False, True], ids=["fresh", "indexed"])
+def test_what_others_said_changes_neither_what_is_recalled_nor_its_order(
+    upstream: StrictUpstream, tmp_path: Path, is_indexed: bool
+) -> None:
+    """A word that is rare for alice may be on everybody's lips."""
+    found = []
+    for others in (0, 3):
+        (tmp_path / str(others)).mkdir()
+        with remember(upstream, tmp_path / str(others)) as world:
+            for n in range(others):
+                world.chat(user=f"u{n}").say(
+                    "Sheldon! Dandelions, dandelions, and a shed behind every tortoise."
+                )
+                tortoises(world, f"u{n}", 15)
+            tortoises(world, "alice", 40)
+            for n in range(others):
+                tortoises(world, f"u{n}", 15)
+            assert (world.query("SELECT count(*) FROM agents")[0]) == 1 + others
+            if is_indexed:
+                world.pass_time(1000)
+            world.chat(user="alice").say(TORTOISES)
+            found.append(upstream.last.messages[-1]["content"])
+    assert found[0] == found[1]
+    assert found[0].count("Sheldon") > 5
+
+
+def test_memory_show_prints_blocks_messages_and_what_would_be_recalled(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path, agent()) as world:
+        note = {"label": "human", "new_string": "Has a cat, Miso."}
+        upstream.queue(call_tools(Call("memory_insert", note), text=None), say("Noted."))
+        chat = world.chat(model="agent/helper", user="alice")
+        chat.say(FACT)
+        chat.say("She is grey.")
+        show = show_operation(world.store, 1000, world.clock)
+
+        async def shown() -> str:
+            where = {"project": "default", "profile": "helper", "user": "alice", "query": QUESTION}
+            return str((await show(where))["text"])
+
+        world.settle()
+        first, *lines = world.gateway.call(shown()).splitlines()
+        assert first.startswith("user:alice  (project default, profile helper, memory ")
+        parts = [part.splitlines() for part in "\n".join(lines).strip().split("\n\n")]
+        assert [part[0] for part in parts] == ["Blocks", "Recent messages", "Would be recalled"]
+        assert parts[0][1:] == ["  human  (version 2, 16 of 2000 characters)", "    Has a cat, Miso."]
+        said = [line.partition("] ")[2] for line in parts[1][1:]]
+        assert said == [f"user: {FACT}", "assistant: Noted.", "user: She is grey.", "assistant: Ok."]
+        told = "\n".join(line.removeprefix("  ") for line in parts[2][1:])
+        assert f"user] {FACT}" in told
+        world.chat(model="agent/helper", user="alice").say(QUESTION)
+        assert upstream.last.messages[-1]["content"] == f"{told}\n\n{QUESTION}"
 
 
 def test_what_stands_in_the_window_is_not_told_again(world: World) -> None:
