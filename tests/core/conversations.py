@@ -19,8 +19,8 @@ from gateway.core.canonical import Canon, Listing, WireMessage, is_system, text_
 from gateway.core.compose import Composition, compose, known_note, prefixed
 from gateway.core.history import Mode, Plan, Query, begin
 from gateway.core.tell import told
-from gateway.core.tree import Tree, has_additions, is_tombstone
-from storage.records import Block, BlockOp, Exchange, State
+from gateway.core.tree import Element, Tree, has_additions, is_tombstone
+from storage.records import Atom, Block, BlockOp, Exchange, State
 
 IDLE_S = 120.0
 OUR_TOOLS = frozenset({"memory_insert"})
@@ -111,6 +111,47 @@ class Request:
                 assert text_of(sent[at]) == note + text_of(message)
                 at += 1
         assert at == len(sent)
+
+
+def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
+    """What was put before a list is the path's own front, message by message, up to where the list begins.
+
+    It begins at the root, or right behind what is off the record; with hidden rounds it is more than the path says.
+    """
+    plan, fill = request.plan, [m for kind, m in request.sent if kind == "+ "]
+    assert fill == request.composition.fill
+    assert plan is not None
+    if not fill or any(e.hidden for e in tree.chain(plan.place.anchor)):
+        return
+    line = tree.line(plan.place.anchor)
+    path = [_sent_before(tree, element) for element in line]
+    if plan.appending:
+        assert fill == [*path, *plan.held]
+        return
+    listed = listing.atoms[: listing.said]
+    if plan.place.form:  # its last reply came back altered, or not at all
+        listed = listing.atoms[: plan.place.first]
+        line = [el for el in line if el.place >= 0 or el.exchange is not plan.place.anchor]
+    begins = [p for p, element in enumerate(line) if element.atoms == listed[0]]
+    (end,) = [p for p in begins if _talk(el.atoms for el in line[p:]) == _talk(listed)] or [0]
+    assert end, "the list begins nowhere on the path"
+    behind = [p + 1 for p, m in enumerate(path[:end]) if m is None]
+    assert fill == path[max(behind, default=0) : end]
+
+
+def _sent_before(tree: Tree, element: Element) -> WireMessage | None:
+    """A message of a path as it went upstream; None: off the record, or forgotten."""
+    e, content = element.exchange, tree.content(element.exchange)
+    if content.messages is None or element.place in e.hush:
+        return None
+    if element.place < 0:
+        return content.said
+    return prefixed(content.messages[element.place], e.notes.get(element.place, ""))
+
+
+def _talk(messages: Iterable[Sequence[Atom]]) -> list[bytes]:
+    """Who spoke, tool rounds aside."""
+    return [atoms[0][:1] for atoms in messages if atoms and atoms[0][:1] in b"ua"]
 
 
 def goes_on_from(later: Request, earlier: Request) -> bool:
@@ -208,10 +249,20 @@ def without_numbers(e: Exchange) -> dict[str, object]:
 
 
 class World:
-    """recall: the note for a question; "" is: looked, and found nothing."""
+    """recall: the note for a question; "" is: looked, and found nothing.
 
-    def __init__(self, secret: bytes = SECRET, recall: Callable[[str], str] = lambda question: "") -> None:
+    adds_nothing: every request has to go upstream as it was sent.
+    """
+
+    def __init__(
+        self,
+        secret: bytes = SECRET,
+        recall: Callable[[str], str] = lambda question: "",
+        *,
+        adds_nothing: bool = False,
+    ) -> None:
         self.now = 0.0
+        self.adds_nothing = adds_nothing
         self.recall = recall
         self._secret = secret
         self._memories: dict[str, Memory] = {}
@@ -254,6 +305,8 @@ class World:
         request.notes = {} if plan.off else fresh
         request.composition = compose(tree, plan, set(tools), fresh)
         request.assemble()
+        check_fill(request, tree, listing)
+        assert request.is_untouched or not self.adds_nothing, request.lines
         return request
 
     def _notes(self, tree: Tree, plan: Plan) -> dict[int, str]:

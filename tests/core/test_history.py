@@ -35,6 +35,13 @@ both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 
 @pytest.fixture
 def world() -> World:
+    """Whatever is sent here goes upstream as it is."""
+    return World(adds_nothing=True)
+
+
+@pytest.fixture
+def filling() -> World:
+    """Here what a list left out goes before it."""
     return World()
 
 
@@ -60,35 +67,36 @@ def test_a_full_resend_goes_on(world: World, key: str | None) -> None:
 
 @both
 @pytest.mark.parametrize("kept", [3, 5], ids=["keeps 3", "keeps 5"])
-def test_what_a_trimmed_history_left_out_is_put_before_it(world: World, key: str | None, kept: int) -> None:
+def test_what_a_trimmed_history_left_out_is_put_before_it(filling: World, key: str | None, kept: int) -> None:
     history: list[WireMessage] = []
     last = None
     for k in range(6):
         history.append(user(f"step {k}"))
-        request = world.begin(history[-kept:], key)
+        request = filling.begin(history[-kept:], key)
         assert [m for _, m in request.sent] == history
         assert [line for line in request.lines if line.startswith("+")] == [
             f"+ {m['role']}: {m['content']}" for m in history[:-kept]
         ]
         assert last is None or goes_on_from(request, last)
-        last = world.finish(request, f"step {k} is done")
+        last = filling.finish(request, f"step {k} is done")
         history.append(assistant(f"step {k} is done"))
-    assert world.tree() == "\n".join(
+    assert filling.tree() == "\n".join(
         f"{'  ' * k}{'carried' if k < 5 else 'stands'}: step {k} > step {k} is done" for k in range(6)
     )
 
 
-def test_of_two_messages_a_short_reply_is_evidence_only_under_an_id(world: World) -> None:
+def test_of_two_messages_a_short_reply_is_evidence_only_under_an_id(filling: World) -> None:
     for key in ("c1", None):
-        history = world.chat(("step 0", "is done"), ("step 1", "so is this"), key=key)
-        request = world.begin([history[-1], user("step 2")], key)
-        assert len(request.sent) == (5 if key else 2)
+        history = filling.chat(("step 0", "is done"), ("step 1", "so is this"), key=key)
+        request = filling.begin([history[-1], user("step 2")], key)
+        left_out = ["+ user: step 0", "+ assistant: is done", "+ user: step 1"] if key else []
+        assert request.lines == [*left_out, "assistant: so is this", "user: step 2"]
 
 
-def test_without_an_id_a_long_reply_is_evidence_alone(world: World) -> None:
+def test_without_an_id_a_long_reply_is_evidence_alone(filling: World) -> None:
     said = "Nobody else has ever written this sentence word for word."
-    world.chat(("step 0", "is done"), ("step 1", said))
-    request = world.begin([assistant(said), user("step 2")])
+    filling.chat(("step 0", "is done"), ("step 1", said))
+    request = filling.begin([assistant(said), user("step 2")])
     assert request.lines == [
         "+ user: step 0",
         "+ assistant: is done",
@@ -475,12 +483,12 @@ def test_only_the_final_text_of_a_tool_turn(world: World, key: str | None) -> No
 
 
 @both
-def test_a_sliding_window_without_tool_rounds_is_filled_up(world: World, key: str | None) -> None:
-    history = world.chat(("my word is W1", "Noted W1."), key=key)
+def test_a_sliding_window_without_tool_rounds_is_filled_up(filling: World, key: str | None) -> None:
+    history = filling.chat(("my word is W1", "Noted W1."), key=key)
     asked = [*history, user("weather?")]
-    world.say(asked, assistant(None, call("1")), key)
-    world.say([*asked, assistant(None, call("1")), result("1", "sunny")], "Sunny, then.", key)
-    request = world.begin([user("weather?"), assistant("Sunny, then."), user("thanks")], key)
+    filling.say(asked, assistant(None, call("1")), key)
+    filling.say([*asked, assistant(None, call("1")), result("1", "sunny")], "Sunny, then.", key)
+    request = filling.begin([user("weather?"), assistant("Sunny, then."), user("thanks")], key)
     assert request.lines == [
         "+ user: my word is W1",
         "+ assistant: Noted W1.",
@@ -584,9 +592,9 @@ def test_of_two_anonymous_callers_nothing_is_kept(world: World) -> None:
     assert world.tree(None) == ""
 
 
-def test_an_anonymous_conversation_with_an_id_is_remembered_alone(world: World) -> None:
-    history = world.chat(("one", "r1"), ("two", "r2"), key="call 7", who=None)
-    here = world.begin([history[-1], user("three")], "call 7", who=None)
+def test_an_anonymous_conversation_with_an_id_is_remembered_alone(filling: World) -> None:
+    history = filling.chat(("one", "r1"), ("two", "r2"), key="call 7", who=None)
+    here = filling.begin([history[-1], user("three")], "call 7", who=None)
     assert here.lines == [
         "+ user: one",
         "+ assistant: r1",
@@ -594,7 +602,7 @@ def test_an_anonymous_conversation_with_an_id_is_remembered_alone(world: World) 
         "assistant: r2",
         "user: three",
     ]
-    assert world.begin([history[-1], user("three")], "call 8", who=None).is_untouched
+    assert filling.begin([history[-1], user("three")], "call 8", who=None).is_untouched
 
 
 def test_a_lone_message_in_a_known_conversation_waits_until_it_is_continued(world: World) -> None:
@@ -765,28 +773,28 @@ def test_another_image_opens_another_conversation(world: World) -> None:
 # -- append mode
 
 
-def test_append_mode_puts_the_conversation_before_the_message(world: World) -> None:
+def test_append_mode_puts_the_conversation_before_the_message(filling: World) -> None:
     last = None
     for k in range(3):
-        request = world.say([user(f"word {k}")], f"got {k}", "c1", append=True)
+        request = filling.say([user(f"word {k}")], f"got {k}", "c1", append=True)
         earlier = [line for j in range(k) for line in (f"+ user: word {j}", f"+ assistant: got {j}")]
         assert request.lines == [*earlier, f"user: word {k}"]
         assert last is None or goes_on_from(request, last)
         last = request
-    world.cancel(world.begin([user("lost?")], "c1", append=True))
-    request = world.begin([user("and now?")], "c1", append=True)
+    filling.cancel(filling.begin([user("lost?")], "c1", append=True))
+    request = filling.begin([user("and now?")], "c1", append=True)
     assert request.lines[-2:] == ["+ user: lost?", "user: and now?"]
-    world.finish(request, "Now.")
-    assert world.tree() == drawn("""
+    filling.finish(request, "Now.")
+    assert filling.tree() == drawn("""
         carried: word 0 > got 0
           carried: word 1 > got 1
             carried: word 2 > got 2
               cut: lost?
               stands: lost? / and now? > Now.
     """)
-    again = world.say([user("and now?")], "Again.", "c1", append=True, retry=True)
+    again = filling.say([user("and now?")], "Again.", "c1", append=True, retry=True)
     assert again.lines == request.lines
-    assert world.standing()[-3:] == ["lost?", "and now?", "Again."]
+    assert filling.standing()[-3:] == ["lost?", "and now?", "Again."]
 
 
 def test_an_appending_client_that_resends_after_all_is_taken_at_its_word(world: World) -> None:
@@ -822,20 +830,20 @@ def test_a_turn_that_was_off_stays_so_when_it_is_resent(world: World, key: str |
 
 
 @both
-def test_a_turn_that_was_off_stays_so_in_other_forms(world: World, key: str | None) -> None:
-    history = world.chat(("hello there", "Good day."), key=key)
+def test_a_turn_that_was_off_stays_so_in_other_forms(filling: World, key: str | None) -> None:
+    history = filling.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("my diagnosis is X")]
-    world.say(asked, "Sorry to hear that.", key, mode=Mode.OFF)
+    filling.say(asked, "Sorry to hear that.", key, mode=Mode.OFF)
     lists = (
-        [*asked, assistant("Sorry to hear..."), user("ok one")],  # its reply was cut
-        [asked[-1], assistant("Sorry to hear..."), user("ok two")],  # and the list trimmed
-        [*asked, user("ok three")],  # its reply is gone
+        ([*asked, assistant("Sorry to hear..."), user("ok one")], []),  # its reply was cut
+        ([asked[-1], assistant("Sorry to hear..."), user("ok two")], history),  # and the list trimmed
+        ([*asked, user("ok three")], []),  # its reply is gone
     )
-    for messages in lists:
-        request = world.say(messages, "Fine.", key)
-        assert [m for kind, m in request.sent if kind != "+ "] == messages
-        assert not any("diagnosis" in text or "Sorry" in text for text in world.standing())
-        assert not any(b"diagnosis" in (e.input or b"") for e in world.memory().records.values())
+    for messages, front in lists:
+        request = filling.say(messages, "Fine.", key)
+        assert request.sent == [*(("+ ", m) for m in front), *(("", m) for m in messages)]
+        assert not any("diagnosis" in text or "Sorry" in text for text in filling.standing())
+        assert not any(b"diagnosis" in (e.input or b"") for e in filling.memory().records.values())
 
 
 def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(world: World) -> None:
@@ -1002,7 +1010,7 @@ def _path_texts(world: World, exchange: int) -> list[str]:
 def test_a_path_is_what_the_client_had_however_short_its_replies_were_cut(
     key: str | None, cuts: list[tuple[str | None, int | None, int]], reply: str
 ) -> None:
-    world = World()
+    world = World(adds_nothing=True)
     history, _ = _barge_in(world, key, cuts, reply)
     last = world.say([*history, user("bye now")], "Bye bye then.", key)
     assert _path_texts(world, last.exchange) == [*map(text_of, history), "bye now", "Bye bye then."]
