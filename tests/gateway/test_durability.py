@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
+import shutil
+import signal
 import sqlite3
 import threading
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,8 @@ from tests.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 
 CHAT = "/v1/chat/completions"
 PATIENCE_S = 30.0
+FREEZES = 11  # in each of eight lives
+LATER_S = 0.004  # a moment is so much later than what a client saw, at most: about what a turn's write takes
 SETTINGS = """
 [server]
 models_refresh_s = 0
@@ -36,19 +44,29 @@ limit = 100000
 """
 
 
-class Trigger:
-    """Fires once so many things were seen by clients."""
+class Watch:
+    """Counts what clients see, for who waits until they have seen so much."""
 
-    def __init__(self, count: int) -> None:
-        self.fired = threading.Event()
-        self._left = count
-        self._lock = threading.Lock()
+    def __init__(self) -> None:
+        self._count = 0
+        self._failed = False
+        self._changed = threading.Condition()
 
     def saw(self) -> None:
-        with self._lock:
-            self._left -= 1
-            if not self._left:
-                self.fired.set()
+        with self._changed:
+            self._count += 1
+            self._changed.notify_all()
+
+    def fail(self) -> None:
+        with self._changed:
+            self._failed = True
+            self._changed.notify_all()
+
+    def reach(self, count: int) -> bool:
+        """Returns when it is so much; False where a client has failed."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._failed or self._count >= count, PATIENCE_S)
+            return not self._failed
 
 
 @dataclass
@@ -62,16 +80,16 @@ class Client:
     turns: list[tuple[str, str]] = field(default_factory=list)
     conversations: list[str] = field(default_factory=list)
 
-    def run(self, port: int, trigger: Trigger) -> None:
+    def run(self, port: int, watch: Watch) -> None:
         """Until the gateway is gone."""
         try:
             with RawClient(port) as connection:
                 while True:
-                    self._turn(connection, trigger)
+                    self._turn(connection, watch)
         except (EOFError, ConnectionError):
             return
 
-    def _turn(self, connection: RawClient, trigger: Trigger) -> None:
+    def _turn(self, connection: RawClient, watch: Watch) -> None:
         text = f"{self.name} says number {len(self.turns)}"
         stream = len(self.turns) % 3 != 1
         said = [{"role": "user", "content": text}]
@@ -87,12 +105,12 @@ class Client:
         head = connection.read_head()
         assert head.status == 200, head
         assert head.headers["x-mnemogate-memory"] == "on"
-        trigger.saw()
+        watch.saw()
         told = ""
         if stream:
             ended = False
             while chunk := connection.read_chunk():
-                trigger.saw()
+                watch.saw()
                 for event in chunk.split(b"\n\n"):
                     assert not event.startswith(b":"), event
                     ended = ended or event == b"data: [DONE]"
@@ -108,11 +126,15 @@ class Client:
             whole = connection._exactly(int(head.headers["content-length"]))
             told = json.loads(whole)["choices"][0]["message"]["content"]
             self._saw(text, told, head.headers)
-        trigger.saw()
+        watch.saw()
+
+    def so_far(self) -> Client:
+        count = len(self.turns)
+        return replace(self, turns=self.turns[:count], conversations=self.conversations[:count])
 
     def _saw(self, text: str, told: str, headers: dict[str, str]) -> None:
-        self.turns.append((text, told))
         self.conversations.append(headers["x-mnemogate-conversation"])
+        self.turns.append((text, told))
 
 
 def make_clients() -> list[Client]:
@@ -147,54 +169,98 @@ def numbered(count: itertools.count[int]) -> Any:
 
 
 def test_what_was_seen_finished_survives_kill_9(tmp_path: Path) -> None:
-    dice = random.Random(20251120)
+    """Killed, and frozen: a stopped process leaves the files as a killed one does, and can go on."""
+    seed = int(os.environ.get("KILL_SEED") or random.randrange(1 << 32))
+    print(f"KILL_SEED={seed}")  # shown when it fails; chooses the moments again, as far as threads let it
+    dice = random.Random(seed)
     clients = make_clients()
-    database = tmp_path / "m.db"
-    seen = 0
+    database, seen, points = tmp_path / "m.db", 0, 0
+    verified: set[object] = set()
     with StrictUpstream(script=numbered(itertools.count())) as upstream:
-        for least, most in ((1, 8), (5, 60), *[(40, 400)] * 6):
+        for most in (8, 60, *[240] * 6):
+            moments = sorted(dice.randint(1, most) for _ in range(FREEZES + 1))
             with serving(
                 tmp_path, "--db", str(database), "--upstream", upstream.base_url, settings=SETTINGS
             ) as gateway:
                 assert gateway.ask("GET", "/health/ready").json == {"status": "ok", "store": "ok"}
-                talk_until(gateway, clients, Trigger(dice.randint(least, most)))
+                frozen = talk_until(gateway, clients, moments, dice, database)
             assert owner_of(database) is None
             check_file(database, clients)
+            for file, state in frozen:
+                check_file(file, state, verified)
+                file.unlink()
+            points += len(frozen) + 1
             before, seen = seen, sum(len(client.turns) for client in clients)
             assert seen >= before
+    assert points == 8 * (FREEZES + 1)
     assert all(len(client.turns) >= 4 for client in clients)
 
 
-def talk_until(gateway: Process, clients: list[Client], trigger: Trigger) -> None:
+def talk_until(
+    gateway: Process, clients: list[Client], moments: list[int], dice: random.Random, database: Path
+) -> list[tuple[Path, list[Client]]]:
+    """Freezes it at each of these moments, and kills it at the last. What its files and its clients had then."""
     failures: list[BaseException] = []
+    watch = Watch()
 
     def run(client: Client) -> None:
         try:
-            client.run(gateway.port, trigger)
+            client.run(gateway.port, watch)
         except BaseException as error:
             failures.append(error)
-            trigger.fired.set()
+            watch.fail()
 
     threads = [threading.Thread(target=run, args=(client,)) for client in clients]
     for thread in threads:
         thread.start()
+    found = []
     try:
-        assert trigger.fired.wait(PATIENCE_S)
+        for number, moment in enumerate(moments):
+            if not watch.reach(moment):
+                break
+            time.sleep(dice.random() * LATER_S)  # into the middle of what follows
+            if number < len(moments) - 1:
+                with frozen(gateway):
+                    copy = copied(database, number)
+                    # After the copy: whatever they have read by now was sent before it.
+                    found.append((copy, [client.so_far() for client in clients]))
     finally:
         gateway.kill()
         for thread in threads:
             thread.join(PATIENCE_S)
     if failures:
         raise failures[0]
+    return found
 
 
-def check_file(database: Path, clients: list[Client]) -> None:
+@contextmanager
+def frozen(gateway: Process) -> Iterator[None]:
+    """No thread of it runs."""
+    gateway.child.send_signal(signal.SIGSTOP)
+    _, status = os.waitpid(gateway.child.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    try:
+        yield
+    finally:
+        gateway.child.send_signal(signal.SIGCONT)
+
+
+def copied(database: Path, number: int) -> Path:
+    """The database with its log. Not the log's index, which a crash leaves to be made anew."""
+    copy = database.with_name(f"frozen-{number}.db")
+    for side in ("", "-wal"):
+        shutil.copyfile(f"{database}{side}", f"{copy}{side}")
+    return copy
+
+
+def check_file(database: Path, clients: list[Client], verified: set[object] | None = None) -> None:
+    """verified: rows whose path was computed already, of an earlier state of the same file."""
     connection = sqlite3.connect(database)
     connection.row_factory = sqlite3.Row
     try:
         assert [row[0] for row in connection.execute("PRAGMA integrity_check")] == ["ok"]
         rows = {row["id"]: row for row in connection.execute("SELECT * FROM exchanges")}
-        check_whole(connection, rows)
+        check_whole(connection, rows, set() if verified is None else verified)
         check_edits(connection, rows)
         check_kept(rows, clients)
         check_one_conversation_each(connection, clients)
@@ -202,7 +268,7 @@ def check_file(database: Path, clients: list[Client]) -> None:
         connection.close()
 
 
-def check_whole(connection: sqlite3.Connection, rows: dict[int, sqlite3.Row]) -> None:
+def check_whole(connection: sqlite3.Connection, rows: dict[int, sqlite3.Row], verified: set[object]) -> None:
     """Nothing is half a turn."""
     agents = {row["id"]: row for row in connection.execute("SELECT * FROM agents")}
     conversations = {row["id"]: row for row in connection.execute("SELECT * FROM conversations")}
@@ -216,8 +282,11 @@ def check_whole(connection: sqlite3.Connection, rows: dict[int, sqlite3.Row]) ->
         if row["state"] == "finished":
             assert row["ended"] is not None
             assert row["reply"]
-            canon = Canon(agents[row["agent"]]["secret"])
-            assert row["path"] == path_of(canon, row, rows)
+            same = (row["id"], row["path"], row["input"], row["said"])
+            if same not in verified:
+                canon = Canon(agents[row["agent"]]["secret"])
+                assert row["path"] == path_of(canon, row, rows)
+                verified.add(same)
         else:
             assert row["state"] in ("open", "cancelled")  # append mode writes what was said first
             assert row["said"] is None
