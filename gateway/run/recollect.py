@@ -462,11 +462,26 @@ class Recollection:
         return note
 
     def _replaced(self) -> set[int]:
-        """What nobody has gone on from, and this request says in other words: a transcript that grew, a correction."""
-        anchor = self.plan.place.anchor
-        if self.tree is None or anchor is None:
+        """What this list says in other words, as far as no request has finished on it: a transcript that grew, a
+        correction, a reply that was cut short or not spoken at all."""
+        tree, plan = self.tree, self.plan
+        if tree is None:
             return set()
-        return {x.id for x in self.tree.kids(anchor) if not self.tree.kids(x)}
+        unsettled = [x for x in tree.chain(plan.place.anchor) if not tree.is_carried(x)]
+        found = {x.id for x in unsettled}
+        for x in (*unsettled, *([plan.exchange] if plan.exchange is not None else [])):
+            if x.parent is not None:
+                found |= {y.id for y in tree.siblings(x) if not tree.kids(y)}
+            elif plan.conversation is not None:
+                # Of what opened it only what goes on: in a named conversation lists may stand side by side.
+                found |= {y.id for y in self._recent_roots(plan.conversation) if tree.extends(x, y)}
+        return found
+
+    def _recent_roots(self, conversation: int) -> list[Exchange]:
+        assert self.tree is not None
+        since = self.query.now - self.by.settings.idle_s
+        roots = self.tree.roots(conversation)
+        return [y for y in roots if not self.tree.kids(y) and self.tree.last(y, self.query.now) >= since]
 
     def _in_sight(self) -> range:
         """Numbers of messages that need not even be looked at: the client's list has them word for word."""

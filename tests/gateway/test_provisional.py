@@ -60,15 +60,21 @@ def test_what_a_correction_replaces_is_not_recalled_for_it(world: World) -> None
     assert "Austin" not in note
 
 
-def test_growing_partials_of_the_first_turn_give_one_fact(world: World) -> None:
-    chat = world.chat(user="alice", stream=True)
+@pytest.mark.parametrize("headers", [{}, {"x-livekit-room-id": "room-1"}], ids=["found", "named"])
+def test_growing_partials_of_the_first_turn_give_one_fact(world: World, headers: dict[str, str]) -> None:
+    world.chat(user="alice").say("Good morning.")
+    world.clock.sleep(1000)
+    chat = world.chat(user="alice", stream=True, headers=headers)
     for text in PARTIALS:
         chat.messages = []
         chat.say(text)
+        assert world.upstream.last.messages == [
+            {"role": "user", "content": text}
+        ]  # no note of the one before
         world.clock.sleep(0.3)
     chat.say("What now?")
-    assert len(world.query("SELECT 1 FROM exchanges WHERE standing")) == 2
-    assert world.query("SELECT count(*) FROM conversations") == [1]
+    assert len(world.query("SELECT 1 FROM exchanges WHERE standing")) == 3
+    assert world.query("SELECT count(*) FROM conversations") == [2]
 
 
 def test_partials_that_are_cancelled_leave_nothing(world: World) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -211,6 +213,37 @@ async def test_after_a_barge_in_only_what_was_spoken_is_known(caller: Caller, le
     note = await caller.later("What did I take, soup, and what was on the secret menu?")
     assert "I take the soup" in note
     assert "oysters" not in note
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_every_question_stands_however_short_the_replies_were_cut(caller: Caller, seed: int) -> None:
+    """An impatient caller: answers are let go half spoken, or are cut to a word or two, and begin all alike."""
+    dice = random.Random(seed)
+    said: list[str] = []
+    for number in range(12):
+        question = f"Item {number} is {chr(97 + number) * 4}."
+        words = [*[f"Well, {name}" for name in ("this", "here")][number % 2].split(), "is item", f"{number}."]
+        tokens = [f" {word}" if i else word for i, word in enumerate(words)]
+        until = dice.choice([None, 0, 1])  # let go after so many words beside the first; None: it ended
+        if until is None:
+            caller.world.upstream.queue(say("".join(tokens), tokens=tokens))
+            await caller.generate(user(question))
+        else:
+            caller.world.upstream.queue(say("".join(tokens), tokens=tokens, hold_after={until + 2: Gate()}))
+            await caller.ask_in_vain(question, tokens[until].strip())
+        heard = dice.choice(["", words[0], " ".join(words[:2])])
+        if until == 0 and heard:
+            heard = words[0]
+        caller.heard += [user(question), *([bot(heard)] if heard else [])]
+        said += [question, heard]
+    await caller.speak("Goodbye.")
+    sent = caller.world.upstream.last.messages[1:]
+    assert [m["content"] for m in sent][:-1] == [text for text in said if text]
+    stored = caller.world.query("SELECT input, said FROM exchanges WHERE standing ORDER BY seq")
+    told = [m["content"] for input, reply in stored for m in [*json.loads(input), json.loads(reply)]]
+    assert told == [text for text in [*said, "Goodbye.", "Ok."] if text]
+    note = await caller.later("Which items are dddd, hhhh and llll?")
+    assert all(f"user] Item {number} is" in note for number in (3, 7, 11))
 
 
 async def test_retries_of_one_request_are_one_turn(caller: Caller) -> None:
