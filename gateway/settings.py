@@ -230,16 +230,6 @@ class Settings:
     def profile(self, name: str) -> ProfileSettings | None:
         return next((each for each in self.profiles if each.name == name), None)
 
-    def memory_mode(self, project: str, profile: str) -> MemoryMode:
-        """The mode of a request without a control header: profile's, else project's, else default."""
-        of_profile = self.profile(profile)
-        of_project = self.projects.get(project)
-        return (
-            (of_profile.memory if of_profile else None)
-            or (of_project.memory if of_project else None)
-            or self.memory.default
-        )
-
 
 # With the scripted model, so that memory tools can be watched without a settings file. It is the profile of requests
 # that name none: what is told in the first minute is known under any model's name, to the command line's defaults,

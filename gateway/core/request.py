@@ -10,15 +10,14 @@ from gateway.core.splice import Layout, scan
 __all__ = ["ChatRequest"]
 
 
-@dataclass(slots=True)  # not frozen: eighteen fields set through object.__setattr__ cost 3 us a request
+@dataclass(slots=True)  # not frozen: fields set through object.__setattr__ cost 3 us a request
 class ChatRequest:
     """A request as it came, and what we act on.
 
     json: the parsed body; never changed, since `raw` is what goes upstream.
     tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
-    has_tools: whether it sent any, named or not. tool_choice: as sent (legacy `function_call` too); None: absent.
+    has_tools: whether it sent any, named or not.
     max_tokens: the completion's limit; max_tokens_key: the field it came in.
-    prefill: the list ends with an assistant's message, to be continued.
     """
 
     raw: bytes
@@ -29,13 +28,9 @@ class ChatRequest:
     wants_usage: bool
     tools: tuple[str, ...]
     has_tools: bool
-    tool_choice: Any
     n: int
     max_tokens: int | None
     max_tokens_key: str | None
-    has_structured_output: bool
-    logprobs: bool
-    prefill: bool
     _layout: list[Layout] = field(default_factory=list, repr=False, compare=False)
 
     @property

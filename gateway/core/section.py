@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.core.edits import digest
-from gateway.core.prompt import Retake, describe_tools, needs_new_snapshot, render_section, section_changes
+from gateway.core.prompt import describe_tools, needs_new_snapshot, render_section, section_changes
 from storage.records import Block, Snapshot
 
 __all__ = ["Section", "learned", "make_section"]
@@ -20,12 +20,11 @@ __all__ = ["Section", "learned", "make_section"]
 class Section:
     """snapshot: what the path will have; id 0 where it has to be stored. None: there is nothing to say.
 
-    changes: what a note has to tell, or []. retaken: why the snapshot is a new one.
+    changes: what a note has to tell, or [].
     """
 
     snapshot: Snapshot | None
     changes: tuple[str, ...] = ()
-    retaken: Retake | None = None
 
     @property
     def text(self) -> str:
@@ -71,10 +70,10 @@ def make_section(
         if summary:
             known["summary"] = summary
         if pinned is not None and pinned.text == text and pinned.known == known:
-            return Section(pinned if pinned.id else None, (), None)
+            return Section(pinned if pinned.id else None)
         if not text and not blocks and not summary:
-            return Section(None, (), why)
-        return Section(Snapshot(0, text, known), (), why)
+            return Section(None)
+        return Section(Snapshot(0, text, known))
     seen = pinned.known.get("blocks", {})
     if seen == now or not can_tell:
         return Section(pinned if pinned.id or pinned.text else None)

@@ -48,7 +48,6 @@ from gateway.core.tools import read_arguments
 from gateway.errors import GatewayError, UpstreamBroke
 
 __all__ = [
-    "Billed",
     "CallModel",
     "ClientGone",
     "CloseUpstream",
@@ -244,13 +243,6 @@ class End(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Billed:
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    rounds: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a turn.
 
@@ -266,7 +258,6 @@ class Outcome:
     said: Json | None = None
     finish_reason: str | None = None
     usage: Json | None = None
-    billed: Billed = Billed()
     rounds: int = 0
     hidden: bool = False
 
@@ -335,10 +326,6 @@ class _Ledger:
                 "rounds": self.rounds + 1,
             },
         }
-
-    @property
-    def billed(self) -> Billed:
-        return Billed(self.prompt, self.completion, self.rounds)
 
 
 def _is_success(status: int) -> bool:
@@ -725,7 +712,6 @@ class Turn:
             said=said,
             finish_reason=self._finish if end is End.FINISHED else None,
             usage=self._ledger.usage,
-            billed=self._ledger.billed,
             rounds=self._rounds,
             hidden=any(message["role"] == "tool" for message in full),
         )

@@ -66,13 +66,9 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What goes upstream of a list.
-
-    kept: ranges of indices, ascending. total_tokens: of the whole list; None where nobody had to count.
-    """
+    """What goes upstream of a list. kept: ranges of indices, ascending."""
 
     kept: tuple[range, ...]
-    total_tokens: int | None = None
     evicted_tokens: int = 0
     evicted: int = 0
 
@@ -134,19 +130,18 @@ def fit_window(elements: Sequence[Element], budget: Budget | None, count: Callab
     if budget is None or sum(element.bound for element in elements) <= budget.high:
         return Window((range(size),))
     before = [0, *accumulate(count(index) for index in range(size))]
-    total = before[size]
-    excess = total - budget.high
+    excess = before[size] - budget.high
     if excess <= 0:
-        return Window((range(size),), total)
+        return Window((range(size),))
     cuts = list(_cuts(elements, before))
     wanted = -(-excess // budget.step) * budget.step
     chosen = next((cut for cut in cuts if cut.tokens >= wanted), None)
     if chosen is None:  # little of the list may go: what is enough for once, else all of it
         chosen = next((cut for cut in cuts if cut.tokens >= excess), cuts[-1] if cuts else None)
     if chosen is None:
-        return Window((range(size),), total)
+        return Window((range(size),))
     kept = tuple(part for part in (*chosen.pinned, range(chosen.index, size)) if part)
-    return Window(kept, total, chosen.tokens, size - sum(map(len, kept)))
+    return Window(kept, chosen.tokens, size - sum(map(len, kept)))
 
 
 def may_begin(elements: Sequence[Element], index: int) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 
-from gateway.core.identity import has_structured_output
 from gateway.core.request import ChatRequest
 from gateway.core.splice import scan
 from gateway.errors import BadRequest
@@ -74,7 +73,6 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
     max_tokens_key = next((key for key in _MAX_TOKENS if json.get(key) is not None), None)
     tools, functions = _tools(json, "tools"), _tools(json, "functions")
     _optional(json, "response_format", dict)
-    tool_choice = json.get("tool_choice")
     count = _number(json, "n")
     if count is not None and count < 1:
         raise BadRequest(f"Invalid value for `n`: {count} is less than the minimum of 1.", param="n")
@@ -87,13 +85,9 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
         wants_usage=stream_options is not None and stream_options.get("include_usage") is True,
         tools=(*_tool_names(tools), *_tool_names(functions)),
         has_tools=bool(tools or functions),
-        tool_choice=json.get("function_call") if tool_choice is None else tool_choice,
         n=1 if count is None else count,
         max_tokens=None if max_tokens_key is None else _number(json, max_tokens_key),
         max_tokens_key=max_tokens_key,
-        has_structured_output=has_structured_output(json),
-        logprobs=bool(json.get("logprobs")) or json.get("top_logprobs") is not None,
-        prefill=messages[-1]["role"] == "assistant",
         _layout=layout,
     )
 

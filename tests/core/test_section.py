@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from gateway.core.edits import digest
-from gateway.core.prompt import Retake
 from gateway.core.section import Section, learned, make_section
 from storage.records import Block, Snapshot
 
@@ -43,7 +42,6 @@ CHANGED = replace(HUMAN, value="Name: Anna", version=2)
 
 def test_the_first_turn_takes_it(pinned: Snapshot) -> None:
     section = make([HUMAN])
-    assert section.retaken is Retake.FIRST
     assert section.text.startswith("Be kind.\n\n")
     assert "Name: Ann" in section.text
     assert "memory_insert" in section.text
@@ -78,18 +76,15 @@ def test_new_and_removed_blocks_are_told(pinned: Snapshot) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "why"),
+    "how",
     [
-        ({"epoch": 2}, Retake.FORGOTTEN),  # it may show what is to be forgotten
-        ({"idle_s": 301.0}, Retake.IDLE),  # the provider's cache is gone
-        ({"always": True}, Retake.ALWAYS),
+        {"epoch": 2},  # it may show what is to be forgotten
+        {"idle_s": 301.0},  # the provider's cache is gone
+        {"always": True},
     ],
 )
-def test_it_is_taken_anew_when_that_is_free_or_due(
-    pinned: Snapshot, how: dict[str, Any], why: Retake
-) -> None:
+def test_it_is_taken_anew_when_that_is_free_or_due(pinned: Snapshot, how: dict[str, Any]) -> None:
     section = make([CHANGED], pinned, **how)
-    assert section.retaken is why
     assert "Name: Anna" in section.text
     assert section.changes == ()
 

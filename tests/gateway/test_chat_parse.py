@@ -31,14 +31,8 @@ def test_a_plain_request() -> None:
     request = parse(body)
     assert request.raw is body
     assert (request.model, request.messages, request.n) == ("gpt", [USER], 1)
-    flags = (request.stream, request.wants_usage, request.has_tools, request.logprobs, request.prefill)
-    assert not any((*flags, request.has_structured_output))
-    assert (request.tools, request.tool_choice, request.max_tokens, request.max_tokens_key) == (
-        (),
-        None,
-        None,
-        None,
-    )
+    assert not any((request.stream, request.wants_usage, request.has_tools))
+    assert (request.tools, request.max_tokens, request.max_tokens_key) == ((), None, None)
     assert Splice(request.layout, body).render() is body
 
 
@@ -54,20 +48,13 @@ def test_what_we_act_on_is_read() -> None:
             {"type": "function", "function": {"name": 7}},
         ],
         functions=[{"name": "d"}],
-        function_call="auto",
         n=2.0,
         max_tokens=7,
         max_completion_tokens=5,
-        response_format={"type": "json_object"},
-        top_logprobs=0,
-        messages=[USER, {"role": "assistant", "content": "I"}],
     )
     assert (request.stream, request.wants_usage, request.n) == (True, True, 2)
-    assert (request.tools, request.has_tools, request.tool_choice) == (("a", "b", "c", "d"), True, "auto")
+    assert (request.tools, request.has_tools) == (("a", "b", "c", "d"), True)
     assert (request.max_tokens, request.max_tokens_key) == (5, "max_completion_tokens")
-    assert request.logprobs
-    assert request.prefill
-    assert request.has_structured_output
 
 
 def test_null_is_absent() -> None:

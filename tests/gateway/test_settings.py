@@ -9,7 +9,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
+from gateway.core.identity import identify
 from gateway.errors import SettingsError
+from gateway.metrics import Metrics
+from gateway.run.chat import Chat
 from gateway.run.route import resolve_route
 from gateway.serve import example_model
 from gateway.settings import (
@@ -255,7 +258,9 @@ def test_the_profile_decides_before_the_project(
     tmp_path: Path, project: str, profile: str, expected: str
 ) -> None:
     text = "[projects.blue]\nmemory = 'read'\n[[profiles]]\nname = 'bob'\nmemory = 'off'"
-    assert load(tmp_path, text).memory_mode(project, profile) == expected
+    chat = Chat(load(tmp_path, text), None, {}, Metrics(), float)
+    headers = [(b"x-mnemogate-agent", profile.encode())] if profile != "default" else []
+    assert identify(headers, {}, chat._rules_of(project), project).mode == expected
 
 
 def test_single_user(tmp_path: Path) -> None:
