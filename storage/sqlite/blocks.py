@@ -28,7 +28,6 @@ __all__ = [
     "list_revisions",
     "load_blocks",
     "load_ops",
-    "load_pending_ops",
     "settle_ops",
     "undo_block",
     "write_block",
@@ -42,11 +41,17 @@ UNDO_ORIGIN = "undo"
 FORGOTTEN_ORIGIN = "-"
 
 
-def load_blocks(connection: sqlite3.Connection, agent: int) -> tuple[Block, ...]:
-    """The agent's blocks in the order they were made, with those its profile shares; of one label its own counts."""
+def load_blocks(
+    connection: sqlite3.Connection, agent: int, *, keep_shared: bool = False
+) -> tuple[Block, ...]:
+    """The agent's blocks in the order they were made, with those its profile shares; of one label its own counts.
+
+    keep_shared: for who may not write those, whatever tools may do.
+    """
     rows = connection.execute(_Q["block_load"], (agent,)).fetchall()
     own = {row[1] for row in rows if not row[7]}
-    return tuple(_block(row) for row in rows if not row[7] or row[1] not in own)
+    found = [(_block(row), row[7]) for row in rows if not row[7] or row[1] not in own]
+    return tuple(replace(b, read_only=True) if keep_shared and is_shared else b for b, is_shared in found)
 
 
 def ensure_blocks(connection: sqlite3.Connection, agent: int, defaults: Iterable[Block], at: float) -> None:
@@ -134,11 +139,6 @@ def add_op(connection: sqlite3.Connection, agent: int, op: BlockOp) -> bool:
     """False when this call of this turn is there already."""
     values = (agent, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments)
     return connection.execute(_Q["op_insert"], values).fetchone() is not None
-
-
-def load_pending_ops(connection: sqlite3.Connection, agent: int) -> tuple[BlockOp, ...]:
-    """In the order they were made, of all paths: which lie on a given one the caller knows."""
-    return tuple(BlockOp(*row) for row in connection.execute(_Q["op_pending"], (agent,)).fetchall())
 
 
 def load_ops(connection: sqlite3.Connection, agent: int, exchange: int) -> tuple[BlockOp, ...]:

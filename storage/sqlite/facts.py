@@ -32,7 +32,7 @@ from storage.records import (
 )
 from storage.sqlite import history
 from storage.sqlite.agents import take_seq
-from storage.sqlite.blocks import ensure_blocks, write_block
+from storage.sqlite.blocks import ensure_blocks, load_blocks, write_block
 from storage.sqlite.queries import load_queries
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.recall import is_shared
@@ -40,7 +40,6 @@ from storage.sqlite.recall import is_shared
 __all__ = ["Facts", "hash_key"]
 
 _Q = load_queries("facts.sql")
-_BLOCKS = load_queries()["block_load"]
 
 ORIGIN = "learning"
 _BATCH = 32  # exchanges that are read at once
@@ -86,9 +85,9 @@ class Facts:
 
         return self._reader.run(read)
 
-    def blocks(self, agent: int) -> builtins.list[Block]:
+    def blocks(self, agent: int) -> tuple[Block, ...]:
         """Its blocks; those that it shares are read-only here, since what one user says is not for the others."""
-        return self._reader.run(lambda connection: _blocks(connection, agent))
+        return self._reader.run(lambda connection: load_blocks(connection, agent, keep_shared=True))
 
     def learning(
         self, agent: Agent, cursor: int, upto: int, now: float, decide: Callable[[Sequence[Block]], Learned]
@@ -151,16 +150,6 @@ def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:
     return abs(now - max(e.ended or e.stopped or e.begun, e.touched)) > patience_s
 
 
-def _blocks(connection: sqlite3.Connection, agent: int) -> builtins.list[Block]:
-    rows = connection.execute(_BLOCKS, (agent,)).fetchall()
-    own = {row[1] for row in rows if not row[7]}
-    return [
-        Block(row[0], row[1], row[2], row[3], row[4], bool(row[5] or row[7]), row[6])
-        for row in rows
-        if not row[7] or row[1] not in own
-    ]
-
-
 def _learn(
     connection: sqlite3.Connection,
     agent: Agent,
@@ -171,11 +160,11 @@ def _learn(
 ) -> None:
     if _cursor(connection, agent.id) != cursor:
         return
-    learned = decide(_blocks(connection, agent.id))
+    learned = decide(load_blocks(connection, agent.id, keep_shared=True))
     for block, value, sources in learned.writes:
         if not block.id:
             ensure_blocks(connection, agent.id, [replace(block, value="")], now)
-            block = next(b for b in _blocks(connection, agent.id) if b.label == block.label)
+            block = next(b for b in load_blocks(connection, agent.id) if b.label == block.label)
         write_block(connection, block.id, block.version, value, at=now, origin=ORIGIN, sources=sources)
     for fact in learned.facts:
         _keep(connection, agent, fact, now)

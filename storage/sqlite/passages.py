@@ -17,7 +17,7 @@ from storage.sqlite.queries import load_queries
 from storage.sqlite.reader import Reader
 from storage.sqlite.writer import Writer
 
-__all__ = ["Passages", "get_passage", "insert_passage", "list_passages"]
+__all__ = ["Passages", "insert_passage", "list_passages"]
 
 _Q = load_queries()
 
@@ -48,11 +48,6 @@ def list_passages(
     return tuple(
         Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows
     )
-
-
-def get_passage(connection: sqlite3.Connection, agent: int, seq: int) -> Passage | None:
-    row = connection.execute(_Q["passage_get"], (agent, seq)).fetchone()
-    return None if row is None else Passage(*row)
 
 
 class Passages:

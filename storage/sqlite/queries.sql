@@ -94,11 +94,6 @@ ORDER BY version DESC LIMIT 1
 INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING RETURNING id
 
--- name: op_pending
--- Edits of an agent that are not in its blocks yet, in the order they were made.
-SELECT id, exchange, call_id, op, label, arguments, state, at FROM block_ops
-WHERE agent = ? AND state = 'pending' ORDER BY id
-
 -- name: op_of_exchange
 -- All edits of one turn, in the order they were made.
 SELECT id, exchange, call_id, op, label, arguments, state, at FROM block_ops
@@ -116,10 +111,6 @@ INSERT INTO passages (agent, seq, at, exchange, sources, text) VALUES (?, ?, ?, 
 -- A page, in order, after the one last seen.
 SELECT id, seq, text, at, sources FROM passages WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
 
--- name: passage_get
--- One, as a search result names it.
-SELECT id, seq, text, at FROM passages WHERE agent = ? AND seq = ?
-
 -- name: terms_load
 -- An agent's whole search index.
 SELECT chunk, data FROM terms WHERE agent = ? ORDER BY chunk
@@ -131,10 +122,6 @@ SELECT data FROM terms WHERE agent = ? AND chunk = ?
 -- name: terms_replace
 -- A chunk as it is now.
 INSERT INTO terms (agent, chunk, data) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET data = excluded.data
-
--- name: terms_delete
--- A chunk of which nothing is left.
-DELETE FROM terms WHERE agent = ? AND chunk = ?
 
 -- name: agent_indexed
 -- How far the index has come.

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from storage import terms
 from storage.sqlite.queries import load_queries
 
-__all__ = ["delete_terms", "forget_terms", "get_terms", "load_terms", "replace_terms"]
+__all__ = ["forget_terms", "get_terms", "load_terms", "replace_terms"]
 
 _Q = load_queries()
 
@@ -25,10 +25,6 @@ def get_terms(connection: sqlite3.Connection, agent: int, chunk: int) -> bytes |
 
 def replace_terms(connection: sqlite3.Connection, agent: int, chunk: int, data: bytes) -> None:
     connection.execute(_Q["terms_replace"], (agent, chunk, data))
-
-
-def delete_terms(connection: sqlite3.Connection, agent: int, chunk: int) -> None:
-    connection.execute(_Q["terms_delete"], (agent, chunk))
 
 
 def forget_terms(connection: sqlite3.Connection, agent: int, seqs: Iterable[int]) -> None:

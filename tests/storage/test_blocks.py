@@ -112,22 +112,20 @@ async def test_edits_wait_until_they_are_settled_and_are_there_once(store: Sqlit
     def run(connection: sqlite3.Connection) -> list[Any]:
         op = BlockOp(0, 7, "call_1", "insert", "human", b'{"text":"x"}', at=1.0)
         added = [blocks.add_op(connection, agent.id, o) for o in (op, op, replace(op, call_id="call_2"))]
-        pending = blocks.load_pending_ops(connection, agent.id)
+        pending = blocks.load_ops(connection, agent.id, 7)
         blocks.settle_ops(connection, [pending[0].id], "merged")
         blocks.settle_ops(connection, [pending[0].id], "dropped")
         return [
             added,
             [o.call_id for o in pending],
-            [o.call_id for o in blocks.load_pending_ops(connection, agent.id)],
             [o.state for o in blocks.load_ops(connection, agent.id, 7)],
             pending[0].arguments,
-            blocks.load_pending_ops(connection, agent.id + 1),
+            blocks.load_ops(connection, agent.id + 1, 7),
         ]
 
     assert await put(store, run) == [
         [True, False, True],
         ["call_1", "call_2"],
-        ["call_2"],
         ["merged", "pending"],
         b'{"text":"x"}',
         (),

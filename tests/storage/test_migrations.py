@@ -87,7 +87,7 @@ def test_every_statement_is_understood_by_the_schema(connection: sqlite3.Connect
 async def test_text_is_read_by_index(store: Any) -> None:
     """No statement of the hot path reads a table from end to end."""
     queries = load_queries()
-    for name in ("agent_find", "key_find", "block_load", "op_pending", "terms_load", "passage_list"):
+    for name in ("agent_find", "key_find", "block_load", "op_of_exchange", "terms_load", "passage_list"):
         sql = queries[name]
         count = 1 if "?1" in sql else sql.count("?")
         plan = store.reader.connection.execute(f"EXPLAIN QUERY PLAN {sql}", (None,) * count).fetchall()
