@@ -117,7 +117,6 @@ def _parse(raw: bytes, text: bytes) -> Event:
     """text: raw without a byte order mark."""
     data: list[bytes] = []
     name: str | None = None
-    extra: dict[str, str] = {}
     for line in _LINE_END.split(text):
         if not line or line.startswith(b":"):
             continue
@@ -128,6 +127,4 @@ def _parse(raw: bytes, text: bytes) -> Event:
             data.append(value)
         elif field == b"event":
             name = value.decode("utf-8", "replace")
-        else:
-            extra[field.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
-    return Event(raw, b"\n".join(data) if data else None, name, dict(extra))
+    return Event(raw, b"\n".join(data) if data else None, name)

@@ -7,8 +7,7 @@ one translates both ways in its own module. Only what is acted on is typed; ever
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 __all__ = ["Capabilities", "Event", "Header", "ModelRequest"]
 
@@ -63,4 +62,3 @@ class Event:
     raw: bytes
     data: bytes | None
     name: str | None = None  # the `event:` field
-    extra: dict[str, Any] = field(default_factory=dict)
