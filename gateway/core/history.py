@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gateway.core.canonical import Listing, WireMessage, is_cut_of, is_user, squash, text_of, words
-from gateway.core.tree import Element, Tree, is_forgotten, is_tombstone
+from gateway.core.tree import Element, Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
 
 __all__ = [
@@ -491,13 +491,12 @@ def _new_exchange(tree: Tree, plan: Plan) -> Exchange:
     listing, anchor, canon = plan.query.listing, plan.place.anchor, plan.query.listing.canon
     inputs = [canon.atoms(m) for m in plan.held] + [listing.atoms[i] for i in plan.new]
     media = [canon.media(m) for m in plan.held] + [listing.media(i) for i in plan.new]
-    length = 0 if anchor is None else anchor.offset + _atom_count(anchor)
     return Exchange(
         id=0,
         conversation=0 if anchor is None else anchor.conversation,
         parent=None if anchor is None else anchor.id,
         depth=0 if anchor is None else anchor.depth + 1,
-        offset=length,
+        offset=0 if anchor is None else end_offset(anchor),
         inputs=tuple(inputs),
         media=tuple(media),
         reply=None,
@@ -507,10 +506,6 @@ def _new_exchange(tree: Tree, plan: Plan) -> Exchange:
         touched=plan.query.now,
         state=State.FINISHED,
     )
-
-
-def _atom_count(e: Exchange) -> int:
-    return sum(map(len, e.inputs)) + len(e.reply or ())
 
 
 def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:

@@ -10,16 +10,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Container
 from dataclasses import replace
-from typing import Any
-
-import orjson
 
 from gateway.core.canonical import Listing, is_user, squash, text_of
 from gateway.core.compose import Composition, restore
 from gateway.core.history import Mode, Place, Plan, Query
-from gateway.core.opaque import has_opaque
-from gateway.core.settle import Ended
-from gateway.core.tree import Tree, has_additions
+from gateway.core.settle import Ended, contents
+from gateway.core.tree import Tree, end_offset, has_additions
 from storage.records import Exchange, Look, State
 
 __all__ = ["compose_plain", "finish_plain", "plan_plain"]
@@ -43,7 +39,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         conversation=e.conversation,
         parent=e.id,
         depth=e.depth + 1,
-        offset=e.offset + sum(map(len, e.inputs)) + len(e.reply or ()),
+        offset=end_offset(e),
         length=e.length + len(new) + 1,
         seq=e.seq + len(e.inputs) + 1,  # if nobody else speaks in between, it goes on with the same run
         run=e.run,
@@ -101,13 +97,6 @@ def finish_plain(plan: Plan, ended: Ended) -> Exchange:
     e, listing = plan.exchange, plan.query.listing
     assert e is not None
     reply = listing.canon.atoms(ended.said)
-    hidden = len(ended.full) > 1
-    said = ended.full[0] if len(ended.full) == 1 else ended.said
-    content: dict[str, Any] = {
-        "input": orjson.dumps(plan.messages),
-        "said": orjson.dumps(said),
-        "full": orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.ours)}) if hidden else None,
-    }
     return replace(
         e,
         reply=reply,
@@ -116,11 +105,8 @@ def finish_plain(plan: Plan, ended: Ended) -> Exchange:
         ended=ended.now,
         size=len(squash(text_of(ended.said))),
         standing=True,
-        hidden=hidden,
-        opaque=has_opaque(said),
-        model=plan.query.model,
         notes=ended.notes,
         edits=ended.edits,
         evicted=ended.evicted,
-        **content,
+        **contents(plan, ended),
     )

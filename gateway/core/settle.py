@@ -15,10 +15,10 @@ import orjson
 from gateway.core.canonical import Canon, WireMessage, squash, text_of, visible
 from gateway.core.history import Amendment, Plan, find_opening
 from gateway.core.opaque import has_opaque
-from gateway.core.tree import Tree, is_forgotten, is_tombstone
+from gateway.core.tree import Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
 
-__all__ = ["Ended", "cancel", "finish", "head_of", "mergeable", "open_", "refresh_standing"]
+__all__ = ["Ended", "cancel", "contents", "finish", "head_of", "mergeable", "open_", "refresh_standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,13 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     if twin is not None:
         e = tree.change(twin.id, touched=max(e.begun, twin.touched), ended=ended.now)
         if not is_tombstone(e):
-            e = tree.change(e.id, **_contents(plan, ended), notes=twin.notes or ended.notes)
+            e = tree.change(e.id, **contents(plan, ended), notes=twin.notes or ended.notes)
             if not e.merged:
                 e = tree.change(e.id, edits=ended.edits)
             _refresh_prior(tree, e)
     else:
         if not is_tombstone(e):
-            e = replace(e, **_contents(plan, ended), edits=ended.edits)
+            e = replace(e, **contents(plan, ended), edits=ended.edits)
         e = replace(
             e,
             path=_path_of(tree, e, canon),
@@ -103,7 +103,7 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
         return tree.add(replace(e, stopped=ended.now))
-    e = replace(e, state=State.CANCELLED, stopped=ended.now, **_contents(plan, ended))
+    e = replace(e, state=State.CANCELLED, stopped=ended.now, **contents(plan, ended))
     if ended.full:
         e = replace(e, edits=ended.edits, size=len(squash(text_of(ended.said))))
     else:
@@ -135,7 +135,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         e = replace(
             e,
             prior=tree.prior(e),
-            offset=parent.offset + len(_flat(parent)) + len(parent.reply or ()),
+            offset=end_offset(parent),
             length=parent.length + e.length,
         )
     if parent is not None and draft is None:  # if nobody else speaks in between, it goes on with the same run
@@ -166,7 +166,8 @@ def _kept(plan: Plan) -> list[WireMessage]:
     ]
 
 
-def _contents(plan: Plan, ended: Ended) -> dict[str, Any]:
+def contents(plan: Plan, ended: Ended) -> dict[str, Any]:
+    """The fields of an exchange that hold what was said."""
     hidden = len(ended.full) > 1
     full = orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.ours)}) if hidden else None
     said = ended.full[0] if len(ended.full) == 1 else ended.said
@@ -248,7 +249,7 @@ def _rehash(tree: Tree, x: Exchange, plan: Plan) -> None:
         offset = 0
         parent = tree.parent(x)
         if parent is not None:
-            offset = parent.offset + len(_flat(parent)) + len(parent.reply or ())
+            offset = end_offset(parent)
         elif x.parent is not None:
             offset = x.offset
         x = tree.change(x.id, offset=offset, prior=tree.prior(x) if parent is not None else x.prior)
