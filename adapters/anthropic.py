@@ -25,17 +25,16 @@ from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import completion, next_index
 from adapters.claude.request import SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
-from adapters.errors import ProviderBroke, ProviderRefused, ProviderTooLarge
+from adapters.errors import ProviderBroke, ProviderTooLarge
 from adapters.openai import OpenAICompatible
 from adapters.transport import HttpTransport, Timeouts
-from adapters.types import Capabilities, Event, Header, ModelRequest
+from adapters.types import Capabilities, Event, Header, ModelRequest, announces_events
 
 __all__ = ["DEFAULT_VERSION", "SAMPLING_VERSION", "Anthropic"]
 
 DEFAULT_VERSION: Final = "2026-10-21"  # as Anthropic's own SDKs send it since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last one that takes temperature, top_p and top_k
 _MODELS: Final = "/models?limit=1000"
-_MODEL_LIST_BYTES: Final = 8 * 1024 * 1024
 _REPLY_BYTES: Final = 256 * 1024 * 1024  # as the gateway bounds a reply
 _MARKED: Final = b'"cache_control"'
 _OAUTH: Final = "sk-ant-oat"
@@ -93,24 +92,6 @@ class Anthropic:
             return await self._call(request, request.path, request.body, DEFAULT_VERSION)
         return _Refused(404, error_body(f"{self.name} (Anthropic) has no {request.path}.", "not_found_error"))
 
-    async def list_models(self, credential: str | None = None) -> list[dict[str, Any]]:
-        """The upstream's models as OpenAI lists them. Raises: ProviderError."""
-        reply = await self.send(
-            ModelRequest(b"", stream=False, credential=credential, path="/models", method="GET")
-        )
-        try:
-            body = await reply.read(_MODEL_LIST_BYTES)
-        finally:
-            await reply.aclose()
-        if reply.status != 200:
-            raise ProviderRefused(
-                f"{self.name} answered its list of models with {reply.status}",
-                status=reply.status,
-                provider=self.name,
-            )
-        found: list[dict[str, Any]] = orjson.loads(body)["data"]
-        return found
-
     async def aclose(self) -> None:
         await self._http.aclose()
 
@@ -131,7 +112,7 @@ class Anthropic:
         if reply.status != 200:
             return _Whole(reply, translate_body)
         created, first_index = int(time.time()), next_index(body.get("messages"))
-        if _is_event_stream(reply.headers):
+        if announces_events(reply.headers):
             options = body.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
             return _Streamed(
@@ -267,13 +248,6 @@ def _token(credential: str) -> str:
     """What a bearer token says; "" for other schemes."""
     is_bearer = credential[: len(_BEARER)].lower() == _BEARER
     return credential[len(_BEARER) :].strip() if is_bearer else ""
-
-
-def _is_event_stream(headers: tuple[Header, ...]) -> bool:
-    return any(
-        name == "content-type" and value.lower().lstrip().startswith("text/event-stream")
-        for name, value in headers
-    )
 
 
 def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:

@@ -91,7 +91,8 @@ class ScriptedProvider:
         if self.keeps_requests:
             self.requests.append(request)
         if request.path == "/models":
-            listed = {"object": "list", "data": await self.list_models()}
+            model = {"id": self.name, "object": "model", "created": 0, "owned_by": "mnemogate"}
+            listed = {"object": "list", "data": [model]}
             return ScriptedReply(200, _JSON, (orjson.dumps(listed),), 0.0)
         if request.path != "/chat/completions":
             return self._render({}, Failed(404, f"Invalid URL ({request.method} {request.path})"))
@@ -106,9 +107,6 @@ class ScriptedProvider:
             scripted.provider = self.name
             raise scripted
         return self._render(body, scripted)
-
-    async def list_models(self, credential: str | None = None) -> list[dict[str, Any]]:
-        return [{"id": self.name, "object": "model", "created": 0, "owned_by": "mnemogate"}]
 
     async def aclose(self) -> None:
         pass

@@ -6,21 +6,19 @@ Which of the caller's headers go on is the caller's business; those that belong 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-import orjson
 from multidict import CIMultiDict
 from yarl import URL
 
 from adapters.base import ModelReply
-from adapters.errors import ProviderBroke, ProviderError, ProviderRefused
+from adapters.errors import ProviderError
 from adapters.transport import HttpTransport, Timeouts, Upload, end_to_end, request_headers
 from adapters.types import Capabilities, Header, ModelRequest
 
 __all__ = ["OpenAICompatible"]
 
 _OURS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
-_MODEL_LIST_BYTES: Final = 8 * 1024 * 1024
 _MAX_URLS: Final = 256
 
 
@@ -92,23 +90,6 @@ class OpenAICompatible:
             error.provider = self.name
             raise
 
-    async def list_models(self, credential: str | None = None) -> list[dict[str, Any]]:
-        """The upstream's `GET /models`, its entries as they are. Raises: ProviderError."""
-        reply = await self.send(
-            ModelRequest(body=b"", stream=False, method="GET", path="/models", credential=credential)
-        )
-        try:
-            body = await reply.read(_MODEL_LIST_BYTES)
-        finally:
-            await reply.aclose()
-        if reply.status != 200:
-            raise ProviderRefused(
-                f"{self.name} answered its list of models with {reply.status}",
-                status=reply.status,
-                provider=self.name,
-            )
-        return _read_models(body, self.name)
-
     async def aclose(self) -> None:
         if self._owns_transport:
             await self._transport.aclose()
@@ -120,11 +101,3 @@ class OpenAICompatible:
                 self._urls.clear()
             url = self._urls[path] = URL(self.base_url + path, encoded=True)
         return url
-
-
-def _read_models(body: bytes, name: str) -> list[dict[str, Any]]:
-    try:
-        entries = orjson.loads(body)["data"]
-        return [entry for entry in entries if isinstance(entry, dict)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ProviderBroke(f"{name} answered no list of models: {body[:200]!r}", provider=name) from error

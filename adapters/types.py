@@ -6,12 +6,20 @@ one translates both ways in its own module. Only what is acted on is typed; ever
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
-__all__ = ["Capabilities", "Event", "Header", "ModelRequest"]
+__all__ = ["Capabilities", "Event", "Header", "ModelRequest", "announces_events"]
 
 Header = tuple[str, str]
+
+
+def announces_events(headers: Iterable[Header]) -> bool:
+    """Whether a reply with these headers is server-sent events."""
+    return any(
+        name == "content-type" and value.lower().lstrip().startswith("text/event-stream")
+        for name, value in headers
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from adapters.base import Provider
+from adapters.registry import ROWS, make_provider
 from adapters.transport import Timeouts
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
@@ -275,8 +276,6 @@ def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Pr
         from adapters.fake import DemoProvider  # not loaded where real models answer
 
         return DemoProvider(name)
-    from adapters.registry import ROWS, make_provider
-
     kind: str = upstream.kind
     named = ROWS.get(upstream.name)
     if kind == "openai" and named is not None and named.dialect == "openai":

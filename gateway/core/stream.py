@@ -14,6 +14,8 @@ from typing import Any
 
 import orjson
 
+from adapters.types import announces_events
+
 __all__ = [
     "Call",
     "Draft",
@@ -407,12 +409,7 @@ def error_body(status: int, body: bytes) -> Json:
 
 def is_event_stream(status: int, headers: Iterable[tuple[str, str]]) -> bool:
     """Whether a reply is to be read as server-sent events (else: as one body)."""
-    if not 200 <= status < 300:
-        return False
-    return any(
-        name == "content-type" and value.lower().lstrip().startswith("text/event-stream")
-        for name, value in headers
-    )
+    return 200 <= status < 300 and announces_events(headers)
 
 
 def says_nothing(delta: Mapping[str, Any]) -> bool:

@@ -216,6 +216,9 @@ class Recollection:
         0,
     )  # what earlier requests left out, and where the list begins behind it
     notes: dict[int, str] = field(default_factory=dict)  # by index among the new messages
+    path: set[int] = field(
+        default_factory=set
+    )  # its exchanges, as far as they matter; empty where memory is off
     tools: MemoryTools | None = None  # None where memory is off
     recalled_tokens: int = 0
     recall_ms: float = 0.0
@@ -233,7 +236,7 @@ class Recollection:
         if identity.mode is Mode.OFF:
             return
         anchor = self.plan.place.anchor
-        path = self._path_ids()
+        path = self.path = self._path_ids()
         blocks = self._blocks()
         by = self.by
         self.tools = MemoryTools(
@@ -497,7 +500,7 @@ class Recollection:
         anchor = self.plan.place.anchor
         if self.tree is None:
             return anchor is not None and m.conversation == anchor.conversation
-        return bool(m.origins) and self._path_ids().issuperset(m.origins)
+        return bool(m.origins) and self.path.issuperset(m.origins)
 
     def _note_tokens(self) -> int:
         """A note stays in the conversation, so in a small window it has to be small as well."""

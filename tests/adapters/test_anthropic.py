@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from adapters.anthropic import Anthropic
 from adapters.claude.errors import Untranslatable
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.request import to_wire
-from adapters.errors import ProviderBroke, ProviderRefused
+from adapters.errors import ProviderBroke
 from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Header, ModelRequest
@@ -491,7 +492,8 @@ async def test_models_are_listed_as_openai_does_and_their_limits_kept(
 ) -> None:
     with StrictAnthropic(key="sk-ant-own", models=["claude-new"]) as upstream:
         provider = Anthropic("claude", upstream.base_url, key="sk-ant-own", transport=transport)
-        (model,) = await provider.list_models()
+        listed = ModelRequest(b"", False, path="/models", method="GET")
+        (model,) = (await answer(provider, listed))[1]["data"]
         assert (model["id"], model["object"], model["created"]) == ("claude-new", "model", 1_792_540_800)
         assert model["max_input_tokens"] == 200_000
         one = ModelRequest(b"", False, path="/models/claude-new", method="GET")
@@ -504,16 +506,15 @@ async def test_models_are_listed_as_openai_does_and_their_limits_kept(
         await answer(provider, request(model="claude-new", max_tokens=7))
         assert upstream.last.json["max_tokens"] == 7
         keyless = Anthropic("bare", upstream.base_url, transport=transport)
-        assert len(await keyless.list_models("Bearer sk-ant-own")) == 1
-        with pytest.raises(ProviderRefused) as caught:
-            await keyless.list_models()
-        assert (caught.value.status, caught.value.provider) == (401, "bare")
+        with_key = replace(listed, credential="Bearer sk-ant-own")
+        assert [(await answer(keyless, each))[0] for each in (with_key, listed)] == [200, 401]
 
 
 @pytest.mark.parametrize("body", [b"no", b"[]", b"{}", b'{"data": 1}'])
 async def test_an_answer_that_is_no_list_of_models_is_broken(transport: HttpTransport, body: bytes) -> None:
+    listed = ModelRequest(b"", False, path="/models", method="GET")
     with StrictAnthropic(model_list=body) as upstream, pytest.raises(ProviderBroke):
-        await Anthropic("claude", upstream.base_url, transport=transport).list_models()
+        await answer(Anthropic("claude", upstream.base_url, transport=transport), listed)
 
 
 async def test_calls_and_text_of_one_reply_end_as_calls(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adapters.errors import ProviderBroke, ProviderRefused, ProviderUnreachable
+from adapters.errors import ProviderUnreachable
 from adapters.openai import OpenAICompatible
 from adapters.registry import ROWS, make_provider
 from adapters.transport import HttpTransport
@@ -120,24 +120,6 @@ async def test_a_header_that_would_end_its_line_is_not_sent(
     with pytest.raises(ProviderUnreachable):
         await call(provider, request(("x-title", value)))
     assert upstream.seen == []
-
-
-async def test_models_are_listed_as_they_are(transport: HttpTransport) -> None:
-    with StrictUpstream(key="sk-own", models=["a", "b"]) as upstream:
-        provider = OpenAICompatible("main", upstream.base_url, key="sk-own", transport=transport)
-        assert [model["id"] for model in await provider.list_models()] == ["a", "b"]
-        assert (upstream.last.method, upstream.last.path) == ("GET", "/v1/models")
-        keyless = OpenAICompatible("bare", upstream.base_url, transport=transport)
-        assert len(await keyless.list_models("Bearer sk-own")) == 2
-        with pytest.raises(ProviderRefused) as caught:
-            await keyless.list_models()
-        assert (caught.value.status, caught.value.provider) == (401, "bare")
-
-
-@pytest.mark.parametrize("body", [b"", b"no", b"[]", b"{}", b'{"data": 1}', b'"data"'])
-async def test_an_answer_that_is_no_list_of_models_is_broken(transport: HttpTransport, body: bytes) -> None:
-    with StrictUpstream(model_list=body) as upstream, pytest.raises(ProviderBroke):
-        await OpenAICompatible("main", upstream.base_url, transport=transport).list_models()
 
 
 async def test_an_error_names_the_provider() -> None:

@@ -151,6 +151,14 @@ async def test_with_aliases_only_they_are_shown() -> None:
         assert [entry["id"] for entry in await fetched(settings)] == ["quick"]
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"no", b"[]", b"{}", b'{"data": 1}', b'"data"', b'{"data": [1, {"id": 2}]}']
+)
+async def test_an_answer_that_is_no_list_of_models_is_none(body: bytes) -> None:
+    with StrictUpstream(model_list=body) as upstream:
+        assert await fetched(settings_for(upstream)) == []
+
+
 async def test_an_upstream_without_a_list_takes_nothing_away(upstream: StrictUpstream) -> None:
     upstream.key = "sk-secret"  # we have none: it refuses
     assert await fetched(settings_for(upstream)) == []
