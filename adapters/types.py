@@ -50,7 +50,6 @@ class ModelRequest:
     """
 
     body: bytes
-    stream: bool
     headers: tuple[Header, ...] = ()
     credential: str | None = None
     path: str = "/chat/completions"

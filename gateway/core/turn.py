@@ -93,9 +93,8 @@ def estimate_tokens(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TurnSpec:
-    """What the machine has to know about a request.
+    """What the machine has to know about a request. Whether the reply is a stream it sees from what the upstream sends.
 
-    stream: the client asked for a stream (the machine itself goes by what the upstream sends).
     wants_usage: the client asked for the usage chunk of its stream (a whole reply has its usage anyway).
     usage_added: we asked for that chunk; unless the client did, it is kept from it.
     ours: offered tool name -> canonical memory tool; empty: no call is looked at.
@@ -105,7 +104,6 @@ class TurnSpec:
     choices: the request's `n`.
     """
 
-    stream: bool
     wants_usage: bool = False
     usage_added: bool = False
     ours: Mapping[str, str] = field(default_factory=dict)

@@ -103,7 +103,7 @@ class Background:
             body["max_completion_tokens" if newer else "max_tokens"] = max_tokens
         if tools:
             body["tools"] = list(tools)
-        request = ModelRequest(orjson.dumps(body), stream=False)
+        request = ModelRequest(orjson.dumps(body))
         async with self._room:
             await self._check_budget(project)
             try:

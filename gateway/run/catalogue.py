@@ -56,7 +56,7 @@ class ModelList:
     async def refresh(self, name: str, provider: Provider) -> bool:
         """Fetch one upstream's list; False when it gave none."""
         try:
-            reply = await provider.send(ModelRequest(body=b"", stream=False, path="/models", method="GET"))
+            reply = await provider.send(ModelRequest(b"", path="/models", method="GET"))
             try:
                 body = await reply.read(MAX_LIST_BYTES)
             finally:

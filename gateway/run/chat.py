@@ -125,7 +125,6 @@ class Chat:
             memory.overfull, memory.evicted = assembly.overfull, assembly.evicted
         _say(receipt, memory, added.injected_bytes + len(assembly.summary.encode()))
         spec = TurnSpec(
-            stream=request.stream,
             wants_usage=request.wants_usage,
             usage_added=assembly.adds_usage,
             ours=added.offered,
@@ -242,9 +241,7 @@ class _Call:
         """The request as it came, where nothing of ours goes in."""
         if target.context_window is not None:
             assembly = await self.assemble(Additions(), target, place)
-            return ModelRequest(
-                assembly.body(), self.request.stream, self.headers, self.credential_for(target)
-            )
+            return ModelRequest(assembly.body(), self.headers, self.credential_for(target))
         request, names = self.request, self._consumed(place)
         body = request.raw
         if names or target.model != request.model:
@@ -254,7 +251,7 @@ class _Call:
             if target.model != request.model:
                 splice.set_member("model", orjson.dumps(target.model))
             body = splice.render()
-        return ModelRequest(body, request.stream, self.headers, self.credential_for(target))
+        return ModelRequest(body, self.headers, self.credential_for(target))
 
     async def assemble(self, added: Additions, target: Target, place: Place) -> Assembly:
         takes_usage = place.provider.capabilities.stream_usage

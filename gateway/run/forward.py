@@ -41,7 +41,6 @@ class Outgoing:
     path: str
     headers: Sequence[tuple[bytes, bytes]]
     credential: str | None
-    stream: bool = False
     body: bytes = b""
     upload: AsyncIterator[bytes] | None = None
     upload_bytes: int | None = None
@@ -55,7 +54,6 @@ class Outgoing:
         ]
         return ModelRequest(
             self.body,
-            self.stream,
             (*forwardable(self.headers), *about),
             self.credential,
             self.path,

@@ -146,8 +146,7 @@ class TurnRun:
         await self._close()
 
     def request(self, body: bytes) -> ModelRequest:
-        assert self._turn is not None
-        return ModelRequest(body, self._turn.spec.stream, tuple(self.headers), self.credential)
+        return ModelRequest(body, tuple(self.headers), self.credential)
 
     async def _beat(self) -> None:
         """A comment, unless it would commit us to a status that a later round may take back."""

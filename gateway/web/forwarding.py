@@ -104,9 +104,7 @@ class _Endpoint:
             upstream, model = self._forwarding.find(asked.model, head.named)
             if model is not None and model != asked.model:
                 body = asked.with_model(model)
-            outgoing = Outgoing(
-                head.method, head.path, scope["headers"], trace.caller.credential, asked.stream, body
-            )
+            outgoing = Outgoing(head.method, head.path, scope["headers"], trace.caller.credential, body)
             await self._answer(upstream, outgoing, scope, receive, send)
 
     async def _hand_on(self, head: _Head, scope: Scope, receive: Receive, send: Send) -> None:

@@ -42,7 +42,7 @@ def provider(upstream: StrictAnthropic, transport: HttpTransport) -> Anthropic:
 
 def request(*headers: Header, credential: str | None = None, **body: Any) -> ModelRequest:
     body = {"model": MODEL, "messages": HI, **body}
-    return ModelRequest(orjson.dumps(body), bool(body.get("stream")), headers, credential)
+    return ModelRequest(orjson.dumps(body), headers, credential)
 
 
 async def answer(provider: Anthropic, asked: ModelRequest) -> tuple[int, Json]:
@@ -204,7 +204,7 @@ async def test_a_dialogue_answered_late_is_the_callers_own_error(provider: Anthr
 
 
 async def test_a_body_that_is_not_json_is_refused(provider: Anthropic) -> None:
-    assert (await answer(provider, ModelRequest(b"{", False)))[0] == 400
+    assert (await answer(provider, ModelRequest(b"{")))[0] == 400
 
 
 ODD: list[Any] = [
@@ -269,13 +269,13 @@ def test_odd_messages_are_refused_or_passed_on_never_a_crash(role: str) -> None:
 
 
 async def test_what_it_does_not_have_is_not_found(provider: Anthropic) -> None:
-    status, body = await answer(provider, ModelRequest(b"{}", False, path="/embeddings"))
+    status, body = await answer(provider, ModelRequest(b"{}", path="/embeddings"))
     assert (status, body["error"]["type"]) == (404, "not_found_error")
 
 
 async def test_its_own_dialect_passes_as_bytes(provider: Anthropic, upstream: StrictAnthropic) -> None:
     body = b'{"model": "m",  "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}'
-    status, told = await answer(provider, ModelRequest(body, False, path="/messages"))
+    status, told = await answer(provider, ModelRequest(body, path="/messages"))
     assert (status, told["type"]) == (200, "message")
     assert upstream.last.body == body
 
@@ -413,7 +413,7 @@ async def test_a_stream_cut_anywhere_says_the_same(provider: Anthropic, upstream
     upstream.queue(reply)
     plain = Anthropic("bytes", upstream.base_url)
     sent = {"model": MODEL, "max_tokens": 9, "stream": True, "messages": HI}
-    native = await plain.send(ModelRequest(orjson.dumps(sent), True, path="/messages"))
+    native = await plain.send(ModelRequest(orjson.dumps(sent), path="/messages"))
     data = await native.read(100_000)
     await native.aclose()
     await plain.aclose()
@@ -492,13 +492,13 @@ async def test_models_are_listed_as_openai_does_and_their_limits_kept(
 ) -> None:
     with StrictAnthropic(key="sk-ant-own", models=["claude-new"]) as upstream:
         provider = Anthropic("claude", upstream.base_url, key="sk-ant-own", transport=transport)
-        listed = ModelRequest(b"", False, path="/models", method="GET")
+        listed = ModelRequest(b"", path="/models", method="GET")
         (model,) = (await answer(provider, listed))[1]["data"]
         assert (model["id"], model["object"], model["created"]) == ("claude-new", "model", 1_792_540_800)
         assert model["max_input_tokens"] == 200_000
-        one = ModelRequest(b"", False, path="/models/claude-new", method="GET")
+        one = ModelRequest(b"", path="/models/claude-new", method="GET")
         assert (await answer(provider, one))[1] == model
-        none = ModelRequest(b"", False, path="/models/nobody", method="GET")
+        none = ModelRequest(b"", path="/models/nobody", method="GET")
         status, body = await answer(provider, none)
         assert (status, body["error"]["type"]) == (404, "not_found_error")
         await answer(provider, request(model="claude-new"))
@@ -512,7 +512,7 @@ async def test_models_are_listed_as_openai_does_and_their_limits_kept(
 
 @pytest.mark.parametrize("body", [b"no", b"[]", b"{}", b'{"data": 1}'])
 async def test_an_answer_that_is_no_list_of_models_is_broken(transport: HttpTransport, body: bytes) -> None:
-    listed = ModelRequest(b"", False, path="/models", method="GET")
+    listed = ModelRequest(b"", path="/models", method="GET")
     with StrictAnthropic(model_list=body) as upstream, pytest.raises(ProviderBroke):
         await answer(Anthropic("claude", upstream.base_url, transport=transport), listed)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +97,7 @@ async def provider(
 
 def request(family: Family, headers: tuple[Header, ...] = (), **body: Any) -> ModelRequest:
     body = {"model": family.model, "messages": HI, **body}
-    return ModelRequest(orjson.dumps(body), bool(body.get("stream")), headers)
+    return ModelRequest(orjson.dumps(body), headers)
 
 
 async def whole(provider: Provider, asked: ModelRequest) -> Json:
@@ -111,7 +110,7 @@ async def whole(provider: Provider, asked: ModelRequest) -> Json:
 
 async def chunks(provider: Provider, asked: ModelRequest) -> list[Json]:
     """The parsed chunks of a stream that ends as it should."""
-    reply = await provider.send(dataclasses.replace(asked, stream=True))
+    reply = await provider.send(asked)
     try:
         assert reply.status == 200
         assert dict(reply.headers)["content-type"].startswith("text/event-stream")

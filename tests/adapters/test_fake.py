@@ -41,7 +41,7 @@ def body_of(*contents: str, **more: Any) -> dict[str, Any]:
 
 
 def request(body: dict[str, Any]) -> ModelRequest:
-    return ModelRequest(body=orjson.dumps(body), stream=bool(body.get("stream")))
+    return ModelRequest(orjson.dumps(body))
 
 
 def arguments(said: Said) -> list[tuple[str, Any]]:
@@ -148,7 +148,7 @@ async def test_errors_raw_bytes_and_lost_connections_can_be_scripted() -> None:
 
 async def test_what_is_no_chat_is_refused_as_the_real_api_does() -> None:
     for path, body, status in (("/chat/completions", b"{", 400), ("/audio/speech", b"{}", 404)):
-        reply = await DemoProvider().send(ModelRequest(body=body, stream=False, path=path))
+        reply = await DemoProvider().send(ModelRequest(body, path=path))
         assert reply.status == status
         assert "message" in orjson.loads(await reply.read(10_000))["error"]
     odd = await DemoProvider().send(request(body_of("hi", tools=5)))

@@ -17,7 +17,7 @@ BODY = b'{"model": "m",  "messages":[{"role":"user","content":"h\xc3\xa9"}]}'
 
 
 def request(*headers: Header, credential: str | None = None, **more: Any) -> ModelRequest:
-    return ModelRequest(body=BODY, stream=False, headers=headers, credential=credential, **more)
+    return ModelRequest(body=BODY, headers=headers, credential=credential, **more)
 
 
 async def call(provider: OpenAICompatible, sent: ModelRequest) -> int:

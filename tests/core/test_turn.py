@@ -59,7 +59,7 @@ ROLE = chunk({"role": "assistant", "content": ""})
 
 
 def with_tools(**fields: Any) -> TurnSpec:
-    return TurnSpec(stream=True, ours=OURS, **{"hold_end": True, "wants_usage": True, **fields})
+    return TurnSpec(ours=OURS, **{"hold_end": True, "wants_usage": True, **fields})
 
 
 def body(*events: Event) -> SendBody:
@@ -98,7 +98,7 @@ class TestPlain:
         odd = chunk({"content": "Hi", "x_delta": 1}, x_chunk={"a": [1]}, usage=None)
         end, tokens = chunk({}, "stop"), usage(3, 1)
         assert (
-            Playbook(Turn(TurnSpec(stream=True, wants_usage=True)))
+            Playbook(Turn(TurnSpec(wants_usage=True)))
             >> ReplyStarted(200, SSE)
             >> Received([ROLE])
             << SendHead(200, SSE)
@@ -115,7 +115,7 @@ class TestPlain:
     def test_the_end_waits_for_the_commit_and_text_does_not(self) -> None:
         text, last, tokens = chunk({"content": "Hel"}), chunk({"content": "lo"}, "stop"), usage(3, 2)
         playbook = (
-            Playbook(Turn(TurnSpec(stream=True, hold_end=True)))
+            Playbook(Turn(TurnSpec(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([ROLE, text, last])
             << SendHead(200, SSE)
@@ -138,7 +138,7 @@ class TestPlain:
     def test_an_end_that_is_not_on_disk_says_so(self) -> None:
         end = chunk({"content": "x"}, "stop")
         assert (
-            Playbook(Turn(TurnSpec(stream=True, hold_end=True)))
+            Playbook(Turn(TurnSpec(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([end, DONE])
             << Save
@@ -151,7 +151,7 @@ class TestPlain:
     def test_a_usage_chunk_that_only_we_asked_for_is_kept_from_the_client(self) -> None:
         end = chunk({"content": "x"}, "stop")
         for hold_end in (True, False):
-            turn = Turn(TurnSpec(stream=True, usage_added=True, hold_end=hold_end))
+            turn = Turn(TurnSpec(usage_added=True, hold_end=hold_end))
             played = play(turn, [completion("x", tokens=(7, 1))], stream=True)
             assert played.client.usages == []
             assert played.outcome.usage is not None
@@ -163,7 +163,7 @@ class TestPlain:
         said = (
             b'{"choices":[{"index":0,"delta":{"content":"the \\",\\"usage\\":null\\" of it"}}],"usage":null}'
         )
-        turn = Turn(TurnSpec(stream=True, usage_added=True))
+        turn = Turn(TurnSpec(usage_added=True))
         turn.feed(ReplyStarted(200, SSE))
         sent = turn.feed(Received([Event(b"data: " + said + b"\n\n", said)]))
         assert SendBody(b"data: " + said.removesuffix(b',"usage":null}') + b"}\n\n") in sent
@@ -171,7 +171,7 @@ class TestPlain:
     def test_a_stream_without_done_gets_none(self) -> None:
         end = chunk({"content": "x"}, "stop")
         assert (
-            Playbook(Turn(TurnSpec(stream=True, hold_end=True)))
+            Playbook(Turn(TurnSpec(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([end])
             >> ReplyEnded()
@@ -190,7 +190,7 @@ class TestPlain:
         first, second = choice(0, "A", "stop"), choice(1, "B")
         late, last = choice(1, "C"), choice(1, "", "stop")
         playbook = (
-            Playbook(Turn(TurnSpec(stream=True, hold_end=True, choices=2)))
+            Playbook(Turn(TurnSpec(hold_end=True, choices=2)))
             >> ReplyStarted(200, SSE)
             >> Received([first, second])
             << SendHead(200, SSE)
@@ -209,7 +209,7 @@ class TestPlain:
     def test_a_whole_reply_is_held_and_arrives_as_it_left(self) -> None:
         raw = b' {"id":"x", "choices":[{"index":0,"message":{"role":"assistant","content":"Hi","x":1}}], "x":2}\n'
         playbook = (
-            Playbook(Turn(TurnSpec(stream=False, hold_end=True)))
+            Playbook(Turn(TurnSpec(hold_end=True)))
             >> ReplyStarted(200, JSON)
             >> ReceivedWhole(raw)
             << Save
@@ -230,7 +230,7 @@ class TestPlain:
             chunk({"content": "Yes"}, "stop"),
             DONE,
         ]
-        turn = Turn(TurnSpec(stream=True, hold_end=True))
+        turn = Turn(TurnSpec(hold_end=True))
         turn.feed(ReplyStarted(200, SSE))
         (save,) = [command for command in turn.feed(Received(events)) if isinstance(command, Save)]
         assert save.outcome.full == (
@@ -253,7 +253,7 @@ class TestPlain:
             chunk({}, "tool_calls"),
             DONE,
         ]
-        for spec in (with_tools(), TurnSpec(stream=True, hold_end=True)):
+        for spec in (with_tools(), TurnSpec(hold_end=True)):
             playbook = Playbook(Turn(spec)) >> ReplyStarted(200, SSE) >> Received(events)
             assert playbook << SendHead(200, SSE) << body(*events[:4]) << Save
             assert playbook >> Saved() << body(*events[4:]) << Finish()
@@ -364,7 +364,7 @@ class TestHiddenRounds:
 
     @BOTH
     def test_a_renamed_tool_runs_under_its_canonical_name(self, stream: bool) -> None:
-        spec = TurnSpec(stream=stream, ours={"mnemogate_memory_insert": "memory_insert"}, hold_end=True)
+        spec = TurnSpec(ours={"mnemogate_memory_insert": "memory_insert"}, hold_end=True)
         mine, theirs = ("a", "mnemogate_memory_insert", ARGS), ("b", "memory_insert", "{}")
         played = play(Turn(spec), [completion(None, (mine, theirs))], stream=stream)
         assert [(run.tool, run.name) for run in played.ran] == [("memory_insert", "mnemogate_memory_insert")]
@@ -525,7 +525,7 @@ class TestNames:
             chunk({}, "tool_calls"),
             DONE,
         ]
-        turn = Turn(TurnSpec(stream=True, ours=OURS))
+        turn = Turn(TurnSpec(ours=OURS))
         playbook = Playbook(turn) >> ReplyStarted(200, SSE) >> Received(events)
         assert read_stream(playbook.sent).message()["calls"] == [("a", "memory_insert_all", "{}")]
 
@@ -645,7 +645,7 @@ class TestErrors:
         assert [error["message"] for error in client.errors] == ["slow down"]
 
     def test_whole_replies_have_sent_nothing_whatever_was_said(self) -> None:
-        turn = Turn(TurnSpec(stream=False, ours=OURS))
+        turn = Turn(TurnSpec(ours=OURS))
         turn.feed(ReplyStarted(200, JSON))
         turn.feed(ReceivedWhole(orjson.dumps(completion("One moment. ", (ours_call(),)))))
         turn.feed(ToolFinished("call_a", "ok"))
@@ -660,7 +660,7 @@ class TestErrors:
     def test_a_stream_that_breaks_ends_with_an_error_event(self) -> None:
         text = chunk({"content": "Hel"})
         playbook = (
-            Playbook(Turn(TurnSpec(stream=True, hold_end=True)))
+            Playbook(Turn(TurnSpec(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([text])
             << SendHead(200, SSE)
@@ -677,14 +677,14 @@ class TestErrors:
         assert playbook.outcome.text == "Hel"
 
     def test_a_stream_that_ends_in_the_middle_is_an_error_with_a_name(self) -> None:
-        playbook = Playbook(Turn(TurnSpec(stream=True))) >> ReplyStarted(200, SSE)
+        playbook = Playbook(Turn(TurnSpec())) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([chunk({"content": "Hel"})]) << SendHead << SendBody >> ReplyEnded()
         assert playbook << SendBody << CloseUpstream() << Save << Finish()
         assert read_stream(playbook.sent).errors[0]["code"] == UpstreamBroke.code
 
     def test_a_break_after_the_finish_reason_loses_nothing(self) -> None:
         end = chunk({"content": "x"}, "stop")
-        playbook = Playbook(Turn(TurnSpec(stream=True, hold_end=True))) >> ReplyStarted(200, SSE)
+        playbook = Playbook(Turn(TurnSpec(hold_end=True))) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([end]) >> ReplyFailed(UpstreamBroke("reset")) << Save
         assert playbook >> Saved() << SendHead << body(end) << Finish()
         assert playbook.outcome.state is End.FINISHED
@@ -708,7 +708,7 @@ class TestErrors:
 
     def test_an_error_in_the_shape_of_the_real_api_arrives_as_it_left(self) -> None:
         sent = event({"error": {"message": "overloaded", "x": 1}})
-        playbook = Playbook(Turn(TurnSpec(stream=True))) >> ReplyStarted(200, SSE) >> Received([sent])
+        playbook = Playbook(Turn(TurnSpec())) >> ReplyStarted(200, SSE) >> Received([sent])
         assert playbook << SendHead << body(sent) << CloseUpstream() << Save << Finish()
 
     @pytest.mark.parametrize(
@@ -731,7 +731,7 @@ class TestErrors:
             [1],
             7,
         ]
-        for spec in (TurnSpec(stream=True), with_tools(usage_added=True)):
+        for spec in (TurnSpec(), with_tools(usage_added=True)):
             turn = Turn(spec)
             turn.feed(ReplyStarted(200, SSE))
             turn.feed(Received([event(data) for data in odd] + [event(b"{broken"), Event(b"data\n\n", b"")]))
@@ -749,7 +749,7 @@ class TestForms:
         assert played.heads == [SendHead(200, JSON)]
 
     def test_a_stream_in_answer_to_a_whole_request(self) -> None:
-        spec = TurnSpec(stream=False, ours=OURS, wants_usage=True)
+        spec = TurnSpec(ours=OURS, wants_usage=True)
         played = play(Turn(spec), [completion(None, (ours_call(),)), completion("ok")], stream=True)
         assert played.client.text == "ok"
         assert played.heads == [SendHead(200, SSE)]
@@ -803,7 +803,7 @@ class TestClientGone:
                 assert playbook.turn.feed(late) == []
 
     def test_while_the_end_is_being_saved_the_turn_stays_finished(self) -> None:
-        playbook = Playbook(Turn(TurnSpec(stream=True, hold_end=True))) >> ReplyStarted(200, SSE)
+        playbook = Playbook(Turn(TurnSpec(hold_end=True))) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([chunk({"content": "x"}, "stop"), DONE]) << Save
         assert playbook >> ClientGone() << CloseUpstream() << Finish() >> Saved()
         assert playbook.outcome.state is End.FINISHED
@@ -974,7 +974,7 @@ a_chunk = st.one_of(
 def test_no_json_of_an_upstream_breaks_the_machine(
     replies: list[list[Any]], stream: bool, has_tools: bool
 ) -> None:
-    spec = with_tools(usage_added=True, wants_usage=stream) if has_tools else TurnSpec(stream, hold_end=True)
+    spec = with_tools(usage_added=True, wants_usage=stream) if has_tools else TurnSpec(hold_end=True)
     turn = Turn(spec)
     seen: list[Command] = []
     for reply in replies:
