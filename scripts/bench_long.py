@@ -130,13 +130,20 @@ def run_to_the_end(turns: int, folder: Path) -> None:
     breaks = sum(same < len(one) for same, one in zip(stable, talk, strict=False))
     sent = sum(map(len, talk[:-1]))
     print(f"{turns:,} turns on a window of {CONTEXT:,} tokens: {len(talk):,} requests, {refused} refused")
-    print(f"prefix: {sum(stable) / sent:.2%} of the bytes stable, {breaks} breaks, {summaries} background calls")
-    print(f"longest prompt: {max(map(len, talk)):,} bytes; the client's list at the end: {len(orjson.dumps(messages)):,}")
+    print(
+        f"prefix: {sum(stable) / sent:.2%} of the bytes stable, {breaks} breaks, {summaries} background calls"
+    )
+    whole = len(orjson.dumps(messages))
+    print(f"longest prompt: {max(map(len, talk)):,} bytes; the client's list at the end: {whole:,}")
 
 
 def shared(one: bytes, two: bytes) -> int:
     """Bytes with which both begin."""
-    return len(os.path.commonprefix((one, two)))
+    low, high = 0, min(len(one), len(two))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[:middle] == two[:middle] else (low, middle - 1)
+    return low
 
 
 # -- what a turn costs

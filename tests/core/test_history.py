@@ -1044,14 +1044,16 @@ def shallow() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("shallow")
-def test_an_appending_conversation_may_be_as_long_as_it_likes(world: World) -> None:
+def test_an_appending_conversation_may_be_as_long_as_it_likes() -> None:
+    world = World()
     for number in range(100):
         last = world.say([user(f"question {number}")], f"Answer {number}.", "c1", append=True)
     assert len(last.sent) == 2 * 99 + 1
 
 
 @pytest.mark.usefixtures("shallow")
-def test_a_trimmed_conversation_may_be_as_long_as_it_likes(world: World) -> None:
+def test_a_trimmed_conversation_may_be_as_long_as_it_likes() -> None:
+    world = World()
     history: list[WireMessage] = []
     for number in range(100):
         history.append(user(f"question {number}"))
