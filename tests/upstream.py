@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -27,7 +29,19 @@ import orjson
 from tests.openai_rules import Refusal, Rules, check_chat
 from tests.other_endpoints import Endpoints
 
-__all__ = ["Call", "Gate", "Reply", "Rules", "Seen", "StrictUpstream", "call_tools", "fail", "raw", "say"]
+__all__ = [
+    "Call",
+    "Gate",
+    "Reply",
+    "Rules",
+    "Seen",
+    "StrictUpstream",
+    "call_tools",
+    "fail",
+    "full_backlog",
+    "raw",
+    "say",
+]
 
 PATIENCE_S = 10.0
 """How long a test waits for what must come before it fails; never waited out when all is well."""
@@ -147,6 +161,26 @@ def raw(*pieces: bytes, content_type: str = "text/event-stream; charset=utf-8", 
     """Exactly these bytes as the body, each piece written by itself."""
     headers = {"content-type": content_type, **options.pop("headers", {})}
     return Reply(body=pieces, headers=headers, **options)
+
+
+@contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port whose queue of connections is full, so that the next one hangs."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        port: int = server.getsockname()[1]
+        waiting = []
+        for _ in range(8):
+            one = socket.socket()
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+            waiting.append(one)
+        try:
+            yield port
+        finally:
+            for one in waiting:
+                one.close()
 
 
 @dataclass

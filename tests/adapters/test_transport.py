@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import orjson
@@ -21,7 +20,7 @@ from adapters.errors import (
     UnfinishedEvent,
 )
 from adapters.transport import HttpReply, HttpTransport, Timeouts, Upload
-from tests.upstream import PATIENCE_S, Gate, Reply, StrictUpstream, fail, raw, say
+from tests.upstream import PATIENCE_S, Gate, Reply, StrictUpstream, fail, full_backlog, raw, say
 
 TINY = Timeouts(connect_s=0.05, first_byte_s=0.05, between_chunks_s=0.05)
 HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -297,26 +296,6 @@ async def test_no_connection_in_time_is_a_timeout_of_the_connection(transport: H
             "POST", URL(f"http://127.0.0.1:{port}/"), HEADERS, b"{}", timeouts=Timeouts(connect_s=0.05)
         )
     assert caught.value.phase == "connect"
-
-
-@contextmanager
-def full_backlog() -> Iterator[int]:
-    """A port whose queue of connections is full, so that the next one hangs."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        port: int = server.getsockname()[1]
-        waiting = []
-        for _ in range(8):
-            one = socket.socket()
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", port))
-            waiting.append(one)
-        try:
-            yield port
-        finally:
-            for one in waiting:
-                one.close()
 
 
 # The upstream breaks

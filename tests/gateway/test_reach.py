@@ -1,4 +1,7 @@
-"""Faults of upstreams, through OpenAI's SDK over real sockets: with memory and without, streamed and whole."""
+"""Faults of upstreams, through OpenAI's SDK over real sockets: with memory and without, streamed and whole.
+
+The upstream that fails speaks OpenAI's dialect or Anthropic's: to the application it makes no difference.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +11,88 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
 from gateway.run.reach import Place
 from gateway.run.turn import TurnRun
 from gateway.settings import DeploymentSettings, ModelSettings, UpstreamSettings
+from tests.anthropic_upstream import StrictAnthropic
 from tests.gateway.sdk import CHAT, World, agent, remember
-from tests.upstream import Call, Gate, Reply, Rules, Seen, StrictUpstream, call_tools, fail, raw, say
+from tests.upstream import (
+    Call,
+    Gate,
+    Reply,
+    Rules,
+    Seen,
+    StrictUpstream,
+    call_tools,
+    fail,
+    full_backlog,
+    raw,
+    say,
+)
 
 LIMITS = {"retry-after": "30", "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "30s"}
 BUSY = fail(429, "Slow down.", code="rate_limit_exceeded")
 BUSY.headers.update(LIMITS)  # type: ignore[attr-defined]
 
 
+class Claude(StrictAnthropic):
+    """Takes what these tests queue for an OpenAI: errors in Anthropic's words, events counted from the same place."""
+
+    def queue(self, *replies: Reply) -> None:
+        super().queue(*map(_in_claudes_words, replies))
+
+
+_BEFORE_TEXT = 2  # events: message_start, ping and content_block_start instead of one delta with the role
+
+
+def _in_claudes_words(reply: Reply) -> Reply:
+    if reply.body is not None:
+        return replace(reply, body=[_error(reply.body)]) if reply.status != 200 else reply
+    hold = {count + _BEFORE_TEXT if count else 0: gate for count, gate in reply.hold_after.items()}
+    cut = reply.cut_after + _BEFORE_TEXT if reply.cut_after else reply.cut_after
+    return replace(reply, hold_after=hold, cut_after=cut)
+
+
+def _error(body: Sequence[bytes]) -> bytes:
+    told = orjson.loads(b"".join(body))["error"]
+    error = {"type": told["type"], "message": told["message"], "details": {"error_code": told["code"]}}
+    return orjson.dumps({"type": "error", "error": error, "request_id": "req_told"})
+
+
 @dataclass
 class Two:
-    """A gateway before two upstreams: `m` is asked of the first, and of the second if that fails."""
+    """A gateway before two upstreams: `m` is asked of the first, and of the second if that fails.
+
+    kind: of the first one; the second speaks OpenAI's dialect.
+    """
 
     world: World
     first: StrictUpstream
     second: StrictUpstream
     waits: list[float]
+    kind: Any = "openai"
     now: float = 5000.0
+
+    def first_key(self, place: int = -1) -> str | None:
+        """With which key a request came to the first one."""
+        headers = self.first.seen[place].headers
+        is_claude = self.kind == "anthropic"
+        return headers.get("x-api-key") if is_claude else headers.get("authorization", "")[len("Bearer ") :]
+
+    def is_as_told(self, told: bytes, fault: Reply) -> bool:
+        """Whether an error came as it was told: its bytes, or those of an Anthropic in OpenAI's shape."""
+        if self.kind == "openai":
+            return [told] == list(fault.body or ())
+        given, got = orjson.loads(b"".join(fault.body or ())), orjson.loads(told)
+        return {**given["error"], "param": got["error"]["param"]}.items() <= got["error"].items()
 
     def ask(
         self, stream: bool, memory: bool, text: str = "Hi", headers: dict[str, str] | None = None, **more: Any
@@ -69,9 +127,18 @@ class Two:
 Open = Callable[..., AbstractContextManager[Two]]
 
 
+@pytest.fixture(params=["openai", "anthropic"])
+def kind(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+only_openai = pytest.mark.parametrize("kind", ["openai"], indirect=True)
+
+
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[Open]:
-    with StrictUpstream() as first, StrictUpstream() as second:
+def two(tmp_path: Path, kind: Any) -> Iterator[Open]:
+    with Claude() if kind == "anthropic" else StrictUpstream() as first, StrictUpstream() as second:
 
         @contextmanager
         def opened(
@@ -88,7 +155,7 @@ def two(tmp_path: Path) -> Iterator[Open]:
             if "api_keys" not in of_first:
                 of_first.setdefault("api_key", "k1")
             upstreams = (
-                UpstreamSettings("first", base_url=url or first.base_url, **of_first),
+                UpstreamSettings("first", kind, url or first.base_url, **of_first),
                 UpstreamSettings("second", base_url=second.base_url, api_key=second_key),
             )
             models = (
@@ -99,7 +166,7 @@ def two(tmp_path: Path) -> Iterator[Open]:
             )
             parts: dict[str, Any] = {"upstreams": upstreams, "models": models, "server": server}
             with remember(first, tmp_path, *profiles, **parts) as world:
-                found = Two(world, first, second, [])
+                found = Two(world, first, second, [], kind)
                 reach = world.gateway.app.chat.reach
 
                 async def sleep(seconds: float) -> None:
@@ -145,7 +212,7 @@ def test_the_fallback_answers(two: Open, fault: Reply, kind: str, stream: bool, 
         assert headers["x-mnemogate-upstream"] == "second"
         assert headers["x-mnemogate-tries"] == f"first:{kind};second:200"
         assert (it.first.last.json["model"], it.second.last.json["model"]) == ("big", "small")
-        assert it.first.last.headers["authorization"] == "Bearer k1"
+        assert it.first_key() == "k1"
         assert it.second.last.headers["authorization"] == "Bearer k2"
         assert it.counted(f'mnemogate_upstream_errors_total{{kind="{kind}",upstream="first"}}') == 1
         assert it.counted('mnemogate_upstream_tries_total{outcome="200",upstream="second"}') == 1
@@ -162,10 +229,29 @@ def test_the_fallback_answers_where_nobody_listens(two: Open, stream: bool, memo
 
 @both
 @forms
+def test_the_fallback_answers_when_there_is_no_connection_in_time(
+    two: Open, stream: bool, memory: bool
+) -> None:
+    with full_backlog() as port, two(url=f"http://127.0.0.1:{port}/v1", connect_timeout_s=0.1) as it:
+        text, headers = it.ask(stream, memory)
+        assert (text, headers["x-mnemogate-tries"]) == ("Ok.", "first:timeout;second:200")
+
+
+@both
+def test_no_connection_in_time_is_a_504_that_names_the_wait(two: Open, memory: bool) -> None:
+    url = "http://127.0.0.1:{}/v1"
+    with full_backlog() as port, two(fallbacks=(), url=url.format(port), connect_timeout_s=0.1) as it:
+        with pytest.raises(openai.InternalServerError, match=r"no connection .* within 0\.1 s") as caught:
+            it.ask(True, memory)
+        assert (caught.value.status_code, caught.value.code) == (504, "upstream_timeout")
+
+
+@both
+@forms
 def test_the_fallback_answers_when_the_first_byte_does_not_come(
     two: Open, stream: bool, memory: bool
 ) -> None:
-    with two(first_byte_timeout_s=0.05, retries=3) as it:
+    with two(first_byte_timeout_s=0.3, retries=3) as it:  # long enough for the request to arrive
         it.first.queue(say("Too late.", hold_before_headers=Gate()))
         text, headers = it.ask(stream, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("Ok.", "first:timeout;second:200")
@@ -216,7 +302,8 @@ def test_the_callers_own_key_does_not_go_to_a_stand_in(two: Open, memory: bool) 
     with two(api_key=None, second_key=None) as it:
         it.first.queue(fail(503))
         it.ask(False, memory)
-        assert it.first.last.headers["authorization"] == "Bearer sk-app"
+        key = it.first.last.headers["authorization"]  # no key of Anthropic's, by its form: for it to judge
+        assert key == "Bearer sk-app"
         assert "authorization" not in it.second.last.headers
 
 
@@ -236,6 +323,7 @@ def test_the_window_is_that_of_who_answers(two: Open, memory: bool) -> None:
 
 
 @forms
+@only_openai  # of Claude's own thoughts: tests/gateway/test_anthropic_e2e.py
 def test_what_only_one_provider_can_read_is_not_shown_to_its_stand_in(two: Open, stream: bool) -> None:
     def signed(name: str) -> dict[str, Any]:
         return {"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": name}]}
@@ -291,7 +379,7 @@ def test_an_error_passes_as_it_is(
             it.ask(stream, memory)
         response = caught.value.response
         assert response.status_code == status
-        assert [response.content] == list(fault.body or ())
+        assert it.is_as_told(response.content, fault)
         assert fault.headers.items() <= dict(response.headers).items()
         assert len(it.first.seen) == 1
 
@@ -407,12 +495,12 @@ def test_another_key_answers_when_one_is_at_its_limit(two: Open, memory: bool) -
     with two(fallbacks=(), api_keys=("one", "two")) as it:
         it.first.queue(BUSY)
         _, headers = it.ask(False, memory)
-        used = [seen.headers["authorization"] for seen in it.first.seen]
-        assert sorted(used) == ["Bearer one", "Bearer two"]
-        names = ["first", "first#2"] if used[0] == "Bearer one" else ["first#2", "first"]
+        used = [it.first_key(place) for place in (0, 1)]
+        assert sorted(map(str, used)) == ["one", "two"]
+        names = ["first", "first#2"] if used[0] == "one" else ["first#2", "first"]
         assert headers["x-mnemogate-tries"] == f"{names[0]}:429;{names[1]}:200"
         it.ask(False, memory)
-        assert it.first.last.headers["authorization"] == used[1]  # the other rests
+        assert it.first_key() == used[1]  # the other rests
 
 
 @both
@@ -494,19 +582,30 @@ def test_a_cut_whole_reply_is_a_status(two: Open, memory: bool) -> None:
 @both
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
 def test_half_an_event_does_not_spoil_the_error_after_it(two: Open, end: bytes, memory: bool) -> None:
-    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "big"}
-    delta = {"index": 0, "delta": {"role": "assistant", "content": "One"}, "finish_reason": None}
-    event = b"data: " + json.dumps({**chunk, "choices": [delta]}).encode() + end
     with two() as it:
-        it.first.queue(raw(event, event + b'data: {"id": "c", "cho', cut_after=2))
+        it.first.queue(raw(*_halves(it.kind, end), cut_after=2))
         options: Any = {"user": "alice"} if memory else {}
         stream = it.world.sdk.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "Hi"}], stream=True, **options
         )
-        got = [next(stream).choices[0].delta.content for _ in range(2)]
+        got: list[str] = []
         with pytest.raises(openai.APIError) as caught:
-            next(stream)
-        assert (got, caught.value.code) == (["One", "One"], "upstream_broke")
+            got.extend(chunk.choices[0].delta.content or "" for chunk in stream)
+        assert ("".join(got), caught.value.code) == ("OneOne", "upstream_broke")
+
+
+def _halves(kind: str, end: bytes) -> tuple[bytes, bytes]:
+    """Two pieces of a stream that says "One" twice; the second ends within an event."""
+    if kind == "anthropic":
+        begun = {"type": "message_start", "message": {"id": "c", "model": "big", "usage": {}}}
+        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+        said = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "One"}}
+        told = [b"data: " + json.dumps(each).encode() + end for each in (begun, block, said)]
+        return b"".join(told), told[-1] + b'data: {"type": "content_bl'
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "big"}
+    delta = {"index": 0, "delta": {"role": "assistant", "content": "One"}, "finish_reason": None}
+    event = b"data: " + json.dumps({**chunk, "choices": [delta]}).encode() + end
+    return event, event + b'data: {"id": "c", "cho'
 
 
 # --- hidden rounds
@@ -722,6 +821,7 @@ def test_an_envelope_is_read_and_stays_here(
             assert headers["x-mnemogate-memory"] == "on"  # it said whose memory it is
 
 
+@only_openai  # an Anthropic's request is written anew
 def test_only_the_envelope_is_taken_off(two: Open) -> None:
     body = b'{ "call" : {"id":"c"}, "model":"big" ,"messages":[{"role":"user","content":"\\u0041"}],"n":1.0 }'
     with two() as it:
@@ -739,6 +839,7 @@ def test_with_the_setting_off_everything_goes_on(two: Open, memory: bool) -> Non
 
 
 @both
+@only_openai  # Anthropic has no `store`, which is refused by name: tests/adapters/test_anthropic.py
 def test_metadata_with_store_goes_on(two: Open, memory: bool) -> None:
     with two() as it:
         _, headers = it.ask(False, memory, metadata={"a": "b"}, store=True)
