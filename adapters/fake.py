@@ -20,7 +20,7 @@ import orjson
 from adapters.base import ModelReply
 from adapters.demo import Said, ToolCall, answer
 from adapters.errors import ProviderError, ProviderTooLarge, UnfinishedEvent
-from adapters.sse import EventDecoder
+from adapters.sse import EventDecoder, read_end
 from adapters.types import Capabilities, Event, Header, ModelRequest
 
 __all__ = ["DemoProvider", "Failed", "Raw", "Said", "ScriptedProvider", "ScriptedReply", "ToolCall"]
@@ -184,9 +184,7 @@ class ScriptedReply:
         try:
             events = decoder.finish()
         except UnfinishedEvent as error:
-            if error.rest.strip() != b"data: [DONE]":
-                raise
-            events = [Event(error.rest, b"[DONE]")]
+            events = read_end(error)
         if events:
             yield events
 

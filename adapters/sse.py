@@ -17,7 +17,7 @@ import re
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
 from adapters.types import Event
 
-__all__ = ["MAX_EVENT_BYTES", "EventDecoder"]
+__all__ = ["MAX_EVENT_BYTES", "EventDecoder", "read_end"]
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
 """Chosen: an image in base64 fits into one event; a line that never ends cannot fill the memory."""
@@ -111,6 +111,14 @@ class EventDecoder:
         if not self._has_cr and raw.startswith(_PLAIN) and raw.find(b"\n") == len(raw) - 2:
             return Event(raw, raw[len(_PLAIN) : -2])
         return _parse(raw, raw)
+
+
+def read_end(unfinished: UnfinishedEvent) -> list[Event]:
+    """What an end without its blank line says: `[DONE]`, and then all is said. Else: raises the error itself."""
+    event = _parse(unfinished.rest, unfinished.rest)
+    if event.data is None or event.data.strip() != b"[DONE]":
+        raise unfinished
+    return [Event(event.raw, b"[DONE]", event.name, event.extra)]
 
 
 def _parse(raw: bytes, text: bytes) -> Event:

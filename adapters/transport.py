@@ -37,7 +37,7 @@ from adapters.errors import (
     ProviderUnreachable,
     UnfinishedEvent,
 )
-from adapters.sse import MAX_EVENT_BYTES, EventDecoder
+from adapters.sse import MAX_EVENT_BYTES, EventDecoder, read_end
 from adapters.types import Event, Header
 
 __all__ = ["HttpReply", "HttpTransport", "Timeouts", "Upload", "end_to_end", "request_headers"]
@@ -237,9 +237,7 @@ class HttpReply:
         try:
             events = decoder.finish()
         except UnfinishedEvent as error:
-            if error.rest.strip() not in (b"data: [DONE]", b"data:[DONE]"):
-                raise
-            events = [Event(error.rest, b"[DONE]")]
+            events = read_end(error)
         if events:
             yield events
 

@@ -8,9 +8,10 @@ import orjson
 import pytest
 
 from adapters.demo import answer
-from adapters.errors import ProviderBroke, ProviderUnreachable
+from adapters.errors import ProviderBroke, ProviderUnreachable, UnfinishedEvent
 from adapters.fake import DemoProvider, Failed, Raw, Said, ScriptedProvider, ToolCall
 from adapters.types import ModelRequest
+from tests.adapters.test_sse import DONES
 from tests.openai_rules import check_chat
 
 SCHEMA = {"type": "object", "properties": {}}
@@ -126,6 +127,14 @@ async def test_a_whole_reply_and_a_streamed_one_say_the_same() -> None:
         {"name": "g", "arguments": "{}"},
     ]
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("end", DONES)
+async def test_a_done_without_its_blank_line_is_whole_as_it_is_over_a_network(end: bytes) -> None:
+    provider = ScriptedProvider(replies=[Raw((b"data: {}\n\n", tail)) for tail in (end, b"data: [DONE")])
+    assert await stream(provider, body_of("1")) == [{}]
+    with pytest.raises(UnfinishedEvent):
+        await stream(provider, body_of("2"))
 
 
 async def test_errors_raw_bytes_and_lost_connections_can_be_scripted() -> None:

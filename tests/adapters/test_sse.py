@@ -12,6 +12,9 @@ from adapters.errors import ProviderTooLarge, UnfinishedEvent
 from adapters.sse import EventDecoder
 from adapters.types import Event
 
+# Of a stream whose last event lacks its blank line; some upstreams forget it.
+DONES = [b"data: [DONE]", b"data:[DONE]", b"data: [DONE]\n", b"data:[DONE]\r\n", b": bye\ndata: [DONE] "]
+
 
 def decode(*pieces: bytes) -> list[Event]:
     decoder = EventDecoder()

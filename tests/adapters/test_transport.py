@@ -20,6 +20,7 @@ from adapters.errors import (
     UnfinishedEvent,
 )
 from adapters.transport import HttpReply, HttpTransport, Timeouts, Upload
+from tests.adapters.test_sse import DONES
 from tests.upstream import PATIENCE_S, Gate, Reply, StrictUpstream, fail, full_backlog, raw, say
 
 TINY = Timeouts(connect_s=0.05, first_byte_s=0.05, between_chunks_s=0.05)
@@ -359,16 +360,14 @@ async def test_a_stream_that_ends_inside_an_event_is_broken(
         await drain(reply, "events")
 
 
+@pytest.mark.parametrize("end", DONES)
 async def test_a_done_without_its_blank_line_is_whole(
-    transport: HttpTransport, upstream: StrictUpstream
+    transport: HttpTransport, upstream: StrictUpstream, end: bytes
 ) -> None:
-    upstream.queue(raw(b"data: 1\n\n", b"data: [DONE]"))
+    upstream.queue(raw(b"data: 1\n\n", end))
     reply = await post(transport, upstream, chat(stream=True))
     events = [event for batch in [b async for b in reply.events()] for event in batch]
-    assert [(event.raw, event.data) for event in events] == [
-        (b"data: 1\n\n", b"1"),
-        (b"data: [DONE]", b"[DONE]"),
-    ]
+    assert [(event.raw, event.data) for event in events] == [(b"data: 1\n\n", b"1"), (end, b"[DONE]")]
 
 
 async def test_what_is_not_http_is_unreachable(transport: HttpTransport) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import openai
 import orjson
+import pydantic
 import pytest
 
 from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
@@ -244,16 +245,31 @@ def test_usage_tells_the_cache(world: World) -> None:
     assert last.choices == []
 
 
-def test_structured_output_is_parsed(world: World) -> None:
-    world.upstream.queue(say('{"name": "Miso"}'))
-    schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
-    completion = world.sdk.chat.completions.create(
-        model=MODEL,
-        messages=[{"role": "user", "content": "Hi"}],
-        response_format={"type": "json_schema", "json_schema": {"name": "cat", "schema": schema}},
-    )
-    assert completion.choices[0].message.content == '{"name": "Miso"}'
-    assert world.upstream.last.json["output_config"]["format"]["schema"]["additionalProperties"] is False
+class Cat(pydantic.BaseModel):
+    name: str
+    toys: list[str]
+
+
+@pytest.mark.parametrize("user", ["alice", openai.omit], ids=["memory", "none"])
+def test_a_schema_goes_up_closed_and_the_sdk_parses_what_comes_back(world: World, user: Any) -> None:
+    """That Claude keeps to the schema is Claude's doing; ours is to ask for it as it wants to be asked."""
+    miso = '{"name": "Miso", "toys": ["ball"]}'
+    world.upstream.queue(say(miso), say(miso, tokens=list(miso)))
+    ask: Json = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Which cat?"}],
+        "response_format": Cat,
+        "user": user,
+    }
+    whole = world.sdk.chat.completions.parse(**ask)
+    with world.sdk.chat.completions.stream(**ask) as stream:
+        final = stream.get_final_completion()
+    for completion in (whole, final):
+        assert completion.choices[0].message.parsed == Cat(name="Miso", toys=["ball"])
+    for seen in world.upstream.chats:
+        told = seen.json["output_config"]["format"]
+        assert (told["type"], told["schema"]["required"]) == ("json_schema", ["name", "toys"])
+        assert told["schema"]["additionalProperties"] is False
 
 
 @pytest.mark.parametrize("user", ["alice", None], ids=["memory", "none"])
