@@ -88,9 +88,15 @@ class Anthropic:
         if request.path.startswith("/models/") and request.method == "GET":
             reply = await self._call(request, request.path, b"", DEFAULT_VERSION)
             return _Whole(reply, _read_model if reply.status == 200 else translate_body)
-        if request.path.split("?")[0].startswith("/messages"):
+        if self.has_endpoint(request.path):
             return await self._call(request, request.path, request.body, DEFAULT_VERSION)
-        return _Refused(404, error_body(f"{self.name} (Anthropic) has no {request.path}.", "not_found_error"))
+        why = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
+        return _Refused(404, error_body(why, "not_found_error"))
+
+    def has_endpoint(self, path: str) -> bool:
+        """Those that are translated here, and Anthropic's own messages."""
+        path = path.partition("?")[0]
+        return path in ("/chat/completions", "/models") or path.startswith(("/models/", "/messages"))
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -45,6 +45,9 @@ class Provider(Protocol):
     name: str
     capabilities: Capabilities
 
+    def has_endpoint(self, path: str) -> bool:
+        """Whether it may have this one, a path below its base URL: False where it is known that it has not."""
+
     async def send(self, request: ModelRequest) -> ModelReply:
         """Raises: ProviderUnreachable, ProviderTimeout. An HTTP error is a reply, not an exception."""
 

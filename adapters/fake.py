@@ -95,7 +95,7 @@ class ScriptedProvider:
             listed = {"object": "list", "data": [model]}
             return ScriptedReply(200, _JSON, (orjson.dumps(listed),), 0.0)
         if request.path != "/chat/completions":
-            return self._render({}, Failed(404, f"Invalid URL ({request.method} {request.path})"))
+            return self._render({}, Failed(404, f"Invalid URL ({request.method} /v1{request.path})"))
         try:
             body = orjson.loads(request.body)
         except ValueError:
@@ -107,6 +107,9 @@ class ScriptedProvider:
             scripted.provider = self.name
             raise scripted
         return self._render(body, scripted)
+
+    def has_endpoint(self, path: str) -> bool:
+        return path in ("/chat/completions", "/models")
 
     async def aclose(self) -> None:
         pass

@@ -90,6 +90,9 @@ class OpenAICompatible:
             error.provider = self.name
             raise
 
+    def has_endpoint(self, path: str) -> bool:
+        return True  # which ones there are is the upstream's to say
+
     async def aclose(self) -> None:
         if self._owns_transport:
             await self._transport.aclose()

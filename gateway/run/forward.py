@@ -10,7 +10,7 @@ from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
 from gateway.core.identity import forwardable
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, UnknownPath
 from gateway.metrics import Metrics
 from gateway.run.relay import Receipt, handed_on, kind_of, translate
 from gateway.run.route import AGENT_PREFIX, resolve_route
@@ -23,7 +23,7 @@ UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
 _HELD_BYTES: Final = (
     8 * 1024 * 1024
 )  # chosen: of a JSON answer, so that one cut in its middle is still a status
-
+_NO_ENDPOINT: Final = "unsupported_endpoint"
 
 # Of the body, which goes as it came: said of it by whoever made it.
 _OF_THE_BODY: Final = frozenset((b"content-type", b"content-encoding"))
@@ -72,19 +72,33 @@ class Forwarding:
         self._names = frozenset(each.name for each in settings.upstreams)
         self._metrics = metrics
 
-    def find(self, model: str | None, named: str | None) -> tuple[str, str | None]:
+    def find(self, path: str, model: str | None, named: str | None) -> tuple[str, str | None]:
         """The upstream's name and what it calls the model.
 
-        named: the upstream the caller asks for, by its name in the settings. Without a model and a name: the first.
-        Raises: BadRequest, UnknownModel.
+        path: below the base URL. named: the upstream the caller asks for, by its name in the settings. Without a model
+        and a name: the first that has such an endpoint.
+        Raises: BadRequest, UnknownModel, UnknownPath.
         """
+        upstream, name = self._find(path, model, named)
+        if not self._providers[upstream].has_endpoint(path):
+            where = "/v1" + path.partition("?")[0]
+            if model is None:
+                raise UnknownPath(f"The upstream {upstream!r} has no {where}.", code=_NO_ENDPOINT)
+            raise UnknownPath(
+                f"The model {model!r} is served by the upstream {upstream!r}, which has no {where}.",
+                param="model",
+                code=_NO_ENDPOINT,
+            )
+        return upstream, name
+
+    def _find(self, path: str, model: str | None, named: str | None) -> tuple[str, str | None]:
         if named is not None and named not in self._names:
             raise BadRequest(
                 f"There is no upstream {named!r}. Send the name of one in the settings.",
                 param=UPSTREAM_HEADER,
             )
         if model is None:
-            return named or self._settings.upstreams[0].name, None
+            return named or self._first_with(path), None
         if model.startswith(AGENT_PREFIX):
             raise BadRequest(
                 f"{model!r} answers chat completions only; name the model itself here.", param="model"
@@ -97,6 +111,10 @@ class Forwarding:
         route = resolve_route(self._settings, model)
         return route.upstream, route.model
 
+    def _first_with(self, path: str) -> str:
+        names = [each.name for each in self._settings.upstreams]
+        return next((name for name in names if self._providers[name].has_endpoint(path)), names[0])
+
     async def answer(self, upstream: str, asked: Outgoing, sink: Sink, receipt: Receipt) -> None:
         """Answer `sink` with what the upstream says.
 
@@ -107,8 +125,10 @@ class Forwarding:
         try:
             with sink.while_here():
                 receipt.upstream_called()
+                receipt.headers.append((UPSTREAM_HEADER, upstream))
                 reply = await self._providers[upstream].send(asked.request())
                 receipt.upstream_answered()
+                self._metrics.upstream_try(upstream, str(reply.status))
                 if reply.status >= 400:
                     self._metrics.upstream_error(upstream, str(reply.status))
                 await _hand_on(reply, sink, receipt)
@@ -117,6 +137,9 @@ class Forwarding:
                 raise cause from error
             told = translate(error)
             self._metrics.upstream_error(upstream, kind_of(told))
+            if reply is None:
+                self._metrics.upstream_try(upstream, kind_of(told))
+            told.headers = tuple(receipt.lines())
             raise told from error
         finally:
             if reply is not None:

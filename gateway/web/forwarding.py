@@ -1,8 +1,8 @@
 """Every endpoint but chat: bytes in, bytes out, to the upstream of the model named in them. Memory has no part in it.
 
 JSON is read, for its `model`, within the limits of a chat's body. Everything else is handed on as it comes: of a form
-only the beginning is looked at, for the same field. What names no model goes to the first upstream, or to the one
-that `x-mnemogate-upstream` names.
+only the beginning is looked at, for the same field. What names no model goes to the first upstream that may have the
+endpoint, or to the one that `x-mnemogate-upstream` names.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class _Endpoint:
             trace.bytes_in = len(body)
             asked = parse_named(body)
             trace.model, trace.stream = asked.model, asked.stream
-            upstream, model = self._forwarding.find(asked.model, head.named)
+            upstream, model = self._forwarding.find(head.path, asked.model, head.named)
             if model is not None and model != asked.model:
                 body = asked.with_model(model)
             outgoing = Outgoing(head.method, head.path, scope["headers"], trace.caller.credential, body)
@@ -117,7 +117,7 @@ class _Endpoint:
                 await upload.look(search)
                 if search.span is not None:
                     trace.model = search.head[slice(*search.span)].decode("utf-8", "replace")
-            upstream, name = self._forwarding.find(trace.model, head.named)
+            upstream, name = self._forwarding.find(head.path, trace.model, head.named)
             if search is not None and search.span is not None and name is not None and name != trace.model:
                 upload.replace(search.span, name.encode())
             outgoing = Outgoing(

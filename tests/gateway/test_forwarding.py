@@ -16,6 +16,7 @@ from gateway.dialects.form import FieldSearch, boundary_of
 from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
 from gateway.web.forwarding import FORWARDED
 from gateway.web.upload import LOOK_BYTES
+from tests.anthropic_upstream import StrictAnthropic
 from tests.gateway.sdk import _quick_server
 from tests.server import RawReply, Running, serve, settings_for
 from tests.upstream import Gate, StrictUpstream, fail, raw
@@ -454,10 +455,106 @@ def test_an_upload_that_does_not_come_is_a_408(upstream: StrictUpstream) -> None
         assert client.read_head().status == 408
 
 
-def test_an_error_of_the_upstream_is_the_clients_own(gateway: Running, upstream: StrictUpstream) -> None:
-    upstream.queue(fail(429, "Slow down", code="rate_limit_exceeded", retry_after="7"))
-    reply = gateway.ask("POST", "/v1/embeddings", b'{"model":"m","input":"x"}', JSON)
-    assert (reply.status, reply.headers["retry-after"], reply.error["message"]) == (429, "7", "Slow down")
+# One request for each family of endpoints, in each form that there is.
+ASKED: list[tuple[str, str, bytes | None, dict[str, str]]] = [
+    ("POST", "/v1/embeddings", b'{"model":"m","input":"x"}', JSON),
+    ("POST", "/v1/completions", b'{"model":"m","prompt":"x","stream":true}', JSON),
+    ("POST", "/v1/moderations", b'{"model":"m","input":"x"}', JSON),
+    ("POST", "/v1/rerank", b'{"model":"m","query":"q","documents":["a"]}', JSON),
+    ("POST", "/v1/images/generations", b'{"model":"m","prompt":"x"}', JSON),
+    ("POST", "/v1/images/edits", form(("model", b"m"), ("*image", b"x")), FORM),
+    ("POST", "/v1/audio/speech", b'{"model":"m","input":"x","voice":"v"}', JSON),
+    ("POST", "/v1/audio/transcriptions", form(("model", b"m"), ("*file", b"x")), FORM),
+    ("GET", "/v1/files", None, {}),
+    ("POST", "/v1/files", form(("purpose", b"batch"), ("*file", b"x")), FORM),
+    ("POST", "/v1/uploads", b'{"bytes":1,"filename":"f","mime_type":"t","purpose":"batch"}', JSON),
+    (
+        "POST",
+        "/v1/batches",
+        b'{"input_file_id":"f","endpoint":"/v1/embeddings","completion_window":"24h"}',
+        JSON,
+    ),
+    ("POST", "/v1/responses", b'{"model":"m","input":"x","stream":true}', JSON),
+    ("GET", "/v1/responses/resp_1", None, {}),
+]
+every_endpoint = pytest.mark.parametrize(
+    ("method", "path", "body", "headers"), ASKED, ids=[" ".join(row[:2]) for row in ASKED]
+)
+
+
+@every_endpoint
+def test_an_error_of_the_upstream_is_the_clients_own(
+    gateway: Running,
+    upstream: StrictUpstream,
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: dict[str, str],
+) -> None:
+    for status, code in ((429, "rate_limit_exceeded"), (400, "bad_thing"), (503, "full")):
+        fault = fail(status, "Slow down", code=code, retry_after="7")
+        upstream.queue(fault)
+        reply = gateway.ask(method, path, body, headers)
+        assert (reply.status, reply.headers["retry-after"]) == (status, "7")
+        assert [reply.body] == list(fault.body or ())
+        assert reply.headers["x-mnemogate-upstream"] == "up"
+    counted = gateway.ask("GET", "/metrics").body.decode()
+    for kind, label in (("tries", "outcome"), ("errors", "kind")):
+        assert f"mnemogate_upstream_{kind}_total{{{_labels(label, '429')}}} 1.0" in counted
+
+
+def _labels(label: str, value: str) -> str:
+    return ",".join(sorted((f'{label}="{value}"', 'upstream="up"')))
+
+
+@every_endpoint
+def test_an_upstream_that_nobody_reaches_is_named_and_counted(
+    gateway: Running,
+    upstream: StrictUpstream,
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: dict[str, str],
+) -> None:
+    upstream.stop()
+    reply = gateway.ask(method, path, body, headers)
+    assert (reply.status, reply.error["code"]) == (502, "upstream_unreachable")
+    assert reply.headers["x-mnemogate-upstream"] == "up"
+    counted = gateway.ask("GET", "/metrics").body.decode()
+    assert f"mnemogate_upstream_tries_total{{{_labels('outcome', 'unreachable')}}} 1.0" in counted
+
+
+@every_endpoint
+def test_what_claude_has_not_is_a_404_that_names_the_model(
+    method: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> None:
+    with StrictAnthropic() as claude:
+        only = (UpstreamSettings("claude", "anthropic", claude.base_url),)
+        with serve(settings_for(claude, upstreams=only)) as gateway:
+            reply = gateway.ask(method, path, body, headers)
+            assert gateway.ask("GET", "/health").status == 200
+        assert claude.seen == []
+    assert (reply.status, reply.error["code"]) == (404, "unsupported_endpoint")
+    assert path in reply.error["message"]
+    assert "'claude'" in reply.error["message"]
+    names_a_model = body is not None and (b'"model"' in body)
+    assert (reply.error["param"] == "model", "'m'" in reply.error["message"]) == (names_a_model,) * 2
+    assert reply.error["type"] == "invalid_request_error"
+
+
+@every_endpoint
+def test_what_names_no_model_passes_claude_by(
+    upstream: StrictUpstream, method: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> None:
+    with StrictAnthropic() as claude:
+        both = (
+            UpstreamSettings("claude", "anthropic", claude.base_url, models=("claude-*",)),
+            UpstreamSettings("up", base_url=upstream.base_url),
+        )
+        with serve(settings_for(claude, upstreams=both)) as gateway:
+            reply = gateway.ask(method, path, body, headers)
+            assert (reply.status, reply.headers["x-mnemogate-upstream"]) == (200, "up")
+        assert (len(upstream.seen), claude.seen) == (1, [])
 
 
 def test_json_cut_in_its_middle_is_a_status_and_an_unreachable_upstream_too(
