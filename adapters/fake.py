@@ -71,7 +71,7 @@ class ScriptedProvider:
         pause_s: float = 0.0,
     ) -> None:
         self.name = name
-        self.capabilities = capabilities or Capabilities(tools=True, parallel_tools=True, stream_usage=True)
+        self.capabilities = capabilities or Capabilities(stream_usage=True)
         self.requests: list[ModelRequest] = []
         self._replies = deque(replies)
         self._script = script

@@ -24,17 +24,25 @@ def announces_events(headers: Iterable[Header]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an upstream is known to take. Columns are opt-in: an unknown upstream gets the plainest form."""
+    """What an upstream is known to take, as far as anything is done by it. Of an unknown one nothing is known.
 
-    context_tokens: int | None = None  # None: unknown, and then nothing is ever trimmed
-    max_completion_tokens: bool = False  # takes `max_completion_tokens` beside the older `max_tokens`
-    tools: bool = False
-    parallel_tools: bool = False  # several calls in one message
-    json_schema: bool = False  # `response_format` of type `json_schema`
-    images: bool = False  # of some of its models at least
-    developer_role: bool = False  # `developer` beside `system`
-    metadata: bool = False  # takes `metadata` without `store`
-    stream_usage: bool = False  # `stream_options.include_usage`
+    What its models can do (tools, images, schemas) has no column: a request that asks for it goes on, and the
+    upstream answers.
+    """
+
+    max_completion_tokens: bool = (
+        False  # our own calls limit themselves with it, else with the older `max_tokens`
+    )
+    developer_role: bool | None = (
+        None  # False: known not to have it, `system` stands in; None: not known, it passes
+    )
+    metadata: bool = False  # without `store`; elsewhere it is kept back then
+    stream_usage: bool = (
+        False  # `stream_options.include_usage`, which we add where hidden rounds share a limit
+    )
+    spends: tuple[
+        str, ...
+    ] = ()  # fields of a request that a translation reads, and for which it has no place
 
 
 @dataclass(frozen=True, slots=True)

@@ -280,13 +280,19 @@ def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Pr
     named = ROWS.get(upstream.name)
     if kind == "openai" and named is not None and named.dialect == "openai":
         kind = upstream.name  # one that speaks OpenAI's dialect and bears a known name is that provider
+    told = {
+        "developer_role": upstream.takes_developer_role,
+        "max_completion_tokens": upstream.takes_max_completion_tokens,
+        "metadata": upstream.takes_metadata,
+        "stream_usage": upstream.takes_stream_usage,
+    }
     return make_provider(
         kind,
         name=name,
         base_url=upstream.base_url,
         key=key,
         headers=tuple(upstream.headers.items()),
-        context_tokens=upstream.context_window,
+        known={name: takes for name, takes in told.items() if takes is not None},
         timeouts=Timeouts(
             connect_s=upstream.connect_timeout_s,
             first_byte_s=upstream.first_byte_timeout_s,

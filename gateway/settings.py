@@ -153,6 +153,10 @@ class UpstreamSettings:
     retry_wait_s: float = ranged(2.0, 0.0)
     breaker_failures: int = ranged(5, 0)  # 0: no breaker
     breaker_s: float = ranged(10.0, 0.1)
+    takes_developer_role: bool | None = None  # None: what is known of its kind
+    takes_max_completion_tokens: bool | None = None
+    takes_metadata: bool | None = None
+    takes_stream_usage: bool | None = None
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     models: tuple[str, ...] = ()
     context_window: int | None = ranged(None, 1)

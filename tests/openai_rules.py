@@ -76,12 +76,18 @@ class Rules:
     strict_template: one system message, at the front, and never two messages of a role in a row, as the chat
     templates of many open models have it (tool messages may follow each other).
     image_parts: whether the model sees; parallel_tools: whether it takes several calls in one message.
+    developer_role, stream_options: whether there are such; metadata: whether it goes without `store`.
+    limits: the names a completion's limit may have.
     """
 
     unknown_parameters: bool = True
     strict_template: bool = False
     image_parts: bool = True
     parallel_tools: bool = True
+    developer_role: bool = True
+    stream_options: bool = True
+    metadata: bool = False
+    limits: tuple[str, ...] = ("max_tokens", "max_completion_tokens")
 
 
 class Refusal(Exception):
@@ -117,8 +123,9 @@ def check_chat(body: JSON, rules: Rules = Rules()) -> None:
     names = _check_tools(body)
     _check_tool_choice(body, names)
     _check_scalars(body)
-    _check_stream(body)
-    _check_metadata(body)
+    _check_limits(body, rules)
+    _check_stream(body, rules)
+    _check_metadata(body, rules)
     _check_format(body)
 
 
@@ -160,8 +167,8 @@ def _check_messages(messages: JSON, rules: Rules) -> None:
             raise Refusal(
                 f"Missing required parameter: '{where}.role'.", f"{where}.role", "missing_required_parameter"
             )
-        if role not in ROLES:
-            supported = ", ".join(f"'{r}'" for r in ROLES)
+        if role not in ROLES or (role == "developer" and not rules.developer_role):
+            supported = ", ".join(f"'{r}'" for r in ROLES if r != "developer" or rules.developer_role)
             raise Refusal(
                 f"Invalid value: '{role}'. Supported values are: {supported}.",
                 f"{where}.role",
@@ -427,10 +434,22 @@ def _check_scalars(body: JSON) -> None:
             raise Refusal("Invalid 'stop': array too long.", "stop", "array_above_max_length")
 
 
-def _check_stream(body: JSON) -> None:
+def _check_limits(body: JSON, rules: Rules) -> None:
+    for key in ("max_tokens", "max_completion_tokens"):
+        if body.get(key) is not None and key not in rules.limits:
+            raise Refusal(
+                f"Unsupported parameter: '{key}' is not supported with this model. Use '{rules.limits[0]}' instead.",
+                key,
+                "unsupported_parameter",
+            )
+
+
+def _check_stream(body: JSON, rules: Rules) -> None:
     options = body.get("stream_options")
     if options is None:
         return
+    if not rules.stream_options:
+        raise Refusal("Unknown parameter: 'stream_options'.", "stream_options", "unknown_parameter")
     if not body.get("stream"):
         raise Refusal(
             "The 'stream_options' parameter is only allowed when 'stream' is enabled.", "stream_options"
@@ -442,12 +461,12 @@ def _check_stream(body: JSON) -> None:
             raise Refusal(f"Unknown parameter: '{where}'.", where, "unknown_parameter")
 
 
-def _check_metadata(body: JSON) -> None:
+def _check_metadata(body: JSON, rules: Rules) -> None:
     metadata = body.get("metadata")
     if metadata is None:
         return
     _typed(metadata, dict, "metadata", "an object")
-    if not body.get("store"):
+    if not body.get("store") and not rules.metadata:
         raise Refusal("The 'metadata' parameter is only allowed when 'store' is enabled.", "metadata")
     if len(metadata) > 16:
         raise Refusal("Invalid 'metadata': too many properties.", "metadata")

@@ -6,10 +6,10 @@ to say (whose memory, which conversation) when the request goes up. Everything t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["consumed"]
+__all__ = ["consumed", "developer_places", "spent"]
 
 # Field -> the types in which its vendor sends it; in another form it is somebody else's field.
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
@@ -40,3 +40,21 @@ def consumed(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
         if not (takes_metadata and is_plain):
             found.append("metadata")
     return tuple(found)
+
+
+def spent(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
+    """Names of the fields that a translation has no place for. fields: those it only reads, of what it may be told.
+
+    Of `metadata` it has a place for `user_id`.
+    """
+    return tuple(
+        name
+        for name in fields
+        if body.get(name) is not None
+        and not (name == "metadata" and isinstance(body[name], dict) and body[name].keys() <= {"user_id"})
+    )
+
+
+def developer_places(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Where the messages of role `developer` are; an upstream that has no such role calls them `system`."""
+    return tuple(i for i, message in enumerate(messages) if message.get("role") == "developer")

@@ -135,6 +135,7 @@ class Splice:
         "_members",
         "_opened",
         "_prefixes",
+        "_roles",
         "_tools",
     )
 
@@ -145,6 +146,7 @@ class Splice:
         self._before: dict[int, list[bytes]] = {}
         self._instead: dict[int, list[bytes]] = {}
         self._prefixes: dict[int, list[str]] = {}
+        self._roles: dict[int, str] = {}
         self._appended: list[str] = []
         self._tools: list[bytes] = []
         self._opened: dict[int, tuple[list[Member], int]] = {}  # members of the messages looked into
@@ -180,6 +182,11 @@ class Splice:
         self._prefixes.setdefault(index, []).append(text)
         return True
 
+    def set_role(self, index: int, role: str) -> None:
+        """Of a message that has one."""
+        self._check_index(index)
+        self._roles[index] = role
+
     def append_system(self, text: str) -> None:
         """Puts `text`, after an empty line, at the end of the leading system (or developer) message.
 
@@ -213,7 +220,7 @@ class Splice:
 
     def _edit_messages(self, edits: list[_Edit]) -> None:
         layout = self._layout
-        if not (self._before or self._instead or self._prefixes or self._appended):
+        if not (self._before or self._instead or self._prefixes or self._appended or self._roles):
             return
         member = layout.index.get("messages")
         if member is None or "messages" in self._members or self._body[member.value] != 0x5B:
@@ -230,6 +237,10 @@ class Splice:
             if index in self._instead:
                 raise ValueError(f"message {index} is replaced and edited at once")
             self._edit_text(edits, index, self._prefixes.get(index, []), appended.get(index, []))
+        for index, role in self._roles.items():
+            if index in self._instead or (span := self._value(index, "role")) is None:
+                raise ValueError(f"message {index} has no role to set")
+            edits.append((*span, orjson.dumps(role)))
         _edit_items(edits, layout.messages, member.value + 1, before, self._instead)
 
     def _edit_text(self, edits: list[_Edit], index: int, prefixes: list[str], appended: list[str]) -> None:

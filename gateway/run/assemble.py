@@ -72,6 +72,7 @@ class Assembly:
     evicted: Evicted | None = None
     adds_usage: bool = False
     consumed: tuple[str, ...] = ()  # fields of the client's that are not for an upstream
+    as_system: tuple[int, ...] = ()  # indices of the client's messages whose role an upstream calls `system`
 
     def body(
         self,
@@ -87,6 +88,9 @@ class Assembly:
             splice.set_member("model", orjson.dumps(self.model))
         for key in self.consumed:
             splice.drop_member(key)
+        for index in self.as_system:
+            if index not in self.dropped:
+                splice.set_role(index, "system")
         if added.system:
             splice.append_system(added.system)
         if self.summary:

@@ -11,7 +11,7 @@ import orjson
 
 from adapters.base import Provider
 from adapters.types import ModelRequest
-from gateway.core.envelope import consumed
+from gateway.core.envelope import consumed, developer_places, spent
 from gateway.core.identity import SIDE_RULES, Identity, IdentityRules, Mode, SideRule, forwardable, identify
 from gateway.core.request import ChatRequest
 from gateway.core.routing import Target
@@ -235,19 +235,22 @@ class _Call:
     upstream: str
     receipt: Receipt
     settings: Settings
-    dropped: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()  # what was said to be consumed
+    is_adapted: bool = False
 
     async def make(self, target: Target, place: Place) -> ModelRequest:
         """The request as it came, where nothing of ours goes in."""
         if target.context_window is not None:
             assembly = await self.assemble(Additions(), target, place)
             return ModelRequest(assembly.body(), self.headers, self.credential_for(target))
-        request, names = self.request, self._consumed(place)
+        request, names, as_system = self.request, self._consumed(place), self._as_system(place)
         body = request.raw
-        if names or target.model != request.model:
+        if names or as_system or target.model != request.model:
             splice = Splice(request.layout, request.raw)
             for name in names:
                 splice.drop_member(name)
+            for index in as_system:
+                splice.set_role(index, "system")
             if target.model != request.model:
                 splice.set_member("model", orjson.dumps(target.model))
             body = splice.render()
@@ -259,6 +262,7 @@ class _Call:
             self.request, target.model, added, target.context_window, takes_usage=takes_usage
         )
         found.consumed = self._consumed(place)
+        found.as_system = self._as_system(place)
         self.receipt.say("x-mnemogate-evicted-tokens", str(found.evicted_tokens))
         return found
 
@@ -267,13 +271,23 @@ class _Call:
         return self.credential if target.rank == 0 or target.upstream == self.upstream else None
 
     def _consumed(self, place: Place) -> tuple[str, ...]:
-        if not self.settings.server.consume_envelopes:
-            return ()
-        names = consumed(self.request.json, place.provider.capabilities.metadata)
-        if names != self.dropped:
-            self.dropped = names
-            self.receipt.say("x-mnemogate-consumed", ",".join(names) or None)
+        body, known = self.request.json, place.provider.capabilities
+        names = consumed(body, known.metadata) if self.settings.server.consume_envelopes else ()
+        told = (*names, *(each for each in spent(body, known.spends) if each not in names))
+        if told != self.told:
+            self.told = told
+            self.receipt.say("x-mnemogate-consumed", ",".join(told) or None)
         return names
+
+    def _as_system(self, place: Place) -> tuple[int, ...]:
+        if place.provider.capabilities.developer_role is not False:
+            found: tuple[int, ...] = ()
+        else:
+            found = developer_places(self.request.messages)
+        if found or self.is_adapted:
+            self.is_adapted = bool(found)
+            self.receipt.say("x-mnemogate-adapted", "developer_role" if found else None)
+        return found
 
 
 def _additions(memory: Recollection | None, profile: ProfileSettings) -> Additions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -38,6 +39,7 @@ def test_the_settings_know_every_row_and_no_other() -> None:
         ("groq", None, True),
         ("groq", "https://api.groq.com/openai/v1", True),
         ("groq", "http://lab:1/v1", False),  # who knows what answers there
+        ("vllm", "http://lab:1/v1", True),  # a server of one's own stands anywhere
         ("azure", "https://x.openai.azure.com/openai/v1", True),  # never had another
         ("anthropic", "http://lab:1/v1", True),  # the dialect is translated here
         ("nobody", "http://lab:1/v1", False),
@@ -48,9 +50,12 @@ def test_capabilities_belong_to_an_address(kind: str, address: str | None, kept:
     assert found == (ROWS[kind].capabilities if kept else Capabilities())
 
 
-def test_a_window_is_added_to_what_is_known() -> None:
-    found = make_provider("groq", context_tokens=1000).capabilities
-    assert (found.context_tokens, found.tools) == (1000, True)
+def test_what_the_operator_knows_counts_more_than_what_we_do() -> None:
+    found = make_provider("groq", known={"developer_role": False}).capabilities
+    assert found == replace(ROWS["groq"].capabilities, developer_role=False)
+    there = UpstreamSettings("lab", base_url="http://lab:1/v1", takes_stream_usage=True, takes_metadata=False)
+    (provider,) = make_providers(Settings(upstreams=(there,))).values()
+    assert provider.capabilities == Capabilities(stream_usage=True)
 
 
 @pytest.mark.parametrize("kind", ["azure", "nobody"])
@@ -66,12 +71,11 @@ def test_the_settings_kind_decides_what_is_spoken() -> None:
                 UpstreamSettings("claude", "anthropic", "http://a/v1"),
                 UpstreamSettings("anthropic", "openai", "http://b/v1"),  # its endpoint in OpenAI's dialect
                 UpstreamSettings("quick", "groq"),
-                UpstreamSettings("mistral", "openai", "https://api.mistral.ai/v1", context_window=9),
+                UpstreamSettings("mistral", "openai", "https://api.mistral.ai/v1"),
             )
         )
     )
     assert isinstance(providers["claude"], Anthropic)
     assert isinstance(providers["anthropic"], OpenAICompatible)
     assert providers["quick"].capabilities == ROWS["groq"].capabilities
-    known = providers["mistral"].capabilities
-    assert (known.context_tokens, known.images) == (9, True)
+    assert providers["mistral"].capabilities == ROWS["mistral"].capabilities != Capabilities()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.envelope import consumed
+from gateway.core.envelope import consumed, developer_places, spent
 
 PLAIN = {"model": "m", "messages": [], "temperature": 0, "unknown": {"x": 1}, "user": "alice"}
 
@@ -32,3 +32,25 @@ PLAIN = {"model": "m", "messages": [], "temperature": 0, "unknown": {"x": 1}, "u
 )
 def test_what_is_consumed(extra: dict[str, Any], takes_metadata: bool, expected: tuple[str, ...]) -> None:
     assert consumed({**PLAIN, **extra}, takes_metadata) == expected
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({}, ()),
+        ({"metadata": {"user_id": "u"}}, ()),
+        ({"metadata": {}}, ()),
+        ({"metadata": {"user_id": "u", "topic": "tea"}}, ("metadata",)),
+        ({"metadata": "tea"}, ("metadata",)),
+        ({"prompt_cache_key": "k", "metadata": None}, ("prompt_cache_key",)),
+        ({"metadata": {"topic": "tea"}, "prompt_cache_key": "k"}, ("metadata", "prompt_cache_key")),
+    ],
+)
+def test_what_a_translation_has_no_place_for(extra: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert spent({**PLAIN, **extra}, ("metadata", "prompt_cache_key")) == expected
+    assert spent({**PLAIN, **extra}, ()) == ()
+
+
+def test_where_a_developer_speaks() -> None:
+    roles = ["developer", "user", "system", "developer", None]
+    assert developer_places([{"role": role} for role in roles]) == (0, 3)

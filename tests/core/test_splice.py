@@ -282,6 +282,7 @@ def test_contradicting_edits_are_errors() -> None:
         lambda edit: (edit.drop_message(0), edit.append_system("x")),
         lambda edit: (edit.set_member("messages", b"[]"), edit.prefix_text(1, "x")),
         lambda edit: (edit.drop_member("tools"), edit.add_tools([b"{}"])),
+        lambda edit: (edit.drop_message(0), edit.set_role(0, "user")),
     ):
         edit = splice(SYSTEM)
         contradict(edit)
@@ -289,6 +290,8 @@ def test_contradicting_edits_are_errors() -> None:
             edit.render()
     with pytest.raises(IndexError):
         splice(SYSTEM).prefix_text(2, "x")
+    with pytest.raises(IndexError):
+        splice(SYSTEM).set_role(2, "user")
     with pytest.raises(IndexError):
         splice(SYSTEM).insert_messages(3, [b"{}"])
 
@@ -401,6 +404,10 @@ def test_edited_bytes_parse_to_the_edited_request(parsed: dict[str, Any], seed: 
         if draw.random() < 0.4:
             assert edit.prefix_text(i, note)
             add_prefix(sent[i], note)
+            touched.add(i)
+        if sent[i]["role"] == "developer" and draw.random() < 0.5:
+            edit.set_role(i, "system")
+            sent[i]["role"] = "system"
             touched.add(i)
         wanted.append(sent[i])
     if draw.random() < 0.5 and 0 not in gone:
