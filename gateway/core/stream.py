@@ -377,10 +377,14 @@ def error_in(chunk: Json, name: str | None = None) -> Json | None:
         error = chunk
     if isinstance(error, dict):
         shaped = {"message": "", "type": "upstream_error", "param": None, "code": None, **error}
-        if not isinstance(shaped["message"], str) or not shaped["message"]:
-            shaped["message"] = "The upstream reported an error"
+        message = shaped["message"]
+        if not isinstance(message, str) or not message:  # Mistral's may be an object
+            shaped["message"] = (
+                orjson.dumps(message).decode() if message else "The upstream reported an error"
+            )
     else:
-        shaped = {"message": str(error), "type": "upstream_error", "param": None, "code": None}
+        code = chunk.get("code")  # xAI's stands beside it
+        shaped = {"message": str(error), "type": "upstream_error", "param": None, "code": code}
     return {"error": shaped}
 
 

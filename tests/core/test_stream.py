@@ -17,6 +17,7 @@ from gateway.core.stream import (
     chunk_of,
     decide_owner,
     error_body,
+    error_in,
     is_event_stream,
     join_messages,
     says_nothing,
@@ -292,3 +293,27 @@ class TestView:
         shown = orjson.loads(line.removeprefix("data: "))
         assert shown["choices"] == [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]
         assert shown["usage"] is None
+
+
+@pytest.mark.parametrize(
+    ("told", "message", "code"),
+    [
+        ({"error": {"message": "No.", "code": 502}}, "No.", 502),
+        ({"error": "No.", "code": "Invalid argument"}, "No.", "Invalid argument"),  # xAI
+        ({"error": "No."}, "No.", None),
+        ({"object": "error", "message": "No.", "code": 500}, "No.", 500),  # an older vLLM
+        (
+            {"object": "error", "message": {"detail": [{"loc": ["user"]}]}},
+            '{"detail":[{"loc":["user"]}]}',
+            None,
+        ),
+        ({"error": {"message": None, "type": "x"}}, "The upstream reported an error", None),
+    ],
+)
+def test_an_error_is_read_in_each_form_that_upstreams_have(
+    told: dict[str, Any], message: str, code: Any
+) -> None:
+    found = error_in(told)
+    assert found is not None
+    assert (found["error"]["message"], found["error"]["code"]) == (message, code)
+    assert error_in({"choices": []}) is None

@@ -1,0 +1,125 @@
+"""Every family that speaks OpenAI's dialect passes its provider untouched, and is read for what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from adapters import registry
+from adapters.base import Provider
+from adapters.registry import ROWS, make_provider
+from adapters.sse import EventDecoder
+from adapters.transport import HttpTransport
+from adapters.types import ModelRequest
+from gateway.core.canonical import text_of
+from gateway.core.stream import Draft, chunk_of, error_in
+from tests.golden import ROOT, Golden, find
+from tests.upstream import Reply, StrictUpstream, raw
+
+STREAMS, REPLIES = find("streams"), find("replies")
+HI = [{"role": "user", "content": "Hi"}]
+streams = pytest.mark.parametrize("golden", STREAMS, ids=[each.id for each in STREAMS])
+replies = pytest.mark.parametrize("golden", REPLIES, ids=[each.id for each in REPLIES])
+
+
+def provider_of(
+    golden: Golden, upstream: StrictUpstream, transport: HttpTransport, patch: pytest.MonkeyPatch
+) -> Provider:
+    row = ROWS[golden.family]
+    patch.setitem(registry.ROWS, row.name, replace(row, base_url=upstream.base_url))
+    return make_provider(row.name, key="k", transport=transport)
+
+
+def ask(stream: bool) -> ModelRequest:
+    return ModelRequest(orjson.dumps({"model": "m", "messages": HI, "stream": stream}), stream)
+
+
+def test_every_family_has_files_of_each_kind() -> None:
+    for kind in ("requests", "replies", "streams"):
+        assert {folder.parent.name for folder in ROOT.glob(f"*/{kind}")} == ROWS.keys(), kind
+
+
+@streams
+async def test_a_stream_passes_byte_by_byte(
+    golden: Golden, upstream: StrictUpstream, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = provider_of(golden, upstream, transport, monkeypatch)
+    upstream.queue(raw(*golden.pieces))
+    reply = await provider.send(ask(stream=True))
+    events = [event async for batch in reply.events() for event in batch]
+    await reply.aclose()
+    assert b"".join(event.raw for event in events) == b"".join(golden.pieces)
+    decoder = EventDecoder()
+    cut = [event for byte in b"".join(golden.pieces) for event in decoder.feed(bytes([byte]))]
+    assert cut + decoder.finish() == events
+
+
+@streams
+def test_a_stream_is_read_for_what_it_says(golden: Golden) -> None:
+    decoder = EventDecoder()
+    events = [event for piece in golden.pieces for event in decoder.feed(piece)]
+    told: list[Any] = []
+    chunks = []
+    for event in events:
+        if event.data is not None and event.data != b"[DONE]":
+            chunk = orjson.loads(event.data)
+            error = error_in(chunk, event.name)
+            if error is None:
+                chunks.append(chunk)
+            else:
+                told.append(error["error"]["message"])
+    assert told == [each for each in [golden.says.get("error")] if each is not None]
+    check(golden, chunks)
+
+
+@replies
+async def test_a_reply_passes_as_it_is(
+    golden: Golden, upstream: StrictUpstream, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = provider_of(golden, upstream, transport, monkeypatch)
+    told = golden.given.get("headers", {})
+    headers = {"content-type": "application/json", **told}
+    upstream.queue(Reply(status=golden.status, headers=headers, body=[golden.body]))
+    reply = await provider.send(ask(stream=False))
+    assert await reply.read(1_000_000) == golden.body
+    await reply.aclose()
+    assert reply.status == golden.status
+    assert headers.items() <= dict(reply.headers).items()
+
+
+@replies
+def test_a_reply_is_read_for_what_it_says(golden: Golden) -> None:
+    body = orjson.loads(golden.body)
+    if golden.status == 200:
+        check(golden, [chunk_of(body)])
+    elif isinstance(body, dict):
+        error = error_in(body)
+        assert error is not None
+        assert error["error"]["message"]
+
+
+def check(golden: Golden, chunks: list[Any]) -> None:
+    draft, finish = Draft(), None
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            delta = choice.get("delta") or {}
+            draft.add(delta)
+            draft.take_calls(delta.get("tool_calls") or [], (), is_over=False)
+            finish = choice.get("finish_reason") or finish
+    message = draft.message(draft.calls)
+    says = dict(golden.says)
+    assert text_of(message) == (says.pop("content") or "")
+    calls = [
+        [call["function"]["name"], call["function"]["arguments"]] for call in message.get("tool_calls", ())
+    ]
+    assert calls == says.pop("calls")
+    ids = [call["id"] for call in message.get("tool_calls", ())]
+    assert len(set(ids)) == len(ids)
+    assert finish == says.pop("finish_reason")
+    says.pop("error", None)
+    assert {key: message.get(key) for key in says} == says
+    for key, value in golden.given.get("keeps", {}).items():
+        assert message["tool_calls"][0][key] == value

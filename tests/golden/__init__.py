@@ -1,0 +1,63 @@
+"""Golden files by provider family: what goes in and what comes of it, hand-written from the providers' own documents.
+
+`anthropic` is translated, so its files hold both dialects (tests/adapters/test_anthropic_golden.py). All others speak
+OpenAI's dialect, each in its way, and nothing may be lost of it:
+
+requests   in: what an application sends; out: what reaches the provider; consumed, adapted: what the reply says of it
+replies    in: a body, with its status and headers; before: bytes ahead of it
+streams    in: events, or bytes as they stand where a text stands
+
+says: what is in a reply, as far as the gateway reads it. from: the page it was written from.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ROOT", "Golden", "find"]
+
+ROOT = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One file of a family that speaks OpenAI's dialect."""
+
+    family: str
+    name: str
+    given: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return f"{self.family}-{self.name}"
+
+    @property
+    def says(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.given["says"]
+        return found
+
+    @property
+    def status(self) -> int:
+        return int(self.given.get("status", 200))
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """A stream as the provider writes it, event by event."""
+        return [
+            (each if isinstance(each, str) else f"data: {json.dumps(each, ensure_ascii=False)}\n\n").encode()
+            for each in self.given["in"]
+        ]
+
+    @property
+    def body(self) -> bytes:
+        """A whole reply."""
+        return (self.given.get("before", "") + json.dumps(self.given["in"], ensure_ascii=False)).encode()
+
+
+def find(kind: str) -> list[Golden]:
+    """kind: requests, replies or streams."""
+    files = sorted(file for file in ROOT.glob(f"*/{kind}/*.json") if file.parts[-3] != "anthropic")
+    return [Golden(file.parts[-3], file.stem, json.loads(file.read_text("utf-8"))) for file in files]
