@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.core.canonical import Listing, WireMessage, call_id, is_user, text_of
 from gateway.core.history import Plan, lcs
-from gateway.core.opaque import refilled, without_opaque
+from gateway.core.opaque import refilled, refilled_calls, without_opaque
 from gateway.core.tree import Content, Element, Tree
 from storage.records import Atom, Exchange
 
@@ -249,6 +249,6 @@ def _put_back_mixed(
         calls = y.get("tool_calls") or []
         if any(c in theirs for c in calls):
             ours = [c for c in calls if c not in theirs]
-            y = {**y, "tool_calls": ours + mine}
+            y = {**y, "tool_calls": ours + refilled_calls(mine, calls)}
         back.append(y)
     return back

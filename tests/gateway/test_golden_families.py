@@ -179,3 +179,40 @@ def test_a_request_becomes_this_one(tmp_path: Path, golden: Golden, memory: bool
         assert world.upstream.last.json == golden.given["out"]
         for name in ("consumed", "adapted"):
             assert reply.headers.get(f"x-mnemogate-{name}") == golden.given.get(name)
+
+
+# -- what only its provider can read
+
+
+KEEPS = [each for each in STREAMS if each.given.get("keeps")]
+DETAILS = [each for each in STREAMS if each.id == "openrouter-comments_reasoning_and_cost"]
+
+
+@golden([*KEEPS, *DETAILS])
+def test_what_the_client_drops_goes_back_to_its_provider(tmp_path: Path, golden: Golden) -> None:
+    """Gemini refuses a call without its signature; OpenRouter hands thoughts on to who had them. No SDK sends them."""
+    with family(golden.family, tmp_path) as world:
+        world.upstream.rules = Rules(unknown_parameters=False)
+        world.upstream.queue(streamed(golden), say("Ok."))
+        chat = world.chat(user="alice", model="m", tools=[WEATHER], stream=True)
+        chat.messages.append({"role": "user", "content": "How is the weather in Rome?"})
+        list(world.sdk.chat.completions.create(model="m", user="alice", messages=chat.messages, stream=True))
+        said = golden.says
+        calls = [
+            {"id": f"function-call-{n}", "type": "function", "function": {"name": name, "arguments": text}}
+            for n, (name, text) in enumerate(said["calls"], 1)
+        ]
+        chat.messages.append(
+            {"role": "assistant", "content": said["content"], **({"tool_calls": calls} if calls else {})}
+        )
+        for call in calls:
+            chat.answer(call, "sun")
+        if not calls:
+            chat.messages.append({"role": "user", "content": "And tomorrow?"})
+        assert chat.go_on() == "Ok."
+        (sent,) = (m for m in world.upstream.last.messages if m["role"] == "assistant")
+        if calls:
+            assert sent["tool_calls"][0]["extra_content"] == golden.given["keeps"]["extra_content"]
+        else:
+            assert [each.get("signature") for each in sent["reasoning_details"]] == ["sig"]
+            assert sent["reasoning_details"][0]["text"] == said["reasoning"]

@@ -322,15 +322,25 @@ def test_the_window_is_that_of_who_answers(two: Open, memory: bool) -> None:
         assert headers["x-mnemogate-evicted-tokens"] == "0"
 
 
+# what a provider says for itself, of a message and of its call; where the second finds nothing of it
+THOUGHTS: list[tuple[dict[str, Any], str]] = [
+    ({"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "s"}]}, "thinking_blocks"),
+    ({"reasoning_details": [{"type": "reasoning.encrypted", "data": "s", "index": 0}]}, "reasoning_details"),
+]
+
+
 @forms
+@pytest.mark.parametrize(("thought", "field"), THOUGHTS, ids=[field for _, field in THOUGHTS])
 @only_openai  # of Claude's own thoughts: tests/gateway/test_anthropic_e2e.py
-def test_what_only_one_provider_can_read_is_not_shown_to_its_stand_in(two: Open, stream: bool) -> None:
+def test_what_only_one_provider_can_read_is_not_shown_to_its_stand_in(
+    two: Open, thought: dict[str, Any], field: str, stream: bool
+) -> None:
     def signed(name: str) -> dict[str, Any]:
-        return {"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": name}]}
+        return json.loads(json.dumps(thought).replace('"s"', f'"{name}"'))  # type: ignore[no-any-return]
 
     def thoughts(seen: Seen) -> list[Any]:
         replies = [m for m in seen.messages if m["role"] == "assistant"]
-        return [(m["thinking_blocks"][0]["signature"] if "thinking_blocks" in m else None) for m in replies]
+        return [next((n for n in ("first", "second") if n in str(m.get(field))), None) for m in replies]
 
     with two() as it:
         it.first.rules = it.second.rules = Rules(unknown_parameters=False)
@@ -350,6 +360,26 @@ def test_what_only_one_provider_can_read_is_not_shown_to_its_stand_in(two: Open,
         assert thoughts(it.first.last) == ["first"]
         assert thoughts(seen) == [None]
         assert thoughts(say_again(say("The third reply."), it.first)) == ["first", None]
+
+
+@forms
+@only_openai
+def test_readable_thoughts_of_a_hidden_round_are_not_shown_to_a_stand_in(two: Open, stream: bool) -> None:
+    """The stand-in is strict: it would refuse a field that it does not know."""
+    thought = {
+        "reasoning": "Hm.",
+        "reasoning_details": [{"type": "reasoning.text", "text": "Hm.", "index": 0}],
+    }
+    with two(profiles=[agent()]) as it:
+        it.first.rules = Rules(unknown_parameters=False)
+        it.first.queue(call_tools(INSERT, delta=thought), say("Noted."), fail(503))
+        talk: list[Any] = [{"role": "user", "content": "I like tea."}]
+        talk.append({"role": "assistant", "content": it.ask(stream, True, messages=talk, **AGENT)[0]})
+        assert it.first.last.messages[-2]["reasoning"] == "Hm.", "its own provider gets it back"
+        talk.append({"role": "user", "content": "What do I like?"})
+        assert it.ask(stream, True, messages=talk, **AGENT)[0] == "Ok."
+        assert "reasoning" not in json.dumps(it.second.last.messages)
+        assert "memory_insert" in json.dumps(it.second.last.messages)
 
 
 # --- nobody else to ask

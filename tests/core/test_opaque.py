@@ -1,0 +1,57 @@
+"""What only its provider can read: found, put back where the client dropped it, and kept from everybody else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core.opaque import has_opaque, refilled, refilled_calls, without_opaque
+
+Json = dict[str, Any]
+SIGNED = {"google": {"thought_signature": "EjQK"}}
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+SAID: Json = {"role": "assistant", "content": "Hi", "reasoning": "Hm", "reasoning_content": "Hm"}
+DETAILS = [{"type": "reasoning.encrypted", "data": "x", "index": 0}]
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({}, False),
+        ({"thinking_blocks": []}, False),
+        ({"thinking_blocks": [{"type": "thinking"}]}, True),
+        ({"reasoning_details": DETAILS}, True),
+        ({"tool_calls": [CALL]}, False),
+        ({"tool_calls": [CALL, {**CALL, "id": "b", "extra_content": SIGNED}]}, True),
+        ({"tool_calls": None}, False),
+    ],
+)
+def test_what_has_something_opaque(extra: Json, expected: bool) -> None:
+    assert has_opaque({**SAID, **extra}) is expected
+
+
+def test_what_the_client_dropped_is_put_back() -> None:
+    said = {**SAID, "reasoning_details": DETAILS, "tool_calls": [{**CALL, "extra_content": SIGNED}]}
+    client = {"role": "assistant", "content": "Hi", "tool_calls": [CALL]}
+    assert refilled(client, said) == {
+        **client,
+        "reasoning_details": DETAILS,
+        "tool_calls": [{**CALL, "extra_content": SIGNED}],
+    }
+    assert client["tool_calls"] == [CALL], "the client's own message stays what it is"
+    assert refilled(said, said) is None
+    own = {**client, "reasoning_details": [], "tool_calls": [{**CALL, "extra_content": {"mine": 1}}]}
+    assert refilled(own, said) is None, "what the client says counts"
+
+
+def test_a_call_gets_back_what_is_its_own() -> None:
+    said = [{**CALL, "extra_content": SIGNED}, {**CALL, "id": "b"}]
+    given = [{**CALL, "id": "b"}, CALL, {**CALL, "id": "c"}, {"function": {}}]
+    assert refilled_calls(given, said) == [given[0], {**CALL, "extra_content": SIGNED}, *given[2:]]
+    assert refilled_calls(given, []) == given
+
+
+def test_another_model_sees_no_thoughts() -> None:
+    said = {**SAID, "reasoning_details": DETAILS, "tool_calls": [{**CALL, "extra_content": SIGNED}]}
+    assert without_opaque(said) == {"role": "assistant", "content": "Hi", "tool_calls": [CALL]}
