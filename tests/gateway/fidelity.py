@@ -10,16 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import orjson
 
+from gateway.settings import UpstreamSettings
+from tests.anthropic_upstream import StrictAnthropic
 from tests.gateway.sdk import World, agent, remember
 from tests.openai_rules import Rules
-from tests.upstream import Reply, StrictUpstream, raw
+from tests.upstream import Reply, Seen, StrictUpstream, raw
 
-__all__ = ["MODES", "WEATHER", "Mode", "Talk", "chunks", "talk_in", "whole"]
+__all__ = ["KINDS", "MODES", "WEATHER", "Kind", "Mode", "Talk", "chunks", "talk_in", "whole"]
 
 Json = dict[str, Any]
 
@@ -50,12 +52,17 @@ MODES = (
 )
 
 
+Kind = Literal["openai", "anthropic"]
+KINDS: tuple[Kind, ...] = ("openai", "anthropic")
+
+
 @dataclass
 class Talk:
-    """One mode over sockets. direct: clients that ask the upstream itself."""
+    """One mode over sockets. kind: what the upstream speaks. direct: clients that ask it themselves."""
 
     world: World
     mode: Mode
+    kind: Kind = "openai"
     sdk: openai.OpenAI = field(init=False)
     direct: openai.OpenAI = field(init=False)
 
@@ -85,6 +92,64 @@ class Talk:
         headers = {**self.mode.headers, "x-mnemogate-user": user}
         self.sdk = self.sdk.with_options(default_headers=headers)
 
+    # what differs between the two dialects
+
+    @property
+    def is_claude(self) -> bool:
+        return self.kind == "anthropic"
+
+    def events(self, count: int) -> int:
+        """A place in a stream, told for OpenAI's events: three of Claude's come before the first text, not one."""
+        return count + 2 if self.is_claude else count
+
+    def refuse(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        kind: str = "some_error",
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """An error with all that there may be in one, and something more."""
+        error = {"message": message, "type": kind, "param": "p", "code": code, "extra": [1]}
+        body: Json = {"error": error}
+        if self.is_claude:
+            error = {"type": kind, "message": message, "details": {"error_code": code}, "extra": [1]}
+            body = {"type": "error", "error": error, "request_id": "req_told"}
+        told = {"content-type": "application/json", **(headers or {})}
+        return Reply(status=status, headers=told, body=[orjson.dumps(body)])
+
+    def last_text(self, seen: Seen) -> str:
+        """What was said last, our note before it included."""
+        content = seen.messages[-1]["content"]
+        return content if isinstance(content, str) else "".join(block["text"] for block in content)
+
+    def calls(self, seen: Seen) -> list[tuple[str, Any]]:
+        """Calls that went up, with their arguments as they were read."""
+        if self.is_claude:
+            return [(b["name"], b["input"]) for b in _blocks(seen) if b["type"] == "tool_use"]
+        calls = [call for message in seen.messages for call in message.get("tool_calls") or ()]
+        return [(call["function"]["name"], orjson.loads(call["function"]["arguments"])) for call in calls]
+
+    def results(self, seen: Seen) -> list[tuple[str, Any]]:
+        """Results of calls that went up, with their ids."""
+        if self.is_claude:
+            blocks = [block for block in _blocks(seen) if block["type"] == "tool_result"]
+            return [(block["tool_use_id"], block["content"]) for block in blocks]
+        told = [message for message in seen.messages if message["role"] == "tool"]
+        return [(message["tool_call_id"], message["content"]) for message in told]
+
+    def tools(self, seen: Seen) -> list[str]:
+        if self.is_claude:
+            return [tool["name"] for tool in seen.json.get("tools", ())]
+        return seen.tool_names
+
+    def has_schema(self, seen: Seen) -> bool:
+        if self.is_claude:
+            return "format" in seen.json.get("output_config", {})
+        return "response_format" in seen.json
+
     def turns(self) -> list[str]:
         """What is standing in memory, as text."""
         return [
@@ -97,14 +162,26 @@ class Talk:
         self.direct.close()
 
 
+def _blocks(seen: Seen) -> list[Json]:
+    return [block for message in seen.messages for block in message["content"]]
+
+
 @contextmanager
-def talk_in(mode: Mode, tmp_path: Path, *, lenient: bool = False, **parts: Any) -> Iterator[Talk]:
+def talk_in(
+    mode: Mode, tmp_path: Path, *, lenient: bool = False, kind: Kind = "openai", **parts: Any
+) -> Iterator[Talk]:
     """lenient: the upstream takes fields that OpenAI's API does not have."""
+    rules = Rules(unknown_parameters=not lenient)
     with (
-        StrictUpstream(rules=Rules(unknown_parameters=not lenient)) as upstream,
-        remember(upstream, tmp_path, agent(), **parts) as world,
+        StrictAnthropic() if kind == "anthropic" else StrictUpstream(rules=rules) as upstream,
+        remember(
+            upstream,
+            tmp_path,
+            agent(),
+            **{"upstreams": (UpstreamSettings("up", kind, upstream.base_url),), **parts},
+        ) as world,
     ):
-        talk = Talk(world, mode)
+        talk = Talk(world, mode, kind)
         try:
             yield talk
         finally:

@@ -1,4 +1,7 @@
-"""Frameworks through the gateway, without memory, with it and as an agent: their everyday, in one conversation."""
+"""Frameworks through the gateway, without memory, with it and as an agent: their everyday, in one conversation.
+
+They speak OpenAI's dialect, whatever the model behind the gateway speaks.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,22 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.gateway.fidelity import MODES, Mode, Talk, talk_in
+from tests.gateway.fidelity import KINDS, MODES, Kind, Mode, Talk, talk_in
 from tests.gateway.frameworks import FRAMEWORKS, City, Framework
-from tests.upstream import Call, Reply, Seen, call_tools, fail, say
+from tests.upstream import Call, Reply, Seen, call_tools, say
 
 CITY = '{"name":"Oslo","people":717710}'
 
 
-@pytest.fixture(params=MODES, ids=[mode.name for mode in MODES], scope="module")
+WAYS = [(mode, kind) for kind in KINDS for mode in MODES]
+
+
+@pytest.fixture(params=WAYS, ids=[f"{kind}-{mode.name}" for mode, kind in WAYS], scope="module")
 def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talk]:
-    mode: Mode = request.param
-    with talk_in(mode, tmp_path_factory.mktemp("shared")) as made:
+    mode: Mode
+    kind: Kind
+    mode, kind = request.param
+    with talk_in(mode, tmp_path_factory.mktemp("shared"), kind=kind) as made:
         yield made
 
 
@@ -64,7 +72,8 @@ async def test_a_tool_round_trip(talk: Talk, framework: Framework, request: pyte
     talk.upstream.queue(call_tools(*calls), say("It rains."))
     said, cities = await framework.tool("How is the weather?")
     assert (said, cities) == ("It rains.", ["Oslo", "Rome"])
-    results = [m["content"] for m in talk.upstream.last.messages if m["role"] == "tool"]
+    assert talk.calls(talk.upstream.last) == [(call.name, call.arguments) for call in calls]
+    results = [result for _, result in talk.results(talk.upstream.last)]
     assert results == ["Rain in Oslo.", "Rain in Rome."]
     assert conversations(talk, request) == 1 or talk.mode.memory == "off"
 
@@ -73,16 +82,16 @@ async def test_a_structured_answer(talk: Talk, framework: Framework) -> None:
     """As `response_format` or as a call of a tool that only takes the answer: each as the framework does."""
 
     def answer(seen: Seen) -> Reply:
-        if "response_format" in seen.json:
+        if talk.has_schema(seen):
             return say(CITY)
-        return call_tools(Call(seen.tool_names[-1], CITY))
+        return call_tools(Call(talk.tools(seen)[-1], CITY))
 
     talk.upstream.script = answer
     assert await framework.structured("Tell me of Oslo.") == City(name="Oslo", people=717710)
 
 
 async def test_an_error(talk: Talk, framework: Framework) -> None:
-    talk.upstream.queue(fail(429, "Slow down.", code="rate_limit_exceeded", retry_after="3"))
+    talk.upstream.queue(talk.refuse(429, "Slow down.", code="rate_limit_exceeded"))
     with pytest.raises(framework.error, match=r"Slow down\.") as caught:
         await framework.chat("Hi")
     assert caught.value.status_code == 429  # type: ignore[attr-defined]

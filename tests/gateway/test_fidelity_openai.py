@@ -1,4 +1,7 @@
-"""OpenAI's own SDK through the gateway: it sees what it sees without it, whatever memory does meanwhile."""
+"""OpenAI's own SDK through the gateway: it sees what it sees without it, whatever memory does meanwhile.
+
+What is told of the SDK itself, of errors and of who leaves holds for a Claude behind the gateway as well.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ import openai
 import pydantic
 import pytest
 
-from tests.gateway.fidelity import MODES, WEATHER, Mode, Talk, chunks, talk_in, whole
-from tests.upstream import Call, Gate, Reply, call_tools, fail, raw, say
+from tests.gateway.fidelity import KINDS, MODES, WEATHER, Kind, Mode, Talk, chunks, talk_in, whole
+from tests.upstream import Call, Gate, Reply, call_tools, raw, say
 
 Json = dict[str, Any]
 USER: list[Json] = [{"role": "user", "content": "What is the weather in Oslo and in Rome?"}]
@@ -49,8 +52,16 @@ def shared(gateway: Talk, request: pytest.FixtureRequest) -> Talk:
 
 
 @pytest.fixture
-def talk(mode: Mode, tmp_path: Path) -> Iterator[Talk]:
-    with talk_in(mode, tmp_path) as made:
+def kind() -> Kind:
+    return "openai"
+
+
+claude_too = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def talk(mode: Mode, kind: Kind, tmp_path: Path) -> Iterator[Talk]:
+    with talk_in(mode, tmp_path, kind=kind) as made:
         yield made
 
 
@@ -362,6 +373,7 @@ def test_usage_comes_in_a_stream_when_it_was_asked_for(shared: Talk, wanted: boo
         assert usages[0].usage.total_tokens == 14
 
 
+@claude_too
 def test_a_parsed_answer(talk: Talk) -> None:
     talk.upstream.queue(say(CITY), say(CITY, tokens=list(CITY)))
     parsed = talk.sdk.chat.completions.parse(**asked(talk, {"response_format": City}))
@@ -371,6 +383,7 @@ def test_a_parsed_answer(talk: Talk) -> None:
     assert final.choices[0].message.parsed == City(name="Oslo", people=717710)
 
 
+@claude_too
 def test_a_tool_round_trip_as_the_sdks_examples_have_it(talk: Talk) -> None:
     messages: list[Any] = list(USER)
     talk.upstream.queue(call_tools(OSLO, ROME), say("Rain and sun."))
@@ -381,11 +394,12 @@ def test_a_tool_round_trip_as_the_sdks_examples_have_it(talk: Talk) -> None:
     messages += [{"role": "tool", "tool_call_id": call.id, "content": "Rain"} for call in message.tool_calls]
     final = talk.sdk.chat.completions.create(**asked(talk, {"tools": [WEATHER], "messages": messages}))
     assert final.choices[0].message.content == "Rain and sun."
-    sent = [m for m in talk.upstream.last.messages if m["role"] in ("assistant", "tool")]
-    assert [m["role"] for m in sent] == ["assistant", "tool", "tool"]
-    assert [call["id"] for call in sent[0]["tool_calls"]] == ["call_a", "call_b"]
+    assert talk.calls(talk.upstream.last) == [("get_weather", {"city": city}) for city in ("Oslo", "Rome")]
+    results = talk.results(talk.upstream.last)
+    assert results == [(call.id, "Rain") for call in message.tool_calls]
 
 
+@claude_too
 def test_the_sdk_puts_streamed_calls_together(talk: Talk) -> None:
     talk.upstream.queue(call_tools(OSLO, ROME))
     with talk.sdk.chat.completions.stream(**asked(talk, {"tools": [WEATHER]})) as stream:
@@ -394,6 +408,7 @@ def test_the_sdk_puts_streamed_calls_together(talk: Talk) -> None:
     assert [json.loads(call.function.arguments)["city"] for call in message.tool_calls] == ["Oslo", "Rome"]
 
 
+@claude_too
 def test_raw_response_headers(talk: Talk) -> None:
     limits = {
         "x-ratelimit-remaining-tokens": "149984",
@@ -412,6 +427,7 @@ def test_raw_response_headers(talk: Talk) -> None:
 # --- async --------------------------------------------------------------------------------------------------------
 
 
+@claude_too
 async def test_the_async_sdk(talk: Talk) -> None:
     """Whole, streamed and many at once."""
     async with talk.async_sdk() as client:
@@ -419,7 +435,7 @@ async def test_the_async_sdk(talk: Talk) -> None:
         assert (await client.chat.completions.create(**asked(talk, {}))).choices[0].message.content == "One."
         stream = await client.chat.completions.create(**asked(talk, {"stream": True}))
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "Two."
-        talk.upstream.script = lambda seen: say(seen.messages[-1]["content"][-8:])
+        talk.upstream.script = lambda seen: say(talk.last_text(seen)[-8:])
         replies = await asyncio.gather(
             *(
                 client.chat.completions.create(
@@ -431,6 +447,7 @@ async def test_the_async_sdk(talk: Talk) -> None:
     assert [reply.choices[0].message.content for reply in replies] == [f"number {i}" for i in range(8)]
 
 
+@claude_too
 async def test_an_async_call_that_is_cancelled_reaches_the_upstream(talk: Talk) -> None:
     async with talk.async_sdk() as client:
         for stream in (False, True):
@@ -443,8 +460,9 @@ async def test_an_async_call_that_is_cancelled_reaches_the_upstream(talk: Talk) 
     assert talk.turns() == []
 
 
+@claude_too
 def test_a_stream_that_is_closed_is_closed_at_the_upstream(talk: Talk) -> None:
-    talk.upstream.queue(say("One two three", hold_after={3: Gate()}))
+    talk.upstream.queue(say("One two three", hold_after={talk.events(3): Gate()}))
     stream = talk.sdk.chat.completions.create(**asked(talk, {"stream": True}))
     assert [next(stream).choices[0].delta.content for _ in range(2)] == ["", "One"]
     stream.close()
@@ -467,38 +485,33 @@ CLASSES = {
 }
 
 
+@claude_too
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_errors_are_the_sdks_own(talk: Talk, stream: bool) -> None:
     for status, expected in CLASSES.items():
-        body = {
-            "message": f"No {status}.",
-            "type": f"t{status}",
-            "param": "p",
-            "code": f"c{status}",
-            "extra": [1],
-        }
-        headers = {"retry-after": "7", "x-request-id": f"req_{status}", "content-type": "application/json"}
-        reply = Reply(status=status, headers=headers, body=[json.dumps({"error": body}).encode()])
-        talk.upstream.queue(reply)
+        headers = {"retry-after": "7", "x-request-id": f"req_{status}"}
+        talk.upstream.queue(
+            talk.refuse(status, f"No {status}.", code=f"c{status}", kind=f"t{status}", headers=headers)
+        )
         with pytest.raises(expected) as caught:
             talk.sdk.chat.completions.create(**asked(talk, {"stream": stream}))
         error = caught.value
-        assert (error.status_code, error.code, error.param, error.type) == (
-            status,
-            f"c{status}",
-            "p",
-            f"t{status}",
-        )
-        assert error.body == body
+        param = None if talk.is_claude else "p"  # Anthropic has no such thing
+        told = (error.status_code, error.code, error.param, error.type)
+        assert told == (status, f"c{status}", param, f"t{status}")
+        assert isinstance(error.body, dict)
+        assert (error.body["message"], error.body["extra"]) == (f"No {status}.", [1])
         assert error.request_id == f"req_{status}"
         assert error.response.headers["retry-after"] == "7"
     assert talk.turns() == []
 
 
+@claude_too
 def test_what_the_upstream_refuses_is_told_in_its_words(talk: Talk) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         talk.sdk.chat.completions.create(**asked(talk, {"temperature": 3}))
-    assert (caught.value.param, caught.value.code) == ("temperature", "integer_above_max_value")
+    assert caught.value.param == "temperature"
+    assert caught.value.code == (None if talk.is_claude else "integer_above_max_value")
 
 
 @pytest.mark.parametrize("kind", ["html", "empty", "not an error object"])
@@ -515,12 +528,13 @@ def test_an_error_that_is_not_openais_passes_as_it_is(shared: Talk, kind: str) -
     assert caught.value.status_code == 502
 
 
+@claude_too
 def test_an_error_in_the_middle_of_a_stream(talk: Talk) -> None:
     """Told by the upstream or found by us, it is the SDK's APIError after the text that came."""
     told = {"message": "Overloaded.", "type": "server_error", "code": "overloaded", "param": None}
     for reply, message in (
-        (say("One two", error_after=(2, told)), "Overloaded."),
-        (say("One two", cut_after=2), None),
+        (say("One two", error_after=(talk.events(2), told)), "Overloaded."),
+        (say("One two", cut_after=talk.events(2)), None),
     ):
         talk.upstream.queue(reply)
         got = []
@@ -532,9 +546,9 @@ def test_an_error_in_the_middle_of_a_stream(talk: Talk) -> None:
     assert talk.turns() == []
 
 
+@claude_too
 def test_the_sdk_retries_and_memory_has_the_turn_once(talk: Talk) -> None:
-    refused = fail(429, "Slow down.")
-    refused = replace(refused, headers={**refused.headers, "retry-after-ms": "1"})
+    refused = talk.refuse(429, "Slow down.", code="slow", headers={"retry-after-ms": "1"})
     talk.upstream.queue(refused, refused, say("At last."))
     client = talk.sdk.with_options(max_retries=2)
     assert client.chat.completions.create(**asked(talk, {})).choices[0].message.content == "At last."
@@ -543,6 +557,7 @@ def test_the_sdk_retries_and_memory_has_the_turn_once(talk: Talk) -> None:
     assert len(talk.turns()) == (0 if talk.mode.name == "off" else 1)
 
 
+@claude_too
 def test_a_conversation_is_remembered_only_where_memory_is_on(talk: Talk) -> None:
     """The modes are what they are called; without this the others would prove little."""
     talk.sdk.chat.completions.create(
