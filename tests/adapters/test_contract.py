@@ -1,4 +1,4 @@
-"""What every adapter owes the gateway, whatever its upstream speaks: one suite, run for each of them."""
+"""What every adapter owes the gateway, whatever its upstream speaks: one suite, run for each row there is."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.anthropic import Anthropic
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
-from adapters.openai import OpenAICompatible
+from adapters.registry import ROWS, Row, make_provider
 from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Header, ModelRequest
 from tests.anthropic_upstream import StrictAnthropic, refuse
@@ -38,12 +37,17 @@ HI = [{"role": "user", "content": "Hi"}]
 
 @dataclass(frozen=True)
 class Family:
-    """A dialect: the upstream that is strict about it, and the adapter that speaks it."""
+    """A row of the registry, and the upstream that is strict about its dialect."""
 
-    name: str
-    upstream: type[StrictUpstream]
-    provider: type[OpenAICompatible] | type[Anthropic]
+    row: Row
     model: str = "claude-opus-4-6"
+
+    @property
+    def upstream(self) -> type[StrictUpstream]:
+        return StrictAnthropic if self.row.dialect == "anthropic" else StrictUpstream
+
+    def provider(self, name: str, url: str, **options: Any) -> Provider:
+        return make_provider(self.row.name, name=name, base_url=url, **options)
 
     def refuse(self, status: int, kind: str, message: str, **options: Any) -> Reply:
         if self.upstream is StrictAnthropic:
@@ -68,13 +72,10 @@ class Family:
         }
 
 
-FAMILIES = [
-    Family("openai", StrictUpstream, OpenAICompatible),
-    Family("anthropic", StrictAnthropic, Anthropic),
-]
+FAMILIES = [Family(row) for row in ROWS.values()]
 
 
-@pytest.fixture(params=FAMILIES, ids=[family.name for family in FAMILIES])
+@pytest.fixture(params=FAMILIES, ids=[family.row.name for family in FAMILIES])
 def family(request: pytest.FixtureRequest) -> Family:
     found: Family = request.param
     return found
