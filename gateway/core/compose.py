@@ -59,12 +59,15 @@ class Composition:
 
 
 def prefixed(message: WireMessage, note: str) -> WireMessage:
-    """The message with a note before its text; a content of another form keeps it."""
+    """The message with a note before its text, as `Splice.prefix_text` writes it."""
     if not note:
         return message
     content = message.get("content")
     if isinstance(content, str):
         return {**message, "content": note + content}
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and first.get("type") == "text" and isinstance(first.get("text"), str):
+        return {**message, "content": [{**first, "text": note + first["text"]}, *(content or ())[1:]]}
     return {**message, "content": [{"type": "text", "text": note}, *(content or [])]}
 
 

@@ -172,8 +172,10 @@ class Splice:
         self.replace_message(index, ())
 
     def prefix_text(self, index: int, text: str) -> bool:
-        """Puts `text` before the message's own: inside a string, as a part of its own before a list's.
+        """Puts `text` before the message's own: inside a string, inside the first part of a list that is text.
 
+        So it is the same text to a model, whichever form the client gives its words in: some send the newest message
+        as a list, to mark it for the cache, and later as a string. Before other parts it is one of its own.
         Returns False, and does nothing, where the content is neither of those, nor null, nor missing.
         """
         self._check_index(index)
@@ -248,6 +250,10 @@ class Splice:
         kind = None if content is None else self._body[content[0]]
         if content is not None and kind == 0x5B:
             start, end = content
+            first = self._first_text(start) if prefixes else None
+            if first is not None:
+                edits.append((first, first, _escape("".join(prefixes))))
+                prefixes = []
             empty = not self._body[start + 1 : end - 1].strip()
             front, back = (b",".join(map(_text_part, texts)) for texts in (prefixes, appended))
             if empty:
@@ -274,6 +280,17 @@ class Splice:
             members, end = self._open(index)
             at = members[-1].end if members else end - 1
             edits.append((at, at, (b',"content":' if members else b'"content":') + value))
+
+    def _first_text(self, start: int) -> int | None:
+        """Behind the opening quote of the first part's text, in the list at `start`; None where that is no text."""
+        at = _skip(_GAP, self._body, start + 1)
+        if self._body[at] != 0x7B:
+            return None
+        members = {member.key: member for member in _members(self._body, at)[0]}
+        kind, text = members.get("type"), members.get("text")
+        if kind is None or text is None or self._body[text.value] != _QUOTE:
+            return None
+        return text.value + 1 if orjson.loads(self._body[kind.value : kind.end]) == "text" else None
 
     def _content(self, index: int) -> Span | None:
         return self._value(index, "content")

@@ -171,7 +171,9 @@ def test_a_note_stands_before_the_text_in_the_same_message() -> None:
     assert prefixed(user("a"), "") == user("a")
     assert prefixed(user("a", name="Ann"), "N ") == user("N a", name="Ann")
     parts = prefixed(picture("a", "data:1"), "N ")["content"]
-    assert parts == [{"type": "text", "text": "N "}, *picture("a", "data:1")["content"]]
+    assert parts == picture("N a", "data:1")["content"]
+    image = picture("a", "data:1")["content"][1:]
+    assert prefixed(user(image), "N ")["content"] == [{"type": "text", "text": "N "}, *image]
 
 
 @both

@@ -146,6 +146,20 @@ CONTENTS = [
         b'{"content":[{"type":"image_url"}]}',
         {"content": [{"type": "text", "text": "NOTE:"}, {"type": "image_url"}]},
     ),
+    (
+        b'{"content":[ {"text" : "x", "cache_control":{}, "type":"text"},{"type":"text","text":"y"}]}',
+        {
+            "content": [
+                {"text": "NOTE:x", "cache_control": {}, "type": "text"},
+                {"type": "text", "text": "y"},
+            ]
+        },
+    ),
+    (
+        b'{"content":[{"type":"text","text":null}]}',
+        {"content": [{"type": "text", "text": "NOTE:"}, {"type": "text", "text": None}]},
+    ),
+    (b'{"content":["x"]}', {"content": [{"type": "text", "text": "NOTE:"}, "x"]}),
     # only the message's own last `content` counts
     (b'{"content":"a","x":{"content":"b"},"content":"c","y":"content"}', None),
 ]
@@ -316,9 +330,11 @@ keys = st.one_of(st.sampled_from(["content", "messages", "role", "type", "x"]), 
 anything = st.recursive(
     scalars, lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(keys, v, max_size=3)), max_leaves=8
 )
-contents = st.one_of(
-    st.none(), st.text(max_size=20), st.lists(st.dictionaries(keys, anything, max_size=3), max_size=3)
+parts = st.one_of(
+    st.dictionaries(keys, anything, max_size=3),
+    st.fixed_dictionaries({"type": st.just("text"), "text": st.text(max_size=8)}, optional={"x": anything}),
 )
+contents = st.one_of(st.none(), st.text(max_size=20), st.lists(parts, max_size=3))
 messages = st.fixed_dictionaries(
     {"role": st.sampled_from(["system", "developer", "user", "assistant", "tool"])},
     optional={"content": contents, "tool_calls": anything, "x": anything},
@@ -361,7 +377,10 @@ def _units(value: str) -> list[int]:
 
 def add_prefix(message: dict[str, Any], note: str) -> None:
     content = message.get("content")
-    if isinstance(content, list):
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and first.get("type") == "text" and isinstance(first.get("text"), str):
+        first["text"] = note + first["text"]
+    elif isinstance(content, list):
         content.insert(0, {"type": "text", "text": note})
     else:
         message["content"] = note + (content or "")

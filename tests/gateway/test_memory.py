@@ -217,15 +217,22 @@ def test_what_stands_in_the_window_is_not_told_again(world: World) -> None:
     assert world.upstream.last.messages[-1]["content"] == QUESTION
 
 
-def test_an_image_message_gets_its_note_as_a_part(world: World) -> None:
+@pytest.mark.parametrize("text_first", [True, False])
+def test_an_image_message_gets_its_note_before_its_words(world: World, text_first: bool) -> None:
     world.chat(user="alice").say(FACT)
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    parts = [{"type": "text", "text": QUESTION}, image]
+    question = {"type": "text", "text": QUESTION}
+    parts = [question, image] if text_first else [image, question]
     reply = world.post([{"role": "user", "content": parts}], user="alice")
     assert reply.status == 200
     (message,) = world.upstream.last.messages
-    assert "Miso" in message["content"][0]["text"]
-    assert message["content"][-2:] == parts
+    if text_first:
+        note, _, words = message["content"][0]["text"].rpartition("\n")
+        assert (words, message["content"][1:]) == (QUESTION, [image])
+    else:
+        note = message["content"][0]["text"]
+        assert message["content"][1:] == parts
+    assert "Miso" in note
 
 
 # -- conversations
