@@ -2,7 +2,8 @@
 
 The stacks themselves bring half a gigabyte along, so their requests are imitated: the bodies and headers that LiveKit
 Agents 1.8.9 and Pipecat 1.14.0 were seen to send (both through OpenAI's async SDK, always streamed, usage always
-asked for), and those that Vapi and ElevenLabs document. The upstream is strict: what it does not know must not come.
+asked for), and those that Vapi and ElevenLabs document. The upstream is strict: what it does not know must not come;
+it speaks OpenAI's dialect or Anthropic's, whose order of turns an interrupted call must not break.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.settings import UpstreamSettings
+from tests.anthropic_upstream import StrictAnthropic
 from tests.gateway.sdk import World, agent, remember
-from tests.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
 
 Json = dict[str, Any]
 WEATHER: Json = {
@@ -140,7 +143,13 @@ class Caller:
             self.stack.session,
         )
         await Caller(self.world, stack, self.client).speak(text)
-        return str(self.world.upstream.last.messages[-1]["content"]).removesuffix(text)
+        *_, (role, told) = lines(self.world.upstream.last)
+        assert role == "user"
+        return told.removesuffix(text)
+
+    def events(self, count: int) -> int:
+        """A place in a stream, told for OpenAI's events: three of Claude's come before the first word, not one."""
+        return count + 2 if isinstance(self.world.upstream, StrictAnthropic) else count
 
 
 def user(text: str) -> Json:
@@ -151,10 +160,29 @@ def bot(text: str) -> Json:
     return {"role": "assistant", "content": text}
 
 
-@pytest.fixture
-def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    with remember(upstream, tmp_path, agent()) as made:
-        yield made
+def lines(seen: Seen) -> list[tuple[str, str]]:
+    """What went up, line by line: who says it, and the text; results of calls are a tool's."""
+    found: list[tuple[str, str]] = []
+    for message in seen.messages:
+        content = message["content"]
+        if not isinstance(content, list):
+            found.append((message["role"], content or ""))
+            continue
+        for block in content:
+            if block["type"] == "tool_result":
+                found.append(("tool", block["content"]))
+            else:
+                found.append((message["role"], block.get("text", "")))
+    return found
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    kind: Any = request.param
+    with StrictAnthropic() if kind == "anthropic" else StrictUpstream() as upstream:
+        there = (UpstreamSettings("up", kind, upstream.base_url),)
+        with remember(upstream, tmp_path, agent(), upstreams=there) as made:
+            yield made
 
 
 @pytest.fixture(params=STACKS, ids=[stack.name for stack in STACKS])
@@ -172,7 +200,7 @@ async def test_preemptive_answers_that_were_let_go_leave_no_trace(caller: Caller
     for n, partial in enumerate(("I would", "I would like", "I would like a table")):
         draft = f"Draft{n} about tables"
         caller.world.upstream.queue(
-            say(draft, tokens=[f"Draft{n}", " about", " tables"], hold_after={3: Gate()})
+            say(draft, tokens=[f"Draft{n}", " about", " tables"], hold_after={caller.events(3): Gate()})
         )
         await caller.ask_in_vain(partial, "about")
     assert await caller.speak("I would like a table for two.") == "Ok."
@@ -207,8 +235,8 @@ async def test_after_a_barge_in_only_what_was_spoken_is_known(caller: Caller, le
     await caller.generate(user("What is there to eat?"))
     caller.heard += [user("What is there to eat?"), *([bot(left)] if left else [])]
     await caller.speak("Stop. I take the soup.")
-    sent = caller.world.upstream.last.messages
-    assert [m["content"] for m in sent if m["role"] == "assistant"] == ["Ok.", *([left] if left else [])]
+    sent = lines(caller.world.upstream.last)
+    assert [text for role, text in sent if role == "assistant"] == ["Ok.", *([left] if left else [])]
     await caller.speak("Goodbye.")
     note = await caller.later("What did I take, soup, and what was on the secret menu?")
     assert "I take the soup" in note
@@ -276,23 +304,23 @@ async def test_a_tool_runs_while_the_caller_interrupts(caller: Caller) -> None:
     caller.heard += [
         user("How is the weather in Oslo?"),
         {"role": "assistant", "content": None, "tool_calls": calls},
-        {"role": "tool", "tool_call_id": "call_1", "content": "IN_PROGRESS"},
+        {"role": "tool", "tool_call_id": calls[0]["id"], "content": "IN_PROGRESS"},
     ]
     caller.world.upstream.queue(say("One moment."))
     await caller.speak("And hurry, my name is Ola.")
-    caller.heard[3] = {"role": "tool", "tool_call_id": "call_1", "content": "Rain."}
+    caller.heard[3] = {"role": "tool", "tool_call_id": calls[0]["id"], "content": "Rain."}
     caller.world.upstream.queue(say("It rains, Ola."))
     said = await caller.generate()
     assert said == "It rains, Ola."
-    sent = caller.world.upstream.last.messages
-    assert [m["role"] for m in sent][1:4] == ["user", "assistant", "tool"]
-    assert sent[3]["content"] == "Rain."
+    sent = [line for line in lines(caller.world.upstream.last) if line[0] != "system"]
+    assert [role for role, _ in sent[:3]] == ["user", "assistant", "tool"]
+    assert sent[2] == ("tool", "Rain.")
 
 
 async def test_a_call_streams_word_by_word(caller: Caller) -> None:
     """R6, R10: no word waits for the next, and the usage comes last where it was asked for."""
     gate = Gate()
-    caller.world.upstream.queue(say("One two", tokens=["One", " two"], hold_after={2: gate}))
+    caller.world.upstream.queue(say("One two", tokens=["One", " two"], hold_after={caller.events(2): gate}))
     got = []
     async for delta in caller.words(user("Count.")):
         got.append(delta.content)
