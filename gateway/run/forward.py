@@ -10,9 +10,10 @@ from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
 from gateway.core.identity import forwardable
+from gateway.core.stream import is_event_stream
 from gateway.errors import BadRequest, UnknownPath
 from gateway.metrics import Metrics
-from gateway.run.relay import Receipt, handed_on, kind_of, translate
+from gateway.run.relay import Receipt, handed_on, kind_of, split_events, translate
 from gateway.run.route import AGENT_PREFIX, resolve_route
 from gateway.run.sink import Sink
 from gateway.settings import Settings
@@ -149,8 +150,10 @@ class Forwarding:
 async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
     headers = handed_on(reply.headers)
     is_held = any(name == "content-type" and value.startswith("application/json") for name, value in headers)
+    is_stream = is_event_stream(reply.status, headers)
     held: list[bytes] = []
     size = 0
+    rest = b""  # of an event that is not complete, as in `relay`
     async for chunk in reply.chunks():
         if is_held:
             held.append(chunk)
@@ -160,10 +163,13 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
             is_held, chunk = False, b"".join(held)
         if not sink.started:
             sink.start(reply.status, [*headers, *receipt.lines()])
+        if is_stream:
+            chunk, rest = split_events(rest + chunk)
         await sink.write(chunk)
     if is_held:
         await sink.whole(reply.status, [*headers, *receipt.lines()], b"".join(held))
         return
     if not sink.started:
         sink.start(reply.status, [*headers, *receipt.lines()])
+    await sink.write(rest)
     await sink.end()

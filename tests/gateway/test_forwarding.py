@@ -567,6 +567,37 @@ def test_json_cut_in_its_middle_is_a_status_and_an_unreachable_upstream_too(
     assert (reply.status, reply.error["code"]) == (502, "upstream_unreachable")
 
 
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [({"cut_after": 2}, "upstream_broke"), ({"hold_after": {2: Gate()}}, "upstream_timeout")],
+    ids=["cut", "stalled"],
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses"])
+def test_a_stream_that_breaks_ends_with_an_error_that_can_be_read(
+    upstream: StrictUpstream, path: str, fault: Any, code: str
+) -> None:
+    """The beginning of an event is not handed on: the error after it would be a part of it."""
+    first, half = b'data: {"n": 1}\n\n', b'data: {"n'
+    upstream.queue(raw(first, half, b'": 2}\n\n', **fault))
+    impatient = UpstreamSettings("up", base_url=upstream.base_url, idle_timeout_s=0.2)
+    body = {"model": "m", "prompt": "x", "input": "x", "stream": True}
+    with serve(settings_for(upstream, upstreams=(impatient,))) as gateway:
+        reply = gateway.ask("POST", path, json.dumps(body).encode(), JSON)
+        counted = gateway.ask("GET", "/metrics").body.decode()
+    told, error, end = reply.body.split(b"\n\n")
+    assert (told + b"\n\n", end) == (first, b"")
+    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == code
+    kind = {"upstream_broke": "broke", "upstream_timeout": "timeout"}[code]
+    assert f"mnemogate_upstream_errors_total{{{_labels('kind', kind)}}} 1.0" in counted
+
+
+def test_a_stream_is_handed_on_to_its_last_byte(gateway: Running, upstream: StrictUpstream) -> None:
+    pieces = [b'data: {"n": 1}\n\nda', b'ta: {"n": 2}', b"\n\ndata: [DONE]"]
+    upstream.queue(raw(*pieces))
+    reply = gateway.ask("POST", "/v1/completions", b'{"model":"m","prompt":"x","stream":true}', JSON)
+    assert reply.body == b"".join(pieces)
+
+
 def test_a_body_that_is_neither_json_nor_a_form_passes(gateway: Running, upstream: StrictUpstream) -> None:
     kind = {"content-type": "application/x-ndjson", "content-encoding": "gzip"}
     gateway.ask("POST", "/v1/images/odd", b"\x1f\x8b\x00raw", kind)
