@@ -21,8 +21,13 @@ _OPENAI: Final = replace(_NEWER, developer_role=True)
 # DeepSeek and Mistral answer `developer` with a 400 or 422; most chat templates that vLLM and LM Studio run raise, and
 # Ollama leaves the message out without a word. llama.cpp has its own way with it.
 _NO_DEVELOPER: Final = replace(_COUNTS, developer_role=False)
-# Translated by us. Of `metadata` Anthropic takes `user_id`; which prefix to cache is said by marks, not by a key.
-_ANTHROPIC: Final = replace(_OPENAI, metadata=True, spends=("metadata", "prompt_cache_key"))
+# Translated by us. Of `metadata` Anthropic takes `user_id`; which prefix to cache is said by marks, not by a key; an
+# image has one size, and only users have names (tests/golden/anthropic/requests/names.json).
+_ANTHROPIC: Final = replace(
+    _OPENAI,
+    metadata=True,
+    spends=("metadata", "prompt_cache_key", "messages.content.image_url.detail", "messages.name"),
+)
 
 
 @dataclass(frozen=True, slots=True)

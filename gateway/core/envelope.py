@@ -6,7 +6,7 @@ to say (whose memory, which conversation) when the request goes up. Everything t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 __all__ = ["consumed", "developer_places", "spent"]
@@ -45,14 +45,38 @@ def consumed(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
 def spent(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
     """Names of the fields that a translation has no place for. fields: those it only reads, of what it may be told.
 
-    Of `metadata` it has a place for `user_id`.
+    Of `metadata` it has a place for `user_id`, of names for those of users.
     """
-    return tuple(
-        name
-        for name in fields
-        if body.get(name) is not None
-        and not (name == "metadata" and isinstance(body[name], dict) and body[name].keys() <= {"user_id"})
-    )
+    return tuple(name for name in fields if _SPENT.get(name, _is_there)(body, name))
+
+
+def _is_there(body: Mapping[str, Any], name: str) -> bool:
+    return body.get(name) is not None
+
+
+def _says_more_than_who(body: Mapping[str, Any], name: str) -> bool:
+    metadata = body.get(name)
+    return metadata is not None and not (isinstance(metadata, dict) and metadata.keys() <= {"user_id"})
+
+
+def _has_detail(body: Mapping[str, Any], _: str) -> bool:
+    contents = (message.get("content") for message in body["messages"])
+    parts = (part for content in contents if isinstance(content, list) for part in content)
+    images = (part.get("image_url") for part in parts if isinstance(part, dict))
+    return any(isinstance(image, dict) and image.get("detail") not in (None, "auto") for image in images)
+
+
+def _has_name(body: Mapping[str, Any], _: str) -> bool:
+    """Of who speaks; a tool's result is told by the id of its call."""
+    named = (message.get("role") for message in body["messages"] if message.get("name"))
+    return any(role not in ("user", "tool") for role in named)
+
+
+_SPENT: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
+    "metadata": _says_more_than_who,
+    "messages.content.image_url.detail": _has_detail,
+    "messages.name": _has_name,
+}
 
 
 def developer_places(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
+from adapters.rows import ROWS
 from gateway.core.envelope import consumed, developer_places, spent
+
+
+def image(more: dict[str, Any]) -> dict[str, Any]:
+    url = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", **more}}
+    return {"role": "user", "content": [{"type": "text", "text": "Look."}, url]}
+
 
 PLAIN = {"model": "m", "messages": [], "temperature": 0, "unknown": {"x": 1}, "user": "alice"}
 
@@ -44,10 +51,15 @@ def test_what_is_consumed(extra: dict[str, Any], takes_metadata: bool, expected:
         ({"metadata": "tea"}, ("metadata",)),
         ({"prompt_cache_key": "k", "metadata": None}, ("prompt_cache_key",)),
         ({"metadata": {"topic": "tea"}, "prompt_cache_key": "k"}, ("metadata", "prompt_cache_key")),
+        ({"messages": [{"role": "user", "content": "Hi", "name": "Ann"}]}, ()),
+        ({"messages": [{"role": "tool", "content": "Rain", "name": "weather"}]}, ()),
+        ({"messages": [{"role": "assistant", "content": "Hi", "name": "Bot"}]}, ("messages.name",)),
+        ({"messages": [image({}), image({"detail": "auto"}), {"role": "user", "content": ["x", None]}]}, ()),
+        ({"messages": [image({"detail": "low"})]}, ("messages.content.image_url.detail",)),
     ],
 )
 def test_what_a_translation_has_no_place_for(extra: dict[str, Any], expected: tuple[str, ...]) -> None:
-    assert spent({**PLAIN, **extra}, ("metadata", "prompt_cache_key")) == expected
+    assert spent({**PLAIN, **extra}, ROWS["anthropic"].capabilities.spends) == expected
     assert spent({**PLAIN, **extra}, ()) == ()
 
 
