@@ -216,3 +216,16 @@ def test_what_the_client_drops_goes_back_to_its_provider(tmp_path: Path, golden:
         else:
             assert [each.get("signature") for each in sent["reasoning_details"]] == ["sig"]
             assert sent["reasoning_details"][0]["text"] == said["reasoning"]
+
+
+SIGNS = [each for each in STREAMS if any(piece.startswith(b":") for piece in each.pieces)]
+
+
+@golden(SIGNS)
+def test_signs_of_life_reach_the_client(talk: Talk, golden: Golden) -> None:
+    """Comments are for whoever waits; memory does not swallow them."""
+    talk.upstream.queue(streamed(golden))
+    body = json.dumps(asked(talk, stream=True)).encode()
+    reply = talk.world.gateway.ask("POST", "/v1/chat/completions", body, dict(talk.mode.headers))
+    comments = [piece for piece in golden.pieces if piece.startswith(b":")]
+    assert [line + b"\n\n" for line in reply.body.split(b"\n\n") if line.startswith(b":")] == comments
