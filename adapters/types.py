@@ -26,23 +26,21 @@ def announces_events(headers: Iterable[Header]) -> bool:
 class Capabilities:
     """What an upstream is known to take, as far as anything is done by it. Of an unknown one nothing is known.
 
+    max_completion_tokens: our own calls are limited by it, else by the older `max_tokens`.
+    developer_role: False: it is known to have no such role, so `system` stands in; None: not known, it passes.
+    metadata: taken without `store`; elsewhere it is kept back then.
+    stream_usage: takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit.
+    spends: fields of a request that its translation reads, and for which it has no place.
+
     What its models can do (tools, images, schemas) has no column: a request that asks for it goes on, and the
     upstream answers.
     """
 
-    max_completion_tokens: bool = (
-        False  # our own calls limit themselves with it, else with the older `max_tokens`
-    )
-    developer_role: bool | None = (
-        None  # False: known not to have it, `system` stands in; None: not known, it passes
-    )
-    metadata: bool = False  # without `store`; elsewhere it is kept back then
-    stream_usage: bool = (
-        False  # `stream_options.include_usage`, which we add where hidden rounds share a limit
-    )
-    spends: tuple[
-        str, ...
-    ] = ()  # fields of a request that a translation reads, and for which it has no place
+    max_completion_tokens: bool = False
+    developer_role: bool | None = None
+    metadata: bool = False
+    stream_usage: bool = False
+    spends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gateway.core.canonical import call_id
+
 __all__ = ["has_opaque", "refilled", "refilled_calls", "without_opaque"]
 
 # As adapters/claude writes them, and OpenRouter (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
@@ -39,11 +41,11 @@ def refilled(message: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]
 
 def refilled_calls(given: Calls, said: Calls) -> list[dict[str, Any]]:
     """The client's calls, each with what it dropped of the one of ours that has its id."""
-    known = {call["id"]: call for call in said if isinstance(call.get("id"), str)}
+    known = {call_id(call): call for call in said if call_id(call)}
     found = []
     for call in given:
-        ours = known.get(call.get("id")) if isinstance(call, dict) else None
-        missing = {f: ours[f] for f in CALL_FIELDS if ours.get(f) and f not in call} if ours else None
+        ours = known.get(call_id(call), {})
+        missing = {field: ours[field] for field in CALL_FIELDS if ours.get(field) and field not in call}
         found.append({**call, **missing} if missing else call)
     return found
 

@@ -47,7 +47,7 @@ def test_what_the_client_dropped_is_put_back() -> None:
 
 def test_a_call_gets_back_what_is_its_own() -> None:
     said = [{**CALL, "extra_content": SIGNED}, {**CALL, "id": "b"}]
-    given = [{**CALL, "id": "b"}, CALL, {**CALL, "id": "c"}, {"function": {}}]
+    given: list[Any] = [{**CALL, "id": "b"}, CALL, {**CALL, "id": ["a"]}, {"function": {}}, "no call"]
     assert refilled_calls(given, said) == [given[0], {**CALL, "extra_content": SIGNED}, *given[2:]]
     assert refilled_calls(given, []) == given
 
