@@ -200,6 +200,28 @@ def test_thoughts_that_nobody_can_read_go_back_untouched(world: World, model: st
     assert b"b3BhcXVl" not in "".join(map(str, chat.messages)).encode()
 
 
+@models
+@both_ways
+def test_what_the_client_itself_sends_back_is_there_once(world: World, model: str, stream: bool) -> None:
+    """Thoughts, blocks of other kinds and citations, as the reply had them: an application that loses nothing."""
+    thought = {"type": "thinking", "thinking": "Look it up.", "signature": sign("Look it up.")}
+    cited = {"type": "text", "text": "It is grey.", "citations": [CITED]}
+    world.upstream.queue(message(thought, SEARCH, FOUND, cited), say("Yes."))
+    messages: list[Any] = [{"role": "user", "content": "Which colour is the cat?"}]
+    reply = raw_reply(world, stream, model=model, messages=messages)
+    assert reply["reasoning_content"] == "Look it up."
+    assert [block["type"] for block in reply["thinking_blocks"]] == ["thinking"]
+    kept = {key: value for key, value in reply.items() if key not in ("finish_reason", "refusal")}
+    messages += [kept, {"role": "user", "content": "Sure?"}]
+    assert raw_reply(world, stream, model=model, messages=messages)["content"] == "Yes."
+    assert blocks(world.upstream.last, "assistant") == [
+        thought,
+        SEARCH,
+        FOUND,
+        {"type": "text", "text": "It is grey."},
+    ]
+
+
 # -- the provider's cache
 
 
