@@ -13,8 +13,9 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderError
+from adapters.number import NumberedReply
 from adapters.transport import HttpTransport, Timeouts, Upload, end_to_end, request_headers
-from adapters.types import Capabilities, Header, ModelRequest
+from adapters.types import Capabilities, Header, ModelRequest, announces_events
 
 __all__ = ["OpenAICompatible"]
 
@@ -83,12 +84,15 @@ class OpenAICompatible:
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)
         try:
-            return await self._transport.send(
+            reply = await self._transport.send(
                 request.method, self._url(request.path), headers, body, timeouts=self._timeouts
             )
         except ProviderError as error:
             error.provider = self.name
             raise
+        if self.capabilities.omits_call_index and announces_events(reply.headers):
+            return NumberedReply(reply)
+        return reply
 
     def has_endpoint(self, path: str) -> bool:
         return True  # which ones there are is the upstream's to say

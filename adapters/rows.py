@@ -62,7 +62,12 @@ ROWS: Final[dict[str, Row]] = {
         Row("together", "https://api.together.xyz/v1", "TOGETHER_API_KEY", _COUNTS),
         Row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY", _NO_DEVELOPER),
         Row("deepseek", "https://api.deepseek.com/v1", "DEEPSEEK_API_KEY", _NO_DEVELOPER),
-        Row("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", _NEWER),
+        Row(
+            "gemini",
+            "https://generativelanguage.googleapis.com/v1beta/openai",
+            "GEMINI_API_KEY",
+            replace(_NEWER, omits_call_index=True),
+        ),
         Row("xai", "https://api.x.ai/v1", "XAI_API_KEY", _NEWER),
         Row("fireworks", "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", _COUNTS),
         Row("vllm", "http://127.0.0.1:8000/v1", None, _NO_DEVELOPER, is_server=True),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
-from adapters.types import Event
+from adapters.types import Event, Header
 
 __all__ = ["MAX_EVENT_BYTES", "EventDecoder", "read_end"]
 
@@ -118,7 +118,7 @@ def read_end(unfinished: UnfinishedEvent) -> list[Event]:
     event = _parse(unfinished.rest, unfinished.rest)
     if event.data is None or event.data.strip() != b"[DONE]":
         raise unfinished
-    return [Event(event.raw, b"[DONE]", event.name, event.extra)]
+    return [Event(event.raw, b"[DONE]", event.name)]
 
 
 def _parse(raw: bytes, text: bytes) -> Event:

@@ -30,6 +30,7 @@ class Capabilities:
     developer_role: False: it is known to have no such role, so `system` stands in; None: not known, it passes.
     metadata: taken without `store`; elsewhere it is kept back then.
     stream_usage: takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit.
+    omits_call_index: pieces of tool calls in its streams have no `index`, so they are given one.
     spends: fields of a request that its translation reads, and for which it has no place.
 
     What its models can do (tools, images, schemas) has no column: a request that asks for it goes on, and the
@@ -40,6 +41,7 @@ class Capabilities:
     developer_role: bool | None = None
     metadata: bool = False
     stream_usage: bool = False
+    omits_call_index: bool = False
     spends: tuple[str, ...] = ()
 
 

@@ -13,7 +13,7 @@ from adapters.base import Provider
 from adapters.registry import ROWS, make_provider
 from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
-from adapters.types import ModelRequest
+from adapters.types import Event, ModelRequest
 from gateway.core.canonical import text_of
 from gateway.core.stream import Draft, chunk_of, error_in
 from tests.golden import ROOT, Golden, find
@@ -43,7 +43,7 @@ def test_every_family_has_files_of_each_kind() -> None:
 
 
 @streams
-async def test_a_stream_passes_byte_by_byte(
+async def test_a_stream_becomes_these_events_and_passes_byte_by_byte(
     golden: Golden, upstream: StrictUpstream, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = provider_of(golden, upstream, transport, monkeypatch)
@@ -51,10 +51,23 @@ async def test_a_stream_passes_byte_by_byte(
     reply = await provider.send(ask(stream=True))
     events = [event async for batch in reply.events() for event in batch]
     await reply.aclose()
+    assert as_told(events) == golden.out
+    if not golden.passes:
+        return
     assert b"".join(event.raw for event in events) == b"".join(golden.pieces)
     decoder = EventDecoder()
     cut = [event for byte in b"".join(golden.pieces) for event in decoder.feed(bytes([byte]))]
     assert cut + decoder.finish() == events
+
+
+def as_told(events: list[Event]) -> list[Any]:
+    """Events as files hold them: data without a name as JSON, all else as it stands."""
+    return [
+        event.raw.decode()
+        if event.name or event.data is None or event.data == b"[DONE]"
+        else orjson.loads(event.data)
+        for event in events
+    ]
 
 
 @streams

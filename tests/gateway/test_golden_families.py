@@ -229,3 +229,21 @@ def test_signs_of_life_reach_the_client(talk: Talk, golden: Golden) -> None:
     reply = talk.world.gateway.ask("POST", "/v1/chat/completions", body, dict(talk.mode.headers))
     comments = [piece for piece in golden.pieces if piece.startswith(b":")]
     assert [line + b"\n\n" for line in reply.body.split(b"\n\n") if line.startswith(b":")] == comments
+
+
+@golden([each for each in KEEPS if each.family == "gemini"])
+@pytest.mark.parametrize("memory", [True, False], ids=["memory", "plain"])
+def test_the_sdk_puts_geminis_calls_together(tmp_path: Path, golden: Golden, memory: bool) -> None:
+    """By their index, which they get here."""
+    with family(golden.family, tmp_path) as world:
+        world.upstream.queue(streamed(golden), streamed(golden))
+        ask: Json = {
+            "model": "m",
+            "messages": HI,
+            "tools": [WEATHER],
+            **({"user": "alice"} if memory else {}),
+        }
+        with world.sdk.chat.completions.stream(**ask) as stream:
+            calls = stream.get_final_completion().choices[0].message.tool_calls or ()
+        told = [[call.function.name, call.function.arguments] for call in calls]
+        assert told == golden.says["calls"]

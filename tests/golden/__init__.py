@@ -5,7 +5,7 @@ OpenAI's dialect, each in its way, and nothing may be lost of it:
 
 requests   in: what an application sends; out: what reaches the provider; consumed, adapted: what the reply says of it
 replies    in: a body, with its status and headers; before: bytes ahead of it
-streams    in: events, or bytes as they stand where a text stands
+streams    in: events, or bytes as they stand where a text stands; out: what comes of them, where that is not the same
 
 says: what is in a reply, as far as the gateway reads it. from: the page it was written from.
 """
@@ -50,6 +50,16 @@ class Golden:
             (each if isinstance(each, str) else f"data: {json.dumps(each, ensure_ascii=False)}\n\n").encode()
             for each in self.given["in"]
         ]
+
+    @property
+    def out(self) -> list[Any]:
+        """What is handed on, as `read` reads it."""
+        return list(self.given.get("out", self.given["in"]))
+
+    @property
+    def passes(self) -> bool:
+        """Whether bytes are handed on as they came."""
+        return "out" not in self.given
 
     @property
     def body(self) -> bytes:
