@@ -47,7 +47,8 @@ class Family:
         return StrictAnthropic if self.row.dialect == "anthropic" else StrictUpstream
 
     def provider(self, name: str, url: str, **options: Any) -> Provider:
-        return make_provider(self.row.name, name=name, base_url=url, **options)
+        known = self.row.capabilities  # else they would not count at this address
+        return make_provider(self.row.name, name=name, base_url=url, capabilities=known, **options)
 
     def refuse(self, status: int, kind: str, message: str, **options: Any) -> Reply:
         if self.upstream is StrictAnthropic:
