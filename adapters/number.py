@@ -37,7 +37,7 @@ class Numbering:
             return event
         data = orjson.dumps(chunk)
         name = f"event: {event.name}\n".encode() if event.name else b""
-        return Event(name + b"data: " + data + b"\n\n", data, event.name, event.extra)
+        return Event(name + b"data: " + data + b"\n\n", data, event.name)
 
     def _number(self, chunk: Json) -> bool:
         """Whether anything had to be changed."""

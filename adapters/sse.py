@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
-from adapters.types import Event, Header
+from adapters.types import Event
 
 __all__ = ["MAX_EVENT_BYTES", "EventDecoder", "read_end"]
 

@@ -34,7 +34,7 @@ def provider_of(
 
 
 def ask(stream: bool) -> ModelRequest:
-    return ModelRequest(orjson.dumps({"model": "m", "messages": HI, "stream": stream}), stream)
+    return ModelRequest(orjson.dumps({"model": "m", "messages": HI, "stream": stream}))
 
 
 def test_every_family_has_files_of_each_kind() -> None:
