@@ -1,9 +1,9 @@
 """Voice stacks over sockets: a call with preemptive answers, barge-in and tools, and memory that has what was heard.
 
-The stacks themselves bring half a gigabyte along, so their requests are imitated: the bodies and headers that LiveKit
-Agents 1.8.9 and Pipecat 1.14.0 were seen to send (both through OpenAI's async SDK, always streamed, usage always
-asked for), and those that Vapi and ElevenLabs document. The upstream is strict: what it does not know must not come;
-it speaks OpenAI's dialect or Anthropic's, whose order of turns an interrupted call must not break.
+What the stacks send is imitated here: the bodies and headers that LiveKit Agents 1.8.9 and Pipecat 1.14.0 were seen to
+send (both through OpenAI's async SDK, always streamed, usage always asked for), and those that Vapi and ElevenLabs
+document. LiveKit itself is in test_livekit.py. The upstream is strict: what it does not know must not come; it speaks
+OpenAI's dialect or Anthropic's, whose order of turns an interrupted call must not break.
 """
 
 from __future__ import annotations
