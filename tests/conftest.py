@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator
 
 import pytest
 
 from tests.upstream import StrictUpstream
 
+# Some frameworks count their users.
+COUNTING = {"HAYSTACK_TELEMETRY_ENABLED": "False", "AGNO_TELEMETRY": "false", "DO_NOT_TRACK": "1"}
+os.environ.update(COUNTING)
 PROVIDER_VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
 
 
@@ -17,6 +21,15 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("MNEMOGATE_") or name in PROVIDER_VARIABLES:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _certificates_are_not_read() -> Iterator[None]:
+    """Nothing here speaks TLS, and each of a thousand clients would read the certificates of the whole world."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", lambda *_, **__: context)
+        yield
 
 
 @pytest.fixture
