@@ -2,12 +2,14 @@
 
 The checks lie in tests/gateway/matrix.py, where the tests use them too. Each cell is what was found just now, with
 OpenAI's SDK as the client and a strict upstream at the other end; a wrong one is marked, and makes the exit code 1.
+Below it stands how long a client's leaving takes to reach the upstream, from its close to the upstream's end of file.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -16,10 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.chdir(ROOT)
 
-from tests.gateway.matrix import CHECKS, WAYS, Cell, open_way  # noqa: E402
+from tests.gateway.matrix import CHECKS, WAYS, WINDOWS, Cell, cancel_times, open_way  # noqa: E402
+
+Times = dict[str, list[float]]
 
 
-def measure(name: str) -> dict[str, Cell]:
+def measure(name: str, cancels: int) -> tuple[dict[str, Cell], Times]:
     found: dict[str, Cell] = {}
     with tempfile.TemporaryDirectory() as folder, open_way(name, Path(folder)) as way:
         for check, look in CHECKS.items():
@@ -28,29 +32,39 @@ def measure(name: str) -> dict[str, Cell]:
                 found[check] = look(way)
             except Exception as error:
                 found[check] = Cell(type(error).__name__, False)
-    return found
+        way.upstream.forget_replies()
+        return found, cancel_times(way, cancels)
+
+
+def in_ms(times: list[float]) -> str:
+    return f"{1000 * statistics.median(times):.1f} ({1000 * max(times):.1f})" if times else "-"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--way", choices=list(WAYS), action="append", help="only this one")
-    ways = parser.parse_args().way or list(WAYS)
-    table = {name: measure(name) for name in ways}
-    width = max(map(len, CHECKS))
-    columns = [max(len(name), *(len(cell.text) + 2 for cell in table[name].values())) for name in ways]
-    print(" " * width, *(name.ljust(wide) for name, wide in zip(ways, columns, strict=True)), sep="  ")
-    wrong = 0
-    for check in CHECKS:
-        cells = [table[name][check] for name in ways]
-        wrong += sum(not cell.is_right for cell in cells)
-        texts = [cell.text + ("" if cell.is_right else " !") for cell in cells]
-        print(
-            check.ljust(width),
-            *(text.ljust(wide) for text, wide in zip(texts, columns, strict=True)),
-            sep="  ",
-        )
-    print(f"\n{len(ways) * len(CHECKS) - wrong} of {len(ways) * len(CHECKS)} cells right.")
-    return 1 if wrong else 0
+    parser.add_argument("--cancels", type=int, default=20, help="how many in each window (20)")
+    options = parser.parse_args()
+    ways = options.way or list(WAYS)
+    measured = [measure(name, options.cancels) for name in ways]
+    cells = {check: [found[check] for found, _ in measured] for check in CHECKS}
+    rows = {
+        check: [cell.text + ("" if cell.is_right else " !") for cell in found]
+        for check, found in cells.items()
+    }
+    print_table("", ways, rows)
+    right = sum(cell.is_right for found in cells.values() for cell in found)
+    print(f"\n{right} of {len(ways) * len(CHECKS)} cells right.\n")
+    windows = {window: [in_ms(times[window]) for _, times in measured] for window in WINDOWS}
+    print_table("a cancel, ms: median (longest)", ways, windows)
+    return 0 if right == len(ways) * len(CHECKS) else 1
+
+
+def print_table(title: str, ways: list[str], rows: dict[str, list[str]]) -> None:
+    table = [[title, *ways], *([name, *texts] for name, texts in rows.items())]
+    columns = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(text.ljust(wide) for text, wide in zip(line, columns, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

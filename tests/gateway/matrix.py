@@ -12,17 +12,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
+import orjson
 
 from gateway.settings import UpstreamSettings
 from tests.anthropic_upstream import StrictAnthropic, refuse
 from tests.gateway.fidelity import WEATHER
 from tests.gateway.sdk import remember
 from tests.openai_rules import Rules
+from tests.server import RawClient
 from tests.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 
-__all__ = ["CHECKS", "WAYS", "Cell", "Way", "open_way"]
+__all__ = ["CHECKS", "WAYS", "WINDOWS", "Cell", "Way", "cancel_times", "open_way"]
 
 Json = dict[str, Any]
 ODD = {"odd": [1, None, {"x": 1.5}]}
@@ -155,6 +158,50 @@ def cancel(way: Way) -> Cell:
         assert seen.gone_at is not None
         longest = max(longest, seen.gone_at - begun)
     return Cell(f"{max(longest, 0.0):.3f} s", longest < CANCEL_S)
+
+
+def _one_cancel(way: Way, reply: Reply, mark: bytes | None, *, stream: bool) -> float:
+    """Seconds from a client's leaving to the upstream's seeing it. mark: what the client reads before it leaves."""
+    way.upstream.queue(reply)
+    count = len(way.upstream.seen)
+    body = {
+        "model": "claude-opus-4-6",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": 100,
+        "stream": stream,
+    }
+    headers = {"content-type": "application/json", "authorization": "Bearer sk-app", **way.headers}
+    with RawClient(urlsplit(way.url).port or 80) as client:
+        client.request("POST", "/v1/chat/completions", orjson.dumps(body), headers)
+        way.upstream.arrived(count + 1).wait_sync()
+        if mark is not None:
+            client.read_until(mark)
+        left = time.monotonic()
+    seen = way.upstream.seen[count]
+    seen.gone.wait_sync()
+    assert seen.gone_at is not None
+    return max(seen.gone_at - left, 0.0)
+
+
+# name -> how the upstream is silent, what the client has read by then, and whether it asked for a stream
+WINDOWS: dict[str, tuple[Callable[[], Reply], bytes | None, bool]] = {
+    "before a whole answer": (lambda: say("Never", hold_before_headers=Gate()), None, False),
+    "before a stream's headers": (lambda: say("Never", hold_before_headers=Gate()), None, True),
+    "before its first word": (lambda: say("Never", hold_after={1: Gate()}), b"assistant", True),
+    "in its middle": (
+        lambda: say("One two three four", tokens=["One ", "two ", "three ", "four"], hold_after={5: Gate()}),
+        b"two ",
+        True,
+    ),
+}
+
+
+def cancel_times(way: Way, count: int) -> dict[str, list[float]]:
+    """Window -> how many seconds each of so many cancels took to reach the upstream."""
+    return {
+        name: [_one_cancel(way, reply(), mark, stream=stream) for _ in range(count)]
+        for name, (reply, mark, stream) in WINDOWS.items()
+    }
 
 
 def parallel_tools(way: Way) -> Cell:
