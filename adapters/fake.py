@@ -95,7 +95,9 @@ class ScriptedProvider:
             listed = {"object": "list", "data": [model]}
             return ScriptedReply(200, _JSON, (orjson.dumps(listed),), 0.0)
         if request.path != "/chat/completions":
-            return self._render({}, Failed(404, f"Invalid URL ({request.method} /v1{request.path})"))
+            told = f"The built-in model has chat completions only, no {request.method} /v1{request.path}."
+            why = f"{told} With OPENAI_API_KEY or `--upstream URL` that upstream answers."
+            return self._render({}, Failed(404, why, "unknown_url", "invalid_request_error"))
         try:
             body = orjson.loads(request.body)
         except ValueError:

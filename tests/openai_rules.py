@@ -29,7 +29,12 @@ MESSAGE_FIELDS = {
     "user": {"role", "content", "name"},
     "system": {"role", "content", "name"},
     "developer": {"role", "content", "name"},
-    "tool": {"role", "content", "tool_call_id"},
+    "tool": {
+        "role",
+        "content",
+        "tool_call_id",
+        "name",
+    },  # undocumented; what the first guides sent, and many do
     "function": {"role", "content", "name"},
     "assistant": {
         "role",

@@ -32,6 +32,9 @@ TAKEN = [
     chat(SYSTEM, USER, SYSTEM, USER),  # two system prompts, anywhere
     chat({"role": "developer", "content": [{"type": "text", "text": "x"}]}, USER, USER),
     chat(USER, CALLS, answer("c2"), answer("c1"), USER, tools=[TOOL]),  # answers in any order
+    chat(
+        USER, {**CALLS, "tool_calls": [CALL]}, {**answer("c1"), "name": "f"}
+    ),  # as OpenAI's first guide had it
     chat({"role": "user", "content": [{"type": "text", "text": "see"}, IMAGE]}),
     chat(metadata={"a": "b"}, store=True),
     chat(stream=True, stream_options={"include_usage": True}),
