@@ -21,7 +21,7 @@ from tests.gateway.sdk import World, agent, remember
 from tests.openai_rules import Rules
 from tests.upstream import Reply, Seen, StrictUpstream, raw
 
-__all__ = ["KINDS", "MODES", "WEATHER", "Kind", "Mode", "Talk", "chunks", "talk_in", "whole"]
+__all__ = ["CLAUDE", "KINDS", "MODES", "WEATHER", "Kind", "Mode", "Talk", "chunks", "talk_in", "whole"]
 
 Json = dict[str, Any]
 
@@ -35,14 +35,19 @@ WEATHER: Json = {
 }
 
 
+Kind = Literal["openai", "anthropic"]
+KINDS: tuple[Kind, ...] = ("openai", "anthropic")
+
+
 @dataclass(frozen=True)
 class Mode:
-    """headers: sent with every request. memory: what the gateway says it did."""
+    """headers: sent with every request. memory: what the gateway says it did. speaks: the upstream's dialect."""
 
     name: str
     model: str
     headers: Mapping[str, str]
     memory: str
+    speaks: Kind = "openai"
 
 
 MODES = (
@@ -50,10 +55,8 @@ MODES = (
     Mode("on", "m", {"x-mnemogate-user": "alice"}, "on"),
     Mode("agent", "agent/helper", {"x-mnemogate-user": "alice"}, "on"),
 )
-
-
-Kind = Literal["openai", "anthropic"]
-KINDS: tuple[Kind, ...] = ("openai", "anthropic")
+CLAUDE = Mode("claude", "agent/helper", {"x-mnemogate-user": "alice"}, "on", "anthropic")
+"""For what holds whatever the upstream speaks: with it nothing can be asked directly for comparison."""
 
 
 @dataclass
@@ -168,9 +171,10 @@ def _blocks(seen: Seen) -> list[Json]:
 
 @contextmanager
 def talk_in(
-    mode: Mode, tmp_path: Path, *, lenient: bool = False, kind: Kind = "openai", **parts: Any
+    mode: Mode, tmp_path: Path, *, lenient: bool = False, kind: Kind | None = None, **parts: Any
 ) -> Iterator[Talk]:
     """lenient: the upstream takes fields that OpenAI's API does not have."""
+    kind = kind or mode.speaks
     rules = Rules(unknown_parameters=not lenient)
     with (
         StrictAnthropic() if kind == "anthropic" else StrictUpstream(rules=rules) as upstream,

@@ -1,6 +1,7 @@
 """Real clients through the gateway, without memory, with it and as an agent: each passes the same checks.
 
-What they ask is theirs, and the upstream is strict. What they must see is what they would see without a gateway.
+What they ask is theirs, and the upstream is strict. What they must see is what they would see without a gateway; and
+where the upstream is a Claude, what they would see of OpenAI.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from contextlib import aclosing
 
 import pytest
 
+from tests.anthropic_upstream import refuse
 from tests.gateway.clients import CANCELLED, CLIENTS, CLOSED, City, Client, make
-from tests.gateway.fidelity import MODES, Mode, Talk, talk_in
+from tests.gateway.fidelity import CLAUDE, MODES, Mode, Talk, talk_in
 from tests.upstream import Call, Gate, Reply, Seen, call_tools, fail, say
 
 CITY = '{"name":"Oslo","people":717710}'
-USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+USAGE = {
+    "openai": {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14},
+    "anthropic": {"input_tokens": 5, "cache_read_input_tokens": 6, "output_tokens": 3},
+}
 ODD = "Grüße, 世界 👋🏽\n\n\tz\u0301\u2028 \"'\\ <b>&amp;</b> data: [DONE]"
 
 
-@pytest.fixture(params=MODES, ids=[mode.name for mode in MODES], scope="module")
+@pytest.fixture(params=[*MODES, CLAUDE], ids=lambda mode: mode.name, scope="module")
 def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talk]:
     mode: Mode = request.param
     with talk_in(mode, tmp_path_factory.mktemp("shared")) as made:
@@ -64,6 +69,11 @@ def assert_one_conversation(talk: Talk, request: pytest.FixtureRequest) -> None:
     assert stored(talk, request, "DISTINCT e.conversation") == expected
 
 
+def after(talk: Talk, words: int) -> int:
+    """How many events of a stream have left when so many words have: the others are its beginning."""
+    return words + (3 if talk.mode.speaks == "anthropic" else 1)
+
+
 async def all_of(client: Client, said: str) -> list[str]:
     async with aclosing(client.pieces(said)) as pieces:  # type: ignore[type-var]
         return [piece async for piece in pieces]
@@ -85,7 +95,7 @@ async def test_a_stream(talk: Talk, client: Client, request: pytest.FixtureReque
 
 async def test_a_stream_comes_as_it_is_said(talk: Talk, client: Client) -> None:
     gate = Gate()
-    talk.upstream.queue(say("One two", tokens=["One", " two"], hold_after={2: gate}))
+    talk.upstream.queue(say("One two", tokens=["One", " two"], hold_after={after(talk, 1): gate}))
     got = []
     async with aclosing(client.pieces("Count.")) as pieces:  # type: ignore[type-var]
         async for piece in pieces:
@@ -95,7 +105,7 @@ async def test_a_stream_comes_as_it_is_said(talk: Talk, client: Client) -> None:
 
 
 async def test_usage(talk: Talk, client: Client, stream: bool) -> None:
-    talk.upstream.queue(say("Hi there.", usage=USAGE))
+    talk.upstream.queue(say("Hi there.", usage=USAGE[talk.mode.speaks]))
     assert await client.usage("Hi", stream=stream) == (11, 3)
 
 
@@ -108,7 +118,7 @@ async def test_a_tool_round_trip(
     def answer(seen: Seen) -> Reply:
         if not any("Rain in Rome" in str(m.get("content")) for m in seen.messages):
             return call_tools(*calls)
-        if "final_answer" in seen.tool_names:  # an agent that ends by calling a tool
+        if "final_answer" in tools_of(seen):  # an agent that ends by calling a tool
             return call_tools(Call("final_answer", {"answer": "It rains."}))
         return say("It rains.")
 
@@ -124,9 +134,9 @@ async def test_a_structured_answer(talk: Talk, client: Client) -> None:
     """As `response_format` or as a call of a tool that only takes the answer: each as the framework does."""
 
     def answer(seen: Seen) -> Reply:
-        if "response_format" in seen.json:
+        if "response_format" in seen.json or "format" in seen.json.get("output_config", ()):
             return say(CITY)
-        return call_tools(Call(seen.tool_names[-1], CITY))
+        return call_tools(Call(tools_of(seen)[-1], CITY))
 
     talk.upstream.script = answer
     assert await client.structured("Tell me of Oslo.") == City(name="Oslo", people=717710)
@@ -146,11 +156,17 @@ def text_of(seen: Seen) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
+def tools_of(seen: Seen) -> list[str]:
+    return [tool.get("name") or tool["function"]["name"] for tool in seen.json["tools"]]
+
+
+DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
+# status -> Anthropic's type, what it says, and when to come back
 REFUSED = {
-    400: fail(400, "Bad thing.", code="bad_thing"),
-    401: fail(401, "Incorrect API key provided.", code="invalid_api_key"),
-    429: fail(429, "Slow down.", code="rate_limit_exceeded", retry_after="7"),
-    503: fail(503, "Overloaded.", retry_after="Wed, 21 Oct 2026 07:28:00 GMT"),
+    400: ("invalid_request_error", "Bad thing.", None),
+    401: ("authentication_error", "Incorrect API key provided.", None),
+    429: ("rate_limit_error", "Slow down.", "7"),
+    503: ("api_error", "Overloaded.", DATE),
 }
 
 
@@ -159,15 +175,16 @@ async def test_an_error(
     talk: Talk, client: Client, stream: bool, status: int, request: pytest.FixtureRequest
 ) -> None:
     """Before the first byte of a stream as well: status, message and Retry-After as the upstream has them."""
-    reply = REFUSED[status]
-    talk.upstream.queue(reply)
+    kind, told, retry_after = REFUSED[status]
+    if talk.mode.speaks == "anthropic":
+        talk.upstream.queue(refuse(status, kind, told, retry_after=retry_after))
+    else:
+        talk.upstream.queue(fail(status, told, retry_after=retry_after))
     with pytest.raises(Exception) as caught:
         await (all_of(client, "Hi") if stream else client.chat("Hi"))
     found = client.failure(caught.value)
-    told = {400: "Bad thing.", 401: "Incorrect API key provided.", 429: "Slow down.", 503: "Overloaded."}
-    retry_after = reply.headers.get("retry-after") if client.tells_retry_after else None
-    assert (found.status, found.retry_after) == (status, retry_after)
-    assert told[status] in found.message
+    assert (found.status, found.retry_after) == (status, retry_after if client.tells_retry_after else None)
+    assert told in found.message
     assert len(talk.upstream.chats) == 1
     assert stored(talk, request, "*") == 0
 
@@ -176,7 +193,7 @@ async def test_an_error_in_the_middle_of_a_stream(
     talk: Talk, client: Client, request: pytest.FixtureRequest
 ) -> None:
     told = {"message": "Overloaded.", "type": "server_error", "code": "overloaded", "param": None}
-    talk.upstream.queue(say("One two", tokens=["One", " two"], error_after=(2, told)))
+    talk.upstream.queue(say("One two", tokens=["One", " two"], error_after=(after(talk, 1), told)))
     got = []
     with pytest.raises(Exception) as caught:  # noqa: PT012
         async with aclosing(client.pieces("Count.")) as pieces:  # type: ignore[type-var]
@@ -208,7 +225,9 @@ async def test_a_cancel_in_the_middle_of_a_stream(
     talk: Talk, client: Client, request: pytest.FixtureRequest
 ) -> None:
     is_closed = request.node.callspec.params["client"] in CLOSED
-    talk.upstream.queue(say("One two three", tokens=["One", " two", " three"], hold_after={3: Gate()}))
+    talk.upstream.queue(
+        say("One two three", tokens=["One", " two", " three"], hold_after={after(talk, 2): Gate()})
+    )
     heard: asyncio.Queue[str] = asyncio.Queue()
 
     async def listen() -> None:
