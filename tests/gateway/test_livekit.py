@@ -85,13 +85,14 @@ async def test_a_tool_is_called_and_its_result_is_spoken_of(phone: Any) -> None:
     assert "It rains in both" in await later(phone.world, "Where did you say it rains, in both?")
 
 
-async def test_a_preemptive_answer_that_is_wanted_is_one_turn(phone: Any) -> None:
+async def test_a_preemptive_answer_that_is_wanted_is_one_turn(phone: Any, room: str | None) -> None:
     phone.world.upstream.queue(say("Hello, Ola."))
     await phone.begin("My name is Ola.")
     assert await phone.say("My name is Ola.") == "Hello, Ola."
     assert len(phone.world.upstream.chats) == 1
     await phone.say("Bye.")
     assert standing(phone.world) == [("My name is Ola.", "Hello, Ola."), ("Bye.", "Ok.")]
+    assert phone.world.query("SELECT key FROM conversations") == [room]
 
 
 async def test_preemptive_answers_that_were_let_go_leave_no_trace(phone: Any) -> None:
@@ -223,6 +224,21 @@ async def test_an_interruption_before_the_first_word_leaves_the_question(phone: 
     assert "Rex" in note
     assert "Miso" in note
     assert "Never spoken" not in note
+
+
+async def test_what_is_said_while_the_caller_hangs_up_is_not_known(world: World, room: str | None) -> None:
+    """R4: the call ends in the middle of a reply, and nothing comes back that would say how much was heard."""
+    async with dial(world, room) as phone:
+        await phone.say("My boat is the Nina.")
+        phone.speaker.cut = "The treasure"
+        world.upstream.queue(say("The treasure lies under the third palm tree.", hold_after={8: Gate()}))
+        await phone.end("Where is the treasure?")
+        await phone.speaker.is_playing.wait()
+    await world.upstream.last.gone.wait()
+    note = await later(world, "Where does the treasure lie? And what is my boat called?")
+    assert "Nina" in note
+    assert "palm" not in note
+    assert ("My boat is the Nina.", "Ok.") in standing(world)
 
 
 async def test_livekits_retries_are_one_turn(phone: Any) -> None:
