@@ -7,7 +7,7 @@ Every method raises errors of storage.errors and nothing else.
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,7 +40,9 @@ from storage.records import (
     Summary,
     Target,
     TurnWrite,
+    Unembedded,
     Unlearned,
+    Vector,
 )
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "Store",
     "Summaries",
     "Turns",
+    "Vectors",
 ]
 
 # (exchange with content, is its imported head shared, seq of the message before it, seqs asked for) -> its messages
@@ -189,12 +192,13 @@ class Recall(Protocol):
         limit: int = 40,
         only_strong: bool = False,
         deadline_ms: float = 150.0,
+        vector: Vector | None = None,
     ) -> list[Message]:
         """Messages and passages of this agent that answer the query, best first.
 
         size: how many numbers the agent has given out. indexed: up to which the index knows.
 
-        skip: numbers that are in sight already.
+        skip: numbers that are in sight already. vector: the query's, to be compared with those of its model.
 
         Raises: TooSlow, Unavailable.
         """
@@ -333,6 +337,26 @@ class Facts(Protocol):
         """People's memories with something that was not learned from yet."""
 
 
+class Vectors(Protocol):
+    """How far a memory has been embedded. What is forgotten, or whose words change, has no vector any more."""
+
+    async def unembedded(self, agent: int, model: str, messages_of: MessagesOf) -> Unembedded | None:
+        """The next messages without a vector of this model; None where the agent is gone."""
+
+    def beginning(self, agent: int, model: str) -> Effect:
+        """From the first message on, with this model."""
+
+    def adding(self, found: Unembedded, added: Mapping[int, bytes]) -> Effect:
+        """added: float32 of one length, by number. Nothing where something has changed since `found` was read; all
+        begins anew where the vectors of this model have another length than before."""
+
+    def lacks(self, agent: int, model: str) -> bool:
+        """Whether something that is indexed was not embedded."""
+
+    def behind(self, model: str, limit: int) -> Sequence[int]:
+        """People's memories of which not all is embedded."""
+
+
 class Spending(Protocol):
     """Tokens that background calls used. day: days since the epoch, UTC."""
 
@@ -460,6 +484,9 @@ class Store(Protocol):
 
     @property
     def facts(self) -> Facts: ...
+
+    @property
+    def vectors(self) -> Vectors: ...
 
     @property
     def jobs(self) -> Jobs: ...

@@ -47,7 +47,9 @@ __all__ = [
     "Summary",
     "Target",
     "TurnWrite",
+    "Unembedded",
     "Unlearned",
+    "Vector",
 ]
 
 Atom = bytes  # one kind byte (u, t, a, c) and a keyed digest
@@ -615,3 +617,34 @@ class Learned:
     writes: Sequence[tuple[Block, str, Sequence[int]]] = ()
     facts: Sequence[LearnedFact] = ()
     dropped: int = 0
+
+
+# -- vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """Of one text. model: who made it; vectors of different models say nothing about one another.
+
+    data: float32, little endian, of length 1.
+    """
+
+    model: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unembedded:
+    """The next of a memory to be embedded. agent: with its present numbers.
+
+    cursor: up to where all has been; upto: up to where `messages`, those without a vector, go. stamp: changes when
+    anything of this does. is_new: nothing of this memory is embedded by this model, and that has to be written first.
+    """
+
+    agent: Agent
+    model: str
+    cursor: int
+    upto: int
+    stamp: int
+    messages: Sequence[Message] = ()
+    is_new: bool = False

@@ -3,7 +3,8 @@
 What is to go is written down first (`forgetting`), with the epoch raised, so that turns under way commit no more. Then
 it goes in short transactions, each of which can be done again, so that a process that dies goes on where it was:
 
-    exchanges  content erased in place; the row stays as a tombstone that matches by hashes; its words leave the index
+    exchanges  content erased in place; the row stays as a tombstone that matches by hashes; its words leave the index,
+               and its vectors go
     passages   those that came from an erased exchange, or are too old
     facts      likewise
     blocks     versions that came from one, and those built on them; a new value is made of what is left
@@ -31,7 +32,7 @@ from storage.sqlite.blocks import FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sqlite.jobs import forget_jobs
 from storage.sqlite.queries import load_queries
 from storage.sqlite.reader import Reader, ThreadReader
-from storage.sqlite.terms_table import forget_terms
+from storage.sqlite.vectors_table import VectorCache, forget_indexed
 from storage.sqlite.writer import Writer
 
 __all__ = ["Forgetting"]
@@ -66,12 +67,14 @@ class Forgetting:
         writer: Writer,
         agents: Agents,
         now: Callable[[], float],
+        cache: VectorCache,
     ) -> None:
         self._reader = reader
         self._long_reader = long_reader
         self._writer = writer
         self._agents = agents
         self._now = now
+        self._cache = cache
         self._cursors: dict[int, _Cursor] = {}  # of what was left off
 
     def find(
@@ -139,6 +142,7 @@ class Forgetting:
     async def sweep(self, wait_ms: int = 1000) -> bool:
         """What was forgotten leaves the write-ahead log too, and what this process remembers of words."""
         terms.clear_caches()
+        self._cache.clear()
         return await self._writer.checkpoint(wait_ms=wait_ms)
 
     def _read(self, name: str, values: Sequence[object]) -> list[Any]:
@@ -347,7 +351,7 @@ def _unlink(connection: sqlite3.Connection, agent: int, e: Exchange, places: Ite
         # Its path saw them at once, and may have a memory section that shows them.
         history.mark(connection, agent, "blocks", (b"",), 0)
         connection.execute(_Q["snapshots_erase"], (agent,))
-    forget_terms(connection, agent, seqs)
+    forget_indexed(connection, agent, seqs)
 
 
 # -- what came from them
@@ -369,7 +373,7 @@ def _erase_passages(connection: sqlite3.Connection, work: _Work, after: int) -> 
         if is_old or any(_is_erased(connection, known, x) for x in origins):
             connection.execute(_Q["passage_erase"], (id,))
             history.mark(connection, agent, "day", (b"",), int(at // _DAY_S))
-            forget_terms(connection, agent, [seq])
+            forget_indexed(connection, agent, [seq])
     return rows[-1][0] if len(rows) == _READ_PAGE else None
 
 
@@ -383,7 +387,7 @@ def _erase_facts(connection: sqlite3.Connection, work: _Work, after: int) -> int
             connection.execute(_Q["fact_erase"], (id,))
             connection.execute(_Q["fact_ended_erase"], (id,))
             history.mark(connection, agent, "day", (b"",), int(said_at // _DAY_S))
-            forget_terms(connection, agent, [seq])
+            forget_indexed(connection, agent, [seq])
     return rows[-1][0] if len(rows) == _READ_PAGE else None
 
 
@@ -549,5 +553,7 @@ _WIPING: dict[str, _Phase] = {
     "wipe_learned": _deleting("wipe_learned"),
     "wipe_marks": _deleting("wipe_marks"),
     "wipe_terms": _deleting("wipe_terms"),
+    "wipe_vectors": _wiping("wipe_vectors"),
+    "wipe_embedded": _deleting("wipe_embedded"),
 }
 _FIRST = "exchanges"

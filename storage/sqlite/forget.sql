@@ -227,6 +227,14 @@ DELETE FROM marks WHERE agent = ?
 -- Likewise.
 DELETE FROM terms WHERE agent = ?
 
+-- name: wipe_vectors
+-- A page; what is said by vectors lies in overflow pages (0005_vectors.sql), so these rows may go.
+DELETE FROM vectors WHERE (agent, chunk) IN (SELECT agent, chunk FROM vectors WHERE agent = ? LIMIT ?)
+
+-- name: wipe_embedded
+-- Numbers alone.
+DELETE FROM embedded WHERE agent = ?
+
 -- name: wipe_ended
 -- Numbers alone.
 DELETE FROM facts_ended WHERE agent = ?

@@ -14,18 +14,20 @@ import orjson
 
 from storage import terms
 from storage.base import MessagesOf
-from storage.records import Agent, Exchange, Message
+from storage.records import Agent, Exchange, Message, Vector
 from storage.sqlite import history
 from storage.sqlite.agents import set_indexed
 from storage.sqlite.reader import Reader, ThreadReader
-from storage.sqlite.terms_table import forget_terms, get_terms, load_terms, replace_terms
+from storage.sqlite.terms_table import get_terms, load_terms, replace_terms
+from storage.sqlite.vectors_table import VECTORS, VectorCache, find_near, forget_indexed
 from storage.sqlite.writer import Writer
 
-__all__ = ["Recall", "is_shared"]
+__all__ = ["Recall", "is_shared", "load_kept"]
 
 # From about this many messages on, ranking takes longer than a hop to the reader's thread (measured: 0.1 ms for 100
 # messages, 1.6 ms for 10,000).
 _LONG = 20_000
+_LONG_WITH_VECTORS = 2_000  # where they have to be read first, these take 2 ms
 _TAIL = 64  # exchanges not indexed yet that a query reads at most
 _ROWS = 48  # placeholders of the statement that fetches hits
 _BATCH = 64  # exchanges indexed in one write
@@ -33,7 +35,8 @@ _KEPT_BATCH = 1000  # passages and facts that one step indexes
 
 
 class Recall:
-    def __init__(self, reader: Reader, long_reader: ThreadReader, writer: Writer) -> None:
+    def __init__(self, reader: Reader, long_reader: ThreadReader, writer: Writer, cache: VectorCache) -> None:
+        self._cache = cache
         self._reader = reader
         self._long_reader = long_reader
         self._writer = writer
@@ -50,22 +53,24 @@ class Recall:
         limit: int = 40,
         only_strong: bool = False,
         deadline_ms: float = 150.0,
+        vector: Vector | None = None,
     ) -> list[Message]:
         """Messages and passages that answer the query, best first.
 
         size: how many numbers the agent has given out. indexed: up to which the index knows.
 
-        skip: numbers that are in sight already.
+        skip: numbers that are in sight already. vector: the query's, to be compared with those of its model.
 
         Raises: TooSlow, Unavailable.
         """
 
         def read(connection: sqlite3.Connection) -> list[Message]:
+            near = None if vector is None else find_near(connection, self._cache, agent.id, vector)
             return _search(
-                connection, agent, query, messages_of, indexed, skip, min(limit, _ROWS), only_strong
+                connection, agent, query, messages_of, indexed, skip, min(limit, _ROWS), only_strong, near
             )
 
-        if size > _LONG:
+        if size > (_LONG if vector is None else _LONG_WITH_VECTORS):
             return await self._long_reader.run(read, deadline_ms=deadline_ms)
         with self._reader.deadline(deadline_ms):
             return self._reader.run(read)
@@ -103,6 +108,7 @@ def _search(
     skip: range,
     limit: int,
     only_strong: bool,
+    near: terms.Near | None,
 ) -> list[Message]:
     blobs = [data for _, data in load_terms(connection, agent.id)]
     known: dict[int, Message] = {}
@@ -116,10 +122,12 @@ def _search(
             previous = ends.get(e.parent) or _previous(connection, e)
             for m in messages_of(e, is_shared(connection, agent.id, e), previous, None):
                 known[m.seq] = m
-    for m in _kept(connection, "kept_since", (agent.id, indexed + 1, _TAIL)):
+    for m in load_kept(connection, "kept_since", (agent.id, indexed + 1, _TAIL)):
         known[m.seq] = m
     tail = [_document(m) for m in known.values()]
-    hits = terms.rank(blobs, query, agent.secret, tail=tail, skip=skip, limit=limit, only_strong=only_strong)
+    hits = terms.rank(
+        blobs, query, agent.secret, tail=tail, skip=skip, limit=limit, only_strong=only_strong, near=near
+    )
     wanted = [hit.seq for hit in hits if hit.seq not in known]
     known.update(_fetch(connection, agent.id, wanted, messages_of))
     return [known[hit.seq] for hit in hits if hit.seq in known]
@@ -139,7 +147,7 @@ def _fetch(
         for m in messages_of(e, is_shared(connection, agent, e), None, wanted)
     }
     if any(seq not in found for seq in seqs):
-        found.update({m.seq: m for m in _kept(connection, "kept_at", (agent, *padded))})
+        found.update({m.seq: m for m in load_kept(connection, "kept_at", (agent, *padded))})
     return found
 
 
@@ -150,7 +158,7 @@ _KEPT = {
 }
 
 
-def _kept(connection: sqlite3.Connection, name: str, parameters: Sequence[object]) -> list[Message]:
+def load_kept(connection: sqlite3.Connection, name: str, parameters: Sequence[object]) -> list[Message]:
     """Passages and facts. A fact counts as said by the user: it is looked for as what users say is."""
     return [
         Message(
@@ -208,8 +216,9 @@ def _index(connection: sqlite3.Connection, agent: int, messages_of: MessagesOf) 
     )
     again = [e for e in again if e.seq <= indexed]
     for e in again:
-        forget_terms(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
-    kept = _kept(connection, "kept_since", (agent, indexed + 1, _KEPT_BATCH))
+        forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
+        connection.execute(VECTORS["look_again"], (e.seq - 1, agent))
+    kept = load_kept(connection, "kept_since", (agent, indexed + 1, _KEPT_BATCH))
     if len(kept) == _KEPT_BATCH and kept[-1].seq < end:
         end, is_all = kept[-1].seq, False  # the rest comes with the next step
     documents = [

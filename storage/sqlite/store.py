@@ -32,6 +32,8 @@ from storage.sqlite.recall import Recall
 from storage.sqlite.spending import Spending
 from storage.sqlite.summaries import Summaries
 from storage.sqlite.turns import Turns
+from storage.sqlite.vectors import Vectors
+from storage.sqlite.vectors_table import VectorCache
 from storage.sqlite.writer import Writer, WriterLimits
 
 __all__ = ["SqliteStore", "connect_current"]
@@ -59,8 +61,10 @@ class SqliteStore:
         self.blocks = Blocks(self.reader, self.writer)
         self.passages = Passages(self.reader, self.writer)
         self.turns = Turns(self.reader, self.writer, self.agents)
-        self.recall = Recall(self.reader, self.long_reader, self.writer)
-        self.forgetting = Forgetting(self.reader, self.long_reader, self.writer, self.agents, now)
+        cache = VectorCache()
+        self.recall = Recall(self.reader, self.long_reader, self.writer, cache)
+        self.vectors = Vectors(self.reader, self.long_reader)
+        self.forgetting = Forgetting(self.reader, self.long_reader, self.writer, self.agents, now, cache)
         self.carry = Carry(self.reader, self.long_reader, self.writer, self.agents, self.forgetting)
         self.facts = Facts(self.reader, self.long_reader)
         self.jobs = Jobs(self.reader, self.writer, now, tick)

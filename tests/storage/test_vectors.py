@@ -1,0 +1,416 @@
+"""Vectors: the bytes of a chunk, the comparison, and how they come to lie in a file and leave it."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.core.forget import FORGET_RULES
+from gateway.core.tell import messages_of
+from storage import terms, vectors
+from storage.errors import Stale
+from storage.records import Agent, Message, Target, Unembedded, Vector
+from storage.sqlite.store import SqliteStore
+from storage.terms import CorruptIndex
+from tests.core.conversations import assistant, user
+from tests.storage.test_forget import Clock
+from tests.stored import ALICE, Teller
+
+DIMENSION = 16
+MODEL = "test/m"
+
+
+def unit(seed: object, dimension: int = DIMENSION) -> bytes:
+    """A vector of length 1 that is like no other."""
+    rng = random.Random(str(seed))
+    values = [rng.gauss(0.0, 1.0) for _ in range(dimension)]
+    length = sum(v * v for v in values) ** 0.5
+    return array("f", [v / length for v in values]).tobytes()
+
+
+def of_text(m: Message) -> bytes:
+    return unit(m.text)
+
+
+# -- the bytes
+
+
+def test_a_chunk_gives_back_what_was_put_in() -> None:
+    blob = vectors.merge(None, {70: unit(70), 65: unit(65)})
+    blob = vectors.merge(blob, {127: unit(127), 65: unit("again")})
+    chunk = vectors.open_chunk(blob)
+    assert chunk.seqs.tolist() == [65, 70, 127]
+    assert [row.tobytes() for row in chunk.numbers] == [unit("again"), unit(70), unit(127)]
+
+
+def test_what_is_forgotten_leaves_no_byte_in_the_chunk() -> None:
+    blob = vectors.merge(None, {seq: unit(seq) for seq in range(64, 70)})
+    left = vectors.forget(blob, [65, 66, 300])
+    assert vectors.open_chunk(left).seqs.tolist() == [64, 67, 68, 69]
+    assert unit(65) not in left
+    assert vectors.forget(left, range(64, 128)) == b""
+
+
+def test_vectors_of_another_length_take_the_place_of_a_chunk() -> None:
+    blob = vectors.merge(vectors.merge(None, {1: unit(1)}), {2: unit(2, 8)})
+    assert vectors.open_chunk(blob).seqs.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda blob: b"",
+        lambda blob: blob[:-1],
+        lambda blob: blob + b"\0",
+        lambda blob: b"xx" + blob[2:],
+        lambda blob: blob[:16] + b"\xff" + blob[17:],  # a slot that no chunk has
+    ],
+)
+def test_damaged_bytes_are_refused(damage: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(CorruptIndex):
+        vectors.open_chunk(damage(vectors.merge(None, {1: unit(1), 2: unit(2)})))
+
+
+def test_the_nearest_message_stands_out_most() -> None:
+    chunks = [
+        vectors.open_chunk(vectors.merge(None, {seq: unit(seq) for seq in range(first, first + 40)}))
+        for first in (0, 64)
+    ]
+    near = vectors.compare(chunks, unit(71))
+    assert near is not None
+    assert near.seqs[near.outstanding.argmax()] == 71
+    assert near.outstanding.max() > 2.5
+    assert abs(float(near.outstanding.mean())) < 1e-6
+
+
+def test_chunks_of_another_length_are_not_compared() -> None:
+    chunks = [vectors.open_chunk(vectors.merge(None, {1: unit(1, 8)}))]
+    assert vectors.compare(chunks, unit(1)) is None
+    assert vectors.compare([], unit(1)) is None
+
+
+def test_messages_that_are_all_alike_do_not_stand_out() -> None:
+    chunk = vectors.open_chunk(vectors.merge(None, {seq: unit(1) for seq in range(5)}))
+    near = vectors.compare([chunk], unit(1))
+    assert near is not None
+    assert near.outstanding.tolist() == [0.0] * 5
+
+
+# -- the ranking
+
+SECRET = b"s" * 16
+TEXTS = [
+    "My tortoise eats dandelions.",
+    "We painted the kitchen yellow.",
+    "The train to Porto was late.",
+    *(f"Some other sentence, number {i}." for i in range(50)),
+]
+
+
+def ranked(query: str, near: Mapping[int, float] | None, **options: Any) -> list[int]:
+    documents = [terms.Document(i + 1, "user", text, 0.0) for i, text in enumerate(TEXTS)]
+    blobs = list(terms.encode(documents, SECRET).values())
+    found = None
+    if near is not None:
+        seqs = [*near, *(i for i in range(1, len(TEXTS) + 1) if i not in near)]
+        values = [*near.values(), *([-0.1] * (len(seqs) - len(near)))]
+        found = terms.Near(np.array(seqs, np.int64), np.array(values))
+    return [hit.seq for hit in terms.rank(blobs, query, SECRET, near=found, **options)]
+
+
+def test_without_vectors_nothing_changes() -> None:
+    assert ranked("Which colour has the kitchen?", None, only_strong=True) == [2]
+
+
+def test_vectors_bring_what_shares_no_word_behind_or_before_what_does() -> None:
+    assert ranked("Which colour has the kitchen?", {1: 4.0, 2: 2.0}, only_strong=True) == [2, 1]
+    assert ranked("Which colour has the kitchen?", {1: 1.0}, only_strong=True) == [2]  # not near enough
+
+
+def test_without_a_common_word_only_what_stands_far_out_is_told() -> None:
+    assert ranked("What do reptiles like?", {1: 4.0}, only_strong=True) == []
+    assert ranked("What do reptiles like?", {1: 6.5}, only_strong=True) == [1]
+    assert ranked("What do reptiles like?", {1: 4.0}) == [1]  # a search was asked for
+    assert ranked("What do reptiles like?", {1: -1.0}) == []
+
+
+def test_small_talk_finds_nothing_however_near() -> None:
+    assert ranked("Hello there, thank you!", {1: 9.0}, only_strong=True) == []
+
+
+def test_what_is_in_sight_is_not_wanted_and_what_the_index_does_not_know_is_no_hit() -> None:
+    assert ranked("What do reptiles like?", {1: 7.0, 3: 6.5}, only_strong=True, skip=range(1, 2)) == [3]
+    assert ranked("Which colour has the kitchen?", {2: 1.0, 900: 9.0}, only_strong=True) == [2]
+
+
+# -- in a file
+
+
+@pytest.fixture
+async def alice(store: SqliteStore) -> Teller:
+    return Teller(store, ALICE, Clock())
+
+
+async def talk(alice: Teller, *marks: str, key: str = "c1") -> None:
+    history: list[Any] = []
+    for mark in marks:
+        history.append(user(f"What of {mark}?"))
+        await alice.say(history, assistant(f"This of {mark}."), key)
+        history.append(assistant(f"This of {mark}."))
+    while await alice.store.recall.index(alice.agent.id, messages_of):
+        pass
+
+
+async def read(store: SqliteStore, agent: Agent, model: str = MODEL) -> Unembedded:
+    found = await store.vectors.unembedded(agent.id, model, messages_of)
+    assert found is not None
+    if found.is_new:
+        await store.writer.submit(store.vectors.beginning(agent.id, model))
+        return await read(store, agent, model)
+    return found
+
+
+async def embed(
+    store: SqliteStore, agent: Agent, model: str = MODEL, vector: Callable[[Message], bytes] = of_text
+) -> list[str]:
+    """All that lacks a vector. Returns the texts of what did."""
+    texts: list[str] = []
+    while store.vectors.lacks(agent.id, model):
+        found = await read(store, agent, model)
+        added = {m.seq: vector(m) for m in found.messages}
+        await store.writer.submit(store.vectors.adding(found, added))
+        texts += [m.text for m in found.messages]
+    return texts
+
+
+async def search(
+    store: SqliteStore, agent: Agent, text: str, model: str = MODEL, **options: Any
+) -> list[str]:
+    row = store.reader.run(
+        lambda c: c.execute("SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,)).fetchone()
+    )
+    hits = await store.recall.search(
+        agent,
+        "unheard",
+        messages_of,
+        size=row[0],
+        indexed=row[1],
+        vector=Vector(model, unit(text)),
+        limit=1,
+        **options,
+    )
+    return [hit.text for hit in hits]
+
+
+def stored(store: SqliteStore, agent: Agent) -> list[tuple[str, list[int]]]:
+    """(model, numbers) of each chunk."""
+    rows = store.reader.run(
+        lambda c: c.execute(
+            "SELECT model, data FROM vectors WHERE agent = ? ORDER BY chunk", (agent.id,)
+        ).fetchall()
+    )
+    return [(model, vectors.open_chunk(data).seqs.tolist()) for model, data in rows]
+
+
+def on_disk(path: Path, *seeds: object) -> list[object]:
+    """Whose vectors can be found in the database or its log, be it a part of them."""
+    data = b"".join(p.read_bytes() for p in (path, Path(f"{path}-wal")) if p.exists())
+    return [seed for seed in seeds if any(unit(seed)[i : i + 16] in data for i in (0, 16, 32, 48))]
+
+
+async def forget(store: SqliteStore, agent: Agent, target: Target) -> None:
+    assert await store.forgetting.run(await store.forgetting.begin(agent.id, target), FORGET_RULES)
+    assert await store.forgetting.sweep()
+
+
+async def test_messages_passages_and_facts_are_embedded_and_found(store: SqliteStore, alice: Teller) -> None:
+    await talk(alice, "tea", "rain")
+    agent = alice.agent
+    await store.passages.insert(agent.id, "A saved note.", at=5.0)
+    while await store.recall.index(agent.id, messages_of):
+        pass
+    assert store.vectors.behind(MODEL, 10) == [agent.id]
+    texts = ["What of tea?", "This of tea.", "What of rain?", "This of rain.", "A saved note."]
+    assert await embed(store, agent) == texts
+    assert not store.vectors.lacks(agent.id, MODEL)
+    assert store.vectors.behind(MODEL, 10) == []
+    for text in texts:
+        assert await search(store, agent, text) == [text]
+    assert await search(store, agent, "This of rain.", "another/model") == []
+    await talk(alice, "snow", key="c2")
+    assert await embed(store, agent) == ["What of snow?", "This of snow."]
+    assert await search(store, agent, "What of snow?") == ["What of snow?"]
+
+
+async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
+    store: SqliteStore, alice: Teller
+) -> None:
+    await talk(alice, *(f"n{i}" for i in range(70)))
+    agent = alice.agent
+    await embed(store, agent)
+    assert {model for model, _ in stored(store, agent)} == {MODEL}
+    assert store.vectors.lacks(agent.id, "b")
+    found = await read(store, agent, "b")
+    await store.writer.submit(store.vectors.adding(found, {m.seq: unit(m.text, 8) for m in found.messages}))
+    assert [model for model, _ in stored(store, agent)] == ["b", "b", MODEL]
+    assert await search(store, agent, "What of n3?") == []  # its vectors are no longer compared
+    await embed(store, agent, "b", lambda m: unit(m.text, 8))
+    assert [model for model, _ in stored(store, agent)] == ["b"] * 3
+    assert sum(len(seqs) for _, seqs in stored(store, agent)) == 140
+
+
+async def test_vectors_of_another_length_under_the_same_name_begin_anew(
+    store: SqliteStore, alice: Teller
+) -> None:
+    await talk(alice, "tea")
+    agent = alice.agent
+    await embed(store, agent, vector=lambda m: unit(m.text, 8))
+    await talk(alice, "rain", key="c2")
+    assert await embed(store, agent) == ["What of rain?", "This of rain.", *(
+        "What of tea?", "This of tea.", "What of rain?", "This of rain."
+    )]  # fmt: skip
+    assert await search(store, agent, "What of tea?") == ["What of tea?"]
+
+
+async def test_what_has_changed_since_it_was_read_is_read_again(store: SqliteStore, alice: Teller) -> None:
+    await talk(alice, "tea")
+    agent = alice.agent
+    found = await read(store, agent)
+    await store.writer.submit(store.vectors.beginning(agent.id, MODEL))
+    await store.writer.submit(store.vectors.adding(found, {1: unit("late")}))
+    assert stored(store, agent) == []
+    assert store.vectors.lacks(agent.id, MODEL)
+
+
+async def test_a_reply_that_came_back_cut_is_embedded_anew(store: SqliteStore, alice: Teller) -> None:
+    whole = assistant("It was on Tuesday, and then we went home by train and slept.")
+    await alice.say([user("When?")], whole, "c1")
+    await talk(alice, "tea", key="c2")
+    agent = alice.agent
+    await embed(store, agent)
+    cut = assistant("It was on Tuesday, and then")
+    await alice.say([user("When?"), cut, user("Stop.")], assistant("Fine."), "c1")
+    while await store.recall.index(agent.id, messages_of):
+        pass
+    assert await embed(store, agent) == ["When?", "It was on Tuesday, and then", "Stop.", "Fine."]
+
+
+async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqliteStore, alice: Teller) -> None:
+    await talk(alice, "tea")
+    agent = alice.agent
+    await embed(store, agent)
+    await store.writer.submit(
+        lambda c: c.execute("UPDATE vectors SET data = x'00', stamp = 99") and c.execute(
+            "UPDATE embedded SET stamp = 99"
+        )
+    )  # fmt: skip
+    assert await search(store, agent, "What of tea?") == []
+    await talk(alice, "rain", key="c2")
+    texts = await embed(store, agent)
+    assert texts[:2] == ["What of rain?", "This of rain."]
+    assert set(texts[2:]) == {"What of tea?", "This of tea."}
+    assert await search(store, agent, "What of tea?") == ["What of tea?"]
+
+
+# -- forgetting
+
+
+async def test_forgetting_takes_the_vectors_along(store: SqliteStore, alice: Teller, path: Path) -> None:
+    await talk(alice, "one", "two", "three")
+    await talk(alice, "four", key="c2")
+    agent = alice.agent
+    note = await store.passages.insert(agent.id, "A note on one.", at=5.0, sources=[alice.rows()[0].id])
+    while await store.recall.index(agent.id, messages_of):
+        pass
+    await embed(store, agent)
+    texts = [f"{what} of {n}{end}" for n in ("one", "two", "three", "four")
+             for what, end in (("What", "?"), ("This", "."))] + [note.text]  # fmt: skip
+    await store.writer.checkpoint()
+    assert on_disk(path, *texts) == texts
+    assert await search(store, agent, "What of one?") == ["What of one?"]
+    await forget(store, agent, Target(exchanges=[alice.rows()[0].id]))
+    assert on_disk(path, *texts) == texts[2:-1]
+    assert await search(store, agent, "What of one?") != ["What of one?"]
+    await forget(store, agent, Target(messages=[alice.rows()[1].seq]))
+    assert on_disk(path, *texts) == texts[3:-1]
+    await forget(store, agent, Target(conversation=store.forgetting.conversation(agent.id, "c1")))
+    assert on_disk(path, *texts) == texts[6:-1]
+    assert not store.vectors.lacks(agent.id, MODEL)
+    await forget(store, agent, Target(is_all=True))
+    assert on_disk(path, *texts) == []
+    rows = store.reader.run(
+        lambda c: c.execute(
+            "SELECT (SELECT count(*) FROM vectors), (SELECT count(*) FROM embedded)"
+        ).fetchone()
+    )
+    assert rows == (0, 0)
+
+
+async def test_of_many_memories_no_number_stays_behind(store: SqliteStore, path: Path) -> None:
+    """Rows of several memories share pages, and move when others come and go."""
+    people = [Teller(store, type(ALICE)("default", "default", f"user:u{i}"), Clock()) for i in range(12)]
+    gone: list[object] = []
+    kept: list[object] = []
+    for number, teller in enumerate(people):
+        for part in range(3):
+            marks = [f"p{number}-{part}-{i}" for i in range(8 + 5 * part)]
+            await talk(teller, *marks, key=f"c{part}")
+            await embed(store, teller.agent)
+            (gone if number % 2 or part == 1 else kept).extend(f"What of {mark}?" for mark in marks)
+    for number, teller in enumerate(people):
+        agent = teller.agent
+        target = Target(conversation=store.forgetting.conversation(agent.id, "c1"))
+        await forget(store, agent, Target(is_all=True) if number % 2 else target)
+    assert on_disk(path, *gone) == []
+    assert on_disk(path, *kept) == kept
+
+
+async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_back(
+    store: SqliteStore, alice: Teller, path: Path
+) -> None:
+    await talk(alice, "one", "two")
+    agent = alice.agent
+    await read(store, agent)  # it has begun
+    await store.jobs.enqueue("embed", agent.id, "embed")
+    job = await store.jobs.claim(["embed"], lease_s=60.0, tries=8)
+    assert job is not None
+    found = await read(store, agent)
+    added = {m.seq: of_text(m) for m in found.messages}
+    await forget(store, agent, Target(exchanges=[alice.rows()[0].id]))
+    with pytest.raises(Stale):
+        await store.jobs.finish(job, store.vectors.adding(found, added))
+    await store.writer.checkpoint()
+    assert on_disk(path, "What of one?", "This of one.") == []
+    assert await embed(store, agent) == ["What of two?", "This of two."]
+
+
+async def test_what_was_forgotten_is_not_embedded_later(
+    store: SqliteStore, alice: Teller, path: Path
+) -> None:
+    await talk(alice, "one", "two")
+    agent = alice.agent
+    await forget(store, agent, Target(messages=[alice.rows()[0].seq]))
+    assert await embed(store, agent) == ["This of one.", "What of two?", "This of two."]
+
+
+async def test_the_numbers_remembered_between_queries_are_those_on_disk(
+    store: SqliteStore, alice: Teller
+) -> None:
+    agents: Sequence[str] = ("one", "two")
+    await talk(alice, *agents)
+    agent = alice.agent
+    await embed(store, agent)
+    assert await search(store, agent, "What of one?") == ["What of one?"]
+    id = await store.forgetting.begin(agent.id, Target(exchanges=[alice.rows()[0].id]))
+    assert await store.forgetting.run(id, FORGET_RULES)  # nothing is swept yet
+    near: list[str] = []
+    for text in ("What of one?", "What of two?"):
+        near += await search(store, agent, text)
+    assert "What of one?" not in near
+    assert near[-1] == "What of two?"
