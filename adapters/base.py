@@ -6,12 +6,12 @@ body was not read to its end closes the upstream's connection, which is how a ca
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from adapters.types import Capabilities, Event, ModelRequest
+from adapters.types import Capabilities, Embedded, Event, ModelRequest
 
-__all__ = ["ModelReply", "Provider"]
+__all__ = ["Embedder", "ModelReply", "Provider"]
 
 
 class ModelReply(Protocol):
@@ -50,5 +50,21 @@ class Provider(Protocol):
 
     async def send(self, request: ModelRequest) -> ModelReply:
         """Raises: ProviderUnreachable, ProviderTimeout. An HTTP error is a reply, not an exception."""
+
+    async def aclose(self) -> None: ...
+
+
+class Embedder(Protocol):
+    """Texts to vectors.
+
+    name: what its vectors are kept under; two with the same name make the same. is_local: it computes in this process,
+    in about a millisecond, and costs nothing.
+    """
+
+    name: str
+    is_local: bool
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """texts: none of them empty, at most some hundreds. Raises: ProviderError; nothing is to be made of garbage."""
 
     async def aclose(self) -> None: ...

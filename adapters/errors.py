@@ -67,6 +67,11 @@ class ProviderTooLarge(ProviderError):
 
 
 class ProviderRefused(ProviderError):
-    def __init__(self, message: str, *, status: int, provider: str | None = None) -> None:
+    """retry_after_s: when to come back, where it said so."""
+
+    def __init__(
+        self, message: str, *, status: int, provider: str | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message, provider=provider)
         self.status = status
+        self.retry_after_s = retry_after_s

@@ -6,10 +6,10 @@ one translates both ways in its own module. Only what is acted on is typed; ever
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Capabilities", "Event", "Header", "ModelRequest", "announces_events"]
+__all__ = ["Capabilities", "Embedded", "Event", "Header", "ModelRequest", "announces_events"]
 
 Header = tuple[str, str]
 
@@ -64,6 +64,17 @@ class ModelRequest:
     method: str = "POST"
     upload: AsyncIterator[bytes] | None = None
     upload_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What an embedder made of some texts.
+
+    vectors: one each, float32, little endian, of one dimension and of length 1 (or all zeros). tokens: what it billed.
+    """
+
+    vectors: Sequence[bytes]
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -18,9 +19,10 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from adapters.base import Provider
+from adapters.base import Embedder, Provider
 from adapters.registry import ROWS, make_provider
 from adapters.transport import Timeouts
+from gateway.errors import SettingsError
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.background import Background, background_route
@@ -28,13 +30,17 @@ from gateway.run.carry import carry_operations
 from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
 from gateway.run.compact import COMPACT, Compactor, compact_operation
+from gateway.run.embed import KIND as EMBED
+from gateway.run.embed import LOCAL, Embedding, embedder_route
 from gateway.run.forget import Retention, forget_operations
 from gateway.run.forward import Forwarding
 from gateway.run.guard import Guard
-from gateway.run.jobs import Handler, Worker
+from gateway.run.jobs import Handler, JobContext, Worker
 from gateway.run.learn import KIND as LEARN
 from gateway.run.learn import Learning
 from gateway.run.operate import Operation, job_operations, key_operations, telling
+from gateway.run.recollect import EmbedQuery
+from gateway.run.route import Route as ModelRoute
 from gateway.run.show import show_operation
 from gateway.run.tally import Tally
 from gateway.run.upkeep import Upkeep
@@ -47,6 +53,7 @@ from gateway.web.health import Readiness, health_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from storage.base import Store
+from storage.records import Vector
 from storage.sqlite.keys import was_keyed
 from storage.terms import preload
 
@@ -59,7 +66,7 @@ _log = logging.getLogger("mnemogate")
 class Gateway:
     """The ASGI application. `readiness`, `metrics` and `guard` are there for the server and for tests.
 
-    handlers: what durable jobs do, by kind; filled before the start. background: None where no model is named for it.
+    handlers: what durable jobs do, by kind; filled before the start. background, embedder: None where none is named.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class Gateway:
         admin_token: str | None,
         access: AccessLog,
         background: Provider | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -99,7 +107,7 @@ class Gateway:
             self.readiness.checks["store"] = lambda: store.health.status
             self.metrics.watch_writer(lambda: store.health.waiting, lambda: store.health.waiting_bytes)
             if admin_token is not None:
-                routes += admin_routes(make_operations(settings, store), admin_token)
+                routes += admin_routes(make_operations(settings, store, self._embed_query), admin_token)
         self._router = Router(routes, redirect_slashes=False)
         self._edge = Edge(
             self._dispatch,
@@ -138,17 +146,35 @@ class Gateway:
                     timeout_s=memory.background_timeout_s,
                     count=tally.call,
                 )
+        self.embedding: Embedding | None = None
+        said: list[Callable[[int, int], None]] = []
+        if store is not None and embedder is not None and self.chat.recollector is not None:
+            self.embedding = Embedding(store, embedder, settings.memory, clock, count=tally.call)
+            self.handlers[EMBED] = self.embedding.handle
+            self.chat.recollector.embed_query = self.embedding.embed_query
+            said.append(self.embedding.said)
         self.learning: Learning | None = None
         recollector = self.chat.recollector
         if settings.memory.learn_every and store and self.background and recollector is not None:
             self.learning = Learning(store, self.background, settings.memory, clock)
-            self.handlers[LEARN] = self.learning.handle
-            recollector.said = self.learning.said
+            self.handlers[LEARN] = self._learn
+            said.append(self.learning.said)
+        if said and recollector is not None:
+            recollector.said = said[0] if len(said) == 1 else partial(_tell, said)
         if store is not None and self.background is not None and self.chat.recollector is not None:
             compactor = Compactor(store, self.background, clock, self.chat.pending)
             self.handlers[COMPACT] = compactor.run
             self.chat.recollector.overfull = compactor.want
         self._background: list[asyncio.Task[None]] = []
+
+    async def _learn(self, job: JobContext) -> None:
+        assert self.learning is not None
+        await self.learning.handle(job)
+        if self.embedding is not None:
+            self.embedding.grown(job.agent)  # facts lie in the same order as messages
+
+    async def _embed_query(self, query: str, wait_ms: float) -> Vector | None:
+        return None if self.embedding is None else await self.embedding.embed_query(query, wait_ms)
 
     @property
     def idle(self) -> asyncio.Event:
@@ -188,6 +214,8 @@ class Gateway:
             self._background.append(asyncio.create_task(asyncio.to_thread(preload)))
         if self.learning is not None:
             self._background.append(asyncio.create_task(self.learning.run()))
+        if self.embedding is not None:
+            self._background.append(asyncio.create_task(self.embedding.run()))
         if self.retention is not None:
             self._background.append(asyncio.create_task(self.retention.run()))
         if self.worker is not None:
@@ -212,6 +240,8 @@ class Gateway:
             await provider.aclose()
         if self.background is not None:
             await self.background.aclose()
+        if self.embedding is not None:
+            await self.embedding.embedder.aclose()
         self.access.flush()
 
 
@@ -224,11 +254,13 @@ def create_app(
     admin_token: str | None = None,
     access: AccessLog | None = None,
     background: Provider | None = None,
+    embedder: Embedder | None = None,
 ) -> Gateway:
     """providers: by the names of settings.upstreams; made from the settings if left out.
 
     background: whom jobs ask, made likewise; never one of `providers`, whose connections are for live turns.
-    Raises: SettingsError: nobody answers to memory.background_model.
+    embedder: who makes vectors, made likewise where the settings name one.
+    Raises: SettingsError: nobody answers to memory.background_model or memory.embedder.
     """
     return Gateway(
         settings,
@@ -238,15 +270,19 @@ def create_app(
         admin_token,
         access or AccessLog(enabled=settings.server.access_log),
         make_background(settings) if background is None else background,
+        make_embedder(settings) if embedder is None else embedder,
     )
 
 
-def make_operations(settings: Settings, store: Store) -> dict[str, Operation]:
+def make_operations(
+    settings: Settings, store: Store, embed_query: EmbedQuery | None = None
+) -> dict[str, Operation]:
     """What the command line can ask for, here or through the process that serves."""
     profiles = [each.name for each in settings.profiles]
-    show = show_operation(store, settings.memory.recall_tokens or 1000, time.time, profiles)
+    show = show_operation(store, settings.memory.recall_tokens or 1000, time.time, profiles, embed_query)
+    then = () if settings.memory.embedder is None else (EMBED,)
     found = {**key_operations(store.keys), **job_operations(store.jobs), "memory-show": show}
-    found.update({**forget_operations(store, time.time), **carry_operations(store)})
+    found.update({**forget_operations(store, time.time), **carry_operations(store, then)})
     found["compact"] = compact_operation(store, has_model=settings.memory.background_model is not None)
     return {name: telling(operation) for name, operation in found.items()}
 
@@ -264,11 +300,35 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
 def make_background(settings: Settings) -> Provider | None:
     """A provider for calls of our own, with connections of its own. Raises: SettingsError."""
     route = background_route(settings)
+    return None if route is None else _own_provider(settings, route)
+
+
+def make_embedder(settings: Settings) -> Embedder | None:
+    """None: vectors are not wanted. Raises: SettingsError."""
+    if settings.memory.embedder == LOCAL:
+        from adapters.local_embeddings import LocalEmbedder, Missing  # not loaded where nobody asks for it
+
+        try:
+            return LocalEmbedder()
+        except Missing as error:
+            raise SettingsError(f"memory.embedder: {LOCAL!r} cannot be used: {error}") from error
+    route = embedder_route(settings)
     if route is None:
         return None
+    from adapters.embeddings import ApiEmbedder
+
+    return ApiEmbedder(_own_provider(settings, route), route.model)
+
+
+def _own_provider(settings: Settings, route: ModelRoute) -> Provider:
     upstream = next(each for each in settings.upstreams if each.name == route.upstream)
     key = upstream.api_keys[0] if upstream.api_keys else upstream.api_key
     return _make_provider(upstream, upstream.name, key)
+
+
+def _tell(listeners: Sequence[Callable[[int, int], None]], agent: int, messages: int) -> None:
+    for said in listeners:
+        said(agent, messages)
 
 
 def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Provider:

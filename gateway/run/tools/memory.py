@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -13,12 +13,13 @@ from gateway.core import edits, recall, tools
 from gateway.core.tell import messages_of
 from storage.base import Store
 from storage.errors import StoreError
-from storage.records import Agent, Block, BlockOp, Look
+from storage.records import Agent, Block, BlockOp, Look, Vector
 
 __all__ = ["MemoryTools"]
 
 _log = logging.getLogger("mnemogate")
 SEARCH_RESULTS = 5  # of a search that does not say how many it wants
+SEARCH_MS = 1000.0
 DEFAULT_TOKENS = 1000  # of a search's result, where automatic recall is switched off
 
 
@@ -37,6 +38,7 @@ class MemoryTools:
         blocks: Sequence[Block],
         recall_tokens: int,
         now: Callable[[], float],
+        embed_query: Callable[[str, float], Awaitable[Vector | None]] | None = None,
     ) -> None:
         self._store = store
         self._agent = agent
@@ -44,6 +46,7 @@ class MemoryTools:
         self._path = path
         self._recall_tokens = recall_tokens
         self._now = now
+        self._embed_query = embed_query
         self.blocks = edits.view(blocks, look.ops, path)
         self.ops: list[BlockOp] = []
 
@@ -76,14 +79,17 @@ class MemoryTools:
         if not scope.is_person or not self._agent.id:
             return "Nothing was found."
         is_archive = tool == "archival_memory_search"
+        query = str(arguments.get("query", ""))
+        vector = None if self._embed_query is None else await self._embed_query(query, SEARCH_MS)
         try:
             found = await self._store.recall.search(
                 self._agent,
-                str(arguments.get("query", "")),
+                query,
                 messages_of,
                 size=self._look.next_seq,
                 indexed=self._look.indexed_seq,
-                deadline_ms=1000.0,
+                deadline_ms=SEARCH_MS,
+                vector=vector,
             )
         except StoreError as error:
             _log.warning("search failed: %s", error.message)

@@ -1,0 +1,98 @@
+"""An embedder behind OpenAI's `/embeddings`, which many others serve too.
+
+It goes through a provider, for address, key and timeouts, and believes nothing of what comes back: a vector that is
+missing, not finite or of another length than its neighbours would be found out only by wrong answers much later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from adapters.base import Provider
+from adapters.errors import ProviderBroke, ProviderRefused
+from adapters.types import Embedded, ModelRequest
+
+__all__ = ["ApiEmbedder"]
+
+_MAX_REPLY_BYTES = 64 * 1024 * 1024
+_LONG_BYTES = (
+    64 * 1024
+)  # reading more takes longer than a hop to a thread: 64 vectors of 1,536 numbers are 2 MB, 15 ms
+_BYTES_PER_TOKEN = 4  # a guess, where it does not say what it used
+
+
+class ApiEmbedder:
+    """model: as that provider calls it. The provider is this one's own, and closed with it."""
+
+    is_local = False
+
+    def __init__(self, provider: Provider, model: str) -> None:
+        self.name = f"{provider.name}/{model}"
+        self._provider = provider
+        self._model = model
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """Raises: ProviderError; ProviderRefused for an error status, ProviderBroke for what is no answer."""
+        body = orjson.dumps({"model": self._model, "input": list(texts)})
+        reply = await self._provider.send(ModelRequest(body, path="/embeddings"))
+        try:
+            answer = await reply.read(_MAX_REPLY_BYTES)
+        finally:
+            await reply.aclose()
+        if reply.status != 200:
+            raise ProviderRefused(
+                f"{self.name} answered {reply.status}",
+                status=reply.status,
+                provider=self._provider.name,
+                retry_after_s=_seconds(dict(reply.headers).get("retry-after", "")),
+            )
+        try:
+            if len(answer) > _LONG_BYTES:
+                return await asyncio.to_thread(_read, answer, len(texts), len(body))
+            return _read(answer, len(texts), len(body))
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            # Its words are not quoted: they may be those it was asked about.
+            raise ProviderBroke(
+                f"{self.name} answered with something that is not a vector for each text",
+                provider=self._provider.name,
+            ) from error
+
+    async def aclose(self) -> None:
+        await self._provider.aclose()
+
+
+def _read(answer: bytes, count: int, asked_bytes: int) -> Embedded:
+    """Raises: ValueError and its like, for what is no answer."""
+    import numpy as np
+
+    body = orjson.loads(answer)
+    rows: list[Any] = [None] * count
+    data = body["data"]
+    if len(data) != count:
+        raise ValueError(f"{len(data)} vectors for {count} texts")
+    for place, each in enumerate(data):
+        index = each.get("index", place)
+        if rows[index] is not None or index < 0:
+            raise ValueError("one text has two vectors")
+        rows[index] = each["embedding"]
+    numbers = np.array(rows, np.float64)  # raises where the rows differ in length
+    if numbers.ndim != 2 or not numbers.shape[1] or not np.isfinite(numbers).all():
+        raise ValueError("not numbers")
+    with np.errstate(over="ignore"):
+        length = np.linalg.norm(numbers, axis=1, keepdims=True)
+    if not np.isfinite(length).all():
+        raise ValueError("numbers without measure")
+    unit = (numbers / np.where(length > 0, length, 1.0)).astype("<f4")
+    usage = body.get("usage")
+    tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
+    if not isinstance(tokens, int) or tokens <= 0:
+        tokens = asked_bytes // _BYTES_PER_TOKEN
+    return Embedded([row.tobytes() for row in unit], tokens)
+
+
+def _seconds(value: str) -> float | None:
+    return float(value) if value.replace(".", "", 1).isdecimal() else None

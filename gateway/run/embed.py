@@ -1,0 +1,292 @@
+"""Vectors of what was said: when a memory is due for it, the job that makes them, and the vector of a question.
+
+Nothing of the first two is in the way of a turn: a finished one leaves a number in memory, and a task of its own
+enqueues the job, when enough was said or nobody says any more. What a process that died did not enqueue, and what a
+change of the embedder asks for, is found at the start. A job embeds one batch, commits it with how far it has come, and
+asks for the next; one that fails is tried again later, as all jobs are. Until there are vectors, words find it.
+
+A question is the one thing that somebody waits for. The wait is bounded, and after one that was in vain nobody waits
+for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from adapters.base import Embedder
+from adapters.errors import ProviderError, ProviderRefused
+from adapters.types import Embedded
+from gateway.core.tell import messages_of
+from gateway.errors import SettingsError, UnknownModel
+from gateway.run.jobs import JobContext, JobFailed, Postponed
+from gateway.run.rounds import Rounds
+from gateway.run.route import Route, resolve_route
+from gateway.settings import MemorySettings, Settings
+from storage.base import Store
+from storage.errors import Stale
+from storage.records import Unembedded, Vector
+
+__all__ = ["KIND", "LOCAL", "Embedding", "embedder_route"]
+
+_log = logging.getLogger("mnemogate")
+
+KIND = "embed"
+LOCAL = "local"
+EVERY = 16  # messages, as for the search index: the newest are found by their words
+TEXT_CHARS = (
+    800  # of a long message its beginning; the best or the mean of several parts found less (measured)
+)
+BATCH = 64  # texts in one call; OpenAI takes 2,048
+LOCAL_WAIT_MS = 20.0  # chosen: a table answers in less than one, unless the machine has no time at all
+REST_S = 30.0  # after a wait in vain
+LOCAL_REST_S = 1.0  # of one in this process: then the machine was busy
+_REFUSALS = 3  # of single texts in a row, after which it is not the texts
+_BUSY_S = 30.0  # how long to leave one alone that is busy and does not say how long
+_DAY_S = 86_400
+_LEAST_S = 1.0
+_AT_START = 10_000  # memories that are looked after when the process begins
+
+
+def embedder_route(settings: Settings) -> Route | None:
+    """Who answers to memory.embedder; None: nobody is named, or it is local. Raises: SettingsError."""
+    model = settings.memory.embedder
+    if model is None or model == LOCAL:
+        return None
+    try:
+        route = resolve_route(settings, model)
+    except UnknownModel as error:
+        raise SettingsError(
+            f"memory.embedder: {error.message} Or {LOCAL!r}, for the one in this process."
+        ) from error
+    upstream = next(each for each in settings.upstreams if each.name == route.upstream)
+    if upstream.kind in ("anthropic", "scripted"):
+        raise SettingsError(f"memory.embedder: {upstream.name!r} ({upstream.kind}) has no embeddings")
+    return route
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """messages: since the last job was enqueued."""
+
+    at: float
+    messages: int = 0
+
+
+class Embedding:
+    """now: seconds since the epoch. tick: of a clock that does not jump.
+
+    count: told of each call's outcome and tokens.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        embedder: Embedder,
+        settings: MemorySettings,
+        now: Callable[[], float],
+        *,
+        tick: Callable[[], float] = time.monotonic,
+        count: Callable[[str, int], None] = lambda outcome, tokens: None,
+    ) -> None:
+        self.embedder = embedder
+        self._store = store
+        self._idle_s = settings.idle_s
+        self._wait_ms = LOCAL_WAIT_MS if embedder.is_local else float(settings.embedder_wait_ms)
+        self._timeout_s = settings.background_timeout_s
+        self._daily_tokens = 0 if embedder.is_local else settings.background_daily_tokens
+        self._room = asyncio.Semaphore(settings.background_concurrency)
+        self._now = now
+        self._tick = tick
+        self._count = count
+        self._rests_until = 0.0
+        self._waiting: dict[int, _Waiting] = {}  # whoever spoke last stands last
+        self._full: set[int] = set()
+        self._rounds = Rounds("embedding", self._start, self.step)
+
+    # -- when
+
+    def said(self, agent: int, messages: int) -> None:
+        """A turn of a person's memory is on disk."""
+        waiting = self._waiting.pop(agent, None) or _Waiting(0.0)
+        self._waiting[agent] = waiting
+        waiting.at = self._now()
+        waiting.messages += messages
+        if waiting.messages >= EVERY:
+            self._full.add(agent)
+        if self._full or self._rounds.is_open_ended:
+            self._rounds.wake()
+
+    def grown(self, agent: int) -> None:
+        """There is more in a memory, and nobody said it."""
+        self._full.add(agent)
+        self._rounds.wake()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        if self.embedder.is_local:
+            await self._warm()
+        await self._rounds.run()
+
+    async def _warm(self) -> None:
+        """The first question shall not wait for the files to be opened."""
+        try:
+            await self.embedder.embed(["."])
+        except Exception as error:
+            _log.error("the embedder %s does not work: %s", self.embedder.name, error)
+
+    def _start(self) -> None:
+        for agent in self._store.vectors.behind(self.embedder.name, _AT_START):
+            self._full.add(agent)
+
+    async def step(self) -> float | None:
+        """Enqueues what is due. Returns the seconds until there will be more; None: not before something is said."""
+        now = self._now()
+        while self._full:
+            agent = next(iter(self._full))
+            await self._enqueue(agent)
+            self._full.discard(agent)
+            if agent in self._waiting:
+                self._waiting[agent].messages = 0
+        while self._waiting:
+            agent, waiting = next(iter(self._waiting.items()))
+            if abs(now - waiting.at) < self._idle_s:  # on either side: the clock may have been put back
+                return max(_LEAST_S, waiting.at + self._idle_s - self._now())
+            if waiting.messages:
+                await self._enqueue(agent)
+            if self._waiting.get(agent) is waiting and abs(now - waiting.at) >= self._idle_s:
+                del self._waiting[agent]
+        return None
+
+    async def _enqueue(self, agent: int) -> None:
+        with suppress(Stale):  # the memory is gone
+            await self._store.jobs.enqueue(KIND, agent, KIND)
+
+    # -- the job
+
+    async def handle(self, job: JobContext) -> None:
+        """Embeds the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
+        vectors, name = self._store.vectors, self.embedder.name
+        while await self._store.recall.index(job.agent, messages_of):
+            pass
+        found = await vectors.unembedded(job.agent, name, messages_of)
+        if found is not None and found.is_new:
+            await job.commit(vectors.beginning(job.agent, name))
+            found = await vectors.unembedded(job.agent, name, messages_of)
+        if found is None or found.is_new or not found.agent.scope.is_person:
+            return
+        added = await self._embed_messages(found)
+        await job.finish(vectors.adding(found, added))
+        if vectors.lacks(job.agent, name):
+            await self._enqueue(job.agent)
+
+    async def _embed_messages(self, found: Unembedded) -> dict[int, bytes]:
+        """By number; without those that the embedder takes from nobody."""
+        added: dict[int, bytes] = {}
+        for start in range(0, len(found.messages), BATCH):
+            batch = found.messages[start : start + BATCH]
+            texts = [_beginning(m.text) for m in batch]
+            made = await self._embed_texts(found.agent.scope.project, texts)
+            added.update({m.seq: data for m, data in zip(batch, made, strict=True) if data is not None})
+        if len({len(data) for data in added.values()}) > 1:
+            raise JobFailed("the embedder gave vectors of different lengths")
+        return added
+
+    async def _embed_texts(self, project: str, texts: Sequence[str]) -> list[bytes | None]:
+        try:
+            return list(await self._call(project, texts))
+        except _Refused as refusal:
+            if len(texts) == 1:
+                raise
+            first = refusal
+        # One text that it does not take (too long in its own counting, filtered) must not keep the others out.
+        made: list[bytes | None] = []
+        for text in texts:
+            try:
+                made += await self._call(project, [text])
+            except _Refused:
+                made.append(None)
+                if len(made) >= _REFUSALS and not any(made):
+                    raise first from None
+        return made
+
+    async def _call(self, project: str, texts: Sequence[str]) -> Sequence[bytes]:
+        """Raises: _Refused, for these texts; JobFailed, Postponed."""
+        async with self._room:
+            await self._check_budget(project)
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    made = await self.embedder.embed(texts)
+            except TimeoutError:
+                self._count("failed", 0)
+                raise JobFailed(f"the embedder gave no answer in {self._timeout_s:g} s") from None
+            except ProviderRefused as error:
+                self._count("failed", 0)
+                if error.status == 429:
+                    wait = min(error.retry_after_s or _BUSY_S, _DAY_S)
+                    raise Postponed("the embedder is busy (429)", wait) from error
+                failure = _Refused if error.status in (400, 413, 422) else JobFailed
+                raise failure(f"the embedder answered {error.status}") from error
+            except ProviderError as error:
+                self._count("failed", 0)
+                raise JobFailed(f"the embedder failed: {type(error).__name__}") from error
+            await self._spend(project, made)
+            return made.vectors
+
+    async def _check_budget(self, project: str) -> None:
+        if not self._daily_tokens:
+            return
+        spent = await self._store.spending.spent(project, self._today())
+        if spent >= self._daily_tokens:
+            self._count("refused", 0)
+            raise Postponed(
+                f"project {project!r} has used {spent} of its {self._daily_tokens} background tokens of today",
+                _DAY_S - self._now() % _DAY_S,
+            )
+
+    async def _spend(self, project: str, made: Embedded) -> None:
+        self._count("ok", made.tokens)
+        if made.tokens:
+            await self._store.spending.spend(project, self._today(), made.tokens)
+
+    def _today(self) -> int:
+        return int(self._now() // _DAY_S)
+
+    # -- a question
+
+    async def embed_query(self, query: str, wait_ms: float) -> Vector | None:
+        """The question's vector; None: not in time, and nobody has to wait for the next ones either for a while.
+
+        wait_ms: what there is; the embedder's own bound may be shorter.
+        """
+        wait_ms = min(wait_ms, self._wait_ms)
+        if not query.strip() or wait_ms <= 0 or self._tick() < self._rests_until:
+            return None
+        try:
+            async with asyncio.timeout(wait_ms / 1000):
+                made = await self.embedder.embed([query])
+            return Vector(self.embedder.name, made.vectors[0])
+        except TimeoutError:
+            why = f"no answer in {wait_ms:g} ms"
+        except Exception as error:  # whatever it is: a question is answered without vectors
+            why = error.message if isinstance(error, ProviderError) else type(error).__name__
+        rest_s = LOCAL_REST_S if self.embedder.is_local else REST_S
+        self._rests_until = self._tick() + rest_s
+        _log.warning("memory is searched by words alone for %g s: the embedder: %s", rest_s, why)
+        return None
+
+
+class _Refused(JobFailed):
+    """It does not take these texts."""
+
+
+def _beginning(text: str) -> str:
+    text = " ".join(text[: 4 * TEXT_CHARS].split())
+    if len(text) <= TEXT_CHARS:
+        return text
+    space = text.rfind(" ", TEXT_CHARS // 2, TEXT_CHARS)
+    return text[: space if space > 0 else TEXT_CHARS]
