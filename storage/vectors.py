@@ -13,7 +13,7 @@ A blob (little endian; `n` vectors of `d` numbers and of length 1, by slot):
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Chunk", "compare", "forget", "merge", "open_chunk"]
+__all__ = ["Chunk", "compare", "forget", "join", "merge", "open_chunk"]
 
 _MAGIC = b"mv"
 _VERSION = 1
@@ -33,15 +33,26 @@ _NUMBER_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A blob taken apart, its numbers where they lie. seqs: [n]; numbers: [n, d]."""
+    """A blob taken apart, its numbers where they lie; or several one after the other. seqs: [n]; numbers: [n, d]."""
 
     seqs: NDArray[np.int64]
     numbers: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.seqs)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.numbers.shape[1])
 
     @property
     def size(self) -> int:
         """In bytes, about."""
         return int(self.numbers.nbytes + self.seqs.nbytes)
+
+    def part(self, start: int, end: int) -> Chunk:
+        """These rows of it, where they lie."""
+        return Chunk(self.seqs[start:end], self.numbers[start:end])
 
 
 def open_chunk(blob: bytes) -> Chunk:
@@ -51,6 +62,15 @@ def open_chunk(blob: bytes) -> Chunk:
     chunk, dimension, slots, start = _open(blob)
     numbers = np.frombuffer(blob, "<f4", len(slots) * dimension, start).reshape(len(slots), dimension)
     return Chunk(np.frombuffer(slots, np.uint8).astype(np.int64) + chunk * CHUNK, numbers)
+
+
+def join(chunks: Sequence[Chunk]) -> Chunk:
+    """All in one piece, which is compared twice as fast. chunks: of one dimension, one at least."""
+    import numpy as np
+
+    return Chunk(
+        np.concatenate([chunk.seqs for chunk in chunks]), np.concatenate([chunk.numbers for chunk in chunks])
+    )
 
 
 def merge(blob: bytes | None, vectors: Mapping[int, bytes]) -> bytes:
@@ -78,22 +98,23 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
     return _pack(chunk, dimension * _NUMBER_BYTES, left) if left else b""
 
 
-def compare(chunks: Iterable[Chunk], query: bytes) -> Near | None:
+def compare(chunk: Chunk, query: bytes) -> Near | None:
     """How far each message stands out; None where there is nothing to compare with.
 
-    query: a vector as the blobs hold them. Chunks of another dimension are skipped.
+    query: a vector as the blobs hold them.
     """
     import numpy as np
 
     asked = np.frombuffer(query, "<f4")
-    fit = [chunk for chunk in chunks if chunk.numbers.shape[1] == len(asked)]
-    if not fit:
+    if not len(chunk) or chunk.dimension != len(asked):
         return None
-    similarity = np.concatenate([chunk.numbers @ asked for chunk in fit]).astype(np.float64)
+    # Not `@`: the library behind it wakes a thread for each core, which on a busy machine takes ten times as long
+    # (measured with 10,000 vectors: 8 ms of processor time against 0.4).
+    similarity = np.einsum("ij,j->i", chunk.numbers, asked).astype(np.float64)
     # What a similarity means differs from model to model, what is unusual among this agent's messages does not.
     spread = float(similarity.std())
     outstanding = (similarity - similarity.mean()) / spread if spread > 1e-6 else similarity * 0.0
-    return Near(np.concatenate([chunk.seqs for chunk in fit]), outstanding)
+    return Near(chunk.seqs, outstanding)
 
 
 def _open(blob: bytes) -> tuple[int, int, bytes, int]:

@@ -27,7 +27,7 @@ __all__ = ["Recall", "is_shared", "load_kept"]
 # From about this many messages on, ranking takes longer than a hop to the reader's thread (measured: 0.1 ms for 100
 # messages, 1.6 ms for 10,000).
 _LONG = 20_000
-_LONG_WITH_VECTORS = 2_000  # where they have to be read first, these take 2 ms
+_LONG_UNREAD = 2_000  # where vectors have to be read first: of so many that takes 2 ms
 _TAIL = 64  # exchanges not indexed yet that a query reads at most
 _ROWS = 48  # placeholders of the statement that fetches hits
 _BATCH = 64  # exchanges indexed in one write
@@ -70,7 +70,8 @@ class Recall:
                 connection, agent, query, messages_of, indexed, skip, min(limit, _ROWS), only_strong, near
             )
 
-        if size > (_LONG if vector is None else _LONG_WITH_VECTORS):
+        is_unread = vector is not None and self._cache.get(agent.id, vector.model) is None
+        if size > (_LONG_UNREAD if is_unread else _LONG):
             return await self._long_reader.run(read, deadline_ms=deadline_ms)
         with self._reader.deadline(deadline_ms):
             return self._reader.run(read)

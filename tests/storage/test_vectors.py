@@ -82,7 +82,7 @@ def test_the_nearest_message_stands_out_most() -> None:
         vectors.open_chunk(vectors.merge(None, {seq: unit(seq) for seq in range(first, first + 40)}))
         for first in (0, 64)
     ]
-    near = vectors.compare(chunks, unit(71))
+    near = vectors.compare(vectors.join(chunks), unit(71))
     assert near is not None
     assert near.seqs[near.outstanding.argmax()] == 71
     assert near.outstanding.max() > 2.5
@@ -90,14 +90,14 @@ def test_the_nearest_message_stands_out_most() -> None:
 
 
 def test_chunks_of_another_length_are_not_compared() -> None:
-    chunks = [vectors.open_chunk(vectors.merge(None, {1: unit(1, 8)}))]
-    assert vectors.compare(chunks, unit(1)) is None
-    assert vectors.compare([], unit(1)) is None
+    chunk = vectors.open_chunk(vectors.merge(None, {1: unit(1, 8)}))
+    assert vectors.compare(chunk, unit(1)) is None
+    assert vectors.compare(chunk.part(0, 0), unit(1, 8)) is None
 
 
 def test_messages_that_are_all_alike_do_not_stand_out() -> None:
     chunk = vectors.open_chunk(vectors.merge(None, {seq: unit(1) for seq in range(5)}))
-    near = vectors.compare([chunk], unit(1))
+    near = vectors.compare(chunk, unit(1))
     assert near is not None
     assert near.outstanding.tolist() == [0.0] * 5
 
