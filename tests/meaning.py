@@ -8,23 +8,25 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
+from functools import cache
 
 __all__ = ["DIMENSION", "unit_bytes", "vector_of"]
 
-DIMENSION = 48
+DIMENSION = 400  # enough for two words that are not the same to be hardly alike
 _SAME = {"reptile": "tortoise", "pet": "tortoise", "nourishment": "dandelions", "meal": "dandelions"}
+
+
+@cache
+def _of_word(word: str) -> tuple[float, ...]:
+    meant = _SAME.get(word.rstrip("s"), word)
+    digest = hashlib.shake_128(meant.encode()).digest(2 * DIMENSION)
+    return tuple((digest[2 * i] * 256 + digest[2 * i + 1]) / 32768 - 1 for i in range(DIMENSION))
 
 
 def vector_of(text: str) -> list[float]:
     """Not of length 1, and all zeros where there is no word."""
-    vector = [0.0] * DIMENSION
-    for word in re.findall(r"\w+", text.lower()):
-        base = word.rstrip("s")
-        meant = _SAME.get(base, word)
-        digest = hashlib.blake2b(meant.encode(), digest_size=2 * DIMENSION).digest()
-        for i in range(DIMENSION):
-            vector[i] += (digest[2 * i] * 256 + digest[2 * i + 1]) / 32768 - 1
-    return vector
+    words = [_of_word(word) for word in re.findall(r"\w+", text.lower())]
+    return [sum(numbers) for numbers in zip(*words, strict=True)] if words else [0.0] * DIMENSION
 
 
 def unit_bytes(text: str) -> bytes:
