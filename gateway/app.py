@@ -146,6 +146,7 @@ class Gateway:
                     timeout_s=memory.background_timeout_s,
                     count=tally.call,
                 )
+        self._embedder = embedder
         self.embedding: Embedding | None = None
         said: list[Callable[[int, int], None]] = []
         if store is not None and embedder is not None and self.chat.recollector is not None:
@@ -173,8 +174,8 @@ class Gateway:
         if self.embedding is not None:
             self.embedding.grown(job.agent)  # facts lie in the same order as messages
 
-    async def _embed_query(self, query: str, wait_ms: float) -> Vector | None:
-        return None if self.embedding is None else await self.embedding.embed_query(query, wait_ms)
+    async def _embed_query(self, agent: int, query: str, wait_ms: float) -> Vector | None:
+        return None if self.embedding is None else await self.embedding.embed_query(agent, query, wait_ms)
 
     @property
     def idle(self) -> asyncio.Event:
@@ -240,8 +241,8 @@ class Gateway:
             await provider.aclose()
         if self.background is not None:
             await self.background.aclose()
-        if self.embedding is not None:
-            await self.embedding.embedder.aclose()
+        if self._embedder is not None:
+            await self._embedder.aclose()
         self.access.flush()
 
 

@@ -350,6 +350,9 @@ class Vectors(Protocol):
         """added: float32 of one length, by number. Nothing where something has changed since `found` was read; all
         begins anew where the vectors of this model have another length than before."""
 
+    def has(self, agent: int, model: str) -> bool:
+        """Whether anything of it was embedded."""
+
     def lacks(self, agent: int, model: str) -> bool:
         """Whether something that is indexed was not embedded."""
 

@@ -72,7 +72,8 @@ _LEAST_RELATIVE = 0.2
 # counts without a word of the query, evidence found differs by 0.3 points. Of small talk nine in ten stay below 6 with
 # their nearest message, of questions a quarter are above.
 _NEAR_ENOUGH = 1.5
-_NEAR_ALONE = 6.0  # for a query that shares hardly a word with anything
+_NEAR_ALONE = 6.0  # of the nearest, for a query that shares hardly a word with anything
+_NEAR_CLEARLY = 3.0  # of the others then
 _DOCUMENT_TERMS = 4_000  # distinct terms kept of one document; a page of prose has about 250
 _DOCUMENT_CHARS = 200_000
 
@@ -710,7 +711,8 @@ def _fuse(found: _Found, skip: range, limit: int, only_strong: bool, near: Near 
         if outstanding is not None:
             outstanding[unwanted] = 0.0
     best, nearest = float(score.max()), 0.0 if outstanding is None else float(outstanding.max())
-    if only_strong and (not best > 0 or share.max() < _LEAST_BEST_SHARE) and nearest < _NEAR_ALONE:
+    is_alone = only_strong and (not best > 0 or share.max() < _LEAST_BEST_SHARE)  # words tell nothing
+    if is_alone and nearest < _NEAR_ALONE:
         return []
     if not best > 0 and not nearest > 0:
         return []
@@ -718,7 +720,7 @@ def _fuse(found: _Found, skip: range, limit: int, only_strong: bool, near: Near 
     weak = share < _LEAST_SHARE
     if outstanding is not None:
         fused += _relative(outstanding, found.layout.user)
-        weak &= outstanding < _NEAR_ENOUGH
+        weak = outstanding < _NEAR_CLEARLY if is_alone else weak & (outstanding < _NEAR_ENOUGH)
     if only_strong:
         fused[weak | (fused < _LEAST_RELATIVE * fused.max())] = 0.0
     rows = _best(fused, limit)

@@ -258,8 +258,9 @@ class Embedding:
 
     # -- a question
 
-    async def embed_query(self, query: str, wait_ms: float) -> Vector | None:
-        """The question's vector; None: not in time, and nobody has to wait for the next ones either for a while.
+    async def embed_query(self, agent: int, query: str, wait_ms: float) -> Vector | None:
+        """The question's vector; None: there is nothing to compare it with, or it was not had in time. Then nobody has
+        to wait for the next ones either, for a while.
 
         wait_ms: what there is; the embedder's own bound may be shorter.
         """
@@ -267,6 +268,8 @@ class Embedding:
         if not query.strip() or wait_ms <= 0 or self._tick() < self._rests_until:
             return None
         try:
+            if not self._store.vectors.has(agent, self.embedder.name):
+                return None
             async with asyncio.timeout(wait_ms / 1000):
                 made = await self.embedder.embed([query])
             return Vector(self.embedder.name, made.vectors[0])

@@ -81,9 +81,8 @@ class Asked:
 
 
 WantsSummary = Callable[[Committed, Overfull], None]
-EmbedQuery = Callable[
-    [str, float], Awaitable[Vector | None]
-]  # (text, milliseconds that there are) -> its vector
+# (agent, text, milliseconds that there are) -> the text's vector, or None
+EmbedQuery = Callable[[int, str, float], Awaitable[Vector | None]]
 
 
 class Recollector:
@@ -441,7 +440,7 @@ class Recollection:
             )
             vector, left_ms = None, float(deadline)
             if self.by.embed_query is not None:
-                vector = await self.by.embed_query(query, left_ms)
+                vector = await self.by.embed_query(self.agent.id, query, left_ms)
                 left_ms = max(1.0, left_ms - (time.perf_counter() - begun) * 1000)
             try:
                 found = await self.by.store.recall.search(

@@ -39,7 +39,7 @@ def show_operation(
     recall_tokens: int,
     now: Callable[[], float],
     profiles: Sequence[str] = (),
-    embed_query: Callable[[str, float], Awaitable[Vector | None]] | None = None,
+    embed_query: Callable[[int, str, float], Awaitable[Vector | None]] | None = None,
 ) -> Operation:
     """project, profile; user or else conversation; query: what to recall for; why: where each memory comes from.
 
@@ -63,7 +63,7 @@ def show_operation(
         note = None
         if isinstance(query, str) and query:
             question = recall.make_query(query)
-            vector = None if embed_query is None else await embed_query(question, SEARCH_MS)
+            vector = None if embed_query is None else await embed_query(agent.id, question, SEARCH_MS)
             found = await store.recall.search(
                 agent,
                 question,

@@ -47,6 +47,11 @@ class Vectors:
         begins anew where the vectors of this model have another length than before."""
         return lambda connection: _add(connection, found, added)
 
+    def has(self, agent: int, model: str) -> bool:
+        """Whether anything of it was embedded."""
+        row = self._reader.run(lambda c: c.execute(VECTORS["state"], (agent,)).fetchone())
+        return row is not None and row[0] == model and row[1] > 0
+
     def lacks(self, agent: int, model: str) -> bool:
         """Whether something that is indexed was not embedded."""
         row = self._reader.run(lambda c: c.execute(VECTORS["lacks"], (model, agent)).fetchone())

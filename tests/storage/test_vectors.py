@@ -137,7 +137,7 @@ def test_vectors_bring_what_shares_no_word_behind_or_before_what_does() -> None:
 
 def test_without_a_common_word_only_what_stands_far_out_is_told() -> None:
     assert ranked("What do reptiles like?", {1: 4.0}, only_strong=True) == []
-    assert ranked("What do reptiles like?", {1: 6.5}, only_strong=True) == [1]
+    assert ranked("What do reptiles like?", {1: 6.5, 3: 2.5}, only_strong=True) == [1]
     assert ranked("What do reptiles like?", {1: 4.0}) == [1]  # a search was asked for
     assert ranked("What do reptiles like?", {1: -1.0}) == []
 
@@ -356,7 +356,7 @@ async def test_forgetting_takes_the_vectors_along(store: SqliteStore, alice: Tel
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_rows_that_come_grow_and_go_leave_no_copies(store: SqliteStore, path: Path, seed: int) -> None:
-    """Rows of several memories share pages and are moved as others come and go. (Without padding each of these fails.)"""
+    """Rows of several memories share pages and move as others come and go. (Without padding each of these fails.)"""
     rng = random.Random(seed)
     kept: dict[tuple[int, int], dict[int, object]] = {}
     gone: set[object] = set()

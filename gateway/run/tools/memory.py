@@ -38,7 +38,7 @@ class MemoryTools:
         blocks: Sequence[Block],
         recall_tokens: int,
         now: Callable[[], float],
-        embed_query: Callable[[str, float], Awaitable[Vector | None]] | None = None,
+        embed_query: Callable[[int, str, float], Awaitable[Vector | None]] | None = None,
     ) -> None:
         self._store = store
         self._agent = agent
@@ -80,7 +80,9 @@ class MemoryTools:
             return "Nothing was found."
         is_archive = tool == "archival_memory_search"
         query = str(arguments.get("query", ""))
-        vector = None if self._embed_query is None else await self._embed_query(query, SEARCH_MS)
+        vector = (
+            None if self._embed_query is None else await self._embed_query(self._agent.id, query, SEARCH_MS)
+        )
         try:
             found = await self._store.recall.search(
                 self._agent,
