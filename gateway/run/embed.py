@@ -43,13 +43,14 @@ TEXT_CHARS = (
 )
 BATCH = 64  # texts in one call; OpenAI takes 2,048
 LOCAL_WAIT_MS = 20.0  # chosen: a table answers in less than one, unless the machine has no time at all
-REST_S = 30.0  # after a wait in vain
+REST_S = 30.0  # after a wait in vain, or a failure
 LOCAL_REST_S = 1.0  # of one in this process: then the machine was busy
 _REFUSALS = 3  # of single texts in a row, after which it is not the texts
 _BUSY_S = 30.0  # how long to leave one alone that is busy and does not say how long
 _DAY_S = 86_400
 _LEAST_S = 1.0
 _AT_START = 10_000  # memories that are looked after when the process begins
+_AT_ONCE = 64  # of them in a second, so that other work takes its turn among theirs
 
 
 def embedder_route(settings: Settings) -> Route | None:
@@ -103,7 +104,8 @@ class Embedding:
         self._now = now
         self._tick = tick
         self._count = count
-        self._rests_until = 0.0
+        self._rests_until = 0.0  # for questions
+        self._down_until = 0.0  # for jobs
         self._waiting: dict[int, _Waiting] = {}  # whoever spoke last stands last
         self._full: set[int] = set()
         self._rounds = Rounds("embedding", self._start, self.step)
@@ -145,8 +147,11 @@ class Embedding:
 
     async def step(self) -> float | None:
         """Enqueues what is due. Returns the seconds until there will be more; None: not before something is said."""
-        now = self._now()
+        now, left = self._now(), _AT_ONCE
         while self._full:
+            if not left:
+                return _LEAST_S
+            left -= 1
             agent = next(iter(self._full))
             await self._enqueue(agent)
             self._full.discard(agent)
@@ -171,6 +176,11 @@ class Embedding:
     async def handle(self, job: JobContext) -> None:
         """Embeds the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
         vectors, name = self._store.vectors, self.embedder.name
+        rest_s = self._down_until - self._tick()
+        if (
+            rest_s > 0
+        ):  # else the jobs of many memories would fail one after the other, and hold up other work
+            raise Postponed("the embedder has just failed", rest_s)
         while await self._store.recall.index(job.agent, messages_of):
             pass
         found = await vectors.unembedded(job.agent, name, messages_of)
@@ -179,7 +189,14 @@ class Embedding:
             found = await vectors.unembedded(job.agent, name, messages_of)
         if found is None or found.is_new or not found.agent.scope.is_person:
             return
-        added = await self._embed_messages(found)
+        try:
+            added = await self._embed_messages(found)
+        except _Refused:
+            raise
+        except JobFailed as error:
+            if not isinstance(error, Postponed):
+                self._down_until = self._tick() + REST_S
+            raise
         await job.finish(vectors.adding(found, added))
         if vectors.lacks(job.agent, name):
             await self._enqueue(job.agent)

@@ -48,6 +48,7 @@ class Remembering:
         """Lets time go by, and whatever is due then come to its end (or to its first failure)."""
         self.world.settle()
         self.world.clock.sleep(seconds)
+        self.tick += seconds
 
         async def step() -> None:
             await self.embedding.step()
@@ -280,6 +281,22 @@ def test_one_that_stays_down_leaves_a_dead_letter_and_the_next_turn_tries_again(
     made.world.chat(user="alice").say("And then?")
     made.rest()
     assert made.vectors() == 1
+
+
+def test_after_a_failure_the_jobs_of_other_memories_wait_without_failing(made: Remembering) -> None:
+    made.embedder.queue(fail(500))
+    made.world.chat(user="alice").say(TORTOISE)
+    made.rest(ends=False)
+    made.until(lambda counts: counts[JobState.RETRYING] == 1 and not counts[JobState.RUNNING])
+    for user in ("bob", "carol"):
+        made.world.chat(user=user).say(TORTOISE)
+    made.tick -= IDLE_S  # the clock of the machine, by which it rests, stands still meanwhile
+    made.rest(IDLE_S, ends=False)
+    made.until(lambda counts: counts[JobState.RETRYING] == 3 and not counts[JobState.RUNNING])
+    assert made.world.query("SELECT tries FROM jobs ORDER BY id") == [1, 0, 0]
+    assert len(made.asked) == 1
+    made.rest(3600)
+    assert made.vectors() == 3
 
 
 def test_one_that_is_busy_is_left_alone_for_as_long_as_it_says(made: Remembering) -> None:
