@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -164,7 +165,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
         (tmp_path / "tokenizers").mkdir()
         (tmp_path / "tokenizers" / "__init__.py").write_text(_TOKENIZERS)
         for name in ("wordllama", "tokenizers"):
-            monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+            monkeypatch.setitem(
+                sys.modules, name, sys
+            )  # so that it is taken out again, even if it was not there
+            monkeypatch.delitem(sys.modules, name)
         monkeypatch.syspath_prepend(tmp_path)
         return package
 
