@@ -626,11 +626,14 @@ class Learned:
 class Vector:
     """Of one text. model: who made it; vectors of different models say nothing about one another.
 
-    data: float32, little endian, of length 1.
+    data: float32, little endian, of length 1. usual, spread: how alike the text is to texts that have nothing to do
+    with it, as a mean and a standard deviation; a spread of 0: that is not known.
     """
 
     model: str
     data: bytes
+    usual: float = 0.0
+    spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

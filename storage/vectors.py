@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from storage.records import Vector
 from storage.terms import CHUNK, CorruptIndex, Near, chunk_of
 
 if TYPE_CHECKING:
@@ -98,14 +99,11 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
     return _pack(chunk, dimension * _NUMBER_BYTES, left) if left else b""
 
 
-def compare(chunk: Chunk, query: bytes) -> Near | None:
-    """How far each message stands out; None where there is nothing to compare with.
-
-    query: a vector as the blobs hold them.
-    """
+def compare(chunk: Chunk, query: Vector) -> Near | None:
+    """How far each message stands out; None where there is nothing to compare with."""
     import numpy as np
 
-    asked = np.frombuffer(query, "<f4")
+    asked = np.frombuffer(query.data, "<f4")
     if not len(chunk) or chunk.dimension != len(asked):
         return None
     # Not `@`: the library behind it wakes a thread for each core, which on a busy machine takes ten times as long
@@ -114,7 +112,11 @@ def compare(chunk: Chunk, query: bytes) -> Near | None:
     # What a similarity means differs from model to model, what is unusual among this agent's messages does not.
     spread = float(similarity.std())
     outstanding = (similarity - similarity.mean()) / spread if spread > 1e-6 else similarity * 0.0
-    return Near(chunk.seqs, outstanding)
+    beyond = similarity * 0.0
+    if query.spread > 0:
+        # A memory in another language than those texts, or of one matter, is as a whole more like its questions.
+        beyond = (similarity - max(query.usual, float(similarity.mean()))) / query.spread
+    return Near(chunk.seqs, outstanding, beyond)
 
 
 def _open(blob: bytes) -> tuple[int, int, bytes, int]:

@@ -22,6 +22,7 @@ from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused
 from adapters.types import Embedded
 from gateway.core.tell import messages_of
+from gateway.core.usual import USUAL
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.jobs import JobContext, JobFailed, Postponed
 from gateway.run.rounds import Rounds
@@ -104,6 +105,7 @@ class Embedding:
         self._now = now
         self._tick = tick
         self._count = count
+        self._usual: Sequence[bytes] | None = None  # vectors of texts that nobody said
         self._rests_until = 0.0  # for questions
         self._down_until = 0.0  # for jobs
         self._waiting: dict[int, _Waiting] = {}  # whoever spoke last stands last
@@ -130,16 +132,17 @@ class Embedding:
 
     async def run(self) -> None:
         """Until cancelled."""
-        if self.embedder.is_local:
-            await self._warm()
+        await self._warm()
         await self._rounds.run()
 
     async def _warm(self) -> None:
-        """The first question shall not wait for the files to be opened."""
+        """What is usual; and the first question shall not wait for files to be opened, or connections."""
         try:
-            await self.embedder.embed(["."])
-        except Exception as error:
-            _log.error("the embedder %s does not work: %s", self.embedder.name, error)
+            async with asyncio.timeout(self._timeout_s):
+                self._usual = (await self.embedder.embed(USUAL)).vectors
+        except Exception as error:  # jobs will try again
+            why = error.message if isinstance(error, ProviderError) else repr(error)
+            _log.warning("the embedder %s does not answer: %s", self.embedder.name, why)
 
     def _start(self) -> None:
         for agent in self._store.vectors.behind(self.embedder.name, _AT_START):
@@ -190,6 +193,8 @@ class Embedding:
         if found is None or found.is_new or not found.agent.scope.is_person:
             return
         try:
+            if self._usual is None:
+                self._usual = await self._call(found.agent.scope.project, USUAL)
             added = await self._embed_messages(found)
         except _Refused:
             raise
@@ -289,7 +294,8 @@ class Embedding:
                 return None
             async with asyncio.timeout(wait_ms / 1000):
                 made = await self.embedder.embed([query])
-            return Vector(self.embedder.name, made.vectors[0])
+            data = made.vectors[0]
+            return Vector(self.embedder.name, data, *self._compare_usual(data))
         except TimeoutError:
             why = f"no answer in {wait_ms:g} ms"
         except Exception as error:  # whatever it is: a question is answered without vectors
@@ -298,6 +304,17 @@ class Embedding:
         self._rests_until = self._tick() + rest_s
         _log.warning("memory is searched by words alone for %g s: the embedder: %s", rest_s, why)
         return None
+
+    def _compare_usual(self, data: bytes) -> tuple[float, float]:
+        """Mean and standard deviation of how alike it is to texts that nobody said; a deviation of 0: not known."""
+        if self._usual is None or len(self._usual[0]) != len(data):
+            self._usual = None  # of another length than before: the next job sees to it
+            return 0.0, 0.0
+        import numpy as np  # it is there: memory has been searched
+
+        usual = np.frombuffer(b"".join(self._usual), "<f4").reshape(len(self._usual), -1)
+        alike = np.einsum("ij,j->i", usual, np.frombuffer(data, "<f4"))
+        return float(alike.mean()), float(alike.std())
 
 
 class _Refused(JobFailed):

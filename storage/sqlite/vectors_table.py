@@ -83,7 +83,7 @@ def find_near(connection: sqlite3.Connection, cache: VectorCache, agent: int, as
         if kept is None:
             return None
         cache.keep(agent, asked.model, kept)
-    return vectors.compare(kept.all, asked.data)
+    return vectors.compare(kept.all, asked)
 
 
 def _load(

@@ -84,24 +84,31 @@ def test_the_nearest_message_stands_out_most() -> None:
         vectors.open_chunk(vectors.merge(None, {seq: unit(seq) for seq in range(first, first + 40)}))
         for first in (0, 64)
     ]
-    near = vectors.compare(vectors.join(chunks), unit(71))
+    near = vectors.compare(vectors.join(chunks), Vector(MODEL, unit(71), 0.1, 0.2))
     assert near is not None
     assert near.seqs[near.outstanding.argmax()] == 71
     assert near.outstanding.max() > 2.5
     assert abs(float(near.outstanding.mean())) < 1e-6
+    assert near.beyond.max() == pytest.approx((1.0 - 0.1) / 0.2, rel=0.1)
+    less_usual = vectors.compare(vectors.join(chunks), Vector(MODEL, unit(71), -0.9, 0.2))
+    assert less_usual is not None
+    assert less_usual.beyond.mean() == pytest.approx(
+        0.0, abs=1e-6
+    )  # what these messages have in common is no news
 
 
 def test_chunks_of_another_length_are_not_compared() -> None:
     chunk = vectors.open_chunk(vectors.merge(None, {1: unit(1, 8)}))
-    assert vectors.compare(chunk, unit(1)) is None
-    assert vectors.compare(chunk.part(0, 0), unit(1, 8)) is None
+    assert vectors.compare(chunk, Vector(MODEL, unit(1))) is None
+    assert vectors.compare(chunk.part(0, 0), Vector(MODEL, unit(1, 8))) is None
 
 
 def test_messages_that_are_all_alike_do_not_stand_out() -> None:
     chunk = vectors.open_chunk(vectors.merge(None, {seq: unit(1) for seq in range(5)}))
-    near = vectors.compare(chunk, unit(1))
+    near = vectors.compare(chunk, Vector(MODEL, unit(1)))
     assert near is not None
     assert near.outstanding.tolist() == [0.0] * 5
+    assert near.beyond.tolist() == [0.0] * 5
 
 
 # -- the ranking
@@ -122,7 +129,7 @@ def ranked(query: str, near: Mapping[int, float] | None, **options: Any) -> list
     if near is not None:
         seqs = [*near, *(i for i in range(1, len(TEXTS) + 1) if i not in near)]
         values = [*near.values(), *([-0.1] * (len(seqs) - len(near)))]
-        found = terms.Near(np.array(seqs, np.int64), np.array(values))
+        found = terms.Near(np.array(seqs, np.int64), np.array(values), np.array(values))
     return [hit.seq for hit in terms.rank(blobs, query, SECRET, near=found, **options)]
 
 
