@@ -43,6 +43,10 @@ OLDEST_SQLITE = (3, 37, 0)
 # All statements of the store fit; the default of 128 would do today, and parsing one again costs 10-40 us.
 CACHED_STATEMENTS = 512
 
+# Pages that a reader keeps. The search index of 10,000 long messages is 5 MB; with SQLite's own 2 MB every search
+# fetches it from the file again (measured: 2.5 ms of processor time against 1.2).
+READ_CACHE_KIB = 8 * 1024
+
 # By SQLite's primary result code (sqlite.org/rescode.html).
 _ERRORS: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_FULL: Full,
@@ -123,6 +127,7 @@ def open_reader(target: Target, *, busy_timeout_ms: int) -> sqlite3.Connection:
     with translated(target.path), _closing_on_error(_connect(target)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms:d}")
         connection.execute("PRAGMA query_only = ON")
+        connection.execute(f"PRAGMA cache_size = -{READ_CACHE_KIB}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         _common(connection)
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # a damaged file is noticed here
