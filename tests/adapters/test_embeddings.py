@@ -208,11 +208,7 @@ async def test_a_package_that_is_laid_out_otherwise_is_refused(install: Callable
 
 
 async def test_what_the_extra_installs_knows_what_is_alike() -> None:
-    pytest.importorskip("tokenizers")
-    try:
-        embedder = LocalEmbedder()
-    except Missing as error:
-        pytest.skip(str(error))
+    embedder = LocalEmbedder()
     cat, kitten, tax = map(
         numbers, (await embedder.embed(["My cat is ill.", "The kitten is sick.", "Tax law in Peru"])).vectors
     )

@@ -159,7 +159,7 @@ async def test_what_is_no_chat_is_refused_as_the_real_api_does() -> None:
     for path, body, status in (("/chat/completions", b"{", 400), ("/audio/speech", b"{}", 404)):
         reply = await DemoProvider().send(ModelRequest(body, path=path))
         assert reply.status == status
-        assert ("POST /audio/speech" in orjson.loads(await reply.read(10_000))["error"]["message"]) is (
+        assert ("POST /v1/audio/speech" in orjson.loads(await reply.read(10_000))["error"]["message"]) is (
             status == 404
         )
     odd = await DemoProvider().send(request(body_of("hi", tools=5)))

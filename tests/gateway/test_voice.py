@@ -28,7 +28,7 @@ from tests.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
 
 # Of a stream that is let go the SDK leaves its own iterators to the garbage collector, which may come between.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <async_generator object AsyncResponseStream:pytest.PytestUnraisableExceptionWarning"
+    "ignore:Exception ignored in. <async_generator object:pytest.PytestUnraisableExceptionWarning"
 )
 
 Json = dict[str, Any]
