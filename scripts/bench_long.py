@@ -1,7 +1,7 @@
 """A conversation of 2,000 turns: does it stay inside its window, and what does a turn cost at the end of it?
 
-First a client that resends everything talks for 2,000 turns on an 8k window, with a tool result of 20 kB every hundred
-turns, to the tests' strict upstream, which refuses what the real API refuses. Printed: requests refused, the share of
+First a client that resends everything talks for 2,000 turns on an 8k window, with a tool result of 20 kB every
+hundred turns (`--every`), to the tests' strict upstream, which refuses what the real API refuses. Printed: requests refused, the share of
 the bytes of each prompt with which the next one begins, and how often the prefix broke.
 
 Then three clients, each with a conversation of its own and a mock upstream that answers at once: one resends
@@ -99,7 +99,7 @@ def gateway(upstream_port: int, folder: Path) -> Iterator[int]:
 # -- inside its window
 
 
-def run_to_the_end(turns: int, folder: Path) -> None:
+def run_to_the_end(turns: int, every: int, folder: Path) -> None:
     numbers = itertools.count(1)
 
     def answer(seen: Seen) -> Reply:
@@ -114,7 +114,7 @@ def run_to_the_end(turns: int, folder: Path) -> None:
         client = Client(port, "full")
         messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
         for n in range(turns):
-            asks = " What is the weather?" if n % 100 == 60 else ""
+            asks = " What is the weather?" if n % every == 60 % every else ""
             messages.append({"role": "user", "content": words(n) + asks})
             said, _ = client.post(messages, tools=[WEATHER])
             messages.append(said)
@@ -129,7 +129,9 @@ def run_to_the_end(turns: int, folder: Path) -> None:
     stable = [shared(one, two) for one, two in itertools.pairwise(talk)]
     breaks = sum(same < len(one) for same, one in zip(stable, talk, strict=False))
     sent = sum(map(len, talk[:-1]))
-    print(f"{turns:,} turns on a window of {CONTEXT:,} tokens: {len(talk):,} requests, {refused} refused")
+    results = sum(m["role"] == "tool" for m in messages)
+    told = f"{turns:,} turns on a window of {CONTEXT:,} tokens, {results} results of {len(RESULT):,} bytes"
+    print(f"{told}: {len(talk):,} requests, {refused} refused")
     print(
         f"prefix: {sum(stable) / sent:.2%} of the bytes stable, {breaks} breaks, {summaries} background calls"
     )
@@ -205,12 +207,13 @@ def compare(turns: int, folder: Path, log: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--every", type=int, default=100, help="turns from one tool result to the next")
     parser.add_argument("--only", choices=("window", "cost"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name:
         folder = Path(name)
         if options.only != "cost":
-            run_to_the_end(options.turns, folder / "window")
+            run_to_the_end(options.turns, options.every, folder / "window")
         if options.only != "window":
             log = folder / "mock-log"
             log.touch()
