@@ -1,8 +1,8 @@
 """A conversation of 2,000 turns: does it stay inside its window, and what does a turn cost at the end of it?
 
 First a client that resends everything talks for 2,000 turns on an 8k window, with a tool result of 20 kB every
-hundred turns (`--every`), to the tests' strict upstream, which refuses what the real API refuses. Printed: requests refused, the share of
-the bytes of each prompt with which the next one begins, and how often the prefix broke.
+hundred turns (`--every`), to the tests' strict upstream, which refuses what the real API refuses. Printed: requests
+refused, the share of the bytes of each prompt with which the next one begins, and how often the prefix broke.
 
 Then three clients, each with a conversation of its own and a mock upstream that answers at once: one resends
 everything, one its last 20 messages, one only the new message (append mode). Printed: what a turn took, p50 and p99
@@ -37,6 +37,7 @@ from tests.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say  #
 TURNS = 2_000
 CONTEXT = 8_192  # tokens
 RESULT = "The station reported sunshine and warm weather around the harbour, as it did before. " * 240
+PAUSE_S = 0.05  # after each turn, far less than a person takes; the background model works meanwhile
 TAIL = 20  # messages that the second client keeps
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 SETTINGS = """\
@@ -122,6 +123,7 @@ def run_to_the_end(turns: int, every: int, folder: Path) -> None:
                 messages.append({"role": "tool", "tool_call_id": call["id"], "content": RESULT})
                 said, _ = client.post(messages, tools=[WEATHER])
                 messages.append(said)
+            time.sleep(PAUSE_S)
         seen = list(upstream.chats)
     summaries = sum(s.json["model"] == "small" for s in seen)
     refused = sum(s.refusal is not None for s in seen)
