@@ -19,13 +19,13 @@ from typing import Any, Final
 import orjson
 from yarl import URL
 
-from adapters.base import ModelReply
+from adapters.base import ModelReply, read_whole
 from adapters.claude.errors import Untranslatable, error_body, translate_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import completion, next_index
 from adapters.claude.request import SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
-from adapters.errors import ProviderBroke, ProviderTooLarge
+from adapters.errors import ProviderBroke
 from adapters.openai import OpenAICompatible
 from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Capabilities, Event, Header, ModelRequest, announces_events
@@ -213,15 +213,7 @@ class _Streamed(_Reply):
         self._translator.finish()
 
     async def read(self, limit_bytes: int) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        async for chunk in self.chunks():
-            parts.append(chunk)
-            size += len(chunk)
-            if size > limit_bytes:
-                await self.aclose()
-                raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
-        return b"".join(parts)
+        return await read_whole(self, limit_bytes)
 
 
 class _Refused:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from adapters.errors import ProviderTooLarge
 from adapters.types import Capabilities, Embedded, Event, ModelRequest
 
-__all__ = ["Embedder", "ModelReply", "Provider"]
+__all__ = ["Embedder", "ModelReply", "Provider", "read_whole"]
 
 
 class ModelReply(Protocol):
@@ -37,6 +38,19 @@ class ModelReply(Protocol):
 
     async def aclose(self) -> None:
         """Idempotent; never raises."""
+
+
+async def read_whole(reply: ModelReply, limit_bytes: int) -> bytes:
+    """What its `chunks` make together, for a reply that is translated on the way. Raises: as `ModelReply.read`."""
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in reply.chunks():
+        parts.append(chunk)
+        size += len(chunk)
+        if size > limit_bytes:
+            await reply.aclose()
+            raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
+    return b"".join(parts)
 
 
 class Provider(Protocol):

@@ -17,9 +17,9 @@ from typing import Any
 
 import orjson
 
-from adapters.base import ModelReply
+from adapters.base import ModelReply, read_whole
 from adapters.demo import Said, ToolCall, answer
-from adapters.errors import ProviderError, ProviderTooLarge, UnfinishedEvent
+from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.sse import EventDecoder, read_end
 from adapters.types import Capabilities, Event, Header, ModelRequest
 
@@ -194,10 +194,7 @@ class ScriptedReply:
             yield events
 
     async def read(self, limit_bytes: int) -> bytes:
-        body = b"".join([piece async for piece in self.chunks()])
-        if len(body) > limit_bytes:
-            raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
-        return body
+        return await read_whole(self, limit_bytes)
 
     async def aclose(self) -> None:
         self.closed = True

@@ -10,8 +10,7 @@ from typing import Any
 
 import orjson
 
-from adapters.base import ModelReply
-from adapters.errors import ProviderTooLarge
+from adapters.base import ModelReply, read_whole
 from adapters.types import Event
 
 __all__ = ["NumberedReply", "Numbering"]
@@ -95,15 +94,7 @@ class NumberedReply:
             yield numbered
 
     async def read(self, limit_bytes: int) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        async for chunk in self.chunks():
-            parts.append(chunk)
-            size += len(chunk)
-            if size > limit_bytes:
-                await self.aclose()
-                raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
-        return b"".join(parts)
+        return await read_whole(self, limit_bytes)
 
     async def aclose(self) -> None:
         await self._reply.aclose()

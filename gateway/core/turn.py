@@ -490,9 +490,8 @@ class Turn:
             self._view.out.append(event.raw)
             return
         held = Held(event.raw, event.name, chunk, calls)
-        if self._in_tail or (
-            ours and held.is_usage
-        ):  # usage mostly ends a round, even without a finish_reason
+        # Usage mostly ends a round, even without a finish_reason.
+        if self._in_tail or (ours and held.is_usage):
             self._tail.append(held)
             return
         while self._tail:

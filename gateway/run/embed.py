@@ -180,9 +180,8 @@ class Embedding:
         """Embeds the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
         vectors, name = self._store.vectors, self.embedder.name
         rest_s = self._down_until - self._tick()
-        if (
-            rest_s > 0
-        ):  # else the jobs of many memories would fail one after the other, and hold up other work
+        if rest_s > 0:
+            # Else the jobs of many memories would fail one after the other, and hold up other work.
             raise Postponed("the embedder has just failed", rest_s)
         while await self._store.recall.index(job.agent, messages_of):
             pass

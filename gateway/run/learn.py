@@ -109,9 +109,8 @@ class Learning:
             if abs(now - waiting.at) < rest:  # on either side: the clock may have been put back
                 return max(_LEAST_S, waiting.at + rest - self._now())
             await self._enqueue(agent)
-            if (
-                self._waiting.get(agent) is waiting and abs(now - waiting.at) >= rest
-            ):  # nothing was said meanwhile
+            # Unless something was said meanwhile.
+            if self._waiting.get(agent) is waiting and abs(now - waiting.at) >= rest:
                 del self._waiting[agent]
         return None
 

@@ -165,25 +165,22 @@ class Recollector:
         plan = plan_plain(look, query)
         if plan is not None:
             return Recollection(self, asked, agent, look, query, plan, None)
-        tree = Tree()
-        if agent.id:
-            tree = self._tree(agent, full_probes(query, key, reach=REACH))
-        plan = history.begin(tree, query)
-        if tree.is_partial and not history.is_enough(tree, plan, _evicted(plan, asked)):
-            evicted = _evicted(plan, asked)
-            if evicted is not None:
-                tree = self._tree(agent, full_probes(query, key, low=max(0, evicted.depth - 1)))
-                plan = history.begin(tree, query)
-            if evicted is None or (
-                tree.is_partial and not history.is_enough(tree, plan, _evicted(plan, asked))
-            ):
-                tree = self._tree(agent, full_probes(query, key))
-                plan = history.begin(tree, query)
+        if not agent.id:
+            tree = Tree()
+            return Recollection(self, asked, agent, look, query, history.begin(tree, query), tree)
+        # The end of a conversation tells nearly always; else what goes back to where its window began; else all of it.
+        reach: int | None = REACH
+        low: int | None = None
+        while True:
+            pool = self.store.turns.pool(agent, full_probes(query, key, reach=reach, low=low))
+            tree = Tree(pool.exchanges, pool.fetch, pool.tombs)
+            plan = history.begin(tree, query)
+            evicted, is_all = _evicted(plan, asked), reach is None and low is None
+            if is_all or not tree.is_partial or history.is_enough(tree, plan, evicted):
+                break
+            low = max(0, evicted.depth - 1) if evicted is not None and reach is not None else None
+            reach = None
         return Recollection(self, asked, agent, look, query, plan, tree)
-
-    def _tree(self, agent: Agent, probes: Probes) -> Tree:
-        pool = self.store.turns.pool(agent, probes)
-        return Tree(pool.exchanges, pool.fetch, pool.tombs)
 
 
 def _evicted(plan: Plan, asked: Asked) -> Evicted | None:
@@ -215,14 +212,11 @@ class Recollection:
     in_use: int = 0  # the one that the conversation was last sent with
     overfull: Overfull | None = None  # as the request was sent, its window was filling up
     evicted: Evicted | None = None  # as the request was sent, this was left out
-    gone: tuple[Evicted | None, int] = (
-        None,
-        0,
-    )  # what earlier requests left out, and where the list begins behind it
+    # What earlier requests left out, and where the list begins behind it.
+    gone: tuple[Evicted | None, int] = (None, 0)
     notes: dict[int, str] = field(default_factory=dict)  # by index among the new messages
-    path: set[int] = field(
-        default_factory=set
-    )  # its exchanges, as far as they matter; empty where memory is off
+    # Its exchanges, as far as they matter; empty where memory is off.
+    path: set[int] = field(default_factory=set)
     tools: MemoryTools | None = None  # None where memory is off
     recalled_tokens: int = 0
     recall_ms: float = 0.0
@@ -276,10 +270,10 @@ class Recollection:
         elif gone is not None:
             self.plan.fill = [element for element in self.plan.fill if element.at[1] >= gone.offset]
         self.composition = self._compose(fresh)
-        self.gone = self._find_gone()
+        self.gone = self._find_gone(gone)
         context = self.asked.context_tokens
-        if context is not None and (
-            gone is not None or may_exceed(self.asked.request, self.additions, context * 3 // 4)
+        if gone is not None or (
+            context is not None and may_exceed(self.asked.request, self.additions, context * 3 // 4)
         ):
             self._find_cuts()
         cut = await self._assemble() if is_asked or self.cuts else None
@@ -314,7 +308,7 @@ class Recollection:
         if anchor is None or not self.agent.id or not self._is_summarised:
             return
         tree, plan, composition = self.tree, self.plan, self.composition
-        is_begun = _evicted(plan, self.asked) is not None
+        is_begun = self.gone[0] is not None
         try:
             stored = self.by.store.summaries.of(self.agent.id, anchor.conversation)
         except StoreError as error:
@@ -353,9 +347,8 @@ class Recollection:
             self._where,
         )
 
-    def _find_gone(self) -> tuple[Evicted | None, int]:
+    def _find_gone(self, found: Evicted | None) -> tuple[Evicted | None, int]:
         """What has left the window before, and the first message of the client's list that has not."""
-        found = _evicted(self.plan, self.asked)
         if found is None or self.composition.fill:
             return found, 0  # all of the client's list comes after it
         listing = self.query.listing
