@@ -2,8 +2,9 @@
 
 Rounds are interleaved and medians are taken, because a machine is never quiet: every round measures all targets in
 turn, and "added" is against the direct call of the same round. The memory-on figures come from growing
-conversations: each user talks, and the 4th to 6th turn is measured (8, 10 and 12 messages resent, with the replies
-as they came). Only 127.0.0.1 is ever called, a bounded number of times.
+conversations of users who are known: each has had a conversation of three turns before, so that every turn looks for
+what was said there, and of the next one the 4th to 6th turn is measured (8, 10 and 12 messages resent, with the
+replies as they came). Only 127.0.0.1 is ever called, a bounded number of times.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import uvloop
 
 HERE = Path(__file__).resolve().parent
 HEADERS_OFF = b"x-mnemogate-memory: off\r\n"
-WARM_TURNS, MEASURED_TURNS = 3, 3
+EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3
 TIMEOUT_S = 120.0  # of one measurement; a server that hangs ends the bench
 
 GOALS: dict[tuple[str, str], tuple[str, float]] = {
@@ -262,11 +263,14 @@ class Same:
 
 @dataclass(slots=True)
 class Talk:
-    """One user's conversation as its client holds it."""
+    """One user's conversation as its client holds it. turn: counted over all of the user's conversations."""
 
     user: str
     messages: list[bytes] = field(default_factory=lambda: [SYSTEM])
     turn: int = 0
+
+    def begin_anew(self) -> None:
+        self.messages = [SYSTEM]
 
     def request(self, stream: bool) -> bytes:
         self.messages.append(message("user", question(self.user, self.turn)))
@@ -442,8 +446,11 @@ async def measure(
         turns = min(MEASURED_TURNS, max(1, requests // workers))
         talks = [Talk(f"bench-{_talkers + n}") for n in range(max(workers, requests // turns))]
         _talkers += len(talks)
-        warm = await drive(target.port, Talks(talks, WARM_TURNS), min(16, workers))
-        target.errors += warm.errors
+        for before in (EARLIER_TURNS, WARM_TURNS):
+            for talk in talks:
+                talk.begin_anew()
+            warm = await drive(target.port, Talks(talks, before), min(16, workers))
+            target.errors += warm.errors
         spent = cpu_s(target.pid) if target.pid else 0.0
         result = await drive(target.port, Talks(talks, turns, stream=stream), workers, spread_s)
     if target.pid and result.total_ms:
