@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from storage.frozen import frozen
+
 __all__ = [
     "Agent",
     "Ancestor",
@@ -71,7 +73,7 @@ class Scope:
         return self.subject.startswith("user:")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Agent:
     """One memory. secret keys its hashes; epoch rises when something is forgotten."""
 
@@ -85,7 +87,7 @@ class Agent:
     created: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Conversation:
     """key: the client's own id, unique within the agent; None for one found from its messages."""
 
@@ -116,7 +118,7 @@ class Evicted(NamedTuple):
     context: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Exchange:
     """One turn's request and reply.
 
@@ -176,7 +178,7 @@ class Exchange:
     evicted: Evicted | None = None  # what this request left out in front of its path
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Block:
     """A labelled piece of memory that stands in the system prompt. limit: characters, enforced."""
 
@@ -189,7 +191,7 @@ class Block:
     version: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Revision:
     """One value a block had.
 
@@ -206,7 +208,7 @@ class Revision:
     value: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BlockOp:
     """One memory edit of a turn, as an operation (not a value): merged when the turn is confirmed.
 
@@ -224,7 +226,7 @@ class BlockOp:
     at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Snapshot:
     """The memory section of a system prompt as it was sent, and what the path knows since.
 
@@ -237,7 +239,7 @@ class Snapshot:
     known: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Summary:
     """What was said on the path up to an exchange, that one included, told in short. tokens: of the text.
 
@@ -252,7 +254,7 @@ class Summary:
     model: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Passage:
     """One archival memory. sources: exchanges it came from, where they were asked for."""
 
@@ -263,7 +265,7 @@ class Passage:
     sources: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Message:
     """One standing message, as recall and `memory show` read it.
 
@@ -283,7 +285,7 @@ class Message:
     origins: tuple[int, ...] = ()  # of a fact: the exchanges it was learned from
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fact:
     """Something that was learned. at: when; valid_from: when it was said.
 
@@ -303,7 +305,7 @@ class Fact:
     successor: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Key:
     """A gateway key. Only its SHA-256 is kept; `prefix` is what `keys list` shows."""
 
@@ -322,7 +324,7 @@ class JobState(StrEnum):
     DEAD = "dead"  # it failed for good; a finished one is not there any more
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Job:
     """Work beside the conversations that must not be lost.
 
@@ -347,7 +349,7 @@ class Job:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Step:
     """That a step of a job was performed. size: bytes of its result."""
 
@@ -386,7 +388,7 @@ class Look:
     ops: list[BlockOp] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Probes:
     """Under what the exchanges that may matter to a list are looked up.
 
@@ -407,7 +409,7 @@ class Probes:
     low: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pool:
     """Exchanges as loaded, without content.
 
@@ -421,7 +423,7 @@ class Pool:
     tombs: frozenset[bytes] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Change:
     """What a turn does to the tree.
 
@@ -438,7 +440,7 @@ class Change:
     merge: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Merge:
     """What pending operations come to.
 
@@ -451,7 +453,7 @@ class Merge:
     dropped: Sequence[BlockOp] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TurnWrite:
     """One turn to be written, in one transaction.
 
@@ -477,7 +479,7 @@ class TurnWrite:
     shared: Sequence[Block] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Committed:
     """agent: as it is stored. exchange, conversation: row ids. is_plain: nothing had to be resolved again."""
 
@@ -490,7 +492,7 @@ class Committed:
 # -- what passes between forgetting and the store
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Target:
     """What of one memory is to be forgotten.
 
@@ -505,7 +507,7 @@ class Target:
     is_all: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Extent:
     """What a target is, before it is forgotten. messages: how many will go; of a whole memory they are not counted.
 
@@ -517,7 +519,7 @@ class Extent:
     conversation: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Erased:
     """What is gone, as far as what may quote it can be told. days: since the epoch, UTC, on which it was said or saved.
 
@@ -528,7 +530,7 @@ class Erased:
     blocks: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Revised:
     """A later value of a block that was built on something that is gone.
 
@@ -542,7 +544,7 @@ class Revised:
     is_whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ForgetRules:
     """quotes: may this note or hidden round quote what is gone?
 
@@ -557,7 +559,7 @@ class ForgetRules:
 # -- what passes between export, import and the store
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Carried:
     """A record on its way: values without database ids, exchanges by their numbers. exchange: with its content."""
 
@@ -565,7 +567,7 @@ class Carried:
     exchange: Exchange | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ancestor:
     """An exchange on a path, as far as those after it need it."""
 
@@ -580,7 +582,7 @@ class Ancestor:
 # -- what passes between learning and the store
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unlearned:
     """What was confirmed and not yet learned from. agent: with its present numbers.
 
@@ -596,7 +598,7 @@ class Unlearned:
     is_waiting: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LearnedFact:
     """A fact to be kept. key: facts that have the same one say the same. replaces: ids of those it makes untrue."""
 
@@ -609,7 +611,7 @@ class LearnedFact:
     replaces: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Learned:
     """writes: (block, its new value, exchanges it came from); a block with id 0 is to be made. dropped: how many edits
     made no sense."""
@@ -622,7 +624,7 @@ class Learned:
 # -- vectors
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vector:
     """Of one text. model: who made it; vectors of different models say nothing about one another.
 
@@ -636,7 +638,7 @@ class Vector:
     spread: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unembedded:
     """The next of a memory to be embedded. agent: with its present numbers.
 

@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from gateway.core.canonical import Listing, WireMessage, is_cut_of, is_user, squash, text_of, words
 from gateway.core.tree import Element, Tree, end_offset, is_forgotten, is_tombstone
+from storage.frozen import frozen
 from storage.records import Atom, Evicted, Exchange, State
 
 __all__ = [
@@ -45,7 +46,7 @@ class Mode(StrEnum):
     READ = "read"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Query:
     """What a request says of its conversation. named: it gave an id of its own. now: seconds."""
 
@@ -60,7 +61,7 @@ class Query:
     model: str = ""  # upstream and model that will answer
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Form:
     """How the reply that was matched came back: the messages in front of it since the last match, and itself."""
 
@@ -68,7 +69,7 @@ class Form:
     reply: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Where the list goes on. first, last: messages that hold the anchor's reply, -1 where there is none."""
 
@@ -78,7 +79,7 @@ class Place:
     form: Form | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Amendment:
     """What an exchange becomes in the form in which it came back; indices of the list, end excluded."""
 

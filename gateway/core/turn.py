@@ -23,7 +23,7 @@ like (events or one body) follows the upstream, not the request.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum, StrEnum
 from typing import Any
 
@@ -46,6 +46,7 @@ from gateway.core.stream import (
 )
 from gateway.core.tools import read_arguments
 from gateway.errors import GatewayError, UpstreamBroke
+from storage.frozen import frozen
 
 __all__ = [
     "CallModel",
@@ -91,7 +92,7 @@ def estimate_tokens(text: str) -> int:
     return (len(text) + 3) // 4
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TurnSpec:
     """What the machine has to know about a request. Whether the reply is a stream it sees from what the upstream sends.
 
@@ -117,39 +118,39 @@ class TurnSpec:
 # Facts
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReplyStarted:
     status: int
     headers: tuple[Header, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Received:
     """Events of a streamed reply, all that one read brought."""
 
     events: list[Event]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReceivedWhole:
     """The whole body of a reply that is not a stream; its end as well."""
 
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReplyEnded:
     """A streamed reply's body has ended properly. After `[DONE]` it says nothing new and may be left out."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReplyFailed:
     """The upstream could not be reached, broke off or took too long."""
 
     error: GatewayError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ToolFinished:
     """content: the tool's result, or what went wrong, as the model shall read it."""
 
@@ -157,14 +158,14 @@ class ToolFinished:
     content: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Saved:
     """durable: committed; False: released without (too slow, or the store is down)."""
 
     durable: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClientGone:
     pass
 
@@ -175,25 +176,25 @@ Fact = ReplyStarted | Received | ReceivedWhole | ReplyEnded | ReplyFailed | Tool
 # Commands
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SendHead:
     status: int
     headers: tuple[Header, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SendBody:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refuse:
     """Answer with an error of ours; nothing has been sent."""
 
     error: GatewayError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallModel:
     """Call the model again.
 
@@ -206,7 +207,7 @@ class CallModel:
     tools_final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunTool:
     """tool: canonical name; name: as offered; arguments: a JSON object."""
 
@@ -216,17 +217,17 @@ class RunTool:
     arguments: Json
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CloseUpstream:
     """Close the reply that is being read, or give up the call that waits for one."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Save:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finish:
     pass
 
@@ -240,7 +241,7 @@ class End(StrEnum):
     FAILED = "failed"  # an error of the upstream's, whatever of the reply had been sent: as if never said
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """What became of a turn.
 
@@ -287,7 +288,7 @@ class _Form(Enum):
     BODY = "body"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Ledger:
     """The tokens of the rounds that are complete. usage: as the client would be told it now."""
 
