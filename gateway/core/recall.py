@@ -119,8 +119,8 @@ def choose(
         room // 2
     )  # below it turns are cut shorter: the first hits hold most answers, the rest are many
     window = frozenset(exclude_atoms)
-    known = _squash("\n".join(told))
-    seen = {_squash(query)}
+    known = "\n".join(told)
+    seen = {_quote(query).casefold()}
     keys = _keys(query)
     chosen: list[Recalled] = []
     for message in _with_facts_first(candidates):
@@ -128,13 +128,14 @@ def choose(
             break
         if not window.isdisjoint(message.atoms):
             continue
-        whole = _squash(message.text[:_SEARCHED_CHARS])
-        if not whole or whole in seen:
+        line = _quote(message.text[:_SEARCHED_CHARS])
+        whole = line.casefold()
+        if not line or whole in seen:
             continue
         seen.add(whole)
         limit = cut_chars if room > generous else cut_chars // 2
-        recalled = Recalled(message, _excerpt(_quote(message.text[:_SEARCHED_CHARS]), keys, limit))
-        if _squash(recalled.text.strip("… ")) in known:
+        recalled = Recalled(message, _excerpt(line, keys, limit))
+        if recalled.text.strip("… ") in known:
             continue
         cost = count_tokens(_line(recalled) + "\n")
         if cost <= room:
@@ -217,10 +218,6 @@ def _quote(text: str) -> str:
     """On one line, so that no text can pass for a line of the note; a tag of ours inside it becomes plain text."""
     line = " ".join(text.split())
     return _TAG.sub("‹", line) if "<" in line else line
-
-
-def _squash(text: str) -> str:
-    return "".join(text.split()).casefold()
 
 
 def _keys(query: str) -> list[str]:
