@@ -22,7 +22,7 @@ import struct
 import threading
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from hashlib import blake2b
@@ -30,6 +30,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import Stemmer  # type: ignore[import-not-found, unused-ignore]
+
+from storage.frozen import frozen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +123,7 @@ class Hit(NamedTuple):  # not a dataclass: fifty of those would take a third of 
     share: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Near:
     """Messages by how near their vectors are to the query's (storage/vectors.py).
 
@@ -278,7 +280,7 @@ def _date_words(at: float) -> str:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Counted:
     """A document's terms, counted. length: terms in all; head: those in its beginning."""
 
@@ -309,7 +311,7 @@ def _count(document: Document) -> _Counted:
 # --- blobs --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Blob:
     """A blob taken apart. documents: 64 rows of `_COLUMNS`; places, frequencies: beside the hashes."""
 
@@ -515,12 +517,12 @@ def rank(
 _Opened = tuple[int, int, bytes]  # chunk, number of entries, the blob
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Layout:
     """Every document as a row: 64 rows a chunk, in the order of the chunks. What is known before there is a query.
 
-    first_rows: of the opened blobs, by number. present, user, lengths, heads, earlier, later: by row; the last two are
-    rows of neighbours, -1: none.
+    first_rows: of the opened blobs, by number. present, user, lengths, heads, back: by row. earlier, later: rows of
+    neighbours, -1: none.
     """
 
     first_rows: NDArray[np.int64]
@@ -529,11 +531,12 @@ class _Layout:
     user: NDArray[np.bool_]
     lengths: NDArray[np.float64]
     heads: NDArray[np.float64]
+    back: NDArray[np.int64]
     earlier: NDArray[np.int64]
     later: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Found:
     """Every occurrence of a query term: row, term, frequency, in_head (one for each document and term)."""
 
@@ -549,42 +552,27 @@ _CACHED_BYTES = 128 * 1024  # a larger index takes longer to rank than to lay ou
 
 
 @lru_cache(maxsize=256)  # a person's index changes once in a dozen messages, and each of them is a query
-def _lay_out_again(opened: tuple[_Opened, ...]) -> _Layout:
-    return _lay_out(opened, ())
+def _lay_out_again(opened: tuple[_Opened, ...], more: tuple[int, ...]) -> _Layout:
+    return _lay_out(opened, more)
 
 
-def _lay_out(opened: Sequence[_Opened], tail: Sequence[Document]) -> _Layout:
+def _lay_out(opened: Sequence[_Opened], more: Collection[int]) -> _Layout:
+    """more: chunks that get rows as well."""
     import numpy as np
 
-    chunks = sorted({chunk for chunk, _, _ in opened}.union(chunk_of(document.seq) for document in tail))
+    chunks = sorted({chunk for chunk, _, _ in opened}.union(more))
     first_row = {chunk: place * CHUNK for place, chunk in enumerate(chunks)}
-    chunk_array = np.array(chunks, np.int64)
-    seqs = (chunk_array[:, None] * CHUNK + np.arange(CHUNK)).ravel()
+    seqs = (np.array(chunks, np.int64)[:, None] * CHUNK + np.arange(CHUNK)).ravel()
     table = np.zeros((len(chunks), CHUNK), _document_type())
     first_rows = np.array([first_row[chunk] for chunk, _, _ in opened], np.int64)
     if opened:
         joined = b"".join([blob[_HEADER.size : _PREFIX] for _, _, blob in opened])
         table[first_rows // CHUNK] = np.frombuffer(joined, _document_type()).reshape(-1, CHUNK)
     documents = table.ravel()
-    for document in tail:
-        documents[first_row[chunk_of(document.seq)] + document.seq % CHUNK] = _row(document, _count(document))
     flags = documents["flags"]
     present = (flags & _PRESENT) > 0
-
     back = documents["back"].astype(np.int64)
-    linked = np.flatnonzero((back > 0) & present)
-    target = seqs[linked] - back[linked]
-    if chunks[-1] - chunks[0] < len(chunks):
-        target_row = np.maximum(target - seqs[0], 0)
-    else:  # chunks are missing in between
-        place = np.minimum(chunk_array.searchsorted(target // CHUNK), len(chunks) - 1)
-        target_row = place * CHUNK + target % CHUNK
-    right = (seqs[target_row] == target) & present[target_row]
-    linked, target_row = linked[right], target_row[right]
-    earlier = np.full(len(seqs), -1, np.int64)
-    later = earlier.copy()
-    earlier[linked] = target_row
-    later[target_row] = linked
+    earlier, later = _neighbours(seqs, present, back)
     return _Layout(
         first_rows=first_rows,
         seqs=seqs,
@@ -592,22 +580,73 @@ def _lay_out(opened: Sequence[_Opened], tail: Sequence[Document]) -> _Layout:
         user=present & ((flags & _USER) > 0),
         lengths=documents["length"].astype(np.float64),
         heads=documents["head"].astype(np.float64),
+        back=back,
         earlier=earlier,
         later=later,
     )
+
+
+def _lay_over(layout: _Layout, rows: NDArray[np.int64], tail: Sequence[Document]) -> _Layout:
+    """With messages that no blob has yet in their rows."""
+    import numpy as np
+
+    lengths, back, flags, heads = np.array([_row(each, _count(each)) for each in tail], np.int64).T
+    present, new_back = layout.present.copy(), _put(layout.back, rows, back)
+    present[rows] = True
+    earlier, later = _neighbours(layout.seqs, present, new_back)
+    return replace(
+        layout,
+        present=present,
+        user=_put(layout.user, rows, (flags & _USER) > 0),
+        lengths=_put(layout.lengths, rows, lengths),
+        heads=_put(layout.heads, rows, heads),
+        back=new_back,
+        earlier=earlier,
+        later=later,
+    )
+
+
+def _put(column: NDArray[Any], rows: NDArray[np.int64], values: NDArray[Any]) -> NDArray[Any]:
+    changed = column.copy()
+    changed[rows] = values
+    return changed
+
+
+def _neighbours(
+    seqs: NDArray[np.int64], present: NDArray[np.bool_], back: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each row those of the message before it and of the one behind it; -1: none."""
+    import numpy as np
+
+    linked = ((back > 0) & present).nonzero()[0]
+    target = seqs[linked] - back[linked]
+    if seqs[-1] - seqs[0] < len(seqs):
+        target_row = np.maximum(target - seqs[0], 0)
+    else:  # chunks are missing in between
+        target_row = np.minimum(seqs.searchsorted(target), len(seqs) - 1)
+    right = (seqs[target_row] == target) & present[target_row]
+    linked, target_row = linked[right], target_row[right]
+    earlier = np.full(len(seqs), -1, np.int64)
+    later = earlier.copy()
+    earlier[linked] = target_row
+    later[target_row] = linked
+    return earlier, later
 
 
 def _find(opened: Sequence[_Opened], tail: Sequence[Document], terms: Sequence[str], secret: bytes) -> _Found:
     import numpy as np
 
     is_small = sum(len(blob) for _, _, blob in opened) <= _CACHED_BYTES
-    layout = _lay_out(opened, tail) if tail or not is_small else _lay_out_again(tuple(opened))
+    more = sorted({chunk_of(document.seq) for document in tail}.difference(chunk for chunk, _, _ in opened))
+    layout = _lay_out_again(tuple(opened), tuple(more)) if is_small else _lay_out(opened, more)
     row, term, frequency, in_head = _occurrences(opened, layout.first_rows, [_hash(t, secret) for t in terms])
     stays = layout.present[row]  # always true but for a damaged blob
     if tail:
-        # The rows are in the order of their numbers.
-        replaced = layout.seqs.searchsorted([document.seq for document in tail])
-        stays &= ~np.isin(row, replaced)
+        replaced = layout.seqs.searchsorted([document.seq for document in tail])  # rows are in this order
+        layout = _lay_over(layout, replaced, tail)
+        is_replaced = np.zeros(len(layout.seqs), bool)
+        is_replaced[replaced] = True
+        stays &= ~is_replaced[row]
     if not stays.all():
         row, term, frequency, in_head = row[stays], term[stays], frequency[stays], in_head[stays]
     if tail:
