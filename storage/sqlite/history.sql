@@ -133,9 +133,12 @@ INSERT INTO snapshots (agent, text, versions) VALUES (?, ?, ?) RETURNING id
 
 -- name: told_at
 -- The exchanges that hold certain messages, by the agent's order.
-WITH wanted(seq) AS (VALUES {n})
-SELECT DISTINCT p.input, p.said, {skeleton} FROM wanted JOIN exchanges p ON p.id = (
-    SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
+WITH wanted(seq) AS (VALUES {n}),
+held(id) AS (
+    SELECT DISTINCT (SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
+    FROM wanted WHERE wanted.seq IS NOT NULL
+)
+SELECT p.input, p.said, {skeleton} FROM held CROSS JOIN exchanges p ON p.id = held.id
 WHERE p.standing = 1 AND p.state = 'finished'
 
 -- name: told_since
