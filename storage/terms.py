@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import Stemmer  # type: ignore[import-not-found, unused-ignore]
@@ -80,6 +80,7 @@ _NEAR_ENOUGH = 1.5
 _BEYOND_ALONE = 3.0
 _DOCUMENT_TERMS = 4_000  # distinct terms kept of one document; a page of prose has about 250
 _DOCUMENT_CHARS = 200_000
+_WORD_CHARS = 40  # longer ones are hashes and the like, which come once and are not remembered
 
 _MAGIC = b"mt"
 _VERSION = 1
@@ -220,10 +221,9 @@ def words_of(text: str) -> list[str]:
     else:
         text = unicodedata.normalize("NFKC", text.casefold())
         found = _WORD.findall(_THOUSANDS.sub("", text) if "," in text else text)
-    terms: list[str] = []
-    for word in found:
-        terms += _terms_of_word(word) if len(word) <= 40 else _split(word)
-    return terms
+    if max(map(len, found), default=0) <= _WORD_CHARS:
+        return list(chain.from_iterable(map(_terms_of_word, found)))
+    return [t for word in found for t in (_terms_of_word if len(word) <= _WORD_CHARS else _split)(word)]
 
 
 @lru_cache(maxsize=1 << 14)  # common words: 16,000 take about 3 MB and cover nearly all of a text
@@ -272,12 +272,20 @@ def _fold(word: str) -> str:
     return unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFKD", word)))
 
 
-def _date_words(at: float) -> str:
+def _frame_of(document: Document) -> list[str]:
+    """What is said of a message beside its text: when and by whom."""
+    dated = _date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
+    return [*dated, *words_of(document.speaker or "")]
+
+
+@lru_cache(maxsize=512)
+def _date_words(day: int) -> tuple[str, ...]:
     """Year, month, day and weekday as a person would ask for them; nothing for a time no calendar has."""
     try:
-        return datetime.fromtimestamp(at, UTC).strftime("%Y %B %d %A").replace(" 0", " ")
+        date = datetime.fromtimestamp(day * 86_400, UTC)
     except (OverflowError, OSError, ValueError):
-        return ""
+        return ()
+    return tuple(words_of(date.strftime("%Y %B %d %A").replace(" 0", " ")))
 
 
 @frozen
@@ -297,7 +305,7 @@ def _count(document: Document) -> _Counted:
     text = document.text[:_DOCUMENT_CHARS]
     head = words_of(text[:_HEAD_CHARS])
     words = head if len(text) <= _HEAD_CHARS else words_of(text)
-    frame = words_of(f"{_date_words(document.at)} {document.speaker or ''}")
+    frame = _frame_of(document)
     frequency: dict[str, int] = {}
     for word in frame:
         frequency[word] = 1
