@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.core.canonical import (
@@ -16,6 +16,7 @@ from gateway.core.canonical import (
     calls_of,
     grows,
     is_cut_of,
+    squash,
     text_of,
     visible,
 )
@@ -43,6 +44,12 @@ def test_white_space_makes_no_difference(pieces: list[tuple[str, str]], role: st
     plain = {"role": role, "content": "".join(text for text, _ in pieces)}
     spaced = {"role": role, "content": "".join(text + space for text, space in pieces)}
     assert CANON.atoms(plain) == CANON.atoms(spaced)
+
+
+@given(st.text() | st.text(st.characters(categories=("Zs", "Zl", "Zp", "Cc", "Cs"))))
+@example("".join(map(chr, range(0x10000))))
+def test_white_space_is_what_python_calls_so(text: str) -> None:
+    assert squash(text) == "".join(text.split())
 
 
 @given(st.lists(texts, max_size=4), st.sampled_from(["user", "assistant", "tool"]))
