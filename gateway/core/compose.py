@@ -28,15 +28,14 @@ class Composition:
     """Around the client's list. Indices are those of the request's own `messages`.
 
     fill: messages to go before the first of the client's that is not a system message; fill_atoms: what each of them
-        says, without our notes; fill_of: the exchange it is of, 0 where it is of none yet; fill_at: where on the path
-        it stands (`Element.at`), None where it does not yet. list_at: the same of the client's messages, by index.
+        says, without our notes; fill_at: where on the path it stands (`Element.at`), None where it does not yet.
+        list_at: the same of the client's messages, by index.
     notes: index -> text before that message's text. hidden: index -> the messages that take its place.
     breaks: hidden rounds that could not be put back, each a break of the prompt's stable prefix.
     """
 
     fill: list[WireMessage] = field(default_factory=list)
     fill_atoms: list[tuple[Atom, ...]] = field(default_factory=list)
-    fill_of: list[int] = field(default_factory=list)
     fill_at: list[tuple[int, int] | None] = field(default_factory=list)
     list_at: dict[int, tuple[int, int]] = field(
         default_factory=dict, compare=False
@@ -49,12 +48,10 @@ class Composition:
         self,
         message: WireMessage,
         atoms: tuple[Atom, ...],
-        exchange: int = 0,
         at: tuple[int, int] | None = None,
     ) -> None:
         self.fill.append(message)
         self.fill_atoms.append(atoms)
-        self.fill_of.append(exchange)
         self.fill_at.append(at)
 
 
@@ -132,12 +129,12 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
         if element.place >= 0:
             if content.messages is not None:
                 note = x.notes.get(element.place, "") if is_user(element.atoms) else ""
-                found.add(prefixed(content.messages[element.place], note), element.atoms, x.id, element.at)
+                found.add(prefixed(content.messages[element.place], note), element.atoms, element.at)
         elif content.said is not None:
             is_same = bool(plan.query.model) and x.model == plan.query.model
             said = _bare(content.said if is_same else without_opaque(content.said))
             for m in put_back(content, said, None, offered, is_same_model=is_same) or [said]:
-                found.add(m, element.atoms, x.id, element.at)
+                found.add(m, element.atoms, element.at)
 
 
 def _bare(said: WireMessage) -> WireMessage:
@@ -150,18 +147,16 @@ def _answer(found: Composition, new: Sequence[WireMessage]) -> None:
 
     new: what follows. The result stands right behind the call, where it is found again with the next request.
     """
-    fill, atoms, of, at = found.fill, found.fill_atoms, found.fill_of, found.fill_at
+    fill, atoms, at = found.fill, found.fill_atoms, found.fill_at
     whole = [*fill, *new]
-    found.fill, found.fill_atoms, found.fill_of, found.fill_at = [], [], [], []
+    found.fill, found.fill_atoms, found.fill_at = [], [], []
     for i, m in enumerate(fill):
-        found.add(m, atoms[i], of[i], at[i])
+        found.add(m, atoms[i], at[i])
         results = takewhile(lambda y: y.get("role") == "tool", whole[i + 1 :])
         known = {str(y.get("tool_call_id")) for y in results} if m.get("tool_calls") else set()
         for call in m.get("tool_calls") or []:
             if call_id(call) not in known:
-                found.add(
-                    {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}, (), of[i], at[i]
-                )
+                found.add({"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}, (), at[i])
 
 
 def _hide(

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.core.canonical import Listing, WireMessage, calls_of, text_of
-from gateway.core.compose import Composition, matches
-from gateway.core.history import Plan
+from gateway.core.compose import Composition
 from gateway.core.tree import Tree, end_offset, is_tombstone
 from storage.records import Exchange, Summary
 
@@ -127,24 +126,29 @@ def cut_plain(listing: Listing, summary: Summary) -> Cut | None:
 
 
 def cut_tree(
-    tree: Tree, plan: Plan, composition: Composition, summary: Summary, *, is_begun: bool = False
+    listing: Listing,
+    path: Container[int],
+    composition: Composition,
+    summary: Summary,
+    *,
+    is_begun: bool = False,
 ) -> Cut | None:
-    """For any list, by the path it was found to go on from. is_begun: the path's beginning has left already."""
-    listing, place = plan.query.listing, plan.place
-    path = {x.id for x in tree.chain(place.anchor) if x.depth <= summary.exchange.depth}
-    if summary.exchange.id not in path:
+    """For any list, by the path that it was found to go on from: the ids of its exchanges. None: not of this path.
+
+    is_begun: the path's beginning has left already.
+    """
+    x = summary.exchange
+    if x.id not in path:
         return None
-    count, end = 0, end_offset(summary.exchange)
-    if not plan.appending:
-        pairs = matches(listing, place.last + 1, tree.line(place.anchor))
-        count = max((i + 1 for i, element in pairs if element.exchange.id in path), default=0)
-    fill = len(composition.fill)
-    if count:
-        at = listing.places[count] if count < len(listing) else None
-        return None if at is None else Cut(render(summary.text), fill, at, summary.id, end)
-    fill = max((n + 1 for n in range(fill) if composition.fill_of[n] in path), default=0)
+    text, end, fill = render(summary.text), end_offset(x), len(composition.fill)
+    covered = [index for index, (depth, _) in composition.list_at.items() if depth <= x.depth]
+    if covered:
+        count = bisect_right(listing.places, max(covered))
+        return Cut(text, fill, listing.places[count], summary.id, end) if count < len(listing) else None
+    ats = composition.fill_at
+    fill = max((n + 1 for n, at in enumerate(ats) if at is not None and at[0] <= x.depth), default=0)
     # All that it covers may have left before, and be in front of what is put in.
-    return Cut(render(summary.text), fill, id=summary.id, end=end) if fill or is_begun else None
+    return Cut(text, fill, id=summary.id, end=end) if fill or is_begun else None
 
 
 # -- how it stands in the prompt

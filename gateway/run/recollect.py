@@ -307,7 +307,6 @@ class Recollection:
         anchor, listing = self.plan.place.anchor, self.query.listing
         if anchor is None or not self.agent.id or not self._is_summarised:
             return
-        tree, plan, composition = self.tree, self.plan, self.composition
         is_begun = self.gone[0] is not None
         try:
             stored = self.by.store.summaries.of(self.agent.id, anchor.conversation)
@@ -316,8 +315,8 @@ class Recollection:
             return
         cuts = (
             cut_plain(listing, each)
-            if tree is None
-            else cut_tree(tree, plan, composition, each, is_begun=is_begun)
+            if self.tree is None
+            else cut_tree(listing, self.path, self.composition, each, is_begun=is_begun)
             for each in stored
         )
         found = [cut for cut in cuts if cut is not None]
