@@ -157,7 +157,14 @@ class Chat:
             return run.request(run.assembly.body())
 
         tries.remake = remake
-        return await run.run(spec)
+        if memory is None:
+            return await run.run(spec)
+        scope = memory.agent.scope
+        self.pending.began(scope)
+        try:
+            return await run.run(spec)
+        finally:
+            self.pending.ended(scope)
 
     async def _recollect(
         self, request: ChatRequest, target: Target, identity: Identity, profile: ProfileSettings
@@ -176,6 +183,7 @@ class Chat:
         if strict and not (health := self.recollector.store.health).ok:
             # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
             return self._without(strict, health.error or f"the store is {health.status}")
+        await self.pending.written(identity.scope, self._settings.database.commit_wait_ms / 1000)
         try:
             asked = Asked(
                 request, identity, profile, self._now(), target.model, target.context_window, target.upstream

@@ -28,23 +28,49 @@ from gateway.run.recollect import Recollection
 from gateway.run.relay import MAX_REPLY_BYTES, Receipt, handed_on, kind_of, translate
 from gateway.run.sink import ClientGone, Sink
 from storage.errors import StoreError
+from storage.records import Scope
 
 __all__ = ["Pending", "TurnRun"]
 
 _log = logging.getLogger("mnemogate")
+# Turns of the loop from a connection that closes to the end of its turn: 1 to 3 where the next request comes with it.
+LEAVING_TICKS = 5
 LAST_BYTES_S = 0.25  # for an upstream to end its body after [DONE], so that its connection can be used again
 
 
 class Pending:
-    """Writes that nobody waits for any more; the process does, when it stops."""
+    """Writes that no reply waits for any more: the process does when it stops, and who hung up and speaks on."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
+        self._left: dict[asyncio.Task[None], Scope] = {}
+        self._under_way: dict[Scope, int] = {}
 
-    def add(self, work: Awaitable[object], what: str) -> None:
+    def began(self, scope: Scope) -> None:
+        """One of its turns is being answered."""
+        self._under_way[scope] = self._under_way.get(scope, 0) + 1
+
+    def ended(self, scope: Scope) -> None:
+        left = self._under_way.pop(scope) - 1
+        if left:
+            self._under_way[scope] = left
+
+    def add(self, work: Awaitable[object], what: str, left: Scope | None = None) -> None:
+        """left: whose client did not stay for the end of its turn."""
         task = asyncio.ensure_future(self._run(work, what))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if left is not None:
+            self._left[task] = left
+            task.add_done_callback(self._left.pop)
+
+    async def written(self, scope: Scope, timeout_s: float) -> None:
+        """Until the turns are on disk that this scope's clients left: what the store has not cannot be recognised."""
+        if scope in self._under_way:
+            for _ in range(LEAVING_TICKS):
+                await asyncio.sleep(0)
+        if self._left and (tasks := [task for task, left in self._left.items() if left == scope]):
+            await asyncio.wait(tasks, timeout=timeout_s)
 
     async def _run(self, work: Awaitable[object], what: str) -> None:
         try:
@@ -230,7 +256,8 @@ class TurnRun:
         for command in self._turn.feed(machine.ClientGone()):
             match command:
                 case machine.Save(outcome) if self.memory is not None:
-                    self.pending.add(self.memory.commit(outcome), "a cancelled turn")
+                    scope = self.memory.agent.scope
+                    self.pending.add(self.memory.commit(outcome), "a cancelled turn", left=scope)
                     self.memory = None
                 case machine.CloseUpstream():
                     await self._close()
@@ -261,7 +288,7 @@ class TurnRun:
         except StoreError as error:
             _log.warning("a turn was not written: %s", error.message)
         except asyncio.CancelledError:
-            self.pending.add(writing, "a turn whose client left at its end")
+            self.pending.add(writing, "a turn whose client left at its end", left=memory.agent.scope)
             raise
         except Exception:
             # Memory never breaks chat: an error of ours in writing must not take the answer with it.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.settings import DatabaseSettings
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 
@@ -89,17 +91,10 @@ def test_in_the_second_round(world: World) -> None:
 
 def test_while_the_commit_is_awaited(world: World) -> None:
     """The client has all the text, and leaves before the end that waits for the disk: the turn is kept."""
-    stop, here = Gate(), Gate()
-
-    def block(_: object) -> None:
-        here.open()
-        stop.wait_sync()
-
     with world.gateway.connect() as client:
         held = world.gateway.app.settings.database.commit_wait_ms
         assert held  # the end waits for the commit at all
-        world.gateway.loop.call_soon_threadsafe(lambda: world.store.writer.submit(block))
-        here.wait_sync()
+        disk = hold_the_disk(world)
         waiting = world.store.health.waiting
         world.upstream.queue(say("You said so."))
         body = {
@@ -111,10 +106,84 @@ def test_while_the_commit_is_awaited(world: World) -> None:
         client.read_until(b"so.")
         while world.store.health.waiting == waiting:  # until the turn is handed to the writer
             world.gateway.call(asyncio.sleep(0))
-    stop.open()
+    disk.open()
     world.settle()
     world.chat(user="alice").say("What is my boat called?")
     assert "Nina" in world.upstream.last.body.decode()
+
+
+def hold_the_disk(world: World) -> Gate:
+    """Returns when the writer waits; what is written meanwhile waits behind it."""
+    stop, here = Gate(), Gate()
+
+    def block(_: object) -> None:
+        here.open()
+        stop.wait_sync()
+
+    world.gateway.loop.call_soon_threadsafe(lambda: world.store.writer.submit(block))
+    here.wait_sync()
+    return stop
+
+
+async def is_asking(world: World) -> None:
+    """Until a request has come as far as it comes without the disk."""
+    while world.gateway.app.idle.is_set():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+SPOKEN = [
+    {"role": "user", "content": "Where is it?"},
+    {"role": "assistant", "content": "The treasure"},
+    {"role": "user", "content": "Stop, I hear my parrot."},
+]
+
+
+def test_who_speaks_on_at_once_goes_on_from_what_was_cut(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """The turn that was cut is not on disk yet when the next request comes."""
+    patient = DatabaseSettings(commit_wait_ms=10_000)
+    with remember(upstream, tmp_path, agent(), database=patient) as world, ThreadPoolExecutor() as threads:
+        world.chat(user="alice").say("Hello.")
+        disk = hold_the_disk(world)
+        leave(world, say(SECRET, hold_after={4: Gate()}), after=b"treasure", stream=True)
+        said = threads.submit(world.post, SPOKEN, user="alice")
+        world.gateway.call(is_asking(world))
+        disk.open()
+        assert said.result().status == 200
+        rows = world.query("SELECT json_array_length(input) FROM exchanges WHERE standing ORDER BY id")
+        assert rows == [1, 1, 1]
+        assert "palm" not in str(world.query("SELECT said FROM exchanges"))
+
+
+def test_who_hangs_up_and_speaks_on_in_one_breath_goes_on_from_what_was_cut(world: World) -> None:
+    """Over a connection that is open already: the end of the one and the request on the other are found together."""
+    asked = {"model": "m", "stream": True, "messages": SPOKEN[:1]}
+    for n in range(20):
+        world.upstream.queue(say(SECRET, hold_after={4: Gate()}))
+        with world.gateway.connect() as other:
+            other.request("GET", "/health")
+            other.read_reply()
+            with world.gateway.connect() as client:
+                client.request("POST", CHAT, json.dumps({**asked, "user": f"user {n}"}).encode())
+                client.read_until(b"treasure")
+            body = {"model": "m", "messages": SPOKEN, "user": f"user {n}"}
+            other.request("POST", CHAT, json.dumps(body).encode())
+            assert other.read_reply().status == 200
+    rows = world.query("SELECT json_array_length(input) FROM exchanges WHERE standing")
+    assert rows == [1, 1] * 20
+
+
+def test_a_disk_that_stalls_holds_up_who_speaks_on_no_longer_than_any_other(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path, agent(), database=DatabaseSettings(commit_wait_ms=1)) as world:
+        world.chat(user="alice").say("Hello.")
+        disk = hold_the_disk(world)
+        leave(world, say(SECRET, hold_after={4: Gate()}), after=b"treasure", stream=True)
+        reply = world.post(SPOKEN, user="alice")
+        assert (reply.status, reply.headers["x-mnemogate-durable"]) == (200, "false")
+        disk.open()
 
 
 def test_the_connection_of_a_client_that_stayed_is_used_again(world: World) -> None:
