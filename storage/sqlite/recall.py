@@ -6,6 +6,7 @@ the caller (`messages_of`); superseded and forgotten turns are left out here, by
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from asyncio import Future
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import orjson
 
 from storage import terms
 from storage.base import MessagesOf
+from storage.errors import TooSlow
 from storage.records import Agent, Exchange, Message, Vector
 from storage.sqlite import history
 from storage.sqlite.agents import set_indexed
@@ -72,7 +74,11 @@ class Recall:
 
         is_unread = vector is not None and self._cache.get(agent.id, vector.model) is None
         if size > (_LONG_UNREAD if is_unread else _LONG):
-            return await self._long_reader.run(read, deadline_ms=deadline_ms)
+            try:
+                async with asyncio.timeout(deadline_ms / 1000):  # the thread may be busy with something long
+                    return await self._long_reader.run(read, deadline_ms=deadline_ms)
+            except TimeoutError:
+                raise TooSlow(f"the search did not end within {deadline_ms:.0f} ms") from None
         with self._reader.deadline(deadline_ms):
             return self._reader.run(read)
 

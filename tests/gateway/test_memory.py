@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,36 @@ def test_another_user_never_sees_it(world: World) -> None:
     world.chat(user="alice").say(FACT)
     world.chat(user="bob").say(QUESTION)
     assert world.upstream.last.messages == [{"role": "user", "content": QUESTION}]
+
+
+@pytest.mark.parametrize(("stream", "which"), [(False, "recall_deadline_ms"), (True, "voice_deadline_ms")])
+def test_a_search_that_is_late_is_not_waited_for(
+    upstream: StrictUpstream, tmp_path: Path, stream: bool, which: str
+) -> None:
+    """A large memory is searched in a thread, which may be busy with something long."""
+    with remember(upstream, tmp_path, memory={which: 1}) as world:
+        world.chat(user="alice").say(FACT)
+        busy, begun = Gate(), Gate()
+
+        async def make_large() -> None:
+            await world.store.writer.submit(lambda c: c.execute("UPDATE agents SET next_seq = 100000"))
+
+        def work(_: object) -> None:
+            begun.open()
+            busy.wait_sync()
+
+        async def be_busy() -> asyncio.Task[None]:
+            return asyncio.ensure_future(world.store.long_reader.run(work))
+
+        world.gateway.call(make_large())
+        working = world.gateway.call(be_busy())
+        begun.wait_sync()
+        question = [{"role": "user", "content": QUESTION}]
+        reply = world.post(question, user="alice", stream=stream)
+        assert (reply.status, reply.headers["x-mnemogate-recall"]) == (200, "unavailable")
+        assert world.upstream.last.messages == question
+        assert not working.done()
+        busy.open()
 
 
 def test_without_a_user_nothing_is_kept_and_the_body_passes_as_it_is(world: World) -> None:
