@@ -121,6 +121,29 @@ def test_the_settings_values_of_blocks_are_what_a_new_user_begins_with(
         assert "no memory block" in said[3]
 
 
+def test_a_shared_block_that_models_may_write_is_known_to_the_profiles_other_users(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    blocks = (BlockSettings("rules", value="No smoking.", shared=True, writable=True),)
+    with remember(upstream, tmp_path, agent(blocks=blocks), agent("other", blocks=blocks)) as world:
+        bob = world.chat(model="agent/helper", user="bob")
+        bob.say("Hi")
+        upstream.queue(
+            call_tools(Call("memory_insert", {"label": "rules", "new_string": "No dogs."}), text=None),
+            say("."),
+        )
+        alice = helper(world)
+        alice.say("Dogs are forbidden.")
+        alice.say("Thanks.")
+        bob.say("What may I not do?")
+        assert "No dogs." not in system(world)
+        assert "No dogs." in upstream.last.messages[-1]["content"]  # in a note: his section stays as it is
+        world.chat(model="agent/helper", user="bob").say("Hi again")
+        assert "No smoking.\nNo dogs." in system(world)
+        world.chat(model="agent/other", user="alice").say("Hi")
+        assert "No dogs." not in system(world)
+
+
 def test_blocks_stand_in_the_order_of_the_settings_for_every_user_and_conversation(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
