@@ -106,6 +106,15 @@ def test_without_an_id_a_long_reply_is_evidence_alone(filling: World) -> None:
     ]
 
 
+def test_of_two_chats_that_are_as_near_none_goes_on(world: World) -> None:
+    said = "Nobody else has ever written this sentence word for word."
+    for head in ("my word is W1", "my word is W2"):
+        world.chat((head, f"Noted: {head}."), ("go on", said), ("more", "More."), ("bye", "Bye."))
+    rewritten = [user("the word was another"), assistant("Was it?"), user("go on"), assistant(said)]
+    world.say([*rewritten, user("and now?")], "Now.")
+    assert world.tree().splitlines()[-1].startswith("stands: the word was another")
+
+
 @both
 def test_a_clock_in_the_system_prompt_changes_nothing(world: World, key: str | None) -> None:
     history: list[WireMessage] = []
@@ -498,6 +507,18 @@ def test_a_sliding_window_without_tool_rounds_is_filled_up(filling: World, key: 
     ]
 
 
+@both
+def test_a_template_in_a_trimmed_list_takes_nothing_from_what_goes_before_it(
+    filling: World, key: str | None
+) -> None:
+    history = filling.chat(
+        *((f"step {k}", f"Step {k} is done, and was not easy.") for k in range(4)), key=key
+    )
+    tail = [*history[2:4], user("Documents: DOC lorem. step 2"), *history[5:]]
+    request = filling.begin([*tail, user("step 4")], key)
+    assert request.lines[:3] == ["+ user: step 0", f"+ assistant: {history[1]['content']}", "user: step 1"]
+
+
 # -- which conversation
 
 
@@ -797,6 +818,14 @@ def test_append_mode_puts_the_conversation_before_the_message(filling: World) ->
     assert filling.standing()[-3:] == ["lost?", "and now?", "Again."]
 
 
+def test_a_cancelled_message_that_is_sent_again_in_append_mode_is_there_once(filling: World) -> None:
+    filling.say([user("one")], "r1", "c1", append=True)
+    filling.cancel(filling.begin([user("lost?")], "c1", append=True))
+    request = filling.say([user("lost?")], "Found.", "c1", append=True)
+    assert request.lines == ["+ user: one", "+ assistant: r1", "user: lost?"]
+    assert filling.standing() == ["one", "r1", "lost?", "Found."]
+
+
 def test_an_appending_client_that_resends_after_all_is_taken_at_its_word(world: World) -> None:
     world.say([user("one")], "r1", "c1", append=True)
     request = world.say([user("one"), assistant("r1"), user("two")], "r2", "c1", append=True)
@@ -844,6 +873,36 @@ def test_a_turn_that_was_off_stays_so_in_other_forms(filling: World, key: str | 
         assert request.sent == [*(("+ ", m) for m in front), *(("", m) for m in messages)]
         assert not any("diagnosis" in text or "Sorry" in text for text in filling.standing())
         assert not any(b"diagnosis" in (e.input or b"") for e in filling.memory().records.values())
+
+
+@both
+def test_what_follows_a_turn_that_was_off_is_not_kept_either(world: World, key: str | None) -> None:
+    """Another reply in the place of the one that was given, while what was said later rests on that one."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("my diagnosis is X")]
+    world.say(asked, "Sorry to hear that.", key, mode=Mode.OFF)
+    world.chat(
+        ("bye now", "Bye."), ("thanks", "Welcome."), key=key, start=[*asked, assistant("Sorry to hear that.")]
+    )
+    request = world.say([*asked, assistant("X is harmless."), user("my bicycle is red")], "Good.", key)
+    assert request.is_untouched
+    stored = b"".join(e.input or b"" for e in world.memory().records.values())
+    assert b"bicycle" in stored
+    assert b"harmless" not in stored
+
+
+@both
+def test_what_is_put_before_a_trimmed_list_begins_behind_what_is_off(filling: World, key: str | None) -> None:
+    history = filling.chat(("my word is W1", "Noted W1."), key=key)
+    asked = [*history, user("my diagnosis is X")]
+    filling.say(asked, "Sorry.", key, mode=Mode.OFF)
+    then = (
+        ("two", "This is the second reply of them all."),
+        ("three", "This is the third reply of them all."),
+    )
+    history = filling.chat(*then, key=key, start=[*asked, assistant("Sorry.")])
+    request = filling.begin([*history[-2:], user("four")], key)
+    assert request.lines[:3] == ["+ user: two", f"+ assistant: {then[0][1]}", "user: three"]
 
 
 def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(world: World) -> None:

@@ -133,7 +133,7 @@ def cancelled(world: World, history: list[WireMessage]) -> None:
 
 
 def off(world: World, history: list[WireMessage]) -> None:
-    world.say([*history, user("a secret")], "Sorry.", "c1", mode=Mode.OFF)
+    world.say([*history[:2], user("a secret")], "Sorry.", "c1", mode=Mode.OFF)
 
 
 NOT_PLAIN: list[tuple[str, Setting, list[WireMessage], dict[str, Any]]] = [
@@ -182,6 +182,13 @@ def test_an_imported_head_is_weighed(world: World) -> None:
     world.say([*head, user("I am 30")], "Extracted: age.", "c1")
     asked = [*head, user("I am 30"), assistant("Extracted: age."), user("on")]
     assert planned(world, asked)[3] is None
+
+
+def test_a_list_that_is_also_a_head_made_elsewhere_is_weighed(world: World) -> None:
+    _, look, query, plain = planned(world, [*long_chat(world), user("on")])
+    assert plain is not None
+    look.is_head = True
+    assert plan_plain(look, query) is None
 
 
 def test_a_hidden_round_whose_reply_came_back_in_pieces_stays_out(world: World) -> None:
