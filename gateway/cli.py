@@ -35,6 +35,7 @@ __all__ = ["main"]
 
 EXIT_SETTINGS = 2
 EXIT_FAILED = 1
+EXIT_PIPE = 141  # as a shell tells of SIGPIPE
 SECRETS = ("api_key", "api_keys", "headers")
 
 
@@ -43,7 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
+        sys.stdout.flush()
         return code
+    except BrokenPipeError:
+        # Whoever read it has enough (`| head`); what Python still holds back must not fail at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
     except SettingsError as error:
         print(f"mnemogate: {error.message}", file=sys.stderr)
         return EXIT_SETTINGS

@@ -131,6 +131,17 @@ def test_version(capsys: Out) -> None:
     assert re.match(r"mnemogate \d+\.\d+", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("is_held_back", [True, False], ids=["at the end", "at once"])
+def test_who_reads_no_further_is_no_error(is_held_back: bool) -> None:
+    """As `mnemogate memory show | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    asked = [sys.executable, *([] if is_held_back else ["-u"]), "-m", "gateway", "check-config"]
+    done = subprocess.run(asked, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_memory_show_asks_whose(capsys: Out) -> None:
     assert main(["memory", "show"]) == 1
     assert "--user" in capsys.readouterr().err
