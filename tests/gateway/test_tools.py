@@ -290,6 +290,16 @@ def test_calls_of_the_client_pass_alone_and_in_parallel(world: World, stream: bo
     assert world.upstream.last.messages[1:] == chat.messages[:-1]
 
 
+def test_nothing_is_recalled_for_the_result_of_a_tool(world: World) -> None:
+    helper(world).say("The weather in Lisbon was awful in March.")
+    chat = helper(world, tools=[WEATHER])
+    world.upstream.queue(call_tools(Call("weather", {"city": "Lisbon"}), text=None))
+    chat.say("How is it there?")
+    chat.answer(chat.messages[-1]["tool_calls"][0], "Was the weather in Lisbon awful in March?")
+    chat.go_on()
+    assert world.upstream.last.messages[1:] == chat.messages[:-1]
+
+
 @both_ways
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_of_a_mixed_round_ours_is_run_and_theirs_passed_on(
