@@ -199,15 +199,17 @@ def test_an_edit_after_the_idle_time_of_the_settings_replaces_nothing(
         assert world.query("SELECT count(*) FROM exchanges WHERE standing AND depth = 1") == [standing]
 
 
-def test_the_same_greeting_on_two_days_is_two_conversations(world: World) -> None:
-    names = []
+@pytest.mark.parametrize("gap_s", [5, 86_400], ids=["at once", "a day later"])
+def test_the_same_greeting_on_two_days_is_two_conversations(world: World, gap_s: float) -> None:
     for day in ("Monday", "Tuesday"):
-        reply = world.post([{"role": "user", "content": "Hi"}], user="alice")
-        names.append(reply.headers["x-mnemogate-conversation"])
-        world.clock.sleep(86_400)
-        assert day
-    assert names[0] != names[1]
-    assert world.query("SELECT count(*) FROM exchanges WHERE standing") == [2]
+        chat = world.chat(user="alice")
+        for text in ("Hi", f"My train leaves on {day}.", "Thanks."):
+            chat.say(text)
+        world.clock.sleep(gap_s)
+    paths = world.query("SELECT conversation, depth FROM exchanges WHERE standing ORDER BY id")
+    first, second = paths[0][0], paths[3][0]
+    assert first != second
+    assert paths == [(each, depth) for each in (first, second) for depth in range(3)]
 
 
 def test_an_edited_message_takes_what_followed_with_it(world: World) -> None:
