@@ -535,7 +535,7 @@ class Recollection:
         found = self.look.conversation
         stored = self.plan.conversation
         uid: str | None = None
-        if found is not None and (stored is None or found.id == stored):
+        if found is not None and found.id == stored:
             uid = found.uid
         elif stored is not None and stored > 0 and self.agent.id:
             uid = self.by.store.turns.conversation_uid(self.agent, stored)

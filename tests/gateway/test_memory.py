@@ -248,6 +248,17 @@ def test_what_stands_in_the_window_is_not_told_again(world: World) -> None:
     assert world.upstream.last.messages[-1]["content"] == QUESTION
 
 
+def test_a_few_shot_example_is_one_even_where_the_model_once_said_the_same(world: World) -> None:
+    """The list is word for word a path that is stored; but it is known as a head that was made elsewhere."""
+    example = [{"role": "user", "content": "I am Zoe."}, {"role": "assistant", "content": "name: Zoe"}]
+    for text in ("I am Tom.", "I am Ann."):
+        assert world.post([*example, {"role": "user", "content": text}], user="alice").status == 200
+        world.upstream.queue(say("name: Zoe"))
+        world.chat(user="alice").say("I am Zoe.")
+        world.clock.sleep(1000)
+    assert world.query("SELECT depth, head FROM exchanges ORDER BY id") == [(0, 2), (0, 0)] * 2
+
+
 @pytest.mark.parametrize("text_first", [True, False])
 def test_an_image_message_gets_its_note_before_its_words(world: World, text_first: bool) -> None:
     world.chat(user="alice").say(FACT)
