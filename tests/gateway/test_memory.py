@@ -248,6 +248,25 @@ def test_what_stands_in_the_window_is_not_told_again(world: World) -> None:
     assert world.upstream.last.messages[-1]["content"] == QUESTION
 
 
+def test_what_stands_in_the_window_is_not_told_for_an_edited_question_either(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.say(FACT)
+    chat.say("Who is Tom?")
+    chat.messages = chat.messages[:2]
+    chat.say(QUESTION)
+    assert world.upstream.last.messages[-1]["content"] == QUESTION
+
+
+def test_what_a_note_told_is_not_told_by_the_next(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    chat = world.chat(user="alice")
+    chat.say(QUESTION)
+    chat.say("And what does my cat Miso hate?")
+    first, *_, last = world.upstream.last.messages
+    assert FACT in first["content"]
+    assert FACT not in last["content"]
+
+
 def test_a_few_shot_example_is_one_even_where_the_model_once_said_the_same(world: World) -> None:
     """The list is word for word a path that is stored; but it is known as a head that was made elsewhere."""
     example = [{"role": "user", "content": "I am Zoe."}, {"role": "assistant", "content": "name: Zoe"}]

@@ -91,6 +91,11 @@ def test_tools_are_not_offered_where_a_hidden_round_would_not_be_meant(
     assert not MEMORY & set(world.upstream.last.tool_names)
 
 
+def test_a_turn_that_only_reads_is_offered_no_tools(world: World) -> None:
+    helper(world, headers={"x-mnemogate-memory": "read"}).say("Hi")
+    assert "tools" not in world.upstream.last.json
+
+
 def test_the_settings_values_of_blocks_are_what_a_new_user_begins_with(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
