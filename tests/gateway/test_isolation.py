@@ -91,6 +91,7 @@ def probes(receipt: RawReply) -> list[tuple[dict[str, str], dict[str, Any]]]:
             found += [
                 ({}, {**who, "metadata": {"conversation_id": each, "agent_id": each}, "store": True}),
                 ({}, {**who, "prompt_cache_key": each}),
+                ({}, {**who, "call": {"id": each}}),
             ]
     return found
 

@@ -348,6 +348,27 @@ def test_a_call_left_open_is_the_clients_own_error(world: World) -> None:
     assert chat.say("And now?") == "Ok."
 
 
+def test_of_a_mixed_round_the_clients_results_may_come_late_and_in_another_order(world: World) -> None:
+    chat = helper(world, tools=[WEATHER, CLOCK])
+    world.upstream.queue(call_tools(Call("weather"), insert("Likes sun."), Call("clock"), text="Wait. "))
+    chat.say("Weather and time?")
+    with pytest.raises(openai.BadRequestError, match="tool_call_id"):
+        chat.say("Hurry.")
+    assert [m["role"] for m in world.upstream.last.messages[1:]] == ["user", "assistant", "user"]
+    assert world.upstream.last.messages[2] == chat.messages[1]  # as the client has it, and nothing of ours
+    chat.messages.pop()
+    for call in chat.messages[-1]["tool_calls"][::-1]:
+        chat.answer(call, "fine")
+    assert chat.say("Hurry.") == "Ok."
+    sent = world.upstream.last.messages[2:]
+    assert [m["role"] for m in sent] == ["assistant", "tool", "tool", "tool", "user"]
+    ours, *theirs = [m["tool_call_id"] for m in sent[1:4]]
+    asked = {c["id"]: c["function"]["name"] for c in sent[0]["tool_calls"]}
+    assert [asked[ours], *(asked[id] for id in theirs)] == ["memory_insert", "clock", "weather"]
+    chat.say("Thanks.")
+    assert world.block("alice").value == "Likes sun."
+
+
 def test_the_clients_tools_are_re_indexed_behind_ours(world: World) -> None:
     chat = helper(world, tools=[WEATHER, CLOCK], stream=True)
     world.upstream.queue(
@@ -386,6 +407,8 @@ def test_hidden_rounds_stay_away_from_a_request_without_our_tools(world: World) 
     chat.say("No tools now.")
     assert [m["role"] for m in world.upstream.last.messages] == ["system", "user", "assistant", "user"]
     assert world.upstream.last.messages[2]["content"] == "Well. Done."
+    metrics = world.gateway.ask("GET", "/metrics").body.decode().splitlines()
+    assert "mnemogate_prefix_breaks_total 1.0" in metrics
     del chat.options["tool_choice"]
     chat.say("Tools again.")
     assert [m["role"] for m in world.upstream.last.messages][2:5] == ["assistant", "tool", "assistant"]
