@@ -256,6 +256,16 @@ def test_a_search_keeps_to_the_side_and_the_number_asked_for(world: World) -> No
     assert "fact" not in by_user
 
 
+def test_what_was_kept_in_this_very_turn_is_found_by_somebody_new_too(world: World) -> None:
+    world.upstream.queue(
+        call_tools(Call("archival_memory_insert", {"content": "The safe opens with 815."}), text=None),
+        call_tools(Call("archival_memory_search", {"query": "safe"}), text=None),
+        say("815."),
+    )
+    helper(world).say("The safe opens with 815. How does it open?")
+    assert results(world)[-1] == "- The safe opens with 815."
+
+
 def test_what_was_kept_on_this_path_is_found_before_it_is_confirmed(world: World) -> None:
     chat = helper(world)
     world.upstream.queue(

@@ -13,7 +13,7 @@ from gateway.core import edits, recall, tools
 from gateway.core.tell import messages_of
 from storage.base import Store
 from storage.errors import StoreError
-from storage.records import Agent, Block, BlockOp, Look, Vector
+from storage.records import Agent, Block, BlockOp, Look, Message, Vector
 
 __all__ = ["MemoryTools"]
 
@@ -75,27 +75,12 @@ class MemoryTools:
         return edit.result
 
     async def _search(self, tool: str, arguments: Mapping[str, Any]) -> str:
-        scope = self._agent.scope
-        if not scope.is_person or not self._agent.id:
-            return "Nothing was found."
-        is_archive = tool == "archival_memory_search"
-        query = str(arguments.get("query", ""))
-        vector = (
-            None if self._embed_query is None else await self._embed_query(self._agent.id, query, SEARCH_MS)
-        )
         try:
-            found = await self._store.recall.search(
-                self._agent,
-                query,
-                messages_of,
-                size=self._look.next_seq,
-                indexed=self._look.indexed_seq,
-                deadline_ms=SEARCH_MS,
-                vector=vector,
-            )
+            found = await self._found(str(arguments.get("query", "")))
         except StoreError as error:
             _log.warning("search failed: %s", error.message)
             return "Error: memory cannot be searched at the moment."
+        is_archive = tool == "archival_memory_search"
         role, limit = arguments.get("role"), max(1, arguments.get("limit") or SEARCH_RESULTS)
         hits = [m for m in found if (m.source == "passage") is is_archive and role in (None, m.role)]
         pending = [op for op in (*self._look.ops, *self.ops) if op.exchange in self._path or not op.exchange]
@@ -108,6 +93,22 @@ class MemoryTools:
         chosen = recall.choose(hits[:limit], "", budget_tokens=budget)
         lines = [*(f"- {text}" for text in mine), *(_result_line(c) for c in chosen)]
         return "\n".join(lines) if lines else "Nothing was found."
+
+    async def _found(self, query: str) -> list[Message]:
+        if not self._agent.scope.is_person or not self._agent.id:
+            return []
+        vector = (
+            None if self._embed_query is None else await self._embed_query(self._agent.id, query, SEARCH_MS)
+        )
+        return await self._store.recall.search(
+            self._agent,
+            query,
+            messages_of,
+            size=self._look.next_seq,
+            indexed=self._look.indexed_seq,
+            deadline_ms=SEARCH_MS,
+            vector=vector,
+        )
 
 
 def _result_line(hit: recall.Recalled) -> str:
