@@ -16,6 +16,7 @@ import orjson
 from storage.records import Block
 
 __all__ = [
+    "BLOCK_TOOLS",
     "EDITS",
     "MEMORY_TOOLS",
     "Edit",
@@ -109,6 +110,9 @@ EDITS: Mapping[str, str] = MappingProxyType(
         "archival_memory_insert": "archival_insert",
     }
 )
+
+# Those that need no search; where nobody is named, only what is in sight may be read.
+BLOCK_TOOLS = tuple(tool for tool in MEMORY_TOOLS if tool.startswith("memory_"))
 
 
 # Offering

@@ -409,7 +409,8 @@ class Recollection:
         wanted = self.asked.profile.memory_tools and (identity.agent is not None or request.has_tools)
         if not wanted or identity.mode is Mode.READ or not memory_tools.may_offer(request.json):
             return {}
-        return memory_tools.offer(memory_tools.MEMORY_TOOLS, frozenset(request.tools), agreed)
+        enabled = memory_tools.MEMORY_TOOLS if self.agent.scope.is_person else memory_tools.BLOCK_TOOLS
+        return memory_tools.offer(enabled, frozenset(request.tools), agreed)
 
     def _known_notes(self, new: Sequence[WireMessage]) -> dict[int, str]:
         """Notes written once stay: a retry, or a question asked again, gets the same."""

@@ -266,6 +266,18 @@ def test_what_was_kept_in_this_very_turn_is_found_by_somebody_new_too(world: Wor
     assert results(world)[-1] == "- The safe opens with 815."
 
 
+def test_where_nobody_is_named_the_model_edits_blocks_and_has_nothing_to_search(world: World) -> None:
+    """What it kept elsewhere than in its blocks it could never find again."""
+    chat = world.chat(model="agent/helper", headers={"x-mnemogate-conversation": "room-1"})
+    world.upstream.queue(call_tools(insert("Wants a quiet room."), text=None), say("Noted."))
+    chat.say("A quiet room, please.")
+    assert set(world.upstream.last.tool_names) == {"memory_insert", "memory_replace", "memory_rethink"}
+    chat.say("Thanks.")
+    world.clock.sleep(1000)
+    chat.say("Which room do I want?")
+    assert "Wants a quiet room." in system(world)
+
+
 def test_what_was_kept_on_this_path_is_found_before_it_is_confirmed(world: World) -> None:
     chat = helper(world)
     world.upstream.queue(
