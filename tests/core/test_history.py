@@ -756,6 +756,15 @@ def test_an_imported_history_is_told_once_it_was_carried_on(world: World, key: s
     assert world.standing() == ["my boat is Ada", "A boat.", "one", "r1", "two", "r2"]
 
 
+@both
+def test_an_opening_that_was_cancelled_here_was_not_made_elsewhere(world: World, key: str | None) -> None:
+    """Nothing is known of a reply that came while the first request was let go; the question was asked here."""
+    asked = [user("I like tea")]
+    world.cancel(world.begin(asked, key))
+    world.say([*asked, assistant("Noted."), user("and coffee")], "Both.", key)
+    assert world.standing() == ["I like tea", "Noted.", "and coffee", "Both."]
+
+
 def test_a_greeting_of_the_app_that_the_model_also_said_elsewhere(world: World) -> None:
     greeting = "Hello! How can I help?"
     world.chat(("Hi", greeting), ("my pin is 1234", "Noted."), ("say that again", greeting))

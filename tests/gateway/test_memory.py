@@ -267,6 +267,15 @@ def test_what_a_note_told_is_not_told_by_the_next(world: World) -> None:
     assert FACT not in last["content"]
 
 
+def test_a_reply_that_quotes_a_note_is_not_told_with_it(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    world.upstream.echo = True
+    assert "</memory>" in world.chat(user="alice").say(QUESTION)
+    world.chat(user="alice").say("Does my cat Miso hate thunderstorms?")
+    note = world.upstream.last.messages[0]["content"]
+    assert note.count("Notes from earlier conversations") == note.count(FACT) == 1
+
+
 def test_a_few_shot_example_is_one_even_where_the_model_once_said_the_same(world: World) -> None:
     """The list is word for word a path that is stored; but it is known as a head that was made elsewhere."""
     example = [{"role": "user", "content": "I am Zoe."}, {"role": "assistant", "content": "name: Zoe"}]
