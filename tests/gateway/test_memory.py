@@ -355,6 +355,22 @@ def test_a_turn_off_the_record_is_not_kept_nor_stored_when_it_is_sent_again(worl
     assert "Miso" not in str(world.query("SELECT input, said, full, notes FROM exchanges"))
 
 
+@pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}], ids=["found", "named"])
+def test_what_was_off_the_record_stays_so_before_a_new_question(
+    world: World, headers: dict[str, str]
+) -> None:
+    """Word for word among what is new, in a conversation that otherwise goes on as it is stored."""
+    chat = world.chat(user="alice", headers=headers)
+    chat.say("Hello.")
+    secret = {"role": "user", "content": FACT}
+    world.post([*chat.messages, secret], {**headers, "x-mnemogate-memory": "off"}, user="alice")
+    chat.say("Never mind.")
+    chat.messages.append(secret)
+    chat.say("And now?")
+    assert world.upstream.last.messages == chat.messages[:-1]
+    assert "Miso" not in str(world.query("SELECT input, said FROM exchanges"))
+
+
 def test_a_turn_that_only_reads_is_told_and_tells_nobody(world: World) -> None:
     world.chat(user="alice").say(FACT)
     reader = world.chat(user="alice", headers={"x-mnemogate-memory": "read"})
