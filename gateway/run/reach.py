@@ -37,7 +37,7 @@ from gateway.core.routing import (
 )
 from gateway.core.window import context_from_error
 from gateway.metrics import Metrics
-from gateway.run.relay import Receipt
+from gateway.run.relay import MAX_REPLY_BYTES, Receipt
 from gateway.run.route import Route
 from gateway.run.sink import Sink
 from gateway.settings import Settings
@@ -45,7 +45,9 @@ from gateway.settings import Settings
 __all__ = ["Place", "Reach", "Remake", "Tries"]
 
 Remake = Callable[[Target, "Place"], Awaitable[ModelRequest]]
-_ERROR_BYTES = 64 * 1024  # of an error that nobody gets to see; read so that its connection can be used again
+# Of an error: what is read of one that nobody gets to see, so that its connection can be used again; and what is
+# searched of one that may name a context. Some repeat the whole request.
+_ERROR_BYTES = 64 * 1024
 _ERROR_S = 0.1
 _MAY_BE_TOO_LONG = frozenset((400, 413, 422))
 
@@ -223,11 +225,11 @@ class Tries:
     async def _look_for_window(self, reply: ModelReply) -> tuple[ModelReply, ModelRequest | None]:
         """An error that says how long the context is: the request once more, shorter. Else the error as it came."""
         try:
-            body = await reply.read(_ERROR_BYTES)
+            body = await reply.read(MAX_REPLY_BYTES)
         finally:
             await reply.aclose()
         told = Told(reply.status, reply.headers, body)
-        tokens = context_from_error(body.decode("utf-8", "replace"))
+        tokens = context_from_error(body[:_ERROR_BYTES].decode("utf-8", "replace"))
         known = self.target.context_window
         if tokens is None or self.remake is None or (known is not None and known <= tokens):
             return told, None

@@ -20,7 +20,7 @@ from gateway.errors import GatewayError, UpstreamBroke, UpstreamError, UpstreamT
 from gateway.run.beat import BEAT, with_beats
 from gateway.run.sink import Sink
 
-__all__ = ["Receipt", "handed_on", "kind_of", "relay", "split_events", "translate"]
+__all__ = ["MAX_REPLY_BYTES", "Receipt", "handed_on", "kind_of", "relay", "split_events", "translate"]
 
 Header = tuple[str, str]
 # Cookies are between the upstream and us; the date of this response is our server's to say.

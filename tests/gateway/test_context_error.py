@@ -60,3 +60,18 @@ def test_an_error_that_names_no_context_reaches_the_client_as_it_is(tmp_path: Pa
         reply = world.gateway.post({"model": "m", "messages": long_list(1)})
         assert (reply.status, reply.error["code"]) == (400, "displeased")
         assert len(upstream.chats) == 1
+
+
+@pytest.mark.parametrize("user", ["alice", None], ids=["remembered", "nobody"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_error_that_repeats_a_large_request_reaches_the_client_as_it_is(
+    tmp_path: Path, user: str | None, stream: bool
+) -> None:
+    """As servers do that validate with pydantic: vLLM, and whatever is built on FastAPI."""
+    with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
+        told = fail(422, message="Input should be valid: " + "word " * 40_000)
+        upstream.queue(told)
+        body = {"model": "m", "messages": long_list(1), "stream": stream, **({"user": user} if user else {})}
+        reply = world.gateway.post(body)
+        assert (reply.status, [reply.body]) == (422, list(told.body or ()))
+        assert len(upstream.chats) == 1
