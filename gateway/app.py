@@ -100,7 +100,7 @@ class Gateway:
         routes: list[BaseRoute] = [
             Route(CHAT_PATH, _only_post, methods=["POST"]),  # for its 405; posts never come this far
             *model_routes(self.models),
-            *forwarding_routes(server, Forwarding(settings, providers, self.metrics), bodies),
+            *forwarding_routes(server, Forwarding(settings, providers, self.chat.reach), bodies),
             *health_routes(self.readiness, self.metrics),
         ]
         if store is not None:

@@ -54,6 +54,10 @@ class Target(NamedTuple):  # a frozen dataclass costs three times as much to mak
     context_window: int | None = None
     rank: int = 0
 
+    def gets_credential(self, upstream: str) -> bool:
+        """Whether it gets the caller's own: that is for whom he asked, not for whoever stands in."""
+        return self.rank == 0 or self.upstream == upstream
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

@@ -21,7 +21,9 @@ class NamedRequest:
     stream: bool = False
 
     def with_model(self, model: str) -> bytes:
-        """The same bytes with another value for `model`."""
+        """The same bytes with another value for `model`, if there is one."""
+        if self.model is None or model == self.model:
+            return self.raw
         splice = Splice(scan(self.raw), self.raw)
         splice.set_member("model", orjson.dumps(model))
         return splice.render()

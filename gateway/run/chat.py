@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from zlib import crc32
 
 import orjson
 
@@ -81,7 +83,7 @@ class Chat:
         profile = self._profile(identity)
         if not identity.append and profile.history == "append" and identity.conversation is not None:
             identity = replace(identity, append=True)
-        tries = self.reach.tries(route, request, sink, receipt)
+        tries = self.reach.tries(route, partial(_conversation_key, request), sink, receipt)
         memory, status = await self._recollect(request, tries.target, identity, profile)
         receipt.headers.append(("x-mnemogate-memory", status))
         call = _Call(request, forwardable(headers), credential, route.upstream, receipt, self._settings)
@@ -275,8 +277,7 @@ class _Call:
         return found
 
     def credential_for(self, target: Target) -> str | None:
-        """The caller's is for whom he asked, not for whoever stands in."""
-        return self.credential if target.rank == 0 or target.upstream == self.upstream else None
+        return self.credential if target.gets_credential(self.upstream) else None
 
     def _consumed(self, place: Place) -> tuple[str, ...]:
         body, known = self.request.json, place.provider.capabilities
@@ -302,6 +303,16 @@ def _additions(memory: Recollection | None, profile: ProfileSettings) -> Additio
     if memory is None or memory.asked.identity.mode is Mode.OFF:
         return Additions(system=profile.system or "")
     return memory.additions
+
+
+def _conversation_key(request: ChatRequest) -> int:
+    """The same for all turns of a conversation: its messages up to the user's first."""
+    head = []
+    for message in request.messages:
+        head.append(message)
+        if message["role"] == "user":
+            break
+    return crc32(orjson.dumps(head))
 
 
 def _has_window(route: Route, target: Target) -> bool:

@@ -13,14 +13,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from zlib import crc32
-
-import orjson
+from typing import Final
 
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
 from adapters.types import Event, ModelRequest
-from gateway.core.request import ChatRequest
 from gateway.core.routing import (
     Failure,
     Health,
@@ -49,6 +46,7 @@ Remake = Callable[[Target, "Place"], Awaitable[ModelRequest]]
 # searched of one that may name a context. Some repeat the whole request.
 _ERROR_BYTES = 64 * 1024
 _ERROR_S = 0.1
+CHAT: Final = "/chat/completions"
 _MAY_BE_TOO_LONG = frozenset((400, 413, 422))
 
 
@@ -114,8 +112,14 @@ class Reach:
     def learn_window(self, target: Target, tokens: int) -> None:
         self._windows[target.upstream, target.model] = tokens
 
-    def tries(self, route: Route, request: ChatRequest, sink: Sink, receipt: Receipt) -> Tries:
-        """Where this request goes; nothing is sent yet."""
+    def tries(
+        self, route: Route, key: Callable[[], int], sink: Sink, receipt: Receipt, path: str = CHAT
+    ) -> Tries:
+        """Where this request goes; nothing is sent yet.
+
+        key: the same for what stays together where there are several places. path: who is known not to have it is
+        passed by.
+        """
         places = self._places[route.upstream]
         if not route.others and len(places) == 1:
             window = route.context_window
@@ -127,10 +131,20 @@ class Reach:
             each._replace(context_window=self.window(each.upstream, each.model, each.context_window))
             for each in route.targets
         ]
-        candidates = [(place, target) for target in targets for place in self._places[target.upstream]]
+        candidates = [
+            (place, target)
+            for target in targets
+            for place in self._places[target.upstream]
+            if path == CHAT or place.provider.has_endpoint(path)
+        ]
         members = [Member(f"{p.name}/{t.model}", t.rank, p.health) for p, t in candidates]
-        found = order(members, self.now(), _conversation_key(request))
+        found = order(members, self.now(), key())
         return Tries(self, [candidates[i] for i in found], sink, receipt)
+
+    def first(self, route: Route, sink: Sink, receipt: Receipt) -> Tries:
+        """The one place of what an upstream keeps: its first key, whose account the files and the like are in."""
+        target = Target(route.upstream, route.model)
+        return Tries(self, [(self._places[route.upstream][0], target)], sink, receipt)
 
     def _resting(self) -> dict[tuple[str, ...], int]:
         now = self.now()
@@ -142,7 +156,11 @@ class Reach:
 
 
 class Tries:
-    """place, target: whose turn it is; after an answer, whose answer it was. Call `done` when the request is over."""
+    """place, target: whose turn it is; after an answer, whose answer it was. Call `done` when the request is over.
+
+    remake: the request for another target. is_once: what may have arrived is not sent again. fault: why the request
+    could not be sent to its end, if that was the caller's doing; no upstream is blamed for it.
+    """
 
     __slots__ = (
         "_busy",
@@ -152,7 +170,9 @@ class Tries:
         "_reach",
         "_receipt",
         "_sink",
+        "fault",
         "is_answered",
+        "is_once",
         "place",
         "remake",
         "target",
@@ -168,7 +188,9 @@ class Tries:
         self._busy: Place | None = None
         self._is_settled = False
         self.is_answered = False  # whether the last call had a reply, whatever it said
-        self.remake: Remake | None = None  # the request for another target
+        self.is_once = False
+        self.remake: Remake | None = None
+        self.fault: Callable[[], Exception | None] = lambda: None
 
     async def send(self, request: ModelRequest) -> ModelReply:
         """The first reply that will do, or the last one there was. Raises: ProviderError: the last error."""
@@ -187,7 +209,7 @@ class Tries:
                 reply = await place.provider.send(request)
                 if not is_failure(reply.status):
                     health.succeeded()
-                    if reply.status in _MAY_BE_TOO_LONG and not self._is_settled:
+                    if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
                         reply, shorter = await self._look_for_window(reply)
                         if shorter is not None:
                             request = shorter
@@ -198,6 +220,8 @@ class Tries:
                     str(reply.status), retry_after_s=read_retry_after(reply.headers, reach.wall())
                 )
             except ProviderError as caught:
+                if (fault := self.fault()) is not None:
+                    raise fault from caught
                 error, failure = caught, _failure_of(caught)
             finally:
                 if is_probe:
@@ -257,7 +281,7 @@ class Tries:
         place.health.in_flight += 1
 
     def _decide(self, failure: Failure, tries: int) -> tuple[Step, float]:
-        if self._sink.started:
+        if self._sink.started or (self.is_once and failure.sent):
             return Step.STOP, 0.0
         left = [] if self._is_settled else self._candidates
         health = self.place.health
@@ -329,13 +353,3 @@ async def _let_go(reply: ModelReply) -> None:
                 await reply.read(_ERROR_BYTES)
         finally:
             await reply.aclose()
-
-
-def _conversation_key(request: ChatRequest) -> int:
-    """The same for all turns of a conversation: its messages up to the user's first."""
-    head = []
-    for message in request.messages:
-        head.append(message)
-        if message["role"] == "user":
-            break
-    return crc32(orjson.dumps(head))

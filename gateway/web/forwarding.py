@@ -19,6 +19,7 @@ from gateway.dialects.named import parse_named
 from gateway.errors import BadRequest, UnknownPath
 from gateway.run.forward import UPSTREAM_HEADER, Forwarding, Outgoing
 from gateway.run.relay import Receipt
+from gateway.run.route import Route as ModelRoute
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
 from gateway.web.middleware import trace_of
@@ -101,11 +102,10 @@ class _Endpoint:
             trace.bytes_in = len(body)
             asked = parse_named(body)
             trace.model, trace.stream = asked.model, asked.stream
-            upstream, model = self._forwarding.find(head.path, asked.model, head.named)
-            if model is not None and model != asked.model:
-                body = asked.with_model(model)
-            outgoing = Outgoing(head.method, head.path, scope["headers"], trace.caller.credential, body)
-            await self._answer(upstream, outgoing, scope, receive, send)
+            route = self._forwarding.find(head.path, asked.model, head.named)
+            credential = trace.caller.credential
+            outgoing = Outgoing(head.method, head.path, scope["headers"], credential, named=asked)
+            await self._answer(route, outgoing, scope, receive, send)
 
     async def _hand_on(self, head: _Head, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
@@ -115,33 +115,23 @@ class _Endpoint:
             search = FieldSearch(boundary, "model") if boundary is not None else None
             if search is not None and _may_name_a_model(head.path):
                 await upload.look(search)
-                if search.span is not None:
-                    trace.model = search.head[slice(*search.span)].decode("utf-8", "replace")
-            upstream, name = self._forwarding.find(head.path, trace.model, head.named)
-            if search is not None and search.span is not None and name is not None and name != trace.model:
-                upload.replace(search.span, name.encode())
-            outgoing = Outgoing(
-                head.method,
-                head.path,
-                scope["headers"],
-                trace.caller.credential,
-                upload=upload.pieces(),
-                upload_bytes=upload.size,
-                failure=lambda: upload.error,
-            )
-            await self._answer(upstream, outgoing, scope, upload.after, send)
+                trace.model = upload.found or trace.model
+            route = self._forwarding.find(head.path, trace.model, head.named)
+            credential = trace.caller.credential
+            outgoing = Outgoing(head.method, head.path, scope["headers"], credential, upload=upload)
+            await self._answer(route, outgoing, scope, upload.after, send)
         finally:
             trace.bytes_in = upload.count
 
     async def _answer(
-        self, upstream: str, outgoing: Outgoing, scope: Scope, receive: Receive, send: Send
+        self, route: ModelRoute, outgoing: Outgoing, scope: Scope, receive: Receive, send: Send
     ) -> None:
         trace = trace_of(scope)
         receipt = Receipt(trace.begun, [("x-mnemogate-memory", "off")])
         connection = scope["state"].get("connection")
         try:
             async with Reply(receive, send, self._settings.send_timeout_s, connection) as reply:
-                await self._forwarding.answer(upstream, outgoing, reply, receipt)
+                await self._forwarding.answer(route, outgoing, reply, receipt)
         finally:
             trace.added_ms = receipt.added_ms
 

@@ -39,18 +39,27 @@ class Upload:
         self._receive = receive
         self._left_s = self._timeout_s = timeout_s
         self._head = b""
+        self._span: tuple[int, int] | None = None
         self._ended = asyncio.Event()
 
     async def look(self, search: FieldSearch) -> None:
         """Read until the search is over, or has seen enough. Raises: BodyTooLarge, BodyTimeout, ClientGone."""
         while not search.is_over and len(search.head) < LOOK_BYTES and not self._ended.is_set():
             search.feed(await self._next())
-        self._head = bytes(search.head)
+        self._head, self._span = bytes(search.head), search.span
 
-    def replace(self, span: tuple[int, int], value: bytes) -> None:
-        """Put another value into what `look` has read."""
-        start, end = span
-        self._head = self._head[:start] + value + self._head[end:]
+    @property
+    def found(self) -> str | None:
+        """The value that `look` has found."""
+        return None if self._span is None else self._head[slice(*self._span)].decode("utf-8", "replace")
+
+    def put(self, text: str) -> None:
+        """Another value in its place; without one nothing changes."""
+        if self._span is None or text == self.found:
+            return
+        start, end = self._span
+        value = text.encode()
+        self._head, self._span = self._head[:start] + value + self._head[end:], (start, start + len(value))
         if self.size is not None:
             self.size += len(value) - (end - start)
 
