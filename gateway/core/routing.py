@@ -3,8 +3,8 @@
 A route is a row of targets by rank: those of one rank are places of the same model and share the load, a higher rank
 is a fallback. What is known of a place is its `Health`, in two parts. Its *breaker* opens after so many failures in a
 row; when its rest is over one request probes, and closes it or opens it again. And it may have *told* us to wait
-(Retry-After). A place that rests is passed over while there is another; it is never taken out when it is the only
-one, since the upstream's own answer says more than any of ours.
+for a model (Retry-After). A place that rests is passed over while there is another; it is never taken out when it is
+the only one, since the upstream's own answer says more than any of ours.
 
 A conversation stays where it was (the provider's prompt cache is there), unless that place is clearly busier than
 another: rendezvous hashing with bounded load.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from hashlib import blake2b
@@ -89,7 +89,7 @@ class Health:
 
     failures: int = 0  # in a row
     rests_until: float = -math.inf  # the breaker
-    told_until: float = -math.inf  # its own Retry-After
+    told: dict[str, float] = field(default_factory=dict)  # model -> until when, by its own Retry-After
     is_probed: bool = False
     in_flight: int = 0
     requests: int = 0  # since the credit was looked at
@@ -103,28 +103,47 @@ class Health:
             return True
         return False
 
-    def succeeded(self) -> None:
+    def succeeded(self, model: str) -> None:
         self.failures = 0
-        self.rests_until = self.told_until = -math.inf
+        self.rests_until = -math.inf
+        self.told.pop(model, None)
 
-    def failed(self, policy: Policy, now: float, retry_after_s: float | None = None) -> None:
+    def failed(self, policy: Policy, now: float, model: str, retry_after_s: float | None = None) -> None:
         self.failures += 1
         if policy.breaker_failures and self.failures >= policy.breaker_failures:
             self.rests_until = now + policy.breaker_s
         if retry_after_s:
-            self.told_until = now + min(retry_after_s, _LONGEST_REST_S)
+            self.told = {
+                name: until for name, until in self.told.items() if until > now
+            }  # names are callers'
+            self.told[model] = now + min(retry_after_s, _LONGEST_REST_S)
 
-    def is_willing(self, now: float) -> bool:
-        return now >= self.rests_until and now >= self.told_until and not self.is_probed
+    def told_until(self, model: str) -> float:
+        return self.told.get(model, -math.inf)
+
+    def is_willing(self, now: float, model: str) -> bool:
+        return now >= self.rests_until and now >= self.told_until(model) and not self.is_probed
+
+    def is_resting(self, now: float) -> bool:
+        """Whether somebody is kept from it, for one model at least."""
+        return self.is_probed or now < max(self.rests_until, *self.told.values(), -math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A place as a candidate. name: what its hash is made of."""
+    """A place as a candidate. name: what its hash is made of. model: what it would be asked for."""
 
     name: str
     rank: int
     health: Health
+    model: str = ""
+
+    def is_willing(self, now: float) -> bool:
+        return self.health.is_willing(now, self.model)
+
+    @property
+    def told_until(self) -> float:
+        return self.health.told_until(self.model)
 
 
 class Step(Enum):
@@ -195,15 +214,15 @@ def order(members: Sequence[Member], now: float, key: int) -> list[int]:
     """
     found: list[int] = []
     for rank in sorted({member.rank for member in members}):
-        group = [i for i, m in enumerate(members) if m.rank == rank and m.health.is_willing(now)]
+        group = [i for i, m in enumerate(members) if m.rank == rank and m.is_willing(now)]
         if len(group) > 1:
             group = _shared(members, group, key)
         found += group
     resting = [i for i in range(len(members)) if i not in found]
     if found:
-        resting = [i for i in resting if now >= members[i].health.told_until]
+        resting = [i for i in resting if now >= members[i].told_until]
     if resting:
-        found.append(min(resting, key=lambda i: (_wakes(members[i].health), members[i].rank)))
+        found.append(min(resting, key=lambda i: (_wakes(members[i]), members[i].rank)))
     return found
 
 
@@ -219,8 +238,8 @@ def _score(key: int, name: str) -> bytes:
     return blake2b(f"{key}:{name}".encode(), digest_size=8).digest()
 
 
-def _wakes(health: Health) -> float:
-    return max(health.rests_until, health.told_until)
+def _wakes(member: Member) -> float:
+    return max(member.health.rests_until, member.told_until)
 
 
 def read_retry_after(headers: Iterable[tuple[str, str]], now_s: float) -> float | None:

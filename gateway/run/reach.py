@@ -137,7 +137,7 @@ class Reach:
             for place in self._places[target.upstream]
             if path == CHAT or place.provider.has_endpoint(path)
         ]
-        members = [Member(f"{p.name}/{t.model}", t.rank, p.health) for p, t in candidates]
+        members = [Member(f"{p.name}/{t.model}", t.rank, p.health, t.model) for p, t in candidates]
         found = order(members, self.now(), key())
         return Tries(self, [candidates[i] for i in found], sink, receipt)
 
@@ -149,7 +149,7 @@ class Reach:
     def _resting(self) -> dict[tuple[str, ...], int]:
         now = self.now()
         return {
-            (place.name,): int(not place.health.is_willing(now))
+            (place.name,): int(place.health.is_resting(now))
             for places in self._places.values()
             for place in places
         }
@@ -208,7 +208,7 @@ class Tries:
             try:
                 reply = await place.provider.send(request)
                 if not is_failure(reply.status):
-                    health.succeeded()
+                    health.succeeded(self.target.model)
                     if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
                         reply, shorter = await self._look_for_window(reply)
                         if shorter is not None:
@@ -227,7 +227,7 @@ class Tries:
                 if is_probe:
                     health.is_probed = False
             if place.has_key or failure.kind != "429":
-                health.failed(place.policy, reach.now(), failure.retry_after_s)
+                health.failed(place.policy, reach.now(), self.target.model, failure.retry_after_s)
             step, wait_s = self._decide(failure, tries) if is_free else (Step.STOP, 0.0)
             if step is Step.STOP:
                 self._answered(failure.kind, is_error=True, has_reply=reply is not None)
@@ -267,7 +267,7 @@ class Tries:
         """A reply that had begun did not end as it must."""
         self.is_answered = False
         self._reach.metrics.upstream_error(self.place.name, kind)
-        self.place.health.failed(self.place.policy, self._reach.now())
+        self.place.health.failed(self.place.policy, self._reach.now(), self.target.model)
 
     def done(self) -> None:
         """The request is over; idempotent."""

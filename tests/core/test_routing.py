@@ -107,15 +107,19 @@ def failed(times: int, at: float = NOW, retry_after_s: float | None = None) -> H
     health = Health()
     for _ in range(times):
         health.begin(Policy())
-        health.failed(Policy(), at, retry_after_s)
+        health.failed(Policy(), at, "", retry_after_s)
         health.is_probed = False
     return health
 
 
 def test_the_breaker_opens_after_failures_in_a_row_and_for_its_time() -> None:
-    assert failed(4).is_willing(NOW)
+    assert failed(4).is_willing(NOW, "")
     health = failed(5)
-    assert (health.is_willing(NOW), health.is_willing(NOW + 9.9), health.is_willing(NOW + 10)) == (
+    assert (
+        health.is_willing(NOW, ""),
+        health.is_willing(NOW + 9.9, ""),
+        health.is_willing(NOW + 10, ""),
+    ) == (
         False,
         False,
         True,
@@ -124,33 +128,33 @@ def test_the_breaker_opens_after_failures_in_a_row_and_for_its_time() -> None:
 
 def test_a_success_between_them_starts_the_count_anew() -> None:
     health = failed(4)
-    health.succeeded()
-    health.failed(Policy(), NOW)
-    assert health.is_willing(NOW)
+    health.succeeded("")
+    health.failed(Policy(), NOW, "")
+    assert health.is_willing(NOW, "")
 
 
 def test_one_probe_closes_it_or_opens_it_again() -> None:
     health = failed(5)
     assert health.begin(Policy())  # the probe
-    assert not health.is_willing(NOW + 20)  # nobody else meanwhile
+    assert not health.is_willing(NOW + 20, "")  # nobody else meanwhile
     health.is_probed = False
-    health.failed(Policy(), NOW + 20)
-    assert (health.is_willing(NOW + 29), health.is_willing(NOW + 30)) == (False, True)
+    health.failed(Policy(), NOW + 20, "")
+    assert (health.is_willing(NOW + 29, ""), health.is_willing(NOW + 30, "")) == (False, True)
     health.begin(Policy())
     health.is_probed = False
-    health.succeeded()
+    health.succeeded("")
     assert not health.begin(Policy())
-    assert health.is_willing(NOW + 30)
+    assert health.is_willing(NOW + 30, "")
 
 
 def test_without_a_breaker_nothing_rests_but_by_retry_after() -> None:
     policy, health = Policy(breaker_failures=0), Health()
     for _ in range(50):
         assert not health.begin(policy)
-        health.failed(policy, NOW)
-    assert health.is_willing(NOW)
-    health.failed(policy, NOW, 7.0)
-    assert (health.is_willing(NOW + 6.9), health.is_willing(NOW + 7)) == (False, True)
+        health.failed(policy, NOW, "")
+    assert health.is_willing(NOW, "")
+    health.failed(policy, NOW, "", 7.0)
+    assert (health.is_willing(NOW + 6.9, ""), health.is_willing(NOW + 7, "")) == (False, True)
 
 
 # --- the order
@@ -167,6 +171,8 @@ def test_who_rests_is_the_last_resort_and_who_told_us_to_wait_is_spared() -> Non
     told = [Member("a", 0, failed(1, retry_after_s=20.0)), Member("b", 1, Health())]
     assert order(told, NOW, 7) == [1]
     assert order(told, NOW + 20, 7) == [0, 1]
+    of_another = [Member("a", 0, told[0].health, "another model"), told[1]]
+    assert order(of_another, NOW, 7) == [0, 1]
 
 
 def test_the_only_one_is_never_taken_out() -> None:

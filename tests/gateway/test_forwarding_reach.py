@@ -29,7 +29,7 @@ def _no_pause_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Two:
-    """A gateway before two upstreams: `m` is `big` of the first, `other` is `small` of the second."""
+    """A gateway before two upstreams: `m` and `m2` are models of the first, `other` is one of the second."""
 
     gateway: Running
     first: StrictUpstream
@@ -73,6 +73,7 @@ def two(upstream: StrictUpstream) -> Iterator[Open]:
                 ModelSettings(
                     "m", "big", "first", fallbacks=tuple(fallbacks), deployments=tuple(deployments)
                 ),
+                ModelSettings("m2", "big-two", "first", fallbacks=tuple(fallbacks)),
                 ModelSettings("other", "small", "second"),
             ]
             if claude is not None:
@@ -128,7 +129,7 @@ def test_the_callers_own_key_does_not_go_to_a_stand_in(two: Open) -> None:
 
 def test_another_key_answers_when_one_is_at_its_limit(two: Open) -> None:
     with two(api_keys=("one", "two")) as it:
-        it.first.queue(BUSY)
+        it.first.queue(fail(429, retry_after="60"))
         assert it.embed().status == 200
         used = it.keys()
         assert sorted(used) == ["one", "two"]
@@ -237,3 +238,16 @@ def test_an_upload_that_ends_early_is_no_fault_of_the_upstream(two: Open) -> Non
         assert "mnemogate_upstream_errors_total{kind=" not in counted
         reply = it.gateway.ask("POST", "/v1/audio/speech", SPEECH, JSON)
         assert reply.headers["x-mnemogate-upstream"] == "first"
+
+
+def test_a_limit_of_one_model_is_not_that_of_the_others(two: Open) -> None:
+    """The providers limit by model: while embeddings are at their limit, others are not kept from that upstream."""
+    with two(fallbacks=["other"], api_key="k1") as it:
+        it.first.queue(fail(429, retry_after="60"))
+        assert [it.embed().headers["x-mnemogate-upstream"] for _ in range(2)] == ["second"] * 2
+        assert (
+            'mnemogate_upstream_resting{upstream="first"} 1.0'
+            in it.gateway.ask("GET", "/metrics").body.decode()
+        )
+        assert it.embed("m2").headers["x-mnemogate-upstream"] == "first"
+        assert it.embed().headers["x-mnemogate-upstream"] == "second", "it was told to come back later"
