@@ -17,6 +17,7 @@ import openai
 import pydantic
 import pytest
 
+from tests.anthropic_upstream import think
 from tests.gateway.fidelity import KINDS, MODES, WEATHER, Kind, Mode, Talk, chunks, talk_in, whole
 from tests.upstream import Call, Gate, Reply, call_tools, raw, say
 
@@ -97,6 +98,8 @@ CONTINUED = [
     {"role": "tool", "tool_call_id": "call_a", "content": "Rain"},
     {"role": "tool", "tool_call_id": "call_b", "content": [{"type": "text", "text": "Sun"}]},
 ]
+
+THINKING = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
 
 # name -> what is asked, and what the upstream says, whole and streamed alike
 SAID: dict[str, tuple[Json, Reply]] = {
@@ -406,6 +409,49 @@ def test_the_sdk_puts_streamed_calls_together(talk: Talk) -> None:
         message = stream.get_final_completion().choices[0].message
     assert message.tool_calls is not None
     assert [json.loads(call.function.arguments)["city"] for call in message.tool_calls] == ["Oslo", "Rome"]
+
+
+@claude_too
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}], ids=["", "usage"])
+def test_a_calls_arguments_come_as_they_are_made(talk: Talk, options: Json) -> None:
+    gate = Gate()
+    call = Call("get_weather", '{"city":"Oslo"}', pieces=['{"city":', '"Oslo"}'])
+    talk.upstream.queue(call_tools(call, hold_after={4 if talk.is_claude else 3: gate}))
+    got = []
+    for chunk in talk.sdk.chat.completions.create(
+        **asked(talk, {"tools": [WEATHER], "stream": True, **options})
+    ):
+        for choice in chunk.choices:
+            for piece in choice.delta.tool_calls or ():
+                got.append(piece.function and piece.function.arguments)
+        if '{"city":' in got:
+            gate.open()  # had the first piece been held back, this would never come
+    assert [piece for piece in got if piece] == ['{"city":', '"Oslo"}']
+
+
+@pytest.mark.parametrize("kind", ["anthropic"])
+def test_thoughts_come_as_they_are_thought(talk: Talk) -> None:
+    gate = Gate()
+    talk.upstream.queue(think("Hm. Well.", "Ok.", hold_after={4: gate}))
+    got = []
+    for chunk in talk.sdk.chat.completions.create(**asked(talk, {"stream": True, "extra_body": THINKING})):
+        got += [getattr(choice.delta, "reasoning_content", None) for choice in chunk.choices]
+        if "Hm." in got:
+            gate.open()
+    assert "".join(each or "" for each in got) == "Hm. Well."
+
+
+@claude_too
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream", "*/*"])
+def test_the_body_says_whether_to_stream(talk: Talk, accept: str) -> None:
+    """Voice stacks send any `Accept`, or none."""
+    for stream, expected in ((True, "text/event-stream"), (False, "application/json")):
+        talk.upstream.queue(say("Hi"))
+        got = talk.sdk.chat.completions.with_raw_response.create(
+            **asked(talk, {"stream": stream}), extra_headers={"accept": accept}
+        )
+        assert got.headers["content-type"].partition(";")[0] == expected
+        got.parse()
 
 
 @claude_too
