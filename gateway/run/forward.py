@@ -19,6 +19,7 @@ from gateway.core.identity import forwardable
 from gateway.core.routing import Target
 from gateway.core.stream import is_event_stream
 from gateway.errors import BadRequest, UnknownPath
+from gateway.run.beat import BEAT, with_beats
 from gateway.run.reach import Place, Reach
 from gateway.run.relay import Receipt, handed_on, kind_of, split_events, translate
 from gateway.run.route import AGENT_PREFIX, Route, resolve_route
@@ -173,7 +174,7 @@ class Forwarding:
                 receipt.upstream_called()
                 reply = await tries.send(asked.request(tries.target, route.upstream))
                 receipt.upstream_answered()
-                await _hand_on(reply, sink, receipt)
+                await _hand_on(reply, sink, receipt, self._settings.server.keep_alive_comment_s)
         except ProviderError as error:
             if (cause := asked.failure()) is not None:
                 raise cause from error
@@ -188,25 +189,30 @@ class Forwarding:
                 await reply.aclose()
 
 
-async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
+async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float) -> None:
     headers = handed_on(reply.headers)
     is_held = any(name == "content-type" and value.startswith("application/json") for name, value in headers)
     is_stream = is_event_stream(reply.status, headers)
     held: list[bytes] = []
     size = 0
     rest = b""  # of an event that is not complete, as in `relay`
-    async for chunk in reply.chunks():
-        if is_held:
-            held.append(chunk)
-            size += len(chunk)
-            if size <= _HELD_BYTES:
-                continue
-            is_held, chunk = False, b"".join(held)
-        if not sink.started:
-            sink.start(reply.status, [*headers, *receipt.lines()])
-        if is_stream:
-            chunk, rest = split_events(rest + chunk)
-        await sink.write(chunk)
+    beats = with_beats(reply.chunks(), beat_s) if is_stream and beat_s else None
+    try:
+        async for chunk in beats or reply.chunks():
+            if is_held:
+                held.append(chunk)
+                size += len(chunk)
+                if size <= _HELD_BYTES:
+                    continue
+                is_held, chunk = False, b"".join(held)
+            if not sink.started:
+                sink.start(reply.status, [*headers, *receipt.lines()])
+            if is_stream and chunk is not BEAT:
+                chunk, rest = split_events(rest + chunk)
+            await sink.write(chunk)
+    finally:
+        if beats is not None:
+            await beats.aclose()
     if is_held:
         await sink.whole(reply.status, [*headers, *receipt.lines()], b"".join(held))
         return

@@ -592,6 +592,25 @@ def test_a_stream_that_breaks_ends_with_an_error_that_can_be_read(
     assert f"mnemogate_upstream_errors_total{{{_labels('kind', kind)}}} 1.0" in counted
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses"])
+def test_silence_in_a_stream_is_filled_with_comments(upstream: StrictUpstream, path: str) -> None:
+    """Between events: the half of one that is there waits for the other."""
+    pieces = [b'data: {"n": 1}\n\nda', b'ta: {"n": 2}\n\n']
+    gate = Gate()
+    upstream.queue(raw(*pieces, hold_after={1: gate}))
+    body = json.dumps({"model": "m", "prompt": "x", "input": "x", "stream": True}).encode()
+    settings = settings_for(upstream, server={"keep_alive_comment_s": 0.01})
+    with serve(settings) as gateway, gateway.connect() as client:
+        client.request("POST", path, body, JSON)
+        client.read_head()
+        got = b""
+        while piece := client.read_chunk():
+            got += piece
+            if b": keep-alive\n\n" in got:
+                gate.open()
+    assert got.replace(b": keep-alive\n\n", b"") == b"".join(pieces)
+
+
 def test_a_stream_is_handed_on_to_its_last_byte(gateway: Running, upstream: StrictUpstream) -> None:
     pieces = [b'data: {"n": 1}\n\nda', b'ta: {"n": 2}', b"\n\ndata: [DONE]"]
     upstream.queue(raw(*pieces))
