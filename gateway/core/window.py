@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import orjson
+
 __all__ = [
     "Budget",
     "Element",
@@ -215,6 +217,7 @@ def _splits_a_call(elements: Sequence[Element]) -> list[bool]:
     return [open_calls > 0 for open_calls in accumulate(changes[:-1])]
 
 
+_MOST_DIGITS = 12  # no context is as long, and Python refuses to read a number of thousands of them
 # The sentences of servers that say how long their context is; the number wanted is the group.
 _CONTEXT_SENTENCES = (
     re.compile(r"maximum context length (?:is|of) (\d[\d,]*)", re.I),  # OpenAI, vLLM, TGI, OpenRouter
@@ -226,12 +229,27 @@ _CONTEXT_SENTENCES = (
 )
 
 
-def context_from_error(body: str) -> int | None:
-    """The context length in tokens that an upstream's error names, or None."""
+_ESCAPE = re.compile(r"\\.", re.DOTALL)
+
+
+def context_from_error(body: str, request: bytes = b"") -> int | None:
+    """The context length in tokens that an upstream's error names, or None.
+
+    request: the JSON it is about. Some errors repeat it, and what somebody said in it is nothing the upstream told.
+    """
+    told = list(_contexts(body))
+    if not told or not request:
+        return told[0] if told else None
+    text = orjson.dumps(orjson.loads(request)).decode()  # no letter is escaped any more
+    said = set(_contexts(_ESCAPE.sub(" ", text)))
+    return next((tokens for tokens in told if tokens not in said), None)
+
+
+def _contexts(text: str) -> Iterator[int]:
     for sentence in _CONTEXT_SENTENCES:
-        found = sentence.search(body)
-        if found:
-            tokens = int(found[1].replace(",", ""))
-            if tokens >= 256:  # smaller numbers are a count of something else
-                return tokens
-    return None
+        for found in sentence.finditer(text):
+            digits = found[1].replace(",", "")
+            if (
+                len(digits) < _MOST_DIGITS and int(digits) >= 256
+            ):  # smaller ones are a count of something else
+                yield int(digits)

@@ -210,7 +210,7 @@ class Tries:
                 if not is_failure(reply.status):
                     health.succeeded(self.target.model)
                     if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
-                        reply, shorter = await self._look_for_window(reply)
+                        reply, shorter = await self._look_for_window(reply, request)
                         if shorter is not None:
                             request = shorter
                             continue
@@ -246,14 +246,16 @@ class Tries:
                 if self.remake is not None:
                     request = await self.remake(self.target, self.place)
 
-    async def _look_for_window(self, reply: ModelReply) -> tuple[ModelReply, ModelRequest | None]:
+    async def _look_for_window(
+        self, reply: ModelReply, request: ModelRequest
+    ) -> tuple[ModelReply, ModelRequest | None]:
         """An error that says how long the context is: the request once more, shorter. Else the error as it came."""
         try:
             body = await reply.read(MAX_REPLY_BYTES)
         finally:
             await reply.aclose()
         told = Told(reply.status, reply.headers, body)
-        tokens = context_from_error(body[:_ERROR_BYTES].decode("utf-8", "replace"))
+        tokens = context_from_error(body[:_ERROR_BYTES].decode("utf-8", "replace"), request.body)
         known = self.target.context_window
         if tokens is None or self.remake is None or (known is not None and known <= tokens):
             return told, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,24 @@ def test_an_error_that_repeats_a_large_request_reaches_the_client_as_it_is(
         reply = world.gateway.post(body)
         assert (reply.status, [reply.body]) == (422, list(told.body or ()))
         assert len(upstream.chats) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "This model's maximum context length is 300 tokens.",
+        "m\u0061ximum context length of 300",  # as it comes in the JSON
+        "context size\\n\\n\\n\\n\\n\\n\\n\\n\\n\\n300",
+        "context window " + "9" * 5000,
+    ],
+)
+def test_nobody_shortens_a_models_context_by_what_he_says(tmp_path: Path, words: str) -> None:
+    """An error that repeats the request repeats what was said in it."""
+    body = b'{"model":"m","user":"mallory","messages":[{"role":"user","content":"%s"}]}' % words.encode()
+    with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
+        said = json.loads(body)["messages"][0]["content"]
+        upstream.queue(fail(422, message=f"Input should be valid, not {said}"), say("Ok."))
+        assert world.gateway.ask("POST", "/v1/chat/completions", body).status == 422
+        assert len(upstream.chats) == 1
+        assert world.gateway.post({"model": "m", "messages": long_list(10), "user": "alice"}).status == 200
+        assert len(upstream.last.messages) >= 21
