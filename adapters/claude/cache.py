@@ -10,14 +10,11 @@ and for a newest message that is sent anew with other words).
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-__all__ = ["MOST_MARKS", "place_marks"]
+__all__ = ["place_marks"]
 
 Json = dict[str, Any]
-
-MOST_MARKS: Final = 4
-_NOT_MARKED: Final = ("thinking", "redacted_thinking")
 
 
 def place_marks(wire: Json, ttl: str | None = None) -> None:
@@ -30,13 +27,11 @@ def place_marks(wire: Json, ttl: str | None = None) -> None:
             tools[place] = {**tools[place], "cache_control": mark}
     if wire.get("system"):
         _mark_last(wire["system"], mark)
+    # Not the assistant's: a thought among them must not be marked, and the user's turns are as good.
     users = [turn for turn in wire["messages"] if turn["role"] == "user"]
     for turn in users[-2:]:
         _mark_last(turn["content"], mark)
 
 
 def _mark_last(blocks: list[Json], mark: Json) -> None:
-    for place in reversed(range(len(blocks))):
-        if blocks[place].get("type") not in _NOT_MARKED:
-            blocks[place] = {**blocks[place], "cache_control": mark}
-            return
+    blocks[-1] = {**blocks[-1], "cache_control": mark}
