@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -284,8 +284,14 @@ async def test_the_connection_is_used_again(
 # -- requests
 
 
-async def test_zero_is_a_temperature(family: Family, provider: Provider, upstream: StrictUpstream) -> None:
-    await whole(provider, request(family, temperature=0, top_p=0.0))
+@pytest.mark.parametrize("ask", [whole, chunks], ids=["whole", "streamed"])
+async def test_zero_is_a_temperature(
+    family: Family,
+    provider: Provider,
+    upstream: StrictUpstream,
+    ask: Callable[[Provider, ModelRequest], Awaitable[Any]],
+) -> None:
+    await ask(provider, request(family, temperature=0, top_p=0.0, stream=ask is chunks))
     assert (upstream.last.json["temperature"], upstream.last.json["top_p"]) == (0, 0)
 
 
