@@ -2,7 +2,8 @@
 
 The Messages API wants turns that alternate, beginning with the user's, and within a user's turn the results of the
 calls just before it ahead of everything else. So all that stands between two assistant messages becomes one user
-turn: tool results first, then what the user said, in their order; assistant messages in a row become one.
+turn: tool results first, then what the user said, in their order; assistant messages in a row become one. Of calls
+with the same id, which are unique there, the later ones get another.
 
 System messages ahead of everything are the `system` field. Later ones end the user turn that they stand in, which
 is where the API takes them; a model that takes none there has them at the end of `system` instead, at the price of its
@@ -65,6 +66,7 @@ def arrange(messages: Sequence[Json], *, late_system: bool) -> Conversation:
             case role:
                 raise Untranslatable(f"Messages of role '{role}' are not taken here.", f"{where}.role")
     _close(found, turn, late_system)
+    _tell_calls_apart(found)
     _trim_prefill(found)
     return found
 
@@ -86,6 +88,27 @@ def _say(found: Conversation, blocks: list[Json]) -> None:
     if not found.turns:
         found.turns.append({"role": "user", "content": [{"type": "text", "text": OPENING}]})
     found.turns.append({"role": "assistant", "content": blocks})
+
+
+def _tell_calls_apart(found: Conversation) -> None:
+    """Some providers count their calls anew with each reply; here an id must be the only one of its list."""
+    taken: set[str] = set()
+    last: dict[
+        str, list[str]
+    ] = {}  # the id a call came with -> what the last assistant's calls of it are called
+    for turn in found.turns:
+        if turn["role"] == "assistant":
+            last = {}
+        for block in turn["content"]:
+            match block:
+                case {"type": "tool_use", "id": str(own)}:
+                    while block["id"] in taken:
+                        block["id"] = f"{own}_{len(taken)}"
+                    taken.add(block["id"])
+                    last.setdefault(own, []).append(block["id"])
+                case {"type": "tool_result", "tool_use_id": str(own)} if own in last:
+                    block["tool_use_id"] = last[own][0]
+                    last[own] = last[own][1:] or last[own]
 
 
 def _trim_prefill(found: Conversation) -> None:
