@@ -113,10 +113,17 @@ class Health:
         if policy.breaker_failures and self.failures >= policy.breaker_failures:
             self.rests_until = now + policy.breaker_s
         if retry_after_s:
-            self.told = {
-                name: until for name, until in self.told.items() if until > now
-            }  # names are callers'
-            self.told[model] = now + min(retry_after_s, _LONGEST_REST_S)
+            self._wait(now, model, retry_after_s)
+
+    def limited(self, now: float, model: str, retry_after_s: float) -> None:
+        """It is well, but has had enough of one model's requests for so long."""
+        self.succeeded(model)
+        self._wait(now, model, retry_after_s)
+
+    def _wait(self, now: float, model: str, seconds: float) -> None:
+        # Those that are over go, since names are the callers'.
+        self.told = {name: until for name, until in self.told.items() if until > now}
+        self.told[model] = now + min(seconds, _LONGEST_REST_S)
 
     def told_until(self, model: str) -> float:
         return self.told.get(model, -math.inf)

@@ -226,8 +226,7 @@ class Tries:
             finally:
                 if is_probe:
                     health.is_probed = False
-            if place.has_key or failure.kind != "429":
-                health.failed(place.policy, reach.now(), self.target.model, failure.retry_after_s)
+            self._blame(failure)
             step, wait_s = self._decide(failure, tries) if is_free else (Step.STOP, 0.0)
             if step is Step.STOP:
                 self._answered(failure.kind, is_error=True, has_reply=reply is not None)
@@ -276,6 +275,16 @@ class Tries:
         if self._busy is not None:
             self._busy.health.in_flight -= 1
             self._busy = None
+
+    def _blame(self, failure: Failure) -> None:
+        place, model, now = self.place, self.target.model, self._reach.now()
+        is_limit = failure.kind == "429"
+        if is_limit and not place.has_key:
+            return  # the caller's own
+        if is_limit and failure.retry_after_s:
+            place.health.limited(now, model, failure.retry_after_s)
+        else:
+            place.health.failed(place.policy, now, model, failure.retry_after_s)
 
     def _occupy(self, place: Place) -> None:
         self.done()

@@ -251,3 +251,12 @@ def test_a_limit_of_one_model_is_not_that_of_the_others(two: Open) -> None:
         )
         assert it.embed("m2").headers["x-mnemogate-upstream"] == "first"
         assert it.embed().headers["x-mnemogate-upstream"] == "second", "it was told to come back later"
+
+
+def test_a_model_at_its_limit_does_not_open_the_breaker(two: Open) -> None:
+    """With nobody to stand in it is asked again and again; the upstream is well, and others are served."""
+    with two(fallbacks=["other"], api_key="k1", breaker_failures=2) as it:
+        it.first.queue(*(fail(429, retry_after="60") for _ in range(5)))
+        alone = {"x-mnemogate-upstream": "first"}
+        assert [it.embed("big", **alone).status for _ in range(5)] == [429] * 5
+        assert it.embed("m2").headers["x-mnemogate-upstream"] == "first"
