@@ -107,7 +107,7 @@ class Metrics(Collector):
         )
         resting = GaugeMetricFamily(
             "mnemogate_upstream_resting",
-            "Whether an upstream is passed over while there is another.",
+            "Whether an upstream is passed over, for one model at least, while there is another.",
             labels=("upstream",),
         )
         for values, is_resting in self._resting().items():
