@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from storage.errors import Broken, Closed, Corrupt
+from storage.errors import Broken, Closed, Corrupt, Unavailable
 from storage.sqlite.connection import Driver, Target, open_reader, translate, translated
 
 __all__ = ["Reader", "ThreadReader"]
@@ -56,7 +56,7 @@ class _Answers:
 
 
 class Reader(_Answers):
-    """The read connection of the event loop's thread. It opens when first used, and again after a failure."""
+    """The read connection of the event loop's thread. It opens with the store, and again when used after a failure."""
 
     def __init__(self, target: Target, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
         super().__init__(target, damaged)
@@ -71,6 +71,15 @@ class Reader(_Answers):
                 raise Closed(f"{self._target.path} is closed")
             self._connection = open_reader(self._target, busy_timeout_ms=_LOOP_BUSY_MS)
         return self._connection
+
+    def open(self) -> None:
+        """Where the file cannot be opened now, the next read tries it again.
+
+        While this connection is open, a writer that closes is not the last one: SQLite writes the whole log back when
+        the last one closes, and refuses whoever opens the file meanwhile.
+        """
+        with suppress(Unavailable):
+            self.run(lambda opened: None)
 
     def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Raises: Unavailable (TooSlow past a deadline), and what the function raises."""

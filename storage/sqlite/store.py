@@ -100,6 +100,7 @@ class SqliteStore:
         try:
             store = cls(target, lock, limits, now, tick, connect or connect_current)
             await store.writer.start()
+            store.reader.open()
         except BaseException:
             lock.release()
             raise
@@ -127,6 +128,7 @@ class SqliteStore:
     def _recovered(self) -> None:
         # What lies at the path may be another file now, restored by an operator.
         self.reader.reset()
+        self.reader.open()
         self.long_reader.reset()
         self.agents.clear()
         self.jobs.wake()  # what was due meanwhile waits

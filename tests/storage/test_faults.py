@@ -126,6 +126,24 @@ async def test_a_write_that_is_too_big_takes_no_other_with_it(open_store: Any) -
     await assert_recovers(store, agent)
 
 
+@pytest.mark.parametrize("faults", [1, 2])
+async def test_a_writer_that_is_opened_anew_is_in_no_readers_way(
+    open_store: Any, path: Path, faults: int
+) -> None:
+    """As the file's last connection it would write the whole log back while it closes, and keep out whoever reads."""
+    store = await open_store(limits=BY_HAND)
+    agent = await make_agent(store)
+    for _ in range(faults):
+        await store.writer.submit(write(agent, "y" * 200_000))
+        await store.writer.submit(limit)
+        with pytest.raises(Full):
+            await store.writer.submit(write(agent, "x" * 60_000))
+        assert await store.writer.probe()
+    log = await asyncio.to_thread(Path(f"{path}-wal").stat)
+    assert log.st_size > faults * 200_000
+    assert len(store.passages.list(agent.id)) == faults
+
+
 async def test_when_the_database_ends_the_transaction_nobody_is_told_that_it_was_kept(
     open_store: Any,
 ) -> None:
