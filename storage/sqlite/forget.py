@@ -4,7 +4,7 @@ What is to go is written down first (`forgetting`), with the epoch raised, so th
 it goes in short transactions, each of which can be done again, so that a process that dies goes on where it was:
 
     exchanges  content erased in place; the row stays as a tombstone that matches by hashes; its words leave the index,
-               and its vectors go
+               and its vectors go; with one that was named go those that it took the place of
     passages   those that came from an erased exchange, or are too old
     facts      likewise
     blocks     versions that came from one, and those built on them; a new value is made of what is left
@@ -241,11 +241,14 @@ def _erase_exchanges(connection: sqlite3.Connection, work: _Work, after: int) ->
             found = connection.execute(_Q["exchange_of"], (agent, seq)).fetchone()
             if found is not None:
                 _erase_message(connection, agent, found[0], seq)
+                _erase_alternatives(connection, agent, found[0], seq)
         _raise_epoch(connection, agent)
         return after + _PAGE
     if after - len(messages) < len(exchanges):
         start = after - len(messages)
         _erase_all(connection, agent, exchanges[start : start + _PAGE])
+        for id in exchanges[start : start + _PAGE]:
+            _erase_alternatives(connection, agent, id)
         return after + _PAGE
     ids: list[int] = []
     if target["conversation"] is not None:
@@ -334,6 +337,26 @@ def _erase_message(connection: sqlite3.Connection, agent: int, id: int, seq: int
             full=None,
         ),
     )
+
+
+def _erase_alternatives(connection: sqlite3.Connection, agent: int, id: int, seq: int | None = None) -> None:
+    """What it took the place of: a transcript that grew, a cancelled request, an answer that was asked for again.
+
+    Nobody is shown these, so nobody can name them. seq: the message that is forgotten; of a reply their replies alone.
+    """
+    e = _load(connection, agent, id)
+    if e is None:
+        return
+    is_reply = seq == e.seq + len(e.inputs)
+    for (other,) in connection.execute(
+        _Q["alternatives"], (agent, e.conversation, e.depth, e.parent, id)
+    ).fetchall():
+        if is_reply:
+            x = _load(connection, agent, other)
+            assert x is not None
+            _erase_message(connection, agent, other, x.seq + len(x.inputs))
+        else:
+            _erase_all(connection, agent, [other])
 
 
 def _unlink(connection: sqlite3.Connection, agent: int, e: Exchange, places: Iterable[int]) -> None:

@@ -69,6 +69,12 @@ SELECT a.id FROM agents a WHERE a.project = ?1 AND a.id > ?3 AND (
     OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = a.id AND p.at < ?2))
 ORDER BY a.id LIMIT ?4
 
+-- name: alternatives
+-- What has no standing at the place of an exchange.
+SELECT id FROM exchanges
+WHERE conversation = ?2 AND depth = ?3 AND parent IS ?4 AND +agent = ?1 AND id <> ?5
+AND standing = 0 AND state NOT IN ('forgotten', 'off')
+
 -- name: exchange_full
 -- What an exchange hid.
 SELECT full FROM exchanges WHERE id = ?

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
+import json
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from gateway.errors import BadRequest
 from gateway.run.forget import Retention, forget_operations
 from gateway.run.show import show_operation
 from gateway.settings import ProjectSettings
-from tests.gateway.sdk import World, agent, remember
-from tests.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.sdk import CHAT, World, agent, remember
+from tests.upstream import Call, Gate, StrictUpstream, call_tools, say
 
 FACT = "My cat is called Zqmisox and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
@@ -73,6 +74,93 @@ def test_a_client_that_resends_it_is_answered_with_its_own_words_and_nothing_is_
     world.chat(user="alice").say(QUESTION)
     assert "Zqmisox" not in sent(world)
     assert chat.say("Are you sure?") == "Ok."
+    assert not on_disk(world)
+
+
+def shown(world: World) -> dict[str, int]:
+    """What `memory show` tells of, with the numbers by which it can be named."""
+    lines = [line.split("]", 1) for line in perform(world, "memory-show", user="alice")["text"].splitlines()]
+    told = [(line[1].partition(": ")[2], line[0].split()[0]) for line in lines if len(line) == 2]
+    return {text: int(number) for text, number in told}
+
+
+def regenerated(world: World) -> str:
+    chat = world.chat(user="alice")
+    chat.say("Hello.")
+    world.upstream.queue(say("What a Zqmisox!"), say("I see."))
+    chat.say(FACT)
+    chat.messages.pop()
+    chat.go_on()
+    chat.say("Good.")
+    return FACT
+
+
+def edited(world: World) -> str:
+    chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"})
+    chat.say(FACT)
+    chat.messages.clear()
+    chat.say(f"Yes. {FACT}")
+    chat.say("Good.")
+    return f"Yes. {FACT}"
+
+
+def spoken(world: World) -> str:
+    """A voice agent's requests for a transcript that grows, each cancelled by the next."""
+    chat = world.chat(user="alice", stream=True)
+    chat.say("Hello.")
+    for end in (20, 30):
+        world.upstream.queue(say("It is about to rain.", hold_after={3: Gate()}))
+        asked = {"role": "user", "content": FACT[:end]}
+        with world.gateway.connect() as client:
+            body = {"model": "m", "stream": True, "user": "alice", "messages": [*chat.messages, asked]}
+            client.request("POST", CHAT, json.dumps(body).encode())
+            client.read_until(b"It")
+        world.upstream.last.gone.wait_sync()
+        world.settle()
+    chat.say(FACT)
+    chat.say("Good.")
+    return FACT
+
+
+@pytest.mark.parametrize("what", ["message", "exchange"])
+@pytest.mark.parametrize("how", [regenerated, edited, spoken])
+def test_what_a_message_took_the_place_of_goes_with_it(
+    world: World, how: Callable[[World], str], what: str
+) -> None:
+    text = how(world)
+    rows = world.query("SELECT count(*) FROM exchanges WHERE instr(input, 'Zqmi')")
+    assert rows[0] > 1
+    forget(world, user="alice", **{what: shown(world)[text]})
+    assert not on_disk(world, "Zqmi")
+    assert "Good." in shown(world)
+
+
+def test_with_a_reply_go_those_it_took_the_place_of_and_the_question_stays(world: World) -> None:
+    chat = world.chat(user="alice")
+    world.upstream.queue(say("It is Zqoldx."), say("It is Zqnewx."))
+    chat.say(FACT)
+    chat.messages.pop()
+    chat.go_on()
+    chat.say("Good.")
+    forget(world, user="alice", message=shown(world)["It is Zqnewx."])
+    assert not on_disk(world, "Zqoldx")
+    assert not on_disk(world, "Zqnewx")
+    assert FACT in shown(world)
+
+
+def test_a_client_that_goes_back_to_what_was_replaced_does_not_bring_it_back(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.say("Hello.")
+    world.upstream.queue(say("The first answer."), say("The second answer."))
+    chat.say(FACT)
+    first = [*chat.messages]
+    chat.messages.pop()
+    chat.go_on()
+    forget(world, user="alice", message=shown(world)[FACT])
+    chat.messages = first
+    chat.say("Let us go on from here.")
+    world.chat(user="alice").say(QUESTION)
+    assert "Zqmisox" not in sent(world)
     assert not on_disk(world)
 
 
