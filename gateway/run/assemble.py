@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import orjson
 
-from gateway.core.canonical import WireMessage, is_system
+from gateway.core.canonical import WireMessage, is_system, media_of
 from gateway.core.compose import Composition, prefixed
 from gateway.core.request import ChatRequest
 from gateway.core.splice import Splice, dump
@@ -55,7 +55,8 @@ class Assembly:
 
     filled: of the composition's fill, the indices of what fits; None: all. summary: what stands for what was left out,
     or "". overfull: the window fills up, and a summary is wanted. evicted: what of the path is left out, for the next
-    request to leave out as well.
+    request to leave out as well. tokens: of the prompt, as we count them; 0: it was not counted, or is not
+    text alone. most: how many would have fitted.
     """
 
     request: ChatRequest
@@ -66,6 +67,8 @@ class Assembly:
     filled: list[int] | None = None
     kept_hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     evicted_tokens: int = 0
+    tokens: int = 0
+    most: int = 0
     summary: str = ""
     summary_id: int = 0
     overfull: Overfull | None = None
@@ -175,6 +178,7 @@ async def _fit(found: Assembly, context_tokens: int) -> None:
         found.overfull = room.overfull(at, newest.text if newest else "", is_due=not is_told)
     budget = room.budget(chosen.text if chosen else "")
     window = fit_window(room.elements[begin:], budget, lambda i: room.count(begin + i))
+    found.tokens, found.most = room.prompt([begin + i for i in window.indices], chosen.text if chosen else "")
     if window.is_whole and chosen is None and gone is None:
         return
     if chosen is not None:
@@ -320,6 +324,13 @@ class _Room:
             sizes = (message_tokens(m, self._count) for _, m in self._entries)
             self._before = [0, *accumulate(sizes)]
         return self._before[end] - self._before[start]
+
+    def prompt(self, kept: Sequence[int], summary: str) -> tuple[int, int]:
+        """Its tokens, and how many there may be. 0: nothing was counted, or not all of it is text."""
+        if self._before is None or any(media_of(self._entries[i][1]) for i in kept):
+            return 0, 0
+        fixed = self._fixed + (self._count(summary) if summary else 0)
+        return fixed + sum(map(self.count, kept)), fixed + self.budget(summary).high
 
     def is_over(self, start: int = 0, summary: str = "", share: float = 1.0) -> bool:
         """Whether what begins there is more than that share of the window."""

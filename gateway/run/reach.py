@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Final
 
 from adapters.base import ModelReply, Provider
@@ -48,6 +49,12 @@ _ERROR_BYTES = 64 * 1024
 _ERROR_S = 0.1
 CHAT: Final = "/chat/completions"
 _MAY_BE_TOO_LONG = frozenset((400, 413, 422))
+# Vocabularies that were made for other languages take up to about twice as many tokens as ours for the same text.
+_GUESS = 2.0
+_MOST_SCALE = 4.0
+_STEPS = 16
+_TOLERANCE = 1.05  # chosen: what a chat's template and the form of its tools may add
+_NEARLY_FULL = 0.9
 
 
 @dataclass(slots=True)
@@ -102,15 +109,33 @@ class Reach:
                 if name in providers
             ]
         self._windows: dict[tuple[str, str], int] = {}
+        self._measured: dict[tuple[str, str], float] = {}  # tokens by the upstream's count for each of ours
+        self._guessed: dict[tuple[str, str], float] = {}
         metrics.watch_upstreams(self._resting)
 
     def window(self, upstream: str, model: str, known: int | None) -> int | None:
-        """The context of a model in tokens: what the settings say, or less where an error of its own has said less."""
-        told = self._windows.get((upstream, model))
-        return told if known is None else known if told is None else min(told, known)
+        """The context of a model, in tokens as we count them: what the settings say, or less where an error of its own
+        has said less, and less still where it counts more for the same words."""
+        place = upstream, model
+        told = self._windows.get(place)
+        found = told if known is None else known if told is None else min(told, known)
+        scale = self._measured.get(place) or self._guessed.get(place)
+        return found if found is None or scale is None else int(found / scale)
 
     def learn_window(self, target: Target, tokens: int) -> None:
         self._windows[target.upstream, target.model] = tokens
+
+    def learn_count(self, target: Target, ours: int, theirs: int, most: int) -> None:
+        """What an upstream has counted for a prompt, of which `most` would have fitted by our count.
+
+        Each correction moves what fits, and the provider's cache is lost: so there is none before the window fills up.
+        """
+        place = target.upstream, target.model
+        scale = self._measured.get(place, 1.0)
+        is_guess = place in self._guessed and place not in self._measured
+        is_off = theirs > ours * scale * _TOLERANCE and theirs > most * scale * _NEARLY_FULL
+        if is_guess or is_off:
+            self._measured[place] = max(scale, min(ceil(theirs / ours * _STEPS) / _STEPS, _MOST_SCALE))
 
     def tries(
         self, route: Route, key: Callable[[], int], sink: Sink, receipt: Receipt, path: str = CHAT
@@ -123,7 +148,7 @@ class Reach:
         places = self._places[route.upstream]
         if not route.others and len(places) == 1:
             window = route.context_window
-            if self._windows:
+            if self._windows or self._measured or self._guessed:
                 window = self.window(route.upstream, route.model, window)
             target = Target(route.upstream, route.model, window)
             return Tries(self, [(places[0], target)], sink, receipt)
@@ -165,6 +190,7 @@ class Tries:
     __slots__ = (
         "_busy",
         "_candidates",
+        "_is_guess",
         "_is_settled",
         "_log",
         "_reach",
@@ -187,6 +213,7 @@ class Tries:
         self._log: list[str] = []
         self._busy: Place | None = None
         self._is_settled = False
+        self._is_guess = False  # whether this request was cut by guess
         self.is_answered = False  # whether the last call had a reply, whatever it said
         self.is_once = False
         self.remake: Remake | None = None
@@ -214,6 +241,8 @@ class Tries:
                         if shorter is not None:
                             request = shorter
                             continue
+                    elif self._is_guess and reply.status < 400:
+                        reach._guessed[self.target.upstream, self.target.model] = _GUESS
                     self._answered(str(reply.status), is_error=reply.status >= 400)
                     return reply
                 failure = Failure(
@@ -248,21 +277,40 @@ class Tries:
     async def _look_for_window(
         self, reply: ModelReply, request: ModelRequest
     ) -> tuple[ModelReply, ModelRequest | None]:
-        """An error that says how long the context is: the request once more, shorter. Else the error as it came."""
+        """An error that says how long the context is: the request once more, shorter. Else the error as it came.
+
+        If it had been cut to that length already, the upstream counts more than we do; how much more is guessed, once.
+        """
         try:
             body = await reply.read(MAX_REPLY_BYTES)
         finally:
             await reply.aclose()
         told = Told(reply.status, reply.headers, body)
         tokens = context_from_error(body[:_ERROR_BYTES].decode("utf-8", "replace"), request.body)
-        known = self.target.context_window
-        if tokens is None or self.remake is None or (known is not None and known <= tokens):
+        known, target = self.target.context_window, self.target
+        if tokens is None or self.remake is None:
             return told, None
-        self._reach.learn_window(self.target, tokens)
-        self.target = self.target._replace(context_window=tokens)
-        self._note(str(reply.status), is_error=True)
-        self._receipt.say("x-mnemogate-context-tokens", str(tokens))
-        return told, await self.remake(self.target, self.place)
+        windows: list[int] = []
+        if known is None or known > tokens:
+            self._reach.learn_window(target, tokens)
+            known = self._reach.window(target.upstream, target.model, tokens) or tokens
+            windows.append(known)
+        if not self._is_guess:
+            windows.append(int(known / _GUESS))
+        for window in windows:
+            shorter = await self.remake(target._replace(context_window=window), self.place)
+            if shorter.body == request.body:
+                continue  # by our count it fits
+            self._is_guess = window < known
+            self.target = target._replace(context_window=window)
+            self._note(str(reply.status), is_error=True)
+            self._receipt.say("x-mnemogate-context-tokens", str(tokens))
+            return told, shorter
+        return told, None
+
+    def counted(self, ours: int, theirs: int, most: int) -> None:
+        """A reply says what its prompt took."""
+        self._reach.learn_count(self.target, ours, theirs, most)
 
     def broke(self, kind: str) -> None:
         """A reply that had begun did not end as it must."""

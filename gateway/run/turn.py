@@ -216,6 +216,7 @@ class TurnRun:
             case machine.CallModel(messages, budget_tokens, tools_final):
                 self._body = self.assembly.body(messages, budget_tokens, tools_final=tools_final)
             case machine.Save(outcome):
+                self._compare(outcome)
                 return self._turn.feed(machine.Saved(await self._save(outcome)))
             case machine.Finish():
                 await self._finish()
@@ -266,6 +267,12 @@ class TurnRun:
         reply, self._reply = self._reply, None
         if reply is not None:
             await reply.aclose()
+
+    def _compare(self, outcome: Outcome) -> None:
+        """What the prompt took by the upstream's count, and by ours."""
+        told = (outcome.usage or {}).get("prompt_tokens")
+        if self.assembly.tokens and outcome.rounds == 1 and isinstance(told, int):
+            self.tries.counted(self.assembly.tokens, told, self.assembly.most)
 
     # -- the store
 

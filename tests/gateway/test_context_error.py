@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.settings import UpstreamSettings
 from tests.gateway.sdk import remember
 from tests.upstream import Reply, Seen, StrictUpstream, fail, say
 
@@ -97,3 +99,44 @@ def test_nobody_shortens_a_models_context_by_what_he_says(tmp_path: Path, words:
         assert len(upstream.chats) == 1
         assert world.gateway.post({"model": "m", "messages": long_list(10), "user": "alice"}).status == 200
         assert len(upstream.last.messages) >= 21
+
+
+@dataclass
+class Counting:
+    """An upstream with a vocabulary of its own, which takes more tokens for the same words than we count."""
+
+    context: int
+    per_word: float
+    refused: int = 0
+
+    def __call__(self, seen: Seen) -> Reply:
+        prompt = int(self.per_word * sum(len(str(m["content"]).split()) for m in seen.messages))
+        asked = prompt + int(seen.json.get("max_tokens", 0))
+        if asked > self.context:
+            self.refused += 1
+            return fail(
+                400,
+                message=f"This model's maximum context length is {self.context} tokens. However, you requested "
+                f"{asked} tokens ({prompt} in the messages). Please reduce the length of the messages.",
+                code="context_length_exceeded",
+            )
+        usage = {"prompt_tokens": prompt, "completion_tokens": 1, "total_tokens": prompt + 1}
+        return say("Fine.", usage=usage)
+
+
+@pytest.mark.parametrize("form", ["whole", "streamed", "streamed without usage"])
+@pytest.mark.parametrize("told", [True, False], ids=["in the settings", "by an error"])
+def test_an_upstream_that_counts_more_than_we_do_is_believed(tmp_path: Path, form: str, told: bool) -> None:
+    """Its figures correct ours, so that a conversation that grows does not end where its window does."""
+    counting = Counting(4000, per_word=1.6)
+    with StrictUpstream(script=counting) as upstream:
+        window = UpstreamSettings("up", base_url=upstream.base_url, context_window=4000 if told else None)
+        with remember(upstream, tmp_path, upstreams=(window,)) as world:
+            options = {"stream_options": {"include_usage": True}} if form == "streamed" else {}
+            chat = world.chat(user="alice", stream=form != "whole", max_tokens=100, **options)
+            for n in range(80):
+                assert chat.say(f"{n} {WORDS}") == "Fine."
+            kept = [len(seen.messages) for seen in upstream.chats]
+            assert counting.refused == (0 if told and form != "streamed without usage" else 1)
+            assert kept[:10] == [*range(1, 20, 2)], "nothing leaves before the window is full"
+            assert 20 < kept[-1] < 161
