@@ -1,0 +1,105 @@
+"""What does a gateway do while nobody asks? The processor time of one that has known users, done its jobs, and waits.
+
+A hundred users have two turns each. The background model learns from them, and an embedder that answers nonsense leaves
+jobs that wait to be tried again. Then nothing is asked any more, and the time that the process takes is read. The exit
+code is 1 at a hundredth of a core or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.bench_load import HERE, Talk, Talks, cpu_s, drive, fetch, free_port, process, wait_ready
+
+GOAL = 0.01  # of a core
+USERS = 100
+PATIENCE_S = 60.0
+SETTINGS = """\
+[memory]
+background_model = "small"
+embedder = "vec"
+idle_s = 1.0
+
+[[upstreams]]
+name = "mock"
+base_url = "http://127.0.0.1:{port}/v1"
+"""
+
+
+def count(port: int, sample: str) -> int:
+    found = re.search(rf"^{re.escape(sample)} (\d+)", fetch(port, "/metrics").decode(), re.M)
+    return int(found[1]) if found else 0
+
+
+def come_to_rest(port: int) -> None:
+    """Everybody was learned from, and every embedding has failed once."""
+    end = time.monotonic() + PATIENCE_S
+    learned = 'mnemogate_job_attempts_total{kind="learn",outcome="finished"}'
+    while count(port, learned) < USERS or count(port, 'mnemogate_jobs{state="retrying"}') < USERS:
+        if time.monotonic() > end:
+            raise SystemExit(f"the jobs are not done:\n{fetch(port, '/metrics').decode()}")
+        time.sleep(0.2)
+    time.sleep(2.0)  # what the last of them leaves behind
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench idle", description=__doc__)
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="how long it is watched (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        log = folder / "log"
+        mock = stack.enter_context(
+            process(
+                [sys.executable, str(HERE / "mock_upstream.py")],
+                log,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        )
+        assert mock.stdout is not None
+        (folder / "mnemogate.toml").write_text(SETTINGS.format(port=int(mock.stdout.readline())))
+        port = free_port()
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("OPENAI_", "ANTHROPIC_", "MNEMOGATE_"))
+        }
+        gateway = stack.enter_context(
+            process(
+                [sys.executable, "-m", "gateway", "serve", "--port", str(port)],
+                log,
+                env={**clean, "PYTHONPATH": str(HERE.parent)},
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+            )
+        )
+        wait_ready(port, "/health/ready", gateway, log)
+        result = uvloop.run(drive(port, Talks([Talk(f"person-{n}") for n in range(USERS)], 2), 16))
+        if result.errors:
+            raise SystemExit(f"errors: {result.errors[:5]}")
+        come_to_rest(port)
+        before, begun = cpu_s(gateway.pid), time.monotonic()
+        time.sleep(options.seconds)
+        share = (cpu_s(gateway.pid) - before) / (time.monotonic() - begun)
+        waiting = count(port, 'mnemogate_jobs{state="retrying"}')
+    print(f"{share:.2%} of a core while idle, {waiting} jobs waiting to be tried again (goal: < {GOAL:.0%})")
+    return 0 if share < GOAL else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
