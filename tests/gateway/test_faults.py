@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import resource
 import shutil
@@ -17,10 +18,12 @@ from typing import Any
 
 import pytest
 
+from gateway.run.jobs import JobContext
 from gateway.settings import DatabaseSettings, MemorySettings, ProfileSettings
 from storage.errors import Corrupt
 from storage.records import Scope
 from storage.sqlite.connection import Target
+from storage.sqlite.passages import insert_passage
 from storage.sqlite.store import SqliteStore, connect_current
 from storage.sqlite.writer import WriterLimits
 from tests.gateway.process import serving
@@ -30,6 +33,7 @@ from tests.upstream import Call, Gate, StrictUpstream, call_tools, say
 FACT = "My cat is called Miso and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
 LONG = "This fills pages. " * 4000  # more than the free room of a small file
+PATIENCE_S = 10.0
 STRICT = {"x-mnemogate-memory": "strict"}
 APPEND = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"}
 
@@ -92,6 +96,20 @@ class World:
     def counted(self, name: str) -> float:
         lines = self.gateway.ask("GET", "/metrics").body.decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition(" ")[0] == name)
+
+    def agents(self) -> list[int]:
+        self.settle()
+
+        async def find() -> list[int]:
+            return self.store.forgetting.find("default", None, None)
+
+        return self.gateway.call(find())
+
+    def passages(self, agent: int) -> str:
+        async def read() -> str:
+            return "".join(passage.text for passage in self.store.passages.list(agent))
+
+        return self.gateway.call(read())
 
     def said(self) -> list[str]:
         """The user's words of all finished turns on disk."""
@@ -259,6 +277,64 @@ def test_a_fault_costs_the_memory_and_not_the_chat(
                 assert durable(world.post(QUESTION, headers, stream=stream))
                 assert "Miso" in upstream.last.body.decode()
         assert world.said()[0] == FACT
+
+
+@pytest.mark.parametrize("fault", [Full(), ReadOnly(), Locked(), Damaged()], ids=lambda f: f.status)
+def test_a_fault_while_a_job_runs_costs_it_an_attempt_and_the_chat_nothing(
+    upstream: StrictUpstream, tmp_path: Path, fault: Fault
+) -> None:
+    with world_of(upstream, tmp_path / "m.db") as world:
+        assert durable(world.post(FACT))
+        jobs, (agent,) = world.store.jobs, world.agents()
+        entered, gate, attempts = Gate(), Gate(), []
+
+        async def work(job: JobContext) -> None:
+            attempts.append(job.job.attempt)
+            entered.open()
+            await gate.wait()
+            await job.step(
+                "a", ask, lambda text: lambda c: insert_passage(c, agent, LONG + text.decode(), at=1.0)
+            )
+
+        async def ask() -> bytes:
+            return b"answer"
+
+        world.gateway.app.handlers["work"] = work
+        world.gateway.call(jobs.enqueue("work", agent, "k"))
+        entered.wait_sync()
+        fault.strike(world)
+        gate.open()
+        world.gateway.call(until_idle(world))
+        for stream in (False, True):
+            reply = world.post(LONG, stream=stream)
+            assert not durable(reply)
+            assert b"Ok." in reply.body or b"[DONE]" in reply.body
+        assert not world.probe()
+
+        fault.mend(world)
+        assert world.probe()
+        world.gateway.call(until_ended(world.store))
+        assert attempts == [1, 2]
+        assert durable(world.post(QUESTION))
+        assert "answer" in world.passages(agent)
+
+
+async def until_idle(world: World) -> None:
+    """The worker has met the fault, and has let go of its job."""
+    worker = world.gateway.app.worker
+    assert worker is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while worker.running:  # noqa: ASYNC110  # nobody tells: there is nothing to do
+            await asyncio.sleep(0)
+
+
+async def until_ended(store: SqliteStore) -> None:
+    ended = asyncio.Event()
+    unwatch = store.jobs.watch(lambda: None if store.jobs.list() else ended.set())
+    if store.jobs.list():
+        async with asyncio.timeout(PATIENCE_S):
+            await ended.wait()
+    unwatch()
 
 
 def durable(reply: RawReply) -> bool:

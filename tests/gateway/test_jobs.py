@@ -8,7 +8,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -678,58 +677,6 @@ def test_the_gateway_performs_jobs_and_its_chat_does_not_notice_their_failing(
         assert 'mnemogate_job_attempts_total{kind="good",outcome="finished"} 1.0' in metrics
         assert 'mnemogate_job_attempts_total{kind="bad",outcome="dead"} 1.0' in metrics
         assert 'mnemogate_jobs{state="dead"} 1.0' in metrics
-
-
-def test_a_locked_database_costs_a_job_an_attempt_and_the_chat_nothing(
-    upstream: StrictUpstream, tmp_path: Path
-) -> None:
-    path = tmp_path / "memory.db"
-
-    async def open_store() -> SqliteStore:
-        by_hand = WriterLimits(retry_first_s=3600, idle_s=3600)
-        return await SqliteStore.open(path, busy_timeout_ms=0, limits=by_hand)
-
-    with serve(settings_for(upstream), open_store) as gateway:
-        store = gateway.app.store
-        assert isinstance(store, SqliteStore)
-        entered, gate, attempts = threading.Event(), asyncio.Event(), []
-
-        async def learn(job: JobContext) -> None:
-            attempts.append(job.job.attempt)
-            entered.set()
-            await gate.wait()
-
-        gateway.app.handlers["learn"] = learn
-        gateway.call(store.jobs.enqueue("learn", 0, "k"))
-        assert entered.wait(PATIENCE_S)
-        other = sqlite3.connect(path, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        gateway.loop.call_soon_threadsafe(gate.set)
-        upstream.queue(say("Hello."))
-        body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
-        assert gateway.post(body).json["choices"][0]["message"]["content"] == "Hello."
-        gateway.call(until_unwritten(gateway))
-        other.close()
-        assert gateway.call(store.writer.probe())
-        gateway.call(until_ended(store))
-        assert attempts == [1, 2]
-
-
-async def until_unwritten(gateway: Running) -> None:
-    """The worker has met the fault, and has let go of its job."""
-    worker = gateway.app.worker
-    assert worker is not None
-    async with asyncio.timeout(PATIENCE_S):
-        while worker.running:  # noqa: ASYNC110  # nobody tells: there is nothing to do
-            await asyncio.sleep(0)
-
-
-async def until_ended(store: SqliteStore) -> None:
-    ended = asyncio.Event()
-    unwatch = store.jobs.watch(lambda: None if store.jobs.list() else ended.set())
-    if store.jobs.list():
-        await ended.wait()
-    unwatch()
 
 
 def wait_for_jobs(gateway: Running) -> list[str]:
