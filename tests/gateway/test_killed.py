@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from gateway.core.usual import USUAL
 from tests.gateway.process import Process, serving
+from tests.meaning import vector_of
 from tests.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 
 SETTINGS = """\
@@ -38,7 +40,9 @@ KINDS: dict[str, tuple[int, Callable[[], Reply], str, list[tuple[Any, ...]]]] = 
         "SELECT text FROM facts",
         [(FACT,)],
     ),
+    "embedding": (0, lambda: say(""), "SELECT seq FROM embedded", [(8,)]),
 }
+ASKING = ["compaction", "learning"]
 
 
 class Scene:
@@ -49,7 +53,7 @@ class Scene:
         self.where, self.upstream = where, upstream
         self.asked: list[Seen] = []
         self.held: Gate | None = Gate()
-        self.arrived = Gate()
+        self.embedded: list[str] = []
         self.messages: list[dict[str, Any]] = []
         upstream.script = self._script
 
@@ -57,9 +61,16 @@ class Scene:
         if seen.json["model"] != "small":
             return say("It is noted.")
         self.asked.append(seen)
-        self.arrived.open()
         answer = self.answer()
         return Reply(**{**answer.__dict__, "hold_before_headers": self.held})
+
+    def vector_of(self, text: str) -> list[float]:
+        """Of what was said; in the server's thread."""
+        if text not in USUAL:
+            self.embedded.append(text)
+            if self.held is not None:
+                self.held.wait_sync()
+        return vector_of(text)
 
     def serving(self) -> Any:
         settings = SETTINGS.format(learn_every=self.learn_every, base_url=self.upstream.base_url)
@@ -97,7 +108,7 @@ class Scene:
         return sum("Message 0:" in seen.messages[1]["content"] for seen in self.asked)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ASKING)
 def test_killed_while_the_background_model_thinks(
     upstream: StrictUpstream, tmp_path: Path, kind: str
 ) -> None:
@@ -117,7 +128,7 @@ def test_killed_while_the_background_model_thinks(
     assert scene.readings == 2, "what is done stays done"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ASKING)
 def test_killed_about_when_it_has_answered(upstream: StrictUpstream, tmp_path: Path, kind: str) -> None:
     """Before the answer is journaled, after it, or when all is done: wherever the kill falls, it is there once."""
     scene = Scene(tmp_path, upstream, kind)
@@ -133,3 +144,47 @@ def test_killed_about_when_it_has_answered(upstream: StrictUpstream, tmp_path: P
     with scene.serving():
         scene.until(scene.is_done)
     assert scene.readings == (1 if journaled else 2)
+
+
+EMBEDDER = """\
+[memory]
+embedder = "emb/vec"
+idle_s = 0.2
+
+[[upstreams]]
+name = "up"
+base_url = "{base_url}"
+api_key = "none"
+models = ["m"]
+
+[[upstreams]]
+name = "emb"
+base_url = "{embedder_url}"
+api_key = "none"
+"""
+
+
+@pytest.mark.parametrize("when", ["while it is asked", "about when it has answered"])
+def test_killed_while_vectors_are_made(upstream: StrictUpstream, tmp_path: Path, when: str) -> None:
+    """What has its vector is not asked for again, and nothing is left out."""
+    scene = Scene(tmp_path, upstream, "embedding")
+    assert scene.held is not None
+    with StrictUpstream() as embedder:
+        embedder.endpoints.vector_of = scene.vector_of
+        settings = EMBEDDER.format(base_url=upstream.base_url, embedder_url=embedder.base_url)
+        with serving(tmp_path, settings=settings) as gateway:
+            scene.talk(gateway, 3)
+            scene.until(lambda: scene.embedded != [])
+            scene.talk(gateway, 1)  # nobody waits for it
+            if when == "about when it has answered":
+                scene.held.open()
+                scene.until(lambda: len(scene.embedded) >= 6)
+            gateway.kill()
+        done = max((row[0] for row in scene.query("SELECT seq FROM embedded")), default=0)
+        scene.held.open()
+        begun = len(scene.embedded)
+        with serving(tmp_path, settings=settings):
+            scene.until(scene.is_done)
+    texts = [str(message["content"]) for message in scene.messages]
+    assert {*scene.embedded} == {*texts}
+    assert not {*scene.embedded[begun:]} & {text for text in texts[:done] if text.startswith("Message")}
