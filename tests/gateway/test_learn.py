@@ -444,6 +444,26 @@ def test_a_slow_background_model_holds_nobody_up(learner: Learner) -> None:
     assert learner.texts() == [MISO]
 
 
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0, -1e9])
+def test_a_clock_that_jumps_delays_and_repeats_nothing(learner: Learner, jump: float) -> None:
+    """After a turn, and while a failed job waits."""
+    chat = learner.world.chat(user="alice")
+    chat.say(KITTEN)
+    learner.model.queue(Failed(500))
+    learner.world.clock.sleep(jump)
+    learner.rest()
+    assert len(learner.shown) == 1
+    learner.world.clock.sleep(jump)
+    assert chat.say("How are you?") == "Ok."
+    learner.teaches(fact(MISO))
+    learner.rest()
+    learner.until(lambda counts: not any(counts.values()))
+    assert learner.texts() == [MISO]
+    learner.rest()
+    assert learner.said().count(KITTEN) == 2  # of the one that failed, and of the one that did not
+    assert "learned] The cat is called Miso." in learner.recalled("What is my cat called?")
+
+
 def test_what_fails_between_the_answer_and_the_disk_is_done_once(
     learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
