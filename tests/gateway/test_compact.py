@@ -14,7 +14,7 @@ from gateway.app import make_operations
 from gateway.core.forget import FORGET_RULES
 from gateway.core.summary import INSTRUCTIONS
 from gateway.errors import BadRequest
-from gateway.settings import MemorySettings, UpstreamSettings
+from gateway.settings import MemorySettings, ProfileSettings, UpstreamSettings
 from storage.records import JobState, Scope, Target
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 from tests.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
@@ -55,10 +55,16 @@ def world(upstream: StrictUpstream, notes: Notes, tmp_path: Path) -> Iterator[Wo
         yield made
 
 
-def compacting(upstream: StrictUpstream, tmp_path: Path, context: int = CONTEXT, **memory: Any) -> Any:
+def compacting(
+    upstream: StrictUpstream,
+    tmp_path: Path,
+    profile: ProfileSettings | None = None,
+    context: int = CONTEXT,
+    **memory: Any,
+) -> Any:
     small = UpstreamSettings("up", base_url=upstream.base_url, context_window=context)
     memory = {"background_model": "small", "recall_tokens": 0, **QUIET, **memory}
-    return remember(upstream, tmp_path, agent(), upstreams=(small,), memory=memory)
+    return remember(upstream, tmp_path, profile or agent(), upstreams=(small,), memory=memory)
 
 
 # Nothing else shall ask the background model here.
@@ -313,10 +319,21 @@ def test_other_ways_to_send_a_history(world: World, notes: Notes, how: str) -> N
     assert max(len(each.messages) for each in used) > 10  # what follows the summary is put in front again
 
 
-def test_a_profile_may_only_leave_out(upstream: StrictUpstream, notes: Notes, tmp_path: Path) -> None:
-    with compacting(upstream, tmp_path, compaction="truncate") as world:
-        seen = talk(world.chat(user="alice", max_tokens=RESERVE), 30)
-    assert not notes.asked
+@pytest.mark.parametrize(
+    ("everywhere", "profile", "summaries"),
+    [("truncate", None, False), ("summary", "truncate", False), ("truncate", "summary", True)],
+)
+def test_the_settings_or_a_profile_may_only_leave_out(
+    upstream: StrictUpstream,
+    notes: Notes,
+    tmp_path: Path,
+    everywhere: str,
+    profile: str | None,
+    summaries: bool,
+) -> None:
+    with compacting(upstream, tmp_path, agent(compaction=profile), compaction=everywhere) as world:
+        seen = talk(world.chat(user="alice", model="agent/helper", max_tokens=RESERVE), 30)
+    assert bool(notes.asked) is summaries
     assert len(seen[-1].messages) < 50
 
 
