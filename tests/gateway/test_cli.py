@@ -221,6 +221,7 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, int]]
 def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path) -> None:
     with process() as (_, said, _port):
         assert f"Database: {database}" in said
+        assert "Background model: none; memory.background_model" in said
         example = said[said.index("from openai") :]
         assert len(example.splitlines()) == 5
         pasted = subprocess.run(
@@ -253,6 +254,10 @@ def test_a_second_server_on_the_same_database_is_refused_by_name(capsys: Out) ->
         said = capsys.readouterr().err
         assert f"process {child.pid}" in said
         assert f"127.0.0.1:{port}" in said
+        with RawClient(port) as client:
+            client.request("POST", "/v1/chat/completions", json.dumps({**HELLO, "user": "alice"}).encode())
+            reply = client.read_reply()
+        assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "on")
 
 
 def test_a_killed_server_leaves_nothing_that_stops_the_next(database: Path) -> None:
