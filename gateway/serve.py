@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import uvloop
 
-from gateway.app import create_app, make_operations
+from gateway.app import create_app, make_embedder, make_operations
 from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.log import configure_logging
+from gateway.run.embed import Embedding
 from gateway.run.route import AGENT_PREFIX, resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, is_loopback
 from gateway.web.admin import AdminFile
@@ -52,10 +54,18 @@ async def perform_here(settings: Settings, operation: str, arguments: Mapping[st
     except StoreError as error:
         raise GatewayError(error.message) from error
     try:
-        operations = make_operations(settings, store)
-        if operation not in operations:
-            raise GatewayError(f"{operation} is not there yet.")
-        return await operations[operation](arguments)
+        async with AsyncExitStack() as stack:
+            embed_query = None
+            embedder = make_embedder(settings) if arguments.get("query") else None
+            if embedder is not None:
+                stack.push_async_callback(embedder.aclose)
+                embedding = Embedding(store, embedder, settings.memory, time.time)
+                await embedding.warm()
+                embed_query = embedding.embed_query
+            operations = make_operations(settings, store, embed_query)
+            if operation not in operations:
+                raise GatewayError(f"{operation} is not there yet.")
+            return await operations[operation](arguments)
     except StoreError as error:
         raise GatewayError(error.message) from error
     finally:

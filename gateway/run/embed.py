@@ -132,10 +132,10 @@ class Embedding:
 
     async def run(self) -> None:
         """Until cancelled."""
-        await self._warm()
+        await self.warm()
         await self._rounds.run()
 
-    async def _warm(self) -> None:
+    async def warm(self) -> None:
         """What is usual; and the first question shall not wait for files to be opened, or connections."""
         try:
             async with asyncio.timeout(self._timeout_s):

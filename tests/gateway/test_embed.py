@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from gateway.errors import SettingsError
 from gateway.run.carry import carry_operations
 from gateway.run.embed import BATCH, TEXT_CHARS, Embedding
 from gateway.run.show import show_operation
-from gateway.settings import MemorySettings, Settings, UpstreamSettings
+from gateway.serve import perform_here
+from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.records import JobState, Scope, Target
 from tests.gateway.sdk import World, agent, remember
 from tests.meaning import unit_bytes, vector_of
@@ -182,6 +184,19 @@ def test_the_models_own_search_and_the_operators_look_use_it_too(made: Rememberi
         return await operation(arguments)
 
     assert TORTOISE in made.world.gateway.call(show())["text"].partition("Would be recalled")[2]
+
+
+def test_the_operators_look_uses_it_where_nobody_serves_too(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+) -> None:
+    with remembering(upstream, other, tmp_path) as made:
+        made.tell(TORTOISE)
+        made.rest()
+        settings = made.world.gateway.app.settings
+    here = replace(settings, database=DatabaseSettings(path=str(tmp_path / "memory.db")))
+    for question, is_told in ((QUESTION, True), ("Thank you!", False)):
+        shown = asyncio.run(perform_here(here, "memory-show", {"user": "alice", "query": question}))
+        assert (TORTOISE in shown["text"].partition("Would be recalled")[2]) is is_told
 
 
 def test_passages_and_facts_have_vectors_as_messages_do(made: Remembering) -> None:
