@@ -116,7 +116,7 @@ def _text(
 
 def _why(store: Store, agent: Agent, look: Look) -> list[str]:
     """The last versions of each block and the saved notes, each with its origin and the message it came from."""
-    lines = ["", "Where blocks come from"]
+    lines = ["", "Where blocks come from", *([] if look.blocks else ["  none"])]
     for b in look.blocks:
         lines.append(f"  {b.label}")
         for r in store.blocks.revisions(b.id)[:VERSIONS]:
