@@ -114,7 +114,7 @@ async def test_export_import_export_is_the_same(store: SqliteStore, other: Sqlit
     await live(alice, chance)
     agent = alice.agent
     rows = alice.rows()
-    await store.passages.insert(agent.id, "A passage ☂", at=5.5, sources=[rows[0].id, rows[3].id])
+    await store.passages.insert(agent.id, "A passage ☂", at=5.5, sources=[rows[0].id, rows[1].id])
     (block,) = store.blocks.load(agent.id)
     await store.blocks.write(block.id, block.version, "by hand", at=7.0, origin="api", sources=[rows[1].id])
     await store.blocks.undo(block.id, at=8.0)
