@@ -19,9 +19,9 @@ LEAVES = {
     "gateway.tokens",
 }
 DEFAULTS = ("gateway.settings", "gateway.core.identity")  # the order of the fields that name a user
-DATA = {"adapters.types", "storage.records"}
+DATA = {"adapters.types", "storage.records", "storage.frozen"}
 ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors"}
-STORAGE = {"storage.base", "storage.records", "storage.errors"}
+STORAGE = {"storage.base", "storage.records", "storage.errors", "storage.frozen"}
 
 # room -> what it may import of ours beside itself; a name ending in "." stands for everything below it.
 ALLOWED: dict[str, set[str]] = {

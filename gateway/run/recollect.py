@@ -59,7 +59,7 @@ _log = logging.getLogger("mnemogate")
 
 _ids = random.Random()  # conversations' names are no secrets: knowing one opens nothing
 LINE_TOKENS = 40  # of a note, a line with its date: more of what was found than would fit need not be read
-LEAST_HITS, MOST_HITS = 16, 48  # the most where what is found may be in sight, and is told no more
+LEAST_HITS, MOST_HITS = 16, 40  # the most where what is found may be in sight, and is told no more
 NOTE_SHARE = 16  # of the model's context, what one note may take at most
 INDEX_CHARS = 32_000  # or that many characters: until they are indexed, every query reads them
 INDEX_EVERY = 16  # messages a memory may grow before its search index follows
