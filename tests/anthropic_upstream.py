@@ -57,6 +57,9 @@ def refuse(
 class StrictAnthropic(StrictUpstream):
     """key: the only one it takes, as `x-api-key` or bearer token."""
 
+    def names(self, number: int) -> dict[str, str]:
+        return {"request-id": f"req_{number}"}
+
     def _answer(self, seen: Seen) -> Reply:
         try:
             self._authorize(seen)

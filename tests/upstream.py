@@ -302,6 +302,10 @@ class StrictUpstream:
         self._pending.append((count, gate))
         return gate
 
+    def names(self, number: int) -> dict[str, str]:
+        """The headers that every reply of this provider's has."""
+        return {"x-request-id": f"req_{number}", "openai-processing-ms": "1"}
+
     def start(self) -> Self:
         ready: Future[int] = Future()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="strict-upstream", daemon=True)
@@ -523,7 +527,7 @@ class _Connection(asyncio.Protocol):
         if reply.cut_before_headers:
             return False
         number = next(self.upstream._ids)
-        headers = {"x-request-id": f"req_{number}", "openai-processing-ms": "1", **reply.headers}
+        headers = {**self.upstream.names(number), **reply.headers}
         streamed = reply.body is None and bool(seen.json and seen.json.get("stream"))
         if reply.body is None and not streamed:
             headers["content-type"] = "application/json"

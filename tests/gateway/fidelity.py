@@ -101,6 +101,11 @@ class Talk:
     def is_claude(self) -> bool:
         return self.kind == "anthropic"
 
+    @property
+    def request_id(self) -> str:
+        """The header by which the upstream names a request."""
+        return "request-id" if self.is_claude else "x-request-id"
+
     def events(self, count: int) -> int:
         """A place in a stream, told for OpenAI's events: three of Claude's come before the first text, not one."""
         return count + 2 if self.is_claude else count

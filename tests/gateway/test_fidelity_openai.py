@@ -459,7 +459,7 @@ def test_raw_response_headers(talk: Talk) -> None:
     limits = {
         "x-ratelimit-remaining-tokens": "149984",
         "openai-version": "2020-10-01",
-        "x-request-id": "req_up",
+        talk.request_id: "req_up",
     }
     talk.upstream.queue(say("Hi", headers=limits), say("Hi", headers=limits))
     for stream in (False, True):
@@ -535,7 +535,7 @@ CLASSES = {
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_errors_are_the_sdks_own(talk: Talk, stream: bool) -> None:
     for status, expected in CLASSES.items():
-        headers = {"retry-after": "7", "x-request-id": f"req_{status}"}
+        headers = {"retry-after": "7", talk.request_id: f"req_{status}"}
         talk.upstream.queue(
             talk.refuse(status, f"No {status}.", code=f"c{status}", kind=f"t{status}", headers=headers)
         )
