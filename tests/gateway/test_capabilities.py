@@ -184,6 +184,9 @@ def test_metadata_without_store(tmp_path: Path, stream: bool, memory: bool) -> N
             is_taken = name == "openrouter"
             assert (world.upstream.last.json.get("metadata") == told["metadata"]) is is_taken
             assert (headers.get("x-mnemogate-consumed") == "metadata") is not is_taken
+            _, headers = ask(world, memory, stream, extra_body={"metadata": {"call": {"id": 1}}})
+            assert "metadata" not in world.upstream.last.json, "a voice platform's, which nobody takes"
+            assert headers["x-mnemogate-consumed"] == "metadata"
 
 
 @both

@@ -608,7 +608,9 @@ def test_silence_in_a_stream_is_filled_with_comments(upstream: StrictUpstream, p
             got += piece
             if b": keep-alive\n\n" in got:
                 gate.open()
-    assert got.replace(b": keep-alive\n\n", b"") == b"".join(pieces)
+    assert [event for event in got.split(b"\n\n") if event != b": keep-alive"] == b"".join(pieces).split(
+        b"\n\n"
+    )
 
 
 def test_a_stream_is_handed_on_to_its_last_byte(gateway: Running, upstream: StrictUpstream) -> None:

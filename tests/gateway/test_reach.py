@@ -764,6 +764,31 @@ def test_silence_is_filled_with_comments_after_the_upstreams_headers(two: Open, 
 
 
 @both
+@only_openai
+def test_a_comment_does_not_stand_within_an_event(two: Open, memory: bool) -> None:
+    """The half of one that is there waits for the other."""
+    chunk = b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[%b]}\n\n'
+    first = chunk % b'{"index":0,"delta":{"role":"assistant","content":"One"},"finish_reason":null}'
+    second = chunk % b'{"index":0,"delta":{"content":" two"},"finish_reason":"stop"}'
+    gate = Gate()
+    with two(server={"port": 0, "models_refresh_s": 0.0, "keep_alive_comment_s": 0.01}) as it:
+        it.first.queue(raw(first + second[:50], second[50:], b"data: [DONE]\n\n", hold_after={1: gate}))
+        body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        if memory:
+            body["user"] = "alice"
+        with it.world.gateway.connect() as client:
+            client.request("POST", CHAT, json.dumps(body).encode())
+            client.read_head()
+            got = b""
+            while piece := client.read_chunk():
+                got += piece
+                if b": keep-alive\n\n" in got:
+                    gate.open()
+        events = [event + b"\n\n" for event in got.split(b"\n\n")[:-1] if event != b": keep-alive"]
+        assert events == [first, second, b"data: [DONE]\n\n"]
+
+
+@both
 def test_an_upstream_that_answers_late_is_still_a_status(two: Open, memory: bool) -> None:
     with two(
         fallbacks=(),
