@@ -47,7 +47,11 @@ TABLE: list[tuple[str, list[Event], list[list[int]]]] = [
     ("only a name", [event({"function": {"name": "f"}}), event(REST)], [[0], [0]]),
     ("without a beginning", [event(REST), event(REST)], [[0], [0]]),
     ("an empty index", [event(begin("a", index=None))], [[0]]),
-    ("some have theirs", [event(begin("a", index=0)), event(REST), event(begin("b"))], [[0], [0], [1]]),
+    (
+        "some have theirs",
+        [event(begin("a", index=0)), event(begin("b", index=1)), event(REST), event(begin("c"))],
+        [[0], [1], [1], [2]],
+    ),
     ("only a signature", [event(begin("a")), event({"extra_content": {"x": 1}})], [[0], [0]]),
     ("of another choice", [event(begin("a")), event(begin("b"), choice=1)], [[0], [0]]),
 ]
