@@ -1,8 +1,8 @@
 """The other endpoints: a request handed to an upstream as it is, and its answer handed back. No memory.
 
 What fails is tried as chat is (`gateway.run.reach`), but for two things. What an upstream keeps (files, batches,
-responses) is in the account of one key: only that is asked, and what may have arrived is not sent again, since it may
-be there. An upload passes through once.
+responses) is in the account of one key: only that is asked, and not again for what may be there although the answer
+says that it is not. An upload passes through once.
 """
 
 from __future__ import annotations

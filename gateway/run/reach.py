@@ -183,8 +183,8 @@ class Reach:
 class Tries:
     """place, target: whose turn it is; after an answer, whose answer it was. Call `done` when the request is over.
 
-    remake: the request for another target. is_once: what may have arrived is not sent again. fault: why the request
-    could not be sent to its end, if that was the caller's doing; no upstream is blamed for it.
+    remake: the request for another target. is_once: what may have been done is not asked for again. fault: why the
+    request could not be sent to its end, if that was the caller's doing; no upstream is blamed for it.
     """
 
     __slots__ = (
@@ -340,7 +340,8 @@ class Tries:
         place.health.in_flight += 1
 
     def _decide(self, failure: Failure, tries: int) -> tuple[Step, float]:
-        if self._sink.started or (self.is_once and failure.sent):
+        is_done_perhaps = failure.sent and failure.kind != "429"
+        if self._sink.started or (self.is_once and is_done_perhaps):
             return Step.STOP, 0.0
         left = [] if self._is_settled else self._candidates
         health = self.place.health

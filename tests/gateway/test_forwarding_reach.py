@@ -206,6 +206,16 @@ def test_what_an_upstream_keeps_is_sent_once_and_with_one_key(
         assert (it.keys(), it.second.seen) == (["one"] * 6, [])
 
 
+@pytest.mark.parametrize(("method", "path", "body"), KEPT)
+def test_what_was_refused_for_now_is_asked_again(
+    two: Open, method: str, path: str, body: bytes | None
+) -> None:
+    with two(fallbacks=["other"], api_keys=("one", "two"), retries=1) as it:
+        it.first.queue(BUSY)
+        assert it.gateway.ask(method, path, body, JSON if body else {}).status == 200
+        assert (it.keys(), it.waits, it.second.seen) == (["one"] * 2, [1.0], [])
+
+
 def test_what_is_only_looked_at_is_asked_again(two: Open) -> None:
     with two(api_keys=("one", "two"), retries=1) as it:
         it.first.queue(fail(500))
