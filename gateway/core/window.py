@@ -13,19 +13,15 @@ a turn, or, with that opening kept, between two rounds of its turn; never betwee
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-import orjson
-
 __all__ = [
     "Budget",
     "Element",
     "Window",
-    "context_from_error",
     "describe",
     "fit_window",
     "may_begin",
@@ -215,41 +211,3 @@ def _splits_a_call(elements: Sequence[Element]) -> list[bool]:
                 nearest = index
             callers.update(dict.fromkeys(element.calls, index))
     return [open_calls > 0 for open_calls in accumulate(changes[:-1])]
-
-
-_MOST_DIGITS = 12  # no context is as long, and Python refuses to read a number of thousands of them
-# The sentences of servers that say how long their context is; the number wanted is the group.
-_CONTEXT_SENTENCES = (
-    re.compile(r"maximum context length (?:is|of) (\d[\d,]*)", re.I),  # OpenAI, vLLM, TGI, OpenRouter
-    re.compile(r"(\d[\d,]*) maximum context length", re.I),  # Mistral
-    re.compile(r"context (?:size|length|window)[^.\d]{0,30}(\d[\d,]*)", re.I),  # llama.cpp, LM Studio, Groq
-    re.compile(r"\d[\d,]* tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
-    re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
-    re.compile(r"\"n_ctx\"\s*:\s*(\d+)", re.I),  # llama.cpp, a field of its error
-)
-
-
-_ESCAPE = re.compile(r"\\.", re.DOTALL)
-
-
-def context_from_error(body: str, request: bytes = b"") -> int | None:
-    """The context length in tokens that an upstream's error names, or None.
-
-    request: the JSON it is about. Some errors repeat it, and what somebody said in it is nothing the upstream told.
-    """
-    told = list(_contexts(body))
-    if not told or not request:
-        return told[0] if told else None
-    text = orjson.dumps(orjson.loads(request)).decode()  # no letter is escaped any more
-    said = set(_contexts(_ESCAPE.sub(" ", text)))
-    return next((tokens for tokens in told if tokens not in said), None)
-
-
-def _contexts(text: str) -> Iterator[int]:
-    for sentence in _CONTEXT_SENTENCES:
-        for found in sentence.finditer(text):
-            digits = found[1].replace(",", "")
-            if (
-                len(digits) < _MOST_DIGITS and int(digits) >= 256
-            ):  # smaller ones are a count of something else
-                yield int(digits)

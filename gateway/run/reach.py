@@ -13,12 +13,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Final
 
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
 from adapters.types import Event, ModelRequest
+from gateway.core.context import GUESS, Contexts, context_from_error
 from gateway.core.routing import (
     Failure,
     Health,
@@ -33,7 +33,6 @@ from gateway.core.routing import (
     read_retry_after,
     take_credit,
 )
-from gateway.core.window import context_from_error
 from gateway.metrics import Metrics
 from gateway.run.relay import MAX_REPLY_BYTES, Receipt
 from gateway.run.route import Route
@@ -49,12 +48,6 @@ _ERROR_BYTES = 64 * 1024
 _ERROR_S = 0.1
 CHAT: Final = "/chat/completions"
 _MAY_BE_TOO_LONG = frozenset((400, 413, 422))
-# Vocabularies that were made for other languages take up to about twice as many tokens as ours for the same text.
-_GUESS = 2.0
-_MOST_SCALE = 4.0
-_STEPS = 16
-_TOLERANCE = 1.05  # chosen: what a chat's template and the form of its tools may add
-_NEARLY_FULL = 0.9
 
 
 @dataclass(slots=True)
@@ -108,34 +101,8 @@ class Reach:
                 for name in names
                 if name in providers
             ]
-        self._windows: dict[tuple[str, str], int] = {}
-        self._measured: dict[tuple[str, str], float] = {}  # tokens by the upstream's count for each of ours
-        self._guessed: dict[tuple[str, str], float] = {}
+        self.contexts = Contexts()
         metrics.watch_upstreams(self._resting)
-
-    def window(self, upstream: str, model: str, known: int | None) -> int | None:
-        """The context of a model, in tokens as we count them: what the settings say, or less where an error of its own
-        has said less, and less still where it counts more for the same words."""
-        place = upstream, model
-        told = self._windows.get(place)
-        found = told if known is None else known if told is None else min(told, known)
-        scale = self._measured.get(place) or self._guessed.get(place)
-        return found if found is None or scale is None else int(found / scale)
-
-    def learn_window(self, target: Target, tokens: int) -> None:
-        self._windows[target.upstream, target.model] = tokens
-
-    def learn_count(self, target: Target, ours: int, theirs: int, most: int) -> None:
-        """What an upstream has counted for a prompt, of which `most` would have fitted by our count.
-
-        Each correction moves what fits, and the provider's cache is lost: so there is none before the window fills up.
-        """
-        place = target.upstream, target.model
-        scale = self._measured.get(place, 1.0)
-        is_guess = place in self._guessed and place not in self._measured
-        is_off = theirs > ours * scale * _TOLERANCE and theirs > most * scale * _NEARLY_FULL
-        if is_guess or is_off:
-            self._measured[place] = max(scale, min(ceil(theirs / ours * _STEPS) / _STEPS, _MOST_SCALE))
 
     def tries(
         self, route: Route, key: Callable[[], int], sink: Sink, receipt: Receipt, path: str = CHAT
@@ -147,13 +114,11 @@ class Reach:
         """
         places = self._places[route.upstream]
         if not route.others and len(places) == 1:
-            window = route.context_window
-            if self._windows or self._measured or self._guessed:
-                window = self.window(route.upstream, route.model, window)
+            window = self.contexts.of((route.upstream, route.model), route.context_window)
             target = Target(route.upstream, route.model, window)
             return Tries(self, [(places[0], target)], sink, receipt)
         targets = [
-            each._replace(context_window=self.window(each.upstream, each.model, each.context_window))
+            each._replace(context_window=self.contexts.of(each[:2], each.context_window))
             for each in route.targets
         ]
         candidates = [
@@ -242,7 +207,7 @@ class Tries:
                             request = shorter
                             continue
                     elif self._is_guess and reply.status < 400:
-                        reach._guessed[self.target.upstream, self.target.model] = _GUESS
+                        reach.contexts.guessed(self.target[:2])
                     self._answered(str(reply.status), is_error=reply.status >= 400)
                     return reply
                 failure = Failure(
@@ -292,11 +257,11 @@ class Tries:
             return told, None
         windows: list[int] = []
         if known is None or known > tokens:
-            self._reach.learn_window(target, tokens)
-            known = self._reach.window(target.upstream, target.model, tokens) or tokens
+            self._reach.contexts.told(target[:2], tokens)
+            known = self._reach.contexts.of(target[:2], tokens) or tokens
             windows.append(known)
         if not self._is_guess:
-            windows.append(int(known / _GUESS))
+            windows.append(int(known / GUESS))
         for window in windows:
             shorter = await self.remake(target._replace(context_window=window), self.place)
             if shorter.body == request.body:
@@ -310,7 +275,7 @@ class Tries:
 
     def counted(self, ours: int, theirs: int, most: int) -> None:
         """A reply says what its prompt took."""
-        self._reach.learn_count(self.target, ours, theirs, most)
+        self._reach.contexts.counted(self.target[:2], ours, theirs, most)
 
     def broke(self, kind: str) -> None:
         """A reply that had begun did not end as it must."""

@@ -16,7 +16,6 @@ from gateway.core.window import (
     Budget,
     Element,
     Window,
-    context_from_error,
     describe,
     fit_window,
     plan_budget,
@@ -240,25 +239,3 @@ def test_a_growing_list_keeps_its_first_message_for_a_step(
         ):  # a late answer moves a cut it would have split; a system message at the end may begin a turn or not
             starts = [kept.start for kept in window.kept]
             assert seen.setdefault(wanted, starts) == starts
-
-
-@pytest.mark.parametrize(
-    ("body", "tokens"),
-    [
-        (
-            "This model's maximum context length is 8192 tokens. However, you sent 9001 tokens.",
-            8192,
-        ),
-        ("Prompt contains 40000 tokens, too large for model with 32768 maximum context length", 32768),
-        ("prompt is too long: 210000 tokens > 200000 maximum", 200000),
-        ("The input token count (2000000) exceeds the maximum number of tokens allowed (1048576).", 1048576),
-        ("the request exceeds the available context size (4096 tokens), try increasing it", 4096),
-        ('{"error":{"code":400,"type":"exceed_context_size_error","n_prompt_tokens":9,"n_ctx":4096}}', 4096),
-        ("maximum context length is 131,072 tokens", 131072),
-        ("rate limit reached for gpt-4o: 30000 tokens per min", None),
-        ("context length 7", None),
-        ("", None),
-    ],
-)
-def test_an_error_tells_the_context(body: str, tokens: int | None) -> None:
-    assert context_from_error(body) == tokens
