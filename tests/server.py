@@ -11,6 +11,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -186,7 +187,11 @@ OpenStore = Callable[[], Coroutine[Any, Any, Store]]
 
 @contextmanager
 def serve(
-    settings: Settings, open_store: OpenStore | None = None, *, admin_token: str | None = None
+    settings: Settings,
+    open_store: OpenStore | None = None,
+    *,
+    admin_token: str | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Iterator[Running]:
     """open_store: called on the gateway's own loop; the gateway closes what it gave."""
     settings = replace(settings, server=replace(settings.server, port=0))
@@ -200,7 +205,7 @@ def serve(
             lines.extend(json.loads(line) for line in data.splitlines())
 
         store = await open_store() if open_store is not None else None
-        app = create_app(settings, store, admin_token=admin_token, access=AccessLog(write))
+        app = create_app(settings, store, clock=clock, admin_token=admin_token, access=AccessLog(write))
         server = make_server(app, settings.server, app.readiness, started.set)
         port = listener.getsockname()[1]
         box.append(Running(app, server, port, asyncio.get_running_loop(), lines))

@@ -303,11 +303,13 @@ def remember(
     async def open_store() -> SqliteStore:
         return await SqliteStore.open(tmp_path / "memory.db", now=clock, on_statement=statements.append)
 
-    with patch("tests.server.make_server", _quick_server), serve(settings, open_store) as gateway:
+    with (
+        patch("tests.server.make_server", _quick_server),
+        serve(settings, open_store, clock=clock) as gateway,
+    ):
         app = gateway.app
         assert app.upkeep is not None
         assert app.chat.recollector is not None
-        app.chat._now = app.chat.recollector.now = app.upkeep._now = clock
         # Upkeep runs when a test lets time pass, not beside it.
         app.chat.recollector.grown = lambda _: None
         app.chat.recollector.moved = lambda: None
