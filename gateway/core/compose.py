@@ -15,7 +15,7 @@ from typing import Any
 from gateway.core.canonical import Listing, WireMessage, call_id, is_user, text_of
 from gateway.core.history import Plan, lcs
 from gateway.core.opaque import refilled, refilled_calls, without_opaque
-from gateway.core.tree import Content, Element, Tree
+from gateway.core.tree import Content, Element, Tree, is_tombstone
 from storage.records import Atom, Exchange
 
 __all__ = ["Composition", "compose", "known_note", "matches", "prefixed", "put_back", "restore"]
@@ -121,11 +121,29 @@ def matches(listing: Listing, end: int, line: Sequence[Element]) -> list[tuple[i
     return [(listed[i][1], line[path[j][1]]) for i, j in reversed(pairs)]
 
 
+def _tellable(elements: Sequence[Element], listing: Listing) -> list[Element]:
+    """Without what was forgotten or off the record, and what cannot stand without it: templates refuse an answer
+    without its question, two questions in a row, and a tool's result without its call."""
+    runs: list[list[Element]] = []  # each the user's messages and what answers them
+    for element in elements:
+        if not runs or (is_user(element.atoms) and not is_user(runs[-1][-1].atoms)):
+            runs.append([])
+        runs[-1].append(element)
+    found: list[Element] = []
+    goes_on = bool(len(listing)) and not is_user(listing.atoms[0])  # the list begins within the last of them
+    for run in runs:
+        left = [e for e in run if not is_tombstone(e.exchange) and e.place not in e.exchange.hush]
+        gone = [e for e in run if e not in left]
+        if not gone or (all(is_user(e.atoms) for e in gone) and is_user(left[0].atoms if left else ())):
+            found += left
+        elif goes_on and run is runs[-1]:
+            return []
+    return found
+
+
 def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -> None:
-    for element in plan.fill:
+    for element in _tellable(plan.fill, plan.query.listing):
         x, content = element.exchange, tree.content(element.exchange)
-        if element.place in x.hush:
-            continue
         if element.place >= 0:
             if content.messages is not None:
                 note = x.notes.get(element.place, "") if is_user(element.atoms) else ""

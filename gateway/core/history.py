@@ -647,10 +647,5 @@ def left_out(line: Sequence[Element], listed: Sequence[Atom]) -> list[Element]:
             continue
         # A user's template or a pruned tool result may differ in words, not in kind.
         if all(x == y or (x[:1] == y[:1] and x[:1] in b"ut") for x, (y, _) in zip(have, tail, strict=True)):
-            gaps = [
-                i
-                for i in range(p)
-                if is_tombstone(line[i].exchange) or line[i].place in line[i].exchange.hush
-            ]
-            return list(line[max(gaps, default=-1) + 1 : p])
+            return list(line[:p])
     return []

@@ -14,10 +14,11 @@ from gateway.run.forget import Retention, forget_operations
 from gateway.run.show import show_operation
 from gateway.settings import ProjectSettings
 from tests.gateway.sdk import CHAT, World, agent, remember
-from tests.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.upstream import Call, Gate, Rules, StrictUpstream, call_tools, say
 
 FACT = "My cat is called Zqmisox and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
 @pytest.fixture
@@ -162,6 +163,39 @@ def test_a_client_that_goes_back_to_what_was_replaced_does_not_bring_it_back(wor
     world.chat(user="alice").say(QUESTION)
     assert "Zqmisox" not in sent(world)
     assert not on_disk(world)
+
+
+@pytest.mark.parametrize("number", range(1, 11))
+@pytest.mark.parametrize("how", ["append", "trimmed", "cut"])
+def test_what_is_put_before_a_message_is_a_valid_list_without_it(world: World, how: str, number: int) -> None:
+    """The third turn called a tool; whichever message goes, the upstream's template takes what is left.
+
+    trimmed: the client's list begins with a question; cut: with an answer.
+    """
+    world.upstream.rules = Rules(strict_template=True)
+    headers = {"x-mnemogate-conversation": "c1"}
+    if how == "append":
+        headers["x-mnemogate-history"] = "append"
+    chat = world.chat(user="alice", headers=headers, tools=[WEATHER])
+    for text in ("I like rain.", "And snow.", "What will it be?", "Thank you."):
+        chat.messages = [] if how == "append" else chat.messages
+        if text.endswith("?"):
+            world.upstream.queue(call_tools(Call("weather", {}), text=None))
+        chat.say(text)
+        if text.endswith("?"):
+            call = chat.messages[-1]["tool_calls"][0]
+            chat.messages = [] if how == "append" else chat.messages
+            chat.answer(call, "Hail.")
+            chat.go_on()
+    forget(world, user="alice", message=number)
+    chat.messages = [] if how == "append" else chat.messages[-2 if how == "trimmed" else -1 :]
+    chat.say("And tomorrow?")
+    told = world.upstream.last.messages
+    if how == "cut" and number == 9:  # the question of the answer it begins with: nothing can go in front
+        assert [m["content"] for m in told] == ["Ok.", "And tomorrow?"]
+        return
+    assert told[0]["role"] == "user"
+    assert len(told) > 3, "the other turns are there"
 
 
 def test_a_running_conversation_loses_the_note_and_the_section_that_told_of_it(world: World) -> None:
