@@ -188,6 +188,7 @@ def test_two_hundred_turns_on_an_8k_window(upstream: StrictUpstream, notes: Note
 BAD = {
     "down": lambda n: fail(503),
     "refuses": lambda n: say("I'm sorry, but I can't help with that."),
+    "declines": lambda n: Reply(text=None, delta={"refusal": "I can't help with that."}),
     "silent": lambda n: say("  "),
     "echoes": lambda n: say("word " * 4000),
     "stutters": lambda n: say("the the " * 60),

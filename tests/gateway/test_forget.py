@@ -12,7 +12,7 @@ import pytest
 from gateway.errors import BadRequest
 from gateway.run.forget import Retention, forget_operations
 from gateway.run.show import show_operation
-from gateway.settings import ProjectSettings
+from gateway.settings import BlockSettings, ProjectSettings
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.upstream import Call, Gate, Rules, StrictUpstream, call_tools, say
 
@@ -212,6 +212,27 @@ def test_a_running_conversation_loses_the_note_and_the_section_that_told_of_it(w
     assert world.block("alice").value == ""
     other.say("Go on.")
     assert "Zqmisox" not in sent(world)
+
+
+@pytest.mark.parametrize(
+    "what", [{"user": "alice", "profile": "helper", "message": 1}, {"user": "alice"}, {}]
+)
+def test_a_block_that_users_share_loses_what_one_of_them_said(
+    upstream: StrictUpstream, tmp_path: Path, what: dict[str, Any]
+) -> None:
+    team = BlockSettings("team", "What all of them know.", shared=True, writable=True)
+    with remember(upstream, tmp_path, agent(blocks=(team,))) as world:
+        edit = {"label": "team", "new_string": "alice has a cat, Zqmisox"}
+        upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
+        alice, bob = (world.chat(model="agent/helper", user=user) for user in ("alice", "bob"))
+        alice.say("I have a cat.")
+        alice.say("Good.")
+        bob.say("Hello.")
+        assert "Zqmisox" in sent(world)
+        forget(world, **what)
+        assert not on_disk(world)
+        bob.say("Go on.")
+        assert "Zqmisox" not in sent(world)
 
 
 def test_a_user_is_forgotten_in_all_profiles_and_the_others_are_not(world: World) -> None:
