@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Self, TypeVar
 
 import aiosqlite
-from aiosqlite.core import _STOP_RUNNING_SENTINEL
+from aiosqlite.core import _STOP_RUNNING_SENTINEL, set_exception, set_result
 
 from storage.errors import (
     Broken,
@@ -201,8 +201,8 @@ class _CountedCursor(sqlite3.Cursor):
 class Driver(aiosqlite.Connection):
     """A connection in a thread of its own that is handed whole functions: one hop for a batch, not one a statement.
 
-    aiosqlite gives the thread and its queue. Its own `close` and `stop` report to the event loop even when nobody waits
-    any more, which fails in the thread once the loop is closed; `abandon` does not.
+    aiosqlite gives the thread and its queue. It reports to the event loop even when nobody waits any more, which fails
+    in the thread once the loop is closed; what is here does not.
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
@@ -235,8 +235,18 @@ class Driver(aiosqlite.Connection):
         self._tx.put_nowait((None, lambda: _STOP_RUNNING_SENTINEL))
 
     async def _run(self, function: Callable[[], T]) -> T:
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._tx.put_nowait((future, function))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def perform() -> None:
+            try:
+                report = partial(set_result, future, function())
+            except BaseException as error:
+                report = partial(set_exception, future, error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(report)
+
+        self._tx.put_nowait((None, perform))
         return await future
 
     def _open_in_thread(self) -> None:

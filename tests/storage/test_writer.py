@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage.errors import Broken, Busy, Closed, Conflict, Failed, NotFound, TooSlow
-from storage.sqlite.connection import Target, open_writer
+from storage.sqlite.connection import Driver, Target, open_writer
 from storage.sqlite.store import SqliteStore
 from storage.sqlite.writer import Writer, WriterLimits
 
@@ -357,3 +357,21 @@ async def test_statements_are_counted_with_what_begins_and_ends_transactions(ope
     store.reader.run(lambda c: c.execute("SELECT 2").fetchone())
     found = [sql.split()[0] for sql in statements]
     assert found == ["BEGIN", "INSERT", "UPDATE", "COMMIT", "BEGIN", "COMMIT", "SELECT"]
+
+
+def test_a_thread_that_outlives_its_loop_ends_in_silence(tmp_path: Path) -> None:
+    """A connection takes long to close while the process ends. (What a thread raises fails a test.)"""
+    gate = threading.Event()
+
+    async def leave() -> Driver:
+        driver = await Driver(lambda: sqlite3.connect(tmp_path / "m.db"), "thread").open()
+        closing = asyncio.create_task(driver.call(lambda connection: gate.wait()))
+        await asyncio.sleep(0)
+        closing.cancel()
+        driver.abandon()
+        return driver
+
+    driver = asyncio.run(leave())
+    gate.set()
+    driver._thread.join(10)
+    assert not driver._thread.is_alive()
