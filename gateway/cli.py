@@ -306,11 +306,12 @@ def _tell_forgotten(arguments: argparse.Namespace, memories: int, answer: dict[s
     if scope["project"] == "default":
         del scope["project"]
     flags = [part for name, value in scope.items() for part in (f"--{name}", value)]
-    command = shlex.join(["mnemogate", "memory", "forget", *flags])
+    command, look = (shlex.join(["mnemogate", "memory", verb, *flags]) for verb in ("forget", "show"))
     lines = [f"{told} What may quote it was kept:"]
     if answer["kept"]:
         lines.append(f"  its question or reply; to forget both: {command} --exchange {number}")
     lines.append(f"  other turns of the conversation; to forget all: {command} --in {answer['conversation']}")
+    lines.append(f"  replies in other conversations that told of it; to look for them: {look} --query WORDS")
     return "\n".join(lines)
 
 

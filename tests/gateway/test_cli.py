@@ -162,9 +162,11 @@ def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
         """The first line of what it says, and the commands that it names."""
         assert main(["memory", "forget", *arguments]) == 0
         told = capsys.readouterr().err.strip()
-        named = [
-            shlex.split(line.partition(": mnemogate memory forget ")[2]) for line in told.splitlines()[1:]
-        ]
+        lines = [line.partition(": mnemogate memory ")[2] for line in told.splitlines()[1:]]
+        named = [shlex.split(line)[1:] for line in lines if line.startswith("forget ")]
+        if named:
+            whose = arguments[arguments.index("--user") + 1]
+            assert shlex.split(lines[-1]) == ["show", "--user", whose, "--query", "WORDS"]
         return told.splitlines()[0], named
 
     def shown() -> list[str]:
