@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.core.summary import INSTRUCTIONS
-from gateway.run.forget import forget_operations
+from gateway.run.forget import Retention, forget_operations
 from gateway.settings import UpstreamSettings
 from storage.records import JobState
 from tests.gateway.sdk import Chat, World, agent, remember
@@ -31,8 +31,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "agent": {"user": "alice", "profile": "helper"},
     "user": {"user": "alice"},
     "project": {},
+    "age": {},
 }
-PARTS = ("message", "exchange", "conversation")
+PARTS = ("message", "exchange", "conversation", "age")
 # Where a word may lie. A step is what a job had done before it failed.
 PLACES = {
     "message": "SELECT count(*) FROM exchanges WHERE instr(input, ?)",
@@ -147,6 +148,11 @@ class Scene:
         self.world.settle()
 
     def forget(self, kind: str) -> None:
+        if kind == "age":
+            self.world.clock.sleep(40 * 86_400)
+            retention = Retention(self.world.store, {"default": 30}, self.world.clock)
+            assert self.world.gateway.call(retention.step()) == 2
+            return
         operation = forget_operations(self.world.store, self.world.clock)["memory-forget"]
 
         async def forget() -> None:
@@ -207,7 +213,7 @@ def go_on(scene: Scene, chat: Chat, kind: str) -> None:
     assert scene.world.store.jobs.list() == ()
     assert scene.found() == set()
     assert scene.world.query("SELECT count(*) FROM exchanges WHERE instr(input, ?)", "Zqbobx") == [
-        0 if kind == "project" else 1
+        0 if kind in ("project", "age") else 1
     ]
 
 
