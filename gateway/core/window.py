@@ -82,19 +82,17 @@ class Window:
 def plan_budget(
     context_tokens: int | None,
     *,
-    limit_tokens: int | None = None,
     max_tokens: int | None = None,
     fixed_tokens: int = 0,
 ) -> Budget | None:
     """The budget of one request; None where the context is unknown, and then nothing is trimmed.
 
-    limit_tokens: the agent's own setting. max_tokens: the request's, for the reply.
+    max_tokens: the request's, for the reply.
     fixed_tokens: what is sent besides the list, such as the system message and the tools.
     """
-    known = [tokens for tokens in (context_tokens, limit_tokens) if tokens is not None]
-    if not known:
+    if context_tokens is None:
         return None
-    capacity = min(known)
+    capacity = context_tokens
     reserve = min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max(0, max_tokens), capacity // 4)
     step = max(1, capacity // STEP_SHARE)
     grain = max(1, step // 8)  # a clock in the system message must not move the cut

@@ -45,11 +45,16 @@ def resolve_route(settings: Settings, model: str) -> Route:
             raise UnknownModel(f"The model {model!r} {why}.", param="model")
         base = _resolve(settings, profile.model, profile.upstream)
         own = profile.context_window
-        others = (
-            base.others if own is None else tuple(each._replace(context_window=own) for each in base.others)
+        others = tuple(
+            each._replace(context_window=_smaller(own, each.context_window)) for each in base.others
         )
-        return Route(base.upstream, base.model, profile, own or base.context_window, others)
+        return Route(base.upstream, base.model, profile, _smaller(own, base.context_window), others)
     return _resolve(settings, model, None)
+
+
+def _smaller(own: int | None, known: int | None) -> int | None:
+    """A profile may ask for less than its model has, and not for more."""
+    return known if own is None else own if known is None else min(own, known)
 
 
 def check_fallbacks(settings: Settings) -> None:

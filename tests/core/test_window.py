@@ -131,9 +131,6 @@ def test_the_cut_stays_put_while_the_list_grows() -> None:
         ({"context_tokens": 8_000, "max_tokens": 100_000}, Budget(6_000, 1_600)),  # a quarter at most
         ({"context_tokens": 8_000}, Budget(6_000, 1_600)),  # it did not say
         ({"context_tokens": 100_000}, Budget(100_000 - 4_096, 20_000)),
-        ({"context_tokens": 8_000, "limit_tokens": 4_000, "max_tokens": 0}, Budget(4_000, 800)),
-        ({"context_tokens": 4_000, "limit_tokens": 8_000, "max_tokens": 0}, Budget(4_000, 800)),
-        ({"context_tokens": None, "limit_tokens": 4_000, "max_tokens": -3}, Budget(4_000, 800)),
         (
             {"context_tokens": 8_000, "max_tokens": 0, "fixed_tokens": 801},
             Budget(7_000, 1_600),
@@ -144,6 +141,7 @@ def test_the_cut_stays_put_while_the_list_grows() -> None:
             {"context_tokens": 8_000, "max_tokens": 0, "fixed_tokens": 9_000},
             Budget(0, 1),
         ),  # the last turn is tried
+        ({"context_tokens": 4_000, "max_tokens": -3}, Budget(4_000, 800)),
         ({"context_tokens": 0}, Budget(0, 1)),
     ],
 )

@@ -103,10 +103,10 @@ def test_a_chain_is_what_stands_in_one_list() -> None:
     assert [each.rank for each in resolve_route(settings, "good").targets] == [0, 0, 1, 1, 1]
 
 
-def test_a_profiles_window_is_that_of_its_whole_chain() -> None:
+def test_a_profile_may_ask_for_a_smaller_window_in_its_whole_chain_and_not_for_a_larger_one() -> None:
     profile = ProfileSettings("bob", model="good", context_window=30)
     route = resolve_route(Settings(upstreams=(ONE, TWO), models=CHAIN, profiles=(profile,)), "agent/bob")
-    assert {each.context_window for each in route.targets} == {30}
+    assert [each.context_window for each in route.targets] == [30, 30, 30, 9, 30]
 
 
 def test_a_fallback_that_nobody_answers_to_is_found_at_the_start() -> None:
