@@ -42,7 +42,7 @@ class WriterLimits:
     """Bounds and pauses; the defaults are chosen, except where a measurement is named.
 
     queue_bytes: what may wait in each lane. batch_items: one batch at most, so that the first of it need not wait for
-    hundreds. slow_s: a batch longer in the thread than this makes the status `slow`. fair_batches: after so many
+    hundreds. slow_s: a batch so long in the thread makes the status `slow`. fair_batches: after so many
     batches of turns in a row one bulk write goes first, since the search index may not fall behind without end.
     checkpoint_bytes, pause_bytes: size of the log at which it is written back without waiting for readers, and at which
     writers wait for them (design: 16 and 64 MB; inline checkpoints of 4 MB gave commits of 3-7 ms at p99).
@@ -230,7 +230,7 @@ class Writer:
             return "closed"
         if self._fault is not None:
             return self._fault.status
-        if self._running and self._loop.time() - self._running_since > self._limits.slow_s:
+        if self._running and self._loop.time() - self._running_since >= self._limits.slow_s:
             return "slow"
         return "ok"
 
