@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from gateway.run.show import show_operation
-from gateway.settings import ProfileSettings
+from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import count
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, agent, remember
@@ -378,6 +378,61 @@ def test_a_turn_that_only_reads_is_told_and_tells_nobody(world: World) -> None:
     assert "Miso" in sent(world)
     world.chat(user="alice").say("What do I call her, the cat?")
     assert "Princess" not in sent(world)
+
+
+def profiled(memory: Any) -> Any:
+    return {"profiles": (ProfileSettings("default", memory=memory),)}
+
+
+def projected(**values: Any) -> Any:
+    return {"projects": {"default": ProjectSettings(**values)}}
+
+
+TITLE = "### Task:\nGenerate a concise, 3-5 word title"
+OURS = (SideRequest("ours", "name this chat", "read"),)
+ALICE = {"user": "alice"}
+WISHES: list[tuple[Any, Any, dict[str, str], dict[str, str], str, str]] = [
+    # [memory], other settings, headers, fields, what is said, what memory does
+    ({}, {}, {}, ALICE, "Hi", "on"),
+    ({"default": "off"}, {}, {}, ALICE, "Hi", "off"),
+    ({"default": "off"}, {}, {"x-mnemogate-memory": "on"}, ALICE, "Hi", "on"),
+    ({"default": "off"}, projected(memory="read"), {}, ALICE, "Hi", "read"),
+    ({}, {**projected(memory="off"), **profiled("on")}, {}, ALICE, "Hi", "on"),
+    ({}, profiled("read"), {}, ALICE, "Hi", "read"),
+    ({}, {}, {}, ALICE, TITLE, "off"),
+    ({"known_side_requests": False}, {}, {}, ALICE, TITLE, "on"),
+    ({"side_requests": OURS}, {}, {}, ALICE, "Name this chat, please.", "read"),
+    ({"user_order": ("x-employee",)}, {}, {"x-employee": "e1"}, {}, "Hi", "on"),
+    ({"user_order": ("x-employee",)}, {}, {}, ALICE, "Hi", "none"),
+    ({"conversation_order": ("x-room",)}, {}, {"x-room": "r1"}, {}, "Hi", "on"),
+    ({"conversation_order": ("x-room",)}, {}, {"x-session-id": "r1"}, {}, "Hi", "none"),
+]
+
+
+@pytest.mark.parametrize(("memory", "parts", "headers", "fields", "text", "status"), WISHES)
+def test_what_the_settings_say_of_a_request_is_done(
+    upstream: StrictUpstream,
+    tmp_path: Path,
+    memory: Any,
+    parts: Any,
+    headers: dict[str, str],
+    fields: dict[str, str],
+    text: str,
+    status: str,
+) -> None:
+    with remember(
+        upstream, tmp_path, *parts.get("profiles", ()), memory=memory, projects=parts.get("projects", {})
+    ) as world:
+        reply = world.post([{"role": "user", "content": text}], headers, **fields)
+        assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, status)
+        kept = world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL")
+        assert kept == [1 if status == "on" else 0]
+
+
+def test_a_project_has_a_profile_for_who_names_none(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent("helper"), **projected(profile="helper")) as world:
+        world.chat(user="alice").say("Hi")
+        assert world.upstream.last.messages[0]["content"].startswith("You help.")
 
 
 def test_a_title_request_leaves_no_trace(world: World) -> None:
