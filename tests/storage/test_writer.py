@@ -15,6 +15,7 @@ from storage.errors import Broken, Busy, Closed, Conflict, Failed, NotFound, Too
 from storage.sqlite.connection import Driver, Target, open_writer
 from storage.sqlite.store import SqliteStore
 from storage.sqlite.writer import Writer, WriterLimits
+from tests.storage.conftest import OpenStore
 
 Write = Callable[[sqlite3.Connection], Any]
 
@@ -331,6 +332,18 @@ async def test_reads_have_a_deadline(store: SqliteStore) -> None:
         await store.long_reader.run(read, deadline_ms=1)
     assert store.reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
     assert await store.long_reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
+
+
+@pytest.mark.parametrize(("asked", "level"), [({}, 1), ({"synchronous": "FULL"}, 2)], ids=["NORMAL", "FULL"])
+async def test_how_it_is_written_to_disk(open_store: OpenStore, asked: dict[str, str], level: int) -> None:
+    """NORMAL survives the death of the process, FULL that of the machine; what is deleted is overwritten."""
+    store = await open_store(**asked)
+
+    def read(connection: sqlite3.Connection) -> list[Any]:
+        names = ("synchronous", "journal_mode", "secure_delete", "wal_autocheckpoint")
+        return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    assert await store.writer.submit(read) == [level, "wal", 1, 0]
 
 
 async def test_readers_cannot_write(store: SqliteStore) -> None:
