@@ -300,8 +300,10 @@ class _Call:
 
 
 def _additions(memory: Recollection | None, profile: ProfileSettings) -> Additions:
-    if memory is None or memory.asked.identity.mode is Mode.OFF:
+    if memory is None:
         return Additions(system=profile.system or "")
+    if memory.asked.identity.mode is Mode.OFF:
+        return Additions(memory.composition, profile.system or "")
     return memory.additions
 
 

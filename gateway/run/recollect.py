@@ -234,6 +234,8 @@ class Recollection:
         self.conversation_uid = self._find_uid()
         identity, profile = self.asked.identity, self.asked.profile
         if identity.mode is Mode.OFF:
+            if self.plan.appending:  # nobody else has the conversation
+                self.composition = self._compose({})
             return
         anchor = self.plan.place.anchor
         path = self.path = self._path_ids()

@@ -371,6 +371,23 @@ def test_what_was_off_the_record_stays_so_before_a_new_question(
     assert "Miso" not in str(world.query("SELECT input, said FROM exchanges"))
 
 
+def test_off_the_record_in_append_mode_the_conversation_is_known_and_not_continued(world: World) -> None:
+    headers = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
+    told = []
+    for text, mode in (("My dog is Rex.", "on"), (FACT, "off"), ("And now?", "on")):
+        reply = world.post(
+            [{"role": "user", "content": text}], {**headers, "x-mnemogate-memory": mode}, user="alice"
+        )
+        assert reply.status == 200
+        told.append([m["content"] for m in world.upstream.last.messages])
+    assert told == [
+        ["My dog is Rex."],
+        ["My dog is Rex.", "Ok.", FACT],
+        ["My dog is Rex.", "Ok.", "And now?"],
+    ]
+    assert "Miso" not in str(world.query("SELECT input, said, full, notes FROM exchanges"))
+
+
 def test_a_turn_that_only_reads_is_told_and_tells_nobody(world: World) -> None:
     world.chat(user="alice").say(FACT)
     reader = world.chat(user="alice", headers={"x-mnemogate-memory": "read"})
