@@ -62,12 +62,19 @@ async def test_parallel_sends_on_one_conversation_keep_their_turns(
     assert await asyncio.to_thread(world.query, "SELECT count(*) FROM conversations") == [1]
 
 
-async def test_parallel_first_sends_of_a_new_user_make_one_memory(world: World) -> None:
+@pytest.mark.parametrize(
+    ("headers", "conversations"), [({}, N), ({"x-mnemogate-conversation": "c1"}, 1)], ids=["found", "named"]
+)
+async def test_parallel_first_sends_of_a_new_user_make_one_memory(
+    world: World, headers: dict[str, str], conversations: int
+) -> None:
     gate = Gate()
     world.upstream.queue(*[say(f"Reply {n}.", hold_before_headers=gate) for n in range(N)])
     arrived = world.upstream.arrived(N)
     asks = [
-        asyncio.create_task(ask(world, [{"role": "user", "content": f"Topic {n}"}], user="alice"))
+        asyncio.create_task(
+            ask(world, [{"role": "user", "content": f"Topic {n}"}], user="alice", extra_headers=headers)
+        )
         for n in range(N)
     ]
     await arrived.wait()
@@ -75,6 +82,7 @@ async def test_parallel_first_sends_of_a_new_user_make_one_memory(world: World) 
     await asyncio.gather(*asks)
     assert sorted(await asyncio.to_thread(told, world)) == sorted(f"Topic {n}" for n in range(N))
     assert await asyncio.to_thread(world.query, "SELECT count(*) FROM agents") == [1]
+    assert await asyncio.to_thread(world.query, "SELECT count(*) FROM conversations") == [conversations]
 
 
 async def test_parallel_sends_in_append_mode_queue(world: World) -> None:
