@@ -425,7 +425,7 @@ def test_a_commit_that_takes_too_long_is_released_counted_and_made_good(
 
 
 def test_a_store_that_is_slow_is_said_and_chat_goes_on(upstream: StrictUpstream, tmp_path: Path) -> None:
-    limits = WriterLimits(retry_first_s=3600, idle_s=3600, slow_s=-1.0)  # any write that is under way
+    limits = WriterLimits(retry_first_s=3600, idle_s=3600, slow_s=0.0)
     with world_of(upstream, tmp_path / "m.db", commit_wait_ms=1, limits=limits) as world:
         assert world.status == "ok"
         with stalled(world):
