@@ -132,13 +132,17 @@ def _tellable(elements: Sequence[Element], listing: Listing) -> list[Element]:
     found: list[Element] = []
     goes_on = bool(len(listing)) and not is_user(listing.atoms[0])  # the list begins within the last of them
     for run in runs:
-        left = [e for e in run if not is_tombstone(e.exchange) and e.place not in e.exchange.hush]
-        gone = [e for e in run if e not in left]
+        left = [e for e in run if not _is_gone(e)]
+        gone = [e for e in run if _is_gone(e)]
         if not gone or (all(is_user(e.atoms) for e in gone) and is_user(left[0].atoms if left else ())):
             found += left
         elif goes_on and run is runs[-1]:
             return []
     return found
+
+
+def _is_gone(element: Element) -> bool:
+    return is_tombstone(element.exchange) or element.place in element.exchange.hush
 
 
 def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from gateway.core import edits, settle
-from gateway.core.canonical import Canon, Listing, WireMessage, is_system, text_of, visible
+from gateway.core.canonical import Canon, Listing, WireMessage, is_system, is_user, text_of, visible
 from gateway.core.compose import Composition, compose, known_note, prefixed
 from gateway.core.history import Mode, Plan, Query, begin
 from gateway.core.tell import told
@@ -116,7 +116,8 @@ class Request:
 def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     """What was put before a list is the path's own front, message by message, up to where the list begins.
 
-    It begins at the root, or right behind what is off the record; with hidden rounds it is more than the path says.
+    Turns that have lost a part to forgetting, or are off the record, are not in it; with hidden rounds it is more than
+    the path says.
     """
     plan, fill = request.plan, [m for kind, m in request.sent if kind == "+ "]
     assert fill == request.composition.fill
@@ -135,8 +136,14 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     begins = [p for p, element in enumerate(line) if element.atoms == listed[0]]
     (end,) = [p for p in begins if _talk(el.atoms for el in line[p:]) == _talk(listed)] or [0]
     assert end, "the list begins nowhere on the path"
-    behind = [p + 1 for p, m in enumerate(path[:end]) if m is None]
-    assert fill == path[max(behind, default=0) : end]
+    turns: list[list[WireMessage | None]] = []
+    for p in range(end):
+        if not turns or (is_user(line[p].atoms) and not is_user(line[p - 1].atoms)):
+            turns.append([])
+        turns[-1].append(path[p])
+    if None in turns[-1] and not is_user(listing.atoms[0]):
+        turns = []  # the list begins in the middle of it
+    assert fill == [m for turn in turns if None not in turn for m in turn]
 
 
 def _sent_before(tree: Tree, element: Element) -> WireMessage | None:

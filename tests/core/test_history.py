@@ -901,7 +901,7 @@ def test_what_follows_a_turn_that_was_off_is_not_kept_either(world: World, key: 
 
 
 @both
-def test_what_is_put_before_a_trimmed_list_begins_behind_what_is_off(filling: World, key: str | None) -> None:
+def test_what_is_put_before_a_trimmed_list_is_all_but_what_is_off(filling: World, key: str | None) -> None:
     history = filling.chat(("my word is W1", "Noted W1."), key=key)
     asked = [*history, user("my diagnosis is X")]
     filling.say(asked, "Sorry.", key, mode=Mode.OFF)
@@ -911,7 +911,13 @@ def test_what_is_put_before_a_trimmed_list_begins_behind_what_is_off(filling: Wo
     )
     history = filling.chat(*then, key=key, start=[*asked, assistant("Sorry.")])
     request = filling.begin([*history[-2:], user("four")], key)
-    assert request.lines[:3] == ["+ user: two", f"+ assistant: {then[0][1]}", "user: three"]
+    assert request.lines[:5] == [
+        "+ user: my word is W1",
+        "+ assistant: Noted W1.",
+        "+ user: two",
+        f"+ assistant: {then[0][1]}",
+        "user: three",
+    ]
 
 
 def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(world: World) -> None:
