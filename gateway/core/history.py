@@ -440,6 +440,9 @@ def begin(tree: Tree, query: Query) -> Plan:
             line = [el for el in line if not (el.exchange.id == found.anchor.id and el.place == -1)]
         known = listing.flat(found.first if found.form else found.last + 1)
         plan.fill = left_out(line, known)
+        front = [a for el in line[:-1] for a in el.atoms] if plan.fill else []
+        if front and listing.flat(len(listing))[: len(front)] == front:
+            plan.fill = []  # it begins where the path does, which says the same things twice
         plan.amendments = list(_amendments(tree, listing, found))
     anchor = plan.place.anchor
     plan.exchange = _new_exchange(tree, plan)

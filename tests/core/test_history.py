@@ -920,6 +920,20 @@ def test_what_is_put_before_a_trimmed_list_is_all_but_what_is_off(filling: World
     ]
 
 
+@both
+def test_a_reply_like_one_that_was_imported_is_cut_and_nothing_is_put_before_it(
+    world: World, key: str | None
+) -> None:
+    asked, reply = (
+        user("What is the weather in Rome?"),
+        "It is sunny and warm in Rome today, with a light wind.",
+    )
+    history = [asked, assistant(reply), asked]
+    world.say(history, reply, key)
+    request = world.begin([*history, assistant(reply[:20]), user("And tomorrow?")], key)
+    assert request.composition.fill == []
+
+
 def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(world: World) -> None:
     asked = [user("my diagnosis is X")]
     world.say(asked, "Sorry.", mode=Mode.OFF)
