@@ -153,13 +153,13 @@ class Gateway:
             self.embedding = Embedding(store, embedder, settings.memory, clock, count=tally.call)
             self.handlers[EMBED] = self.embedding.handle
             self.chat.recollector.embed_query = self.embedding.embed_query
-            said.append(self.embedding.said)
+            said.append(self.embedding.due.said)
         self.learning: Learning | None = None
         recollector = self.chat.recollector
         if settings.memory.learn_every and store and self.background and recollector is not None:
             self.learning = Learning(store, self.background, settings.memory, clock)
             self.handlers[LEARN] = self._learn
-            said.append(self.learning.said)
+            said.append(self.learning.due.said)
         if said and recollector is not None:
             recollector.said = said[0] if len(said) == 1 else partial(_tell, said)
         if store is not None and self.background is not None and self.chat.recollector is not None:
@@ -172,7 +172,7 @@ class Gateway:
         assert self.learning is not None
         await self.learning.handle(job)
         if self.embedding is not None:
-            self.embedding.grown(job.agent)  # facts lie in the same order as messages
+            self.embedding.due.at_once([job.agent])  # facts lie in the same order as messages
 
     async def _embed_query(self, agent: int, query: str, wait_ms: float) -> Vector | None:
         return None if self.embedding is None else await self.embedding.embed_query(agent, query, wait_ms)
@@ -214,7 +214,7 @@ class Gateway:
             self._background.append(asyncio.create_task(self.upkeep.run()))
             self._background.append(asyncio.create_task(asyncio.to_thread(preload)))
         if self.learning is not None:
-            self._background.append(asyncio.create_task(self.learning.run()))
+            self._background.append(asyncio.create_task(self.learning.due.run()))
         if self.embedding is not None:
             self._background.append(asyncio.create_task(self.embedding.run()))
         if self.retention is not None:

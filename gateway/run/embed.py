@@ -1,9 +1,8 @@
-"""Vectors of what was said: when a memory is due for it, the job that makes them, and the vector of a question.
+"""Vectors of what was said: the job that makes them, and the vector of a question.
 
-Nothing of the first two is in the way of a turn: a finished one leaves a number in memory, and a task of its own
-enqueues the job, when enough was said or nobody says any more. What a process that died did not enqueue, and what a
-change of the embedder asks for, is found at the start. A job embeds one batch, commits it with how far it has come, and
-asks for the next; one that fails is tried again later, as all jobs are. Until there are vectors, words find it.
+What a change of the embedder asks for is found at the start. A job embeds one batch, commits it with how far it has
+come, and asks for the next; one that fails is tried again later, as all jobs are. Until there are vectors, words find
+it.
 
 A question is the one thing that somebody waits for. The wait is bounded, and after one that was in vain nobody waits
 for a while.
@@ -16,7 +15,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused
@@ -24,8 +22,8 @@ from adapters.types import Embedded
 from gateway.core.tell import messages_of
 from gateway.core.usual import USUAL
 from gateway.errors import SettingsError, UnknownModel
+from gateway.run.due import AT_START, Due
 from gateway.run.jobs import JobContext, JobFailed, Postponed
-from gateway.run.rounds import Rounds
 from gateway.run.route import Route, resolve_route
 from gateway.settings import MemorySettings, Settings
 from storage.base import Store
@@ -49,9 +47,6 @@ LOCAL_REST_S = 1.0  # of one in this process: then the machine was busy
 _REFUSALS = 3  # of single texts in a row, after which it is not the texts
 _BUSY_S = 30.0  # how long to leave one alone that is busy and does not say how long
 _DAY_S = 86_400
-_LEAST_S = 1.0
-_AT_START = 10_000  # memories that are looked after when the process begins
-_AT_ONCE = 64  # of them in a second, so that other work takes its turn among theirs
 
 
 def embedder_route(settings: Settings) -> Route | None:
@@ -69,14 +64,6 @@ def embedder_route(settings: Settings) -> Route | None:
     if upstream.kind in ("anthropic", "scripted"):
         raise SettingsError(f"memory.embedder: {upstream.name!r} ({upstream.kind}) has no embeddings")
     return route
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """messages: since the last job was enqueued."""
-
-    at: float
-    messages: int = 0
 
 
 class Embedding:
@@ -108,32 +95,16 @@ class Embedding:
         self._usual: Sequence[bytes] | None = None  # vectors of texts that nobody said
         self._rests_until = 0.0  # for questions
         self._down_until = 0.0  # for jobs
-        self._waiting: dict[int, _Waiting] = {}  # whoever spoke last stands last
-        self._full: set[int] = set()
-        self._rounds = Rounds("embedding", self._start, self.step)
+        self.due = Due(
+            "embedding", KIND, store.jobs, self._start, every=EVERY, rest_s=settings.idle_s, now=now
+        )
 
     # -- when
-
-    def said(self, agent: int, messages: int) -> None:
-        """A turn of a person's memory is on disk."""
-        waiting = self._waiting.pop(agent, None) or _Waiting(0.0)
-        self._waiting[agent] = waiting
-        waiting.at = self._now()
-        waiting.messages += messages
-        if waiting.messages >= EVERY:
-            self._full.add(agent)
-        if self._full or self._rounds.is_open_ended:
-            self._rounds.wake()
-
-    def grown(self, agent: int) -> None:
-        """There is more in a memory, and nobody said it."""
-        self._full.add(agent)
-        self._rounds.wake()
 
     async def run(self) -> None:
         """Until cancelled."""
         await self.warm()
-        await self._rounds.run()
+        await self.due.run()
 
     async def warm(self) -> None:
         """What is usual; and the first question shall not wait for files to be opened, or connections."""
@@ -145,34 +116,7 @@ class Embedding:
             _log.warning("the embedder %s does not answer: %s", self.embedder.name, why)
 
     def _start(self) -> None:
-        for agent in self._store.vectors.behind(self.embedder.name, _AT_START):
-            self._full.add(agent)
-
-    async def step(self) -> float | None:
-        """Enqueues what is due. Returns the seconds until there will be more; None: not before something is said."""
-        now, left = self._now(), _AT_ONCE
-        while self._full:
-            if not left:
-                return _LEAST_S
-            left -= 1
-            agent = next(iter(self._full))
-            await self._enqueue(agent)
-            self._full.discard(agent)
-            if agent in self._waiting:
-                self._waiting[agent].messages = 0
-        while self._waiting:
-            agent, waiting = next(iter(self._waiting.items()))
-            if abs(now - waiting.at) < self._idle_s:  # on either side: the clock may have been put back
-                return max(_LEAST_S, waiting.at + self._idle_s - self._now())
-            if waiting.messages:
-                await self._enqueue(agent)
-            if self._waiting.get(agent) is waiting and abs(now - waiting.at) >= self._idle_s:
-                del self._waiting[agent]
-        return None
-
-    async def _enqueue(self, agent: int) -> None:
-        with suppress(Stale):  # the memory is gone
-            await self._store.jobs.enqueue(KIND, agent, KIND)
+        self.due.at_once(self._store.vectors.behind(self.embedder.name, AT_START))
 
     # -- the job
 
@@ -203,7 +147,8 @@ class Embedding:
             raise
         await job.finish(vectors.adding(found, added))
         if vectors.lacks(job.agent, name):
-            await self._enqueue(job.agent)
+            with suppress(Stale):  # the memory is gone
+                await self._store.jobs.enqueue(KIND, job.agent, KIND)
 
     async def _embed_messages(self, found: Unembedded) -> dict[int, bytes]:
         """By number; without those that the embedder takes from nobody."""

@@ -1,20 +1,13 @@
-"""Learning after the turn: when a memory is due for it, and the job that reads what was confirmed and keeps what it
-says.
+"""Learning after the turn: the job that reads what was confirmed and keeps what it says.
 
-A memory is due when enough has been said since it last was, or when it has been left alone for the idle time. Nothing
-of this is in the way of a turn: a finished one leaves a number in memory, and a task of its own enqueues the job. What
-a process that died did not enqueue the next one finds by the cursor.
-
-The job asks the background model once (a journaled step) and writes what comes of it together with the cursor. Errors
-are the job's to try again; an answer without a usable call teaches nothing, and the cursor moves on.
+It asks the background model once (a journaled step) and writes what comes of it together with the cursor. Errors are
+the job's to try again; an answer without a usable call teaches nothing, and the cursor moves on.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -22,11 +15,11 @@ import orjson
 from gateway.core import learn, recall
 from gateway.core.tell import messages_of
 from gateway.run.background import Background
+from gateway.run.due import AT_START, Due
 from gateway.run.jobs import JobContext
-from gateway.run.rounds import Rounds
 from gateway.settings import MemorySettings
 from storage.base import Store
-from storage.errors import Stale, TooSlow
+from storage.errors import TooSlow
 from storage.records import Block, Fact, Learned, Message, Unlearned
 
 __all__ = ["KIND", "Learning"]
@@ -38,18 +31,7 @@ BATCH_CHARS = (
     24_000  # of messages in one call, about 6,000 tokens; halved each time it fails, down to an eighth
 )
 SHOWN_FACTS = 60  # of what is known; of a memory with more, the newest third and what the messages recall
-_LEAST_S = 1.0
 _MARGIN_S = 1.0  # after the idle time, so that what was said last is over it as well
-_AT_START = 10_000  # memories that are looked after when the process begins
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """messages: since the last job was enqueued. last: of the newest turn, which is not confirmed yet."""
-
-    at: float
-    messages: int = 0
-    last: int = 0
 
 
 class Learning:
@@ -64,59 +46,19 @@ class Learning:
         self._idle_s = settings.idle_s
         self._secrets = settings.learn_secrets
         self._now = now
-        self._waiting: dict[int, _Waiting] = {}  # whoever spoke last stands last
-        self._full: set[int] = set()
-        self._rounds = Rounds("learning", self._start, self.step)
-
-    # -- when
-
-    def said(self, agent: int, messages: int) -> None:
-        """A turn of a person's memory is on disk."""
-        waiting = self._waiting.pop(agent, None) or _Waiting(0.0)
-        self._waiting[agent] = waiting
-        waiting.at = self._now()
-        waiting.messages += messages
-        waiting.last = messages
-        if waiting.messages - messages >= self._every:
-            self._full.add(agent)
-        if self._full or self._rounds.is_open_ended:
-            self._rounds.wake()
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        await self._rounds.run()
+        self.due = Due(
+            "learning",
+            KIND,
+            store.jobs,
+            self._start,
+            every=settings.learn_every,
+            rest_s=settings.idle_s + _MARGIN_S,
+            now=now,
+            spares_last=True,  # it is not confirmed before the next one
+        )
 
     def _start(self) -> None:
-        self._look_after(self._store.facts.waiting(_AT_START))
-
-    def _look_after(self, agents: Sequence[int]) -> None:
-        """Once they have been left alone for the idle time."""
-        for agent in agents:
-            self._waiting.setdefault(agent, _Waiting(self._now()))
-
-    async def step(self) -> float | None:
-        """Enqueues what is due. Returns the seconds until there will be more; None: not before something is said."""
-        now, rest = self._now(), self._idle_s + _MARGIN_S
-        while self._full:
-            agent = next(iter(self._full))
-            await self._enqueue(agent)
-            self._full.discard(agent)
-            waiting = self._waiting.get(agent)
-            if waiting is not None:
-                waiting.messages = waiting.last
-        while self._waiting:
-            agent, waiting = next(iter(self._waiting.items()))
-            if abs(now - waiting.at) < rest:  # on either side: the clock may have been put back
-                return max(_LEAST_S, waiting.at + rest - self._now())
-            await self._enqueue(agent)
-            # Unless something was said meanwhile.
-            if self._waiting.get(agent) is waiting and abs(now - waiting.at) >= rest:
-                del self._waiting[agent]
-        return None
-
-    async def _enqueue(self, agent: int) -> None:
-        with suppress(Stale):  # the memory is gone
-            await self._store.jobs.enqueue(KIND, agent, KIND)
+        self.due.later(self._store.facts.waiting(AT_START))
 
     # -- the job
 
@@ -132,8 +74,7 @@ class Learning:
                 return
             await self._learn(job, asked, found)
         if asked["is_waiting"]:
-            self._look_after([job.agent])
-            self._rounds.wake()
+            self.due.later([job.agent])
 
     async def _next(self, job: JobContext, upto: int | None = None) -> Unlearned | None:
         return await self._store.facts.unlearned(

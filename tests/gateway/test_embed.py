@@ -44,7 +44,7 @@ class Remembering:
         app = world.gateway.app
         assert app.embedding is not None
         self.embedding: Embedding = app.embedding
-        self.embedding._now = world.clock
+        self.embedding.due.now = self.embedding._now = world.clock
         self.embedding._tick = lambda: self.tick
 
         async def begun() -> None:
@@ -61,7 +61,7 @@ class Remembering:
         self.tick += seconds
 
         async def step() -> None:
-            await self.embedding.step()
+            await self.embedding.due.step()
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())
@@ -207,7 +207,7 @@ def test_passages_and_facts_have_vectors_as_messages_do(made: Remembering) -> No
 
     async def save() -> None:
         await made.world.store.passages.insert(id, "A tortoise note on dandelions.", at=5.0)
-        made.embedding.grown(id)
+        made.embedding.due.at_once([id])
 
     made.world.gateway.call(save())
     made.rest()
@@ -451,7 +451,7 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(made
     made.world.clock.sleep(IDLE_S)
 
     async def step() -> None:
-        await made.embedding.step()
+        await made.embedding.due.step()
         store.jobs.wake()
 
     made.world.gateway.call(step())

@@ -63,7 +63,9 @@ class Scene:
         assert app.learning is not None
         assert app.embedding is not None
         self.learning, self.embedding = app.learning, app.embedding
-        self.learning._now = self.embedding._now = world.clock
+        self.learning.due.now = self.learning._now = self.embedding.due.now = self.embedding._now = (
+            world.clock
+        )
         self._break_learning()
 
     def _answer(self, seen: Seen) -> Reply:
@@ -118,8 +120,8 @@ class Scene:
         self.world.pass_time(IDLE_S)
 
         async def step() -> None:
-            await self.learning.step()
-            await self.embedding.step()
+            await self.learning.due.step()
+            await self.embedding.due.step()
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())

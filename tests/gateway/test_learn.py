@@ -49,7 +49,7 @@ class Learner:
         assert app.learning is not None
         app.background.provider = self.model
         self.learning: Learning = app.learning
-        self.learning._now = world.clock
+        self.learning.due.now = self.learning._now = world.clock
 
     def teaches(self, *calls: ToolCall) -> None:
         self.model.queue(Said(None, calls))
@@ -69,7 +69,7 @@ class Learner:
         self.world.clock.sleep(seconds)
 
         async def step() -> None:
-            await self.learning.step()
+            await self.learning.due.step()
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())
@@ -435,7 +435,7 @@ def test_a_slow_background_model_holds_nobody_up(learner: Learner) -> None:
     chat.say(KITTEN)
     learner.world.settle()
     learner.world.clock.sleep(IDLE_S)
-    learner.world.gateway.call(learner.learning.step())
+    learner.world.gateway.call(learner.learning.due.step())
     learner.until(lambda counts: counts[JobState.RUNNING] == 1 and len(slow.requests) == 1)
     assert chat.say("How are you?") == "Ok."
     assert learner.facts() == []
@@ -527,7 +527,7 @@ def test_two_workers_learn_a_thing_once(learner: Learner) -> None:
 
     learner.world.settle()
     learner.world.clock.sleep(IDLE_S)
-    learner.world.gateway.call(learner.learning.step())
+    learner.world.gateway.call(learner.learning.due.step())
     learner.world.gateway.call(work())
     assert len(learner.shown) == 1
     assert learner.texts() == [MISO]
@@ -540,7 +540,7 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
         world.settle()
     with learning(upstream, tmp_path) as learner:
         learner.teaches(fact(MISO))
-        learner.learning._look_after(learner.world.store.facts.waiting(10))
+        learner.learning.due.later(learner.world.store.facts.waiting(10))
         learner.rest()
         assert learner.texts() == [MISO]
         assert learner.world.gateway.call(_waiting(learner)) == []
