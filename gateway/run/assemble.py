@@ -9,6 +9,7 @@ from itertools import accumulate
 
 import orjson
 
+from gateway.core.beginning import Beginning
 from gateway.core.canonical import WireMessage, is_system, media_of
 from gateway.core.compose import Composition, prefixed
 from gateway.core.request import ChatRequest
@@ -26,22 +27,14 @@ __all__ = ["Additions", "Assembly", "assemble", "may_exceed"]
 class Additions:
     """What of ours goes in. system: text for the leading system message. offered: memory tools, name -> tool.
 
-    cuts: summaries that may stand for the beginning, the one that covers least first; in_use: the id of the one that
-    did before. is_summarised: whether one shall be made when the window fills up. evicted: what of the path has left
-    the window before, which is not in the composition's fill, and of the client's list what comes before message
-    `start`; where: of a message of the client's by its index, where on the path it stands (depth, atoms before it),
-    None where that is not known.
+    is_summarised: whether a summary shall be made when the window fills up.
     """
 
     composition: Composition = field(default_factory=Composition)
     system: str = ""
     offered: dict[str, str] = field(default_factory=dict)
-    cuts: tuple[Cut, ...] = ()
-    in_use: int = 0
     is_summarised: bool = False
-    evicted: Evicted | None = None
-    start: int = 0
-    where: Callable[[int], tuple[int, int] | None] = lambda index: None
+    beginning: Beginning = field(default_factory=Beginning)
 
     @property
     def injected_bytes(self) -> int:
@@ -154,23 +147,23 @@ async def assemble(
 
 async def _fit(found: Assembly, context_tokens: int) -> None:
     """What has left the window stays out, so that a request costs what is in it and not what was ever said."""
-    gone = found.additions.evicted
+    gone = found.additions.beginning.evicted
     if gone is None and not may_exceed(found.request, found.additions, context_tokens):
         return  # bytes are an upper bound of tokens: most requests are never counted
     tokenizer = tokenizer_for(found.model)
     if not tokenizer.is_loaded:
         await asyncio.to_thread(tokenizer.load)
-    request, added = found.request, found.additions
+    request, added, begun = found.request, found.additions, found.additions.beginning
     entries = _entries(found)
     room = _Room(entries, context_tokens, request.max_tokens, _fixed(found, tokenizer.count), tokenizer.count)
     cuts = [
         (at, cut)
-        for cut in added.cuts
+        for cut in begun.cuts
         for at in [_place(entries, cut)]
         if (at or gone is not None) and may_begin(room.elements, at)
     ]
     begin, chosen = (
-        _choose(room, cuts, gone, added.in_use) if gone is not None or room.is_over() else (0, None)
+        _choose(room, cuts, gone, begun.in_use) if gone is not None or room.is_over() else (0, None)
     )
     if added.is_summarised:
         at, newest = cuts[-1] if cuts else (0, None)
@@ -189,8 +182,8 @@ async def _fit(found: Assembly, context_tokens: int) -> None:
     found.evicted = _leaving(found, entries, first, room.tokens(0, first), context_tokens, gone)
     found.filled = [n for n in range(len(found.fill)) if n in kept]
     found.fill = [found.fill[n] for n in found.filled]
-    found.dropped.update(range(_first_spoken(request.messages), added.start))
-    found.kept_hidden = {i: messages for i, messages in found.kept_hidden.items() if i >= added.start}
+    found.dropped.update(range(_first_spoken(request.messages), begun.start))
+    found.kept_hidden = {i: messages for i, messages in found.kept_hidden.items() if i >= begun.start}
     hidden: dict[int, list[WireMessage]] = {}
     for n, (index, m) in enumerate(entries):
         if index is None:
@@ -227,7 +220,7 @@ def _choose(
 
 def _where(found: Assembly, entries: Sequence[_Entry], n: int) -> tuple[int, int] | None:
     index = entries[n][0]
-    return found.additions.composition.fill_at[n] if index is None else found.additions.where(index)
+    return found.additions.composition.fill_at[n] if index is None else found.additions.beginning.where(index)
 
 
 def _leaving(
@@ -265,7 +258,9 @@ def _entries(found: Assembly) -> list[_Entry]:
     """What is said, behind the leading system messages, as it would be sent whole."""
     request, notes = found.request, found.additions.composition.notes
     entries: list[_Entry] = [(None, m) for m in found.fill]
-    for i in range(max(found.additions.start, _first_spoken(request.messages)), len(request.messages)):
+    for i in range(
+        max(found.additions.beginning.start, _first_spoken(request.messages)), len(request.messages)
+    ):
         if i in found.kept_hidden:
             entries += [(i, m) for m in found.kept_hidden[i]]
         else:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 import time
-from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from typing import Any
 
 from gateway.core import edits, history, recall, settle
 from gateway.core import tools as memory_tools
+from gateway.core.beginning import Beginning, evicted_before, find_beginning
 from gateway.core.canonical import Canon, Listing, WireMessage, text_of
 from gateway.core.compose import Composition, compose, known_note
 from gateway.core.decide import decide
@@ -29,9 +29,9 @@ from gateway.core.plain import compose_plain, finish_plain, plan_plain
 from gateway.core.probe import REACH, full_probes, plain_probes
 from gateway.core.request import ChatRequest
 from gateway.core.section import Section, learned, make_section
-from gateway.core.summary import IN_USE, Cut, Overfull, cut_plain, cut_tree
+from gateway.core.summary import Overfull
 from gateway.core.tell import messages_of
-from gateway.core.tree import Tree, end_offset
+from gateway.core.tree import Tree
 from gateway.core.turn import End, Outcome
 from gateway.run.assemble import Additions, Assembly, assemble, may_exceed
 from gateway.run.tools.memory import MemoryTools
@@ -177,19 +177,13 @@ class Recollector:
             pool = self.store.turns.pool(agent, full_probes(query, key, reach=reach, low=low))
             tree = Tree(pool.exchanges, pool.fetch, pool.tombs)
             plan = history.begin(tree, query)
-            evicted, is_all = _evicted(plan, asked), reach is None and low is None
+            evicted = evicted_before(plan, asked.context_tokens)
+            is_all = reach is None and low is None
             if is_all or not tree.is_partial or history.is_enough(tree, plan, evicted):
                 break
             low = max(0, evicted.depth - 1) if evicted is not None and reach is not None else None
             reach = None
         return Recollection(self, asked, agent, look, query, plan, tree)
-
-
-def _evicted(plan: Plan, asked: Asked) -> Evicted | None:
-    """What of the path has left the window for good; None: nothing, or what was small for it is not for this one."""
-    anchor, context = plan.place.anchor, asked.context_tokens
-    found = None if anchor is None else anchor.evicted
-    return found if found is not None and context is not None and context <= found.context else None
 
 
 def new_uid() -> str:
@@ -210,12 +204,9 @@ class Recollection:
     offered: dict[str, str] = field(default_factory=dict)
     section: Section = field(default_factory=lambda: Section(None))
     composition: Composition = field(default_factory=Composition)
-    cuts: tuple[Cut, ...] = ()  # summaries of this path, the one that covers least first
-    in_use: int = 0  # the one that the conversation was last sent with
     overfull: Overfull | None = None  # as the request was sent, its window was filling up
     evicted: Evicted | None = None  # as the request was sent, this was left out
-    # What earlier requests left out, and where the list begins behind it.
-    gone: tuple[Evicted | None, int] = (None, 0)
+    beginning: Beginning = field(default_factory=Beginning)
     notes: dict[int, str] = field(default_factory=dict)  # by index among the new messages
     # Its exchanges, as far as they matter; empty where memory is off.
     path: set[int] = field(default_factory=set)
@@ -266,21 +257,23 @@ class Recollection:
             always=profile.rebuild == "always",
             can_tell=is_asked,
         )
-        self.in_use = summary = pinned.known.get("summary", 0) if pinned is not None else 0
+        summary = pinned.known.get("summary", 0) if pinned is not None else 0
         self.section = pin(summary=summary)
-        self.evicted = gone = _evicted(self.plan, self.asked)
+        self.evicted = gone = evicted_before(self.plan, self.asked.context_tokens)
         if profile.history == "client":
             self.plan.fill = []
         elif gone is not None:
             self.plan.fill = [element for element in self.plan.fill if element.at[1] >= gone.offset]
         self.composition = self._compose(fresh)
-        self.gone = self._find_gone(gone)
+        self.beginning = find_beginning(
+            self.plan, self.composition, gone, is_plain=self.tree is None, in_use=summary
+        )
         context = self.asked.context_tokens
         if gone is not None or (
             context is not None and may_exceed(self.asked.request, self.additions, context * 3 // 4)
         ):
             self._find_cuts()
-        cut = await self._assemble() if is_asked or self.cuts else None
+        cut = await self._assemble() if is_asked or self.beginning.cuts else None
         if cut is not None and cut.summary_id not in (0, summary):
             self.section = pin(
                 summary=cut.summary_id
@@ -297,7 +290,7 @@ class Recollection:
         self.plan.query = self.query
         if self.asked.identity.mode is not Mode.OFF:
             notes = self.composition.notes
-            self.composition = self._compose({})
+            self.composition = self.beginning.composition = self._compose({})
             self.composition.notes = notes
             self._find_cuts()  # its window may be a smaller one
 
@@ -308,23 +301,13 @@ class Recollection:
 
     def _find_cuts(self) -> None:
         """The newest summaries on this path: asked for only where the conversation may not fit whole."""
-        anchor, listing = self.plan.place.anchor, self.query.listing
+        anchor = self.plan.place.anchor
         if anchor is None or not self.agent.id or not self._is_summarised:
             return
-        is_begun = self.gone[0] is not None
         try:
-            stored = self.by.store.summaries.of(self.agent.id, anchor.conversation)
+            self.beginning.take(self.by.store.summaries.of(self.agent.id, anchor.conversation), self.path)
         except StoreError as error:
             _log.warning("summaries could not be read: %s", error.message)
-            return
-        cuts = (
-            cut_plain(listing, each)
-            if self.tree is None
-            else cut_tree(listing, self.path, self.composition, each, is_begun=is_begun)
-            for each in stored
-        )
-        found = [cut for cut in cuts if cut is not None]
-        self.cuts = tuple(cut for n, cut in enumerate(found) if n < IN_USE or cut.id == self.in_use)[::-1]
 
     @property
     def _is_summarised(self) -> bool:
@@ -337,46 +320,7 @@ class Recollection:
     @property
     def additions(self) -> Additions:
         wants = self.by.overfull is not None and self._is_summarised and not self.plan.off
-        evicted, start = self.gone
-        return Additions(
-            self.composition,
-            self.section.text,
-            self.offered,
-            self.cuts,
-            self.in_use,
-            wants,
-            evicted,
-            start,
-            self._where,
-        )
-
-    def _find_gone(self, found: Evicted | None) -> tuple[Evicted | None, int]:
-        """What has left the window before, and the first message of the client's list that has not."""
-        if found is None or self.composition.fill:
-            return found, 0  # all of the client's list comes after it
-        listing = self.query.listing
-        if self.tree is None:
-            first = bisect_right(listing.ends, found.offset)
-            return found, listing.places[first]
-        list_at = self.composition.list_at
-        for i in listing.places[: self.plan.place.last + 1]:
-            if i not in list_at:
-                break  # something that is nowhere on the path: the list is weighed as a whole
-            if list_at[i][1] >= found.offset:
-                return found, i
-        return None, 0
-
-    def _where(self, index: int) -> tuple[int, int] | None:
-        """Where on the path a message of the client's list stands."""
-        listing, anchor = self.query.listing, self.plan.place.anchor
-        if anchor is None:
-            return None
-        i = bisect_left(listing.places, index)
-        if i in self.plan.new:
-            return anchor.depth + 1, end_offset(anchor)
-        if self.tree is not None:
-            return self.composition.list_at.get(index)
-        return 0, listing.ends[i - 1] if i else 0
+        return Additions(self.composition, self.section.text, self.offered, wants, self.beginning)
 
     async def _assemble(self) -> Assembly | None:
         """What of the conversation is in sight, before there is a note; None: all of it."""
