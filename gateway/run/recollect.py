@@ -34,6 +34,7 @@ from gateway.core.tell import messages_of
 from gateway.core.tree import Tree
 from gateway.core.turn import End, Outcome
 from gateway.run.assemble import Additions, Assembly, assemble, may_exceed
+from gateway.run.sight import Sight
 from gateway.run.tools.memory import MemoryTools
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from storage.base import Store
@@ -46,7 +47,6 @@ from storage.records import (
     Evicted,
     Exchange,
     Look,
-    Message,
     Probes,
     Snapshot,
     TurnWrite,
@@ -375,6 +375,7 @@ class Recollection:
         elsewhere = self.look.next_seq - 1 - (anchor.length if anchor else 0)
         if scope is not None and scope.is_person and settings.recall_tokens and (elsewhere > 0 or cut):
             begun = time.perf_counter()
+            sight = Sight(self.plan, self.look, self.tree, self.composition, self.path, cut)
             query, budget = recall.make_query(text), self._note_tokens()
             deadline = (
                 settings.voice_deadline_ms if self.asked.request.stream else settings.recall_deadline_ms
@@ -390,19 +391,22 @@ class Recollection:
                     messages_of,
                     size=self.look.next_seq,
                     indexed=self.look.indexed_seq,
-                    skip=self._in_sight() if cut is None else range(0),
+                    skip=sight.numbers(),
                     limit=MOST_HITS if cut else max(LEAST_HITS, budget // LINE_TOKENS),
                     only_strong=True,
                     deadline_ms=left_ms,
                     vector=vector,
                 )
-                # A reply that came back cut is stored as it was generated until this request has finished.
-                left_out = {amendment.exchange for amendment in self.plan.amendments} | self._replaced()
+                left_out, is_whole = sight.replaced(settings.idle_s), self.asked.profile.history != "client"
                 hits = recall.choose(
-                    [m for m in found if m.exchange not in left_out and not self._shows_origin(m, cut)],
+                    [
+                        m
+                        for m in found
+                        if m.exchange not in left_out and not (is_whole and sight.shows_origin(m))
+                    ],
                     query,
-                    exclude_atoms=self._window_atoms(cut),
-                    told=self._told_notes() if cut is None else self._notes_in(cut),
+                    exclude_atoms=sight.atoms(),
+                    told=sight.told(),
                     budget_tokens=budget,
                     cut_chars=min(recall.CUT_CHARS, 2 * budget),
                 )
@@ -415,69 +419,10 @@ class Recollection:
         self.recalled_tokens = recall.estimate_tokens(note) if hits else 0
         return note
 
-    def _replaced(self) -> set[int]:
-        """What this list says in other words, as far as no request has finished on it: a transcript that grew, a
-        correction, a reply that was cut short or not spoken at all."""
-        tree, plan = self.tree, self.plan
-        if tree is None:
-            return set()
-        unsettled = [x for x in tree.chain(plan.place.anchor) if not tree.is_carried(x)]
-        found = {x.id for x in unsettled}
-        for x in (*unsettled, *([plan.exchange] if plan.exchange is not None else [])):
-            if x.parent is not None:
-                found |= {y.id for y in tree.siblings(x) if not tree.kids(y)}
-            elif plan.conversation is not None:
-                # Of what opened it only what goes on: in a named conversation lists may stand side by side.
-                found |= {y.id for y in self._recent_roots(plan.conversation) if tree.extends(x, y)}
-        return found
-
-    def _recent_roots(self, conversation: int) -> list[Exchange]:
-        assert self.tree is not None
-        since = self.query.now - self.by.settings.idle_s
-        roots = self.tree.roots(conversation)
-        return [y for y in roots if not self.tree.kids(y) and self.tree.last(y, self.query.now) >= since]
-
-    def _in_sight(self) -> range:
-        """Numbers of messages that need not even be looked at: the client's list has them word for word."""
-        anchor = self.plan.place.anchor
-        if self.tree is not None or anchor is None:
-            return range(0)
-        return range(anchor.run, anchor.seq + len(anchor.inputs) + 1)
-
-    def _shows_origin(self, m: Message, cut: Assembly | None) -> bool:
-        """Of a fact: whether it was learned from what is in sight anyway."""
-        if m.source != "fact" or cut is not None or self.asked.profile.history == "client":
-            return False
-        anchor = self.plan.place.anchor
-        if self.tree is None:
-            return anchor is not None and m.conversation == anchor.conversation
-        return bool(m.origins) and self.path.issuperset(m.origins)
-
     def _note_tokens(self) -> int:
         """A note stays in the conversation, so in a small window it has to be small as well."""
         budget, context = self.by.settings.recall_tokens, self.asked.context_tokens
         return budget if context is None else min(budget, context // NOTE_SHARE)
-
-    def _window_atoms(self, cut: Assembly | None) -> set[bytes]:
-        listing, composed = self.query.listing, self.composition
-        dropped = cut.dropped if cut else ()
-        filled = range(len(composed.fill)) if cut is None or cut.filled is None else cut.filled
-        found = {
-            a for i, atoms in enumerate(listing.atoms) if listing.places[i] not in dropped for a in atoms
-        }
-        found.update(a for n in filled for a in composed.fill_atoms[n])
-        return found
-
-    def _notes_in(self, cut: Assembly) -> list[str]:
-        """What our notes told, as far as it is still in sight."""
-        notes = [note for i, note in self.composition.notes.items() if i not in cut.dropped]
-        return notes + [text_of(m) for m in cut.fill if m.get("role") == "user"]
-
-    def _told_notes(self) -> list[str]:
-        if self.tree is None:
-            return [note for x in self.look.additions for note in x.notes.values() if note]
-        chain = self.tree.chain(self.plan.place.anchor)
-        return [note for x in chain for note in x.notes.values() if note]
 
     def _find_uid(self) -> str:
         found = self.look.conversation
