@@ -9,9 +9,8 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -25,25 +24,21 @@ from adapters.transport import Timeouts
 from gateway.errors import SettingsError
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
-from gateway.run.background import Background, background_route
+from gateway.run.background import background_route
+from gateway.run.beside import Beside
 from gateway.run.carry import carry_operations
 from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
-from gateway.run.compact import COMPACT, Compactor, compact_operation
+from gateway.run.compact import compact_operation
 from gateway.run.embed import KIND as EMBED
-from gateway.run.embed import LOCAL, Embedding, embedder_route
-from gateway.run.forget import Retention, forget_operations
+from gateway.run.embed import LOCAL, embedder_route
+from gateway.run.forget import forget_operations
 from gateway.run.forward import Forwarding
 from gateway.run.guard import Guard
-from gateway.run.jobs import Handler, JobContext, Worker
-from gateway.run.learn import KIND as LEARN
-from gateway.run.learn import Learning
 from gateway.run.operate import Operation, job_operations, key_operations, telling
 from gateway.run.recollect import EmbedQuery
 from gateway.run.route import Route as ModelRoute
 from gateway.run.show import show_operation
-from gateway.run.tally import Tally
-from gateway.run.upkeep import Upkeep
 from gateway.settings import Settings, UpstreamSettings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
 from gateway.web.body import BodyReader
@@ -53,7 +48,6 @@ from gateway.web.health import Readiness, health_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from storage.base import Store
-from storage.records import Vector
 from storage.sqlite.keys import was_keyed
 from storage.terms import preload
 
@@ -66,7 +60,7 @@ _log = logging.getLogger("mnemogate")
 class Gateway:
     """The ASGI application. `readiness`, `metrics` and `guard` are there for the server and for tests.
 
-    handlers: what durable jobs do, by kind; filled before the start. background, embedder: None where none is named.
+    beside: what works beside the conversations; None without a store.
     """
 
     def __init__(
@@ -103,11 +97,16 @@ class Gateway:
             *forwarding_routes(server, Forwarding(settings, providers, self.chat.reach), bodies),
             *health_routes(self.readiness, self.metrics),
         ]
-        if store is not None:
+        self.beside: Beside | None = None
+        if store is not None and self.chat.recollector is not None:
             self.readiness.checks["store"] = lambda: store.health.status
             self.metrics.watch_writer(lambda: store.health.waiting, lambda: store.health.waiting_bytes)
+            self.beside = Beside(
+                settings, store, self.chat, self.chat.recollector, self.metrics, clock, background, embedder
+            )
             if admin_token is not None:
-                routes += admin_routes(make_operations(settings, store, self._embed_query), admin_token)
+                operations = make_operations(settings, store, self.beside.embed_query)
+                routes += admin_routes(operations, admin_token)
         self._router = Router(routes, redirect_slashes=False)
         self._edge = Edge(
             self._dispatch,
@@ -117,65 +116,8 @@ class Gateway:
             clock,
             open_prefix=ADMIN_PREFIX if admin_token else None,
         )
-        self.upkeep: Upkeep | None = None
-        if store is not None and self.chat.recollector is not None:
-            self.upkeep = Upkeep(store, settings.memory.idle_s, clock)
-            self.chat.recollector.grown = self.upkeep.grown
-            self.chat.recollector.moved = self.upkeep.moved
-        self.retention: Retention | None = None
-        if store is not None:
-            days = {name: each.retention_days for name, each in settings.projects.items()}
-            self.retention = Retention(store, {n: d for n, d in days.items() if d is not None}, clock)
-        self.handlers: dict[str, Handler] = {}
-        self.worker: Worker | None = None
-        self.background: Background | None = None
-        if store is not None:
-            tally = Tally(store.jobs.counts)
-            self.metrics.register(tally)
-            self.worker = Worker(store.jobs, self.handlers, count=tally.attempt)
-            memory = settings.memory
-            route = background_route(settings)
-            if route is not None and background is not None:
-                self.background = Background(
-                    background,
-                    route.model,
-                    store.spending,
-                    clock,
-                    concurrency=memory.background_concurrency,
-                    daily_tokens=memory.background_daily_tokens,
-                    timeout_s=memory.background_timeout_s,
-                    count=tally.call,
-                )
         self._embedder = embedder
-        self.embedding: Embedding | None = None
-        said: list[Callable[[int, int], None]] = []
-        if store is not None and embedder is not None and self.chat.recollector is not None:
-            self.embedding = Embedding(store, embedder, settings.memory, clock, count=tally.call)
-            self.handlers[EMBED] = self.embedding.handle
-            self.chat.recollector.embed_query = self.embedding.embed_query
-            said.append(self.embedding.due.said)
-        self.learning: Learning | None = None
-        recollector = self.chat.recollector
-        if settings.memory.learn_every and store and self.background and recollector is not None:
-            self.learning = Learning(store, self.background, settings.memory, clock)
-            self.handlers[LEARN] = self._learn
-            said.append(self.learning.due.said)
-        if said and recollector is not None:
-            recollector.said = said[0] if len(said) == 1 else partial(_tell, said)
-        if store is not None and self.background is not None and self.chat.recollector is not None:
-            compactor = Compactor(store, self.background, clock, self.chat.pending)
-            self.handlers[COMPACT] = compactor.run
-            self.chat.recollector.overfull = compactor.want
-        self._background: list[asyncio.Task[None]] = []
-
-    async def _learn(self, job: JobContext) -> None:
-        assert self.learning is not None
-        await self.learning.handle(job)
-        if self.embedding is not None:
-            self.embedding.due.at_once([job.agent])  # facts lie in the same order as messages
-
-    async def _embed_query(self, agent: int, query: str, wait_ms: float) -> Vector | None:
-        return None if self.embedding is None else await self.embedding.embed_query(agent, query, wait_ms)
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def idle(self) -> asyncio.Event:
@@ -209,18 +151,10 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def start(self) -> None:
-        self._background.append(asyncio.create_task(self.models.run()))
-        if self.upkeep is not None:
-            self._background.append(asyncio.create_task(self.upkeep.run()))
-            self._background.append(asyncio.create_task(asyncio.to_thread(preload)))
-        if self.learning is not None:
-            self._background.append(asyncio.create_task(self.learning.due.run()))
-        if self.embedding is not None:
-            self._background.append(asyncio.create_task(self.embedding.run()))
-        if self.retention is not None:
-            self._background.append(asyncio.create_task(self.retention.run()))
-        if self.worker is not None:
-            self._background.append(asyncio.create_task(self.worker.run()))
+        self._tasks.append(asyncio.create_task(self.models.run()))
+        if self.beside is not None:
+            self._tasks += self.beside.start()
+            self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
         # What is here now stays: the collector need not look at it again on every round.
         gc.collect()
@@ -231,16 +165,16 @@ class Gateway:
         self.readiness.draining = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self.idle.wait(), LAST_REQUESTS_S)
-        for task in self._background:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.chat.pending.drain(LAST_REQUESTS_S)
         if self.store is not None:
             await self.store.close()
         for provider in self.providers.values():
             await provider.aclose()
-        if self.background is not None:
-            await self.background.aclose()
+        if self.beside is not None:
+            await self.beside.aclose()
         if self._embedder is not None:
             await self._embedder.aclose()
         self.access.flush()
@@ -325,11 +259,6 @@ def _own_provider(settings: Settings, route: ModelRoute) -> Provider:
     upstream = next(each for each in settings.upstreams if each.name == route.upstream)
     key = upstream.api_keys[0] if upstream.api_keys else upstream.api_key
     return _make_provider(upstream, upstream.name, key)
-
-
-def _tell(listeners: Sequence[Callable[[int, int], None]], agent: int, messages: int) -> None:
-    for said in listeners:
-        said(agent, messages)
 
 
 def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Provider:

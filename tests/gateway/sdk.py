@@ -119,7 +119,7 @@ class World:
         self.clock.sleep(seconds)
 
         async def work() -> None:
-            upkeep = self.gateway.app.upkeep
+            upkeep = self.gateway.app.beside.upkeep
             assert upkeep is not None
             for agent in self.store.recall.behind(0, 100):
                 upkeep._grown.add(agent)
@@ -308,7 +308,7 @@ def remember(
         serve(settings, open_store, clock=clock) as gateway,
     ):
         app = gateway.app
-        assert app.upkeep is not None
+        assert app.beside.upkeep is not None
         assert app.chat.recollector is not None
         # Upkeep runs when a test lets time pass, not beside it.
         app.chat.recollector.grown = lambda _: None

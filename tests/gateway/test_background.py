@@ -186,7 +186,9 @@ QUICK = ModelSettings("quick", "gpt-small", upstream="b")
 
 
 async def test_without_a_model_named_for_it_nothing_is_asked(world: World) -> None:
-    assert create_app(Settings(upstreams=UPSTREAMS), world.store).background is None
+    beside = create_app(Settings(upstreams=UPSTREAMS), world.store).beside
+    assert beside is not None
+    assert beside.background is None
 
 
 async def test_the_background_model_has_connections_of_its_own(world: World) -> None:
@@ -194,10 +196,10 @@ async def test_the_background_model_has_connections_of_its_own(world: World) -> 
     settings = Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,))
     providers = make_providers(settings)
     app = create_app(settings, world.store, providers)
-    assert app.background is not None
-    assert (app.background.model, app.background.provider.name) == ("gpt-small", "b")
+    assert app.beside.background is not None
+    assert (app.beside.background.model, app.beside.background.provider.name) == ("gpt-small", "b")
     live: Any = providers["b"]
-    own: Any = app.background.provider
+    own: Any = app.beside.background.provider
     assert own is not live
     assert own._transport is not live._transport
 

@@ -42,8 +42,8 @@ class Remembering:
         self.embedder = embedder
         self.tick = 0.0
         app = world.gateway.app
-        assert app.embedding is not None
-        self.embedding: Embedding = app.embedding
+        assert app.beside.embedding is not None
+        self.embedding: Embedding = app.beside.embedding
         self.embedding.due.now = self.embedding._now = world.clock
         self.embedding._tick = lambda: self.tick
 
@@ -176,7 +176,7 @@ def test_the_models_own_search_and_the_operators_look_use_it_too(made: Rememberi
     made.world.chat(user="alice", model="agent/helper").say("Look it up.")
     assert TORTOISE in str(made.world.upstream.last.messages[-1]["content"])
     operation = show_operation(
-        made.world.store, 1000, made.world.clock, embed_query=made.world.gateway.app._embed_query
+        made.world.store, 1000, made.world.clock, embed_query=made.world.gateway.app.beside.embed_query
     )
     arguments = {"user": "alice", "profile": "helper", "query": QUESTION}
 

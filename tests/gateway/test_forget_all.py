@@ -60,9 +60,9 @@ class Scene:
         world.upstream.script = self._answer
         embedder.endpoints.vector_of = self._embed
         app = world.gateway.app
-        assert app.learning is not None
-        assert app.embedding is not None
-        self.learning, self.embedding = app.learning, app.embedding
+        assert app.beside.learning is not None
+        assert app.beside.embedding is not None
+        self.learning, self.embedding = app.beside.learning, app.beside.embedding
         self.learning.due.now = self.learning._now = self.embedding.due.now = self.embedding._now = (
             world.clock
         )

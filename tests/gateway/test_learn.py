@@ -45,10 +45,10 @@ class Learner:
         self.world = world
         self.model = ScriptedProvider(script=lambda body: Said("Nothing."))
         app = world.gateway.app
-        assert app.background is not None
-        assert app.learning is not None
-        app.background.provider = self.model
-        self.learning: Learning = app.learning
+        assert app.beside.background is not None
+        assert app.beside.learning is not None
+        app.beside.background.provider = self.model
+        self.learning: Learning = app.beside.learning
         self.learning.due.now = self.learning._now = world.clock
 
     def teaches(self, *calls: ToolCall) -> None:
@@ -428,7 +428,7 @@ def test_a_slow_background_model_holds_nobody_up(learner: Learner) -> None:
             return reply
 
     slow = Slow(replies=[Said(None, (fact(MISO),))])
-    background = learner.world.gateway.app.background
+    background = learner.world.gateway.app.beside.background
     assert background is not None
     learner.model = background.provider = slow
     chat = learner.world.chat(user="alice")
@@ -517,7 +517,7 @@ def test_two_workers_learn_a_thing_once(learner: Learner) -> None:
     learner.world.chat(user="alice").say(KITTEN)
 
     async def work() -> None:
-        second = asyncio.create_task(Worker(learner.world.store.jobs, app.handlers).run())
+        second = asyncio.create_task(Worker(learner.world.store.jobs, app.beside.handlers).run())
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while any(learner.world.store.jobs.counts().values()) or not learner.shown:  # noqa: ASYNC110
@@ -604,7 +604,7 @@ def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
     world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
     world.chat(user="alice").say("I live in Bergen.")
     (seq,) = world.query("SELECT min(seq) FROM exchanges")
-    background = world.gateway.app.background
+    background = world.gateway.app.beside.background
     assert background is not None
     again = (Said(None, (fact(f"Known: {what}"),)) for what in ("Zqmisox", "Bergen"))
     learner.model = background.provider = Forgetful(replies=again)
@@ -630,5 +630,5 @@ def test_a_plain_turn_costs_what_it_costs_without(learner: Learner) -> None:
 def test_it_can_be_switched_off(upstream: StrictUpstream, tmp_path: Path, memory: dict[str, Any]) -> None:
     with remember(upstream, tmp_path, memory={"background_model": "small", **memory}) as world:
         app = world.gateway.app
-        assert app.learning is None
-        assert "learn" not in app.handlers
+        assert app.beside.learning is None
+        assert "learn" not in app.beside.handlers
