@@ -218,7 +218,7 @@ def make_operations(
     then = () if settings.memory.embedder is None else (EMBED,)
     found = {**key_operations(store.keys), **job_operations(store.jobs), "memory-show": show}
     found.update({**forget_operations(store, time.time), **carry_operations(store, then)})
-    found["compact"] = compact_operation(store, has_model=settings.memory.background_model is not None)
+    found["compact"] = compact_operation(store, has_model=settings.background_model is not None)
     return {name: telling(operation) for name, operation in found.items()}
 
 

@@ -144,10 +144,12 @@ def _announce(settings: Settings, url: str, local: str, has_keys: bool) -> None:
     print(f"Mnemogate listens on {url}")
     print(f"Database: {os.path.abspath(settings.database.path)}")
     print(f"Upstream: {names}")
-    if settings.memory.background_model is None:
+    if settings.background_model is None:
         print(
             "Background model: none; memory.background_model names one, to note facts and to write summaries"
         )
+    elif settings.memory.background_model is None:
+        print(f"Background model: {settings.background_model}, the cheapest of [[models]]")
     if DEMO_PROFILE in settings.profiles:
         print(
             f'Say "remember: I like tea" to model="{AGENT_PREFIX}{DEMO_PROFILE.name}" and it uses its memory tools.'

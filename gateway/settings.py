@@ -175,12 +175,16 @@ class DeploymentSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """`alias` is what callers ask for. fallbacks: other names that callers could ask for."""
+    """`alias` is what callers ask for. fallbacks: other names that callers could ask for.
+
+    price: for a million tokens, in whatever currency: it is only compared.
+    """
 
     alias: str
     model: str
     upstream: str | None = None
     context_window: int | None = ranged(None, 1)
+    price: float | None = ranged(None, 0)
     fallbacks: tuple[str, ...] = ()
     deployments: tuple[DeploymentSettings, ...] = ()
 
@@ -233,6 +237,15 @@ class Settings:
         """Who speaks when a request names nobody; None: nobody."""
         return self.memory.default_user or (SINGLE_USER if self.memory.single_user else None)
 
+    @property
+    def background_model(self) -> str | None:
+        """Who answers calls of our own: whoever is named, else the cheapest whose price is known; None: nobody."""
+        named = self.memory.background_model
+        if named is not None:
+            return None if named == NOBODY else named
+        priced = [each for each in self.models if each.price is not None]
+        return min(priced, key=lambda each: each.price or 0.0).alias if priced else None
+
     def profile(self, name: str) -> ProfileSettings | None:
         return next((each for each in self.profiles if each.name == name), None)
 
@@ -246,6 +259,8 @@ DEMO_PROFILE = ProfileSettings(
     memory_tools=True,
     blocks=(BlockSettings("human", "What is known about the person you talk to.", limit=2000),),
 )
+
+NOBODY = "none"  # as memory.background_model
 
 # Short names for what people set most; every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.
 _SHORT = {

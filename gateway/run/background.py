@@ -45,7 +45,7 @@ class Reply:
 
 def background_route(settings: Settings) -> Route | None:
     """Who answers our own calls; None: nobody is named, and what needs a model is not done. Raises: SettingsError."""
-    model = settings.memory.background_model
+    model = settings.background_model
     if model is None:
         return None
     try:

@@ -17,7 +17,7 @@ from adapters.types import Capabilities, ModelRequest
 from gateway.app import create_app, make_providers
 from gateway.cli import main
 from gateway.errors import SettingsError
-from gateway.run.background import Background
+from gateway.run.background import Background, background_route
 from gateway.run.jobs import JobFailed, Postponed
 from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings
 from storage.sqlite.store import SqliteStore
@@ -189,6 +189,29 @@ async def test_without_a_model_named_for_it_nothing_is_asked(world: World) -> No
     beside = create_app(Settings(upstreams=UPSTREAMS), world.store).beside
     assert beside is not None
     assert beside.background is None
+
+
+@pytest.mark.parametrize(
+    ("named", "prices", "found"),
+    [
+        (None, (None, None), None),
+        (None, (2.5, None), "gpt-large"),
+        (None, (2.5, 0.15), "gpt-small"),
+        (None, (0.0, 0.15), "gpt-large"),
+        ("big", (2.5, 0.15), "gpt-large"),
+        ("none", (2.5, 0.15), None),
+    ],
+)
+def test_the_cheapest_whose_price_is_known_is_asked_unless_one_is_named(
+    named: str | None, prices: tuple[float | None, float | None], found: str | None
+) -> None:
+    models = (
+        ModelSettings("big", "gpt-large", upstream="a", price=prices[0]),
+        ModelSettings("quick", "gpt-small", upstream="b", price=prices[1]),
+    )
+    memory = MemorySettings(background_model=named)
+    route = background_route(Settings(memory=memory, upstreams=UPSTREAMS, models=models))
+    assert (route and route.model) == found
 
 
 async def test_the_background_model_has_connections_of_its_own(world: World) -> None:
