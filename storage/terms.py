@@ -303,8 +303,9 @@ class _Counted:
 )  # the last messages of a memory are not indexed yet and are read by query after query
 def _count(document: Document) -> _Counted:
     text = document.text[:_DOCUMENT_CHARS]
-    head = words_of(text[:_HEAD_CHARS])
-    words = head if len(text) <= _HEAD_CHARS else words_of(text)
+    cut = text.rfind(" ", 0, _HEAD_CHARS) + 1 if len(text) > _HEAD_CHARS else len(text)
+    head = words_of(text[: cut or _HEAD_CHARS])
+    words = [*head, *words_of(text[cut:])] if cut else words_of(text)
     frame = _frame_of(document)
     frequency: dict[str, int] = {}
     for word in frame:
