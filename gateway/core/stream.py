@@ -41,6 +41,9 @@ NAMING = frozenset(
 )
 
 
+FUNCTION = (None, "", "function")  # what a call's `type` says of a function, or is before it says anything
+
+
 class Owner(Enum):
     UNKNOWN = "unknown"  # the name has not been read to its end
     OURS = "ours"
@@ -260,8 +263,11 @@ def decide_owner(call: Call, ours: Collection[str], is_complete: bool) -> Owner:
     """Whose call it is, as early as its name allows.
 
     A name may come in pieces: while it is the beginning of one of ours, only what follows it tells that it
-    has ended. is_complete: arguments came after the name, or the reply is over.
+    has ended. is_complete: arguments came after the name, or the reply is over. Ours are functions: what says
+    that it is something else (OpenAI's `custom` tools) is theirs, wherever its name stands.
     """
+    if call.fields.get("type") not in FUNCTION:
+        return Owner.THEIRS
     if is_complete:
         return Owner.OURS if call.name in ours else Owner.THEIRS
     if call.name and not any(name.startswith(call.name) for name in ours):

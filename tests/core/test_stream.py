@@ -139,6 +139,13 @@ def test_whose_call_it_is_is_known_as_early_as_its_name_allows(
     assert decide_owner(call, NAMES, is_complete) is owner
 
 
+def test_a_call_that_is_no_function_is_theirs_at_once() -> None:
+    draft, ours = Draft(), frozenset({"memory_insert"})
+    begun = {"index": 0, "id": "a", "type": "custom", "custom": {"name": "memory_insert", "input": ""}}
+    assert draft.take_calls([begun], ours, is_over=False) is None
+    assert draft.take_calls([{"index": 0, "custom": {"input": "x"}}], ours, is_over=False) is None
+
+
 def test_a_later_call_waits_for_one_whose_name_is_not_known() -> None:
     """Else its index would depend on how the bytes were cut."""
     draft, ours = Draft(), frozenset({"memory_insert"})
