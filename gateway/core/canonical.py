@@ -23,7 +23,9 @@ __all__ = [
     "WireMessage",
     "call_id",
     "calls_of",
+    "gap",
     "grows",
+    "in_a_row",
     "is_cut_of",
     "is_system",
     "is_user",
@@ -123,8 +125,23 @@ def visible(full: Sequence[WireMessage], ours: Container[str] = ()) -> WireMessa
     """
     assistants = [m for m in full if m["role"] == "assistant"]
     calls = [c for m in assistants for c in m.get("tool_calls") or [] if call_id(c) not in ours]
-    said: WireMessage = {"role": "assistant", "content": "".join(map(text_of, assistants))}
+    said: WireMessage = {"role": "assistant", "content": in_a_row(map(text_of, assistants))}
     return {**said, "tool_calls": calls} if calls else said
+
+
+def in_a_row(texts: Iterable[str]) -> str:
+    """What several messages say, as one."""
+    said = ""
+    for text in texts:
+        said += gap(said, text) + text
+    return said
+
+
+def gap(before: object, after: object) -> str:
+    """What stands between two messages' texts in one: they end and begin as messages do ("Let me see." "It rains.")."""
+    if isinstance(before, str) and isinstance(after, str) and before and after:
+        return "" if before[-1].isspace() or after[0].isspace() else " "
+    return ""
 
 
 def is_user(atoms: tuple[Atom, ...]) -> bool:

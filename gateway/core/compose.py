@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from gateway.core.canonical import Listing, WireMessage, call_id, is_user, text_of
+from gateway.core.canonical import Listing, WireMessage, call_id, gap, in_a_row, is_user, text_of
 from gateway.core.history import Plan, lcs
 from gateway.core.opaque import refilled, refilled_calls, without_opaque
 from gateway.core.tree import Content, Element, Tree, is_tombstone
@@ -237,7 +237,7 @@ def put_back(
     before = full[: last + 1] if is_same_model else [without_opaque(y) for y in full[: last + 1]]
     calls = [c for y in before for c in y.get("tool_calls") or []]
     mine: list[dict[str, Any]] = message.get("tool_calls") or []
-    streamed = "".join(text_of(y) for y in before if y["role"] == "assistant")
+    streamed = in_a_row(text_of(y) for y in before if y["role"] == "assistant")
     text = text_of(message)
     names = {c["function"]["name"] for c in calls if call_id(c) in content.ours}
     if not before or not all(n in offered for n in names) or not text.startswith(streamed):
@@ -245,7 +245,7 @@ def put_back(
     theirs = [c for c in calls if call_id(c) not in content.ours]
     if theirs:
         return _put_back_mixed(before, mine, theirs, after, is_longer=len(text) > len(streamed))
-    rest = text[len(streamed) :]
+    rest = text[len(streamed) :].removeprefix(gap(streamed, in_a_row(map(text_of, full[last + 1 :]))))
     if not rest and not mine:
         return list(before)
     end = {**message, "content": rest}

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from adapters.types import announces_events
+from gateway.core.canonical import gap
 
 __all__ = [
     "Call",
@@ -226,7 +227,7 @@ class Draft:
 def join_messages(messages: Iterable[Json]) -> Json:
     """One assistant message that says what several said one after the other.
 
-    messages: oldest first; text is continued, tool calls are listed, other fields merged.
+    messages: oldest first; text goes on behind a gap, tool calls are listed, other fields merged.
     """
     joined: Json = {}
     calls: list[Json] = []
@@ -237,7 +238,7 @@ def join_messages(messages: Iterable[Json]) -> Json:
             elif value is None:
                 joined.setdefault(key, None)
             elif key == "content":
-                joined[key] = _continue(joined.get(key), value)
+                joined[key] = _continue(joined.get(key), value, gap(joined.get(key), value))
             else:
                 _merge_field(joined, key, value)
     joined["content"] = joined.get("content") or (None if calls else "")
@@ -246,12 +247,12 @@ def join_messages(messages: Iterable[Json]) -> Json:
     return joined
 
 
-def _continue(content: Any, more: Any) -> Any:
+def _continue(content: Any, more: Any, between: str = "") -> Any:
     """Content followed by more of it; either may be text or a list of parts."""
     if not content or not more:
         return _copy(content or more)
     if isinstance(content, str) and isinstance(more, str):
-        return content + more
+        return content + between + more
     return [*_parts(content), *_parts(more)]
 
 

@@ -30,6 +30,7 @@ from typing import Any
 import orjson
 
 from adapters.types import Event, Header
+from gateway.core.canonical import gap
 from gateway.core.stream import (
     Call,
     Draft,
@@ -364,6 +365,7 @@ class Turn:
         self._hidden = 0
         self._messages: list[Json] = []
         self._said: list[Json] = []
+        self._text_before: Any = ""  # what they said, until this round says something
         self._is_final = False
         self._running: dict[str, str | None] = {}  # call id -> result
         self._then = _Then.END
@@ -476,6 +478,10 @@ class Turn:
             delta = choice.get("delta")
             if not isinstance(delta, dict):
                 continue
+            if self._text_before and (text := delta.get("content")):
+                if self._form is _Form.EVENTS and (between := gap(self._text_before, text)):
+                    self._view.make({"content": between})
+                self._text_before = ""
             draft.add(delta)
             pieces = delta.get("tool_calls")
             if pieces or (reason and ours):
@@ -630,6 +636,7 @@ class Turn:
             return self._end([call for call in draft.calls if call.owner is not Owner.OURS])
         self._messages += [draft.message(draft.calls), *self._tool_messages()]
         self._said.append(draft.message())
+        self._text_before = join_messages(self._said)["content"]
         self._ledger = self._ledger.plus(draft)
         self._draft = Draft()
         self._is_final = self._hidden >= self.spec.max_rounds

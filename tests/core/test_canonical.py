@@ -267,4 +267,5 @@ def test_a_whole_reply_was_spoken(text: str) -> None:
 def test_what_the_client_sees_is_the_text_as_streamed_and_its_own_calls() -> None:
     full = [assistant("One. ", call("m", "memory_insert"), call("w")), result("m", "ok"), assistant("Two.")]
     assert visible(full, {"m"}) == assistant("One. Two.", call("w"))
+    assert visible([assistant("One."), assistant(None), assistant("Two.")]) == assistant("One. Two.")
     assert visible([assistant(None)], ()) == assistant("")

@@ -468,7 +468,7 @@ def test_two_replies_merged_into_one_message(world: World, key: str | None) -> N
         [user("weather?"), assistant("Let me look.Not yet.", call("1")), result("1", "sunny")], "Sun.", key
     )
     assert world.tree() == drawn("""
-        stands: weather? > Let me look.Not yet. get_weather()
+        stands: weather? > Let me look. Not yet. get_weather()
           stands: =sunny > Sun.
     """)
 

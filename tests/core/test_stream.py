@@ -106,7 +106,7 @@ class TestMessages:
         ]
         assert join_messages(said) == {
             "role": "assistant",
-            "content": "AB",
+            "content": "A B",
             "reasoning_content": "xy",
             "tool_calls": [call],
         }

@@ -421,6 +421,26 @@ def test_the_next_turn_puts_hidden_rounds_back_byte_for_byte(world: World, strea
         sent = message_bytes(world.upstream.last)
 
 
+@both_ways
+@pytest.mark.parametrize(
+    ("second", "heard"), [("Done.", "Noting. Still. Done."), ("\n- a", "Noting. Still.\n- a")]
+)
+def test_what_two_rounds_say_does_not_run_together_and_goes_back_as_it_was_said(
+    world: World, stream: bool, second: str, heard: str
+) -> None:
+    chat = helper(world, stream=stream)
+    world.upstream.queue(
+        call_tools(insert("a"), text="Noting."),
+        call_tools(insert("b"), text=None),
+        call_tools(insert("c"), text="Still."),
+        say(second),
+    )
+    assert chat.say("Note it.") == heard
+    chat.say("More.")
+    said = [m["content"] for m in world.upstream.last.messages if m["role"] == "assistant"]
+    assert said == ["Noting.", None, "Still.", second]
+
+
 def test_hidden_rounds_stay_away_from_a_request_without_our_tools(world: World) -> None:
     chat = helper(world, tools=[WEATHER])
     world.upstream.queue(call_tools(insert("a"), text="Well. "), say("Done."))
