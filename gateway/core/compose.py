@@ -245,7 +245,11 @@ def put_back(
     theirs = [c for c in calls if call_id(c) not in content.ours]
     if theirs:
         return _put_back_mixed(before, mine, theirs, after, is_longer=len(text) > len(streamed))
-    rest = text[len(streamed) :].removeprefix(gap(streamed, in_a_row(map(text_of, full[last + 1 :]))))
+    rest = text[len(streamed) :]
+    then = (
+        in_a_row(map(text_of, full[last + 1 :])) or rest.lstrip()
+    )  # of a reply that was cut the end is not kept
+    rest = rest.removeprefix(gap(streamed, then))
     if not rest and not mine:
         return list(before)
     end = {**message, "content": rest}

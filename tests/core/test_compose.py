@@ -153,6 +153,12 @@ def test_what_is_put_back_says_what_the_clients_message_says(
         assert back[: len(full) - 1] == full[:-1]
 
 
+def test_a_reply_that_was_cut_goes_back_without_the_blank_between_its_rounds() -> None:
+    full = [assistant("Noting.", call("m", "memory_insert")), result("m", "ok")]
+    content = Content(None, None, full, frozenset({"m"}))
+    assert put_back(content, assistant("Noting. Your c"), [], OUR_TOOLS) == [*full, assistant("Your c")]
+
+
 def test_fields_of_the_clients_message_stay_on_its_part() -> None:
     content = Content(None, None, HIDDEN, frozenset({"m1"}))
     message = {**assistant(SAID), "refusal": None, "x": 1}
