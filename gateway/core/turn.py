@@ -399,11 +399,6 @@ class Turn:
     def _started(self, fact: ReplyStarted) -> list[Command]:
         self._state = _State.READING
         self._status, self._headers = fact.status, fact.headers
-        self._draft = Draft()
-        self._choices_done = 0
-        self._tail = []
-        self._in_tail = False
-        self._done = b""
         self._rounds += 1
         return []
 
@@ -638,7 +633,11 @@ class Turn:
         self._said.append(draft.message())
         self._text_before = join_messages(self._said)["content"]
         self._ledger = self._ledger.plus(draft)
-        self._draft = Draft()
+        self._draft = Draft()  # the next round's, which may fail before it has begun
+        self._choices_done = 0
+        self._tail = []
+        self._in_tail = False
+        self._done = b""
         self._is_final = self._hidden >= self.spec.max_rounds
         self._hidden += 1
         self._running = {}

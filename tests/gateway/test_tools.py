@@ -685,6 +685,19 @@ def test_a_refusal_in_the_second_round_is_a_status_while_no_text_was_sent(world:
     assert world.query("SELECT count(*) FROM block_ops") == [0]
 
 
+@both_ways
+@pytest.mark.parametrize("told", [None, "Well, "])
+def test_an_upstream_lost_before_the_second_round_is_no_end_of_the_reply(
+    world: World, stream: bool, told: str | None
+) -> None:
+    lost = Reply(cut_before_headers=True)  # (the connection of the first round is dialled once more)
+    world.upstream.queue(call_tools(insert("a"), text=told), lost, lost)
+    with pytest.raises(openai.APIError) as caught:
+        helper(world, stream=stream).say("Hi")
+    assert isinstance(caught.value, openai.InternalServerError) is not bool(stream and told)
+    assert world.query("SELECT count(*) FROM exchanges WHERE standing") == [0]
+
+
 def test_a_refusal_in_the_second_round_after_text_is_an_error_in_the_stream(world: World) -> None:
     world.upstream.queue(call_tools(insert("a"), text="Well, "), fail(429, "Slow down"))
     chat = helper(world, stream=True)
