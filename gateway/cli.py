@@ -16,12 +16,12 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gateway.errors import BadRequest, GatewayError, SettingsError
 from gateway.run.background import background_route
@@ -332,7 +332,7 @@ def _memory_undo(arguments: argparse.Namespace) -> int:
 def _memory_export(arguments: argparse.Namespace) -> int:
     settings, wanted = _settings(arguments), _scope(arguments)
     answer = _perform(settings, "memory-export", wanted)
-    with open(arguments.file, "w", encoding="utf-8") if arguments.file else nullcontext(sys.stdout) as file:
+    with _opened(arguments.file, "w", sys.stdout) as file:
         while True:
             file.writelines(f"{line}\n" for line in answer["lines"])
             if answer["next"] is None:
@@ -342,13 +342,26 @@ def _memory_export(arguments: argparse.Namespace) -> int:
 
 def _memory_import(arguments: argparse.Namespace) -> int:
     settings, wanted, place = _settings(arguments), _scope(arguments), None
-    with open(arguments.file, encoding="utf-8") if arguments.file else nullcontext(sys.stdin) as file:
+    with _opened(arguments.file, "r", sys.stdin) as file:
         for lines in _pages(file):
             place = _perform(settings, "memory-import", {**wanted, "lines": lines, "at": place})["at"]
     if place is None:
         raise BadRequest("There is nothing to import.")
     _perform(settings, "memory-import", {**wanted, "lines": [], "at": place, "end": True})
     return 0
+
+
+@contextmanager
+def _opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]:
+    """The file, or without one what stands for it. Raises: GatewayError: it cannot be opened, read or written."""
+    try:
+        with open(path, mode, encoding="utf-8") if path else nullcontext(standard) as file:
+            yield file
+    except BrokenPipeError:
+        raise
+    except (OSError, UnicodeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise GatewayError(f"{path or standard.name}: {why}") from error
 
 
 def _pages(file: Iterable[str]) -> Iterator[list[str]]:
@@ -366,9 +379,14 @@ def _pages(file: Iterable[str]) -> Iterator[list[str]]:
 
 def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> Any:
     """Ask the process that serves this database, or do it here if there is none."""
+    try:
+        body = json.dumps(arguments, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        around = error.object[max(error.start - 8, 0) : error.end]
+        raise BadRequest(f"What was given is not UTF-8: {around!r}.") from error
     owner = _owner(settings)
     if owner is not None:
-        found, result = _ask(owner, operation, arguments)
+        found, result = _ask(owner, operation, body)
         if found:
             return result
     from gateway.serve import perform_here
@@ -388,11 +406,11 @@ def _owner(settings: Settings) -> dict[str, Any] | None:
     return owner if isinstance(owner, dict) and {"address", "token"} <= owner.keys() else None
 
 
-def _ask(owner: dict[str, Any], operation: str, arguments: dict[str, Any]) -> tuple[bool, Any]:
+def _ask(owner: dict[str, Any], operation: str, body: bytes) -> tuple[bool, Any]:
     """(False, None) when nobody is there: the file was left over by a process that was killed."""
     request = urllib.request.Request(
         f"{owner['address']}/admin/{operation}",
-        json.dumps(arguments).encode(),
+        body,
         {"x-mnemogate-admin": owner["token"], "content-type": "application/json"},
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine needs no proxy

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -145,6 +145,28 @@ def test_who_reads_no_further_is_no_error(is_held_back: bool) -> None:
 def test_memory_show_asks_whose(capsys: Out) -> None:
     assert main(["memory", "show"]) == 1
     assert "--user" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])
+def test_what_cannot_be_read_or_written_is_said_in_a_line(
+    upstream: StrictUpstream, database: Path, capsys: Out, *, is_served: bool
+) -> None:
+    Path("bad.jsonl").write_bytes(b"\xff\n")
+    with owner(upstream, database) as gateway:
+        assert gateway.post({**HELLO, "user": "alice"}).status == 200
+        gateway.call(gateway.app.idle.wait())
+    with owner(upstream, database) if is_served else nullcontext():
+        for arguments, says in [
+            (("import", "nope.jsonl"), "nope.jsonl: No such file"),
+            (("import", "."), ".: Is a directory"),
+            (("import", "bad.jsonl"), "bad.jsonl: 'utf-8' codec can't decode"),
+            (("export", "nope/alice.jsonl"), "nope/alice.jsonl: No such file"),
+            (("show", "--query", "caf\udce9"), "What was given is not UTF-8"),  # of a Latin-1 terminal
+        ]:
+            assert main(["memory", arguments[0], "--user", "alice", *arguments[1:]]) == 1
+            said = capsys.readouterr().err
+            assert said.startswith(f"mnemogate: {says}")
+            assert said.count("\n") == 1
 
 
 def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
