@@ -284,7 +284,7 @@ def load_settings(
     """Read file, environment and flags, in this order of rising precedence.
 
     config: a file that must exist; without it and without MNEMOGATE_CONFIG, `mnemogate.toml` is read if there.
-    flags: (table, key) -> value, already of the right type. upstream: base URL of the one upstream to use.
+    flags: (table, key) -> value. upstream: base URL of the one upstream to use.
     Raises: SettingsError: names the setting, what was seen and what would do.
     """
     environ = os.environ if environ is None else environ
@@ -292,7 +292,9 @@ def load_settings(
     settings = build(Settings, raw, "")
     named = {each.api_key_env for each in settings.upstreams if each.api_key_env}
     named |= {name for each in settings.upstreams for name in each.api_keys_env}
-    overrides = _read_environment({k: v for k, v in environ.items() if k not in named}) | dict(flags or {})
+    overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
+    for (table, key), value in (flags or {}).items():
+        overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
     for (table, key), value in overrides.items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
     upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
@@ -391,6 +393,8 @@ def _with_key(upstream: UpstreamSettings, environ: Mapping[str, str]) -> Upstrea
 
 def _checked(settings: Settings) -> Settings:
     """What no single value can say: names that must be unique, names that must exist."""
+    if not settings.database.path:
+        raise SettingsError("database.path: expected the name of a file, saw ''")
     _unique("upstreams", [each.name for each in settings.upstreams])
     _unique("models", [each.alias for each in settings.models])
     _unique("profiles", [each.name for each in settings.profiles])

@@ -40,6 +40,12 @@ def test_file_then_environment_then_flags(tmp_path: Path) -> None:
     assert (settings.server.port, settings.server.shutdown_s, settings.memory.recall_tokens) == (3, 4, 6)
 
 
+@pytest.mark.parametrize(("name", "value"), [(("server", "port"), 70_000), (("database", "path"), "")])
+def test_a_flag_is_held_to_what_the_file_is(tmp_path: Path, name: tuple[str, str], value: Any) -> None:
+    with pytest.raises(SettingsError, match="^" + r"\.".join(name) + ": expected"):
+        load(tmp_path, flags={name: value})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "table", "key", "value"),
     [
