@@ -335,14 +335,21 @@ def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
     for table, cls in _TABLES.items():
         known |= {f"MNEMOGATE_{table}_{each.name}".upper(): (table, each.name) for each in fields(cls)}
     del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"]  # a list of tables: only in the file
-    found = {}
+    found: dict[tuple[str, str], tuple[str, Any]] = {}
+
+    def add(name: str, place: tuple[str, str], value: Any) -> None:
+        other, earlier = found.setdefault(place, (name, value))
+        if value != earlier:
+            raise SettingsError(f"environment: {other} and {name} say different things")
+
     for name, text in environ.items():
         if not name.startswith("MNEMOGATE_") or name in _SPECIAL:
             continue
         if name not in known:
             raise SettingsError(unknown_name("environment", name, [*known, *_SPECIAL]))
-        table, key = known[name]
-        found[table, key] = convert_text(text, _TABLES[table], key, name)
+        if text:  # `NAME=` is how compose files and shells say that there is none
+            table, key = known[name]
+            add(name, known[name], convert_text(text, _TABLES[table], key, name))
     url = environ.get("MNEMOGATE_DATABASE_URL", "")
     if url.startswith(("postgresql:", "postgres:")):
         raise SettingsError(
@@ -351,8 +358,8 @@ def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
     if url:
         if not url.startswith("sqlite:///"):
             raise SettingsError(f"MNEMOGATE_DATABASE_URL: expected sqlite:///path, saw {url.split(':')[0]!r}")
-        found["database", "path"] = url.removeprefix("sqlite:///")
-    return found
+        add("MNEMOGATE_DATABASE_URL", ("database", "path"), url.removeprefix("sqlite:///"))
+    return {place: value for place, (_, value) in found.items()}
 
 
 def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[UpstreamSettings, ...]:

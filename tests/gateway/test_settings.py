@@ -40,6 +40,30 @@ def test_file_then_environment_then_flags(tmp_path: Path) -> None:
     assert (settings.server.port, settings.server.shutdown_s, settings.memory.recall_tokens) == (3, 4, 6)
 
 
+def test_an_empty_variable_is_not_set(tmp_path: Path) -> None:
+    text = '[server]\nhost = "::1"\n[memory]\nbackground_model = "small"'
+    environ = {
+        "MNEMOGATE_HOST": "",
+        "MNEMOGATE_BACKGROUND_MODEL": "",
+        "MNEMOGATE_PORT": "",
+        "MNEMOGATE_DB": "",
+    }
+    assert load(tmp_path, text, environ) == load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"MNEMOGATE_PORT": "1", "MNEMOGATE_SERVER_PORT": "2"},
+        {"MNEMOGATE_DB": "a", "MNEMOGATE_DATABASE_URL": "sqlite:///b"},
+    ],
+)
+def test_two_variables_that_contradict_each_other_are_named(environ: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=" and ".join(environ)):
+        load_settings(environ=environ)
+    assert load_settings(environ={"MNEMOGATE_DB": "a", "MNEMOGATE_DATABASE_URL": "sqlite:///a"})
+
+
 @pytest.mark.parametrize(("name", "value"), [(("server", "port"), 70_000), (("database", "path"), "")])
 def test_a_flag_is_held_to_what_the_file_is(tmp_path: Path, name: tuple[str, str], value: Any) -> None:
     with pytest.raises(SettingsError, match="^" + r"\.".join(name) + ": expected"):
