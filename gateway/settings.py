@@ -413,6 +413,11 @@ def _checked(settings: Settings) -> Settings:
     for upstream in settings.upstreams:
         if "#" in upstream.name:
             raise SettingsError(f"upstreams {upstream.name!r}: '#' is for the numbers of its keys")
+        sent = (upstream.api_key or "", *upstream.api_keys, *upstream.headers, *upstream.headers.values())
+        if any(re.search(r"[\x00-\x1f\x7f]", each) for each in sent):
+            raise SettingsError(
+                f"upstreams {upstream.name!r}: a key or a header has a line end or another control character in it"
+            )
         url = upstream.base_url
         may_lack = url is None and upstream.kind not in NEEDS_ADDRESS
         if not may_lack and (url is None or not re.match(r"https?://[^/\s]", url)):

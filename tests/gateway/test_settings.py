@@ -247,6 +247,22 @@ def test_a_stray_key_does_not_open_a_second_upstream(tmp_path: Path) -> None:
     assert [(each.name, each.api_key) for each in settings.upstreams] == [("local", "mine")]
 
 
+@pytest.mark.parametrize(
+    ("text", "environ"),
+    [
+        ("", {"OPENAI_API_KEY": "secret\n"}),  # a mounted secret, as `echo` wrote it
+        ('[[upstreams]]\nname = "a"\nkind = "groq"\napi_keys_env = ["K"]', {"K": "secret\r"}),
+        ('[[upstreams]]\nname = "a"\nkind = "groq"\nheaders = {x = "secret\\n"}', {}),
+    ],
+)
+def test_a_key_that_cannot_be_sent_is_refused_at_the_start(
+    tmp_path: Path, text: str, environ: dict[str, str]
+) -> None:
+    with pytest.raises(SettingsError, match="has a line end") as caught:
+        load(tmp_path, text, environ)
+    assert "secret" not in caught.value.message
+
+
 def test_several_keys_come_from_the_file_or_the_environment(tmp_path: Path) -> None:
     head = "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\n"
     assert load(tmp_path, head + "api_keys = ['k', 'l']").upstreams[0].api_keys == ("k", "l")
