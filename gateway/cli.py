@@ -11,6 +11,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import urllib.error
@@ -37,6 +38,9 @@ EXIT_SETTINGS = 2
 EXIT_FAILED = 1
 EXIT_PIPE = 141  # as a shell tells of SIGPIPE
 SECRETS = ("api_key", "api_keys", "headers")
+
+# What a terminal would obey (ECMA-48), or show in another order than it is (Unicode's TR9): users and models wrote it.
+_ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -223,7 +227,7 @@ def _memory_show(arguments: argparse.Namespace) -> int:
     if wanted["user"] is None and wanted["conversation"] is None:
         raise BadRequest("Say whose memory: --user or --conversation.")
     shown = _perform(_settings(arguments), "memory-show", wanted)
-    print(shown["text"] if isinstance(shown, dict) and "text" in shown else json.dumps(shown, indent=2))
+    print(_plain(shown["text"]))
     return 0
 
 
@@ -325,7 +329,7 @@ def _compact(arguments: argparse.Namespace) -> int:
 def _memory_undo(arguments: argparse.Namespace) -> int:
     block = _perform(_settings(arguments), "memory-undo", {**_scope(arguments), "block": arguments.block})
     print(f"{block['label']} (version {block['version']})", file=sys.stderr)
-    print(block["value"])
+    print(_plain(block["value"]))
     return 0
 
 
@@ -427,6 +431,10 @@ def _ask(owner: dict[str, Any], operation: str, body: bytes) -> tuple[bool, Any]
         raise GatewayError(message) from error
     except (OSError, ValueError, http.client.HTTPException):
         return False, None
+
+
+def _plain(text: str) -> str:
+    return _ORDERS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _without_secrets(value: Any) -> Any:

@@ -169,6 +169,20 @@ def test_what_cannot_be_read_or_written_is_said_in_a_line(
             assert said.count("\n") == 1
 
 
+def test_what_somebody_said_gives_the_terminal_no_orders(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    said = "\x1b]0;mine\x07 \x9b2J \u202edlog \N{ZERO WIDTH JOINER} caf\u00e9"
+    with owner(upstream, database) as gateway:
+        asked = {"model": "m", "user": "eve", "messages": [{"role": "user", "content": said}]}
+        assert gateway.post(asked).status == 200
+        gateway.call(gateway.app.idle.wait())
+    assert main(["memory", "show", "--user", "eve", "--query", "dlog"]) == 0
+    shown = capsys.readouterr().out
+    assert "\\x1b]0;mine\\x07 \\x9b2J \\u202edlog \N{ZERO WIDTH JOINER} caf\u00e9\n" in shown
+    assert not set("\x1b\x07\x9b\u202e") & set(shown)
+
+
 def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
