@@ -37,6 +37,12 @@ __all__ = ["main"]
 EXIT_SETTINGS = 2
 EXIT_FAILED = 1
 EXIT_PIPE = 141  # as a shell tells of SIGPIPE
+FOUNDERS = (
+    "keys-create",
+    "keys-list",
+    "keys-revoke",
+    "memory-import",
+)  # what makes sense before the first `serve`
 SECRETS = ("api_key", "api_keys", "headers")
 
 # What a terminal would obey (ECMA-48), or show in another order than it is (Unicode's TR9): users and models wrote it.
@@ -393,6 +399,9 @@ def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> A
         found, result = _ask(owner, operation, body)
         if found:
             return result
+    if operation not in FOUNDERS and not os.path.exists(settings.database.path):
+        where = os.path.abspath(settings.database.path)
+        raise GatewayError(f"There is no database at {where}; --db or database.path says where it is.")
     from gateway.serve import perform_here
 
     work: Coroutine[Any, Any, Any] = perform_here(settings, operation, arguments)

@@ -183,6 +183,17 @@ def test_what_somebody_said_gives_the_terminal_no_orders(
     assert not set("\x1b\x07\x9b\u202e") & set(shown)
 
 
+@pytest.mark.parametrize(
+    "command", ["memory show --user a", "memory forget --user a", "memory export --user a", "jobs"]
+)
+def test_a_command_in_the_wrong_directory_finds_no_database_and_makes_none(
+    command: str, database: Path, capsys: Out
+) -> None:
+    assert main(command.split()) == 1
+    assert f"no database at {database}" in capsys.readouterr().err
+    assert not list(database.parent.iterdir())
+
+
 def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
