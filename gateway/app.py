@@ -32,10 +32,10 @@ from gateway.run.chat import Chat
 from gateway.run.compact import compact_operation
 from gateway.run.embed import KIND as EMBED
 from gateway.run.embed import LOCAL, embedder_route
-from gateway.run.forget import forget_operations
+from gateway.run.forget import forget_operations, names_part
 from gateway.run.forward import Forwarding
 from gateway.run.guard import Guard
-from gateway.run.operate import Operation, job_operations, key_operations, telling
+from gateway.run.operate import Operation, job_operations, key_operations, meaning, telling
 from gateway.run.recollect import EmbedQuery
 from gateway.run.route import Route as ModelRoute
 from gateway.run.show import show_operation
@@ -216,9 +216,12 @@ def make_operations(
     profiles = [each.name for each in settings.profiles]
     show = show_operation(store, settings.memory.recall_tokens or 1000, time.time, profiles, embed_query)
     then = () if settings.memory.embedder is None else (EMBED,)
-    found = {**key_operations(store.keys), **job_operations(store.jobs), "memory-show": show}
-    found.update({**forget_operations(store, time.time), **carry_operations(store, then)})
-    found["compact"] = compact_operation(store, has_model=settings.background_model is not None)
+    whose = {"memory-show": show, **forget_operations(store, time.time), **carry_operations(store, then)}
+    whose["compact"] = compact_operation(store, has_model=settings.background_model is not None)
+    found = {**key_operations(store.keys), **job_operations(store.jobs)}
+    for name, operation in whose.items():
+        if_so = names_part if name == "memory-forget" else None
+        found[name] = meaning(operation, settings.default_user, settings.default_profile, if_so)
     return {name: telling(operation) for name, operation in found.items()}
 
 

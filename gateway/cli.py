@@ -110,19 +110,13 @@ def _parser() -> argparse.ArgumentParser:
         required=True, metavar="action"
     )
     show = command("show", _memory_show, "blocks, recent messages, what would be recalled", memory)
-    show.add_argument("--user")
-    show.add_argument("--project", default="default")
-    show.add_argument("--profile", default="default")
-    show.add_argument("--conversation")
+    _add_scope(show)
     show.add_argument("--query", help="also show what would be recalled for this question")
     show.add_argument("--why", action="store_true", help="also show where each memory comes from")
     _add_memory_commands(lambda name, run, text: command(name, run, text, memory))
 
     compact = command("compact", _compact, "summarise a conversation now, for when its window is full")
-    compact.add_argument("--user")
-    compact.add_argument("--project", default="default")
-    compact.add_argument("--profile", default="default")
-    compact.add_argument("--conversation", help="the memory of a conversation without a user")
+    _add_scope(compact)
     compact.add_argument("--in", dest="in_", metavar="ID", help="which of the user's; without, the last")
 
     jobs = command("jobs", _jobs_list, "work beside the conversations: what waits, runs or has failed")
@@ -143,24 +137,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_memory_commands(command: Callable[..., Any]) -> None:
-    def scoped(sub: Any, profile: str | None = "default") -> Any:
-        sub.add_argument("--user")
-        sub.add_argument("--project", default="default")
-        sub.add_argument("--profile", default=profile)
-        sub.add_argument("--conversation", help="the memory of a conversation without a user")
-        return sub
+def _add_scope(sub: Any) -> Any:
+    """Whose memory; what is left out is what it is for requests that leave it out."""
+    sub.add_argument("--user", help="default: whom the settings name for requests that name nobody")
+    sub.add_argument("--project", default="default")
+    sub.add_argument("--profile", help="default: the project's; to forget a whole user: all")
+    sub.add_argument("--conversation", help="the memory of a conversation without a user")
+    return sub
 
-    forget = scoped(command("forget", _memory_forget, "erase for good; nothing brings it back"), None)
+
+def _add_memory_commands(command: Callable[..., Any]) -> None:
+    forget = _add_scope(command("forget", _memory_forget, "erase for good; nothing brings it back"))
     forget.add_argument("--message", type=int, metavar="N", help="one message, as `memory show` numbers it")
     forget.add_argument("--exchange", type=int, metavar="N", help="a message with its question or answer")
     forget.add_argument("--in", dest="in_", metavar="ID", help="one conversation of the user's")
     forget.add_argument("--all-users", action="store_true", help="everybody in the project or profile")
-    undo = scoped(command("undo", _memory_undo, "take back the last change of a block"))
+    undo = _add_scope(command("undo", _memory_undo, "take back the last change of a block"))
     undo.add_argument("--block", required=True, metavar="LABEL")
-    export = scoped(command("export", _memory_export, "write a memory as JSON lines"))
+    export = _add_scope(command("export", _memory_export, "write a memory as JSON lines"))
     export.add_argument("file", nargs="?", help="standard output without it")
-    fill = scoped(command("import", _memory_import, "read an exported memory into an empty one"))
+    fill = _add_scope(command("import", _memory_import, "read an exported memory into an empty one"))
     fill.add_argument("file", nargs="?", help="standard input without it")
 
 
@@ -226,12 +222,7 @@ def _keys_revoke(arguments: argparse.Namespace) -> int:
 
 
 def _memory_show(arguments: argparse.Namespace) -> int:
-    wanted = {
-        name: getattr(arguments, name)
-        for name in ("project", "profile", "user", "conversation", "query", "why")
-    }
-    if wanted["user"] is None and wanted["conversation"] is None:
-        raise BadRequest("Say whose memory: --user or --conversation.")
+    wanted = {**_scope(arguments), "query": arguments.query, "why": arguments.why}
     shown = _perform(_settings(arguments), "memory-show", wanted)
     print(_plain(shown["text"]))
     return 0
@@ -286,10 +277,14 @@ def _scope(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _memory_forget(arguments: argparse.Namespace) -> int:
     wanted = _scope(arguments)
-    if "user" not in wanted and "conversation" not in wanted and not arguments.all_users:
-        raise BadRequest("Say what to forget: --user, --conversation, or --all-users.")
     parts = {"message": arguments.message, "exchange": arguments.exchange, "in": arguments.in_}
-    wanted.update({name: value for name, value in parts.items() if value is not None})
+    named = {name: value for name, value in parts.items() if value is not None}
+    is_narrowed = bool(named) or "user" in wanted or "conversation" in wanted
+    if arguments.all_users and is_narrowed:
+        raise BadRequest("Say what to forget: --all-users is everybody, the others name somebody.")
+    if not arguments.all_users and not is_narrowed:
+        raise BadRequest("Say what to forget: --user, --conversation, or --all-users.")
+    wanted.update(named)
     settings = _settings(arguments)
     answer = first = _perform(settings, "memory-forget", wanted)
     count = answer["memories"]

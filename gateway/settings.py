@@ -62,6 +62,7 @@ Kind = Literal[
 ]
 NEEDS_ADDRESS = ("openai", "azure")  # the other kinds have one of their own
 DEFAULT_CONFIG = "mnemogate.toml"
+DEFAULT_PROFILE = "default"
 SINGLE_USER = "owner"  # whose memory it is when --single-user makes one person of all callers
 
 
@@ -246,6 +247,11 @@ class Settings:
         priced = [each for each in self.models if each.price is not None]
         return min(priced, key=lambda each: each.price or 0.0).alias if priced else None
 
+    def default_profile(self, project: str) -> str:
+        """Whose memory a request of this project means when it names no profile."""
+        own = self.projects.get(project)
+        return (own.profile if own else None) or DEFAULT_PROFILE
+
     def profile(self, name: str) -> ProfileSettings | None:
         return next((each for each in self.profiles if each.name == name), None)
 
@@ -254,7 +260,7 @@ class Settings:
 # that name none: what is told in the first minute is known under any model's name, to the command line's defaults,
 # and to the real model that comes later.
 DEMO_PROFILE = ProfileSettings(
-    "default",
+    DEFAULT_PROFILE,
     model="scripted",
     memory_tools=True,
     blocks=(BlockSettings("human", "What is known about the person you talk to.", limit=2000),),

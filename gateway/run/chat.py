@@ -28,14 +28,13 @@ from gateway.run.relay import Receipt, kind_of, relay
 from gateway.run.route import Route, check_fallbacks, resolve_route
 from gateway.run.sink import Sink
 from gateway.run.turn import Pending, TurnRun
-from gateway.settings import ProfileSettings, Settings
+from gateway.settings import DEFAULT_PROFILE, ProfileSettings, Settings
 from storage.base import Store
 from storage.errors import StoreError
 
 __all__ = ["Chat", "Served"]
 
 _log = logging.getLogger("mnemogate")
-DEFAULT_PROFILE = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +222,7 @@ class Chat:
             rules = self._rules[project] = IdentityRules(
                 user_order=() if memory.single_user else memory.user_order,  # one person, whatever is said
                 default_user=self._settings.default_user,
-                default_profile=(own.profile if own and own.profile else DEFAULT_PROFILE),
+                default_profile=self._settings.default_profile(project),
                 default_mode=Mode(own.memory if own and own.memory else memory.default),
                 profile_modes={p.name: Mode(p.memory) for p in self._settings.profiles if p.memory},
                 conversation_order=memory.conversation_order,

@@ -20,7 +20,7 @@ from storage.base import Store
 from storage.errors import NotFound, StoreError
 from storage.records import Extent, Target
 
-__all__ = ["Retention", "forget_operations", "scope_of"]
+__all__ = ["Retention", "forget_operations", "names_part", "scope_of"]
 
 _log = logging.getLogger("mnemogate")
 
@@ -28,6 +28,7 @@ CALL_S = 5.0  # of one call; the command line calls again
 RETENTION_S = 6 * 3600.0  # between two looks for what is too old, which is counted in days
 _PAGE = 64  # memories begun at a time
 _DAY_S = 86_400.0
+_PARTS = ("message", "exchange", "in")
 
 
 def forget_operations(
@@ -103,11 +104,14 @@ def scope_of(arguments: Mapping[str, Any]) -> tuple[str, str | None, str | None]
     return project, arguments.get("profile"), subject
 
 
+def names_part(arguments: Mapping[str, Any]) -> bool:
+    """Whether a part of one memory is to be forgotten, not whole ones."""
+    return any(arguments.get(name) is not None for name in _PARTS)
+
+
 def _what(arguments: Mapping[str, Any]) -> tuple[str, Any] | None:
     """The one part of a memory that is named; None: all of it. Raises: BadRequest."""
-    named = [
-        (name, arguments[name]) for name in ("message", "exchange", "in") if arguments.get(name) is not None
-    ]
+    named = [(name, arguments[name]) for name in _PARTS if arguments.get(name) is not None]
     if not named:
         return None
     if len(named) > 1:

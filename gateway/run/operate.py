@@ -14,7 +14,7 @@ from storage.base import Jobs, Keys
 from storage.errors import NotFound, Stale, StoreError
 from storage.records import Job, JobState
 
-__all__ = ["Operation", "job_operations", "key_operations", "telling"]
+__all__ = ["Operation", "job_operations", "key_operations", "meaning", "telling"]
 
 Operation = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
@@ -74,6 +74,28 @@ def _shown(job: Job) -> dict[str, Any]:
     shown = asdict(job)
     del shown["payload"]
     return shown
+
+
+def meaning(
+    operation: Operation,
+    default_user: str | None,
+    default_profile: Callable[[str], str],
+    if_so: Callable[[Mapping[str, Any]], bool] | None = None,
+) -> Operation:
+    """The same, for those whom requests mean where no user or profile is named.
+
+    default_profile: by project. if_so: for which arguments; None: for all.
+    """
+
+    async def perform(arguments: Mapping[str, Any]) -> Any:
+        given = {name: value for name, value in arguments.items() if value is not None}
+        if if_so is None or if_so(given):
+            if default_user is not None and "conversation" not in given:
+                given.setdefault("user", default_user)
+            given.setdefault("profile", default_profile(str(given.get("project"))))
+        return await operation(given)
+
+    return perform
 
 
 def telling(operation: Operation) -> Operation:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
+from gateway.settings import Settings, load_settings
 from gateway.web.admin import AdminFile
 from storage.sqlite.store import SqliteStore
 from tests.server import RawClient, Running, serve, settings_for
@@ -32,14 +33,14 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def owner(upstream: StrictUpstream, database: Path) -> Iterator[Running]:
+def owner(upstream: StrictUpstream, database: Path, settings: Settings | None = None) -> Iterator[Running]:
     """A gateway that owns the database, as `serve` leaves it for the command line to find."""
 
     async def open_store() -> SqliteStore:
         return await SqliteStore.open(database)
 
     admin = AdminFile(str(database))
-    with serve(settings_for(upstream), open_store, admin_token=admin.token) as running:
+    with serve(settings or settings_for(upstream), open_store, admin_token=admin.token) as running:
         admin.write(running.url)
         yield running
     admin.remove()
@@ -143,8 +144,9 @@ def test_who_reads_no_further_is_no_error(is_held_back: bool) -> None:
 
 
 def test_memory_show_asks_whose(capsys: Out) -> None:
+    assert main(["keys", "list"]) == 0  # there is a database
     assert main(["memory", "show"]) == 1
-    assert "--user" in capsys.readouterr().err
+    assert "Say whose memory: user or conversation." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])
@@ -192,6 +194,34 @@ def test_a_command_in_the_wrong_directory_finds_no_database_and_makes_none(
     assert main(command.split()) == 1
     assert f"no database at {database}" in capsys.readouterr().err
     assert not list(database.parent.iterdir())
+
+
+@pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])
+def test_who_and_which_profile_are_left_out_as_requests_leave_them_out(
+    upstream: StrictUpstream, database: Path, capsys: Out, *, is_served: bool
+) -> None:
+    Path("mnemogate.toml").write_text(
+        f'[[upstreams]]\nname = "a"\nbase_url = "{upstream.base_url}"\n[memory]\nsingle_user = true\n'
+        '[[profiles]]\nname = "friend"\nblocks = [{label = "human"}]\n[projects.default]\nprofile = "friend"'
+    )
+    with owner(upstream, database, load_settings()) as gateway:
+        assert gateway.post(HELLO).status == 200
+        gateway.call(gateway.app.idle.wait())
+    with owner(upstream, database, load_settings()) if is_served else nullcontext():
+        assert main(["memory", "show"]) == 0
+        assert "user:owner  (project default, profile friend" in capsys.readouterr().out
+        assert main(["memory", "export", "kept.jsonl"]) == 0
+        assert main(["memory", "undo", "--block", "human"]) == 1  # it has but one version
+        assert "no block" not in capsys.readouterr().err
+        for contradicting in (["--user", "owner"], ["--message", "1"]):
+            assert main(["memory", "forget", "--all-users", *contradicting]) == 1
+        assert main(["memory", "forget"]) == 1
+        assert main(["memory", "forget", "--message", "1"]) == 0
+        assert "Forgotten: 1 message." in capsys.readouterr().err
+        assert main(["memory", "forget", "--user", "owner"]) == 0
+        assert main(["memory", "import", "kept.jsonl"]) == 0
+        assert main(["memory", "show", "--user", "owner", "--profile", "friend"]) == 0
+        assert "user: Hello" in capsys.readouterr().out
 
 
 def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
