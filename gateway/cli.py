@@ -359,8 +359,12 @@ def _memory_import(arguments: argparse.Namespace) -> int:
 @contextmanager
 def _opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]:
     """The file, or without one what stands for it. Raises: GatewayError: it cannot be opened, read or written."""
+
+    def private(path: str, flags: int) -> int:
+        return os.open(path, flags, 0o600)  # a new one is for this account alone, as the database is
+
     try:
-        with open(path, mode, encoding="utf-8") if path else nullcontext(standard) as file:
+        with open(path, mode, encoding="utf-8", opener=private) if path else nullcontext(standard) as file:
             yield file
     except BrokenPipeError:
         raise

@@ -8,6 +8,7 @@ await store.close()
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -97,6 +98,7 @@ class SqliteStore:
         """
         target = Target(_real(path), synchronous, busy_timeout_ms, on_statement)
         lock = Lock.acquire(target.path, address)
+        _make_private(target.path)
         try:
             store = cls(target, lock, limits, now, tick, connect or connect_current)
             await store.writer.start()
@@ -137,6 +139,12 @@ class SqliteStore:
 def _real(path: str | Path) -> str:
     # Two names of one file must not be two databases, nor have two locks.
     return os.path.realpath(path)
+
+
+def _make_private(path: str) -> None:
+    """A new file is for the account that runs this alone; SQLite gives its log the same mode."""
+    with contextlib.suppress(OSError):  # it is there, or what is wrong will be told by `health`
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
 def connect_current(target: Target) -> sqlite3.Connection:

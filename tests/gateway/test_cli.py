@@ -211,6 +211,7 @@ def test_who_and_which_profile_are_left_out_as_requests_leave_them_out(
         assert main(["memory", "show"]) == 0
         assert "user:owner  (project default, profile friend" in capsys.readouterr().out
         assert main(["memory", "export", "kept.jsonl"]) == 0
+        assert Path("kept.jsonl").stat().st_mode & 0o777 == 0o600
         assert main(["memory", "undo", "--block", "human"]) == 1  # it has but one version
         assert "no block" not in capsys.readouterr().err
         for contradicting in (["--user", "owner"], ["--message", "1"]):

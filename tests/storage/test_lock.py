@@ -99,3 +99,16 @@ async def test_the_store_holds_the_lock_for_its_life(open_store: Any, path: Path
     await store.close()
     assert owner_of(path) is None
     assert (await open_store()).health.ok
+
+
+async def test_what_was_said_is_for_the_account_that_runs_the_store(open_store: Any, path: Path) -> None:
+    await open_store()
+    made = {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()}
+    assert made == dict.fromkeys(("memory.db", "memory.db-wal", "memory.db-shm", "memory.db.lock"), 0o600)
+
+
+async def test_a_file_that_is_there_keeps_its_mode(open_store: Any, path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT))
+    os.chmod(path, 0o640)
+    await open_store()
+    assert os.stat(path).st_mode & 0o777 == 0o640
