@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
+from functools import lru_cache
 from importlib import resources
 
 from storage.errors import Foreign, TooNew
@@ -34,7 +35,10 @@ def load_migrations() -> tuple[tuple[int, str], ...]:
 def migrate(
     connection: sqlite3.Connection, path: str, migrations: tuple[tuple[int, str], ...] | None = None
 ) -> int:
-    """Applies what is missing and returns the version. Raises: TooNew, Foreign, Unavailable."""
+    """Applies what is missing and returns the version. Raises: TooNew, Foreign, Unavailable.
+
+    A file is believed its version only if it has what those steps make: before a release they are edited.
+    """
     steps = load_migrations() if migrations is None else migrations
     known = steps[-1][0]
     with translated(path):
@@ -45,6 +49,11 @@ def migrate(
             raise Foreign(f"{path} is a database, but not one of Mnemogate. Name another file.")
         if found > known:
             raise TooNew(path, found, known)
+        if missing := _made_by(steps[:found]) - _names(connection):
+            raise Foreign(
+                f"{path} has no {min(missing)}, though it says that it has schema version {found}: it was made by a "
+                "Mnemogate between two releases. Export what it knows with that one and import it into a new file."
+            )
         for number, script in steps[found:]:
             try:
                 connection.executescript(
@@ -56,3 +65,22 @@ def migrate(
                     connection.execute("ROLLBACK")
                 raise
     return known
+
+
+@lru_cache(maxsize=4)
+def _made_by(steps: tuple[tuple[int, str], ...]) -> frozenset[str]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for _, script in steps:
+            connection.executescript(script)
+        return _names(connection)
+
+
+def _names(connection: sqlite3.Connection) -> frozenset[str]:
+    """Tables with each of their columns, indexes and triggers."""
+    return frozenset(
+        f"{kind} {name}" if column is None else f"{kind} {name}, column {column}"
+        for kind, name, column in connection.execute(
+            "SELECT m.type, m.name, c.name FROM sqlite_master m"
+            " LEFT JOIN pragma_table_xinfo(m.name) c ON m.type = 'table'"
+        )
+    )

@@ -56,6 +56,23 @@ def test_a_step_that_fails_leaves_nothing_of_itself(connection: sqlite3.Connecti
     assert version(connection) == 2
 
 
+@pytest.mark.parametrize(
+    ("earlier", "says"),
+    [
+        ("CREATE TABLE a (x); CREATE INDEX i ON a (x);", "no table a, column y"),
+        ("CREATE TABLE a (y, x);", "no index i"),  # the order of columns is the file's own affair
+    ],
+)
+def test_a_file_that_its_version_does_not_describe_is_refused(
+    connection: sqlite3.Connection, earlier: str, says: str
+) -> None:
+    migrate(connection, "x", ((1, earlier),))
+    steps = ((1, "CREATE TABLE a (x, y); CREATE INDEX i ON a (x);"), (2, "CREATE TABLE b (x);"))
+    with pytest.raises(Foreign, match=says):
+        migrate(connection, "x", steps)
+    assert version(connection) == 1  # the one that made it can still read it
+
+
 async def test_a_newer_file_is_refused_by_name_and_left_alone(open_store: Any, path: Path) -> None:
     await (await open_store()).close()
     connection = sqlite3.connect(path)
