@@ -108,6 +108,17 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
     assert (tomb.input, tomb.said, tomb.full, tomb.notes, tomb.standing) == (None, None, None, {}, False)
 
 
+async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
+    store: SqliteStore, alice: Teller, path: Path
+) -> None:
+    await talk(alice, ["one"], "c1")
+    await index(store, alice.agent)
+    await forget(store, alice.agent, Target(exchanges=[row_of(alice, "oneu").id]))
+    await talk(alice, ["two"], "c2")  # its place in the index is what the first one left empty
+    await forget(store, alice.agent, Target(exchanges=[row_of(alice, "twou").id]))
+    assert in_file(path, "oneu", "twou", "twoa") == []
+
+
 async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
     store: SqliteStore, alice: Teller, path: Path
 ) -> None:

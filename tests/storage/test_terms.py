@@ -176,6 +176,7 @@ def test_forgetting_the_last_message_leaves_nothing() -> None:
     assert seqs_of(blob) == [1, 2]
     assert seqs_of(forget(blob, [1])) == [2]
     assert forget(blob, [1, 2]) == b""
+    assert forget(b"", [1]) == b""
 
 
 def test_two_agents_share_no_hash() -> None:
