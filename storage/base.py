@@ -94,7 +94,7 @@ class Keys(Protocol):
         """A new key and its plain text, which is never to be had again."""
 
     async def revoke(self, name_or_id: str) -> Key:
-        """Raises: NotFound."""
+        """A number counts before a name. Raises: NotFound; Conflict: several keys have that name."""
 
     def list(self) -> tuple[Key, ...]: ...
 

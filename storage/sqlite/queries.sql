@@ -12,9 +12,13 @@ SELECT id, project, name, prefix, created, revoked, digest FROM keys WHERE diges
 -- All keys, for the operator.
 SELECT id, project, name, prefix, created, revoked FROM keys ORDER BY id
 
+-- name: key_named
+-- Those in use with this number or this name, the one with the number first.
+SELECT id FROM keys WHERE (id = ?1 OR name = ?2) AND revoked IS NULL ORDER BY id <> ?1, id
+
 -- name: key_revoke
--- By id or by the name it was given; one that is revoked keeps its date.
-UPDATE keys SET revoked = ? WHERE (id = ? OR name = ?) AND revoked IS NULL
+-- One that is revoked keeps its date.
+UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL
 RETURNING id, project, name, prefix, created, revoked
 
 -- name: key_any

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import NotFound
+from storage.errors import Conflict, NotFound
 from storage.records import Agent, Scope
 from storage.sqlite.agents import Agents, create_agent
 from storage.sqlite.keys import was_keyed
@@ -156,3 +156,12 @@ async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: SqliteSt
     assert agents.find(ALICE) == replace(agent, epoch=9)
     agents.forget(ALICE)
     assert agents.find(ALICE) == agent
+
+
+async def test_a_name_that_several_keys_have_revokes_none_of_them(store: SqliteStore) -> None:
+    made = [(await store.keys.create("default", name))[0] for name in ("key", "key", "1")]
+    with pytest.raises(Conflict, match="1, 2 are all named 'key'"):
+        await store.keys.revoke("key")
+    assert (await store.keys.revoke("1")).id == made[0].id  # the number, not the name
+    assert (await store.keys.revoke("key")).id == made[1].id
+    assert [each.revoked is None for each in store.keys.list()] == [False, False, True]
