@@ -408,11 +408,13 @@ class Carry(Protocol):
     """A memory carried away, and in. Parts: conversation, exchange, block, version, passage, fact,
     ended, learned, edit."""
 
-    async def page(self, agent: Agent, part: str, after: int, limit: int) -> list[tuple[int, Carried]]:
-        """(what comes after it, record) of one part."""
+    def edge(self, agent: Agent) -> dict[str, int]:
+        """Where it ends now, for `page`: `seq` is the last number that was given out. Raises: NotFound."""
 
-    def next_seq(self, agent: Agent) -> int:
-        """Raises: NotFound."""
+    async def page(
+        self, agent: Agent, part: str, after: int, limit: int, edge: Mapping[str, int]
+    ) -> list[tuple[int, Carried]]:
+        """(what comes after it, record) of one part, up to the edge."""
 
     async def begin(self, draft: Agent) -> Agent:
         """A memory to be filled, out of reach. draft: for the scope where it shall be in the end.

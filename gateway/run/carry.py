@@ -57,25 +57,22 @@ def carry_operations(store: Store, then: Sequence[str] = ()) -> dict[str, Operat
             )
         place = arguments.get("from")
         if place is None:
+            edge = store.carry.edge(agent)
             head = {
-                "memory": {
-                    "format": FORMAT,
-                    "next_seq": store.carry.next_seq(agent),
-                    "created": agent.created,
-                }
+                "memory": {"format": FORMAT, "next_seq": edge["seq"] + 1, "created": agent.created},
             }
-            return {"lines": [_line(head)], "next": [agent.uid, PARTS[0], 0]}
-        uid, part, after = place
+            return {"lines": [_line(head)], "next": [agent.uid, PARTS[0], 0, edge]}
+        uid, part, after, edge = place
         if uid != agent.uid or part not in PARTS:
             raise BadRequest("This memory was forgotten while it was exported.", param="from")
-        found = await store.carry.page(agent, part, after, PAGE)
+        found = await store.carry.page(agent, part, after, PAGE, edge)
         if found:
             return {
                 "lines": [_line({part: _told(each)}) for _, each in found],
-                "next": [uid, part, found[-1][0]],
+                "next": [uid, part, found[-1][0], edge],
             }
         following = PARTS.index(part) + 1
-        return {"lines": [], "next": [uid, PARTS[following], 0] if following < len(PARTS) else None}
+        return {"lines": [], "next": [uid, PARTS[following], 0, edge] if following < len(PARTS) else None}
 
     async def fill(arguments: Mapping[str, Any]) -> Any:
         scope, at = _scope(arguments), arguments.get("at")

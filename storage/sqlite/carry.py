@@ -7,7 +7,7 @@ in one transaction, when all of it is there.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -30,6 +30,8 @@ __all__ = ["IMPORTING", "Carry"]
 _Q = {name: history.prepare(sql) for name, sql in load_queries("carry.sql").items()}
 
 IMPORTING = "importing:"
+_EDGE = ("seq", "conversation", "block", "version", "edit")
+_NUMBERED = ("exchange", "passage", "fact")
 PAGE_BYTES = 1 << 20  # about; one exchange may be larger
 
 
@@ -50,18 +52,25 @@ class Carry:
 
     # -- away
 
-    async def page(self, agent: Agent, part: str, after: int, limit: int) -> list[tuple[int, Carried]]:
-        """(what comes after it, record) of one part: conversation, exchange, block, version, passage, fact, ended,
-        learned or edit."""
-        return await self._long_reader.run(
-            lambda connection: _PAGES[part](connection, agent.id, after, limit)
-        )
-
-    def next_seq(self, agent: Agent) -> int:
-        row = self._reader.run(lambda c: c.execute(_Q["next_seq"], (agent.id,)).fetchone())
+    def edge(self, agent: Agent) -> dict[str, int]:
+        """Where it ends now, for `page`: `seq` is the last number that was given out. Raises: NotFound."""
+        row = self._reader.run(lambda c: c.execute(_Q["edge"], (agent.id,)).fetchone())
         if row is None:
             raise NotFound("this memory is gone")
-        return int(row[0])
+        return {name: last or 0 for name, last in zip(_EDGE, row, strict=True)}
+
+    async def page(
+        self, agent: Agent, part: str, after: int, limit: int, edge: Mapping[str, int]
+    ) -> list[tuple[int, Carried]]:
+        """(what comes after it, record) of one part: conversation, exchange, block, version, passage, fact, ended,
+        learned or edit. Nothing beyond the edge: what is said meanwhile would refer to what was not told."""
+        found = await self._long_reader.run(
+            lambda connection: _PAGES[part](connection, agent.id, after, limit)
+        )
+        if part == "learned":
+            return [(at, Carried({"seq": min(at, edge["seq"])})) for at, _ in found]
+        last = edge.get("seq" if part in _NUMBERED else part)
+        return found if last is None else [each for each in found if each[0] <= last]
 
     # -- in
 

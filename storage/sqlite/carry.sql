@@ -50,9 +50,11 @@ SELECT seq FROM exchanges WHERE id = ? AND agent = ?
 -- The exchange with a number.
 SELECT id FROM exchanges WHERE agent = ? AND seq = ?
 
--- name: next_seq
--- How many numbers were given out.
-SELECT next_seq FROM agents WHERE id = ?
+-- name: edge
+-- Where a memory ends now: its last number, and the last row of each table whose rows have none.
+SELECT next_seq - 1, (SELECT max(id) FROM conversations), (SELECT max(id) FROM blocks),
+       (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops)
+FROM agents WHERE id = ?
 
 -- name: is_empty
 -- Whether a memory may be replaced: nothing was ever said to it, and nobody wrote to it.

@@ -149,6 +149,33 @@ def without_uids(lines: Lines) -> list[Any]:
     return found
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_is_said_while_a_memory_is_carried_away_is_not_in_it(
+    store: SqliteStore, other: SqliteStore, seed: int
+) -> None:
+    chance = random.Random(seed)
+    alice = Teller(store, ALICE, Clock())
+    await live(alice, chance, turns=20)
+    before = await export(store)
+    operation = carry_operations(store)["memory-export"]
+    lines: Lines = []
+    place = None
+    while True:
+        answer = await operation({**of(ALICE), "from": place})
+        lines += answer["lines"]
+        place = answer["next"]
+        if place is None:
+            break
+        await live(alice, chance, turns=2)  # in conversations of before, and in new ones
+    seqs = [orjson.loads(line)["exchange"]["seq"] for line in lines if line.startswith('{"exchange"')]
+    assert seqs == [
+        orjson.loads(line)["exchange"]["seq"] for line in before if line.startswith('{"exchange"')
+    ]
+    await fill(other, lines)
+    carol = Teller(other, CAROL, Clock())
+    await live(carol, chance, turns=5)  # goes on: no number is given out twice
+
+
 async def test_what_is_told_holds_no_secret_and_no_hash(store: SqliteStore) -> None:
     alice = Teller(store, ALICE, Clock())
     await live(alice, random.Random(1), 20)
