@@ -239,6 +239,8 @@ def _ended(connection: sqlite3.Connection, agent: int, after: int, limit: int) -
 
 
 def _learned(connection: sqlite3.Connection, agent: int, after: int, limit: int) -> list[tuple[int, Carried]]:
+    if after:  # there is but one, which moves on with what is said
+        return []
     rows = connection.execute(_Q["learned"], (agent, after, limit)).fetchall()
     return [(seq, Carried({"seq": seq})) for (seq,) in rows]
 

@@ -20,7 +20,7 @@ from gateway.core.history import Mode
 from gateway.core.tell import messages_of
 from gateway.errors import BadRequest
 from gateway.run.carry import carry_operations
-from storage.records import Scope, State, Target
+from storage.records import Learned, Scope, State, Target
 from storage.sqlite.store import SqliteStore
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.stored import ALICE, Teller
@@ -107,6 +107,13 @@ async def live(alice: Teller, chance: random.Random, turns: int = 60) -> None:
         lists[key] = [*history, new, reply if kind < 0.7 or kind > 0.85 else assistant(f"Reply {number}")]
 
 
+async def learn(store: SqliteStore, alice: Teller) -> None:
+    """All that was said is learned from; there was nothing in it."""
+    last = store.carry.edge(alice.agent)["seq"]
+    cursor = store.reader.run(lambda c: c.execute("SELECT max(seq) FROM learned").fetchone()[0]) or 0
+    await store.writer.submit(store.facts.learning(alice.agent, cursor, last, 5.0, lambda _: Learned()))
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_export_import_export_is_the_same(store: SqliteStore, other: SqliteStore, seed: int) -> None:
     chance = random.Random(seed)
@@ -156,6 +163,7 @@ async def test_what_is_said_while_a_memory_is_carried_away_is_not_in_it(
     chance = random.Random(seed)
     alice = Teller(store, ALICE, Clock())
     await live(alice, chance, turns=20)
+    await learn(store, alice)
     before = await export(store)
     operation = carry_operations(store)["memory-export"]
     lines: Lines = []
@@ -167,6 +175,7 @@ async def test_what_is_said_while_a_memory_is_carried_away_is_not_in_it(
         if place is None:
             break
         await live(alice, chance, turns=2)  # in conversations of before, and in new ones
+        await learn(store, alice)
     seqs = [orjson.loads(line)["exchange"]["seq"] for line in lines if line.startswith('{"exchange"')]
     assert seqs == [
         orjson.loads(line)["exchange"]["seq"] for line in before if line.startswith('{"exchange"')
