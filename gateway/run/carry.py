@@ -28,6 +28,7 @@ __all__ = ["carry_operations"]
 
 FORMAT = 1
 PARTS = ("conversation", "exchange", "block", "version", "passage", "fact", "ended", "learned", "edit")
+END: dict[str, Any] = {"end": {}}  # the last line: without it something is missing
 PAGE = 100  # lines of an answer
 WRITTEN = 8  # lines a transaction; a line may be a whole request
 KEPT_PATHS = 4096  # whose hash goes on, within one call
@@ -72,7 +73,9 @@ def carry_operations(store: Store, then: Sequence[str] = ()) -> dict[str, Operat
                 "next": [uid, part, found[-1][0], edge],
             }
         following = PARTS.index(part) + 1
-        return {"lines": [], "next": [uid, PARTS[following], 0, edge] if following < len(PARTS) else None}
+        if following == len(PARTS):
+            return {"lines": [_line(END)], "next": None}
+        return {"lines": [], "next": [uid, PARTS[following], 0, edge]}
 
     async def fill(arguments: Mapping[str, Any]) -> Any:
         scope, at = _scope(arguments), arguments.get("at")
@@ -97,25 +100,30 @@ def carry_operations(store: Store, then: Sequence[str] = ()) -> dict[str, Operat
                 0, secrets.token_hex(16), scope, secrets.token_bytes(16), 0, created=float(head["created"])
             )
             agent = await store.carry.begin(draft)
-            at, lines = [agent.uid, int(head["next_seq"])], lines[1:]
+            at, lines = [agent.uid, int(head["next_seq"]), False], lines[1:]
         found = store.carry.under_way(scope)
         if found is None or found.uid != at[0]:
             raise BadRequest("This import is not under way any more.", param="at")
         reader = _Reader(store, found)
         records: list[tuple[str, Carried]] = []
-        for line in lines:
-            if line.strip():
-                records.append(reader.read(orjson.loads(line)))
+        uid, next_seq, is_whole = at
+        for told in (orjson.loads(line) for line in lines if line.strip()):
+            if told == END:
+                is_whole = True
+                continue
+            records.append(reader.read(told))
             if len(records) == WRITTEN:
                 await store.carry.write(found, records)
                 records = []
         if records:
             await store.carry.write(found, records)
         if is_end:
-            await store.carry.end(found, at[1])
+            if not is_whole:
+                raise BadRequest("This export was cut off: its last line is missing.", param="lines")
+            await store.carry.end(found, next_seq)
             for kind in then:
                 await store.jobs.enqueue(kind, found.id, kind)
-        return {"at": at}
+        return {"at": [uid, next_seq, is_whole]}
 
     return {"memory-export": export, "memory-import": fill}
 

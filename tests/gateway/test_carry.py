@@ -133,7 +133,7 @@ async def test_export_import_export_is_the_same(store: SqliteStore, other: Sqlit
         assert await store.forgetting.run(await store.forgetting.begin(agent.id, target), FORGET_RULES)
     lines = await export(store)
     kinds = {next(iter(json.loads(line))) for line in lines}
-    assert kinds == {"memory", "conversation", "exchange", "block", "version", "passage", "edit"}
+    assert kinds == {"memory", "conversation", "exchange", "block", "version", "passage", "edit", "end"}
     states = {v["state"] for line in lines for k, v in json.loads(line).items() if k == "exchange"}
     assert states >= {"finished", "cancelled", "off", "forgotten"}
     await fill(other, lines)
@@ -268,6 +268,20 @@ async def test_one_that_began_meanwhile_is_not_written_over_either(
     with pytest.raises(BadRequest, match="has a memory here already"):
         await operation({**of(CAROL), "lines": [], "at": at, "end": True})
     assert len(carol.rows()) == 1
+
+
+async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(
+    store: SqliteStore, other: SqliteStore
+) -> None:
+    alice = Teller(store, ALICE, Clock())
+    await live(alice, random.Random(1), turns=10)
+    lines = await export(store)
+    for cut in (1, len(lines) // 2, len(lines) - 1):
+        with pytest.raises(BadRequest, match="cut off"):
+            await fill(other, lines[:cut])
+        assert other.agents.find(CAROL) is None
+    await fill(other, [*lines, ""])
+    assert other.agents.find(CAROL) is not None
 
 
 async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_begins_anew(
