@@ -271,8 +271,9 @@ def _worker(arguments: argparse.Namespace) -> int:
 
 
 def _scope(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is named, without the blanks around it, as in requests."""
     names = ("project", "profile", "user", "conversation")
-    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    return {name: value.strip(" \t") for name in names if (value := getattr(arguments, name)) is not None}
 
 
 def _memory_forget(arguments: argparse.Namespace) -> int:

@@ -225,6 +225,17 @@ def test_who_and_which_profile_are_left_out_as_requests_leave_them_out(
         assert "user: Hello" in capsys.readouterr().out
 
 
+def test_blanks_around_a_name_are_as_little_of_it_as_in_requests(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    with owner(upstream, database) as gateway:
+        assert gateway.post({**HELLO, "user": " ann\t"}).status == 200
+        gateway.call(gateway.app.idle.wait())
+        assert main(["memory", "forget", "--user", " ann\t"]) == 0
+        assert "Forgotten: 1 memory." in capsys.readouterr().err
+        assert main(["memory", "forget", "--user", " "]) == 1
+
+
 def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
