@@ -187,6 +187,8 @@ def _check_config(arguments: argparse.Namespace) -> int:
     background_route(settings)
     embedder_route(settings)
     shown = asdict(settings)
+    for upstream, settled in zip(shown["upstreams"], settings.upstreams, strict=True):
+        upstream["base_url"] = settled.shown_url
     print(json.dumps(_without_secrets(shown), indent=2, default=str))
     return 0
 

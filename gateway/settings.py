@@ -164,6 +164,13 @@ class UpstreamSettings:
     models: tuple[str, ...] = ()
     context_window: int | None = ranged(None, 1)
 
+    @property
+    def shown_url(self) -> str | None:
+        """`base_url` without what may be a secret in it: an account, and the values of a query."""
+        if self.base_url is None:
+            return None
+        return re.sub(r"//[^/?#]*@", "//(set)@", re.sub(r"=[^&#]*", "=(set)", self.base_url))
+
 
 @dataclass(frozen=True, slots=True)
 class DeploymentSettings:

@@ -94,11 +94,13 @@ def test_a_key_that_does_not_exist_is_said_so(capsys: Out) -> None:
 def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
     Path("mnemogate.toml").write_text(
         '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\napi_key = "sk-1"\nheaders = {a = "sk-2"}\n'
-        '[[upstreams]]\nname = "b"\nbase_url = "http://x/v1"\napi_keys = ["sk-3", "sk-4"]'
+        '[[upstreams]]\nname = "b"\nbase_url = "http://x/v1"\napi_keys = ["sk-3", "sk-4"]\n'
+        '[[upstreams]]\nname = "c"\nbase_url = "https://me:sk-5@x:1/v1?version=1&key=sk-6"'
     )
     assert main(["check-config"]) == 0
     shown = capsys.readouterr().out
     assert json.loads(shown)["upstreams"][0]["base_url"] == "http://x/v1"
+    assert json.loads(shown)["upstreams"][2]["base_url"] == "https://(set)@x:1/v1?version=(set)&key=(set)"
     assert "sk-" not in shown
 
 
