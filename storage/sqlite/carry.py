@@ -108,6 +108,7 @@ class Carry:
         """(part, record) in the order in which they were read. Raises: Conflict, NotFound."""
 
         def put(connection: sqlite3.Connection) -> None:
+            _check_begun(connection, agent)
             for part, record in records:
                 _PUT[part](connection, agent.id, record)
 
@@ -118,6 +119,7 @@ class Carry:
         scope = replace(agent.scope, subject=agent.scope.subject.removeprefix(IMPORTING))
 
         def settle(connection: sqlite3.Connection) -> int | None:
+            _check_begun(connection, agent)
             there = _check_empty(connection, scope)
             if there is not None:
                 connection.execute(_Q["settle_in"], (f"replaced:{there}", there))
@@ -129,6 +131,12 @@ class Carry:
         self._agents.forget(scope)
         if replaced is not None:
             await self._forgetting.wipe(replaced)
+
+
+def _check_begun(connection: sqlite3.Connection, agent: Agent) -> None:
+    if connection.execute(history.SQL["agent_by_id"], (agent.id,)).fetchone() is None:
+        subject = agent.scope.subject.removeprefix(IMPORTING)
+        raise Conflict(f"another import for {subject} has begun meanwhile; this one ends here")
 
 
 def _check_empty(connection: sqlite3.Connection, scope: Scope) -> int | None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from gateway.core.history import Mode
 from gateway.core.tell import messages_of
 from gateway.errors import BadRequest
 from gateway.run.carry import carry_operations
-from storage.records import Learned, Scope, State, Target
+from storage.errors import Conflict
+from storage.records import Agent, Learned, Scope, State, Target
 from storage.sqlite.store import SqliteStore
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.stored import ALICE, Teller
@@ -295,6 +297,20 @@ async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_begins_an
     assert other.agents.find(CAROL) is None
     await fill(other, lines)
     assert await export(other, CAROL) == lines
+
+
+async def test_an_import_ends_where_another_for_the_same_user_begins(other: SqliteStore) -> None:
+    """Between two lines of one answer: its next one is refused by name anyway."""
+    draft = Agent(0, "u1", CAROL, b"k" * 16, 0)
+    first = await other.carry.begin(draft)
+    second = await other.carry.begin(replace(draft, uid="u2"))
+    for step in (other.carry.write(first, []), other.carry.end(first, 5)):
+        with pytest.raises(Conflict, match="another import for user:carol"):
+            await step
+    await other.carry.end(second, 1)
+    found = other.agents.find(CAROL)
+    assert found is not None
+    assert found.uid == "u2"
 
 
 @pytest.mark.parametrize(
