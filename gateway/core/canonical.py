@@ -29,6 +29,7 @@ __all__ = [
     "is_cut_of",
     "is_system",
     "is_user",
+    "rest_after",
     "squash",
     "text_of",
     "visible",
@@ -98,6 +99,20 @@ def squash(text: str) -> str:
             if space in data:
                 data = data.replace(space, b"")
     return data.decode("utf-8", "surrogatepass")
+
+
+def rest_after(text: str, said: str) -> str | None:
+    """What of a text follows that, white space aside; None: it does not begin with it."""
+    if text.startswith(said):
+        return text[len(said) :]
+    at = 0
+    for char in squash(said):
+        while text[at : at + 1].isspace():
+            at += 1
+        if text[at : at + 1] != char:
+            return None
+        at += 1
+    return text[at:]
 
 
 def words(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from gateway.core.canonical import Listing, WireMessage, call_id, gap, in_a_row, is_user, text_of
+from gateway.core.canonical import Listing, WireMessage, call_id, in_a_row, is_user, rest_after, text_of
 from gateway.core.history import Plan, lcs
 from gateway.core.opaque import refilled, refilled_calls, without_opaque
 from gateway.core.tree import Content, Element, Tree, is_tombstone
@@ -224,7 +224,8 @@ def put_back(
     *,
     is_same_model: bool = True,
 ) -> list[WireMessage] | None:
-    """The hidden rounds and then the rest of the message, if its text begins with what was streamed before them.
+    """The hidden rounds and then the rest of the message, if its text begins with what was streamed before them
+    (white space aside: clients strip it).
 
     after: the messages behind it, None where the history is ours. Of a mixed round both halves go back or none:
     results of the client's own calls have to follow. Returns None where the message has to stay as it is.
@@ -238,18 +239,16 @@ def put_back(
     calls = [c for y in before for c in y.get("tool_calls") or []]
     mine: list[dict[str, Any]] = message.get("tool_calls") or []
     streamed = in_a_row(text_of(y) for y in before if y["role"] == "assistant")
-    text = text_of(message)
+    rest = rest_after(text_of(message), streamed)
     names = {c["function"]["name"] for c in calls if call_id(c) in content.ours}
-    if not before or not all(n in offered for n in names) or not text.startswith(streamed):
+    if not before or not all(n in offered for n in names) or rest is None:
         return None
+    rest = rest.lstrip()
     theirs = [c for c in calls if call_id(c) not in content.ours]
     if theirs:
-        return _put_back_mixed(before, mine, theirs, after, is_longer=len(text) > len(streamed))
-    rest = text[len(streamed) :]
-    then = (
-        in_a_row(map(text_of, full[last + 1 :])) or rest.lstrip()
-    )  # of a reply that was cut the end is not kept
-    rest = rest.removeprefix(gap(streamed, then))
+        return _put_back_mixed(before, mine, theirs, after, is_longer=bool(rest))
+    own = in_a_row(map(text_of, full[last + 1 :]))
+    rest = rest and own[: len(own) - len(own.lstrip())] + rest  # white space as the model made it
     if not rest and not mine:
         return list(before)
     end = {**message, "content": rest}

@@ -441,6 +441,25 @@ def test_what_two_rounds_say_does_not_run_together_and_goes_back_as_it_was_said(
     assert said == ["Noting.", None, "Still.", second]
 
 
+@both_ways
+def test_hidden_rounds_go_back_to_a_client_that_strips_white_space(world: World, stream: bool) -> None:
+    chat = helper(world, stream=stream, tools=[WEATHER])
+    world.upstream.queue(call_tools(insert("a"), text="Noting.\n\n"), say("  Done.\n\nYes. "))
+    chat.say("Note it.")
+    chat.messages[-1]["content"] = " ".join(chat.messages[-1]["content"].split())
+    world.upstream.queue(call_tools(insert("b"), Call("weather"), text="Well: "))
+    chat.say("And that.")
+    said = [m["content"] for m in world.upstream.last.messages if m["role"] == "assistant"]
+    assert said == ["Noting.\n\n", "  Done. Yes."]
+    chat.messages[-1]["content"] = chat.messages[-1]["content"].strip()
+    chat.answer(chat.messages[-1]["tool_calls"][0], "sunny")
+    chat.go_on()
+    assert [c["function"]["name"] for c in world.upstream.last.messages[-3]["tool_calls"]] == [
+        "memory_insert",
+        "weather",
+    ]
+
+
 def test_hidden_rounds_stay_away_from_a_request_without_our_tools(world: World) -> None:
     chat = helper(world, tools=[WEATHER])
     world.upstream.queue(call_tools(insert("a"), text="Well. "), say("Done."))
