@@ -27,7 +27,7 @@ from typing import IO, Any
 from gateway.errors import BadRequest, GatewayError, SettingsError
 from gateway.run.background import background_route
 from gateway.run.embed import embedder_route
-from gateway.run.route import check_fallbacks
+from gateway.run.route import check_models
 from gateway.settings import Settings, load_settings
 from storage.errors import StoreError
 from storage.sqlite.lock import owner_of
@@ -183,7 +183,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _check_config(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
-    check_fallbacks(settings)
+    check_models(settings)
     background_route(settings)
     embedder_route(settings)
     shown = asdict(settings)

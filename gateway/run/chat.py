@@ -25,7 +25,7 @@ from gateway.run.assemble import Additions, Assembly, assemble
 from gateway.run.reach import Place, Reach, Tries
 from gateway.run.recollect import Asked, Recollection, Recollector
 from gateway.run.relay import Receipt, kind_of, relay
-from gateway.run.route import Route, check_fallbacks, resolve_route
+from gateway.run.route import Route, check_models, resolve_route
 from gateway.run.sink import Sink
 from gateway.run.turn import Pending, TurnRun
 from gateway.settings import DEFAULT_PROFILE, ProfileSettings, Settings
@@ -56,7 +56,7 @@ class Chat:
         metrics: Metrics,
         now: Callable[[], float] = time.time,
     ) -> None:
-        check_fallbacks(settings)
+        check_models(settings)
         self._settings = settings
         self._metrics = metrics
         self.reach = Reach(settings, providers, metrics)

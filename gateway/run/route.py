@@ -9,7 +9,7 @@ from gateway.core.routing import Target
 from gateway.errors import SettingsError, UnknownModel
 from gateway.settings import ModelSettings, ProfileSettings, Settings
 
-__all__ = ["AGENT_PREFIX", "Route", "check_fallbacks", "resolve_route"]
+__all__ = ["AGENT_PREFIX", "Route", "check_models", "resolve_route"]
 
 AGENT_PREFIX = "agent/"
 
@@ -57,8 +57,14 @@ def _smaller(own: int | None, known: int | None) -> int | None:
     return known if own is None else own if known is None else min(own, known)
 
 
-def check_fallbacks(settings: Settings) -> None:
-    """Raises: SettingsError: a fallback that nobody answers to."""
+def check_models(settings: Settings) -> None:
+    """Raises: SettingsError: a fallback, or a profile's model, that nobody answers to."""
+    for profile in settings.profiles:
+        if profile.model is not None:
+            try:
+                _resolve(settings, profile.model, profile.upstream)
+            except UnknownModel as error:
+                raise SettingsError(f"profiles {profile.name!r}: model: {error.message}") from error
     for alias in settings.models:
         for name in alias.fallbacks:
             try:

@@ -13,7 +13,7 @@ from gateway.app import make_providers
 from gateway.core.routing import Target
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.catalogue import ModelList
-from gateway.run.route import Route, check_fallbacks, resolve_route
+from gateway.run.route import Route, check_models, resolve_route
 from gateway.settings import DeploymentSettings, ModelSettings, ProfileSettings, Settings, UpstreamSettings
 from tests.server import Running, serve, settings_for
 from tests.upstream import Gate, StrictUpstream, fail
@@ -90,7 +90,7 @@ CHAIN = (
 def test_a_chain_is_what_stands_in_one_list() -> None:
     """A fallback brings its own deployments, but not its own fallbacks (which may lead back)."""
     settings = Settings(upstreams=(ONE, TWO), models=CHAIN)
-    check_fallbacks(settings)
+    check_models(settings)
     assert resolve_route(settings, "quick").targets == (
         Target("one", "gpt-4o-mini", 100),
         Target("two", "mini", 9),
@@ -112,7 +112,13 @@ def test_a_profile_may_ask_for_a_smaller_window_in_its_whole_chain_and_not_for_a
 def test_a_fallback_that_nobody_answers_to_is_found_at_the_start() -> None:
     alias = ModelSettings("quick", "gpt-4o-mini", "one", fallbacks=("nobody",))
     with pytest.raises(SettingsError, match="models 'quick': fallbacks: The model 'nobody' does not exist"):
-        check_fallbacks(Settings(upstreams=(ONE,), models=(alias,)))
+        check_models(Settings(upstreams=(ONE,), models=(alias,)))
+
+
+def test_a_profiles_model_that_nobody_answers_to_is_found_at_the_start() -> None:
+    profile = ProfileSettings("bob", model="nobody")
+    with pytest.raises(SettingsError, match="profiles 'bob': model: The model 'nobody' does not exist"):
+        check_models(Settings(upstreams=(ONE, TWO), models=CHAIN, profiles=(profile,)))
 
 
 async def fetched(settings: Settings) -> list[dict[str, Any]]:
