@@ -310,6 +310,9 @@ class Writer:
         except BaseException as error:  # nobody else would ever answer these futures
             answer = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
             report = _Report([(False, answer)] * len(batch), answer)
+        if report.fault is None and self._was_moved():
+            lost = self._moved()
+            report = _Report([(False, lost.again()) for _ in batch], lost)
         size = self._wal_size()
         self._call_loop(self._performed, batch, report, size)
         limits = self._limits
@@ -384,6 +387,8 @@ class Writer:
             finally:
                 driver.abandon()
             raise
+        self._inode = None
+        self._was_moved()  # which file this is
         return driver
 
     def _fail(self, fault: Unavailable) -> None:
@@ -393,7 +398,6 @@ class Writer:
             self._fail_waiting(fault)
             return
         self._fault = fault
-        self._inode = None
         if self._tried:
             self._fail_waiting(fault)
         self._mending = self._loop.create_task(self._mend(), name="mnemogate-writer-mend")
@@ -431,7 +435,7 @@ class Writer:
         if self._running or left > 0.01:
             self._idle_timer = self._loop.call_later(max(left, 0.01), self._idle)
         elif self._was_moved():
-            self.report(Broken(f"{self._path} was removed or replaced under the process that has it open"))
+            self.report(self._moved())
         else:
             self._driver.post(partial(self._write_back, wait_ms=0))
 
@@ -447,6 +451,9 @@ class Writer:
         size = self._wal_size()
         self._wal_checked = 0 if done else size
         self._call_loop(self._written_back, size)
+
+    def _moved(self) -> Broken:
+        return Broken(f"{self._path} was removed or replaced under the process that has it open")
 
     def _was_moved(self) -> bool:
         """Whether another file, or none, lies at the path by now: what is written to this one nobody will find."""
