@@ -150,9 +150,10 @@ def _announce(settings: Settings, url: str, local: str, has_keys: bool) -> None:
         )
     elif settings.memory.background_model is None:
         print(f"Background model: {settings.background_model}, the cheapest of [[models]]")
-    if DEMO_PROFILE in settings.profiles:
+    demo = settings.profile(DEMO_PROFILE.name)
+    if demo and demo.model == DEMO_PROFILE.model:
         print(
-            f'Say "remember: I like tea" to model="{AGENT_PREFIX}{DEMO_PROFILE.name}" and it uses its memory tools.'
+            f'Say "remember: I like tea" to model="{AGENT_PREFIX}{demo.name}" and it uses its memory tools.'
         )
     print()
     print(EXAMPLE.format(url=local, key="mg-..." if has_keys else "none", model=model))

@@ -269,6 +269,7 @@ class Settings:
 DEMO_PROFILE = ProfileSettings(
     DEFAULT_PROFILE,
     model="scripted",
+    upstream="scripted",  # named, since a list of aliases hides what is not in it
     memory_tools=True,
     blocks=(BlockSettings("human", "What is known about the person you talk to.", limit=2000),),
 )
@@ -316,7 +317,8 @@ def load_settings(
     else:
         settings = replace(settings, upstreams=tuple(_with_key(each, environ) for each in settings.upstreams))
     if [each.kind for each in settings.upstreams] == ["scripted"] and not settings.profiles:
-        settings = replace(settings, profiles=(DEMO_PROFILE,))
+        demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
+        settings = replace(settings, profiles=(demo,))
     return _checked(settings)
 
 

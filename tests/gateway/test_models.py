@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,14 @@ from gateway.core.routing import Target
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.catalogue import ModelList
 from gateway.run.route import Route, check_models, resolve_route
-from gateway.settings import DeploymentSettings, ModelSettings, ProfileSettings, Settings, UpstreamSettings
+from gateway.settings import (
+    DeploymentSettings,
+    ModelSettings,
+    ProfileSettings,
+    Settings,
+    UpstreamSettings,
+    load_settings,
+)
 from tests.server import Running, serve, settings_for
 from tests.upstream import Gate, StrictUpstream, fail
 
@@ -218,3 +226,12 @@ def test_a_failing_chat_does_not_change_the_list(upstream: StrictUpstream) -> No
     with serve(settings_for(upstream, models=(ModelSettings("quick", "a"),))) as gateway:
         gateway.post({"model": "quick", "messages": [{"role": "user", "content": "Hi"}]})
         assert [each["id"] for each in gateway.ask("GET", "/v1/models").json["data"]] == ["quick"]
+
+
+@pytest.mark.parametrize("upstreams", ["", "[[upstreams]]\nname = 'demo'\nkind = 'scripted'\n"])
+def test_aliases_do_not_hide_the_built_in_models_profile(tmp_path: Path, upstreams: str) -> None:
+    config = tmp_path / "mnemogate.toml"
+    config.write_text(f"{upstreams}[[models]]\nalias = 'quick'\nmodel = 'small'\n")
+    settings = load_settings(config=str(config), environ={})
+    check_models(settings)
+    assert resolve_route(settings, "agent/default").model == "scripted"
