@@ -21,6 +21,7 @@ import re
 import struct
 import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -307,13 +308,10 @@ def _count(document: Document) -> _Counted:
     head = words_of(text[: cut or _HEAD_CHARS])
     words = [*head, *words_of(text[cut:])] if cut else words_of(text)
     frame = _frame_of(document)
-    frequency: dict[str, int] = {}
-    for word in frame:
-        frequency[word] = 1
-    for word in words:
-        frequency[word] = frequency.get(word, 0) + 1
+    frequency = Counter(dict.fromkeys(frame, 1))
+    frequency.update(words)
     if len(frequency) > _DOCUMENT_TERMS:
-        frequency = dict(list(frequency.items())[:_DOCUMENT_TERMS])
+        frequency = Counter(dict(list(frequency.items())[:_DOCUMENT_TERMS]))
     return _Counted(frequency, frozenset(head), len(words) + len(frame), len(head))
 
 
@@ -351,21 +349,18 @@ def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
     by_chunk: dict[int, dict[int, Document]] = {}
     for document in documents:
         by_chunk.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = document
-    hashes: dict[str, int] = {}
+    counted = {document: _count(document) for rows in by_chunk.values() for document in rows.values()}
+    hashes = _hashes(chain.from_iterable(each.frequency for each in counted.values()), secret)
     blobs = {}
     for chunk, rows in by_chunk.items():
         table = np.zeros(CHUNK, _document_type())
         values, places, frequencies = list[int](), bytearray(), bytearray()
         for slot, document in rows.items():
-            counted = _count(document)
-            table[slot] = _row(document, counted)
-            for term, frequency in counted.frequency.items():
-                value = hashes.get(term)
-                if value is None:
-                    value = hashes[term] = _hash(term, secret)
-                values.append(value)
-                places.append(slot | _IN_HEAD if term in counted.head else slot)
-                frequencies.append(frequency if frequency < 0xFF else 0xFF)
+            found = counted[document]
+            table[slot] = _row(document, found)
+            values += [hashes[term] for term in found.frequency]
+            places += bytes([slot | _IN_HEAD if term in found.head else slot for term in found.frequency])
+            frequencies += bytes([f if f < 0xFF else 0xFF for f in found.frequency.values()])
         columns = (
             np.array(values, "<u4"),
             np.frombuffer(places, np.uint8),
@@ -422,10 +417,16 @@ def seqs_of(blob: bytes) -> list[int]:
     ]
 
 
-def _hash(term: str, secret: bytes) -> int:
-    """Never the largest number, so that the next one always exists (`_occurrences` searches for both)."""
-    digest = blake2b(term.encode("utf-8", "surrogatepass"), digest_size=4, key=secret).digest()
-    return min(int.from_bytes(digest, "little"), 0xFFFFFFFE)
+def _hashes(terms: Iterable[str], secret: bytes) -> dict[str, int]:
+    """By term. Never the largest number, so that the next one always exists (`_occurrences` searches for both)."""
+    keyed = blake2b(digest_size=4, key=secret)
+    found: dict[str, int] = {}
+    for term in terms:
+        if term not in found:
+            hasher = keyed.copy()
+            hasher.update(term.encode("utf-8", "surrogatepass"))
+            found[term] = min(int.from_bytes(hasher.digest(), "little"), 0xFFFFFFFE)
+    return found
 
 
 def _row(document: Document, counted: _Counted) -> tuple[int, int, int, int]:
@@ -650,7 +651,7 @@ def _find(opened: Sequence[_Opened], tail: Sequence[Document], terms: Sequence[s
     is_small = sum(len(blob) for _, _, blob in opened) <= _CACHED_BYTES
     more = sorted({chunk_of(document.seq) for document in tail}.difference(chunk for chunk, _, _ in opened))
     layout = _lay_out_again(tuple(opened), tuple(more)) if is_small else _lay_out(opened, more)
-    row, term, frequency, in_head = _occurrences(opened, layout.first_rows, [_hash(t, secret) for t in terms])
+    row, term, frequency, in_head = _occurrences(opened, layout.first_rows, _hashes(terms, secret).values())
     stays = layout.present[row]  # always true but for a damaged blob
     if tail:
         replaced = layout.seqs.searchsorted([document.seq for document in tail])  # rows are in this order
@@ -700,7 +701,7 @@ def _with_tail(
 
 
 def _occurrences(
-    opened: Sequence[_Opened], first_rows: NDArray[np.int64], hashes: Sequence[int]
+    opened: Sequence[_Opened], first_rows: NDArray[np.int64], hashes: Collection[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Rows, terms, frequencies and head marks of all entries with one of these hashes."""
     import numpy as np
