@@ -35,8 +35,8 @@ __all__ = [
     "told",
 ]
 
-EARLY = 0.85  # of the window: past it a summary is made, to be there when the window is full
-KEPT = 0.2  # of the window: what stays word for word behind it, and grows until then
+EARLY = 0.9  # of the window: past it a summary is made, to be there when the window is full
+KEPT = 0.15  # of the window: what stays word for word behind it, and grows until then
 ROOMY = 0.7  # of the window: with no more than that behind it, a summary will do for some while
 WORTH = 0.2  # of the window: less than that is not worth a call, nor a new prefix
 SIZE_SHARE = 8  # of the model's context, what a summary may take
