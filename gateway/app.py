@@ -14,9 +14,10 @@ from contextlib import suppress
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.base import Embedder, Provider
 from adapters.registry import ROWS, make_provider
@@ -84,6 +85,7 @@ class Gateway:
         self.guard = Guard(
             store.keys if store else None,
             hosts=(server.host, *server.allowed_hosts),
+            origins=server.cors_origins,
             is_local=is_loopback(server.host) and not was_keyed(settings.database.path),
         )
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
@@ -116,6 +118,18 @@ class Gateway:
             clock,
             open_prefix=ADMIN_PREFIX if admin_token else None,
         )
+        self._entry: ASGIApp = self._edge
+        if (
+            server.cors_origins
+        ):  # a preflight brings no key, so it is answered in front of whoever asks for one
+            self._entry = CORSMiddleware(
+                self._edge,
+                allow_origins=server.cors_origins,
+                allow_methods=("GET", "POST", "DELETE"),
+                allow_headers=("*",),
+                expose_headers=("*",),
+                allow_private_network=True,
+            )
         self._embedder = embedder
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -128,7 +142,7 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
-            await self._edge(scope, receive, send)
+            await self._entry(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == CHAT_PATH and scope["method"] == "POST":

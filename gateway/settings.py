@@ -71,6 +71,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = ranged(8080, 0, 65535)
     allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = ranged(32 * 1024 * 1024, 1024)
     max_upload_bytes: int = ranged(512 * 1024 * 1024, 1024)
     max_messages: int = ranged(5000, 1)
@@ -417,6 +418,11 @@ def _checked(settings: Settings) -> Settings:
     """What no single value can say: names that must be unique, names that must exist."""
     if not settings.database.path:
         raise SettingsError("database.path: expected the name of a file, saw ''")
+    for origin in settings.server.cors_origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+            raise SettingsError(
+                f"server.cors_origins: expected scheme://host, or scheme://host:port, saw {origin!r}"
+            )
     _unique("upstreams", [each.name for each in settings.upstreams])
     _unique("models", [each.alias for each in settings.models])
     _unique("profiles", [each.name for each in settings.profiles])

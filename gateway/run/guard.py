@@ -32,15 +32,25 @@ class Caller:
 class Guard:
     """Decides for each request. The store remembers the keys presented lately, so this costs no statement."""
 
-    def __init__(self, keys: Keys | None, *, hosts: tuple[str, ...] = (), is_local: bool = True) -> None:
+    def __init__(
+        self,
+        keys: Keys | None,
+        *,
+        hosts: tuple[str, ...] = (),
+        origins: tuple[str, ...] = (),
+        is_local: bool = True,
+    ) -> None:
         """hosts: names beside this machine's own under which it may be addressed while there are no keys.
 
+        origins: of web pages from elsewhere that are answered then; `*` is none of them, it would be every page that
+        somebody on this machine opens.
         is_local: only this machine can reach us, and there were no keys when we last knew. While the store has not yet
         been able to say whether there are keys, a local caller is served (chat does not depend on the store) and others
         are asked to wait.
         """
         self._keys = keys
         self._hosts = frozenset(name.lower() for name in hosts)
+        self._origins = frozenset(origins)
         self._is_local = is_local
         self._demanded = False
 
@@ -97,10 +107,13 @@ class Guard:
                 "Without keys this gateway answers only under this machine's own name. "
                 "Add the host to server.allowed_hosts, or make a key with `mnemogate keys create`."
             )
-        if origin is not None:
+        if origin is not None and origin not in self._origins:
             match = re.fullmatch(r"[a-z][a-z0-9+.-]*://(.+)", origin)
             if match is None or not self._is_known(_name_of(match[1])):
-                raise NotAllowed("Without keys this gateway does not answer web pages from elsewhere.")
+                raise NotAllowed(
+                    "Without keys this gateway does not answer web pages from elsewhere. "
+                    "Name their origin in server.cors_origins."
+                )
 
     def _is_known(self, name: str) -> bool:
         return is_loopback(name) or name in self._hosts

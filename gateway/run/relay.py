@@ -23,7 +23,8 @@ from gateway.run.sink import Sink
 __all__ = ["MAX_REPLY_BYTES", "Receipt", "handed_on", "kind_of", "relay", "split_events", "translate"]
 
 Header = tuple[str, str]
-# Cookies are between the upstream and us; the date of this response is our server's to say.
+# Cookies are between the upstream and us; the date of this response is our server's to say, and which web pages may
+# read it (access-control-*) ours too.
 _NOT_HANDED_ON = frozenset(("date", "set-cookie"))
 MAX_EVENT_BYTES = (
     1024 * 1024
@@ -139,7 +140,11 @@ def kind_of(error: GatewayError) -> str:
 
 def handed_on(headers: Sequence[Header]) -> list[Header]:
     """The upstream's headers that the client gets."""
-    return [each for each in headers if each[0] not in _NOT_HANDED_ON]
+    return [
+        each
+        for each in headers
+        if each[0] not in _NOT_HANDED_ON and not each[0].startswith("access-control-")
+    ]
 
 
 def translate(error: ProviderError) -> GatewayError:
