@@ -93,7 +93,7 @@ async def _serve(settings: Settings) -> int:
     if store is None:
         app.readiness.checks["store"] = lambda: "unavailable"
     server = make_server(
-        app, settings.server, app.readiness, lambda: _announce(settings, url, local, has_keys)
+        app, settings.server, app.readiness, lambda: _announce(settings, store, url, local, has_keys)
     )
     if store is not None:
         try:
@@ -136,13 +136,15 @@ def _check_keys(settings: Settings, store: SqliteStore | None) -> bool:
     return has_keys
 
 
-def _announce(settings: Settings, url: str, local: str, has_keys: bool) -> None:
+def _announce(settings: Settings, store: SqliteStore | None, url: str, local: str, has_keys: bool) -> None:
     names = ", ".join(
         f"{each.name} ({each.shown_url or 'built in, no key needed'})" for each in settings.upstreams
     )
     model = example_model(settings)
     print(f"Mnemogate listens on {url}")
-    print(f"Database: {os.path.abspath(settings.database.path)}")
+    is_kept = store is not None and store.health.ok
+    trouble = "" if is_kept else " cannot be used (the log says why); until it can, nothing is remembered"
+    print(f"Database: {os.path.abspath(settings.database.path)}{trouble}")
     print(f"Upstream: {names}")
     if settings.background_model is None:
         print(

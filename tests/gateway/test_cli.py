@@ -313,7 +313,7 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, int]]
 
 def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path) -> None:
     with process() as (_, said, _port):
-        assert f"Database: {database}" in said
+        assert f"Database: {database}\n" in said
         assert "Background model: none; memory.background_model" in said
         example = said[said.index("from openai") :]
         assert len(example.splitlines()) == 5
@@ -322,6 +322,11 @@ def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path
         )
         assert pasted.returncode == 0, pasted.stderr
         assert pasted.stdout.strip()
+
+
+def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
+    with process("--db", str(tmp_path / "no" / "x.db")) as (_, said, _port):
+        assert re.search(r"^Database: \S+x\.db cannot be used .* nothing is remembered$", said, re.M)
 
 
 def test_sigterm_lets_a_stream_end_and_leaves_in_order(upstream: StrictUpstream, database: Path) -> None:
