@@ -72,6 +72,11 @@ _LEAST_BEST_SHARE = 0.25
 _LEAST_SHARE = 0.1
 _LEAST_RELATIVE = 0.2
 
+# A word that most of few messages have is what they are about, and not as common as it would be in many: its weight is
+# reckoned as if there were this many. Measured with histories of 24 messages: evidence in the note from 84.7 to 89.6%,
+# of 46: 88.9 to 91.2%; questions about something else that get a note: from 31 to 37% and from 54 to 60%.
+_LEAST_SAMPLE = 200
+
 # Vectors, where there are any, in standard deviations. Measured on LongMemEval: from nothing to 2 as the least that
 # counts without a word of the query, evidence found differs by 0.3 points.
 _NEAR_ENOUGH = 1.5
@@ -736,7 +741,8 @@ def _score(found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     total = len(layout.present)
     documents = int(layout.present.sum())
     df = np.bincount(found.term, minlength=found.terms)
-    idf = np.log1p(np.maximum(documents - df + 0.5, 0.0) / (df + 0.5))
+    sample = max(documents, _LEAST_SAMPLE)
+    idf = np.log1p(np.maximum(sample - df + 0.5, 0.0) / (df + 0.5))
     length = _K1 * (1 - _B + _B * layout.lengths / max(float(layout.lengths.sum()) / documents, 1.0))
     row, weight, f = found.row, idf[found.term], found.frequency
     score = np.bincount(row, weight * f * (_K1 + 1) / (f + length[row]), total).astype(np.float64, copy=False)
@@ -752,7 +758,7 @@ def _score(found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         share += np.bincount(to[has], weight[has], total)
     score[~layout.present] = 0.0
     # A word never heard counts like one heard once; else, with few messages, it would outweigh all that was found.
-    unseen_as_rare = np.minimum(idf, np.log1p((documents - 0.5) / 1.5))
+    unseen_as_rare = np.minimum(idf, np.log1p((sample - 0.5) / 1.5))
     return score, np.minimum(share / max(float(unseen_as_rare.sum()), 1e-9), 1.0)
 
 

@@ -129,6 +129,17 @@ def test_the_first_fact_of_a_new_user_is_recalled() -> None:
     assert found("What is the name of my dog?", *documents, only_strong=True)[0] == 1
 
 
+def test_what_a_small_memory_is_all_about_counts_as_known() -> None:
+    told = [
+        "My cat is called Miso.",
+        "A cat! How nice.",
+        "What does a cat eat?",
+        "Meat. Your cat is no vegetarian.",
+    ]
+    documents = [said(n, text, "user" if n % 2 else "assistant") for n, text in enumerate(told, 1)]
+    assert 1 in found("what is the cat's name", *documents, only_strong=True)
+
+
 def test_the_tail_ranks_like_the_index() -> None:
     rng = random.Random(7)
     documents = [
