@@ -183,6 +183,9 @@ class _Whole(_Reply):
         if body := await self.read(_REPLY_BYTES):
             yield [Event(body, body)]
 
+    async def peek(self) -> Event | None:
+        return None
+
     async def read(self, limit_bytes: int) -> bytes:
         body = await self._reply.read(limit_bytes)
         return self._translate(body) if body else body
@@ -192,10 +195,12 @@ class _Streamed(_Reply):
     def __init__(self, reply: ModelReply, translator: StreamTranslator) -> None:
         super().__init__(reply)
         self._translator = translator
+        self._made = self._translate()
+        self._ahead: list[Event] = []  # what was looked at
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """After all was said: nothing, but the upstream's body is read to its end."""
-        if self._translator.is_over:
+        if self._translator.is_over and not self._ahead:
             async for _ in self._reply.chunks():
                 pass
             return
@@ -203,6 +208,17 @@ class _Streamed(_Reply):
             yield b"".join([event.raw for event in events])
 
     async def events(self) -> AsyncIterator[list[Event]]:
+        if self._ahead:
+            ahead, self._ahead = self._ahead, []
+            yield ahead
+        async for made in self._made:
+            yield made
+
+    async def peek(self) -> Event | None:
+        self._ahead = await anext(self._made, [])
+        return self._ahead[0] if self._ahead else None
+
+    async def _translate(self) -> AsyncIterator[list[Event]]:
         decoder = NamedEventDecoder()
         feed = self._translator.feed
         async for data in self._reply.chunks():
@@ -230,6 +246,9 @@ class _Refused:
 
     async def events(self) -> AsyncIterator[list[Event]]:
         yield [Event(self._body, self._body)]
+
+    async def peek(self) -> Event | None:
+        return None
 
     async def read(self, limit_bytes: int) -> bytes:
         return self._body

@@ -33,6 +33,12 @@ class ModelReply(Protocol):
         Raises: ProviderBroke when the body ends inside an event or the connection breaks, ProviderTimeout.
         """
 
+    async def peek(self) -> Event | None:
+        """The first event of an event stream, which `chunks` and `events` tell all the same; None: there is none.
+
+        Raises: as `events`.
+        """
+
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
 

@@ -193,6 +193,16 @@ class ScriptedReply:
         if events:
             yield events
 
+    async def peek(self) -> Event | None:
+        """Of what the pieces come to before one of them fails."""
+        decoder = EventDecoder()
+        for piece in self._pieces:
+            if isinstance(piece, ProviderError):
+                raise piece
+            if events := decoder.feed(piece):
+                return events[0]
+        return None
+
     async def read(self, limit_bytes: int) -> bytes:
         return await read_whole(self, limit_bytes)
 

@@ -93,6 +93,9 @@ class NumberedReply:
             self._is_over = self._is_over or numbered[-1].data == b"[DONE]"
             yield numbered
 
+    async def peek(self) -> Event | None:
+        return await self._reply.peek()
+
     async def read(self, limit_bytes: int) -> bytes:
         return await read_whole(self, limit_bytes)
 

@@ -206,7 +206,7 @@ class HttpTransport:
 class HttpReply:
     """A response whose headers have arrived. Read the body to its end, else closing costs the connection."""
 
-    __slots__ = ("_ends_at", "_max_event_bytes", "_response", "_times", "headers", "status")
+    __slots__ = ("_ahead", "_ends_at", "_max_event_bytes", "_response", "_times", "headers", "status")
 
     def __init__(
         self, response: aiohttp.ClientResponse, times: Timeouts, max_event_bytes: int, begun: float
@@ -218,6 +218,7 @@ class HttpReply:
         self._response = response
         self._times = times
         self._max_event_bytes = max_event_bytes
+        self._ahead = b""  # what was looked at
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
@@ -240,6 +241,19 @@ class HttpReply:
             events = read_end(error)
         if events:
             yield events
+
+    async def peek(self) -> Event | None:
+        """The first event of the body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
+        decoder = EventDecoder(self._max_event_bytes)
+        seen = b""
+        try:
+            while data := await self._next():
+                seen += data
+                if events := decoder.feed(data):
+                    return events[0]
+            return None
+        finally:
+            self._ahead = seen
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body, at most `limit_bytes`. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
@@ -265,6 +279,9 @@ class HttpReply:
 
     async def _next(self) -> bytes:
         """What has arrived, waiting for at least one byte; empty at the end."""
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            return data
         try:
             if self._ends_at is not None:
                 return await self._next_in_time(self._ends_at)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-from adapters.types import announces_events
+from adapters.types import Event, announces_events
 from gateway.core.canonical import gap
 
 __all__ = [
@@ -31,10 +31,30 @@ __all__ = [
     "frame",
     "is_event_stream",
     "join_messages",
+    "refusal_in",
     "says_nothing",
 ]
 
 Json = dict[str, Any]
+
+# Of OpenAI's codes and types, Anthropic's types, and the names of HTTP that vLLM gives.
+_STATUSES: Final = {
+    "invalid_request_error": 400,
+    "badrequesterror": 400,
+    "context_length_exceeded": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "model_not_found": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
 
 # String fields that name something: a later piece replaces the earlier one. All other strings are continued.
 NAMING = frozenset(
@@ -393,6 +413,32 @@ def error_in(chunk: Json, name: str | None = None) -> Json | None:
         code = chunk.get("code")  # xAI's stands beside it
         shaped = {"message": str(error), "type": "upstream_error", "param": None, "code": code}
     return {"error": shaped}
+
+
+def refusal_in(first: Event) -> tuple[int, bytes] | None:
+    """Status and body of the error with which a stream begins; None: it begins with something else.
+
+    Some send it with a 200: Anthropic when it is overloaded, OpenRouter for the upstream it chose, vLLM.
+    """
+    if first.data is None or (b"error" not in first.data and first.name != "error"):
+        return None
+    try:
+        chunk = orjson.loads(first.data)
+    except orjson.JSONDecodeError:
+        return None
+    shaped = error_in(chunk, first.name) if isinstance(chunk, dict) else None
+    return None if shaped is None else (_status_of(shaped["error"]), orjson.dumps(shaped))
+
+
+def _status_of(error: Json) -> int:
+    """What an error says it is, by number or by name."""
+    for said in (error.get("code"), error.get("status"), error.get("type")):
+        number = int(said) if isinstance(said, str) and len(said) == 3 and said.isdecimal() else said
+        if isinstance(number, int) and 400 <= number < 600:
+            return number
+        if isinstance(said, str) and said.lower() in _STATUSES:
+            return _STATUSES[said.lower()]
+    return 500
 
 
 def error_body(status: int, body: bytes) -> Json:

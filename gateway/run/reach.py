@@ -33,6 +33,7 @@ from gateway.core.routing import (
     read_retry_after,
     take_credit,
 )
+from gateway.core.stream import is_event_stream, refusal_in
 from gateway.metrics import Metrics
 from gateway.run.relay import MAX_REPLY_BYTES, Receipt
 from gateway.run.route import Route
@@ -85,6 +86,8 @@ class Reach:
         """providers: by name of the settings; those of further keys as `name#2` and so on."""
         self.now, self.wall, self.sleep, self.chance = now, wall, sleep, chance
         self.metrics = metrics
+        # A client that is to hear comments while it waits for the first event gets its status before that.
+        self.may_peek = not settings.server.keep_alive_comment_s
         self._places: dict[str, list[Place]] = {}
         for upstream in settings.upstreams:
             policy = Policy(
@@ -199,6 +202,8 @@ class Tries:
             error: ProviderError | None = None
             try:
                 reply = await place.provider.send(request)
+                if reach.may_peek and not self._sink.started and is_event_stream(reply.status, reply.headers):
+                    reply = await _without_mask(reply)
                 if not is_failure(reply.status):
                     health.succeeded(self.target.model)
                     if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
@@ -354,6 +359,9 @@ class Told:
     async def events(self) -> AsyncIterator[list[Event]]:
         yield [Event(self._body, None)]  # an error, whatever it calls itself
 
+    async def peek(self) -> Event | None:
+        return None
+
     async def read(self, limit_bytes: int) -> bytes:
         return self._body
 
@@ -369,6 +377,21 @@ def _failure_of(error: ProviderError) -> Failure:
             return Failure("unreachable", sent=error.sent)
         case _:
             return Failure("broke")
+
+
+async def _without_mask(reply: ModelReply) -> ModelReply:
+    """A stream that begins with an error is none: the error, as the status would have told it."""
+    try:
+        first = await reply.peek()
+    except BaseException:
+        await reply.aclose()
+        raise
+    refused = refusal_in(first) if first is not None else None
+    if refused is None:
+        return reply
+    await _let_go(reply)
+    kept = [(name, value) for name, value in reply.headers if name != "content-type"]
+    return Told(refused[0], (*kept, ("content-type", "application/json")), refused[1])
 
 
 async def _let_go(reply: ModelReply) -> None:

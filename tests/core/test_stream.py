@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from adapters.types import Event
 from gateway.core.stream import (
     Call,
     Draft,
@@ -20,6 +21,7 @@ from gateway.core.stream import (
     error_in,
     is_event_stream,
     join_messages,
+    refusal_in,
     says_nothing,
 )
 
@@ -324,3 +326,38 @@ def test_an_error_is_read_in_each_form_that_upstreams_have(
     assert found is not None
     assert (found["error"]["message"], found["error"]["code"]) == (message, code)
     assert error_in({"choices": []}) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"message": "m", "code": 429}, 429),
+        ({"message": "m", "code": "502"}, 502),
+        ({"message": "m", "type": "overloaded_error", "code": None}, 529),
+        ({"message": "m", "type": "requests", "code": "rate_limit_exceeded"}, 429),
+        ({"message": "m", "type": "BadRequestError", "code": 400}, 400),
+        ({"message": "m", "type": "server_error"}, 500),
+        ({"message": "m", "code": 7}, 500),
+        ({"message": "m", "code": True, "type": []}, 500),
+        ("it broke", 500),
+    ],
+)
+def test_a_stream_that_begins_with_an_error_has_its_status(error: Any, status: int) -> None:
+    data = orjson.dumps({"error": error})
+    found = refusal_in(Event(b"data: " + data + b"\n\n", data))
+    assert found is not None
+    assert found[0] == status
+    assert orjson.loads(found[1]) == error_in({"error": error})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Event(b": error\n\n", None),
+        Event(b"data: error\n\n", b"error"),
+        Event(b'data: ["error"]\n\n', b'["error"]'),
+        Event(b"", b'{"choices":[{"delta":{"content":"an \\"error\\""}}],"error":null}'),
+    ],
+)
+def test_what_speaks_of_an_error_is_none(event: Event) -> None:
+    assert refusal_in(event) is None

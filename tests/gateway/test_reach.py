@@ -546,6 +546,68 @@ def test_conversations_are_spread_and_stay_where_they_are(two: Open, memory: boo
         assert [it.ask(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks] == homes
 
 
+# --- a stream that begins with an error
+
+
+def begins_with(kind: str, error: dict[str, Any], *, cut: int | None = None) -> Reply:
+    told = orjson.dumps({"error": error} if kind == "openai" else {"type": "error", "error": error})
+    event = (b"data: " if kind == "openai" else b"event: error\ndata: ") + told + b"\n\n"
+    return raw(*((event,) if cut is None else (event[:cut], event[cut:])))
+
+
+OVERLOADED = {"type": "overloaded_error", "message": "Overloaded."}
+
+
+@both
+@pytest.mark.parametrize("cut", [None, 12], ids=["at-once", "in-halves"])
+def test_an_error_in_a_streams_first_event_is_tried_elsewhere(
+    two: Open, cut: int | None, memory: bool
+) -> None:
+    with two() as it:
+        it.first.queue(begins_with(it.kind, OVERLOADED, cut=cut))
+        it.second.queue(say("From the second."))
+        text, headers = it.ask(True, memory)
+        assert text == "From the second."
+        assert headers["x-mnemogate-tries"] == "first:529;second:200"
+        it.settle()
+        assert it.place("first").health.failures == 1
+
+
+@both
+def test_an_error_in_a_streams_first_event_is_a_status(two: Open, memory: bool) -> None:
+    with two(fallbacks=()) as it:
+        it.first.queue(begins_with(it.kind, OVERLOADED))
+        with pytest.raises(openai.InternalServerError) as busy:
+            it.ask(True, memory)
+        assert (busy.value.status_code, busy.value.type) == (529, "overloaded_error")
+        assert "Overloaded." in busy.value.message
+        it.first.queue(begins_with(it.kind, {"type": "rate_limit_error", "message": "Slow down."}))
+        with pytest.raises(openai.RateLimitError):
+            it.ask(True, memory)
+        it.first.queue(say("Well again."))
+        assert it.ask(True, memory)[0] == "Well again."
+
+
+@both
+def test_a_stream_that_stalls_before_its_first_event_is_tried_elsewhere(two: Open, memory: bool) -> None:
+    with two(idle_timeout_s=0.05) as it:
+        it.first.queue(say("One", hold_after={0: Gate()}))
+        it.second.queue(say("From the second."))
+        text, headers = it.ask(True, memory)
+        assert (text, headers["x-mnemogate-tries"]) == ("From the second.", "first:timeout;second:200")
+        it.first.last.gone.wait_sync()
+
+
+@both
+def test_a_status_that_left_with_a_comment_is_not_taken_back(two: Open, memory: bool) -> None:
+    with two(server={"keep_alive_comment_s": 60.0}) as it:
+        it.first.queue(begins_with(it.kind, OVERLOADED))
+        with pytest.raises(openai.APIError) as caught:
+            it.ask(True, memory)
+        assert type(caught.value) is openai.APIError
+        assert it.second.seen == []
+
+
 # --- in the middle of a reply
 
 
