@@ -36,6 +36,7 @@ from storage.sqlite.blocks import ensure_blocks, load_blocks, write_block
 from storage.sqlite.queries import load_queries
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.recall import is_shared
+from storage.sqlite.vectors_table import forget_indexed
 
 __all__ = ["Facts", "hash_key"]
 
@@ -195,6 +196,9 @@ def _keep(connection: sqlite3.Connection, agent: Agent, fact: LearnedFact, now: 
     for old in fact.replaces:
         if old != row[0]:
             connection.execute(_Q["end"], (row[0], fact.valid_from or now, old, agent.id))
+            ended = connection.execute(_Q["seq_of"], (old, agent.id)).fetchall()
+            # Nobody is told it any more; in the index it would still be the best hit, by which others are measured.
+            forget_indexed(connection, agent.id, [seq for (seq,) in ended])
 
 
 def hash_key(secret: bytes, key: str) -> bytes:

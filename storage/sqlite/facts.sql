@@ -31,6 +31,10 @@ INSERT INTO facts_ended (fact, agent, successor, at)
 SELECT id, agent, ?, ? FROM facts WHERE id = ? AND agent = ?
 ON CONFLICT DO NOTHING
 
+-- name: seq_of
+-- A fact's number.
+SELECT seq FROM facts WHERE id = ? AND agent = ?
+
 -- name: current
 -- What is true, newest first.
 SELECT f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, NULL, NULL FROM facts f

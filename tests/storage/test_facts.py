@@ -67,6 +67,24 @@ async def test_what_replaces_another_ends_it_with_the_date_on_which_it_was_said(
     assert store.facts.get(alice.agent.id, [old.seq, new.seq]) == [new]
 
 
+async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
+    store: SqliteStore, alice: Teller
+) -> None:
+    """It was the best hit there is, told to nobody, and what was said fell short of it."""
+    words = " ".join(f"word{n}" for n in range(300))
+    await alice.say([user("Tell me a story.")], assistant(f"{words} Bergen {words}"))
+    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Bergen")]))
+    await store.recall.index(alice.agent.id, messages_of)
+    (bergen,) = store.facts.list(alice.agent.id)
+    await learn(store, alice.agent, 1, 2, Learned(facts=[fact("Oslo", replaces=[bergen.id])]))
+    await store.recall.index(alice.agent.id, messages_of)
+    agent = alice.agent
+    found = await store.recall.search(
+        agent, "Bergen", messages_of, size=agent.next_seq, indexed=agent.indexed_seq, only_strong=True
+    )
+    assert [m.seq for m in found] == [2]
+
+
 async def test_the_same_again_adds_nothing_and_still_ends_what_it_replaces(
     store: SqliteStore, alice: Teller
 ) -> None:
