@@ -409,7 +409,8 @@ class Carry(Protocol):
     ended, learned, edit."""
 
     def edge(self, agent: Agent) -> dict[str, int]:
-        """Where it ends now, for `page`: `seq` is the last number that was given out. Raises: NotFound."""
+        """Where it ends now, for `page`: `seq` is the last number that was given out, `learned` how far learning
+        has come. Raises: NotFound."""
 
     async def page(
         self, agent: Agent, part: str, after: int, limit: int, edge: Mapping[str, int]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -30,7 +31,7 @@ __all__ = ["IMPORTING", "Carry"]
 _Q = {name: history.prepare(sql) for name, sql in load_queries("carry.sql").items()}
 
 IMPORTING = "importing:"
-_EDGE = ("seq", "conversation", "block", "version", "edit")
+_EDGE = ("seq", "conversation", "block", "version", "edit", "learned")
 _NUMBERED = ("exchange", "passage", "fact")
 PAGE_BYTES = 1 << 20  # about; one exchange may be larger
 
@@ -53,7 +54,8 @@ class Carry:
     # -- away
 
     def edge(self, agent: Agent) -> dict[str, int]:
-        """Where it ends now, for `page`: `seq` is the last number that was given out. Raises: NotFound."""
+        """Where it ends now, for `page`: `seq` is the last number that was given out, `learned` how far learning
+        has come. Raises: NotFound."""
         row = self._reader.run(lambda c: c.execute(_Q["edge"], (agent.id,)).fetchone())
         if row is None:
             raise NotFound("this memory is gone")
@@ -64,11 +66,10 @@ class Carry:
     ) -> list[tuple[int, Carried]]:
         """(what comes after it, record) of one part: conversation, exchange, block, version, passage, fact, ended,
         learned or edit. Nothing beyond the edge: what is said meanwhile would refer to what was not told."""
-        found = await self._long_reader.run(
-            lambda connection: _PAGES[part](connection, agent.id, after, limit)
-        )
-        if part == "learned":
-            return [(at, Carried({"seq": min(at, edge["seq"])})) for at, _ in found]
+        read = partial(_ended, upto=edge["seq"]) if part == "ended" else _PAGES[part]
+        found = await self._long_reader.run(lambda connection: read(connection, agent.id, after, limit))
+        if part == "learned":  # what was learned meanwhile is not told, and is learned again
+            return [(at, Carried({"seq": edge["learned"]})) for at, _ in found if edge["learned"]]
         last = edge.get("seq" if part in _NUMBERED else part)
         return found if last is None else [each for each in found if each[0] <= last]
 
@@ -241,8 +242,11 @@ def _facts(connection: sqlite3.Connection, agent: int, after: int, limit: int) -
     return found
 
 
-def _ended(connection: sqlite3.Connection, agent: int, after: int, limit: int) -> list[tuple[int, Carried]]:
-    rows = connection.execute(_Q["ended"], (agent, after, limit)).fetchall()
+def _ended(
+    connection: sqlite3.Connection, agent: int, after: int, limit: int, *, upto: int
+) -> list[tuple[int, Carried]]:
+    """upto: what a later fact took the place of is still true, for who is not told of that one."""
+    rows = connection.execute(_Q["ended"], (agent, after, upto, limit)).fetchall()
     return [(id, Carried({"fact": seq, "at": at, "successor": by})) for id, seq, at, by in rows]
 
 
@@ -375,7 +379,6 @@ _PAGES = {
     "version": _versions,
     "passage": _passages,
     "fact": _facts,
-    "ended": _ended,
     "learned": _learned,
     "edit": _edits,
 }

@@ -29,9 +29,10 @@ SELECT seq, at, exchange, sources, text FROM passages WHERE agent = ? AND seq > 
 SELECT seq, at, valid_from, exchange, sources, about, text FROM facts WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
 
 -- name: ended
--- A page of those that are no longer true, and what took their place.
-SELECT x.fact, f.seq, x.at, (SELECT seq FROM facts s WHERE s.id = x.successor AND s.agent = f.agent)
-FROM facts_ended x JOIN facts f ON f.id = x.fact WHERE x.agent = ? AND x.fact > ? ORDER BY x.fact LIMIT ?
+-- A page of those that are no longer true, and what took their place; NULL: it is forgotten.
+SELECT x.fact, f.seq, x.at, s.seq
+FROM facts_ended x JOIN facts f ON f.id = x.fact LEFT JOIN facts s ON s.id = x.successor AND s.agent = x.agent
+WHERE x.agent = ? AND x.fact > ? AND coalesce(s.seq, 0) <= ? ORDER BY x.fact LIMIT ?
 
 -- name: learned
 -- Up to where learning has come.
@@ -51,9 +52,9 @@ SELECT seq FROM exchanges WHERE id = ? AND agent = ?
 SELECT id FROM exchanges WHERE agent = ? AND seq = ?
 
 -- name: edge
--- Where a memory ends now: its last number, and the last row of each table whose rows have none.
+-- Where a memory ends now: its last number, the last row of each table whose rows have none, and how far learning has come.
 SELECT next_seq - 1, (SELECT max(id) FROM conversations), (SELECT max(id) FROM blocks),
-       (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops)
+       (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops), (SELECT seq FROM learned WHERE agent = agents.id)
 FROM agents WHERE id = ?
 
 -- name: is_empty

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,13 +198,40 @@ async def test_facts_are_carried_away_and_in(store: SqliteStore, alice: Teller) 
     assert len(store.facts.list(copy.id)) == 2
 
 
-async def _export(store: SqliteStore, scope: Scope) -> list[str]:
+async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_there(
+    store: SqliteStore, alice: Teller
+) -> None:
+    """And what it takes the place of is still true there: not neither of the two."""
+    await alice.say([user("I live in Oslo.")], assistant("Nice."))
+    await alice.say([user("Now I live in Bergen.")], assistant("Good."))
+    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo"), fact("Tea")]))
+    tea, oslo = store.facts.list(alice.agent.id)
+    await learn(store, alice.agent, 1, 2, Learned(facts=[fact("Coffee", replaces=[tea.id])]))
+
+    async def meanwhile() -> None:
+        await learn(store, alice.agent, 2, 3, Learned(facts=[fact("Bergen", replaces=[oslo.id])]))
+
+    lines = await _export(store, ALICE, meanwhile)
+    operation = carry_operations(store)["memory-import"]
+    await operation({"project": "other", "user": "carol", "lines": lines, "at": None, "end": True})
+    copy = Teller(store, Scope("other", "default", "user:carol"), now=lambda: NOW).agent
+    assert [f.text for f in store.facts.list(copy.id)] == ["Coffee", "Oslo"]
+    found = await unlearned(store, copy, after_s=2 * IDLE_S)
+    assert texts(found)[-2:] == ["Now I live in Bergen.", "Good."]
+
+
+async def _export(
+    store: SqliteStore, scope: Scope, meanwhile: Callable[[], Awaitable[None]] | None = None
+) -> list[str]:
+    """meanwhile: what happens behind the first page."""
     operation = carry_operations(store)["memory-export"]
     lines: list[str] = []
     place: Any = None
     while True:
         user = scope.subject.removeprefix("user:")
         answer = await operation({"project": scope.project, "user": user, "from": place})
+        if place is None and meanwhile is not None:
+            await meanwhile()
         lines += answer["lines"]
         place = answer["next"]
         if place is None:
