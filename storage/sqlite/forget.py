@@ -68,13 +68,16 @@ class Forgetting:
         agents: Agents,
         now: Callable[[], float],
         cache: VectorCache,
+        wake: Callable[[], None],
     ) -> None:
+        """wake: told when jobs have to end, and when they may begin again."""
         self._reader = reader
         self._long_reader = long_reader
         self._writer = writer
         self._agents = agents
         self._now = now
         self._cache = cache
+        self._wake = wake
         self._cursors: dict[int, _Cursor] = {}  # of what was left off
 
     def find(
@@ -109,9 +112,11 @@ class Forgetting:
         return [row[0] for row in self._read("unfinished", ())]
 
     async def begin(self, agent: int, target: Target) -> int:
-        """Written down; nothing that was under way commits any more. Returns what `step` takes."""
+        """Written down; nothing that was under way commits any more. Jobs end, and begin again when all is gone: no
+        model is asked about what is to go. Returns what `run` takes."""
         id, scope = await self._writer.submit_bulk(lambda connection: _begin(connection, agent, target))
         self._clear(scope)
+        self._wake()
         return id
 
     async def wipe(self, agent: int) -> None:
@@ -137,6 +142,7 @@ class Forgetting:
             if cursor is not None and until():
                 self._cursors[id] = cursor
                 return False
+        self._wake()
         return True
 
     async def sweep(self, wait_ms: int = 1000) -> bool:

@@ -23,8 +23,10 @@ SELECT id, attempt, holder, kind, tries FROM jobs WHERE state = 'running' ORDER 
 
 -- name: first
 -- Of those in a state the one that falls due first and has nobody before it in its lane. Walks the index in order.
+-- What is just being forgotten is still there to be read, so no job of that memory begins.
 SELECT id, due FROM jobs j
-WHERE state = ?1 AND kind IN (SELECT value FROM json_each(?2))
+WHERE state = ?1 AND kind IN (SELECT value FROM json_each(?2)) AND NOT EXISTS (
+    SELECT 1 FROM forgetting f WHERE f.agent = j.agent)
 AND (?1 = 'retrying' OR NOT EXISTS (
     SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')))
 ORDER BY due, id LIMIT 1
@@ -34,6 +36,7 @@ ORDER BY due, id LIMIT 1
 -- SQLite from the index on state, by which it would look at all who wait.)
 SELECT id, ?1 FROM jobs j
 WHERE asked > ?1 + 1 AND +state IN ('pending', 'retrying') AND kind IN (SELECT value FROM json_each(?2))
+AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = j.agent)
 AND (state = 'retrying' OR NOT EXISTS (
     SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')))
 ORDER BY asked LIMIT 1

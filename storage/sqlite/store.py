@@ -65,10 +65,12 @@ class SqliteStore:
         cache = VectorCache()
         self.recall = Recall(self.reader, self.long_reader, self.writer, cache)
         self.vectors = Vectors(self.reader, self.long_reader)
-        self.forgetting = Forgetting(self.reader, self.long_reader, self.writer, self.agents, now, cache)
+        self.jobs = Jobs(self.reader, self.writer, now, tick)
+        self.forgetting = Forgetting(
+            self.reader, self.long_reader, self.writer, self.agents, now, cache, self.jobs.wake
+        )
         self.carry = Carry(self.reader, self.long_reader, self.writer, self.agents, self.forgetting)
         self.facts = Facts(self.reader, self.long_reader)
-        self.jobs = Jobs(self.reader, self.writer, now, tick)
         self.spending = Spending(self.reader, self.writer)
         self.summaries = Summaries(self.reader, self.long_reader)
 

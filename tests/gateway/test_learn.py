@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -15,6 +16,7 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderUnreachable
 from adapters.fake import Failed, Raw, Said, ScriptedProvider, ToolCall
 from adapters.types import ModelRequest
+from gateway.run.background import Reply
 from gateway.run.forget import forget_operations
 from gateway.run.jobs import Worker
 from gateway.run.learn import Learning
@@ -598,7 +600,8 @@ def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
             reply = await super().send(request)
             if len(self.requests) == 1:
                 operation = forget_operations(world.store, world.clock)["memory-forget"]
-                assert (await operation({"project": "default", "user": "alice", "message": seq}))["done"]
+                forgetting = operation({"project": "default", "user": "alice", "message": seq})
+                assert (await asyncio.shield(asyncio.ensure_future(forgetting)))["done"]  # it ends this job
             return reply
 
     world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
@@ -613,6 +616,47 @@ def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
     learner.until(lambda counts: not any(counts.values()))
     assert "Zqmisox" not in learner.shown[-1]
     assert learner.texts() == ["Known: Bergen"]
+
+
+def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """What waited for its turn to ask had been read before it was forgotten."""
+    with learning(upstream, tmp_path, background_concurrency=1) as learner:
+        world, held, waiting = learner.world, Gate(), [Gate(), Gate()]
+        background = world.gateway.app.beside.background
+        assert background is not None
+        ask = background.ask
+
+        async def announced(*asked: Any, **options: Any) -> Reply:
+            next(gate for gate in waiting if not gate.is_open).open()
+            return await ask(*asked, **options)
+
+        class Busy(ScriptedProvider):
+            async def send(self, request: ModelRequest) -> ModelReply:
+                if not self.requests:
+                    self.requests.append(request)
+                    await held.wait()
+                return await super().send(request)
+
+        learner.model = background.provider = Busy(script=lambda body: Said("Nothing."))
+        with patch.object(background, "ask", announced):
+            for gate, user, text in zip(
+                waiting, ("alice", "bob"), ("I like tea.", "I am Zqmisox."), strict=True
+            ):
+                world.chat(user=user).say(text)
+                world.pass_time(IDLE_S)
+                world.gateway.call(learner.learning.due.step())
+                gate.wait_sync()
+            operation = forget_operations(world.store, world.clock)["memory-forget"]
+
+            async def forget() -> None:
+                assert (await operation({"project": "default", "user": "bob", "message": 1}))["done"]
+
+            world.gateway.call(forget())
+            held.open()
+            learner.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
+        assert not any("Zqmisox" in text for text in learner.shown)
 
 
 # -- what it costs
