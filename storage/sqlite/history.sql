@@ -146,6 +146,15 @@ WHERE p.standing = 1 AND p.state = 'finished'
 SELECT p.input, p.said, {skeleton} FROM exchanges p
 WHERE p.agent = ? AND p.seq >= ? AND NOT p.seq BETWEEN ? AND ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
 
+-- name: told_unread
+-- The same, and what has changed since it was indexed: a message that was indexed before its reply had come.
+SELECT p.input, p.said, {skeleton} FROM exchanges p
+WHERE p.id IN (
+    SELECT exchange FROM marks WHERE agent = ?1 AND kind = 'stale'
+    UNION SELECT id FROM (SELECT id FROM exchanges
+        WHERE agent = ?1 AND seq >= ?2 AND NOT seq BETWEEN ?3 AND ?4 AND state = 'finished' ORDER BY seq LIMIT ?5))
+AND +p.agent = ?1 AND NOT p.seq BETWEEN ?3 AND ?4 AND p.state = 'finished' ORDER BY +p.seq
+
 -- name: head_openings
 -- In how many conversations a head made elsewhere has been an opening.
 SELECT count(DISTINCT e.conversation) FROM marks m JOIN exchanges e ON e.id = m.exchange

@@ -120,7 +120,7 @@ def _search(
     blobs = [data for _, data in load_terms(connection, agent.id)]
     known: dict[int, Message] = {}
     rows = connection.execute(
-        history.SQL["told_since"], (agent.id, indexed + 1, skip.start, skip.stop - 1, _TAIL)
+        history.SQL["told_unread"], (agent.id, indexed + 1, skip.start, skip.stop - 1, _TAIL)
     ).fetchall()
     ends: dict[int | None, int] = {}
     for e in history.with_content(rows):

@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.core.tell import messages_of
 from gateway.run.show import show_operation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import count
@@ -555,6 +556,27 @@ def test_a_retried_send_is_one_message(world: World) -> None:
     assert spoken(world) == ["first", "Ok.", "second"]
     append(world, "third")
     assert spoken(world) == ["first", "Ok.", "second", "Ok.", "third"]
+
+
+def test_what_was_indexed_before_it_was_answered_is_known_when_it_is(world: World) -> None:
+    """In append mode a message is on disk before its answer, and the index may be made in between."""
+    held = Gate()
+    world.upstream.queue(say("Noted.", hold_before_headers=held))
+
+    async def index() -> None:
+        for each in world.store.recall.behind(0, 100):
+            await world.store.recall.index(each, messages_of)
+
+    with world.gateway.connect() as client:
+        arrived = world.upstream.arrived(1)
+        body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": FACT}]}
+        client.request("POST", "/v1/chat/completions", json.dumps(body).encode(), APPEND)
+        arrived.wait_sync()
+        world.gateway.call(index())
+        held.open()
+        assert client.read_reply().status == 200
+    world.chat(user="alice").say(QUESTION)
+    assert FACT in sent(world)
 
 
 def test_an_unanswered_call_in_append_mode_locks_nothing(upstream: StrictUpstream, tmp_path: Path) -> None:
