@@ -72,7 +72,9 @@ class Learning:
             found = await self._next(job, upto)
             if found is None or found.cursor != cursor:
                 return
-            await self._learn(job, asked, found)
+            if not await self._learn(job, asked, found):
+                await self._store.jobs.enqueue(KIND, job.agent, KIND)
+                return
         if asked["is_waiting"]:
             self.due.later([job.agent])
 
@@ -98,6 +100,7 @@ class Learning:
                 "upto": found.upto,
                 "is_more": found.is_more,
                 "is_waiting": found.is_waiting,
+                "messages": [message.seq for message in messages],
                 "shown": [fact.seq for fact in facts],
                 "blocks": {},
                 "calls": [],
@@ -133,8 +136,11 @@ class Learning:
         seqs = {f.seq for f in newest} | {m.seq for m in hits if m.source == "fact"}
         return self._store.facts.get(found.agent.id, sorted(seqs))
 
-    async def _learn(self, job: JobContext, asked: dict[str, Any], found: Unlearned) -> None:
+    async def _learn(self, job: JobContext, asked: dict[str, Any], found: Unlearned) -> bool:
+        """False: not all that was shown stands any more, so that nobody could tell where an answer comes from."""
         messages = learn.clean(found.messages, secrets=self._secrets)
+        if asked["calls"] and [message.seq for message in messages] != asked.get("messages"):
+            return False
         shown = self._store.facts.get(job.agent, asked["shown"])
         reading = learn.read_reply(asked["calls"])
         dropped = 0
@@ -149,3 +155,4 @@ class Learning:
         await job.finish(effect)
         if dropped:
             _log.info("learning: %d calls of the background model made no sense", dropped)
+        return True

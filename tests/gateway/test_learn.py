@@ -618,6 +618,38 @@ def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
     assert learner.texts() == ["Known: Bergen"]
 
 
+def test_what_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
+    """Such a fact would not have its source, by which it is forgotten."""
+    world = learner.world
+    chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c"})
+
+    def edit() -> None:
+        del chat.messages[2:]
+        chat.say("We got a dog.")
+
+    class Slow(ScriptedProvider):
+        async def send(self, request: ModelRequest) -> ModelReply:
+            if not self.requests:
+                await asyncio.to_thread(edit)
+            return await super().send(request)
+
+    chat.say("Guess what.")
+    chat.say("We got a kitten.")
+    background = world.gateway.app.beside.background
+    assert background is not None
+
+    def answer(body: dict[str, Any]) -> Said:
+        asked = body["messages"][1]["content"].partition("# New messages")[2]
+        return Said(None, tuple(fact(f"Has a {pet}.") for pet in ("kitten", "dog") if pet in asked))
+
+    learner.model = background.provider = Slow(script=answer)
+    learner.rest()
+    learner.rest()
+    (found,) = learner.facts()
+    (dog,) = world.query("SELECT max(id) FROM exchanges")
+    assert (found.text, found.sources) == ("Has a dog.", (dog,))
+
+
 def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
