@@ -533,11 +533,14 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
 
 
 def _keep_off_the_record(tree: Tree, plan: Plan) -> None:
-    """A turn that was off stays so when it is asked again; what matches its hashes in a list is not kept either."""
+    """A turn that was off stays so when it is asked again, and with the results of its tools; what matches its hashes
+    in a list is not kept either."""
     e = plan.exchange
     assert e is not None
-    twins = [x for x in _would_be_siblings(tree, plan) if tree.is_same_input(x, e)]
-    plan.off = plan.query.mode is not Mode.ON or any(map(is_forgotten, twins))
+    before = [x for x in _would_be_siblings(tree, plan) if tree.is_same_input(x, e)]
+    if plan.place.anchor is not None and not any(map(is_user, e.inputs)):
+        before.append(plan.place.anchor)
+    plan.off = plan.query.mode is not Mode.ON or any(map(is_forgotten, before))
     tombs = tombstone_atoms(tree)
     if not tombs and not tree.tombs:
         return

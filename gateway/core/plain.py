@@ -33,6 +33,8 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         return None
     if e.parent is not None and not any(map(is_user, e.inputs)):
         return None
+    if e.hush and not any(map(is_user, listing.atoms[listing.said :])):
+        return None
     plan = Plan(query, Place(e, listing.said - 1, listing.said - 1), new, e.conversation)
     plan.exchange = Exchange(
         id=0,

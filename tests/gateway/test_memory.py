@@ -372,6 +372,24 @@ def test_what_was_off_the_record_stays_so_before_a_new_question(
     assert "Miso" not in str(world.query("SELECT input, said FROM exchanges"))
 
 
+def test_what_answers_a_question_off_the_record_is_not_kept_either(world: World) -> None:
+    """Applications that mark the question alone send the results of their tools without the mark."""
+    weather = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    world.upstream.queue(call_tools(Call("weather", {"at": "Miso's"})), say("Miso is safe: no thunder."))
+    chat = world.chat(user="alice", tools=[weather])
+    chat.headers = {"x-mnemogate-memory": "off"}
+    chat.say(FACT)
+    chat.headers = {}
+    chat.answer(chat.messages[-1]["tool_calls"][0], "At Miso's: sunny")
+    assert chat.go_on() == "Miso is safe: no thunder."
+    assert world.upstream.last.messages == chat.messages[:-1]
+    chat.say("My dog is called Rex.")
+    assert world.upstream.last.messages == chat.messages[:-1]
+    kept = str(world.query("SELECT input, said, full, notes FROM exchanges"))
+    assert "Miso" not in kept
+    assert "Rex" in kept
+
+
 def test_off_the_record_in_append_mode_the_conversation_is_known_and_not_continued(world: World) -> None:
     headers = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
     told = []
