@@ -392,7 +392,8 @@ class Forgetting(Protocol):
         """What was begun and not ended, by this process or one before it."""
 
     async def begin(self, agent: int, target: Target) -> int:
-        """Nothing that was under way commits any more. Returns what `run` takes."""
+        """Nothing that was under way commits any more; jobs end, and begin again when all is gone. Returns what `run`
+        takes."""
 
     async def run(self, id: int, rules: ForgetRules, until: Callable[[], bool] = lambda: False) -> bool:
         """To its end, unless `until` says that it is enough for now. True when all is gone."""
