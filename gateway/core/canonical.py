@@ -39,9 +39,8 @@ __all__ = [
 WireMessage = dict[str, Any]
 
 _WORD = re.compile(r"\w+")
-_ORNAMENT = re.compile(
-    r"[\[(*<][^\])*>]*[\])*>]\W*$"
-)  # "[interrupted]", "(laughs)" at the end of what was spoken
+_NO_WORD = re.compile(r"\W*+")
+_OPENING, _CLOSING = "[(*<", "])*>"  # "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken
 _SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
 _WIDE_SPACES = tuple(
     c.encode() for c in "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
@@ -129,8 +128,20 @@ def grows(new: str, old: str) -> bool:
 
 def is_cut_of(spoken: str, ours: str) -> bool:
     """Spoken is the beginning of ours, whatever ornament (dots, dashes, a bracketed remark) stands at its end."""
-    a, b = "".join(words(_ORNAMENT.sub("", spoken))), "".join(words(ours))
+    a, b = "".join(words(_without_remark(spoken))), "".join(words(ours))
     return bool(a) and (a == b or (len(a) >= 4 and b.startswith(a)))
+
+
+def _without_remark(text: str) -> str:
+    """Without a bracketed remark at its end. (One expression for it tries each bracket to the end of the text.)"""
+    found = _NO_WORD.match(text[::-1])
+    end = len(text) - (found.end() if found else 0)
+    if not any(char in text[end:] for char in _CLOSING):
+        return text
+    closed = max(text.rfind(char, 0, end) for char in _CLOSING)
+    begin = closed if text[closed : closed + 1] == "*" else closed + 1
+    opened = [at for char in _OPENING if (at := text.find(char, begin, end)) >= 0]
+    return text[: min(opened, default=end)]
 
 
 def visible(full: Sequence[WireMessage], ours: Container[str] = ()) -> WireMessage:

@@ -238,6 +238,7 @@ def test_one_that_did_not(new: str, old: str) -> None:
         "I  booked\na hotel…",
         "i booked a hotel [interrupted]",
         "I booked a (laughs)",
+        "I booked a *sighs* …",
         "I booked a hotel.",
     ],
 )
@@ -257,6 +258,12 @@ def test_what_was_spoken_of_a_reply(spoken: str) -> None:
 )
 def test_what_was_not(spoken: str, ours: str) -> None:
     assert not is_cut_of(spoken, ours)
+
+
+def test_brackets_that_never_close_take_no_time() -> None:
+    """One expression for a remark at the end takes the square of their number: half an hour for these."""
+    assert not is_cut_of("I booked a " + "[" * 300_000 + " hotel", "I booked a room.")
+    assert is_cut_of("I booked a hotel " + "[" * 300_000 + "interrupted]", "I booked a hotel.")
 
 
 @given(texts)
