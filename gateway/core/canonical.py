@@ -21,18 +21,20 @@ __all__ = [
     "Canon",
     "Listing",
     "WireMessage",
+    "begins",
     "call_id",
     "calls_of",
     "gap",
     "grows",
     "in_a_row",
-    "is_cut_of",
     "is_system",
     "is_user",
+    "letters",
     "rest_after",
     "squash",
     "text_of",
     "visible",
+    "without_remark",
     "words",
 ]
 
@@ -126,14 +128,21 @@ def grows(new: str, old: str) -> bool:
     return a[len(b) - 1] == b[-1] or (len(b) > 1 and a[len(b) - 1].startswith(b[-1]))
 
 
-def is_cut_of(spoken: str, ours: str) -> bool:
-    """Spoken is the beginning of ours, whatever ornament (dots, dashes, a bracketed remark) stands at its end."""
-    a, b = "".join(words(_without_remark(spoken))), "".join(words(ours))
+def letters(text: str) -> str:
+    """Its words without what is between them."""
+    return "".join(words(text))
+
+
+def begins(a: str, b: str) -> bool:
+    """The letters of what was spoken are the beginning of a reply's: enough of them, or all."""
     return bool(a) and (a == b or (len(a) >= 4 and b.startswith(a)))
 
 
-def _without_remark(text: str) -> str:
-    """Without a bracketed remark at its end. (One expression for it tries each bracket to the end of the text.)"""
+def without_remark(text: str) -> str:
+    """What was spoken of a reply, without a bracketed remark at its end.
+
+    One expression for it would try each bracket to the end of the text.
+    """
     found = _NO_WORD.match(text[::-1])
     end = len(text) - (found.end() if found else 0)
     if not any(char in text[end:] for char in _CLOSING):

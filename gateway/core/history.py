@@ -14,7 +14,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gateway.core.canonical import Listing, WireMessage, is_cut_of, is_user, squash, text_of, words
+from gateway.core.canonical import (
+    Listing,
+    WireMessage,
+    begins,
+    is_user,
+    letters,
+    squash,
+    text_of,
+    without_remark,
+    words,
+)
 from gateway.core.tree import Element, Tree, end_offset, is_forgotten, is_tombstone
 from storage.frozen import frozen
 from storage.records import Atom, Evicted, Exchange, State
@@ -37,6 +47,8 @@ __all__ = [
 LONG_REPLY = 32  # characters of a reply that nobody else will have written word for word
 _LCS_REACH = 160  # atoms compared at most; about 32 turns with tools
 _MAX_TURNS = 8  # turns back in which the same reply is looked for
+_MAX_PLACES = 8  # of a reply, in the tree or far back in the list, that are compared path by path
+_MAX_BLOCKS = 64  # last replies of a list that are tried as an altered one of ours
 _MAX_TEXTS = 8  # assistant texts of one turn that are tried in combination
 
 
@@ -130,18 +142,27 @@ def lcs(a: Sequence[Atom], b: Sequence[Atom]) -> list[tuple[int, int]]:
     rows, columns = n - low_a, m - low_b
     if not rows or not columns:
         return found
-    table = [[0] * (columns + 1)]
-    for i in range(1, rows + 1):
-        above, row, x = table[-1], [0] * (columns + 1), a[low_a + i - 1]
-        for j in range(1, columns + 1):
-            row[j] = above[j - 1] + 1 if x == b[low_b + j - 1] else max(above[j], row[j - 1])
-        table.append(row)
+    # Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a row of the table is one number, in which a bit
+    # that is not set says that the length grows in its column.
+    places: dict[Atom, int] = {}
+    for j in range(columns):
+        places[b[low_b + j]] = places.get(b[low_b + j], 0) | 1 << j
+    every = (1 << columns) - 1
+    table = [every]
+    for i in range(rows):
+        above = table[-1]
+        both = above & places.get(a[low_a + i], 0)
+        table.append((above + both | above - both) & every)
+
+    def length(i: int, j: int) -> int:
+        return j - (table[i] & (1 << j) - 1).bit_count()
+
     i, j = rows, columns
     while i and j:
         if a[low_a + i - 1] == b[low_b + j - 1]:
             i, j = i - 1, j - 1
             found.append((low_a + i, low_b + j))
-        elif table[i - 1][j] > table[i][j - 1]:
+        elif length(i - 1, j) > length(i, j - 1):
             i -= 1
         else:
             j -= 1
@@ -219,6 +240,7 @@ class _Turns:
         self._listing = listing
         self._segments = _segments(listing)
         self._read: dict[int, _Segment] = {}
+        self.flat = listing.flat(len(listing))
 
     def __len__(self) -> int:
         return len(self._segments)
@@ -237,10 +259,9 @@ class _Turns:
         near = range(max(0, number - _MAX_TURNS), number)
         ends = [span[1] for i in near for span in [self[i].find(reply)] if span]
         first = min((i for k in near for i in self._segments[k][:1]), default=0)
-        ends += [
-            i for i in range(first) if self._listing.atoms[i] == reply
-        ]  # further back only what is in one piece
-        return any(_likeness(self._listing.flat(end + 1), path) > score for end in ends)
+        far = [i for i in range(first) if self._listing.atoms[i] == reply]  # only what is in one piece
+        ends += sorted(far, key=lambda i: abs(self._listing.ends[i] - len(path)))[:_MAX_PLACES]
+        return any(_likeness(self.flat[: self._listing.ends[end]], path) > score for end in ends)
 
 
 def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
@@ -253,6 +274,20 @@ def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
     return 2 * len(pairs) - len(listed) - len(path) + first
 
 
+def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
+    """How many of the last atoms are the same, as far as sequences are compared."""
+    found = 0
+    step: Exchange | None = e
+    while step is not None:
+        for atoms in ((step.reply or ()), *step.inputs[::-1]):
+            for atom in atoms[::-1]:
+                if found in (_LCS_REACH, len(listed)) or listed[-1 - found] != atom:
+                    return found
+                found += 1
+        step = tree.parent(step)
+    return found
+
+
 def _search(tree: Tree, query: Query) -> Place:
     """The last reply of ours in the list, on the path that shares most with the list."""
     listing = query.listing
@@ -260,27 +295,40 @@ def _search(tree: Tree, query: Query) -> Place:
     if not ours:
         return Place()
     turns = _Turns(listing)
+    lines: dict[int, tuple[list[Element], list[Atom]]] = {}
+    tried = 0
     for number in range(len(turns) - 1, -1, -1):
         said = turns[number]
         found = [(span, e) for e in ours if e.reply for span in [said.find(e.reply)] if span]
         if not found:
             continue
+        if tried == _MAX_PLACES:
+            break
+        tried += 1
         last = max(span[1] for span, _ in found)
-        listed = listing.flat(last + 1)
+        listed = turns.flat[: listing.ends[last]]
         then = listing.atoms[last + 1 : last + 2]
         ranked = []
+        found = [(span, e) for span, e in found if span[1] == last]
+        if len(found) > _MAX_PLACES:
+            whole = listing.path(last + 1)
+            found.sort(
+                key=lambda f: (f[1].path == whole, _common_end(tree, f[1], listed), f[1].begun, f[1].id)
+            )
+            del found[:-_MAX_PLACES]
         for span, e in found:
-            if span[1] == last:
+            if e.id not in lines:
                 line = tree.line(e)
-                path = [a for el in line for a in el.atoms]
-                score = _likeness(listed, path)
-                if score < 0 and turns.has_better(number, e, path, score):
-                    continue
-                # The whole path comes before the end of another. Of several the one that was asked this before, or
-                # (of whole ones) was not asked anything yet, and of these the newest: as the plain path has it.
-                is_whole, kids = path == listed, tree.kids(e)
-                goes_on = any(list(c.inputs[:1]) == then for c in kids) or (is_whole and not kids)
-                ranked.append((score, is_whole, goes_on, e.begun, e.id, e, span, line))
+                lines[e.id] = line, [a for el in line for a in el.atoms]
+            line, path = lines[e.id]
+            score = _likeness(listed, path)
+            if score < 0 and turns.has_better(number, e, path, score):
+                continue
+            # The whole path comes before the end of another. Of several the one that was asked this before, or
+            # (of whole ones) was not asked anything yet, and of these the newest: as the plain path has it.
+            is_whole, kids = path == listed, tree.kids(e)
+            goes_on = any(list(c.inputs[:1]) == then for c in kids) or (is_whole and not kids)
+            ranked.append((score, is_whole, goes_on, e.begun, e.id, e, span, line))
         if not ranked:
             continue
         ranked.sort(key=lambda r: r[:5])
@@ -326,9 +374,13 @@ def _find_altered(tree: Tree, query: Query, found: Place) -> Place | None:
     near = [c for c in _after(tree, anchor) if tree.is_soft(c)]
     if not near:
         return None
-    for b in range(len(listing) - 1, start, -1):
-        if listing.role(b) != "assistant" or (listing.role(b - 1) == "assistant" and b - 1 > start):
-            continue
+    said = _letters_said(tree, near)
+    blocks = [
+        b
+        for b in range(len(listing) - 1, start, -1)
+        if listing.role(b) == "assistant" and (listing.role(b - 1) != "assistant" or b - 1 <= start)
+    ]
+    for b in blocks[:_MAX_BLOCKS]:
         end = next((i for i in range(b, len(listing)) if listing.role(i) != "assistant"), len(listing))
         block = tuple(listing.atoms[start:b])
         spoken = "".join(listing.text(i) for i in range(b, end))
@@ -336,8 +388,9 @@ def _find_altered(tree: Tree, query: Query, found: Place) -> Place | None:
         def is_known(c: Exchange) -> bool:
             return query.named or anchor is not None or query.now - tree.end(c) <= query.idle_s
 
+        cut = letters(without_remark(spoken))
         asked = [c for c in near if _was_asked(tree, c, block, anchored=anchor is not None)]
-        like = [c for c in near if not is_tombstone(c) and _was_said(tree, c, spoken)]
+        like = [c for c in near if c.id in said and begins(cut, said[c.id])]
         both = [c for c in asked if any(c.id == x.id for x in like)]
         some = [c for c in asked if is_known(c)] or [
             c
@@ -385,9 +438,10 @@ def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], *, 
     return False
 
 
-def _was_said(tree: Tree, c: Exchange, spoken: str) -> bool:
-    said = tree.content(c).said
-    return said is not None and is_cut_of(spoken, text_of(said))
+def _letters_said(tree: Tree, found: Sequence[Exchange]) -> dict[int, str]:
+    """What each said, as it is compared; once, since all of them are with many messages of the list."""
+    said = {c.id: tree.content(c).said for c in found if not is_tombstone(c)}
+    return {number: letters(text_of(message)) for number, message in said.items() if message is not None}
 
 
 def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:

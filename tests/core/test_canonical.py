@@ -13,12 +13,14 @@ from gateway.core.canonical import (
     Canon,
     Listing,
     WireMessage,
+    begins,
     calls_of,
     grows,
-    is_cut_of,
+    letters,
     squash,
     text_of,
     visible,
+    without_remark,
 )
 from tests.core.conversations import assistant, call, picture, result, system, user
 
@@ -227,6 +229,10 @@ def test_a_transcript_that_went_on(new: str, old: str) -> None:
 )
 def test_one_that_did_not(new: str, old: str) -> None:
     assert not grows(new, old)
+
+
+def is_cut_of(spoken: str, ours: str) -> bool:
+    return begins(letters(without_remark(spoken)), letters(ours))
 
 
 @pytest.mark.parametrize(

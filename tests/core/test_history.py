@@ -10,11 +10,13 @@ import inspect
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core import history
 from gateway.core.canonical import Listing, WireMessage, text_of
 from gateway.core.history import Mode, lcs, left_out, spans_of
 from gateway.core.tree import Element, Tree
@@ -1004,6 +1006,29 @@ def test_lcs_costs_no_more_for_longer_lists() -> None:
 def test_lcs_pairs_equal_ends_however_long_they_are() -> None:
     atoms = [b"%d" % i for i in range(2000)]
     assert len(lcs([b"x", *atoms], [b"y", *atoms])) == 2000
+
+
+@pytest.mark.parametrize(("part", "key"), [("lcs", None), ("letters", "here")])
+def test_looking_for_a_common_reply_costs_no_more_for_longer_lists(
+    world: World, part: str, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither comparing paths nor comparing words: a few thousand messages held the loop for half a minute."""
+    calls: list[int] = []
+    compare = getattr(history, part)
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return compare(*arguments)
+
+    monkeypatch.setattr(history, part, counted)
+    for number in range(12):
+        world.say([user(f"question {number}")], "Ok.", key)
+    costs = []
+    for turns in (100, 300):
+        calls.clear()
+        world.begin([m for k in range(turns) for m in (user(f"other {k}"), assistant("Ok."))], key)
+        costs.append(len(calls))
+    assert costs[0] == costs[1] > 0
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.integers(0, 20))
