@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.core import history
+from gateway.core.canonical import Listing
 from gateway.core.history import Plan, Query
 from storage.records import Probes
 
@@ -24,16 +25,24 @@ def full_probes(query: Query, key: str | None, *, reach: int | None = None, low:
     if key is not None:
         return Probes(key, since=since, told=told, reach=reach, low=low)
     asked: dict[bytes, None] = {}
-    for i in range(len(listing) - 1, 0, -1):
-        if listing.role(i) == "assistant" and listing.role(i - 1) != "assistant":
-            asked[b"".join(listing.atoms[i - 1])] = None
-            user = next((j for j in range(i - 1, -1, -1) if listing.role(j) == "user"), None)
-            if user is not None:
-                asked[b"".join(listing.atoms[user])] = None
+    for i in _questions(listing)[::-1]:
+        asked[b"".join(listing.atoms[i])] = None
     marks = [listing.path(listing.said)] if listing.said else []
     marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
     replies = history.spans_of(listing, PROBED_TURNS) if listing.said else []
     return Probes(None, replies, list(asked), marks, since, told, reach, low)
+
+
+def _questions(listing: Listing) -> list[int]:
+    """What each reply answered: the user's message, and the one before the reply if that is another."""
+    found: list[int] = []
+    user: int | None = None
+    for i in range(1, len(listing)):
+        before = listing.role(i - 1)
+        user = i - 1 if before == "user" else user
+        if listing.role(i) == "assistant" and before != "assistant":
+            found += [i - 1] if user in (None, i - 1) else [user, i - 1]
+    return found
 
 
 def plain_probes(plan: Plan, key: str | None) -> Probes:

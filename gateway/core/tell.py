@@ -15,7 +15,7 @@ from gateway.core.canonical import WireMessage, text_of
 from gateway.core.tree import is_tombstone
 from storage.records import Exchange, Message
 
-__all__ = ["message_at", "messages_of", "told", "told_places"]
+__all__ = ["messages_of", "told", "told_places"]
 
 
 def told_places(e: Exchange, *, head_is_shared: bool) -> list[int]:
@@ -31,16 +31,14 @@ def told_places(e: Exchange, *, head_is_shared: bool) -> list[int]:
     return found if e.said is None or -1 in e.hush else [*found, -1]
 
 
-def message_at(e: Exchange, place: int) -> WireMessage:
-    """A message of an exchange with its content; place as in `told_places`."""
-    assert e.input is not None
-    found: WireMessage = orjson.loads(e.said or b"{}") if place < 0 else orjson.loads(e.input)[place]
-    return found
-
-
 def told(e: Exchange, *, head_is_shared: bool) -> list[tuple[int, WireMessage]]:
     """(place, message), in order."""
-    return [(i, message_at(e, i)) for i in told_places(e, head_is_shared=head_is_shared)]
+    places = told_places(e, head_is_shared=head_is_shared)
+    if not places:
+        return []
+    # Taken apart once: an imported head may have thousands of messages.
+    inputs: list[WireMessage] = orjson.loads(e.input or b"[]")
+    return [(i, orjson.loads(e.said or b"{}") if i < 0 else inputs[i]) for i in places]
 
 
 def messages_of(
@@ -51,12 +49,11 @@ def messages_of(
     previous: seq of the message before it. wanted: seqs; None: all.
     """
     found = []
-    for i in told_places(e, head_is_shared=head_is_shared):
+    for i, m in told(e, head_is_shared=head_is_shared):
         is_reply = i < 0
         seq = e.seq + (len(e.inputs) if is_reply else i)
         if wanted is not None and seq not in wanted:
             continue
-        m = message_at(e, i)
         text = recall.strip_notes(text_of(m)) if is_reply else text_of(m)
         if not text.strip():
             continue

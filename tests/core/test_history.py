@@ -9,16 +9,20 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core import history
-from gateway.core.canonical import Listing, WireMessage, text_of
-from gateway.core.history import Mode, lcs, left_out, spans_of
+from gateway.core import history, tell
+from gateway.core.canonical import Canon, Listing, WireMessage, text_of
+from gateway.core.history import Mode, Query, lcs, left_out, spans_of
+from gateway.core.probe import full_probes
 from gateway.core.tree import Element, Tree
 from tests.core.conversations import (
     World,
@@ -1029,6 +1033,38 @@ def test_looking_for_a_common_reply_costs_no_more_for_longer_lists(
         world.begin([m for k in range(turns) for m in (user(f"other {k}"), assistant("Ok."))], key)
         costs.append(len(calls))
     assert costs[0] == costs[1] > 0
+
+
+def test_what_is_told_of_a_long_head_is_read_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each of its messages took seconds, with every search until they were indexed."""
+    head = [m for k in range(50) for m in (user(f"q{k}"), assistant(f"a{k}"))]
+    world.say([*head, user("bye")], "Bye.")
+    (e,) = world.memory().records.values()
+    read: list[int] = []
+
+    def loads(data: bytes) -> Any:
+        read.append(len(data))
+        return orjson.loads(data)
+
+    monkeypatch.setattr(tell, "orjson", SimpleNamespace(loads=loads))
+    found = tell.messages_of(replace(e, carried=True), False, None)
+    assert [m.text for m in found[:2]] == ["q0", "a0"]
+    assert (len(found), len(read)) == (102, 2)
+
+
+def test_questions_are_looked_up_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [assistant(None, call("1")), result("1", "found")] * 300
+    listing = Listing(Canon(b""), [user("q"), *calls, user("and?")])
+    roles: list[int] = []
+    role = Listing.role
+
+    def counted(self: Listing, i: int) -> str:
+        roles.append(i)
+        return role(self, i)
+
+    monkeypatch.setattr(Listing, "role", counted)
+    assert full_probes(Query(listing, False, Mode.ON, 0.0, 120.0), None).inputs
+    assert len(roles) < 20 * len(listing)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.integers(0, 20))
