@@ -76,6 +76,7 @@ class _Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if not self._in_head:
+            self.headers.clear()
             if self._head_timer is not None:
                 self._stop_timer()
             return
@@ -95,6 +96,9 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+        # Trailers come to `on_header` as well, and are no headers (RFC 9110 6.5.1): what a proxy in front lets through
+        # as one may be somebody's name or key.
+        self.headers = []
 
     def _head_timed_out(self) -> None:
         self._head_timer = None

@@ -285,6 +285,21 @@ def test_a_chunked_body_over_the_limit_is_refused(upstream: StrictUpstream) -> N
     assert upstream.seen == []
 
 
+def test_what_follows_a_chunked_body_is_no_header(gateway: Running) -> None:
+    """Else it could name a host, a user or a key that a proxy in front had not let through."""
+    with gateway.connect() as client:
+        client.request("POST", CHAT, headers={"transfer-encoding": "chunked"})
+        body = json.dumps(HELLO).encode()
+        client.send(b"%x\r\n%b\r\n0\r\n" % (len(body), body))
+        client.send(b"host: elsewhere\r\nx-mnemogate-memory: nonsense\r\n" * 20_000 + b"\r\n")
+        assert client.read_reply().status == 200
+    # In one packet they are there before the request is looked at.
+    head = b"POST %b HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n" % CHAT.encode()
+    with gateway.connect() as client:
+        client.send(head + b"%x\r\n%b\r\n0\r\nhost: elsewhere\r\n\r\n" % (len(body), body))
+        assert client.read_reply().status == 200
+
+
 def test_a_body_at_the_limit_is_served(upstream: StrictUpstream) -> None:
     body = json.dumps(HELLO).encode().ljust(2000)
     with serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway:
