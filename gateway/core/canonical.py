@@ -247,7 +247,10 @@ def _canonical_arguments(arguments: object) -> str:
         return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()
     try:
         return orjson.dumps(orjson.loads(arguments), option=orjson.OPT_SORT_KEYS).decode()
-    except orjson.JSONDecodeError:
+    except (
+        orjson.JSONDecodeError,
+        orjson.JSONEncodeError,
+    ):  # what is deeper than 254 is read and not written
         return squash(arguments)
 
 

@@ -266,6 +266,14 @@ def test_what_was_not(spoken: str, ours: str) -> None:
     assert not is_cut_of(spoken, ours)
 
 
+def test_arguments_too_deep_to_be_written_are_compared_as_text() -> None:
+    deep = "[" * 1000 + "]" * 1000
+    first, second, other = (
+        Canon(b"s").atoms(assistant(None, call("1", arguments=text))) for text in (deep, f" {deep}", "[]")
+    )
+    assert first == second != other
+
+
 def test_brackets_that_never_close_take_no_time() -> None:
     """One expression for a remark at the end takes the square of their number: half an hour for these."""
     assert not is_cut_of("I booked a " + "[" * 300_000 + " hotel", "I booked a room.")
