@@ -12,6 +12,7 @@ is nested in what: a pattern looks at most `_WINDOW` bytes ahead, and nothing in
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -91,8 +92,8 @@ class Layout:
         """Keys that occur more than once; parsers differ in which one they take."""
         if len(self.members) == len(self.index):
             return ()
-        keys = [member.key for member in self.members]
-        return tuple(key for key in self.index if keys.count(key) > 1)
+        times = Counter(member.key for member in self.members)
+        return tuple(key for key in self.index if times[key] > 1)
 
     def span(self, key: str) -> Span | None:
         """Where the value of a member is."""

@@ -456,3 +456,9 @@ def test_edited_bytes_parse_to_the_edited_request(parsed: dict[str, Any], seed: 
             at = out.find(body[start:end], at)  # in order, byte for byte
             assert at >= 0
             at += end - start
+
+
+def test_one_repeated_key_among_many_takes_no_time() -> None:
+    """Counted one by one they take the square of their number: minutes for these."""
+    body = b"{%s}" % b",".join(b'"k%d":1' % (i % 200_000) for i in range(200_001))
+    assert scan(body).duplicates == ("k0",)
