@@ -24,8 +24,9 @@ __all__ = ["MAX_REPLY_BYTES", "Receipt", "handed_on", "kind_of", "relay", "split
 
 Header = tuple[str, str]
 # Cookies are between the upstream and us; the date of this response is our server's to say, and which web pages may
-# read it (access-control-*) ours too.
+# read it (access-control-*) and what was done here (x-mnemogate-*) ours too.
 _NOT_HANDED_ON = frozenset(("date", "set-cookie"))
+_OURS = ("access-control-", "x-mnemogate-")
 MAX_EVENT_BYTES = (
     1024 * 1024
 )  # chosen: events are some hundred bytes; one with an image may be larger than this
@@ -140,11 +141,7 @@ def kind_of(error: GatewayError) -> str:
 
 def handed_on(headers: Sequence[Header]) -> list[Header]:
     """The upstream's headers that the client gets."""
-    return [
-        each
-        for each in headers
-        if each[0] not in _NOT_HANDED_ON and not each[0].startswith("access-control-")
-    ]
+    return [each for each in headers if each[0] not in _NOT_HANDED_ON and not each[0].startswith(_OURS)]
 
 
 def translate(error: ProviderError) -> GatewayError:

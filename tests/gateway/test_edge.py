@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,6 +127,13 @@ def test_a_compressed_body_is_refused_by_name(upstream: StrictUpstream) -> None:
         reply = gateway.post(HELLO, {"content-encoding": "gzip"})
     assert (reply.status, reply.error["param"]) == (415, "content-encoding")
     assert not upstream.chats
+
+
+def test_an_upstream_says_nothing_in_our_name(gateway: Running, upstream: StrictUpstream) -> None:
+    upstream.queue(replace(say("Hello"), headers={"x-mnemogate-adapted": "x", "x-mnemogate-memory": "read"}))
+    headers = gateway.post(HELLO).headers
+    assert "x-mnemogate-adapted" not in headers
+    assert headers["x-mnemogate-memory"] != "read"
 
 
 def test_the_upstreams_request_id_stays_what_it_was(gateway: Running, upstream: StrictUpstream) -> None:
