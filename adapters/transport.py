@@ -157,7 +157,9 @@ class HttpTransport:
         ) as error:  # a control character in a header: aiohttp does not send what could be two
             raise ProviderUnreachable(f"a request that cannot be sent to {url.authority}: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise ProviderUnreachable(f"no answer from {url.authority}: {error!r}") from error
+            # What aiohttp says of bytes that are no HTTP quotes them: they may be what somebody said.
+            why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+            raise ProviderUnreachable(f"no answer from {url.authority}: {why}") from error
 
         connection = response.connection
         if connection is not None and connection.protocol is not None:

@@ -373,14 +373,15 @@ async def test_a_done_without_its_blank_line_is_whole(
 async def test_what_is_not_http_is_unreachable(transport: HttpTransport) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"SSH-2.0-OpenSSH\r\n")
+        writer.write(b"SSH-2.0-OpenSSH, and what somebody said\r\n")
         writer.close()
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(ProviderUnreachable):
+        with pytest.raises(ProviderUnreachable) as raised:
             await transport.send("POST", URL(f"http://127.0.0.1:{port}/"), HEADERS, b"{}")
+    assert "said" not in str(raised.value)
 
 
 async def test_a_reply_larger_than_the_limit_is_refused(
