@@ -7,6 +7,7 @@ unchanged never pass through here.
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -332,11 +333,8 @@ def _merge_list(old: list[Any], new: list[Any]) -> None:
 
 
 def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copy(item) for item in value]
-    return value
+    """Of JSON. Not function by function: orjson reads 1,024 levels, more than Python calls itself."""
+    return marshal.loads(marshal.dumps(value)) if isinstance(value, dict | list) else value
 
 
 # The details that belong to the completion; the prompt's are those of the last round.

@@ -28,7 +28,7 @@ from storage.sqlite.store import SqliteStore, connect_current
 from storage.sqlite.writer import WriterLimits
 from tests.gateway.process import serving
 from tests.server import RawClient, RawReply, Running, serve, settings_for
-from tests.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.upstream import Call, Gate, StrictUpstream, call_tools, raw, say
 
 FACT = "My cat is called Miso and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
@@ -422,6 +422,16 @@ def test_a_commit_that_takes_too_long_is_released_counted_and_made_good(
             assert world.counted("mnemogate_writer_queue") == 3
         assert world.said() == ["One.", "Two."]
         assert world.counted("mnemogate_writer_queue") == 0
+
+
+def test_a_reply_too_deep_to_be_written_reaches_the_client(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """orjson reads 1,024 levels and writes 254; Python calls itself 1,000 times."""
+    message = b'{"role":"assistant","content":"Hi.","x":' + b"[" * 1000 + b"]" * 1000 + b"}"
+    body = b'{"choices":[{"index":0,"finish_reason":"stop","message":' + message + b"}]}"
+    with world_of(upstream, tmp_path / "m.db") as world:
+        upstream.queue(raw(body, content_type="application/json"))
+        reply = world.post(FACT)
+    assert (reply.status, reply.body) == (200, body)
 
 
 def test_a_store_that_is_slow_is_said_and_chat_goes_on(upstream: StrictUpstream, tmp_path: Path) -> None:
