@@ -293,20 +293,24 @@ def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Pr
         "metadata": upstream.takes_metadata,
         "stream_usage": upstream.takes_stream_usage,
     }
-    return make_provider(
-        kind,
-        name=name,
-        base_url=upstream.base_url,
-        key=key,
-        headers=tuple(upstream.headers.items()),
-        known={name: takes for name, takes in told.items() if takes is not None},
-        timeouts=Timeouts(
-            connect_s=upstream.connect_timeout_s,
-            first_byte_s=upstream.first_byte_timeout_s,
-            between_chunks_s=upstream.idle_timeout_s,
-            total_s=upstream.total_timeout_s,
-        ),
+    timeouts = Timeouts(
+        connect_s=upstream.connect_timeout_s,
+        first_byte_s=upstream.first_byte_timeout_s,
+        between_chunks_s=upstream.idle_timeout_s,
+        total_s=upstream.total_timeout_s,
     )
+    try:
+        return make_provider(
+            kind,
+            name=name,
+            base_url=upstream.base_url,
+            key=key,
+            headers=tuple(upstream.headers.items()),
+            known={name: takes for name, takes in told.items() if takes is not None},
+            timeouts=timeouts,
+        )
+    except ValueError as error:
+        raise SettingsError(f"upstreams {upstream.name!r}: base_url: {error}") from error
 
 
 async def _only_post(request: Request) -> Any:

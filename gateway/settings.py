@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.core.identity import CONVERSATION_ORDER, USER_ORDER
+from gateway.core.identity import CONVERSATION_ORDER, SIDE_RULES, USER_ORDER, IdentityRules, SideRule
 from gateway.errors import SettingsError
 from gateway.options import build, convert_text, ranged, unknown_name
 
@@ -467,9 +467,13 @@ def _checked(settings: Settings) -> Settings:
                 )
     for name, project in settings.projects.items():
         _exists(f"projects.{name}: profile", project.profile, [each.name for each in settings.profiles])
+    rules = list(SIDE_RULES)
     for rule in settings.memory.side_requests:
+        rules.append(SideRule(rule.name, rule.pattern, rule.memory, rule.where))
         try:
-            re.compile(rule.pattern)
+            IdentityRules(
+                side_rules=tuple(rules)
+            )  # all become one, in which not all can stand that can alone
         except re.error as error:
             raise SettingsError(f"memory.side_requests {rule.name!r}: pattern: {error}") from error
     return settings

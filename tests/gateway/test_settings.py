@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
+from gateway.app import make_providers
 from gateway.core.identity import identify
 from gateway.errors import SettingsError
 from gateway.metrics import Metrics
@@ -159,6 +160,12 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
         ),
         ("[projects.blue]\nprofile = 'bob'", "projects.blue: profile: unknown name 'bob'"),
         ("[[memory.side_requests]]\nname = 'x'\npattern = '('", "memory.side_requests 'x': pattern: "),
+        # Patterns become one, in which flags cannot stand and names count once.
+        ("[[memory.side_requests]]\nname = 'x'\npattern = '(?i)a'", "memory.side_requests 'x': pattern: "),
+        (
+            "[[memory.side_requests]]\nname = 'x'\npattern = '(?P<r0>a)'",
+            "memory.side_requests 'x': pattern: ",
+        ),
         ("[server", "cannot be read as TOML"),
     ],
 )
@@ -361,3 +368,10 @@ def test_the_example_shows_the_defaults_and_loads() -> None:
     assert memory == Settings().memory
     assert settings.upstreams[0].api_key == "k"
     assert settings.profiles[0].blocks[0].label == "human"
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://host:99999999/v1", "http://host/v1?key=v"])
+def test_an_address_that_is_none_is_an_error_of_the_settings(address: str) -> None:
+    settings = Settings(upstreams=(UpstreamSettings("a", base_url=address),))
+    with pytest.raises(SettingsError, match="upstreams 'a': base_url: "):
+        make_providers(settings)
