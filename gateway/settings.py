@@ -416,8 +416,9 @@ def _with_key(upstream: UpstreamSettings, environ: Mapping[str, str]) -> Upstrea
 
 def _checked(settings: Settings) -> Settings:
     """What no single value can say: names that must be unique, names that must exist."""
-    if not settings.database.path:
-        raise SettingsError("database.path: expected the name of a file, saw ''")
+    path = settings.database.path
+    if not path or "\0" in path:
+        raise SettingsError(f"database.path: expected the name of a file, saw {path!r}")
     for origin in settings.server.cors_origins:
         if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
             raise SettingsError(

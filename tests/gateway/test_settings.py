@@ -160,6 +160,7 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
         ),
         ("[projects.blue]\nprofile = 'bob'", "projects.blue: profile: unknown name 'bob'"),
         ("[[memory.side_requests]]\nname = 'x'\npattern = '('", "memory.side_requests 'x': pattern: "),
+        ('[database]\npath = "a\\u0000b"', "database.path: expected the name of a file, saw 'a\\x00b'"),
         # Patterns become one, in which flags cannot stand and names count once.
         ("[[memory.side_requests]]\nname = 'x'\npattern = '(?i)a'", "memory.side_requests 'x': pattern: "),
         (
