@@ -1,7 +1,7 @@
 """Content of messages: OpenAI's parts in, Anthropic's blocks out. One message's content at a time.
 
-Parts that are blocks already (`image` with a `source`, `document`, `search_result`, ...) pass as they are, and so does
-every field of a text part. Text without a visible character is left out: the Messages API refuses it.
+Parts that are blocks already (`image` with a `source`, `document`, `search_result`, ...) pass as they are. Text
+without a visible character is left out: the Messages API refuses it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ __all__ = ["assistant_blocks", "text_blocks", "tool_result", "tool_use_id", "use
 
 Json = dict[str, Any]
 
-# Fields of a tool call or a tool message that Anthropic's blocks have, too; other providers' stay behind.
+# Fields of a text part, a tool call or a tool message that Anthropic's blocks have, too; others stay behind: OpenAI's
+# Agents for JavaScript put all that a reply had into its text (`role`, `annotations`, ...), which is refused.
+_TEXT_FIELDS: Final = ("type", "text", "cache_control", "citations")
 _CALL_FIELDS: Final = ("cache_control", "caller", "toolset_name")
 _RESULT_FIELDS: Final = ("cache_control", "is_error", "toolset_name")
 # What OpenAI has and the Messages API has not.
@@ -110,7 +112,9 @@ def _block(part: Any, where: str) -> Json | None:
     match kind:
         case "text":
             text = part.get("text")
-            return part if not isinstance(text, str) or text.strip() else None
+            if isinstance(text, str) and not text.strip():
+                return None
+            return {key: value for key, value in part.items() if key in _TEXT_FIELDS}
         case "refusal":
             text = part.get("refusal")
             return {"type": "text", "text": text} if isinstance(text, str) and text.strip() else None
