@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, UnsupportedEncoding
 from gateway.run.sink import ClientGone
 
-__all__ = ["SLOWEST_BYTES_PER_S", "BodyReader", "content_length"]
+__all__ = ["SLOWEST_BYTES_PER_S", "BodyReader", "Room", "content_length"]
 
 LARGE_BYTES = 1024 * 1024  # chosen: below it a thousand bodies in flight are not a matter for concern
 SLOWEST_BYTES_PER_S = 16 * 1024  # chosen: what arrives more slowly than this runs out of time
@@ -19,7 +19,7 @@ class BodyReader:
     """limit_bytes: of one body. in_flight_bytes: of all those over LARGE_BYTES, until their requests are answered."""
 
     def __init__(self, limit_bytes: int, in_flight_bytes: int, timeout_s: float) -> None:
-        self._limit = limit_bytes
+        self.limit_bytes = limit_bytes
         self._room = in_flight_bytes
         self._timeout_s = timeout_s
 
@@ -31,13 +31,16 @@ class BodyReader:
         """
         return _Held(self, scope, receive)
 
+    def room(self) -> Room:
+        """For who reads a body in another way and has to keep some of it."""
+        return Room(self)
+
     async def _read(self, held: _Held, scope: Scope, receive: Receive) -> bytes:
         announced = content_length(scope)
         _refuse_encoded(scope)
-        if announced > self._limit:
+        if announced > self.limit_bytes:
             raise self._too_large(f"{announced}")
-        if announced > LARGE_BYTES:
-            held.count = self._take(announced)
+        held.grow(announced)
         body = bytearray()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
@@ -52,10 +55,9 @@ class BodyReader:
                         whole = part  # the usual case: one message, and no copy
                         break
                     body += part
-                    if len(body) > self._limit:
+                    if len(body) > self.limit_bytes:
                         raise self._too_large("more")
-                    if len(body) - held.count > LARGE_BYTES:
-                        held.count += self._take(len(body) - held.count)
+                    held.grow(len(body))
                     if not message.get("more_body", False):
                         whole = bytes(body)
                         break
@@ -64,7 +66,7 @@ class BodyReader:
             raise BodyTimeout(
                 f"The request body did not arrive in time ({len(body)} bytes were there). Send it faster."
             ) from None
-        if len(whole) > self._limit:
+        if len(whole) > self.limit_bytes:
             raise self._too_large(str(len(whole)))
         return whole
 
@@ -79,32 +81,52 @@ class BodyReader:
 
     def _too_large(self, seen: str) -> BodyTooLarge:
         return BodyTooLarge(
-            f"The request body has {seen} bytes; the limit is {self._limit} (server.max_body_bytes)."
+            f"The request body has {seen} bytes; the limit is {self.limit_bytes} (server.max_body_bytes)."
             if seen != "more"
-            else f"The request body has more than the limit of {self._limit} bytes (server.max_body_bytes)."
+            else f"The request body has more than the limit of {self.limit_bytes} bytes (server.max_body_bytes)."
         )
 
 
-class _Held:
+class Room:
+    """What one request takes of the room for large bodies, until its block is left."""
+
+    __slots__ = ("_reader", "_taken")
+
+    def __init__(self, reader: BodyReader) -> None:
+        self._reader = reader
+        self._taken = 0
+
+    def grow(self, size: int) -> None:
+        """So many bytes are kept by now. Raises: Overloaded."""
+        if size - self._taken > LARGE_BYTES:
+            self._taken += self._reader._take(size - self._taken)
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader._give_back(self._taken)
+
+
+class _Held(Room):
     """The block inside which a body counts. (A class: contextlib's generators cost 12 us a request.)"""
 
-    __slots__ = ("_reader", "_receive", "_scope", "count")
+    __slots__ = ("_receive", "_scope")
 
     def __init__(self, reader: BodyReader, scope: Scope, receive: Receive) -> None:
-        self._reader = reader
+        super().__init__(reader)
         self._scope = scope
         self._receive = receive
-        self.count = 0
 
     async def __aenter__(self) -> bytes:
         try:
             return await self._reader._read(self, self._scope, self._receive)
         except BaseException:
-            self._reader._give_back(self.count)
+            self._reader._give_back(self._taken)
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._reader._give_back(self.count)
+        self._reader._give_back(self._taken)
 
 
 def _refuse_encoded(scope: Scope) -> None:

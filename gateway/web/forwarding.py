@@ -1,8 +1,8 @@
 """Every endpoint but chat: bytes in, bytes out, to the upstream of the model named in them. Memory has no part in it.
 
-JSON is read, for its `model`, within the limits of a chat's body. Everything else is handed on as it comes: of a form
-only the beginning is looked at, for the same field. What names no model goes to the first upstream that may have the
-endpoint, or to the one that `x-mnemogate-upstream` names.
+JSON is read, for its `model`, within the limits of a chat's body. Everything else is handed on as it comes; of a form
+that may have such a field, as soon as it is there, within the same limits. What names no model goes to the first
+upstream that may have the endpoint, or to the one that `x-mnemogate-upstream` names.
 """
 
 from __future__ import annotations
@@ -111,15 +111,15 @@ class _Endpoint:
         trace = trace_of(scope)
         upload = Upload(scope, receive, self._settings.max_upload_bytes, self._settings.body_timeout_s)
         try:
-            boundary = boundary_of(head.content_type) if not head.is_encoded else None
-            search = FieldSearch(boundary, "model") if boundary is not None else None
-            if search is not None and _may_name_a_model(head.path):
-                await upload.look(search)
-                trace.model = upload.found or trace.model
-            route = self._forwarding.find(head.path, trace.model, head.named)
-            credential = trace.caller.credential
-            outgoing = Outgoing(head.method, head.path, scope["headers"], credential, upload=upload)
-            await self._answer(route, outgoing, scope, upload.after, send)
+            with self._bodies.room() as room:
+                boundary = boundary_of(head.content_type) if not head.is_encoded else None
+                if boundary is not None and _may_name_a_model(head.path):
+                    await upload.look(FieldSearch(boundary, "model"), self._bodies.limit_bytes, room)
+                    trace.model = upload.found or trace.model
+                route = self._forwarding.find(head.path, trace.model, head.named)
+                credential = trace.caller.credential
+                outgoing = Outgoing(head.method, head.path, scope["headers"], credential, upload=upload)
+                await self._answer(route, outgoing, scope, upload.after, send)
         finally:
             trace.bytes_in = upload.count
 

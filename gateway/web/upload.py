@@ -1,4 +1,7 @@
-"""A request's body handed on as it comes: never whole in memory, within limits of size and of time.
+"""A request's body handed on as it comes, within limits of size and of time.
+
+Of a form whose `model` says where it goes, what stands before that is kept until it is there: many clients send the
+file first, as OpenAI's own examples do.
 
 Only time spent waiting for the client counts: an upstream that takes its time is not the client's fault.
 """
@@ -13,13 +16,11 @@ from starlette.types import Message, Receive, Scope
 from gateway.dialects.form import FieldSearch
 from gateway.errors import BodyTimeout, BodyTooLarge
 from gateway.run.sink import ClientGone
-from gateway.web.body import SLOWEST_BYTES_PER_S, content_length
+from gateway.web.body import SLOWEST_BYTES_PER_S, Room, content_length
 
-__all__ = ["LOOK_BYTES", "Upload"]
+__all__ = ["Upload"]
 
-LOOK_BYTES = (
-    256 * 1024
-)  # chosen: of a form's beginning, to find its `model`; behind a file of more it is not found
+PIECE_BYTES = 256 * 1024  # chosen: what was kept goes on in such pieces, so that the loop is not held
 
 
 class Upload:
@@ -42,10 +43,14 @@ class Upload:
         self._span: tuple[int, int] | None = None
         self._ended = asyncio.Event()
 
-    async def look(self, search: FieldSearch) -> None:
-        """Read until the search is over, or has seen enough. Raises: BodyTooLarge, BodyTimeout, ClientGone."""
-        while not search.is_over and len(search.head) < LOOK_BYTES and not self._ended.is_set():
+    async def look(self, search: FieldSearch, limit_bytes: int, room: Room) -> None:
+        """Read until the search is over, or has seen `limit_bytes`. room: for what is kept of it.
+
+        Raises: BodyTooLarge, BodyTimeout, Overloaded, ClientGone.
+        """
+        while not search.is_over and len(search.head) < limit_bytes and not self._ended.is_set():
             search.feed(await self._next())
+            room.grow(len(search.head))
         self._head, self._span = bytes(search.head), search.span
 
     @property
@@ -66,8 +71,9 @@ class Upload:
     async def pieces(self) -> AsyncIterator[bytes]:
         """All of it, once. Raises: BodyTooLarge, BodyTimeout, ClientGone."""
         head, self._head = self._head, b""
-        if head:
-            yield head
+        for at in range(0, len(head), PIECE_BYTES):
+            yield head[at : at + PIECE_BYTES]
+
         while not self._ended.is_set():
             if piece := await self._next():
                 yield piece
