@@ -414,15 +414,26 @@ def _with_key(upstream: UpstreamSettings, environ: Mapping[str, str]) -> Upstrea
     return replace(upstream, api_keys=keys)
 
 
+def _is_origin(text: str) -> bool:
+    """Whether a browser would send it so; what it writes in another way would never be matched. (RFC 6454 6.2)"""
+    found = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([^/?#\s]+)", text)
+    if found is None:
+        return False
+    own_port = {"http": ":80", "https": ":443"}.get(found[1])
+    host = found[2]
+    return own_port is None or (host.isascii() and host == host.lower() and not host.endswith(own_port))
+
+
 def _checked(settings: Settings) -> Settings:
     """What no single value can say: names that must be unique, names that must exist."""
     path = settings.database.path
     if not path or "\0" in path:
         raise SettingsError(f"database.path: expected the name of a file, saw {path!r}")
     for origin in settings.server.cors_origins:
-        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+        if origin != "*" and not _is_origin(origin):
             raise SettingsError(
-                f"server.cors_origins: expected scheme://host, or scheme://host:port, saw {origin!r}"
+                "server.cors_origins: expected scheme://host or scheme://host:port as browsers send it "
+                f"(lower case, without a scheme's own port), saw {origin!r}"
             )
     _unique("upstreams", [each.name for each in settings.upstreams])
     _unique("models", [each.alias for each in settings.models])

@@ -89,9 +89,30 @@ def test_every_origin_means_every_one_with_a_key(gateway: Running) -> None:
     assert gateway.post(HELLO, {"origin": OTHER, "authorization": f"Bearer {key}"}).status == 200
 
 
-@pytest.mark.parametrize("origin", ["app.example.org", "https://app.example.org/", "https://", ""])
+NO_ORIGINS = [
+    "app.example.org",
+    "https://app.example.org/",
+    "https://",
+    "",
+    "https://App.example.org",  # a browser sends it in lower case,
+    "https://app.example.org:443",  # without the port that goes without saying,
+    "http://app.example.org:80",
+    "https://bücher.example",  # and as xn--bcher-kva
+]
+
+
+@pytest.mark.parametrize("origin", NO_ORIGINS)
 def test_what_is_no_origin_is_refused_by_name(tmp_path: Path, origin: str) -> None:
     config = tmp_path / "mnemogate.toml"
-    config.write_text(f"[server]\ncors_origins = ['{origin}']\n")
+    config.write_text(f"[server]\ncors_origins = ['{origin}']\n", "utf-8")
     with pytest.raises(SettingsError, match=r"server\.cors_origins"):
         load_settings(config=str(config), environ={})
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:5173", "https://app.example.org:8443", "app://Notes.md"]
+)
+def test_an_origin_as_browsers_send_it_is_taken(tmp_path: Path, origin: str) -> None:
+    config = tmp_path / "mnemogate.toml"
+    config.write_text(f"[server]\ncors_origins = ['{origin}']\n")
+    assert load_settings(config=str(config), environ={}).server.cors_origins == (origin,)
