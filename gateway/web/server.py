@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from gateway.web.health import Readiness
 __all__ = ["GatewayServer", "bind", "make_server"]
 
 MAX_HEAD_BYTES = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB
+_ASKS = re.compile(rb"(^|\n)[Uu]pgrade(?=[ \t]*:)")
 
 
 class _Corked:
@@ -55,6 +57,7 @@ class _Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = True
+        self._in_body = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self.on_lost: Callable[[], object] | None = None  # told when the client has closed the connection
@@ -74,6 +77,8 @@ class _Connection(HttpToolsProtocol):
             self.on_lost()
 
     def data_received(self, data: bytes) -> None:
+        if not self._in_body and b"pgrade" in data:
+            data = _without_upgrade(data)
         super().data_received(data)
         if not self._in_head:
             self.headers.clear()
@@ -93,8 +98,13 @@ class _Connection(HttpToolsProtocol):
         self.scope["state"]["transport"] = self.transport
         self.scope["state"]["connection"] = self
 
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._in_body = True
         super().on_headers_complete()
         # Trailers come to `on_header` as well, and are no headers (RFC 9110 6.5.1): what a proxy in front lets through
         # as one may be somebody's name or key.
@@ -109,6 +119,16 @@ class _Connection(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The beginning of a request that asks for no other protocol: we speak none, and may ignore it (RFC 9110 7.8).
+
+    Java's client asks for HTTP/2 with every first request, and httptools takes what follows such a head for the other
+    protocol's: the body would be lost. The field gets the name of another one that goes no further and is as long.
+    """
+    head, blank, rest = data.partition(b"\r\n\r\n")
+    return _ASKS.sub(b"\\1trailer", head) + blank + rest
 
 
 class GatewayServer(uvicorn.Server):

@@ -308,6 +308,23 @@ def test_what_follows_a_chunked_body_is_no_header(gateway: Running) -> None:
         assert client.read_reply().status == 200
 
 
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_a_client_that_would_rather_speak_http2_is_answered(gateway: Running, is_apart: bool) -> None:
+    """Java's asks for it with its first request, body and all."""
+    body = json.dumps(HELLO).encode()
+    head = (
+        b"POST %b HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: %d\r\nHost: localhost\r\n"
+        b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n\r\n"
+    ) % (CHAT.encode(), len(body))
+    with gateway.connect() as client:
+        for _ in range(2):
+            for part in (head, body) if is_apart else (head + body,):
+                client.send(part)
+            assert client.read_reply().status == 200
+        client.request("GET", "/v1/models", headers={"connection": "upgrade", "upgrade": "websocket"})
+        assert client.read_reply().status == 200
+
+
 def test_a_body_at_the_limit_is_served(upstream: StrictUpstream) -> None:
     body = json.dumps(HELLO).encode().ljust(2000)
     with serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway:
