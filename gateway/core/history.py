@@ -374,12 +374,12 @@ def _find_altered(tree: Tree, query: Query, found: Place) -> Place | None:
     near = [c for c in _after(tree, anchor) if tree.is_soft(c)]
     if not near:
         return None
-    said = _letters_said(tree, near)
     blocks = [
         b
         for b in range(len(listing) - 1, start, -1)
         if listing.role(b) == "assistant" and (listing.role(b - 1) != "assistant" or b - 1 <= start)
     ]
+    said = _letters_said(tree, near) if blocks else {}
     for b in blocks[:_MAX_BLOCKS]:
         end = next((i for i in range(b, len(listing)) if listing.role(i) != "assistant"), len(listing))
         block = tuple(listing.atoms[start:b])
