@@ -49,10 +49,10 @@ def decide(
 
 
 def _reads_anew(old: Exchange, new: Exchange) -> bool:
-    """Whether the search index has to look at it again."""
-    return (old.inputs, old.reply, old.ended is None, old.carried and old.head) != (
-        new.inputs,
-        new.reply,
-        new.ended is None,
-        new.carried and new.head,
-    ) and not is_tombstone(new)
+    """Whether the search index has to look at it again. What does not stand is not in it: it is told to nobody, and as
+    the best hit it would be what others are measured by."""
+    return _read(old) != _read(new) and not is_tombstone(new)
+
+
+def _read(e: Exchange) -> tuple[object, ...]:
+    return e.standing, e.inputs, e.reply, e.ended is None, e.carried and e.head

@@ -90,8 +90,8 @@ SELECT id FROM conversations WHERE agent = ? AND key = ?
 INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, ?) RETURNING id
 
 -- name: epoch
--- Whether something was forgotten since.
-SELECT epoch FROM agents WHERE id = ?
+-- Whether something was forgotten since; and up to where the search index knows.
+SELECT epoch, indexed_seq FROM agents WHERE id = ?
 
 -- name: content
 -- What an exchange says.

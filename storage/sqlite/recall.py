@@ -231,7 +231,7 @@ def _index(connection: sqlite3.Connection, agent: int, messages_of: MessagesOf) 
     documents = [
         _document(m)
         for e in (*again, *fresh)
-        if e.state == "finished" and e.seq <= end
+        if e.standing and e.state == "finished" and e.seq <= end
         for m in messages_of(e, False, _previous(connection, e), None)
     ]
     documents += [_document(m) for m in kept if m.seq <= end]

@@ -173,14 +173,16 @@ def _commit(connection: sqlite3.Connection, write: TurnWrite) -> Committed:
                 history.carry(connection, agent.id, e.parent)
             _store_ops(connection, agent.id, added[0], write.ops)
             return Committed(agent, added[0], e.conversation, True)
+    indexed = 0
     if not is_new:
         row = connection.execute(history.SQL["epoch"], (agent.id,)).fetchone()
         if row is None or row[0] != agent.epoch:
             raise Stale("something was forgotten while this turn was under way")
+        indexed = row[1]
     planned = write.plain[0].conversation if write.plain else None
     pool = _pool(connection, agent, write.probes, planned=planned)
     change = write.decide(pool)
-    e = _apply(connection, agent.id, write, change, snapshot)
+    e = _apply(connection, agent.id, write, change, snapshot, indexed)
     _merge(connection, agent.id, change.merge, write.merge, write.now)
     return Committed(agent, e.id, e.conversation, False)
 
@@ -193,7 +195,12 @@ def _store_snapshot(connection: sqlite3.Connection, agent: int, snapshot: Snapsh
 
 
 def _apply(
-    connection: sqlite3.Connection, agent: int, write: TurnWrite, change: Change, snapshot: int | None
+    connection: sqlite3.Connection,
+    agent: int,
+    write: TurnWrite,
+    change: Change,
+    snapshot: int | None,
+    indexed: int,
 ) -> Exchange:
     e = change.exchange
     assert e is not None
@@ -214,8 +221,10 @@ def _apply(
         _store_ops(connection, agent, e.id, write.ops)
     history.mark(connection, agent, "head", change.heads, e.id)
     history.mark(connection, agent, "tomb", change.tombs, e.id)
+    seqs = {x.id: x.seq for x in (e, *change.others)}
     for exchange in change.stale:
-        history.mark(connection, agent, "stale", (b"",), exchange)
+        if seqs[exchange] <= indexed:  # what the index has not come to yet it will find as it is then
+            history.mark(connection, agent, "stale", (b"",), exchange)
     return e
 
 

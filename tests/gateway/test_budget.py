@@ -39,7 +39,7 @@ ONE, OPENINGS = "SELECT id, input,", "SELECT id, input,"
 PLAIN = [LOOK, ADD, MARK_PARENT]
 # What is looked for in an agent's memory: the index, what it does not know yet, passages it does not know yet.
 LOOKING = ["SELECT chunk, data", "SELECT p.input, p.said,", "SELECT seq, text,"]
-RESOLVE = ["SELECT epoch FROM", POOL]  # inside the transaction
+RESOLVE = ["SELECT epoch, indexed_seq", POOL]  # inside the transaction
 FIRST_TURN = [
     LOOK, POOL, *LOOKING, *RESOLVE, "INSERT INTO conversations", ADD, "UPDATE conversations SET"
 ]  # fmt: skip
@@ -56,10 +56,10 @@ CARRYING_EDITS = [
 ]  # fmt: skip
 # Two turns: the second to end finds that the conversation has moved (its insert adds nothing) and is resolved.
 CONFLICT = [
-    LOOK, LOOK, ADD, MARK_PARENT, ADD, "SELECT epoch FROM", "WITH part(low) AS", ONE, ADD,
+    LOOK, LOOK, ADD, MARK_PARENT, ADD, "SELECT epoch, indexed_seq", "WITH part(low) AS", ONE, ADD,
     "UPDATE conversations SET",
 ]  # fmt: skip
-APPEND = 18  # two transactions, the user's message being written first
+APPEND = 17  # two transactions, the user's message being written first
 
 
 def test_a_plain_turn_is_one_read_one_insert_and_one_update(world: World) -> None:

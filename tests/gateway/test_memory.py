@@ -15,6 +15,8 @@ from gateway.core.tell import messages_of
 from gateway.run.show import show_operation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import count
+from storage.sqlite.terms_table import load_terms
+from storage.terms import seqs_of
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, agent, remember
 from tests.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
@@ -574,6 +576,29 @@ def test_a_retried_send_is_one_message(world: World) -> None:
     assert spoken(world) == ["first", "Ok.", "second"]
     append(world, "third")
     assert spoken(world) == ["first", "Ok.", "second", "Ok.", "third"]
+
+
+def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_list(world: World) -> None:
+    async def index() -> list[int]:
+        found = []
+        for each in world.store.recall.behind(-1, 100):
+            await world.store.recall.index(each, messages_of)
+            blobs = load_terms(world.store.reader.connection, each)
+            found += [seq for _, blob in blobs for seq in seqs_of(blob)]
+        return found
+
+    chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"})
+    chat.say("Good morning, my name is Alice.")
+    chat.say(FACT)
+    first, edited = chat.messages[:2], chat.messages[2:]
+    assert world.gateway.call(index()) == [1, 2, 3, 4]
+    chat.messages[2:] = []
+    chat.say("My dog is called Rex and he loves the snow.")
+    assert chat.messages[:2] == first
+    assert world.gateway.call(index()) == [1, 2, 5, 6]
+    chat.messages[2:] = edited
+    chat.say("And she sleeps all day.")
+    assert {3, 4} <= set(world.gateway.call(index()))
 
 
 def test_what_was_indexed_before_it_was_answered_is_known_when_it_is(world: World) -> None:

@@ -60,7 +60,7 @@ def kinds(statements: list[str]) -> list[str]:
 LOOK = "WITH RECURSIVE"
 POOL = {"c1": ["SELECT id", "WITH part(low)"], None: ["WITH hit(conversation)"]}
 WEIGHED = {
-    key: [*pool, "SELECT epoch", *pool] for key, pool in POOL.items()
+    key: [*pool, "SELECT epoch,", *pool] for key, pool in POOL.items()
 }  # when planned, and when written
 ADD, CHANGE, MOVED = "INSERT INTO exchanges", "UPDATE exchanges", "UPDATE conversations"
 KEEP_EDIT = "INSERT INTO block_ops"
@@ -103,8 +103,8 @@ async def test_a_first_turn(alice: Teller, statements: list[str], key: str | Non
     statements.clear()
     await alice.say([user("one")], assistant("First."), key)
     expected = {
-        "c1": [LOOK, "SELECT id", "SELECT epoch", "SELECT id"],  # there is no such conversation: no pool
-        None: [LOOK, *POOL[None], "SELECT epoch", *POOL[None]],
+        "c1": [LOOK, "SELECT id", "SELECT epoch,", "SELECT id"],  # there is no such conversation: no pool
+        None: [LOOK, *POOL[None], "SELECT epoch,", *POOL[None]],
     }[key]
     assert kinds(statements) == [*expected, "INSERT INTO conversations", ADD, MOVED]
 
@@ -161,7 +161,7 @@ async def test_a_hidden_round_and_what_carries_it(
         LOOK,
         *POOL[key],
         "SELECT id,",  # the round, to put it back
-        "SELECT epoch",
+        "SELECT epoch,",
         *POOL[key],
         ADD,
         CHANGE,  # the turn it carries
