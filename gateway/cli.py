@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from gateway.errors import BadRequest, GatewayError, SettingsError
-from gateway.run.background import background_route
-from gateway.run.embed import embedder_route
 from gateway.run.route import check_models
 from gateway.settings import Settings, load_settings
 from storage.errors import StoreError
@@ -182,10 +180,16 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
+    from gateway.app import make_background, make_embedder, make_providers  # not loaded by other commands
+
     settings = _settings(arguments)
     check_models(settings)
-    background_route(settings)
-    embedder_route(settings)
+    for make in (
+        make_providers,
+        make_background,
+        make_embedder,
+    ):  # what the start would refuse; they open nothing
+        make(settings)
     shown = asdict(settings)
     for upstream, settled in zip(shown["upstreams"], settings.upstreams, strict=True):
         upstream["base_url"] = settled.shown_url

@@ -233,6 +233,16 @@ async def test_a_background_model_nobody_answers_to_is_refused_at_start(world: W
         create_app(Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,)), world.store)
 
 
+@pytest.mark.parametrize("url", ["http://x:99999/v1", "http://[::1/v1", "https://x/v1?key=1"])
+def test_check_config_refuses_an_address_that_the_start_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnemogate.toml").write_text(f"[[upstreams]]\nname = 'up'\nbase_url = '{url}'\n")
+    assert main(["check-config"]) == 2
+    assert "upstreams 'up': base_url" in capsys.readouterr().err
+
+
 def test_check_config_says_so_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
