@@ -147,13 +147,13 @@ SELECT p.input, p.said, {skeleton} FROM exchanges p
 WHERE p.agent = ? AND p.seq >= ? AND NOT p.seq BETWEEN ? AND ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
 
 -- name: told_unread
--- The same, and what has changed since it was indexed: a message that was indexed before its reply had come.
-SELECT p.input, p.said, {skeleton} FROM exchanges p
-WHERE p.id IN (
-    SELECT exchange FROM marks WHERE agent = ?1 AND kind = 'stale'
-    UNION SELECT id FROM (SELECT id FROM exchanges
-        WHERE agent = ?1 AND seq >= ?2 AND NOT seq BETWEEN ?3 AND ?4 AND state = 'finished' ORDER BY seq LIMIT ?5))
-AND +p.agent = ?1 AND NOT p.seq BETWEEN ?3 AND ?4 AND p.state = 'finished' ORDER BY +p.seq
+-- What has changed since it was indexed (a message that was indexed before its reply had come), and then the same.
+SELECT p.input, p.said, {skeleton} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
+WHERE m.agent = ?1 AND m.kind = 'stale' AND p.seq < ?2 AND NOT p.seq BETWEEN ?3 AND ?4 AND p.state = 'finished'
+UNION ALL
+SELECT * FROM (SELECT p.input, p.said, {skeleton} FROM exchanges p
+    WHERE p.agent = ?1 AND p.seq >= ?2 AND NOT p.seq BETWEEN ?3 AND ?4 AND p.state = 'finished'
+    ORDER BY p.seq LIMIT ?5)
 
 -- name: head_openings
 -- In how many conversations a head made elsewhere has been an opening.
