@@ -247,15 +247,15 @@ class HttpReply:
     async def peek(self) -> Event | None:
         """The first event of the body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
         decoder = EventDecoder(self._max_event_bytes)
-        seen = b""
+        seen: list[bytes] = []
         try:
             while data := await self._next():
-                seen += data
+                seen.append(data)
                 if events := decoder.feed(data):
                     return events[0]
             return None
         finally:
-            self._ahead = seen
+            self._ahead = b"".join(seen)
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body, at most `limit_bytes`. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""

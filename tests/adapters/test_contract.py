@@ -248,6 +248,30 @@ async def test_bytes_and_events_are_the_same_stream(
     assert says(b"".join(by_events)) == says(b"".join(by_bytes))
 
 
+async def test_what_was_looked_at_is_told_all_the_same(
+    family: Family, provider: Provider, upstream: StrictUpstream
+) -> None:
+    """peek: the first event, before the rest has come; nothing of the stream is lost or told twice."""
+    gates = [Gate(), Gate()]
+    upstream.queue(*(say("One two", tokens=["One", " two"], hold_after={1: gate}) for gate in gates))
+    for by_bytes, gate in zip((True, False), gates, strict=True):
+        reply = await provider.send(request(family, stream=True))
+        async with asyncio.timeout(10):
+            first = await reply.peek()
+        assert first is not None
+        assert first.data is not None
+        assert orjson.loads(first.data)["choices"][0]["delta"]["role"] == "assistant"
+        gate.open()
+        if by_bytes:
+            stream = b"".join([chunk async for chunk in reply.chunks()])
+        else:
+            stream = b"".join([event.raw async for batch in reply.events() for event in batch])
+        await reply.aclose()
+        lines = [orjson.loads(line[6:]) for line in stream.split(b"\n\n") if line.startswith(b"data: {")]
+        assert joined(lines)["text"] == "One two"
+        assert stream.count(b'"role":"assistant"') == 1
+
+
 async def test_the_first_words_do_not_wait_for_the_next(
     family: Family, provider: Provider, upstream: StrictUpstream
 ) -> None:
