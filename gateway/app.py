@@ -27,6 +27,7 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.background import background_route
 from gateway.run.beside import Beside
+from gateway.run.blocks import follow_settings
 from gateway.run.carry import carry_operations
 from gateway.run.catalogue import ModelList
 from gateway.run.chat import Chat
@@ -78,6 +79,7 @@ class Gateway:
         self.settings = settings
         self.store = store
         self.providers = providers
+        self._clock = clock
         self.readiness = Readiness()
         self.metrics = Metrics()
         self.access = access
@@ -167,6 +169,8 @@ class Gateway:
     async def start(self) -> None:
         self._tasks.append(asyncio.create_task(self.models.run()))
         if self.beside is not None:
+            if self.store is not None:
+                await follow_settings(self.store, self.settings.profiles, self._clock())
             self._tasks += self.beside.start()
             self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True

@@ -121,6 +121,12 @@ class Agents(Protocol):
 class Blocks(Protocol):
     def load(self, agent: int) -> tuple[Block, ...]: ...
 
+    async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
+        """Brings what is stored up to a profile's blocks as the settings have them now; ids and versions do not count.
+
+        Values of people's own blocks stay, and so does a shared one that somebody has written in.
+        """
+
     async def write(
         self, block: int, version: int, value: str, *, at: float, origin: str, sources: Sequence[int] = ()
     ) -> Block:

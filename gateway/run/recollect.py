@@ -34,9 +34,10 @@ from gateway.core.tell import messages_of
 from gateway.core.tree import Tree
 from gateway.core.turn import End, Outcome
 from gateway.run.assemble import Additions, Assembly, assemble, may_exceed
+from gateway.run.blocks import declared, declared_blocks
 from gateway.run.sight import Sight
 from gateway.run.tools.memory import MemoryTools
-from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
+from gateway.settings import MemorySettings, ProfileSettings
 from storage.base import Store
 from storage.errors import StoreError, TooSlow
 from storage.records import (
@@ -345,7 +346,7 @@ class Recollection:
 
     def _default_blocks(self) -> list[Block]:
         """What a user's memory will begin with."""
-        defaults = [_block(b, i) for i, b in enumerate(self.asked.profile.blocks)]
+        defaults = [declared(b, i) for i, b in enumerate(self.asked.profile.blocks)]
         if not any(b.shared for b in self.asked.profile.blocks):
             return defaults
         stored = {b.label: b for b in self.by.store.turns.shared_blocks(self.agent)}
@@ -513,7 +514,7 @@ class Recollection:
             number = plan.place.anchor.snapshot if plan.place.anchor else None
             snapshot = None if number is None else Snapshot(number, "", {})
         probes = plain_probes(plan, key) if self.tree is None else self._probes(self.tree, key)
-        profile = self.asked.profile
+        own, shared = declared_blocks(self.asked.profile)
         write = TurnWrite(
             agent=self.agent,
             key=key,
@@ -526,8 +527,8 @@ class Recollection:
             carries=any(m.get("role") == "user" for m in plan.messages),
             ops=self.ops if how is not settle.open_ else (),
             snapshot=snapshot,
-            defaults=[_block(b, 0) for b in profile.blocks if not b.shared],
-            shared=[_block(b, 0) for b in profile.blocks if b.shared],
+            defaults=own,
+            shared=shared,
         )
         return await asyncio.shield(self.by.store.turns.commit(write))
 
@@ -543,8 +544,3 @@ class Recollection:
         with suppress(RuntimeError):
             self.release()
         self.release = lambda: None
-
-
-def _block(b: BlockSettings, id: int) -> Block:
-    # Blocks that users share are read-only to models unless the operator says otherwise.
-    return Block(id, b.label, b.description, b.value, b.limit, b.read_only or (b.shared and not b.writable))

@@ -24,6 +24,7 @@ __all__ = [
     "add_op",
     "ensure_blocks",
     "ensure_shared_blocks",
+    "follow_blocks",
     "get_block",
     "list_revisions",
     "load_blocks",
@@ -73,6 +74,29 @@ def ensure_shared_blocks(
             (project, profile, block.label, block.description, block.limit, int(block.read_only)),
         ).fetchone()
         _begin(connection, row, block.value, at)
+
+
+def follow_blocks(
+    connection: sqlite3.Connection, profile: str, own: Iterable[Block], shared: Iterable[Block], at: float
+) -> None:
+    """Brings what is stored up to what the settings say of a profile's blocks now.
+
+    Descriptions, limits and who may write are the settings' alone. So is a shared value as long as nobody has written
+    in it; what lies in people's own blocks is theirs. Who lacks a block is given it. What the settings say no more
+    stays: it may hold what somebody said.
+    """
+    for block, is_shared in [*((b, 0) for b in own), *((b, 1) for b in shared)]:
+        told = (block.description, block.limit, int(block.read_only))
+        connection.execute(_Q["block_follow"], (profile, block.label, is_shared, *told))
+        if not is_shared:
+            for (agent,) in connection.execute(_Q["block_lacking"], (profile, block.label)).fetchall():
+                ensure_blocks(connection, agent, [block], at)
+            continue
+        for (project,) in connection.execute(_Q["block_profile_projects"], (profile,)).fetchall():
+            ensure_shared_blocks(connection, project, profile, [block], at)
+        asked = (profile, block.label, DEFAULT_ORIGIN, block.value)
+        for id, version in connection.execute(_Q["block_untouched"], asked).fetchall():
+            write_block(connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN)
 
 
 def write_block(
@@ -165,6 +189,10 @@ class Blocks:
     def revisions(self, block: int) -> tuple[Revision, ...]:
         """Newest first."""
         return self._reader.run(lambda connection: list_revisions(connection, block))
+
+    async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
+        """The blocks of a profile as the settings have them now."""
+        await self._writer.submit_bulk(lambda connection: follow_blocks(connection, profile, own, shared, at))
 
     async def write(
         self, block: int, version: int, value: str, *, at: float, origin: str, sources: Sequence[int] = ()

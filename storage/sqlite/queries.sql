@@ -67,6 +67,25 @@ INSERT INTO blocks (agent, project, profile, label, description, lim, read_only,
 VALUES (NULL, ?, ?, ?, ?, ?, ?, 1, 0)
 ON CONFLICT DO NOTHING RETURNING id
 
+-- name: block_follow
+-- What the settings say of a block now, for all that have it. ?3: shared by a profile's users, or each one's own.
+UPDATE blocks SET description = ?4, lim = ?5, read_only = ?6
+WHERE profile = ?1 AND label = ?2 AND (agent IS NULL) = ?3 AND (description, lim, read_only) <> (?4, ?5, ?6)
+
+-- name: block_lacking
+-- Who had a memory before the profile had this block.
+SELECT id FROM agents a WHERE profile = ?1
+AND NOT EXISTS (SELECT 1 FROM blocks b WHERE b.agent = a.id AND b.label = ?2)
+
+-- name: block_untouched
+-- Shared blocks with another value than the settings', in which nothing but the settings has written.
+SELECT b.id, b.version FROM blocks b JOIN block_history h ON h.id = b.current
+WHERE b.agent IS NULL AND b.profile = ?1 AND b.label = ?2 AND h.origin = ?3 AND h.value <> ?4
+
+-- name: block_profile_projects
+-- Where a profile is in use.
+SELECT DISTINCT project FROM agents WHERE profile = ?
+
 -- name: block_advance
 -- Compare-and-set: no row means that somebody else has changed it since.
 UPDATE blocks SET version = version + 1, current = ? WHERE id = ? AND version = ?
