@@ -22,7 +22,7 @@ like (events or one body) follows the upstream, not the request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, replace
 from enum import Enum, StrEnum
 from typing import Any
@@ -598,7 +598,8 @@ class Turn:
         self._state = _State.TOOLS
         self._running = {}
         commands: list[Command] = []
-        taken = {call.id for call in self._draft.calls if call.owner is not Owner.OURS}
+        # Some servers begin to count anew with each reply ("call_0"); a name stands for one call of the turn.
+        taken = {call.id for call in self._draft.calls if call.owner is not Owner.OURS} | _ids(self._messages)
         for n, call in enumerate(ours):
             if not call.id or call.id in taken:
                 call.fields["id"] = f"call_mnemogate_{self._rounds}_{n}"
@@ -710,6 +711,11 @@ class Turn:
         return [SendHead(self._status, self._headers), SendBody(data)]
 
     def _outcome(self, end: End, full: tuple[Json, ...], said: Json) -> Outcome:
+        clashes = _ids(self._messages) & _ids([said])
+        if clashes:  # the client has its call under that name already, so ours of an earlier round gives way
+            names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
+            hidden = len(self._messages)
+            full = (*(_renamed(message, names) for message in full[:hidden]), *full[hidden:])
         return Outcome(
             state=end,
             full=full,
@@ -719,3 +725,19 @@ class Turn:
             rounds=self._rounds,
             hidden=any(message["role"] == "tool" for message in full),
         )
+
+
+def _ids(messages: Iterable[Json]) -> set[str]:
+    """Of the calls in messages, as far as they have any."""
+    found = [call.get("id") for message in messages for call in message.get("tool_calls") or []]
+    return {id for id in found if isinstance(id, str) and id}
+
+
+def _renamed(message: Json, names: Mapping[str, str]) -> Json:
+    """A message of ours with calls, or with the result of one. names: old -> new."""
+    if message.get("tool_calls"):
+        calls = [{**call, "id": names.get(call["id"], call["id"])} for call in message["tool_calls"]]
+        return {**message, "tool_calls": calls}
+    if message["role"] == "tool":
+        return {**message, "tool_call_id": names.get(message["tool_call_id"], message["tool_call_id"])}
+    return message

@@ -738,3 +738,42 @@ def test_a_call_whose_name_comes_late_and_in_bytes_is_still_ours(world: World) -
     world.upstream.queue(call_tools(insert("é" * 5, pieces=1, late_name=True), text=None), say("Noted."))
     assert helper(world, stream=True).say("Hi") == "Noted."
     assert "ééééé" in results(world)[0]
+
+
+@both_ways
+def test_a_server_that_counts_its_calls_anew_with_each_reply_loses_no_edit(
+    world: World, stream: bool
+) -> None:
+    """Two rounds of one turn both have a "call_0"."""
+    chat = helper(world, stream=stream)
+    for text in ("Likes tea.", "Has a cat."):
+        world.upstream.queue(
+            call_tools(Call("memory_insert", {"label": "human", "new_string": text}, id="call_0"), text=None)
+        )
+    world.upstream.queue(say("Noted."))
+    assert chat.say("I like tea, and I have a cat.") == "Noted."
+    chat.say("Thank you.")
+    world.pass_time(10_000)
+    assert world.block("alice").value == "Likes tea.\nHas a cat."
+
+
+@both_ways
+def test_a_call_of_the_clients_may_have_the_name_of_one_of_ours_before_it(world: World, stream: bool) -> None:
+    chat = helper(world, tools=[WEATHER], stream=stream)
+    world.upstream.queue(
+        call_tools(
+            Call("memory_insert", {"label": "human", "new_string": "Likes tea."}, id="call_0"), text=None
+        ),
+        call_tools(Call("weather", {}, id="call_0"), text=None),
+    )
+    chat.say("Shall I have tea outside?")
+    (call,) = chat.messages[-1]["tool_calls"]
+    assert call["id"] == "call_0"
+    chat.answer(call, "Rain.")
+    chat.go_on()
+    ours, done, theirs, rain = world.upstream.last.messages[-4:]
+    assert ours["tool_calls"][0]["id"] == done["tool_call_id"] != "call_0"
+    assert theirs["tool_calls"][0]["id"] == rain["tool_call_id"] == "call_0"
+    chat.say("Thank you.")
+    world.pass_time(10_000)
+    assert world.block("alice").value == "Likes tea."
