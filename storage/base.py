@@ -168,8 +168,9 @@ class Turns(Protocol):
     def remember(self, committed: Committed) -> None:
         """After a first turn: its agent is a stored one now."""
 
-    def due(self, before: float, limit: int) -> list[tuple[int, int, bool, float]]:
-        """(conversation, agent, is it named, when it last moved) of what has not moved since `before`."""
+    def due(self, before: float, after: float, limit: int) -> list[tuple[int, int, bool, float]]:
+        """(conversation, agent, is it named, when it last moved) of what has edits waiting and last moved before the
+        one, or after the other: then the clock has been put back since."""
 
     def next_due(self) -> float | None:
         """When the conversation moved that has waited longest for that."""
@@ -179,6 +180,7 @@ class Turns(Protocol):
         conversation: int,
         agent: int,
         last_at: float,
+        now: float,
         decide: Callable[[Pool], Change],
         merge: Callable[[Sequence[Block], Sequence[BlockOp]], Merge],
     ) -> Future[None]:

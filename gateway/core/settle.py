@@ -355,7 +355,10 @@ def head_of(tree: Tree, e: Exchange) -> int:
 
 
 def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tuple[Exchange, str]]:
-    """Exchanges whose memory edits may enter the blocks, oldest first, and why."""
+    """Exchanges whose memory edits may enter the blocks, oldest first, and why.
+
+    What is dated in the future ended before the clock was put back.
+    """
     found = [
         (e, "carried" if tree.is_carried(e) else "idle")
         for e in tree
@@ -365,7 +368,7 @@ def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tup
         (
             (e, why)
             for e, why in found
-            if why == "carried" or (e.ended is not None and now - e.ended > idle_s)
+            if why == "carried" or (e.ended is not None and abs(now - e.ended) > idle_s)
         ),
         key=lambda pair: (pair[0].begun, pair[0].id),
     )

@@ -69,12 +69,12 @@ class Upkeep:
                 raise
             if is_more:
                 self._grown.add(agent)
-        before = self._now() - self._idle_s
-        due = self._store.turns.due(before, _BATCH)
+        now = self._now()
+        due = self._store.turns.due(now - self._idle_s, now + self._idle_s, _BATCH)
         failed = self._failed
         for conversation, agent, is_named, last_at in due:
-            decide = partial(_confirm, now=self._now(), idle_s=self._idle_s, named=is_named)
-            work = partial(self._store.turns.settle, conversation, agent, last_at, decide, edits.merge)
+            decide = partial(_confirm, now=now, idle_s=self._idle_s, named=is_named)
+            work = partial(self._store.turns.settle, conversation, agent, last_at, now, decide, edits.merge)
             await self._alone(work, "settling a conversation")
         if self._failed > failed:
             return AFTER_FAULT_S

@@ -162,10 +162,12 @@ WHERE m.agent = ? AND m.kind = 'head' AND m.hash = ?
 
 -- name: due
 -- Conversations that have gone idle with memory edits that wait for it. (No index on idle conversations: it would be
--- written with every turn, and hardly any of them has anything to settle.)
+-- written with every turn, and hardly any of them has anything to settle.) What lies behind ?2 moved before the clock was
+-- put back: nobody can tell how long it has been idle, nor whether it was settled since.
 SELECT DISTINCT c.id, c.agent, c.key, c.last_at
 FROM block_ops o JOIN exchanges e ON e.id = o.exchange JOIN conversations c ON c.id = e.conversation
-WHERE o.state = 'pending' AND c.last_at > c.settled_at AND c.last_at <= ? ORDER BY c.last_at LIMIT ?
+WHERE o.state = 'pending' AND (c.last_at > c.settled_at AND c.last_at <= ?1 OR c.last_at > ?2)
+ORDER BY c.last_at LIMIT ?3
 
 -- name: next_due
 -- When the next one will.
@@ -174,8 +176,9 @@ FROM block_ops o JOIN exchanges e ON e.id = o.exchange JOIN conversations c ON c
 WHERE o.state = 'pending' AND c.last_at > c.settled_at
 
 -- name: settled
--- Done with it until it moves again.
-UPDATE conversations SET settled_at = ? WHERE id = ? AND settled_at < ?
+-- Done with it until it moves again. ?3: when it last moved, ?2: the same, or now where that is still to come.
+UPDATE conversations SET settled_at = ?2, last_at = iif(last_at = ?3, ?2, last_at)
+WHERE id = ?1 AND (settled_at < ?2 OR last_at = ?3)
 
 -- name: unmerged
 -- Exchanges of a conversation with memory edits that have not entered the blocks.

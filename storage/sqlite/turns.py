@@ -99,9 +99,9 @@ class Turns:
         """After a first turn: its agent is a stored one now."""
         self._agents.remember(committed.agent)
 
-    def due(self, before: float, limit: int) -> list[tuple[int, int, bool, float]]:
-        """(conversation, agent, is it named, when it last moved) of what has gone idle since `before`."""
-        rows = self._reader.run(lambda c: c.execute(history.SQL["due"], (before, limit)).fetchall())
+    def due(self, before: float, after: float, limit: int) -> list[tuple[int, int, bool, float]]:
+        """(conversation, agent, is it named, when it last moved) of what moved before the one, or after the other."""
+        rows = self._reader.run(lambda c: c.execute(history.SQL["due"], (before, after, limit)).fetchall())
         return [(row[0], row[1], row[2] is not None, row[3]) for row in rows]
 
     def next_due(self) -> float | None:
@@ -109,11 +109,17 @@ class Turns:
         return None if at is None else float(at)
 
     def settle(
-        self, conversation: int, agent: int, last_at: float, decide: Callable[[Pool], Change], merge: MergeOps
+        self,
+        conversation: int,
+        agent: int,
+        last_at: float,
+        now: float,
+        decide: Callable[[Pool], Change],
+        merge: MergeOps,
     ) -> Future[None]:
         """What idle time confirms, for a conversation that did not move since `last_at`."""
         return self._writer.submit_bulk(
-            lambda connection: _settle(connection, conversation, agent, last_at, decide, merge)
+            lambda connection: _settle(connection, conversation, agent, last_at, now, decide, merge)
         )
 
 
@@ -262,9 +268,11 @@ def _settle(
     conversation: int,
     agent: int,
     last_at: float,
+    now: float,
     decide: Callable[[Pool], Change],
     merge: MergeOps,
 ) -> None:
+    at = min(last_at, now)
     if connection.execute(history.SQL["unmerged"], (conversation,)).fetchone() is not None:
         rows = connection.execute(
             history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT, None, None)
@@ -274,5 +282,5 @@ def _settle(
         change = decide(pool)
         for other in change.others:
             history.update_exchange(connection, other)
-        _merge(connection, agent, change.merge, merge, last_at)
-    connection.execute(history.SQL["settled"], (last_at, conversation, last_at))
+        _merge(connection, agent, change.merge, merge, at)
+    connection.execute(history.SQL["settled"], (conversation, at, last_at))

@@ -547,6 +547,20 @@ def test_an_edit_that_stood_unchallenged_is_confirmed_by_time(world: World) -> N
     assert world.block("alice").value == "Allergic to nuts."
 
 
+def test_an_edit_is_confirmed_by_time_although_the_clock_was_put_back(world: World) -> None:
+    """As after a start with a wrong clock: what was dated next month must not wait until then."""
+    month_s = 30 * 86_400
+    for text in ("Likes tea.", "Has a cat.", "Has a dog."):
+        edit = Call("memory_insert", {"label": "human", "new_string": text})
+        world.upstream.queue(call_tools(edit, text=None), say("Noted."))
+        helper(world, headers={"x-mnemogate-conversation": "c"}).say(text)
+        if text == "Likes tea.":
+            world.settle()
+            world.clock.sleep(-month_s)
+        world.pass_time(10_000)
+        assert world.block("alice").value.endswith(text)
+
+
 def test_edits_of_a_regenerated_turn_leave_no_trace(world: World) -> None:
     chat = helper(world)
     chat.say("Hello there.")

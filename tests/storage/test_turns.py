@@ -364,7 +364,7 @@ async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Teller,
         seen.append(pool)
         return Change(None)
 
-    await bob.store.turns.settle(theirs[0].conversation, bob.agent.id, 1.0, decide, edits.merge)
+    await bob.store.turns.settle(theirs[0].conversation, bob.agent.id, 1.0, 1.0, decide, edits.merge)
     assert [e for pool in seen for e in pool.exchanges] == []
     assert alice.rows() == theirs
 
