@@ -266,6 +266,24 @@ def test_what_was_kept_in_this_very_turn_is_found_by_somebody_new_too(world: Wor
     assert results(world)[-1] == "- The safe opens with 815."
 
 
+def test_what_was_kept_in_this_very_turn_takes_no_more_room_than_what_is_found_later(world: World) -> None:
+    world.upstream.queue(
+        call_tools(
+            *[
+                Call("archival_memory_insert", {"content": f"Book {n}: " + "a long story " * 10_000})
+                for n in range(20)
+            ],
+            text=None,
+        ),
+        call_tools(Call("archival_memory_search", {"query": "book", "limit": 50}), text=None),
+        say("Kept."),
+    )
+    helper(world).say("Keep these books.")
+    found = results(world)[-1]
+    assert "Book 19" in found
+    assert len(found) < 10_000
+
+
 def test_where_nobody_is_named_the_model_edits_blocks_and_has_nothing_to_search(world: World) -> None:
     """What it kept elsewhere than in its blocks it could never find again."""
     chat = world.chat(model="agent/helper", headers={"x-mnemogate-conversation": "room-1"})

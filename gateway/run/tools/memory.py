@@ -84,14 +84,13 @@ class MemoryTools:
         role, limit = arguments.get("role"), max(1, arguments.get("limit") or SEARCH_RESULTS)
         hits = [m for m in found if (m.source == "passage") is is_archive and role in (None, m.role)]
         pending = [op for op in (*self._look.ops, *self.ops) if op.exchange in self._path or not op.exchange]
-        mine = [
-            str(orjson.loads(op.arguments).get("content", ""))
-            for op in pending
-            if is_archive and op.op == edits.ARCHIVAL_INSERT
-        ][-limit:]
+        kept = [_kept(op, n) for n, op in enumerate(pending) if is_archive and op.op == edits.ARCHIVAL_INSERT]
         budget = self._recall_tokens or DEFAULT_TOKENS
+        # What is not confirmed is in no index. The newest first, and as short as all that is found.
+        mine = [f"- {c.text}" for c in recall.choose(kept[: -limit - 1 : -1], "", budget_tokens=budget)]
+        budget -= recall.estimate_tokens("\n".join(mine))
         chosen = recall.choose(hits[:limit], "", budget_tokens=budget)
-        lines = [*(f"- {text}" for text in mine), *(_result_line(c) for c in chosen)]
+        lines = [*mine, *(_result_line(c) for c in chosen)]
         return "\n".join(lines) if lines else "Nothing was found."
 
     async def _found(self, query: str) -> list[Message]:
@@ -109,6 +108,12 @@ class MemoryTools:
             deadline_ms=SEARCH_MS,
             vector=vector,
         )
+
+
+def _kept(op: BlockOp, number: int) -> Message:
+    """A passage of a turn that is not confirmed. number: in the order of the turns' edits."""
+    text = str(orjson.loads(op.arguments).get("content", ""))
+    return Message(number, op.exchange, "assistant", text, op.at, 0, source="passage")
 
 
 def _result_line(hit: recall.Recalled) -> str:
