@@ -36,6 +36,7 @@ __all__ = [
 
 _Q = load_queries()
 
+_FOLLOWED = 200  # memories that one write gives a block: 4 ms, for which turns may have to wait
 DEFAULT_ORIGIN = "default"
 UNDO_ORIGIN = "undo"
 # Of a version whose value was erased: there is nothing to bring back. Short, so that the row does not grow (room.py).
@@ -78,8 +79,8 @@ def ensure_shared_blocks(
 
 def follow_blocks(
     connection: sqlite3.Connection, profile: str, own: Iterable[Block], shared: Iterable[Block], at: float
-) -> None:
-    """Brings what is stored up to what the settings say of a profile's blocks now.
+) -> bool:
+    """Brings what is stored up to what the settings say of a profile's blocks now; True while there is more of it.
 
     Descriptions, limits and who may write are the settings' alone. So is a shared value as long as nobody has written
     in it; what lies in people's own blocks is theirs. Who lacks a block is given it. What the settings say no more
@@ -89,14 +90,18 @@ def follow_blocks(
         told = (block.description, block.limit, int(block.read_only))
         connection.execute(_Q["block_follow"], (profile, block.label, is_shared, *told))
         if not is_shared:
-            for (agent,) in connection.execute(_Q["block_lacking"], (profile, block.label)).fetchall():
+            lacking = connection.execute(_Q["block_lacking"], (profile, block.label, _FOLLOWED)).fetchall()
+            for (agent,) in lacking:
                 ensure_blocks(connection, agent, [block], at)
+            if len(lacking) == _FOLLOWED:
+                return True
             continue
         for (project,) in connection.execute(_Q["block_profile_projects"], (profile,)).fetchall():
             ensure_shared_blocks(connection, project, profile, [block], at)
         asked = (profile, block.label, DEFAULT_ORIGIN, block.value)
         for id, version in connection.execute(_Q["block_untouched"], asked).fetchall():
             write_block(connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN)
+    return False
 
 
 def write_block(
@@ -192,7 +197,10 @@ class Blocks:
 
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
         """The blocks of a profile as the settings have them now."""
-        await self._writer.submit_bulk(lambda connection: follow_blocks(connection, profile, own, shared, at))
+        while await self._writer.submit_bulk(
+            lambda connection: follow_blocks(connection, profile, own, shared, at)
+        ):
+            pass
 
     async def write(
         self, block: int, version: int, value: str, *, at: float, origin: str, sources: Sequence[int] = ()

@@ -75,7 +75,7 @@ WHERE profile = ?1 AND label = ?2 AND (agent IS NULL) = ?3 AND (description, lim
 -- name: block_lacking
 -- Who had a memory before the profile had this block.
 SELECT id FROM agents a WHERE profile = ?1
-AND NOT EXISTS (SELECT 1 FROM blocks b WHERE b.agent = a.id AND b.label = ?2)
+AND NOT EXISTS (SELECT 1 FROM blocks b WHERE b.agent = a.id AND b.label = ?2) LIMIT ?3
 
 -- name: block_untouched
 -- Shared blocks with another value than the settings', in which nothing but the settings has written.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from gateway.settings import BlockSettings
+from storage.sqlite import blocks
 from tests.gateway.sdk import World, agent, remember
 from tests.upstream import Call, StrictUpstream, call_tools, say
 
@@ -82,3 +85,15 @@ def test_a_value_that_a_user_begins_with_does_not_follow(upstream: StrictUpstrea
         with remember(upstream, tmp_path, agent(blocks=(BlockSettings("human", value=value),))) as world:
             world.chat(user="alice", model="agent/helper").say("Hello.")
             assert world.block("alice").value == "One."
+
+
+def test_a_new_block_is_given_to_many_in_several_writes(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = [f"user-{n}" for n in range(5)]
+    with remember(upstream, tmp_path, agent(blocks=(HUMAN,))) as world:
+        for user in users:
+            world.chat(user=user, model="agent/helper").say("Hello.")
+    monkeypatch.setattr(blocks, "_FOLLOWED", 2)
+    with remember(upstream, tmp_path, agent(blocks=(HUMAN, BlockSettings("goals", value="Greek.")))) as world:
+        assert [world.block(user, "goals").value for user in users] == ["Greek."] * 5
