@@ -121,9 +121,8 @@ class Gateway:
             open_prefix=ADMIN_PREFIX if admin_token else None,
         )
         self._entry: ASGIApp = self._edge
-        if (
-            server.cors_origins
-        ):  # a preflight brings no key, so it is answered in front of whoever asks for one
+        # A preflight brings no key, so it is answered in front of whoever asks for one.
+        if server.cors_origins:
             self._entry = CORSMiddleware(
                 self._edge,
                 allow_origins=server.cors_origins,
@@ -168,9 +167,8 @@ class Gateway:
 
     async def start(self) -> None:
         self._tasks.append(asyncio.create_task(self.models.run()))
-        if self.beside is not None:
-            if self.store is not None:
-                await follow_settings(self.store, self.settings.profiles, self._clock())
+        if self.store is not None and self.beside is not None:
+            await follow_settings(self.store, self.settings.profiles, self._clock())
             self._tasks += self.beside.start()
             self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True

@@ -35,12 +35,8 @@ __all__ = ["main"]
 EXIT_SETTINGS = 2
 EXIT_FAILED = 1
 EXIT_PIPE = 141  # as a shell tells of SIGPIPE
-FOUNDERS = (
-    "keys-create",
-    "keys-list",
-    "keys-revoke",
-    "memory-import",
-)  # what makes sense before the first `serve`
+# What makes sense before the first `serve`.
+FOUNDERS = ("keys-create", "keys-list", "keys-revoke", "memory-import")
 SECRETS = ("api_key", "api_keys", "headers")
 
 # What a terminal would obey (ECMA-48), or show in another order than it is (Unicode's TR9): users and models wrote it.
@@ -184,16 +180,10 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
     settings = _settings(arguments)
     check_models(settings)
-    for make in (
-        make_providers,
-        make_background,
-        make_embedder,
-    ):  # what the start would refuse; they open nothing
+    # What the start would refuse; nothing of it opens anything.
+    for make in (make_providers, make_background, make_embedder):
         make(settings)
-    shown = asdict(settings)
-    for upstream, settled in zip(shown["upstreams"], settings.upstreams, strict=True):
-        upstream["base_url"] = settled.shown_url
-    print(json.dumps(_without_secrets(shown), indent=2, default=str))
+    print(json.dumps(_without_secrets(asdict(settings)), indent=2, default=str))
     return 0
 
 

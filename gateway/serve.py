@@ -138,7 +138,7 @@ def _check_keys(settings: Settings, store: SqliteStore | None) -> bool:
 
 def _announce(settings: Settings, store: SqliteStore | None, url: str, local: str, has_keys: bool) -> None:
     names = ", ".join(
-        f"{each.name} ({each.shown_url or 'built in, no key needed'})" for each in settings.upstreams
+        f"{each.name} ({each.base_url or 'built in, no key needed'})" for each in settings.upstreams
     )
     model = example_model(settings)
     print(f"Mnemogate listens on {url}")

@@ -165,13 +165,6 @@ class UpstreamSettings:
     models: tuple[str, ...] = ()
     context_window: int | None = ranged(None, 1)
 
-    @property
-    def shown_url(self) -> str | None:
-        """`base_url` without what may be a secret in it: an account, and the values of a query."""
-        if self.base_url is None:
-            return None
-        return re.sub(r"//[^/?#]*@", "//(set)@", re.sub(r"=[^&#]*", "=(set)", self.base_url))
-
 
 @dataclass(frozen=True, slots=True)
 class DeploymentSettings:
@@ -482,10 +475,8 @@ def _checked(settings: Settings) -> Settings:
     rules = list(SIDE_RULES)
     for rule in settings.memory.side_requests:
         rules.append(SideRule(rule.name, rule.pattern, rule.memory, rule.where))
-        try:
-            IdentityRules(
-                side_rules=tuple(rules)
-            )  # all become one, in which not all can stand that can alone
+        try:  # all become one pattern, in which not all can stand that can alone
+            IdentityRules(side_rules=tuple(rules))
         except re.error as error:
             raise SettingsError(f"memory.side_requests {rule.name!r}: pattern: {error}") from error
     return settings

@@ -73,7 +73,7 @@ class Learning:
             if found is None or found.cursor != cursor:
                 return
             if not await self._learn(job, asked, found):
-                await self._store.jobs.enqueue(KIND, job.agent, KIND)
+                self.due.at_once([job.agent])
                 return
         if asked["is_waiting"]:
             self.due.later([job.agent])

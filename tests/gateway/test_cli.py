@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
-from gateway.settings import Settings, UpstreamSettings, load_settings
+from gateway.settings import Settings, load_settings
 from gateway.web.admin import AdminFile
 from storage.sqlite.store import SqliteStore
 from tests.server import RawClient, Running, serve, settings_for
@@ -101,7 +101,6 @@ def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
     assert json.loads(shown)["upstreams"][0]["base_url"] == "http://x/v1"
     assert "sk-" not in shown
     address = "https://me:sk-5@x:1/v1?version=1&key=sk-6"
-    assert UpstreamSettings("c", base_url=address).shown_url == "https://(set)@x:1/v1?version=(set)&key=(set)"
     Path("mnemogate.toml").write_text(f'[[upstreams]]\nname = "c"\nbase_url = "{address}"')
     assert main(["check-config"]) == 2
     assert "sk-" not in capsys.readouterr().err
