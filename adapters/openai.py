@@ -12,8 +12,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from adapters.base import ModelReply
+from adapters.call_index import NumberedReply
 from adapters.errors import ProviderError
-from adapters.number import NumberedReply
 from adapters.transport import HttpTransport, Timeouts, Upload, end_to_end, request_headers
 from adapters.types import Capabilities, Header, ModelRequest, announces_events
 

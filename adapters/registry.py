@@ -1,4 +1,4 @@
-"""From the name of a provider to the thing itself: a row of `adapters/rows.py`, and what speaks its dialect."""
+"""From the name of a provider to the thing itself: a row of `adapters/providers.py`, and what speaks its dialect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from adapters.anthropic import Anthropic
 from adapters.openai import OpenAICompatible
-from adapters.rows import ROWS, Row
+from adapters.providers import ROWS, Row
 from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Capabilities, Header
 

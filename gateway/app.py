@@ -25,24 +25,24 @@ from adapters.transport import Timeouts
 from gateway.errors import SettingsError
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
-from gateway.run.background import background_route
-from gateway.run.beside import Beside
-from gateway.run.blocks import follow_settings
-from gateway.run.carry import carry_operations
-from gateway.run.catalogue import ModelList
+from gateway.run.admin.forget import forget_operations, names_part
+from gateway.run.admin.operations import Operation, job_operations, key_operations, meaning, telling
+from gateway.run.admin.show import show_operation
+from gateway.run.admin.transfer import carry_operations
+from gateway.run.background.compact import compact_operation
+from gateway.run.background.embed import KIND as EMBED
+from gateway.run.background.embed import LOCAL, embedder_route
+from gateway.run.background.model import background_route
+from gateway.run.background.services import Beside
 from gateway.run.chat import Chat
-from gateway.run.compact import compact_operation
-from gateway.run.embed import KIND as EMBED
-from gateway.run.embed import LOCAL, embedder_route
-from gateway.run.forget import forget_operations, names_part
-from gateway.run.forward import Forwarding
-from gateway.run.guard import Guard
-from gateway.run.operate import Operation, job_operations, key_operations, meaning, telling
-from gateway.run.recollect import EmbedQuery
-from gateway.run.route import Route as ModelRoute
-from gateway.run.show import show_operation
+from gateway.run.memory.blocks import follow_settings
+from gateway.run.memory.turn_memory import EmbedQuery
+from gateway.run.upstream.forward import Forwarding
+from gateway.run.upstream.models import ModelList
+from gateway.run.upstream.route import Route as ModelRoute
 from gateway.settings import Settings, UpstreamSettings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
+from gateway.web.auth import Guard
 from gateway.web.body import BodyReader
 from gateway.web.chat import CHAT_PATH, ChatRoute
 from gateway.web.forwarding import forwarding_routes
@@ -50,8 +50,8 @@ from gateway.web.health import Readiness, health_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from storage.base import Store
-from storage.sqlite.keys import was_keyed
-from storage.terms import preload
+from storage.search.rank import preload
+from storage.sql.keys import was_keyed
 
 __all__ = ["Gateway", "create_app", "make_operations", "make_providers"]
 
@@ -242,7 +242,7 @@ def make_operations(
 
 
 def make_providers(settings: Settings) -> dict[str, Provider]:
-    """By name; those of an upstream's further keys as `name#2` and so on (gateway.run.reach.Reach)."""
+    """By name; those of an upstream's further keys as `name#2` and so on (gateway.run.upstream.failover.Reach)."""
     made = {}
     for each in settings.upstreams:
         for number, key in enumerate(each.api_keys or (each.api_key,), 1):

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gateway.errors import BadRequest, GatewayError, SettingsError
-from gateway.run.route import check_models
+from gateway.run.upstream.route import check_models
 from gateway.settings import Settings, load_settings
 from storage.errors import StoreError
 from storage.sqlite.lock import owner_of

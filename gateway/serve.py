@@ -15,13 +15,13 @@ import uvloop
 from gateway.app import create_app, make_embedder, make_operations
 from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.log import configure_logging
-from gateway.run.embed import Embedding
-from gateway.run.route import AGENT_PREFIX, resolve_route
+from gateway.run.background.embed import Embedding
+from gateway.run.upstream.route import AGENT_PREFIX, resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, is_loopback
 from gateway.web.admin import AdminFile
 from gateway.web.server import bind, make_server
 from storage.errors import StoreError, Unavailable
-from storage.sqlite.store import SqliteStore
+from storage.sql.store import SqliteStore
 
 __all__ = ["example_model", "perform_here", "serve"]
 

@@ -1,7 +1,8 @@
 """What the operator can decide, as frozen values; the only reader of the environment and of `mnemogate.toml`.
 
 Precedence: file < environment < flags. A name that does not exist is an error that suggests the right one,
-wherever it stands; so is a value of the wrong type. How values are checked lies in `gateway/options.py`; what each
+wherever it stands; so is a value of the wrong type. How values are checked lies in
+`gateway/settings_schema.py`; what each
 setting is for is said in `mnemogate.example.toml`, which a test compares with this module.
 """
 
@@ -16,9 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.core.identity import CONVERSATION_ORDER, SIDE_RULES, USER_ORDER, IdentityRules, SideRule
+from gateway.core.request.identity import CONVERSATION_ORDER, SIDE_RULES, USER_ORDER, IdentityRules, SideRule
 from gateway.errors import SettingsError
-from gateway.options import build, convert_text, ranged, unknown_name
+from gateway.settings_schema import build, convert_text, ranged, unknown_name
 
 __all__ = [
     "DEMO_PROFILE",
@@ -40,8 +41,8 @@ __all__ = [
 MemoryMode = Literal["on", "read", "off"]
 Compaction = Literal["summary", "truncate"]
 History = Literal["full", "client", "append"]
-# What an upstream is: "openai" is any that speaks OpenAI's dialect, the others are rows of adapters/rows.py (a test
-# compares), and "scripted" is the built-in model.
+# What an upstream is: "openai" is any that speaks OpenAI's dialect, the others are rows of adapters/providers.py
+# (a test compares), and "scripted" is the built-in model.
 Kind = Literal[
     "openai",
     "anthropic",
@@ -99,7 +100,7 @@ class DatabaseSettings:
 
 @dataclass(frozen=True, slots=True)
 class SideRequest:
-    """A request an application makes for itself, besides those that are known (gateway/core/identity.py).
+    """A request an application makes for itself, besides those that are known (gateway/core/request/identity.py).
 
     pattern: matched at the start of the last message if it is the user's, or of the first if it is a system message.
     """

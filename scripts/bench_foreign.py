@@ -17,11 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gateway.core.tell import messages_of
+from gateway.core.memory.visibility import messages_of
 from scripts.fill import new_agent, write_conversation
 from storage.records import Agent, Scope
-from storage.sqlite.agents import create_agent
-from storage.sqlite.store import SqliteStore
+from storage.sql.agents import create_agent
+from storage.sql.store import SqliteStore
 
 NOUNS = [
     "kayak",

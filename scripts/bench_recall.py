@@ -35,19 +35,19 @@ import orjson  # noqa: E402
 
 from adapters.base import Embedder  # noqa: E402
 from adapters.types import Embedded  # noqa: E402
-from gateway.core import recall  # noqa: E402
-from gateway.core.identity import IdentityRules, identify  # noqa: E402
-from gateway.core.tell import messages_of  # noqa: E402
-from gateway.dialects.chat import parse  # noqa: E402
-from gateway.run.assemble import Additions, assemble  # noqa: E402
-from gateway.run.embed import KIND, Embedding  # noqa: E402
-from gateway.run.jobs import JobContext  # noqa: E402
-from gateway.run.recollect import Asked, Recollector  # noqa: E402
+from gateway.core.memory.visibility import messages_of  # noqa: E402
+from gateway.core.prompt import note as recall  # noqa: E402
+from gateway.core.request.identity import IdentityRules, identify  # noqa: E402
+from gateway.dialects.chat.parse import parse  # noqa: E402
+from gateway.run.background.embed import KIND, Embedding  # noqa: E402
+from gateway.run.background.worker import JobContext  # noqa: E402
+from gateway.run.memory.assemble import Additions, assemble  # noqa: E402
+from gateway.run.memory.turn_memory import Asked, Recollector  # noqa: E402
 from gateway.settings import MemorySettings, ProfileSettings  # noqa: E402
 from scripts.fill import new_agent, write_conversation  # noqa: E402
-from storage import terms  # noqa: E402
 from storage.records import Message  # noqa: E402
-from storage.sqlite.store import SqliteStore  # noqa: E402
+from storage.search import rank  # noqa: E402
+from storage.sql.store import SqliteStore  # noqa: E402
 
 CACHE = ROOT / ".cache"
 PACKAGE = "graphiti-core==0.31.2"
@@ -64,7 +64,7 @@ class Case:
     kind: str
     question: str
     asked: float
-    history: list[terms.Document]
+    history: list[rank.Document]
     evidence: frozenset[int]
 
 
@@ -137,15 +137,13 @@ def make_cases(questions: Sequence[dict[str, Any]], limit: int, seed: int) -> It
             (_parse_date(date), session)
             for date, session in zip(question["haystack_dates"], question["haystack_sessions"], strict=True)
         ]
-        history: list[terms.Document] = []
+        history: list[rank.Document] = []
         evidence = set()
         for at, session in sorted(sessions, key=lambda one: one[0]):
             for number, turn in enumerate(session):
                 seq = len(history) + 1
                 previous = seq - 1 if number else None
-                history.append(
-                    terms.Document(seq, turn["role"], turn["content"], at + number, None, previous)
-                )
+                history.append(rank.Document(seq, turn["role"], turn["content"], at + number, None, previous))
                 if turn.get("has_answer"):
                     evidence.add(seq)
         yield Case(
@@ -183,13 +181,13 @@ class Remembering:
 def direct(case: Case) -> Ask:
     """The index and the core alone, without a store and without vectors."""
     secret = case.id.encode()[:64]
-    blobs = list(terms.encode(case.history, secret).values())
+    blobs = list(rank.encode(case.history, secret).values())
     messages = {d.seq: Message(d.seq, 0, d.role, d.text, d.at, 0, d.speaker) for d in case.history}
 
     def ask(budget: int) -> tuple[str, set[int], float]:
         began = time.perf_counter()
         query = recall.make_query(case.question)
-        hits = terms.rank(blobs, query, secret, only_strong=True)
+        hits = rank.rank(blobs, query, secret, only_strong=True)
         took = time.perf_counter() - began
         chosen = recall.choose([messages[hit.seq] for hit in hits], query, budget_tokens=budget)
         note = recall.render_note(chosen, (), case.asked)
@@ -232,7 +230,7 @@ async def _remember(
 ) -> tuple[SqliteStore, Embedding | None]:
     store = await SqliteStore.open(path)
     agent = await new_agent(store, "reader")
-    sessions: list[list[terms.Document]] = []
+    sessions: list[list[rank.Document]] = []
     for document in case.history:
         if document.previous is None:
             sessions.append([])
@@ -299,7 +297,7 @@ def _spread(times: Sequence[float]) -> str:
 
 def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder | None) -> str:
     """How long a question takes in a memory of so many messages."""
-    history: list[terms.Document] = []
+    history: list[rank.Document] = []
     sessions = [
         (_parse_date(date), session)
         for question in questions
@@ -309,7 +307,7 @@ def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder 
         for number, turn in enumerate(session):
             seq = len(history) + 1
             previous = seq - 1 if number else None
-            history.append(terms.Document(seq, turn["role"], turn["content"], at + number, None, previous))
+            history.append(rank.Document(seq, turn["role"], turn["content"], at + number, None, previous))
         if len(history) >= size:
             break
     asked = [question["question"] for question in questions]

@@ -6,14 +6,14 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import replace
 
-from gateway.core.canonical import Canon, Listing
-from gateway.core.history import Mode, Query, begin
-from gateway.core.settle import Ended, finish
-from gateway.core.tree import Tree
+from gateway.core.conversation.canonical import Canon, Listing
+from gateway.core.conversation.match import Mode, Query, begin
+from gateway.core.conversation.settle import Ended, finish
+from gateway.core.conversation.tree import Tree
 from storage.records import Agent, Exchange, Scope
-from storage.sqlite import history
-from storage.sqlite.agents import create_agent
-from storage.sqlite.store import SqliteStore
+from storage.sql import exchanges
+from storage.sql.agents import create_agent
+from storage.sql.store import SqliteStore
 
 __all__ = ["new_agent", "write_conversation"]
 
@@ -37,15 +37,15 @@ async def write_conversation(store: SqliteStore, agent: Agent, key: str, turns: 
         listed: list[dict[str, str]] = []
         for at, asked, answered in turns:
             if conversation is None:
-                conversation = history.add_conversation(connection, agent.id, f"{agent.id}-{key}", key, at)
+                conversation = exchanges.add_conversation(connection, agent.id, f"{agent.id}-{key}", key, at)
             listed = [*listed[-2:], {"role": "user", "content": asked}]
             tree = Tree([replace(parent, parent=None)] if parent else [])
             query = Query(Listing(canon, listed), True, Mode.ON, at, 120.0, conversation=conversation)
             said = {"role": "assistant", "content": answered}
             e = finish(tree, begin(tree, query), Ended(-1, [said], said, at + 1.0, {}))
-            number, seq = history.insert_exchange(connection, agent.id, e)
+            number, seq = exchanges.insert_exchange(connection, agent.id, e)
             if parent is not None:
-                history.carry(connection, agent.id, parent.id)
+                exchanges.carry(connection, agent.id, parent.id)
             listed.append(said)
             parent = replace(e, id=number, seq=seq)
 

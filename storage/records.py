@@ -1,7 +1,8 @@
 """What a store keeps, as frozen values. Times are seconds since the epoch; JSON is bytes as it was written.
 
 `Exchange` is the one record of the conversation: what the client sent since our last reply, and our reply.
-Exchanges form trees; a conversation owns its trees. Atoms are keyed hashes (see gateway/core/canonical.py):
+Exchanges form trees; a conversation owns its trees. Atoms are keyed hashes
+(see gateway/core/conversation/canonical.py):
 a record without its content can still be recognised, and says nothing.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from storage.frozen import frozen
+from storage.value import frozen
 
 __all__ = [
     "Agent",

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from adapters.types import Event
-from gateway.core.turn import (
+from gateway.core.turn.machine import (
     CallModel,
     Command,
     Fact,

@@ -6,17 +6,18 @@ import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-from gateway.core import decide as deciding
-from gateway.core import edits, settle
-from gateway.core.canonical import Canon, Listing, WireMessage, text_of, visible
-from gateway.core.compose import Composition, compose, known_note
-from gateway.core.history import Mode, Plan, Query, begin
-from gateway.core.plain import compose_plain, finish_plain, plan_plain
-from gateway.core.probe import full_probes, plain_probes
-from gateway.core.tree import Tree
+from gateway.core.conversation import change as deciding
+from gateway.core.conversation import settle
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of, visible
+from gateway.core.conversation.fast_path import compose_plain, finish_plain, plan_plain
+from gateway.core.conversation.lookup import full_probes, plain_probes
+from gateway.core.conversation.match import Mode, Plan, Query, begin
+from gateway.core.conversation.tree import Tree
+from gateway.core.memory import edits
+from gateway.core.prompt.compose import Composition, compose, known_note
 from storage.records import Agent, Block, Change, Committed, Exchange, Look, Pool, Scope, Snapshot, TurnWrite
-from storage.sqlite import history
-from storage.sqlite.store import SqliteStore
+from storage.sql import exchanges
+from storage.sql.store import SqliteStore
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
 
 ALICE = Scope("default", "default", "user:alice")
@@ -155,9 +156,9 @@ class Teller:
             sql = "SELECT id FROM exchanges WHERE agent = ? ORDER BY id"
             found = []
             for (row,) in connection.execute(sql, (agent.id,)).fetchall():
-                got = connection.execute(history.SQL["exchange_get"], (row, agent.id)).fetchall()
-                (e,) = history.with_content(got)
-                found.append(replace(e, full=history.content(connection, agent.id, row)[2]))
+                got = connection.execute(exchanges.SQL["exchange_get"], (row, agent.id)).fetchall()
+                (e,) = exchanges.with_content(got)
+                found.append(replace(e, full=exchanges.content(connection, agent.id, row)[2]))
             return found
 
         return self.store.reader.run(read)

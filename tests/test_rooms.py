@@ -13,15 +13,15 @@ OURS = ("gateway", "adapters", "storage")
 LEAVES = {
     "gateway.errors",
     "gateway.settings",
-    "gateway.options",
+    "gateway.settings_schema",
     "gateway.metrics",
     "gateway.log",
     "gateway.tokens",
 }
-DEFAULTS = ("gateway.settings", "gateway.core.identity")  # the order of the fields that name a user
-DATA = {"adapters.types", "storage.records", "storage.frozen"}
+DEFAULTS = ("gateway.settings", "gateway.core.request.identity")  # the order of the fields that name a user
+DATA = {"adapters.types", "storage.records", "storage.value"}
 ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors"}
-STORAGE = {"storage.base", "storage.records", "storage.errors", "storage.frozen"}
+STORAGE = {"storage.base", "storage.records", "storage.errors", "storage.value"}
 
 # room -> what it may import of ours beside itself; a name ending in "." stands for everything below it.
 ALLOWED: dict[str, set[str]] = {
@@ -31,7 +31,16 @@ ALLOWED: dict[str, set[str]] = {
     "gateway.dialects": {"gateway.core.", "gateway.errors", "adapters.types"},
     "gateway.run": {"gateway.core.", *LEAVES, *ADAPTERS, *STORAGE},
     # The chat route hands a Provider on: it names the seam, never one of its makers.
-    "gateway.web": {"gateway.run.", "gateway.dialects.", *LEAVES, "adapters.base", "adapters.types"},
+    "gateway.web": {
+        "gateway.run.",
+        "gateway.dialects.",
+        "gateway.core.",
+        *LEAVES,
+        "adapters.base",
+        "adapters.types",
+        "storage.base",
+        "storage.errors",
+    },
     "gateway": {"gateway.", "adapters.", "storage."},  # app, serve, cli put things together
 }
 # What only the top may import.

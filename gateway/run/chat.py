@@ -13,21 +13,29 @@ import orjson
 
 from adapters.base import Provider
 from adapters.types import ModelRequest
-from gateway.core.envelope import consumed, developer_places, spent
-from gateway.core.identity import SIDE_RULES, Identity, IdentityRules, Mode, SideRule, forwardable, identify
-from gateway.core.request import ChatRequest
-from gateway.core.routing import Target
-from gateway.core.splice import Splice
-from gateway.core.turn import TurnSpec
+from gateway.core.request.chat import ChatRequest
+from gateway.core.request.envelope import consumed, developer_places, spent
+from gateway.core.request.identity import (
+    SIDE_RULES,
+    Identity,
+    IdentityRules,
+    Mode,
+    SideRule,
+    forwardable,
+    identify,
+)
+from gateway.core.request.splice import Splice
+from gateway.core.turn.machine import TurnSpec
+from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError
 from gateway.metrics import Metrics
-from gateway.run.assemble import Additions, Assembly, assemble
-from gateway.run.reach import Place, Reach, Tries
-from gateway.run.recollect import Asked, Recollection, Recollector
-from gateway.run.relay import Receipt, kind_of, relay
-from gateway.run.route import Route, check_models, resolve_route
+from gateway.run.memory.assemble import Additions, Assembly, assemble
+from gateway.run.memory.turn_memory import Asked, Recollection, Recollector
 from gateway.run.sink import Sink
 from gateway.run.turn import Pending, TurnRun
+from gateway.run.upstream.failover import Place, Reach, Tries
+from gateway.run.upstream.relay import Receipt, kind_of, relay
+from gateway.run.upstream.route import Route, check_models, resolve_route
 from gateway.settings import DEFAULT_PROFILE, ProfileSettings, Settings
 from storage.base import Store
 from storage.errors import StoreError

@@ -1,7 +1,8 @@
 """The loop of a turn: feed the machine what happens, perform what it commands.
 
-The machine (gateway.core.turn) decides; the upstream, the client, the memory tools and the store are reached from
-here. A client that leaves cancels whatever is waited for, and what had become of the turn is still written.
+The machine (gateway.core.turn.machine) decides; the upstream, the client, the memory tools and the store are
+reached from here. A client that leaves cancels whatever is waited for, and what had become of the turn is still
+written.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from dataclasses import dataclass
 from adapters.base import ModelReply
 from adapters.errors import ProviderError
 from adapters.types import Event, Header, ModelRequest
-from gateway.core import turn as machine
-from gateway.core.identity import Mode
-from gateway.core.stream import is_event_stream
-from gateway.core.turn import End, Outcome, Turn
+from gateway.core.request.identity import Mode
+from gateway.core.turn import machine
+from gateway.core.turn.machine import End, Outcome, Turn
+from gateway.core.turn.stream import is_event_stream
 from gateway.errors import GatewayError, MemoryUnavailable
 from gateway.metrics import Metrics
-from gateway.run.assemble import Assembly
-from gateway.run.beat import BEAT, await_with_beats, with_beats
-from gateway.run.reach import Tries
-from gateway.run.recollect import Recollection
-from gateway.run.relay import MAX_REPLY_BYTES, Receipt, handed_on, kind_of, translate
+from gateway.run.memory.assemble import Assembly
+from gateway.run.memory.turn_memory import Recollection
 from gateway.run.sink import ClientGone, Sink
+from gateway.run.upstream.failover import Tries
+from gateway.run.upstream.keepalive import BEAT, await_with_beats, with_beats
+from gateway.run.upstream.relay import MAX_REPLY_BYTES, Receipt, handed_on, kind_of, translate
 from storage.errors import StoreError
 from storage.records import Scope
 

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest, NotAuthenticated, UnknownPath
-from gateway.run.operate import Operation
+from gateway.run.admin.operations import Operation
 from gateway.web.middleware import trace_of
 
 __all__ = ["ADMIN_PREFIX", "AdminFile", "admin_routes"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.dialects.chat import parse
+from gateway.dialects.chat.parse import parse
 from gateway.run.chat import Chat
-from gateway.run.relay import Receipt
+from gateway.run.upstream.relay import Receipt
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
 from gateway.web.middleware import trace_of

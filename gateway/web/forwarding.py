@@ -14,15 +14,15 @@ from typing import Final
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from gateway.dialects.form import FieldSearch, boundary_of
-from gateway.dialects.named import parse_named
 from gateway.errors import BadRequest, UnknownPath
-from gateway.run.forward import UPSTREAM_HEADER, Forwarding, Outgoing
-from gateway.run.relay import Receipt
-from gateway.run.route import Route as ModelRoute
+from gateway.run.upstream.forward import UPSTREAM_HEADER, Forwarding, Outgoing
+from gateway.run.upstream.relay import Receipt
+from gateway.run.upstream.route import Route as ModelRoute
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
+from gateway.web.form import FieldSearch, boundary_of
 from gateway.web.middleware import trace_of
+from gateway.web.model_field import parse_named
 from gateway.web.sse import Reply
 from gateway.web.upload import Upload
 

@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import GatewayError, MethodNotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
-from gateway.run.guard import Caller, Guard
 from gateway.run.sink import ClientGone
+from gateway.web.auth import Caller, Guard
 from gateway.web.sse import error_event
 
 __all__ = ["Edge", "Trace", "trace_of"]

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import UnknownModel
-from gateway.run.catalogue import ModelList
+from gateway.run.upstream.models import ModelList
 from gateway.web.middleware import trace_of
 
 __all__ = ["model_routes"]

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator
 
 from starlette.types import Message, Receive, Scope
 
-from gateway.dialects.form import FieldSearch
 from gateway.errors import BodyTimeout, BodyTooLarge
 from gateway.run.sink import ClientGone
 from gateway.web.body import SLOWEST_BYTES_PER_S, Room, content_length
+from gateway.web.form import FieldSearch
 
 __all__ = ["Upload"]
 

@@ -14,8 +14,8 @@ from adapters.registry import ROWS, make_provider
 from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest
-from gateway.core.canonical import text_of
-from gateway.core.stream import Draft, chunk_of, error_in
+from gateway.core.conversation.canonical import text_of
+from gateway.core.turn.stream import Draft, chunk_of, error_in
 from tests.golden import ROOT, Golden, find
 from tests.upstream import Reply, StrictUpstream, raw
 

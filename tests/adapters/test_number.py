@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.number import Numbering
+from adapters.call_index import Numbering
 from adapters.types import Event
 
 Json = dict[str, Any]

@@ -14,12 +14,21 @@ from typing import Any
 
 import orjson
 
-from gateway.core import edits, settle
-from gateway.core.canonical import Canon, Listing, WireMessage, is_system, is_user, text_of, visible
-from gateway.core.compose import Composition, compose, known_note, prefixed
-from gateway.core.history import Mode, Plan, Query, begin
-from gateway.core.tell import told
-from gateway.core.tree import Element, Tree, has_additions, is_tombstone
+from gateway.core.conversation import settle
+from gateway.core.conversation.canonical import (
+    Canon,
+    Listing,
+    WireMessage,
+    is_system,
+    is_user,
+    text_of,
+    visible,
+)
+from gateway.core.conversation.match import Mode, Plan, Query, begin
+from gateway.core.conversation.tree import Element, Tree, has_additions, is_tombstone
+from gateway.core.memory import edits
+from gateway.core.memory.visibility import told
+from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from storage.records import Atom, Block, BlockOp, Exchange, State
 
 IDLE_S = 120.0

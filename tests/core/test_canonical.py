@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.core.canonical import (
+from gateway.core.conversation.canonical import (
     Canon,
     Listing,
     WireMessage,

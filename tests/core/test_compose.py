@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.canonical import WireMessage, squash, text_of, visible
-from gateway.core.compose import prefixed, put_back
-from gateway.core.tree import Content
+from gateway.core.conversation.canonical import WireMessage, squash, text_of, visible
+from gateway.core.conversation.tree import Content
+from gateway.core.prompt.compose import prefixed, put_back
 from tests.core.conversations import (
     OUR_TOOLS,
     World,

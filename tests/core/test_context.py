@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.context import GUESS, Contexts, context_from_error
+from gateway.core.upstream.context_window import GUESS, Contexts, context_from_error
 
 PLACE = ("up", "m")
 

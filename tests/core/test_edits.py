@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from gateway.core.edits import ARCHIVAL_INSERT, digest, merge, perform, view
+from gateway.core.memory.edits import ARCHIVAL_INSERT, digest, merge, perform, view
 from storage.records import Block, BlockOp
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)

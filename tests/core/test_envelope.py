@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from adapters.rows import ROWS
-from gateway.core.envelope import consumed, developer_places, spent
+from adapters.providers import ROWS
+from gateway.core.request.envelope import consumed, developer_places, spent
 
 
 def image(more: dict[str, Any]) -> dict[str, Any]:

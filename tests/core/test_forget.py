@@ -7,8 +7,8 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from gateway.core.forget import quotes, rebuild
-from gateway.core.recall import Recalled, render_note
+from gateway.core.memory.forget import quotes, rebuild
+from gateway.core.prompt.note import Recalled, render_note
 from storage.records import Block, BlockOp, Erased, Message, Revised
 
 DAY = 20_000  # 2024-10-04

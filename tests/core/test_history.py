@@ -19,11 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core import history, tell
-from gateway.core.canonical import Canon, Listing, WireMessage, text_of
-from gateway.core.history import Mode, Query, lcs, left_out, spans_of
-from gateway.core.probe import full_probes
-from gateway.core.tree import Element, Tree
+from gateway.core.conversation import match as history
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
+from gateway.core.conversation.lookup import full_probes
+from gateway.core.conversation.match import Mode, Query, lcs, left_out, spans_of
+from gateway.core.conversation.tree import Element, Tree
+from gateway.core.memory import visibility
 from tests.core.conversations import (
     World,
     assistant,
@@ -1046,8 +1047,8 @@ def test_what_is_told_of_a_long_head_is_read_once(world: World, monkeypatch: pyt
         read.append(len(data))
         return orjson.loads(data)
 
-    monkeypatch.setattr(tell, "orjson", SimpleNamespace(loads=loads))
-    found = tell.messages_of(replace(e, carried=True), False, None)
+    monkeypatch.setattr(visibility, "orjson", SimpleNamespace(loads=loads))
+    found = visibility.messages_of(replace(e, carried=True), False, None)
     assert [m.text for m in found[:2]] == ["q0", "a0"]
     assert (len(found), len(read)) == (102, 2)
 

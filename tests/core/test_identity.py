@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.identity import Identity, IdentityRules, Mode, SideRule, forwardable, identify
+from gateway.core.request.identity import Identity, IdentityRules, Mode, SideRule, forwardable, identify
 from gateway.errors import BadRequest
 from storage.records import Scope
 

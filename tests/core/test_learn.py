@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core import learn
-from gateway.core.learn import BlockEdit, FactEdit, Reading
+from gateway.core.memory import learn
+from gateway.core.memory.learn import BlockEdit, FactEdit, Reading
 from storage.records import Block, Fact, Message
 
 DAY = 86_400.0

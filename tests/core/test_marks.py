@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.marks import strip_marks
+from gateway.core.memory.framework_markers import strip_marks
 
 
 @pytest.mark.parametrize(

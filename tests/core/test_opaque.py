@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.opaque import has_opaque, refilled, refilled_calls, without_opaque
+from gateway.core.conversation.provider_fields import has_opaque, refilled, refilled_calls, without_opaque
 
 Json = dict[str, Any]
 SIGNED = {"google": {"thought_signature": "EjQK"}}

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from gateway.core import settle
-from gateway.core.canonical import Canon, Listing, WireMessage
-from gateway.core.compose import compose
-from gateway.core.history import Mode, Plan, Query, begin
-from gateway.core.plain import compose_plain, finish_plain, plan_plain
-from gateway.core.tree import Tree, has_additions
+from gateway.core.conversation import settle
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.fast_path import compose_plain, finish_plain, plan_plain
+from gateway.core.conversation.match import Mode, Plan, Query, begin
+from gateway.core.conversation.tree import Tree, has_additions
+from gateway.core.prompt.compose import compose
 from storage.records import Exchange, Look, State
 from tests.core.conversations import (
     IDLE_S,

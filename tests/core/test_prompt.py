@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.prompt import (
+from gateway.core.prompt.blocks import (
     PREAMBLE,
     Retake,
     describe_tools,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.recall import Recalled, choose, estimate_tokens, make_query, render_note, strip_notes
+from gateway.core.prompt.note import Recalled, choose, estimate_tokens, make_query, render_note, strip_notes
 from gateway.tokens import count
 from storage.records import Message
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.routing import (
+from gateway.core.upstream.policy import (
     Failure,
     Health,
     Member,

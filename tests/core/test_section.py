@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.edits import digest
-from gateway.core.section import Section, learned, make_section
+from gateway.core.memory.edits import digest
+from gateway.core.prompt.section import Section, learned, make_section
 from storage.records import Block, Snapshot
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)

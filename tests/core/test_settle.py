@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.history import Mode
+from gateway.core.conversation.match import Mode
 from tests.core.conversations import World, assistant, call, drawn, result, user
 
 both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.splice import Splice, dump, scan
+from gateway.core.request.splice import Splice, dump, scan
 
 NOTE = 'Remember: "Kuchen"\n\\ é 🎂'
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from adapters.types import Event
-from gateway.core.stream import (
+from gateway.core.turn.stream import (
     Call,
     Draft,
     Held,

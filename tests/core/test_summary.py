@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.canonical import Canon, Listing
-from gateway.core.summary import (
+from gateway.core.conversation.canonical import Canon, Listing
+from gateway.core.prompt.summary import (
     PREAMBLE,
     Nonsense,
     Share,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.tools import (
+from gateway.core.memory.tools import (
     EDITS,
     MEMORY_TOOLS,
     apply,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.types import Event
-from gateway.core.turn import (
+from gateway.core.turn.machine import (
     CallModel,
     ClientGone,
     CloseUpstream,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.window import (
+from gateway.core.prompt.window import (
     Budget,
     Element,
     Window,

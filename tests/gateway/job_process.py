@@ -10,9 +10,9 @@ import asyncio
 import sys
 from pathlib import Path
 
-from gateway.run.jobs import JobContext, Worker
-from storage.sqlite.passages import insert_passage
-from storage.sqlite.store import SqliteStore
+from gateway.run.background.worker import JobContext, Worker
+from storage.sql.passages import insert_passage
+from storage.sql.store import SqliteStore
 
 STEPS = 5
 

@@ -19,11 +19,11 @@ from unittest.mock import patch
 
 import openai
 
-from gateway.core.splice import scan
+from gateway.core.request.splice import scan
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from gateway.web.server import GatewayServer, make_server
 from storage.records import Block, Scope
-from storage.sqlite.store import SqliteStore
+from storage.sql.store import SqliteStore
 from tests.server import RawReply, Running, serve, settings_for
 from tests.upstream import Seen, StrictUpstream
 

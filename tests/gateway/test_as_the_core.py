@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.canonical import WireMessage
-from gateway.core.history import Mode
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.match import Mode
 from tests.core.conversations import World as Core
 from tests.core.conversations import assistant, user
 from tests.gateway.sdk import CHAT, World, remember

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
-from gateway.run.guard import Caller, Guard
 from gateway.settings import UpstreamSettings
+from gateway.web.auth import Caller, Guard
 from storage.errors import Corrupt
 from storage.records import Key
-from storage.sqlite.store import SqliteStore
+from storage.sql.store import SqliteStore
 from tests.server import Running, serve, settings_for
 from tests.upstream import StrictUpstream
 

@@ -17,10 +17,10 @@ from adapters.types import Capabilities, ModelRequest
 from gateway.app import create_app, make_providers
 from gateway.cli import main
 from gateway.errors import SettingsError
-from gateway.run.background import Background, background_route
-from gateway.run.jobs import JobFailed, Postponed
+from gateway.run.background.model import Background, background_route
+from gateway.run.background.worker import JobFailed, Postponed
 from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings
-from storage.sqlite.store import SqliteStore
+from storage.sql.store import SqliteStore
 
 DAY = 86_400
 NOON = 100 * DAY + DAY // 2

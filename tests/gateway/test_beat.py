@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.run.beat import BEAT, await_with_beats, with_beats
+from gateway.run.upstream.keepalive import BEAT, await_with_beats, with_beats
 
 OFTEN_S = 0.001
 

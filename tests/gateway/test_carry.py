@@ -14,16 +14,16 @@ import orjson
 import pytest
 
 from gateway.cli import main
-from gateway.core import settle
-from gateway.core.canonical import Canon, WireMessage
-from gateway.core.forget import FORGET_RULES
-from gateway.core.history import Mode
-from gateway.core.tell import messages_of
+from gateway.core.conversation import settle
+from gateway.core.conversation.canonical import Canon, WireMessage
+from gateway.core.conversation.match import Mode
+from gateway.core.memory.forget import FORGET_RULES
+from gateway.core.memory.visibility import messages_of
 from gateway.errors import BadRequest
-from gateway.run.carry import carry_operations
+from gateway.run.admin.transfer import carry_operations
 from storage.errors import Conflict
 from storage.records import Agent, Learned, Scope, State, Target
-from storage.sqlite.store import SqliteStore
+from storage.sql.store import SqliteStore
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.stored import ALICE, Teller
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import BlockSettings
-from storage.sqlite import blocks
+from storage.sql import blocks
 from tests.gateway.sdk import World, agent, remember
 from tests.upstream import Call, StrictUpstream, call_tools, say
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.splice import Splice
-from gateway.dialects.chat import ROLES, ChatRequest, parse
+from gateway.core.request.splice import Splice
+from gateway.dialects.chat.parse import ROLES, ChatRequest, parse
 from gateway.errors import BadRequest
 
 USER = {"role": "user", "content": "hi"}

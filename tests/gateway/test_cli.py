@@ -18,7 +18,7 @@ import pytest
 from gateway.cli import main
 from gateway.settings import Settings, load_settings
 from gateway.web.admin import AdminFile
-from storage.sqlite.store import SqliteStore
+from storage.sql.store import SqliteStore
 from tests.server import RawClient, Running, serve, settings_for
 from tests.upstream import Gate, StrictUpstream, raw, say
 

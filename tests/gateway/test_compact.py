@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from gateway.app import make_operations
-from gateway.core.forget import FORGET_RULES
-from gateway.core.summary import INSTRUCTIONS
+from gateway.core.memory.forget import FORGET_RULES
+from gateway.core.prompt.summary import INSTRUCTIONS
 from gateway.errors import BadRequest
 from gateway.settings import MemorySettings, ProfileSettings, UpstreamSettings
 from storage.records import JobState, Scope, Target
@@ -235,7 +235,7 @@ def test_a_slow_model_is_not_waited_for(world: World, notes: Notes) -> None:
 def test_a_job_that_was_ended_goes_on_where_it_was(
     upstream: StrictUpstream, notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.run.compact.PART_CHARS", 1500)
+    monkeypatch.setattr("gateway.run.background.compact.PART_CHARS", 1500)
     came = Gate()
 
     def stop_at_two(n: int) -> Reply:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.errors import SettingsError
 from gateway.settings import load_settings
-from storage.sqlite.store import SqliteStore
+from storage.sql.store import SqliteStore
 from tests.server import RawReply, Running, serve, settings_for
 from tests.upstream import Reply, Seen, StrictUpstream, say
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.canonical import Canon, Listing
+from gateway.core.conversation.canonical import Canon, Listing
 from storage.sqlite.lock import owner_of
 from tests.gateway.process import Process, serving
 from tests.server import RawClient

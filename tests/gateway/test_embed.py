@@ -13,13 +13,13 @@ import orjson
 import pytest
 
 from gateway.app import create_app, make_embedder
-from gateway.core.forget import FORGET_RULES
-from gateway.core.tell import messages_of
-from gateway.core.usual import USUAL
+from gateway.core.memory.baseline_texts import USUAL
+from gateway.core.memory.forget import FORGET_RULES
+from gateway.core.memory.visibility import messages_of
 from gateway.errors import SettingsError
-from gateway.run.carry import carry_operations
-from gateway.run.embed import BATCH, TEXT_CHARS, Embedding
-from gateway.run.show import show_operation
+from gateway.run.admin.show import show_operation
+from gateway.run.admin.transfer import carry_operations
+from gateway.run.background.embed import BATCH, TEXT_CHARS, Embedding
 from gateway.serve import perform_here
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.records import JobState, Scope, Target

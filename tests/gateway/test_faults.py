@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from gateway.run.jobs import JobContext
+from gateway.run.background.worker import JobContext
 from gateway.settings import DatabaseSettings, MemorySettings, ProfileSettings
 from storage.errors import Corrupt
 from storage.records import Scope
+from storage.sql.passages import insert_passage
+from storage.sql.store import SqliteStore, connect_current
 from storage.sqlite.connection import Target
-from storage.sqlite.passages import insert_passage
-from storage.sqlite.store import SqliteStore, connect_current
 from storage.sqlite.writer import WriterLimits
 from tests.gateway.process import serving
 from tests.server import RawClient, RawReply, Running, serve, settings_for

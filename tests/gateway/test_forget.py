@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.run.forget import Retention, forget_operations
-from gateway.run.show import show_operation
+from gateway.run.admin.forget import Retention, forget_operations
+from gateway.run.admin.show import show_operation
 from gateway.settings import BlockSettings, ProjectSettings
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.upstream import Call, Gate, Rules, StrictUpstream, call_tools, say

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.summary import INSTRUCTIONS
-from gateway.run.forget import Retention, forget_operations
+from gateway.core.prompt.summary import INSTRUCTIONS
+from gateway.run.admin.forget import Retention, forget_operations
 from gateway.settings import UpstreamSettings
 from storage.records import JobState
 from tests.gateway.sdk import Chat, World, agent, remember

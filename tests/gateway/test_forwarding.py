@@ -12,8 +12,8 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.dialects.form import FieldSearch, boundary_of
 from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
+from gateway.web.form import FieldSearch, boundary_of
 from gateway.web.forwarding import FORWARDED
 from tests.anthropic_upstream import StrictAnthropic
 from tests.gateway.sdk import _quick_server

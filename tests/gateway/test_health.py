@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.web.health import Readiness
-from storage.sqlite.store import SqliteStore
+from storage.sql.store import SqliteStore
 from tests.server import serve, settings_for
 from tests.upstream import StrictUpstream, fail
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
-from gateway.run.jobs import GiveUp, Handler, JobContext, Postponed, Worker, WorkerLimits
-from gateway.run.tally import Tally
+from gateway.run.background.job_metrics import Tally
+from gateway.run.background.worker import GiveUp, Handler, JobContext, Postponed, Worker, WorkerLimits
 from storage.errors import Broken, Full, Stale
 from storage.records import Agent, Job, JobState, Scope
-from storage.sqlite.agents import create_agent
-from storage.sqlite.jobs import Jobs, forget_jobs
-from storage.sqlite.passages import insert_passage
-from storage.sqlite.store import SqliteStore
+from storage.sql.agents import create_agent
+from storage.sql.jobs import Jobs, forget_jobs
+from storage.sql.passages import insert_passage
+from storage.sql.store import SqliteStore
 from storage.sqlite.writer import WriterLimits
 from tests.gateway.job_process import STEPS
 from tests.gateway.process import ROOT
@@ -506,7 +506,7 @@ async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_data
     time, down = Time(), False
 
     def connect(target: Any) -> sqlite3.Connection:
-        from storage.sqlite.store import connect_current
+        from storage.sql.store import connect_current
 
         if down:
             raise Broken("no disk")

@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from gateway.settings import MemorySettings, UpstreamSettings
 from gateway.web.admin import ADMIN_PREFIX, AdminFile
+from storage.sql.store import SqliteStore
 from storage.sqlite.lock import owner_of
-from storage.sqlite.store import SqliteStore
 from tests.gateway.process import Process, command, serving
 from tests.server import Running, serve, settings_for
 from tests.upstream import StrictUpstream

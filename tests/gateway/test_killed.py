@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.usual import USUAL
+from gateway.core.memory.baseline_texts import USUAL
 from tests.gateway.process import Process, serving
 from tests.meaning import vector_of
 from tests.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say

@@ -16,11 +16,11 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderUnreachable
 from adapters.fake import Failed, Raw, Said, ScriptedProvider, ToolCall
 from adapters.types import ModelRequest
-from gateway.run.background import Reply
-from gateway.run.forget import forget_operations
-from gateway.run.jobs import Worker
-from gateway.run.learn import Learning
-from gateway.run.show import show_operation
+from gateway.run.admin.forget import forget_operations
+from gateway.run.admin.show import show_operation
+from gateway.run.background.learn import Learning
+from gateway.run.background.model import Reply
+from gateway.run.background.worker import Worker
 from storage.errors import Full
 from storage.records import Fact, JobState, Scope
 from tests.gateway.sdk import CHAT, World, agent, remember

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core import probe
-from gateway.run import recollect
+from gateway.core.conversation import lookup
+from gateway.run.memory import turn_memory
 from storage.records import Pool
 from tests.gateway.test_compact import Notes, compacted, compacting, text_of
 from tests.upstream import StrictUpstream, say
@@ -63,7 +63,7 @@ def test_looking_at_the_end_of_a_conversation_is_enough(
 ) -> None:
     turns = 60
     whole, all_loaded = talk(upstream, tmp_path / "all", way, compaction, turns)
-    for module in (probe, recollect):
+    for module in (lookup, turn_memory):
         monkeypatch.setattr(module, "REACH", REACH)
     part, loaded = talk(upstream, tmp_path / "end", way, compaction, turns)
     assert part == whole

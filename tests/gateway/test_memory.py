@@ -11,12 +11,12 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.core.tell import messages_of
-from gateway.run.show import show_operation
+from gateway.core.memory.visibility import messages_of
+from gateway.run.admin.show import show_operation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import count
-from storage.sqlite.terms_table import load_terms
-from storage.terms import seqs_of
+from storage.search.rank import seqs_of
+from storage.sql.terms import load_terms
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, agent, remember
 from tests.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say

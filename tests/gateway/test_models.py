@@ -11,10 +11,10 @@ import pytest
 
 from adapters.base import Provider
 from gateway.app import make_providers
-from gateway.core.routing import Target
+from gateway.core.upstream.policy import Target
 from gateway.errors import SettingsError, UnknownModel
-from gateway.run.catalogue import ModelList
-from gateway.run.route import Route, check_models, resolve_route
+from gateway.run.upstream.models import ModelList
+from gateway.run.upstream.route import Route, check_models, resolve_route
 from gateway.settings import (
     DeploymentSettings,
     ModelSettings,

@@ -19,8 +19,8 @@ import openai
 import orjson
 import pytest
 
-from gateway.run.reach import Place
 from gateway.run.turn import TurnRun
+from gateway.run.upstream.failover import Place
 from gateway.settings import DeploymentSettings, ModelSettings, UpstreamSettings
 from tests.anthropic_upstream import StrictAnthropic
 from tests.gateway.sdk import CHAT, World, agent, remember

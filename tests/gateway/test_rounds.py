@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.run.rounds import Rounds
+from gateway.run.background.loop import Rounds
 from storage.errors import Locked
 
 

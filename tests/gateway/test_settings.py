@@ -10,11 +10,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from gateway.app import make_providers
-from gateway.core.identity import identify
+from gateway.core.request.identity import identify
 from gateway.errors import SettingsError
 from gateway.metrics import Metrics
 from gateway.run.chat import Chat
-from gateway.run.route import resolve_route
+from gateway.run.upstream.route import resolve_route
 from gateway.serve import example_model
 from gateway.settings import (
     DEMO_PROFILE,

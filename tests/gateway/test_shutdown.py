@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from gateway.settings import DatabaseSettings
+from storage.sql.store import SqliteStore
 from storage.sqlite.lock import owner_of
-from storage.sqlite.store import SqliteStore
 from tests.gateway.process import serving
 from tests.server import RawClient, Running, serve, settings_for
 from tests.upstream import Gate, StrictUpstream, say

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core import settle
-from gateway.core.canonical import WireMessage, text_of, visible
-from gateway.core.history import Mode, Plan
-from gateway.core.tree import Tree
+from gateway.core.conversation import settle
+from gateway.core.conversation.canonical import WireMessage, text_of, visible
+from gateway.core.conversation.match import Mode, Plan
+from gateway.core.conversation.tree import Tree
 from storage.records import Exchange
-from storage.sqlite.store import SqliteStore
+from storage.sql.store import SqliteStore
 from tests.core.conversations import (
     IDLE_S,
     OUR_TOOLS,

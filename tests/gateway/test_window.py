@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.splice import scan
+from gateway.core.request.splice import scan
 from gateway.settings import UpstreamSettings
 from gateway.tokens import count, message_tokens
 from tests.gateway.sdk import Chat, World, agent, message_bytes, prefix_bytes, remember

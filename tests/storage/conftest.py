@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from storage.records import Agent, Scope
-from storage.sqlite.agents import create_agent
-from storage.sqlite.store import SqliteStore
+from storage.sql.agents import create_agent
+from storage.sql.store import SqliteStore
 
 OpenStore = Callable[..., Awaitable[SqliteStore]]
 

@@ -12,8 +12,8 @@ import pytest
 
 from storage.errors import Conflict, NotFound
 from storage.records import Agent, Block, BlockOp
-from storage.sqlite import blocks
-from storage.sqlite.store import SqliteStore
+from storage.sql import blocks
+from storage.sql.store import SqliteStore
 
 HUMAN = Block(0, "human", "Who the user is", "Unknown.", 2000)
 PERSONA = Block(0, "persona", "Who you are", "A friend.", 2000, read_only=True)

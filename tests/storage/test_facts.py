@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from gateway.core import settle
-from gateway.core.tell import messages_of
-from gateway.run.carry import carry_operations
+from gateway.core.conversation import settle
+from gateway.core.memory.visibility import messages_of
+from gateway.run.admin.transfer import carry_operations
 from storage.records import Agent, Block, Learned, LearnedFact, Scope, Unlearned
-from storage.sqlite.store import SqliteStore
+from storage.sql.store import SqliteStore
 from tests.core.conversations import assistant, user
 from tests.stored import ALICE, Teller
 
@@ -192,7 +192,7 @@ async def test_facts_are_carried_away_and_in(store: SqliteStore, alice: Teller) 
     copy = Teller(store, carol, now=lambda: NOW).agent
     assert [f.text for f in store.facts.list(copy.id)] == ["Bergen", "Tea"]
     assert (await unlearned(store, copy)).cursor == 3
-    # What says the same is recognised under the new memory's secret; keys are those of gateway.core.learn there.
+    # What says the same is recognised under the new memory's secret; keys are those of gateway.core.memory.learn there.
     again = LearnedFact("tea!", "", "tea", NOW, None, ())
     await learn(store, copy, 3, 4, Learned(facts=[again]))
     assert len(store.facts.list(copy.id)) == 2

@@ -17,11 +17,11 @@ import pytest
 
 from storage.errors import Broken, Corrupt, Failed, Full, Locked, ReadOnly, Unavailable
 from storage.records import Agent, Scope
-from storage.sqlite.agents import create_agent
+from storage.sql.agents import create_agent
+from storage.sql.passages import insert_passage
+from storage.sql.store import SqliteStore, connect_current
 from storage.sqlite.connection import Target
-from storage.sqlite.passages import insert_passage
 from storage.sqlite.reader import Reader, ThreadReader
-from storage.sqlite.store import SqliteStore, connect_current
 from storage.sqlite.writer import WriterLimits
 
 # Attempts to mend are made by the tests, not by a timer.
@@ -319,11 +319,11 @@ async def test_the_fault_of_a_store_that_closes_holds_nobody(open_store: Any, pa
 UNDER_LOAD = """
 import asyncio, os, sys
 from storage.records import Scope
-from storage.sqlite.agents import create_agent
-from storage.sqlite.passages import insert_passage
+from storage.sql.agents import create_agent
+from storage.sql.passages import insert_passage
 from storage.sqlite.reader import Reader, ThreadReader
-from storage.sqlite.store import SqliteStore
-from storage.sqlite.terms_table import replace_terms
+from storage.sql.store import SqliteStore
+from storage.sql.terms import replace_terms
 from storage.sqlite.writer import WriterLimits
 
 async def main():

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core import settle
-from gateway.core.canonical import WireMessage
-from gateway.core.forget import FORGET_RULES
-from gateway.core.tell import messages_of
+from gateway.core.conversation import settle
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.memory.forget import FORGET_RULES
+from gateway.core.memory.visibility import messages_of
 from storage.errors import Stale
 from storage.records import Agent, Exchange, Scope, Snapshot, State, Target
-from storage.sqlite.store import SqliteStore
+from storage.sql.store import SqliteStore
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import OpenStore
 from tests.stored import ALICE, Teller

@@ -13,11 +13,11 @@ import pytest
 
 from storage.errors import Full, NotFound, Stale
 from storage.records import Agent, Job, JobState, Scope
-from storage.sqlite.agents import create_agent
-from storage.sqlite.jobs import Jobs, enqueue_job, forget_jobs
-from storage.sqlite.passages import insert_passage
-from storage.sqlite.queries import load_queries
-from storage.sqlite.store import SqliteStore
+from storage.sql.agents import create_agent
+from storage.sql.jobs import Jobs, enqueue_job, forget_jobs
+from storage.sql.passages import insert_passage
+from storage.sql.statements import load_queries
+from storage.sql.store import SqliteStore
 
 KINDS = ("learn", "compact")
 LEASE_S = 60.0

@@ -10,9 +10,9 @@ import pytest
 
 from storage.errors import Conflict, NotFound
 from storage.records import Agent, Scope
-from storage.sqlite.agents import Agents, create_agent
-from storage.sqlite.keys import was_keyed
-from storage.sqlite.store import SqliteStore
+from storage.sql.agents import Agents, create_agent
+from storage.sql.keys import was_keyed
+from storage.sql.store import SqliteStore
 
 ALICE = Scope("default", "default", "user:alice")
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from storage.errors import Foreign, StoreError, TooNew
+from storage.sql.statements import load_queries
 from storage.sqlite.connection import Target, open_writer
 from storage.sqlite.migration import load_migrations, migrate
-from storage.sqlite.queries import load_queries
 
 KNOWN = load_migrations()[-1][0]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from storage.records import Agent, Evicted, Exchange, State
-from storage.sqlite import history
-from storage.sqlite.room import pad_bytes, room_for, size_of
-from storage.sqlite.store import SqliteStore
+from storage.sql import exchanges
+from storage.sql.store import SqliteStore
+from storage.sqlite.padding import pad_bytes, room_for, size_of
 
 PAGE = 4096
 
@@ -79,7 +79,7 @@ async def test_rows_stay_where_they_are_whatever_they_become(
     count = 300
 
     def insert(connection: sqlite3.Connection) -> list[int]:
-        return [history.insert_exchange(connection, agent.id, exchange(chance, i))[0] for i in range(count)]
+        return [exchanges.insert_exchange(connection, agent.id, exchange(chance, i))[0] for i in range(count)]
 
     ids = await store.writer.submit(insert)
     await store.writer.checkpoint()
@@ -93,9 +93,9 @@ async def test_rows_stay_where_they_are_whatever_they_become(
             for i in chance.sample(ids, count // 2):
                 made = replace(exchange(chance, i), id=i)
                 if step % 2:
-                    history.rewrite_exchange(connection, made)
+                    exchanges.rewrite_exchange(connection, made)
                 else:
-                    history.update_exchange(connection, made)
+                    exchanges.update_exchange(connection, made)
 
         await store.writer.submit(update)
         await store.writer.checkpoint()
@@ -111,7 +111,7 @@ async def test_a_short_row_is_exactly_as_long_after_as_before(
 
     def insert(connection: sqlite3.Connection) -> None:
         for e in made:
-            history.insert_exchange(connection, agent.id, e)
+            exchanges.insert_exchange(connection, agent.id, e)
 
     await store.writer.submit(insert)
     await store.writer.checkpoint()
@@ -120,7 +120,7 @@ async def test_a_short_row_is_exactly_as_long_after_as_before(
 
     def update(connection: sqlite3.Connection) -> None:
         for row, _ in before:
-            history.rewrite_exchange(
+            exchanges.rewrite_exchange(
                 connection,
                 replace(exchange(chance, row), id=row, input=b"y" * 40, said=None, notes={}, inputs=()),
             )

@@ -12,7 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.terms import CHUNK, CorruptIndex, Document, Hit, encode, forget, merge, rank, seqs_of, words_of
+from storage.search.rank import (
+    CHUNK,
+    CorruptIndex,
+    Document,
+    Hit,
+    encode,
+    forget,
+    merge,
+    rank,
+    seqs_of,
+    words_of,
+)
 
 SECRET = b"s" * 32
 MAY = datetime(2026, 5, 17, 12, tzinfo=UTC).timestamp()  # a Sunday
@@ -272,7 +283,7 @@ def test_times_no_calendar_has_are_kept_without_a_date() -> None:
 
 
 def test_numpy_is_not_loaded_before_it_is_needed() -> None:
-    code = "import sys, storage.terms; storage.terms.words_of('a dog'); sys.exit('numpy' in sys.modules)"
+    code = "import sys, storage.search.rank; storage.search.rank.words_of('a dog'); sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

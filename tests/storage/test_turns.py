@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.core import edits, settle
-from gateway.core.canonical import Canon, WireMessage
-from gateway.core.decide import decide
-from gateway.core.history import Mode
+from gateway.core.conversation import settle
+from gateway.core.conversation.canonical import Canon, WireMessage
+from gateway.core.conversation.change import decide
+from gateway.core.conversation.match import Mode
+from gateway.core.memory import edits
 from storage.errors import Stale
 from storage.records import Change, Committed, Exchange, Pool, Probes, Scope, Snapshot, TurnWrite
-from storage.sqlite.history import SQL
-from storage.sqlite.store import SqliteStore
+from storage.sql.exchanges import SQL
+from storage.sql.store import SqliteStore
 from tests.core.conversations import assistant, call, check_columns, result, user
 from tests.storage.conftest import OpenStore
 from tests.stored import ALICE, StoredTurn, Teller

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.core.forget import FORGET_RULES
-from gateway.core.tell import messages_of
-from storage import terms, vectors
+from gateway.core.memory.forget import FORGET_RULES
+from gateway.core.memory.visibility import messages_of
 from storage.errors import Stale
 from storage.records import Agent, Message, Target, Unembedded, Vector
-from storage.sqlite.store import SqliteStore
-from storage.sqlite.vectors_table import add_vectors, forget_indexed
-from storage.terms import CorruptIndex
+from storage.search import rank, vectors
+from storage.search.rank import CorruptIndex
+from storage.sql.store import SqliteStore
+from storage.sql.vectors_table import add_vectors, forget_indexed
 from tests.core.conversations import assistant, user
 from tests.storage.test_forget import Clock
 from tests.stored import ALICE, Teller
@@ -123,14 +123,14 @@ TEXTS = [
 
 
 def ranked(query: str, near: Mapping[int, float] | None, **options: Any) -> list[int]:
-    documents = [terms.Document(i + 1, "user", text, 0.0) for i, text in enumerate(TEXTS)]
-    blobs = list(terms.encode(documents, SECRET).values())
+    documents = [rank.Document(i + 1, "user", text, 0.0) for i, text in enumerate(TEXTS)]
+    blobs = list(rank.encode(documents, SECRET).values())
     found = None
     if near is not None:
         seqs = [*near, *(i for i in range(1, len(TEXTS) + 1) if i not in near)]
         values = [*near.values(), *([-0.1] * (len(seqs) - len(near)))]
-        found = terms.Near(np.array(seqs, np.int64), np.array(values), np.array(values))
-    return [hit.seq for hit in terms.rank(blobs, query, SECRET, near=found, **options)]
+        found = rank.Near(np.array(seqs, np.int64), np.array(values), np.array(values))
+    return [hit.seq for hit in rank.rank(blobs, query, SECRET, near=found, **options)]
 
 
 def test_without_vectors_nothing_changes() -> None:

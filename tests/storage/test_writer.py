@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from storage.errors import Broken, Busy, Closed, Conflict, Failed, NotFound, TooSlow
+from storage.sql.store import SqliteStore
 from storage.sqlite.connection import Driver, Target, open_writer
-from storage.sqlite.store import SqliteStore
 from storage.sqlite.writer import Writer, WriterLimits
 from tests.storage.conftest import OpenStore
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
-from gateway.core import edits, recall, tools
-from gateway.core.tell import messages_of
+from gateway.core.memory import edits, tools
+from gateway.core.memory.visibility import messages_of
+from gateway.core.prompt import note
 from storage.base import Store
 from storage.errors import StoreError
 from storage.records import Agent, Block, BlockOp, Look, Message, Vector
@@ -87,9 +88,9 @@ class MemoryTools:
         kept = [_kept(op, n) for n, op in enumerate(pending) if is_archive and op.op == edits.ARCHIVAL_INSERT]
         budget = self._recall_tokens or DEFAULT_TOKENS
         # What is not confirmed is in no index. The newest first, and as short as all that is found.
-        mine = [f"- {c.text}" for c in recall.choose(kept[: -limit - 1 : -1], "", budget_tokens=budget)]
-        budget -= recall.estimate_tokens("\n".join(mine))
-        chosen = recall.choose(hits[:limit], "", budget_tokens=budget)
+        mine = [f"- {c.text}" for c in note.choose(kept[: -limit - 1 : -1], "", budget_tokens=budget)]
+        budget -= note.estimate_tokens("\n".join(mine))
+        chosen = note.choose(hits[:limit], "", budget_tokens=budget)
         lines = [*mine, *(_result_line(c) for c in chosen)]
         return "\n".join(lines) if lines else "Nothing was found."
 
@@ -116,7 +117,7 @@ def _kept(op: BlockOp, number: int) -> Message:
     return Message(number, op.exchange, "assistant", text, op.at, 0, source="passage")
 
 
-def _result_line(hit: recall.Recalled) -> str:
+def _result_line(hit: note.Recalled) -> str:
     at = time.strftime("%Y-%m-%d", time.gmtime(hit.message.at))
     who = hit.message.speaker or hit.message.role
     return f"- [{at}, {who}] {hit.text}" if hit.message.source == "message" else f"- [{at}] {hit.text}"

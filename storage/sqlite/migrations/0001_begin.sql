@@ -49,7 +49,7 @@ CREATE TABLE conversations (
 -- One turn each: what the client sent since our last reply, and our reply. See storage/records.py for the columns.
 -- span: how many of the agent's sequence numbers it takes, from seq on.
 -- input_key: hash of the atoms of its last input message.
--- room, pad: rows change in place and never grow within their page (storage/sqlite/room.py says why).
+-- room, pad: rows change in place and never grow within their page (storage/sqlite/padding.py says why).
 CREATE TABLE exchanges (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     agent        INTEGER NOT NULL,
@@ -198,7 +198,7 @@ CREATE TABLE passages (
     UNIQUE (agent, seq)
 ) STRICT;
 
--- The packed search index: keyed hashes, no text (storage/terms.py knows the bytes).
+-- The packed search index: keyed hashes, no text (storage/search/rank.py knows the bytes).
 CREATE TABLE terms (
     agent INTEGER NOT NULL,
     chunk INTEGER NOT NULL,

@@ -1,6 +1,6 @@
 -- Vectors of messages, passages and facts, where an embedder is configured.
 
--- A blob for each 64 numbers of an agent's order (storage/vectors.py knows the bytes). model: whose vectors they are;
+-- A blob for each 64 numbers of an agent's order (storage/search/vectors.py knows the bytes). model: whose vectors they are;
 -- others are not compared with one another. stamp: the agent's when the blob was written.
 -- pad: a row's beginning lies in a page with others and moves with it, leaving copies; what is beyond about a thousand
 -- bytes (sqlite.org/fileformat2.html, 1.6) lies in overflow pages of its own, which are erased when it gives them up.

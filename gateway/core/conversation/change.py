@@ -1,0 +1,58 @@
+"""What a turn changes, decided inside the writing transaction: exchanges in, one change as a value out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.core.conversation import settle
+from gateway.core.conversation.match import Plan
+from gateway.core.conversation.tree import Tree, is_tombstone
+from storage.records import Change, Exchange, Pool, State
+
+__all__ = ["decide"]
+
+
+def decide(
+    pool: Pool, plan: Plan, ended: settle.Ended, how: Callable[[Tree, Plan, settle.Ended], Exchange]
+) -> Change:
+    """Inside the writing transaction: what this turn changes, of the tree as it is now."""
+    query = plan.query
+    tree = Tree(pool.exchanges, pool.fetch, pool.tombs)
+    before = {x.id: x for x in tree}
+    if query.named and plan.place.anchor is None:
+        plan.conversation = pool.conversation
+    e = how(tree, plan, ended)
+    merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)
+    for x, why in merging:
+        tree.change(x.id, merged=why)
+    e = tree.by_id[e.id]
+    others = [tree.by_id[i] for i in tree.changed if i != e.id]
+    canon = query.listing.canon
+    heads = []
+    if e.parent is None:
+        path = b""
+        for atoms in e.inputs:
+            path = canon.path(atoms, path)
+            if atoms and atoms[0][:1] in b"ac":
+                heads.append(path)
+    tombs = []
+    if e.state is State.OFF:
+        tombs = [b"".join(a) for a in (*e.inputs, e.reply or ()) if a and a[0][:1] in b"ua"]
+    return Change(
+        exchange=e,
+        others=others,
+        heads=heads,
+        tombs=tombs,
+        stale=[x.id for x in (*others, e) if x.id in before and _reads_anew(before[x.id], x)],
+        merge=[x.id for x, _ in merging],
+    )
+
+
+def _reads_anew(old: Exchange, new: Exchange) -> bool:
+    """Whether the search index has to look at it again. What does not stand is not in it: it is told to nobody, and as
+    the best hit it would be what others are measured by."""
+    return _read(old) != _read(new) and not is_tombstone(new)
+
+
+def _read(e: Exchange) -> tuple[object, ...]:
+    return e.standing, e.inputs, e.reply, e.ended is None, e.carried and e.head

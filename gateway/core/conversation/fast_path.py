@@ -1,0 +1,114 @@
+"""The plain turn: the list is exactly what is stored, and goes on from its end.
+
+Most turns are plain, and one indexed look-up tells. What is decided here is what history.begin and settle.finish would
+decide, from what `look` loaded alone; whatever they would have to weigh (forks, tool rounds, first turns, edits to be
+confirmed) is not plain. docs/conversations.md has the argument.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Container
+from dataclasses import replace
+
+from gateway.core.conversation.canonical import Listing, is_user, squash, text_of
+from gateway.core.conversation.match import Mode, Place, Plan, Query
+from gateway.core.conversation.settle import Ended, contents
+from gateway.core.conversation.tree import Tree, end_offset, has_additions
+from gateway.core.prompt.compose import Composition, restore
+from storage.records import Exchange, Look, State
+
+__all__ = ["compose_plain", "finish_plain", "plan_plain"]
+
+
+def plan_plain(look: Look, query: Query) -> Plan | None:
+    """None where the turn is not plain."""
+    e, listing = look.exchange, query.listing
+    if e is None or look.is_continued or look.has_rivals or look.is_head:
+        return None
+    new = list(range(listing.said, len(listing)))
+    if query.append or query.mode is not Mode.ON or not new or (look.has_tombs and len(new) > 1):
+        return None
+    if e.state is not State.FINISHED or not e.standing or e.head or (e.edits and not e.merged):
+        return None
+    if e.parent is not None and not any(map(is_user, e.inputs)):
+        return None
+    if e.hush and not any(map(is_user, listing.atoms[listing.said :])):
+        return None
+    plan = Plan(query, Place(e, listing.said - 1, listing.said - 1), new, e.conversation)
+    plan.exchange = Exchange(
+        id=0,
+        conversation=e.conversation,
+        parent=e.id,
+        depth=e.depth + 1,
+        offset=end_offset(e),
+        length=e.length + len(new) + 1,
+        seq=e.seq + len(e.inputs) + 1,  # if nobody else speaks in between, it goes on with the same run
+        run=e.run,
+        inputs=tuple(listing.atoms[listing.said :]),
+        media=tuple(listing.media(i) for i in new),
+        reply=None,
+        path=b"",
+        reply_key=None,
+        begun=query.now,
+        touched=query.now,
+        prior=e.id if has_additions(e) else e.prior,
+    )
+    return plan
+
+
+def compose_plain(
+    listing: Listing, look: Look, offered: Container[str], fresh: dict[int, str], model: str = ""
+) -> Composition:
+    """As compose.compose, for a list that is the path word for word. fresh: index among the new messages -> note."""
+    found = Composition()
+    for i, note in fresh.items():
+        if note:
+            found.notes[listing.places[listing.said + i]] = note
+    if not look.additions:
+        return found
+    ends = listing.ends
+    for x in look.additions:
+        at = x.offset
+        for i, atoms in enumerate(x.inputs):
+            told = x.notes.get(i)
+            if told and is_user(atoms):
+                found.notes[listing.places[bisect_right(ends, at)]] = told
+            at += len(atoms)
+        if (x.hidden or x.opaque) and x.reply:
+            first, last = bisect_right(ends, at), bisect_right(ends, at + len(x.reply) - 1)
+            _restore(listing, x, first, last, offered, model, found)
+    return found
+
+
+def _restore(
+    listing: Listing,
+    x: Exchange,
+    first: int,
+    last: int,
+    offered: Container[str],
+    model: str,
+    found: Composition,
+) -> None:
+    if first == last:  # else the client keeps it in pieces
+        restore(listing, first, x, Tree([x]).content(x), offered, model, found)
+
+
+def finish_plain(plan: Plan, ended: Ended) -> Exchange:
+    """The exchange to be written, if the conversation does not move before."""
+    e, listing = plan.exchange, plan.query.listing
+    assert e is not None
+    reply = listing.canon.atoms(ended.said)
+    return replace(
+        e,
+        reply=reply,
+        path=listing.canon.path(reply, listing.path(len(listing))),
+        reply_key=listing.canon.reply_key(reply),
+        ended=ended.now,
+        size=len(squash(text_of(ended.said))),
+        standing=True,
+        notes=ended.notes,
+        edits=ended.edits,
+        evicted=ended.evicted,
+        **contents(plan, ended),
+    )

@@ -1,0 +1,54 @@
+"""Under what the exchanges that may matter to a request are looked up: hashes that an index can answer."""
+
+from __future__ import annotations
+
+from gateway.core.conversation import match
+from gateway.core.conversation.canonical import Listing
+from gateway.core.conversation.match import Plan, Query
+from storage.records import Probes
+
+__all__ = ["REACH", "full_probes", "plain_probes"]
+
+PROBED_TURNS = (
+    8  # turns back in which our replies are looked for; further back the path's own hash finds them
+)
+
+
+REACH = 64  # exchanges of a conversation that are looked at; further up only where those do not tell
+
+
+def full_probes(query: Query, key: str | None, *, reach: int | None = None, low: int | None = None) -> Probes:
+    """Everything under which the exchanges that may matter to a list can be found. reach, low: as in `Probes`."""
+    listing = query.listing
+    since = query.now - query.idle_s
+    told = [b"".join(atoms) for atoms in listing.atoms[:-1] if atoms and atoms[0][:1] in b"ua"]
+    if key is not None:
+        return Probes(key, since=since, told=told, reach=reach, low=low)
+    asked: dict[bytes, None] = {}
+    for i in _questions(listing)[::-1]:
+        asked[b"".join(listing.atoms[i])] = None
+    marks = [listing.path(listing.said)] if listing.said else []
+    marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
+    replies = match.spans_of(listing, PROBED_TURNS) if listing.said else []
+    return Probes(None, replies, list(asked), marks, since, told, reach, low)
+
+
+def _questions(listing: Listing) -> list[int]:
+    """What each reply answered: the user's message, and the one before the reply if that is another."""
+    found: list[int] = []
+    user: int | None = None
+    for i in range(1, len(listing)):
+        before = listing.role(i - 1)
+        user = i - 1 if before == "user" else user
+        if listing.role(i) == "assistant" and before != "assistant":
+            found += [i - 1] if user in (None, i - 1) else [user, i - 1]
+    return found
+
+
+def plain_probes(plan: Plan, key: str | None) -> Probes:
+    """Enough to find a plain turn's conversation again."""
+    anchor = plan.place.anchor
+    replies = [anchor.reply_key] if anchor is not None and anchor.reply_key else []
+    inputs = [b"".join(anchor.inputs[-1])] if anchor is not None and anchor.inputs else []
+    since, low = plan.query.now - plan.query.idle_s, None if anchor is None else max(0, anchor.depth - REACH)
+    return Probes(key, replies, inputs, since=since, low=low)

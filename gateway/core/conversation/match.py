@@ -1,0 +1,712 @@
+"""Finding the conversation: the client's list against the stored trees.
+
+A stateless client resends everything; what it resends is matched, what follows the match is new. `place` finds the
+exchange that a list goes on from; `begin` says what is new, what came back in another form and what the client left
+out in front; gateway/core/conversation/settle.py says what stands afterwards. Rules are numbered as in
+docs/conversations.md.
+
+Nothing here knows of scopes or stores: the tree holds only exchanges of the agent that asks, and of a named
+conversation only its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gateway.core.conversation.canonical import (
+    Listing,
+    WireMessage,
+    begins,
+    is_user,
+    letters,
+    squash,
+    text_of,
+    without_remark,
+    words,
+)
+from gateway.core.conversation.tree import Element, Tree, end_offset, is_forgotten, is_tombstone
+from storage.records import Atom, Evicted, Exchange, State
+from storage.value import frozen
+
+__all__ = [
+    "Amendment",
+    "Form",
+    "Mode",
+    "Place",
+    "Plan",
+    "Query",
+    "begin",
+    "is_enough",
+    "lcs",
+    "low_of",
+    "place",
+    "spans_of",
+]
+
+LONG_REPLY = 32  # characters of a reply that nobody else will have written word for word
+_LCS_REACH = 160  # atoms compared at most; about 32 turns with tools
+_MAX_TURNS = 8  # turns back in which the same reply is looked for
+_MAX_PLACES = 8  # of a reply, in the tree or far back in the list, that are compared path by path
+_MAX_BLOCKS = 64  # last replies of a list that are tried as an altered one of ours
+_MAX_TEXTS = 8  # assistant texts of one turn that are tried in combination
+
+
+class Mode(StrEnum):
+    ON = "on"
+    OFF = "off"
+    READ = "read"
+
+
+@frozen
+class Query:
+    """What a request says of its conversation. named: it gave an id of its own. now: seconds."""
+
+    listing: Listing
+    named: bool
+    mode: Mode
+    now: float
+    idle_s: float
+    append: bool = False
+    retry: bool = False
+    conversation: int | None = None  # the named one, where it exists already
+    model: str = ""  # upstream and model that will answer
+
+
+@frozen
+class Form:
+    """How the reply that was matched came back: the messages in front of it since the last match, and itself."""
+
+    block: tuple[int, int]
+    reply: tuple[int, int]
+
+
+@frozen
+class Place:
+    """Where the list goes on. first, last: messages that hold the anchor's reply, -1 where there is none."""
+
+    anchor: Exchange | None = None
+    first: int = -1
+    last: int = -1
+    form: Form | None = None
+
+
+@frozen
+class Amendment:
+    """What an exchange becomes in the form in which it came back; indices of the list, end excluded."""
+
+    exchange: int
+    block: tuple[int, int] | None
+    reply: tuple[int, int] | None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a request will add. new: indices of its new messages. held: messages of cancelled sends, append mode.
+
+    fill: what the client left out in front of its list.
+    """
+
+    query: Query
+    place: Place
+    new: list[int]
+    conversation: int | None
+    fill: list[Element] = field(default_factory=list)
+    amendments: list[Amendment] = field(default_factory=list)
+    held: list[WireMessage] = field(default_factory=list)
+    hush: frozenset[int] = frozenset()
+    off: bool = False
+    appending: bool = False
+    exchange: Exchange | None = None
+
+    @property
+    def messages(self) -> list[WireMessage]:
+        """The new exchange's input."""
+        return [*self.held, *(self.query.listing.messages[i] for i in self.new)]
+
+
+# -- sequences
+
+
+def lcs(a: Sequence[Atom], b: Sequence[Atom]) -> list[tuple[int, int]]:
+    """Pairs of a longest common subsequence, as late as possible in both, last pair first.
+
+    Common ends are paired directly; of what is left only the last atoms are compared, so that the cost is bounded.
+    """
+    n, m = len(a), len(b)
+    found: list[tuple[int, int]] = []
+    while n and m and a[n - 1] == b[m - 1]:
+        n, m = n - 1, m - 1
+        found.append((n, m))
+    low_a, low_b = max(0, n - _LCS_REACH), max(0, m - _LCS_REACH)
+    rows, columns = n - low_a, m - low_b
+    if not rows or not columns:
+        return found
+    # Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a row of the table is one number, in which a bit
+    # that is not set says that the length grows in its column.
+    places: dict[Atom, int] = {}
+    for j in range(columns):
+        places[b[low_b + j]] = places.get(b[low_b + j], 0) | 1 << j
+    every = (1 << columns) - 1
+    table = [every]
+    for i in range(rows):
+        above = table[-1]
+        both = above & places.get(a[low_a + i], 0)
+        table.append((above + both | above - both) & every)
+
+    def length(i: int, j: int) -> int:
+        return j - (table[i] & (1 << j) - 1).bit_count()
+
+    i, j = rows, columns
+    while i and j:
+        if a[low_a + i - 1] == b[low_b + j - 1]:
+            i, j = i - 1, j - 1
+            found.append((low_a + i, low_b + j))
+        elif length(i - 1, j) > length(i, j - 1):
+            i -= 1
+        else:
+            j -= 1
+    return found
+
+
+# -- finding the anchor
+
+
+def _segments(listing: Listing) -> list[list[int]]:
+    """What lies between the user's messages, oldest first."""
+    found: list[list[int]] = [[]]
+    for i in range(len(listing)):
+        if listing.role(i) == "user":
+            found.append([])
+        else:
+            found[-1].append(i)
+    return found
+
+
+class _Segment:
+    """The assistant's words and calls of one turn, however they were split, merged or mixed with others."""
+
+    def __init__(self, listing: Listing, segment: Iterable[int]) -> None:
+        assistants = [i for i in segment if listing.role(i) == "assistant"]
+        self.calls = [(i, a) for i in assistants for a in listing.atoms[i] if a[:1] == b"c"]
+        texts = [(i, squash(listing.text(i))) for i in assistants]
+        texts = [(i, t) for i, t in texts if t][-_MAX_TEXTS:]
+        self.spans: dict[Atom, tuple[int, int]] = {}
+        for end in range(len(texts), 0, -1):
+            for start in range(end):
+                joined = "".join(t for _, t in texts[start:end])
+                name = listing.messages[texts[start][0]].get("name")
+                span = (texts[start][0], texts[end - 1][0])
+                self.spans.setdefault(listing.canon.text_atom(name, joined), span)
+
+    def find(self, reply: Sequence[Atom]) -> tuple[int, int] | None:
+        """First and last message of this reply."""
+        texts = [a for a in reply if a[:1] == b"a"]
+        calls = [a for a in reply if a[:1] == b"c"]
+        at: list[int] = []
+        if texts:
+            span = self.spans.get(texts[0])
+            if span is None:
+                return None
+            at += span
+        if calls:
+            k, have = len(calls), [a for _, a in self.calls]
+            end = next((j for j in range(len(have), k - 1, -1) if have[j - k : j] == calls), None)
+            if end is None:
+                return None
+            at += [self.calls[end - k][0], self.calls[end - 1][0]]
+        return (min(at), max(at)) if at else None
+
+
+def spans_of(listing: Listing, turns: int) -> list[Atom]:
+    """Keys under which our replies in the last turns of a list may be stored; the store looks them up."""
+    found: dict[Atom, None] = {}
+    for segment in _segments(listing)[::-1][: turns + 1]:
+        s = _Segment(listing, segment)
+        found.update(dict.fromkeys(s.spans))
+        calls = [a for _, a in s.calls][-16:]
+        for end in range(len(calls), 0, -1):
+            for start in range(max(0, end - 8), end):
+                key = listing.canon.reply_key(calls[start:end])
+                if key is not None:
+                    found[key] = None
+    return list(found)
+
+
+class _Turns:
+    """The turns of a list, looked into when they are asked for."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._segments = _segments(listing)
+        self._read: dict[int, _Segment] = {}
+        self.flat = listing.flat(len(listing))
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def __getitem__(self, number: int) -> _Segment:
+        if number not in self._read:
+            self._read[number] = _Segment(self._listing, self._segments[number])
+        return self._read[number]
+
+    def has_better(self, number: int, e: Exchange, path: Sequence[Atom], score: int) -> bool:
+        """Whether a reply that stands in this turn stands in an earlier one too, where its path fits better.
+
+        Two replies may be cut to the same words; the second one's turn must not be taken for the first one's.
+        """
+        reply = e.reply or ()
+        near = range(max(0, number - _MAX_TURNS), number)
+        ends = [span[1] for i in near for span in [self[i].find(reply)] if span]
+        first = min((i for k in near for i in self._segments[k][:1]), default=0)
+        far = [i for i in range(first) if self._listing.atoms[i] == reply]  # only what is in one piece
+        ends += sorted(far, key=lambda i: abs(self._listing.ends[i] - len(path)))[:_MAX_PLACES]
+        return any(_likeness(self.flat[: self._listing.ends[end]], path) > score for end in ends)
+
+
+def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
+    """How near a list is to the end of a path: minus what either has and the other lacks; 0 is alike all through.
+
+    What the path has in front of the first pair may be trimmed, and does not count.
+    """
+    pairs = lcs(listed, path)
+    first = min((j for _, j in pairs), default=len(path))
+    return 2 * len(pairs) - len(listed) - len(path) + first
+
+
+def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
+    """How many of the last atoms are the same, as far as sequences are compared."""
+    found = 0
+    step: Exchange | None = e
+    while step is not None:
+        for atoms in ((step.reply or ()), *step.inputs[::-1]):
+            for atom in atoms[::-1]:
+                if found in (_LCS_REACH, len(listed)) or listed[-1 - found] != atom:
+                    return found
+                found += 1
+        step = tree.parent(step)
+    return found
+
+
+def _search(tree: Tree, query: Query) -> Place:
+    """The last reply of ours in the list, on the path that shares most with the list."""
+    listing = query.listing
+    ours = [e for e in tree if e.reply]
+    if not ours:
+        return Place()
+    turns = _Turns(listing)
+    lines: dict[int, tuple[list[Element], list[Atom]]] = {}
+    tried = 0
+    for number in range(len(turns) - 1, -1, -1):
+        said = turns[number]
+        found = [(span, e) for e in ours if e.reply for span in [said.find(e.reply)] if span]
+        if not found:
+            continue
+        if tried == _MAX_PLACES:
+            break
+        tried += 1
+        last = max(span[1] for span, _ in found)
+        listed = turns.flat[: listing.ends[last]]
+        then = listing.atoms[last + 1 : last + 2]
+        ranked = []
+        found = [(span, e) for span, e in found if span[1] == last]
+        if len(found) > _MAX_PLACES:
+            whole = listing.path(last + 1)
+            found.sort(
+                key=lambda f: (f[1].path == whole, _common_end(tree, f[1], listed), f[1].begun, f[1].id)
+            )
+            del found[:-_MAX_PLACES]
+        for span, e in found:
+            if e.id not in lines:
+                line = tree.line(e)
+                lines[e.id] = line, [a for el in line for a in el.atoms]
+            line, path = lines[e.id]
+            score = _likeness(listed, path)
+            if score < 0 and turns.has_better(number, e, path, score):
+                continue
+            # The whole path comes before the end of another. Of several the one that was asked this before, or
+            # (of whole ones) was not asked anything yet, and of these the newest: as the plain path has it.
+            is_whole, kids = path == listed, tree.kids(e)
+            goes_on = any(list(c.inputs[:1]) == then for c in kids) or (is_whole and not kids)
+            ranked.append((score, is_whole, goes_on, e.begun, e.id, e, span, line))
+        if not ranked:
+            continue
+        ranked.sort(key=lambda r: r[:5])
+        score, _, _, _, _, e, span, line = ranked[-1]
+        # It takes evidence: the words are rare, or the question agrees; without an id nobody else's path is as near,
+        # and with one it is enough that nothing speaks against it.
+        before = [i for i in range(span[0]) if listing.atoms[i] and listing.atoms[i][0][:1] in b"ut"][-1:]
+        is_known = e.size >= LONG_REPLY or any(listing.atoms[i][0] in _asked(line) for i in before)
+        alone = len(ranked) == 1 or ranked[-2][0] < score or score == 0
+        if query.named:
+            is_known = is_known or all(_is_akin(tree, e, listing, i) for i in before)
+        if is_known and (query.named or alone):
+            return Place(e, *span)
+    return Place()
+
+
+def _asked(line: Sequence[Element]) -> list[Atom]:
+    """What the last reply of a path answered: the message before it, and the user's."""
+    atoms = [a for el in line[-2::-1] for a in el.atoms if a[:1] in b"ut"][:1]
+    return atoms + [a for el in reversed(line) for a in el.atoms if a[:1] == b"u"][:1]
+
+
+def place(tree: Tree, query: Query) -> Place:
+    """Where the list goes on from what is stored."""
+    listing, said = query.listing, query.listing.said
+    if not said or not tree.by_id:
+        return Place()
+    head = tuple(listing.atoms[:said])
+    if any(e.parent is None and e.inputs[:said] == head for e in tree):
+        return Place()  # a head made elsewhere that opened a conversation before: nothing of ours
+    found = _search(tree, query)
+    altered = _find_altered(tree, query, found)
+    return altered or found
+
+
+def _find_altered(tree: Tree, query: Query, found: Place) -> Place | None:
+    """The next reply of ours may have come back cut (what was spoken of it), or otherwise altered.
+
+    A turn is known by its question. By the reply alone only if that is no other question: the one takes the other's
+    place in the tree, and "Well" is the beginning of many replies.
+    """
+    listing, anchor, start = query.listing, found.anchor, found.last + 1
+    near = [c for c in _after(tree, anchor) if tree.is_soft(c)]
+    if not near:
+        return None
+    blocks = [
+        b
+        for b in range(len(listing) - 1, start, -1)
+        if listing.role(b) == "assistant" and (listing.role(b - 1) != "assistant" or b - 1 <= start)
+    ]
+    said = _letters_said(tree, near) if blocks else {}
+    for b in blocks[:_MAX_BLOCKS]:
+        end = next((i for i in range(b, len(listing)) if listing.role(i) != "assistant"), len(listing))
+        block = tuple(listing.atoms[start:b])
+        spoken = "".join(listing.text(i) for i in range(b, end))
+
+        def is_known(c: Exchange) -> bool:
+            return query.named or anchor is not None or query.now - tree.end(c) <= query.idle_s
+
+        cut = letters(without_remark(spoken))
+        asked = [c for c in near if _was_asked(tree, c, block, anchored=anchor is not None)]
+        like = [c for c in near if c.id in said and begins(cut, said[c.id])]
+        both = [c for c in asked if any(c.id == x.id for x in like)]
+        some = [c for c in asked if is_known(c)] or [
+            c
+            for c in like
+            if is_known(c) and (len(squash(spoken)) >= LONG_REPLY or _is_akin(tree, c, listing, b - 1))
+        ]
+        pick = both or (some if len({c.inputs[:1] for c in some}) == 1 else [])
+        if pick:
+            e = max(pick, key=lambda c: (_agreement(tree, c, anchor, block), tree.touched(c), c.begun, c.id))
+            return Place(e, b, end - 1, Form((start, b), (b, end)))
+    return None
+
+
+def _after(tree: Tree, anchor: Exchange | None) -> list[Exchange]:
+    """What went on from the anchor and has a reply, of which not all may have been said; without one, all that does.
+
+    Of requests that were cancelled one after the other each hangs below the one before.
+    """
+    if anchor is None:
+        found = list(tree)
+    else:
+        found, todo = [], tree.kids(anchor)
+        while todo:
+            c = todo.pop()
+            found.append(c)
+            if not tree.is_carried(c):
+                todo += tree.kids(c)
+            else:
+                todo += [k for k in tree.kids(c) if tree.goes_on(k)]
+    return [
+        c
+        for c in found
+        if c.ended is not None or (c.stopped is not None and (bool(c.size) or is_tombstone(c)))
+    ]
+
+
+def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], *, anchored: bool) -> bool:
+    if not block:
+        return False
+    for x in (c.inputs, tree.top(c).inputs):
+        if not anchored and not any(map(is_user, x)):
+            continue
+        if x[-len(block) :] == block or (x and block[-len(x) :] == x):
+            return True
+    return False
+
+
+def _letters_said(tree: Tree, found: Sequence[Exchange]) -> dict[int, str]:
+    """What each said, as it is compared; once, since all of them are with many messages of the list."""
+    said = {c.id: tree.content(c).said for c in found if not is_tombstone(c)}
+    return {number: letters(text_of(message)) for number, message in said.items() if message is not None}
+
+
+def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:
+    """What was asked is the same but for a template around it; or it is results of tools, which may be pruned."""
+    if listing.role(at) != "user":
+        return not is_user(e.inputs[-1])
+    asked = [m for m in tree.content(tree.top(e)).messages or () if m.get("role") == "user"]
+    old, new = squash(text_of(asked[-1])) if asked else "", squash(listing.text(at))
+    return bool(old and new) and (old in new or new in old)
+
+
+def _agreement(
+    tree: Tree, c: Exchange, anchor: Exchange | None, block: tuple[tuple[Atom, ...], ...]
+) -> tuple[int, bool]:
+    """How near the way from the anchor to c is to what the list has there, and whether it is the whole of both.
+
+    Exchanges that agree one after the other, minus what either has beyond them.
+    """
+    agree, over, end = 0, 0, len(block)
+    x: Exchange | None = c
+    while x is not None and (end if anchor is None else x.id != anchor.id):
+        start = end - len(x.inputs)
+        if start >= 0 and block[start:end] == x.inputs and not over:
+            agree, end = agree + 1, start
+            while end and (not block[end - 1] or block[end - 1][0][:1] in b"ac"):
+                end -= 1
+        else:
+            over += 1
+        x = tree.parent(x)
+    left = sum(map(is_user, block[:end]))
+    return agree - over - left, x is None and not left
+
+
+# -- a request
+
+
+def begin(tree: Tree, query: Query) -> Plan:
+    """What a request adds to the tree, and what it needs of it. Nothing is changed yet."""
+    listing = query.listing
+    found = place(tree, query)
+    results = [
+        i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in ("tool", "function")
+    ]
+    plan = Plan(query, found, results + list(range(found.last + 1, len(listing))), None)
+    if query.append and found.anchor is None:
+        _append(tree, plan)
+    elif found.anchor is not None:
+        line = tree.line(found.anchor)
+        if found.form:
+            line = [el for el in line if not (el.exchange.id == found.anchor.id and el.place == -1)]
+        known = listing.flat(found.first if found.form else found.last + 1)
+        plan.fill = left_out(line, known)
+        front = [a for el in line[:-1] for a in el.atoms] if plan.fill else []
+        if front and listing.flat(len(listing))[: len(front)] == front:
+            plan.fill = []  # it begins where the path does, which says the same things twice
+        plan.amendments = list(_amendments(tree, listing, found))
+    anchor = plan.place.anchor
+    plan.exchange = _new_exchange(tree, plan)
+    tree.lend(0, plan.messages)
+    if anchor is not None:
+        plan.conversation = anchor.conversation
+    elif query.named:
+        plan.conversation = query.conversation
+    else:
+        opening = find_opening(tree, plan.exchange, query)
+        plan.conversation = opening.conversation if opening else None
+    _keep_off_the_record(tree, plan)
+    return plan
+
+
+def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
+    """Whether what was loaded of a long conversation tells all that is asked of it.
+
+    It does if the client's list is word for word the end of the path, all of its last turn is there, and what the list
+    left out in front of it reaches up to what no longer fits the window anyway.
+    """
+    listing, found, anchor = plan.query.listing, plan.place, plan.place.anchor
+    if anchor is None:
+        return not listing.said and not plan.query.append
+    chain = tree.chain(anchor)
+    is_whole = chain[0].parent is None
+    is_deep = evicted is not None and evicted.depth > chain[0].depth and not tree.goes_on(tree.top(anchor))
+    if plan.appending or not (is_whole or is_deep):
+        return is_whole or is_deep
+    path = [a for el in tree.line(anchor) for a in el.atoms]
+    if found.form and anchor.reply:
+        path = path[: -len(anchor.reply)]
+    known = listing.flat(found.first if found.form else found.last + 1)
+    if found.last + 1 != listing.said or len(known) > len(path) - (not is_whole):
+        return False
+    return path[len(path) - len(known) :] == known
+
+
+def low_of(tree: Tree, plan: Plan) -> int | None:
+    """From which depth on all is needed that this request may change; None: nothing is known yet."""
+    anchor = plan.place.anchor
+    if anchor is None:
+        return None
+    changed = [x for a in plan.amendments for x in [tree.get(a.exchange)] if x is not None]
+    return min(x.depth for x in (anchor, tree.top(anchor), *changed))
+
+
+def _new_exchange(tree: Tree, plan: Plan) -> Exchange:
+    """The exchange of this request, with a temporary id that no stored one has."""
+    listing, anchor, canon = plan.query.listing, plan.place.anchor, plan.query.listing.canon
+    inputs = [canon.atoms(m) for m in plan.held] + [listing.atoms[i] for i in plan.new]
+    media = [canon.media(m) for m in plan.held] + [listing.media(i) for i in plan.new]
+    return Exchange(
+        id=0,
+        conversation=0 if anchor is None else anchor.conversation,
+        parent=None if anchor is None else anchor.id,
+        depth=0 if anchor is None else anchor.depth + 1,
+        offset=0 if anchor is None else end_offset(anchor),
+        inputs=tuple(inputs),
+        media=tuple(media),
+        reply=None,
+        path=b"",
+        reply_key=None,
+        begun=plan.query.now,
+        touched=plan.query.now,
+        state=State.FINISHED,
+    )
+
+
+def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
+    """An opening that nobody continued and that this one repeats or extends, within the idle time: the same chat."""
+    near = [
+        x
+        for x in tree
+        if x.parent is None
+        and not tree.is_carried(x)
+        and query.now - tree.last(x, query.now) <= query.idle_s
+        and tree.extends(new, x)
+    ]
+    if not near:
+        return None
+
+    def rank(x: Exchange) -> tuple[int, int, float]:
+        messages = tree.content(x).messages
+        return len(x.inputs), len(words(text_of(messages[-1]))) if messages else 0, x.begun
+
+    return max(near, key=rank)
+
+
+def _keep_off_the_record(tree: Tree, plan: Plan) -> None:
+    """A turn that was off stays so when it is asked again, and with the results of its tools; what matches its hashes
+    in a list is not kept either."""
+    e = plan.exchange
+    assert e is not None
+    before = [x for x in _would_be_siblings(tree, plan) if tree.is_same_input(x, e)]
+    if plan.place.anchor is not None and not any(map(is_user, e.inputs)):
+        before.append(plan.place.anchor)
+    plan.off = plan.query.mode is not Mode.ON or any(map(is_forgotten, before))
+    tombs = tombstone_atoms(tree)
+    if not tombs and not tree.tombs:
+        return
+    hush: set[int] = set()
+    messages = plan.messages
+    for i, atoms in enumerate(e.inputs[:-1]):
+        is_tomb = atoms in tombs or b"".join(atoms) in tree.tombs
+        if is_tomb or (i - 1 in hush and messages[i].get("role") != "user"):
+            hush.add(i)
+    plan.hush = frozenset(hush)
+
+
+def tombstone_atoms(tree: Tree) -> set[tuple[Atom, ...]]:
+    gone = (
+        atoms
+        for x in tree
+        for i, atoms in (*enumerate(x.inputs), (-1, x.reply or ()))
+        if is_tombstone(x) or i in x.hush
+    )
+    return {atoms for atoms in gone if atoms and atoms[0][:1] in b"ua"}
+
+
+def _would_be_siblings(tree: Tree, plan: Plan) -> list[Exchange]:
+    if plan.place.anchor is not None:
+        return tree.kids(plan.place.anchor)
+    return [] if plan.conversation is None else tree.roots(plan.conversation)
+
+
+def _append(tree: Tree, plan: Plan) -> None:
+    """The client sends its new message alone: the path of the exchange touched last comes before it."""
+    query, canon = plan.query, plan.query.listing.canon
+    standing = (e for e in tree if tree.stands(e, named=True))
+    tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
+    new = [query.listing.messages[i] for i in plan.new]
+    atoms = [canon.atoms(m) for m in new]
+    held = _pending(tree, tip)
+    if query.retry and not held and tip is not None and list(tip.inputs[-len(new) :]) == atoms:
+        held, tip = (tree.content(tip).messages or [])[: -len(new)], tree.parent(tip)
+    elif [canon.atoms(m) for m in held][-len(new) :] == atoms:
+        held = held[: -len(new)]  # the cancelled message once more
+    plan.place, plan.held, plan.appending = Place(tip), held, True
+    plan.fill = tree.line(tip) if tip is not None else []
+
+
+def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
+    """The message of a cancelled send: kept, and sent with the next one."""
+    after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
+    cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
+    if not cut:
+        return []
+    return tree.content(max(cut, key=lambda e: (e.begun, e.id))).messages or []
+
+
+def _amendments(tree: Tree, listing: Listing, found: Place) -> Iterable[Amendment]:
+    """What no later turn rests on yet takes the form in which it comes back (a template gone, a reply cut)."""
+    x, end = found.anchor, found.first
+    reply = found.form.reply if found.form else None
+    while x is not None and tree.is_soft(x):
+        is_turn = any(map(is_user, x.inputs))
+        while is_turn and end and listing.role(end - 1) != "user":
+            end -= 1
+        start = max(0, end - len(x.inputs))
+        fits = (
+            end - start == len(x.inputs)
+            and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(x.inputs))
+            and (start == 0 or listing.role(start - 1) == "assistant")
+        )
+        block = (start, end) if fits and not _is_as_stored(x, listing, start, end) else None
+        if block or reply:
+            yield Amendment(x.id, block, reply)
+        if not fits and is_turn:
+            return
+        reply, x = None, tree.parent(x)
+        if fits:
+            end = start
+            while end and listing.role(end - 1) == "assistant":
+                end -= 1
+            if x is not None and end < start and _is_told_anew(x, listing, end, start):
+                reply = (end, start)
+
+
+def _is_as_stored(x: Exchange, listing: Listing, start: int, end: int) -> bool:
+    media = tuple(listing.media(i) for i in range(start, end))
+    return tuple(listing.atoms[start:end]) == x.inputs and media == x.media
+
+
+def _is_told_anew(x: Exchange, listing: Listing, start: int, end: int) -> bool:
+    """The reply has not come back before (its request was cancelled), or not in this form."""
+    if x.reply is None:
+        return True
+    return bool(x.size) and tuple(a for atoms in listing.atoms[start:end] for a in atoms) != x.reply
+
+
+def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
+    kind = atoms[0][:1] if atoms else b"a"
+    return {b"u": role == "user", b"t": role in ("tool", "function")}.get(kind, role == "assistant")
+
+
+def left_out(line: Sequence[Element], listed: Sequence[Atom]) -> list[Element]:
+    """What a trimmed list left out in front, if it is a proper tail of the path, word for word at its first message."""
+    path = [(a, p) for p, el in enumerate(line) for a in el.atoms]
+    for kinds in (b"uatc", b"ua"):  # the second for clients that drop tool rounds
+        have = [a for a in listed if a[:1] in kinds]
+        full = [(a, p) for a, p in path if a[:1] in kinds]
+        if not have or len(have) >= len(full):
+            continue
+        tail = full[len(full) - len(have) :]
+        p = tail[0][1]
+        if not (have[0] == tail[0][0] == line[p].atoms[0]):
+            continue
+        # A user's template or a pruned tool result may differ in words, not in kind.
+        if all(x == y or (x[:1] == y[:1] and x[:1] in b"ut") for x, (y, _) in zip(have, tail, strict=True)):
+            return list(line[:p])
+    return []

@@ -1,0 +1,61 @@
+"""What a provider gives with a reply for itself to read later: signed thoughts, blocks OpenAI has no form for.
+
+A client may send it back; most drop it. It is put back from our own copy where the reply came back word for word and
+the same upstream and model are asked: nobody else can read it, and a strict upstream refuses what it does not know.
+Some of it stands beside a reply's text, some within its calls: Gemini refuses a call whose signature is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.core.conversation.canonical import call_id
+
+__all__ = ["has_opaque", "refilled", "refilled_calls", "without_opaque"]
+
+# As adapters/claude writes them, and OpenRouter (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
+FIELDS = ("thinking_blocks", "provider_blocks", "reasoning_details")
+CALL_FIELDS = ("extra_content",)  # ai.google.dev/gemini-api/docs/thought-signatures
+_THOUGHTS = frozenset((*FIELDS, "reasoning_content", "reasoning"))
+
+Calls = Sequence[dict[str, Any]]
+
+
+def has_opaque(message: Mapping[str, Any]) -> bool:
+    return any(message.get(field) for field in FIELDS) or any(
+        call.get(field) for call in message.get("tool_calls") or () for field in CALL_FIELDS
+    )
+
+
+def refilled(message: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The client's message with what it dropped of ours; None where it dropped nothing."""
+    missing = {field: said[field] for field in FIELDS if said.get(field) and field not in message}
+    given = message.get("tool_calls")
+    if isinstance(given, list) and given:
+        calls = refilled_calls(given, said.get("tool_calls") or ())
+        if calls != given:
+            missing["tool_calls"] = calls
+    return {**message, **missing} if missing else None
+
+
+def refilled_calls(given: Calls, said: Calls) -> list[dict[str, Any]]:
+    """The client's calls, each with what it dropped of the one of ours that has its id."""
+    known = {call_id(call): call for call in said if call_id(call)}
+    found = []
+    for call in given:
+        ours = known.get(call_id(call), {})
+        missing = {field: ours[field] for field in CALL_FIELDS if ours.get(field) and field not in call}
+        found.append({**call, **missing} if missing else call)
+    return found
+
+
+def without_opaque(message: dict[str, Any]) -> dict[str, Any]:
+    """Of a message of ours what another model is shown: no thoughts, not even readable ones (OpenAI refuses them)."""
+    shown = {key: value for key, value in message.items() if key not in _THOUGHTS}
+    if any(field in call for call in shown.get("tool_calls") or () for field in CALL_FIELDS):
+        shown["tool_calls"] = [
+            {key: value for key, value in call.items() if key not in CALL_FIELDS}
+            for call in shown["tool_calls"]
+        ]
+    return shown

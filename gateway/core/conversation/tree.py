@@ -1,0 +1,318 @@
+"""Exchanges as trees: who follows whom, what was carried on, and who stands.
+
+A `Tree` holds the exchanges of the conversations at hand (all of an agent's that may matter to one request, loaded by
+the store) and the changes made to them, which the store then writes. Content is fetched only where a rule reads words.
+
+Standing: finished and not superseded. Carried: a later request that brings a new user message has finished on it.
+A turn may span several exchanges (tool results go on with the turn of their call): most questions are asked of turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import orjson
+
+from gateway.core.conversation.canonical import WireMessage, grows, is_user, text_of
+from storage.records import Atom, Exchange, State
+
+__all__ = ["Content", "Element", "Tree", "end_offset", "has_additions", "is_forgotten", "is_tombstone"]
+
+_TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
+
+
+class Content(NamedTuple):
+    """What an exchange says.
+
+    messages: the client's input. said: our reply as the client has it. full: as the upstream saw it, hidden rounds
+    included; None where there were none. ours: ids of the calls in it that the gateway ran itself.
+    """
+
+    messages: list[WireMessage] | None = None
+    said: WireMessage | None = None
+    full: list[WireMessage] | None = None
+    ours: frozenset[str] = frozenset()
+
+
+class Element(NamedTuple):
+    """One message of a path. place: index in the exchange's input, -1 for its reply."""
+
+    exchange: Exchange
+    place: int
+    atoms: tuple[Atom, ...]
+
+    @property
+    def at(self) -> tuple[int, int]:
+        """Its exchange's depth, and how many atoms the path has in front of it."""
+        x = self.exchange
+        before = x.inputs if self.place < 0 else x.inputs[: self.place]
+        return x.depth, x.offset + sum(map(len, before))
+
+
+def end_offset(e: Exchange) -> int:
+    """Atoms of the path up to and including its reply."""
+    return e.offset + sum(map(len, e.inputs)) + len(e.reply or ())
+
+
+def is_tombstone(exchange: Exchange) -> bool:
+    return exchange.state in _TOMBSTONES
+
+
+def is_forgotten(e: Exchange) -> bool:
+    """Asked again at its place, it stays off the record: what was asked last, or the reply, is not kept any more."""
+    return is_tombstone(e) or -1 in e.hush or len(e.inputs) - 1 in e.hush
+
+
+def has_additions(e: Exchange) -> bool:
+    """Something of ours hangs on it that has to be sent again: a note, hidden rounds, a provider's own fields."""
+    return e.hidden or e.opaque or any(e.notes.values())
+
+
+def _end(e: Exchange) -> float:
+    own = e.stopped if e.ended is None else e.ended
+    return own if own is not None else e.begun
+
+
+def _load(data: bytes | None) -> Any:
+    return None if data is None else orjson.loads(data)
+
+
+@dataclass(slots=True)
+class _Memo:
+    content: dict[int, Content]
+    touched: dict[int, float]
+
+
+class Tree:
+    """fetch: content of an exchange whose own fields do not carry it (a skeleton as the store loads it).
+
+    tombs: hashes of messages that were forgotten, wherever they stood.
+    """
+
+    def __init__(
+        self,
+        exchanges: Iterable[Exchange] = (),
+        fetch: Callable[[int], Exchange] | None = None,
+        tombs: frozenset[bytes] = frozenset(),
+    ) -> None:
+        self.tombs = tombs
+        self.by_id: dict[int, Exchange] = {}
+        self._kids: dict[int, list[int]] = {}
+        self._roots: dict[int, list[int]] = {}
+        self._fetch = fetch
+        self._memo = _Memo({}, {})
+        self.changed: set[int] = set()
+        for exchange in exchanges:
+            self._link(exchange)
+
+    # -- the records
+
+    def _link(self, exchange: Exchange) -> None:
+        self.by_id[exchange.id] = exchange
+        if exchange.parent is None:
+            self._roots.setdefault(exchange.conversation, []).append(exchange.id)
+        else:
+            self._kids.setdefault(exchange.parent, []).append(exchange.id)
+
+    def add(self, exchange: Exchange) -> Exchange:
+        """Takes its place; one with the same id (a message that was written before its reply) gives way."""
+        old = self.by_id.get(exchange.id)
+        if old is not None:
+            self.remove(old)
+        self._link(exchange)
+        self.changed.add(exchange.id)
+        self._memo.touched.clear()
+        return exchange
+
+    def remove(self, exchange: Exchange) -> None:
+        """Out of the tree, as if it had not been loaded."""
+        del self.by_id[exchange.id]
+        of = self._roots[exchange.conversation] if exchange.parent is None else self._kids[exchange.parent]
+        of.remove(exchange.id)
+        self._memo.content.pop(exchange.id, None)
+        self._memo.touched.clear()
+
+    def change(self, exchange_id: int, **fields: Any) -> Exchange:
+        """Replaces fields of an exchange; its place in the tree stays."""
+        new = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
+        self.changed.add(exchange_id)
+        if not fields.keys().isdisjoint(("input", "said", "full", "state")):
+            self._memo.content.pop(exchange_id, None)
+        self._memo.touched.clear()
+        return new
+
+    def __iter__(self) -> Iterator[Exchange]:
+        return iter(self.by_id.values())
+
+    def get(self, exchange_id: int | None) -> Exchange | None:
+        return None if exchange_id is None else self.by_id.get(exchange_id)
+
+    def content(self, e: Exchange) -> Content:
+        known = self._memo.content.get(e.id)
+        if known is not None:
+            return known
+        if is_tombstone(e):
+            found = Content()
+        else:
+            stored = self._fetch(e.id) if e.input is None and self._fetch is not None and e.id > 0 else e
+            full = _load(e.full or stored.full) or {}
+            found = Content(
+                _load(e.input or stored.input),
+                _load(e.said or stored.said),
+                full.get("messages"),
+                frozenset(full.get("ours", ())),
+            )
+        self._memo.content[e.id] = found
+        return found
+
+    def lend(self, exchange_id: int, messages: list[WireMessage]) -> None:
+        """Makes the words of an exchange that is not stored yet known to the comparisons below."""
+        self._memo.content[exchange_id] = Content(messages)
+
+    # -- the shape
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether of some conversation only the end was loaded (and its first exchanges)."""
+        return any(e.parent is not None and e.parent not in self.by_id for e in self)
+
+    def parent(self, e: Exchange) -> Exchange | None:
+        return self.get(e.parent)
+
+    def kids(self, e: Exchange) -> list[Exchange]:
+        return [self.by_id[i] for i in self._kids.get(e.id, ())]
+
+    def roots(self, conversation: int) -> list[Exchange]:
+        return [self.by_id[i] for i in self._roots.get(conversation, ())]
+
+    def siblings(self, e: Exchange) -> list[Exchange]:
+        ids = self._roots.get(e.conversation, ()) if e.parent is None else self._kids.get(e.parent, ())
+        return [self.by_id[i] for i in ids if i != e.id]
+
+    def chain(self, e: Exchange | None) -> list[Exchange]:
+        """The path to e, oldest first, as far as it is loaded."""
+        found: list[Exchange] = []
+        while e is not None:
+            found.append(e)
+            e = self.parent(e)
+        return found[::-1]
+
+    def line(self, e: Exchange | None) -> list[Element]:
+        """The path to e, message by message."""
+        found: list[Element] = []
+        for x in self.chain(e):
+            found.extend(Element(x, i, atoms) for i, atoms in enumerate(x.inputs))
+            if x.reply is not None:
+                found.append(Element(x, -1, x.reply))
+        return found
+
+    # -- turns
+
+    def goes_on(self, e: Exchange) -> bool:
+        """Tool results alone: the same turn as its parent's."""
+        return e.parent is not None and not any(map(is_user, e.inputs))
+
+    def prior(self, e: Exchange) -> int | None:
+        """The nearest ancestor that added something of ours to the path."""
+        parent = self.parent(e)
+        if parent is None:
+            return None
+        return parent.id if has_additions(parent) else parent.prior
+
+    def top(self, e: Exchange) -> Exchange:
+        while self.goes_on(e):
+            parent = self.parent(e)
+            if parent is None:
+                break
+            e = parent
+        return e
+
+    def turn(self, e: Exchange) -> Iterator[Exchange]:
+        """It and the finished ones after it that only bring results of tools: however many rounds, no recursion."""
+        todo = [e]
+        while todo:
+            x = todo.pop()
+            yield x
+            todo += [c for c in self.kids(x) if c.ended is not None and self.goes_on(c)]
+
+    def is_carried(self, e: Exchange) -> bool:
+        return any(
+            x.carried or any(c.ended is not None and not self.goes_on(c) for c in self.kids(x))
+            for x in self.turn(e)
+        )
+
+    def end(self, e: Exchange) -> float:
+        """When its turn ended, or was cut."""
+        return max(_end(x) for x in self.turn(e))
+
+    def last(self, e: Exchange, now: float) -> float:
+        return now if e.ended is None and e.stopped is None else self.end(e)
+
+    def touched(self, e: Exchange) -> float:
+        """When a finished request last repeated it or went on from it."""
+        memo, todo = self._memo.touched, [e]
+        while todo:
+            x = todo[-1]
+            later = [c for c in self.kids(x) if c.ended is not None]
+            unknown = [] if x.id in memo else [c for c in later if c.id not in memo]
+            if unknown:
+                todo += unknown
+                continue
+            memo[x.id] = max([x.touched, *(memo[c.id] for c in later)])
+            todo.pop()
+        return memo[e.id]
+
+    def is_soft(self, e: Exchange) -> bool:
+        """It may still take another form: nothing that was carried rests on it."""
+        kids = self.kids(e)
+        if not kids and e.carried:
+            return False  # what rests on it was not loaded
+        return not any(self.is_carried(c) for c in kids)
+
+    # -- comparing
+
+    def extends(self, new: Exchange, old: Exchange) -> bool:
+        """The same messages, and in the last one a transcript that went on or the same again."""
+        k = len(old.inputs)
+        if not k or len(new.inputs) < k or new.inputs[: k - 1] != old.inputs[: k - 1]:
+            return False
+        if len(new.inputs) == k and [d for d in new.media if d] != [d for d in old.media if d]:
+            return False
+        if new.inputs[k - 1] == old.inputs[k - 1]:
+            return True
+        if (
+            not (is_user(new.inputs[k - 1]) and is_user(old.inputs[k - 1]))
+            or new.media[k - 1] != old.media[k - 1]
+        ):
+            return False
+        mine, theirs = self.content(new).messages, self.content(old).messages
+        return bool(mine and theirs) and grows(text_of(mine[k - 1]), text_of(theirs[k - 1]))  # type: ignore[index]
+
+    def is_same_input(self, a: Exchange, b: Exchange) -> bool:
+        return a.inputs == b.inputs and [d for d in a.media if d] == [d for d in b.media if d]
+
+    def are_apart(self, a: Exchange, b: Exchange) -> bool:
+        """One had ended before the other began."""
+        return self.end(a) <= b.begun or self.end(b) <= a.begun
+
+    # -- who stands
+
+    def stands(self, e: Exchange, *, named: bool) -> bool:
+        while True:
+            if e.ended is None or e.superseded:
+                return False
+            if not self.goes_on(e):
+                break
+            parent = self.parent(e)
+            if parent is None:
+                return True
+            e = parent
+        if e.parent is not None or not named or self.is_carried(e):
+            return True
+        # A detached root: in a named conversation that went on elsewhere, a list of its own waits to be continued.
+        return not any(self.is_carried(x) and self.are_apart(x, e) for x in self.siblings(e))
+
+    def is_confirmed(self, e: Exchange, now: float, idle_s: float) -> bool:
+        return self.is_carried(e) or (e.ended is not None and now - e.ended > idle_s)

@@ -1,0 +1,54 @@
+"""Memory edits of turns: as a path sees them at once, and as they enter the blocks when their turn is confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+
+import orjson
+
+from gateway.core.memory.tools import Edit, apply
+from storage.records import Block, BlockOp, Merge
+
+__all__ = ["ARCHIVAL_INSERT", "digest", "merge", "perform", "view"]
+
+ARCHIVAL_INSERT = "archival_insert"
+
+
+def digest(value: str) -> str:
+    """By which a path remembers what it knows of a block."""
+    return blake2b(value.encode(), digest_size=8).hexdigest()
+
+
+def perform(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], Edit]:
+    """The blocks after one operation, and what the model is told of it."""
+    found = next((b for b in blocks if b.label == op.label), None)
+    edit = apply(op.op, orjson.loads(op.arguments), found)
+    if edit.value is None:
+        return list(blocks), edit
+    return [replace(b, value=edit.value) if b is found else b for b in blocks], edit
+
+
+def view(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int]) -> list[Block]:
+    """Blocks as a path sees them: what is merged, and what is pending on the path itself. path: exchange ids."""
+    seen = list(blocks)
+    for op in ops:
+        if op.exchange in path and op.op != ARCHIVAL_INSERT:
+            seen, _ = perform(seen, op)
+    return seen
+
+
+def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> Merge:
+    """What pending operations do to the blocks as they are now; what cannot be done any more is dropped."""
+    now, writes, passages, dropped = list(blocks), [], [], []
+    for op in ops:
+        if op.op == ARCHIVAL_INSERT:
+            passages.append((str(orjson.loads(op.arguments).get("content", "")), op))
+            continue
+        now, edit = perform(now, op)
+        if edit.value is None:
+            dropped.append(op)
+        else:
+            writes.append((next(b.id for b in now if b.label == op.label), edit.value, op))
+    return Merge(writes, passages, dropped)

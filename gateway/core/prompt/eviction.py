@@ -1,0 +1,91 @@
+"""Where the window of a request begins: what earlier requests left out, and the summaries that may stand for that."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+
+from gateway.core.conversation.match import Plan
+from gateway.core.conversation.tree import end_offset
+from gateway.core.prompt.compose import Composition
+from gateway.core.prompt.summary import IN_USE, Cut, cut_plain, cut_tree
+from storage.records import Evicted, Summary
+
+__all__ = ["Beginning", "evicted_before", "find_beginning"]
+
+
+@dataclass(slots=True)
+class Beginning:
+    """evicted: what of the path has left the window before, which is not in the composition's fill, and of the client's
+    list what comes before message `start`. cuts: summaries that may stand for the beginning, the one that covers least
+    first; in_use: the id of the one that did before.
+
+    is_plain: the list is the path word for word.
+    """
+
+    plan: Plan | None = None
+    composition: Composition = field(default_factory=Composition)
+    is_plain: bool = False
+    evicted: Evicted | None = None
+    start: int = 0
+    cuts: tuple[Cut, ...] = ()
+    in_use: int = 0
+
+    def where(self, index: int) -> tuple[int, int] | None:
+        """Where on the path a message of the client's list stands (depth, atoms before it); None: that is not known."""
+        if self.plan is None or self.plan.place.anchor is None:
+            return None
+        listing, anchor = self.plan.query.listing, self.plan.place.anchor
+        i = bisect_left(listing.places, index)
+        if i in self.plan.new:
+            return anchor.depth + 1, end_offset(anchor)
+        if not self.is_plain:
+            return self.composition.list_at.get(index)
+        return 0, listing.ends[i - 1] if i else 0
+
+    def take(self, summaries: Iterable[Summary], path: Container[int]) -> None:
+        """Those of this path, newest first. path: the ids of its exchanges."""
+        assert self.plan is not None
+        listing, is_begun = self.plan.query.listing, self.evicted is not None
+        cuts = (
+            cut_plain(listing, each)
+            if self.is_plain
+            else cut_tree(listing, path, self.composition, each, is_begun=is_begun)
+            for each in summaries
+        )
+        found = [cut for cut in cuts if cut is not None]
+        self.cuts = tuple(cut for n, cut in enumerate(found) if n < IN_USE or cut.id == self.in_use)[::-1]
+
+
+def evicted_before(plan: Plan, context_tokens: int | None) -> Evicted | None:
+    """What of the path has left the window for good; None: nothing, or what was small for it is not for this one."""
+    anchor = plan.place.anchor
+    found = None if anchor is None else anchor.evicted
+    return (
+        found
+        if found is not None and context_tokens is not None and context_tokens <= found.context
+        else None
+    )
+
+
+def find_beginning(
+    plan: Plan, composition: Composition, evicted: Evicted | None, *, is_plain: bool, in_use: int
+) -> Beginning:
+    """Without its cuts."""
+    found = Beginning(plan, composition, is_plain=is_plain, evicted=evicted, in_use=in_use)
+    if evicted is None or composition.fill:
+        return found  # all of the client's list comes after it
+    listing = plan.query.listing
+    if is_plain:
+        found.start = listing.places[bisect_right(listing.ends, evicted.offset)]
+        return found
+    for i in listing.places[: plan.place.last + 1]:
+        at = composition.list_at.get(i)
+        if at is None:
+            break  # something that is nowhere on the path: the list is weighed as a whole
+        if at[1] >= evicted.offset:
+            found.start = i
+            return found
+    found.evicted = None
+    return found

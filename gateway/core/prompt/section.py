@@ -1,0 +1,95 @@
+"""The memory section of a conversation's system prompt: a snapshot, pinned to the path until taking it anew is free.
+
+What the model itself changes it learns from its tools' results; what others change rides in the next note. So the
+first bytes of the prompt stay what they were, and the provider's cache holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gateway.core.memory.edits import digest
+from gateway.core.prompt.blocks import describe_tools, needs_new_snapshot, render_section, section_changes
+from storage.records import Block, Snapshot
+
+__all__ = ["Section", "learned", "make_section"]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """snapshot: what the path will have; id 0 where it has to be stored. None: there is nothing to say.
+
+    changes: what a note has to tell, or [].
+    """
+
+    snapshot: Snapshot | None
+    changes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return self.snapshot.text if self.snapshot else ""
+
+
+def make_section(
+    blocks: Sequence[Block],
+    *,
+    pinned: Snapshot | None,
+    goes_on: bool,
+    offered: Mapping[str, str],
+    system: str,
+    epoch: int,
+    idle_s: float,
+    cache_s: float,
+    always: bool,
+    can_tell: bool,
+    summary: int = 0,
+) -> Section:
+    """blocks: as this path sees them. pinned: the path's snapshot. goes_on: the conversation exists already.
+
+    offered: names of our tools in this request. system: the profile's own prompt, which stands before the blocks.
+    can_tell: a note can be attached to this request. summary: which one stands behind the section, 0: none; with
+    another one the prompt begins anew anyway.
+    """
+    if goes_on and pinned is None:  # it began off the record, with the profile's prompt alone
+        pinned = Snapshot(0, system, {"blocks": {}, "tools": dict(offered), "epoch": epoch})
+    why = needs_new_snapshot(
+        has_snapshot=pinned is not None,
+        snapshot_epoch=int(pinned.known.get("epoch", 0)) if pinned else 0,
+        epoch=epoch,
+        idle_s=idle_s,
+        cache_s=cache_s,
+        always=always,
+        compacted=summary != (pinned.known.get("summary", 0) if pinned else 0),
+    )
+    now = {b.label: digest(b.value) for b in blocks}
+    if why is not None or pinned is None:
+        section = render_section(blocks, describe_tools(list(offered)))
+        text = "\n\n".join(part for part in (system, section) if part)
+        known = {"blocks": now, "tools": dict(offered), "epoch": epoch}
+        if summary:
+            known["summary"] = summary
+        if pinned is not None and pinned.text == text and pinned.known == known:
+            return Section(pinned if pinned.id else None)
+        if not text and not blocks and not summary:
+            return Section(None)
+        return Section(Snapshot(0, text, known))
+    seen = pinned.known.get("blocks", {})
+    if seen == now or not can_tell:
+        return Section(pinned if pinned.id or pinned.text else None)
+    versions = {
+        b.label: b.version if seen[b.label] == now[b.label] else -1 for b in blocks if b.label in seen
+    }
+    versions.update({label: -1 for label in seen if label not in now})
+    changes = tuple(section_changes(versions, blocks))
+    return Section(replace(pinned, id=0, known={**pinned.known, "blocks": now}), changes)
+
+
+def learned(snapshot: Snapshot | None, blocks: Sequence[Block]) -> Snapshot | None:
+    """The snapshot of a path whose model has just edited blocks: it knows what they say now."""
+    if snapshot is None:
+        return None
+    now = {b.label: digest(b.value) for b in blocks}
+    if snapshot.known.get("blocks") == now:
+        return snapshot
+    return replace(snapshot, id=0, known={**snapshot.known, "blocks": now})

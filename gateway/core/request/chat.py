@@ -1,0 +1,41 @@
+"""A chat completion request as the rest of the gateway knows it: the client's bytes, and what of them is acted on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.core.request.splice import Layout, scan
+
+__all__ = ["ChatRequest"]
+
+
+@dataclass(slots=True)  # not frozen: fields set through object.__setattr__ cost 3 us a request
+class ChatRequest:
+    """A request as it came, and what we act on.
+
+    json: the parsed body; never changed, since `raw` is what goes upstream.
+    tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
+    has_tools: whether it sent any, named or not.
+    max_tokens: the completion's limit; max_tokens_key: the field it came in.
+    """
+
+    raw: bytes
+    json: dict[str, Any]
+    model: str
+    messages: list[dict[str, Any]]
+    stream: bool
+    wants_usage: bool
+    tools: tuple[str, ...]
+    has_tools: bool
+    n: int
+    max_tokens: int | None
+    max_tokens_key: str | None
+    _layout: list[Layout] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def layout(self) -> Layout:
+        """Where things are in `raw`; looked for when something is to be spliced in, and then kept."""
+        if not self._layout:
+            self._layout.append(scan(self.raw))
+        return self._layout[0]

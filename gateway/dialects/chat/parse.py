@@ -1,0 +1,237 @@
+"""Reads a chat completion request, once, at the edge.
+
+Checked is what our own code acts on or walks; the rest is the upstream's to judge, and passes as it is: unknown
+fields, unknown kinds of content, broken tool calls. Errors name the field as OpenAI's do.
+(platform.openai.com/docs/api-reference/chat/create)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from gateway.core.request.chat import ChatRequest
+from gateway.core.request.splice import scan
+from gateway.errors import BadRequest
+
+__all__ = ["MAX_MESSAGES", "ChatRequest", "parse"]
+
+MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs about 10 us a message
+
+ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
+
+# A repeated key is refused where we act on it: the upstream's parser might take the other one, and so answer
+# for another user or model than the one we looked up.
+_ACTED_ON = frozenset(
+    (
+        "call",
+        "customer",
+        "elevenlabs_extra_body",
+        "function_call",
+        "functions",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "metadata",
+        "model",
+        "n",
+        "response_format",
+        "safety_identifier",
+        "stream",
+        "stream_options",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "user",
+        "user_id",
+    )
+)
+
+
+def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
+    """Raises: BadRequest."""
+    try:
+        json = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # Of orjson's text only what and where; it does not quote the body.
+        raise BadRequest(
+            f"We could not parse the JSON body of your request: {error.msg} at line {error.lineno}, "
+            f"column {error.colno}."
+        ) from error
+    if not isinstance(json, dict):
+        raise BadRequest(
+            f"We could not parse the JSON body of your request: expected an object, got {_name(json)}."
+        )
+    layout = [scan(body)] if _may_repeat_a_key(body, json) else []
+    for key in layout[0].duplicates if layout else ():
+        if key in _ACTED_ON:
+            raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
+    messages = _messages(json, max_messages)
+    stream_options = _optional(json, "stream_options", dict)
+    max_tokens_key = next((key for key in _MAX_TOKENS if json.get(key) is not None), None)
+    tools, functions = _tools(json, "tools"), _tools(json, "functions")
+    _optional(json, "response_format", dict)
+    count = _number(json, "n")
+    if count is not None and count < 1:
+        raise BadRequest(f"Invalid value for `n`: {count} is less than the minimum of 1.", param="n")
+    return ChatRequest(
+        raw=body,
+        json=json,
+        model=_model(json),
+        messages=messages,
+        stream=_optional(json, "stream", bool) or False,
+        wants_usage=stream_options is not None and stream_options.get("include_usage") is True,
+        tools=(*_tool_names(tools), *_tool_names(functions)),
+        has_tools=bool(tools or functions),
+        n=1 if count is None else count,
+        max_tokens=None if max_tokens_key is None else _number(json, max_tokens_key),
+        max_tokens_key=max_tokens_key,
+        _layout=layout,
+    )
+
+
+_QUOTED = {key: f'"{key}"'.encode() for key in _ACTED_ON}
+_LARGE = 256 * 1024  # from here on one scan is cheaper than looking for each key
+
+
+def _may_repeat_a_key(body: bytes, json: dict[str, Any]) -> bool:
+    """Cheap, and never False where a key we act on is there twice (in an escaped spelling too)."""
+    if len(body) > _LARGE or b"\\u" in body:
+        return True
+    return any(body.count(_QUOTED[key]) > 1 for key in json if key in _QUOTED)
+
+
+_MAX_TOKENS = ("max_completion_tokens", "max_tokens")
+
+
+def _model(json: dict[str, Any]) -> str:
+    model = json.get("model")
+    if model is None:
+        raise BadRequest(
+            "Missing required parameter: 'model'.", param="model", code="missing_required_parameter"
+        )
+    if not isinstance(model, str):
+        raise _wrong_type("model", "a string", model)
+    if not model.strip():
+        raise BadRequest("Invalid 'model': the name is empty.", param="model")
+    if any(ord(character) < 32 or ord(character) == 127 for character in model):
+        raise BadRequest("Invalid 'model': the name contains a control character.", param="model")
+    return model
+
+
+def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
+    messages = json.get("messages")
+    if messages is None:
+        raise BadRequest(
+            "Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter"
+        )
+    if not isinstance(messages, list):
+        raise _wrong_type("messages", "an array of objects", messages)
+    if not messages:
+        raise BadRequest(
+            "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array "
+            "instead.",
+            param="messages",
+            code="empty_array",
+        )
+    if len(messages) > max_messages:
+        raise BadRequest(
+            f"Invalid 'messages': array too long. Expected an array with maximum length {max_messages}, but got "
+            f"an array with length {len(messages)} instead.",
+            param="messages",
+            code="array_above_max_length",
+        )
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise _wrong_type(f"messages[{index}]", "an object", message)
+        role = message.get("role")
+        if role.__class__ is not str or role not in ROLES:
+            raise _wrong_role(f"messages[{index}].role", role)
+        content = message.get("content")
+        if content.__class__ is not str and content is not None:
+            _check_content(content, f"messages[{index}].content")
+    return messages
+
+
+def _wrong_role(param: str, role: Any) -> BadRequest:
+    if role is None:
+        return BadRequest(
+            f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+        )
+    if not isinstance(role, str):
+        return _wrong_type(param, "a string", role)
+    return BadRequest(
+        f"Invalid value: {role[:40]!r}. Supported values are: 'system', 'assistant', 'user', 'function', 'tool', "
+        "and 'developer'.",
+        param=param,
+        code="invalid_value",
+    )
+
+
+def _check_content(content: Any, param: str) -> None:
+    if not isinstance(content, list):
+        raise _wrong_type(param, "a string or an array of objects", content)
+    for index, part in enumerate(content):
+        if not isinstance(part, dict):
+            raise _wrong_type(f"{param}[{index}]", "an object", part)
+
+
+def _tools(json: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    tools: list[dict[str, Any]] = _optional(json, key, list) or []
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, dict):
+            raise _wrong_type(f"{key}[{index}]", "an object", tool)
+    return tools
+
+
+def _tool_names(tools: list[dict[str, Any]]) -> list[str]:
+    """`{"type": "function", "function": {"name"}}`, custom tools alike; a legacy function has its name itself."""
+    names = []
+    for tool in tools:
+        kind = tool.get("type", "function")
+        inner = tool.get(kind) if isinstance(kind, str) else None
+        name = inner.get("name") if isinstance(inner, dict) else tool.get("name")
+        if isinstance(name, str):
+            names.append(name)
+    return names
+
+
+def _number(json: dict[str, Any], key: str) -> int | None:
+    value = json.get(key)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)  # 256.0: some languages have no other numbers
+    raise _wrong_type(key, "an integer", value)
+
+
+def _optional(json: dict[str, Any], key: str, kind: type[Any]) -> Any:
+    value = json.get(key)
+    if value is not None and not isinstance(value, kind):
+        raise _wrong_type(key, _NAMES[kind], value)
+    return value
+
+
+_NAMES: dict[type[Any], str] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal number",
+    type(None): "null",
+}
+
+
+def _name(value: Any) -> str:
+    return _NAMES[type(value)]
+
+
+def _wrong_type(param: str, expected: str, value: Any) -> BadRequest:
+    return BadRequest(
+        f"Invalid type for '{param}': expected {expected}, but got {_name(value)} instead.",
+        param=param,
+        code="invalid_type",
+    )

@@ -1,0 +1,159 @@
+"""Learning after the turn: the job that reads what was confirmed and keeps what it says.
+
+It asks the background model once (a journaled step) and writes what comes of it together with the cursor. Errors are
+the job's to try again; an answer without a usable call teaches nothing, and the cursor moves on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.core.memory import learn
+from gateway.core.memory.visibility import messages_of
+from gateway.core.prompt import note
+from gateway.run.background.model import Background
+from gateway.run.background.schedule import AT_START, Due
+from gateway.run.background.worker import JobContext
+from gateway.settings import MemorySettings
+from storage.base import Store
+from storage.errors import TooSlow
+from storage.records import Block, Fact, Learned, Message, Unlearned
+
+__all__ = ["KIND", "Learning"]
+
+_log = logging.getLogger("mnemogate")
+
+KIND = "learn"
+BATCH_CHARS = (
+    24_000  # of messages in one call, about 6,000 tokens; halved each time it fails, down to an eighth
+)
+SHOWN_FACTS = 60  # of what is known; of a memory with more, the newest third and what the messages recall
+_MARGIN_S = 1.0  # after the idle time, so that what was said last is over it as well
+
+
+class Learning:
+    """now: seconds since the epoch, as turns are dated."""
+
+    def __init__(
+        self, store: Store, background: Background, settings: MemorySettings, now: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._background = background
+        self._every = settings.learn_every
+        self._idle_s = settings.idle_s
+        self._secrets = settings.learn_secrets
+        self._now = now
+        self.due = Due(
+            "learning",
+            KIND,
+            store.jobs,
+            self._start,
+            every=settings.learn_every,
+            rest_s=settings.idle_s + _MARGIN_S,
+            now=now,
+            spares_last=True,  # it is not confirmed before the next one
+        )
+
+    def _start(self) -> None:
+        self.due.later(self._store.facts.waiting(AT_START))
+
+    # -- the job
+
+    async def handle(self, job: JobContext) -> None:
+        """Learns from the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
+        asked = orjson.loads(await job.step("ask", lambda: self._ask(job)))
+        cursor, upto = asked["cursor"], asked["upto"]
+        if asked["is_more"]:  # before this one ends, so that nothing is left off in between
+            await self._store.jobs.enqueue(KIND, job.agent, KIND)
+        if upto > cursor:
+            found = await self._next(job, upto)
+            if found is None or found.cursor != cursor:
+                return
+            if not await self._learn(job, asked, found):
+                self.due.at_once([job.agent])
+                return
+        if asked["is_waiting"]:
+            self.due.later([job.agent])
+
+    async def _next(self, job: JobContext, upto: int | None = None) -> Unlearned | None:
+        return await self._store.facts.unlearned(
+            job.agent,
+            messages_of,
+            now=self._now(),
+            idle_s=self._idle_s,
+            limit_chars=BATCH_CHARS >> min(max(job.job.tries - 1, 0), 3),
+            upto=upto,
+        )
+
+    async def _ask(self, job: JobContext) -> bytes:
+        """What was read, what was shown beside it, and the calls of the answer."""
+        found = await self._next(job)
+        asked: dict[str, Any] = {"cursor": 0, "upto": 0, "is_more": False, "is_waiting": False}
+        if found is not None and found.agent.scope.is_person:
+            messages = learn.clean(found.messages, secrets=self._secrets)
+            facts = await self._related(found, messages) if messages else []
+            asked = {
+                "cursor": found.cursor,
+                "upto": found.upto,
+                "is_more": found.is_more,
+                "is_waiting": found.is_waiting,
+                "messages": [message.seq for message in messages],
+                "shown": [fact.seq for fact in facts],
+                "blocks": {},
+                "calls": [],
+            }
+            if messages:
+                blocks = learn.with_human(self._store.facts.blocks(job.agent))
+                asked["blocks"] = {block.label: block.version for block in blocks}
+                request = learn.build_request(blocks, facts, messages, self._now())
+                reply = await self._background.ask(
+                    found.agent.scope.project, request, tools=learn.definitions()
+                )
+                asked["calls"] = learn.keep_calls(reply.message)
+        return orjson.dumps(asked)
+
+    async def _related(self, found: Unlearned, messages: Sequence[Message]) -> Sequence[Fact]:
+        facts = self._store.facts.list(found.agent.id, limit=SHOWN_FACTS + 1)
+        if len(facts) <= SHOWN_FACTS:
+            return facts[::-1]
+        newest = facts[: SHOWN_FACTS // 3]
+        query = note.make_query("\n".join(m.text for m in messages if m.role == "user"))
+        try:
+            hits = await self._store.recall.search(
+                found.agent,
+                query,
+                messages_of,
+                size=found.agent.next_seq,
+                indexed=found.agent.indexed_seq,
+                limit=SHOWN_FACTS - len(newest),
+                deadline_ms=5_000.0,
+            )
+        except TooSlow:
+            hits = []
+        seqs = {f.seq for f in newest} | {m.seq for m in hits if m.source == "fact"}
+        return self._store.facts.get(found.agent.id, sorted(seqs))
+
+    async def _learn(self, job: JobContext, asked: dict[str, Any], found: Unlearned) -> bool:
+        """False: not all that was shown stands any more, so that nobody could tell where an answer comes from."""
+        messages = learn.clean(found.messages, secrets=self._secrets)
+        if asked["calls"] and [message.seq for message in messages] != asked.get("messages"):
+            return False
+        shown = self._store.facts.get(job.agent, asked["shown"])
+        reading = learn.read_reply(asked["calls"])
+        dropped = 0
+
+        def decide(blocks: Sequence[Block]) -> Learned:
+            nonlocal dropped
+            learned = learn.learn(reading, messages, shown, blocks, asked["blocks"], secrets=self._secrets)
+            dropped = learned.dropped
+            return learned
+
+        effect = self._store.facts.learning(found.agent, asked["cursor"], asked["upto"], self._now(), decide)
+        await job.finish(effect)
+        if dropped:
+            _log.info("learning: %d calls of the background model made no sense", dropped)
+        return True

@@ -1,0 +1,176 @@
+"""Model calls of our own: one model, few at a time, within a budget of tokens for each project and day.
+
+They have connections of their own, so that they never stand in the way of a live turn. Only jobs ask here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from adapters.base import Provider
+from adapters.errors import ProviderError
+from adapters.types import ModelRequest
+from gateway.errors import SettingsError, UnknownModel
+from gateway.run.background.worker import JobFailed, Postponed
+from gateway.run.upstream.route import Route, resolve_route
+from gateway.settings import Settings
+from storage.base import Spending
+
+__all__ = ["Background", "Reply", "background_route"]
+
+_DAY_S = 86_400
+_MAX_REPLY_BYTES = 8 * 1024 * 1024
+_BYTES_PER_TOKEN = 4  # a guess, where an upstream does not say what it used
+_BUSY_S = 30.0  # how long to leave an upstream alone that is busy and does not say how long
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """message: the assistant's, as the upstream gave it. finish_reason: stop, length, tool_calls, content_filter."""
+
+    message: dict[str, Any]
+    finish_reason: str | None
+    tokens: int
+
+    @property
+    def text(self) -> str:
+        content = self.message.get("content")
+        return content if isinstance(content, str) else ""
+
+
+def background_route(settings: Settings) -> Route | None:
+    """Who answers our own calls; None: nobody is named, and what needs a model is not done. Raises: SettingsError."""
+    model = settings.background_model
+    if model is None:
+        return None
+    try:
+        return resolve_route(settings, model)
+    except UnknownModel as error:
+        raise SettingsError(f"memory.background_model: {error.message}") from error
+
+
+class Background:
+    """model: as that provider calls it. daily_tokens: for each project; 0: no bound. timeout_s: of a whole call.
+
+    count: told of each call's outcome and tokens. now: seconds since the epoch; days are UTC's.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        model: str,
+        spending: Spending,
+        now: Callable[[], float],
+        *,
+        concurrency: int = 2,
+        daily_tokens: int = 0,
+        timeout_s: float = 120.0,
+        count: Callable[[str, int], None] = lambda outcome, tokens: None,
+    ) -> None:
+        self.provider = provider
+        self.model = model
+        self._spending = spending
+        self._now = now
+        self._room = asyncio.Semaphore(concurrency)
+        self._daily_tokens = daily_tokens
+        self._timeout_s = timeout_s
+        self._count = count
+
+    async def ask(
+        self,
+        project: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        max_tokens: int | None = None,
+        **options: Any,
+    ) -> Reply:
+        """One whole reply. max_tokens: its limit, sent under the name that the upstream takes.
+
+        options: further fields of the request.
+
+        Raises: Postponed: the day's budget is used up, or the upstream is busy; JobFailed: it failed otherwise.
+        """
+        body: dict[str, Any] = {"model": self.model, "messages": list(messages), **options}
+        if max_tokens is not None:
+            # Some of the models that know the newer name refuse the older one.
+            newer = self.provider.capabilities.max_completion_tokens
+            body["max_completion_tokens" if newer else "max_tokens"] = max_tokens
+        if tools:
+            body["tools"] = list(tools)
+        request = ModelRequest(orjson.dumps(body))
+        async with self._room:
+            await self._check_budget(project)
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    raw = await self._send(request)
+                reply = _read(raw, len(request.body))
+            except JobFailed:
+                self._count("failed", 0)
+                raise
+            except TimeoutError:
+                self._count("failed", 0)
+                raise JobFailed(f"the background model gave no answer in {self._timeout_s:g} s") from None
+            self._count("ok", reply.tokens)
+            await self._spending.spend(project, self._today(), reply.tokens)
+            return reply
+
+    async def aclose(self) -> None:
+        await self.provider.aclose()
+
+    async def _check_budget(self, project: str) -> None:
+        if not self._daily_tokens:
+            return
+        spent = await self._spending.spent(project, self._today())
+        if spent >= self._daily_tokens:
+            self._count("refused", 0)
+            rest = _DAY_S - self._now() % _DAY_S
+            raise Postponed(
+                f"project {project!r} has used {spent} of its {self._daily_tokens} background tokens of today",
+                rest,
+            )
+
+    async def _send(self, request: ModelRequest) -> bytes:
+        """The body of a reply of status 200. Raises: JobFailed, whose words say nothing of what was asked."""
+        try:
+            reply = await self.provider.send(request)
+            try:
+                body = await reply.read(_MAX_REPLY_BYTES)
+            finally:
+                await reply.aclose()
+        except ProviderError as error:
+            raise JobFailed(f"the background model failed: {type(error).__name__}") from error
+        if reply.status == 429:
+            raise Postponed("the background model is busy (429)", _retry_after(reply.headers))
+        if reply.status != 200:
+            raise JobFailed(f"the background model answered {reply.status}")
+        return body
+
+    def _today(self) -> int:
+        return int(self._now() // _DAY_S)
+
+
+def _read(raw: bytes, asked_bytes: int) -> Reply:
+    try:
+        body = orjson.loads(raw)
+        choice = body["choices"][0]
+        message = choice["message"]
+        if not isinstance(message, dict):
+            raise TypeError
+        usage = body.get("usage") or {}
+        tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
+        if not isinstance(tokens, int) or tokens <= 0:
+            tokens = (asked_bytes + len(raw)) // _BYTES_PER_TOKEN
+        return Reply(message, choice.get("finish_reason"), tokens)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise JobFailed("the background model answered with something that is no chat completion") from None
+
+
+def _retry_after(headers: Sequence[tuple[str, str]]) -> float:
+    value = dict(headers).get("retry-after", "")
+    return min(float(value), _DAY_S) if value.replace(".", "", 1).isdecimal() else _BUSY_S

@@ -1,0 +1,116 @@
+"""What works beside the conversations, put together: jobs and who asks for them, upkeep, retention.
+
+Nothing of it is in front of a reply, but for the vector of a question (gateway.run.background.embed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from adapters.base import Embedder, Provider
+from gateway.metrics import Metrics
+from gateway.run.admin.forget import Retention
+from gateway.run.background.compact import COMPACT, Compactor
+from gateway.run.background.embed import KIND as EMBED
+from gateway.run.background.embed import Embedding
+from gateway.run.background.job_metrics import Tally
+from gateway.run.background.learn import KIND as LEARN
+from gateway.run.background.learn import Learning
+from gateway.run.background.maintenance import Upkeep
+from gateway.run.background.model import Background, background_route
+from gateway.run.background.worker import Handler, JobContext, Worker
+from gateway.run.chat import Chat
+from gateway.run.memory.turn_memory import Recollector
+from gateway.settings import Settings
+from storage.base import Store
+from storage.records import Vector
+
+__all__ = ["Beside"]
+
+
+class Beside:
+    """handlers: what durable jobs do, by kind; filled before the start. background: None where no model is named.
+
+    model, embedder: whom it asks; never a provider of live turns.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        chat: Chat,
+        recollector: Recollector,
+        metrics: Metrics,
+        now: Callable[[], float],
+        model: Provider | None,
+        embedder: Embedder | None,
+    ) -> None:
+        memory, tally = settings.memory, Tally(store.jobs.counts)
+        metrics.register(tally)
+        self.handlers: dict[str, Handler] = {}
+        self.worker = Worker(store.jobs, self.handlers, count=tally.attempt)
+        self.upkeep = Upkeep(store, memory.idle_s, now)
+        recollector.grown, recollector.moved = self.upkeep.grown, self.upkeep.moved
+        days = {name: each.retention_days for name, each in settings.projects.items()}
+        self.retention = Retention(store, {n: d for n, d in days.items() if d is not None}, now)
+        route = background_route(settings)
+        self.background: Background | None = None
+        if route is not None and model is not None:
+            self.background = Background(
+                model,
+                route.model,
+                store.spending,
+                now,
+                concurrency=memory.background_concurrency,
+                daily_tokens=memory.background_daily_tokens,
+                timeout_s=memory.background_timeout_s,
+                count=tally.call,
+            )
+        said: list[Callable[[int, int], None]] = []
+        self.embedding: Embedding | None = None
+        if embedder is not None:
+            self.embedding = Embedding(store, embedder, memory, now, count=tally.call)
+            self.handlers[EMBED] = self.embedding.handle
+            recollector.embed_query = self.embedding.embed_query
+            said.append(self.embedding.due.said)
+        self.learning: Learning | None = None
+        if memory.learn_every and self.background is not None:
+            self.learning = Learning(store, self.background, memory, now)
+            self.handlers[LEARN] = self._learn
+            said.append(self.learning.due.said)
+        if said:
+            recollector.said = said[0] if len(said) == 1 else partial(_tell, said)
+        if self.background is not None:
+            compactor = Compactor(store, self.background, now, chat.pending)
+            self.handlers[COMPACT] = compactor.run
+            recollector.overfull = compactor.want
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Its tasks, until they are cancelled."""
+        runs: list[Coroutine[Any, Any, None]] = [self.upkeep.run(), self.retention.run(), self.worker.run()]
+        if self.learning is not None:
+            runs.append(self.learning.due.run())
+        if self.embedding is not None:
+            runs.append(self.embedding.run())
+        return [asyncio.create_task(each) for each in runs]
+
+    async def aclose(self) -> None:
+        if self.background is not None:
+            await self.background.aclose()
+
+    async def embed_query(self, agent: int, query: str, wait_ms: float) -> Vector | None:
+        return None if self.embedding is None else await self.embedding.embed_query(agent, query, wait_ms)
+
+    async def _learn(self, job: JobContext) -> None:
+        assert self.learning is not None
+        await self.learning.handle(job)
+        if self.embedding is not None:
+            self.embedding.due.at_once([job.agent])  # facts lie in the same order as messages
+
+
+def _tell(listeners: Sequence[Callable[[int, int], None]], agent: int, messages: int) -> None:
+    for said in listeners:
+        said(agent, messages)

@@ -1,0 +1,118 @@
+"""Which upstream answers to which model name. Knows settings; opens nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from gateway.core.upstream.policy import Target
+from gateway.errors import SettingsError, UnknownModel
+from gateway.settings import ModelSettings, ProfileSettings, Settings
+
+__all__ = ["AGENT_PREFIX", "Route", "check_models", "resolve_route"]
+
+AGENT_PREFIX = "agent/"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """upstream: a name of the settings. model: what that upstream calls it. context_window: tokens, None if unknown.
+
+    others: further places of the same model (rank 0), and what is asked when it cannot answer.
+    """
+
+    upstream: str
+    model: str
+    profile: ProfileSettings | None = None
+    context_window: int | None = None
+    others: tuple[Target, ...] = ()
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return (Target(self.upstream, self.model, self.context_window), *self.others)
+
+
+def resolve_route(settings: Settings, model: str) -> Route:
+    """Find who answers to `model`: a profile (`agent/<name>`), an alias, `<upstream>/<model>`, a pattern, the only one.
+
+    A list of aliases is closed: with one, other names are unknown unless an upstream's patterns take them.
+    Raises: UnknownModel.
+    """
+    if model.startswith(AGENT_PREFIX):
+        profile = settings.profile(model.removeprefix(AGENT_PREFIX))
+        if profile is None or profile.model is None:
+            why = "has no model of its own" if profile else "does not exist"
+            raise UnknownModel(f"The model {model!r} {why}.", param="model")
+        base = _resolve(settings, profile.model, profile.upstream)
+        own = profile.context_window
+        others = tuple(
+            each._replace(context_window=_smaller(own, each.context_window)) for each in base.others
+        )
+        return Route(base.upstream, base.model, profile, _smaller(own, base.context_window), others)
+    return _resolve(settings, model, None)
+
+
+def _smaller(own: int | None, known: int | None) -> int | None:
+    """A profile may ask for less than its model has, and not for more."""
+    return known if own is None else own if known is None else min(own, known)
+
+
+def check_models(settings: Settings) -> None:
+    """Raises: SettingsError: a fallback, or a profile's model, that nobody answers to."""
+    for profile in settings.profiles:
+        if profile.model is not None:
+            try:
+                _resolve(settings, profile.model, profile.upstream)
+            except UnknownModel as error:
+                raise SettingsError(f"profiles {profile.name!r}: model: {error.message}") from error
+    for alias in settings.models:
+        for name in alias.fallbacks:
+            try:
+                _resolve(settings, name, None, is_fallback=True)
+            except UnknownModel as error:
+                raise SettingsError(f"models {alias.alias!r}: fallbacks: {error.message}") from error
+
+
+def _resolve(settings: Settings, model: str, upstream: str | None, *, is_fallback: bool = False) -> Route:
+    windows = {each.name: each.context_window for each in settings.upstreams}
+    if upstream is not None:
+        return Route(upstream, model, None, windows[upstream])
+    for alias in settings.models:
+        if alias.alias == model:
+            name = alias.upstream or settings.upstreams[0].name
+            fallbacks = () if is_fallback else alias.fallbacks
+            others = _others(settings, alias, fallbacks, windows) if alias.deployments or fallbacks else ()
+            return Route(name, alias.model, None, alias.context_window or windows[name], others)
+    if len(settings.upstreams) > 1:
+        name, slash, rest = model.partition("/")
+        if slash and rest and name in windows:
+            return Route(name, rest, None, windows[name])
+    for each in settings.upstreams:
+        if any(fnmatchcase(model, pattern) for pattern in each.models):
+            return Route(each.name, model, None, each.context_window)
+    if not settings.models:
+        # Upstreams with patterns take only those; what is left must leave no choice.
+        open_ones = [each for each in settings.upstreams if not each.models]
+        if len(open_ones) == 1:
+            return Route(open_ones[0].name, model, None, open_ones[0].context_window)
+    raise UnknownModel(
+        f"The model {model!r} does not exist here. GET /v1/models lists what does.", param="model"
+    )
+
+
+def _others(
+    settings: Settings, alias: ModelSettings, fallbacks: tuple[str, ...], windows: dict[str, int | None]
+) -> tuple[Target, ...]:
+    """A fallback brings its own deployments, but not its own fallbacks: a chain is what stands in one list."""
+    found = [
+        Target(
+            each.upstream,
+            each.model or alias.model,
+            each.context_window or alias.context_window or windows[each.upstream],
+        )
+        for each in alias.deployments
+    ]
+    for rank, name in enumerate(fallbacks, 1):
+        route = _resolve(settings, name, None, is_fallback=True)
+        found += [each._replace(rank=rank) for each in route.targets]
+    return tuple(found)

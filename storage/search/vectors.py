@@ -1,0 +1,148 @@
+"""Vectors of messages: one blob for every 64 messages of an agent, compared with a query's one by one.
+
+Pure: bytes in, bytes out; both stores keep the blobs as they are. Unlike the search index a vector says something
+without the agent's secret, so whoever keeps blobs has to keep them where deleted bytes are overwritten.
+
+A blob (little endian; `n` vectors of `d` numbers and of length 1, by slot):
+
+    magic 2s, version u16, chunk u32, d u32, n u32
+    slots u8[n], and zeros up to a multiple of 4
+    numbers f32[n * d]
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from storage.records import Vector
+from storage.search.rank import CHUNK, CorruptIndex, Near, chunk_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Chunk", "compare", "forget", "join", "merge", "open_chunk"]
+
+_MAGIC = b"mv"
+_VERSION = 1
+_HEADER = struct.Struct("<2sHIII")
+_NUMBER_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A blob taken apart, its numbers where they lie; or several one after the other. seqs: [n]; numbers: [n, d]."""
+
+    seqs: NDArray[np.int64]
+    numbers: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.seqs)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.numbers.shape[1])
+
+    @property
+    def size(self) -> int:
+        """In bytes, about."""
+        return int(self.numbers.nbytes + self.seqs.nbytes)
+
+    def part(self, start: int, end: int) -> Chunk:
+        """These rows of it, where they lie."""
+        return Chunk(self.seqs[start:end], self.numbers[start:end])
+
+
+def open_chunk(blob: bytes) -> Chunk:
+    """Raises: CorruptIndex."""
+    import numpy as np
+
+    chunk, dimension, slots, start = _open(blob)
+    numbers = np.frombuffer(blob, "<f4", len(slots) * dimension, start).reshape(len(slots), dimension)
+    return Chunk(np.frombuffer(slots, np.uint8).astype(np.int64) + chunk * CHUNK, numbers)
+
+
+def join(chunks: Sequence[Chunk]) -> Chunk:
+    """All in one piece, which is compared twice as fast. chunks: of one dimension, one at least."""
+    import numpy as np
+
+    return Chunk(
+        np.concatenate([chunk.seqs for chunk in chunks]), np.concatenate([chunk.numbers for chunk in chunks])
+    )
+
+
+def merge(blob: bytes | None, vectors: Mapping[int, bytes]) -> bytes:
+    """The blob with these vectors, by seq and all of its chunk; one that is there already is replaced.
+
+    A blob of another dimension is dropped. Raises: CorruptIndex.
+    """
+    chunk = chunk_of(next(iter(vectors)))
+    found: dict[int, bytes] = {}
+    size = len(next(iter(vectors.values())))
+    if blob is not None and _open(blob)[1] * _NUMBER_BYTES == size:
+        found = _vectors(blob)
+    found.update({seq % CHUNK: data for seq, data in vectors.items()})
+    return _pack(chunk, size, found)
+
+
+def forget(blob: bytes, seqs: Collection[int]) -> bytes:
+    """The blob without these messages, empty when none is left. Raises: CorruptIndex.
+
+    Seqs of other chunks are ignored.
+    """
+    chunk, dimension, _, _ = _open(blob)
+    gone = {seq % CHUNK for seq in seqs if chunk_of(seq) == chunk}
+    left = {slot: data for slot, data in _vectors(blob).items() if slot not in gone}
+    return _pack(chunk, dimension * _NUMBER_BYTES, left) if left else b""
+
+
+def compare(chunk: Chunk, query: Vector) -> Near | None:
+    """How far each message stands out; None where there is nothing to compare with."""
+    import numpy as np
+
+    asked = np.frombuffer(query.data, "<f4")
+    if not len(chunk) or chunk.dimension != len(asked):
+        return None
+    # Not `@`: the library behind it wakes a thread for each core, which on a busy machine takes ten times as long
+    # (measured with 10,000 vectors: 8 ms of processor time against 0.4).
+    similarity = np.einsum("ij,j->i", chunk.numbers, asked).astype(np.float64)
+    # What a similarity means differs from model to model, what is unusual among this agent's messages does not.
+    spread = float(similarity.std())
+    outstanding = (similarity - similarity.mean()) / spread if spread > 1e-6 else similarity * 0.0
+    beyond = similarity * 0.0
+    if query.spread > 0:
+        # A memory in another language than those texts, or of one matter, is as a whole more like its questions.
+        beyond = (similarity - max(query.usual, float(similarity.mean()))) / query.spread
+    return Near(chunk.seqs, outstanding, beyond)
+
+
+def _open(blob: bytes) -> tuple[int, int, bytes, int]:
+    """Chunk, dimension, slots, and where the numbers begin. Raises: CorruptIndex."""
+    if len(blob) < _HEADER.size:
+        raise CorruptIndex(f"{len(blob)} bytes are too few for a blob of vectors")
+    magic, version, chunk, dimension, n = _HEADER.unpack_from(blob)
+    if magic != _MAGIC or version != _VERSION:
+        raise CorruptIndex(f"a blob of vectors begins with {_MAGIC!r} {_VERSION}, not {magic!r} {version}")
+    start = _HEADER.size + n + -n % 4
+    slots = blob[_HEADER.size : _HEADER.size + n]
+    if len(blob) != start + n * dimension * _NUMBER_BYTES or any(slot >= CHUNK for slot in slots):
+        raise CorruptIndex(f"{len(blob)} bytes do not make {n} vectors of {dimension} numbers")
+    return chunk, dimension, slots, start
+
+
+def _vectors(blob: bytes) -> dict[int, bytes]:
+    """By slot."""
+    _, dimension, slots, start = _open(blob)
+    size = dimension * _NUMBER_BYTES
+    return {slot: blob[start + i * size : start + (i + 1) * size] for i, slot in enumerate(slots)}
+
+
+def _pack(chunk: int, size: int, vectors: Mapping[int, bytes]) -> bytes:
+    """size: of a vector, in bytes."""
+    slots = sorted(vectors)
+    n = len(slots)
+    header = _HEADER.pack(_MAGIC, _VERSION, chunk, size // _NUMBER_BYTES, n)
+    return b"".join((header, bytes(slots), bytes(-n % 4), *(vectors[slot] for slot in slots)))

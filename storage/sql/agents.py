@@ -1,0 +1,108 @@
+"""Agents: whose memory a row belongs to.
+
+Every turn needs its agent's secret, so those lately used are kept at hand.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+
+from storage.records import Agent, Scope
+from storage.sql.statements import load_queries
+from storage.sqlite.reader import Reader
+
+__all__ = ["Agents", "create_agent", "find_agent", "set_indexed", "take_seq"]
+
+_Q = load_queries()
+
+# About 700 bytes each: 3 MB at most, and a miss costs one read by key.
+CACHED_AGENTS = 4096
+
+
+def find_agent(connection: sqlite3.Connection, scope: Scope) -> Agent | None:
+    row = connection.execute(_Q["agent_find"], (scope.project, scope.profile, scope.subject)).fetchone()
+    if row is None:
+        return None
+    id, uid, secret, epoch, indexed_seq, next_seq, created = row
+    return Agent(id, uid, scope, secret, epoch, indexed_seq, next_seq, created)
+
+
+def create_agent(connection: sqlite3.Connection, draft: Agent) -> Agent:
+    """The draft, stored; or the agent that was there first, whose secret then is another than the draft's."""
+    scope = draft.scope
+    row = connection.execute(
+        _Q["agent_insert"],
+        (draft.uid, scope.project, scope.profile, scope.subject, draft.secret, draft.epoch, draft.created),
+    ).fetchone()
+    if row is not None:
+        return replace(draft, id=row[0])
+    found = find_agent(connection, scope)
+    if found is None:  # only a uid can have collided, and those are random
+        raise sqlite3.IntegrityError(f"agent uid {draft.uid} is taken")
+    return found
+
+
+def take_seq(connection: sqlite3.Connection, agent: int) -> int | None:
+    """The next number of the agent's order; None when there is no such agent."""
+    row = connection.execute(_Q["agent_take_seq"], (agent,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def set_indexed(connection: sqlite3.Connection, agent: int, seq: int) -> None:
+    """The search index has come up to and including this number."""
+    connection.execute(_Q["agent_indexed"], (seq, agent))
+
+
+class Agents:
+    """Found and drafted agents, the lately used ones in memory."""
+
+    def __init__(self, reader: Reader, now: Callable[[], float], *, cached: int = CACHED_AGENTS) -> None:
+        self._reader = reader
+        self._now = now
+        self._cached = cached
+        self._found: OrderedDict[Scope, Agent] = OrderedDict()
+        self._drafts: OrderedDict[Scope, Agent] = OrderedDict()
+
+    def find(self, scope: Scope) -> Agent | None:
+        """id, uid, secret and epoch are to be relied on; next_seq and indexed_seq are as old as the entry."""
+        agent = self._found.get(scope)
+        if agent is not None:
+            self._found.move_to_end(scope)
+            return agent
+        agent = self._reader.run(lambda connection: find_agent(connection, scope))
+        if agent is not None:
+            self.remember(agent)
+        return agent
+
+    def draft(self, scope: Scope) -> Agent:
+        """An agent not yet stored (id 0). Requests side by side get the same one, and so agree on hashes."""
+        draft = self._drafts.get(scope)
+        if draft is None:
+            draft = Agent(0, uuid.uuid4().hex, scope, secrets.token_bytes(16), 0, created=self._now())
+            self._keep(self._drafts, draft)
+        return draft
+
+    def remember(self, agent: Agent) -> None:
+        """After it was created, or with its new epoch."""
+        self._drafts.pop(agent.scope, None)
+        self._keep(self._found, agent)
+
+    def forget(self, scope: Scope) -> None:
+        """Out of the cache, so that it is read anew."""
+        self._found.pop(scope, None)
+        self._drafts.pop(scope, None)
+
+    def clear(self) -> None:
+        self._found.clear()
+        self._drafts.clear()
+
+    def _keep(self, entries: OrderedDict[Scope, Agent], agent: Agent) -> None:
+        entries[agent.scope] = agent
+        entries.move_to_end(agent.scope)
+        if len(entries) > self._cached:
+            entries.popitem(last=False)

@@ -1,0 +1,246 @@
+"""Memory blocks: their values, the history of each, and the edits of turns that are not yet confirmed.
+
+Changes are compare-and-set on the version, each leaves a row of history, and each can be undone. Limits, and what
+an edit means, are the core's affair; here values are written as they are given.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import orjson
+
+from storage.errors import Conflict, NotFound
+from storage.records import Block, BlockOp, Revision
+from storage.sql.statements import load_queries
+from storage.sqlite.reader import Reader
+from storage.sqlite.writer import Writer
+
+__all__ = [
+    "FORGOTTEN_ORIGIN",
+    "Blocks",
+    "add_op",
+    "ensure_blocks",
+    "ensure_shared_blocks",
+    "follow_blocks",
+    "get_block",
+    "list_revisions",
+    "load_blocks",
+    "load_ops",
+    "settle_ops",
+    "undo_block",
+    "write_block",
+]
+
+_Q = load_queries()
+
+_FOLLOWED = 200  # memories that one write gives a block: 4 ms, for which turns may have to wait
+DEFAULT_ORIGIN = "default"
+UNDO_ORIGIN = "undo"
+# Of a version whose value was erased: there is nothing to bring back. Short, so that the row does not grow (room.py).
+FORGOTTEN_ORIGIN = "-"
+
+
+def load_blocks(
+    connection: sqlite3.Connection, agent: int, *, keep_shared: bool = False
+) -> tuple[Block, ...]:
+    """The agent's blocks in the order they were made, with those its profile shares; of one label its own counts.
+
+    keep_shared: for who may not write those, whatever tools may do.
+    """
+    rows = connection.execute(_Q["block_load"], (agent,)).fetchall()
+    own = {row[1] for row in rows if not row[7]}
+    found = [(_block(row), row[7]) for row in rows if not row[7] or row[1] not in own]
+    return tuple(replace(b, read_only=True) if keep_shared and is_shared else b for b, is_shared in found)
+
+
+def ensure_blocks(connection: sqlite3.Connection, agent: int, defaults: Iterable[Block], at: float) -> None:
+    """Gives the agent what its profile says and it has not (ids and versions of the defaults are ignored)."""
+    for block in defaults:
+        row = connection.execute(
+            _Q["block_insert_own"], (agent, block.label, block.description, block.limit, int(block.read_only))
+        ).fetchone()
+        _begin(connection, row, block.value, at)
+
+
+def ensure_shared_blocks(
+    connection: sqlite3.Connection, project: str, profile: str, defaults: Iterable[Block], at: float
+) -> None:
+    """The same for blocks that all users of a profile see."""
+    for block in defaults:
+        row = connection.execute(
+            _Q["block_insert_shared"],
+            (project, profile, block.label, block.description, block.limit, int(block.read_only)),
+        ).fetchone()
+        _begin(connection, row, block.value, at)
+
+
+def follow_blocks(
+    connection: sqlite3.Connection, profile: str, own: Iterable[Block], shared: Iterable[Block], at: float
+) -> bool:
+    """Brings what is stored up to what the settings say of a profile's blocks now; True while there is more of it.
+
+    Descriptions, limits and who may write are the settings' alone. So is a shared value as long as nobody has written
+    in it; what lies in people's own blocks is theirs. Who lacks a block is given it. What the settings say no more
+    stays: it may hold what somebody said.
+    """
+    for block, is_shared in [*((b, 0) for b in own), *((b, 1) for b in shared)]:
+        told = (block.description, block.limit, int(block.read_only))
+        connection.execute(_Q["block_follow"], (profile, block.label, is_shared, *told))
+        if not is_shared:
+            lacking = connection.execute(_Q["block_lacking"], (profile, block.label, _FOLLOWED)).fetchall()
+            for (agent,) in lacking:
+                ensure_blocks(connection, agent, [block], at)
+            if len(lacking) == _FOLLOWED:
+                return True
+            continue
+        for (project,) in connection.execute(_Q["block_profile_projects"], (profile,)).fetchall():
+            ensure_shared_blocks(connection, project, profile, [block], at)
+        asked = (profile, block.label, DEFAULT_ORIGIN, block.value)
+        for id, version in connection.execute(_Q["block_untouched"], asked).fetchall():
+            write_block(connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN)
+    return False
+
+
+def write_block(
+    connection: sqlite3.Connection,
+    block: int,
+    version: int,
+    value: str,
+    *,
+    at: float,
+    origin: str,
+    exchange: int | None = None,
+    sources: Sequence[int] = (),
+    restores: int | None = None,
+) -> Block:
+    """Sets the value if the block is still at that version. Raises: Conflict, NotFound."""
+    found = get_block(connection, block)
+    if found.version != version:
+        raise Conflict(
+            f"block {found.label!r} is at version {found.version}, not {version}: it was changed since"
+        )
+    current = _revise(
+        connection, block, version + 1, restores, at, origin, exchange, orjson.dumps(list(sources)), value
+    )
+    connection.execute(_Q["block_advance"], (current, block, version))
+    return replace(found, value=value, version=version + 1)
+
+
+def undo_block(connection: sqlite3.Connection, block: int, *, at: float, origin: str = UNDO_ORIGIN) -> Block:
+    """Brings back the value before the last change; again, the one before that. Raises: NotFound.
+
+    An undo is a version of its own that names the one it restored, so walking on goes by what is shown, not by what
+    was written last: undoing twice is not redoing.
+    """
+    found = get_block(connection, block)
+    shown = found.version
+    while (restores := _version(connection, block, shown)[1]) is not None:
+        shown = restores
+    before = connection.execute(_Q["block_history_before"], (block, shown, FORGOTTEN_ORIGIN)).fetchone()
+    if before is None:
+        raise NotFound(f"block {found.label!r} has no change left to undo")
+    version, value, sources = before
+    return write_block(
+        connection,
+        block,
+        found.version,
+        value,
+        at=at,
+        origin=origin,
+        sources=orjson.loads(sources),
+        restores=version,
+    )
+
+
+def list_revisions(connection: sqlite3.Connection, block: int) -> tuple[Revision, ...]:
+    """Newest first."""
+    rows = connection.execute(_Q["block_history_list"], (block,)).fetchall()
+    return tuple(
+        Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
+        for version, restores, at, origin, exchange, sources, value in rows
+    )
+
+
+def add_op(connection: sqlite3.Connection, agent: int, op: BlockOp) -> bool:
+    """False when this call of this turn is there already."""
+    values = (agent, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments)
+    return connection.execute(_Q["op_insert"], values).fetchone() is not None
+
+
+def load_ops(connection: sqlite3.Connection, agent: int, exchange: int) -> tuple[BlockOp, ...]:
+    """All of one turn."""
+    rows = connection.execute(_Q["op_of_exchange"], (agent, exchange)).fetchall()
+    return tuple(BlockOp(*row) for row in rows)
+
+
+def settle_ops(connection: sqlite3.Connection, ids: Iterable[int], state: str) -> None:
+    """merged or dropped, once and for all."""
+    connection.executemany(_Q["op_settle"], [(state, id) for id in ids])
+
+
+class Blocks:
+    """Blocks for those who have no transaction of their own."""
+
+    def __init__(self, reader: Reader, writer: Writer) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def load(self, agent: int) -> tuple[Block, ...]:
+        return self._reader.run(lambda connection: load_blocks(connection, agent))
+
+    def revisions(self, block: int) -> tuple[Revision, ...]:
+        """Newest first."""
+        return self._reader.run(lambda connection: list_revisions(connection, block))
+
+    async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
+        """The blocks of a profile as the settings have them now."""
+        while await self._writer.submit_bulk(
+            lambda connection: follow_blocks(connection, profile, own, shared, at)
+        ):
+            pass
+
+    async def write(
+        self, block: int, version: int, value: str, *, at: float, origin: str, sources: Sequence[int] = ()
+    ) -> Block:
+        """Raises: Conflict when it is no longer at that version, NotFound."""
+        return await self._writer.submit(
+            lambda connection: write_block(
+                connection, block, version, value, at=at, origin=origin, sources=sources
+            )
+        )
+
+    async def undo(self, block: int, *, at: float) -> Block:
+        """Raises: NotFound when there is nothing left to undo."""
+        return await self._writer.submit(lambda connection: undo_block(connection, block, at=at))
+
+
+def _block(row: tuple[int, str, str, str, int, int, int, int]) -> Block:
+    return Block(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6])
+
+
+def get_block(connection: sqlite3.Connection, block: int) -> Block:
+    row = connection.execute(_Q["block_get"], (block,)).fetchone()
+    if row is None:
+        raise NotFound(f"there is no block {block}")
+    return _block(row)
+
+
+def _begin(connection: sqlite3.Connection, row: tuple[int] | None, value: str, at: float) -> None:
+    if row is not None:
+        current = _revise(connection, row[0], 1, None, at, DEFAULT_ORIGIN, None, b"[]", value)
+        connection.execute(_Q["block_point"], (current, row[0]))
+
+
+def _revise(connection: sqlite3.Connection, *values: object) -> int:
+    (id,) = connection.execute(_Q["block_history_insert"], values).fetchone()
+    return int(id)
+
+
+def _version(connection: sqlite3.Connection, block: int, version: int) -> tuple[str, int | None, bytes]:
+    row = connection.execute(_Q["block_history_version"], (block, version)).fetchone()
+    if row is None:
+        raise NotFound(f"version {version} of block {block} is gone")
+    return row[0], row[1], row[2]

@@ -1,0 +1,213 @@
+"""Facts that were learned, and how far learning has come.
+
+A fact's row is never changed; one that gives way to another is named in a table of its own. Numbers are of the agent's
+one order, among its messages, so that the search index can name them. What is learned, and what a message of an
+exchange is, the caller decides; what is confirmed is read off the row here.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from storage.base import Effect, MessagesOf
+from storage.errors import NotFound
+from storage.records import (
+    Agent,
+    Block,
+    Exchange,
+    Fact,
+    Learned,
+    LearnedFact,
+    Message,
+    Scope,
+    State,
+    Unlearned,
+)
+from storage.sql import exchanges
+from storage.sql.agents import take_seq
+from storage.sql.blocks import ensure_blocks, load_blocks, write_block
+from storage.sql.recall import is_shared
+from storage.sql.statements import load_queries
+from storage.sql.vectors_table import forget_indexed
+from storage.sqlite.reader import Reader, ThreadReader
+
+__all__ = ["Facts", "hash_key"]
+
+_Q = load_queries("facts.sql")
+
+ORIGIN = "learning"
+_BATCH = 32  # exchanges that are read at once
+_MESSAGE_CHARS = 4_000  # what one message counts at most: longer ones are shown cut
+_OPEN_S = 3_600.0  # after so long nobody answers any more what was written down before its answer
+_READ_MS = 5_000.0
+
+
+class Facts:
+    def __init__(self, reader: Reader, long_reader: ThreadReader) -> None:
+        self._reader = reader
+        self._long_reader = long_reader
+
+    async def unlearned(
+        self,
+        agent: int,
+        messages_of: MessagesOf,
+        *,
+        now: float,
+        idle_s: float,
+        limit_chars: int,
+        upto: int | None = None,
+    ) -> Unlearned | None:
+        """The next that is confirmed; None where the agent is gone. upto: what was read up to there before, again."""
+
+        def read(connection: sqlite3.Connection) -> Unlearned | None:
+            return _unlearned(connection, agent, messages_of, now, idle_s, limit_chars, upto)
+
+        return await self._long_reader.run(read, deadline_ms=_READ_MS)
+
+    def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> list[Fact]:
+        """Newest first; is_all: with those that are no longer true."""
+        statement = _Q["all" if is_all else "current"]
+        rows = self._reader.run(lambda connection: connection.execute(statement, (agent, limit)).fetchall())
+        return [_fact(row) for row in rows]
+
+    def get(self, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
+        """By their numbers, in this order, as far as they are still true."""
+
+        def read(connection: sqlite3.Connection) -> builtins.list[Fact]:
+            rows = (connection.execute(_Q["get"], (agent, seq)).fetchone() for seq in seqs)
+            return [_fact(row) for row in rows if row is not None]
+
+        return self._reader.run(read)
+
+    def blocks(self, agent: int) -> tuple[Block, ...]:
+        """Its blocks; those that it shares are read-only here, since what one user says is not for the others."""
+        return self._reader.run(lambda connection: load_blocks(connection, agent, keep_shared=True))
+
+    def learning(
+        self, agent: Agent, cursor: int, upto: int, now: float, decide: Callable[[Sequence[Block]], Learned]
+    ) -> Effect:
+        """What was learned up to `upto`, and the cursor there; nothing where the cursor is not at `cursor` any more."""
+        return lambda connection: _learn(connection, agent, cursor, upto, now, decide)
+
+    def waiting(self, limit: int) -> builtins.list[int]:
+        """People's memories with something that was not learned from yet."""
+        rows = self._reader.run(lambda connection: connection.execute(_Q["waiting"], (limit,)).fetchall())
+        return [row[0] for row in rows]
+
+
+def _cursor(connection: sqlite3.Connection, agent: int) -> int:
+    row = connection.execute(_Q["cursor"], (agent,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _unlearned(
+    connection: sqlite3.Connection,
+    agent: int,
+    messages_of: MessagesOf,
+    now: float,
+    idle_s: float,
+    limit_chars: int,
+    upto: int | None,
+) -> Unlearned | None:
+    row = connection.execute(exchanges.SQL["agent_by_id"], (agent,)).fetchone()
+    if row is None:
+        return None
+    uid, project, profile, subject, secret, epoch, indexed, next_seq, created = row
+    of = Agent(agent, uid, Scope(project, profile, subject), secret, epoch, indexed, next_seq, created)
+    cursor = _cursor(connection, agent)
+    values = (agent, cursor, next_seq if upto is None else upto, _BATCH)
+    rows = connection.execute(exchanges.SQL["unlearned"], values).fetchall()
+    found = Unlearned(of, cursor, cursor, [], is_more=len(rows) == _BATCH)
+    messages: builtins.list[Message] = []
+    size = 0
+    for e in exchanges.with_content(rows):
+        if upto is None and not _is_decided(e, now, idle_s):
+            return replace(found, messages=messages, is_more=False, is_waiting=True)
+        if e.standing and e.state is State.FINISHED:
+            new = messages_of(e, is_shared(connection, agent, e), None, None)
+            size += sum(min(len(m.text), _MESSAGE_CHARS) for m in new)
+            if upto is None and messages and size > limit_chars:
+                return replace(found, messages=messages, is_more=True)
+            messages += new
+        found = replace(found, upto=e.seq)
+    return replace(found, messages=messages)
+
+
+def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:
+    """Whether it is settled what it says and whether it stands: it was carried on, or left alone for the idle time.
+
+    What is dated in the future was written before the clock was put back.
+    """
+    if e.carried or e.state in (State.OFF, State.FORGOTTEN):
+        return True
+    patience_s = _OPEN_S if e.state is State.OPEN else idle_s
+    return abs(now - max(e.ended or e.stopped or e.begun, e.touched)) > patience_s
+
+
+def _learn(
+    connection: sqlite3.Connection,
+    agent: Agent,
+    cursor: int,
+    upto: int,
+    now: float,
+    decide: Callable[[Sequence[Block]], Learned],
+) -> None:
+    if _cursor(connection, agent.id) != cursor:
+        return
+    learned = decide(load_blocks(connection, agent.id, keep_shared=True))
+    for block, value, sources in learned.writes:
+        if not block.id:
+            ensure_blocks(connection, agent.id, [replace(block, value="")], now)
+            block = next(b for b in load_blocks(connection, agent.id) if b.label == block.label)
+        write_block(connection, block.id, block.version, value, at=now, origin=ORIGIN, sources=sources)
+    for fact in learned.facts:
+        _keep(connection, agent, fact, now)
+    connection.execute(_Q["advance"], (agent.id, upto))
+
+
+def _keep(connection: sqlite3.Connection, agent: Agent, fact: LearnedFact, now: float) -> None:
+    """Adds nothing where one that says the same is there; what it replaces ends in any case."""
+    key = hash_key(agent.secret, fact.key)
+    row = connection.execute(_Q["same"], (agent.id, key)).fetchone()
+    if row is None:
+        seq = take_seq(connection, agent.id)
+        if seq is None:
+            raise NotFound(f"there is no agent {agent.id}")
+        sources = orjson.dumps(list(fact.sources))
+        values = (
+            agent.id,
+            seq,
+            now,
+            fact.valid_from or now,
+            key,
+            fact.exchange,
+            sources,
+            fact.about,
+            fact.text,
+        )
+        row = connection.execute(_Q["insert"], values).fetchone()
+    for old in fact.replaces:
+        if old != row[0]:
+            connection.execute(_Q["end"], (row[0], fact.valid_from or now, old, agent.id))
+            ended = connection.execute(_Q["seq_of"], (old, agent.id)).fetchall()
+            # Nobody is told it any more; in the index it would still be the best hit, by which others are measured.
+            forget_indexed(connection, agent.id, [seq for (seq,) in ended])
+
+
+def hash_key(secret: bytes, key: str) -> bytes:
+    """As a fact's key is stored: nobody can try words against it once the secret is gone."""
+    return blake2b(key.encode("utf-8", "replace"), key=secret, digest_size=16).digest()
+
+
+def _fact(row: tuple[Any, ...]) -> Fact:
+    id, seq, text, about, at, valid_from, exchange, sources, ended_at, successor = row
+    return Fact(
+        id, seq, text, about, at, valid_from, exchange, tuple(orjson.loads(sources)), ended_at, successor
+    )

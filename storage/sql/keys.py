@@ -1,0 +1,132 @@
+"""Gateway keys. What is kept is a SHA-256: keys are long and random, so nothing slower is needed to protect them.
+
+An empty file beside the database, `<real path>.keyed`, says that there are keys: a gateway whose database cannot be
+read any more must still know that it has a door.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from storage.errors import Conflict, NotFound
+from storage.records import Key
+from storage.sql.statements import load_queries
+from storage.sqlite.reader import Reader
+from storage.sqlite.writer import Writer
+
+__all__ = ["Keys", "create_key", "digest_of", "find_key", "revoke_key", "was_keyed"]
+
+_Q = load_queries()
+
+PREFIX = "mg-"
+SHOWN = 7  # characters of a key that `keys list` shows: enough to tell keys apart, of 43 that are random
+CACHED_KEYS = 1024
+
+
+def was_keyed(database: str | Path) -> bool:
+    """Whether keys were made for this database, as far as can be told without opening it."""
+    return os.path.exists(_sign(database))
+
+
+def _sign(database: str | Path) -> str:
+    return f"{os.path.realpath(database)}.keyed"
+
+
+def digest_of(presented: str) -> bytes:
+    """Any string has one, so that whatever a caller sends can be looked up."""
+    return hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
+
+
+def create_key(connection: sqlite3.Connection, project: str, name: str, plain: str, now: float) -> Key:
+    shown = plain[:SHOWN]
+    row = connection.execute(_Q["key_insert"], (project, name, digest_of(plain), shown, now)).fetchone()
+    return Key(row[0], project, name, shown, now)
+
+
+def find_key(connection: sqlite3.Connection, digest: bytes) -> Key | None:
+    row = connection.execute(_Q["key_find"], (digest,)).fetchone()
+    if row is None or not hmac.compare_digest(row[6], digest):
+        return None
+    return Key(*row[:6])
+
+
+def revoke_key(connection: sqlite3.Connection, name_or_id: str, now: float) -> Key:
+    """A number counts before a name. Raises: NotFound; Conflict: several keys have that name."""
+    number = int(name_or_id) if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19 else -1
+    found = [row[0] for row in connection.execute(_Q["key_named"], (number, name_or_id)).fetchall()]
+    if not found:
+        raise NotFound(f"there is no key in use with the name or number {name_or_id!r}")
+    if len(found) > 1 and found[0] != number:
+        raise Conflict(f"the keys {', '.join(map(str, found))} are all named {name_or_id!r}; give a number")
+    return Key(*connection.execute(_Q["key_revoke"], (now, found[0])).fetchone())
+
+
+class Keys:
+    """Those presented lately are kept in memory: the common request costs no statement, and known callers stay known
+    while the store is down. Only this process writes the file, so nothing else can change them."""
+
+    def __init__(
+        self, reader: Reader, writer: Writer, now: Callable[[], float], database: str | Path
+    ) -> None:
+        self._database = database
+        self._reader = reader
+        self._writer = writer
+        self._now = now
+        self._known: OrderedDict[bytes, Key] = OrderedDict()
+        self._any: bool | None = None
+
+    async def create(self, project: str, name: str) -> tuple[Key, str]:
+        """A new key and its plain text, which is never to be had again."""
+        plain = PREFIX + secrets.token_urlsafe(32)
+        now = self._now()
+        key = await self._writer.submit(lambda connection: create_key(connection, project, name, plain, now))
+        self._any = True
+        self._leave_sign(True)
+        return key, plain
+
+    async def revoke(self, name_or_id: str) -> Key:
+        """By number or name. Raises: NotFound; Conflict: several keys have that name."""
+        now = self._now()
+        try:
+            return await self._writer.submit(lambda connection: revoke_key(connection, name_or_id, now))
+        finally:
+            self._known.clear()
+
+    def list(self) -> tuple[Key, ...]:
+        rows = self._reader.run(lambda connection: connection.execute(_Q["key_list"]).fetchall())
+        return tuple(Key(*row) for row in rows)
+
+    def find(self, presented: str) -> Key | None:
+        """The key that was presented, unless it is revoked or was never ours. Raises: Unavailable."""
+        digest = digest_of(presented)
+        key = self._known.get(digest)
+        if key is None:
+            key = self._reader.run(lambda connection: find_key(connection, digest))
+            if key is not None:
+                self._known[digest] = key
+                if len(self._known) > CACHED_KEYS:
+                    self._known.popitem(last=False)
+        return key
+
+    def has_any(self) -> bool:
+        """Whether a key was ever created. Revoked ones count: taking back the last key must not open the server."""
+        if self._any is None:
+            (found,) = self._reader.run(lambda connection: connection.execute(_Q["key_any"]).fetchone())
+            self._any = bool(found)
+            self._leave_sign(self._any)
+        return self._any
+
+    def _leave_sign(self, keyed: bool) -> None:
+        with contextlib.suppress(OSError):  # where nothing can be written the database alone has to say it
+            if keyed:
+                os.close(os.open(_sign(self._database), os.O_CREAT | os.O_CLOEXEC, 0o600))
+            else:
+                os.unlink(_sign(self._database))
