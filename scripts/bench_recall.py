@@ -42,7 +42,7 @@ from gateway.dialects.chat.parse import parse  # noqa: E402
 from gateway.run.background.embed import KIND, Embedding  # noqa: E402
 from gateway.run.background.worker import JobContext  # noqa: E402
 from gateway.run.memory.assemble import Additions, assemble  # noqa: E402
-from gateway.run.memory.turn_memory import Asked, Recollector  # noqa: E402
+from gateway.run.memory.turn_memory import MemoryKeeper, MemoryRequest  # noqa: E402
 from gateway.settings import MemorySettings, ProfileSettings  # noqa: E402
 from scripts.fill import new_agent, write_conversation  # noqa: E402
 from storage.records import Message  # noqa: E402
@@ -208,10 +208,12 @@ def requested(case: Case, embedder: Embedder | None = None) -> Ask:
         body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": case.question}]})
         request = parse(body)
         identity = identify([], {"user": "reader"}, IdentityRules(), "default")
-        recollector = Recollector(store, settings, lambda: case.asked)
+        recollector = MemoryKeeper(store, settings, lambda: case.asked)
         if embedding is not None:
             recollector.embed_query = embedding.embed_query
-        found = await recollector.begin(Asked(request, identity, ProfileSettings("default"), case.asked))
+        found = await recollector.begin(
+            MemoryRequest(request, identity, ProfileSettings("default"), case.asked)
+        )
         added = Additions(found.composition, found.section.text, found.offered)
         sent = orjson.loads((await assemble(request, "m", added, None)).body())["messages"]
         note = str(sent[-1]["content"]).removesuffix(case.question)
@@ -316,14 +318,14 @@ def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder 
     async def time_all() -> tuple[list[float], list[float]]:
         with tempfile.TemporaryDirectory() as folder:
             store, embedding = await _remember(Path(folder) / "bench.db", case, embedder)
-            recollector = Recollector(store, MemorySettings(recall_deadline_ms=10_000), lambda: case.asked)
+            recollector = MemoryKeeper(store, MemorySettings(recall_deadline_ms=10_000), lambda: case.asked)
             if embedding is not None:
                 recollector.embed_query = embedding.embed_query
             times, worked = list[float](), list[float]()
             for question in asked:
                 body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
                 identity = identify([], {"user": "reader"}, IdentityRules(), "default")
-                asked_now = Asked(parse(body), identity, ProfileSettings("default"), case.asked)
+                asked_now = MemoryRequest(parse(body), identity, ProfileSettings("default"), case.asked)
                 began = time.process_time()
                 times.append((await recollector.begin(asked_now)).recall_ms / 1000)
                 worked.append(time.process_time() - began)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from gateway.core.conversation.canonical import Canon, Listing
-from gateway.core.conversation.match import Mode, Query, begin
+from gateway.core.conversation.match import Keeping, Query, begin
 from gateway.core.conversation.settle import Ended, finish
 from gateway.core.conversation.tree import Tree
 from storage.records import Agent, Exchange, Scope
@@ -40,7 +40,7 @@ async def write_conversation(store: SqliteStore, agent: Agent, key: str, turns: 
                 conversation = exchanges.add_conversation(connection, agent.id, f"{agent.id}-{key}", key, at)
             listed = [*listed[-2:], {"role": "user", "content": asked}]
             tree = Tree([replace(parent, parent=None)] if parent else [])
-            query = Query(Listing(canon, listed), True, Mode.ON, at, 120.0, conversation=conversation)
+            query = Query(Listing(canon, listed), True, Keeping.ON, at, 120.0, conversation=conversation)
             said = {"role": "assistant", "content": answered}
             e = finish(tree, begin(tree, query), Ended(-1, [said], said, at + 1.0, {}))
             number, seq = exchanges.insert_exchange(connection, agent.id, e)

@@ -15,20 +15,20 @@ from storage.records import (
     Agent,
     Ancestor,
     Block,
+    BlockMerge,
     BlockOp,
-    Carried,
     Change,
     Committed,
     Exchange,
     Extent,
     Fact,
     ForgetRules,
+    ForgetTarget,
     Job,
     JobState,
     Key,
     Learned,
     Look,
-    Merge,
     Message,
     Passage,
     Pool,
@@ -38,7 +38,7 @@ from storage.records import (
     Snapshot,
     Step,
     Summary,
-    Target,
+    TransferRecord,
     TurnWrite,
     Unembedded,
     Unlearned,
@@ -51,7 +51,6 @@ __all__ = [
     "Effect",
     "Facts",
     "Forgetting",
-    "Health",
     "Jobs",
     "Keys",
     "MessagesOf",
@@ -59,6 +58,7 @@ __all__ = [
     "Recall",
     "Spending",
     "Store",
+    "StoreHealth",
     "Summaries",
     "Turns",
     "Vectors",
@@ -69,7 +69,7 @@ MessagesOf = Callable[[Exchange, bool, int | None, Container[int] | None], Seque
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class StoreHealth:
     """How the store is.
 
     status: ok, or the `status` word of the error that stops it (full, readonly, locked, corrupt, broken), slow, closed.
@@ -182,7 +182,7 @@ class Turns(Protocol):
         last_at: float,
         now: float,
         decide: Callable[[Pool], Change],
-        merge: Callable[[Sequence[Block], Sequence[BlockOp]], Merge],
+        merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge],
     ) -> Future[None]:
         """What idle time confirms, for a conversation that did not move since `last_at`."""
 
@@ -393,13 +393,13 @@ class Forgetting(Protocol):
     def exchange(self, agent: int, seq: int) -> int | None:
         """The one that holds this message."""
 
-    def extent(self, agent: int, target: Target) -> Extent:
+    def extent(self, agent: int, target: ForgetTarget) -> Extent:
         """How much that is, now."""
 
     def unfinished(self) -> list[int]:
         """What was begun and not ended, by this process or one before it."""
 
-    async def begin(self, agent: int, target: Target) -> int:
+    async def begin(self, agent: int, target: ForgetTarget) -> int:
         """Nothing that was under way commits any more; jobs end, and begin again when all is gone. Returns what `run`
         takes."""
 
@@ -413,7 +413,7 @@ class Forgetting(Protocol):
         """What was forgotten leaves the log too; False: somebody still reads, and it will a little later."""
 
 
-class Carry(Protocol):
+class Transfer(Protocol):
     """A memory carried away, and in. Parts: conversation, exchange, block, version, passage, fact,
     ended, learned, edit."""
 
@@ -423,7 +423,7 @@ class Carry(Protocol):
 
     async def page(
         self, agent: Agent, part: str, after: int, limit: int, edge: Mapping[str, int]
-    ) -> list[tuple[int, Carried]]:
+    ) -> list[tuple[int, TransferRecord]]:
         """(what comes after it, record) of one part, up to the edge."""
 
     async def begin(self, draft: Agent) -> Agent:
@@ -438,7 +438,7 @@ class Carry(Protocol):
     def chain(self, agent: Agent, seq: int) -> list[Ancestor]:
         """The path to an exchange of it, oldest first. Raises: NotFound."""
 
-    async def write(self, agent: Agent, records: Sequence[tuple[str, Carried]]) -> None:
+    async def write(self, agent: Agent, records: Sequence[tuple[str, TransferRecord]]) -> None:
         """(part, record) in the order in which they were read. Raises: Conflict, NotFound."""
 
     async def end(self, agent: Agent, next_seq: int) -> None:
@@ -492,7 +492,7 @@ class Store(Protocol):
     def forgetting(self) -> Forgetting: ...
 
     @property
-    def carry(self) -> Carry: ...
+    def carry(self) -> Transfer: ...
 
     @property
     def summaries(self) -> Summaries: ...
@@ -510,7 +510,7 @@ class Store(Protocol):
     def spending(self) -> Spending: ...
 
     @property
-    def health(self) -> Health: ...
+    def health(self) -> StoreHealth: ...
 
     async def drain(self, timeout_s: float) -> bool:
         """Waits until everything given to the store is on disk; False when that took too long."""

@@ -27,9 +27,7 @@ __all__ = [
     "Broken",
     "Busy",
     "Closed",
-    "Conflict",
     "Corrupt",
-    "Failed",
     "Foreign",
     "Full",
     "Locked",
@@ -37,10 +35,12 @@ __all__ = [
     "Owned",
     "ReadOnly",
     "Stale",
+    "StatementFailed",
     "StoreError",
     "TooNew",
     "TooSlow",
     "Unavailable",
+    "WriteConflict",
 ]
 
 
@@ -127,7 +127,7 @@ class NotFound(StoreError):
     pass
 
 
-class Conflict(StoreError):
+class WriteConflict(StoreError):
     pass
 
 
@@ -135,5 +135,5 @@ class Stale(StoreError):
     pass
 
 
-class Failed(StoreError):
+class StatementFailed(StoreError):
     pass

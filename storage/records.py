@@ -20,8 +20,8 @@ __all__ = [
     "Ancestor",
     "Atom",
     "Block",
+    "BlockMerge",
     "BlockOp",
-    "Carried",
     "Change",
     "Committed",
     "Conversation",
@@ -30,13 +30,13 @@ __all__ = [
     "Extent",
     "Fact",
     "ForgetRules",
+    "ForgetTarget",
     "Job",
     "JobState",
     "Key",
     "Learned",
     "LearnedFact",
     "Look",
-    "Merge",
     "Message",
     "Passage",
     "Pool",
@@ -48,7 +48,7 @@ __all__ = [
     "State",
     "Step",
     "Summary",
-    "Target",
+    "TransferRecord",
     "TurnWrite",
     "Unembedded",
     "Unlearned",
@@ -442,7 +442,7 @@ class Change:
 
 
 @frozen
-class Merge:
+class BlockMerge:
     """What pending operations come to.
 
     writes: (block, its new value, operation), in order. passages: (text, operation).
@@ -472,7 +472,7 @@ class TurnWrite:
     plain: tuple[Exchange, int] | None
     probes: Probes
     decide: Callable[[Pool], Change]
-    merge: Callable[[Sequence[Block], Sequence[BlockOp]], Merge]
+    merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
     carries: bool = False
     ops: Sequence[BlockOp] = ()
     snapshot: Snapshot | None = None
@@ -494,7 +494,7 @@ class Committed:
 
 
 @frozen
-class Target:
+class ForgetTarget:
     """What of one memory is to be forgotten.
 
     messages: by their numbers. exchanges, conversation: row ids. before: what is older than that. is_all: the memory
@@ -561,7 +561,7 @@ class ForgetRules:
 
 
 @frozen
-class Carried:
+class TransferRecord:
     """A record on its way: values without database ids, exchanges by their numbers. exchange: with its content."""
 
     values: dict[str, Any]

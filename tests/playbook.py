@@ -18,8 +18,6 @@ from adapters.types import Event
 from gateway.core.turn.machine import (
     CallModel,
     Command,
-    Fact,
-    Outcome,
     Received,
     ReceivedWhole,
     ReplyEnded,
@@ -31,6 +29,8 @@ from gateway.core.turn.machine import (
     SendHead,
     ToolFinished,
     Turn,
+    TurnEvent,
+    TurnOutcome,
 )
 
 Json = dict[str, Any]
@@ -47,7 +47,7 @@ class Playbook:
         self._due: list[Command] = []
         self._log: list[str] = []
 
-    def __rshift__(self, fact: Fact) -> Playbook:
+    def __rshift__(self, fact: TurnEvent) -> Playbook:
         self._nothing_left(f">> {fact}")
         self._log.append(f">> {fact}")
         self._due = self.turn.feed(fact)
@@ -74,7 +74,7 @@ class Playbook:
         return True
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> TurnOutcome:
         (save,) = [command for command in self.seen if isinstance(command, Save)]
         return save.outcome
 
@@ -247,7 +247,7 @@ def streamed(body: Json, cut: Callable[[str], list[str]] = lambda text: [text]) 
 
 @dataclass
 class Played:
-    outcome: Outcome
+    outcome: TurnOutcome
     sent: bytes
     heads: list[SendHead]
     ran: list[RunTool]
@@ -276,10 +276,10 @@ def play(
     seen: list[Command] = []
     script = iter(rounds)
 
-    def begin() -> list[Fact]:
+    def begin() -> list[TurnEvent]:
         body = next(script)
         if stream:
-            parts: list[Fact] = [Received(batch) for batch in batches(streamed(body, cut))]
+            parts: list[TurnEvent] = [Received(batch) for batch in batches(streamed(body, cut))]
             return [ReplyStarted(200, SSE), *parts, ReplyEnded()]
         return [ReplyStarted(200, JSON), ReceivedWhole(orjson.dumps(body))]
 

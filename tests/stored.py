@@ -11,7 +11,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of, visible
 from gateway.core.conversation.fast_path import compose_plain, finish_plain, plan_plain
 from gateway.core.conversation.lookup import full_probes, plain_probes
-from gateway.core.conversation.match import Mode, Plan, Query, begin
+from gateway.core.conversation.match import Keeping, Plan, Query, begin
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.compose import Composition, compose, known_note
@@ -64,7 +64,7 @@ class Teller:
         self,
         messages: Sequence[WireMessage],
         key: str | None = None,
-        mode: Mode = Mode.ON,
+        mode: Keeping = Keeping.ON,
         offered: Collection[str] = OUR_TOOLS,
     ) -> StoredTurn:
         turns, agent = self.store.turns, self.agent
@@ -81,7 +81,7 @@ class Teller:
                 pool = turns.pool(agent, full_probes(query, key))
                 tree = Tree(pool.exchanges, pool.fetch, pool.tombs)
             plan = begin(tree, query)
-        fresh = {} if mode is Mode.OFF else self._notes(tree, plan)
+        fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         if tree is None:
             composition = compose_plain(listing, look, offered, fresh)
         else:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from adapters.claude.content import assistant_blocks, text_blocks, tool_result, user_blocks
 from adapters.claude.errors import Untranslatable
 
-__all__ = ["OPENING", "Conversation", "arrange"]
+__all__ = ["OPENING", "ClaudeMessages", "arrange"]
 
 Json = dict[str, Any]
 
@@ -28,7 +28,7 @@ OPENING: Final = "(The assistant speaks first.)"
 
 
 @dataclass(slots=True)
-class Conversation:
+class ClaudeMessages:
     """system: text blocks. turns: as the Messages API takes them, the content always a list of blocks."""
 
     system: list[Json] = field(default_factory=list)
@@ -42,9 +42,9 @@ class _UserTurn:
     system: list[Json] = field(default_factory=list)
 
 
-def arrange(messages: Sequence[Json], *, late_system: bool) -> Conversation:
+def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
     """late_system: the model takes system messages after user turns. Raises: Untranslatable."""
-    found = Conversation()
+    found = ClaudeMessages()
     turn = _UserTurn()
     for place, message in enumerate(messages):
         where = f"messages[{place}]"
@@ -71,7 +71,7 @@ def arrange(messages: Sequence[Json], *, late_system: bool) -> Conversation:
     return found
 
 
-def _close(found: Conversation, turn: _UserTurn, late_system: bool) -> None:
+def _close(found: ClaudeMessages, turn: _UserTurn, late_system: bool) -> None:
     blocks = [*turn.results, *turn.content]
     if blocks:
         found.turns.append({"role": "user", "content": blocks})
@@ -81,7 +81,7 @@ def _close(found: Conversation, turn: _UserTurn, late_system: bool) -> None:
         found.system += turn.system
 
 
-def _say(found: Conversation, blocks: list[Json]) -> None:
+def _say(found: ClaudeMessages, blocks: list[Json]) -> None:
     if found.turns and found.turns[-1]["role"] == "assistant":
         found.turns[-1]["content"] += blocks
         return
@@ -90,7 +90,7 @@ def _say(found: Conversation, blocks: list[Json]) -> None:
     found.turns.append({"role": "assistant", "content": blocks})
 
 
-def _tell_calls_apart(found: Conversation) -> None:
+def _tell_calls_apart(found: ClaudeMessages) -> None:
     """Some providers count their calls anew with each reply; here an id must be the only one of its list."""
     taken: set[str] = set()
     last: dict[
@@ -111,7 +111,7 @@ def _tell_calls_apart(found: Conversation) -> None:
                     last[own] = last[own][1:] or last[own]
 
 
-def _trim_prefill(found: Conversation) -> None:
+def _trim_prefill(found: ClaudeMessages) -> None:
     """A beginning that the model is to continue must not end with white space."""
     if not found.turns or found.turns[-1]["role"] != "assistant":
         return

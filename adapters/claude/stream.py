@@ -33,7 +33,7 @@ _PING: Final = Event(b": ping\n\n", None)
 
 
 @dataclass(slots=True)
-class _Block:
+class _ContentBlock:
     """fields: as it began. pieces: of what its deltas continue. call: its number among the calls."""
 
     kind: str
@@ -56,7 +56,7 @@ class StreamTranslator:
         self._created = created
         self._first_index = first_index
         self._wants_usage = wants_usage
-        self._blocks: dict[int, _Block] = {}
+        self._blocks: dict[int, _ContentBlock] = {}
         self._calls = 0
         self._length = 0  # characters of content so far
         self._citations = 0
@@ -147,7 +147,7 @@ class StreamTranslator:
     def _begin_block(self, told: Json) -> list[Event]:
         fields = told.get("content_block") or {}
         place = told.get("index", len(self._blocks))
-        block = _Block(fields.get("type") or "", place, fields, self._length)
+        block = _ContentBlock(fields.get("type") or "", place, fields, self._length)
         self._blocks[place] = block
         match block.kind:
             case "text":
@@ -242,7 +242,7 @@ class StreamTranslator:
         return _event(orjson.dumps(chunk))
 
 
-def _whole(block: _Block) -> Json:
+def _whole(block: _ContentBlock) -> Json:
     """The block as a whole reply would have it."""
     fields = dict(block.fields)
     for key, pieces in block.pieces.items():

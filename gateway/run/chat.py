@@ -30,10 +30,10 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError
 from gateway.metrics import Metrics
 from gateway.run.memory.assemble import Additions, Assembly, assemble
-from gateway.run.memory.turn_memory import Asked, Recollection, Recollector
+from gateway.run.memory.turn_memory import MemoryKeeper, MemoryRequest, TurnMemory
 from gateway.run.sink import Sink
 from gateway.run.turn import Pending, TurnRun
-from gateway.run.upstream.failover import Place, Reach, Tries
+from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.relay import Receipt, kind_of, relay
 from gateway.run.upstream.route import Route, check_models, resolve_route
 from gateway.settings import DEFAULT_PROFILE, ProfileSettings, Settings
@@ -67,10 +67,10 @@ class Chat:
         check_models(settings)
         self._settings = settings
         self._metrics = metrics
-        self.reach = Reach(settings, providers, metrics)
+        self.reach = Failover(settings, providers, metrics)
         self._now = now
         self.pending = Pending()
-        self.recollector = Recollector(store, settings.memory, now) if store is not None else None
+        self.recollector = MemoryKeeper(store, settings.memory, now) if store is not None else None
         self._rules: dict[str, IdentityRules] = {}
         self._profiles = {each.name: each for each in settings.profiles}
         self._default = ProfileSettings(DEFAULT_PROFILE)
@@ -93,7 +93,7 @@ class Chat:
         tries = self.reach.tries(route, partial(_conversation_key, request), sink, receipt)
         memory, status = await self._recollect(request, tries.target, identity, profile)
         receipt.headers.append(("x-mnemogate-memory", status))
-        call = _Call(request, forwardable(headers), credential, route.upstream, receipt, self._settings)
+        call = _ChatCall(request, forwardable(headers), credential, route.upstream, receipt, self._settings)
         try:
             if memory is None and not profile.system and not _has_window(route, tries.target):
                 tries.remake = call.make
@@ -118,10 +118,10 @@ class Chat:
 
     async def _turn(
         self,
-        call: _Call,
+        call: _ChatCall,
         profile: ProfileSettings,
-        memory: Recollection | None,
-        tries: Tries,
+        memory: TurnMemory | None,
+        tries: Attempts,
         sink: Sink,
         receipt: Receipt,
     ) -> int:
@@ -156,7 +156,7 @@ class Chat:
             self._settings.server.keep_alive_comment_s,
         )
 
-        async def remake(target: Target, place: Place) -> ModelRequest:
+        async def remake(target: Target, place: Endpoint) -> ModelRequest:
             if memory is not None:
                 memory.answered_by(target.upstream, target.model)
             run.assembly = await call.assemble(_additions(memory, profile), target, place)
@@ -177,7 +177,7 @@ class Chat:
 
     async def _recollect(
         self, request: ChatRequest, target: Target, identity: Identity, profile: ProfileSettings
-    ) -> tuple[Recollection | None, str]:
+    ) -> tuple[TurnMemory | None, str]:
         """Memory's part, and how it stands: a store that fails takes memory away, not the answer."""
         if identity.scope is None:
             if identity.mode is Mode.STRICT:
@@ -194,7 +194,7 @@ class Chat:
             return self._without(strict, health.error or f"the store is {health.status}")
         await self.pending.written(identity.scope, self._settings.database.commit_wait_ms / 1000)
         try:
-            asked = Asked(
+            asked = MemoryRequest(
                 request, identity, profile, self._now(), target.model, target.context_window, target.upstream
             )
             memory = await self.recollector.begin(asked)
@@ -243,7 +243,7 @@ class Chat:
 
 
 @dataclass(slots=True)
-class _Call:
+class _ChatCall:
     """What is asked of an upstream, whichever that will be. upstream: the one the caller named or was routed to."""
 
     request: ChatRequest
@@ -255,7 +255,7 @@ class _Call:
     told: tuple[str, ...] = ()  # what was said to be consumed
     is_adapted: bool = False
 
-    async def make(self, target: Target, place: Place) -> ModelRequest:
+    async def make(self, target: Target, place: Endpoint) -> ModelRequest:
         """The request as it came, where nothing of ours goes in."""
         if target.context_window is not None:
             assembly = await self.assemble(Additions(), target, place)
@@ -273,7 +273,7 @@ class _Call:
             body = splice.render()
         return ModelRequest(body, self.headers, self.credential_for(target))
 
-    async def assemble(self, added: Additions, target: Target, place: Place) -> Assembly:
+    async def assemble(self, added: Additions, target: Target, place: Endpoint) -> Assembly:
         takes_usage = place.provider.capabilities.stream_usage
         found = await assemble(
             self.request, target.model, added, target.context_window, takes_usage=takes_usage
@@ -286,7 +286,7 @@ class _Call:
     def credential_for(self, target: Target) -> str | None:
         return self.credential if target.gets_credential(self.upstream) else None
 
-    def _consumed(self, place: Place) -> tuple[str, ...]:
+    def _consumed(self, place: Endpoint) -> tuple[str, ...]:
         body, known = self.request.json, place.provider.capabilities
         names = consumed(body, known.metadata) if self.settings.server.consume_envelopes else ()
         told = (*names, *(each for each in spent(body, known.spends) if each not in names))
@@ -295,7 +295,7 @@ class _Call:
             self.receipt.say("x-mnemogate-consumed", ",".join(told) or None)
         return names
 
-    def _as_system(self, place: Place) -> tuple[int, ...]:
+    def _as_system(self, place: Endpoint) -> tuple[int, ...]:
         if place.provider.capabilities.developer_role is not False:
             found: tuple[int, ...] = ()
         else:
@@ -306,7 +306,7 @@ class _Call:
         return found
 
 
-def _additions(memory: Recollection | None, profile: ProfileSettings) -> Additions:
+def _additions(memory: TurnMemory | None, profile: ProfileSettings) -> Additions:
     if memory is None:
         return Additions(system=profile.system or "")
     if memory.asked.identity.mode is Mode.OFF:
@@ -328,7 +328,7 @@ def _has_window(route: Route, target: Target) -> bool:
     return target.context_window is not None or any(each.context_window is not None for each in route.others)
 
 
-def _say(receipt: Receipt, memory: Recollection | None, injected_bytes: int) -> None:
+def _say(receipt: Receipt, memory: TurnMemory | None, injected_bytes: int) -> None:
     """Receipt headers: whose memory, which conversation, and what was done to the prompt, in estimated tokens."""
     lines = receipt.headers
     if memory is None:

@@ -18,14 +18,14 @@ from adapters.errors import ProviderError
 from adapters.types import Event, Header, ModelRequest
 from gateway.core.request.identity import Mode
 from gateway.core.turn import machine
-from gateway.core.turn.machine import End, Outcome, Turn
+from gateway.core.turn.machine import End, Turn, TurnOutcome
 from gateway.core.turn.stream import is_event_stream
 from gateway.errors import GatewayError, MemoryUnavailable
 from gateway.metrics import Metrics
 from gateway.run.memory.assemble import Assembly
-from gateway.run.memory.turn_memory import Recollection
+from gateway.run.memory.turn_memory import TurnMemory
 from gateway.run.sink import ClientGone, Sink
-from gateway.run.upstream.failover import Tries
+from gateway.run.upstream.failover import Attempts
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, with_beats
 from gateway.run.upstream.relay import MAX_REPLY_BYTES, Receipt, handed_on, kind_of, translate
 from storage.errors import StoreError
@@ -90,11 +90,11 @@ class Pending:
 class TurnRun:
     """One turn. memory: None where nothing is remembered of it. beat_s: the silence after which a comment is sent."""
 
-    tries: Tries
+    tries: Attempts
     assembly: Assembly
     headers: Sequence[Header]
     credential: str | None
-    memory: Recollection | None
+    memory: TurnMemory | None
     sink: Sink
     receipt: Receipt
     pending: Pending
@@ -184,7 +184,7 @@ class TurnRun:
             self._start(self._reply.status, handed_on(self._reply.headers))
         await self.sink.write(BEAT)
 
-    async def _feed(self, fact: machine.Fact) -> None:
+    async def _feed(self, fact: machine.TurnEvent) -> None:
         assert self._turn is not None
         commands = self._turn.feed(fact)
         while commands:
@@ -255,7 +255,7 @@ class TurnRun:
     async def _left(self) -> None:
         """The client is gone, or we are being stopped: nothing more is sent, and nothing is waited for."""
         assert self._turn is not None
-        for command in self._turn.feed(machine.ClientGone()):
+        for command in self._turn.feed(machine.ClientLeft()):
             match command:
                 case machine.Save(outcome) if self.memory is not None:
                     scope = self.memory.agent.scope
@@ -269,7 +269,7 @@ class TurnRun:
         if reply is not None:
             await reply.aclose()
 
-    def _compare(self, outcome: Outcome) -> None:
+    def _compare(self, outcome: TurnOutcome) -> None:
         """What the prompt took by the upstream's count, and by ours."""
         told = (outcome.usage or {}).get("prompt_tokens")
         if self.assembly.tokens and outcome.rounds == 1 and isinstance(told, int):
@@ -277,7 +277,7 @@ class TurnRun:
 
     # -- the store
 
-    async def _save(self, outcome: Outcome) -> bool:
+    async def _save(self, outcome: TurnOutcome) -> bool:
         """Whether the turn is on disk, or there is nothing to be kept. A slow store is not waited for."""
         memory, self.memory = self.memory, None
         if memory is None:

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, UnsupportedEncoding
 from gateway.run.sink import ClientGone
 
-__all__ = ["SLOWEST_BYTES_PER_S", "BodyReader", "Room", "content_length"]
+__all__ = ["SLOWEST_BYTES_PER_S", "BodyReader", "ByteQuota", "content_length"]
 
 LARGE_BYTES = 1024 * 1024  # chosen: below it a thousand bodies in flight are not a matter for concern
 SLOWEST_BYTES_PER_S = 16 * 1024  # chosen: what arrives more slowly than this runs out of time
@@ -23,19 +23,19 @@ class BodyReader:
         self._room = in_flight_bytes
         self._timeout_s = timeout_s
 
-    def read(self, scope: Scope, receive: Receive) -> _Held:
+    def read(self, scope: Scope, receive: Receive) -> _HeldBytes:
         """The whole body, as `async with`; large ones count as in flight until the block is left.
 
         Raises: BodyTooLarge (by content-length before anything is read), BodyTimeout, Overloaded, BadRequest,
         ClientGone.
         """
-        return _Held(self, scope, receive)
+        return _HeldBytes(self, scope, receive)
 
-    def room(self) -> Room:
+    def room(self) -> ByteQuota:
         """For who reads a body in another way and has to keep some of it."""
-        return Room(self)
+        return ByteQuota(self)
 
-    async def _read(self, held: _Held, scope: Scope, receive: Receive) -> bytes:
+    async def _read(self, held: _HeldBytes, scope: Scope, receive: Receive) -> bytes:
         announced = content_length(scope)
         _refuse_encoded(scope)
         if announced > self.limit_bytes:
@@ -87,7 +87,7 @@ class BodyReader:
         )
 
 
-class Room:
+class ByteQuota:
     """What one request takes of the room for large bodies, until its block is left."""
 
     __slots__ = ("_reader", "_taken")
@@ -101,14 +101,14 @@ class Room:
         if size - self._taken > LARGE_BYTES:
             self._taken += self._reader._take(size - self._taken)
 
-    def __enter__(self) -> Room:
+    def __enter__(self) -> ByteQuota:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._reader._give_back(self._taken)
 
 
-class _Held(Room):
+class _HeldBytes(ByteQuota):
     """The block inside which a body counts. (A class: contextlib's generators cost 12 us a request.)"""
 
     __slots__ = ("_receive", "_scope")

@@ -10,7 +10,7 @@ from gateway.run.upstream.relay import Receipt
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
 from gateway.web.middleware import trace_of
-from gateway.web.sse import Reply
+from gateway.web.sse import ClientReply
 
 __all__ = ["CHAT_PATH", "ChatRoute"]
 
@@ -33,7 +33,7 @@ class ChatRoute:
             receipt = Receipt(trace.begun, [])
             caller = trace.caller
             connection = scope["state"].get("connection")
-            async with Reply(receive, send, self._settings.send_timeout_s, connection) as reply:
+            async with ClientReply(receive, send, self._settings.send_timeout_s, connection) as reply:
                 try:
                     served = await self._chat.answer(
                         request, scope["headers"], caller.project, caller.credential, reply, receipt

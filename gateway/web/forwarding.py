@@ -23,8 +23,8 @@ from gateway.web.body import BodyReader
 from gateway.web.form import FieldSearch, boundary_of
 from gateway.web.middleware import trace_of
 from gateway.web.model_field import parse_named
-from gateway.web.sse import Reply
-from gateway.web.upload import Upload
+from gateway.web.sse import ClientReply
+from gateway.web.upload import UploadBody
 
 __all__ = ["FORWARDED", "forwarding_routes"]
 
@@ -56,7 +56,7 @@ _MEMORY: Final = b"x-mnemogate-memory"
 def forwarding_routes(settings: ServerSettings, forwarding: Forwarding, bodies: BodyReader) -> list[Route]:
     """bodies: reads those that are JSON."""
     return [
-        Route(path, _Endpoint(name, settings, forwarding, bodies), methods=list(methods))
+        Route(path, _ForwardedPath(name, settings, forwarding, bodies), methods=list(methods))
         for path, (methods, name) in FORWARDED.items()
     ]
 
@@ -80,7 +80,7 @@ class _Head:
         )
 
 
-class _Endpoint:
+class _ForwardedPath:
     """A plain ASGI callable, not a function: starlette would wrap that and read the request."""
 
     def __init__(
@@ -109,7 +109,7 @@ class _Endpoint:
 
     async def _hand_on(self, head: _Head, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
-        upload = Upload(scope, receive, self._settings.max_upload_bytes, self._settings.body_timeout_s)
+        upload = UploadBody(scope, receive, self._settings.max_upload_bytes, self._settings.body_timeout_s)
         try:
             with self._bodies.room() as room:
                 boundary = boundary_of(head.content_type) if not head.is_encoded else None
@@ -130,7 +130,7 @@ class _Endpoint:
         receipt = Receipt(trace.begun, [("x-mnemogate-memory", "off")])
         connection = scope["state"].get("connection")
         try:
-            async with Reply(receive, send, self._settings.send_timeout_s, connection) as reply:
+            async with ClientReply(receive, send, self._settings.send_timeout_s, connection) as reply:
                 await self._forwarding.answer(route, outgoing, reply, receipt)
         finally:
             trace.added_ms = receipt.added_ms

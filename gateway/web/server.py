@@ -49,7 +49,7 @@ class _Corked:
         return getattr(self._transport, name)
 
 
-class _Connection(HttpToolsProtocol):
+class _ServerConnection(HttpToolsProtocol):
     """uvicorn's protocol, with the two bounds it lacks: how long and how large a request's head may be."""
 
     head_timeout_s = 20.0
@@ -195,7 +195,7 @@ def make_server(
     on_started: Callable[[], object] | None = None,
 ) -> GatewayServer:
     """The server of an application; give its `serve` the sockets of `bind`. on_started: called when it listens."""
-    connection = type("Connection", (_Connection,), {"head_timeout_s": settings.header_timeout_s})
+    connection = type("Connection", (_ServerConnection,), {"head_timeout_s": settings.header_timeout_s})
     config = uvicorn.Config(
         app,
         loop="uvloop",

@@ -1,8 +1,8 @@
 """One response on its way to the client: when it starts, that it ends, and whether anybody still reads it.
 
-`Reply` is the web's side of `gateway.run.sink.Sink`. It has to learn that the client left: what is sent to somebody
-who left is silently dropped. Our own server's connection tells it (gateway/web/server.py); under another server a
-task watches `receive`, which says `http.disconnect` also when a response is complete, and may send an empty
+`ClientReply` is the web's side of `gateway.run.sink.Sink`. It has to learn that the client left: what is sent
+to somebody who left is silently dropped. Our own server's connection tells it (gateway/web/server.py); under another
+server a task watches `receive`, which says `http.disconnect` also when a response is complete, and may send an empty
 `http.request` first, so it loops and knows whether we are done. (A task for each request is 4% of a plain request.)
 A client that does not read blocks `send` for ever; a timer ends that.
 """
@@ -20,7 +20,7 @@ from starlette.types import Receive, Send
 from gateway.errors import GatewayError
 from gateway.run.sink import ClientGone
 
-__all__ = ["Connection", "Reply", "error_event"]
+__all__ = ["ClientConnection", "ClientReply", "error_event"]
 
 
 def error_event(error: GatewayError) -> bytes:
@@ -28,7 +28,7 @@ def error_event(error: GatewayError) -> bytes:
     return b"data: " + orjson.dumps(error.body()) + b"\n\n"
 
 
-class Connection(Protocol):
+class ClientConnection(Protocol):
     """A client's connection that tells when it is gone."""
 
     on_lost: Callable[[], object] | None
@@ -37,7 +37,7 @@ class Connection(Protocol):
     def is_lost(self) -> bool: ...
 
 
-class Reply:
+class ClientReply:
     """See gateway.run.sink.Sink. Use as `async with`: the watcher lives inside.
 
     The request's body must have been read, since the watcher takes what `receive` has to say.
@@ -60,7 +60,7 @@ class Reply:
     )
 
     def __init__(
-        self, receive: Receive, send: Send, send_timeout_s: float, connection: Connection | None = None
+        self, receive: Receive, send: Send, send_timeout_s: float, connection: ClientConnection | None = None
     ) -> None:
         self.gone = asyncio.Event()
         self.started = False
@@ -76,7 +76,7 @@ class Reply:
         self._watcher: asyncio.Task[None] | None = None
         self._connection = connection
 
-    async def __aenter__(self) -> Reply:
+    async def __aenter__(self) -> ClientReply:
         if self._connection is None:
             self._watcher = self._loop.create_task(self._watch())
         elif self._connection.is_lost:
@@ -157,7 +157,7 @@ class _WhileHere:
 
     __slots__ = ("_cancelled", "_cancelling", "_outer", "_reply", "_task")
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: ClientReply) -> None:
         self._reply = reply
         self._cancelled = False
 

@@ -15,15 +15,15 @@ from starlette.types import Message, Receive, Scope
 
 from gateway.errors import BodyTimeout, BodyTooLarge
 from gateway.run.sink import ClientGone
-from gateway.web.body import SLOWEST_BYTES_PER_S, Room, content_length
+from gateway.web.body import SLOWEST_BYTES_PER_S, ByteQuota, content_length
 from gateway.web.form import FieldSearch
 
-__all__ = ["Upload"]
+__all__ = ["UploadBody"]
 
 PIECE_BYTES = 256 * 1024  # chosen: what was kept goes on in such pieces, so that the loop is not held
 
 
-class Upload:
+class UploadBody:
     """error: why `pieces` ended early; whoever sent them upstream sees only that they did.
 
     size: the announced length, None for a chunked body. count: what has come so far.
@@ -43,7 +43,7 @@ class Upload:
         self._span: tuple[int, int] | None = None
         self._ended = asyncio.Event()
 
-    async def look(self, search: FieldSearch, limit_bytes: int, room: Room) -> None:
+    async def look(self, search: FieldSearch, limit_bytes: int, room: ByteQuota) -> None:
         """Read until the search is over, or has seen `limit_bytes`. room: for what is kept of it.
 
         Raises: BodyTooLarge, BodyTimeout, Overloaded, ClientGone.

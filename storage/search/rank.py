@@ -535,7 +535,7 @@ _Opened = tuple[int, int, bytes]  # chunk, number of entries, the blob
 
 
 @frozen
-class _Layout:
+class _IndexLayout:
     """Every document as a row: 64 rows a chunk, in the order of the chunks. What is known before there is a query.
 
     first_rows: of the opened blobs, by number. present, user, lengths, heads, back: by row. earlier, later: rows of
@@ -557,7 +557,7 @@ class _Layout:
 class _Found:
     """Every occurrence of a query term: row, term, frequency, in_head (one for each document and term)."""
 
-    layout: _Layout
+    layout: _IndexLayout
     terms: int
     row: NDArray[np.int64]
     term: NDArray[np.int64]
@@ -569,11 +569,11 @@ _CACHED_BYTES = 128 * 1024  # a larger index takes longer to rank than to lay ou
 
 
 @lru_cache(maxsize=256)  # a person's index changes once in a dozen messages, and each of them is a query
-def _lay_out_again(opened: tuple[_Opened, ...], more: tuple[int, ...]) -> _Layout:
+def _lay_out_again(opened: tuple[_Opened, ...], more: tuple[int, ...]) -> _IndexLayout:
     return _lay_out(opened, more)
 
 
-def _lay_out(opened: Sequence[_Opened], more: Collection[int]) -> _Layout:
+def _lay_out(opened: Sequence[_Opened], more: Collection[int]) -> _IndexLayout:
     """more: chunks that get rows as well."""
     import numpy as np
 
@@ -590,7 +590,7 @@ def _lay_out(opened: Sequence[_Opened], more: Collection[int]) -> _Layout:
     present = (flags & _PRESENT) > 0
     back = documents["back"].astype(np.int64)
     earlier, later = _neighbours(seqs, present, back)
-    return _Layout(
+    return _IndexLayout(
         first_rows=first_rows,
         seqs=seqs,
         present=present,
@@ -603,7 +603,7 @@ def _lay_out(opened: Sequence[_Opened], more: Collection[int]) -> _Layout:
     )
 
 
-def _lay_over(layout: _Layout, rows: NDArray[np.int64], tail: Sequence[Document]) -> _Layout:
+def _lay_over(layout: _IndexLayout, rows: NDArray[np.int64], tail: Sequence[Document]) -> _IndexLayout:
     """With messages that no blob has yet in their rows."""
     import numpy as np
 
@@ -810,7 +810,9 @@ def _relative(score: NDArray[np.float64], user: NDArray[np.bool_]) -> NDArray[np
     return relative
 
 
-def _by_row(layout: _Layout, seqs: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _by_row(
+    layout: _IndexLayout, seqs: NDArray[np.int64], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """The values in their rows, 0 in the others. What the index does not know is left out."""
     import numpy as np
 

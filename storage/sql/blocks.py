@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import orjson
 
-from storage.errors import Conflict, NotFound
+from storage.errors import NotFound, WriteConflict
 from storage.records import Block, BlockOp, Revision
 from storage.sql.statements import load_queries
 from storage.sqlite.reader import Reader
@@ -116,10 +116,10 @@ def write_block(
     sources: Sequence[int] = (),
     restores: int | None = None,
 ) -> Block:
-    """Sets the value if the block is still at that version. Raises: Conflict, NotFound."""
+    """Sets the value if the block is still at that version. Raises: WriteConflict, NotFound."""
     found = get_block(connection, block)
     if found.version != version:
-        raise Conflict(
+        raise WriteConflict(
             f"block {found.label!r} is at version {found.version}, not {version}: it was changed since"
         )
     current = _revise(
@@ -205,7 +205,7 @@ class Blocks:
     async def write(
         self, block: int, version: int, value: str, *, at: float, origin: str, sources: Sequence[int] = ()
     ) -> Block:
-        """Raises: Conflict when it is no longer at that version, NotFound."""
+        """Raises: WriteConflict when it is no longer at that version, NotFound."""
         return await self._writer.submit(
             lambda connection: write_block(
                 connection, block, version, value, at=at, origin=origin, sources=sources

@@ -24,7 +24,17 @@ from typing import Any
 
 import orjson
 
-from storage.records import BlockOp, Erased, Exchange, Extent, ForgetRules, Revised, Scope, State, Target
+from storage.records import (
+    BlockOp,
+    Erased,
+    Exchange,
+    Extent,
+    ForgetRules,
+    ForgetTarget,
+    Revised,
+    Scope,
+    State,
+)
 from storage.search import rank
 from storage.sql import exchanges as history
 from storage.sql.agents import Agents
@@ -103,7 +113,7 @@ class Forgetting:
         """The one that holds this message."""
         return next((row[0] for row in self._read("exchange_of", (agent, seq))), None)
 
-    def extent(self, agent: int, target: Target) -> Extent:
+    def extent(self, agent: int, target: ForgetTarget) -> Extent:
         """How much that is, now."""
         return self._reader.run(lambda connection: _extent(connection, agent, target))
 
@@ -111,7 +121,7 @@ class Forgetting:
         """What was begun and not ended, by this process or one before it."""
         return [row[0] for row in self._read("unfinished", ())]
 
-    async def begin(self, agent: int, target: Target) -> int:
+    async def begin(self, agent: int, target: ForgetTarget) -> int:
         """Written down; nothing that was under way commits any more. Jobs end, and begin again when all is gone: no
         model is asked about what is to go. Returns what `run` takes."""
         id, scope = await self._writer.submit_bulk(lambda connection: _begin(connection, agent, target))
@@ -122,7 +132,7 @@ class Forgetting:
     async def wipe(self, agent: int) -> None:
         """A memory that nobody's blocks come from, such as an import that was given up."""
         rules = ForgetRules(lambda *_: True, lambda block, _: block.value)
-        await self.run(await self.begin(agent, Target(is_all=True)), rules)
+        await self.run(await self.begin(agent, ForgetTarget(is_all=True)), rules)
 
     async def forget_project(self, project: str) -> None:
         """What its users shared. The memories themselves are forgotten one by one, before."""
@@ -161,7 +171,7 @@ class Forgetting:
             self._agents.forget(scope)
 
 
-def _extent(connection: sqlite3.Connection, agent: int, target: Target) -> Extent:
+def _extent(connection: sqlite3.Connection, agent: int, target: ForgetTarget) -> Extent:
     """Of messages and exchanges named one at a time, or of a conversation."""
     ids = [connection.execute(_Q["exchange_of"], (agent, seq)).fetchone()[0] for seq in target.messages]
     found = [e for id in (*ids, *target.exchanges) if (e := _load(connection, agent, id)) is not None]
@@ -183,7 +193,7 @@ def _numbers(e: Exchange) -> list[int]:
     return [e.seq + place for place in (*spoken, *said)]
 
 
-def _begin(connection: sqlite3.Connection, agent: int, target: Target) -> tuple[int, Scope | None]:
+def _begin(connection: sqlite3.Connection, agent: int, target: ForgetTarget) -> tuple[int, Scope | None]:
     wanted: dict[str, Any] = {}
     if target.is_all:
         row = connection.execute(_Q["agent_delete"], (agent,)).fetchone()

@@ -36,7 +36,7 @@ __all__ = ["Jobs", "enqueue_job", "forget_jobs"]
 
 T = TypeVar("T")
 Effect = Callable[[sqlite3.Connection], Any]
-Merge = Callable[[bytes, bytes], bytes]
+Coalesce = Callable[[bytes, bytes], bytes]
 _Q = load_queries("jobs.sql")
 
 NO_AGENT = 0
@@ -52,7 +52,7 @@ def enqueue_job(
     due: float,
     now: float,
     epoch: int | None = None,
-    merge: Merge | None = None,
+    merge: Coalesce | None = None,
     postpone: bool = False,
 ) -> int:
     """A job, within the caller's own transaction; call `Jobs.wake` when that is committed. Returns its number.
@@ -175,7 +175,7 @@ class Jobs:
         *,
         due: float | None = None,
         epoch: int | None = None,
-        merge: Merge | None = None,
+        merge: Coalesce | None = None,
         postpone: bool = False,
     ) -> int:
         """As `enqueue_job`. due: None is now. Raises: Stale, Unavailable."""

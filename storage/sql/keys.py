@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from storage.errors import Conflict, NotFound
+from storage.errors import NotFound, WriteConflict
 from storage.records import Key
 from storage.sql.statements import load_queries
 from storage.sqlite.reader import Reader
@@ -59,13 +59,15 @@ def find_key(connection: sqlite3.Connection, digest: bytes) -> Key | None:
 
 
 def revoke_key(connection: sqlite3.Connection, name_or_id: str, now: float) -> Key:
-    """A number counts before a name. Raises: NotFound; Conflict: several keys have that name."""
+    """A number counts before a name. Raises: NotFound; WriteConflict: several keys have that name."""
     number = int(name_or_id) if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19 else -1
     found = [row[0] for row in connection.execute(_Q["key_named"], (number, name_or_id)).fetchall()]
     if not found:
         raise NotFound(f"there is no key in use with the name or number {name_or_id!r}")
     if len(found) > 1 and found[0] != number:
-        raise Conflict(f"the keys {', '.join(map(str, found))} are all named {name_or_id!r}; give a number")
+        raise WriteConflict(
+            f"the keys {', '.join(map(str, found))} are all named {name_or_id!r}; give a number"
+        )
     return Key(*connection.execute(_Q["key_revoke"], (now, found[0])).fetchone())
 
 
@@ -93,7 +95,7 @@ class Keys:
         return key, plain
 
     async def revoke(self, name_or_id: str) -> Key:
-        """By number or name. Raises: NotFound; Conflict: several keys have that name."""
+        """By number or name. Raises: NotFound; WriteConflict: several keys have that name."""
         now = self._now()
         try:
             return await self._writer.submit(lambda connection: revoke_key(connection, name_or_id, now))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from storage.base import Health
+from storage.base import StoreHealth
 from storage.errors import Corrupt
 from storage.sql.agents import Agents
 from storage.sql.blocks import Blocks
@@ -27,11 +27,11 @@ from storage.sql.passages import Passages
 from storage.sql.recall import Recall
 from storage.sql.spending import Spending
 from storage.sql.summaries import Summaries
-from storage.sql.transfer import Carry
+from storage.sql.transfer import Transfer
 from storage.sql.turns import Turns
 from storage.sql.vectors import Vectors
 from storage.sql.vectors_table import VectorCache
-from storage.sqlite.connection import Target, open_writer
+from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
 from storage.sqlite.reader import Reader, ThreadReader
@@ -45,12 +45,12 @@ class SqliteStore:
 
     def __init__(
         self,
-        target: Target,
+        target: DatabaseFile,
         lock: Lock,
         limits: WriterLimits | None,
         now: Callable[[], float],
         tick: Callable[[], float],
-        connect: Callable[[Target], sqlite3.Connection],
+        connect: Callable[[DatabaseFile], sqlite3.Connection],
     ) -> None:
         self._lock = lock
         self.path = target.path
@@ -69,7 +69,7 @@ class SqliteStore:
         self.forgetting = Forgetting(
             self.reader, self.long_reader, self.writer, self.agents, now, cache, self.jobs.wake
         )
-        self.carry = Carry(self.reader, self.long_reader, self.writer, self.agents, self.forgetting)
+        self.carry = Transfer(self.reader, self.long_reader, self.writer, self.agents, self.forgetting)
         self.facts = Facts(self.reader, self.long_reader)
         self.spending = Spending(self.reader, self.writer)
         self.summaries = Summaries(self.reader, self.long_reader)
@@ -86,7 +86,7 @@ class SqliteStore:
         now: Callable[[], float] = time.time,
         tick: Callable[[], float] = time.monotonic,
         on_statement: Callable[[str], None] | None = None,
-        connect: Callable[[Target], sqlite3.Connection] | None = None,
+        connect: Callable[[DatabaseFile], sqlite3.Connection] | None = None,
     ) -> SqliteStore:
         """Takes the file, brings it to the present schema, and opens it.
 
@@ -98,7 +98,7 @@ class SqliteStore:
 
         Raises: Owned, TooNew, Foreign; ReadOnly or Broken when not even the lock file can be made.
         """
-        target = Target(_real(path), synchronous, busy_timeout_ms, on_statement)
+        target = DatabaseFile(_real(path), synchronous, busy_timeout_ms, on_statement)
         lock = Lock.acquire(target.path, address)
         _make_private(target.path)
         try:
@@ -111,7 +111,7 @@ class SqliteStore:
         return store
 
     @property
-    def health(self) -> Health:
+    def health(self) -> StoreHealth:
         return self.writer.health
 
     async def drain(self, timeout_s: float) -> bool:
@@ -149,7 +149,7 @@ def _make_private(path: str) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
-def connect_current(target: Target) -> sqlite3.Connection:
+def connect_current(target: DatabaseFile) -> sqlite3.Connection:
     """A writing connection to a file of the present schema. Raises: TooNew, Foreign, Unavailable."""
     connection = open_writer(target)
     try:

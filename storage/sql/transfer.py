@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-from storage.errors import Conflict, NotFound
-from storage.records import Agent, Ancestor, Carried, Scope
+from storage.errors import NotFound, WriteConflict
+from storage.records import Agent, Ancestor, Scope, TransferRecord
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent
 from storage.sql.exchanges import padded_values, unpack_atoms, unpack_inputs
@@ -26,7 +26,7 @@ from storage.sql.statements import load_queries
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writer import Writer
 
-__all__ = ["IMPORTING", "Carry"]
+__all__ = ["IMPORTING", "Transfer"]
 
 _Q = {name: exchanges.prepare(sql) for name, sql in load_queries("transfer.sql").items()}
 
@@ -36,7 +36,7 @@ _NUMBERED = ("exchange", "passage", "fact")
 PAGE_BYTES = 1 << 20  # about; one exchange may be larger
 
 
-class Carry:
+class Transfer:
     def __init__(
         self,
         reader: Reader,
@@ -63,20 +63,23 @@ class Carry:
 
     async def page(
         self, agent: Agent, part: str, after: int, limit: int, edge: Mapping[str, int]
-    ) -> list[tuple[int, Carried]]:
+    ) -> list[tuple[int, TransferRecord]]:
         """(what comes after it, record) of one part: conversation, exchange, block, version, passage, fact, ended,
         learned or edit. Nothing beyond the edge: what is said meanwhile would refer to what was not told."""
         read = partial(_ended, upto=edge["seq"]) if part == "ended" else _PAGES[part]
         found = await self._long_reader.run(lambda connection: read(connection, agent.id, after, limit))
         if part == "learned":  # what was learned meanwhile is not told, and is learned again
-            return [(at, Carried({"seq": edge["learned"]})) for at, _ in found if edge["learned"]]
+            return [(at, TransferRecord({"seq": edge["learned"]})) for at, _ in found if edge["learned"]]
         last = edge.get("seq" if part in _NUMBERED else part)
         return found if last is None else [each for each in found if each[0] <= last]
 
     # -- in
 
     async def begin(self, draft: Agent) -> Agent:
-        """A memory to be filled. draft: for the scope where it shall be in the end. Raises: Conflict, where one is."""
+        """A memory to be filled. draft: for the scope where it shall be in the end.
+
+        Raises: WriteConflict, where one is.
+        """
         scope = draft.scope
 
         def check(connection: sqlite3.Connection) -> None:
@@ -105,8 +108,8 @@ class Carry:
             for seq, depth, offset, length, i, r in rows
         ]
 
-    async def write(self, agent: Agent, records: Sequence[tuple[str, Carried]]) -> None:
-        """(part, record) in the order in which they were read. Raises: Conflict, NotFound."""
+    async def write(self, agent: Agent, records: Sequence[tuple[str, TransferRecord]]) -> None:
+        """(part, record) in the order in which they were read. Raises: WriteConflict, NotFound."""
 
         def put(connection: sqlite3.Connection) -> None:
             _check_begun(connection, agent)
@@ -116,7 +119,7 @@ class Carry:
         await self._writer.submit_bulk(put)
 
     async def end(self, agent: Agent, next_seq: int) -> None:
-        """It takes its place. Raises: Conflict, where something was said there meanwhile."""
+        """It takes its place. Raises: WriteConflict, where something was said there meanwhile."""
         scope = replace(agent.scope, subject=agent.scope.subject.removeprefix(IMPORTING))
 
         def settle(connection: sqlite3.Connection) -> int | None:
@@ -137,7 +140,7 @@ class Carry:
 def _check_begun(connection: sqlite3.Connection, agent: Agent) -> None:
     if connection.execute(exchanges.SQL["agent_by_id"], (agent.id,)).fetchone() is None:
         subject = agent.scope.subject.removeprefix(IMPORTING)
-        raise Conflict(f"another import for {subject} has begun meanwhile; this one ends here")
+        raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")
 
 
 def _check_empty(connection: sqlite3.Connection, scope: Scope) -> int | None:
@@ -145,7 +148,7 @@ def _check_empty(connection: sqlite3.Connection, scope: Scope) -> int | None:
     if there is None:
         return None
     if not connection.execute(_Q["is_empty"], (there.id,)).fetchone()[0]:
-        raise Conflict(
+        raise WriteConflict(
             f"{scope.subject} has a memory here already; forget it first, or import it for somebody else"
         )
     return there.id
@@ -156,22 +159,22 @@ def _check_empty(connection: sqlite3.Connection, scope: Scope) -> int | None:
 
 def _conversations(
     connection: sqlite3.Connection, agent: int, after: int, limit: int
-) -> list[tuple[int, Carried]]:
+) -> list[tuple[int, TransferRecord]]:
     rows = connection.execute(_Q["conversations"], (agent, after, limit)).fetchall()
     names = ("uid", "key", "begun", "last_at", "settled_at")
-    return [(row[0], Carried(dict(zip(names, row[1:], strict=True)))) for row in rows]
+    return [(row[0], TransferRecord(dict(zip(names, row[1:], strict=True)))) for row in rows]
 
 
 def _exchanges(
     connection: sqlite3.Connection, agent: int, after: int, limit: int
-) -> list[tuple[int, Carried]]:
-    found: list[tuple[int, Carried]] = []
+) -> list[tuple[int, TransferRecord]]:
+    found: list[tuple[int, TransferRecord]] = []
     size = 0
     cursor = connection.execute(_Q["exchanges"], (agent, after, limit))
     for input_, said, full, uid, parent, prior, *skeleton in cursor:
         (e,) = exchanges.exchanges([skeleton])
         e = replace(e, input=input_, said=said, full=full)
-        found.append((e.seq, Carried({"conversation": uid, "parent": parent, "prior": prior}, e)))
+        found.append((e.seq, TransferRecord({"conversation": uid, "parent": parent, "prior": prior}, e)))
         size += sum(len(part or b"") for part in (input_, said, full))
         if size > PAGE_BYTES:
             break
@@ -189,18 +192,22 @@ def _seq(connection: sqlite3.Connection, agent: int, id: int | None) -> int | No
     return None if id is None else next(iter(_seqs(connection, agent, [id])), None)
 
 
-def _blocks(connection: sqlite3.Connection, agent: int, after: int, limit: int) -> list[tuple[int, Carried]]:
+def _blocks(
+    connection: sqlite3.Connection, agent: int, after: int, limit: int
+) -> list[tuple[int, TransferRecord]]:
     rows = connection.execute(_Q["blocks"], (agent,)).fetchall()
     names = ("label", "description", "limit", "read_only")
     values = [(row[0], dict(zip(names, row[1:], strict=True))) for row in rows]
     return [
-        (id, Carried({**each, "read_only": bool(each["read_only"])})) for id, each in values if id > after
+        (id, TransferRecord({**each, "read_only": bool(each["read_only"])}))
+        for id, each in values
+        if id > after
     ]
 
 
 def _versions(
     connection: sqlite3.Connection, agent: int, after: int, limit: int
-) -> list[tuple[int, Carried]]:
+) -> list[tuple[int, TransferRecord]]:
     found = []
     for id, label, version, restores, at, origin, exchange, sources, value in connection.execute(
         _Q["versions"], (agent, after, limit)
@@ -210,13 +217,13 @@ def _versions(
             "exchange": _seq(connection, agent, exchange),
             "sources": _seqs(connection, agent, orjson.loads(sources)), "value": value,
         }  # fmt: skip
-        found.append((id, Carried(record)))
+        found.append((id, TransferRecord(record)))
     return found
 
 
 def _passages(
     connection: sqlite3.Connection, agent: int, after: int, limit: int
-) -> list[tuple[int, Carried]]:
+) -> list[tuple[int, TransferRecord]]:
     found = []
     for seq, at, exchange, sources, text in connection.execute(
         _Q["passages"], (agent, after, limit)
@@ -225,11 +232,13 @@ def _passages(
             "seq": seq, "at": at, "exchange": _seq(connection, agent, exchange),
             "sources": _seqs(connection, agent, orjson.loads(sources)), "text": text,
         }  # fmt: skip
-        found.append((seq, Carried(record)))
+        found.append((seq, TransferRecord(record)))
     return found
 
 
-def _facts(connection: sqlite3.Connection, agent: int, after: int, limit: int) -> list[tuple[int, Carried]]:
+def _facts(
+    connection: sqlite3.Connection, agent: int, after: int, limit: int
+) -> list[tuple[int, TransferRecord]]:
     found = []
     for seq, at, valid_from, exchange, sources, about, text in connection.execute(
         _Q["facts"], (agent, after, limit)
@@ -238,26 +247,30 @@ def _facts(connection: sqlite3.Connection, agent: int, after: int, limit: int) -
             "seq": seq, "at": at, "valid_from": valid_from, "exchange": _seq(connection, agent, exchange),
             "sources": _seqs(connection, agent, orjson.loads(sources)), "about": about, "text": text,
         }  # fmt: skip
-        found.append((seq, Carried(record)))
+        found.append((seq, TransferRecord(record)))
     return found
 
 
 def _ended(
     connection: sqlite3.Connection, agent: int, after: int, limit: int, *, upto: int
-) -> list[tuple[int, Carried]]:
+) -> list[tuple[int, TransferRecord]]:
     """upto: what a later fact took the place of is still true, for who is not told of that one."""
     rows = connection.execute(_Q["ended"], (agent, after, upto, limit)).fetchall()
-    return [(id, Carried({"fact": seq, "at": at, "successor": by})) for id, seq, at, by in rows]
+    return [(id, TransferRecord({"fact": seq, "at": at, "successor": by})) for id, seq, at, by in rows]
 
 
-def _learned(connection: sqlite3.Connection, agent: int, after: int, limit: int) -> list[tuple[int, Carried]]:
+def _learned(
+    connection: sqlite3.Connection, agent: int, after: int, limit: int
+) -> list[tuple[int, TransferRecord]]:
     if after:  # there is but one, which moves on with what is said
         return []
     rows = connection.execute(_Q["learned"], (agent, after, limit)).fetchall()
-    return [(seq, Carried({"seq": seq})) for (seq,) in rows]
+    return [(seq, TransferRecord({"seq": seq})) for (seq,) in rows]
 
 
-def _edits(connection: sqlite3.Connection, agent: int, after: int, limit: int) -> list[tuple[int, Carried]]:
+def _edits(
+    connection: sqlite3.Connection, agent: int, after: int, limit: int
+) -> list[tuple[int, TransferRecord]]:
     found = []
     for id, exchange, call, state, at, op, label, arguments in connection.execute(
         _Q["ops"], (agent, after, limit)
@@ -266,14 +279,14 @@ def _edits(connection: sqlite3.Connection, agent: int, after: int, limit: int) -
             "exchange": _seq(connection, agent, exchange), "call": call, "state": state, "at": at, "op": op,
             "label": label, "arguments": orjson.loads(arguments),
         }  # fmt: skip
-        found.append((id, Carried(record)))
+        found.append((id, TransferRecord(record)))
     return found
 
 
 # -- in
 
 
-def _put_conversation(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+def _put_conversation(connection: sqlite3.Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
     is_taken = connection.execute(_Q["uid_taken"], (v["uid"],)).fetchone() is not None
     uid = _another(agent, v["uid"]) if is_taken else v["uid"]
@@ -300,7 +313,7 @@ def _ids(connection: sqlite3.Connection, agent: int, seqs: Sequence[int]) -> byt
     return orjson.dumps([_id(connection, agent, seq) for seq in seqs])
 
 
-def _put_exchange(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+def _put_exchange(connection: sqlite3.Connection, agent: int, record: TransferRecord) -> None:
     e, v = record.exchange, record.values
     assert e is not None
     uids = (v["conversation"], _another(agent, v["conversation"]))
@@ -314,14 +327,14 @@ def _put_exchange(connection: sqlite3.Connection, agent: int, record: Carried) -
     exchanges.mark(connection, agent, "head", v.get("heads", ()), id)
 
 
-def _put_block(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+def _put_block(connection: sqlite3.Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
     connection.execute(
         _Q["block_add"], (agent, v["label"], v["description"], v["limit"], int(v["read_only"]))
     )
 
 
-def _put_version(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+def _put_version(connection: sqlite3.Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
     exchange, sources = _id(connection, agent, v["exchange"]), _ids(connection, agent, v["sources"])
     values = (
@@ -341,13 +354,13 @@ def _put_version(connection: sqlite3.Connection, agent: int, record: Carried) ->
     connection.execute(_Q["version_point"], (v["version"], row[0], row[1]))
 
 
-def _put_passage(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+def _put_passage(connection: sqlite3.Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
     exchange, sources = _id(connection, agent, v["exchange"]), _ids(connection, agent, v["sources"])
     connection.execute(_Q["passage_put"], (agent, v["seq"], v["at"], exchange, sources, v["text"]))
 
 
-def _put_fact(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+def _put_fact(connection: sqlite3.Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
     secret = connection.execute(exchanges.SQL["agent_by_id"], (agent,)).fetchone()[4]
     exchange, sources = _id(connection, agent, v["exchange"]), _ids(connection, agent, v["sources"])
@@ -356,16 +369,16 @@ def _put_fact(connection: sqlite3.Connection, agent: int, record: Carried) -> No
     connection.execute(_Q["fact_put"], values)
 
 
-def _put_ended(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+def _put_ended(connection: sqlite3.Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
     connection.execute(_Q["ended_put"], (agent, v["fact"], v["successor"], v["at"]))
 
 
-def _put_learned(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+def _put_learned(connection: sqlite3.Connection, agent: int, record: TransferRecord) -> None:
     connection.execute(_Q["learned_put"], (agent, record.values["seq"]))
 
 
-def _put_edit(connection: sqlite3.Connection, agent: int, record: Carried) -> None:
+def _put_edit(connection: sqlite3.Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
     exchange, arguments = _id(connection, agent, v["exchange"]), orjson.dumps(v["arguments"])
     values: Sequence[Any] = (agent, exchange, v["call"], v["state"], v["at"], v["op"], v["label"], arguments)

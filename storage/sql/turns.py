@@ -13,12 +13,12 @@ from storage.errors import Stale
 from storage.records import (
     Agent,
     Block,
+    BlockMerge,
     BlockOp,
     Change,
     Committed,
     Exchange,
     Look,
-    Merge,
     Pool,
     Probes,
     Scope,
@@ -42,7 +42,7 @@ from storage.sqlite.writer import Writer
 
 __all__ = ["Turns"]
 
-MergeOps = Callable[[Sequence[Block], Sequence[BlockOp]], Merge]
+MergeOps = Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
 
 
 class Turns:

@@ -23,17 +23,17 @@ from aiosqlite.core import _STOP_RUNNING_SENTINEL, set_exception, set_result
 from storage.errors import (
     Broken,
     Closed,
-    Conflict,
     Corrupt,
-    Failed,
     Full,
     Locked,
     ReadOnly,
+    StatementFailed,
     StoreError,
     TooSlow,
+    WriteConflict,
 )
 
-__all__ = ["Driver", "Target", "open_reader", "open_writer", "translate", "translated"]
+__all__ = ["DatabaseFile", "Driver", "open_reader", "open_writer", "translate", "translated"]
 
 T = TypeVar("T")
 
@@ -62,12 +62,12 @@ _ERRORS: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_PROTOCOL: Broken,
     sqlite3.SQLITE_NOLFS: Broken,
     sqlite3.SQLITE_INTERRUPT: TooSlow,
-    sqlite3.SQLITE_CONSTRAINT: Conflict,
+    sqlite3.SQLITE_CONSTRAINT: WriteConflict,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class DatabaseFile:
     """Which file, and how.
 
     synchronous: NORMAL survives the death of the process, FULL that of the machine.
@@ -85,9 +85,9 @@ def translate(error: sqlite3.Error, path: str = "the database") -> StoreError:
     """The store's own error for one of SQLite's; its cause is set."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # raised by the sqlite3 module itself: a closed connection, a wrong number of parameters
-        kind: type[StoreError] = Closed if "closed" in str(error) else Failed
+        kind: type[StoreError] = Closed if "closed" in str(error) else StatementFailed
     else:
-        kind = _ERRORS.get(code & 0xFF, Failed)
+        kind = _ERRORS.get(code & 0xFF, StatementFailed)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     answer = kind(f"{path}: {error} ({name})")
     answer.__cause__ = error
@@ -103,11 +103,11 @@ def translated(path: str = "the database") -> Iterator[None]:
         raise translate(error, path) from error
 
 
-def open_writer(target: Target) -> sqlite3.Connection:
+def open_writer(target: DatabaseFile) -> sqlite3.Connection:
     """The one connection that writes. Raises: Unavailable."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
-        raise Failed(f"SQLite {needed} or newer is needed; this Python has {sqlite3.sqlite_version}")
+        raise StatementFailed(f"SQLite {needed} or newer is needed; this Python has {sqlite3.sqlite_version}")
     with translated(target.path), _closing_on_error(_connect(target)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {target.busy_timeout_ms:d}")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -122,7 +122,7 @@ def open_writer(target: Target) -> sqlite3.Connection:
         return connection
 
 
-def open_reader(target: Target, *, busy_timeout_ms: int) -> sqlite3.Connection:
+def open_reader(target: DatabaseFile, *, busy_timeout_ms: int) -> sqlite3.Connection:
     """A connection that cannot write. Raises: Unavailable."""
     with translated(target.path), _closing_on_error(_connect(target)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms:d}")
@@ -134,7 +134,7 @@ def open_reader(target: Target, *, busy_timeout_ms: int) -> sqlite3.Connection:
         return connection
 
 
-def _connect(target: Target) -> sqlite3.Connection:
+def _connect(target: DatabaseFile) -> sqlite3.Connection:
     # Transactions are begun by hand. A connection is used by one thread at a time, though not always by the one
     # that made it (shutdown closes them all).
     connection = sqlite3.connect(
@@ -142,9 +142,9 @@ def _connect(target: Target) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
         cached_statements=CACHED_STATEMENTS,
-        factory=sqlite3.Connection if target.on_statement is None else _Counted,
+        factory=sqlite3.Connection if target.on_statement is None else _CountedConnection,
     )
-    if isinstance(connection, _Counted):
+    if isinstance(connection, _CountedConnection):
         connection.on_statement = target.on_statement
     return connection
 
@@ -164,7 +164,7 @@ def _closing_on_error(connection: sqlite3.Connection) -> Iterator[sqlite3.Connec
         raise
 
 
-class _Counted(sqlite3.Connection):
+class _CountedConnection(sqlite3.Connection):
     """Reports the statements that are executed. (SQLite's own trace reports a statement again for each trigger.)"""
 
     on_statement: Callable[[str], None] | None = None
@@ -191,7 +191,7 @@ class _CountedCursor(sqlite3.Cursor):
     def _report(self, sql: str) -> None:
         connection = self.connection
         if (
-            isinstance(connection, _Counted)
+            isinstance(connection, _CountedConnection)
             and connection.on_statement is not None
             and not sql.startswith("PRAGMA")
         ):

@@ -18,7 +18,7 @@ import orjson
 
 from storage.errors import Broken, Owned, ReadOnly
 
-__all__ = ["Lock", "Owner", "owner_of"]
+__all__ = ["Lock", "LockOwner", "owner_of"]
 
 # `owner_of` holds a shared lock for an instant. A start that meets one tries again before it believes in an owner.
 _TRIES = 5
@@ -26,7 +26,7 @@ _PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class LockOwner:
     """Who owns a database file; None where it has not said so."""
 
     pid: int | None
@@ -80,7 +80,7 @@ class Lock:
             os.close(descriptor)
 
 
-def owner_of(database: str | Path) -> Owner | None:
+def owner_of(database: str | Path) -> LockOwner | None:
     """Who owns the file now, or None when nobody does. Raises: ReadOnly, Broken when the lock file cannot be read."""
     path = _lock_path(database)
     if not os.path.exists(path):
@@ -114,9 +114,11 @@ def _open(path: str, flags: int) -> int:
         ) from error
 
 
-def _read(descriptor: int) -> Owner:
+def _read(descriptor: int) -> LockOwner:
     try:
         said = orjson.loads(os.pread(descriptor, 4096, 0))
     except (OSError, orjson.JSONDecodeError):
-        return Owner(None, None)
-    return Owner(said.get("pid"), said.get("address")) if isinstance(said, dict) else Owner(None, None)
+        return LockOwner(None, None)
+    return (
+        LockOwner(said.get("pid"), said.get("address")) if isinstance(said, dict) else LockOwner(None, None)
+    )

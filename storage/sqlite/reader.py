@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from storage.errors import Broken, Closed, Corrupt, Unavailable
-from storage.sqlite.connection import Driver, Target, open_reader, translate, translated
+from storage.sqlite.connection import DatabaseFile, Driver, open_reader, translate, translated
 
 __all__ = ["Reader", "ThreadReader"]
 
@@ -31,7 +31,7 @@ _THREAD_BUSY_MS = 200
 class _Answers:
     """What both readers do about a failure: name it, open the file anew after a bad one, tell of a damaged one."""
 
-    def __init__(self, target: Target, damaged: Callable[[Corrupt], None]) -> None:
+    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], None]) -> None:
         """damaged: told when a read meets a damaged file."""
         self._target = target
         self._damaged = damaged
@@ -58,7 +58,7 @@ class _Answers:
 class Reader(_Answers):
     """The read connection of the event loop's thread. It opens with the store, and again when used after a failure."""
 
-    def __init__(self, target: Target, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
+    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
         super().__init__(target, damaged)
         self._connection: sqlite3.Connection | None = None
         self._closed = False
@@ -113,7 +113,7 @@ class Reader(_Answers):
 class ThreadReader(_Answers):
     """A read connection with a thread, for what may take long: big indexes, exports."""
 
-    def __init__(self, target: Target, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
+    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
         super().__init__(target, damaged)
         self._driver: Driver | None = None
         self._opening = asyncio.Lock()

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from storage.base import Health
-from storage.errors import Broken, Busy, Closed, Corrupt, Failed, StoreError, Unavailable
+from storage.base import StoreHealth
+from storage.errors import Broken, Busy, Closed, Corrupt, StatementFailed, StoreError, Unavailable
 from storage.sqlite.connection import Driver, translate
 
 __all__ = ["Writer", "WriterLimits"]
@@ -96,14 +96,14 @@ class _Lane:
         return taken
 
 
-Outcome = tuple[bool, Any]  # (True, the function's result) or (False, the exception)
+WriteResult = tuple[bool, Any]  # (True, the function's result) or (False, the exception)
 
 
 @dataclass(frozen=True, slots=True)
 class _Report:
     """outcomes: one for each write. fault: what is wrong with the database itself, if anything."""
 
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[WriteResult]
     fault: Unavailable | None = None
 
 
@@ -152,7 +152,7 @@ class Writer:
 
     async def start(self) -> None:
         """Opens the database. If that fails for want of disk, rights or a sound file the writer starts all the same,
-        says so, and goes on trying. Raises: TooNew, Foreign, Failed."""
+        says so, and goes on trying. Raises: TooNew, Foreign, StatementFailed."""
         try:
             self._driver = await self._open(check=False)
         except sqlite3.Error as error:
@@ -213,8 +213,8 @@ class Writer:
         self._wal_bytes = self._wal_size()
 
     @property
-    def health(self) -> Health:
-        return Health(
+    def health(self) -> StoreHealth:
+        return StoreHealth(
             status=self.status,
             error=self._last_error,
             failures=self._failures,
@@ -481,7 +481,7 @@ class Writer:
             self._loop.call_soon_threadsafe(partial(function, *arguments))
 
 
-def _settle(write: _Write[Any], outcome: Outcome) -> None:
+def _settle(write: _Write[Any], outcome: WriteResult) -> None:
     future = write.future
     if future.done():  # whoever waited has gone
         return
@@ -503,7 +503,7 @@ def _run_batch(
     except sqlite3.Error as error:
         return _all_failed(connection, len(functions), error, path)
     alone = len(functions) == 1
-    outcomes: list[Outcome] = []
+    outcomes: list[WriteResult] = []
     fault: Unavailable | None = None
     for function in functions:
         try:
@@ -529,7 +529,7 @@ def _run_batch(
         return _Report(outcomes, fault)
     if not connection.in_transaction:
         # A function has swallowed an error that made the database end the transaction, or has ended it itself.
-        lost = Failed(f"{path}: a write ended its transaction")
+        lost = StatementFailed(f"{path}: a write ended its transaction")
         return _Report([(False, lost)] * len(functions), fault)
     try:
         connection.execute("COMMIT")

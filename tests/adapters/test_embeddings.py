@@ -14,7 +14,7 @@ import pytest
 
 from adapters.embeddings import ApiEmbedder
 from adapters.errors import ProviderBroke, ProviderRefused, ProviderUnreachable
-from adapters.local_embeddings import LocalEmbedder, Missing
+from adapters.local_embeddings import EmbedderMissing, LocalEmbedder
 from adapters.registry import make_provider
 from tests.upstream import Reply, StrictUpstream, fail
 
@@ -191,7 +191,7 @@ async def test_without_the_extra_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, install: Callable[..., Path]
 ) -> None:
     monkeypatch.setattr("adapters.local_embeddings.find_spec", lambda name: None)
-    with pytest.raises(Missing, match=r"mnemogate\[local\]"):
+    with pytest.raises(EmbedderMissing, match=r"mnemogate\[local\]"):
         LocalEmbedder()
     monkeypatch.undo()
 
@@ -199,11 +199,11 @@ async def test_without_the_extra_it_says_what_to_install(
 async def test_a_package_that_is_laid_out_otherwise_is_refused(install: Callable[..., Path]) -> None:
     package = install(safetensors([[1, 2]], dtype="F64"))
     embedder = LocalEmbedder()
-    with pytest.raises(Missing, match="F64"):
+    with pytest.raises(EmbedderMissing, match="F64"):
         await embedder.embed(["a"])
     await embedder.aclose()
     (package / "tokenizers" / "l2_supercat_tokenizer_config.json").unlink()
-    with pytest.raises(Missing, match=r"version 0\.4 has"):
+    with pytest.raises(EmbedderMissing, match=r"version 0\.4 has"):
         LocalEmbedder()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from adapters.demo import answer
 from adapters.errors import ProviderBroke, ProviderUnreachable, UnfinishedEvent
-from adapters.fake import DemoProvider, Failed, Raw, Said, ScriptedProvider, ToolCall
+from adapters.fake import DemoProvider, Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import ModelRequest
 from tests.adapters.test_sse import DONES
 from tests.openai_rules import check_chat
@@ -110,7 +110,7 @@ async def test_usage_is_streamed_only_if_asked_for() -> None:
 
 
 async def test_a_whole_reply_and_a_streamed_one_say_the_same() -> None:
-    said = Said("Let me look.", (ToolCall("f", '{"a": "b c"}', "c1"), ToolCall("g", "{}", "c2")))
+    said = Said("Let me look.", (ScriptedCall("f", '{"a": "b c"}', "c1"), ScriptedCall("g", "{}", "c2")))
     provider = ScriptedProvider(replies=[said, said])
     message = (await whole(provider, body_of("hi")))["choices"][0]["message"]
     chunks = await stream(provider, body_of("hi"))
@@ -140,7 +140,7 @@ async def test_a_done_without_its_blank_line_is_whole_as_it_is_over_a_network(en
 async def test_errors_raw_bytes_and_lost_connections_can_be_scripted() -> None:
     provider = ScriptedProvider(
         replies=[
-            Failed(429, "Slow down.", headers=(("retry-after", "2"),)),
+            ScriptedFailure(429, "Slow down.", headers=(("retry-after", "2"),)),
             Raw((b"data: {}\n\n", ProviderBroke("cut"))),
             ProviderUnreachable("nobody there"),
         ]

@@ -24,8 +24,8 @@ from gateway.core.conversation.canonical import (
     text_of,
     visible,
 )
-from gateway.core.conversation.match import Mode, Plan, Query, begin
-from gateway.core.conversation.tree import Element, Tree, has_additions, is_tombstone
+from gateway.core.conversation.match import Keeping, Plan, Query, begin
+from gateway.core.conversation.tree import PathElement, Tree, has_additions, is_tombstone
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import told
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
@@ -155,7 +155,7 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     assert fill == [m for turn in turns if None not in turn for m in turn]
 
 
-def _sent_before(tree: Tree, element: Element) -> WireMessage | None:
+def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
     """A message of a path as it went upstream; None: off the record, or forgotten."""
     e, content = element.exchange, tree.content(element.exchange)
     if content.messages is None or element.place in e.hush:
@@ -301,7 +301,7 @@ class World:
         key: str | None = None,
         *,
         who: str | None = "alice",
-        mode: Mode = Mode.ON,
+        mode: Keeping = Keeping.ON,
         append: bool = False,
         retry: bool = False,
         tools: Iterable[str] = OUR_TOOLS,
@@ -317,7 +317,7 @@ class World:
         known = memory.keys.get(key) if key is not None else None
         query = Query(listing, key is not None, mode, self.now, IDLE_S, append, retry, known)
         plan = request.plan = begin(tree, query)
-        fresh = {} if mode is Mode.OFF else self._notes(tree, plan)
+        fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         request.notes = {} if plan.off else fresh
         request.composition = compose(tree, plan, set(tools), fresh)
         request.assemble()

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from gateway.core.conversation import match as history
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
 from gateway.core.conversation.lookup import full_probes
-from gateway.core.conversation.match import Mode, Query, lcs, left_out, spans_of
-from gateway.core.conversation.tree import Element, Tree
+from gateway.core.conversation.match import Keeping, Query, lcs, left_out, spans_of
+from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import visibility
 from tests.core.conversations import (
     World,
@@ -856,8 +856,8 @@ def test_an_appending_client_that_resends_after_all_is_taken_at_its_word(world: 
 
 
 @both
-@pytest.mark.parametrize("mode", [Mode.OFF, Mode.READ])
-def test_a_turn_that_was_off_stays_so_when_it_is_resent(world: World, key: str | None, mode: Mode) -> None:
+@pytest.mark.parametrize("mode", [Keeping.OFF, Keeping.READ])
+def test_a_turn_that_was_off_stays_so_when_it_is_resent(world: World, key: str | None, mode: Keeping) -> None:
     secret = [user("my diagnosis is X")]
     world.say(secret, "Sorry to hear.", key, mode=mode)
     assert world.tree() == "off: ... > ..."
@@ -878,7 +878,7 @@ def test_a_turn_that_was_off_stays_so_when_it_is_resent(world: World, key: str |
 def test_a_turn_that_was_off_stays_so_in_other_forms(filling: World, key: str | None) -> None:
     history = filling.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("my diagnosis is X")]
-    filling.say(asked, "Sorry to hear that.", key, mode=Mode.OFF)
+    filling.say(asked, "Sorry to hear that.", key, mode=Keeping.OFF)
     lists = (
         ([*asked, assistant("Sorry to hear..."), user("ok one")], []),  # its reply was cut
         ([asked[-1], assistant("Sorry to hear..."), user("ok two")], history),  # and the list trimmed
@@ -896,7 +896,7 @@ def test_what_follows_a_turn_that_was_off_is_not_kept_either(world: World, key: 
     """Another reply in the place of the one that was given, while what was said later rests on that one."""
     history = world.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("my diagnosis is X")]
-    world.say(asked, "Sorry to hear that.", key, mode=Mode.OFF)
+    world.say(asked, "Sorry to hear that.", key, mode=Keeping.OFF)
     world.chat(
         ("bye now", "Bye."), ("thanks", "Welcome."), key=key, start=[*asked, assistant("Sorry to hear that.")]
     )
@@ -911,7 +911,7 @@ def test_what_follows_a_turn_that_was_off_is_not_kept_either(world: World, key: 
 def test_what_is_put_before_a_trimmed_list_is_all_but_what_is_off(filling: World, key: str | None) -> None:
     history = filling.chat(("my word is W1", "Noted W1."), key=key)
     asked = [*history, user("my diagnosis is X")]
-    filling.say(asked, "Sorry.", key, mode=Mode.OFF)
+    filling.say(asked, "Sorry.", key, mode=Keeping.OFF)
     then = (
         ("two", "This is the second reply of them all."),
         ("three", "This is the third reply of them all."),
@@ -943,7 +943,7 @@ def test_a_reply_like_one_that_was_imported_is_cut_and_nothing_is_put_before_it(
 
 def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(world: World) -> None:
     asked = [user("my diagnosis is X")]
-    world.say(asked, "Sorry.", mode=Mode.OFF)
+    world.say(asked, "Sorry.", mode=Keeping.OFF)
     world.say(asked, "Oh.")
     assert world.standing() == []
     world.wait(5000)
@@ -1064,7 +1064,7 @@ def test_questions_are_looked_up_in_one_pass(monkeypatch: pytest.MonkeyPatch) ->
         return role(self, i)
 
     monkeypatch.setattr(Listing, "role", counted)
-    assert full_probes(Query(listing, False, Mode.ON, 0.0, 120.0), None).inputs
+    assert full_probes(Query(listing, False, Keeping.ON, 0.0, 120.0), None).inputs
     assert len(roles) < 20 * len(listing)
 
 
@@ -1083,7 +1083,7 @@ def test_left_out_is_what_a_list_and_the_path_need_to_be_whole(words: list[int],
 def test_left_out_is_nothing_where_the_tail_is_not_the_paths(world: World) -> None:
     world.chat(("one", "r1"), ("two", "r2"), ("three", "r3"))
     tree = Tree(world.memory().records.values())
-    line: list[Element] = tree.line(tree.by_id[3])
+    line: list[PathElement] = tree.line(tree.by_id[3])
     listed = Listing(world.memory().canon, [user("2"), assistant("r2"), user("three"), assistant("r3")])
     assert left_out(line, listed.flat(4)) == []
     assert left_out(line, []) == []

@@ -11,7 +11,7 @@ import pytest
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.fast_path import compose_plain, finish_plain, plan_plain
-from gateway.core.conversation.match import Mode, Plan, Query, begin
+from gateway.core.conversation.match import Keeping, Plan, Query, begin
 from gateway.core.conversation.tree import Tree, has_additions
 from gateway.core.prompt.compose import compose
 from storage.records import Exchange, Look, State
@@ -48,7 +48,7 @@ def planned(world: World, messages: list[WireMessage], **how: Any) -> tuple[Tree
     tree = world.memory().tree("c1")
     listing = Listing(Canon(SECRET), messages)
     world.now += 1
-    usual: dict[str, Any] = {"named": True, "mode": Mode.ON, "now": world.now, "idle_s": IDLE_S}
+    usual: dict[str, Any] = {"named": True, "mode": Keeping.ON, "now": world.now, "idle_s": IDLE_S}
     query = Query(listing, **{**usual, **how})
     look = look_for(tree, listing)
     return tree, look, query, plan_plain(look, query)
@@ -133,15 +133,15 @@ def cancelled(world: World, history: list[WireMessage]) -> None:
 
 
 def off(world: World, history: list[WireMessage]) -> None:
-    world.say([*history[:2], user("a secret")], "Sorry.", "c1", mode=Mode.OFF)
+    world.say([*history[:2], user("a secret")], "Sorry.", "c1", mode=Keeping.OFF)
 
 
 NOT_PLAIN: list[tuple[str, Setting, list[WireMessage], dict[str, Any]]] = [
     ("already continued", fork, [user("and now?")], {}),
     ("a cancelled request hangs on it", cancelled, [user("and now?")], {}),
     ("a turn off the record may be among the new ones", off, [user("a secret"), user("and now?")], {}),
-    ("it is off itself", lambda w, h: None, [user("and now?")], {"mode": Mode.OFF}),
-    ("read only", lambda w, h: None, [user("and now?")], {"mode": Mode.READ}),
+    ("it is off itself", lambda w, h: None, [user("and now?")], {"mode": Keeping.OFF}),
+    ("read only", lambda w, h: None, [user("and now?")], {"mode": Keeping.READ}),
     ("append mode", lambda w, h: None, [user("and now?")], {"append": True}),
     ("nothing new", lambda w, h: None, [], {}),
 ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.upstream.policy import (
+    EndpointHealth,
     Failure,
-    Health,
-    Member,
+    NextAttempt,
     Policy,
-    Step,
+    RouteMember,
     backoff_s,
     decide,
     order,
@@ -31,33 +31,33 @@ SLOW = Failure("timeout", repeatable=False)
     ("failure", "retries", "tries", "peer", "fallback", "credit", "step", "wait"),
     [
         # by default only dialling is repeated, once, and only where nobody else can be asked
-        (BUSY, 0, 1, False, False, True, Step.STOP, 0.0),
-        (LOST, 0, 1, False, False, True, Step.STOP, 0.0),
-        (NOT_DIALLED, 0, 1, False, False, True, Step.AGAIN, 0.075),
-        (NOT_DIALLED, 0, 2, False, False, True, Step.STOP, 0.0),
-        (NOT_DIALLED, 0, 1, False, True, True, Step.NEXT, 0.0),
-        (NO_DIAL_TONE, 0, 1, False, False, True, Step.STOP, 0.0),
+        (BUSY, 0, 1, False, False, True, NextAttempt.STOP, 0.0),
+        (LOST, 0, 1, False, False, True, NextAttempt.STOP, 0.0),
+        (NOT_DIALLED, 0, 1, False, False, True, NextAttempt.AGAIN, 0.075),
+        (NOT_DIALLED, 0, 2, False, False, True, NextAttempt.STOP, 0.0),
+        (NOT_DIALLED, 0, 1, False, True, True, NextAttempt.NEXT, 0.0),
+        (NO_DIAL_TONE, 0, 1, False, False, True, NextAttempt.STOP, 0.0),
         # a fallback is asked at once
-        (BUSY, 0, 1, False, True, True, Step.NEXT, 0.0),
-        (COMES_BACK_LATE, 0, 1, False, True, True, Step.NEXT, 0.0),
-        (SLOW, 3, 1, False, True, True, Step.NEXT, 0.0),
+        (BUSY, 0, 1, False, True, True, NextAttempt.NEXT, 0.0),
+        (COMES_BACK_LATE, 0, 1, False, True, True, NextAttempt.NEXT, 0.0),
+        (SLOW, 3, 1, False, True, True, NextAttempt.NEXT, 0.0),
         # retries, before the fallback, as long as the wait is short
-        (BUSY, 2, 1, False, True, True, Step.AGAIN, 0.075),
-        (BUSY, 2, 2, False, True, True, Step.AGAIN, 0.15),
-        (BUSY, 2, 3, False, True, True, Step.NEXT, 0.0),
-        (BUSY, 2, 3, False, False, True, Step.STOP, 0.0),
-        (LOST, 1, 1, False, False, True, Step.AGAIN, 0.075),
-        (COMES_BACK, 1, 1, False, True, True, Step.AGAIN, 1.5),
-        (COMES_BACK_LATE, 1, 1, False, True, True, Step.NEXT, 0.0),
-        (COMES_BACK_LATE, 1, 1, False, False, True, Step.STOP, 0.0),
+        (BUSY, 2, 1, False, True, True, NextAttempt.AGAIN, 0.075),
+        (BUSY, 2, 2, False, True, True, NextAttempt.AGAIN, 0.15),
+        (BUSY, 2, 3, False, True, True, NextAttempt.NEXT, 0.0),
+        (BUSY, 2, 3, False, False, True, NextAttempt.STOP, 0.0),
+        (LOST, 1, 1, False, False, True, NextAttempt.AGAIN, 0.075),
+        (COMES_BACK, 1, 1, False, True, True, NextAttempt.AGAIN, 1.5),
+        (COMES_BACK_LATE, 1, 1, False, True, True, NextAttempt.NEXT, 0.0),
+        (COMES_BACK_LATE, 1, 1, False, False, True, NextAttempt.STOP, 0.0),
         # what took our patience is not asked again
-        (SLOW, 3, 1, False, False, True, Step.STOP, 0.0),
+        (SLOW, 3, 1, False, False, True, NextAttempt.STOP, 0.0),
         # another place of the same model is better than waiting
-        (BUSY, 2, 1, True, True, True, Step.NEXT, 0.0),
-        (NOT_DIALLED, 2, 1, True, True, True, Step.NEXT, 0.0),
+        (BUSY, 2, 1, True, True, True, NextAttempt.NEXT, 0.0),
+        (NOT_DIALLED, 2, 1, True, True, True, NextAttempt.NEXT, 0.0),
         # the budget is used up
-        (BUSY, 2, 1, False, True, False, Step.NEXT, 0.0),
-        (NOT_DIALLED, 0, 1, False, False, False, Step.STOP, 0.0),
+        (BUSY, 2, 1, False, True, False, NextAttempt.NEXT, 0.0),
+        (NOT_DIALLED, 0, 1, False, False, False, NextAttempt.STOP, 0.0),
     ],
 )
 def test_what_follows_a_failed_try(
@@ -67,7 +67,7 @@ def test_what_follows_a_failed_try(
     peer: bool,
     fallback: bool,
     credit: bool,
-    step: Step,
+    step: NextAttempt,
     wait: float,
 ) -> None:
     found = decide(
@@ -90,7 +90,7 @@ def test_backoff_doubles_up_to_its_limit_and_half_of_it_is_chance() -> None:
 
 
 def test_retries_are_a_share_of_the_requests() -> None:
-    health, policy = Health(), Policy(retry_budget=0.2)
+    health, policy = EndpointHealth(), Policy(retry_budget=0.2)
     assert [take_credit(health, policy) for _ in range(11)] == [True] * 10 + [False]
     for _ in range(4):
         health.begin(policy)
@@ -103,8 +103,8 @@ def test_retries_are_a_share_of_the_requests() -> None:
 # --- the breaker
 
 
-def failed(times: int, at: float = NOW, retry_after_s: float | None = None) -> Health:
-    health = Health()
+def failed(times: int, at: float = NOW, retry_after_s: float | None = None) -> EndpointHealth:
+    health = EndpointHealth()
     for _ in range(times):
         health.begin(Policy())
         health.failed(Policy(), at, "", retry_after_s)
@@ -148,7 +148,7 @@ def test_one_probe_closes_it_or_opens_it_again() -> None:
 
 
 def test_without_a_breaker_nothing_rests_but_by_retry_after() -> None:
-    policy, health = Policy(breaker_failures=0), Health()
+    policy, health = Policy(breaker_failures=0), EndpointHealth()
     for _ in range(50):
         assert not health.begin(policy)
         health.failed(policy, NOW, "")
@@ -161,51 +161,55 @@ def test_without_a_breaker_nothing_rests_but_by_retry_after() -> None:
 
 
 def test_ranks_go_one_after_the_other() -> None:
-    members = [Member("b", 1, Health()), Member("c", 2, Health()), Member("a", 0, Health())]
+    members = [
+        RouteMember("b", 1, EndpointHealth()),
+        RouteMember("c", 2, EndpointHealth()),
+        RouteMember("a", 0, EndpointHealth()),
+    ]
     assert order(members, NOW, 7) == [2, 0, 1]
 
 
 def test_who_rests_is_the_last_resort_and_who_told_us_to_wait_is_spared() -> None:
-    broken = [Member("a", 0, failed(5)), Member("b", 1, Health())]
+    broken = [RouteMember("a", 0, failed(5)), RouteMember("b", 1, EndpointHealth())]
     assert order(broken, NOW, 7) == [1, 0]
-    told = [Member("a", 0, failed(1, retry_after_s=20.0)), Member("b", 1, Health())]
+    told = [RouteMember("a", 0, failed(1, retry_after_s=20.0)), RouteMember("b", 1, EndpointHealth())]
     assert order(told, NOW, 7) == [1]
     assert order(told, NOW + 20, 7) == [0, 1]
-    of_another = [Member("a", 0, told[0].health, "another model"), told[1]]
+    of_another = [RouteMember("a", 0, told[0].health, "another model"), told[1]]
     assert order(of_another, NOW, 7) == [0, 1]
 
 
 def test_the_only_one_is_never_taken_out() -> None:
-    assert order([Member("a", 0, failed(5, retry_after_s=20.0))], NOW, 7) == [0]
+    assert order([RouteMember("a", 0, failed(5, retry_after_s=20.0))], NOW, 7) == [0]
 
 
 def test_of_those_that_all_rest_the_first_to_wake_is_asked() -> None:
     members = [
-        Member("a", 0, failed(1, retry_after_s=20.0)),
-        Member("b", 0, failed(5)),
-        Member("c", 1, failed(1, retry_after_s=5.0)),
+        RouteMember("a", 0, failed(1, retry_after_s=20.0)),
+        RouteMember("b", 0, failed(5)),
+        RouteMember("c", 1, failed(1, retry_after_s=5.0)),
     ]
     assert order(members, NOW, 7) == [2]
 
 
 def test_a_conversation_keeps_its_place_and_conversations_are_spread() -> None:
-    members = [Member(name, 0, Health()) for name in "abc"]
+    members = [RouteMember(name, 0, EndpointHealth()) for name in "abc"]
     firsts = [order(members, NOW, key)[0] for key in range(300)]
     assert firsts == [order(members, NOW, key)[0] for key in range(300)]
     assert min(firsts.count(i) for i in range(3)) > 60
 
 
 def test_those_of_a_place_that_is_gone_move_and_no_others() -> None:
-    members = [Member(name, 0, Health()) for name in "abc"]
+    members = [RouteMember(name, 0, EndpointHealth()) for name in "abc"]
     before = [order(members, NOW, key)[0] for key in range(100)]
-    members[1] = Member("b", 0, failed(5))
+    members[1] = RouteMember("b", 0, failed(5))
     after = [order(members, NOW, key)[0] for key in range(100)]
     assert all(old == new for old, new in zip(before, after, strict=True) if old != 1)
     assert {new for old, new in zip(before, after, strict=True) if old == 1} == {0, 2}
 
 
 def test_a_place_that_is_clearly_busier_gives_some_away() -> None:
-    members = [Member(name, 0, Health()) for name in "ab"]
+    members = [RouteMember(name, 0, EndpointHealth()) for name in "ab"]
     home = order(members, NOW, 7)[0]
     members[home].health.in_flight = 4
     assert order(members, NOW, 7)[0] == home

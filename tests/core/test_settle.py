@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.conversation.match import Mode
+from gateway.core.conversation.match import Keeping
 from tests.core.conversations import World, assistant, call, drawn, result, user
 
 both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
@@ -201,7 +201,7 @@ def test_a_repeat_that_hid_a_round_is_known_to_what_went_on_from_it(world: World
 
 def test_a_turn_that_was_off_takes_no_notes_nor_edits(world: World) -> None:
     world.recall = lambda question: "<memory>x</memory>\n"
-    world.say([user("a secret")], kept("Sorry."), mode=Mode.OFF, edits=["secret"])
+    world.say([user("a secret")], kept("Sorry."), mode=Keeping.OFF, edits=["secret"])
     world.wait(500)
     (e,) = world.memory().records.values()
     assert (e.input, e.said, e.full, e.notes, e.edits) == (None, None, None, {}, False)

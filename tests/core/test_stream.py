@@ -9,10 +9,10 @@ import pytest
 
 from adapters.types import Event
 from gateway.core.turn.stream import (
-    Call,
+    CallOwner,
     Draft,
-    Held,
-    Owner,
+    HeldText,
+    ToolCall,
     View,
     add_usage,
     chunk_of,
@@ -122,21 +122,21 @@ class TestMessages:
 @pytest.mark.parametrize(
     ("name", "is_complete", "owner"),
     [
-        ("", False, Owner.UNKNOWN),
-        ("memory", False, Owner.UNKNOWN),
-        ("memory_insert", False, Owner.UNKNOWN),  # may go on
-        ("memory_insert", True, Owner.OURS),
-        ("memory", True, Owner.THEIRS),
-        ("memory_insert_al", False, Owner.UNKNOWN),
-        ("memory_insert_also", False, Owner.THEIRS),
-        ("get", False, Owner.THEIRS),
-        ("", True, Owner.THEIRS),
+        ("", False, CallOwner.UNKNOWN),
+        ("memory", False, CallOwner.UNKNOWN),
+        ("memory_insert", False, CallOwner.UNKNOWN),  # may go on
+        ("memory_insert", True, CallOwner.OURS),
+        ("memory", True, CallOwner.THEIRS),
+        ("memory_insert_al", False, CallOwner.UNKNOWN),
+        ("memory_insert_also", False, CallOwner.THEIRS),
+        ("get", False, CallOwner.THEIRS),
+        ("", True, CallOwner.THEIRS),
     ],
 )
 def test_whose_call_it_is_is_known_as_early_as_its_name_allows(
-    name: str, is_complete: bool, owner: Owner
+    name: str, is_complete: bool, owner: CallOwner
 ) -> None:
-    call = Call(0)
+    call = ToolCall(0)
     call.name = name
     assert decide_owner(call, NAMES, is_complete) is owner
 
@@ -269,9 +269,9 @@ def test_what_is_read_as_events(status: int, headers: tuple[tuple[str, str], ...
 
 
 class TestView:
-    def held(self, delta: dict[str, Any], finish: str | None = None, **fields: Any) -> Held:
+    def held(self, delta: dict[str, Any], finish: str | None = None, **fields: Any) -> HeldText:
         chunk = {"id": "a", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **fields}
-        return Held(b"data: %b\n\n" % orjson.dumps(chunk), None, chunk)
+        return HeldText(b"data: %b\n\n" % orjson.dumps(chunk), None, chunk)
 
     def test_nothing_leaves_until_something_is_said(self) -> None:
         view = View(waits=True, strips_usage=False)
@@ -296,7 +296,7 @@ class TestView:
             self.held({}, "tool_calls"),
             self.held({"content": "x"}, "tool_calls", usage={"prompt_tokens": 3}),
         ]
-        usage = Held(b"u", None, {"id": "a", "choices": [], "usage": {"prompt_tokens": 3}})
+        usage = HeldText(b"u", None, {"id": "a", "choices": [], "usage": {"prompt_tokens": 3}})
         view.show_tail([*ends, usage], None, is_hidden=True)
         (line,) = view.flush().decode().strip().split("\n\n")
         shown = orjson.loads(line.removeprefix("data: "))

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from adapters.types import Event
 from gateway.core.turn.machine import (
     CallModel,
-    ClientGone,
+    ClientLeft,
     CloseUpstream,
     Command,
     End,
     Finish,
-    Outcome,
     Received,
     ReceivedWhole,
     Refuse,
@@ -32,6 +31,7 @@ from gateway.core.turn.machine import (
     SendHead,
     ToolFinished,
     Turn,
+    TurnOutcome,
     TurnSpec,
 )
 from gateway.errors import UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
@@ -795,17 +795,17 @@ class TestClientGone:
             playbook = Playbook(Turn(with_tools()))
             for fact in facts[:k]:
                 playbook.seen += playbook.turn.feed(fact)
-            assert playbook >> ClientGone() << CloseUpstream() << Save << Finish()
+            assert playbook >> ClientLeft() << CloseUpstream() << Save << Finish()
             assert playbook.outcome.state is End.CANCELLED
             assert playbook.outcome.text == text
             assert len(playbook.outcome.full) == (2 if k > 5 else 0)
-            for late in [*facts[k:], Saved(), ToolFinished("call_a", "ok"), ClientGone(), ReplyEnded()]:
+            for late in [*facts[k:], Saved(), ToolFinished("call_a", "ok"), ClientLeft(), ReplyEnded()]:
                 assert playbook.turn.feed(late) == []
 
     def test_while_the_end_is_being_saved_the_turn_stays_finished(self) -> None:
         playbook = Playbook(Turn(TurnSpec(hold_end=True))) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([chunk({"content": "x"}, "stop"), DONE]) << Save
-        assert playbook >> ClientGone() << CloseUpstream() << Finish() >> Saved()
+        assert playbook >> ClientLeft() << CloseUpstream() << Finish() >> Saved()
         assert playbook.outcome.state is End.FINISHED
 
 
@@ -881,7 +881,7 @@ def asked(call: CallModel) -> bytes:
     return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
 
 
-def kept(outcome: Outcome) -> Any:
+def kept(outcome: TurnOutcome) -> Any:
     return (outcome.state, outcome.full, outcome.said, outcome.finish_reason, outcome.rounds, outcome.hidden)
 
 
@@ -901,7 +901,7 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: b
         ReplyFailed(UpstreamBroke("x")),
         ToolFinished("call_a", "ok"),
         Saved(),
-        ClientGone(),
+        ClientLeft(),
     ]
     turn = Turn(with_tools(hold_end=hold_end, max_rounds=1))
     seen: list[Command] = []
@@ -987,7 +987,7 @@ def test_no_json_of_an_upstream_breaks_the_machine(
             if isinstance(command, RunTool):
                 seen += turn.feed(ToolFinished(command.call_id, "ok"))
         seen += turn.feed(Saved())
-    seen += turn.feed(ClientGone())
+    seen += turn.feed(ClientLeft())
     assert sum(isinstance(command, Save) for command in seen) == 1
     for command in seen:
         if isinstance(command, Save):

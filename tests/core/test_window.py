@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from gateway.core.prompt.window import (
     Budget,
-    Element,
     Window,
+    WindowItem,
     describe,
     fit_window,
     plan_budget,
@@ -24,19 +24,19 @@ from gateway.core.prompt.window import (
 ROLES = {"u": "user", "a": "assistant", "c": "assistant", "t": "tool", "s": "system", "d": "developer"}
 
 
-def build(text: str, bound: int = 10) -> list[Element]:
+def build(text: str, bound: int = 10) -> list[WindowItem]:
     """A result answers the newest call of its kind before it."""
     elements = []
     for index, kind in enumerate(text):
         role = ROLES[kind.lower()]
         if kind in "cC":
-            elements.append(Element(role, bound, calls=(f"{kind}{index}",)))
+            elements.append(WindowItem(role, bound, calls=(f"{kind}{index}",)))
         elif kind in "tT":
             wanted = "c" if kind == "t" else "C"
             caller = text.rfind(wanted, 0, index)
-            elements.append(Element(role, bound, answers=f"{wanted}{caller}" if caller >= 0 else "gone"))
+            elements.append(WindowItem(role, bound, answers=f"{wanted}{caller}" if caller >= 0 else "gone"))
         else:
-            elements.append(Element(role, bound))
+            elements.append(WindowItem(role, bound))
     return elements
 
 
@@ -110,9 +110,9 @@ def test_nothing_is_counted_while_the_bounds_fit() -> None:
 
 def test_the_same_ids_in_every_turn_mean_the_newest_call() -> None:
     turn = [
-        Element("user", 10),
-        Element("assistant", 10, calls=("call_0",)),
-        Element("tool", 10, answers="call_0"),
+        WindowItem("user", 10),
+        WindowItem("assistant", 10, calls=("call_0",)),
+        WindowItem("tool", 10, answers="call_0"),
     ]
     assert fit_window(turn * 3, Budget(70, 10), lambda _: 10).kept == (range(3, 9),)
 
@@ -153,16 +153,16 @@ def test_the_budget(arguments: dict[str, int | None], expected: Budget) -> None:
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        ({"role": "user", "content": "x"}, Element("user", 7)),
+        ({"role": "user", "content": "x"}, WindowItem("user", 7)),
         (
             {"role": "assistant", "tool_calls": [{"id": "a"}, {"id": 3}, 4]},
-            Element("assistant", 7, calls=("a",)),
+            WindowItem("assistant", 7, calls=("a",)),
         ),
-        ({"role": "tool", "tool_call_id": "a"}, Element("tool", 7, answers="a")),
-        ({"role": 3, "tool_calls": "x", "tool_call_id": []}, Element("", 7)),
+        ({"role": "tool", "tool_call_id": "a"}, WindowItem("tool", 7, answers="a")),
+        ({"role": 3, "tool_calls": "x", "tool_call_id": []}, WindowItem("", 7)),
     ],
 )
-def test_a_message_as_an_element(message: dict[str, object], expected: Element) -> None:
+def test_a_message_as_an_element(message: dict[str, object], expected: WindowItem) -> None:
     assert describe(message, 7) == expected
 
 

@@ -12,12 +12,12 @@ import pytest
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderUnreachable
-from adapters.fake import Failed, Raw, Said, ScriptedProvider, ToolCall
+from adapters.fake import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import Capabilities, ModelRequest
 from gateway.app import create_app, make_providers
 from gateway.cli import main
 from gateway.errors import SettingsError
-from gateway.run.background.model import Background, background_route
+from gateway.run.background.model import BackgroundModel, background_route
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings
 from storage.sql.store import SqliteStore
@@ -34,8 +34,8 @@ class World:
     now: float = float(NOON)
     counted: list[tuple[str, int]] = field(default_factory=list)
 
-    def background(self, **options: Any) -> Background:
-        return Background(
+    def background(self, **options: Any) -> BackgroundModel:
+        return BackgroundModel(
             self.provider,
             "small",
             self.store.spending,
@@ -53,7 +53,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def test_a_reply_is_the_message_and_what_it_cost(world: World) -> None:
-    world.provider.queue(Said("A cat.", (ToolCall("note", '{"a":1}'),)))
+    world.provider.queue(Said("A cat.", (ScriptedCall("note", '{"a":1}'),)))
     tool = {"type": "function", "function": {"name": "note", "parameters": {"type": "object"}}}
     reply = await world.background().ask("p", ASK, tools=[tool], max_tokens=50)
     assert reply.text == "A cat."
@@ -107,9 +107,9 @@ async def test_the_budget_outlives_the_process(world: World) -> None:
 @pytest.mark.parametrize(
     ("scripted", "error", "words"),
     [
-        (Failed(500, "Miso"), JobFailed, "answered 500"),
-        (Failed(400, "Miso"), JobFailed, "answered 400"),
-        (Failed(429, "Miso", headers=(("retry-after", "7"),)), Postponed, "429"),
+        (ScriptedFailure(500, "Miso"), JobFailed, "answered 500"),
+        (ScriptedFailure(400, "Miso"), JobFailed, "answered 400"),
+        (ScriptedFailure(429, "Miso", headers=(("retry-after", "7"),)), Postponed, "429"),
         (Raw((b"Miso",)), JobFailed, "no chat completion"),
         (Raw((b'{"choices":[]}',)), JobFailed, "no chat completion"),
         (Raw((b'{"choices":[{"message":"Miso"}]}',)), JobFailed, "no chat completion"),
@@ -130,7 +130,7 @@ async def test_what_goes_wrong_is_named_without_what_was_said(
 
 
 async def test_a_busy_upstream_says_how_long(world: World) -> None:
-    world.provider.queue(Failed(429, headers=(("retry-after", "7"),)), Failed(429))
+    world.provider.queue(ScriptedFailure(429, headers=(("retry-after", "7"),)), ScriptedFailure(429))
     for delay_s in (7.0, 30.0):
         with pytest.raises(Postponed) as caught:
             await world.background().ask("p", ASK)

@@ -16,13 +16,13 @@ import pytest
 from gateway.cli import main
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, WireMessage
-from gateway.core.conversation.match import Mode
+from gateway.core.conversation.match import Keeping
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
 from gateway.errors import BadRequest
 from gateway.run.admin.transfer import carry_operations
-from storage.errors import Conflict
-from storage.records import Agent, Learned, Scope, State, Target
+from storage.errors import WriteConflict
+from storage.records import Agent, ForgetTarget, Learned, Scope, State
 from storage.sql.store import SqliteStore
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.stored import ALICE, Teller
@@ -92,7 +92,7 @@ async def live(alice: Teller, chance: random.Random, turns: int = 60) -> None:
             history = history[: 2 * chance.randrange(len(history) // 2 + 1)]  # a fork
         if history and history[-1].get("tool_calls"):
             new = result(history[-1]["tool_calls"][0]["id"], f"result {number}")
-        mode = Mode.OFF if chance.random() < 0.1 else Mode.ON
+        mode = Keeping.OFF if chance.random() < 0.1 else Keeping.ON
         alice.recall = lambda question: f"[2025-01-02 Thu, user] {question}" if len(question) % 3 == 0 else ""
         turn = alice.begin([*history, new], key, mode)
         kind = chance.random()
@@ -128,8 +128,8 @@ async def test_export_import_export_is_the_same(store: SqliteStore, other: Sqlit
     await store.blocks.write(block.id, block.version, "by hand", at=7.0, origin="api", sources=[rows[1].id])
     await store.blocks.undo(block.id, at=8.0)
     targets = [
-        Target(exchanges=[rows[5].id]),
-        Target(messages=[rows[8].seq, rows[11].seq + len(rows[11].inputs)]),
+        ForgetTarget(exchanges=[rows[5].id]),
+        ForgetTarget(messages=[rows[8].seq, rows[11].seq + len(rows[11].inputs)]),
     ]
     for target in targets:
         assert await store.forgetting.run(await store.forgetting.begin(agent.id, target), FORGET_RULES)
@@ -233,7 +233,7 @@ async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(
     await alice.say(history[:1], assistant("Well."), "c1")
     await alice.say(history, assistant("Fine."), "c1")
     (first, _) = alice.rows()
-    id = await store.forgetting.begin(alice.agent.id, Target(exchanges=[first.id]))
+    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[first.id]))
     await store.forgetting.run(id, FORGET_RULES)
     await fill(other, await export(store))
     carol = Teller(other, CAROL, alice.now)
@@ -305,7 +305,7 @@ async def test_an_import_ends_where_another_for_the_same_user_begins(other: Sqli
     first = await other.carry.begin(draft)
     second = await other.carry.begin(replace(draft, uid="u2"))
     for step in (other.carry.write(first, []), other.carry.end(first, 5)):
-        with pytest.raises(Conflict, match="another import for user:carol"):
+        with pytest.raises(WriteConflict, match="another import for user:carol"):
             await step
     await other.carry.end(second, 1)
     found = other.agents.find(CAROL)

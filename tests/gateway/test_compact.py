@@ -15,7 +15,7 @@ from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.prompt.summary import INSTRUCTIONS
 from gateway.errors import BadRequest
 from gateway.settings import MemorySettings, ProfileSettings, UpstreamSettings
-from storage.records import JobState, Scope, Target
+from storage.records import ForgetTarget, JobState, Scope
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 from tests.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 
@@ -287,7 +287,7 @@ def test_what_is_forgotten_takes_its_summaries_along(world: World, notes: Notes)
     async def forget() -> None:
         found = world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
-        id = await world.store.forgetting.begin(found.id, Target(messages=[1]))
+        id = await world.store.forgetting.begin(found.id, ForgetTarget(messages=[1]))
         await world.store.forgetting.run(id, FORGET_RULES)
 
     world.gateway.call(forget())

@@ -22,7 +22,7 @@ from gateway.run.admin.transfer import carry_operations
 from gateway.run.background.embed import BATCH, TEXT_CHARS, Embedding
 from gateway.serve import perform_here
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
-from storage.records import JobState, Scope, Target
+from storage.records import ForgetTarget, JobState, Scope
 from tests.gateway.sdk import World, agent, remember
 from tests.meaning import unit_bytes, vector_of
 from tests.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
@@ -420,11 +420,11 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(made
     assert made.on_disk(TORTOISE, "My sister plays the cello.") == [TORTOISE, "My sister plays the cello."]
     store, id = made.world.store, made.agent_id()
 
-    async def forget(target: Target) -> None:
+    async def forget(target: ForgetTarget) -> None:
         assert await store.forgetting.run(await store.forgetting.begin(id, target), FORGET_RULES)
         assert await store.forgetting.sweep()
 
-    made.world.gateway.call(forget(Target(messages=[1])))
+    made.world.gateway.call(forget(ForgetTarget(messages=[1])))
     assert made.on_disk(TORTOISE, "My sister plays the cello.") == ["My sister plays the cello."]
 
     gate = Gate()
@@ -456,7 +456,7 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(made
 
     made.world.gateway.call(step())
     arrived.wait_sync()
-    made.world.gateway.call(forget(Target(is_all=True)))
+    made.world.gateway.call(forget(ForgetTarget(is_all=True)))
     gate.open()
     made.until(lambda counts: not any(counts.values()))
     texts = [TORTOISE, "My sister plays the cello.", "The password of the cellar is swordfish.", "Ok."]

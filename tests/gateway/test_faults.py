@@ -24,7 +24,7 @@ from storage.errors import Corrupt
 from storage.records import Scope
 from storage.sql.passages import insert_passage
 from storage.sql.store import SqliteStore, connect_current
-from storage.sqlite.connection import Target
+from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.writer import WriterLimits
 from tests.gateway.process import serving
 from tests.server import RawClient, RawReply, Running, serve, settings_for
@@ -128,7 +128,7 @@ class Disk:
     full = False
     read_only = False
 
-    def connect(self, target: Target) -> sqlite3.Connection:
+    def connect(self, target: DatabaseFile) -> sqlite3.Connection:
         if self.read_only:
             return sqlite3.connect(
                 f"file:{target.path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
-from gateway.run.background.job_metrics import Tally
+from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.worker import GiveUp, Handler, JobContext, Postponed, Worker, WorkerLimits
 from storage.errors import Broken, Full, Stale
 from storage.records import Agent, Job, JobState, Scope
@@ -593,7 +593,7 @@ async def test_shutdown_leaves_a_job_that_can_go_on(bench: Bench) -> None:
 
 
 async def test_attempts_and_states_are_counted(bench: Bench) -> None:
-    tally = Tally(bench.jobs.counts)
+    tally = JobMetrics(bench.jobs.counts)
     await bench.jobs.enqueue("learn", 0, "k")
     tally.attempt("learn", "finished")
     tally.call("ok", 7)

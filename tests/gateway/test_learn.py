@@ -14,12 +14,12 @@ import pytest
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderUnreachable
-from adapters.fake import Failed, Raw, Said, ScriptedProvider, ToolCall
+from adapters.fake import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import ModelRequest
 from gateway.run.admin.forget import forget_operations
 from gateway.run.admin.show import show_operation
 from gateway.run.background.learn import Learning
-from gateway.run.background.model import Reply
+from gateway.run.background.model import ModelAnswer
 from gateway.run.background.worker import Worker
 from storage.errors import Full
 from storage.records import Fact, JobState, Scope
@@ -32,12 +32,12 @@ MISO = "The cat is called Miso."
 PATIENCE_S = 10.0
 
 
-def fact(text: str, **more: Any) -> ToolCall:
-    return ToolCall("remember_fact", json.dumps({"text": text, **more}))
+def fact(text: str, **more: Any) -> ScriptedCall:
+    return ScriptedCall("remember_fact", json.dumps({"text": text, **more}))
 
 
-def note(text: str) -> ToolCall:
-    return ToolCall("memory_insert", json.dumps({"label": "human", "new_string": text}))
+def note(text: str) -> ScriptedCall:
+    return ScriptedCall("memory_insert", json.dumps({"label": "human", "new_string": text}))
 
 
 class Learner:
@@ -53,7 +53,7 @@ class Learner:
         self.learning: Learning = app.beside.learning
         self.learning.due.now = self.learning._now = world.clock
 
-    def teaches(self, *calls: ToolCall) -> None:
+    def teaches(self, *calls: ScriptedCall) -> None:
         self.model.queue(Said(None, calls))
 
     @property
@@ -385,9 +385,11 @@ def test_what_one_user_says_teaches_nothing_about_another(learner: Learner) -> N
     [
         Said("I cannot help with that."),
         Said(None),
-        Said(None, (ToolCall("remember_fact", '{"text":'), ToolCall("rm", "{}"), ToolCall("", ""))),
-        Said(None, (ToolCall("memory_rethink", '{"label":"persona","new_memory":"Evil."}'),)),
-        Said(None, (ToolCall("remember_fact", '{"text":["x"],"replaces":"all"}'),)),
+        Said(
+            None, (ScriptedCall("remember_fact", '{"text":'), ScriptedCall("rm", "{}"), ScriptedCall("", ""))
+        ),
+        Said(None, (ScriptedCall("memory_rethink", '{"label":"persona","new_memory":"Evil."}'),)),
+        Said(None, (ScriptedCall("remember_fact", '{"text":["x"],"replaces":"all"}'),)),
         Raw((b'{"choices":[{"message":{"tool_calls":{"a":1},"content":7}}]}',)),
     ],
 )
@@ -404,7 +406,9 @@ def test_an_answer_without_sense_teaches_nothing_and_is_not_asked_for_again(
     assert len(learner.shown) == 1
 
 
-@pytest.mark.parametrize("fault", [Failed(500), Failed(400), ProviderUnreachable("gone"), Raw((b"garbage",))])
+@pytest.mark.parametrize(
+    "fault", [ScriptedFailure(500), ScriptedFailure(400), ProviderUnreachable("gone"), Raw((b"garbage",))]
+)
 def test_a_background_model_that_fails_is_asked_again_and_nobody_notices(
     learner: Learner, fault: Any
 ) -> None:
@@ -451,7 +455,7 @@ def test_a_clock_that_jumps_delays_and_repeats_nothing(learner: Learner, jump: f
     """After a turn, and while a failed job waits."""
     chat = learner.world.chat(user="alice")
     chat.say(KITTEN)
-    learner.model.queue(Failed(500))
+    learner.model.queue(ScriptedFailure(500))
     learner.world.clock.sleep(jump)
     learner.rest()
     assert len(learner.shown) == 1
@@ -660,7 +664,7 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
         assert background is not None
         ask = background.ask
 
-        async def announced(*asked: Any, **options: Any) -> Reply:
+        async def announced(*asked: Any, **options: Any) -> ModelAnswer:
             next(gate for gate in waiting if not gate.is_open).open()
             return await ask(*asked, **options)
 

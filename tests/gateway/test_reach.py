@@ -20,7 +20,7 @@ import orjson
 import pytest
 
 from gateway.run.turn import TurnRun
-from gateway.run.upstream.failover import Place
+from gateway.run.upstream.failover import Endpoint
 from gateway.settings import DeploymentSettings, ModelSettings, UpstreamSettings
 from tests.anthropic_upstream import StrictAnthropic
 from tests.gateway.sdk import CHAT, World, agent, remember
@@ -108,7 +108,7 @@ class Two:
             return parsed.choices[0].message.content or "", found
         return "".join(c.choices[0].delta.content or "" for c in parsed if c.choices), found
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str) -> Endpoint:
         places = self.world.gateway.app.chat.reach._places
         return next(place for group in places.values() for place in group if place.name == name)
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.run.background.loop import Rounds
+from gateway.run.background.loop import PeriodicTask
 from storage.errors import Locked
 
 
@@ -27,7 +27,7 @@ async def test_a_round_that_fails_is_logged_and_not_the_last(
     def start() -> None:
         raise error
 
-    rounds = Rounds("work", start, step)
+    rounds = PeriodicTask("work", start, step)
     task = asyncio.create_task(rounds.run())
     await seen.wait()
     seen.clear()

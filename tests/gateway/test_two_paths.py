@@ -15,7 +15,7 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage, text_of, visible
-from gateway.core.conversation.match import Mode, Plan
+from gateway.core.conversation.match import Keeping, Plan
 from gateway.core.conversation.tree import Tree
 from storage.records import Exchange
 from storage.sql.store import SqliteStore
@@ -56,7 +56,11 @@ class Pair:
         return [f"fact-{id}"] if self.has_edits else []
 
     def begin(
-        self, messages: Sequence[WireMessage], key: str | None, mode: Mode = Mode.ON, has_tools: bool = True
+        self,
+        messages: Sequence[WireMessage],
+        key: str | None,
+        mode: Keeping = Keeping.ON,
+        has_tools: bool = True,
     ) -> Request:
         offered = OUR_TOOLS if has_tools else frozenset()
         request = self.world.begin(messages, key, mode=mode, tools=offered)
@@ -142,7 +146,7 @@ class Client:
         self.count = 0
         self.calls = 0
 
-    def begin(self, messages: Sequence[WireMessage], mode: Mode = Mode.ON) -> Request:
+    def begin(self, messages: Sequence[WireMessage], mode: Keeping = Keeping.ON) -> Request:
         listed = list(messages)
         if self.has_template and listed[-1]["role"] == "user":
             listed[-1] = user(f"Documents: some {self.count}. Question: {text_of(listed[-1])}")
@@ -251,7 +255,7 @@ class Client:
             await self.answered(requests[i], lists[i])
 
     async def off(self, asked: list[WireMessage]) -> None:
-        mode = self.dice.choice([Mode.OFF, Mode.READ])
+        mode = self.dice.choice([Keeping.OFF, Keeping.READ])
         request = self.begin(asked, mode)
         await self.pair.finish(request, [assistant(f"secret {self.count}")])
         self.messages = [*asked, assistant(f"secret {self.count}")]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Conflict, NotFound
+from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Block, BlockOp
 from storage.sql import blocks
 from storage.sql.store import SqliteStore
@@ -64,7 +64,7 @@ async def test_a_write_on_an_old_version_is_a_conflict_and_changes_nothing(
 ) -> None:
     written = await store.blocks.write(human.id, 1, "Alice.", at=2.0, origin="tool", sources=[4, 5])
     assert written == replace(human, value="Alice.", version=2) == store.blocks.load(agent.id)[0]
-    with pytest.raises(Conflict):
+    with pytest.raises(WriteConflict):
         await store.blocks.write(human.id, 1, "Bob.", at=3.0, origin="tool")
     with pytest.raises(NotFound):
         await store.blocks.write(999, 1, "Bob.", at=3.0, origin="tool")
@@ -78,7 +78,7 @@ async def test_of_many_writers_of_one_version_one_wins(store: SqliteStore, human
     writes = [store.blocks.write(human.id, 1, f"{i}", at=2.0, origin="tool") for i in range(8)]
     results = await asyncio.gather(*writes, return_exceptions=True)
     assert sum(isinstance(result, Block) for result in results) == 1
-    assert sum(isinstance(result, Conflict) for result in results) == 7
+    assert sum(isinstance(result, WriteConflict) for result in results) == 7
 
 
 async def test_undo_walks_back_and_a_new_change_can_be_undone_too(

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Broken, Corrupt, Failed, Full, Locked, ReadOnly, Unavailable
+from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, StatementFailed, Unavailable
 from storage.records import Agent, Scope
 from storage.sql.agents import create_agent
 from storage.sql.passages import insert_passage
 from storage.sql.store import SqliteStore, connect_current
-from storage.sqlite.connection import Target
+from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writer import WriterLimits
 
@@ -34,7 +34,7 @@ class Disk:
     full = False
     read_only = False
 
-    def connect(self, target: Target) -> sqlite3.Connection:
+    def connect(self, target: DatabaseFile) -> sqlite3.Connection:
         if self.read_only:
             return sqlite3.connect(
                 f"file:{target.path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
@@ -167,7 +167,7 @@ async def test_when_the_database_ends_the_transaction_nobody_is_told_that_it_was
     assert store.passages.list(agent.id) == ()
     assert await store.writer.probe()
     await store.writer.submit(limit)
-    with pytest.raises(Failed):
+    with pytest.raises(StatementFailed):
         await store.writer.submit(swallow)
     assert store.reader.connection.execute("SELECT count(*) FROM probe").fetchone() == (0,)
     await assert_recovers(store, agent)
@@ -248,7 +248,7 @@ async def test_a_damaged_file_at_the_start(open_store: Any, path: Path, garbage:
 async def test_either_reader_tells_of_a_file_that_cannot_be_opened(path: Path, kind: Any) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
     told: list[Corrupt] = []
-    reader = kind(Target(str(path)), told.append)
+    reader = kind(DatabaseFile(str(path)), told.append)
 
     async def read() -> None:
         found = reader.run(lambda connection: connection.execute("SELECT 1").fetchall())
@@ -263,7 +263,7 @@ async def test_either_reader_tells_of_a_file_that_cannot_be_opened(path: Path, k
 async def test_a_reader_with_a_deadline_tells_of_it_too(path: Path) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
     told: list[Corrupt] = []
-    with pytest.raises(Corrupt), Reader(Target(str(path)), told.append).deadline(1000):
+    with pytest.raises(Corrupt), Reader(DatabaseFile(str(path)), told.append).deadline(1000):
         pass
     assert len(told) == 1
 

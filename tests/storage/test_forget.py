@@ -14,7 +14,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
 from storage.errors import Stale
-from storage.records import Agent, Exchange, Scope, Snapshot, State, Target
+from storage.records import Agent, Exchange, ForgetTarget, Scope, Snapshot, State
 from storage.sql.store import SqliteStore
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import OpenStore
@@ -52,7 +52,7 @@ def contains(path: Path, data: bytes) -> bool:
     return data in path.read_bytes()
 
 
-async def forget(store: SqliteStore, agent: Agent, target: Target) -> None:
+async def forget(store: SqliteStore, agent: Agent, target: ForgetTarget) -> None:
     id = await store.forgetting.begin(agent.id, target)
     assert await store.forgetting.run(id, FORGET_RULES)
     assert await store.forgetting.sweep()
@@ -99,7 +99,7 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
     await index(store, alice.agent)
     gone = row_of(alice, "twou")
     assert await found(store, alice.agent, "twou")
-    await forget(store, alice.agent, Target(exchanges=[gone.id]))
+    await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
     assert in_file(path, "oneu", "twou", "twoa", "threea") == ["oneu", "threea"]
     assert not await found(store, alice.agent, "twou")
     assert await found(store, alice.agent, "threeu")
@@ -113,9 +113,9 @@ async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
 ) -> None:
     await talk(alice, ["one"], "c1")
     await index(store, alice.agent)
-    await forget(store, alice.agent, Target(exchanges=[row_of(alice, "oneu").id]))
+    await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "oneu").id]))
     await talk(alice, ["two"], "c2")  # its place in the index is what the first one left empty
-    await forget(store, alice.agent, Target(exchanges=[row_of(alice, "twou").id]))
+    await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "twou").id]))
     assert in_file(path, "oneu", "twou", "twoa") == []
 
 
@@ -124,18 +124,18 @@ async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
 ) -> None:
     await talk(alice, ["one", "two"], "c1")
     e = row_of(alice, "oneu")
-    await forget(store, alice.agent, Target(messages=[e.seq]))
+    await forget(store, alice.agent, ForgetTarget(messages=[e.seq]))
     assert in_file(path, "oneu", "onea") == ["onea"]
     assert await found(store, alice.agent, "onea")
     assert not await found(store, alice.agent, "oneu")
-    await forget(store, alice.agent, Target(messages=[e.seq + 1]))
+    await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
     assert in_file(path, "oneu", "onea") == []
     assert next(x for x in alice.rows() if x.id == e.id).state is State.FORGOTTEN
 
 
 async def test_a_reply_goes_alone(store: SqliteStore, alice: Teller, path: Path) -> None:
     await talk(alice, ["one"], "c1")
-    await forget(store, alice.agent, Target(messages=[row_of(alice, "oneu").seq + 1]))
+    await forget(store, alice.agent, ForgetTarget(messages=[row_of(alice, "oneu").seq + 1]))
     assert in_file(path, "oneu", "onea") == ["oneu"]
 
 
@@ -147,7 +147,7 @@ async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
     store: SqliteStore, alice: Teller, path: Path, key: str | None
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
-    await forget(store, alice.agent, Target(exchanges=[row_of(alice, "oneu").id]))
+    await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "oneu").id]))
     before = len(alice.rows())
     await alice.say([*history, user(words("threeu"))], assistant("Yes."), key)
     rows = alice.rows()
@@ -164,7 +164,7 @@ async def test_asked_again_at_its_place_it_is_answered_and_not_kept(
     store: SqliteStore, alice: Teller, path: Path, key: str | None, place: int
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
-    await forget(store, alice.agent, Target(messages=[row_of(alice, "twou").seq + place]))
+    await forget(store, alice.agent, ForgetTarget(messages=[row_of(alice, "twou").seq + place]))
     await alice.say(history[:3], assistant(words("twoa")), key)
     await store.writer.checkpoint()
     assert in_file(path, "twou", "twoa") == [["twoa"], ["twou"]][place]
@@ -176,7 +176,7 @@ async def test_another_conversation_that_begins_with_it_does_not_keep_it_either(
     history = await talk(alice, [f"n{i}n" for i in range(40)], "c1", size=2)
     agent = alice.agent
     conversation = store.forgetting.conversation(agent.id, "c1")
-    await forget(store, agent, Target(conversation=conversation))
+    await forget(store, agent, ForgetTarget(conversation=conversation))
     marks = [f"n{i}n{who}" for i in range(40) for who in "ua"]
     assert in_file(path, *marks) == []
     for key in ("c2", None):
@@ -189,7 +189,7 @@ async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back
     store: SqliteStore, alice: Teller, path: Path
 ) -> None:
     await alice.say([user("Tell me.")], assistant("It was zqsecretx and then some more words."), "c1")
-    await forget(store, alice.agent, Target(messages=[row_of(alice, "secret").seq + 1]))
+    await forget(store, alice.agent, ForgetTarget(messages=[row_of(alice, "secret").seq + 1]))
     heard = [user("Tell me."), assistant("It was zqsecretx and"), user("Stop.")]
     await alice.say(heard, assistant("Fine."), "c1")
     await store.writer.checkpoint()
@@ -202,7 +202,7 @@ async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back
 async def test_a_turn_that_was_under_way_does_not_commit(store: SqliteStore, alice: Teller) -> None:
     history = await talk(alice, ["one"], "c1")
     turn = alice.begin([*history, user("and then?")], "c1")
-    await forget(store, alice.agent, Target(exchanges=[row_of(alice, "oneu").id]))
+    await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "oneu").id]))
     with pytest.raises(Stale):
         await alice.end(turn, [assistant("zqonex")])
 
@@ -212,7 +212,7 @@ async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either
 ) -> None:
     history = await talk(alice, ["one"], "c1")
     turn = alice.begin([*history, user("and then?")], "c1")
-    await forget(store, alice.agent, Target(is_all=True))
+    await forget(store, alice.agent, ForgetTarget(is_all=True))
     with pytest.raises(Stale):
         await alice.end(turn, [assistant(words("onea"))])
     assert in_file(path, "oneu", "onea") == []
@@ -234,7 +234,7 @@ async def test_block_values_that_came_from_it_go_and_later_edits_stay(
     (block,) = store.blocks.load(alice.agent.id)
     assert block.value == "likes zqredx\nlikes zqgreenx\nlikes zqbluex"
     gone = next(e for e in alice.rows() if e.input and b"I like green" in e.input)
-    await forget(store, alice.agent, Target(exchanges=[gone.id]))
+    await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
     (now,) = store.blocks.load(alice.agent.id)
     assert now.value == "likes zqredx\nlikes zqbluex"
     assert now.version == block.version + 1
@@ -251,7 +251,7 @@ async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
     await alice.end(turn, [assistant("Hi.")], [words("pending")], snapshot=section)
     (e,) = alice.rows()
     assert in_file(path, "section", "pending") == ["section", "pending"]
-    await forget(store, alice.agent, Target(exchanges=[e.id]))
+    await forget(store, alice.agent, ForgetTarget(exchanges=[e.id]))
     assert in_file(path, "section", "pending") == []
 
 
@@ -262,7 +262,7 @@ async def test_passages_that_came_from_it_go(store: SqliteStore, alice: Teller, 
     await store.passages.insert(agent.id, words("kept"), at=5.0, sources=[two.id])
     await store.passages.insert(agent.id, words("gone"), at=5.0, sources=[two.id, one.id])
     await index(store, agent)
-    await forget(store, agent, Target(exchanges=[one.id]))
+    await forget(store, agent, ForgetTarget(exchanges=[one.id]))
     assert [p.text for p in store.passages.list(agent.id)] == [words("kept")]
     assert in_file(path, "kept", "gone") == ["kept"]
     assert not await found(store, agent, "gone")
@@ -285,7 +285,7 @@ async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(
     alice.recall = lambda question: "[2025-10-01 Wed, user] " + words("other")
     await alice.say([user("and what else?")], assistant("Nothing."), "c3")
     assert in_file(path, "quoted", "hid", "other") == ["quoted", "hid", "other"]
-    await forget(store, alice.agent, Target(exchanges=[row_of(alice, "oneu").id]))
+    await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "oneu").id]))
     assert in_file(path, "quoted", "hid", "other") == ["other"]
     assert [e.notes for e in alice.rows()[1:]] == [{0: ""}, {0: "[2025-10-01 Wed, user] " + words("other")}]
 
@@ -302,7 +302,7 @@ async def test_a_user_leaves_nothing_and_begins_anew(store: SqliteStore, path: P
     for who in (alice, bob):
         await index(store, who.agent)
     old, kept = alice.agent, bob.rows()
-    await forget(store, old, Target(is_all=True))
+    await forget(store, old, ForgetTarget(is_all=True))
     marks = [f"a{i}{who}" for i in range(30) for who in "ua"]
     assert in_file(path, *marks) == []
     assert bob.rows() == kept
@@ -333,7 +333,7 @@ async def test_another_agents_ids_do_nothing(store: SqliteStore, path: Path) -> 
     await talk(bob, ["two"], "c1")
     before = alice.rows()
     mine = store.forgetting.conversation(alice.agent.id, "c1")
-    target = Target(exchanges=[e.id for e in before], conversation=mine, messages=[900])
+    target = ForgetTarget(exchanges=[e.id for e in before], conversation=mine, messages=[900])
     await forget(store, bob.agent, target)
     assert alice.rows() == before
     assert in_file(path, "oneu", "twou") == ["oneu", "twou"]
@@ -396,7 +396,7 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
         assert in_file(path, *marks)
         conversation = store.forgetting.conversation(agent.id, key)
         assert conversation
-        await forget(store, agent, Target(conversation=conversation))
+        await forget(store, agent, ForgetTarget(conversation=conversation))
         assert in_file(path, *marks) == []
 
 
@@ -406,7 +406,7 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     await talk(alice, [f"n{i}n" for i in range(100)], "c1", size=3)
     agent = alice.agent
     conversation = store.forgetting.conversation(agent.id, "c1")
-    id = await store.forgetting.begin(agent.id, Target(conversation=conversation))
+    id = await store.forgetting.begin(agent.id, ForgetTarget(conversation=conversation))
     assert not await store.forgetting.run(id, FORGET_RULES, until=lambda: True)
     states = {e.state for e in alice.rows()}
     assert states == {State.FINISHED, State.FORGOTTEN}
@@ -431,6 +431,6 @@ async def test_what_is_too_old_goes(store: SqliteStore, path: Path) -> None:
     before = clock.now - 30 * DAY
     assert await store.forgetting.aged("default", before) == [alice.agent.id]
     assert await store.forgetting.aged("other", before) == []
-    await forget(store, alice.agent, Target(before=before))
+    await forget(store, alice.agent, ForgetTarget(before=before))
     assert in_file(path, "oldu", "olda", "oldp", "newu", "newa", "newp") == ["newu", "newa", "newp"]
     assert await store.forgetting.aged("default", before) == []

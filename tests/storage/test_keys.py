@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Conflict, NotFound
+from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.agents import Agents, create_agent
 from storage.sql.keys import was_keyed
@@ -160,7 +160,7 @@ async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: SqliteSt
 
 async def test_a_name_that_several_keys_have_revokes_none_of_them(store: SqliteStore) -> None:
     made = [(await store.keys.create("default", name))[0] for name in ("key", "key", "1")]
-    with pytest.raises(Conflict, match="1, 2 are all named 'key'"):
+    with pytest.raises(WriteConflict, match="1, 2 are all named 'key'"):
         await store.keys.revoke("key")
     assert (await store.keys.revoke("1")).id == made[0].id  # the number, not the name
     assert (await store.keys.revoke("key")).id == made[1].id

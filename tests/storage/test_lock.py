@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage.errors import Owned
-from storage.sqlite.lock import Lock, Owner, owner_of
+from storage.sqlite.lock import Lock, LockOwner, owner_of
 
 HOLD = """
 import sys
@@ -46,7 +46,7 @@ def test_the_owner_can_be_asked_for(path: Path) -> None:
     assert owner_of(path) is None
     lock = Lock.acquire(path)
     lock.announce("127.0.0.1:9000")
-    assert owner_of(path) == Owner(os.getpid(), "127.0.0.1:9000")
+    assert owner_of(path) == LockOwner(os.getpid(), "127.0.0.1:9000")
     lock.release()
     lock.release()
     assert owner_of(path) is None

@@ -10,7 +10,7 @@ import pytest
 
 from storage.errors import Foreign, StoreError, TooNew
 from storage.sql.statements import load_queries
-from storage.sqlite.connection import Target, open_writer
+from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.migration import load_migrations, migrate
 
 KNOWN = load_migrations()[-1][0]
@@ -18,7 +18,7 @@ KNOWN = load_migrations()[-1][0]
 
 @pytest.fixture
 def connection(path: Path) -> Any:
-    connection = open_writer(Target(str(path)))
+    connection = open_writer(DatabaseFile(str(path)))
     yield connection
     connection.close()
 

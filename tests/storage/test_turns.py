@@ -10,7 +10,7 @@ import pytest
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, WireMessage
 from gateway.core.conversation.change import decide
-from gateway.core.conversation.match import Mode
+from gateway.core.conversation.match import Keeping
 from gateway.core.memory import edits
 from storage.errors import Stale
 from storage.records import Change, Committed, Exchange, Pool, Probes, Scope, Snapshot, TurnWrite
@@ -240,7 +240,7 @@ async def test_edits_of_a_repeated_turn_are_kept_once(alice: Teller) -> None:
 
 async def test_edits_of_a_turn_off_the_record_are_not_kept(alice: Teller) -> None:
     asked = [user("a secret")]
-    await alice.end(alice.begin(asked, "c1", Mode.OFF), [assistant("Sorry.")])
+    await alice.end(alice.begin(asked, "c1", Keeping.OFF), [assistant("Sorry.")])
     await alice.end(
         alice.begin(asked, "c1"), noted("Sorry."), ["secret"]
     )  # asked again, memory on: stays off
@@ -283,7 +283,7 @@ async def bob(alice: Teller) -> Teller:
     """Somebody else, after alice said much: a hidden round, an edit, a turn off the record, a memory section."""
     history = [user("my pin is 1234"), assistant("Noted.")]
     await alice.end(alice.begin(history[:1], "c1"), noted("Noted."), ["1234"], snapshot=SECTION)
-    await alice.end(alice.begin([user("a secret")], "c2", Mode.OFF), [assistant("Sorry.")])
+    await alice.end(alice.begin([user("a secret")], "c2", Keeping.OFF), [assistant("Sorry.")])
     await alice.say([user("found without an id")], assistant("Yes, it is."))
     other = Teller(alice.store, BOB, alice.now)
     await other.say([user("Hi")], assistant("Hello!"), "of bob")

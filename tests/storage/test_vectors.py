@@ -15,7 +15,7 @@ import pytest
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
 from storage.errors import Stale
-from storage.records import Agent, Message, Target, Unembedded, Vector
+from storage.records import Agent, ForgetTarget, Message, Unembedded, Vector
 from storage.search import rank, vectors
 from storage.search.rank import CorruptIndex
 from storage.sql.store import SqliteStore
@@ -233,7 +233,7 @@ def on_disk(path: Path, *seeds: object) -> list[object]:
     return [seed for seed in seeds if any(unit(seed)[i : i + 16] in data for i in (0, 16, 32, 48))]
 
 
-async def forget(store: SqliteStore, agent: Agent, target: Target) -> None:
+async def forget(store: SqliteStore, agent: Agent, target: ForgetTarget) -> None:
     assert await store.forgetting.run(await store.forgetting.begin(agent.id, target), FORGET_RULES)
     assert await store.forgetting.sweep()
 
@@ -343,15 +343,15 @@ async def test_forgetting_takes_the_vectors_along(store: SqliteStore, alice: Tel
     await store.writer.checkpoint()
     assert on_disk(path, *texts) == texts
     assert "What of one?" in await search(store, agent, "What of one?")
-    await forget(store, agent, Target(exchanges=[alice.rows()[0].id]))
+    await forget(store, agent, ForgetTarget(exchanges=[alice.rows()[0].id]))
     assert on_disk(path, *texts) == texts[2:-1]
     assert "What of one?" not in await search(store, agent, "What of one?")
-    await forget(store, agent, Target(messages=[alice.rows()[1].seq]))
+    await forget(store, agent, ForgetTarget(messages=[alice.rows()[1].seq]))
     assert on_disk(path, *texts) == texts[3:-1]
-    await forget(store, agent, Target(conversation=store.forgetting.conversation(agent.id, "c1")))
+    await forget(store, agent, ForgetTarget(conversation=store.forgetting.conversation(agent.id, "c1")))
     assert on_disk(path, *texts) == texts[6:-1]
     assert not store.vectors.lacks(agent.id, MODEL)
-    await forget(store, agent, Target(is_all=True))
+    await forget(store, agent, ForgetTarget(is_all=True))
     assert on_disk(path, *texts) == []
     rows = store.reader.run(
         lambda c: c.execute(
@@ -403,7 +403,7 @@ async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_ba
     assert job is not None
     found = await read(store, agent)
     added = {m.seq: of_text(m) for m in found.messages}
-    await forget(store, agent, Target(exchanges=[alice.rows()[0].id]))
+    await forget(store, agent, ForgetTarget(exchanges=[alice.rows()[0].id]))
     with pytest.raises(Stale):
         await store.jobs.finish(job, store.vectors.adding(found, added))
     await store.writer.checkpoint()
@@ -416,7 +416,7 @@ async def test_what_was_forgotten_is_not_embedded_later(
 ) -> None:
     await talk(alice, "one", "two")
     agent = alice.agent
-    await forget(store, agent, Target(messages=[alice.rows()[0].seq]))
+    await forget(store, agent, ForgetTarget(messages=[alice.rows()[0].seq]))
     assert await embed(store, agent) == ["This of one.", "What of two?", "This of two."]
 
 
@@ -428,7 +428,7 @@ async def test_the_numbers_remembered_between_queries_are_those_on_disk(
     agent = alice.agent
     await embed(store, agent)
     assert "What of one?" in await search(store, agent, "What of one?")
-    id = await store.forgetting.begin(agent.id, Target(exchanges=[alice.rows()[0].id]))
+    id = await store.forgetting.begin(agent.id, ForgetTarget(exchanges=[alice.rows()[0].id]))
     assert await store.forgetting.run(id, FORGET_RULES)  # nothing is swept yet
     near: list[str] = []
     for text in ("What of one?", "What of two?"):

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Broken, Busy, Closed, Conflict, Failed, NotFound, TooSlow
+from storage.errors import Broken, Busy, Closed, NotFound, StatementFailed, TooSlow, WriteConflict
 from storage.sql.store import SqliteStore
-from storage.sqlite.connection import Driver, Target, open_writer
+from storage.sqlite.connection import DatabaseFile, Driver, open_writer
 from storage.sqlite.writer import Writer, WriterLimits
 from tests.storage.conftest import OpenStore
 
@@ -59,7 +59,7 @@ class Bench:
         Commits.break_next = False
 
     def connect(self) -> sqlite3.Connection:
-        open_writer(Target(str(self.path))).close()
+        open_writer(DatabaseFile(str(self.path))).close()
         connection = sqlite3.connect(
             self.path, isolation_level=None, check_same_thread=False, factory=Commits
         )
@@ -137,8 +137,8 @@ async def test_a_batch_is_bounded(make: Any) -> None:
 @pytest.mark.parametrize(
     ("sql", "error"),
     [
-        ("INSERT INTO items VALUES ('there')", Conflict),
-        ("INSERT INTO nowhere VALUES (1)", Failed),
+        ("INSERT INTO items VALUES ('there')", WriteConflict),
+        ("INSERT INTO nowhere VALUES (1)", StatementFailed),
         (None, NotFound),
     ],
 )

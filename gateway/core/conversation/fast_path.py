@@ -12,7 +12,7 @@ from collections.abc import Container
 from dataclasses import replace
 
 from gateway.core.conversation.canonical import Listing, is_user, squash, text_of
-from gateway.core.conversation.match import Mode, Place, Plan, Query
+from gateway.core.conversation.match import Keeping, Match, Plan, Query
 from gateway.core.conversation.settle import Ended, contents
 from gateway.core.conversation.tree import Tree, end_offset, has_additions
 from gateway.core.prompt.compose import Composition, restore
@@ -27,7 +27,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
     if e is None or look.is_continued or look.has_rivals or look.is_head:
         return None
     new = list(range(listing.said, len(listing)))
-    if query.append or query.mode is not Mode.ON or not new or (look.has_tombs and len(new) > 1):
+    if query.append or query.mode is not Keeping.ON or not new or (look.has_tombs and len(new) > 1):
         return None
     if e.state is not State.FINISHED or not e.standing or e.head or (e.edits and not e.merged):
         return None
@@ -35,7 +35,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         return None
     if e.hush and not any(map(is_user, listing.atoms[listing.said :])):
         return None
-    plan = Plan(query, Place(e, listing.said - 1, listing.said - 1), new, e.conversation)
+    plan = Plan(query, Match(e, listing.said - 1, listing.said - 1), new, e.conversation)
     plan.exchange = Exchange(
         id=0,
         conversation=e.conversation,

@@ -26,15 +26,15 @@ from gateway.core.conversation.canonical import (
     without_remark,
     words,
 )
-from gateway.core.conversation.tree import Element, Tree, end_offset, is_forgotten, is_tombstone
+from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import frozen
 
 __all__ = [
     "Amendment",
     "Form",
-    "Mode",
-    "Place",
+    "Keeping",
+    "Match",
     "Plan",
     "Query",
     "begin",
@@ -53,7 +53,7 @@ _MAX_BLOCKS = 64  # last replies of a list that are tried as an altered one of o
 _MAX_TEXTS = 8  # assistant texts of one turn that are tried in combination
 
 
-class Mode(StrEnum):
+class Keeping(StrEnum):
     ON = "on"
     OFF = "off"
     READ = "read"
@@ -65,7 +65,7 @@ class Query:
 
     listing: Listing
     named: bool
-    mode: Mode
+    mode: Keeping
     now: float
     idle_s: float
     append: bool = False
@@ -83,7 +83,7 @@ class Form:
 
 
 @frozen
-class Place:
+class Match:
     """Where the list goes on. first, last: messages that hold the anchor's reply, -1 where there is none."""
 
     anchor: Exchange | None = None
@@ -109,10 +109,10 @@ class Plan:
     """
 
     query: Query
-    place: Place
+    place: Match
     new: list[int]
     conversation: int | None
-    fill: list[Element] = field(default_factory=list)
+    fill: list[PathElement] = field(default_factory=list)
     amendments: list[Amendment] = field(default_factory=list)
     held: list[WireMessage] = field(default_factory=list)
     hush: frozenset[int] = frozenset()
@@ -234,7 +234,7 @@ def spans_of(listing: Listing, turns: int) -> list[Atom]:
     return list(found)
 
 
-class _Turns:
+class _TurnRange:
     """The turns of a list, looked into when they are asked for."""
 
     def __init__(self, listing: Listing) -> None:
@@ -289,14 +289,14 @@ def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
     return found
 
 
-def _search(tree: Tree, query: Query) -> Place:
+def _search(tree: Tree, query: Query) -> Match:
     """The last reply of ours in the list, on the path that shares most with the list."""
     listing = query.listing
     ours = [e for e in tree if e.reply]
     if not ours:
-        return Place()
-    turns = _Turns(listing)
-    lines: dict[int, tuple[list[Element], list[Atom]]] = {}
+        return Match()
+    turns = _TurnRange(listing)
+    lines: dict[int, tuple[list[PathElement], list[Atom]]] = {}
     tried = 0
     for number in range(len(turns) - 1, -1, -1):
         said = turns[number]
@@ -342,30 +342,30 @@ def _search(tree: Tree, query: Query) -> Place:
         if query.named:
             is_known = is_known or all(_is_akin(tree, e, listing, i) for i in before)
         if is_known and (query.named or alone):
-            return Place(e, *span)
-    return Place()
+            return Match(e, *span)
+    return Match()
 
 
-def _asked(line: Sequence[Element]) -> list[Atom]:
+def _asked(line: Sequence[PathElement]) -> list[Atom]:
     """What the last reply of a path answered: the message before it, and the user's."""
     atoms = [a for el in line[-2::-1] for a in el.atoms if a[:1] in b"ut"][:1]
     return atoms + [a for el in reversed(line) for a in el.atoms if a[:1] == b"u"][:1]
 
 
-def place(tree: Tree, query: Query) -> Place:
+def place(tree: Tree, query: Query) -> Match:
     """Where the list goes on from what is stored."""
     listing, said = query.listing, query.listing.said
     if not said or not tree.by_id:
-        return Place()
+        return Match()
     head = tuple(listing.atoms[:said])
     if any(e.parent is None and e.inputs[:said] == head for e in tree):
-        return Place()  # a head made elsewhere that opened a conversation before: nothing of ours
+        return Match()  # a head made elsewhere that opened a conversation before: nothing of ours
     found = _search(tree, query)
     altered = _find_altered(tree, query, found)
     return altered or found
 
 
-def _find_altered(tree: Tree, query: Query, found: Place) -> Place | None:
+def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
     """The next reply of ours may have come back cut (what was spoken of it), or otherwise altered.
 
     A turn is known by its question. By the reply alone only if that is no other question: the one takes the other's
@@ -401,7 +401,7 @@ def _find_altered(tree: Tree, query: Query, found: Place) -> Place | None:
         pick = both or (some if len({c.inputs[:1] for c in some}) == 1 else [])
         if pick:
             e = max(pick, key=lambda c: (_agreement(tree, c, anchor, block), tree.touched(c), c.begun, c.id))
-            return Place(e, b, end - 1, Form((start, b), (b, end)))
+            return Match(e, b, end - 1, Form((start, b), (b, end)))
     return None
 
 
@@ -595,7 +595,7 @@ def _keep_off_the_record(tree: Tree, plan: Plan) -> None:
     before = [x for x in _would_be_siblings(tree, plan) if tree.is_same_input(x, e)]
     if plan.place.anchor is not None and not any(map(is_user, e.inputs)):
         before.append(plan.place.anchor)
-    plan.off = plan.query.mode is not Mode.ON or any(map(is_forgotten, before))
+    plan.off = plan.query.mode is not Keeping.ON or any(map(is_forgotten, before))
     tombs = tombstone_atoms(tree)
     if not tombs and not tree.tombs:
         return
@@ -636,7 +636,7 @@ def _append(tree: Tree, plan: Plan) -> None:
         held, tip = (tree.content(tip).messages or [])[: -len(new)], tree.parent(tip)
     elif [canon.atoms(m) for m in held][-len(new) :] == atoms:
         held = held[: -len(new)]  # the cancelled message once more
-    plan.place, plan.held, plan.appending = Place(tip), held, True
+    plan.place, plan.held, plan.appending = Match(tip), held, True
     plan.fill = tree.line(tip) if tip is not None else []
 
 
@@ -649,7 +649,7 @@ def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
     return tree.content(max(cut, key=lambda e: (e.begun, e.id))).messages or []
 
 
-def _amendments(tree: Tree, listing: Listing, found: Place) -> Iterable[Amendment]:
+def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendment]:
     """What no later turn rests on yet takes the form in which it comes back (a template gone, a reply cut)."""
     x, end = found.anchor, found.first
     reply = found.form.reply if found.form else None
@@ -694,7 +694,7 @@ def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
     return {b"u": role == "user", b"t": role in ("tool", "function")}.get(kind, role == "assistant")
 
 
-def left_out(line: Sequence[Element], listed: Sequence[Atom]) -> list[Element]:
+def left_out(line: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
     """What a trimmed list left out in front, if it is a proper tail of the path, word for word at its first message."""
     path = [(a, p) for p, el in enumerate(line) for a in el.atoms]
     for kinds in (b"uatc", b"ua"):  # the second for clients that drop tool rounds

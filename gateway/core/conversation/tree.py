@@ -18,7 +18,7 @@ import orjson
 from gateway.core.conversation.canonical import WireMessage, grows, is_user, text_of
 from storage.records import Atom, Exchange, State
 
-__all__ = ["Content", "Element", "Tree", "end_offset", "has_additions", "is_forgotten", "is_tombstone"]
+__all__ = ["Content", "PathElement", "Tree", "end_offset", "has_additions", "is_forgotten", "is_tombstone"]
 
 _TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
 
@@ -36,7 +36,7 @@ class Content(NamedTuple):
     ours: frozenset[str] = frozenset()
 
 
-class Element(NamedTuple):
+class PathElement(NamedTuple):
     """One message of a path. place: index in the exchange's input, -1 for its reply."""
 
     exchange: Exchange
@@ -199,13 +199,13 @@ class Tree:
             e = self.parent(e)
         return found[::-1]
 
-    def line(self, e: Exchange | None) -> list[Element]:
+    def line(self, e: Exchange | None) -> list[PathElement]:
         """The path to e, message by message."""
-        found: list[Element] = []
+        found: list[PathElement] = []
         for x in self.chain(e):
-            found.extend(Element(x, i, atoms) for i, atoms in enumerate(x.inputs))
+            found.extend(PathElement(x, i, atoms) for i, atoms in enumerate(x.inputs))
             if x.reply is not None:
-                found.append(Element(x, -1, x.reply))
+                found.append(PathElement(x, -1, x.reply))
         return found
 
     # -- turns

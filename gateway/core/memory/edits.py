@@ -9,7 +9,7 @@ from hashlib import blake2b
 import orjson
 
 from gateway.core.memory.tools import Edit, apply
-from storage.records import Block, BlockOp, Merge
+from storage.records import Block, BlockMerge, BlockOp
 
 __all__ = ["ARCHIVAL_INSERT", "digest", "merge", "perform", "view"]
 
@@ -39,7 +39,7 @@ def view(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int])
     return seen
 
 
-def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> Merge:
+def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
     """What pending operations do to the blocks as they are now; what cannot be done any more is dropped."""
     now, writes, passages, dropped = list(blocks), [], [], []
     for op in ops:
@@ -51,4 +51,4 @@ def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> Merge:
             dropped.append(op)
         else:
             writes.append((next(b.id for b in now if b.label == op.label), edit.value, op))
-    return Merge(writes, passages, dropped)
+    return BlockMerge(writes, passages, dropped)

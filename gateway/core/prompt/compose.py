@@ -23,7 +23,7 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.match import Plan, lcs
 from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
-from gateway.core.conversation.tree import Content, Element, Tree, is_tombstone
+from gateway.core.conversation.tree import Content, PathElement, Tree, is_tombstone
 from storage.records import Atom, Exchange
 
 __all__ = ["Composition", "compose", "known_note", "matches", "prefixed", "put_back", "restore"]
@@ -121,7 +121,7 @@ def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, st
     return found
 
 
-def matches(listing: Listing, end: int, line: Sequence[Element]) -> list[tuple[int, Element]]:
+def matches(listing: Listing, end: int, line: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
     """Pairs of (message of the list, element of the path), oldest first."""
     listed: list[tuple[Atom, int]] = [(a, i) for i in range(end) for a in listing.atoms[i]]
     path: list[tuple[Atom, int]] = [(a, p) for p, el in enumerate(line) for a in el.atoms]
@@ -129,15 +129,15 @@ def matches(listing: Listing, end: int, line: Sequence[Element]) -> list[tuple[i
     return [(listed[i][1], line[path[j][1]]) for i, j in reversed(pairs)]
 
 
-def _tellable(elements: Sequence[Element], listing: Listing) -> list[Element]:
+def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathElement]:
     """Without what was forgotten or off the record, and what cannot stand without it: templates refuse an answer
     without its question, two questions in a row, and a tool's result without its call."""
-    runs: list[list[Element]] = []  # each the user's messages and what answers them
+    runs: list[list[PathElement]] = []  # each the user's messages and what answers them
     for element in elements:
         if not runs or (is_user(element.atoms) and not is_user(runs[-1][-1].atoms)):
             runs.append([])
         runs[-1].append(element)
-    found: list[Element] = []
+    found: list[PathElement] = []
     goes_on = bool(len(listing)) and not is_user(listing.atoms[0])  # the list begins within the last of them
     for run in runs:
         left = [e for e in run if not _is_gone(e)]
@@ -149,7 +149,7 @@ def _tellable(elements: Sequence[Element], listing: Listing) -> list[Element]:
     return found
 
 
-def _is_gone(element: Element) -> bool:
+def _is_gone(element: PathElement) -> bool:
     return is_tombstone(element.exchange) or element.place in element.exchange.hush
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from gateway.core.conversation.match import Plan
 from gateway.core.conversation.tree import end_offset
 from gateway.core.prompt.compose import Composition
-from gateway.core.prompt.summary import IN_USE, Cut, cut_plain, cut_tree
+from gateway.core.prompt.summary import IN_USE, SummaryCut, cut_plain, cut_tree
 from storage.records import Evicted, Summary
 
-__all__ = ["Beginning", "evicted_before", "find_beginning"]
+__all__ = ["Eviction", "evicted_before", "find_beginning"]
 
 
 @dataclass(slots=True)
-class Beginning:
+class Eviction:
     """evicted: what of the path has left the window before, which is not in the composition's fill, and of the client's
     list what comes before message `start`. cuts: summaries that may stand for the beginning, the one that covers least
     first; in_use: the id of the one that did before.
@@ -29,7 +29,7 @@ class Beginning:
     is_plain: bool = False
     evicted: Evicted | None = None
     start: int = 0
-    cuts: tuple[Cut, ...] = ()
+    cuts: tuple[SummaryCut, ...] = ()
     in_use: int = 0
 
     def where(self, index: int) -> tuple[int, int] | None:
@@ -71,9 +71,9 @@ def evicted_before(plan: Plan, context_tokens: int | None) -> Evicted | None:
 
 def find_beginning(
     plan: Plan, composition: Composition, evicted: Evicted | None, *, is_plain: bool, in_use: int
-) -> Beginning:
+) -> Eviction:
     """Without its cuts."""
-    found = Beginning(plan, composition, is_plain=is_plain, evicted=evicted, in_use=in_use)
+    found = Eviction(plan, composition, is_plain=is_plain, evicted=evicted, in_use=in_use)
     if evicted is None or composition.fill:
         return found  # all of the client's list comes after it
     listing = plan.query.listing

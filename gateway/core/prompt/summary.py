@@ -20,10 +20,10 @@ from gateway.core.prompt.compose import Composition
 from storage.records import Exchange, Summary
 
 __all__ = [
-    "Cut",
     "Nonsense",
     "Overfull",
     "Share",
+    "SummaryCut",
     "ask_for",
     "check",
     "cut_plain",
@@ -52,7 +52,7 @@ CHARS_PER_TOKEN = 6  # more than any text has; the bound of what an answer may b
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class SummaryCut:
     """A summary where this request has its end: what it covers is the first `fill` messages that are put in front,
     and, where those are all, what comes before message `index` of the client's. id: the summary's. end: atoms of the
     path that it covers."""
@@ -112,7 +112,7 @@ def end_of_span(path: Sequence[Share], keep: int) -> int | None:
 # -- where a stored one ends in a request
 
 
-def cut_plain(listing: Listing, summary: Summary) -> Cut | None:
+def cut_plain(listing: Listing, summary: Summary) -> SummaryCut | None:
     """For a list that is its path word for word; None: this summary is of another path."""
     x = summary.exchange
     end = end_offset(x)
@@ -122,7 +122,7 @@ def cut_plain(listing: Listing, summary: Summary) -> Cut | None:
         return None
     if listing.path(count) != x.path:
         return None
-    return Cut(render(summary.text), 0, listing.places[count], summary.id, end)
+    return SummaryCut(render(summary.text), 0, listing.places[count], summary.id, end)
 
 
 def cut_tree(
@@ -132,7 +132,7 @@ def cut_tree(
     summary: Summary,
     *,
     is_begun: bool = False,
-) -> Cut | None:
+) -> SummaryCut | None:
     """For any list, by the path that it was found to go on from: the ids of its exchanges. None: not of this path.
 
     is_begun: the path's beginning has left already.
@@ -144,11 +144,13 @@ def cut_tree(
     covered = [index for index, (depth, _) in composition.list_at.items() if depth <= x.depth]
     if covered:
         count = bisect_right(listing.places, max(covered))
-        return Cut(text, fill, listing.places[count], summary.id, end) if count < len(listing) else None
+        return (
+            SummaryCut(text, fill, listing.places[count], summary.id, end) if count < len(listing) else None
+        )
     ats = composition.fill_at
     fill = max((n + 1 for n, at in enumerate(ats) if at is not None and at[0] <= x.depth), default=0)
     # All that it covers may have left before, and be in front of what is put in.
-    return Cut(text, fill, id=summary.id, end=end) if fill or is_begun else None
+    return SummaryCut(text, fill, id=summary.id, end=end) if fill or is_begun else None
 
 
 # -- how it stands in the prompt

@@ -20,8 +20,8 @@ from typing import Any
 
 __all__ = [
     "Budget",
-    "Element",
     "Window",
+    "WindowItem",
     "describe",
     "fit_window",
     "may_begin",
@@ -49,7 +49,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Element:
+class WindowItem:
     """One message as the window sees it.
 
     bound: never less than its tokens; its bytes will do. calls: ids of the tool calls it makes.
@@ -102,13 +102,13 @@ def plan_budget(
     return Budget(high, step)
 
 
-def describe(message: Mapping[str, Any], bound: int) -> Element:
+def describe(message: Mapping[str, Any], bound: int) -> WindowItem:
     """A chat message as an element; what has the wrong type is passed over."""
     role = message.get("role")
     calls = message.get("tool_calls")
     ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
     answers = message.get("tool_call_id")
-    return Element(
+    return WindowItem(
         role=role if isinstance(role, str) else "",
         bound=bound,
         calls=tuple(call_id for call_id in ids if isinstance(call_id, str)),
@@ -116,7 +116,7 @@ def describe(message: Mapping[str, Any], bound: int) -> Element:
     )
 
 
-def fit_window(elements: Sequence[Element], budget: Budget | None, count: Callable[[int], int]) -> Window:
+def fit_window(elements: Sequence[WindowItem], budget: Budget | None, count: Callable[[int], int]) -> Window:
     """Choose what is kept of a list, oldest first, without its leading system message.
 
     count: the tokens of the element at an index; asked only where the bounds do not fit. System messages that
@@ -140,13 +140,13 @@ def fit_window(elements: Sequence[Element], budget: Budget | None, count: Callab
     return Window(kept, chosen.tokens, size - sum(map(len, kept)))
 
 
-def may_begin(elements: Sequence[Element], index: int) -> bool:
+def may_begin(elements: Sequence[WindowItem], index: int) -> bool:
     """Whether a list may begin here, with all before it gone: on a turn's opening, and on no call's result."""
     return elements[index].role in OPENERS and not _splits_a_call(elements)[index]
 
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
+class _WindowCut:
     """A place where the list may begin anew. tokens: what leaves by it; it grows from cut to cut."""
 
     index: int
@@ -154,7 +154,7 @@ class _Cut:
     tokens: int
 
 
-def _cuts(elements: Sequence[Element], before: Sequence[int]) -> Iterator[_Cut]:
+def _cuts(elements: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_WindowCut]:
     """Every allowed cut, oldest first; the last one still keeps the last user message and round."""
     size = len(elements)
     lead = next((i for i, element in enumerate(elements) if element.role not in SYSTEM), size)
@@ -178,10 +178,10 @@ def _cuts(elements: Sequence[Element], before: Sequence[int]) -> Iterator[_Cut]:
             pinned = (range(lead), opening)
         tokens = before[index] - sum(before[part.stop] - before[part.start] for part in pinned)
         if tokens > 0 and not split[index]:
-            yield _Cut(index, pinned, tokens)
+            yield _WindowCut(index, pinned, tokens)
 
 
-def _opens_a_turn(elements: Sequence[Element], index: int, previous: str, last_user: int) -> bool:
+def _opens_a_turn(elements: Sequence[WindowItem], index: int, previous: str, last_user: int) -> bool:
     """Whether a turn begins here: a user message, or the system messages that lead up to one."""
     if index > last_user:
         return False
@@ -193,7 +193,7 @@ def _opens_a_turn(elements: Sequence[Element], index: int, previous: str, last_u
     return elements[upcoming].role == "user"
 
 
-def _splits_a_call(elements: Sequence[Element]) -> list[bool]:
+def _splits_a_call(elements: Sequence[WindowItem]) -> list[bool]:
     """For each index whether a list that begins there would have a result without its call."""
     callers: dict[str, int] = {}  # ids come again in some clients; the newest caller is meant
     nearest = -1

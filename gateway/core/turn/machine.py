@@ -33,10 +33,10 @@ from adapters.types import Event, Header
 from gateway.core.conversation.canonical import gap
 from gateway.core.memory.tools import read_arguments
 from gateway.core.turn.stream import (
-    Call,
+    CallOwner,
     Draft,
-    Held,
-    Owner,
+    HeldText,
+    ToolCall,
     View,
     add_usage,
     chunk_of,
@@ -51,13 +51,11 @@ from storage.value import frozen
 
 __all__ = [
     "CallModel",
-    "ClientGone",
+    "ClientLeft",
     "CloseUpstream",
     "Command",
     "End",
-    "Fact",
     "Finish",
-    "Outcome",
     "Received",
     "ReceivedWhole",
     "Refuse",
@@ -71,6 +69,8 @@ __all__ = [
     "SendHead",
     "ToolFinished",
     "Turn",
+    "TurnEvent",
+    "TurnOutcome",
     "TurnSpec",
 ]
 
@@ -167,11 +167,13 @@ class Saved:
 
 
 @frozen
-class ClientGone:
+class ClientLeft:
     pass
 
 
-Fact = ReplyStarted | Received | ReceivedWhole | ReplyEnded | ReplyFailed | ToolFinished | Saved | ClientGone
+TurnEvent = (
+    ReplyStarted | Received | ReceivedWhole | ReplyEnded | ReplyFailed | ToolFinished | Saved | ClientLeft
+)
 
 
 # Commands
@@ -225,7 +227,7 @@ class CloseUpstream:
 
 @frozen
 class Save:
-    outcome: Outcome
+    outcome: TurnOutcome
 
 
 @frozen
@@ -243,7 +245,7 @@ class End(StrEnum):
 
 
 @frozen
-class Outcome:
+class TurnOutcome:
     """What became of a turn.
 
     full: the reply's messages as the upstream saw or said them, hidden rounds included. It ends with tool results
@@ -267,7 +269,7 @@ class Outcome:
         return content if isinstance(content, str) else ""
 
 
-class _State(Enum):
+class _TurnState(Enum):
     WAITING = "waiting"
     READING = "reading"
     TOOLS = "tools"
@@ -282,7 +284,7 @@ class _Then(Enum):
     END = "end"
 
 
-class _Form(Enum):
+class _ReplyForm(Enum):
     """How the client is answered; the first reply that is used decides."""
 
     EVENTS = "events"
@@ -342,9 +344,9 @@ class Turn:
 
     def __init__(self, spec: TurnSpec) -> None:
         self.spec = spec
-        self._state = _State.WAITING
+        self._state = _TurnState.WAITING
         self._keeps_tail = spec.hold_end or bool(spec.ours)
-        self._form: _Form | None = None
+        self._form: _ReplyForm | None = None
         self._head_sent = False
         strips_usage = spec.usage_added and not spec.wants_usage
         self._view = View(waits=bool(spec.ours), strips_usage=strips_usage)
@@ -355,7 +357,7 @@ class Turn:
         self._headers: tuple[Header, ...] = ()
         self._draft = Draft()
         self._choices_done = 0
-        self._tail: list[Held] = []
+        self._tail: list[HeldText] = []
         self._in_tail = False
         self._done = b""  # the `[DONE]` event
         self._refusal: list[bytes] = []  # an error reply that comes as events
@@ -372,32 +374,32 @@ class Turn:
         self._finish: str | None = None  # as the client is told
         self._instead: str | None = None  # where that is not what the upstream said
 
-    def feed(self, fact: Fact) -> list[Command]:
+    def feed(self, fact: TurnEvent) -> list[Command]:
         """What is to be done about a fact, in order. Facts that come too late command nothing."""
         state = self._state
         match fact:
-            case Received() if state is _State.READING:
+            case Received() if state is _TurnState.READING:
                 return self._received(fact.events)
-            case ReplyStarted() if state is _State.WAITING:
+            case ReplyStarted() if state is _TurnState.WAITING:
                 return self._started(fact)
-            case ReceivedWhole() if state is _State.READING:
+            case ReceivedWhole() if state is _TurnState.READING:
                 return self._received_whole(fact.body)
-            case ReplyEnded() if state is _State.READING:
+            case ReplyEnded() if state is _TurnState.READING:
                 return self._reply_ended()
-            case ReplyFailed() if state in (_State.WAITING, _State.READING):
+            case ReplyFailed() if state in (_TurnState.WAITING, _TurnState.READING):
                 return self._reply_failed(fact.error)
-            case ToolFinished() if state is _State.TOOLS:
+            case ToolFinished() if state is _TurnState.TOOLS:
                 return self._tool_finished(fact)
-            case Saved() if state is _State.SAVING:
+            case Saved() if state is _TurnState.SAVING:
                 return self._release(fact.durable)
-            case ClientGone() if state is not _State.DONE:
+            case ClientLeft() if state is not _TurnState.DONE:
                 return self._client_gone()
         return []
 
     # A reply comes in
 
     def _started(self, fact: ReplyStarted) -> list[Command]:
-        self._state = _State.READING
+        self._state = _TurnState.READING
         self._status, self._headers = fact.status, fact.headers
         self._rounds += 1
         return []
@@ -406,21 +408,21 @@ class Turn:
         if not _is_success(self._status):
             self._refusal.extend(event.raw for event in events)
             return []
-        if self._form is not _Form.EVENTS:
+        if self._form is not _ReplyForm.EVENTS:
             self._begin_events()
         after: list[Command] = []
         for event in events:
             after = self._take(event)
-            if self._state is not _State.READING:
+            if self._state is not _TurnState.READING:
                 break
         return [*self._send(), *after]
 
     def _begin_events(self) -> None:
-        if self._form is _Form.BODY:  # a round that came as one body had text: it has not been sent yet
+        if self._form is _ReplyForm.BODY:  # a round that came as one body had text: it has not been sent yet
             text = join_messages(self._said)["content"]
             if text:
                 self._view.make({"role": "assistant", "content": text})
-        self._form = _Form.EVENTS
+        self._form = _ReplyForm.EVENTS
 
     def _take(self, event: Event) -> list[Command]:
         """One event. What of it the client gets now is put into the view; commands are what follows after that."""
@@ -451,7 +453,7 @@ class Turn:
     def _pass(self, event: Event) -> None:
         """An event without a chunk goes where it stands in the stream."""
         if self._in_tail:
-            self._tail.append(Held(event.raw))
+            self._tail.append(HeldText(event.raw))
         else:
             self._view.put(event.raw, says=False)
 
@@ -474,7 +476,7 @@ class Turn:
             if not isinstance(delta, dict):
                 continue
             if self._text_before and (text := delta.get("content")):
-                if self._form is _Form.EVENTS and (between := gap(self._text_before, text)):
+                if self._form is _ReplyForm.EVENTS and (between := gap(self._text_before, text)):
                     self._view.make({"content": between})
                 self._text_before = ""
             draft.add(delta)
@@ -491,7 +493,7 @@ class Turn:
         if self._is_plain and not self._in_tail:
             self._view.out.append(event.raw)
             return
-        held = Held(event.raw, event.name, chunk, calls)
+        held = HeldText(event.raw, event.name, chunk, calls)
         # Usage mostly ends a round, even without a finish_reason.
         if self._in_tail or (ours and held.is_usage):
             self._tail.append(held)
@@ -511,7 +513,7 @@ class Turn:
         if not isinstance(parsed, dict) or not isinstance(parsed.get("choices"), list) or parsed.get("error"):
             return self._refused(body)
         chunk = chunk_of(parsed)
-        if self._form is _Form.EVENTS:
+        if self._form is _ReplyForm.EVENTS:
             usage = chunk.pop("usage", None)
             self._take_chunk(Event(frame(chunk), None), chunk)
             self._draft.usage = usage if isinstance(usage, dict) else None
@@ -520,7 +522,7 @@ class Turn:
                 self._take_chunk(Event(frame(last), None), last)
             self._done = b"data: [DONE]\n\n"
             return self._round_over()
-        self._form = _Form.BODY
+        self._form = _ReplyForm.BODY
         self._body = body
         self._in_tail = True
         self._take_chunk(Event(b"", None), chunk)
@@ -529,7 +531,7 @@ class Turn:
     def _reply_ended(self) -> list[Command]:
         if not _is_success(self._status):
             return self._refused(b"".join(self._refusal))
-        if self._form is not _Form.EVENTS and not is_event_stream(self._status, self._headers):
+        if self._form is not _ReplyForm.EVENTS and not is_event_stream(self._status, self._headers):
             return self._refused(b"")
         if not self._choices_done:
             return self._reply_failed(
@@ -547,7 +549,7 @@ class Turn:
         return [SendHead(self._status, self._headers), SendBody(body), *self._stop(End.FAILED)]
 
     def _reply_failed(self, error: GatewayError) -> list[Command]:
-        if self._form is _Form.EVENTS and self._choices_done >= self.spec.choices:
+        if self._form is _ReplyForm.EVENTS and self._choices_done >= self.spec.choices:
             return self._round_over()  # all was said; what broke is its wrapping
         if self._head_sent:
             self._view.put(frame(error.body()))
@@ -555,17 +557,17 @@ class Turn:
         return [Refuse(error), CloseUpstream(), *self._stop(End.FAILED)]
 
     def _client_gone(self) -> list[Command]:
-        if self._state is _State.SAVING:  # its outcome is on its way already
-            self._state = _State.DONE
+        if self._state is _TurnState.SAVING:  # its outcome is on its way already
+            self._state = _TurnState.DONE
             return [CloseUpstream(), Finish()]
         return [CloseUpstream(), *self._stop(End.CANCELLED)]
 
     def _stop(self, end: End) -> list[Command]:
         """End the turn before its reply was complete."""
-        if self._state is not _State.WAITING:
+        if self._state is not _TurnState.WAITING:
             self._ledger = self._ledger.plus(self._draft)
-        self._state = _State.DONE
-        shown = [call for call in self._draft.calls if call.owner is not Owner.OURS]
+        self._state = _TurnState.DONE
+        shown = [call for call in self._draft.calls if call.owner is not CallOwner.OURS]
         said = join_messages([*self._said, self._draft.message(shown)])
         return [Save(self._outcome(end, tuple(self._messages), said)), Finish()]
 
@@ -574,10 +576,12 @@ class Turn:
     def _round_over(self) -> list[Command]:
         draft, spec = self._draft, self.spec
         calls = draft.take_calls([], spec.ours, is_over=True)
-        if calls and self._form is _Form.EVENTS:  # kept back to the end of a stream without a finish_reason
+        if (
+            calls and self._form is _ReplyForm.EVENTS
+        ):  # kept back to the end of a stream without a finish_reason
             self._view.make({"tool_calls": calls})
-        ours = [call for call in draft.calls if call.owner is Owner.OURS]
-        theirs = [call for call in draft.calls if call.owner is not Owner.OURS]
+        ours = [call for call in draft.calls if call.owner is CallOwner.OURS]
+        theirs = [call for call in draft.calls if call.owner is not CallOwner.OURS]
         if not ours or draft.finish_reason in CUT:
             return self._end(theirs)
         if self._is_final:
@@ -589,17 +593,19 @@ class Turn:
             self._instead = "tool_calls" if theirs else "length"
         else:
             self._then = _Then.CALL
-            if self._form is _Form.EVENTS:
+            if self._form is _ReplyForm.EVENTS:
                 self._view.show_tail(self._tail, None, is_hidden=True)
         return [*self._send(), *self._run(ours)]
 
-    def _run(self, ours: list[Call]) -> list[Command]:
+    def _run(self, ours: list[ToolCall]) -> list[Command]:
         """Run calls of ours; those that cannot be run have their result at once."""
-        self._state = _State.TOOLS
+        self._state = _TurnState.TOOLS
         self._running = {}
         commands: list[Command] = []
         # Some servers begin to count anew with each reply ("call_0"); a name stands for one call of the turn.
-        taken = {call.id for call in self._draft.calls if call.owner is not Owner.OURS} | _ids(self._messages)
+        taken = {call.id for call in self._draft.calls if call.owner is not CallOwner.OURS} | _ids(
+            self._messages
+        )
         for n, call in enumerate(ours):
             if not call.id or call.id in taken:
                 call.fields["id"] = f"call_mnemogate_{self._rounds}_{n}"
@@ -629,7 +635,7 @@ class Turn:
     def _tools_finished(self) -> list[Command]:
         draft = self._draft
         if self._then is _Then.END:
-            return self._end([call for call in draft.calls if call.owner is not Owner.OURS])
+            return self._end([call for call in draft.calls if call.owner is not CallOwner.OURS])
         self._messages += [draft.message(draft.calls), *self._tool_messages()]
         self._said.append(draft.message())
         self._text_before = join_messages(self._said)["content"]
@@ -643,7 +649,7 @@ class Turn:
         self._hidden += 1
         self._running = {}
         self._view.merge_usage = self._ledger.merged
-        self._state = _State.WAITING
+        self._state = _TurnState.WAITING
         return [CallModel(tuple(self._messages), self._left(self._ledger), self._is_final)]
 
     def _tool_messages(self) -> list[Json]:
@@ -657,7 +663,7 @@ class Turn:
 
     # The turn ends
 
-    def _end(self, theirs: list[Call]) -> list[Command]:
+    def _end(self, theirs: list[ToolCall]) -> list[Command]:
         """The reply is complete: have it saved, then let its end go (or the other way round)."""
         draft = self._draft
         said = draft.message(theirs)
@@ -667,15 +673,15 @@ class Turn:
         self._said.append(said)
         said = said if len(self._said) == 1 else join_messages(self._said)
         save = Save(self._outcome(End.FINISHED, (*self._messages, *last), said))
-        self._state = _State.SAVING
+        self._state = _TurnState.SAVING
         if self.spec.hold_end:
             return [*self._send(), save]
         *sends, finish = self._release(durable=True)
         return [*sends, save, finish]
 
     def _release(self, durable: bool) -> list[Command]:
-        self._state = _State.DONE
-        if self._form is _Form.BODY:
+        self._state = _TurnState.DONE
+        if self._form is _ReplyForm.BODY:
             return [SendHead(self._status, self._headers), SendBody(self._whole()), Finish()]
         if not durable:
             self._view.put(NOT_DURABLE)
@@ -687,7 +693,7 @@ class Turn:
 
     def _whole(self) -> bytes:
         """The body that the client gets: the last round's, saying what all of them said."""
-        ours = any(call.owner is Owner.OURS for call in self._draft.calls)
+        ours = any(call.owner is CallOwner.OURS for call in self._draft.calls)
         if self._rounds == 1 and not ours:
             return self._body
         body = orjson.loads(self._body)
@@ -710,13 +716,13 @@ class Turn:
         self._head_sent = True
         return [SendHead(self._status, self._headers), SendBody(data)]
 
-    def _outcome(self, end: End, full: tuple[Json, ...], said: Json) -> Outcome:
+    def _outcome(self, end: End, full: tuple[Json, ...], said: Json) -> TurnOutcome:
         clashes = _ids(self._messages) & _ids([said])
         if clashes:  # the client has its call under that name already, so ours of an earlier round gives way
             names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
             hidden = len(self._messages)
             full = (*(_renamed(message, names) for message in full[:hidden]), *full[hidden:])
-        return Outcome(
+        return TurnOutcome(
             state=end,
             full=full,
             said=said,

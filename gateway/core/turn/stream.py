@@ -19,10 +19,10 @@ from adapters.types import Event, announces_events
 from gateway.core.conversation.canonical import gap
 
 __all__ = [
-    "Call",
+    "CallOwner",
     "Draft",
-    "Held",
-    "Owner",
+    "HeldText",
+    "ToolCall",
     "View",
     "add_usage",
     "chunk_of",
@@ -66,13 +66,13 @@ NAMING = frozenset(
 FUNCTION = (None, "", "function")  # what a call's `type` says of a function, or is before it says anything
 
 
-class Owner(Enum):
+class CallOwner(Enum):
     UNKNOWN = "unknown"  # the name has not been read to its end
     OURS = "ours"
     THEIRS = "theirs"
 
 
-class Call:
+class ToolCall:
     """One tool call as it grows. index: the upstream's; pieces: how many came; sent: the client has its beginning."""
 
     __slots__ = ("arguments", "fields", "function", "index", "name", "owner", "pieces", "sent")
@@ -83,7 +83,7 @@ class Call:
         self.function: Json = {}
         self.name = ""
         self.arguments: list[str] = []
-        self.owner = Owner.UNKNOWN
+        self.owner = CallOwner.UNKNOWN
         self.pieces = 0
         self.sent = False
 
@@ -140,7 +140,7 @@ class Draft:
     def __init__(self) -> None:
         self._fields: Json = {}
         self._texts: dict[str, list[str]] = {}
-        self.calls: list[Call] = []
+        self.calls: list[ToolCall] = []
         self.finish_reason: str | None = None
         self.usage: Json | None = None
 
@@ -160,12 +160,12 @@ class Draft:
                 else:
                     _merge_field(self._fields, key, value)
 
-    def call_for(self, entry: Json) -> Call:
+    def call_for(self, entry: Json) -> ToolCall:
         """The call that a piece continues, or a new one; the piece is added to it."""
         index, id_ = entry.get("index"), entry.get("id")
         function = entry.get("function")
         name = function.get("name") if isinstance(function, dict) else None
-        found: Call | None = None
+        found: ToolCall | None = None
         for call in reversed(self.calls):
             if index is None or call.index == index:
                 found = call
@@ -175,7 +175,7 @@ class Draft:
         elif found is not None and index is None and not id_ and name and found.name and found.arguments:
             found = None  # neither index nor id: a name after arguments begins the next call
         if found is None:
-            found = Call(index)
+            found = ToolCall(index)
             self.calls.append(found)
         found.add(entry)
         return found
@@ -186,12 +186,12 @@ class Draft:
         is_over: no name will be continued. A call of theirs waits until the calls before it are known, so that
         its index does not depend on how the bytes were cut.
         """
-        touched: list[tuple[Call, Json]] = []
+        touched: list[tuple[ToolCall, Json]] = []
         for entry in entries:
             if isinstance(entry, dict):
                 call = self.call_for(entry)
                 touched.append((call, entry))
-                if call.owner is Owner.UNKNOWN and ours:
+                if call.owner is CallOwner.UNKNOWN and ours:
                     function = entry.get("function")
                     has_arguments = isinstance(function, dict) and bool(function.get("arguments"))
                     call.owner = decide_owner(call, ours, bool(call.name) and has_arguments)
@@ -199,15 +199,15 @@ class Draft:
             return None
         if is_over:
             for call in self.calls:
-                if call.owner is Owner.UNKNOWN:
+                if call.owner is CallOwner.UNKNOWN:
                     call.owner = decide_owner(call, ours, True)
         shown: list[Json] = []
         unchanged = 0
         place = 0
         for position, call in enumerate(self.calls):
-            if call.owner is Owner.UNKNOWN:
+            if call.owner is CallOwner.UNKNOWN:
                 break
-            if call.owner is Owner.OURS:
+            if call.owner is CallOwner.OURS:
                 continue
             pieces = [entry for other, entry in touched if other is call]
             if not call.sent and call.pieces != len(pieces):  # earlier ones were kept back: all in one
@@ -230,7 +230,7 @@ class Draft:
             parts.extend(call.arguments)
         return "".join(parts)
 
-    def message(self, calls: Iterable[Call] = ()) -> Json:
+    def message(self, calls: Iterable[ToolCall] = ()) -> Json:
         """The assistant message with these calls, as the real API takes it back."""
         built: Json = {"role": "assistant"}
         for key, value in self._fields.items():
@@ -281,7 +281,7 @@ def _parts(content: Any) -> list[Any]:
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
-def decide_owner(call: Call, ours: Collection[str], is_complete: bool) -> Owner:
+def decide_owner(call: ToolCall, ours: Collection[str], is_complete: bool) -> CallOwner:
     """Whose call it is, as early as its name allows.
 
     A name may come in pieces: while it is the beginning of one of ours, only what follows it tells that it
@@ -289,12 +289,12 @@ def decide_owner(call: Call, ours: Collection[str], is_complete: bool) -> Owner:
     that it is something else (OpenAI's `custom` tools) is theirs, wherever its name stands.
     """
     if call.fields.get("type") not in FUNCTION:
-        return Owner.THEIRS
+        return CallOwner.THEIRS
     if is_complete:
-        return Owner.OURS if call.name in ours else Owner.THEIRS
+        return CallOwner.OURS if call.name in ours else CallOwner.THEIRS
     if call.name and not any(name.startswith(call.name) for name in ours):
-        return Owner.THEIRS
-    return Owner.UNKNOWN
+        return CallOwner.THEIRS
+    return CallOwner.UNKNOWN
 
 
 def _merge_field(into: Json, key: str, value: Any) -> None:
@@ -473,7 +473,7 @@ def says_nothing(delta: Mapping[str, Any]) -> bool:
 
 
 @dataclass(slots=True)
-class Held:
+class HeldText:
     """An event on its way to the client.
 
     chunk: parsed; None: it is none, and goes as it came. calls: the pieces of tool calls it shows; None: as it came.
@@ -548,7 +548,7 @@ class View:
         self.put(frame({**(self.identity or {}), "object": "chat.completion.chunk", "choices": [choice]}))
         self._has_role = self._has_role or "role" in delta
 
-    def show(self, held: Held, finish: str | None = None, is_hidden: bool = False) -> None:
+    def show(self, held: HeldText, finish: str | None = None, is_hidden: bool = False) -> None:
         """Put an event as the client is to have it.
 
         finish: stands in for the upstream's finish_reason. is_hidden: it ends a hidden round.
@@ -591,7 +591,7 @@ class View:
         self._has_role = self._has_role or has_role
         self.put(frame({**chunk, **changed}, held.name) if changed else held.raw, says)
 
-    def show_tail(self, tail: list[Held], finish: str | None, is_hidden: bool = False) -> None:
+    def show_tail(self, tail: list[HeldText], finish: str | None, is_hidden: bool = False) -> None:
         """Put a round's end. finish: as the client is to have it; made where the upstream sent none."""
         if finish and not is_hidden and not any(held.has_finish for held in tail):
             self.make({}, finish)

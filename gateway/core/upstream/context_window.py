@@ -20,29 +20,29 @@ _STEPS = 16  # in which a scale is rounded up: every new one moves what fits, an
 _TOLERANCE = 1.05  # chosen: what a chat's template and the form of its tools may add
 _NEARLY_FULL = 0.9  # of the window: before that no correction is worth its price
 
-Place = tuple[str, str]  # upstream, model
+ModelAt = tuple[str, str]  # upstream, model
 
 
 class Contexts:
     """Learned from replies, for the life of the process."""
 
     def __init__(self) -> None:
-        self._told: dict[Place, int] = {}
-        self._measured: dict[Place, float] = {}  # tokens by the upstream's count for each of ours
-        self._guessed: dict[Place, float] = {}
+        self._told: dict[ModelAt, int] = {}
+        self._measured: dict[ModelAt, float] = {}  # tokens by the upstream's count for each of ours
+        self._guessed: dict[ModelAt, float] = {}
 
-    def of(self, place: Place, known: int | None) -> int | None:
+    def of(self, place: ModelAt, known: int | None) -> int | None:
         """known: what the settings say. Less where an error has said less, or where the upstream counts more."""
         told = self._told.get(place)
         found = told if known is None else known if told is None else min(told, known)
         scale = self._measured.get(place) or self._guessed.get(place)
         return found if found is None or scale is None else int(found / scale)
 
-    def told(self, place: Place, tokens: int) -> None:
+    def told(self, place: ModelAt, tokens: int) -> None:
         """By an error, in the upstream's own tokens."""
         self._told[place] = tokens
 
-    def counted(self, place: Place, ours: int, theirs: int, most: int) -> None:
+    def counted(self, place: ModelAt, ours: int, theirs: int, most: int) -> None:
         """What an upstream has counted for a prompt of `ours`; `most` would have fitted."""
         scale = self._measured.get(place, 1.0)
         is_guess = place in self._guessed and place not in self._measured
@@ -50,7 +50,7 @@ class Contexts:
         if is_guess or is_off:
             self._measured[place] = max(scale, min(ceil(theirs / ours * _STEPS) / _STEPS, _MOST_SCALE))
 
-    def guessed(self, place: Place) -> None:
+    def guessed(self, place: ModelAt) -> None:
         """A prompt was taken that had been cut by guess, after one that fitted by our count was not."""
         self._guessed[place] = GUESS
 

@@ -1,10 +1,10 @@
 """Who is asked, who is asked next when that fails, and how long to wait before it. No clock, no chance, no IO.
 
 A route is a row of targets by rank: those of one rank are places of the same model and share the load, a higher rank
-is a fallback. What is known of a place is its `Health`, in two parts. Its *breaker* opens after so many failures in a
-row; when its rest is over one request probes, and closes it or opens it again. And it may have *told* us to wait
-for a model (Retry-After). A place that rests is passed over while there is another; it is never taken out when it is
-the only one, since the upstream's own answer says more than any of ours.
+is a fallback. What is known of a place is its `EndpointHealth`, in two parts. Its *breaker* opens after so many
+failures in a row; when its rest is over one request probes, and closes it or opens it again. And it may have
+*told* us to wait for a model (Retry-After). A place that rests is passed over while there is another; it is
+never taken out when it is the only one, since the upstream's own answer says more than any of ours.
 
 A conversation stays where it was (the provider's prompt cache is there), unless that place is clearly busier than
 another: rendezvous hashing with bounded load.
@@ -21,11 +21,11 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 __all__ = [
+    "EndpointHealth",
     "Failure",
-    "Health",
-    "Member",
+    "NextAttempt",
     "Policy",
-    "Step",
+    "RouteMember",
     "Target",
     "backoff_s",
     "decide",
@@ -84,7 +84,7 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Health:
+class EndpointHealth:
     """What is known of one place. Times are those of the caller's monotonic clock."""
 
     failures: int = 0  # in a row
@@ -137,12 +137,12 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class RouteMember:
     """A place as a candidate. name: what its hash is made of. model: what it would be asked for."""
 
     name: str
     rank: int
-    health: Health
+    health: EndpointHealth
     model: str = ""
 
     def is_willing(self, now: float) -> bool:
@@ -153,7 +153,7 @@ class Member:
         return self.health.told_until(self.model)
 
 
-class Step(Enum):
+class NextAttempt(Enum):
     AGAIN = "again"  # the same place
     NEXT = "next"
     STOP = "stop"  # the client gets what came
@@ -173,14 +173,14 @@ def decide(
     has_fallback: bool,
     has_credit: bool,
     chance: float,
-) -> tuple[Step, float]:
+) -> tuple[NextAttempt, float]:
     """What follows a failed try, and the seconds to wait before it.
 
     tries: of this place, for this request. has_peer: another place of the same rank is left; has_fallback: one of a
     higher rank. has_credit: the retry budget allows one more. chance: between 0 and 1.
     """
     if has_peer:
-        return Step.NEXT, 0.0
+        return NextAttempt.NEXT, 0.0
     limit = policy.retries if failure.repeatable else 0
     if not failure.sent and failure.repeatable and not has_fallback:
         limit = max(limit, 1)  # nothing was asked yet: dialling once more is always safe
@@ -189,8 +189,8 @@ def decide(
         if failure.retry_after_s is not None:
             wait = max(wait, failure.retry_after_s)
         if wait <= policy.retry_wait_s:
-            return Step.AGAIN, wait
-    return (Step.NEXT if has_fallback else Step.STOP), 0.0
+            return NextAttempt.AGAIN, wait
+    return (NextAttempt.NEXT if has_fallback else NextAttempt.STOP), 0.0
 
 
 def backoff_s(tries: int, chance: float, longest_s: float) -> float:
@@ -199,7 +199,7 @@ def backoff_s(tries: int, chance: float, longest_s: float) -> float:
     return wait * (0.5 + 0.5 * chance)
 
 
-def take_credit(health: Health, policy: Policy) -> bool:
+def take_credit(health: EndpointHealth, policy: Policy) -> bool:
     """Whether one more retry is within the budget: a share of the requests, and a few for a quiet time."""
     if not has_credit(health, policy):
         return False
@@ -207,13 +207,13 @@ def take_credit(health: Health, policy: Policy) -> bool:
     return True
 
 
-def has_credit(health: Health, policy: Policy) -> bool:
+def has_credit(health: EndpointHealth, policy: Policy) -> bool:
     health.credit = min(_CREDIT_MOST, health.credit + health.requests * policy.retry_budget)
     health.requests = 0
     return health.credit >= 1
 
 
-def order(members: Sequence[Member], now: float, key: int) -> list[int]:
+def order(members: Sequence[RouteMember], now: float, key: int) -> list[int]:
     """Indices of who is to be tried, first to last. key: the same for the requests of one conversation.
 
     Willing ones by rank. Behind them, as a last resort, the one whose breaker closes next; one that told us when to
@@ -233,7 +233,7 @@ def order(members: Sequence[Member], now: float, key: int) -> list[int]:
     return found
 
 
-def _shared(members: Sequence[Member], group: list[int], key: int) -> list[int]:
+def _shared(members: Sequence[RouteMember], group: list[int], key: int) -> list[int]:
     least = min(members[i].health.in_flight for i in group)
     ranked = sorted(group, key=lambda i: _score(key, members[i].name), reverse=True)
     lean = [i for i in ranked if members[i].health.in_flight <= least + _LEAN]
@@ -245,7 +245,7 @@ def _score(key: int, name: str) -> bytes:
     return blake2b(f"{key}:{name}".encode(), digest_size=8).digest()
 
 
-def _wakes(member: Member) -> float:
+def _wakes(member: RouteMember) -> float:
     return max(member.health.rests_until, member.told_until)
 
 

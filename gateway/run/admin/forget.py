@@ -18,7 +18,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.operations import Operation
 from storage.base import Store
 from storage.errors import NotFound, StoreError
-from storage.records import Extent, Target
+from storage.records import Extent, ForgetTarget
 
 __all__ = ["Retention", "forget_operations", "names_part", "scope_of"]
 
@@ -137,7 +137,7 @@ async def _begin(
             agents = forgetting.find(project, profile, subject, limit=1)
             if not agents:
                 return begun, False, Extent()
-            begun.append(await forgetting.begin(agents[0], Target(is_all=True)))
+            begun.append(await forgetting.begin(agents[0], ForgetTarget(is_all=True)))
         return begun, True, Extent()
     name, value = what
     agents = forgetting.find(project, profile or "default", subject, limit=1)
@@ -150,14 +150,14 @@ async def _begin(
     return [await forgetting.begin(agents[0], target)], False, extent
 
 
-def _target(store: Store, agent: int, name: str, value: Any) -> Target | None:
+def _target(store: Store, agent: int, name: str, value: Any) -> ForgetTarget | None:
     if name == "in":
         conversation = store.forgetting.conversation(agent, value)
-        return None if conversation is None else Target(conversation=conversation)
+        return None if conversation is None else ForgetTarget(conversation=conversation)
     exchange = store.forgetting.exchange(agent, value)
     if exchange is None:
         return None
-    return Target(messages=[value]) if name == "message" else Target(exchanges=[exchange])
+    return ForgetTarget(messages=[value]) if name == "message" else ForgetTarget(exchanges=[exchange])
 
 
 class Retention:
@@ -189,7 +189,7 @@ class Retention:
             before, after = self._now() - days * _DAY_S, 0
             while agents := await forgetting.aged(project, before, after=after, limit=_PAGE):
                 for agent in agents:
-                    id = await forgetting.begin(agent, Target(before=before))
+                    id = await forgetting.begin(agent, ForgetTarget(before=before))
                     await forgetting.run(id, FORGET_RULES)
                 count, after = count + len(agents), agents[-1]
         if count:

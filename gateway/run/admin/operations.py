@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.errors import BadRequest, MemoryUnavailable
 from storage.base import Jobs, Keys
-from storage.errors import Conflict, NotFound, Stale, StoreError
+from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Job, JobState
 
 __all__ = ["Operation", "job_operations", "key_operations", "meaning", "telling"]
@@ -30,7 +30,7 @@ def key_operations(keys: Keys) -> dict[str, Operation]:
     async def revoke(arguments: Mapping[str, Any]) -> Any:
         try:
             return asdict(await keys.revoke(_text(arguments, "key")))
-        except (NotFound, Conflict) as error:
+        except (NotFound, WriteConflict) as error:
             raise BadRequest(f"{error.message}; `mnemogate keys list` shows them", param="key") from error
 
     return {"keys-create": create, "keys-list": show, "keys-revoke": revoke}

@@ -21,8 +21,8 @@ from gateway.errors import BadRequest
 from gateway.run.admin.forget import scope_of
 from gateway.run.admin.operations import Operation
 from storage.base import Store
-from storage.errors import Conflict, NotFound
-from storage.records import Agent, Atom, Carried, Exchange, Scope, State
+from storage.errors import NotFound, WriteConflict
+from storage.records import Agent, Atom, Exchange, Scope, State, TransferRecord
 
 __all__ = ["carry_operations"]
 
@@ -84,7 +84,7 @@ def carry_operations(store: Store, then: Sequence[str] = ()) -> dict[str, Operat
             raise BadRequest("lines must be a list of texts.", param="lines")
         try:
             return await _fill(scope, at, lines, is_end=bool(arguments.get("end")))
-        except (Conflict, NotFound) as error:
+        except (WriteConflict, NotFound) as error:
             raise BadRequest(f"This cannot be imported: {error.message}.", param="lines") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadRequest(f"This is no exported memory: {error!r}.", param="lines") from error
@@ -104,8 +104,8 @@ def carry_operations(store: Store, then: Sequence[str] = ()) -> dict[str, Operat
         found = store.carry.under_way(scope)
         if found is None or found.uid != at[0]:
             raise BadRequest("This import is not under way any more.", param="at")
-        reader = _Reader(store, found)
-        records: list[tuple[str, Carried]] = []
+        reader = _LineReader(store, found)
+        records: list[tuple[str, TransferRecord]] = []
         uid, next_seq, is_whole = at
         for told in (orjson.loads(line) for line in lines if line.strip()):
             if told == END:
@@ -142,7 +142,7 @@ def _line(value: dict[str, Any]) -> str:
 # -- away
 
 
-def _told(record: Carried) -> dict[str, Any]:
+def _told(record: TransferRecord) -> dict[str, Any]:
     e = record.exchange
     if e is None:
         return record.values
@@ -175,7 +175,7 @@ def _json(data: bytes | None) -> Any:
 # -- in
 
 
-class _Reader:
+class _LineReader:
     """Lines to records, within one call. Hashes of paths go on from exchange to exchange."""
 
     def __init__(self, store: Store, agent: Agent) -> None:
@@ -184,15 +184,15 @@ class _Reader:
         self._canon = Canon(agent.secret)
         self._paths: dict[int, tuple[bytes, int, int, int]] = {}  # seq -> its path, depth, atoms, messages
 
-    def read(self, line: dict[str, Any]) -> tuple[str, Carried]:
+    def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
         ((part, values),) = line.items()
         if part not in PARTS:
             raise ValueError(f"unknown line {part!r}")
         if part == "fact":
-            return part, Carried({**values, "key": fact_key(values["text"])})
-        return part, self._exchange(values) if part == "exchange" else Carried(values)
+            return part, TransferRecord({**values, "key": fact_key(values["text"])})
+        return part, self._exchange(values) if part == "exchange" else TransferRecord(values)
 
-    def _exchange(self, v: dict[str, Any]) -> Carried:
+    def _exchange(self, v: dict[str, Any]) -> TransferRecord:
         state = State(v["state"])
         if state in (State.OFF, State.FORGOTTEN):
             inputs = tuple(_blank(kinds) for kinds in v["kinds"])
@@ -237,7 +237,9 @@ class _Reader:
             self._paths.pop(next(iter(self._paths)))
         self._paths[e.seq] = (path, depth + 1, offset + len(flat) + len(reply or ()), e.length)
         heads = self._heads(inputs) if v["parent"] is None else []
-        return Carried({**{name: v[name] for name in ("conversation", "parent", "prior")}, "heads": heads}, e)
+        return TransferRecord(
+            {**{name: v[name] for name in ("conversation", "parent", "prior")}, "heads": heads}, e
+        )
 
     def _after(self, seq: int | None) -> tuple[bytes, int, int, int]:
         """The path up to an exchange and its reply, and the depth, atoms and messages of what follows it."""

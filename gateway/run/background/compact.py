@@ -30,7 +30,7 @@ from gateway.core.prompt.summary import (
 from gateway.errors import BadRequest
 from gateway.run.admin.forget import scope_of
 from gateway.run.admin.operations import Operation
-from gateway.run.background.model import Background
+from gateway.run.background.model import BackgroundModel
 from gateway.run.background.worker import JobContext, JobFailed
 from gateway.run.turn import Pending
 from gateway.tokens import message_tokens, tokenizer_for
@@ -48,7 +48,7 @@ class Compactor:
     """now: seconds since the epoch. pending: holds what is written after a turn, until the process ends."""
 
     def __init__(
-        self, store: Store, background: Background, now: Callable[[], float], pending: Pending
+        self, store: Store, background: BackgroundModel, now: Callable[[], float], pending: Pending
     ) -> None:
         self._store = store
         self._background = background

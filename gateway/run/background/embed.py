@@ -22,7 +22,7 @@ from adapters.types import Embedded
 from gateway.core.memory.baseline_texts import USUAL
 from gateway.core.memory.visibility import messages_of
 from gateway.errors import SettingsError, UnknownModel
-from gateway.run.background.schedule import AT_START, Due
+from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route
 from gateway.settings import MemorySettings, Settings
@@ -95,7 +95,7 @@ class Embedding:
         self._usual: Sequence[bytes] | None = None  # vectors of texts that nobody said
         self._rests_until = 0.0  # for questions
         self._down_until = 0.0  # for jobs
-        self.due = Due(
+        self.due = Schedule(
             "embedding", KIND, store.jobs, self._start, every=EVERY, rest_s=settings.idle_s, now=now
         )
 
@@ -139,7 +139,7 @@ class Embedding:
             if self._usual is None:
                 self._usual = await self._call(found.agent.scope.project, USUAL)
             added = await self._embed_messages(found)
-        except _Refused:
+        except _RefusedText:
             raise
         except JobFailed as error:
             if not isinstance(error, Postponed):
@@ -165,7 +165,7 @@ class Embedding:
     async def _embed_texts(self, project: str, texts: Sequence[str]) -> list[bytes | None]:
         try:
             return list(await self._call(project, texts))
-        except _Refused as refusal:
+        except _RefusedText as refusal:
             if len(texts) == 1:
                 raise
             first = refusal
@@ -174,14 +174,14 @@ class Embedding:
         for text in texts:
             try:
                 made += await self._call(project, [text])
-            except _Refused:
+            except _RefusedText:
                 made.append(None)
                 if len(made) >= _REFUSALS and not any(made):
                     raise first from None
         return made
 
     async def _call(self, project: str, texts: Sequence[str]) -> Sequence[bytes]:
-        """Raises: _Refused, for these texts; JobFailed, Postponed."""
+        """Raises: _RefusedText, for these texts; JobFailed, Postponed."""
         async with self._room:
             await self._check_budget(project)
             try:
@@ -195,7 +195,7 @@ class Embedding:
                 if error.status == 429:
                     wait = min(error.retry_after_s or _BUSY_S, _DAY_S)
                     raise Postponed("the embedder is busy (429)", wait) from error
-                failure = _Refused if error.status in (400, 413, 422) else JobFailed
+                failure = _RefusedText if error.status in (400, 413, 422) else JobFailed
                 raise failure(f"the embedder answered {error.status}") from error
             except ProviderError as error:
                 self._count("failed", 0)
@@ -261,7 +261,7 @@ class Embedding:
         return float(alike.mean()), float(alike.std())
 
 
-class _Refused(JobFailed):
+class _RefusedText(JobFailed):
     """It does not take these texts."""
 
 

@@ -11,10 +11,10 @@ from prometheus_client.registry import Collector
 from storage.errors import StoreError
 from storage.records import JobState
 
-__all__ = ["Tally"]
+__all__ = ["JobMetrics"]
 
 
-class Tally(Collector):
+class JobMetrics(Collector):
     """waiting: how many jobs there are by state; asked when somebody looks. Belongs to the loop's thread."""
 
     def __init__(self, waiting: Callable[[], Mapping[JobState, int]]) -> None:

@@ -15,8 +15,8 @@ import orjson
 from gateway.core.memory import learn
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note
-from gateway.run.background.model import Background
-from gateway.run.background.schedule import AT_START, Due
+from gateway.run.background.model import BackgroundModel
+from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings
 from storage.base import Store
@@ -39,7 +39,7 @@ class Learning:
     """now: seconds since the epoch, as turns are dated."""
 
     def __init__(
-        self, store: Store, background: Background, settings: MemorySettings, now: Callable[[], float]
+        self, store: Store, background: BackgroundModel, settings: MemorySettings, now: Callable[[], float]
     ) -> None:
         self._store = store
         self._background = background
@@ -47,7 +47,7 @@ class Learning:
         self._idle_s = settings.idle_s
         self._secrets = settings.learn_secrets
         self._now = now
-        self.due = Due(
+        self.due = Schedule(
             "learning",
             KIND,
             store.jobs,

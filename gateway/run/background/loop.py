@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable
 
 from storage.errors import StoreError
 
-__all__ = ["AFTER_FAULT_S", "Rounds"]
+__all__ = ["AFTER_FAULT_S", "PeriodicTask"]
 
 AFTER_FAULT_S = 30.0  # until a failed round is tried again
 _log = logging.getLogger("mnemogate")
 
 
-class Rounds:
+class PeriodicTask:
     """name: in the log. start: once, before the first round.
 
     step: one round. Returns the seconds until the next; None: not before it is woken.

@@ -14,13 +14,13 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import messages_of
-from gateway.run.background.loop import AFTER_FAULT_S, Rounds
+from gateway.run.background.loop import AFTER_FAULT_S, PeriodicTask
 from gateway.run.memory.turn_memory import INDEX_EVERY
 from storage.base import Store
 from storage.errors import Unavailable
 from storage.records import Change, Pool
 
-__all__ = ["Upkeep"]
+__all__ = ["Maintenance"]
 
 T = TypeVar("T")
 _log = logging.getLogger("mnemogate")
@@ -29,7 +29,7 @@ _BATCH = 64  # conversations settled before it looks again
 _LEAST_S = 1.0  # between two rounds: many conversations that fall due one after the other are taken together
 
 
-class Upkeep:
+class Maintenance:
     """now: seconds since the epoch, as conversations are dated."""
 
     def __init__(self, store: Store, idle_s: float, now: Callable[[], float]) -> None:
@@ -38,7 +38,7 @@ class Upkeep:
         self._now = now
         self._grown: set[int] = set()
         self._failed = 0
-        self._rounds = Rounds("upkeep", self._start, self.step)
+        self._rounds = PeriodicTask("upkeep", self._start, self.step)
 
     def grown(self, agent: int) -> None:
         """A memory has more messages than its index knows."""

@@ -21,7 +21,7 @@ from gateway.run.upstream.route import Route, resolve_route
 from gateway.settings import Settings
 from storage.base import Spending
 
-__all__ = ["Background", "Reply", "background_route"]
+__all__ = ["BackgroundModel", "ModelAnswer", "background_route"]
 
 _DAY_S = 86_400
 _MAX_REPLY_BYTES = 8 * 1024 * 1024
@@ -30,7 +30,7 @@ _BUSY_S = 30.0  # how long to leave an upstream alone that is busy and does not 
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ModelAnswer:
     """message: the assistant's, as the upstream gave it. finish_reason: stop, length, tool_calls, content_filter."""
 
     message: dict[str, Any]
@@ -54,7 +54,7 @@ def background_route(settings: Settings) -> Route | None:
         raise SettingsError(f"memory.background_model: {error.message}") from error
 
 
-class Background:
+class BackgroundModel:
     """model: as that provider calls it. daily_tokens: for each project; 0: no bound. timeout_s: of a whole call.
 
     count: told of each call's outcome and tokens. now: seconds since the epoch; days are UTC's.
@@ -89,7 +89,7 @@ class Background:
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int | None = None,
         **options: Any,
-    ) -> Reply:
+    ) -> ModelAnswer:
         """One whole reply. max_tokens: its limit, sent under the name that the upstream takes.
 
         options: further fields of the request.
@@ -155,7 +155,7 @@ class Background:
         return int(self._now() // _DAY_S)
 
 
-def _read(raw: bytes, asked_bytes: int) -> Reply:
+def _read(raw: bytes, asked_bytes: int) -> ModelAnswer:
     try:
         body = orjson.loads(raw)
         choice = body["choices"][0]
@@ -166,7 +166,7 @@ def _read(raw: bytes, asked_bytes: int) -> Reply:
         tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
         if not isinstance(tokens, int) or tokens <= 0:
             tokens = (asked_bytes + len(raw)) // _BYTES_PER_TOKEN
-        return Reply(message, choice.get("finish_reason"), tokens)
+        return ModelAnswer(message, choice.get("finish_reason"), tokens)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise JobFailed("the background model answered with something that is no chat completion") from None
 

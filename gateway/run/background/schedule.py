@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from gateway.run.background.loop import Rounds
+from gateway.run.background.loop import PeriodicTask
 from storage.base import Jobs
 from storage.errors import Stale
 
-__all__ = ["AT_START", "Due"]
+__all__ = ["AT_START", "Schedule"]
 
 AT_START = 10_000  # memories that are looked after when the process begins
 _AT_ONCE = 64  # of them in a second, so that other work takes its turn among theirs
@@ -30,7 +30,7 @@ class _Waiting:
     last: int = 0
 
 
-class Due:
+class Schedule:
     """name: in the log. kind: of the jobs, one for each memory. start: once, before the first round.
 
     every: messages after which a memory is due. rest_s: or after which time without any. spares_last: the newest turn
@@ -57,7 +57,7 @@ class Due:
         self._spares_last = spares_last
         self._waiting: dict[int, _Waiting] = {}  # whoever spoke last stands last
         self._full: set[int] = set()
-        self._rounds = Rounds(name, start, self.step)
+        self._rounds = PeriodicTask(name, start, self.step)
 
     def said(self, agent: int, messages: int) -> None:
         """A turn of a person's memory is on disk."""

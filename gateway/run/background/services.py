@@ -16,22 +16,22 @@ from gateway.run.admin.forget import Retention
 from gateway.run.background.compact import COMPACT, Compactor
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.background.embed import Embedding
-from gateway.run.background.job_metrics import Tally
+from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.learn import KIND as LEARN
 from gateway.run.background.learn import Learning
-from gateway.run.background.maintenance import Upkeep
-from gateway.run.background.model import Background, background_route
+from gateway.run.background.maintenance import Maintenance
+from gateway.run.background.model import BackgroundModel, background_route
 from gateway.run.background.worker import Handler, JobContext, Worker
 from gateway.run.chat import Chat
-from gateway.run.memory.turn_memory import Recollector
+from gateway.run.memory.turn_memory import MemoryKeeper
 from gateway.settings import Settings
 from storage.base import Store
 from storage.records import Vector
 
-__all__ = ["Beside"]
+__all__ = ["BackgroundServices"]
 
 
-class Beside:
+class BackgroundServices:
     """handlers: what durable jobs do, by kind; filled before the start. background: None where no model is named.
 
     model, embedder: whom it asks; never a provider of live turns.
@@ -42,24 +42,24 @@ class Beside:
         settings: Settings,
         store: Store,
         chat: Chat,
-        recollector: Recollector,
+        recollector: MemoryKeeper,
         metrics: Metrics,
         now: Callable[[], float],
         model: Provider | None,
         embedder: Embedder | None,
     ) -> None:
-        memory, tally = settings.memory, Tally(store.jobs.counts)
+        memory, tally = settings.memory, JobMetrics(store.jobs.counts)
         metrics.register(tally)
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(store.jobs, self.handlers, count=tally.attempt)
-        self.upkeep = Upkeep(store, memory.idle_s, now)
+        self.upkeep = Maintenance(store, memory.idle_s, now)
         recollector.grown, recollector.moved = self.upkeep.grown, self.upkeep.moved
         days = {name: each.retention_days for name, each in settings.projects.items()}
         self.retention = Retention(store, {n: d for n, d in days.items() if d is not None}, now)
         route = background_route(settings)
-        self.background: Background | None = None
+        self.background: BackgroundModel | None = None
         if route is not None and model is not None:
-            self.background = Background(
+            self.background = BackgroundModel(
                 model,
                 route.model,
                 store.spending,

@@ -12,8 +12,8 @@ import orjson
 from gateway.core.conversation.canonical import WireMessage, is_system, media_of
 from gateway.core.memory.tools import definitions
 from gateway.core.prompt.compose import Composition, prefixed
-from gateway.core.prompt.eviction import Beginning
-from gateway.core.prompt.summary import EARLY, KEPT, ROOMY, WORTH, Cut, Overfull, summary_tokens
+from gateway.core.prompt.eviction import Eviction
+from gateway.core.prompt.summary import EARLY, KEPT, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
 from gateway.core.prompt.window import Budget, describe, fit_window, may_begin, plan_budget
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.splice import Splice, dump
@@ -34,7 +34,7 @@ class Additions:
     system: str = ""
     offered: dict[str, str] = field(default_factory=dict)
     is_summarised: bool = False
-    beginning: Beginning = field(default_factory=Beginning)
+    beginning: Eviction = field(default_factory=Eviction)
 
     @property
     def injected_bytes(self) -> int:
@@ -155,7 +155,9 @@ async def _fit(found: Assembly, context_tokens: int) -> None:
         await asyncio.to_thread(tokenizer.load)
     request, added, begun = found.request, found.additions, found.additions.beginning
     entries = _entries(found)
-    room = _Room(entries, context_tokens, request.max_tokens, _fixed(found, tokenizer.count), tokenizer.count)
+    room = WindowRoom(
+        entries, context_tokens, request.max_tokens, _fixed(found, tokenizer.count), tokenizer.count
+    )
     cuts = [
         (at, cut)
         for cut in begun.cuts
@@ -203,8 +205,8 @@ async def _fit(found: Assembly, context_tokens: int) -> None:
 
 
 def _choose(
-    room: _Room, cuts: Sequence[tuple[int, Cut]], gone: Evicted | None, in_use: int
-) -> tuple[int, Cut | None]:
+    room: WindowRoom, cuts: Sequence[tuple[int, SummaryCut]], gone: Evicted | None, in_use: int
+) -> tuple[int, SummaryCut | None]:
     """The summary that stands for the beginning, and the first entry behind it.
 
     The one in use, so that the prompt begins as it did, if the rest fits and nothing is missing behind its end. Else
@@ -268,7 +270,7 @@ def _entries(found: Assembly) -> list[_Entry]:
     return entries
 
 
-def _place(entries: Sequence[_Entry], cut: Cut) -> int:
+def _place(entries: Sequence[_Entry], cut: SummaryCut) -> int:
     """The first entry behind a summary."""
     fill = sum(index is None for index, _ in entries)
     if cut.fill < fill:
@@ -284,7 +286,7 @@ def _fixed(found: Assembly, count: Callable[[str], int]) -> int:
     return fixed + sum(count(orjson.dumps(each).decode()) for each in named if each)
 
 
-class _Room:
+class WindowRoom:
     """What a request has of its window, and what its messages take of it."""
 
     def __init__(

@@ -1,7 +1,7 @@
 """Memory's part of a turn: what is known when it begins, what is written when it has ended.
 
-`Recollector` is one for the process. Its `begin` reads what a request needs (one round trip for a plain turn) and
-leaves a `Recollection`, which knows the request's body with memory in it, runs the memory tools, and
+`MemoryKeeper` is one for the process. Its `begin` reads what a request needs (one round trip for a plain turn) and
+leaves a `TurnMemory`, which knows the request's body with memory in it, runs the memory tools, and
 writes the turn. What any of it decides is decided in gateway.core; here it is only asked for in order.
 """
 
@@ -30,15 +30,15 @@ from gateway.core.memory import tools as memory_tools
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note as recall
 from gateway.core.prompt.compose import Composition, compose, known_note
-from gateway.core.prompt.eviction import Beginning, evicted_before, find_beginning
+from gateway.core.prompt.eviction import Eviction, evicted_before, find_beginning
 from gateway.core.prompt.section import Section, learned, make_section
 from gateway.core.prompt.summary import Overfull
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
-from gateway.core.turn.machine import End, Outcome
+from gateway.core.turn.machine import End, TurnOutcome
 from gateway.run.memory.assemble import Additions, Assembly, assemble, may_exceed
 from gateway.run.memory.blocks import declared, declared_blocks
-from gateway.run.memory.visible import Sight
+from gateway.run.memory.visible import VisibleContent
 from gateway.run.tools.memory import MemoryTools
 from gateway.settings import MemorySettings, ProfileSettings
 from storage.base import Store
@@ -57,7 +57,7 @@ from storage.records import (
     Vector,
 )
 
-__all__ = ["Asked", "EmbedQuery", "Recollection", "Recollector"]
+__all__ = ["EmbedQuery", "MemoryKeeper", "MemoryRequest", "TurnMemory"]
 
 _log = logging.getLogger("mnemogate")
 
@@ -71,7 +71,7 @@ OPEN_WAIT_S = 5.0  # chosen: a disk slower than that is down for a mode that can
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class MemoryRequest:
     """profile: the one that the identity names. now: seconds since the epoch.
 
     model: what the upstream calls it. context_tokens: its window; None: unknown, and nothing falls out of it.
@@ -91,7 +91,7 @@ WantsSummary = Callable[[Committed, Overfull], None]
 EmbedQuery = Callable[[int, str, float], Awaitable[Vector | None]]
 
 
-class Recollector:
+class MemoryKeeper:
     def __init__(self, store: Store, settings: MemorySettings, now: Callable[[], float] = time.time) -> None:
         self.store = store
         self.settings = settings
@@ -105,7 +105,7 @@ class Recollector:
         self.overfull: WantsSummary | None = None  # told of conversations whose window fills up
         self.embed_query: EmbedQuery | None = None  # None: memory is searched by words alone
 
-    async def begin(self, asked: Asked) -> Recollection:
+    async def begin(self, asked: MemoryRequest) -> TurnMemory:
         """Raises: StoreError when memory cannot be had."""
         if asked.identity.conversation is not None and (
             asked.identity.append or asked.profile.history == "append"
@@ -115,7 +115,7 @@ class Recollector:
         await found.recollect()
         return found
 
-    async def _begin_appending(self, asked: Asked) -> Recollection:
+    async def _begin_appending(self, asked: MemoryRequest) -> TurnMemory:
         """Sends of one conversation queue: each goes on from the one before."""
         scope, key = asked.identity.scope, asked.identity.conversation
         assert scope is not None
@@ -139,7 +139,7 @@ class Recollector:
         if not lock.locked() and not getattr(lock, "_waiters", None):
             self._queues.pop(name, None)
 
-    def _look(self, asked: Asked, *, append: bool) -> Recollection:
+    def _look(self, asked: MemoryRequest, *, append: bool) -> TurnMemory:
         scope, key = asked.identity.scope, asked.identity.conversation
         assert scope is not None
         agents = self.store.agents
@@ -160,7 +160,7 @@ class Recollector:
         query = Query(
             listing,
             named=key is not None,
-            mode=history.Mode.ON if mode is Mode.STRICT else history.Mode(mode.value),
+            mode=history.Keeping.ON if mode is Mode.STRICT else history.Keeping(mode.value),
             now=asked.now,
             idle_s=self.settings.idle_s,
             append=append,
@@ -170,10 +170,10 @@ class Recollector:
         )
         plan = plan_plain(look, query)
         if plan is not None:
-            return Recollection(self, asked, agent, look, query, plan, None)
+            return TurnMemory(self, asked, agent, look, query, plan, None)
         if not agent.id:
             tree = Tree()
-            return Recollection(self, asked, agent, look, query, history.begin(tree, query), tree)
+            return TurnMemory(self, asked, agent, look, query, history.begin(tree, query), tree)
         # The end of a conversation tells nearly always; else what goes back to where its window began; else all of it.
         reach: int | None = REACH
         low: int | None = None
@@ -187,7 +187,7 @@ class Recollector:
                 break
             low = max(0, evicted.depth - 1) if evicted is not None and reach is not None else None
             reach = None
-        return Recollection(self, asked, agent, look, query, plan, tree)
+        return TurnMemory(self, asked, agent, look, query, plan, tree)
 
 
 def new_uid() -> str:
@@ -195,11 +195,11 @@ def new_uid() -> str:
 
 
 @dataclass(slots=True)
-class Recollection:
+class TurnMemory:
     """One request's. tree: None for a plain turn. Call in this order: recollect, (body, run tools)*, commit."""
 
-    by: Recollector
-    asked: Asked
+    by: MemoryKeeper
+    asked: MemoryRequest
     agent: Agent
     look: Look
     query: Query
@@ -210,7 +210,7 @@ class Recollection:
     composition: Composition = field(default_factory=Composition)
     overfull: Overfull | None = None  # as the request was sent, its window was filling up
     evicted: Evicted | None = None  # as the request was sent, this was left out
-    beginning: Beginning = field(default_factory=Beginning)
+    beginning: Eviction = field(default_factory=Eviction)
     notes: dict[int, str] = field(default_factory=dict)  # by index among the new messages
     # Its exchanges, as far as they matter; empty where memory is off.
     path: set[int] = field(default_factory=set)
@@ -379,7 +379,7 @@ class Recollection:
         elsewhere = self.look.next_seq - 1 - (anchor.length if anchor else 0)
         if scope is not None and scope.is_person and settings.recall_tokens and (elsewhere > 0 or cut):
             begun = time.perf_counter()
-            sight = Sight(self.plan, self.look, self.tree, self.composition, self.path, cut)
+            sight = VisibleContent(self.plan, self.look, self.tree, self.composition, self.path, cut)
             query, budget = recall.make_query(text), self._note_tokens()
             deadline = (
                 settings.voice_deadline_ms if self.asked.request.stream else settings.recall_deadline_ms
@@ -444,14 +444,14 @@ class Recollection:
         """Append mode: the user's message is on disk before the model is asked. Raises: StoreError."""
         try:
             async with asyncio.timeout(self.by.open_wait_s):
-                committed = await self._commit(self._ended(Outcome(End.CANCELLED)), settle.open_)
+                committed = await self._commit(self._ended(TurnOutcome(End.CANCELLED)), settle.open_)
         except TimeoutError:
             raise TooSlow("the disk did not take the message in time") from None
         self.row = committed.exchange
         self.agent = committed.agent
         self.by.store.turns.remember(committed)
 
-    def commit(self, outcome: Outcome) -> Coroutine[Any, Any, Committed | None]:
+    def commit(self, outcome: TurnOutcome) -> Coroutine[Any, Any, Committed | None]:
         """Writes what became of the turn. None: nothing was worth writing. Raises: StoreError.
 
         From here on the next send waits for the write and no longer for this request, which may well be over before.
@@ -459,7 +459,7 @@ class Recollection:
         release, self.release = self.release, lambda: None
         return self._write(outcome, release)
 
-    async def _write(self, outcome: Outcome, release: Callable[[], None]) -> Committed | None:
+    async def _write(self, outcome: TurnOutcome, release: Callable[[], None]) -> Committed | None:
         try:
             finished = outcome.state is End.FINISHED
             if not finished and outcome.state is End.FAILED and not outcome.text and self.row < 0:
@@ -480,7 +480,7 @@ class Recollection:
             self.by.overfull(committed, self.overfull)
         return committed
 
-    def _ended(self, outcome: Outcome) -> settle.Ended:
+    def _ended(self, outcome: TurnOutcome) -> settle.Ended:
         said = outcome.said or {"role": "assistant", "content": ""}
         full = list(outcome.full)
         if outcome.state is not End.FINISHED and not outcome.text:

@@ -11,11 +11,11 @@ from gateway.core.prompt.compose import Composition
 from gateway.run.memory.assemble import Assembly
 from storage.records import Exchange, Look, Message
 
-__all__ = ["Sight"]
+__all__ = ["VisibleContent"]
 
 
 @dataclass(slots=True)
-class Sight:
+class VisibleContent:
     """tree: None for a plain turn. path: the ids of its exchanges. cut: the conversation, if it does not fit."""
 
     plan: Plan

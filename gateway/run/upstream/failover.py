@@ -2,7 +2,8 @@
 
 The order is decided by `gateway.core.upstream.policy`.
 
-`Tries` is one request's. It has a provider's `send`, so that whoever relays a reply need not know how many were asked.
+`Attempts` is one request's. It has a provider's `send`, so that whoever relays a reply need not
+know how many were asked.
 Everything here happens before a reply is handed on: a reply that has begun is not tried again. The first answer
 settles the place; further rounds of the same turn stay there, and once the client has text they are sent just once.
 """
@@ -23,11 +24,11 @@ from adapters.types import Event, ModelRequest
 from gateway.core.turn.stream import is_event_stream, refusal_in
 from gateway.core.upstream.context_window import GUESS, Contexts, context_from_error
 from gateway.core.upstream.policy import (
+    EndpointHealth,
     Failure,
-    Health,
-    Member,
+    NextAttempt,
     Policy,
-    Step,
+    RouteMember,
     Target,
     decide,
     has_credit,
@@ -42,9 +43,9 @@ from gateway.run.upstream.relay import MAX_REPLY_BYTES, Receipt
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings
 
-__all__ = ["Place", "Reach", "Remake", "Tries"]
+__all__ = ["Attempts", "Endpoint", "Failover", "Remake"]
 
-Remake = Callable[[Target, "Place"], Awaitable[ModelRequest]]
+Remake = Callable[[Target, "Endpoint"], Awaitable[ModelRequest]]
 # Of an error: what is read of one that nobody gets to see, so that its connection can be used again; and what is
 # searched of one that may name a context. Some repeat the whole request.
 _ERROR_BYTES = 64 * 1024
@@ -54,7 +55,7 @@ _MAY_BE_TOO_LONG = frozenset((400, 413, 422))
 
 
 @dataclass(slots=True)
-class Place:
+class Endpoint:
     """One provider with one key. name: its upstream's, and from the second key on its number.
 
     has_key: False: callers bring their own, and then a limit that one of them reached says nothing about the others.
@@ -65,13 +66,13 @@ class Place:
     provider: Provider
     policy: Policy
     has_key: bool = True
-    health: Health = field(default_factory=Health)
+    health: EndpointHealth = field(default_factory=EndpointHealth)
 
 
-Candidate = tuple[Place, Target]
+Candidate = tuple[Endpoint, Target]
 
 
-class Reach:
+class Failover:
     """One for the process. now: a monotonic clock; wall: seconds since the epoch, for dates in Retry-After."""
 
     def __init__(
@@ -90,7 +91,7 @@ class Reach:
         self.metrics = metrics
         # A client that is to hear comments while it waits for the first event gets its status before that.
         self.may_peek = not settings.server.keep_alive_comment_s
-        self._places: dict[str, list[Place]] = {}
+        self._places: dict[str, list[Endpoint]] = {}
         for upstream in settings.upstreams:
             policy = Policy(
                 upstream.retries,
@@ -102,7 +103,7 @@ class Reach:
             has_key = bool(upstream.api_key or upstream.api_keys or upstream.headers)
             names = [upstream.name, *(f"{upstream.name}#{n + 1}" for n in range(1, len(upstream.api_keys)))]
             self._places[upstream.name] = [
-                Place(name, upstream.name, providers[name], policy, has_key)
+                Endpoint(name, upstream.name, providers[name], policy, has_key)
                 for name in names
                 if name in providers
             ]
@@ -111,7 +112,7 @@ class Reach:
 
     def tries(
         self, route: Route, key: Callable[[], int], sink: Sink, receipt: Receipt, path: str = CHAT
-    ) -> Tries:
+    ) -> Attempts:
         """Where this request goes; nothing is sent yet.
 
         key: the same for what stays together where there are several places. path: who is known not to have it is
@@ -121,7 +122,7 @@ class Reach:
         if not route.others and len(places) == 1:
             window = self.contexts.of((route.upstream, route.model), route.context_window)
             target = Target(route.upstream, route.model, window)
-            return Tries(self, [(places[0], target)], sink, receipt)
+            return Attempts(self, [(places[0], target)], sink, receipt)
         targets = [
             each._replace(context_window=self.contexts.of(each[:2], each.context_window))
             for each in route.targets
@@ -132,14 +133,14 @@ class Reach:
             for place in self._places[target.upstream]
             if path == CHAT or place.provider.has_endpoint(path)
         ]
-        members = [Member(f"{p.name}/{t.model}", t.rank, p.health, t.model) for p, t in candidates]
+        members = [RouteMember(f"{p.name}/{t.model}", t.rank, p.health, t.model) for p, t in candidates]
         found = order(members, self.now(), key())
-        return Tries(self, [candidates[i] for i in found], sink, receipt)
+        return Attempts(self, [candidates[i] for i in found], sink, receipt)
 
-    def first(self, route: Route, sink: Sink, receipt: Receipt) -> Tries:
+    def first(self, route: Route, sink: Sink, receipt: Receipt) -> Attempts:
         """The one place of what an upstream keeps: its first key, whose account the files and the like are in."""
         target = Target(route.upstream, route.model)
-        return Tries(self, [(self._places[route.upstream][0], target)], sink, receipt)
+        return Attempts(self, [(self._places[route.upstream][0], target)], sink, receipt)
 
     def _resting(self) -> dict[tuple[str, ...], int]:
         now = self.now()
@@ -150,7 +151,7 @@ class Reach:
         }
 
 
-class Tries:
+class Attempts:
     """place, target: whose turn it is; after an answer, whose answer it was. Call `done` when the request is over.
 
     remake: the request for another target. is_once: what may have been done is not asked for again. fault: why the
@@ -174,14 +175,14 @@ class Tries:
         "target",
     )
 
-    def __init__(self, reach: Reach, candidates: list[Candidate], sink: Sink, receipt: Receipt) -> None:
+    def __init__(self, reach: Failover, candidates: list[Candidate], sink: Sink, receipt: Receipt) -> None:
         self._reach = reach
         self._sink = sink
         self._receipt = receipt
         self.place, self.target = candidates[0]
         self._candidates = candidates[1:]
         self._log: list[str] = []
-        self._busy: Place | None = None
+        self._busy: Endpoint | None = None
         self._is_settled = False
         self._is_guess = False  # whether this request was cut by guess
         self.is_answered = False  # whether the last call had a reply, whatever it said
@@ -228,8 +229,8 @@ class Tries:
                 if is_probe:
                     health.is_probed = False
             self._blame(failure)
-            step, wait_s = self._decide(failure, tries) if is_free else (Step.STOP, 0.0)
-            if step is Step.STOP:
+            step, wait_s = self._decide(failure, tries) if is_free else (NextAttempt.STOP, 0.0)
+            if step is NextAttempt.STOP:
                 self._answered(failure.kind, is_error=True, has_reply=reply is not None)
                 if reply is None:
                     assert error is not None
@@ -240,7 +241,7 @@ class Tries:
                 await _let_go(reply)
             if wait_s:
                 await reach.sleep(wait_s)
-            if step is Step.NEXT:
+            if step is NextAttempt.NEXT:
                 self.place, self.target = self._candidates.pop(0)
                 tries = 0
                 if self.remake is not None:
@@ -257,7 +258,7 @@ class Tries:
             body = await reply.read(MAX_REPLY_BYTES)
         finally:
             await reply.aclose()
-        told = Told(reply.status, reply.headers, body)
+        told = BufferedReply(reply.status, reply.headers, body)
         tokens = context_from_error(body[:_ERROR_BYTES].decode("utf-8", "replace"), request.body)
         known, target = self.target.context_window, self.target
         if tokens is None or self.remake is None:
@@ -306,15 +307,15 @@ class Tries:
         else:
             place.health.failed(place.policy, now, model, failure.retry_after_s)
 
-    def _occupy(self, place: Place) -> None:
+    def _occupy(self, place: Endpoint) -> None:
         self.done()
         self._busy = place
         place.health.in_flight += 1
 
-    def _decide(self, failure: Failure, tries: int) -> tuple[Step, float]:
+    def _decide(self, failure: Failure, tries: int) -> tuple[NextAttempt, float]:
         is_done_perhaps = failure.sent and failure.kind != "429"
         if self._sink.started or (self.is_once and is_done_perhaps):
-            return Step.STOP, 0.0
+            return NextAttempt.STOP, 0.0
         left = [] if self._is_settled else self._candidates
         health = self.place.health
         step, wait_s = decide(
@@ -326,7 +327,7 @@ class Tries:
             has_credit=has_credit(health, self.place.policy),
             chance=self._reach.chance(),
         )
-        if step is Step.AGAIN:
+        if step is NextAttempt.AGAIN:
             take_credit(health, self.place.policy)
         return step, wait_s
 
@@ -347,7 +348,7 @@ class Tries:
             self._reach.metrics.upstream_error(name, outcome)
 
 
-class Told:
+class BufferedReply:
     """A reply that was read to its end already."""
 
     def __init__(self, status: int, headers: tuple[tuple[str, str], ...], body: bytes) -> None:
@@ -393,7 +394,7 @@ async def _without_mask(reply: ModelReply) -> ModelReply:
         return reply
     await _let_go(reply)
     kept = [(name, value) for name, value in reply.headers if name != "content-type"]
-    return Told(refused[0], (*kept, ("content-type", "application/json")), refused[1])
+    return BufferedReply(refused[0], (*kept, ("content-type", "application/json")), refused[1])
 
 
 async def _let_go(reply: ModelReply) -> None:

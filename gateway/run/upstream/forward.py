@@ -21,13 +21,13 @@ from gateway.core.turn.stream import is_event_stream
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, UnknownPath
 from gateway.run.sink import Sink
-from gateway.run.upstream.failover import Place, Reach
+from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.keepalive import BEAT, with_beats
 from gateway.run.upstream.relay import Receipt, handed_on, kind_of, split_events, translate
 from gateway.run.upstream.route import AGENT_PREFIX, Route, resolve_route
 from gateway.settings import Settings
 
-__all__ = ["UPSTREAM_HEADER", "Forwarding", "Named", "Outgoing", "Streamed"]
+__all__ = ["UPSTREAM_HEADER", "Forwarding", "Named", "Outgoing", "StreamedBody"]
 
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
 _HELD_BYTES: Final = (
@@ -47,7 +47,7 @@ class Named(Protocol):
         """It, with another name for its model, if it has one."""
 
 
-class Streamed(Protocol):
+class StreamedBody(Protocol):
     """A body that comes piece by piece. size: None where it is not known. error: why it ended early, if it did."""
 
     size: int | None
@@ -71,7 +71,7 @@ class Outgoing:
     headers: Sequence[tuple[bytes, bytes]]
     credential: str | None
     named: Named | None = None
-    upload: Streamed | None = None
+    upload: StreamedBody | None = None
 
     @property
     def is_kept(self) -> bool:
@@ -103,7 +103,7 @@ class Outgoing:
 class Forwarding:
     """One for the process."""
 
-    def __init__(self, settings: Settings, providers: Mapping[str, Provider], reach: Reach) -> None:
+    def __init__(self, settings: Settings, providers: Mapping[str, Provider], reach: Failover) -> None:
         self._settings = settings
         self._providers = providers
         self._names = frozenset(each.name for each in settings.upstreams)
@@ -164,7 +164,7 @@ class Forwarding:
         else:
             tries = self._reach.tries(route, lambda: next(self._turns), sink, receipt, asked.path)
 
-        async def remake(target: Target, place: Place) -> ModelRequest:
+        async def remake(target: Target, place: Endpoint) -> ModelRequest:
             return asked.request(target, route.upstream)
 
         tries.remake, tries.fault = remake, asked.failure
