@@ -11,37 +11,39 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from storage.records import (
-    Agent,
+from storage.commands import (
     Ancestor,
-    Block,
     BlockMerge,
-    BlockOp,
     Change,
     Committed,
-    Exchange,
     Extent,
-    Fact,
     ForgetRules,
     ForgetTarget,
+    Learned,
+    Look,
+    Pool,
+    Probes,
+    TransferRecord,
+    TurnWrite,
+    Unembedded,
+    Unlearned,
+)
+from storage.records import (
+    Agent,
+    Block,
+    BlockOp,
+    Exchange,
+    Fact,
     Job,
     JobState,
     Key,
-    Learned,
-    Look,
     Message,
     Passage,
-    Pool,
-    Probes,
     Revision,
     Scope,
     Snapshot,
     Step,
     Summary,
-    TransferRecord,
-    TurnWrite,
-    Unembedded,
-    Unlearned,
     Vector,
 )
 

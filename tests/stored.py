@@ -15,7 +15,8 @@ from gateway.core.conversation.match import Keeping, Plan, Query, begin
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.compose import Composition, compose, known_note
-from storage.records import Agent, Block, Change, Committed, Exchange, Look, Pool, Scope, Snapshot, TurnWrite
+from storage.commands import Change, Committed, Look, Pool, TurnWrite
+from storage.records import Agent, Block, Exchange, Scope, Snapshot
 from storage.sql import exchanges
 from storage.sql.store import SqliteStore
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert

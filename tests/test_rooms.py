@@ -19,9 +19,9 @@ LEAVES = {
     "gateway.tokens",
 }
 DEFAULTS = ("gateway.settings", "gateway.core.request.identity")  # the order of the fields that name a user
-DATA = {"adapters.types", "storage.records", "storage.value"}
+DATA = {"adapters.types", "storage.commands", "storage.records", "storage.value"}
 ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors"}
-STORAGE = {"storage.base", "storage.records", "storage.errors", "storage.value"}
+STORAGE = {"storage.base", "storage.commands", "storage.records", "storage.errors", "storage.value"}
 
 # room -> what it may import of ours beside itself; a name ending in "." stands for everything below it.
 ALLOWED: dict[str, set[str]] = {

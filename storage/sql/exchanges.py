@@ -12,19 +12,8 @@ from typing import Any
 
 import orjson
 
-from storage.records import (
-    Agent,
-    Atom,
-    Block,
-    BlockOp,
-    Conversation,
-    Evicted,
-    Exchange,
-    Look,
-    Probes,
-    Snapshot,
-    State,
-)
+from storage.commands import Look, Probes
+from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
 from storage.sql.statements import load_queries
 from storage.sqlite.padding import pad_bytes, pad_sql, room_for, size_of
 

@@ -17,19 +17,9 @@ from typing import Any
 import orjson
 
 from storage.base import Effect, MessagesOf
+from storage.commands import Learned, LearnedFact, Unlearned
 from storage.errors import NotFound
-from storage.records import (
-    Agent,
-    Block,
-    Exchange,
-    Fact,
-    Learned,
-    LearnedFact,
-    Message,
-    Scope,
-    State,
-    Unlearned,
-)
+from storage.records import Agent, Block, Exchange, Fact, Message, Scope, State
 from storage.sql import exchanges
 from storage.sql.agents import take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block

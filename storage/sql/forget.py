@@ -24,17 +24,8 @@ from typing import Any
 
 import orjson
 
-from storage.records import (
-    BlockOp,
-    Erased,
-    Exchange,
-    Extent,
-    ForgetRules,
-    ForgetTarget,
-    Revised,
-    Scope,
-    State,
-)
+from storage.commands import Erased, Extent, ForgetRules, ForgetTarget, Revised
+from storage.records import BlockOp, Exchange, Scope, State
 from storage.search import rank
 from storage.sql import exchanges as history
 from storage.sql.agents import Agents

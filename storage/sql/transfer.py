@@ -15,8 +15,9 @@ from typing import Any
 
 import orjson
 
+from storage.commands import Ancestor, TransferRecord
 from storage.errors import NotFound, WriteConflict
-from storage.records import Agent, Ancestor, Scope, TransferRecord
+from storage.records import Agent, Scope
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent
 from storage.sql.exchanges import padded_values, unpack_atoms, unpack_inputs

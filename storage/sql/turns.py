@@ -9,22 +9,9 @@ from dataclasses import replace
 
 import orjson
 
+from storage.commands import BlockMerge, Change, Committed, Look, Pool, Probes, TurnWrite
 from storage.errors import Stale
-from storage.records import (
-    Agent,
-    Block,
-    BlockMerge,
-    BlockOp,
-    Change,
-    Committed,
-    Exchange,
-    Look,
-    Pool,
-    Probes,
-    Scope,
-    Snapshot,
-    TurnWrite,
-)
+from storage.records import Agent, Block, BlockOp, Exchange, Scope, Snapshot
 from storage.sql import exchanges as history
 from storage.sql.agents import Agents, create_agent
 from storage.sql.blocks import (

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from storage.base import Effect, MessagesOf
-from storage.records import Agent, Scope, Unembedded
+from storage.commands import Unembedded
+from storage.records import Agent, Scope
 from storage.search.rank import chunk_of
 from storage.sql import exchanges
 from storage.sql.recall import load_kept

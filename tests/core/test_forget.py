@@ -9,7 +9,8 @@ import pytest
 
 from gateway.core.memory.forget import quotes, rebuild
 from gateway.core.prompt.note import Recalled, render_note
-from storage.records import Block, BlockOp, Erased, Message, Revised
+from storage.commands import Erased, Revised
+from storage.records import Block, BlockOp, Message
 
 DAY = 20_000  # 2024-10-04
 BLOCK = Block(1, "human", "The user", "has a cat", 1000)

@@ -14,7 +14,8 @@ from gateway.core.conversation.fast_path import compose_plain, finish_plain, pla
 from gateway.core.conversation.match import Keeping, Plan, Query, begin
 from gateway.core.conversation.tree import Tree, has_additions
 from gateway.core.prompt.compose import compose
-from storage.records import Exchange, Look, State
+from storage.commands import Look
+from storage.records import Exchange, State
 from tests.core.conversations import (
     IDLE_S,
     OUR_TOOLS,

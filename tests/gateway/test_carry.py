@@ -21,8 +21,9 @@ from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
 from gateway.errors import BadRequest
 from gateway.run.admin.transfer import carry_operations
+from storage.commands import ForgetTarget, Learned
 from storage.errors import WriteConflict
-from storage.records import Agent, ForgetTarget, Learned, Scope, State
+from storage.records import Agent, Scope, State
 from storage.sql.store import SqliteStore
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.stored import ALICE, Teller

@@ -15,7 +15,8 @@ from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.prompt.summary import INSTRUCTIONS
 from gateway.errors import BadRequest
 from gateway.settings import MemorySettings, ProfileSettings, UpstreamSettings
-from storage.records import ForgetTarget, JobState, Scope
+from storage.commands import ForgetTarget
+from storage.records import JobState, Scope
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 from tests.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 

@@ -22,7 +22,8 @@ from gateway.run.admin.transfer import carry_operations
 from gateway.run.background.embed import BATCH, TEXT_CHARS, Embedding
 from gateway.serve import perform_here
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
-from storage.records import ForgetTarget, JobState, Scope
+from storage.commands import ForgetTarget
+from storage.records import JobState, Scope
 from tests.gateway.sdk import World, agent, remember
 from tests.meaning import unit_bytes, vector_of
 from tests.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.conversation import lookup
 from gateway.run.memory import turn_memory
-from storage.records import Pool
+from storage.commands import Pool
 from tests.gateway.test_compact import Notes, compacted, compacting, text_of
 from tests.upstream import StrictUpstream, say
 

@@ -11,7 +11,8 @@ import pytest
 from gateway.core.conversation import settle
 from gateway.core.memory.visibility import messages_of
 from gateway.run.admin.transfer import carry_operations
-from storage.records import Agent, Block, Learned, LearnedFact, Scope, Unlearned
+from storage.commands import Learned, LearnedFact, Unlearned
+from storage.records import Agent, Block, Scope
 from storage.sql.store import SqliteStore
 from tests.core.conversations import assistant, user
 from tests.stored import ALICE, Teller

@@ -13,8 +13,9 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
+from storage.commands import ForgetTarget
 from storage.errors import Stale
-from storage.records import Agent, Exchange, ForgetTarget, Scope, Snapshot, State
+from storage.records import Agent, Exchange, Scope, Snapshot, State
 from storage.sql.store import SqliteStore
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import OpenStore

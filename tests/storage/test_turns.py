@@ -12,8 +12,9 @@ from gateway.core.conversation.canonical import Canon, WireMessage
 from gateway.core.conversation.change import decide
 from gateway.core.conversation.match import Keeping
 from gateway.core.memory import edits
+from storage.commands import Change, Committed, Pool, Probes, TurnWrite
 from storage.errors import Stale
-from storage.records import Change, Committed, Exchange, Pool, Probes, Scope, Snapshot, TurnWrite
+from storage.records import Exchange, Scope, Snapshot
 from storage.sql.exchanges import SQL
 from storage.sql.store import SqliteStore
 from tests.core.conversations import assistant, call, check_columns, result, user

@@ -14,8 +14,9 @@ import pytest
 
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
+from storage.commands import ForgetTarget, Unembedded
 from storage.errors import Stale
-from storage.records import Agent, ForgetTarget, Message, Unembedded, Vector
+from storage.records import Agent, Message, Vector
 from storage.search import rank, vectors
 from storage.search.rank import CorruptIndex
 from storage.sql.store import SqliteStore

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from gateway.core.conversation import settle
 from gateway.core.conversation.match import Plan
 from gateway.core.conversation.tree import Tree, is_tombstone
-from storage.records import Change, Exchange, Pool, State
+from storage.commands import Change, Pool
+from storage.records import Exchange, State
 
 __all__ = ["decide"]
 

@@ -16,7 +16,8 @@ from gateway.core.conversation.match import Keeping, Match, Plan, Query
 from gateway.core.conversation.settle import Ended, contents
 from gateway.core.conversation.tree import Tree, end_offset, has_additions
 from gateway.core.prompt.compose import Composition, restore
-from storage.records import Exchange, Look, State
+from storage.commands import Look
+from storage.records import Exchange, State
 
 __all__ = ["compose_plain", "finish_plain", "plan_plain"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.core.conversation import match
 from gateway.core.conversation.canonical import Listing
 from gateway.core.conversation.match import Plan, Query
-from storage.records import Probes
+from storage.commands import Probes
 
 __all__ = ["REACH", "full_probes", "plain_probes"]
 

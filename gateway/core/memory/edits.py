@@ -9,7 +9,8 @@ from hashlib import blake2b
 import orjson
 
 from gateway.core.memory.tools import Edit, apply
-from storage.records import Block, BlockMerge, BlockOp
+from storage.commands import BlockMerge
+from storage.records import Block, BlockOp
 
 __all__ = ["ARCHIVAL_INSERT", "digest", "merge", "perform", "view"]
 

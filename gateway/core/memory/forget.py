@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 
 from gateway.core.memory.edits import perform
 from gateway.core.prompt.note import tells_of_blocks
-from storage.records import Block, Erased, ForgetRules, Revised
+from storage.commands import Erased, ForgetRules, Revised
+from storage.records import Block
 
 __all__ = ["FORGET_RULES", "quotes", "rebuild"]
 

@@ -21,7 +21,8 @@ from gateway.core.memory import tools
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.redaction import has_secret, withhold
 from gateway.core.prompt import note
-from storage.records import Block, Fact, Learned, LearnedFact, Message
+from storage.commands import Learned, LearnedFact
+from storage.records import Block, Fact, Message
 
 __all__ = [
     "HUMAN",

@@ -17,8 +17,8 @@ from gateway.core.memory.forget import FORGET_RULES
 from gateway.errors import BadRequest
 from gateway.run.admin.operations import Operation
 from storage.base import Store
+from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound, StoreError
-from storage.records import Extent, ForgetTarget
 
 __all__ = ["Retention", "forget_operations", "names_part", "scope_of"]
 

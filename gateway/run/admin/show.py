@@ -12,7 +12,8 @@ from gateway.core.prompt import note as recall
 from gateway.errors import BadRequest
 from gateway.run.admin.operations import Operation
 from storage.base import Store
-from storage.records import Agent, Block, Fact, Look, Message, Scope, Vector
+from storage.commands import Look
+from storage.records import Agent, Block, Fact, Message, Scope, Vector
 
 __all__ = ["show_operation"]
 

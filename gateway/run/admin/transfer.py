@@ -21,8 +21,9 @@ from gateway.errors import BadRequest
 from gateway.run.admin.forget import scope_of
 from gateway.run.admin.operations import Operation
 from storage.base import Store
+from storage.commands import TransferRecord
 from storage.errors import NotFound, WriteConflict
-from storage.records import Agent, Atom, Exchange, Scope, State, TransferRecord
+from storage.records import Agent, Atom, Exchange, Scope, State
 
 __all__ = ["carry_operations"]
 

@@ -35,8 +35,9 @@ from gateway.run.background.worker import JobContext, JobFailed
 from gateway.run.turn import Pending
 from gateway.tokens import message_tokens, tokenizer_for
 from storage.base import Store
+from storage.commands import Committed
 from storage.errors import Stale
-from storage.records import Committed, Exchange
+from storage.records import Exchange
 
 __all__ = ["COMPACT", "Compactor", "compact_operation"]
 

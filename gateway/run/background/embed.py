@@ -27,8 +27,9 @@ from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route
 from gateway.settings import MemorySettings, Settings
 from storage.base import Store
+from storage.commands import Unembedded
 from storage.errors import Stale
-from storage.records import Unembedded, Vector
+from storage.records import Vector
 
 __all__ = ["KIND", "LOCAL", "Embedding", "embedder_route"]
 

@@ -20,8 +20,9 @@ from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings
 from storage.base import Store
+from storage.commands import Learned, Unlearned
 from storage.errors import TooSlow
-from storage.records import Block, Fact, Learned, Message, Unlearned
+from storage.records import Block, Fact, Message
 
 __all__ = ["KIND", "Learning"]
 

@@ -17,8 +17,8 @@ from gateway.core.memory.visibility import messages_of
 from gateway.run.background.loop import AFTER_FAULT_S, PeriodicTask
 from gateway.run.memory.turn_memory import INDEX_EVERY
 from storage.base import Store
+from storage.commands import Change, Pool
 from storage.errors import Unavailable
-from storage.records import Change, Pool
 
 __all__ = ["Maintenance"]
 

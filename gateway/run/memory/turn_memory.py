@@ -42,20 +42,9 @@ from gateway.run.memory.visible import VisibleContent
 from gateway.run.tools.memory import MemoryTools
 from gateway.settings import MemorySettings, ProfileSettings
 from storage.base import Store
+from storage.commands import Committed, Look, Probes, TurnWrite
 from storage.errors import StoreError, TooSlow
-from storage.records import (
-    Agent,
-    Block,
-    BlockOp,
-    Committed,
-    Evicted,
-    Exchange,
-    Look,
-    Probes,
-    Snapshot,
-    TurnWrite,
-    Vector,
-)
+from storage.records import Agent, Block, BlockOp, Evicted, Exchange, Snapshot, Vector
 
 __all__ = ["EmbedQuery", "MemoryKeeper", "MemoryRequest", "TurnMemory"]
 

@@ -9,7 +9,8 @@ from gateway.core.conversation.match import Plan
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import Composition
 from gateway.run.memory.assemble import Assembly
-from storage.records import Exchange, Look, Message
+from storage.commands import Look
+from storage.records import Exchange, Message
 
 __all__ = ["VisibleContent"]
 

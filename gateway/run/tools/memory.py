@@ -13,8 +13,9 @@ from gateway.core.memory import edits, tools
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note
 from storage.base import Store
+from storage.commands import Look
 from storage.errors import StoreError
-from storage.records import Agent, Block, BlockOp, Look, Message, Vector
+from storage.records import Agent, Block, BlockOp, Message, Vector
 
 __all__ = ["MemoryTools"]
 

@@ -1,0 +1,312 @@
+"""What passes into a transaction of the store and out of it, as values. `storage/records.py` has what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from storage.records import Agent, Atom, Block, BlockOp, Conversation, Exchange, Message, Snapshot
+from storage.value import frozen
+
+__all__ = [
+    "Ancestor",
+    "BlockMerge",
+    "Change",
+    "Committed",
+    "Erased",
+    "Extent",
+    "ForgetRules",
+    "ForgetTarget",
+    "Learned",
+    "LearnedFact",
+    "Look",
+    "Pool",
+    "Probes",
+    "Revised",
+    "TransferRecord",
+    "TurnWrite",
+    "Unembedded",
+    "Unlearned",
+]
+
+# -- what passes between a turn and the store
+
+
+@dataclass(slots=True)
+class Look:
+    """What one round trip tells of a request's surroundings.
+
+    exchange: the newest whose path is exactly the client's list up to its last assistant message.
+    is_continued: something follows it already. has_rivals: it is a first turn, and not the only one.
+    additions: exchanges on its path that added something of ours, with content, newest first.
+    is_head: the list begins like one that was made elsewhere. has_tombs: something is off the record.
+    ops: pending memory edits of the agent, all paths.
+    """
+
+    epoch: int = 0
+    next_seq: int = 1
+    indexed_seq: int = 0
+    conversation: Conversation | None = None
+    exchange: Exchange | None = None
+    is_continued: bool = False
+    has_rivals: bool = False
+    additions: list[Exchange] = field(default_factory=list)
+    is_head: bool = False
+    has_tombs: bool = False
+    snapshot: Snapshot | None = None
+    blocks: list[Block] = field(default_factory=list)
+    ops: list[BlockOp] = field(default_factory=list)
+
+
+@frozen
+class Probes:
+    """Under what the exchanges that may matter to a list are looked up.
+
+    key: the client's conversation id; with one only that conversation matters. replies: keys of replies that the list
+    may hold; inputs: hashes of what it asked; marks: hashes of heads and of what may be off the record; since:
+    openings touched later than that may be the same chat. told: hashes of messages that may have been forgotten.
+    reach: how far up from the deepest exchange of a conversation it is loaded, or low: from which depth on; None: all.
+    First exchanges are loaded always.
+    """
+
+    key: str | None
+    replies: Sequence[bytes] = ()
+    inputs: Sequence[bytes] = ()
+    marks: Sequence[bytes] = ()
+    since: float = 0.0
+    told: Sequence[bytes] = ()
+    reach: int | None = None
+    low: int | None = None
+
+
+@frozen
+class Pool:
+    """Exchanges as loaded, without content.
+
+    conversation: the named one, where it exists. fetch: one with its content. tombs: which of `Probes.told` are off the
+    record or forgotten in any conversation; looked up once something was forgotten.
+    """
+
+    exchanges: Sequence[Exchange]
+    conversation: int | None
+    fetch: Callable[[int], Exchange]
+    tombs: frozenset[bytes] = frozenset()
+
+
+@frozen
+class Change:
+    """What a turn does to the tree.
+
+    exchange: its own; a new one has an id below 1, and so has a new conversation. others: stored ones that changed.
+    heads, tombs: hashes under which it has to be recognised. stale: stored ones whose indexed words changed.
+    merge: exchanges whose memory edits enter the blocks now, in this order.
+    """
+
+    exchange: Exchange | None
+    others: Sequence[Exchange] = ()
+    heads: Sequence[bytes] = ()
+    tombs: Sequence[bytes] = ()
+    stale: Sequence[int] = ()
+    merge: Sequence[int] = ()
+
+
+@frozen
+class BlockMerge:
+    """What pending operations come to.
+
+    writes: (block, its new value, operation), in order. passages: (text, operation).
+    dropped: operations that cannot be done any more.
+    """
+
+    writes: Sequence[tuple[int, str, BlockOp]] = ()
+    passages: Sequence[tuple[str, BlockOp]] = ()
+    dropped: Sequence[BlockOp] = ()
+
+
+@frozen
+class TurnWrite:
+    """One turn to be written, in one transaction.
+
+    plain: the new exchange where nothing but its parent is concerned, with the rev of the conversation it was planned
+    on; if that has moved, or without it, `decide` says from the exchanges as they are then what changes.
+    carries: the plain one brings a new user message, so that its parent's turn is carried on.
+    uid: of the conversation, if it is a new one. snapshot: the memory section the path has now; id 0 to store it.
+    defaults, shared: blocks for an agent's first use. ops: memory edits of this turn; their `exchange` is filled in.
+    """
+
+    agent: Agent
+    key: str | None
+    uid: str
+    now: float
+    plain: tuple[Exchange, int] | None
+    probes: Probes
+    decide: Callable[[Pool], Change]
+    merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
+    carries: bool = False
+    ops: Sequence[BlockOp] = ()
+    snapshot: Snapshot | None = None
+    defaults: Sequence[Block] = ()
+    shared: Sequence[Block] = ()
+
+
+@frozen
+class Committed:
+    """agent: as it is stored. exchange, conversation: row ids. is_plain: nothing had to be resolved again."""
+
+    agent: Agent
+    exchange: int
+    conversation: int
+    is_plain: bool
+
+
+# -- what passes between forgetting and the store
+
+
+@frozen
+class ForgetTarget:
+    """What of one memory is to be forgotten.
+
+    messages: by their numbers. exchanges, conversation: row ids. before: what is older than that. is_all: the memory
+    with its secret, after which nothing tells that it was there.
+    """
+
+    messages: Sequence[int] = ()
+    exchanges: Sequence[int] = ()
+    conversation: int | None = None
+    before: float | None = None
+    is_all: bool = False
+
+
+@frozen
+class Extent:
+    """What a target is, before it is forgotten. messages: how many will go; of a whole memory they are not counted.
+
+    kept: how many of the same exchange stay. conversation: the public name of theirs, None where it is not asked.
+    """
+
+    messages: int = 0
+    kept: int = 0
+    conversation: str | None = None
+
+
+@frozen
+class Erased:
+    """What is gone, as far as what may quote it can be told. days: since the epoch, UTC, on which it was said or saved.
+
+    blocks: whether a block, or an edit of one, is gone too.
+    """
+
+    days: frozenset[int]
+    blocks: bool = False
+
+
+@frozen
+class Revised:
+    """A later value of a block that was built on something that is gone.
+
+    is_erased: it came from that itself. op: the edit that made it, of a turn that stays. is_whole: value is an older,
+    untouched one, brought back by an undo.
+    """
+
+    value: str
+    is_erased: bool = False
+    op: BlockOp | None = None
+    is_whole: bool = False
+
+
+@frozen
+class ForgetRules:
+    """quotes: may this note or hidden round quote what is gone?
+
+    rebuild: the value of a block without what is gone. Its arguments: the block with its last untouched value, and
+    the values it had since, oldest first.
+    """
+
+    quotes: Callable[[str, Erased], bool]
+    rebuild: Callable[[Block, Sequence[Revised]], str]
+
+
+# -- what passes between export, import and the store
+
+
+@frozen
+class TransferRecord:
+    """A record on its way: values without database ids, exchanges by their numbers. exchange: with its content."""
+
+    values: dict[str, Any]
+    exchange: Exchange | None = None
+
+
+@frozen
+class Ancestor:
+    """An exchange on a path, as far as those after it need it."""
+
+    seq: int
+    depth: int
+    offset: int
+    length: int
+    inputs: tuple[tuple[Atom, ...], ...]
+    reply: tuple[Atom, ...] | None
+
+
+# -- what passes between learning and the store
+
+
+@frozen
+class Unlearned:
+    """What was confirmed and not yet learned from. agent: with its present numbers.
+
+    cursor: up to where learning has come; upto: up to where `messages`, oldest first, go. is_more: there is more that
+    is confirmed; is_waiting: what follows has to stand its time first.
+    """
+
+    agent: Agent
+    cursor: int
+    upto: int
+    messages: Sequence[Message]
+    is_more: bool = False
+    is_waiting: bool = False
+
+
+@frozen
+class LearnedFact:
+    """A fact to be kept. key: facts that have the same one say the same. replaces: ids of those it makes untrue."""
+
+    text: str
+    about: str
+    key: str
+    valid_from: float
+    exchange: int | None
+    sources: Sequence[int]
+    replaces: Sequence[int] = ()
+
+
+@frozen
+class Learned:
+    """writes: (block, its new value, exchanges it came from); a block with id 0 is to be made. dropped: how many edits
+    made no sense."""
+
+    writes: Sequence[tuple[Block, str, Sequence[int]]] = ()
+    facts: Sequence[LearnedFact] = ()
+    dropped: int = 0
+
+
+# -- what passes between embedding and the store
+
+
+@frozen
+class Unembedded:
+    """The next of a memory to be embedded. agent: with its present numbers.
+
+    cursor: up to where all has been; upto: up to where `messages`, those without a vector, go. stamp: changes when
+    anything of this does. is_new: nothing of this memory is embedded by this model, and that has to be written first.
+    """
+
+    agent: Agent
+    model: str
+    cursor: int
+    upto: int
+    stamp: int
+    messages: Sequence[Message] = ()
+    is_new: bool = False
