@@ -14,7 +14,6 @@ import orjson
 from adapters.base import Provider
 from adapters.types import ModelRequest
 from gateway.core.request.chat import ChatRequest
-from gateway.core.request.envelope import consumed, developer_places, spent
 from gateway.core.request.identity import (
     SIDE_RULES,
     Identity,
@@ -24,17 +23,19 @@ from gateway.core.request.identity import (
     forwardable,
     identify,
 )
-from gateway.core.request.splice import Splice
 from gateway.core.turn.machine import TurnSpec
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError
 from gateway.metrics import Metrics
-from gateway.run.memory.assemble import Additions, Assembly, assemble
+from gateway.run.call import ChatCall
+from gateway.run.memory.assemble import Additions
 from gateway.run.memory.turn_memory import MemoryKeeper, MemoryRequest, TurnMemory
+from gateway.run.pending import Pending
+from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.turn import Pending, TurnRun
+from gateway.run.turn import TurnRun
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
-from gateway.run.upstream.relay import Receipt, kind_of, relay
+from gateway.run.upstream.relay import kind_of, relay
 from gateway.run.upstream.route import Route, check_models, resolve_route
 from gateway.settings import DEFAULT_PROFILE, ProfileSettings, Settings
 from storage.base import Store
@@ -93,7 +94,7 @@ class Chat:
         tries = self.reach.tries(route, partial(_conversation_key, request), sink, receipt)
         memory, status = await self._recollect(request, tries.target, identity, profile)
         receipt.headers.append(("x-mnemogate-memory", status))
-        call = _ChatCall(request, forwardable(headers), credential, route.upstream, receipt, self._settings)
+        call = ChatCall(request, forwardable(headers), credential, route.upstream, receipt, self._settings)
         try:
             if memory is None and not profile.system and not _has_window(route, tries.target):
                 tries.remake = call.make
@@ -118,7 +119,7 @@ class Chat:
 
     async def _turn(
         self,
-        call: _ChatCall,
+        call: ChatCall,
         profile: ProfileSettings,
         memory: TurnMemory | None,
         tries: Attempts,
@@ -240,70 +241,6 @@ class Chat:
                 ),
             )
         return rules
-
-
-@dataclass(slots=True)
-class _ChatCall:
-    """What is asked of an upstream, whichever that will be. upstream: the one the caller named or was routed to."""
-
-    request: ChatRequest
-    headers: tuple[tuple[str, str], ...]
-    credential: str | None
-    upstream: str
-    receipt: Receipt
-    settings: Settings
-    told: tuple[str, ...] = ()  # what was said to be consumed
-    is_adapted: bool = False
-
-    async def make(self, target: Target, place: Endpoint) -> ModelRequest:
-        """The request as it came, where nothing of ours goes in."""
-        if target.context_window is not None:
-            assembly = await self.assemble(Additions(), target, place)
-            return ModelRequest(assembly.body(), self.headers, self.credential_for(target))
-        request, names, as_system = self.request, self._consumed(place), self._as_system(place)
-        body = request.raw
-        if names or as_system or target.model != request.model:
-            splice = Splice(request.layout, request.raw)
-            for name in names:
-                splice.drop_member(name)
-            for index in as_system:
-                splice.set_role(index, "system")
-            if target.model != request.model:
-                splice.set_member("model", orjson.dumps(target.model))
-            body = splice.render()
-        return ModelRequest(body, self.headers, self.credential_for(target))
-
-    async def assemble(self, added: Additions, target: Target, place: Endpoint) -> Assembly:
-        takes_usage = place.provider.capabilities.stream_usage
-        found = await assemble(
-            self.request, target.model, added, target.context_window, takes_usage=takes_usage
-        )
-        found.consumed = self._consumed(place)
-        found.as_system = self._as_system(place)
-        self.receipt.say("x-mnemogate-evicted-tokens", str(found.evicted_tokens))
-        return found
-
-    def credential_for(self, target: Target) -> str | None:
-        return self.credential if target.gets_credential(self.upstream) else None
-
-    def _consumed(self, place: Endpoint) -> tuple[str, ...]:
-        body, known = self.request.json, place.provider.capabilities
-        names = consumed(body, known.metadata) if self.settings.server.consume_envelopes else ()
-        told = (*names, *(each for each in spent(body, known.spends) if each not in names))
-        if told != self.told:
-            self.told = told
-            self.receipt.say("x-mnemogate-consumed", ",".join(told) or None)
-        return names
-
-    def _as_system(self, place: Endpoint) -> tuple[int, ...]:
-        if place.provider.capabilities.developer_role is not False:
-            found: tuple[int, ...] = ()
-        else:
-            found = developer_places(self.request.messages)
-        if found or self.is_adapted:
-            self.is_adapted = bool(found)
-            self.receipt.say("x-mnemogate-adapted", "developer_role" if found else None)
-        return found
 
 
 def _additions(memory: TurnMemory | None, profile: ProfileSettings) -> Additions:

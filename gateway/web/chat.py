@@ -6,7 +6,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.dialects.chat.parse import parse
 from gateway.run.chat import Chat
-from gateway.run.upstream.relay import Receipt
+from gateway.run.receipt import Receipt
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
 from gateway.web.middleware import trace_of

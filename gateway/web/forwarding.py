@@ -15,8 +15,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import BadRequest, UnknownPath
+from gateway.run.receipt import Receipt
 from gateway.run.upstream.forward import UPSTREAM_HEADER, Forwarding, Outgoing
-from gateway.run.upstream.relay import Receipt
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader

@@ -32,7 +32,7 @@ from gateway.run.admin.forget import scope_of
 from gateway.run.admin.operations import Operation
 from gateway.run.background.model import BackgroundModel
 from gateway.run.background.worker import JobContext, JobFailed
-from gateway.run.turn import Pending
+from gateway.run.pending import Pending
 from gateway.tokens import message_tokens, tokenizer_for
 from storage.base import Store
 from storage.commands import Committed

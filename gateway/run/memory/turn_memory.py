@@ -21,7 +21,7 @@ from gateway.core.conversation import match as history
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
 from gateway.core.conversation.change import decide
-from gateway.core.conversation.fast_path import compose_plain, finish_plain, plan_plain
+from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.lookup import REACH, full_probes, plain_probes
 from gateway.core.conversation.match import Plan, Query
 from gateway.core.conversation.tree import Tree
@@ -29,7 +29,7 @@ from gateway.core.memory import edits
 from gateway.core.memory import tools as memory_tools
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note as recall
-from gateway.core.prompt.compose import Composition, compose, known_note
+from gateway.core.prompt.compose import Composition, compose, compose_plain, known_note
 from gateway.core.prompt.eviction import Eviction, evicted_before, find_beginning
 from gateway.core.prompt.section import Section, learned, make_section
 from gateway.core.prompt.summary import Overfull

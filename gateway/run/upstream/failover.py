@@ -38,8 +38,9 @@ from gateway.core.upstream.policy import (
     take_credit,
 )
 from gateway.metrics import Metrics
+from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.upstream.relay import MAX_REPLY_BYTES, Receipt
+from gateway.run.upstream.relay import MAX_REPLY_BYTES
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings
 

@@ -20,10 +20,11 @@ from gateway.core.request.identity import forwardable
 from gateway.core.turn.stream import is_event_stream
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, UnknownPath
+from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.keepalive import BEAT, with_beats
-from gateway.run.upstream.relay import Receipt, handed_on, kind_of, split_events, translate
+from gateway.run.upstream.relay import handed_on, kind_of, split_events, translate
 from gateway.run.upstream.route import AGENT_PREFIX, Route, resolve_route
 from gateway.settings import Settings
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
@@ -14,15 +13,15 @@ from adapters.errors import (
     ProviderTooLarge,
     ProviderUnreachable,
 )
-from adapters.types import ModelRequest
+from adapters.types import Header, ModelRequest
 from gateway.core.turn.stream import is_event_stream
 from gateway.errors import GatewayError, UpstreamBroke, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.keepalive import BEAT, with_beats
 
-__all__ = ["MAX_REPLY_BYTES", "Receipt", "handed_on", "kind_of", "relay", "split_events", "translate"]
+__all__ = ["MAX_REPLY_BYTES", "handed_on", "kind_of", "relay", "split_events", "translate"]
 
-Header = tuple[str, str]
 # Cookies are between the upstream and us; the date of this response is our server's to say, and which web pages may
 # read it (access-control-*) and what was done here (x-mnemogate-*) ours too.
 _NOT_HANDED_ON = frozenset(("date", "set-cookie"))
@@ -31,37 +30,6 @@ MAX_EVENT_BYTES = (
     1024 * 1024
 )  # chosen: events are some hundred bytes; one with an image may be larger than this
 MAX_REPLY_BYTES = 256 * 1024 * 1024  # chosen: far above any completion, far below what would hurt the process
-
-
-class Receipt:
-    """What a reply says about its own making: `x-mnemogate-*` headers, and the time we added."""
-
-    __slots__ = ("_came", "_sent", "added_ms", "begun", "headers")
-
-    def __init__(self, begun: float, headers: Sequence[Header]) -> None:
-        """begun: when the request arrived, by time.perf_counter()."""
-        self.begun = begun
-        self.headers = list(headers)
-        self.added_ms = 0.0
-        self._sent = self._came = 0.0
-
-    def upstream_called(self) -> None:
-        self._sent = time.perf_counter()
-
-    def upstream_answered(self) -> None:
-        self._came = time.perf_counter()
-
-    def say(self, name: str, value: str | None) -> None:
-        """Add a header, in place of what was said under its name before; None: say nothing."""
-        self.headers = [each for each in self.headers if each[0] != name]
-        if value is not None:
-            self.headers.append((name, value))
-
-    def lines(self) -> list[Header]:
-        """The headers, `x-mnemogate-added-ms` with them: our time before the call and after its first bytes."""
-        now = time.perf_counter()
-        self.added_ms = ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000
-        return [*self.headers, ("x-mnemogate-added-ms", f"{self.added_ms:.2f}")]
 
 
 class Sends(Protocol):
