@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from gateway.core.conversation import change as deciding
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of, visible
-from gateway.core.conversation.fast_path import compose_plain, finish_plain, plan_plain
+from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.lookup import full_probes, plain_probes
 from gateway.core.conversation.match import Keeping, Plan, Query, begin
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
-from gateway.core.prompt.compose import Composition, compose, known_note
+from gateway.core.prompt.compose import Composition, compose, compose_plain, known_note
 from storage.commands import Change, Committed, Look, Pool, TurnWrite
 from storage.records import Agent, Block, Exchange, Scope, Snapshot
 from storage.sql import exchanges

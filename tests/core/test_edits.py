@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from gateway.core.memory.edits import ARCHIVAL_INSERT, digest, merge, perform, view
+from gateway.core.memory.edits import ARCHIVAL_INSERT, merge, perform, view
 from storage.records import Block, BlockOp
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)
@@ -67,7 +67,3 @@ def test_the_model_is_told_what_an_edit_came_to() -> None:
     assert edit.result
     blocks, edit = perform([HUMAN], replaced(1, "Ann", "Anna"))
     assert blocks[0].value == edit.value == "Name: Anna"
-
-
-def test_a_digest_tells_values_apart() -> None:
-    assert digest("a") == digest("a") != digest("b")

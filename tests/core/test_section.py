@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.memory.edits import digest
-from gateway.core.prompt.section import Section, learned, make_section
+from gateway.core.prompt.section import Section, digest, learned, make_section
 from storage.records import Block, Snapshot
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)
@@ -112,3 +111,7 @@ def test_what_the_model_changed_itself_is_not_told_again(pinned: Snapshot) -> No
     assert make([CHANGED], replace(known, id=8)).changes == ()
     assert learned(pinned, [HUMAN]) is pinned
     assert learned(None, [HUMAN]) is None
+
+
+def test_a_digest_tells_values_apart() -> None:
+    assert digest("a") == digest("a") != digest("b")

@@ -7,19 +7,16 @@ confirmed) is not plain. docs/conversations.md has the argument.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Container
 from dataclasses import replace
 
-from gateway.core.conversation.canonical import Listing, is_user, squash, text_of
+from gateway.core.conversation.canonical import is_user, squash, text_of
 from gateway.core.conversation.match import Keeping, Match, Plan, Query
 from gateway.core.conversation.settle import Ended, contents
-from gateway.core.conversation.tree import Tree, end_offset, has_additions
-from gateway.core.prompt.compose import Composition, restore
+from gateway.core.conversation.tree import end_offset, has_additions
 from storage.commands import Look
 from storage.records import Exchange, State
 
-__all__ = ["compose_plain", "finish_plain", "plan_plain"]
+__all__ = ["finish_plain", "plan_plain"]
 
 
 def plan_plain(look: Look, query: Query) -> Plan | None:
@@ -56,43 +53,6 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         prior=e.id if has_additions(e) else e.prior,
     )
     return plan
-
-
-def compose_plain(
-    listing: Listing, look: Look, offered: Container[str], fresh: dict[int, str], model: str = ""
-) -> Composition:
-    """As compose.compose, for a list that is the path word for word. fresh: index among the new messages -> note."""
-    found = Composition()
-    for i, note in fresh.items():
-        if note:
-            found.notes[listing.places[listing.said + i]] = note
-    if not look.additions:
-        return found
-    ends = listing.ends
-    for x in look.additions:
-        at = x.offset
-        for i, atoms in enumerate(x.inputs):
-            told = x.notes.get(i)
-            if told and is_user(atoms):
-                found.notes[listing.places[bisect_right(ends, at)]] = told
-            at += len(atoms)
-        if (x.hidden or x.opaque) and x.reply:
-            first, last = bisect_right(ends, at), bisect_right(ends, at + len(x.reply) - 1)
-            _restore(listing, x, first, last, offered, model, found)
-    return found
-
-
-def _restore(
-    listing: Listing,
-    x: Exchange,
-    first: int,
-    last: int,
-    offered: Container[str],
-    model: str,
-    found: Composition,
-) -> None:
-    if first == last:  # else the client keeps it in pieces
-        restore(listing, first, x, Tree([x]).content(x), offered, model, found)
 
 
 def finish_plain(plan: Plan, ended: Ended) -> Exchange:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from hashlib import blake2b
 
 import orjson
 
@@ -12,14 +11,9 @@ from gateway.core.memory.tools import Edit, apply
 from storage.commands import BlockMerge
 from storage.records import Block, BlockOp
 
-__all__ = ["ARCHIVAL_INSERT", "digest", "merge", "perform", "view"]
+__all__ = ["ARCHIVAL_INSERT", "merge", "perform", "view"]
 
 ARCHIVAL_INSERT = "archival_insert"
-
-
-def digest(value: str) -> str:
-    """By which a path remembers what it knows of a block."""
-    return blake2b(value.encode(), digest_size=8).hexdigest()
 
 
 def perform(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], Edit]:

@@ -7,6 +7,7 @@ the same. Everything is found by its place on the path, so that the bytes of one
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -24,9 +25,19 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.match import Plan, lcs
 from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, is_tombstone
+from storage.commands import Look
 from storage.records import Atom, Exchange
 
-__all__ = ["Composition", "compose", "known_note", "matches", "prefixed", "put_back", "restore"]
+__all__ = [
+    "Composition",
+    "compose",
+    "compose_plain",
+    "known_note",
+    "matches",
+    "prefixed",
+    "put_back",
+    "restore",
+]
 
 UNANSWERED = "No result was given."
 
@@ -74,6 +85,43 @@ def prefixed(message: WireMessage, note: str) -> WireMessage:
     if isinstance(first, dict) and first.get("type") == "text" and isinstance(first.get("text"), str):
         return {**message, "content": [{**first, "text": note + first["text"]}, *(content or ())[1:]]}
     return {**message, "content": [{"type": "text", "text": note}, *(content or [])]}
+
+
+def compose_plain(
+    listing: Listing, look: Look, offered: Container[str], fresh: dict[int, str], model: str = ""
+) -> Composition:
+    """As `compose`, for a list that is the path word for word. fresh: index among the new messages -> note."""
+    found = Composition()
+    for i, note in fresh.items():
+        if note:
+            found.notes[listing.places[listing.said + i]] = note
+    if not look.additions:
+        return found
+    ends = listing.ends
+    for x in look.additions:
+        at = x.offset
+        for i, atoms in enumerate(x.inputs):
+            told = x.notes.get(i)
+            if told and is_user(atoms):
+                found.notes[listing.places[bisect_right(ends, at)]] = told
+            at += len(atoms)
+        if (x.hidden or x.opaque) and x.reply:
+            first, last = bisect_right(ends, at), bisect_right(ends, at + len(x.reply) - 1)
+            _restore(listing, x, first, last, offered, model, found)
+    return found
+
+
+def _restore(
+    listing: Listing,
+    x: Exchange,
+    first: int,
+    last: int,
+    offered: Container[str],
+    model: str,
+    found: Composition,
+) -> None:
+    if first == last:  # else the client keeps it in pieces
+        restore(listing, first, x, Tree([x]).content(x), offered, model, found)
 
 
 def known_note(tree: Tree, plan: Plan, i: int) -> str | None:

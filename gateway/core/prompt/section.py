@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
-from gateway.core.memory.edits import digest
 from gateway.core.prompt.blocks import describe_tools, needs_new_snapshot, render_section, section_changes
 from storage.records import Block, Snapshot
 
-__all__ = ["Section", "learned", "make_section"]
+__all__ = ["Section", "digest", "learned", "make_section"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,11 @@ class Section:
     @property
     def text(self) -> str:
         return self.snapshot.text if self.snapshot else ""
+
+
+def digest(value: str) -> str:
+    """By which a path remembers what it knows of a block."""
+    return blake2b(value.encode(), digest_size=8).hexdigest()
 
 
 def make_section(
