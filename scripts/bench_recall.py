@@ -46,7 +46,7 @@ from gateway.run.memory.turn_memory import MemoryKeeper, MemoryRequest  # noqa: 
 from gateway.settings import MemorySettings, ProfileSettings  # noqa: E402
 from scripts.fill import new_agent, write_conversation  # noqa: E402
 from storage.records import Message  # noqa: E402
-from storage.search import rank  # noqa: E402
+from storage.search import blob, rank  # noqa: E402
 from storage.sql.store import SqliteStore  # noqa: E402
 
 CACHE = ROOT / ".cache"
@@ -64,7 +64,7 @@ class Case:
     kind: str
     question: str
     asked: float
-    history: list[rank.Document]
+    history: list[blob.Document]
     evidence: frozenset[int]
 
 
@@ -137,13 +137,13 @@ def make_cases(questions: Sequence[dict[str, Any]], limit: int, seed: int) -> It
             (_parse_date(date), session)
             for date, session in zip(question["haystack_dates"], question["haystack_sessions"], strict=True)
         ]
-        history: list[rank.Document] = []
+        history: list[blob.Document] = []
         evidence = set()
         for at, session in sorted(sessions, key=lambda one: one[0]):
             for number, turn in enumerate(session):
                 seq = len(history) + 1
                 previous = seq - 1 if number else None
-                history.append(rank.Document(seq, turn["role"], turn["content"], at + number, None, previous))
+                history.append(blob.Document(seq, turn["role"], turn["content"], at + number, None, previous))
                 if turn.get("has_answer"):
                     evidence.add(seq)
         yield Case(
@@ -181,7 +181,7 @@ class Remembering:
 def direct(case: Case) -> Ask:
     """The index and the core alone, without a store and without vectors."""
     secret = case.id.encode()[:64]
-    blobs = list(rank.encode(case.history, secret).values())
+    blobs = list(blob.encode(case.history, secret).values())
     messages = {d.seq: Message(d.seq, 0, d.role, d.text, d.at, 0, d.speaker) for d in case.history}
 
     def ask(budget: int) -> tuple[str, set[int], float]:
@@ -232,7 +232,7 @@ async def _remember(
 ) -> tuple[SqliteStore, Embedding | None]:
     store = await SqliteStore.open(path)
     agent = await new_agent(store, "reader")
-    sessions: list[list[rank.Document]] = []
+    sessions: list[list[blob.Document]] = []
     for document in case.history:
         if document.previous is None:
             sessions.append([])
@@ -299,7 +299,7 @@ def _spread(times: Sequence[float]) -> str:
 
 def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder | None) -> str:
     """How long a question takes in a memory of so many messages."""
-    history: list[rank.Document] = []
+    history: list[blob.Document] = []
     sessions = [
         (_parse_date(date), session)
         for question in questions
@@ -309,7 +309,7 @@ def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder 
         for number, turn in enumerate(session):
             seq = len(history) + 1
             previous = seq - 1 if number else None
-            history.append(rank.Document(seq, turn["role"], turn["content"], at + number, None, previous))
+            history.append(blob.Document(seq, turn["role"], turn["content"], at + number, None, previous))
         if len(history) >= size:
             break
     asked = [question["question"] for question in questions]

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from storage.records import Vector
-from storage.search.rank import CHUNK, CorruptIndex, Near, chunk_of
+from storage.search.blob import CHUNK, CorruptIndex, chunk_of
+from storage.search.rank import Near
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ import orjson
 from storage.base import MessagesOf
 from storage.errors import TooSlow
 from storage.records import Agent, Exchange, Message, Vector
-from storage.search import rank
+from storage.search import blob, rank
 from storage.sql import exchanges
 from storage.sql.agents import set_indexed
 from storage.sql.terms import get_terms, load_terms, replace_terms
@@ -202,8 +202,8 @@ def _previous(connection: sqlite3.Connection, e: Exchange) -> int | None:
     return None if row is None else int(row[0])
 
 
-def _document(m: Message) -> rank.Document:
-    return rank.Document(m.seq, m.role, m.text, m.at, m.speaker, m.previous)
+def _document(m: Message) -> blob.Document:
+    return blob.Document(m.seq, m.role, m.text, m.at, m.speaker, m.previous)
 
 
 # -- keeping it up
@@ -236,8 +236,8 @@ def _index(connection: sqlite3.Connection, agent: int, messages_of: MessagesOf) 
         for m in messages_of(e, False, _previous(connection, e), None)
     ]
     documents += [_document(m) for m in kept if m.seq <= end]
-    for chunk, data in rank.encode(documents, secret).items():
-        replace_terms(connection, agent, chunk, rank.merge(get_terms(connection, agent, chunk), data))
+    for chunk, data in blob.encode(documents, secret).items():
+        replace_terms(connection, agent, chunk, blob.merge(get_terms(connection, agent, chunk), data))
     for exchange in stale:
         connection.execute(exchanges.SQL["stale_done"], (agent, exchange))
     if end > indexed:

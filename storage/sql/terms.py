@@ -1,6 +1,6 @@
 """Where the packed search index lies: a blob for each chunk of an agent.
 
-What is in one only storage/search/rank.py knows.
+What is in one only storage/search/blob.py knows.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from storage.search import rank
+from storage.search import blob
 from storage.sql.statements import load_queries
 
 __all__ = ["forget_terms", "get_terms", "load_terms", "replace_terms"]
@@ -34,8 +34,8 @@ def forget_terms(connection: sqlite3.Connection, agent: int, seqs: Iterable[int]
     """These messages leave the index."""
     by_chunk: dict[int, list[int]] = {}
     for seq in seqs:
-        by_chunk.setdefault(rank.chunk_of(seq), []).append(seq)
+        by_chunk.setdefault(blob.chunk_of(seq), []).append(seq)
     for chunk, gone in by_chunk.items():
         data = get_terms(connection, agent, chunk)
         if data is not None:
-            replace_terms(connection, agent, chunk, rank.forget(data, gone))
+            replace_terms(connection, agent, chunk, blob.forget(data, gone))

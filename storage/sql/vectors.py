@@ -14,7 +14,7 @@ from dataclasses import replace
 from storage.base import Effect, MessagesOf
 from storage.commands import Unembedded
 from storage.records import Agent, Scope
-from storage.search.rank import chunk_of
+from storage.search.blob import chunk_of
 from storage.sql import exchanges
 from storage.sql.recall import load_kept
 from storage.sql.vectors_table import VECTORS, add_vectors, known_seqs

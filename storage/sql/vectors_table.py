@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from storage.records import Vector
 from storage.search import vectors
-from storage.search.rank import CHUNK, CorruptIndex, Near, chunk_of
+from storage.search.blob import CHUNK, CorruptIndex, chunk_of
+from storage.search.rank import Near
 from storage.sql.statements import load_queries
 from storage.sql.terms import forget_terms
 

@@ -15,7 +15,7 @@ from gateway.core.memory.visibility import messages_of
 from gateway.run.admin.show import show_operation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import count
-from storage.search.rank import seqs_of
+from storage.search.blob import seqs_of
 from storage.sql.terms import load_terms
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, agent, remember

@@ -6,7 +6,7 @@ import pytest
 
 from storage.errors import NotFound
 from storage.records import Agent
-from storage.search import rank
+from storage.search import blob
 from storage.sql.agents import set_indexed
 from storage.sql.recall import _KEPT_BATCH
 from storage.sql.store import SqliteStore
@@ -50,4 +50,4 @@ async def test_more_passages_than_one_step_takes_are_all_indexed(store: SqliteSt
     assert await store.recall.index(agent.id, lambda *_: ())
     assert not await store.recall.index(agent.id, lambda *_: ())
     found = load_terms(store.reader.connection, agent.id)
-    assert max(rank.seqs_of(data)[-1] for _, data in found) == last.seq
+    assert max(blob.seqs_of(data)[-1] for _, data in found) == last.seq

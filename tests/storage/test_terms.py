@@ -12,18 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.search.rank import (
-    CHUNK,
-    CorruptIndex,
-    Document,
-    Hit,
-    encode,
-    forget,
-    merge,
-    rank,
-    seqs_of,
-    words_of,
-)
+from storage.search.blob import CHUNK, CorruptIndex, Document, encode, forget, merge, seqs_of
+from storage.search.rank import Hit, rank
+from storage.search.words import words_of
 
 SECRET = b"s" * 32
 MAY = datetime(2026, 5, 17, 12, tzinfo=UTC).timestamp()  # a Sunday
@@ -283,7 +274,7 @@ def test_times_no_calendar_has_are_kept_without_a_date() -> None:
 
 
 def test_numpy_is_not_loaded_before_it_is_needed() -> None:
-    code = "import sys, storage.search.rank; storage.search.rank.words_of('a dog'); sys.exit('numpy' in sys.modules)"
+    code = "import sys, storage.search.rank as r; r.words_of('a dog'); sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

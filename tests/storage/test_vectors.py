@@ -18,7 +18,7 @@ from storage.commands import ForgetTarget, Unembedded
 from storage.errors import Stale
 from storage.records import Agent, Message, Vector
 from storage.search import rank, vectors
-from storage.search.rank import CorruptIndex
+from storage.search.blob import CorruptIndex, Document, encode
 from storage.sql.store import SqliteStore
 from storage.sql.vectors_table import add_vectors, forget_indexed
 from tests.core.conversations import assistant, user
@@ -124,8 +124,8 @@ TEXTS = [
 
 
 def ranked(query: str, near: Mapping[int, float] | None, **options: Any) -> list[int]:
-    documents = [rank.Document(i + 1, "user", text, 0.0) for i, text in enumerate(TEXTS)]
-    blobs = list(rank.encode(documents, SECRET).values())
+    documents = [Document(i + 1, "user", text, 0.0) for i, text in enumerate(TEXTS)]
+    blobs = list(encode(documents, SECRET).values())
     found = None
     if near is not None:
         seqs = [*near, *(i for i in range(1, len(TEXTS) + 1) if i not in near)]

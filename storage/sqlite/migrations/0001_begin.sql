@@ -198,7 +198,7 @@ CREATE TABLE passages (
     UNIQUE (agent, seq)
 ) STRICT;
 
--- The packed search index: keyed hashes, no text (storage/search/rank.py knows the bytes).
+-- The packed search index: keyed hashes, no text (storage/search/blob.py knows the bytes).
 CREATE TABLE terms (
     agent INTEGER NOT NULL,
     chunk INTEGER NOT NULL,

@@ -1,0 +1,320 @@
+"""The packed search index: one blob for every 64 messages of an agent.
+
+Pure: bytes and values in, bytes and values out; the store keeps the blobs as they are. Words appear only as
+32-bit hashes keyed with the agent's secret, so a blob says nothing without it and two agents share no hash.
+
+A blob (little endian; `m` entries, in columns, which numpy searches in place):
+
+    magic 2s, version u16, chunk u32, m u32
+    64 documents, by slot:   length u16, back u16, flags u8, head u8
+    entries, by hash:        hash u32[m], place u8[m] (slot; bit 6: in the head), frequency u8[m]
+
+A message's neighbours in its conversation count for it at half weight. They are not copied into it: `back` says
+how far before it its predecessor is, and a query passes the hits in the head (the first words) of a message on to
+both sides. So a message's words lie in one place, and forgetting it needs nothing but its own chunk.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from hashlib import blake2b
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from storage.search.words import date_words, words_of
+from storage.value import frozen
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "CHUNK",
+    "IN_HEAD",
+    "PRESENT",
+    "SLOT",
+    "USER",
+    "CorruptIndex",
+    "Document",
+    "OpenBlob",
+    "chunk_of",
+    "count_terms",
+    "document_row",
+    "document_type",
+    "encode",
+    "forget",
+    "hash_terms",
+    "merge",
+    "open_blob",
+    "seqs_of",
+]
+
+CHUNK = 64  # messages a blob; a slot must fit into 6 bits
+
+_HEAD_CHARS = (
+    200  # what of a turn counts for its neighbours: a whole long one ruins BM25, its beginning does not
+)
+_DOCUMENT_TERMS = 4_000  # distinct terms kept of one document; a page of prose has about 250
+_DOCUMENT_CHARS = 200_000
+
+_MAGIC = b"mt"
+_VERSION = 1
+_HEADER = struct.Struct("<2sHII")
+_COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
+_TABLE_BYTES = CHUNK * 6
+_PREFIX = _HEADER.size + _TABLE_BYTES
+_ENTRY_BYTES = 6
+SLOT, IN_HEAD = 0x3F, 0x40  # of an entry's place
+USER, PRESENT = 1, 2  # of a document's flags
+
+
+class CorruptIndex(ValueError):
+    """These bytes are no blob of this index. The remedy is to encode the chunk's messages again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One message as the index reads it.
+
+    previous: seq of the turn before it in its conversation, if that is (or will be) indexed too.
+    speaker: a name, where the client gave one. at: seconds since the epoch.
+    """
+
+    seq: int
+    role: str
+    text: str
+    at: float
+    speaker: str | None = None
+    previous: int | None = None
+
+
+def chunk_of(seq: int) -> int:
+    return seq // CHUNK
+
+
+def _frame_of(document: Document) -> list[str]:
+    """What is said of a message beside its text: when and by whom."""
+    dated = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
+    return [*dated, *words_of(document.speaker or "")]
+
+
+@frozen
+class _Counted:
+    """A document's terms, counted. length: terms in all; head: those in its beginning."""
+
+    frequency: dict[str, int]
+    head: frozenset[str]
+    length: int
+    head_length: int
+
+
+@lru_cache(
+    maxsize=1024
+)  # the last messages of a memory are not indexed yet and are read by query after query
+def count_terms(document: Document) -> _Counted:
+    text = document.text[:_DOCUMENT_CHARS]
+    cut = text.rfind(" ", 0, _HEAD_CHARS) + 1 if len(text) > _HEAD_CHARS else len(text)
+    head = words_of(text[: cut or _HEAD_CHARS])
+    words = [*head, *words_of(text[cut:])] if cut else words_of(text)
+    frame = _frame_of(document)
+    frequency = Counter(dict.fromkeys(frame, 1))
+    frequency.update(words)
+    if len(frequency) > _DOCUMENT_TERMS:
+        frequency = Counter(dict(list(frequency.items())[:_DOCUMENT_TERMS]))
+    return _Counted(frequency, frozenset(head), len(words) + len(frame), len(head))
+
+
+@frozen
+class _Blob:
+    """A blob taken apart. documents: 64 rows of `_COLUMNS`; places, frequencies: beside the hashes."""
+
+    chunk: int
+    documents: NDArray[Any]
+    hashes: NDArray[np.uint32]
+    places: NDArray[np.uint8]
+    frequencies: NDArray[np.uint8]
+
+
+# numpy is imported in the functions that need it: it costs 0.1 s and 20 MB, and without memory nobody asks for it.
+
+
+@cache
+def document_type() -> np.dtype[Any]:
+    import numpy as np
+
+    return np.dtype(_COLUMNS)
+
+
+def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
+    """Blobs by chunk; add one to what the chunk already has with `merge`.
+
+    secret: the agent's, at most 64 bytes.
+    """
+    import numpy as np
+
+    by_chunk: dict[int, dict[int, Document]] = {}
+    for document in documents:
+        by_chunk.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = document
+    counted = {document: count_terms(document) for rows in by_chunk.values() for document in rows.values()}
+    hashes = hash_terms(chain.from_iterable(each.frequency for each in counted.values()), secret)
+    blobs = {}
+    for chunk, rows in by_chunk.items():
+        table = np.zeros(CHUNK, document_type())
+        values, places, frequencies = list[int](), bytearray(), bytearray()
+        for slot, document in rows.items():
+            found = counted[document]
+            table[slot] = document_row(document, found)
+            values += [hashes[term] for term in found.frequency]
+            places += bytes([slot | IN_HEAD if term in found.head else slot for term in found.frequency])
+            frequencies += bytes([f if f < 0xFF else 0xFF for f in found.frequency.values()])
+        columns = (
+            np.array(values, "<u4"),
+            np.frombuffer(places, np.uint8),
+            np.frombuffer(frequencies, np.uint8),
+        )
+        blobs[chunk] = _pack(_Blob(chunk, table, *columns))
+    return blobs
+
+
+def merge(old: bytes | None, new: bytes) -> bytes:
+    """One blob of both; where both have a message, only the new one's words count. Raises: CorruptIndex."""
+    import numpy as np
+
+    if not old:
+        return new
+    added = _unpack(new)
+    kept = _without(_unpack(old), (added.documents["flags"] & PRESENT) > 0)
+    if kept.chunk != added.chunk:
+        raise CorruptIndex(f"chunks {kept.chunk} and {added.chunk} are not the same")
+    return _pack(
+        _Blob(
+            kept.chunk,
+            np.where(added.documents["flags"] & PRESENT, added.documents, kept.documents),
+            np.concatenate((kept.hashes, added.hashes)),
+            np.concatenate((kept.places, added.places)),
+            np.concatenate((kept.frequencies, added.frequencies)),
+        )
+    )
+
+
+def forget(blob: bytes, seqs: Collection[int]) -> bytes:
+    """The blob without these messages, empty when none is left. Raises: CorruptIndex.
+
+    Seqs of other chunks are ignored.
+    """
+    if not blob:  # what an earlier call left of it
+        return blob
+    import numpy as np
+
+    old = _unpack(blob)
+    gone = np.zeros(CHUNK, bool)
+    gone[[seq % CHUNK for seq in seqs if chunk_of(seq) == old.chunk]] = True
+    left = _without(old, gone)
+    return _pack(left) if left.documents["flags"].any() else b""
+
+
+def seqs_of(blob: bytes) -> list[int]:
+    """Which messages the blob holds, ascending. Raises: CorruptIndex."""
+    old = _unpack(blob)
+    return [
+        old.chunk * CHUNK + slot
+        for slot, flags in enumerate(old.documents["flags"].tolist())
+        if flags & PRESENT
+    ]
+
+
+def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
+    """By term. Never the largest number, so that the next one always exists (`_occurrences` searches for both)."""
+    keyed = blake2b(digest_size=4, key=secret)
+    found: dict[str, int] = {}
+    for term in terms:
+        if term not in found:
+            hasher = keyed.copy()
+            hasher.update(term.encode("utf-8", "surrogatepass"))
+            found[term] = min(int.from_bytes(hasher.digest(), "little"), 0xFFFFFFFE)
+    return found
+
+
+def document_row(document: Document, counted: _Counted) -> tuple[int, int, int, int]:
+    """A row of `_COLUMNS`."""
+    back = 0 if document.previous is None else document.seq - document.previous
+    flags = PRESENT | (USER if document.role == "user" else 0)
+    return (
+        min(counted.length, 0xFFFF),
+        back if 0 < back <= 0xFFFF else 0,
+        flags,
+        min(counted.head_length, 0xFF),
+    )
+
+
+def _without(blob: _Blob, gone: NDArray[np.bool_]) -> _Blob:
+    import numpy as np
+
+    documents = np.where(gone, np.zeros((), document_type()), blob.documents)
+    stays = ~gone[blob.places & SLOT]
+    return _Blob(blob.chunk, documents, blob.hashes[stays], blob.places[stays], blob.frequencies[stays])
+
+
+def _pack(blob: _Blob) -> bytes:
+    import numpy as np
+
+    order = np.lexsort((blob.places, blob.hashes))
+    columns = (blob.hashes[order], blob.places[order], blob.frequencies[order])
+    header = _HEADER.pack(_MAGIC, _VERSION, blob.chunk, len(order))
+    return b"".join((header, blob.documents.tobytes(), *(column.tobytes() for column in columns)))
+
+
+class OpenBlob(NamedTuple):
+    """A blob whose outline is right. entries: how many it has."""
+
+    chunk: int
+    entries: int
+    data: bytes
+
+    @property
+    def table(self) -> bytes:
+        """The rows of its documents."""
+        return self.data[_HEADER.size : _PREFIX]
+
+    @property
+    def hashes(self) -> NDArray[np.uint32]:
+        import numpy as np
+
+        return np.frombuffer(self.data, "<u4", self.entries, _PREFIX)
+
+    @property
+    def columns(self) -> memoryview:
+        """Places, then frequencies, one byte each."""
+        return memoryview(self.data)[_PREFIX + 4 * self.entries :]
+
+
+def open_blob(blob: bytes) -> OpenBlob:
+    """Checks the outline alone, which is all that a query can afford. Raises: CorruptIndex."""
+    if len(blob) < _PREFIX:
+        raise CorruptIndex(f"{len(blob)} bytes are too few for a search blob")
+    magic, version, chunk, m = _HEADER.unpack_from(blob)
+    if magic != _MAGIC or version != _VERSION:
+        raise CorruptIndex(f"a search blob begins with {_MAGIC!r} {_VERSION}, not {magic!r} {version}")
+    if len(blob) != _PREFIX + m * _ENTRY_BYTES:
+        raise CorruptIndex(f"{len(blob)} bytes do not make {m} entries")
+    return OpenBlob(chunk, m, blob)
+
+
+def _unpack(blob: bytes) -> _Blob:
+    import numpy as np
+
+    chunk, m, _ = open_blob(blob)
+    documents = np.frombuffer(blob, document_type(), CHUNK, _HEADER.size)
+    hashes = np.frombuffer(blob, "<u4", m, _PREFIX)
+    places = np.frombuffer(blob, np.uint8, m, _PREFIX + 4 * m)
+    frequencies = np.frombuffer(blob, np.uint8, m, _PREFIX + 5 * m)
+    if (hashes[1:] < hashes[:-1]).any():
+        raise CorruptIndex("the entries are out of order")
+    if not (documents["flags"][places & SLOT] & PRESENT).all():
+        raise CorruptIndex("an entry belongs to no document")
+    return _Blob(chunk, documents, hashes, places, frequencies)

@@ -1,0 +1,151 @@
+"""The words of a text as the search index counts them: folded, stemmed, without function words.
+
+It knows scripts and languages; it does not know messages, nor how words are kept.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import unicodedata
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import chain, pairwise
+from typing import Any
+
+import Stemmer  # type: ignore[import-not-found, unused-ignore]
+
+__all__ = ["COURTESY", "date_words", "terms_of_word", "words_of"]
+
+_WORD_CHARS = 40  # longer ones are hashes and the like, which come once and are not remembered
+
+# `\w` leaves out the vowel signs and tone marks of many scripts, which would cut their words to pieces.
+_MARKS = (
+    "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc"
+    "\u0900-\u0963\u0966-\u0dff\u0e00-\u0e4e\u0e50-\u0ece\u1000-\u1049\u1780-\u17d3\u3099\u309a"
+)
+_WORD = re.compile(rf"[\w{_MARKS}]+(?:['’][\w{_MARKS}]+)*")
+_ASCII_WORD = re.compile(r"[a-z0-9_]+(?:'[a-z0-9_]+)*")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+# Scripts written without spaces, and Hangul, whose words carry their particles.
+_UNSPACED = re.compile(
+    f"([{_HAN}\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7af]+)"
+)
+_IS_HAN = re.compile(f"[{_HAN}]")
+_ACCENT = re.compile("[\u0300-\u036f]")
+
+# Function words of English, which make up 40% of a text and decide nothing. Not in it: `may` and `will`, a month
+# and a name.
+_FUNCTION_WORDS = """
+a about after all also am an and any are as at be because been before being but by can could did do
+does doing don down for from had has have having he her here hers him his how i if in into is it its
+itself just me more most my myself no nor not of off on once only or other our ours out over own
+please s same she should so some such t than that the their theirs them then there these they this
+those through to too under until up us very was we were what when where which while who whom why
+with would you your yours yourself d ll m re ve
+"""
+_STOP = frozenset(_FUNCTION_WORDS.split())
+
+# A message of these alone is no question (stems, as `words_of` gives them).
+_COURTESY_WORDS = """
+hi hello hey thank thanks thx ok okay ye yes yeah yep no nope sure great good nice cool fine perfect awesom right
+morn afternoon even night bye goodby sorri welcom continu go ahead next tell say help someth anyth lol wow
+"""
+COURTESY = frozenset(_COURTESY_WORDS.split())
+
+# By the first letter's script; Latin letters default to English, since one message seldom says its language.
+_STEMMERS = (
+    (0x0370, 0x03FF, "greek"),
+    (0x0400, 0x052F, "russian"),
+    (0x0530, 0x058F, "armenian"),
+    (0x0600, 0x06FF, "arabic"),
+    (0x0900, 0x097F, "hindi"),
+    (0x0B80, 0x0BFF, "tamil"),
+)
+
+
+class _Stemmers(threading.local):
+    """Snowball stemmers are not for two threads at once; their own cache is off since `terms_of_word` has one."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Any] = {}
+
+    def stem(self, word: str, language: str) -> str:
+        stemmer = self.known.get(language)
+        if stemmer is None:
+            stemmer = self.known[language] = Stemmer.Stemmer(language, 0)
+        stem: str = stemmer.stemWord(word)
+        return stem
+
+
+_stemmers = _Stemmers()
+
+
+def words_of(text: str) -> list[str]:
+    """The terms of a text in order: folded, stemmed, without function words; numbers and identifiers are kept."""
+    if text.isascii():
+        text = text.lower()
+        found = _ASCII_WORD.findall(_THOUSANDS.sub("", text) if "," in text else text)
+    else:
+        text = unicodedata.normalize("NFKC", text.casefold())
+        found = _WORD.findall(_THOUSANDS.sub("", text) if "," in text else text)
+    if max(map(len, found), default=0) <= _WORD_CHARS:
+        return list(chain.from_iterable(map(terms_of_word, found)))
+    return [t for word in found for t in (terms_of_word if len(word) <= _WORD_CHARS else _split)(word)]
+
+
+@lru_cache(maxsize=1 << 14)  # common words: 16,000 take about 3 MB and cover nearly all of a text
+def terms_of_word(word: str) -> tuple[str, ...]:
+    return tuple(_split(word))
+
+
+def _split(word: str) -> list[str]:
+    if word.isascii():
+        parts = _split_ascii(word)
+        return [word, *parts] if "_" in word.strip("_") and len(word) <= 64 else parts
+    terms: list[str] = []
+    for index, run in enumerate(_UNSPACED.split(word)):
+        if not run:
+            continue
+        if index % 2:
+            terms += [a + b for a, b in pairwise(run)] if len(run) > 1 else [run]
+            if len(run) > 1:  # a word of one character is common in Chinese and must be found inside a run
+                terms += _IS_HAN.findall(run)
+        else:
+            terms += _split_spaced(run)
+    return terms
+
+
+def _split_ascii(word: str) -> list[str]:
+    terms = []
+    for part in word.split("_"):
+        base = part.partition("'")[0]
+        if base and base not in _STOP:
+            terms.append(_stemmers.stem(base, "english") if base.isalpha() else base[:64])
+    return terms
+
+
+def _split_spaced(run: str) -> list[str]:
+    script = ord(run[0])
+    for first, last, language in _STEMMERS:
+        if first <= script <= last:
+            base = run.replace("’", "'").partition("'")[0]
+            return [_fold(_stemmers.stem(base, language))] if base else []
+    folded = _fold(run.replace("’", "'"))
+    return _split_ascii(folded) if folded.isascii() else [part[:64] for part in folded.split("_") if part]
+
+
+def _fold(word: str) -> str:
+    """Without accents; marks of other ranges (Hangul, kana, vowel signs) belong to their letters and stay."""
+    return unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFKD", word)))
+
+
+@lru_cache(maxsize=512)
+def date_words(day: int) -> tuple[str, ...]:
+    """Year, month, day and weekday as a person would ask for them; nothing for a time no calendar has."""
+    try:
+        date = datetime.fromtimestamp(day * 86_400, UTC)
+    except (OverflowError, OSError, ValueError):
+        return ()
+    return tuple(words_of(date.strftime("%Y %B %d %A").replace(" 0", " ")))
