@@ -25,7 +25,7 @@ from storage.sql.agents import take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
 from storage.sql.recall import is_shared
 from storage.sql.statements import load_queries
-from storage.sql.vectors_table import forget_indexed
+from storage.sql.vectors import forget_indexed
 from storage.sqlite.reader import Reader, ThreadReader
 
 __all__ = ["Facts", "hash_key"]

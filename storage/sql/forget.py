@@ -32,7 +32,7 @@ from storage.sql.agents import Agents
 from storage.sql.blocks import FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.jobs import forget_jobs
 from storage.sql.statements import load_queries
-from storage.sql.vectors_table import VectorCache, forget_indexed
+from storage.sql.vectors import VectorCache, forget_indexed
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writer import Writer
 

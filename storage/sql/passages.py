@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import orjson
 
 from storage.errors import NotFound
-from storage.records import Passage
+from storage.records import Message, Passage
 from storage.sql.agents import take_seq
 from storage.sql.statements import load_queries
 from storage.sqlite.reader import Reader
 from storage.sqlite.writer import Writer
 
-__all__ = ["Passages", "insert_passage", "list_passages"]
+__all__ = ["Passages", "insert_passage", "list_passages", "load_kept"]
 
 _Q = load_queries()
 
@@ -48,6 +48,25 @@ def list_passages(
     return tuple(
         Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows
     )
+
+
+def load_kept(connection: sqlite3.Connection, statement: str, parameters: Sequence[object]) -> list[Message]:
+    """Passages and facts. A fact counts as said by the user: it is looked for as what users say is."""
+    return [
+        Message(
+            seq,
+            0,
+            "user" if source == "fact" else "assistant",
+            text,
+            at,
+            conversation or 0,
+            source=source,
+            origins=tuple(orjson.loads(origins or b"[]")),
+        )
+        for seq, text, at, source, origins, conversation in connection.execute(
+            statement, parameters
+        ).fetchall()
+    ]
 
 
 class Passages:

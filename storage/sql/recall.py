@@ -11,20 +11,19 @@ import sqlite3
 from asyncio import Future
 from collections.abc import Sequence
 
-import orjson
-
 from storage.base import MessagesOf
 from storage.errors import TooSlow
 from storage.records import Agent, Exchange, Message, Vector
 from storage.search import blob, rank
 from storage.sql import exchanges
 from storage.sql.agents import set_indexed
+from storage.sql.passages import load_kept
 from storage.sql.terms import get_terms, load_terms, replace_terms
-from storage.sql.vectors_table import VECTORS, VectorCache, find_near, forget_indexed
+from storage.sql.vectors import VECTORS, VectorCache, find_near, forget_indexed
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writer import Writer
 
-__all__ = ["Recall", "is_shared", "load_kept"]
+__all__ = ["Recall", "is_shared"]
 
 # From about this many messages on, ranking takes longer than a hop to the reader's thread (measured: 0.1 ms for 100
 # messages, 1.6 ms for 10,000).
@@ -129,7 +128,7 @@ def _search(
             previous = ends.get(e.parent) or _previous(connection, e)
             for m in messages_of(e, is_shared(connection, agent.id, e), previous, None):
                 known[m.seq] = m
-    for m in load_kept(connection, "kept_since", (agent.id, indexed + 1, _TAIL)):
+    for m in load_kept(connection, exchanges.SQL["kept_since"], (agent.id, indexed + 1, _TAIL)):
         known[m.seq] = m
     tail = [_document(m) for m in known.values()]
     hits = rank.rank(
@@ -154,34 +153,12 @@ def _fetch(
         for m in messages_of(e, is_shared(connection, agent, e), None, wanted)
     }
     if any(seq not in found for seq in seqs):
-        found.update({m.seq: m for m in load_kept(connection, "kept_at", (agent, *padded))})
+        found.update({m.seq: m for m in load_kept(connection, _KEPT_AT, (agent, *padded))})
     return found
 
 
 _TOLD_AT = exchanges.SQL["told_at"].replace("{n}", ", ".join(f"(?{i + 2})" for i in range(_ROWS)))
-_KEPT = {
-    "kept_at": exchanges.SQL["kept_at"].replace("{n}", ", ".join(f"(?{i + 2})" for i in range(_ROWS))),
-    "kept_since": exchanges.SQL["kept_since"],
-}
-
-
-def load_kept(connection: sqlite3.Connection, name: str, parameters: Sequence[object]) -> list[Message]:
-    """Passages and facts. A fact counts as said by the user: it is looked for as what users say is."""
-    return [
-        Message(
-            seq,
-            0,
-            "user" if source == "fact" else "assistant",
-            text,
-            at,
-            conversation or 0,
-            source=source,
-            origins=tuple(orjson.loads(origins or b"[]")),
-        )
-        for seq, text, at, source, origins, conversation in connection.execute(
-            _KEPT[name], parameters
-        ).fetchall()
-    ]
+_KEPT_AT = exchanges.SQL["kept_at"].replace("{n}", ", ".join(f"(?{i + 2})" for i in range(_ROWS)))
 
 
 def is_shared(connection: sqlite3.Connection, agent: int, e: Exchange) -> bool:
@@ -226,7 +203,7 @@ def _index(connection: sqlite3.Connection, agent: int, messages_of: MessagesOf) 
     for e in again:
         forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
         connection.execute(VECTORS["look_again"], (e.seq - 1, agent))
-    kept = load_kept(connection, "kept_since", (agent, indexed + 1, _KEPT_BATCH))
+    kept = load_kept(connection, exchanges.SQL["kept_since"], (agent, indexed + 1, _KEPT_BATCH))
     if len(kept) == _KEPT_BATCH and kept[-1].seq < end:
         end, is_all = kept[-1].seq, False  # the rest comes with the next step
     documents = [

@@ -29,8 +29,7 @@ from storage.sql.spending import Spending
 from storage.sql.summaries import Summaries
 from storage.sql.transfer import Transfer
 from storage.sql.turns import Turns
-from storage.sql.vectors import Vectors
-from storage.sql.vectors_table import VectorCache
+from storage.sql.vectors import VectorCache, Vectors
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate

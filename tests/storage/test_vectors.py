@@ -20,7 +20,7 @@ from storage.records import Agent, Message, Vector
 from storage.search import rank, vectors
 from storage.search.blob import CorruptIndex, Document, encode
 from storage.sql.store import SqliteStore
-from storage.sql.vectors_table import add_vectors, forget_indexed
+from storage.sql.vectors import add_vectors, forget_indexed
 from tests.core.conversations import assistant, user
 from tests.storage.test_forget import Clock
 from tests.stored import ALICE, Teller
