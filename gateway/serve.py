@@ -35,9 +35,11 @@ Try it (pip install openai):
 
 from openai import OpenAI
 client = OpenAI(base_url="{url}/v1", api_key="{key}")
-ask = [{{"role": "user", "content": "My cat is called Miso. Please remember that."}}]
-reply = client.chat.completions.create(model="{model}", user="alice", messages=ask)
-print(reply.choices[0].message.content)
+chat = client.chat.completions
+tell = [{{"role": "user", "content": "My cat is called Miso."}}]
+print(chat.create(model="{model}", user="alice", messages=tell).choices[0].message.content)
+ask = [{{"role": "user", "content": "What is my cat called?"}}]  # a second conversation
+print(chat.create(model="{model}", user="alice", messages=ask).choices[0].message.content)
 """
 
 
