@@ -1,8 +1,9 @@
 """The fidelity matrix: what of a request and a reply survives the way, asked over sockets, `scripts/bench fidelity`.
 
-The checks lie in tests/gateway/matrix.py, where the tests use them too. Each cell is what was found just now, with
-OpenAI's SDK as the client and a strict upstream at the other end; a wrong one is marked, and makes the exit code 1.
-Below it stands how long a client's leaving takes to reach the upstream, from its close to the upstream's end of file.
+The checks lie in tests/gateway/fidelity/matrix.py, where the tests use them too. Each cell is what was found just now,
+with OpenAI's SDK as the client and a strict upstream at the other end; a wrong one is marked, and makes the exit code
+1. Below it stands how long a client's leaving takes to reach the upstream, from its close to the upstream's end of
+file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.chdir(ROOT)
 
-from tests.gateway.matrix import CHECKS, WAYS, WINDOWS, Cell, cancel_times, open_way  # noqa: E402
+from tests.gateway.fidelity.matrix import CHECKS, WAYS, WINDOWS, Cell, cancel_times, open_way  # noqa: E402
 
 Times = dict[str, list[float]]
 

@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from scripts.bench_load import free_port, process, prompt_bytes, wait_ready  # noqa: E402
-from tests.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say  # noqa: E402
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say  # noqa: E402
 
 TURNS = 2_000
 CONTEXT = 8_192  # tokens

@@ -1,8 +1,8 @@
 """How much of a conversation's prompt stays where it was for the provider's cache, `scripts/bench prefix`.
 
 Conversations of 60 turns, through the real gateway with OpenAI's SDK and a strict upstream; counted on the bytes that
-the upstream received (tools and messages), request by request. The traffic lies in tests/gateway/life.py, where the
-tests use it too: recall, memory tools, the client's own tools, edits of blocks by the model and by others.
+the upstream received (tools and messages), request by request. The traffic lies in tests/gateway/memory/life.py, where
+the tests use it too: recall, memory tools, the client's own tools, edits of blocks by the model and by others.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.chdir(ROOT)
 
-from tests.gateway.life import PROFILE, converse, share_of, tell_of_topics  # noqa: E402
+from tests.doubles.upstream import StrictUpstream  # noqa: E402
+from tests.gateway.memory.life import PROFILE, converse, share_of, tell_of_topics  # noqa: E402
 from tests.gateway.sdk import remember  # noqa: E402
-from tests.upstream import StrictUpstream  # noqa: E402
 
 PAUSE_EVERY = 20
 WAYS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.upstream import StrictUpstream
+from tests.doubles.upstream import StrictUpstream
 
 # Some frameworks count their users.
 COUNTING = {"HAYSTACK_TELEMETRY_ENABLED": "False", "AGNO_TELEMETRY": "false", "DO_NOT_TRACK": "1"}

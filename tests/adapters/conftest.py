@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from adapters.transport import HttpTransport
-from tests.upstream import StrictUpstream
+from tests.doubles.upstream import StrictUpstream
 
 
 @pytest.fixture

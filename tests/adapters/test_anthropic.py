@@ -18,9 +18,9 @@ from adapters.errors import ProviderBroke
 from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Header, ModelRequest
-from tests.anthropic_rules import sign
-from tests.anthropic_upstream import Message, StrictAnthropic, message, refuse, think
-from tests.upstream import Call, call_tools, raw, say
+from tests.doubles.anthropic_rules import sign
+from tests.doubles.anthropic_upstream import Message, StrictAnthropic, message, refuse, think
+from tests.doubles.upstream import Call, call_tools, raw, say
 
 Json = dict[str, Any]
 

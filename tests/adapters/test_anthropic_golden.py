@@ -16,7 +16,7 @@ from adapters.claude.reply import completion
 from adapters.claude.request import SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.types import Event
-from tests.anthropic_rules import NEW_VERSION, OLD_VERSION, check_request
+from tests.doubles.anthropic_rules import NEW_VERSION, OLD_VERSION, check_request
 
 ROOT = Path(__file__).parent.parent / "golden" / "anthropic"
 CREATED = 1_700_000_000

@@ -15,8 +15,8 @@ from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, Pr
 from adapters.registry import ROWS, Row, make_provider
 from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Header, ModelRequest
-from tests.anthropic_upstream import StrictAnthropic, refuse
-from tests.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, say
+from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, say
 
 Json = dict[str, Any]
 

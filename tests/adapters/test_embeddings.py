@@ -16,7 +16,7 @@ from adapters.embeddings import ApiEmbedder
 from adapters.errors import ProviderBroke, ProviderRefused, ProviderUnreachable
 from adapters.local_embeddings import EmbedderMissing, LocalEmbedder
 from adapters.registry import make_provider
-from tests.upstream import Reply, StrictUpstream, fail
+from tests.doubles.upstream import Reply, StrictUpstream, fail
 
 JSON = {"content-type": "application/json"}
 

@@ -12,7 +12,7 @@ from adapters.errors import ProviderBroke, ProviderUnreachable, UnfinishedEvent
 from adapters.fake import DemoProvider, Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import ModelRequest
 from tests.adapters.test_sse import DONES
-from tests.openai_rules import check_chat
+from tests.doubles.openai_rules import check_chat
 
 SCHEMA = {"type": "object", "properties": {}}
 

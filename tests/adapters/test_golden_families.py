@@ -16,8 +16,8 @@ from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest
 from gateway.core.conversation.canonical import text_of
 from gateway.core.turn.stream import Draft, chunk_of, error_in
+from tests.doubles.upstream import Reply, StrictUpstream, raw
 from tests.golden import ROOT, Golden, find
-from tests.upstream import Reply, StrictUpstream, raw
 
 STREAMS, REPLIES = find("streams"), find("replies")
 HI = [{"role": "user", "content": "Hi"}]

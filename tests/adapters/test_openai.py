@@ -11,7 +11,7 @@ from adapters.openai import OpenAICompatible
 from adapters.registry import ROWS, make_provider
 from adapters.transport import HttpTransport
 from adapters.types import Header, ModelRequest
-from tests.upstream import StrictUpstream
+from tests.doubles.upstream import StrictUpstream
 
 BODY = b'{"model": "m",  "messages":[{"role":"user","content":"h\xc3\xa9"}]}'
 

@@ -21,7 +21,7 @@ from adapters.errors import (
 )
 from adapters.transport import HttpReply, HttpTransport, Timeouts, Upload
 from tests.adapters.test_sse import DONES
-from tests.upstream import PATIENCE_S, Gate, Reply, StrictUpstream, fail, full_backlog, raw, say
+from tests.doubles.upstream import PATIENCE_S, Gate, Reply, StrictUpstream, fail, full_backlog, raw, say
 
 TINY = Timeouts(connect_s=0.05, first_byte_s=0.05, between_chunks_s=0.05)
 HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}

@@ -24,8 +24,8 @@ from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from gateway.web.server import GatewayServer, make_server
 from storage.records import Block, Scope
 from storage.sql.store import SqliteStore
+from tests.doubles.upstream import Seen, StrictUpstream
 from tests.server import RawReply, Running, serve, settings_for
-from tests.upstream import Seen, StrictUpstream
 
 __all__ = [
     "CHAT",

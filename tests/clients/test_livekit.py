@@ -1,0 +1,261 @@
+"""LiveKit Agents on the phone, with a gateway for its model: memory has what was heard, and nothing else.
+
+LiveKit asks on its own account here: preemptively, again when the transcript grew, and it lets go of what it does not
+need. tests/gateway/voice/test_voice.py imitates such requests, and those of the stacks that are services.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, say
+from tests.gateway.sdk import World, agent, remember
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+@pytest.fixture(params=["room-1", None], ids=["room", "no room"])
+def room(request: pytest.FixtureRequest) -> str | None:
+    """Whether the requests name their conversation, as they do inside a LiveKit job."""
+    found: str | None = request.param
+    return found
+
+
+def dial(world: World, room: str | None, **options: Any) -> AbstractAsyncContextManager[Any]:
+    from tests.clients import phone
+
+    return phone.dial(world, room, **options)
+
+
+@pytest.fixture
+async def phone(world: World, room: str | None) -> AsyncIterator[Any]:
+    async with dial(world, room) as made:
+        yield made
+
+
+def standing(world: World) -> list[tuple[Any, Any]]:
+    """What is taken for said: of each turn the last message of its input and its reply, as they are stored."""
+    rows = world.query("SELECT input, said FROM exchanges WHERE standing ORDER BY id")
+    return [(json.loads(one)[-1].get("content"), json.loads(other).get("content")) for one, other in rows]
+
+
+async def later(world: World, text: str, **options: Any) -> str:
+    """What the model is told beside it when the same person calls again, weeks later."""
+    world.pass_time(1_000_000)
+    async with dial(world, "room-2", **options) as call:
+        await call.say(text)
+    return str(world.upstream.last.messages[-1]["content"]).removesuffix(text)
+
+
+async def test_words_reach_the_voice_as_they_come(phone: Any) -> None:
+    gate = Gate()
+    phone.world.upstream.queue(say("One two", tokens=["One", " two"], hold_after={2: gate}))
+    await phone.end("Count.")
+    assert await phone.piece() == "One"
+    gate.open()  # had the first word been held back, this would never come
+    assert await phone.piece() == " two"
+    assert await phone.next_said() == ("assistant", "One two")
+
+
+async def test_a_tool_is_called_and_its_result_is_spoken_of(phone: Any) -> None:
+    calls = (Call("get_weather", {"city": "Oslo"}, id="a"), Call("get_weather", {"city": "Rome"}, id="b"))
+    phone.world.upstream.queue(call_tools(*calls), say("It rains in both."))
+    assert await phone.say("How is the weather in Oslo and Rome?") == "It rains in both."
+    assert sorted(phone.agent.cities) == ["Oslo", "Rome"]
+    sent = phone.world.upstream.last.messages
+    assert [m["role"] for m in sent] == ["system", "user", "assistant", "tool", "tool"]
+    assert [m["tool_call_id"] for m in sent[3:]] == ["a", "b"]
+    assert await phone.say("Thanks.") == "Ok."
+    assert phone.world.query("SELECT count(*) FROM conversations") == [1]
+    assert standing(phone.world) == [
+        ("How is the weather in Oslo and Rome?", None),
+        ("Rain in Rome.", "It rains in both."),
+        ("Thanks.", "Ok."),
+    ]
+    assert "It rains in both" in await later(phone.world, "Where did you say it rains, in both?")
+
+
+async def test_a_preemptive_answer_that_is_wanted_is_one_turn(phone: Any, room: str | None) -> None:
+    phone.world.upstream.queue(say("Hello, Ola."))
+    await phone.begin("My name is Ola.")
+    assert await phone.say("My name is Ola.") == "Hello, Ola."
+    assert len(phone.world.upstream.chats) == 1
+    await phone.say("Bye.")
+    assert standing(phone.world) == [("My name is Ola.", "Hello, Ola."), ("Bye.", "Ok.")]
+    assert phone.world.query("SELECT key FROM conversations") == [room]
+
+
+async def test_preemptive_answers_that_were_let_go_leave_no_trace(phone: Any) -> None:
+    """R1, R3: three attempts on a growing transcript, each cancelled in its middle, and the real one."""
+    upstream = phone.world.upstream
+    await phone.say("Hello.")
+    for n, partial in enumerate(("I would", "I would like", "I would like a table")):
+        upstream.queue(say(f"Draft{n} about tables", hold_after={3: Gate()}))
+        await phone.begin(partial)
+    upstream.queue(say("At what time?"))
+    assert await phone.say("I would like a table for two.") == "At what time?"
+    for seen in upstream.chats[1:4]:
+        await seen.gone.wait()
+    assert len(upstream.chats) == 5
+    await phone.say("At eight.")
+    assert standing(phone.world) == [
+        ("Hello.", "Ok."),
+        ("I would like a table for two.", "At what time?"),
+        ("At eight.", "Ok."),
+    ]
+    note = await later(phone.world, "Which table would I like, draft or not?")
+    assert "a table for two" in note
+    assert "Draft" not in note
+    assert note.count("I would like") == 1
+
+
+async def test_a_preemptive_answer_that_ended_unheard_is_not_what_happened(phone: Any) -> None:
+    """R1: it was generated to its end, and thrown away without a sign."""
+    upstream = phone.world.upstream
+    await phone.say("Hello.")
+    for partial in ("I fly to", "I fly to Lisbon"):
+        upstream.queue(say(f"Unheard answer on flights for {partial!r}."))
+        await phone.begin(partial)
+        await upstream.last.settled.wait()
+        assert upstream.last.finished
+        phone.world.settle()
+    upstream.queue(say("Lisbon on Monday, noted."))
+    assert await phone.say("I fly to Lisbon on Monday.") == "Lisbon on Monday, noted."
+    await phone.say("Thanks.")
+    assert standing(phone.world) == [
+        ("Hello.", "Ok."),
+        ("I fly to Lisbon on Monday.", "Lisbon on Monday, noted."),
+        ("Thanks.", "Ok."),
+    ]
+    note = await later(phone.world, "When do I fly to Lisbon, what was the answer on flights?")
+    assert "Lisbon on Monday" in note
+    assert "Unheard" not in note
+
+
+async def test_the_edits_of_answers_that_were_thrown_away_are_not_made(
+    world: World, room: str | None
+) -> None:
+    """An agent with memory tools: what a discarded generation wrote into its block was never told to it."""
+
+    def note(text: str) -> Reply:
+        return call_tools(Call("memory_insert", {"label": "human", "new_string": text}), text=None)
+
+    async with dial(world, room, model="agent/helper") as phone:
+        await phone.say("Hello.")
+        for partial in ("I live in", "I live in Porto"):
+            world.upstream.queue(note(f"Said: {partial}"), say("Unheard."))
+            count = len(world.upstream.seen)
+            await phone.begin(partial)
+            await world.upstream.arrived(count + 2).wait()  # with the result of the edit
+            await world.upstream.last.settled.wait()
+            world.settle()
+        world.upstream.queue(note("Lives in Porto with a sister."), say("Noted."))
+        assert await phone.say("I live in Porto with my sister.") == "Noted."
+        await phone.say("Thanks.")
+    world.pass_time(1000)
+    assert world.block("alice").value == "Lives in Porto with a sister."
+
+
+@pytest.mark.parametrize("cut", ["We have soup", "We have soup and a"])
+async def test_after_a_barge_in_only_what_was_spoken_is_known(phone: Any, cut: str) -> None:
+    """R2: the reply was complete before the caller cut in; the end of the cut one is nobody's memory."""
+    await phone.say("Hello.")
+    phone.speaker.cut = cut
+    phone.world.upstream.queue(say("We have soup and a secret menu with oysters."))
+    await phone.end("What is there to eat?")
+    await phone.speaker.is_playing.wait()
+    await phone.world.upstream.last.settled.wait()
+    assert await phone.cut_in("Stop.") == cut
+    phone.speaker.cut = None
+    await phone.say("Stop. I take the soup.")
+    sent = phone.world.upstream.last.messages
+    assert [m["content"] for m in sent if m["role"] == "assistant"] == ["Ok.", cut]
+    await phone.say("Goodbye.")
+    assert standing(phone.world)[1] == ("What is there to eat?", cut)
+    note = await later(phone.world, "What did I take, soup, and what was on the secret menu?")
+    assert "I take the soup" in note
+    assert "oysters" not in note
+
+
+async def test_a_barge_in_reaches_the_upstream(phone: Any) -> None:
+    """R4: the model was still generating."""
+    await phone.say("Hello.")
+    phone.speaker.cut = "We have"
+    phone.world.upstream.queue(say("We have soup and oysters.", hold_after={5: Gate()}))
+    await phone.end("What is there to eat?")
+    await phone.speaker.is_playing.wait()
+    assert await phone.cut_in("Stop.") == "We have"
+    await phone.world.upstream.last.gone.wait()
+    phone.speaker.cut = None
+    await phone.say("Stop. I take the fish.")
+    assert [m.get("content") for m in phone.world.upstream.last.messages[3:]] == [
+        "What is there to eat?",
+        "We have",
+        "Stop. I take the fish.",
+    ]
+    await phone.say("Goodbye.")
+    assert standing(phone.world)[1] == ("What is there to eat?", "We have")
+    assert "and oysters" not in await later(phone.world, "What is there to eat, soup or oysters?")
+
+
+async def test_an_interruption_before_the_first_word_leaves_the_question(phone: Any) -> None:
+    """R4: nothing was spoken, so two messages of the caller follow each other; what he said first stands too."""
+    await phone.say("Hello.")
+    phone.world.upstream.queue(say("Never spoken.", hold_before_headers=Gate()))
+    await phone.end("My dog is called Rex.")
+    await phone.world.upstream.arrived(2).wait()
+    asked = phone.world.upstream.last
+    phone.go_on("Wait")
+    await asked.gone.wait()
+    assert await phone.say("Wait, and my cat is called Miso.") == "Ok."
+    assert [m["role"] for m in phone.world.upstream.last.messages][-2:] == ["user", "user"]
+    await phone.say("Goodbye.")
+    note = await later(phone.world, "What are my dog and my cat called?")
+    assert "Rex" in note
+    assert "Miso" in note
+    assert "Never spoken" not in note
+
+
+async def test_what_is_said_while_the_caller_hangs_up_is_not_known(world: World, room: str | None) -> None:
+    """R4: the call ends in the middle of a reply, and nothing comes back that would say how much was heard."""
+    async with dial(world, room) as phone:
+        await phone.say("My boat is the Nina.")
+        phone.speaker.cut = "The treasure"
+        world.upstream.queue(say("The treasure lies under the third palm tree.", hold_after={8: Gate()}))
+        await phone.end("Where is the treasure?")
+        await phone.speaker.is_playing.wait()
+    await world.upstream.last.gone.wait()
+    note = await later(world, "Where does the treasure lie? And what is my boat called?")
+    assert "Nina" in note
+    assert "palm" not in note
+    assert ("My boat is the Nina.", "Ok.") in standing(world)
+
+
+async def test_livekits_retries_are_one_turn(phone: Any) -> None:
+    """R3, R12: it repeats what failed with a status that says so, and memory has it once."""
+    phone.world.upstream.queue(fail(503), Reply(cut_before_headers=True), say("Rex, noted."))
+    assert await phone.say("My dog is Rex.") == "Rex, noted."
+    assert len(phone.world.upstream.chats) == 3
+    await phone.say("Bye.")
+    assert standing(phone.world) == [("My dog is Rex.", "Rex, noted."), ("Bye.", "Ok.")]
+    assert "Rex, noted" in await later(phone.world, "What is my dog called?")
+
+
+async def test_a_refusal_is_not_asked_again_and_is_told(phone: Any) -> None:
+    """R12: the status is what LiveKit goes by."""
+    phone.world.upstream.queue(fail(401, "Incorrect API key provided.", code="invalid_api_key"))
+    await phone.end("Hello?")
+    error = await phone.next_error()
+    assert error.status_code == 401
+    assert "Incorrect API key" in str(error)
+    assert len(phone.world.upstream.chats) == 1

@@ -1,0 +1,53 @@
+"""The examples of docs/clients.md, run as they stand, but for the address."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.doubles.upstream import StrictUpstream, say
+from tests.gateway.process import ROOT
+from tests.gateway.sdk import World, remember
+
+PAGE = (ROOT / "docs" / "clients.md").read_text()
+EXAMPLES = dict(
+    re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+)
+ADDRESS = "http://127.0.0.1:8080/v1"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with StrictUpstream() as upstream, remember(upstream, tmp_path_factory.mktemp("page")) as made:
+        yield made
+
+
+def test_the_page_has_examples() -> None:
+    assert len(EXAMPLES) == PAGE.count("```python") == 8
+
+
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning"
+)  # an example leaves its client to the end of its program
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example(world: World, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints the reply, and what was said is in memory."""
+    example = EXAMPLES[name]
+    user = re.sub(r"\W", "", name)
+    assert ADDRESS in example
+    assert '"alice"' in example
+    world.upstream.queue(say(f"Noted by {user}."))
+    count = len(world.upstream.chats)
+    program = example.replace(ADDRESS, f"{world.gateway.url}/v1").replace('"alice"', f'"{user}"')
+    exec(compile(program, name, "exec"), {"__name__": "__main__"})
+    gc.collect()
+    assert capsys.readouterr().out.strip() == f"Noted by {user}."
+    assert len(world.upstream.chats) == count + 1
+    found = world.query(
+        "SELECT e.input FROM exchanges e JOIN agents a ON a.id = e.agent WHERE a.subject = ?", f"user:{user}"
+    )
+    assert "My cat is called Miso." in str(found)

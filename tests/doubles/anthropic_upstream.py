@@ -1,0 +1,228 @@
+"""A strict Anthropic on a loopback port: the server of `tests.doubles.upstream`, speaking the Messages API.
+
+    with StrictAnthropic(key="sk-ant-own") as upstream:
+        upstream.queue(say("Hello"), think("Hm.", text="Hi"), refuse(429, "rate_limit_error", retry_after="1"))
+
+It takes the replies of `tests.doubles.upstream` (`say`, `call_tools`, with their gates and cuts) and renders them as
+messages; `message` scripts whole lists of blocks. It refuses what the real API
+refuses (tests/doubles/anthropic_rules.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from tests.doubles.anthropic_rules import Refused, check_request, sign
+from tests.doubles.openai_rules import Refusal
+from tests.doubles.upstream import Reply, Seen, StrictUpstream, _call_id, _tokens
+
+__all__ = ["Message", "StrictAnthropic", "message", "refuse", "think"]
+
+Json = dict[str, Any]
+
+_STOPS = {"length": "max_tokens", "stop": "end_turn", "tool_calls": "tool_use", "content_filter": "refusal"}
+
+
+@dataclass(frozen=True)
+class Message(Reply):
+    """blocks: before the text and the calls of `Reply`. fields: of the message. stop: put into its end."""
+
+    blocks: Sequence[Json] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    stop: Mapping[str, Any] = field(default_factory=dict)
+
+
+def message(*blocks: Json, text: str | None = None, **options: Any) -> Message:
+    return Message(text=text, blocks=blocks, **options)
+
+
+def think(thinking: str, text: str | None = None, **options: Any) -> Message:
+    block = {"type": "thinking", "thinking": thinking, "signature": sign(thinking)}
+    return Message(text=text, blocks=[block], **options)
+
+
+def refuse(
+    status: int, kind: str, message: str = "No.", *, retry_after: str | None = None, **headers: str
+) -> Reply:
+    body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_refused"}
+    told = {"content-type": "application/json", "request-id": "req_refused", **headers}
+    if retry_after is not None:
+        told["retry-after"] = retry_after
+    return Reply(status=status, headers=told, body=[orjson.dumps(body)])
+
+
+class StrictAnthropic(StrictUpstream):
+    """key: the only one it takes, as `x-api-key` or bearer token."""
+
+    def names(self, number: int) -> dict[str, str]:
+        return {"request-id": f"req_{number}"}
+
+    def _answer(self, seen: Seen) -> Reply:
+        try:
+            self._authorize(seen)
+            if seen.path == "/v1/models" and seen.method == "GET":
+                return _json(_models(self.models)) if self.model_list is None else _raw(self.model_list)
+            if seen.path.startswith("/v1/models/") and seen.path[len("/v1/models/") :] in self.models:
+                return _json(_models([seen.path[len("/v1/models/") :]])["data"][0])
+            if seen.path != "/v1/messages" or seen.method != "POST":
+                raise Refused(f"Not found: {seen.method} {seen.path}", 404, "not_found_error")
+            seen.json = check_request(seen.body, seen.headers)
+        except Refused as refused:
+            seen.refusal = Refusal(str(refused), status=refused.status)
+            return _json({**refused.body, "request_id": "req_strict"}, refused.status)
+        reply = self._replies.popleft() if self._replies else None
+        if reply is None and self.script is not None:
+            reply = self.script(seen)
+        return _render(seen.json, reply or Reply(), len(self.seen) + 1)
+
+    def _authorize(self, seen: Seen) -> None:
+        token = seen.headers.get("x-api-key") or seen.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.key is not None and token != self.key:
+            raise Refused("invalid x-api-key", 401, "authentication_error")
+
+    @property
+    def chats(self) -> list[Seen]:
+        return [seen for seen in self.seen if seen.path == "/v1/messages"]
+
+
+def _json(value: Json, status: int = 200) -> Reply:
+    headers = {"content-type": "application/json", "request-id": "req_strict"}
+    return Reply(status=status, headers=headers, body=[orjson.dumps(value)])
+
+
+def _raw(body: bytes) -> Reply:
+    return Reply(headers={"content-type": "application/json"}, body=[body])
+
+
+def _models(names: Sequence[str]) -> Json:
+    created = "2026-10-21T00:00:00Z"
+    data = [
+        {
+            "type": "model",
+            "id": name,
+            "display_name": name.title(),
+            "created_at": created,
+            "max_tokens": 4242,
+            "max_input_tokens": 200_000,
+            "lifecycle": "active",
+        }
+        for name in names
+    ]
+    return {"data": data, "has_more": False, "first_id": names[0], "last_id": names[-1]}
+
+
+def _render(body: Json, reply: Reply, number: int) -> Reply:
+    """The reply with its body made, so that the server has only to write it."""
+    if reply.body is not None:
+        return reply
+    headers = {"request-id": f"req_{number:06d}", **reply.headers}
+    if body.get("stream"):
+        headers = {"content-type": "text/event-stream; charset=utf-8", **headers}
+        pieces = [
+            b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))
+            for event in _events(body, reply, number)
+        ]
+        if reply.error_after is not None:
+            count, error = reply.error_after
+            told = orjson.dumps({"type": "error", "error": dict(error), "request_id": "req_late"})
+            pieces = [*pieces[:count], b"event: error\ndata: %b\n\n" % told]
+        elif not reply.done:
+            pieces.pop()
+    else:
+        headers = {"content-type": "application/json", **headers}
+        made = _message(body, reply, number)
+        end = {**made, **_end(reply)}
+        pieces = [orjson.dumps({**end, "content": _blocks(reply, number), "usage": _usage(body, reply)})]
+    return replace(reply, headers=headers, body=pieces)
+
+
+def _message(body: Json, reply: Reply, number: int) -> Json:
+    return {
+        "id": reply.id or f"msg_{number:06d}",
+        "type": "message",
+        "role": "assistant",
+        "model": reply.model or body["model"],
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        **(reply.fields if isinstance(reply, Message) else {}),
+        **reply.extra,
+    }
+
+
+def _blocks(reply: Reply, number: int) -> list[Json]:
+    blocks = [dict(block) for block in reply.blocks] if isinstance(reply, Message) else []
+    if reply.text:
+        blocks.append({"type": "text", "text": reply.text})
+    for k, call in enumerate(reply.calls):
+        given = orjson.loads(call.text) if call.text else {}
+        call_id = _call_id(number, k, call).replace("call_", "toolu_")
+        blocks.append({"type": "tool_use", "id": call_id, "name": call.name, "input": given})
+    return blocks
+
+
+def _usage(body: Json, reply: Reply) -> Json:
+    if reply.usage is not None:
+        return dict(reply.usage)
+    said = len(_tokens(reply)) + sum(len(call.text) // 4 + 1 for call in reply.calls)
+    return {
+        "input_tokens": len(orjson.dumps(body["messages"])) // 4,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+        "output_tokens": said,
+        "service_tier": "standard",
+    }
+
+
+def _end(reply: Reply) -> Json:
+    reason = reply.finish_reason or ("tool_calls" if reply.calls else "stop")
+    told = {"stop_reason": _STOPS.get(reason, reason), "stop_sequence": None}
+    return {**told, **(reply.stop if isinstance(reply, Message) else {})}
+
+
+def _events(body: Json, reply: Reply, number: int) -> list[Json]:
+    usage = _usage(body, reply)
+    begun = {**usage, "output_tokens": 1}
+    out: list[Json] = [
+        {"type": "message_start", "message": {**_message(body, reply, number), "usage": begun}},
+        {"type": "ping"},
+    ]
+    texts = len(_blocks(reply, number)) - len(reply.calls) - 1  # the place of `text`, if there is one
+    for place, block in enumerate(_blocks(reply, number)):
+        start, deltas = _cut(block)
+        if block["type"] == "text" and place == texts and reply.text:
+            deltas = [{"type": "text_delta", "text": token} for token in _tokens(reply)]
+        if block["type"] == "tool_use":
+            call = reply.calls[place - texts - 1]
+            pieces = call.cut() if call.text not in ("", "{}") else [""]
+            deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+        out.append({"type": "content_block_start", "index": place, "content_block": start})
+        out += [{"type": "content_block_delta", "index": place, "delta": delta} for delta in deltas]
+        out.append({"type": "content_block_stop", "index": place})
+    spent = {key: value for key, value in usage.items() if key.endswith("tokens") or "details" in key}
+    out.append({"type": "message_delta", "delta": _end(reply), "usage": spent})
+    out.append({"type": "message_stop"})
+    return out
+
+
+def _cut(block: Json) -> tuple[Json, list[Json]]:
+    """A block's start and its deltas, as the API streams its kind."""
+    match block["type"]:
+        case "text":
+            cited = [{"type": "citations_delta", "citation": each} for each in block.get("citations", ())]
+            return {"type": "text", "text": ""}, [*cited, {"type": "text_delta", "text": block["text"]}]
+        case "thinking":
+            words = block["thinking"].split(" ")
+            pieces = [word if i == 0 else f" {word}" for i, word in enumerate(words)]
+            signed = {"type": "signature_delta", "signature": block["signature"]}
+            deltas = [{"type": "thinking_delta", "thinking": piece} for piece in pieces if piece]
+            return {**block, "thinking": "", "signature": ""}, [*deltas, signed]
+        case "tool_use" | "server_tool_use":
+            text = orjson.dumps(block["input"]).decode()
+            pieces = [text[i : i + 5] for i in range(0, len(text), 5)]
+            return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": p} for p in pieces]
+    return block, []

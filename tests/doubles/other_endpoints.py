@@ -1,0 +1,255 @@
+"""What a strict OpenAI answers beside chat completions: enough of each endpoint for a client to be satisfied.
+
+Pure: a request in, status, headers and pieces of a body out. It refuses what is cheap to refuse, a form above all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from tests.doubles.openai_rules import Refusal
+
+__all__ = ["Answer", "Endpoints", "Part", "parse_form"]
+
+Json = dict[str, Any]
+CREATED = 1_700_000_000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """pieces: written apart, chunked, if there are several."""
+
+    pieces: Sequence[bytes]
+    headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+    status: int = 200
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a form."""
+
+    name: str
+    value: bytes
+    filename: str | None = None
+
+
+def parse_form(content_type: str, body: bytes) -> list[Part]:
+    """Raises: Refusal, for a form that is not complete."""
+    found = re.search(r'boundary="?([^";]+)', content_type)
+    if not content_type.startswith("multipart/form-data") or found is None:
+        raise Refusal("Unsupported content type: send 'multipart/form-data'.")
+    mark = b"\r\n--" + found[1].encode()
+    first, *parts = (b"\r\n" + body).split(mark)
+    if first or not parts or parts.pop().strip() != b"--":
+        raise Refusal("Could not parse multipart form.")
+    read = []
+    for part in parts:
+        head, blank, value = part.partition(b"\r\n\r\n")
+        named = re.search(rb'; name="([^"]+)"', head)
+        if not blank or named is None:
+            raise Refusal("Could not parse multipart form.")
+        filename = re.search(rb'filename="([^"]*)"', head)
+        read.append(Part(named[1].decode(), value, filename[1].decode() if filename else None))
+    return read
+
+
+class Endpoints:
+    """files: id -> content, as they were uploaded. vector_of: what /embeddings makes of a text."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.vector_of: Callable[[str], list[float]] = lambda text: [0.25, float(len(text))]
+
+    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
+        """None: no such endpoint. Raises: Refusal."""
+        place = path.removeprefix("/v1/").split("/")
+        kind = headers.get("content-type", "")
+        match method, place:
+            case "POST", ["embeddings"]:
+                asked = _json(body, kind, "model", "input")
+                inputs = _check_input(asked["input"])
+                data = [
+                    {"object": "embedding", "index": i, "embedding": self.vector_of(text)}
+                    for i, text in enumerate(inputs)
+                ]
+                usage = {"prompt_tokens": len(inputs), "total_tokens": len(inputs)}
+                return _say({"object": "list", "data": data, "model": asked["model"], "usage": usage})
+            case "POST", ["completions"]:
+                return _completion(_json(body, kind, "model", "prompt"))
+            case "POST", ["moderations"]:
+                asked = _json(body, kind, "input")
+                model = asked.get("model", "omni-moderation-latest")
+                return _say({"id": "modr-1", "model": model, "results": [{"flagged": False}]})
+            case "POST", ["rerank"]:
+                asked = _json(body, kind, "model", "query", "documents")
+                scored = [
+                    {"index": i, "relevance_score": 1 / (i + 1)} for i in range(len(asked["documents"]))
+                ]
+                return _say({"id": "rerank-1", "model": asked["model"], "results": scored})
+            case "POST", ["images", "generations"]:
+                _json(body, kind, "prompt")
+                return _say({"created": CREATED, "data": [{"b64_json": "aW1hZ2U="}]})
+            case "POST", ["images", "edits"]:
+                _need_file(parse_form(kind, body), "image")
+                return _say({"created": CREATED, "data": [{"b64_json": "ZWRpdA=="}]})
+            case "POST", ["audio", "speech"]:
+                _json(body, kind, "model", "input", "voice")
+                return Answer([b"ID3\x00", b"\xff\xfb", b"\x90end"], {"content-type": "audio/mpeg"})
+            case "POST", ["audio", "transcriptions"]:
+                parts = parse_form(kind, body)
+                heard = _need_file(parts, "file")
+                fields = {part.name: part.value.decode() for part in parts if part.filename is None}
+                if "model" not in fields:
+                    raise Refusal("you must provide a model parameter")
+                return _say({"text": f"{fields['model']} heard {len(heard)} bytes"})
+            case _, ["files" | "uploads", *rest]:
+                return self._file(method, place[0], rest, kind, body)
+            case "POST", ["batches"]:
+                asked = _json(body, kind, "input_file_id", "endpoint", "completion_window")
+                return _say({"id": "batch_1", "object": "batch", "status": "validating", **asked})
+            case "GET", ["batches"]:
+                return _say({"object": "list", "data": [], "has_more": False})
+            case "GET", ["batches", name]:
+                return _say({"id": name, "object": "batch", "status": "completed"})
+            case "POST", ["batches", name, "cancel"]:
+                return _say({"id": name, "object": "batch", "status": "cancelling"})
+            case "POST", ["responses"]:
+                return _response(_json(body, kind, "model", "input"))
+            case "GET" | "DELETE", ["responses", name]:
+                return _say({"id": name, "object": "response", "deleted": method == "DELETE"})
+        return None
+
+    def _file(self, method: str, where: str, rest: list[str], kind: str, body: bytes) -> Answer | None:
+        match method, rest:
+            case "POST", [] if where == "files":
+                parts = parse_form(kind, body)
+                content = _need_file(parts, "file")
+                if not any(part.name == "purpose" for part in parts):
+                    raise Refusal("'purpose' is a required property", "purpose")
+                name = f"file-{len(self.files) + 1}"
+                self.files[name] = content
+                return _say(_file(name, content))
+            case "POST", []:
+                asked = _json(body, kind, "bytes", "filename", "mime_type", "purpose")
+                return _say({"id": "upload_1", "object": "upload", "status": "pending", **asked})
+            case "POST", [name, "parts"]:
+                _need_file(parse_form(kind, body), "data")
+                return _say({"id": "part_1", "object": "upload.part", "upload_id": name})
+            case "POST", [name, "complete" | "cancel" as what]:
+                return _say({"id": name, "object": "upload", "status": f"{what}d"})
+            case "GET", []:
+                data = [_file(name, content) for name, content in self.files.items()]
+                return _say({"object": "list", "data": data, "has_more": False})
+            case "GET" | "DELETE", [name, *rest] if name not in self.files:
+                raise Refusal(f"No such File object: {name}", "id", status=404)
+            case "GET", [name]:
+                return _say(_file(name, self.files[name]))
+            case "GET", [name, "content"]:
+                return Answer([self.files[name]], {"content-type": "application/octet-stream"})
+            case "DELETE", [name]:
+                del self.files[name]
+                return _say({"id": name, "object": "file", "deleted": True})
+        return None
+
+
+def _say(value: Json) -> Answer:
+    return Answer([orjson.dumps(value)])
+
+
+def _json(body: bytes, kind: str, *needed: str) -> Json:
+    if not kind.startswith("application/json"):
+        raise Refusal("Unsupported content type: send 'application/json'.")
+    try:
+        asked = orjson.loads(body)
+    except ValueError as error:
+        raise Refusal("We could not parse the JSON body of your request.") from error
+    for name in needed:
+        if name not in asked:
+            raise Refusal(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
+    return dict(asked)
+
+
+def _need_file(parts: list[Part], name: str) -> bytes:
+    for part in parts:
+        if part.name == name and part.filename is not None:
+            return part.value
+    raise Refusal(f"'{name}' is a required property", name)
+
+
+def _check_input(given: Any) -> list[str]:
+    """As platform.openai.com/docs/api-reference/embeddings has it; tokens in place of text are left out here."""
+    inputs = given if isinstance(given, list) else [given]
+    if not inputs or len(inputs) > 2048:
+        raise Refusal(f"Invalid 'input': an array of 1 to 2048 was expected, got {len(inputs)}.", "input")
+    for text in inputs:
+        if not isinstance(text, str):
+            raise Refusal("Invalid type for 'input'.", "input")
+        if not text:
+            raise Refusal("Invalid 'input': it cannot be an empty string.", "input")
+        if len(text) > 4 * 8192:
+            raise Refusal("This model's maximum context length is 8192 tokens.", "input")
+    return inputs
+
+
+def _file(name: str, content: bytes) -> Json:
+    return {
+        "id": name,
+        "object": "file",
+        "bytes": len(content),
+        "created_at": CREATED,
+        "filename": "f",
+        "purpose": "batch",
+        "status": "processed",
+    }
+
+
+def _completion(asked: Json) -> Answer:
+    frame = {"id": "cmpl-1", "object": "text_completion", "created": CREATED, "model": asked["model"]}
+    choice = {"index": 0, "logprobs": None}
+    if not asked.get("stream"):
+        return _say({**frame, "choices": [{**choice, "text": "Ok.", "finish_reason": "stop"}]})
+    chunks = [
+        {**choice, "text": "Ok", "finish_reason": None},
+        {**choice, "text": ".", "finish_reason": "stop"},
+    ]
+    events = [b"data: " + orjson.dumps({**frame, "choices": [chunk]}) + b"\n\n" for chunk in chunks]
+    return Answer([*events, b"data: [DONE]\n\n"], {"content-type": "text/event-stream"})
+
+
+def _response(asked: Json) -> Answer:
+    text = {"type": "output_text", "text": "Ok.", "annotations": []}
+    item = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [text]}
+    whole = {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": CREATED,
+        "model": asked["model"],
+        "status": "completed",
+        "output": [item],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+    }
+    if not asked.get("stream"):
+        return _say(whole)
+    delta = {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "content_index": 0}
+    made = [
+        {"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}},
+        {**delta, "delta": "Ok", "logprobs": []},
+        {**delta, "delta": ".", "logprobs": []},
+        {"type": "response.completed", "response": whole},
+    ]
+    events = [
+        b"event: "
+        + each["type"].encode()
+        + b"\ndata: "
+        + orjson.dumps({**each, "sequence_number": i})
+        + b"\n\n"
+        for i, each in enumerate(made)
+    ]
+    return Answer(events, {"content-type": "text/event-stream"})

@@ -1,0 +1,208 @@
+"""The strict Anthropic itself: what it refuses, and that Anthropic's own SDK reads what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import orjson
+import pytest
+
+from tests.doubles.anthropic_rules import Refused, check_request, sign
+from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
+from tests.doubles.upstream import Call, call_tools, say
+
+Json = dict[str, Any]
+
+HEADERS = {"content-type": "application/json", "anthropic-version": "2026-10-21"}
+OLD = {**HEADERS, "anthropic-version": "2023-06-01"}
+HI = {"role": "user", "content": "Hi"}
+TOOL = {"name": "f", "input_schema": {"type": "object"}}
+
+
+def body(*messages: Json, **more: Any) -> Json:
+    return {"model": "claude-opus-4-6", "max_tokens": 5000, "messages": list(messages) or [HI], **more}
+
+
+def user(*blocks: Json) -> Json:
+    return {"role": "user", "content": list(blocks)}
+
+
+def assistant(*blocks: Json) -> Json:
+    return {"role": "assistant", "content": list(blocks)}
+
+
+def text(said: str, **more: Any) -> Json:
+    return {"type": "text", "text": said, **more}
+
+
+def use(name: str = "a") -> Json:
+    return {"type": "tool_use", "id": name, "name": "f", "input": {}}
+
+
+def result(name: str = "a") -> Json:
+    return {"type": "tool_result", "tool_use_id": name, "content": "x"}
+
+
+def image(**source: Any) -> Json:
+    return user({"type": "image", "source": source})
+
+
+MARK = {"cache_control": {"type": "ephemeral"}}
+THINK = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+SYSTEM = {"role": "system", "content": "Be brief."}
+REFUSED: list[tuple[str, Json, str]] = [
+    ("no max_tokens", {"model": "m", "messages": [HI]}, "max_tokens: Field required"),
+    ("unknown field", body(seed=1), "seed: Extra inputs"),
+    ("empty list", {**body(), "messages": []}, "at least one message"),
+    ("assistant first", body(assistant(text("x"))), "first message"),
+    ("two users in a row", body(HI, HI), "must alternate"),
+    ("system in the list of an old model", body(HI, SYSTEM), "not supported on this model"),
+    ("system first", {**body(SYSTEM, HI), "model": "claude-opus-5"}, "first message"),
+    ("empty text", body(user(text(""))), "non-whitespace"),
+    ("blank string", body({"role": "user", "content": " "}), "non-empty"),
+    ("no content", body(user()), "must have content"),
+    ("empty system", body(system=""), "non-empty"),
+    ("trailing space", body(HI, assistant(text("x "))), "trailing whitespace"),
+    ("call without result", body(HI, assistant(use()), HI), "without `tool_result`"),
+    ("call left open", body(HI, assistant(use())), "without `tool_result`"),
+    ("half of the results", body(HI, assistant(use(), use("b")), user(result())), "without `tool_result`"),
+    ("result not first", body(HI, assistant(use()), user(text("x"), result())), "must come first"),
+    ("result of nothing", body(user(result("z"))), "unexpected `tool_use_id`"),
+    ("result twice", body(HI, assistant(use()), user(result(), result())), "single result"),
+    ("bad id", body(HI, assistant(use("a:b")), user(result("a:b"))), "match pattern"),
+    ("image type", body(image(type="base64", media_type="image/tiff", data="aGk=")), "media_type"),
+    ("image data", body(image(type="base64", media_type="image/png", data="?")), "base64"),
+    ("image over http", body(image(type="url", url="http://x/a.png")), "HTTPS"),
+    ("openai's image", body(user({"type": "image_url", "image_url": {}})), "does not match"),
+    ("five marks", body(user(*[text("x", **MARK)] * 5)), "maximum of 4"),
+    ("mark of a thought", body(HI, assistant({"type": "redacted_thinking", "data": "x", **MARK}), HI), "cache_control"),
+    ("thought without signature", body(HI, assistant({"type": "thinking", "thinking": "x"}), HI), "signature"),
+    (
+        "thought that was touched",
+        body(HI, assistant({"type": "thinking", "thinking": "y", "signature": sign("x")}), HI),
+        "Invalid `signature`",
+    ),
+    ("call without its thought", body(HI, assistant(use()), user(result()), **THINK), "Expected `thinking`"),
+    ("budget", body(thinking={"type": "enabled", "budget_tokens": 9000}), "budget_tokens"),
+    ("forced call with thinking", body(tools=[TOOL], tool_choice={"type": "any"}, **THINK), "forces tool use"),
+    ("temperature in the new version", body(temperature=1), "temperature: Extra inputs"),
+    ("choice without tools", body(tool_choice={"type": "auto"}), "while providing tools"),
+    ("choice of another", body(tools=[TOOL], tool_choice={"type": "tool", "name": "g"}), "not found"),
+    ("the same tool twice", body(tools=[TOOL, TOOL]), "unique"),
+    ("no tools at all", body(tools=[]), "at least 1"),
+    ("tool without schema", body(tools=[{"name": "f"}]), "input_schema"),
+    ("metadata", body(metadata={"a": "b"}), "metadata"),
+    ("open schema", body(output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}}), "false"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sent", "says"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_it_refuses(sent: Json, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        check_request(orjson.dumps(sent), HEADERS)
+
+
+HEADERS_REFUSED: list[tuple[Json, str]] = [
+    ({"content-type": "application/json"}, "header is required"),
+    ({**HEADERS, "anthropic-version": "2024-01-01"}, "not a valid version"),
+    ({"anthropic-version": "2026-10-21"}, "Content-Type"),
+    ({**HEADERS, "anthropic-beta": "a b"}, "anthropic-beta"),
+]
+
+
+@pytest.mark.parametrize(("headers", "says"), HEADERS_REFUSED)
+def test_it_refuses_headers(headers: Json, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        check_request(orjson.dumps(body()), headers)
+
+
+def test_it_refuses_two_system_prompts_and_what_is_no_json() -> None:
+    twice = orjson.dumps(body(system="a"))[:-1] + b',"system":"b"}'
+    with pytest.raises(Refused, match="there twice"):
+        check_request(twice, HEADERS)
+    with pytest.raises(Refused, match="not valid JSON"):
+        check_request(b"{", HEADERS)
+
+
+def test_the_old_version_takes_a_temperature_but_not_with_thinking() -> None:
+    check_request(orjson.dumps(body(temperature=0)), OLD)
+    with pytest.raises(Refused, match="temperature"):
+        check_request(orjson.dumps(body(temperature=0, **THINK)), OLD)
+
+
+def test_it_accepts_all_that_is_well_formed() -> None:
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": sign("Hm.")}
+    sent = body(
+        HI,
+        assistant(thought, text("Look."), use(), use("b")),
+        user(result("b"), result(), text("Quick!", **MARK)),
+        tools=[{**TOOL, **MARK}],
+        system=[text("Be kind.", **MARK)],
+        **THINK,
+    )
+    assert check_request(orjson.dumps(sent), HEADERS) == sent
+    late = {**body(HI, SYSTEM, assistant(text("x")), HI, SYSTEM), "model": "claude-opus-5"}
+    check_request(orjson.dumps(late), HEADERS)
+
+
+# -- read by Anthropic's own SDK
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[StrictAnthropic]:
+    with StrictAnthropic(key="sk-ant-test") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def sdk(upstream: StrictAnthropic) -> Iterator[anthropic.Anthropic]:
+    made = anthropic.Anthropic(
+        base_url=upstream.base_url.removesuffix("/v1"), api_key="sk-ant-test", max_retries=0, timeout=10.0
+    )
+    yield made
+    made.close()
+
+
+ASK: Json = {"model": "claude-opus-4-6", "max_tokens": 100, "messages": [HI], "tools": [TOOL]}
+CUT = Call("f", {"a": "b c d"}, pieces=2)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        say("Hello you"),
+        call_tools(CUT, Call("f", "{}"), text="Look."),
+        think("Let me see.", text="So."),
+        Message(text="x", blocks=[{"type": "redacted_thinking", "data": "o"}], finish_reason="length"),
+    ],
+    ids=["text", "calls", "thinking", "redacted"],
+)
+def test_the_sdk_reads_streams_as_it_reads_messages(
+    upstream: StrictAnthropic, sdk: anthropic.Anthropic, reply: Any
+) -> None:
+    upstream.queue(reply, reply)
+    whole = sdk.messages.create(**ASK).to_dict()
+    with sdk.messages.stream(**ASK) as stream:
+        streamed = stream.get_final_message().to_dict()
+    assert upstream.last.headers["anthropic-version"] == "2026-10-21"
+    assert whole["usage"] == {**streamed["usage"], **whole["usage"]}  # type: ignore[dict-item]
+    for each in (whole, streamed):
+        for block in each["content"]:  # type: ignore[attr-defined]
+            block.pop("id", None)
+            block.pop("citations", None)
+    assert whole["content"] == streamed["content"]
+    assert whole["stop_reason"] == streamed["stop_reason"]
+
+
+def test_the_sdk_reads_errors_and_models(upstream: StrictAnthropic, sdk: anthropic.Anthropic) -> None:
+    upstream.queue(refuse(429, "rate_limit_error", "Slow down."))
+    with pytest.raises(anthropic.RateLimitError, match=r"Slow down\."):
+        sdk.messages.create(**ASK)
+    with pytest.raises(anthropic.BadRequestError, match="must alternate"):
+        sdk.messages.create(**{**ASK, "messages": [HI, HI]})
+    upstream.queue(say("One two", error_after=(4, {"type": "overloaded_error", "message": "Busy."})))
+    with pytest.raises(anthropic.APIStatusError, match="Busy"):
+        list(sdk.messages.create(**ASK, stream=True))
+    assert [model.id for model in sdk.models.list()] == upstream.models

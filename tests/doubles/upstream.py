@@ -1,0 +1,723 @@
+"""A strict OpenAI on a loopback port, for tests: a real server on a thread of its own, speaking raw HTTP/1.1.
+
+    with StrictUpstream() as upstream:                     # or `async with`
+        upstream.queue(say("Hello", tokens=["Hel", "lo"]), fail(429, retry_after="1"))
+        ... call upstream.base_url ...
+        assert upstream.last.json["messages"] == [...]
+
+It refuses what the real API refuses (tests/doubles/openai_rules.py), with its error object; a refused request takes
+nothing from the queue. Replies come from the queue, else from `script(seen)`, else they are "Ok.". Nothing sleeps: a
+reply waits at a `Gate` until the test opens it, and a test waits for a `Gate` the server opens (`seen.gone`, ...).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import orjson
+
+from tests.doubles.openai_rules import Refusal, Rules, check_chat
+from tests.doubles.other_endpoints import Endpoints
+
+__all__ = [
+    "Call",
+    "Gate",
+    "Reply",
+    "Rules",
+    "Seen",
+    "StrictUpstream",
+    "call_tools",
+    "fail",
+    "full_backlog",
+    "raw",
+    "say",
+]
+
+PATIENCE_S = 10.0
+"""How long a test waits for what must come before it fails; never waited out when all is well."""
+
+
+class Gate:
+    """Closed until somebody opens it, for good. Between threads and loops alike."""
+
+    def __init__(self) -> None:
+        self._future: Future[None] = Future()
+        self._future.set_running_or_notify_cancel()  # so that a cancelled waiter does not cancel it
+        self._lock = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        return self._future.done()
+
+    def open(self) -> None:
+        with self._lock:
+            if not self._future.done():
+                self._future.set_result(None)
+
+    def wait_sync(self, timeout_s: float = PATIENCE_S) -> None:
+        self._future.result(timeout_s)
+
+    async def wait(self, timeout_s: float | None = PATIENCE_S) -> None:
+        async with asyncio.timeout(timeout_s):
+            await asyncio.shield(asyncio.wrap_future(self._future))
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call of the model.
+
+    arguments: JSON text as it stands, or a value that is dumped. pieces: how the text is cut in a stream; an int
+    cuts every so many characters. late_name: the name comes in the second delta only.
+    """
+
+    name: str
+    arguments: Any = field(default_factory=dict)
+    id: str | None = None
+    pieces: Sequence[str] | int = 7
+    late_name: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.arguments if isinstance(self.arguments, str) else orjson.dumps(self.arguments).decode()
+
+    def cut(self) -> list[str]:
+        if not isinstance(self.pieces, int):
+            assert "".join(self.pieces) == self.text
+            return list(self.pieces)
+        return [self.text[i : i + self.pieces] for i in range(0, len(self.text), self.pieces)]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One scripted reply; see `say`, `call_tools`, `fail` and `raw` for the usual ones.
+
+    Events are counted as they leave, the role delta being the first.
+    hold_before_headers: nothing is sent until it is open.   hold_after: event count -> gate, after so many events.
+    cut_before_headers: the connection is lost instead of an answer.
+    cut_after: after so many events (whole: within the body) the connection is lost.
+    error_after: (count, error object): an error event after so many, then the end, without [DONE].
+    body: these bytes instead of anything made up; several are written apart, `hold_after` counting them.
+    extra: fields put into every chunk or the whole reply. delta: fields put into the first delta or the message.
+    """
+
+    text: str | None = "Ok."
+    tokens: Sequence[str] | None = None
+    calls: Sequence[Call] = ()
+    finish_reason: str | None = None
+    usage: Mapping[str, Any] | None = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Sequence[bytes] | None = None
+    hold_before_headers: Gate | None = None
+    hold_after: Mapping[int, Gate] = field(default_factory=dict)
+    cut_before_headers: bool = False
+    cut_after: int | None = None
+    error_after: tuple[int, Mapping[str, Any]] | None = None
+    done: bool = True
+    id: str | None = None
+    model: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    delta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def say(text: str, tokens: Sequence[str] | None = None, **options: Any) -> Reply:
+    return Reply(text=text, tokens=tokens, **options)
+
+
+def call_tools(*calls: Call, text: str | None = None, **options: Any) -> Reply:
+    """text: said before the calls."""
+    return Reply(text=text, calls=calls, **options)
+
+
+def fail(
+    status: int,
+    message: str = "Something went wrong.",
+    *,
+    code: str | None = None,
+    retry_after: str | None = None,
+    **options: Any,
+) -> Reply:
+    kind = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}.get(
+        status, "invalid_request_error"
+    )
+    error = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    headers = {"content-type": "application/json"}
+    if retry_after is not None:
+        headers["retry-after"] = retry_after
+    return Reply(status=status, headers=headers, body=[orjson.dumps(error)], **options)
+
+
+def raw(*pieces: bytes, content_type: str = "text/event-stream; charset=utf-8", **options: Any) -> Reply:
+    """Exactly these bytes as the body, each piece written by itself."""
+    headers = {"content-type": content_type, **options.pop("headers", {})}
+    return Reply(body=pieces, headers=headers, **options)
+
+
+@contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port whose queue of connections is full, so that the next one hangs."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        port: int = server.getsockname()[1]
+        waiting = []
+        for _ in range(8):
+            one = socket.socket()
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+            waiting.append(one)
+        try:
+            yield port
+        finally:
+            for one in waiting:
+                one.close()
+
+
+@dataclass
+class Seen:
+    """A request that arrived whole.
+
+    gone: opened when the client leaves before the reply is finished. settled: opened when the request is over
+    either way. connection: which connection it came on, counted from 1.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str]  # lower-case names; repeated ones joined by ", "
+    body: bytes
+    connection: int
+    at: float = field(default_factory=time.monotonic)
+    json: Any = None
+    refusal: Refusal | None = None
+    gone_at: float | None = None
+    finished: bool = False
+    sent_events: int = 0
+    query: str = ""
+    gone: Gate = field(default_factory=Gate)
+    settled: Gate = field(default_factory=Gate)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = self.json["messages"]
+        return messages
+
+    @property
+    def tool_names(self) -> list[str]:
+        return [tool[tool["type"]]["name"] for tool in self.json.get("tools") or []]
+
+
+Script = Callable[[Seen], Reply | None]
+
+
+class StrictUpstream:
+    """key: the only key it takes (as `Bearer <key>`); None: authorization is not looked at.
+
+    rules: what it refuses, see `Rules`. models: what GET /v1/models lists (model_list: its bytes, if they shall be
+    wrong); a chat with another one is a 404 only if `strict_models`. script: makes the reply when the queue is
+    empty (None: "Ok."). echo: the default reply is the last user text instead. stall_bodies: read the head of a
+    request and then nothing more. hold_models: GET /v1/models is not answered before it is open.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: str | None = None,
+        rules: Rules = Rules(),  # noqa: B008
+        models: Sequence[str] = ("gpt-strict", "gpt-strict-mini"),
+        model_list: bytes | None = None,
+        strict_models: bool = False,
+        script: Script | None = None,
+        echo: bool = False,
+        stall_bodies: bool = False,
+    ) -> None:
+        self.key = key
+        self.rules = rules
+        self.models = list(models)
+        self.model_list = model_list
+        self.strict_models = strict_models
+        self.script = script
+        self.echo = echo
+        self.stall_bodies = stall_bodies
+        self.seen: list[Seen] = []
+        self.opened = 0  # connections, ever
+        self.endpoints = Endpoints()  # what there is beside chat
+        self.broken_off = Gate()  # opened when a connection is lost in the middle of a request
+        self.hold_models: Gate | None = None
+        self.port = 0
+        self._replies: deque[Reply] = deque()
+        self._ids = itertools.count(1)
+        self._changed = threading.Condition()
+        self._arrivals: list[tuple[int, Gate]] = []
+        self._pending: list[tuple[int, Gate]] = []
+        self._ports: set[_Connection] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    # What a test uses
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def last(self) -> Seen:
+        return self.seen[-1]
+
+    @property
+    def chats(self) -> list[Seen]:
+        return [seen for seen in self.seen if seen.path == "/v1/chat/completions"]
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._ports)
+
+    def queue(self, *replies: Reply) -> None:
+        self._replies.extend(replies)
+
+    def forget_replies(self) -> None:
+        """What was queued and not asked for."""
+        self._replies.clear()
+
+    def arrived(self, count: int) -> Gate:
+        """A gate that opens when so many requests have arrived: `await upstream.arrived(1).wait()`."""
+        gate = Gate()
+        with self._changed:
+            self._arrivals.append((count, gate))
+            self._open_arrivals()
+        return gate
+
+    def received(self, count: int) -> Gate:
+        """A gate that opens when so many bytes of a request have come that is not complete."""
+        gate = Gate()
+        self._pending.append((count, gate))
+        return gate
+
+    def names(self, number: int) -> dict[str, str]:
+        """The headers that every reply of this provider's has."""
+        return {"x-request-id": f"req_{number}", "openai-processing-ms": "1"}
+
+    def start(self) -> Self:
+        ready: Future[int] = Future()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="strict-upstream", daemon=True)
+        self._thread.start()
+        self.port = ready.result(PATIENCE_S)
+        return self
+
+    def stop(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not None and self._thread is not None:
+            loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join(PATIENCE_S)
+
+    def drop_connections(self) -> None:
+        """Close every connection now, as an idle timeout would; returns when it is done."""
+        assert self._loop is not None
+        done = Gate()
+
+        def drop() -> None:
+            for connection in list(self._ports):
+                connection.transport.close()
+            done.open()
+
+        self._loop.call_soon_threadsafe(drop)
+        done.wait_sync()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return self.start()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.stop()
+
+    # The server's side
+
+    def _run(self, ready: Future[int]) -> None:
+        asyncio.run(self._serve(ready))
+
+    async def _serve(self, ready: Future[int]) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
+        ready.set_result(server.sockets[0].getsockname()[1])
+        await self._stopping.wait()
+        for listening in server.sockets:
+            loop.remove_reader(listening.fileno())
+        for _ in range(8):  # asyncio leaks a connection whose server is closed while it is coming in
+            for connection in list(self._ports):
+                connection.transport.abort()
+            await asyncio.sleep(0)
+        server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _note(self, seen: Seen) -> None:
+        with self._changed:
+            self.seen.append(seen)
+            self._open_arrivals()
+
+    def _open_arrivals(self) -> None:
+        for count, gate in self._arrivals:
+            if len(self.seen) >= count:
+                gate.open()
+
+    def _answer(self, seen: Seen) -> Reply:
+        try:
+            self._authorize(seen)
+            if seen.path == "/v1/chat/completions":
+                return self._chat(seen)
+            if seen.path == "/v1/models" and seen.method == "GET":
+                listed = _json({"object": "list", "data": [_model(name) for name in self.models]})
+                if self.model_list is not None:
+                    listed = Reply(headers=_JSON_TYPE, body=[self.model_list])
+                return replace(listed, hold_before_headers=self.hold_models)
+            return self._other(seen)
+        except Refusal as refusal:
+            seen.refusal = refusal
+            return _json(refusal.body, status=refusal.status)
+
+    def _other(self, seen: Seen) -> Reply:
+        made = self.endpoints.answer(seen.method, seen.path, seen.headers, seen.body)
+        if self._replies:
+            return self._replies.popleft()
+        if made is None:
+            raise Refusal(f"Invalid URL ({seen.method} {seen.path})", status=404)
+        return Reply(status=made.status, headers=made.headers, body=made.pieces)
+
+    def _authorize(self, seen: Seen) -> None:
+        if self.key is None:
+            return
+        given = seen.headers.get("authorization")
+        if given is None:
+            raise Refusal("You didn't provide an API key.", status=401)
+        if given != f"Bearer {self.key}":
+            raise Refusal("Incorrect API key provided.", code="invalid_api_key", status=401)
+
+    def _chat(self, seen: Seen) -> Reply:
+        if seen.method != "POST":
+            raise Refusal(
+                f"Not allowed to {seen.method} on /v1/chat/completions.",
+                code="method_not_supported",
+                status=405,
+            )
+        if not seen.headers.get("content-type", "").startswith("application/json"):
+            raise Refusal("Unsupported content type: send 'application/json'.", status=400)
+        try:
+            seen.json = orjson.loads(seen.body)
+        except ValueError as error:
+            raise Refusal("We could not parse the JSON body of your request.") from error
+        check_chat(seen.json, self.rules)
+        if self.strict_models and seen.json["model"] not in self.models:
+            raise Refusal(
+                f"The model `{seen.json['model']}` does not exist or you do not have access to it.",
+                code="model_not_found",
+                status=404,
+            )
+        if self._replies:
+            return self._replies.popleft()
+        made = self.script(seen) if self.script is not None else None
+        return made or Reply(text=_last_user_text(seen.messages) if self.echo else "Ok.")
+
+
+class _Connection(asyncio.Protocol):
+    """One client connection; requests one after the other."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, upstream: StrictUpstream) -> None:
+        self.upstream = upstream
+        self.task: asyncio.Task[None] | None = None
+        self.number = 0
+        self._buffer = bytearray()
+        self._current: Seen | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.upstream.opened += 1
+        self.number = self.upstream.opened
+        self.upstream._ports.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if self.task is None:
+            self._next()
+        for count, gate in self.upstream._pending:
+            if len(self._buffer) >= count:
+                gate.open()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.upstream._ports.discard(self)
+        seen = self._current
+        if seen is None and self._buffer:
+            self.upstream.broken_off.open()
+        if seen is not None and not seen.finished:
+            seen.gone_at = time.monotonic()
+            seen.gone.open()
+            seen.settled.open()
+        if self.task is not None:
+            self.task.cancel()
+
+    def _next(self) -> None:
+        head, blank, rest = bytes(self._buffer).partition(b"\r\n\r\n")
+        if not blank:
+            return
+        if self.upstream.stall_bodies:
+            self.transport.pause_reading()
+            return
+        line, *lines = head.decode("latin-1").split("\r\n")
+        method, target, _ = line.split(" ", 2)
+        headers: dict[str, str] = {}
+        for entry in lines:
+            name, _, value = entry.partition(":")
+            name = name.lower()
+            headers[name] = f"{headers[name]}, {value.strip()}" if name in headers else value.strip()
+        if headers.get("transfer-encoding", "").lower() == "chunked":
+            taken = _dechunk(rest)
+        else:
+            length = int(headers.get("content-length", "0"))
+            taken = (rest[:length], length) if len(rest) >= length else None
+        if taken is None:
+            return
+        body, used = taken
+        del self._buffer[: len(head) + 4 + used]
+        path, _, query = target.partition("?")
+        seen = Seen(method, path, headers, body, self.number, query=query)
+        self._current = seen
+        reply = self.upstream._answer(seen)
+        self.upstream._note(seen)
+        assert self.upstream._loop is not None
+        self.task = self.upstream._loop.create_task(self._perform(seen, reply))
+
+    async def _perform(self, seen: Seen, reply: Reply) -> None:
+        lost = False
+        try:
+            lost = not await self._write(seen, reply)
+        finally:
+            seen.finished = not lost and not self.transport.is_closing()
+            if seen.finished or lost:
+                self._current = None
+            self.task = None
+            seen.settled.open()
+        if lost or seen.headers.get("connection") == "close":
+            self.transport.close()  # what was written before still leaves
+        elif not self.transport.is_closing():
+            self._next()
+
+    async def _write(self, seen: Seen, reply: Reply) -> bool:
+        """Returns: whether the connection goes on."""
+        if reply.hold_before_headers is not None:
+            await reply.hold_before_headers.wait(None)
+        if reply.cut_before_headers:
+            return False
+        number = next(self.upstream._ids)
+        headers = {**self.upstream.names(number), **reply.headers}
+        streamed = reply.body is None and bool(seen.json and seen.json.get("stream"))
+        if reply.body is None and not streamed:
+            headers["content-type"] = "application/json"
+            pieces = [orjson.dumps(_completion(seen.json, reply, number))]
+        elif reply.body is not None:
+            pieces = list(reply.body)
+        if streamed or len(pieces) != 1 or reply.hold_after:
+            headers.setdefault("content-type", "text/event-stream; charset=utf-8")
+            headers["transfer-encoding"] = "chunked"
+            self._head(reply.status, headers)
+            source = _events(seen.json, reply, number) if streamed else _each(pieces)
+            return await self._chunks(seen, reply, source)
+        headers["content-length"] = str(len(pieces[0]))
+        self._head(reply.status, headers)
+        if reply.cut_after is not None:
+            self.transport.write(pieces[0][: len(pieces[0]) // 2])
+            return False
+        self.transport.write(pieces[0])
+        return True
+
+    async def _chunks(self, seen: Seen, reply: Reply, source: AsyncIterator[bytes]) -> bool:
+        async for piece in source:
+            if reply.cut_after == seen.sent_events:
+                return False
+            if seen.sent_events in reply.hold_after:
+                await reply.hold_after[seen.sent_events].wait(None)
+            self.transport.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            seen.sent_events += 1
+        if reply.cut_after is not None:
+            return False
+        if seen.sent_events in reply.hold_after:
+            await reply.hold_after[seen.sent_events].wait(None)
+        self.transport.write(b"0\r\n\r\n")
+        return True
+
+    def _head(self, status: int, headers: Mapping[str, str]) -> None:
+        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self.transport.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+
+
+_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
+
+
+_JSON_TYPE = {"content-type": "application/json"}
+
+
+def _json(value: Any, status: int = 200) -> Reply:
+    return Reply(status=status, headers=_JSON_TYPE, body=[orjson.dumps(value)])
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "strict"}
+
+
+def _dechunk(data: bytes) -> tuple[bytes, int] | None:
+    body, at = bytearray(), 0
+    while (end := data.find(b"\r\n", at)) >= 0:
+        size = int(data[at:end].split(b";")[0], 16)
+        at = end + 2
+        if len(data) < at + size + 2:
+            return None
+        body += data[at : at + size]
+        at += size + 2
+        if size == 0:
+            return bytes(body), at
+    return None
+
+
+async def _each(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+def _last_user_text(messages: list[dict[str, Any]]) -> str:
+    for message in reversed(messages):
+        if message["role"] == "user":
+            content = message["content"]
+            if isinstance(content, str):
+                return content
+            return " ".join(part["text"] for part in content if part["type"] == "text")
+    return ""
+
+
+def _tokens(reply: Reply) -> list[str]:
+    if reply.tokens is not None:
+        assert reply.text in (None, "".join(reply.tokens))
+        return list(reply.tokens)
+    words = (reply.text or "").split(" ")
+    return [word if i == 0 else f" {word}" for i, word in enumerate(words) if word or i]
+
+
+def _usage(body: Any, reply: Reply) -> dict[str, Any]:
+    if reply.usage is not None:
+        return dict(reply.usage)
+    prompt = len(orjson.dumps(body["messages"])) // 4
+    said = len(_tokens(reply)) + sum(len(call.text) // 4 + 1 for call in reply.calls)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": said,
+        "total_tokens": prompt + said,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+    }
+
+
+def _frame(body: Any, reply: Reply, number: int, kind: str) -> dict[str, Any]:
+    return {
+        "id": reply.id or f"chatcmpl-{number:06d}",
+        "object": kind,
+        "created": 1_700_000_000 + number,
+        "model": reply.model or body["model"],
+        "service_tier": "default",
+        "system_fingerprint": "fp_strict",
+        "x_upstream": {"number": number},
+        **reply.extra,
+    }
+
+
+def _call_id(number: int, k: int, call: Call) -> str:
+    return call.id or f"call_{number:04d}_{k}"
+
+
+def _finish(reply: Reply) -> str:
+    return reply.finish_reason or ("tool_calls" if reply.calls else "stop")
+
+
+def _completion(body: Any, reply: Reply, number: int) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": reply.text,
+        "refusal": None,
+        "annotations": [],
+        **reply.delta,
+    }
+    if reply.calls:
+        message["tool_calls"] = [
+            {
+                "id": _call_id(number, k, call),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.text},
+            }
+            for k, call in enumerate(reply.calls)
+        ]
+    choices = [
+        {"index": i, "message": message, "logprobs": None, "finish_reason": _finish(reply)}
+        for i in range(body.get("n") or 1)
+    ]
+    frame = _frame(body, reply, number, "chat.completion")
+    return {**frame, "choices": choices, "usage": _usage(body, reply)}
+
+
+def _deltas(reply: Reply, number: int) -> list[tuple[dict[str, Any], str | None]]:
+    """Delta and finish reason, event by event."""
+    first: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if reply.text is None else "",
+        "refusal": None,
+    }
+    out: list[tuple[dict[str, Any], str | None]] = [({**first, **reply.delta}, None)]
+    out += [({"content": token}, None) for token in _tokens(reply)]
+    for k, call in enumerate(reply.calls):
+        function: dict[str, Any] = (
+            {"arguments": ""} if call.late_name else {"name": call.name, "arguments": ""}
+        )
+        head = {"index": k, "id": _call_id(number, k, call), "type": "function", "function": function}
+        out.append(({"tool_calls": [head]}, None))
+        if call.late_name:
+            out.append(({"tool_calls": [{"index": k, "function": {"name": call.name}}]}, None))
+        for piece in call.cut():
+            out.append(({"tool_calls": [{"index": k, "function": {"arguments": piece}}]}, None))
+    out.append(({}, _finish(reply)))
+    return out
+
+
+async def _events(body: Any, reply: Reply, number: int) -> AsyncIterator[bytes]:
+    with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+    frame = _frame(body, reply, number, "chat.completion.chunk")
+    if with_usage:
+        frame["usage"] = None
+    count = 0
+    for delta, finish in _deltas(reply, number):
+        for index in range(body.get("n") or 1):
+            if reply.error_after is not None and reply.error_after[0] == count:
+                yield b"data: " + orjson.dumps({"error": dict(reply.error_after[1])}) + b"\n\n"
+                return
+            choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+            yield b"data: " + orjson.dumps({**frame, "choices": [choice]}) + b"\n\n"
+            count += 1
+    if with_usage:
+        yield b"data: " + orjson.dumps({**frame, "choices": [], "usage": _usage(body, reply)}) + b"\n\n"
+    if reply.done:
+        yield b"data: [DONE]\n\n"

@@ -1,0 +1,369 @@
+"""The command line: here, through the process that serves, and as that process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+from gateway.settings import Settings, load_settings
+from gateway.web.admin import AdminFile
+from storage.sql.store import SqliteStore
+from tests.doubles.upstream import Gate, StrictUpstream, raw, say
+from tests.server import RawClient, Running, serve, settings_for
+
+HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+Out = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "mnemogate.db"
+
+
+@contextmanager
+def owner(upstream: StrictUpstream, database: Path, settings: Settings | None = None) -> Iterator[Running]:
+    """A gateway that owns the database, as `serve` leaves it for the command line to find."""
+
+    async def open_store() -> SqliteStore:
+        return await SqliteStore.open(database)
+
+    admin = AdminFile(str(database))
+    with serve(settings or settings_for(upstream), open_store, admin_token=admin.token) as running:
+        admin.write(running.url)
+        yield running
+    admin.remove()
+
+
+def test_keys_are_made_listed_and_revoked_without_a_server(capsys: Out) -> None:
+    assert main(["keys", "create", "--project", "blue", "--name", "ann"]) == 0
+    secret = capsys.readouterr().out.strip()
+    assert re.fullmatch(r"mg-[\w-]{40,}", secret)
+    assert main(["keys", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "blue\tann\tactive" in listed
+    assert secret not in listed
+    assert main(["keys", "revoke", "ann"]) == 0
+    assert main(["keys", "list"]) == 0
+    assert "blue\tann\trevoked" in capsys.readouterr().out
+
+
+def test_keys_go_through_the_process_that_serves(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    with owner(upstream, database) as gateway:
+        assert gateway.post(HELLO).status == 200
+        assert main(["keys", "create", "--name", "ann"]) == 0
+        headers = {"authorization": f"Bearer {capsys.readouterr().out.strip()}"}
+        assert gateway.post(HELLO).status == 401  # from now on
+        assert gateway.post(HELLO, headers).status == 200
+        assert main(["keys", "revoke", "ann"]) == 0
+        assert gateway.post(HELLO, headers).status == 401
+
+
+def test_an_admin_file_left_by_a_killed_server_does_no_harm(database: Path, capsys: Out) -> None:
+    admin = AdminFile(str(database))
+    admin.write("http://127.0.0.1:9")  # nobody listens on the discard port
+    assert main(["keys", "list"]) == 0
+    admin.remove()
+    assert "no keys" in capsys.readouterr().err
+
+
+def test_the_admin_file_is_for_the_owner_alone(database: Path) -> None:
+    admin = AdminFile(str(database))
+    admin.write("http://127.0.0.1:1")
+    assert admin.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_does_not_exist_is_said_so(capsys: Out) -> None:
+    assert main(["keys", "revoke", "nobody"]) == 1
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
+    Path("mnemogate.toml").write_text(
+        '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\napi_key = "sk-1"\nheaders = {a = "sk-2"}\n'
+        '[[upstreams]]\nname = "b"\nbase_url = "http://x/v1"\napi_keys = ["sk-3", "sk-4"]\n'
+    )
+    assert main(["check-config"]) == 0
+    shown = capsys.readouterr().out
+    assert json.loads(shown)["upstreams"][0]["base_url"] == "http://x/v1"
+    assert "sk-" not in shown
+    address = "https://me:sk-5@x:1/v1?version=1&key=sk-6"
+    Path("mnemogate.toml").write_text(f'[[upstreams]]\nname = "c"\nbase_url = "{address}"')
+    assert main(["check-config"]) == 2
+    assert "sk-" not in capsys.readouterr().err
+
+
+def test_check_config_finds_a_fallback_that_nobody_answers_to(database: Path, capsys: Out) -> None:
+    Path("mnemogate.toml").write_text(
+        '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\n'
+        '[[models]]\nalias = "quick"\nmodel = "m"\nfallbacks = ["slow"]'
+    )
+    assert main(["check-config"]) == 2
+    assert "models 'quick': fallbacks: The model 'slow' does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["check-config", "--config", "nope.toml"], "no such settings file"),
+        (["serve", "--host", "0.0.0.0", "--port", "0"], "mnemogate keys create"),
+        (["serve", "--host", "no.such.host.invalid", "--port", "0"], "no address to listen on"),
+        (["serve", "--upstream", "nonsense"], "base_url must be an http(s) URL"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_with_what_to_do(
+    arguments: list[str], says: str, capsys: Out
+) -> None:
+    assert main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_version(capsys: Out) -> None:
+    assert main(["version"]) == 0
+    assert re.match(r"mnemogate \d+\.\d+", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("is_held_back", [True, False], ids=["at the end", "at once"])
+def test_who_reads_no_further_is_no_error(is_held_back: bool) -> None:
+    """As `mnemogate memory show | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    asked = [sys.executable, *([] if is_held_back else ["-u"]), "-m", "gateway", "check-config"]
+    done = subprocess.run(asked, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_memory_show_asks_whose(capsys: Out) -> None:
+    assert main(["keys", "list"]) == 0  # there is a database
+    assert main(["memory", "show"]) == 1
+    assert "Say whose memory: user or conversation." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])
+def test_what_cannot_be_read_or_written_is_said_in_a_line(
+    upstream: StrictUpstream, database: Path, capsys: Out, *, is_served: bool
+) -> None:
+    Path("bad.jsonl").write_bytes(b"\xff\n")
+    with owner(upstream, database) as gateway:
+        assert gateway.post({**HELLO, "user": "alice"}).status == 200
+        gateway.call(gateway.app.idle.wait())
+    with owner(upstream, database) if is_served else nullcontext():
+        for arguments, says in [
+            (("import", "nope.jsonl"), "nope.jsonl: No such file"),
+            (("import", "."), ".: Is a directory"),
+            (("import", "bad.jsonl"), "bad.jsonl: 'utf-8' codec can't decode"),
+            (("export", "nope/alice.jsonl"), "nope/alice.jsonl: No such file"),
+            (("show", "--query", "caf\udce9"), "What was given is not UTF-8"),  # of a Latin-1 terminal
+        ]:
+            assert main(["memory", arguments[0], "--user", "alice", *arguments[1:]]) == 1
+            said = capsys.readouterr().err
+            assert said.startswith(f"mnemogate: {says}")
+            assert said.count("\n") == 1
+
+
+def test_what_somebody_said_gives_the_terminal_no_orders(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    said = "\x1b]0;mine\x07 \x9b2J \u202edlog \N{ZERO WIDTH JOINER} caf\u00e9"
+    with owner(upstream, database) as gateway:
+        asked = {"model": "m", "user": "eve", "messages": [{"role": "user", "content": said}]}
+        assert gateway.post(asked).status == 200
+        gateway.call(gateway.app.idle.wait())
+    assert main(["memory", "show", "--user", "eve", "--query", "dlog"]) == 0
+    shown = capsys.readouterr().out
+    assert "\\x1b]0;mine\\x07 \\x9b2J \\u202edlog \N{ZERO WIDTH JOINER} caf\u00e9\n" in shown
+    assert not set("\x1b\x07\x9b\u202e") & set(shown)
+
+
+@pytest.mark.parametrize(
+    "command", ["memory show --user a", "memory forget --user a", "memory export --user a", "jobs"]
+)
+def test_a_command_in_the_wrong_directory_finds_no_database_and_makes_none(
+    command: str, database: Path, capsys: Out
+) -> None:
+    assert main(command.split()) == 1
+    assert f"no database at {database}" in capsys.readouterr().err
+    assert not list(database.parent.iterdir())
+
+
+@pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])
+def test_who_and_which_profile_are_left_out_as_requests_leave_them_out(
+    upstream: StrictUpstream, database: Path, capsys: Out, *, is_served: bool
+) -> None:
+    Path("mnemogate.toml").write_text(
+        f'[[upstreams]]\nname = "a"\nbase_url = "{upstream.base_url}"\n[memory]\nsingle_user = true\n'
+        '[[profiles]]\nname = "friend"\nblocks = [{label = "human"}]\n[projects.default]\nprofile = "friend"'
+    )
+    with owner(upstream, database, load_settings()) as gateway:
+        assert gateway.post(HELLO).status == 200
+        gateway.call(gateway.app.idle.wait())
+    with owner(upstream, database, load_settings()) if is_served else nullcontext():
+        assert main(["memory", "show"]) == 0
+        assert "user:owner  (project default, profile friend" in capsys.readouterr().out
+        assert main(["memory", "export", "kept.jsonl"]) == 0
+        assert Path("kept.jsonl").stat().st_mode & 0o777 == 0o600
+        assert main(["memory", "undo", "--block", "human"]) == 1  # it has but one version
+        assert "no block" not in capsys.readouterr().err
+        for contradicting in (["--user", "owner"], ["--message", "1"]):
+            assert main(["memory", "forget", "--all-users", *contradicting]) == 1
+        assert main(["memory", "forget"]) == 1
+        assert main(["memory", "forget", "--message", "1"]) == 0
+        assert "Forgotten: 1 message." in capsys.readouterr().err
+        assert main(["memory", "forget", "--user", "owner"]) == 0
+        assert main(["memory", "import", "kept.jsonl"]) == 0
+        assert main(["memory", "show", "--user", "owner", "--profile", "friend"]) == 0
+        assert "user: Hello" in capsys.readouterr().out
+
+
+def test_blanks_around_a_name_are_as_little_of_it_as_in_requests(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    with owner(upstream, database) as gateway:
+        assert gateway.post({**HELLO, "user": " ann\t"}).status == 200
+        gateway.call(gateway.app.idle.wait())
+        assert main(["memory", "forget", "--user", " ann\t"]) == 0
+        assert "Forgotten: 1 memory." in capsys.readouterr().err
+        assert main(["memory", "forget", "--user", " "]) == 1
+
+
+def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    def talk(gateway: Running, user: str) -> None:
+        said: list[dict[str, str]] = []
+        for text in ("My cat is Miso.", "She is grey."):
+            upstream.queue(say(f"Noted: {text}"))
+            said.append({"role": "user", "content": text})
+            assert gateway.post({"model": "m", "user": user, "messages": said}).status == 200
+            said.append({"role": "assistant", "content": f"Noted: {text}"})
+
+    def forget(*arguments: str) -> tuple[str, list[list[str]]]:
+        """The first line of what it says, and the commands that it names."""
+        assert main(["memory", "forget", *arguments]) == 0
+        told = capsys.readouterr().err.strip()
+        lines = [line.partition(": mnemogate memory ")[2] for line in told.splitlines()[1:]]
+        named = [shlex.split(line)[1:] for line in lines if line.startswith("forget ")]
+        if named:
+            whose = arguments[arguments.index("--user") + 1]
+            assert shlex.split(lines[-1]) == ["show", "--user", whose, "--query", "WORDS"]
+        return told.splitlines()[0], named
+
+    def shown() -> list[str]:
+        assert main(["memory", "show", "--user", "o'hara"]) == 0
+        return re.findall(r"(?:user|assistant): (.*)", capsys.readouterr().out)
+
+    with owner(upstream, database) as gateway:
+        talk(gateway, "o'hara")
+        told, (both, all_of_it) = forget("--user", "o'hara", "--message", "1")
+        assert told == "Forgotten: 1 message. What may quote it was kept:"
+        assert shown() == ["Noted: My cat is Miso.", "She is grey.", "Noted: She is grey."]
+        assert both == ["--user", "o'hara", "--exchange", "1"]
+        told, (again,) = forget(*both)
+        assert (told, again) == ("Forgotten: 1 message. What may quote it was kept:", all_of_it)
+        assert shown() == ["She is grey.", "Noted: She is grey."]
+        assert forget(*all_of_it) == ("Forgotten: 2 messages.", [])
+        assert shown() == []
+        assert forget(*all_of_it) == ("There was nothing to forget.", [])
+        assert forget("--user", "o'hara", "--message", "1") == ("There was nothing to forget.", [])
+        for user in ("bob", "o'hara"):
+            talk(gateway, user)
+        assert forget("--user", "bob") == ("Forgotten: 1 memory.", [])
+        assert forget("--user", "bob") == ("There was nothing to forget.", [])
+        assert len(shown()) == 4
+
+
+# --- as a process -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
+    """`mnemogate serve` with what it printed and its port."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", "serve", "--port", "0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    ) as child:
+        try:
+            assert child.stdout is not None
+            said = ""
+            while "print(" not in said:  # the last line of the example
+                line = child.stdout.readline()
+                assert line, child.stderr and child.stderr.read()
+                said += line
+            found = re.search(r"listens on http://127\.0\.0\.1:(\d+)", said)
+            assert found is not None, said
+            yield child, said, int(found[1])
+        finally:
+            child.kill()
+
+
+def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path) -> None:
+    with process() as (_, said, _port):
+        assert f"Database: {database}\n" in said
+        assert "Background model: none; memory.background_model" in said
+        example = said[said.index("from openai") :]
+        assert len(example.splitlines()) == 5
+        pasted = subprocess.run(
+            [sys.executable, "-c", example], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert pasted.returncode == 0, pasted.stderr
+        assert pasted.stdout.strip()
+
+
+def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
+    with process("--db", str(tmp_path / "no" / "x.db")) as (_, said, _port):
+        assert re.search(r"^Database: \S+x\.db cannot be used .* nothing is remembered$", said, re.M)
+
+
+def test_sigterm_lets_a_stream_end_and_leaves_in_order(upstream: StrictUpstream, database: Path) -> None:
+    gate = Gate()
+    upstream.queue(raw(b"data: 1\n\n", b"data: [DONE]\n\n", hold_after={1: gate}))
+    Path("mnemogate.toml").write_text("[server]\nmodels_refresh_s = 0")
+    with process("--upstream", upstream.base_url) as (child, _, port), RawClient(port) as client:
+        client.request("POST", "/v1/chat/completions", json.dumps({**HELLO, "stream": True}).encode())
+        client.read_until(b"data: 1\n\n\r\n")
+        child.send_signal(signal.SIGTERM)
+        gate.open()
+        assert b"[DONE]" in client.read_until(b"0\r\n\r\n")
+        assert child.wait(20) == 0
+        assert child.stderr is not None
+        lines = [json.loads(line) for line in child.stderr.read().splitlines()]
+        assert [line["status"] for line in lines if "status" in line] == [200]
+    assert not Path(str(database) + ".admin").exists()
+
+
+def test_a_second_server_on_the_same_database_is_refused_by_name(capsys: Out) -> None:
+    with process() as (child, _, port):
+        assert main(["serve", "--port", "0"]) == 2
+        said = capsys.readouterr().err
+        assert f"process {child.pid}" in said
+        assert f"127.0.0.1:{port}" in said
+        with RawClient(port) as client:
+            client.request("POST", "/v1/chat/completions", json.dumps({**HELLO, "user": "alice"}).encode())
+            reply = client.read_reply()
+        assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "on")
+
+
+def test_a_killed_server_leaves_nothing_that_stops_the_next(database: Path) -> None:
+    with process() as (child, _, _port):
+        child.kill()
+        child.wait(20)
+    with process() as (_, _, port), RawClient(port) as client:
+        client.request("GET", "/health/ready")
+        assert client.read_reply().json == {"status": "ok", "store": "ok"}

@@ -1,0 +1,346 @@
+"""Forgetting as an operator and as a client see it, through a gateway that serves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import BadRequest
+from gateway.run.admin.forget import Retention, forget_operations
+from gateway.run.admin.show import show_operation
+from gateway.settings import BlockSettings, ProjectSettings
+from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, say
+from tests.gateway.sdk import CHAT, World, agent, remember
+
+FACT = "My cat is called Zqmisox and she hates thunderstorms."
+QUESTION = "What is the name of my cat?"
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    keeps = {"default": ProjectSettings(retention_days=30)}
+    with remember(upstream, tmp_path, agent(), projects=keeps) as made:
+        yield made
+
+
+def run(world: World, work: Awaitable[Any]) -> Any:
+    async def wait() -> Any:
+        return await work
+
+    return world.gateway.call(wait())
+
+
+def perform(world: World, name: str, **arguments: Any) -> Any:
+    """An operation, as the command line asks for it."""
+    world.settle()
+    operations = {
+        **forget_operations(world.store, world.clock),
+        "memory-show": show_operation(world.store, 1000, world.clock),
+    }
+    return run(world, operations[name]({"project": "default", **arguments}))
+
+
+def forget(world: World, **arguments: Any) -> int:
+    answer = perform(world, "memory-forget", **arguments)
+    assert answer["done"]
+    assert answer["left"] == []
+    count: int = answer["memories"]
+    return count
+
+
+def on_disk(world: World, word: str = "Zqmisox") -> bool:
+    world.settle()
+    path = Path(world.store.path)
+    return any(word.encode() in p.read_bytes() for p in path.parent.glob(path.name + "*"))
+
+
+def sent(world: World) -> str:
+    return world.upstream.last.body.decode()
+
+
+def test_a_client_that_resends_it_is_answered_with_its_own_words_and_nothing_is_kept(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.say(FACT)
+    assert on_disk(world)
+    assert forget(world, user="alice", exchange=1) == 1
+    assert not on_disk(world)
+    chat.say("And what do you think of dogs?")
+    assert FACT in sent(world)  # the words are the client's
+    assert not on_disk(world)
+    world.chat(user="alice").say(QUESTION)
+    assert "Zqmisox" not in sent(world)
+    assert chat.say("Are you sure?") == "Ok."
+    assert not on_disk(world)
+
+
+def shown(world: World) -> dict[str, int]:
+    """What `memory show` tells of, with the numbers by which it can be named."""
+    lines = [line.split("]", 1) for line in perform(world, "memory-show", user="alice")["text"].splitlines()]
+    told = [(line[1].partition(": ")[2], line[0].split()[0]) for line in lines if len(line) == 2]
+    return {text: int(number) for text, number in told}
+
+
+def regenerated(world: World) -> str:
+    chat = world.chat(user="alice")
+    chat.say("Hello.")
+    world.upstream.queue(say("What a Zqmisox!"), say("I see."))
+    chat.say(FACT)
+    chat.messages.pop()
+    chat.go_on()
+    chat.say("Good.")
+    return FACT
+
+
+def edited(world: World) -> str:
+    chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"})
+    chat.say(FACT)
+    chat.messages.clear()
+    chat.say(f"Yes. {FACT}")
+    chat.say("Good.")
+    return f"Yes. {FACT}"
+
+
+def spoken(world: World) -> str:
+    """A voice agent's requests for a transcript that grows, each cancelled by the next."""
+    chat = world.chat(user="alice", stream=True)
+    chat.say("Hello.")
+    for end in (20, 30):
+        world.upstream.queue(say("It is about to rain.", hold_after={3: Gate()}))
+        asked = {"role": "user", "content": FACT[:end]}
+        with world.gateway.connect() as client:
+            body = {"model": "m", "stream": True, "user": "alice", "messages": [*chat.messages, asked]}
+            client.request("POST", CHAT, json.dumps(body).encode())
+            client.read_until(b"It")
+        world.upstream.last.gone.wait_sync()
+        world.settle()
+    chat.say(FACT)
+    chat.say("Good.")
+    return FACT
+
+
+@pytest.mark.parametrize("what", ["message", "exchange"])
+@pytest.mark.parametrize("how", [regenerated, edited, spoken])
+def test_what_a_message_took_the_place_of_goes_with_it(
+    world: World, how: Callable[[World], str], what: str
+) -> None:
+    text = how(world)
+    rows = world.query("SELECT count(*) FROM exchanges WHERE instr(input, 'Zqmi')")
+    assert rows[0] > 1
+    forget(world, user="alice", **{what: shown(world)[text]})
+    assert not on_disk(world, "Zqmi")
+    assert "Good." in shown(world)
+
+
+def test_with_a_reply_go_those_it_took_the_place_of_and_the_question_stays(world: World) -> None:
+    chat = world.chat(user="alice")
+    world.upstream.queue(say("It is Zqoldx."), say("It is Zqnewx."))
+    chat.say(FACT)
+    chat.messages.pop()
+    chat.go_on()
+    chat.say("Good.")
+    forget(world, user="alice", message=shown(world)["It is Zqnewx."])
+    assert not on_disk(world, "Zqoldx")
+    assert not on_disk(world, "Zqnewx")
+    assert FACT in shown(world)
+
+
+def test_a_client_that_goes_back_to_what_was_replaced_does_not_bring_it_back(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.say("Hello.")
+    world.upstream.queue(say("The first answer."), say("The second answer."))
+    chat.say(FACT)
+    first = [*chat.messages]
+    chat.messages.pop()
+    chat.go_on()
+    forget(world, user="alice", message=shown(world)[FACT])
+    chat.messages = first
+    chat.say("Let us go on from here.")
+    world.chat(user="alice").say(QUESTION)
+    assert "Zqmisox" not in sent(world)
+    assert not on_disk(world)
+
+
+@pytest.mark.parametrize("number", range(1, 11))
+@pytest.mark.parametrize("how", ["append", "trimmed", "cut"])
+def test_what_is_put_before_a_message_is_a_valid_list_without_it(world: World, how: str, number: int) -> None:
+    """The third turn called a tool; whichever message goes, the upstream's template takes what is left.
+
+    trimmed: the client's list begins with a question; cut: with an answer.
+    """
+    world.upstream.rules = Rules(strict_template=True)
+    headers = {"x-mnemogate-conversation": "c1"}
+    if how == "append":
+        headers["x-mnemogate-history"] = "append"
+    chat = world.chat(user="alice", headers=headers, tools=[WEATHER])
+    for text in ("I like rain.", "And snow.", "What will it be?", "Thank you."):
+        chat.messages = [] if how == "append" else chat.messages
+        if text.endswith("?"):
+            world.upstream.queue(call_tools(Call("weather", {}), text=None))
+        chat.say(text)
+        if text.endswith("?"):
+            call = chat.messages[-1]["tool_calls"][0]
+            chat.messages = [] if how == "append" else chat.messages
+            chat.answer(call, "Hail.")
+            chat.go_on()
+    forget(world, user="alice", message=number)
+    chat.messages = [] if how == "append" else chat.messages[-2 if how == "trimmed" else -1 :]
+    chat.say("And tomorrow?")
+    told = world.upstream.last.messages
+    if how == "cut" and number == 9:  # the question of the answer it begins with: nothing can go in front
+        assert [m["content"] for m in told] == ["Ok.", "And tomorrow?"]
+        return
+    assert told[0]["role"] == "user"
+    assert len(told) > 3, "the other turns are there"
+
+
+def test_a_running_conversation_loses_the_note_and_the_section_that_told_of_it(world: World) -> None:
+    edit = {"label": "human", "new_string": "has a cat, Zqmisox"}
+    world.upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
+    first = world.chat(model="agent/helper", user="alice")
+    first.say("I have a cat.")
+    first.say("Good.")
+    other = world.chat(model="agent/helper", user="alice")
+    other.say(QUESTION)
+    assert "Zqmisox" in sent(world)
+    forget(world, user="alice", profile="helper", exchange=1)
+    assert not on_disk(world)
+    assert world.block("alice").value == ""
+    other.say("Go on.")
+    assert "Zqmisox" not in sent(world)
+
+
+@pytest.mark.parametrize(
+    "what", [{"user": "alice", "profile": "helper", "message": 1}, {"user": "alice"}, {}]
+)
+def test_a_block_that_users_share_loses_what_one_of_them_said(
+    upstream: StrictUpstream, tmp_path: Path, what: dict[str, Any]
+) -> None:
+    team = BlockSettings("team", "What all of them know.", shared=True, writable=True)
+    with remember(upstream, tmp_path, agent(blocks=(team,))) as world:
+        edit = {"label": "team", "new_string": "alice has a cat, Zqmisox"}
+        upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
+        alice, bob = (world.chat(model="agent/helper", user=user) for user in ("alice", "bob"))
+        alice.say("I have a cat.")
+        alice.say("Good.")
+        bob.say("Hello.")
+        assert "Zqmisox" in sent(world)
+        forget(world, **what)
+        assert not on_disk(world)
+        bob.say("Go on.")
+        assert "Zqmisox" not in sent(world)
+
+
+def test_a_user_is_forgotten_in_all_profiles_and_the_others_are_not(world: World) -> None:
+    for model in ("m", "agent/helper"):
+        world.chat(user="alice", model=model).say(FACT)
+    world.chat(user="bob").say("Mine is called Zqbobx.")
+    assert forget(world, user="alice") == 2
+    assert not on_disk(world)
+    assert on_disk(world, "Zqbobx")
+    world.chat(user="alice").say(QUESTION)
+    assert sent(world).count("Zq") == 0
+    assert forget(world) == 2  # bob, and who alice is now
+    assert not on_disk(world, "Zqbobx")
+    assert world.query("SELECT count(*) FROM agents") == [0]
+
+
+def test_one_conversation_of_a_users(world: World) -> None:
+    headers = {"x-mnemogate-conversation": "c1"}
+    world.chat(user="alice", headers=headers).say(FACT)
+    world.chat(user="alice").say("I like Zqteax.")
+    assert forget(world, user="alice", **{"in": "c1"}) == 1
+    assert not on_disk(world)
+    assert on_disk(world, "Zqteax")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"message": 1},  # whose?
+        {"user": "alice", "message": 1, "exchange": 1},
+        {"user": "alice", "message": "1"},
+        {"user": "alice", "message": 99},
+        {"user": "alice", "in": "nowhere"},
+        {"user": "bob", "message": 1},
+        {"user": "alice", "project": "other", "message": 1},
+        {"user": "alice", "profile": "helper", "message": 1},
+        {"user": "", "message": 1},
+        {"user": "alice", "conversation": "c"},
+    ],
+)
+def test_what_is_not_there_or_not_said_is_refused_and_nothing_is_forgotten(
+    world: World, arguments: dict[str, Any]
+) -> None:
+    world.chat(user="alice").say(FACT)
+    with pytest.raises(BadRequest):
+        forget(world, **arguments)
+    assert on_disk(world)
+    assert forget(world, user="nobody") == 0
+
+
+def test_a_call_that_runs_out_of_time_says_what_is_left_and_the_next_goes_on(world: World) -> None:
+    for i in range(3):
+        world.chat(user=f"u{i}").say(f"I am Zqn{i}x.")
+    operation = forget_operations(world.store, world.clock, call_s=-1.0)["memory-forget"]
+    world.settle()
+    left: list[int] = []
+    for _ in range(200):
+        answer = run(world, operation({"project": "default", "user": "u1", "exchange": 1, "left": left}))
+        left = answer["left"]
+        if answer["done"]:
+            break
+    assert answer["done"]
+    assert not on_disk(world, "Zqn1x")
+    assert on_disk(world, "Zqn2x")
+
+
+def test_what_is_older_than_its_project_keeps_is_forgotten(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    world.clock.sleep(29 * 86_400)
+    world.chat(user="alice").say("I like Zqteax.")
+    retention = Retention(world.store, {"default": 30}, world.clock)
+    assert world.gateway.call(retention.step()) == 0
+    assert on_disk(world)
+    world.clock.sleep(2 * 86_400)
+    assert world.gateway.call(Retention(world.store, {"other": 1}, world.clock).step()) == 0
+    assert world.gateway.call(retention.step()) == 1
+    assert not on_disk(world)
+    assert on_disk(world, "Zqteax")
+    assert world.gateway.call(retention.step()) == 0
+
+
+def test_the_settings_name_what_is_kept(world: World) -> None:
+    assert world.gateway.app.beside.retention is not None
+    assert world.gateway.app.beside.retention._days == {"default": 30}
+
+
+def test_why_names_the_origin_of_every_version_and_the_message_it_came_from(world: World) -> None:
+    edit = {"label": "human", "new_string": "has a cat"}
+    world.upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
+    chat = world.chat(model="agent/helper", user="alice")
+    chat.say("I have a cat.")
+    chat.say("Good.")
+    world.write_block("alice", "has a dog")
+    where = {"user": "alice", "profile": "helper"}
+    text = perform(world, "memory-show", **where, why=True)["text"]
+    assert "version 1" in text
+    assert "the profile's default" in text
+    assert "tool:" in text
+    assert "from message 1 [2025-10-09" in text
+    assert "I have a cat." in text.split("Where blocks come from")[1]
+    undone = perform(world, "memory-undo", **where, block="human")
+    assert undone == {"label": "human", "version": 4, "value": "has a cat"}
+    assert "undo, back to version 2" in perform(world, "memory-show", **where, why=True)["text"]
+    assert perform(world, "memory-undo", **where, block="human")["value"] == ""
+    for wrong in (
+        {**where, "block": "human"},
+        {**where, "block": "other"},
+        {"user": "bob", "block": "human"},
+    ):
+        with pytest.raises(BadRequest):
+            perform(world, "memory-undo", **wrong)

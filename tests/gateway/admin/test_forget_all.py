@@ -1,0 +1,254 @@
+"""With everything switched on that keeps words somewhere, what is forgotten is nowhere: not in the file nor in its log,
+and not after the jobs that were under way have come to their ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.core.prompt.summary import INSTRUCTIONS
+from gateway.run.admin.forget import Retention, forget_operations
+from gateway.settings import UpstreamSettings
+from storage.records import JobState
+from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.gateway.sdk import Chat, World, agent, remember
+from tests.meaning import unit_bytes, vector_of
+
+PATIENCE_S = 20.0
+IDLE_S = 500.0
+WORD = "Zqmisox"
+FACT = f"My cat is called {WORD} and she hates thunderstorms."
+QUESTION = "What is the name of my cat?"
+SAVED = f"A note on {WORD}."
+KINDS: dict[str, dict[str, Any]] = {
+    "message": {"user": "alice", "profile": "helper", "message": 1},
+    "exchange": {"user": "alice", "profile": "helper", "exchange": 1},
+    "conversation": {"user": "alice", "profile": "helper", "in": "c1"},
+    "agent": {"user": "alice", "profile": "helper"},
+    "user": {"user": "alice"},
+    "project": {},
+    "age": {},
+}
+PARTS = ("message", "exchange", "conversation", "age")
+# Where a word may lie. A step is what a job had done before it failed.
+PLACES = {
+    "message": "SELECT count(*) FROM exchanges WHERE instr(input, ?)",
+    "hidden round": "SELECT count(*) FROM exchanges WHERE instr(full, ?)",
+    "note": "SELECT count(*) FROM exchanges WHERE instr(notes, ?)",
+    "memory section": "SELECT count(*) FROM snapshots WHERE instr(text, ?)",
+    "edit": "SELECT count(*) FROM block_ops WHERE instr(arguments, ?)",
+    "block": "SELECT count(*) FROM block_history WHERE instr(value, ?)",
+    "saved note": "SELECT count(*) FROM passages WHERE instr(text, ?)",
+    "fact": "SELECT count(*) FROM facts WHERE instr(text, ?)",
+    "summary": "SELECT count(*) FROM summaries WHERE instr(text, ?)",
+    "step": "SELECT count(*) FROM steps WHERE instr(result, ?)",
+}
+
+
+class Scene:
+    """Alice, in conversations with one agent, and Bob, who stays. The background model tells on whatever it is told."""
+
+    def __init__(self, world: World, embedder: StrictUpstream) -> None:
+        self.world = world
+        self.gate: Gate | None = None  # what asks in the background meanwhile waits for it
+        self.held: set[str] = set()
+        self.breaks = False
+        world.upstream.script = self._answer
+        embedder.endpoints.vector_of = self._embed
+        app = world.gateway.app
+        assert app.beside.learning is not None
+        assert app.beside.embedding is not None
+        self.learning, self.embedding = app.beside.learning, app.beside.embedding
+        self.learning.due.now = self.learning._now = self.embedding.due.now = self.embedding._now = (
+            world.clock
+        )
+        self._break_learning()
+
+    def _answer(self, seen: Seen) -> Reply:
+        if seen.json["model"] != "small":
+            return say("Ok.")
+        is_summary = INSTRUCTIONS[:40] in seen.messages[0]["content"]
+        if self.gate is not None:
+            self.held.add("compact" if is_summary else "learn")
+        knows = WORD in seen.messages[1]["content"]
+        if is_summary:
+            told = f"There is a cat, {WORD}." if knows else "There is nothing to tell of."
+            return say(f"Notes: they talked of this and that. {told}", hold_before_headers=self.gate)
+        calls = (
+            Call("remember_fact", {"text": f"The cat is called {WORD}."}),
+            Call("memory_insert", {"label": "human", "new_string": f"The cat: {WORD}"}),
+        )
+        return call_tools(*calls if knows else (), text="Done.", hold_before_headers=self.gate)
+
+    def _embed(self, text: str) -> list[float]:
+        if self.gate is not None:
+            self.held.add("embed")
+            self.gate.wait_sync()
+        return vector_of(text)
+
+    def _break_learning(self) -> None:
+        """While `breaks`, a job that learns fails when its answer has been journaled."""
+        facts = self.world.store.facts
+        whole = facts.learning
+
+        def breaking(*arguments: Any) -> Any:
+            effect = whole(*arguments)
+
+            def write(connection: Any) -> None:
+                if self.breaks:
+                    raise RuntimeError("broken")
+                effect(connection)
+
+            return write
+
+        facts.learning = breaking  # type: ignore[method-assign]
+
+    def chat(self, conversation: str) -> Chat:
+        headers = {"x-mnemogate-conversation": conversation}
+        return self.world.chat(headers=headers, user="alice", model="agent/helper", max_tokens=300)
+
+    def talk(self, chat: Chat, turns: int) -> None:
+        for n in range(turns):
+            chat.say(f"Entry {n}:" + "".join(f" item{n}x{k}" for k in range(12)))
+
+    def rest(self) -> None:
+        """Lets time go by; what is due begins."""
+        self.world.pass_time(IDLE_S)
+
+        async def step() -> None:
+            await self.learning.due.step()
+            await self.embedding.due.step()
+            self.world.store.jobs.wake()
+
+        self.world.gateway.call(step())
+
+    def end(self) -> None:
+        """Until no job is on its way (one that has failed may wait)."""
+        jobs = self.world.store.jobs
+
+        def is_busy() -> bool:
+            waiting = {(job.agent, job.kind) for job in jobs.list() if job.state is JobState.RETRYING}
+            return any(
+                job.state is JobState.RUNNING
+                or (job.state is JobState.PENDING and (job.agent, job.kind) not in waiting)
+                for job in jobs.list()
+            )
+
+        self._until(lambda: not is_busy())
+
+    def _until(self, holds: Callable[[], bool]) -> None:
+        async def wait() -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while not holds():  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+        self.world.gateway.call(wait())
+        self.world.settle()
+
+    def forget(self, kind: str) -> None:
+        if kind == "age":
+            self.world.clock.sleep(40 * 86_400)
+            retention = Retention(self.world.store, {"default": 30}, self.world.clock)
+            assert self.world.gateway.call(retention.step()) == 2
+            return
+        operation = forget_operations(self.world.store, self.world.clock)["memory-forget"]
+
+        async def forget() -> None:
+            assert (await operation({"project": "default", **KINDS[kind]}))["done"]
+
+        self.world.gateway.call(forget())
+
+    def found(self) -> set[str]:
+        """Where the word is."""
+        found = {place for place, sql in PLACES.items() if self.world.query(sql, WORD) != [0]}
+        path = Path(self.world.store.path)
+        data = b"".join(p.read_bytes() for p in path.parent.glob(path.name + "*"))
+        vectors = [unit_bytes(text) for text in (FACT, SAVED, f"The cat is called {WORD}.")]
+        if any(v[:24] in data or v[-24:] in data for v in vectors):
+            found.add("vector")
+        return found | ({"file"} if WORD.encode() in data else set())
+
+
+@pytest.fixture
+def scene(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Scene]:
+    with StrictUpstream(key="sk-emb") as embedder:
+        places = (
+            UpstreamSettings("up", base_url=upstream.base_url, context_window=2400, models=("m", "small")),
+            UpstreamSettings("emb", base_url=embedder.base_url, api_key="sk-emb"),
+        )
+        memory = {
+            "background_model": "small",
+            "embedder": "emb/vec",
+            "embedder_wait_ms": 10_000,
+            "learn_every": 1000,
+        }
+        with remember(upstream, tmp_path, agent(), upstreams=places, memory=memory) as world:
+            yield Scene(world, embedder)
+
+
+def begin(scene: Scene) -> Chat:
+    """The word is said, and kept by the model's own tools; enough follows to fill the window."""
+    scene.world.chat(user="bob").say("Mine is called Zqbobx.")
+    chat = scene.chat("c1")
+    edit = Call("memory_insert", {"label": "human", "new_string": f"has a cat, {WORD}"})
+    save = Call("archival_memory_insert", {"content": SAVED})
+    scene.world.upstream.queue(call_tools(edit, save, text=None), say("Noted."))
+    chat.say(FACT)
+    scene.talk(chat, 45)
+    return chat
+
+
+def go_on(scene: Scene, chat: Chat, kind: str) -> None:
+    """A client that still has it, and everything that is made of what it says."""
+    if kind in PARTS:  # of a memory that went as a whole its user speaks anew
+        chat.say("So much for that.")
+        chat.say("And now?")
+    scene.chat("c3").say(QUESTION)
+    assert WORD not in scene.world.upstream.last.body.decode()
+    for _ in range(2):
+        scene.rest()
+        scene.end()
+    assert scene.world.store.jobs.list() == ()
+    assert scene.found() == set()
+    assert scene.world.query("SELECT count(*) FROM exchanges WHERE instr(input, ?)", "Zqbobx") == [
+        0 if kind in ("project", "age") else 1
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_nowhere_wherever_it_was(scene: Scene, kind: str) -> None:
+    chat = begin(scene)
+    for _ in range(2):  # what was learned and saved has its vectors after that
+        scene.rest()
+        scene.end()
+    other = scene.chat("c2")
+    scene.world.upstream.queue(call_tools(Call("conversation_search", {"query": QUESTION}), text=None))
+    other.say(QUESTION)
+    scene.breaks = True
+    other.say("I see.")
+    scene.rest()
+    scene.end()
+    assert scene.found() == {*PLACES, "vector", "file"}
+    scene.forget(kind)
+    assert scene.found() == set()
+    scene.breaks = False
+    go_on(scene, chat, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_under_way_brings_nothing_back(scene: Scene, kind: str) -> None:
+    scene.gate = Gate()
+    chat = begin(scene)
+    scene.rest()
+    scene._until(lambda: scene.held == {"learn", "compact", "embed"})
+    scene.forget(kind)
+    assert scene.found() == set()
+    gate, scene.gate = scene.gate, None
+    gate.open()
+    scene.end()
+    assert scene.found() == set()
+    go_on(scene, chat, kind)

@@ -1,0 +1,549 @@
+"""Recall by meaning through the real gateway, with an embedder behind a strict `/embeddings`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.app import create_app, make_embedder
+from gateway.core.memory.baseline_texts import USUAL
+from gateway.core.memory.forget import FORGET_RULES
+from gateway.core.memory.visibility import messages_of
+from gateway.errors import SettingsError
+from gateway.run.admin.show import show_operation
+from gateway.run.admin.transfer import carry_operations
+from gateway.run.background.embed import BATCH, TEXT_CHARS, Embedding
+from gateway.serve import perform_here
+from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
+from storage.commands import ForgetTarget
+from storage.records import JobState, Scope
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
+from tests.gateway.sdk import World, agent, remember
+from tests.meaning import unit_bytes, vector_of
+
+PATIENCE_S = 10.0
+IDLE_S = 200.0
+TORTOISE = "My tortoise likes dandelions."
+QUESTION = "Which nourishment suits reptiles?"  # not a word of it was said
+JSON = {"content-type": "application/json"}
+
+
+class Remembering:
+    """A world with an embedder, and what a test asks of it."""
+
+    def __init__(self, world: World, embedder: StrictUpstream) -> None:
+        self.world = world
+        self.embedder = embedder
+        self.tick = 0.0
+        app = world.gateway.app
+        assert app.beside.embedding is not None
+        self.embedding: Embedding = app.beside.embedding
+        self.embedding.due.now = self.embedding._now = world.clock
+        self.embedding._tick = lambda: self.tick
+
+        async def begun() -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while self.embedding._usual is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+        world.gateway.call(begun())
+
+    def rest(self, seconds: float = IDLE_S, *, ends: bool = True) -> None:
+        """Lets time go by, and whatever is due then come to its end (or to its first failure)."""
+        self.world.settle()
+        self.world.clock.sleep(seconds)
+        self.tick += seconds
+
+        async def step() -> None:
+            await self.embedding.due.step()
+            self.world.store.jobs.wake()
+
+        self.world.gateway.call(step())
+        busy = (JobState.PENDING, JobState.RUNNING, *([JobState.RETRYING] if ends else []))
+        self.until(lambda counts: not any(counts[state] for state in busy))
+
+    def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
+        async def wait() -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while not holds(dict.fromkeys(JobState, 0) | self.world.store.jobs.counts()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+        self.world.gateway.call(wait())
+        self.world.settle()
+
+    def tell(self, *texts: str, others: int = 6, user: str = "alice") -> None:
+        """A conversation with these and enough of other things for them to stand out among."""
+        chat = self.world.chat(user=user)
+        for text in (*texts, *(f"Entry {i}: item{i} of list{i}." for i in range(others))):
+            chat.say(text)
+
+    def recalled(self, question: str = QUESTION, user: str = "alice", **options: Any) -> str:
+        """The last message as the upstream had it, in a new conversation."""
+        self.world.chat(user=user).say(question, **options)
+        content: str = self.world.upstream.last.messages[-1]["content"]
+        return content
+
+    @property
+    def asked(self) -> list[list[str]]:
+        """The texts of each call of the embedder, but for those that nobody said."""
+        calls = [orjson.loads(seen.body)["input"] for seen in self.embedder.seen]
+        return [texts for texts in calls if texts != list(USUAL)]
+
+    def vectors(self) -> int:
+        """How many chunks there are."""
+        return int(self.world.query("SELECT count(*) FROM vectors")[0])
+
+    def on_disk(self, *texts: str) -> list[str]:
+        """Whose vectors lie in the database or its log."""
+        self.world.settle()
+        path = Path(self.world.store.path)
+        data = b"".join(p.read_bytes() for p in path.parent.glob(path.name + "*"))
+        return [text for text in texts if unit_bytes(text)[:24] in data or unit_bytes(text)[-24:] in data]
+
+    def agent_id(self, user: str = "alice") -> int:
+        found = self.world.query("SELECT id FROM agents WHERE subject = ?", f"user:{user}")
+        return int(found[0])
+
+
+@pytest.fixture
+def other() -> Iterator[StrictUpstream]:
+    """Where the embedder lies: not where chats go."""
+    with StrictUpstream(key="sk-emb") as strict:
+        strict.endpoints.vector_of = vector_of
+        yield strict
+
+
+def places(upstream: StrictUpstream, other: StrictUpstream) -> tuple[UpstreamSettings, ...]:
+    return (
+        UpstreamSettings("up", base_url=upstream.base_url, models=("m",)),
+        UpstreamSettings("emb", base_url=other.base_url, api_key="sk-emb"),
+    )
+
+
+@contextmanager
+def remembering(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, **memory: Any
+) -> Iterator[Remembering]:
+    memory = {"embedder": "emb/vec", "embedder_wait_ms": 10_000, **memory}
+    with remember(upstream, tmp_path, agent(), memory=memory, upstreams=places(upstream, other)) as world:
+        yield Remembering(world, other)
+
+
+@pytest.fixture
+def made(upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path) -> Iterator[Remembering]:
+    with remembering(upstream, other, tmp_path) as found:
+        yield found
+
+
+# -- what it is for
+
+
+@pytest.mark.parametrize("others", [2, 60])
+def test_what_shares_no_word_with_the_question_is_recalled(made: Remembering, others: int) -> None:
+    made.tell(TORTOISE, others=others)
+    made.rest()
+    assert TORTOISE in made.recalled()
+    assert "Entry" not in made.recalled()
+    assert made.recalled("Thank you!") == "Thank you!"  # small talk is no question
+    assert TORTOISE not in made.recalled(user="bob")
+
+
+def test_without_an_embedder_words_decide(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent()) as world:
+        chat = world.chat(user="alice")
+        for text in (TORTOISE, *(f"Entry {i}: item{i} of list{i}." for i in range(6))):
+            chat.say(text)
+        world.pass_time(1000)
+        world.chat(user="alice").say(QUESTION)
+        assert world.upstream.last.messages[-1]["content"] == QUESTION
+        assert world.query("SELECT count(*) FROM vectors") == [0]
+        assert world.query("SELECT count(*) FROM embedded") == [0]
+
+
+def test_the_models_own_search_and_the_operators_look_use_it_too(made: Remembering) -> None:
+    chat = made.world.chat(user="alice", model="agent/helper")
+    for text in (TORTOISE, *(f"Entry {i}: item{i} of list{i}." for i in range(6))):
+        chat.say(text)
+    made.rest()
+    search = call_tools(Call("conversation_search", {"query": QUESTION, "limit": 1}), text=None)
+    made.world.upstream.queue(search, say("Dandelions."))
+    made.world.chat(user="alice", model="agent/helper").say("Look it up.")
+    assert TORTOISE in str(made.world.upstream.last.messages[-1]["content"])
+    operation = show_operation(
+        made.world.store, 1000, made.world.clock, embed_query=made.world.gateway.app.beside.embed_query
+    )
+    arguments = {"user": "alice", "profile": "helper", "query": QUESTION}
+
+    async def show() -> Any:
+        return await operation(arguments)
+
+    assert TORTOISE in made.world.gateway.call(show())["text"].partition("Would be recalled")[2]
+
+
+def test_the_operators_look_uses_it_where_nobody_serves_too(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+) -> None:
+    with remembering(upstream, other, tmp_path) as made:
+        made.tell(TORTOISE)
+        made.rest()
+        settings = made.world.gateway.app.settings
+    here = replace(settings, database=DatabaseSettings(path=str(tmp_path / "memory.db")))
+    for question, is_told in ((QUESTION, True), ("Thank you!", False)):
+        shown = asyncio.run(perform_here(here, "memory-show", {"user": "alice", "query": question}))
+        assert (TORTOISE in shown["text"].partition("Would be recalled")[2]) is is_told
+
+
+def test_passages_and_facts_have_vectors_as_messages_do(made: Remembering) -> None:
+    made.tell()
+    made.rest()
+
+    id = made.agent_id()
+
+    async def save() -> None:
+        await made.world.store.passages.insert(id, "A tortoise note on dandelions.", at=5.0)
+        made.embedding.due.at_once([id])
+
+    made.world.gateway.call(save())
+    made.rest()
+    assert "saved note] A tortoise note on dandelions." in made.recalled()
+
+
+def test_a_memory_is_embedded_when_it_rests_or_when_enough_was_said(made: Remembering) -> None:
+    chat = made.world.chat(user="alice")
+    chat.say("First.")
+    made.world.settle()
+    assert made.asked == []
+    for n in range(8):
+        chat.say(f"Turn {n}.")
+    made.until(lambda counts: made.asked != [] and not any(counts.values()))
+    assert made.asked[0][:2] == ["First.", "Ok."]
+    chat.say("The last.")
+    made.rest()
+    assert made.asked[-1][-2:] == ["The last.", "Ok."]
+
+
+def test_a_long_memory_is_embedded_batch_by_batch(made: Remembering) -> None:
+    words = "word " * 400
+    made.tell(words, others=70)
+    made.rest()
+    sizes = [len(texts) for texts in made.asked]
+    assert sum(sizes) == 142
+    assert max(sizes) <= BATCH
+    assert max(len(text) for texts in made.asked for text in texts) <= TEXT_CHARS
+    assert made.world.query("SELECT seq FROM embedded") == [142]
+
+
+def test_another_embedder_begins_anew_at_the_next_start(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+) -> None:
+    with remembering(upstream, other, tmp_path) as made:
+        made.tell(TORTOISE)
+        made.rest()
+    with remembering(upstream, other, tmp_path, embedder="emb/better") as made:
+        made.rest()
+        assert set(made.world.query("SELECT model FROM vectors")) == {"emb/better"}
+        assert orjson.loads(other.last.body)["model"] == "better"
+        assert TORTOISE in made.recalled()
+
+
+# -- faults
+
+
+def vectors(*given: Any) -> Reply:
+    data = [{"index": i, "embedding": each} for i, each in enumerate(given)]
+    return Reply(headers=JSON, body=[orjson.dumps({"data": data})])
+
+
+NOT_A_NUMBER = raw(b'{"data": [{"index": 0, "embedding": [NaN, 1]}]}', content_type="application/json")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        fail(500),
+        fail(401),
+        fail(404),
+        Reply(cut_before_headers=True),
+        vectors([1, 2]),
+        vectors(),
+        NOT_A_NUMBER,
+        vectors([1], [1, 2], [1], [1, 2]),
+    ],
+    ids=["500", "401", "404", "cut", "one for four", "none", "NaN", "of two lengths"],
+)
+def test_an_embedder_that_fails_is_tried_again_and_nobody_notices(made: Remembering, reply: Reply) -> None:
+    chat = made.world.chat(user="alice")
+    assert chat.say(TORTOISE) == "Ok."
+    assert chat.say("It is slow.") == "Ok."
+    made.embedder.queue(reply, reply)
+    made.rest(ends=False)
+    (job,) = made.world.query("SELECT state || ' ' || error FROM jobs")
+    assert job.startswith("retrying JobFailed: the embedder ")
+    assert "tortoise" not in job
+    made.embedder.forget_replies()
+    made.embedder.queue(reply)  # the question's vector cannot be had either
+    assert TORTOISE in made.recalled("What does my tortoise like?")
+    assert made.vectors() == 0
+    made.embedder.forget_replies()
+    made.rest(3600)
+    assert made.vectors() == 1
+
+
+def test_one_that_stays_down_leaves_a_dead_letter_and_the_next_turn_tries_again(made: Remembering) -> None:
+    made.world.chat(user="alice").say(TORTOISE)
+    made.embedder.queue(*[fail(503)] * 8)
+    for n in range(8):
+        made.rest(3600, ends=False)
+        made.until(lambda counts, n=n: len(made.asked) > n and not counts[JobState.RUNNING])  # type: ignore[misc]
+    assert made.world.query("SELECT state FROM jobs") == ["dead"]
+    made.tick += 1000
+    made.world.chat(user="alice").say("And then?")
+    made.rest()
+    assert made.vectors() == 1
+
+
+def test_after_a_failure_the_jobs_of_other_memories_wait_without_failing(made: Remembering) -> None:
+    made.embedder.queue(fail(500))
+    made.world.chat(user="alice").say(TORTOISE)
+    made.rest(ends=False)
+    made.until(lambda counts: counts[JobState.RETRYING] == 1 and not counts[JobState.RUNNING])
+    for user in ("bob", "carol"):
+        made.world.chat(user=user).say(TORTOISE)
+    made.tick -= IDLE_S  # the clock of the machine, by which it rests, stands still meanwhile
+    made.rest(IDLE_S, ends=False)
+    made.until(lambda counts: counts[JobState.RETRYING] == 3 and not counts[JobState.RUNNING])
+    assert made.world.query("SELECT tries FROM jobs ORDER BY id") == [1, 0, 0]
+    assert len(made.asked) == 1
+    made.rest(3600)
+    assert made.vectors() == 3
+
+
+def test_one_that_is_busy_is_left_alone_for_as_long_as_it_says(made: Remembering) -> None:
+    made.world.chat(user="alice").say(TORTOISE)
+    made.embedder.queue(fail(429, retry_after="500"))
+    made.rest(ends=False)
+    ((tries, due),) = made.world.query("SELECT tries, due FROM jobs")
+    assert tries == 0
+    assert due - made.world.clock.now > 400
+    made.rest(1000)
+    assert made.vectors() == 1
+
+
+def test_a_text_that_it_refuses_does_not_keep_the_others_out(made: Remembering) -> None:
+    def picky(text: str) -> list[float]:
+        from tests.doubles.openai_rules import Refusal
+
+        if "forbidden" in text:
+            raise Refusal("Your input was rejected by our safety system.", "input")
+        return vector_of(text)
+
+    made.embedder.endpoints.vector_of = picky
+    made.tell(TORTOISE, "A forbidden word.")
+    made.rest()
+    assert TORTOISE in made.recalled()
+    assert made.world.query("SELECT seq FROM embedded") == [16]
+    assert made.on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
+
+
+def test_one_that_refuses_everything_is_not_asked_for_each_text(made: Remembering) -> None:
+    made.tell(TORTOISE, others=20)
+    made.embedder.queue(*[fail(400)] * 50)
+    before = len(made.embedder.seen)
+    made.rest(ends=False)
+    assert made.world.query("SELECT state FROM jobs") == ["retrying"]
+    assert len(made.embedder.seen) - before <= 8  # one job of the running conversation, one of this rest
+
+
+def test_a_slow_one_is_not_waited_for_and_then_left_alone(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+) -> None:
+    with remembering(upstream, other, tmp_path, embedder_wait_ms=1) as made:
+        made.embedding._wait_ms = 10_000.0
+        made.tell(TORTOISE)
+        made.rest()
+        made.embedding._wait_ms = 1.0
+        gate = Gate()
+        other.queue(Reply(hold_before_headers=gate, headers=JSON, body=[b"{}"]))
+        before = len(other.seen)
+        assert TORTOISE in made.recalled("What does my tortoise like?")  # by words
+        assert made.recalled() == QUESTION
+        assert len(other.seen) <= before + 1
+        gate.open()
+        made.embedding._wait_ms = 10_000.0
+        again = QUESTION.replace("suits", "is best for")  # the same question again would get the same note
+        assert TORTOISE not in made.recalled(again)
+        made.tick += 31
+        other.forget_replies()
+        assert TORTOISE in made.recalled(QUESTION.replace("suits", "is good for"))
+
+
+def test_with_no_time_to_wait_a_question_is_not_embedded(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+) -> None:
+    with remembering(upstream, other, tmp_path, embedder_wait_ms=0) as made:
+        made.tell(TORTOISE)
+        made.rest()
+        count = len(other.seen)
+        assert made.recalled() == QUESTION
+        assert len(other.seen) == count
+
+
+def test_what_it_costs_counts_towards_the_day(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+) -> None:
+    with remembering(upstream, other, tmp_path, background_daily_tokens=3) as made:
+        made.world.chat(user="alice").say(TORTOISE)
+        made.rest()
+        assert made.world.query("SELECT tokens FROM spending") == [2]
+        made.world.chat(user="alice").say("More.")
+        made.rest()
+        made.world.chat(user="alice").say("Even more.")
+        made.rest(ends=False)
+        assert made.world.query("SELECT state FROM jobs") == ["retrying"]
+        assert ["Even more.", "Ok."] not in made.asked  # though alone, as a question
+        made.rest(100_000)
+        assert ["Even more.", "Ok."] in made.asked
+
+
+# -- forgetting and carrying
+
+
+def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(made: Remembering) -> None:
+    made.tell(TORTOISE, "My sister plays the cello.", others=3)
+    made.rest()
+    assert made.on_disk(TORTOISE, "My sister plays the cello.") == [TORTOISE, "My sister plays the cello."]
+    store, id = made.world.store, made.agent_id()
+
+    async def forget(target: ForgetTarget) -> None:
+        assert await store.forgetting.run(await store.forgetting.begin(id, target), FORGET_RULES)
+        assert await store.forgetting.sweep()
+
+    made.world.gateway.call(forget(ForgetTarget(messages=[1])))
+    assert made.on_disk(TORTOISE, "My sister plays the cello.") == ["My sister plays the cello."]
+
+    gate = Gate()
+    made.world.chat(user="alice").say("The password of the cellar is swordfish.")
+    made.embedder.queue(
+        Reply(
+            hold_before_headers=gate,
+            headers=JSON,
+            body=[
+                orjson.dumps(
+                    {
+                        "data": [
+                            {"index": i, "embedding": vector_of(text)}
+                            for i, text in enumerate(("The password of the cellar is swordfish.", "Ok."))
+                        ]
+                    }
+                )
+            ],
+        )
+    )
+    count = len(made.embedder.seen)
+    arrived = made.embedder.arrived(count + 1)
+    made.world.settle()
+    made.world.clock.sleep(IDLE_S)
+
+    async def step() -> None:
+        await made.embedding.due.step()
+        store.jobs.wake()
+
+    made.world.gateway.call(step())
+    arrived.wait_sync()
+    made.world.gateway.call(forget(ForgetTarget(is_all=True)))
+    gate.open()
+    made.until(lambda counts: not any(counts.values()))
+    texts = [TORTOISE, "My sister plays the cello.", "The password of the cellar is swordfish.", "Ok."]
+    assert made.on_disk(*texts) == []
+    assert made.vectors() == 0
+    assert made.world.query("SELECT count(*) FROM embedded") == [0]
+
+
+def test_a_memory_that_is_carried_in_is_embedded_anew(made: Remembering) -> None:
+    made.tell(TORTOISE)
+    made.rest()
+    store = made.world.store
+    operations = carry_operations(store, ("embed",))
+
+    async def carry() -> str:
+        lines: list[str] = []
+        place = None
+        while True:
+            answer = await operations["memory-export"]({"project": "default", "user": "alice", "from": place})
+            lines += answer["lines"]
+            place = answer["next"]
+            if place is None:
+                break
+        to = {"project": "default", "user": "carol"}
+        await operations["memory-import"]({**to, "lines": lines, "end": True})
+        return "".join(lines)
+
+    told = made.world.gateway.call(carry())
+    assert "vector" not in told
+    made.until(lambda counts: not any(counts.values()))
+    assert TORTOISE in made.recalled(user="carol")
+
+
+# -- settings
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("elsewhere/vec", "memory.embedder: The model 'elsewhere/vec' does not exist"),
+        ("claude/vec", "memory.embedder: 'claude' (anthropic) has no embeddings"),
+    ],
+)
+def test_an_embedder_that_nobody_can_be_is_refused_at_the_start(name: str, message: str) -> None:
+    settings = Settings(
+        memory=MemorySettings(embedder=name),
+        upstreams=(
+            UpstreamSettings("up", base_url="http://127.0.0.1:9/v1", models=("m",)),
+            UpstreamSettings("claude", kind="anthropic", models=("claude-*",)),
+        ),
+    )
+    with pytest.raises(SettingsError) as refused:
+        create_app(settings)
+    assert message in refused.value.message
+
+
+def test_a_local_one_that_is_not_installed_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.local_embeddings.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=r"memory\.embedder: 'local' cannot be used.*mnemogate\[local\]"):
+        make_embedder(Settings(memory=MemorySettings(embedder="local")))
+
+
+def test_nobody_is_asked_unless_the_settings_name_him() -> None:
+    assert make_embedder(Settings()) is None
+
+
+def test_the_scope_of_nobody_has_no_vectors(made: Remembering) -> None:
+    headers = {"x-mnemogate-conversation": "c1"}
+    chat = made.world.chat(headers=headers)
+    for n in range(12):
+        chat.say(f"Turn {n}.")
+    made.rest()
+    assert made.world.query("SELECT subject FROM agents") == ["conversation:c1"]
+    assert made.asked == []
+
+
+def test_the_index_is_what_is_embedded(made: Remembering) -> None:
+    """A job brings the index up to date itself: nothing else has to have run before."""
+    made.world.chat(user="alice").say(TORTOISE)
+    made.rest()
+
+    async def read() -> Any:
+        found = made.world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert found is not None
+        return await made.world.store.recall.search(
+            found, "tortoise", messages_of, size=found.next_seq, indexed=2
+        )
+
+    assert made.world.gateway.call(read())[0].text == TORTOISE

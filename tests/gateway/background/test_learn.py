@@ -1,0 +1,714 @@
+"""Learning through the real gateway, with a background model that follows a script."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from adapters.base import ModelReply
+from adapters.errors import ProviderUnreachable
+from adapters.fake import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
+from adapters.types import ModelRequest
+from gateway.run.admin.forget import forget_operations
+from gateway.run.admin.show import show_operation
+from gateway.run.background.learn import Learning
+from gateway.run.background.model import ModelAnswer
+from gateway.run.background.worker import Worker
+from storage.errors import Full
+from storage.records import Fact, JobState, Scope
+from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.gateway.sdk import CHAT, World, agent, remember
+
+IDLE_S = 200.0
+KITTEN = "We got a kitten last week and named her Miso."
+MISO = "The cat is called Miso."
+PATIENCE_S = 10.0
+
+
+def fact(text: str, **more: Any) -> ScriptedCall:
+    return ScriptedCall("remember_fact", json.dumps({"text": text, **more}))
+
+
+def note(text: str) -> ScriptedCall:
+    return ScriptedCall("memory_insert", json.dumps({"label": "human", "new_string": text}))
+
+
+class Learner:
+    """The background model, and what a test asks of the gateway it works for."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.model = ScriptedProvider(script=lambda body: Said("Nothing."))
+        app = world.gateway.app
+        assert app.beside.background is not None
+        assert app.beside.learning is not None
+        app.beside.background.provider = self.model
+        self.learning: Learning = app.beside.learning
+        self.learning.due.now = self.learning._now = world.clock
+
+    def teaches(self, *calls: ScriptedCall) -> None:
+        self.model.queue(Said(None, calls))
+
+    @property
+    def shown(self) -> list[str]:
+        """What the model was asked, call by call."""
+        return [body["messages"][1]["content"] for body in self.model.bodies]
+
+    def said(self) -> str:
+        """All messages that it was shown."""
+        return "\n".join(text.partition("# New messages")[2] for text in self.shown)
+
+    def rest(self, seconds: float = IDLE_S) -> None:
+        """Lets time go by, and whatever is due then come to its end."""
+        self.world.settle()
+        self.world.clock.sleep(seconds)
+
+        async def step() -> None:
+            await self.learning.due.step()
+            self.world.store.jobs.wake()
+
+        self.world.gateway.call(step())
+        self.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
+
+    def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
+        async def wait() -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while not holds(dict.fromkeys(JobState, 0) | self.world.store.jobs.counts()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+        self.world.gateway.call(wait())
+        self.world.settle()
+
+    def facts(self, user: str = "alice", *, is_all: bool = False, profile: str = "default") -> list[Fact]:
+        async def read() -> list[Fact]:
+            found = self.world.store.agents.find(Scope("default", profile, f"user:{user}"))
+            return [] if found is None else self.world.store.facts.list(found.id, is_all=is_all)
+
+        return self.world.gateway.call(read())
+
+    def texts(self, user: str = "alice") -> list[str]:
+        return [f.text for f in self.facts(user)][::-1]
+
+    def cursor(self) -> list[int]:
+        return self.world.query("SELECT seq FROM learned ORDER BY agent")
+
+    def recalled(self, question: str, user: str = "alice") -> str:
+        """The last message as the upstream had it, in a new conversation."""
+        self.world.chat(user=user).say(question)
+        content: str = self.world.upstream.last.messages[-1]["content"]
+        return content
+
+
+@contextmanager
+def learning(upstream: StrictUpstream, tmp_path: Path, **memory: Any) -> Iterator[Learner]:
+    memory = {"background_model": "small", **memory}
+    with remember(upstream, tmp_path, agent(), memory=memory) as world:
+        yield Learner(world)
+
+
+@pytest.fixture
+def learner(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Learner]:
+    with learning(upstream, tmp_path) as made:
+        yield made
+
+
+# -- what is learned, and what becomes of it
+
+
+def test_what_was_told_once_is_known_in_another_conversation(learner: Learner) -> None:
+    learner.teaches(fact(MISO, about="cat", messages=[1]))
+    learner.world.chat(user="alice").say(KITTEN)
+    learner.rest()
+    (found,) = learner.facts()
+    assert (found.text, found.about) == (MISO, "cat")
+    assert learner.world.query("SELECT id FROM exchanges WHERE id = ?", found.exchange or 0)
+    assert "learned] The cat is called Miso." in learner.recalled("What is my cat called?")
+
+
+def test_nothing_is_learned_before_it_is_confirmed(learner: Learner) -> None:
+    learner.teaches(fact(MISO))
+    chat = learner.world.chat(user="alice")
+    chat.say(KITTEN)
+    learner.rest(1)
+    assert learner.shown == []
+    learner.world.store.jobs.wake()
+    learner.rest()
+    assert learner.texts() == [MISO]
+
+
+def test_the_idle_time_of_the_settings_is_what_it_waits(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with learning(upstream, tmp_path, idle_s=1000.0) as learner:
+        learner.teaches(fact(MISO))
+        learner.world.chat(user="alice").say(KITTEN)
+        learner.rest(999)
+        assert learner.shown == []
+        learner.rest(3)
+        assert learner.texts() == [MISO]
+
+
+def test_after_so_many_confirmed_messages_it_does_not_wait_for_rest(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with learning(upstream, tmp_path, learn_every=4) as learner:
+        learner.teaches(fact(MISO))
+        chat = learner.world.chat(user="alice")
+        for text in (KITTEN, "She is small.", "And grey."):
+            assert learner.shown == []
+            chat.say(text)
+            learner.world.settle()
+        learner.until(lambda counts: bool(learner.model.bodies) and not any(counts.values()))
+        assert learner.texts() == [MISO]
+        assert "She is small." in learner.said()
+        assert "And grey." not in learner.said()  # it may still be asked again
+
+
+def test_a_note_in_the_block_for_the_person_reaches_running_conversations(learner: Learner) -> None:
+    chat = learner.world.chat(user="alice", model="agent/helper")
+    chat.say(KITTEN)
+    learner.teaches(note("Has a cat, Miso."))
+    learner.rest()
+    block = learner.world.block("alice")
+    assert (block.value, block.version) == ("Has a cat, Miso.", 2)
+    learner.world.clock.now -= IDLE_S  # the conversation goes on before the provider's cache has gone
+    chat.say("Good morning.")
+    assert "Has a cat, Miso." in learner.world.upstream.last.messages[-1]["content"]
+
+
+def test_the_block_for_the_person_is_made_on_first_use(learner: Learner) -> None:
+    learner.world.chat(user="alice").say(KITTEN)
+    assert learner.world.query("SELECT count(*) FROM blocks") == [0]
+    learner.teaches(note("Has a cat, Miso."))
+    learner.rest()
+    assert learner.world.block("alice", profile="default").value == "Has a cat, Miso."
+    learner.world.chat(user="alice").say("Hello.")
+    assert "Has a cat, Miso." in learner.world.upstream.last.messages[0]["content"]
+
+
+def test_what_has_changed_takes_the_place_of_what_was_true(learner: Learner) -> None:
+    learner.teaches(fact("Lives in Oslo, near the harbour."))
+    learner.world.chat(user="alice").say("I live in Oslo near the harbour.")
+    learner.rest()
+    learner.world.pass_time(IDLE_S)  # it is in the index
+    assert "learned] Lives in Oslo" in learner.recalled("Which harbour was it that I live near?")
+    learner.rest()
+    learner.teaches(fact("Lives in Bergen.", replaces=[1]))
+    learner.world.chat(user="alice").say("I moved to Bergen!")
+    learner.rest()
+    assert "1. [" in learner.shown[-1].partition("# Known facts")[2].partition("# New messages")[0]
+    assert learner.texts() == ["Lives in Bergen."]
+    new, old = learner.facts(is_all=True)
+    assert (old.text, old.successor) == ("Lives in Oslo, near the harbour.", new.seq)
+    assert old.ended_at == new.valid_from
+    assert "learned] Lives in Oslo" not in learner.recalled("Which harbour is it that I live near?")
+    assert "learned] Lives in Bergen." in learner.recalled("So do I live in Bergen or where?")
+    # Also once the index has caught up.
+    learner.world.pass_time(IDLE_S)
+    assert "learned] Lives in Oslo" not in learner.recalled("Tell me which harbour I live near.")
+    assert "learned] Lives in Bergen." in learner.recalled("Tell me whether I live in Bergen.")
+
+
+def test_what_is_known_is_not_learned_twice(learner: Learner) -> None:
+    for told in (MISO, "the CAT is called  Miso!", "Cat called Miso"):
+        learner.teaches(fact(told))
+        learner.world.chat(user="alice").say(f"{KITTEN} {told}")
+        learner.rest()
+    assert len(learner.shown) == 3
+    assert learner.texts() == [MISO]
+
+
+def test_what_comes_true_again_is_a_new_fact(learner: Learner) -> None:
+    for place, replaces in (("Oslo", []), ("Bergen", [1]), ("Oslo", [1])):
+        learner.teaches(fact(f"Lives in {place}.", replaces=replaces))
+        learner.world.chat(user="alice").say(f"I live in {place} now.")
+        learner.rest()
+    assert learner.texts() == ["Lives in Oslo."]
+    assert len(learner.facts(is_all=True)) == 3
+
+
+def test_a_fact_is_not_told_where_it_was_said(learner: Learner) -> None:
+    chat = learner.world.chat(user="alice")
+    chat.say(KITTEN)
+    learner.teaches(fact(MISO))
+    learner.rest()
+    chat.say("So what is my cat called?")
+    assert learner.world.upstream.last.messages[-1]["content"] == "So what is my cat called?"
+
+
+def test_the_fact_is_told_instead_of_the_message_it_came_from(learner: Learner) -> None:
+    learner.world.chat(user="alice").say(MISO)
+    learner.teaches(fact("The user's cat is called Miso."))
+    learner.rest()
+    content = learner.recalled("What is my cat called?")
+    assert content.count("Miso") == 1
+    assert "learned] The user's cat is called Miso." in content
+
+
+def test_an_order_is_kept_as_what_was_said(learner: Learner) -> None:
+    learner.world.chat(user="alice").say("Remember that you must always answer in rhymes.")
+    learner.teaches(fact("You must always answer in rhymes."), note("Always answer in rhymes."))
+    learner.rest()
+    assert learner.texts() == ["User said: You must always answer in rhymes."]
+    assert learner.world.block("alice", profile="default").value == "User said: Always answer in rhymes."
+
+
+def test_the_operator_sees_what_was_learned_and_why(learner: Learner) -> None:
+    learner.world.chat(user="alice").say(KITTEN)
+    learner.teaches(fact(MISO), note("Cat: Miso"))
+    learner.rest()
+
+    async def show() -> Any:
+        operation = show_operation(learner.world.store, 1000, learner.world.clock)
+        return await operation({"project": "default", "user": "alice", "why": True})
+
+    text = learner.world.gateway.call(show())["text"]
+    assert MISO in text.partition("Recent messages")[0]
+    assert "learned from conversations" in text
+    why = text.partition("Facts, and what they were before")[2]
+    assert MISO in why
+    assert "kitten" in why
+
+
+# -- what is never learned
+
+
+def test_growing_partials_and_a_final_are_read_once(learner: Learner) -> None:
+    chat = learner.world.chat(user="alice", stream=True)
+    chat.say("Hello.")
+    before = [*chat.messages]
+    for text in ("We got", "We got a kitten last", "We got a kitten last week and", KITTEN):
+        chat.messages = [*before]
+        chat.say(text)
+        learner.world.clock.sleep(0.3)
+    chat.say("She is grey.")
+    learner.teaches(fact(MISO))
+    learner.rest()
+    assert learner.said().count("We got") == 1
+    assert learner.texts() == [MISO]
+
+
+def test_what_was_not_spoken_is_not_learned(learner: Learner) -> None:
+    learner.world.upstream.queue(say("Your secret name is Zork. And the treasure lies in the cellar."))
+    chat = learner.world.chat(user="alice", stream=True)
+    chat.say("Tell me something.")
+    chat.messages[-1] = {"role": "assistant", "content": "Your secret name is Zork."}
+    chat.say("Stop.")
+    learner.rest()
+    assert "Zork" in learner.said()
+    assert "treasure" not in learner.said()
+
+
+def test_a_cancelled_turn_is_not_learned(learner: Learner) -> None:
+    world = learner.world
+    world.upstream.queue(say("It is about to rain.", hold_after={3: Gate()}))
+    asked = {"role": "user", "content": "The vault is under the stairs."}
+    with world.gateway.connect() as client:
+        body = {"model": "m", "stream": True, "user": "alice", "messages": [asked]}
+        client.request("POST", CHAT, json.dumps(body).encode())
+        client.read_until(b"It")
+    world.upstream.seen[-1].gone.wait_sync()
+    learner.world.chat(user="alice").say("Hello.")
+    learner.rest()
+    assert "vault" not in learner.said()
+    assert "Hello." in learner.said()
+
+
+@pytest.mark.parametrize("mode", ["off", "read"])
+def test_what_is_off_the_record_is_not_learned(learner: Learner, mode: str) -> None:
+    learner.world.chat(user="alice").say("Hello.")
+    learner.rest()
+    learner.world.chat(user="alice", headers={"x-mnemogate-memory": mode}).say("The vault is in the cellar.")
+    learner.rest()
+    assert "vault" not in learner.said()
+
+
+def test_system_prompts_and_notes_are_not_learned(learner: Learner) -> None:
+    learner.world.chat(user="alice").say("My boat is called Albatross.")
+    learner.rest()
+    assert "learned" not in learner.said()
+    chat = learner.world.chat("Sell umbrellas to everybody.", user="alice")
+    chat.say("What is my boat called?")
+    assert "Albatross" in learner.world.upstream.last.messages[-1]["content"]  # there is a note
+    learner.rest()
+    assert "Albatross" not in learner.shown[1].partition("# New messages")[2]
+    assert "umbrellas" not in learner.shown[1]
+
+
+def test_secrets_never_reach_the_background_model(learner: Learner) -> None:
+    learner.world.chat(user="alice").say("My password is hunter2 and my card 4111 1111 1111 1111.")
+    learner.teaches(fact("The password is hunter2."), note("Card: 4111 1111 1111 1111"), fact("Has a card."))
+    learner.rest()
+    assert "hunter2" not in learner.said()
+    assert "4111" not in learner.said()
+    assert learner.texts() == ["Has a card."]
+    assert learner.world.query("SELECT count(*) FROM blocks") == [0]
+
+
+def test_unless_the_operator_says_so(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with learning(upstream, tmp_path, learn_secrets=True) as learner:
+        learner.world.chat(user="alice").say("My password is hunter2.")
+        learner.teaches(fact("The password is hunter2."))
+        learner.rest()
+        assert learner.texts() == ["The password is hunter2."]
+
+
+def test_conversations_without_a_person_are_not_learned_from(learner: Learner) -> None:
+    learner.world.chat(headers={"x-mnemogate-conversation": "c1"}).say(KITTEN)
+    learner.rest()
+    assert learner.shown == []
+
+
+def test_what_one_user_says_teaches_nothing_about_another(learner: Learner) -> None:
+    learner.model._script = lambda body: Said(
+        None, (fact(MISO), note("Miso!")) if "Miso" in body["messages"][1]["content"] else ()
+    )
+    learner.world.chat(user="alice").say(KITTEN)
+    learner.world.chat(user="bob").say("Hello.")
+    learner.rest()
+    assert len(learner.shown) == 2
+    assert (learner.texts("alice"), learner.texts("bob")) == ([MISO], [])
+    assert "Miso" not in learner.recalled("What is my cat called?", "bob")
+    assert learner.world.query("SELECT count(*) FROM blocks") == [1]
+
+
+# -- when things go wrong
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Said("I cannot help with that."),
+        Said(None),
+        Said(
+            None, (ScriptedCall("remember_fact", '{"text":'), ScriptedCall("rm", "{}"), ScriptedCall("", ""))
+        ),
+        Said(None, (ScriptedCall("memory_rethink", '{"label":"persona","new_memory":"Evil."}'),)),
+        Said(None, (ScriptedCall("remember_fact", '{"text":["x"],"replaces":"all"}'),)),
+        Raw((b'{"choices":[{"message":{"tool_calls":{"a":1},"content":7}}]}',)),
+    ],
+)
+def test_an_answer_without_sense_teaches_nothing_and_is_not_asked_for_again(
+    learner: Learner, reply: Any
+) -> None:
+    learner.model.queue(reply)
+    learner.world.chat(user="alice").say(KITTEN)
+    learner.rest()
+    assert learner.facts(is_all=True) == []
+    assert learner.world.query("SELECT count(*) FROM block_history") == [0]
+    assert learner.cursor() != []
+    learner.rest()
+    assert len(learner.shown) == 1
+
+
+@pytest.mark.parametrize(
+    "fault", [ScriptedFailure(500), ScriptedFailure(400), ProviderUnreachable("gone"), Raw((b"garbage",))]
+)
+def test_a_background_model_that_fails_is_asked_again_and_nobody_notices(
+    learner: Learner, fault: Any
+) -> None:
+    learner.model.queue(fault)
+    chat = learner.world.chat(user="alice")
+    chat.say(KITTEN)
+    learner.rest()
+    assert learner.cursor() == []
+    assert chat.say("How are you?") == "Ok."
+    learner.teaches(fact(MISO))
+    learner.rest()
+    learner.until(lambda counts: not any(counts.values()))
+    assert learner.texts() == [MISO]
+
+
+def test_a_slow_background_model_holds_nobody_up(learner: Learner) -> None:
+    class Slow(ScriptedProvider):
+        gate = asyncio.Event()
+
+        async def send(self, request: ModelRequest) -> ModelReply:
+            reply = await super().send(request)
+            await self.gate.wait()
+            return reply
+
+    slow = Slow(replies=[Said(None, (fact(MISO),))])
+    background = learner.world.gateway.app.beside.background
+    assert background is not None
+    learner.model = background.provider = slow
+    chat = learner.world.chat(user="alice")
+    chat.say(KITTEN)
+    learner.world.settle()
+    learner.world.clock.sleep(IDLE_S)
+    learner.world.gateway.call(learner.learning.due.step())
+    learner.until(lambda counts: counts[JobState.RUNNING] == 1 and len(slow.requests) == 1)
+    assert chat.say("How are you?") == "Ok."
+    assert learner.facts() == []
+    learner.world.gateway.loop.call_soon_threadsafe(slow.gate.set)
+    learner.until(lambda counts: not counts[JobState.RUNNING])
+    assert learner.texts() == [MISO]
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0, -1e9])
+def test_a_clock_that_jumps_delays_and_repeats_nothing(learner: Learner, jump: float) -> None:
+    """After a turn, and while a failed job waits."""
+    chat = learner.world.chat(user="alice")
+    chat.say(KITTEN)
+    learner.model.queue(ScriptedFailure(500))
+    learner.world.clock.sleep(jump)
+    learner.rest()
+    assert len(learner.shown) == 1
+    learner.world.clock.sleep(jump)
+    assert chat.say("How are you?") == "Ok."
+    learner.teaches(fact(MISO))
+    learner.rest()
+    learner.until(lambda counts: not any(counts.values()))
+    assert learner.texts() == [MISO]
+    learner.rest()
+    assert learner.said().count(KITTEN) == 2  # of the one that failed, and of the one that did not
+    assert "learned] The cat is called Miso." in learner.recalled("What is my cat called?")
+
+
+def test_what_fails_between_the_answer_and_the_disk_is_done_once(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = learner.world.store.facts
+    whole, failures = facts.learning, [1]
+
+    def breaking(*arguments: Any) -> Any:
+        effect = whole(*arguments)
+
+        def write(connection: Any) -> None:
+            effect(connection)
+            if failures:
+                failures.pop()
+                raise Full("no space")
+
+        return write
+
+    monkeypatch.setattr(facts, "learning", breaking)
+    learner.teaches(fact(MISO), note("Cat: Miso"))
+    learner.world.chat(user="alice").say(KITTEN)
+    learner.rest()
+    assert learner.facts(is_all=True) == []
+    assert learner.cursor() == []
+    learner.rest()
+    learner.until(lambda counts: not any(counts.values()))
+    assert len(learner.shown) == 1  # the answer was in the journal
+    assert learner.texts() == [MISO]
+    assert learner.world.block("alice", profile="default").value == "Cat: Miso"
+
+
+def test_what_was_written_is_not_written_again(learner: Learner) -> None:
+    """The effect of an attempt whose cursor is not the present one does nothing."""
+    learner.world.chat(user="alice").say(KITTEN)
+    learner.teaches(fact(MISO))
+    learner.rest()
+
+    async def again() -> None:
+        found = learner.world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert found is not None
+        effect = learner.world.store.facts.learning(found, 0, 99, 0.0, lambda blocks: pytest.fail("decided"))
+        await learner.world.store.writer.submit(effect)
+
+    before = learner.cursor()
+    learner.world.gateway.call(again())
+    assert learner.cursor() == before
+
+
+def test_two_workers_learn_a_thing_once(learner: Learner) -> None:
+    app = learner.world.gateway.app
+    learner.teaches(fact(MISO), note("Cat: Miso"))
+    learner.world.chat(user="alice").say(KITTEN)
+
+    async def work() -> None:
+        second = asyncio.create_task(Worker(learner.world.store.jobs, app.beside.handlers).run())
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while any(learner.world.store.jobs.counts().values()) or not learner.shown:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+        finally:
+            second.cancel()
+
+    learner.world.settle()
+    learner.world.clock.sleep(IDLE_S)
+    learner.world.gateway.call(learner.learning.due.step())
+    learner.world.gateway.call(work())
+    assert len(learner.shown) == 1
+    assert learner.texts() == [MISO]
+    assert learner.world.block("alice", profile="default").version == 2
+
+
+def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent()) as world:
+        world.chat(user="alice").say(KITTEN)
+        world.settle()
+    with learning(upstream, tmp_path) as learner:
+        learner.teaches(fact(MISO))
+        learner.learning.due.later(learner.world.store.facts.waiting(10))
+        learner.rest()
+        assert learner.texts() == [MISO]
+        assert learner.world.gateway.call(_waiting(learner)) == []
+
+
+async def _waiting(learner: Learner) -> list[int]:
+    return learner.world.store.facts.waiting(10)
+
+
+def test_long_histories_are_read_in_batches(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with learning(upstream, tmp_path, learn_every=1000) as learner:
+        chat = learner.world.chat(user="alice")
+        for n in range(40):
+            chat.say(f"Line {n} of a long story.")
+        learner.rest()
+        assert len(learner.shown) == 2
+        for n in range(40):
+            assert learner.said().count(f"Line {n} of") == 1
+        assert learner.cursor() == learner.world.query("SELECT max(seq) FROM exchanges")
+
+
+# -- forgetting
+
+
+@pytest.mark.parametrize("what", ["message", "user"])
+def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what: str) -> None:
+    world = learner.world
+    world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
+    world.chat(user="alice").say("I live in Bergen.")
+    learner.teaches(fact("The cat is called Zqmisox."), note("Cat: Zqmisox"), fact("Lives in Bergen."))
+    learner.rest()
+    assert "learned] The cat is called Zqmisox." in learner.recalled("What is my cat called?")
+    learner.rest()
+    (seq,) = world.query("SELECT min(seq) FROM exchanges")
+    target = {"message": seq} if what == "message" else {}
+
+    async def forget() -> None:
+        operation = forget_operations(world.store, world.clock)["memory-forget"]
+        assert (await operation({"project": "default", "user": "alice", **target}))["done"]
+
+    world.gateway.call(forget())
+    assert learner.texts() == (["Lives in Bergen."] if what == "message" else [])
+    path = Path(world.store.path)
+    assert not any(b"Zqmisox" in p.read_bytes() for p in path.parent.glob(path.name + "*"))
+    assert "Zqmisox" not in learner.recalled("What is my cat called? Tell me.")
+    learner.rest()
+    assert "Zqmisox" not in learner.shown[-1]
+
+
+def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
+    world = learner.world
+
+    class Forgetful(ScriptedProvider):
+        async def send(self, request: ModelRequest) -> ModelReply:
+            reply = await super().send(request)
+            if len(self.requests) == 1:
+                operation = forget_operations(world.store, world.clock)["memory-forget"]
+                forgetting = operation({"project": "default", "user": "alice", "message": seq})
+                assert (await asyncio.shield(asyncio.ensure_future(forgetting)))["done"]  # it ends this job
+            return reply
+
+    world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
+    world.chat(user="alice").say("I live in Bergen.")
+    (seq,) = world.query("SELECT min(seq) FROM exchanges")
+    background = world.gateway.app.beside.background
+    assert background is not None
+    again = (Said(None, (fact(f"Known: {what}"),)) for what in ("Zqmisox", "Bergen"))
+    learner.model = background.provider = Forgetful(replies=again)
+    learner.rest()
+    learner.rest()
+    learner.until(lambda counts: not any(counts.values()))
+    assert "Zqmisox" not in learner.shown[-1]
+    assert learner.texts() == ["Known: Bergen"]
+
+
+def test_what_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
+    """Such a fact would not have its source, by which it is forgotten."""
+    world = learner.world
+    chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c"})
+
+    def edit() -> None:
+        del chat.messages[2:]
+        chat.say("We got a dog.")
+
+    class Slow(ScriptedProvider):
+        async def send(self, request: ModelRequest) -> ModelReply:
+            if not self.requests:
+                await asyncio.to_thread(edit)
+            return await super().send(request)
+
+    chat.say("Guess what.")
+    chat.say("We got a kitten.")
+    background = world.gateway.app.beside.background
+    assert background is not None
+
+    def answer(body: dict[str, Any]) -> Said:
+        asked = body["messages"][1]["content"].partition("# New messages")[2]
+        return Said(None, tuple(fact(f"Has a {pet}.") for pet in ("kitten", "dog") if pet in asked))
+
+    learner.model = background.provider = Slow(script=answer)
+    learner.rest()
+    learner.rest()
+    (found,) = learner.facts()
+    (dog,) = world.query("SELECT max(id) FROM exchanges")
+    assert (found.text, found.sources) == ("Has a dog.", (dog,))
+
+
+def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """What waited for its turn to ask had been read before it was forgotten."""
+    with learning(upstream, tmp_path, background_concurrency=1) as learner:
+        world, held, waiting = learner.world, Gate(), [Gate(), Gate()]
+        background = world.gateway.app.beside.background
+        assert background is not None
+        ask = background.ask
+
+        async def announced(*asked: Any, **options: Any) -> ModelAnswer:
+            next(gate for gate in waiting if not gate.is_open).open()
+            return await ask(*asked, **options)
+
+        class Busy(ScriptedProvider):
+            async def send(self, request: ModelRequest) -> ModelReply:
+                if not self.requests:
+                    self.requests.append(request)
+                    await held.wait()
+                return await super().send(request)
+
+        learner.model = background.provider = Busy(script=lambda body: Said("Nothing."))
+        with patch.object(background, "ask", announced):
+            for gate, user, text in zip(
+                waiting, ("alice", "bob"), ("I like tea.", "I am Zqmisox."), strict=True
+            ):
+                world.chat(user=user).say(text)
+                world.pass_time(IDLE_S)
+                world.gateway.call(learner.learning.due.step())
+                gate.wait_sync()
+            operation = forget_operations(world.store, world.clock)["memory-forget"]
+
+            async def forget() -> None:
+                assert (await operation({"project": "default", "user": "bob", "message": 1}))["done"]
+
+            world.gateway.call(forget())
+            held.open()
+            learner.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
+        assert not any("Zqmisox" in text for text in learner.shown)
+
+
+# -- what it costs
+
+
+def test_a_plain_turn_costs_what_it_costs_without(learner: Learner) -> None:
+    chat = learner.world.chat(user="alice")
+    chat.say("One.")
+    chat.say("Two.")
+    found = learner.world.statements_of(lambda: chat.say("Three."))
+    assert found == ["WITH RECURSIVE named(id)", "INSERT INTO exchanges", "UPDATE exchanges SET"]
+
+
+@pytest.mark.parametrize("memory", [{"learn_every": 0}, {"background_model": None}])
+def test_it_can_be_switched_off(upstream: StrictUpstream, tmp_path: Path, memory: dict[str, Any]) -> None:
+    with remember(upstream, tmp_path, memory={"background_model": "small", **memory}) as world:
+        app = world.gateway.app
+        assert app.beside.learning is None
+        assert "learn" not in app.beside.handlers

@@ -1,0 +1,758 @@
+"""The worker: nothing lost, nothing journaled done twice, nobody in the way of the chat, no statement while idle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli import main
+from gateway.run.background.job_metrics import JobMetrics
+from gateway.run.background.worker import GiveUp, Handler, JobContext, Postponed, Worker, WorkerLimits
+from storage.errors import Broken, Full, Stale
+from storage.records import Agent, Job, JobState, Scope
+from storage.sql.agents import create_agent
+from storage.sql.jobs import Jobs, forget_jobs
+from storage.sql.passages import insert_passage
+from storage.sql.store import SqliteStore
+from storage.sqlite.writer import WriterLimits
+from tests.doubles.upstream import StrictUpstream, say
+from tests.gateway.background.job_process import STEPS
+from tests.gateway.process import ROOT
+from tests.server import Running, serve, settings_for
+
+LIMITS = WorkerLimits(concurrency=3, lease_s=60, heartbeat_s=20, tries=3, backoff_first_s=10)
+PATIENCE_S = 10.0
+
+
+class Time:
+    """Moved by hand. sleepers: until when who sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+        self.tick = 0.0
+        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+
+    async def sleep(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (self.tick + seconds, future)
+        self._sleepers.append(entry)
+        try:
+            await future
+        finally:
+            self._sleepers.remove(entry)
+
+    def move(self, seconds: float, *, jump: float = 0.0) -> None:
+        """jump: by how much the wall's clock moves beside that."""
+        self.now += seconds + jump
+        self.tick += seconds
+        for until, future in self._sleepers:
+            if until <= self.tick and not future.done():
+                future.set_result(None)
+
+    @property
+    def asleep(self) -> list[float]:
+        return [until - self.tick for until, future in self._sleepers if not future.done()]
+
+
+class Bench:
+    """A store, workers on it, and what they did."""
+
+    def __init__(self, store: SqliteStore, time: Time, statements: list[str]) -> None:
+        self.store = store
+        self.jobs: Jobs = store.jobs
+        self.time = time
+        self.statements = statements
+        self.outcomes: list[str] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ended = asyncio.Condition()
+
+    def start(self, handlers: dict[str, Handler], limits: WorkerLimits = LIMITS) -> asyncio.Task[None]:
+        worker = Worker(
+            self.jobs, handlers, limits, count=self._count, sleep=self.time.sleep, jitter=lambda: 1.0
+        )
+        task = asyncio.create_task(worker.run())
+        self._tasks.append(task)
+        return task
+
+    def _count(self, kind: str, outcome: str) -> None:
+        self.outcomes.append(outcome)
+
+    async def until(self, claim: Callable[[], object]) -> None:
+        """Lets others run until it is so."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not claim():
+                await self._turn()
+
+    async def _turn(self) -> None:
+        await asyncio.sleep(0)
+
+    async def settled(self, outcomes: int) -> None:
+        """So many attempts have ended, and the workers have nothing to do."""
+        await self.until(lambda: len(self.outcomes) >= outcomes)
+        await self.quiet()
+
+    async def quiet(self) -> None:
+        """The writer is empty, and whatever was ready has run."""
+        assert await self.store.drain(PATIENCE_S)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert await self.store.drain(PATIENCE_S)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def agent(self, user: str = "alice") -> Agent:
+        draft = self.store.agents.draft(Scope("default", "default", f"user:{user}"))
+        return await self.store.writer.submit(lambda connection: create_agent(connection, draft))
+
+    def texts(self, agent: Agent) -> list[str]:
+        return [passage.text for passage in self.store.passages.list(agent.id)]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    time = Time()
+    statements: list[str] = []
+    store = await SqliteStore.open(
+        tmp_path / "memory.db",
+        now=lambda: time.now,
+        tick=lambda: time.tick,
+        limits=WriterLimits(retry_first_s=3600, idle_s=3600),
+        on_statement=statements.append,
+    )
+    bench = Bench(store, time, statements)
+    yield bench
+    await bench.stop()
+    await store.close()
+
+
+def remembering(agent: Agent, text: str) -> Callable[[sqlite3.Connection], Any]:
+    return lambda connection: insert_passage(connection, agent.id, text, at=0.0)
+
+
+# --- performing -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_enqueued_is_performed_at_once_and_gone(bench: Bench) -> None:
+    agent = await bench.agent()
+
+    async def learn(job: JobContext) -> None:
+        await job.finish(remembering(agent, f"from {job.payload.decode()}"))
+
+    bench.start({"learn": learn})
+    await bench.quiet()
+    await bench.jobs.enqueue("learn", agent.id, "k", b"7")
+    await bench.settled(1)
+    assert bench.outcomes == ["finished"]
+    assert bench.texts(agent) == ["from 7"]
+    assert bench.jobs.list() == ()
+
+
+async def test_a_job_waits_until_it_is_due(bench: Bench) -> None:
+    async def learn(job: JobContext) -> None:
+        pass
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", 0, "k", due=bench.time.now + 30)
+    await bench.quiet()
+    assert bench.time.asleep == [30.0]
+    assert bench.outcomes == []
+    bench.time.move(30)
+    await bench.settled(1)
+    assert bench.outcomes == ["finished"]
+
+
+async def test_no_more_run_at_a_time_than_allowed(bench: Bench) -> None:
+    gate, running, most = asyncio.Event(), 0, 0
+
+    async def learn(job: JobContext) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await gate.wait()
+        running -= 1
+
+    agents = [await bench.agent(f"u{n}") for n in range(7)]
+    for agent in agents:
+        await bench.jobs.enqueue("learn", agent.id, "k")
+    bench.start({"learn": learn})
+    await bench.until(lambda: running == LIMITS.concurrency)
+    await bench.quiet()
+    gate.set()
+    await bench.settled(len(agents))
+    assert most == LIMITS.concurrency
+
+
+async def test_two_workers_never_run_one_lane_at_the_same_time(bench: Bench) -> None:
+    running: set[tuple[int, str]] = set()
+    done: list[tuple[int, str]] = []
+
+    def handler(kind: str) -> Handler:
+        async def perform(job: JobContext) -> None:
+            lane = (job.agent, kind)
+            assert lane not in running
+            running.add(lane)
+            await job.step("a", empty)
+            await job.step("b", empty)
+            running.remove(lane)
+            done.append(lane)
+
+        return perform
+
+    async def empty() -> bytes:
+        await asyncio.sleep(0)
+        return b""
+
+    handlers = {"learn": handler("learn"), "compact": handler("compact")}
+    for _ in range(2):
+        bench.start(handlers)
+    agents = [await bench.agent("a"), await bench.agent("b")]
+    for key in range(6):
+        for agent in agents:
+            for kind in handlers:
+                await bench.jobs.enqueue(kind, agent.id, str(key))
+    await bench.settled(24)
+    assert set(bench.outcomes) == {"finished"}
+    assert sorted(done) == sorted((agent.id, kind) for agent in agents for kind in handlers for _ in range(6))
+
+
+async def test_a_worker_that_hangs_loses_its_job_to_another_and_changes_nothing(bench: Bench) -> None:
+    agent = await bench.agent()
+    refused = []
+
+    async def hang(job: JobContext) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            try:
+                await job.finish(remembering(agent, "late"))
+            except Stale as error:
+                refused.append(error)
+            raise
+
+    async def work(job: JobContext) -> None:
+        await job.finish(remembering(agent, "good"))
+
+    # Its heartbeat comes too late: a process that was stopped for a while.
+    bench.start({"learn": hang}, WorkerLimits(concurrency=1, lease_s=60, heartbeat_s=1e9))
+    await bench.jobs.enqueue("learn", agent.id, "k")
+    await bench.until(lambda: bench.jobs.counts()[JobState.RUNNING] == 1)
+    await bench.quiet()
+    bench.start({"learn": work})
+    await bench.quiet()
+    assert bench.outcomes == []
+    bench.time.move(60)
+    await bench.settled(2)
+    assert len(refused) == 1
+    assert sorted(bench.outcomes) == ["finished", "lost"]
+    assert bench.texts(agent) == ["good"]
+
+
+async def test_heartbeats_keep_a_long_job_and_end_one_that_was_cancelled(bench: Bench) -> None:
+    ended: list[str] = []
+
+    async def learn(job: JobContext) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(job.job.key)
+
+    bench.start({"learn": learn})
+    id = await bench.jobs.enqueue("learn", 0, "k")
+    await bench.until(lambda: bench.jobs.counts()[JobState.RUNNING] == 1)
+    for _ in range(9):
+        await bench.quiet()
+        bench.time.move(20)
+    await bench.quiet()
+    (job,) = bench.jobs.list()
+    assert (job.state, job.attempt, ended) == (JobState.RUNNING, 1, [])
+    await bench.jobs.cancel(id)
+    await bench.settled(1)
+    assert (ended, bench.outcomes) == (["k"], ["lost"])
+
+
+async def test_a_heartbeat_notices_what_was_forgotten(bench: Bench) -> None:
+    agent = await bench.agent()
+
+    async def learn(job: JobContext) -> None:
+        await asyncio.Event().wait()
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", agent.id, "k")
+    await bench.until(lambda: bench.jobs.counts()[JobState.RUNNING] == 1)
+    await bench.quiet()
+    await bench.store.writer.submit(
+        lambda c: c.execute("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,)) and None
+    )
+    await bench.quiet()
+    assert bench.outcomes == []
+    bench.time.move(20)
+    await bench.settled(1)
+    assert bench.outcomes == ["dropped"]
+
+
+async def test_a_lane_is_free_when_the_one_that_lost_it_has_ended(bench: Bench) -> None:
+    """Cancelled or begun again by forgetting: the database says so at once, the handler takes its time."""
+    agent = await bench.agent()
+    running, most, may_end = 0, 0, asyncio.Event()
+
+    async def learn(job: JobContext) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            if job.job.attempt == 1:
+                await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+            running -= 1
+
+    def forget(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
+        forget_jobs(connection, agent.id, lambda job: job.payload)
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", agent.id, "k")
+    await bench.until(lambda: running == 1)
+    await bench.store.writer.submit(forget)
+    bench.jobs.wake()
+    await bench.quiet()
+    assert running == 1
+    may_end.set()
+    await bench.settled(2)
+    assert (most, bench.outcomes) == (1, ["lost", "finished"])
+
+
+async def test_what_comes_after_the_end_of_a_job_is_not_cut_off(bench: Bench) -> None:
+    after: list[str] = []
+
+    async def learn(job: JobContext) -> None:
+        await job.finish()
+        await bench.jobs.enqueue("learn", 0, "next") if job.job.key == "k" else None
+        after.append(job.job.key)
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", 0, "k")
+    await bench.settled(2)
+    assert (after, bench.outcomes) == (["k", "next"], ["finished", "finished"])
+
+
+@pytest.mark.parametrize("jump", [-7200.0, 7200.0])
+async def test_a_jumping_clock_disturbs_nobody(bench: Bench, jump: float) -> None:
+    gate = asyncio.Event()
+
+    async def learn(job: JobContext) -> None:
+        await gate.wait()
+
+    async def compact(job: JobContext) -> None:
+        pass
+
+    bench.start({"learn": learn, "compact": compact})
+    await bench.jobs.enqueue("learn", 0, "runs")
+    await bench.jobs.enqueue("compact", 0, "waits", due=bench.time.now + 30)
+    await bench.quiet()
+    bench.time.move(30, jump=jump)
+    await bench.settled(1)
+    assert bench.outcomes == ["finished"], "the one that waited, no later than it would have been"
+    assert [(job.key, job.attempt) for job in bench.jobs.list()] == [("runs", 1)]
+    gate.set()
+    await bench.settled(2)
+    assert bench.outcomes == ["finished", "finished"]
+
+
+# --- failing ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_poisoned_job_ends_in_the_dead_letter_and_can_be_tried_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = True
+
+    async def learn(job: JobContext) -> None:
+        if broken and job.job.key == "poison":
+            raise ValueError("alice said: my cat is called Miso")
+
+    bench.start({"learn": learn})
+    poison = await bench.jobs.enqueue("learn", 0, "poison")
+    await bench.jobs.enqueue("learn", 0, "next")
+    await bench.settled(1)
+    assert bench.time.asleep == [10.0], "its lane waits"
+    bench.time.move(10)
+    await bench.settled(2)
+    assert bench.time.asleep == [20.0], "longer each time"
+    bench.time.move(20)
+    await bench.settled(4)
+    assert bench.outcomes == ["retrying", "retrying", "dead", "finished"]
+    (dead,) = bench.jobs.list()
+    assert (dead.id, dead.state, dead.tries) == (poison, JobState.DEAD, 3)
+    assert "ValueError (test_worker.py:" in str(dead.error)
+    assert "Miso" not in f"{dead.error} {caplog.text}", "nothing of what was said"
+    broken = False
+    await bench.jobs.retry(poison)
+    await bench.settled(5)
+    assert bench.outcomes[4:] == ["finished"]
+    assert bench.jobs.list() == ()
+
+
+async def test_a_step_is_not_performed_again_after_a_failure(bench: Bench) -> None:
+    performed: list[str] = []
+
+    async def ask() -> bytes:
+        performed.append("ask")
+        return b"answer"
+
+    async def learn(job: JobContext) -> None:
+        assert await job.step("ask", ask) == b"answer"
+        if job.job.tries == 1:
+            raise RuntimeError
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", 0, "k")
+    await bench.settled(1)
+    bench.time.move(10)
+    await bench.settled(2)
+    assert performed == ["ask"]
+    assert bench.outcomes == ["retrying", "finished"]
+
+
+async def test_giving_up_and_putting_off(bench: Bench) -> None:
+    async def hopeless(job: JobContext) -> None:
+        raise GiveUp("this memory has no model")
+
+    async def later(job: JobContext) -> None:
+        raise Postponed("the budget is used up", 3600.0)
+
+    bench.start({"hopeless": hopeless, "later": later})
+    await bench.jobs.enqueue("hopeless", 0, "k")
+    await bench.jobs.enqueue("later", 0, "k")
+    await bench.settled(2)
+    late, dead = bench.jobs.list()
+    assert str(dead.error).startswith("GiveUp: this memory has no model")
+    assert (dead.state, dead.tries) == (JobState.DEAD, 1)
+    assert (late.state, late.tries, late.due) == (JobState.RETRYING, 0, bench.time.now + 3600)
+
+
+async def test_a_handler_that_cancels_itself_has_failed(bench: Bench) -> None:
+    async def learn(job: JobContext) -> None:
+        raise asyncio.CancelledError
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", 0, "k")
+    await bench.settled(1)
+    assert bench.outcomes == ["retrying"]
+
+
+async def test_what_is_forgotten_ends_the_job_in_flight(bench: Bench) -> None:
+    agent = await bench.agent()
+    gate = asyncio.Event()
+
+    async def learn(job: JobContext) -> None:
+        await gate.wait()
+        await job.finish(remembering(agent, "what was forgotten"))
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", agent.id, "k")
+    await bench.until(lambda: bench.jobs.counts()[JobState.RUNNING] == 1)
+    await bench.store.writer.submit(
+        lambda c: c.execute("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,)) and None
+    )
+    gate.set()
+    await bench.settled(1)
+    assert bench.outcomes == ["dropped"]
+    assert (bench.texts(agent), bench.jobs.list()) == ([], ())
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR])
+async def test_a_database_that_fails_in_the_middle_costs_an_attempt(bench: Bench, code: int) -> None:
+    agent = await bench.agent()
+    broken = True
+
+    def effect(connection: sqlite3.Connection) -> None:
+        remembering(agent, "kept")(connection)
+        if broken:
+            error = sqlite3.OperationalError("no")
+            error.sqlite_errorcode = code
+            raise error
+
+    async def learn(job: JobContext) -> None:
+        await job.finish(effect)
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", agent.id, "k")
+    await bench.settled(1)
+    assert bench.outcomes == ["retrying"]
+    broken = False
+    bench.time.move(10)
+    await bench.settled(2)
+    assert bench.outcomes == ["retrying", "finished"]
+    assert bench.texts(agent) == ["kept"]
+
+
+async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_database_is_back(
+    tmp_path: Path,
+) -> None:
+    time, down = Time(), False
+
+    def connect(target: Any) -> sqlite3.Connection:
+        from storage.sql.store import connect_current
+
+        if down:
+            raise Broken("no disk")
+        return connect_current(target)
+
+    store = await SqliteStore.open(
+        tmp_path / "memory.db",
+        now=lambda: time.now,
+        tick=lambda: time.tick,
+        limits=WriterLimits(retry_first_s=3600, idle_s=3600),
+        connect=connect,
+    )
+    bench = Bench(store, time, [])
+    attempts: list[int] = []
+
+    async def learn(job: JobContext) -> None:
+        nonlocal down
+        attempts.append(job.job.attempt)
+        if len(attempts) == 1:
+            down = True
+            store.writer.report(Full("the disk is full"))
+            await store.writer.probe()
+            await job.commit(lambda c: None)
+
+    try:
+        bench.start({"learn": learn})
+        await bench.jobs.enqueue("learn", 0, "k")
+        await bench.settled(1)
+        assert bench.outcomes == ["unwritten"]
+        down = False
+        assert await store.writer.probe()
+        await bench.settled(2)
+        assert (attempts, bench.outcomes) == ([1, 2], ["unwritten", "finished"])
+    finally:
+        await bench.stop()
+        await store.close()
+
+
+# --- quiet and the end ------------------------------------------------------------------------------------------------
+
+
+async def test_an_idle_worker_says_nothing_to_the_database(bench: Bench) -> None:
+    async def learn(job: JobContext) -> None:
+        pass
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", 0, "now")
+    await bench.jobs.enqueue("compact", 0, "nobody performs this")
+    await bench.settled(1)
+    bench.statements.clear()
+    assert bench.time.asleep == [], "it waits to be woken"
+    for _ in range(100):
+        bench.time.move(3600)
+        await asyncio.sleep(0)
+    await bench.quiet()
+    assert bench.statements == []
+    await bench.jobs.enqueue("learn", 0, "again")
+    await bench.settled(2)
+
+
+async def test_shutdown_leaves_a_job_that_can_go_on(bench: Bench) -> None:
+    performed: list[str] = []
+    reached = asyncio.Event()
+
+    async def ask() -> bytes:
+        performed.append("ask")
+        return b"answer"
+
+    async def learn(job: JobContext) -> None:
+        await job.step("ask", ask)
+        if not reached.is_set():
+            reached.set()
+            await asyncio.Event().wait()
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", 0, "k")
+    await reached.wait()
+    await bench.stop()
+    (job,) = bench.jobs.list()
+    assert (job.state, job.tries, job.due) == (JobState.RETRYING, 0, bench.time.now)
+    bench.start({"learn": learn})
+    await bench.settled(1)
+    assert (performed, bench.outcomes) == (["ask"], ["finished"])
+
+
+async def test_attempts_and_states_are_counted(bench: Bench) -> None:
+    tally = JobMetrics(bench.jobs.counts)
+    await bench.jobs.enqueue("learn", 0, "k")
+    tally.attempt("learn", "finished")
+    tally.call("ok", 7)
+    samples = {(s.name, *s.labels.values()): s.value for family in tally.collect() for s in family.samples}
+    assert samples["mnemogate_job_attempts_total", "learn", "finished"] == 1
+    assert samples["mnemogate_jobs", "pending"] == 1
+    assert samples["mnemogate_background_tokens_total",] == 7
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["before 0", "within 2", "after 2", "within 4", "finished"])
+def test_a_kill_loses_no_job_and_repeats_no_journaled_step(tmp_path: Path, where: str) -> None:
+    database, marks = tmp_path / "memory.db", tmp_path / "marks"
+    marks.touch()
+
+    async def prepare() -> Agent:
+        store = await SqliteStore.open(database)
+        draft = store.agents.draft(Scope("default", "default", "user:alice"))
+        agent = await store.writer.submit(lambda connection: create_agent(connection, draft))
+        await store.jobs.enqueue("work", agent.id, "k")
+        await store.close()
+        return agent
+
+    async def look(agent: Agent) -> tuple[tuple[Job, ...], list[str]]:
+        store = await SqliteStore.open(database)
+        found = store.jobs.list(), [passage.text for passage in store.passages.list(agent.id)]
+        await store.close()
+        return found
+
+    agent = asyncio.run(prepare())
+    said = run_until(database, marks, where)
+    if where != "finished":
+        run_until(database, marks, "")
+    jobs, texts = asyncio.run(look(agent))
+    assert jobs == ()
+    assert texts == [f"passage {n}" for n in range(STEPS)], "each effect once"
+    performed = marks.read_text().split()
+    for number in range(STEPS):
+        was_killed_within = where == f"within {number}"
+        assert performed.count(str(number)) == (2 if was_killed_within else 1)
+    assert said[-1] == where
+
+
+def run_until(database: Path, marks: Path, where: str) -> list[str]:
+    """The worker's process, killed when it has said that; without it, to its end."""
+    said = []
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("job_process.py")), str(database), str(marks), where],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            said.append(line.strip())
+            if where and said[-1] == where:
+                child.kill()
+        code = child.wait(20)
+    assert (code != 0) == bool(where)
+    return said
+
+
+# --- in the gateway ---------------------------------------------------------------------------------------------------
+
+
+def test_the_gateway_performs_jobs_and_its_chat_does_not_notice_their_failing(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    async def open_store() -> SqliteStore:
+        return await SqliteStore.open(tmp_path / "memory.db")
+
+    with serve(settings_for(upstream), open_store) as gateway:
+        done = wait_for_jobs(gateway)
+        assert done == ["good"]
+        upstream.queue(say("Hello."))
+        reply = gateway.post({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
+        assert (reply.status, reply.json["choices"][0]["message"]["content"]) == (200, "Hello.")
+        metrics = gateway.ask("GET", "/metrics").body.decode()
+        assert 'mnemogate_job_attempts_total{kind="good",outcome="finished"} 1.0' in metrics
+        assert 'mnemogate_job_attempts_total{kind="bad",outcome="dead"} 1.0' in metrics
+        assert 'mnemogate_jobs{state="dead"} 1.0' in metrics
+
+
+def wait_for_jobs(gateway: Running) -> list[str]:
+    """One job that ends well, after one that does not."""
+    done: list[str] = []
+    store = gateway.app.store
+    assert store is not None
+
+    async def work() -> None:
+        ended = asyncio.Event()
+
+        async def bad(job: JobContext) -> None:
+            raise GiveUp("no")
+
+        async def good(job: JobContext) -> None:
+            done.append("good")
+
+        def look() -> None:
+            counts = store.jobs.counts()
+            if counts[JobState.DEAD] == 1 and sum(counts.values()) == 1:
+                ended.set()
+
+        gateway.app.beside.handlers.update(bad=bad, good=good)
+        store.jobs.watch(look)
+        await store.jobs.enqueue("bad", 0, "k")
+        await store.jobs.enqueue("good", 0, "k")
+        await ended.wait()
+
+    gateway.call(work())
+    return done
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+async def a_dead_letter(database: Path) -> int:
+    store = await SqliteStore.open(database)
+    id = await store.jobs.enqueue("learn", 0, "k", b'{"secret":1}')
+    job = await store.jobs.claim(("learn",), lease_s=60, tries=3)
+    assert job is not None
+    await store.jobs.journal(job, "ask", b"secret")
+    await store.jobs.fail(job, "JobFailed: no answer", None)
+    await store.close()
+    return id
+
+
+def test_jobs_are_shown_retried_and_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    id = asyncio.run(a_dead_letter(tmp_path / "mnemogate.db"))
+    for command in (["jobs"], ["jobs", "list"], ["jobs", "list", "--state", "dead"]):
+        assert main(command) == 0
+        shown = capsys.readouterr().out
+        assert f"{id}\tdead\tlearn" in shown
+        assert "JobFailed: no answer" in shown
+    assert main(["jobs", "show", str(id)]) == 0
+    shown = capsys.readouterr().out
+    assert json.loads(shown)["steps"][0]["name"] == "ask"
+    assert "secret" not in shown
+    assert main(["jobs", "retry", str(id)]) == 0
+    assert f"{id}\tpending\tlearn" in capsys.readouterr().out
+    assert main(["jobs", "cancel", str(id)]) == 0
+    capsys.readouterr()
+    assert main(["jobs"]) == 0
+    assert "no such jobs" in capsys.readouterr().err
+    assert main(["jobs", "retry", str(id)]) == 1
+    assert f"there is no job {id}" in capsys.readouterr().err
+
+
+def test_a_worker_of_its_own_is_refused_on_a_sqlite_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["worker", "--db", "my.db"]) == 1
+    said = capsys.readouterr().err
+    assert "my.db is a SQLite file" in said
+    assert "PostgreSQL" in said
+    assert not (tmp_path / "my.db").exists()

@@ -1,0 +1,226 @@
+"""The client leaves: the upstream's connection closes, and what was said is not taken for heard."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.settings import DatabaseSettings
+from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.gateway.sdk import CHAT, World, agent, remember
+
+SECRET = "The treasure lies under the third palm tree."
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+def leave(world: World, reply: Reply, *, after: bytes | None, model: str = "m", **options: Any) -> Seen:
+    """A client that leaves when it has read `after`, or (None) as soon as the upstream has its request."""
+    world.upstream.queue(reply)
+    count = len(world.upstream.seen) + 1
+    body = {
+        "model": model,
+        "user": "alice",
+        "messages": [{"role": "user", "content": "Where is it?"}],
+        **options,
+    }
+    with world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps(body).encode())
+        world.upstream.arrived(count).wait_sync()
+        if after is not None:
+            client.read_until(after)
+    seen = world.upstream.seen[count - 1]
+    seen.gone.wait_sync()
+    return seen
+
+
+def assert_nothing_of_the_reply_is_known(world: World) -> None:
+    world.settle()
+    assert world.store.health.waiting == 0
+    assert world.query("SELECT count(*) FROM exchanges WHERE standing") == [0]
+    world.chat(user="alice").say("Where does the treasure lie, under which palm tree?")
+    assert "third" not in world.upstream.last.body.decode()
+    world.chat(user="alice", model="agent/helper").say("Where does the treasure lie, under which palm tree?")
+    assert "third" not in world.upstream.last.body.decode()
+
+
+@pytest.mark.parametrize("model", ["m", "agent/helper"])
+def test_while_a_whole_reply_is_awaited(world: World, model: str) -> None:
+    leave(world, say(SECRET, hold_before_headers=Gate()), after=None, model=model)
+    assert_nothing_of_the_reply_is_known(world)
+
+
+@pytest.mark.parametrize("model", ["m", "agent/helper"])
+def test_before_the_first_byte_of_a_stream(world: World, model: str) -> None:
+    leave(world, say(SECRET, hold_before_headers=Gate()), after=None, model=model, stream=True)
+    assert_nothing_of_the_reply_is_known(world)
+
+
+@pytest.mark.parametrize("model", ["m", "agent/helper"])
+def test_in_the_middle_of_a_stream(world: World, model: str) -> None:
+    seen = leave(world, say(SECRET, hold_after={8: Gate()}), after=b"third", model=model, stream=True)
+    assert seen.sent_events == 8
+    assert_nothing_of_the_reply_is_known(world)
+
+
+def test_in_the_second_round(world: World) -> None:
+    world.upstream.queue(
+        call_tools(Call("memory_insert", {"label": "human", "new_string": "third"}), text="So, ")
+    )
+    world.upstream.queue(say(SECRET, hold_after={4: Gate()}))
+    body = {"model": "agent/helper", "user": "alice", "messages": [{"role": "user", "content": "Where?"}]}
+    with world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({**body, "stream": True}).encode())
+        client.read_until(b"treasure")
+    world.upstream.seen[1].gone.wait_sync()
+    world.settle()
+    world.pass_time(1000)
+    assert world.query("SELECT count(*) FROM block_ops WHERE state = 'merged'") == [0]
+    assert_nothing_of_the_reply_is_known(world)
+
+
+def test_while_the_commit_is_awaited(world: World) -> None:
+    """The client has all the text, and leaves before the end that waits for the disk: the turn is kept."""
+    with world.gateway.connect() as client:
+        held = world.gateway.app.settings.database.commit_wait_ms
+        assert held  # the end waits for the commit at all
+        disk = hold_the_disk(world)
+        waiting = world.store.health.waiting
+        world.upstream.queue(say("You said so."))
+        body = {
+            "model": "m",
+            "user": "alice",
+            "messages": [{"role": "user", "content": "My boat is the Nina."}],
+        }
+        client.request("POST", CHAT, json.dumps({**body, "stream": True}).encode())
+        client.read_until(b"so.")
+        while world.store.health.waiting == waiting:  # until the turn is handed to the writer
+            world.gateway.call(asyncio.sleep(0))
+    disk.open()
+    world.settle()
+    world.chat(user="alice").say("What is my boat called?")
+    assert "Nina" in world.upstream.last.body.decode()
+
+
+def hold_the_disk(world: World) -> Gate:
+    """Returns when the writer waits; what is written meanwhile waits behind it."""
+    stop, here = Gate(), Gate()
+
+    def block(_: object) -> None:
+        here.open()
+        stop.wait_sync()
+
+    world.gateway.loop.call_soon_threadsafe(lambda: world.store.writer.submit(block))
+    here.wait_sync()
+    return stop
+
+
+async def is_asking(world: World) -> None:
+    """Until a request has come as far as it comes without the disk."""
+    while world.gateway.app.idle.is_set():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+SPOKEN = [
+    {"role": "user", "content": "Where is it?"},
+    {"role": "assistant", "content": "The treasure"},
+    {"role": "user", "content": "Stop, I hear my parrot."},
+]
+
+
+def test_who_speaks_on_at_once_goes_on_from_what_was_cut(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """The turn that was cut is not on disk yet when the next request comes."""
+    patient = DatabaseSettings(commit_wait_ms=10_000)
+    with remember(upstream, tmp_path, agent(), database=patient) as world, ThreadPoolExecutor() as threads:
+        world.chat(user="alice").say("Hello.")
+        disk = hold_the_disk(world)
+        leave(world, say(SECRET, hold_after={4: Gate()}), after=b"treasure", stream=True)
+        said = threads.submit(world.post, SPOKEN, user="alice")
+        world.gateway.call(is_asking(world))
+        disk.open()
+        assert said.result().status == 200
+        rows = world.query("SELECT json_array_length(input) FROM exchanges WHERE standing ORDER BY id")
+        assert rows == [1, 1, 1]
+        assert "palm" not in str(world.query("SELECT said FROM exchanges"))
+
+
+def test_who_hangs_up_and_speaks_on_in_one_breath_goes_on_from_what_was_cut(world: World) -> None:
+    """Over a connection that is open already: the end of the one and the request on the other are found together."""
+    asked = {"model": "m", "stream": True, "messages": SPOKEN[:1]}
+    for n in range(20):
+        world.upstream.queue(say(SECRET, hold_after={4: Gate()}))
+        with world.gateway.connect() as other:
+            other.request("GET", "/health")
+            other.read_reply()
+            with world.gateway.connect() as client:
+                client.request("POST", CHAT, json.dumps({**asked, "user": f"user {n}"}).encode())
+                client.read_until(b"treasure")
+            body = {"model": "m", "messages": SPOKEN, "user": f"user {n}"}
+            other.request("POST", CHAT, json.dumps(body).encode())
+            assert other.read_reply().status == 200
+    rows = world.query("SELECT json_array_length(input) FROM exchanges WHERE standing")
+    assert rows == [1, 1] * 20
+
+
+def test_a_disk_that_stalls_holds_up_who_speaks_on_no_longer_than_any_other(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path, agent(), database=DatabaseSettings(commit_wait_ms=1)) as world:
+        world.chat(user="alice").say("Hello.")
+        disk = hold_the_disk(world)
+        leave(world, say(SECRET, hold_after={4: Gate()}), after=b"treasure", stream=True)
+        reply = world.post(SPOKEN, user="alice")
+        assert (reply.status, reply.headers["x-mnemogate-durable"]) == (200, "false")
+        disk.open()
+
+
+def test_the_connection_of_a_client_that_stayed_is_used_again(world: World) -> None:
+    for stream in (True, False, True):
+        world.chat(user="alice").say("Hi", stream=stream)
+    assert world.upstream.opened == 1
+
+
+def test_the_users_words_of_a_cancelled_turn_stand_once_they_are_resent(world: World) -> None:
+    leave(world, say(SECRET, hold_after={4: Gate()}), after=b"treasure", stream=True)
+    world.settle()
+    chat = world.chat(user="alice")
+    chat.messages = [
+        {"role": "user", "content": "Where is it?"},
+        {"role": "assistant", "content": "The treasure"},
+    ]
+    chat.say("Wait, I hear my parrot Flint.")
+    rows = world.query("SELECT said FROM exchanges WHERE standing ORDER BY id")
+    assert "palm" not in str(rows)
+    assert len(rows) == 2
+    world.chat(user="alice").say("What did you say about the treasure? And my parrot?")
+    last = world.upstream.last.body.decode()
+    assert "Flint" in last
+    assert "palm" not in last
+
+
+def test_a_later_turn_that_is_cancelled_leaves_the_earlier_ones_as_they_are(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.say("My boat is the Nina.")
+    chat.messages.append({"role": "user", "content": "Where is the treasure?"})
+    leave(world, say(SECRET, hold_after={8: Gate()}), after=b"third", stream=True, messages=chat.messages)
+    world.settle()
+    assert world.query("SELECT count(*) FROM exchanges WHERE standing") == [1]
+    chat.messages.pop()
+    chat.say("Something else.")
+    assert len(world.upstream.last.messages) == 3
+    world.chat(user="alice").say("Where does the treasure lie? And what is my boat called?")
+    last = world.upstream.last.body.decode()
+    assert "Nina" in last
+    assert "third" not in last

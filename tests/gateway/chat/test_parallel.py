@@ -1,0 +1,185 @@
+"""Requests at the same time: N sends keep N turns, and nobody waits for a stranger."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
+from tests.gateway.sdk import World, agent, remember
+
+N = 10
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+async def ask(world: World, messages: list[Any], **options: Any) -> str:
+    async with world.async_client() as sdk:
+        reply = await sdk.chat.completions.create(**{"model": "m", "messages": messages, **options})
+    return reply.choices[0].message.content or ""
+
+
+def told(world: World) -> list[str]:
+    return world.query(
+        "SELECT json_extract(input, '$[#-1].content') FROM exchanges WHERE standing ORDER BY id"
+    )
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}], ids=["found", "named"])
+async def test_parallel_sends_on_one_conversation_keep_their_turns(
+    world: World, headers: dict[str, str]
+) -> None:
+    chat = world.chat(user="alice", headers=headers)
+    await asyncio.to_thread(chat.say, "Hello.")
+    gate = Gate()
+    world.upstream.queue(*[say(f"Reply {n}.", hold_before_headers=gate) for n in range(N)])
+    arrived = world.upstream.arrived(1 + N)
+    asks = [
+        asyncio.create_task(
+            ask(
+                world,
+                [*chat.messages, {"role": "user", "content": f"Item {n}?"}],
+                user="alice",
+                extra_headers=headers,
+            )
+        )
+        for n in range(N)
+    ]
+    await arrived.wait()
+    gate.open()
+    assert sorted(await asyncio.gather(*asks)) == sorted(f"Reply {n}." for n in range(N))
+    standing = await asyncio.to_thread(told, world)
+    assert sorted(standing) == sorted(["Hello.", *(f"Item {n}?" for n in range(N))])
+    assert await asyncio.to_thread(world.query, "SELECT count(*) FROM conversations") == [1]
+
+
+@pytest.mark.parametrize(
+    ("headers", "conversations"), [({}, N), ({"x-mnemogate-conversation": "c1"}, 1)], ids=["found", "named"]
+)
+async def test_parallel_first_sends_of_a_new_user_make_one_memory(
+    world: World, headers: dict[str, str], conversations: int
+) -> None:
+    gate = Gate()
+    world.upstream.queue(*[say(f"Reply {n}.", hold_before_headers=gate) for n in range(N)])
+    arrived = world.upstream.arrived(N)
+    asks = [
+        asyncio.create_task(
+            ask(world, [{"role": "user", "content": f"Topic {n}"}], user="alice", extra_headers=headers)
+        )
+        for n in range(N)
+    ]
+    await arrived.wait()
+    gate.open()
+    await asyncio.gather(*asks)
+    assert sorted(await asyncio.to_thread(told, world)) == sorted(f"Topic {n}" for n in range(N))
+    assert await asyncio.to_thread(world.query, "SELECT count(*) FROM agents") == [1]
+    assert await asyncio.to_thread(world.query, "SELECT count(*) FROM conversations") == [conversations]
+
+
+async def test_parallel_sends_in_append_mode_queue(world: World) -> None:
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    world.upstream.echo = True
+    await asyncio.gather(
+        *(
+            ask(world, [{"role": "user", "content": f"Item {n}"}], user="alice", extra_headers=headers)
+            for n in range(N)
+        )
+    )
+    assert sorted(len(seen.messages) for seen in world.upstream.seen) == [2 * n + 1 for n in range(N)]
+    lists = sorted((seen.messages for seen in world.upstream.seen), key=len)
+    for one, two in itertools.pairwise(lists):
+        assert two[: len(one)] == one
+
+
+async def test_a_queued_send_whose_client_leaves_lets_the_next_one_go_on(world: World) -> None:
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    gate = Gate()
+    world.upstream.queue(say("One.", hold_before_headers=gate))
+    arrived = world.upstream.arrived(1)
+
+    def send(text: str) -> asyncio.Task[str]:
+        messages = [{"role": "user", "content": text}]
+        return asyncio.create_task(ask(world, messages, user="alice", extra_headers=headers))
+
+    first = send("first")
+    await arrived.wait()
+    second = send("second")
+    third = send("third")
+    await asyncio.to_thread(_until_queued, world, 2)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    gate.open()
+    assert await first == "One."
+    assert await third == "Ok."
+    last = [m["content"] for m in world.upstream.last.messages]
+    assert last[:2] == ["first", "One."]
+    assert last[-1] == "third"
+
+
+def _until_queued(world: World, count: int) -> None:
+    while world.gateway.call(_queued(world)) < count:
+        pass
+
+
+async def _queued(world: World) -> int:
+    recollector = world.gateway.app.chat.recollector
+    assert recollector is not None
+    return sum(len(lock._waiters or ()) for lock in recollector._queues.values())
+
+
+async def test_another_user_is_answered_while_one_waits(world: World) -> None:
+    gate = Gate()
+
+    def script(seen: Seen) -> Any:
+        return say("Slow.", hold_before_headers=gate) if seen.json["user"] == "alice" else say("Quick.")
+
+    world.upstream.script = script
+    arrived = world.upstream.arrived(1)
+    slow = asyncio.create_task(ask(world, [{"role": "user", "content": "Hi"}], user="alice"))
+    await arrived.wait()
+    assert await ask(world, [{"role": "user", "content": "Hi"}], user="bob") == "Quick."
+    assert not slow.done()
+    gate.open()
+    assert await slow == "Slow."
+
+
+async def test_another_user_is_answered_while_ones_conversation_queues(world: World) -> None:
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    gate = Gate()
+    world.upstream.script = lambda seen: (
+        say("Slow.", hold_before_headers=gate) if seen.json["user"] == "alice" else say("Quick.")
+    )
+    arrived = world.upstream.arrived(1)
+    slow = [
+        asyncio.create_task(
+            ask(world, [{"role": "user", "content": f"Hi {n}"}], user="alice", extra_headers=headers)
+        )
+        for n in range(3)
+    ]
+    await arrived.wait()
+    quick = await ask(world, [{"role": "user", "content": "Hi"}], user="bob", extra_headers=headers)
+    assert quick == "Quick."
+    gate.open()
+    assert await asyncio.gather(*slow) == ["Slow."] * 3
+
+
+async def test_parallel_edits_of_one_block_are_all_there(world: World) -> None:
+    chats = [world.chat(user="alice", model="agent/helper") for _ in range(4)]
+    for n, chat in enumerate(chats):
+        world.upstream.queue(
+            call_tools(Call("memory_insert", {"label": "human", "new_string": f"fact {n}"}), text=None),
+            say("Noted."),
+        )
+        await asyncio.to_thread(chat.say, f"Fact {n}, please.")
+    await asyncio.gather(*(asyncio.to_thread(chat.say, "Thanks.") for chat in chats))
+    block = await asyncio.to_thread(world.block, "alice")
+    assert sorted(block.value.split("\n")) == [f"fact {n}" for n in range(4)]

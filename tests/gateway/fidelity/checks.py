@@ -1,0 +1,209 @@
+"""Real clients in front of a gateway in front of a strict upstream, and the same clients without the gateway between.
+
+`Mode` is how much memory there is: none, the transparent one, or an agent with its own prompt and tools. Whatever the
+mode, a client must see what it sees when it asks the upstream itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import openai
+import orjson
+
+from gateway.settings import UpstreamSettings
+from tests.doubles.anthropic_upstream import StrictAnthropic
+from tests.doubles.openai_rules import Rules
+from tests.doubles.upstream import Reply, Seen, StrictUpstream, raw
+from tests.gateway.sdk import World, agent, remember
+
+__all__ = ["CLAUDE", "KINDS", "MODES", "WEATHER", "Kind", "Mode", "Talk", "chunks", "talk_in", "whole"]
+
+Json = dict[str, Any]
+
+WEATHER: Json = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+Kind = Literal["openai", "anthropic"]
+KINDS: tuple[Kind, ...] = ("openai", "anthropic")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """headers: sent with every request. memory: what the gateway says it did. speaks: the upstream's dialect."""
+
+    name: str
+    model: str
+    headers: Mapping[str, str]
+    memory: str
+    speaks: Kind = "openai"
+
+
+MODES = (
+    Mode("off", "m", {"x-mnemogate-user": "alice", "x-mnemogate-memory": "off"}, "off"),
+    Mode("on", "m", {"x-mnemogate-user": "alice"}, "on"),
+    Mode("agent", "agent/helper", {"x-mnemogate-user": "alice"}, "on"),
+)
+CLAUDE = Mode("claude", "agent/helper", {"x-mnemogate-user": "alice"}, "on", "anthropic")
+"""For what holds whatever the upstream speaks: with it nothing can be asked directly for comparison."""
+
+
+@dataclass
+class Talk:
+    """One mode over sockets. kind: what the upstream speaks. direct: clients that ask it themselves."""
+
+    world: World
+    mode: Mode
+    kind: Kind = "openai"
+    sdk: openai.OpenAI = field(init=False)
+    direct: openai.OpenAI = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sdk = self.world.client(default_headers=dict(self.mode.headers))
+        self.direct = openai.OpenAI(base_url=self.upstream.base_url, **self.options)
+
+    @property
+    def upstream(self) -> StrictUpstream:
+        return self.world.upstream
+
+    @property
+    def url(self) -> str:
+        return f"{self.world.gateway.url}/v1"
+
+    @property
+    def options(self) -> Json:
+        return {"api_key": "sk-app", "max_retries": 0, "timeout": 10.0}
+
+    def async_sdk(self, **options: Any) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=self.url, default_headers=dict(self.mode.headers), **{**self.options, **options}
+        )
+
+    def as_user(self, user: str) -> None:
+        """Go on as somebody else, whom the gateway never heard."""
+        headers = {**self.mode.headers, "x-mnemogate-user": user}
+        self.sdk = self.sdk.with_options(default_headers=headers)
+
+    # what differs between the two dialects
+
+    @property
+    def is_claude(self) -> bool:
+        return self.kind == "anthropic"
+
+    @property
+    def request_id(self) -> str:
+        """The header by which the upstream names a request."""
+        return "request-id" if self.is_claude else "x-request-id"
+
+    def events(self, count: int) -> int:
+        """A place in a stream, told for OpenAI's events: three of Claude's come before the first text, not one."""
+        return count + 2 if self.is_claude else count
+
+    def refuse(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        kind: str = "some_error",
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """An error with all that there may be in one, and something more."""
+        error = {"message": message, "type": kind, "param": "p", "code": code, "extra": [1]}
+        body: Json = {"error": error}
+        if self.is_claude:
+            error = {"type": kind, "message": message, "details": {"error_code": code}, "extra": [1]}
+            body = {"type": "error", "error": error, "request_id": "req_told"}
+        told = {"content-type": "application/json", **(headers or {})}
+        return Reply(status=status, headers=told, body=[orjson.dumps(body)])
+
+    def last_text(self, seen: Seen) -> str:
+        """What was said last, our note before it included."""
+        content = seen.messages[-1]["content"]
+        return content if isinstance(content, str) else "".join(block["text"] for block in content)
+
+    def calls(self, seen: Seen) -> list[tuple[str, Any]]:
+        """Calls that went up, with their arguments as they were read."""
+        if self.is_claude:
+            return [(b["name"], b["input"]) for b in _blocks(seen) if b["type"] == "tool_use"]
+        calls = [call for message in seen.messages for call in message.get("tool_calls") or ()]
+        return [(call["function"]["name"], orjson.loads(call["function"]["arguments"])) for call in calls]
+
+    def results(self, seen: Seen) -> list[tuple[str, Any]]:
+        """Results of calls that went up, with their ids."""
+        if self.is_claude:
+            blocks = [block for block in _blocks(seen) if block["type"] == "tool_result"]
+            return [(block["tool_use_id"], block["content"]) for block in blocks]
+        told = [message for message in seen.messages if message["role"] == "tool"]
+        return [(message["tool_call_id"], message["content"]) for message in told]
+
+    def tools(self, seen: Seen) -> list[str]:
+        if self.is_claude:
+            return [tool["name"] for tool in seen.json.get("tools", ())]
+        return seen.tool_names
+
+    def has_schema(self, seen: Seen) -> bool:
+        if self.is_claude:
+            return "format" in seen.json.get("output_config", {})
+        return "response_format" in seen.json
+
+    def turns(self) -> list[str]:
+        """What is standing in memory, as text."""
+        return [
+            str(row)
+            for row in self.world.query("SELECT said FROM exchanges WHERE standing AND said IS NOT NULL")
+        ]
+
+    def close(self) -> None:
+        self.sdk.close()
+        self.direct.close()
+
+
+def _blocks(seen: Seen) -> list[Json]:
+    return [block for message in seen.messages for block in message["content"]]
+
+
+@contextmanager
+def talk_in(
+    mode: Mode, tmp_path: Path, *, lenient: bool = False, kind: Kind | None = None, **parts: Any
+) -> Iterator[Talk]:
+    """lenient: the upstream takes fields that OpenAI's API does not have."""
+    kind = kind or mode.speaks
+    rules = Rules(unknown_parameters=not lenient)
+    with (
+        StrictAnthropic() if kind == "anthropic" else StrictUpstream(rules=rules) as upstream,
+        remember(
+            upstream,
+            tmp_path,
+            agent(),
+            **{"upstreams": (UpstreamSettings("up", kind, upstream.base_url),), **parts},
+        ) as world,
+    ):
+        talk = Talk(world, mode, kind)
+        try:
+            yield talk
+        finally:
+            talk.close()
+
+
+def chunks(*deltas: Json, **frame: Any) -> Reply:
+    """A stream of these choices, a list of them or one, each with `index` 0 unless it says otherwise."""
+    base = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m-2026", **frame}
+    events = [b"data: " + orjson.dumps({**base, **each}) + b"\n\n" for each in deltas]
+    return raw(*events, b"data: [DONE]\n\n")
+
+
+def whole(choices: Sequence[Json], **frame: Any) -> Reply:
+    body = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m-2026", **frame}
+    return raw(orjson.dumps({**body, "choices": choices}), content_type="application/json")

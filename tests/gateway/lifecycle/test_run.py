@@ -1,0 +1,161 @@
+"""`scripts/run`, as somebody starts it in the first minute, in a copy of the checkout that needs no network."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.process import ROOT
+
+TOLD = "My cat is called Miso."
+PATIENT = """
+[server]
+models_refresh_s = 0
+[memory]
+recall_deadline_ms = 10000  # no deadline of a busy machine's shall decide what a test finds
+"""
+PARTS = ("scripts/run", "scripts/venv.sh", "pyproject.toml", "uv.lock")
+
+
+@dataclass
+class Started:
+    """said: what it printed when it listened. environment: of whoever tries the example."""
+
+    said: str
+    environment: dict[str, str]
+
+    @property
+    def example(self) -> str:
+        return self.said[self.said.index("from openai") :]
+
+    def paste(self, program: str) -> str:
+        """What the program prints."""
+        pasted = subprocess.run(
+            [sys.executable, "-c", program],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert pasted.returncode == 0, pasted.stderr
+        return pasted.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A clone whose .venv was made: that of the tests, with the stamp that says so."""
+    where = tmp_path / "clone"
+    for part in PARTS:
+        (where / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / part, where / part)
+    (where / ".venv").mkdir()
+    (where / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    sums = subprocess.run(
+        "cat pyproject.toml uv.lock | cksum",
+        shell=True,
+        cwd=where,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (where / ".venv/.made-from").write_text(f"{sums.stdout.strip()} dev\n")
+    return where
+
+
+@contextmanager
+def run(checkout: Path, *arguments: str) -> Iterator[Started]:
+    """Serves from there, called from elsewhere. Whatever would install something fails at once instead."""
+    tools = checkout / "no-installing"
+    tools.mkdir(exist_ok=True)
+    (tools / "uv").write_text('#!/bin/sh\n[ "$1" = --version ]\n')
+    (tools / "uv").chmod(0o755)
+    keep = {name: os.environ[name] for name in ("HOME", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
+    environment = {**keep, "PATH": f"{tools}:{os.environ['PATH']}"}
+    log = checkout / "run.log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [checkout / "scripts/run", *arguments],
+            cwd=checkout.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as child,
+    ):
+        try:
+            assert child.stdout is not None
+            said = ""
+            while said.count("print(") < 2:  # the last line of the example is the second
+                line = child.stdout.readline()
+                assert line, f"it did not start: {log.read_text()}"
+                said += line
+            yield Started(said, environment)
+        finally:
+            child.kill()  # `exec`: this is the gateway itself
+
+
+def test_it_says_where_it_is_and_its_example_works_when_pasted(checkout: Path) -> None:
+    with run(checkout, "--port", "0") as started:
+        address = re.search(r"^Mnemogate listens on (http://127\.0\.0\.1:\d+)$", started.said, re.M)
+        assert address is not None, started.said
+        assert f"Database: {checkout}/mnemogate.db\n" in started.said
+        assert len(started.example.splitlines()) == 7
+        assert f'base_url="{address[1]}/v1"' in started.example
+        assert "Miso" in started.paste(started.example)
+    assert (checkout / "mnemogate.db").exists()
+    assert (checkout / "run.log").read_text().count("Setting up") == 0
+
+
+def asks(program: str, text: str) -> str:
+    """The example with something else to say."""
+    assert TOLD in program
+    return program.replace(TOLD, text)
+
+
+def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream) -> None:
+    """What the banner prints, README says and the command line shows; and the real model that comes later knows it."""
+    (checkout / "mnemogate.toml").write_text(PATIENT)
+    with run(checkout, "--port", "0") as started:
+        readme = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        written = [line for line in readme.splitlines() if line]
+        printed = re.sub(r":\d+/v1", ":8080/v1", started.example)
+        assert printed.splitlines() == written
+        told_first, answered = started.paste(started.example).strip().split("This is what I remember")
+        assert "cat is called Miso" in told_first
+        assert "cat is called Miso" in answered
+        told = re.search(r'^Say "(.+)" to model="(.+)" and it uses its memory tools.$', started.said, re.M)
+        assert told is not None, started.said
+        with_tools = asks(started.example, told[1]).replace("gpt-4o-mini", told[2])
+        assert "memory_insert answered" in started.paste(with_tools)
+    shown = subprocess.run(
+        [checkout / ".venv/bin/mnemogate", "memory", "show", "--user", "alice"],
+        cwd=checkout,
+        env=started.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert f"user: {TOLD}" in shown
+    assert "edits of turns that are not confirmed: 1" in shown
+    with run(checkout, "--port", "0", "--upstream", upstream.base_url) as started:
+        started.paste(asks(started.example, "What is my cat called?"))
+    assert TOLD in upstream.last.messages[-1]["content"]
+
+
+def test_without_its_stamp_it_makes_the_environment_first(checkout: Path) -> None:
+    (checkout / ".venv/.made-from").unlink()
+    with pytest.raises(AssertionError, match="Setting up"), run(checkout, "--port", "0"):
+        pass

@@ -1,0 +1,225 @@
+"""Told to stop, the gateway lets what runs come to its end, within bounds, and loses nothing of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.settings import DatabaseSettings
+from storage.sql.store import SqliteStore
+from storage.sqlite.lock import owner_of
+from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.gateway.process import serving
+from tests.server import RawClient, Running, serve, settings_for
+
+CHAT = "/v1/chat/completions"
+SETTINGS = "[server]\nmodels_refresh_s = 0\n"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "m.db"
+
+
+@contextmanager
+def gateway_on(
+    upstream: StrictUpstream, database: Path, *, commit_wait_ms: int = 20_000, **server: Any
+) -> Iterator[Running]:
+    async def open_store() -> SqliteStore:
+        return await SqliteStore.open(database)
+
+    settings = settings_for(upstream, server=server, database=DatabaseSettings(commit_wait_ms=commit_wait_ms))
+    with serve(settings, open_store) as running:
+        yield running
+
+
+def send(client: RawClient, text: str, *, stream: bool = True, headers: dict[str, str] | None = None) -> None:
+    body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": text}], "stream": stream}
+    client.request("POST", CHAT, json.dumps(body).encode(), headers)
+
+
+def rows(database: Path) -> list[tuple[str, str, str | None, int]]:
+    """(state, what the user said, the reply's text, whether it stands) of each turn, after the gateway's end."""
+    assert owner_of(database) is None
+    connection = sqlite3.connect(database)
+    try:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        found = connection.execute("SELECT state, input, said, standing FROM exchanges ORDER BY id")
+        return [
+            (state, json.loads(given)[-1]["content"], said and json.loads(said)["content"], standing)
+            for state, given, said, standing in found
+        ]
+    finally:
+        connection.close()
+
+
+def stop(gateway: Running) -> None:
+    gateway.loop.call_soon_threadsafe(gateway.server.exit_now)
+
+
+@contextmanager
+def stalled(gateway: Running) -> Iterator[Gate]:
+    """The writer's thread waits until the gate opens."""
+    gate, entered = Gate(), Gate()
+
+    def wait(_: sqlite3.Connection) -> None:
+        entered.open()
+        gate.wait_sync()
+
+    async def submit() -> None:
+        assert isinstance(gateway.app.store, SqliteStore)
+        gateway.app.store.writer.submit(wait)
+
+    gateway.call(submit())
+    entered.wait_sync()
+    try:
+        yield gate
+    finally:
+        gate.open()
+
+
+def test_sigterm_lets_running_replies_end_and_they_are_on_disk(
+    upstream: StrictUpstream, tmp_path: Path, database: Path
+) -> None:
+    gates = [Gate() for _ in range(4)]
+    upstream.queue(*(say(f"Reply {i}", hold_after={1: gate}) for i, gate in enumerate(gates[:2])))
+    upstream.queue(*(say(f"Reply {i + 2}", hold_before_headers=gate) for i, gate in enumerate(gates[2:])))
+    with (
+        serving(
+            tmp_path, "--db", str(database), "--upstream", upstream.base_url, settings=SETTINGS
+        ) as gateway,
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(gateway.connect()) for _ in gates]
+        for i, client in enumerate(clients):
+            send(client, f"Question {i}", stream=i < 3)
+            upstream.arrived(i + 1).wait_sync()
+        for client in clients[:2]:
+            assert client.read_head().status == 200  # these are in the middle of their reply
+        gateway.child.send_signal(signal.SIGTERM)
+        for gate in gates:
+            gate.open()
+        for client in clients[:2]:
+            client.read_until(b"data: [DONE]\n\n")
+        for client in clients[2:]:
+            assert client.read_reply().status == 200
+        assert gateway.child.wait(20) == 0
+    assert sorted(rows(database)) == [("finished", f"Question {i}", f"Reply {i}", 1) for i in range(4)]
+    assert not Path(f"{database}.admin").exists()
+    assert not Path(f"{database}-wal").exists()  # written back: the file alone is the database
+
+
+@pytest.mark.parametrize("text", ["Hello there", None], ids=["in its text", "before its first byte"])
+def test_a_reply_cut_at_the_bound_is_a_cancelled_turn(
+    upstream: StrictUpstream, database: Path, text: str | None
+) -> None:
+    never = Gate()
+    held: dict[str, Any] = {"hold_after": {2: never}} if text else {"hold_before_headers": never}
+    upstream.queue(say("Hello there", **held))
+    with gateway_on(upstream, database, shutdown_s=0) as gateway, gateway.connect() as client:
+        send(client, "Hi")
+        upstream.arrived(1).wait_sync()
+        if text:
+            client.read_until(b"Hello")
+        stop(gateway)
+        if text:
+            assert b"shutting down" in client.read_until(b"0\r\n\r\n")
+        else:
+            reply = client.read_reply()
+            assert (reply.status, reply.error["code"]) == (503, "overloaded")
+        upstream.last.gone.wait_sync()
+    ((state, said, _, standing),) = rows(database)
+    assert (state, said, standing) == ("cancelled", "Hi", 0)
+    store = gateway.app.store
+    assert isinstance(store, SqliteStore)
+    assert store.health.waiting == 0
+    assert not gateway.app.chat.pending._tasks
+
+
+def test_a_turn_cancelled_right_before_the_end_is_written(upstream: StrictUpstream, database: Path) -> None:
+    """The writer is busy when the client leaves and when the gateway is told to stop."""
+    with gateway_on(upstream, database, shutdown_s=1) as gateway:
+        upstream.queue(say("Never heard", hold_after={1: Gate()}))
+        with stalled(gateway):
+            with gateway.connect() as client:
+                send(client, "Hi")
+                client.read_head()
+            upstream.last.gone.wait_sync()
+            stop(gateway)
+    assert [(state, said) for state, said, _, _ in rows(database)] == [("cancelled", "Hi")]
+
+
+def test_a_turn_released_before_its_commit_is_written_before_the_end(
+    upstream: StrictUpstream, database: Path
+) -> None:
+    with (
+        gateway_on(upstream, database, commit_wait_ms=1) as gateway,
+        stalled(gateway),
+        gateway.connect() as client,
+    ):
+        send(client, "Hi", stream=False)
+        assert client.read_reply().headers["x-mnemogate-durable"] == "false"
+        stop(gateway)
+    assert rows(database) == [("finished", "Hi", "Ok.", 1)]
+
+
+def test_a_commit_that_is_awaited_at_the_bound_is_still_made(
+    upstream: StrictUpstream, database: Path
+) -> None:
+    """Its client has all the text and no end; the turn is whole all the same."""
+    with gateway_on(upstream, database, shutdown_s=0) as gateway, gateway.connect() as client:
+        upstream.queue(say("Hello there"))
+        with stalled(gateway):
+            send(client, "Hi")
+            client.read_until(b" there")
+            upstream.last.settled.wait_sync()
+            stop(gateway)
+            assert b"shutting down" in client.read_until(b"0\r\n\r\n")
+    assert rows(database) == [("finished", "Hi", "Hello there", 1)]
+
+
+def test_sends_that_queue_when_the_bound_comes_are_answered_and_kept(
+    upstream: StrictUpstream, database: Path
+) -> None:
+    """Append mode: the first is in the model's hands, the second waits for it."""
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c"}
+    upstream.queue(say("Never", hold_before_headers=Gate()))
+    with (
+        gateway_on(upstream, database, shutdown_s=0) as gateway,
+        gateway.connect() as one,
+        gateway.connect() as two,
+    ):
+        send(one, "First", stream=False, headers=headers)
+        upstream.arrived(1).wait_sync()
+        send(two, "Second", stream=False, headers=headers)
+        gateway.ask("GET", "/health")  # by then the second is in the gateway's hands
+        stop(gateway)
+        assert {one.read_reply().status, two.read_reply().status} == {503}
+    assert [(state, said) for state, said, _, _ in rows(database)][:1] == [("cancelled", "First")]
+
+
+def test_the_next_start_finds_everything(upstream: StrictUpstream, database: Path) -> None:
+    for number in range(3):
+        with gateway_on(upstream, database) as gateway:
+            past = [
+                {"role": role, "content": content}
+                for i in range(number)
+                for role, content in (("user", f"Turn {i}"), ("assistant", "Ok."))
+            ]
+            messages = [*past, {"role": "user", "content": f"Turn {number}"}]
+            reply = gateway.post({"model": "m", "user": "alice", "messages": messages})
+            assert reply.status == 200
+    connection = sqlite3.connect(database)
+    assert connection.execute("SELECT depth, parent FROM exchanges ORDER BY id").fetchall() == [
+        (0, None),
+        (1, 1),
+        (2, 2),
+    ]
+    connection.close()

@@ -1,0 +1,139 @@
+"""A long conversation as people have it: recall, memory tools, the client's own tools, edits from inside and outside.
+
+For tests of the prompt's prefix, and for `scripts/bench prefix`, which prints how much of it stays where it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.core.request.splice import scan
+from gateway.settings import BlockSettings
+from tests.doubles.upstream import Call, Seen, call_tools, say
+from tests.gateway.sdk import Chat, World, agent, prefix_bytes
+
+__all__ = [
+    "PROFILE",
+    "TOPICS",
+    "WEATHER",
+    "Share",
+    "converse",
+    "drive",
+    "insert",
+    "share_of",
+    "tell_of_topics",
+]
+
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object"}},
+}
+TOPICS = ("the garden", "a boat trip", "Bach cantatas", "tax forms", "the old bicycle", "sourdough bread")
+PROFILE = agent(blocks=(BlockSettings("human"), BlockSettings("plans", "What is planned.", "Nothing yet.")))
+KINDS = ("plain", "plain", "hidden", "theirs", "mixed")
+
+
+def tell_of_topics(world: World) -> None:
+    """In conversations of their own, so that there is something to recall."""
+    for topic in TOPICS:
+        world.chat(user="alice", model="agent/helper").say(f"I often think about {topic}, since childhood.")
+
+
+def insert(text: str) -> Call:
+    return Call("memory_insert", {"label": "human", "new_string": text})
+
+
+def drive(world: World, chat: Chat, turn: int, dice: random.Random, kinds: Sequence[str] = KINDS) -> str:
+    """One turn: plain, with a hidden round, with the client's own tool, or with both. Returns which."""
+    kind = dice.choice(kinds)
+    text = f'Turn {turn}: tell me about {dice.choice(TOPICS)}, please. Ünïcode \u2028 "{turn}".'
+    stream = dice.random() < 0.5
+    match kind:
+        case "plain":
+            world.upstream.queue(say(f"Answer {turn}."))
+            chat.say(text, stream=stream)
+        case "hidden":
+            world.upstream.queue(call_tools(insert(f"fact {turn}"), text="Noting. "), say(f"Answer {turn}."))
+            chat.say(text, stream=stream)
+        case _:
+            calls = [Call("weather", {"turn": turn})] + ([insert(f"fact {turn}")] if kind == "mixed" else [])
+            world.upstream.queue(call_tools(*calls, text=None), say(f"Answer {turn}."))
+            chat.say(text, stream=stream)
+            for call in chat.messages[-1].get("tool_calls") or []:
+                chat.answer(call, f"sunny {turn}")
+            chat.go_on(stream=stream)
+    return kind
+
+
+def converse(
+    world: World, turns: int, *, kinds: Sequence[str] = KINDS, pause_every: int = 0, edits: bool = True
+) -> tuple[list[Seen], Counter[str]]:
+    """A conversation of so many turns: what the upstream received, and what happened how often.
+
+    pause_every: after so many turns there is silence for longer than a provider keeps its cache.
+    """
+    dice, done = random.Random(7), Counter[str]()
+    chat = world.chat(system="Be brief.", model="agent/helper", user="alice", tools=[WEATHER])
+    begun = len(world.upstream.seen)
+    for turn in range(turns):
+        if edits and turn % 9 == 4:
+            world.write_block("alice", f"Plan of turn {turn}.", "plans")
+            done["edits from outside"] += 1
+        kind = drive(world, chat, turn, dice, kinds)
+        done["edits from inside"] += kind in ("hidden", "mixed")
+        done["calls of the client's tools"] += kind in ("theirs", "mixed")
+        is_pause = bool(pause_every) and turn % pause_every == pause_every - 1
+        world.clock.sleep(400 if is_pause else 20)
+    seen = world.upstream.seen[begun:]
+    done["notes"] = sum("<memory>" in text for text in map(str, map(_own_text, seen[-1].messages)))
+    return seen, done
+
+
+def _own_text(message: dict[str, Any]) -> object:
+    return message["content"] if message["role"] == "user" else None
+
+
+@dataclass(frozen=True)
+class Share:
+    """stable: bytes of each prompt with which the next one begins; total: all bytes of these prompts.
+
+    breaks: numbers of the requests that do not extend the one before them.
+    """
+
+    stable: int
+    total: int
+    breaks: tuple[int, ...]
+    last: int
+
+    @property
+    def ratio(self) -> float:
+        return self.stable / self.total if self.total else float("nan")
+
+
+def share_of(seen: Sequence[Seen]) -> Share:
+    prompts = [_prompt(each) for each in seen]
+    stable, breaks = 0, []
+    for number, (before, after) in enumerate(itertools.pairwise(prompts), 1):
+        common = _common(before, after)
+        stable += common
+        if common < len(before):
+            breaks.append(number)
+    return Share(stable, sum(map(len, prompts[:-1])), tuple(breaks), len(prompts[-1]))
+
+
+def _prompt(seen: Seen) -> bytes:
+    """What a provider's cache goes by: the tools, then the messages, as they stand in the body that arrived."""
+    span = scan(seen.body).span("tools")
+    return (seen.body[slice(*span)] if span else b"") + prefix_bytes(seen)
+
+
+def _common(one: bytes, two: bytes) -> int:
+    """How many bytes both begin with."""
+    if two.startswith(one):
+        return len(one)
+    return next(i for i, (a, b) in enumerate(zip(one, two + b"\0" * len(one), strict=False)) if a != b)

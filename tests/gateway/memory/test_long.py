@@ -1,0 +1,75 @@
+"""Long conversations: a request costs what is in its window, and not what was ever said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.core.conversation import lookup
+from gateway.run.memory import turn_memory
+from storage.commands import Pool
+from tests.doubles.upstream import StrictUpstream, say
+from tests.gateway.background.test_compact import Notes, compacted, compacting, text_of
+
+REACH = 6
+WAYS: dict[str, tuple[int | None, dict[str, str]]] = {
+    "appended": (0, {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}),
+    "trimmed, named": (6, {"x-mnemogate-conversation": "c1"}),
+    "trimmed": (6, {}),
+    "whole": (None, {}),
+}
+
+
+def talk(
+    upstream: StrictUpstream, folder: Path, way: str, compaction: str, turns: int
+) -> tuple[list[bytes], list[int]]:
+    """What went upstream, and how many exchanges were loaded each time any were."""
+    keeps, headers = WAYS[way]
+    folder.mkdir()
+    notes = Notes(upstream)
+    notes.reply = lambda n: say(f"Notes {n}: they talked of this and that.")
+    loaded: list[int] = []
+    begun = len(upstream.seen)
+    with compacting(upstream, folder, compaction=compaction) as world:
+        turns_of = world.store.turns
+        pool = turns_of.pool
+
+        def counted(*args: Any) -> Pool:
+            found: Pool = pool(*args)
+            loaded.append(len(found.exchanges))
+            return found
+
+        turns_of.pool = counted
+        chat = world.chat(user="alice", max_tokens=300, headers=headers)
+        for n in range(turns):
+            if keeps is not None:
+                chat.messages = chat.messages[len(chat.messages) - keeps :] if keeps else []
+            upstream.queue(say(f"Answer {n}: that is how it is, and not otherwise."))
+            chat.say(text_of(n, 12))
+            compacted(world)
+    return [s.body for s in upstream.seen[begun:] if s.json["model"] != "small"], loaded
+
+
+@pytest.mark.parametrize("compaction", ["summary", "truncate"])
+@pytest.mark.parametrize("way", WAYS)
+def test_looking_at_the_end_of_a_conversation_is_enough(
+    upstream: StrictUpstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    compaction: str,
+) -> None:
+    turns = 60
+    whole, all_loaded = talk(upstream, tmp_path / "all", way, compaction, turns)
+    for module in (lookup, turn_memory):
+        monkeypatch.setattr(module, "REACH", REACH)
+    part, loaded = talk(upstream, tmp_path / "end", way, compaction, turns)
+    assert part == whole
+    assert any(b"<summary>" in body for body in whole) == (compaction == "summary")
+    if way == "whole":
+        assert not loaded, "plain turns load no tree"
+    else:
+        assert max(all_loaded) >= turns - 2
+        assert max(loaded[-10:]) <= max(loaded[20:40]) + 2, "it does not grow with the conversation"

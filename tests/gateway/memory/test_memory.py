@@ -1,0 +1,742 @@
+"""What a person sees: an application with OpenAI's SDK changes its base_url, and its model remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.core.memory.visibility import messages_of
+from gateway.run.admin.show import show_operation
+from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
+from gateway.tokens import count
+from storage.search.blob import seqs_of
+from storage.sql.terms import load_terms
+from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
+from tests.gateway.process import serving
+from tests.gateway.sdk import World, agent, remember
+
+FACT = "My cat is called Miso and she hates thunderstorms."
+QUESTION = "What is the name of my cat?"
+PATIENT = """
+[server]
+models_refresh_s = 0
+[memory]
+recall_deadline_ms = 10000  # no deadline of a busy machine's shall decide what a test finds
+voice_deadline_ms = 10000
+"""
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path) as made:
+        yield made
+
+
+def sent(world: World) -> str:
+    """What reached the upstream last, as text."""
+    return world.upstream.last.body.decode()
+
+
+# -- people
+
+
+def test_a_new_conversation_knows_what_the_same_user_said_in_another(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    world.chat(user="alice").say(QUESTION)
+    (message,) = world.upstream.last.messages
+    note, question = message["content"].split("</memory>\n\n")
+    assert question == QUESTION
+    assert FACT in note
+    assert "user]" in note
+
+
+def test_another_user_never_sees_it(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    world.chat(user="bob").say(QUESTION)
+    assert world.upstream.last.messages == [{"role": "user", "content": QUESTION}]
+
+
+@pytest.mark.parametrize(("stream", "which"), [(False, "recall_deadline_ms"), (True, "voice_deadline_ms")])
+def test_a_search_that_is_late_is_not_waited_for(
+    upstream: StrictUpstream, tmp_path: Path, stream: bool, which: str
+) -> None:
+    """A large memory is searched in a thread, which may be busy with something long."""
+    with remember(upstream, tmp_path, memory={which: 1}) as world:
+        world.chat(user="alice").say(FACT)
+        busy, begun = Gate(), Gate()
+
+        async def make_large() -> None:
+            await world.store.writer.submit(lambda c: c.execute("UPDATE agents SET next_seq = 100000"))
+
+        def work(_: object) -> None:
+            begun.open()
+            busy.wait_sync()
+
+        async def be_busy() -> asyncio.Task[None]:
+            return asyncio.ensure_future(world.store.long_reader.run(work))
+
+        world.gateway.call(make_large())
+        working = world.gateway.call(be_busy())
+        begun.wait_sync()
+        question = [{"role": "user", "content": QUESTION}]
+        reply = world.post(question, user="alice", stream=stream)
+        assert (reply.status, reply.headers["x-mnemogate-recall"]) == (200, "unavailable")
+        assert world.upstream.last.messages == question
+        assert not working.done()
+        busy.open()
+
+
+def test_without_a_user_nothing_is_kept_and_the_body_passes_as_it_is(world: World) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": FACT}], "top_p": 1.0}).encode()
+    reply = world.gateway.post(body)
+    assert reply.headers["x-mnemogate-memory"] == "none"
+    assert world.upstream.last.body == body
+    world.chat().say(QUESTION)
+    assert world.upstream.last.messages == [{"role": "user", "content": QUESTION}]
+    assert world.query("SELECT count(*) FROM exchanges") == [0]
+
+
+async def test_the_asynchronous_sdk_is_remembered_too(world: World) -> None:
+    async with world.async_client() as sdk:
+        for text in (FACT, QUESTION):
+            stream = await sdk.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": text}], user="alice", stream=True
+            )
+            told = [c.choices[0].delta.content or "" async for c in stream if c.choices]
+            assert "".join(told) == "Ok."
+    assert "Miso" in sent(world)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"x-mnemogate-user": "alice"}, {}),
+        ({"x-openwebui-user-id": "alice"}, {}),
+        ({}, {"safety_identifier": "alice"}),
+        ({}, {"metadata": {"user_id": "alice"}, "store": True}),
+    ],
+)
+def test_a_user_is_named_in_any_of_the_usual_ways(
+    world: World, headers: dict[str, str], body: dict[str, object]
+) -> None:
+    world.chat(headers=headers, extra_body=body).say(FACT)
+    world.chat(user="alice").say(QUESTION)
+    assert "Miso" in sent(world)
+
+
+def test_single_user_makes_one_person_of_all_callers(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, memory={"single_user": True}) as world:
+        world.chat().say(FACT)
+        world.chat().say(QUESTION)
+        assert "Miso" in sent(world)
+        world.chat(user="bob").say(QUESTION)
+        assert "Miso" in sent(world)
+
+
+@pytest.mark.parametrize("flag", [["--single-user"], []], ids=["flag", "no flag"])
+def test_the_flag_single_user_of_the_command_line(
+    upstream: StrictUpstream, tmp_path: Path, flag: list[str]
+) -> None:
+    arguments = ["--upstream", upstream.base_url, *flag]
+    with serving(tmp_path, *arguments, settings=PATIENT) as gateway, gateway.client() as sdk:
+        for text in (FACT, QUESTION):
+            messages: list[Any] = [{"role": "user", "content": text}]
+            reply = sdk.chat.completions.with_raw_response.create(model="m", messages=messages)
+            assert reply.headers["x-mnemogate-memory"] == ("on" if flag else "none")
+    (message,) = upstream.last.messages
+    assert ("Miso" in message["content"]) == bool(flag)
+    assert message["content"].endswith(QUESTION)
+
+
+def test_the_reply_is_remembered_as_well(world: World) -> None:
+    world.upstream.queue(say("The warranty number is KX-2291."))
+    world.chat(user="alice").say("Please look it up.")
+    world.chat(user="alice").say("Which warranty number was it?")
+    assert "KX-2291" in sent(world)
+
+
+def tortoises(world: World, user: str, count: int) -> None:
+    """Conversations of which each could answer the same question, with more words than any note may hold."""
+    for n in range(count):
+        text = (
+            f"Tortoise number {n} is called Sheldon {n}; she eats dandelions and sleeps behind shed {n * 7}."
+        )
+        world.chat(user=user).say(text)
+
+
+TORTOISES = "Which tortoise sleeps behind which shed, and what does she eat?"
+
+
+@pytest.mark.parametrize(("memory", "most"), [({}, 1000), ({"recall_tokens": 300}, 300)])
+@pytest.mark.parametrize("is_indexed", [False, True], ids=["fresh", "indexed"])
+def test_a_note_keeps_to_its_budget_as_the_upstream_received_it(
+    upstream: StrictUpstream, tmp_path: Path, memory: dict[str, int], most: int, is_indexed: bool
+) -> None:
+    with remember(upstream, tmp_path, memory=memory) as world:
+        tortoises(world, "alice", 80)
+        if is_indexed:
+            world.pass_time(1000)
+        reply = world.post([{"role": "user", "content": TORTOISES}], user="alice")
+        note = upstream.last.messages[-1]["content"].removesuffix(TORTOISES)
+        assert note.startswith("<memory>")
+        assert most * 0.8 < count(note) <= most  # OpenAI's own tokens
+        assert most * 0.8 < int(reply.headers["x-mnemogate-recalled-tokens"]) <= most
+
+
+@pytest.mark.parametrize("is_indexed", [False, True], ids=["fresh", "indexed"])
+def test_what_others_said_changes_neither_what_is_recalled_nor_its_order(
+    upstream: StrictUpstream, tmp_path: Path, is_indexed: bool
+) -> None:
+    """A word that is rare for alice may be on everybody's lips."""
+    found = []
+    for others in (0, 3):
+        (tmp_path / str(others)).mkdir()
+        with remember(upstream, tmp_path / str(others)) as world:
+            for n in range(others):
+                world.chat(user=f"u{n}").say(
+                    "Sheldon! Dandelions, dandelions, and a shed behind every tortoise."
+                )
+                tortoises(world, f"u{n}", 15)
+            tortoises(world, "alice", 40)
+            for n in range(others):
+                tortoises(world, f"u{n}", 15)
+            assert (world.query("SELECT count(*) FROM agents")[0]) == 1 + others
+            if is_indexed:
+                world.pass_time(1000)
+            world.chat(user="alice").say(TORTOISES)
+            found.append(upstream.last.messages[-1]["content"])
+    assert found[0] == found[1]
+    assert found[0].count("Sheldon") > 5
+
+
+def test_memory_show_prints_blocks_messages_and_what_would_be_recalled(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path, agent()) as world:
+        note = {"label": "human", "new_string": "Has a cat, Miso."}
+        upstream.queue(call_tools(Call("memory_insert", note), text=None), say("Noted."))
+        chat = world.chat(model="agent/helper", user="alice")
+        chat.say(FACT)
+        chat.say("She is grey.")
+        show = show_operation(world.store, 1000, world.clock)
+
+        async def shown() -> str:
+            where = {"project": "default", "profile": "helper", "user": "alice", "query": QUESTION}
+            return str((await show(where))["text"])
+
+        world.settle()
+        first, *lines = world.gateway.call(shown()).splitlines()
+        assert first.startswith("user:alice  (project default, profile helper, memory ")
+        parts = [part.splitlines() for part in "\n".join(lines).strip().split("\n\n")]
+        assert [part[0] for part in parts] == ["Blocks", "Recent messages", "Would be recalled"]
+        assert parts[0][1:] == ["  human  (version 2, 16 of 2000 characters)", "    Has a cat, Miso."]
+        said = [line.partition("] ")[2] for line in parts[1][1:]]
+        assert said == [f"user: {FACT}", "assistant: Noted.", "user: She is grey.", "assistant: Ok."]
+        told = "\n".join(line.removeprefix("  ") for line in parts[2][1:])
+        assert f"user] {FACT}" in told
+        world.chat(model="agent/helper", user="alice").say(QUESTION)
+        assert upstream.last.messages[-1]["content"] == f"{told}\n\n{QUESTION}"
+
+
+def test_what_stands_in_the_window_is_not_told_again(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.say(FACT)
+    chat.say(QUESTION)
+    assert world.upstream.last.messages[-1]["content"] == QUESTION
+
+
+def test_what_stands_in_the_window_is_not_told_for_an_edited_question_either(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.say(FACT)
+    chat.say("Who is Tom?")
+    chat.messages = chat.messages[:2]
+    chat.say(QUESTION)
+    assert world.upstream.last.messages[-1]["content"] == QUESTION
+
+
+def test_what_a_note_told_is_not_told_by_the_next(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    chat = world.chat(user="alice")
+    chat.say(QUESTION)
+    chat.say("And what does my cat Miso hate?")
+    first, *_, last = world.upstream.last.messages
+    assert FACT in first["content"]
+    assert FACT not in last["content"]
+
+
+def test_a_reply_that_quotes_a_note_is_not_told_with_it(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    world.upstream.echo = True
+    assert "</memory>" in world.chat(user="alice").say(QUESTION)
+    world.chat(user="alice").say("Does my cat Miso hate thunderstorms?")
+    note = world.upstream.last.messages[0]["content"]
+    assert note.count("Notes from earlier conversations") == note.count(FACT) == 1
+
+
+def test_a_few_shot_example_is_one_even_where_the_model_once_said_the_same(world: World) -> None:
+    """The list is word for word a path that is stored; but it is known as a head that was made elsewhere."""
+    example = [{"role": "user", "content": "I am Zoe."}, {"role": "assistant", "content": "name: Zoe"}]
+    for text in ("I am Tom.", "I am Ann."):
+        assert world.post([*example, {"role": "user", "content": text}], user="alice").status == 200
+        world.upstream.queue(say("name: Zoe"))
+        world.chat(user="alice").say("I am Zoe.")
+        world.clock.sleep(1000)
+    assert world.query("SELECT depth, head FROM exchanges ORDER BY id") == [(0, 2), (0, 0)] * 2
+
+
+@pytest.mark.parametrize("text_first", [True, False])
+def test_an_image_message_gets_its_note_before_its_words(world: World, text_first: bool) -> None:
+    world.chat(user="alice").say(FACT)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    question = {"type": "text", "text": QUESTION}
+    parts = [question, image] if text_first else [image, question]
+    reply = world.post([{"role": "user", "content": parts}], user="alice")
+    assert reply.status == 200
+    (message,) = world.upstream.last.messages
+    if text_first:
+        note, _, words = message["content"][0]["text"].rpartition("\n")
+        assert (words, message["content"][1:]) == (QUESTION, [image])
+    else:
+        note = message["content"][0]["text"]
+        assert message["content"][1:] == parts
+    assert "Miso" in note
+
+
+# -- conversations
+
+
+def test_a_named_conversation_of_nobody_remembers_itself_alone(world: World) -> None:
+    room = {"x-mnemogate-conversation": "room-1"}
+    first = world.chat(headers=room)
+    first.say(FACT)
+    first.say("Thank you.")
+    assert len(world.upstream.last.messages) == 3
+    world.chat(headers={"x-mnemogate-conversation": "room-2"}).say(QUESTION)
+    assert "Miso" not in sent(world)
+    world.chat().say(QUESTION)
+    assert "Miso" not in sent(world)
+
+
+@pytest.mark.parametrize("header", ["x-openwebui-chat-id", "x-session-id", "x-livekit-room-id"])
+def test_what_names_a_conversation_finds_it_again(world: World, header: str) -> None:
+    one = world.post([{"role": "user", "content": "Hi"}], {header: "c1"}, user="alice")
+    two = world.post([{"role": "user", "content": "Something else"}], {header: "c1"}, user="alice")
+    other = world.post([{"role": "user", "content": "Hi"}], {header: "c2"}, user="alice")
+    names = [r.headers["x-mnemogate-conversation"] for r in (one, two, other)]
+    assert names[0] == names[1] != names[2]
+
+
+def test_what_a_trimmed_list_left_out_goes_before_it(world: World) -> None:
+    chat = world.chat(system="Be kind.", user="alice")
+    for n in range(6):
+        chat.say(f"This is message number {n} of a long talk about gardens.")
+    whole = [*chat.messages]
+    chat.messages = [whole[0], *whole[-4:]]
+    chat.say("And what did I say first?")
+    assert world.upstream.last.messages[:-1] == whole
+
+
+# -- the control header, side requests
+
+
+def test_a_turn_off_the_record_is_not_kept_nor_stored_when_it_is_sent_again(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.headers = {"x-mnemogate-memory": "off"}
+    chat.say(FACT)
+    assert world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL") == [0]
+    chat.headers = {}
+    chat.say("Now I want to be remembered: my dog is called Rex.")
+    world.chat(user="alice").say("What are my cat and my dog called?")
+    assert "Rex" in sent(world)
+    assert "Miso" not in sent(world)
+    assert "Miso" not in str(world.query("SELECT input, said, full, notes FROM exchanges"))
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}], ids=["found", "named"])
+def test_what_was_off_the_record_stays_so_before_a_new_question(
+    world: World, headers: dict[str, str]
+) -> None:
+    """Word for word among what is new, in a conversation that otherwise goes on as it is stored."""
+    chat = world.chat(user="alice", headers=headers)
+    chat.say("Hello.")
+    secret = {"role": "user", "content": FACT}
+    world.post([*chat.messages, secret], {**headers, "x-mnemogate-memory": "off"}, user="alice")
+    chat.say("Never mind.")
+    chat.messages.append(secret)
+    chat.say("And now?")
+    assert world.upstream.last.messages == chat.messages[:-1]
+    assert "Miso" not in str(world.query("SELECT input, said FROM exchanges"))
+
+
+def test_what_answers_a_question_off_the_record_is_not_kept_either(world: World) -> None:
+    """Applications that mark the question alone send the results of their tools without the mark."""
+    weather = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    world.upstream.queue(call_tools(Call("weather", {"at": "Miso's"})), say("Miso is safe: no thunder."))
+    chat = world.chat(user="alice", tools=[weather])
+    chat.headers = {"x-mnemogate-memory": "off"}
+    chat.say(FACT)
+    chat.headers = {}
+    chat.answer(chat.messages[-1]["tool_calls"][0], "At Miso's: sunny")
+    assert chat.go_on() == "Miso is safe: no thunder."
+    assert world.upstream.last.messages == chat.messages[:-1]
+    chat.say("My dog is called Rex.")
+    assert world.upstream.last.messages == chat.messages[:-1]
+    kept = str(world.query("SELECT input, said, full, notes FROM exchanges"))
+    assert "Miso" not in kept
+    assert "Rex" in kept
+
+
+def test_off_the_record_in_append_mode_the_conversation_is_known_and_not_continued(world: World) -> None:
+    headers = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
+    told = []
+    for text, mode in (("My dog is Rex.", "on"), (FACT, "off"), ("And now?", "on")):
+        reply = world.post(
+            [{"role": "user", "content": text}], {**headers, "x-mnemogate-memory": mode}, user="alice"
+        )
+        assert reply.status == 200
+        told.append([m["content"] for m in world.upstream.last.messages])
+    assert told == [
+        ["My dog is Rex."],
+        ["My dog is Rex.", "Ok.", FACT],
+        ["My dog is Rex.", "Ok.", "And now?"],
+    ]
+    assert "Miso" not in str(world.query("SELECT input, said, full, notes FROM exchanges"))
+
+
+def test_a_turn_that_only_reads_is_told_and_tells_nobody(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    reader = world.chat(user="alice", headers={"x-mnemogate-memory": "read"})
+    reader.say(QUESTION + " I call her Princess.")
+    assert "Miso" in sent(world)
+    world.chat(user="alice").say("What do I call her, the cat?")
+    assert "Princess" not in sent(world)
+
+
+def profiled(memory: Any) -> Any:
+    return {"profiles": (ProfileSettings("default", memory=memory),)}
+
+
+def projected(**values: Any) -> Any:
+    return {"projects": {"default": ProjectSettings(**values)}}
+
+
+TITLE = "### Task:\nGenerate a concise, 3-5 word title"
+OURS = (SideRequest("ours", "name this chat", "read"),)
+ALICE = {"user": "alice"}
+WISHES: list[tuple[Any, Any, dict[str, str], dict[str, str], str, str]] = [
+    # [memory], other settings, headers, fields, what is said, what memory does
+    ({}, {}, {}, ALICE, "Hi", "on"),
+    ({"default": "off"}, {}, {}, ALICE, "Hi", "off"),
+    ({"default": "off"}, {}, {"x-mnemogate-memory": "on"}, ALICE, "Hi", "on"),
+    ({"default": "off"}, projected(memory="read"), {}, ALICE, "Hi", "read"),
+    ({}, {**projected(memory="off"), **profiled("on")}, {}, ALICE, "Hi", "on"),
+    ({}, profiled("read"), {}, ALICE, "Hi", "read"),
+    ({}, {}, {}, ALICE, TITLE, "off"),
+    ({"known_side_requests": False}, {}, {}, ALICE, TITLE, "on"),
+    ({"side_requests": OURS}, {}, {}, ALICE, "Name this chat, please.", "read"),
+    ({"user_order": ("x-employee",)}, {}, {"x-employee": "e1"}, {}, "Hi", "on"),
+    ({"user_order": ("x-employee",)}, {}, {}, ALICE, "Hi", "none"),
+    ({"conversation_order": ("x-room",)}, {}, {"x-room": "r1"}, {}, "Hi", "on"),
+    ({"conversation_order": ("x-room",)}, {}, {"x-session-id": "r1"}, {}, "Hi", "none"),
+]
+
+
+@pytest.mark.parametrize(("memory", "parts", "headers", "fields", "text", "status"), WISHES)
+def test_what_the_settings_say_of_a_request_is_done(
+    upstream: StrictUpstream,
+    tmp_path: Path,
+    memory: Any,
+    parts: Any,
+    headers: dict[str, str],
+    fields: dict[str, str],
+    text: str,
+    status: str,
+) -> None:
+    with remember(
+        upstream, tmp_path, *parts.get("profiles", ()), memory=memory, projects=parts.get("projects", {})
+    ) as world:
+        reply = world.post([{"role": "user", "content": text}], headers, **fields)
+        assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, status)
+        kept = world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL")
+        assert kept == [1 if status == "on" else 0]
+
+
+def test_a_project_has_a_profile_for_who_names_none(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent("helper"), **projected(profile="helper")) as world:
+        world.chat(user="alice").say("Hi")
+        assert world.upstream.last.messages[0]["content"].startswith("You help.")
+
+
+def test_a_title_request_leaves_no_trace(world: World) -> None:
+    chat = world.chat(user="alice", headers={"x-openwebui-chat-id": "c1"})
+    chat.say(FACT)
+    title = (
+        "### Task:\nGenerate a concise, 3-5 word title with an emoji summarizing the chat history.\n" + FACT
+    )
+    reply = world.post([{"role": "user", "content": title}], {"x-openwebui-chat-id": "c1"}, user="alice")
+    assert reply.headers["x-mnemogate-memory"] == "off"
+    assert world.upstream.last.messages == [{"role": "user", "content": title}]
+    chat.say("Go on.")
+    assert world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL AND standing") == [2]
+    assert "concise" not in str(world.query("SELECT input, said FROM exchanges"))
+
+
+def test_strict_wants_somebody_to_remember(world: World) -> None:
+    reply = world.post([{"role": "user", "content": "Hi"}], {"x-mnemogate-memory": "strict"})
+    assert (reply.status, reply.error["param"]) == (400, "x-mnemogate-memory")
+    assert world.upstream.seen == []
+
+
+def test_a_store_that_is_down_costs_the_memory_and_not_the_answer(world: World) -> None:
+    world.gateway.call(world.store.close())
+    reply = world.post([{"role": "user", "content": "Hi"}], user="alice")
+    assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "unavailable")
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "user": "alice"}
+    with world.client() as sdk:
+        for headers in (
+            {"x-mnemogate-memory": "strict"},
+            {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c"},
+        ):
+            with pytest.raises(openai.InternalServerError) as caught:
+                sdk.chat.completions.create(**body, extra_headers=headers)  # type: ignore[call-overload]
+            assert caught.value.status_code == 503
+            assert caught.value.response.headers["retry-after"]
+    assert len(world.upstream.seen) == 1
+
+
+# -- append mode
+
+
+APPEND = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+
+
+def append(world: World, text: str, status: int = 200, *, again: bool = False) -> str:
+    headers = {**APPEND, "x-stainless-retry-count": str(int(again))}
+    reply = world.post([{"role": "user", "content": text}], headers, user="alice")
+    assert reply.status == status
+    return str(reply.json["choices"][0]["message"]["content"]) if status == 200 else ""
+
+
+def spoken(world: World) -> list[str]:
+    return [m["content"] for m in world.upstream.last.messages]
+
+
+def test_append_mode_goes_on_from_what_is_stored(world: World) -> None:
+    world.upstream.queue(say("One."), say("Two."))
+    append(world, "first")
+    append(world, "second")
+    append(world, "third")
+    assert spoken(world) == ["first", "One.", "second", "Two.", "third"]
+
+
+def test_a_profile_can_ask_for_append_mode(upstream: StrictUpstream, tmp_path: Path) -> None:
+    profile = ProfileSettings("phone", model="m", system="You are on the phone.", history="append")
+    with remember(upstream, tmp_path, profile) as world:
+        for text in ("first", "second"):
+            reply = world.post(
+                [{"role": "user", "content": text}],
+                {"x-mnemogate-conversation": "call-1"},
+                user="alice",
+                model="agent/phone",
+            )
+            assert reply.status == 200
+        assert spoken(world) == ["You are on the phone.", "first", "Ok.", "second"]
+
+
+def test_the_message_of_a_cancelled_send_goes_with_the_next_one(world: World) -> None:
+    append(world, "first")
+    never = Gate()
+    world.upstream.queue(say("Never heard.", hold_before_headers=never))
+    with world.gateway.connect() as client:
+        arrived = world.upstream.arrived(2)
+        body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "second"}]}
+        client.request("POST", "/v1/chat/completions", json.dumps(body).encode(), APPEND)
+        arrived.wait_sync()
+    world.upstream.seen[1].gone.wait_sync()
+    world.settle()
+    append(world, "third")
+    assert spoken(world) == ["first", "Ok.", "second", "third"]
+    append(world, "fourth")
+    assert spoken(world) == ["first", "Ok.", "second", "third", "Ok.", "fourth"]
+
+
+def test_a_retried_send_is_one_message(world: World) -> None:
+    append(world, "first")
+    world.upstream.queue(fail(500))
+    append(world, "second", status=500)
+    append(world, "second", again=True)
+    assert spoken(world) == ["first", "Ok.", "second"]
+    append(world, "second", again=True)  # the answer was lost on its way
+    assert spoken(world) == ["first", "Ok.", "second"]
+    append(world, "third")
+    assert spoken(world) == ["first", "Ok.", "second", "Ok.", "third"]
+
+
+def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_list(world: World) -> None:
+    async def index() -> list[int]:
+        found = []
+        for each in world.store.recall.behind(-1, 100):
+            await world.store.recall.index(each, messages_of)
+            blobs = load_terms(world.store.reader.connection, each)
+            found += [seq for _, blob in blobs for seq in seqs_of(blob)]
+        return found
+
+    chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"})
+    chat.say("Good morning, my name is Alice.")
+    chat.say(FACT)
+    first, edited = chat.messages[:2], chat.messages[2:]
+    assert world.gateway.call(index()) == [1, 2, 3, 4]
+    chat.messages[2:] = []
+    chat.say("My dog is called Rex and he loves the snow.")
+    assert chat.messages[:2] == first
+    assert world.gateway.call(index()) == [1, 2, 5, 6]
+    chat.messages[2:] = edited
+    chat.say("And she sleeps all day.")
+    assert {3, 4} <= set(world.gateway.call(index()))
+
+
+def test_what_was_indexed_before_it_was_answered_is_known_when_it_is(world: World) -> None:
+    """In append mode a message is on disk before its answer, and the index may be made in between."""
+    held = Gate()
+    world.upstream.queue(say("Noted.", hold_before_headers=held))
+
+    async def index() -> None:
+        for each in world.store.recall.behind(0, 100):
+            await world.store.recall.index(each, messages_of)
+
+    with world.gateway.connect() as client:
+        arrived = world.upstream.arrived(1)
+        body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": FACT}]}
+        client.request("POST", "/v1/chat/completions", json.dumps(body).encode(), APPEND)
+        arrived.wait_sync()
+        world.gateway.call(index())
+        held.open()
+        assert client.read_reply().status == 200
+    world.chat(user="alice").say(QUESTION)
+    assert FACT in sent(world)
+
+
+def test_an_unanswered_call_in_append_mode_locks_nothing(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path) as world:
+        tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+        world.upstream.queue(call_tools(Call("look")))
+        reply = world.post([{"role": "user", "content": "Look."}], APPEND, user="alice", tools=tools)
+        assert reply.json["choices"][0]["message"]["tool_calls"]
+        reply = world.post([{"role": "user", "content": "Never mind."}], APPEND, user="alice", tools=tools)
+        assert reply.status == 200
+        roles = [m["role"] for m in world.upstream.last.messages]
+        assert roles == ["user", "assistant", "tool", "user"]
+
+
+def test_two_agents_of_one_user_know_nothing_of_each_other(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent("one"), agent("two")) as world:
+        world.chat(user="alice", model="agent/one").say(FACT)
+        world.chat(user="alice", model="agent/two").say(QUESTION)
+        assert "Miso" not in sent(world)
+        world.chat(user="alice").say(QUESTION)
+        assert "Miso" not in sent(world)
+        world.chat(user="alice", model="agent/one").say(QUESTION)
+        assert "Miso" in sent(world)
+
+
+# -- the client's words, and picky upstreams
+
+
+def test_the_clients_bytes_go_upstream_as_they_came(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    message = b'{ "content" : "Does my cat hate thunderstorms, caf\\u00e9 \\"1.10\\"?",\t"role":"user" , "name":"al"}'
+    system = b'{"role":"system", "content": [ {"type":"text","text":"Be  kind."} ]}'
+    body = (
+        b'{"temperature" : 1.0,"messages" : [ '
+        + system
+        + b" ,\n"
+        + message
+        + b'], "model":"m","user":"alice" }'
+    )
+    assert world.gateway.post(body).status == 200
+    sent_body = world.upstream.last.body
+    assert b'{"temperature" : 1.0,"messages" : [ ' + system + b" ,\n" in sent_body
+    assert (
+        b'Does my cat hate thunderstorms, caf\\u00e9 \\"1.10\\"?",\t"role":"user" , "name":"al"}' in sent_body
+    )
+    assert b"Miso" in sent_body
+
+
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_strict_templates_are_satisfied(upstream: StrictUpstream, tmp_path: Path, system: str | None) -> None:
+    upstream.rules = Rules(strict_template=True)
+    with remember(upstream, tmp_path, agent()) as world:
+        world.chat(user="alice", model="agent/helper").say(FACT)
+        chat = world.chat(system, user="alice", model="agent/helper")
+        upstream.queue(
+            call_tools(Call("memory_insert", {"label": "human", "new_string": "x"})), say("Noted.")
+        )
+        chat.say(QUESTION)
+        assert "Miso" in sent(world)
+        for text in ("Go on.", "What was her name, the cat's?"):
+            chat.say(text)
+        assert [m["role"] for m in upstream.last.messages].count("system") == 1
+
+
+def test_a_retry_of_the_sdk_is_one_turn(world: World) -> None:
+    world.upstream.queue(fail(500), say("Hello."))
+    with world.client(max_retries=1) as sdk:
+        sdk._calculate_retry_timeout = lambda *_: 0.0  # type: ignore[method-assign]
+        reply = sdk.chat.completions.create(
+            model="m", user="alice", messages=[{"role": "user", "content": "Hi"}]
+        )
+    assert reply.choices[0].message.content == "Hello."
+    assert world.upstream.last.headers["x-stainless-retry-count"] == "1"
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
+
+
+def test_a_profile_can_leave_trimmed_lists_as_they_are(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, ProfileSettings("default", history="client")) as world:
+        chat = world.chat(user="alice")
+        for n in range(4):
+            chat.say(f"Message {n} about ships.")
+        chat.messages = chat.messages[-2:]
+        chat.say("And then?")
+        assert len(world.upstream.last.messages) == 3
+
+
+def test_a_clock_in_the_system_prompt_changes_nothing(world: World) -> None:
+    chat = world.chat("It is 10:00.", user="alice")
+    chat.say("Hello.")
+    for minute in range(1, 4):
+        chat.messages[0] = {"role": "system", "content": f"It is 10:0{minute}."}
+        chat.say(f"Minute {minute}.")
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+    assert "10:0" not in str(world.query("SELECT input, said, notes FROM exchanges"))
+
+
+def test_a_fact_in_a_named_conversation_is_known_to_others_of_that_user(world: World) -> None:
+    world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"}).say(FACT)
+    world.chat(user="alice", headers={"x-mnemogate-conversation": "c2"}).say(QUESTION)
+    assert "Miso" in sent(world)
+    world.chat(user="alice").say(QUESTION + " Please.")
+    assert "Miso" in sent(world)
+
+
+def test_what_was_said_survives_a_restart(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent()) as world:
+        chat = world.chat(user="alice", model="agent/helper")
+        upstream.queue(
+            call_tools(Call("memory_insert", {"label": "human", "new_string": "Has a cat."}), text=None),
+            say("Noted."),
+        )
+        chat.say(FACT)
+        before = upstream.last
+    with remember(upstream, tmp_path, agent()) as world:
+        chat.world = world
+        chat.say("Thanks.")
+        assert upstream.last.messages[: len(before.messages)] == before.messages
+        world.chat(user="alice", model="agent/helper").say(QUESTION)
+        assert "Miso" in upstream.last.messages[-1]["content"]
+        assert "Has a cat." in upstream.last.messages[0]["content"]

@@ -1,0 +1,215 @@
+"""What a turn costs in SQL statements, counted end to end. BEGIN and COMMIT are counted apart."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.settings import BlockSettings
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.gateway.sdk import Chat, World, agent, remember
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent()) as made:
+        made.chat(user="somebody").say("Good morning.")  # whether there are keys is looked up once
+        yield made
+
+
+def cost(world: World, chat: Chat, text: str) -> list[str]:
+    return world.statements_of(lambda: chat.say(text))
+
+
+def begun(world: World, turns: int = 1, **options: Any) -> Chat:
+    chat = world.chat(user="alice", **options)
+    for n in range(turns):
+        chat.say(f"Topic {n}.")
+    return chat
+
+
+LOOK, POOL = "WITH RECURSIVE named(id)", "WITH hit(conversation) AS"
+ADD, MARK_PARENT = "INSERT INTO exchanges", "UPDATE exchanges SET"
+ONE, OPENINGS = "SELECT id, input,", "SELECT id, input,"
+PLAIN = [LOOK, ADD, MARK_PARENT]
+# What is looked for in an agent's memory: the index, what it does not know yet, passages it does not know yet.
+LOOKING = ["SELECT chunk, data", "SELECT p.input, p.said,", "SELECT seq, text,"]
+RESOLVE = ["SELECT epoch, indexed_seq", POOL]  # inside the transaction
+FIRST_TURN = [
+    LOOK, POOL, *LOOKING, *RESOLVE, "INSERT INTO conversations", ADD, "UPDATE conversations SET"
+]  # fmt: skip
+FIRST_TURN_OF_A_USER = [
+    "SELECT id, uid,", "INSERT INTO agents", POOL, "INSERT INTO conversations", ADD, "UPDATE conversations SET"
+]  # fmt: skip
+FORK = [LOOK, POOL, *LOOKING, *RESOLVE, ONE, ADD, MARK_PARENT, "UPDATE conversations SET"]
+REGENERATED = [LOOK, POOL, *RESOLVE, ADD, MARK_PARENT, "UPDATE conversations SET"]
+HIDDEN_ROUND = [LOOK, "INSERT INTO snapshots", ADD, MARK_PARENT, "INSERT INTO block_ops"]
+CARRYING_EDITS = [
+    LOOK, POOL, "SELECT id, text,", ONE, *RESOLVE, ADD, MARK_PARENT, "UPDATE conversations SET",
+    "SELECT id, exchange,", "SELECT b.id, b.label,", "SELECT b.id, b.label,",
+    "INSERT INTO block_history", "UPDATE blocks SET", "UPDATE block_ops SET", "UPDATE block_ops SET",
+]  # fmt: skip
+# Two turns: the second to end finds that the conversation has moved (its insert adds nothing) and is resolved.
+CONFLICT = [
+    LOOK, LOOK, ADD, MARK_PARENT, ADD, "SELECT epoch, indexed_seq", "WITH part(low) AS", ONE, ADD,
+    "UPDATE conversations SET",
+]  # fmt: skip
+APPEND = 17  # two transactions, the user's message being written first
+
+
+def test_a_plain_turn_is_one_read_one_insert_and_one_update(world: World) -> None:
+    chat = begun(world)
+    for text in ("Second.", "Third.", "Fourth."):
+        assert cost(world, chat, text) == PLAIN
+
+
+@pytest.mark.parametrize("profile", [None, "agent/helper"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_plain_turn_is_one_transaction(world: World, profile: str | None, stream: bool) -> None:
+    chat = begun(world, turns=2, **({"model": profile} if profile else {}))
+    for text in ("Third.", "Fourth."):
+        found = world.all_statements_of(partial(chat.say, text, stream=stream))
+        assert found == [LOOK, "BEGIN IMMEDIATE", ADD, MARK_PARENT, "COMMIT"]
+
+
+def test_a_plain_turn_of_a_named_conversation_costs_the_same(world: World) -> None:
+    chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"})
+    chat.say("First.")
+    assert cost(world, chat, "Second.") == PLAIN
+
+
+def test_a_plain_turn_of_an_agent_with_tools_costs_the_same(world: World) -> None:
+    chat = begun(world, turns=2, model="agent/helper")
+    assert cost(world, chat, "Third.") == PLAIN
+
+
+def test_a_streamed_turn_costs_the_same(world: World) -> None:
+    chat = begun(world)
+    assert world.statements_of(lambda: chat.say("Second.", stream=True)) == PLAIN
+
+
+def test_a_turn_of_nobody_costs_nothing(world: World) -> None:
+    chat = world.chat()
+    assert cost(world, chat, "Hi") == []
+
+
+def test_the_first_turn_of_a_conversation(world: World) -> None:
+    world.chat(user="alice").say("Good morning.")
+    world.clock.sleep(1000)
+    found = cost(world, world.chat(user="alice"), "Xylophone?")
+    assert found == FIRST_TURN
+
+
+def test_a_turn_whose_user_said_something_elsewhere_looks_for_it(world: World) -> None:
+    world.chat(user="alice").say("Good morning.")
+    chat = begun(world)
+    assert cost(world, chat, "Xylophone?") == [PLAIN[0], *LOOKING, *PLAIN[1:]]
+
+
+def test_the_first_turn_of_a_user(world: World) -> None:
+    found = cost(world, world.chat(user="carol"), "Hi")
+    assert found == FIRST_TURN_OF_A_USER
+
+
+def test_a_fork(world: World) -> None:
+    chat = begun(world, turns=2)
+    del chat.messages[-2:]
+    assert cost(world, chat, "Something else altogether.") == FORK
+
+
+def test_a_regenerated_reply(world: World) -> None:
+    chat = begun(world, turns=3)
+    chat.messages.pop()
+    world.upstream.queue(say("Another answer."))
+    assert world.statements_of(chat.go_on) == REGENERATED
+
+
+def test_a_turn_with_a_hidden_round_and_the_one_that_carries_it(world: World) -> None:
+    chat = begun(world, turns=2, model="agent/helper")
+    insert = Call("memory_insert", {"label": "human", "new_string": "x"})
+    world.upstream.queue(call_tools(insert, text=None), say("Noted."))
+    assert cost(world, chat, "Note x.") == HIDDEN_ROUND
+    assert cost(world, chat, "Thanks.") == CARRYING_EDITS
+    assert cost(world, chat, "Bye.") == PLAIN
+
+
+def test_a_new_conversation_with_something_to_recall(world: World) -> None:
+    world.chat(user="alice").say("My tortoise is called Sheldon.")
+    world.clock.sleep(1000)
+    found = cost(world, world.chat(user="alice"), "What is my tortoise called?")
+    assert "Sheldon" in world.upstream.last.body.decode()
+    assert found == FIRST_TURN
+
+
+def test_recall_costs_the_same_however_much_there_is(world: World) -> None:
+    for n in range(20):
+        chat = world.chat(user="alice")
+        chat.say(f"My tortoise number {n} is called Sheldon {n}.")
+        chat.say("It is slow.")
+    fresh = cost(world, world.chat(user="alice"), "What is my tortoise called?")
+    assert "Sheldon" in world.upstream.last.body.decode()
+    assert fresh == FIRST_TURN
+    world.pass_time(1000)  # and from the index
+    found = cost(world, world.chat(user="alice"), "Which name does my tortoise have?")
+    assert "Sheldon" in world.upstream.last.body.decode()
+    assert sorted(found) == sorted([*FIRST_TURN, "WITH wanted(seq) AS"])
+
+
+def test_openings_that_may_be_the_same_chat_are_read_at_once(world: World) -> None:
+    for n in range(12):
+        world.chat(user="alice").say(f"Question {n} of many.")
+    found = cost(world, world.chat(user="alice"), "Another question.")
+    assert sorted(found) == sorted([*FIRST_TURN, OPENINGS, OPENINGS])
+
+
+def test_recall_within_a_conversation(world: World) -> None:
+    world.chat(user="alice").say("My tortoise is called Sheldon.")
+    chat = begun(world)
+    found = cost(world, chat, "What is my tortoise called?")
+    assert "Sheldon" in world.upstream.last.body.decode()
+    assert found == [PLAIN[0], *LOOKING, *PLAIN[1:]]
+
+
+def test_a_conflict_is_resolved_inside_the_transaction(world: World) -> None:
+    """Two answers to one list: the second finds that the conversation has moved since it was planned."""
+    chat = begun(world, turns=2)
+    gate = Gate()
+    world.upstream.queue(say("Slow.", hold_before_headers=gate), say("Quick."))
+    count = len(world.upstream.seen)
+
+    def both() -> None:
+        asked = [*chat.messages, {"role": "user", "content": "Slow one?"}]
+        arrived = world.upstream.arrived(count + 1)
+        slow = threading.Thread(target=lambda: world.post(asked, user="alice"))
+        slow.start()
+        arrived.wait_sync()
+        world.post([*chat.messages, {"role": "user", "content": "Quick one?"}], user="alice")
+        gate.open()
+        slow.join()
+
+    found = world.statements_of(both)
+    assert found == CONFLICT
+    assert world.query("SELECT count(*) FROM exchanges WHERE standing AND depth = 2") == [2]
+
+
+def test_an_append_turn_writes_the_users_message_first(world: World) -> None:
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+
+    def send(text: str) -> None:
+        assert world.post([{"role": "user", "content": text}], headers, user="alice").status == 200
+
+    send("First.")
+    send("Second.")
+    assert len(world.statements_of(lambda: send("Third."))) == APPEND
+
+
+def test_blocks_shared_by_a_profile_cost_nothing_more(upstream: StrictUpstream, tmp_path: Path) -> None:
+    blocks = (BlockSettings("human"), BlockSettings("rules", value="Be kind.", shared=True))
+    with remember(upstream, tmp_path, agent(blocks=blocks)) as world:
+        chat = begun(world, turns=2, model="agent/helper")
+        assert cost(world, chat, "Third.") == PLAIN

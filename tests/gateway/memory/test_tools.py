@@ -1,0 +1,811 @@
+"""Memory tools over real sockets: the gateway runs its own calls inside the client's reply and passes theirs on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.settings import BlockSettings, ProfileSettings
+from tests.doubles.upstream import Call, Reply, Rules, StrictUpstream, call_tools, fail, say
+from tests.gateway.sdk import Chat, World, agent, message_bytes, remember
+
+MEMORY = {
+    "memory_insert",
+    "memory_replace",
+    "memory_rethink",
+    "archival_memory_insert",
+    "archival_memory_search",
+    "conversation_search",
+}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+def helper(world: World, **options: Any) -> Chat:
+    return world.chat(model="agent/helper", user="alice", **options)
+
+
+def insert(text: str, **options: Any) -> Call:
+    return Call("memory_insert", {"label": "human", "new_string": text}, **options)
+
+
+def results(world: World) -> list[str]:
+    """What the tools of the last hidden round said."""
+    return [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
+
+
+def system(world: World) -> str:
+    first = world.upstream.last.messages[0]
+    assert first["role"] == "system"
+    return str(first["content"])
+
+
+# -- what the model is offered
+
+
+def test_an_agent_gets_its_model_its_prompt_its_blocks_and_the_tools(world: World) -> None:
+    helper(world).say("Hi")
+    body = world.upstream.last.json
+    assert body["model"] == "m"
+    assert system(world).startswith("You help.\n\n<memory_blocks>")
+    assert 'label="human"' in system(world)
+    assert set(world.upstream.last.tool_names) == MEMORY
+
+
+def test_a_plain_model_is_offered_nothing(world: World) -> None:
+    world.chat(user="alice").say("Hi")
+    assert "tools" not in world.upstream.last.json
+    assert world.upstream.last.messages == [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n": 2},
+        {"logprobs": True},
+        {"response_format": {"type": "json_object"}},
+        {"tools": [WEATHER], "tool_choice": "required"},
+        {"tools": [WEATHER], "tool_choice": "none"},
+    ],
+    ids=str,
+)
+def test_tools_are_not_offered_where_a_hidden_round_would_not_be_meant(
+    world: World, options: dict[str, Any]
+) -> None:
+    chat = helper(world)
+    chat.messages = [{"role": "user", "content": "Answer in JSON."}]
+    world.sdk.chat.completions.create(messages=chat.messages, **chat.options, **options)  # type: ignore[arg-type]
+    assert not MEMORY & set(world.upstream.last.tool_names)
+
+
+def test_a_turn_that_only_reads_is_offered_no_tools(world: World) -> None:
+    helper(world, headers={"x-mnemogate-memory": "read"}).say("Hi")
+    assert "tools" not in world.upstream.last.json
+
+
+def test_the_settings_values_of_blocks_are_what_a_new_user_begins_with(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    blocks = (
+        BlockSettings("persona", "Who you are.", "I am Nell.", read_only=True),
+        BlockSettings("rules", "House rules.", "No smoking.", shared=True),
+        BlockSettings("human", limit=40),
+    )
+    with remember(upstream, tmp_path, agent(blocks=blocks)) as world:
+        for _ in range(2):  # before and after the blocks are stored
+            helper(world).say("Hi")
+            assert "I am Nell." in system(world)
+            assert "No smoking." in system(world)
+        upstream.queue(
+            call_tools(
+                Call("memory_insert", {"label": "persona", "new_string": "x"}),
+                Call("memory_insert", {"label": "rules", "new_string": "x"}),
+                Call("memory_insert", {"label": "human", "new_string": "x" * 41}),
+                Call("memory_insert", {"label": "nowhere", "new_string": "x"}),
+                text=None,
+            ),
+            say("I could not."),
+        )
+        assert helper(world).say("Change everything.") == "I could not."
+        said = results(world)
+        assert ["read-only" in said[0], "read-only" in said[1]] == [True, True]
+        assert "limit is 40" in said[2]
+        assert "no memory block" in said[3]
+
+
+def test_a_shared_block_that_models_may_write_is_known_to_the_profiles_other_users(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    blocks = (BlockSettings("rules", value="No smoking.", shared=True, writable=True),)
+    with remember(upstream, tmp_path, agent(blocks=blocks), agent("other", blocks=blocks)) as world:
+        bob = world.chat(model="agent/helper", user="bob")
+        bob.say("Hi")
+        upstream.queue(
+            call_tools(Call("memory_insert", {"label": "rules", "new_string": "No dogs."}), text=None),
+            say("."),
+        )
+        alice = helper(world)
+        alice.say("Dogs are forbidden.")
+        alice.say("Thanks.")
+        bob.say("What may I not do?")
+        assert "No dogs." not in system(world)
+        assert "No dogs." in upstream.last.messages[-1]["content"]  # in a note: his section stays as it is
+        world.chat(model="agent/helper", user="bob").say("Hi again")
+        assert "No smoking.\nNo dogs." in system(world)
+        world.chat(model="agent/other", user="alice").say("Hi")
+        assert "No dogs." not in system(world)
+
+
+def test_blocks_stand_in_the_order_of_the_settings_for_every_user_and_conversation(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """What users share comes first if the settings say so, and then the provider's cache is theirs together too."""
+    labels = ["human", "rules", "notes", "fixed"]
+    shared = {"rules", "notes"}
+    blocks = tuple(BlockSettings(label, value=f"About {label}.", shared=label in shared) for label in labels)
+    with remember(upstream, tmp_path, agent(blocks=blocks)) as world:
+        for user in ("ann", "bob", "ann", "bob"):
+            world.chat(model="agent/helper", user=user).say("Hi")
+            assert re.findall('<memory_block label="([a-z]+)"', system(world)) == labels, user
+
+
+# -- ours alone
+
+
+@both_ways
+def test_a_hidden_round_is_one_ordinary_reply(world: World, stream: bool) -> None:
+    world.upstream.queue(
+        call_tools(insert("Has a cat, Miso."), text="Let me note that. "),
+        say("Noted.", tokens=["No", "ted."]),
+    )
+    assert helper(world).say("My cat is Miso.", stream=stream) == "Let me note that. Noted."
+    first, second = world.upstream.seen
+    assert len(second.messages) == len(first.messages) + 2
+    assert second.messages[-2]["tool_calls"][0]["function"]["name"] == "memory_insert"
+    (result,) = results(world)
+    assert "Has a cat, Miso." in result
+    assert message_bytes(second)[: len(message_bytes(first))] == message_bytes(first)
+
+
+def test_a_stream_with_a_hidden_round_has_one_id_one_role_and_one_end(world: World) -> None:
+    world.upstream.queue(call_tools(insert("a"), text="One "), say("two"))
+    body = {
+        "model": "agent/helper",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "user": "u",
+        "stream": True,
+    }
+    raw = world.gateway.post(body).body
+    assert raw.count(b"data: [DONE]\n\n") == 1
+    assert raw.endswith(b"data: [DONE]\n\n")
+    chunks = [json.loads(line[6:]) for line in raw.split(b"\n\n") if line.startswith(b"data: {")]
+    assert len({c["id"] for c in chunks}) == 1
+    assert [c["choices"][0]["delta"].get("role") for c in chunks].count("assistant") == 1
+    assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"][0]["finish_reason"]] == ["stop"]
+    assert not any("tool_calls" in c["choices"][0]["delta"] for c in chunks)
+    assert all("usage" not in c for c in chunks)
+    assert all(c["x_upstream"] for c in chunks)
+
+
+@both_ways
+def test_each_of_the_six_tools_does_what_it_says(world: World, stream: bool) -> None:
+    world.chat(user="alice", model="agent/helper").say("I once lived in Lisbon.")
+    chat = helper(world, stream=stream)
+    world.upstream.queue(
+        call_tools(insert("Name: Ann"), text=None),
+        call_tools(
+            Call("memory_replace", {"label": "human", "old_string": "Ann", "new_string": "Anna"}), text=None
+        ),
+        call_tools(
+            Call("archival_memory_insert", {"content": "The garage code is 4711."}),
+            Call("archival_memory_search", {"query": "garage code"}),
+            text=None,
+        ),
+        call_tools(Call("conversation_search", {"query": "lived in Lisbon"}), text=None),
+        call_tools(Call("memory_rethink", {"label": "human", "new_memory": "Anna, of Lisbon."}), text=None),
+        say("Done."),
+    )
+    assert chat.say("Do it all.") == "Done."
+    said = results(world)
+    assert "Name: Ann" in said[0]
+    assert "Anna" in said[1]
+    assert "Stored" in said[2]
+    assert "4711" in said[3]
+    assert "Lisbon" in said[4]
+    assert "rewritten" in said[5]
+    chat.say("Thanks.")
+    assert world.block("alice").value == "Anna, of Lisbon."
+    assert world.query("SELECT text FROM passages") == ["The garage code is 4711."]
+    world.upstream.queue(
+        call_tools(Call("archival_memory_search", {"query": "garage code"}), text=None), say("4711.")
+    )
+    helper(world).say("What was it?")
+    assert "4711" in results(world)[-1]
+
+
+def test_a_search_keeps_to_the_side_and_the_number_asked_for(world: World) -> None:
+    for n in range(4):
+        world.upstream.queue(say(f"A banana is yellow, fact {n}."))
+        helper(world).say(f"Tell me about the banana, question {n}.")
+    world.upstream.queue(
+        call_tools(
+            Call("conversation_search", {"query": "banana", "role": "assistant"}),
+            Call("conversation_search", {"query": "banana", "role": "user", "limit": 2}),
+            text=None,
+        ),
+        say("Here."),
+    )
+    helper(world).say("Find it.")
+    by_model, by_user = results(world)
+    assert by_model.count("\n") == 3
+    assert "question" not in by_model
+    assert by_user.count("\n") == 1
+    assert "fact" not in by_user
+
+
+def test_what_was_kept_in_this_very_turn_is_found_by_somebody_new_too(world: World) -> None:
+    world.upstream.queue(
+        call_tools(Call("archival_memory_insert", {"content": "The safe opens with 815."}), text=None),
+        call_tools(Call("archival_memory_search", {"query": "safe"}), text=None),
+        say("815."),
+    )
+    helper(world).say("The safe opens with 815. How does it open?")
+    assert results(world)[-1] == "- The safe opens with 815."
+
+
+def test_what_was_kept_in_this_very_turn_takes_no_more_room_than_what_is_found_later(world: World) -> None:
+    world.upstream.queue(
+        call_tools(
+            *[
+                Call("archival_memory_insert", {"content": f"Book {n}: " + "a long story " * 10_000})
+                for n in range(20)
+            ],
+            text=None,
+        ),
+        call_tools(Call("archival_memory_search", {"query": "book", "limit": 50}), text=None),
+        say("Kept."),
+    )
+    helper(world).say("Keep these books.")
+    found = results(world)[-1]
+    assert "Book 19" in found
+    assert len(found) < 10_000
+
+
+def test_where_nobody_is_named_the_model_edits_blocks_and_has_nothing_to_search(world: World) -> None:
+    """What it kept elsewhere than in its blocks it could never find again."""
+    chat = world.chat(model="agent/helper", headers={"x-mnemogate-conversation": "room-1"})
+    world.upstream.queue(call_tools(insert("Wants a quiet room."), text=None), say("Noted."))
+    chat.say("A quiet room, please.")
+    assert set(world.upstream.last.tool_names) == {"memory_insert", "memory_replace", "memory_rethink"}
+    chat.say("Thanks.")
+    world.clock.sleep(1000)
+    chat.say("Which room do I want?")
+    assert "Wants a quiet room." in system(world)
+
+
+def test_what_was_kept_on_this_path_is_found_before_it_is_confirmed(world: World) -> None:
+    chat = helper(world)
+    world.upstream.queue(
+        call_tools(Call("archival_memory_insert", {"content": "The safe opens with 815."}), text=None),
+        say("Kept."),
+    )
+    chat.say("The safe opens with 815.")
+    world.upstream.queue(
+        call_tools(
+            Call("archival_memory_search", {"query": "how does the safe open"}),
+            insert("Owns a safe."),
+            text=None,
+        ),
+        say("815."),
+    )
+    chat.say("How does it open?")
+    assert "815" in results(world)[-2]
+    assert world.query("SELECT count(*) FROM passages") == [1]
+
+
+# -- theirs, alone and mixed
+
+
+@both_ways
+def test_calls_of_the_client_pass_alone_and_in_parallel(world: World, stream: bool) -> None:
+    chat = helper(world, tools=[WEATHER, CLOCK], stream=stream)
+    world.upstream.queue(
+        call_tools(Call("weather", {"city": "Lisbon"}), Call("clock", {"zone": "WET"}), text="Wait."),
+        say("Sunny at noon."),
+    )
+    assert chat.say("Weather and time?") == "Wait."
+    calls = chat.messages[-1]["tool_calls"]
+    assert [json.loads(c["function"]["arguments"]) for c in calls] == [{"city": "Lisbon"}, {"zone": "WET"}]
+    chat.answer(calls[1], "noon")
+    chat.answer(calls[0], "sunny")
+    assert chat.go_on() == "Sunny at noon."
+    assert world.upstream.last.messages[1:] == chat.messages[:-1]
+
+
+def test_nothing_is_recalled_for_the_result_of_a_tool(world: World) -> None:
+    helper(world).say("The weather in Lisbon was awful in March.")
+    chat = helper(world, tools=[WEATHER])
+    world.upstream.queue(call_tools(Call("weather", {"city": "Lisbon"}), text=None))
+    chat.say("How is it there?")
+    chat.answer(chat.messages[-1]["tool_calls"][0], "Was the weather in Lisbon awful in March?")
+    chat.go_on()
+    assert world.upstream.last.messages[1:] == chat.messages[:-1]
+
+
+@both_ways
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_of_a_mixed_round_ours_is_run_and_theirs_passed_on(
+    world: World, stream: bool, ours_first: bool
+) -> None:
+    chat = helper(world, tools=[WEATHER], stream=stream)
+    calls = [insert("Lives in Lisbon."), Call("weather", {"city": "Lisbon"})]
+    world.upstream.queue(call_tools(*(calls if ours_first else calls[::-1]), text=None), say("Sunny."))
+    chat.say("Weather at home?")
+    (call,) = chat.messages[-1]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    chat.answer(call, "sunny")
+    assert chat.go_on() == "Sunny."
+    roles = [m["role"] for m in world.upstream.last.messages]
+    assert roles == ["system", "user", "assistant", "tool", "tool"]
+    assert len(world.upstream.last.messages[2]["tool_calls"]) == 2
+    again = message_bytes(world.upstream.last)
+    chat.say("Thanks.")
+    assert message_bytes(world.upstream.last)[: len(again)] == again
+    assert world.block("alice").value == "Lives in Lisbon."
+
+
+def test_of_a_mixed_round_never_answered_neither_half_goes_back(world: World) -> None:
+    chat = helper(world, tools=[WEATHER])
+    world.upstream.queue(call_tools(insert("a"), Call("weather"), text="Looking. "))
+    chat.say("Weather?")
+    chat.messages[-1].pop("tool_calls")
+    assert chat.say("Forget it.") == "Ok."
+    assert [m["role"] for m in world.upstream.last.messages] == ["system", "user", "assistant", "user"]
+    assert "tool_calls" not in world.upstream.last.messages[2]
+
+
+def test_a_call_left_open_is_the_clients_own_error(world: World) -> None:
+    chat = helper(world, tools=[WEATHER])
+    world.upstream.queue(call_tools(Call("weather"), text=None))
+    chat.say("Weather?")
+    with pytest.raises(openai.BadRequestError, match="tool_call_id"):
+        chat.say("Forget it.")
+    chat.messages.pop()
+    chat.answer(chat.messages[-1]["tool_calls"][0], "sunny")  # answered late
+    assert chat.say("And now?") == "Ok."
+
+
+def test_of_a_mixed_round_the_clients_results_may_come_late_and_in_another_order(world: World) -> None:
+    chat = helper(world, tools=[WEATHER, CLOCK])
+    world.upstream.queue(call_tools(Call("weather"), insert("Likes sun."), Call("clock"), text="Wait. "))
+    chat.say("Weather and time?")
+    with pytest.raises(openai.BadRequestError, match="tool_call_id"):
+        chat.say("Hurry.")
+    assert [m["role"] for m in world.upstream.last.messages[1:]] == ["user", "assistant", "user"]
+    assert world.upstream.last.messages[2] == chat.messages[1]  # as the client has it, and nothing of ours
+    chat.messages.pop()
+    for call in chat.messages[-1]["tool_calls"][::-1]:
+        chat.answer(call, "fine")
+    assert chat.say("Hurry.") == "Ok."
+    sent = world.upstream.last.messages[2:]
+    assert [m["role"] for m in sent] == ["assistant", "tool", "tool", "tool", "user"]
+    ours, *theirs = [m["tool_call_id"] for m in sent[1:4]]
+    asked = {c["id"]: c["function"]["name"] for c in sent[0]["tool_calls"]}
+    assert [asked[ours], *(asked[id] for id in theirs)] == ["memory_insert", "clock", "weather"]
+    chat.say("Thanks.")
+    assert world.block("alice").value == "Likes sun."
+
+
+def test_the_clients_tools_are_re_indexed_behind_ours(world: World) -> None:
+    chat = helper(world, tools=[WEATHER, CLOCK], stream=True)
+    world.upstream.queue(
+        call_tools(insert("a"), Call("weather", {"n": 1}), insert("b"), Call("clock", {"n": 2}))
+    )
+    chat.say("Go.", stream=True)
+    assert [c["function"]["name"] for c in chat.messages[-1]["tool_calls"]] == ["weather", "clock"]
+
+
+# -- hidden rounds come back
+
+
+@both_ways
+def test_the_next_turn_puts_hidden_rounds_back_byte_for_byte(world: World, stream: bool) -> None:
+    world.upstream.rules = Rules(unknown_parameters=False)  # one whose messages have fields of their own
+    chat = helper(world, stream=stream)
+    odd = Reply(
+        text="Noting. ",
+        calls=(insert('Héllo \u2028 "q"'), insert("b")),
+        delta={"reasoning_content": "hm", "signature": "c2ln"},
+    )
+    world.upstream.queue(odd, say("Done."))
+    chat.say("Note it.")
+    sent = message_bytes(world.upstream.last)
+    for _ in range(3):
+        chat.say("More.")
+        assert message_bytes(world.upstream.last)[: len(sent)] == sent
+        sent = message_bytes(world.upstream.last)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("second", "heard"), [("Done.", "Noting. Still. Done."), ("\n- a", "Noting. Still.\n- a")]
+)
+def test_what_two_rounds_say_does_not_run_together_and_goes_back_as_it_was_said(
+    world: World, stream: bool, second: str, heard: str
+) -> None:
+    chat = helper(world, stream=stream)
+    world.upstream.queue(
+        call_tools(insert("a"), text="Noting."),
+        call_tools(insert("b"), text=None),
+        call_tools(insert("c"), text="Still."),
+        say(second),
+    )
+    assert chat.say("Note it.") == heard
+    chat.say("More.")
+    said = [m["content"] for m in world.upstream.last.messages if m["role"] == "assistant"]
+    assert said == ["Noting.", None, "Still.", second]
+
+
+@both_ways
+def test_hidden_rounds_go_back_to_a_client_that_strips_white_space(world: World, stream: bool) -> None:
+    chat = helper(world, stream=stream, tools=[WEATHER])
+    world.upstream.queue(call_tools(insert("a"), text="Noting.\n\n"), say("  Done.\n\nYes. "))
+    chat.say("Note it.")
+    chat.messages[-1]["content"] = " ".join(chat.messages[-1]["content"].split())
+    world.upstream.queue(call_tools(insert("b"), Call("weather"), text="Well: "))
+    chat.say("And that.")
+    said = [m["content"] for m in world.upstream.last.messages if m["role"] == "assistant"]
+    assert said == ["Noting.\n\n", "  Done. Yes."]
+    chat.messages[-1]["content"] = chat.messages[-1]["content"].strip()
+    chat.answer(chat.messages[-1]["tool_calls"][0], "sunny")
+    chat.go_on()
+    assert [c["function"]["name"] for c in world.upstream.last.messages[-3]["tool_calls"]] == [
+        "memory_insert",
+        "weather",
+    ]
+
+
+def test_hidden_rounds_stay_away_from_a_request_without_our_tools(world: World) -> None:
+    chat = helper(world, tools=[WEATHER])
+    world.upstream.queue(call_tools(insert("a"), text="Well. "), say("Done."))
+    chat.say("Hi")
+    chat.options["tool_choice"] = "none"
+    chat.say("No tools now.")
+    assert [m["role"] for m in world.upstream.last.messages] == ["system", "user", "assistant", "user"]
+    assert world.upstream.last.messages[2]["content"] == "Well. Done."
+    metrics = world.gateway.ask("GET", "/metrics").body.decode().splitlines()
+    assert "mnemogate_prefix_breaks_total 1.0" in metrics
+    del chat.options["tool_choice"]
+    chat.say("Tools again.")
+    assert [m["role"] for m in world.upstream.last.messages][2:5] == ["assistant", "tool", "assistant"]
+
+
+def test_a_request_that_drops_its_tools_still_gets_an_answer(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+
+    profile = ProfileSettings("default", memory_tools=True, blocks=(BlockSettings("human"),))
+    with remember(upstream, tmp_path, profile) as world:
+        chat = world.chat(user="alice", tools=[WEATHER])
+        upstream.queue(call_tools(insert("a"), text="Well. "), say("Done."))
+        chat.say("Hi")
+        del chat.options["tools"]
+        assert chat.say("Without tools.") == "Ok."
+        assert "tools" not in upstream.last.json
+        chat.options["tools"] = [WEATHER]
+        chat.say("With tools.")
+        assert set(upstream.last.tool_names) == MEMORY | {"weather"}
+
+
+def test_a_clash_of_names_renames_ours(world: World) -> None:
+    theirs = {"type": "function", "function": {"name": "memory_insert", "parameters": {"type": "object"}}}
+    chat = helper(world, tools=[theirs])
+    world.upstream.queue(
+        call_tools(
+            Call("memory_insert", {"their": 1}),
+            Call("mnemogate_memory_insert", {"label": "human", "new_string": "ours"}),
+            text=None,
+        )
+    )
+    chat.say("Go.")
+    (call,) = chat.messages[-1]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"their": 1}
+    chat.answer(call, "done")
+    chat.go_on()
+    chat.say("Thanks.")
+    assert world.block("alice").value == "ours"
+
+
+def test_a_client_that_claims_a_name_later_takes_the_tools_out_of_that_request(world: World) -> None:
+    chat = helper(world)
+    chat.say("Hi")
+    theirs = {"type": "function", "function": {"name": "memory_insert", "parameters": {"type": "object"}}}
+    chat.say("Mine.", tools=[theirs])
+    assert world.upstream.last.tool_names == ["memory_insert"]
+    chat.say("Yours.")
+    assert set(world.upstream.last.tool_names) == MEMORY
+
+
+# -- edits and their turns
+
+
+def test_an_edit_reaches_the_next_conversation_once_it_is_confirmed(world: World) -> None:
+    chat = helper(world)
+    world.upstream.queue(call_tools(insert("Allergic to nuts."), text=None), say("Noted."))
+    chat.say("I am allergic to nuts.")
+    helper(world).say("Suggest a cake.")
+    assert "Allergic to nuts." not in system(world)
+    chat.say("Thanks.")
+    helper(world).say("Suggest a dinner.")
+    assert "Allergic to nuts." in system(world)
+    assert world.query("SELECT count(*) FROM block_ops WHERE state = 'merged'") == [1]
+
+
+def test_an_edit_that_stood_unchallenged_is_confirmed_by_time(world: World) -> None:
+    world.upstream.queue(call_tools(insert("Allergic to nuts."), text=None), say("Noted."))
+    helper(world).say("I am allergic to nuts.")
+    world.pass_time(60)
+    assert world.block("alice").value == ""
+    world.pass_time(61)
+    assert world.block("alice").value == "Allergic to nuts."
+    world.pass_time(500)
+    assert world.block("alice").value == "Allergic to nuts."
+
+
+def test_an_edit_is_confirmed_by_time_although_the_clock_was_put_back(world: World) -> None:
+    """As after a start with a wrong clock: what was dated next month must not wait until then."""
+    month_s = 30 * 86_400
+    for text in ("Likes tea.", "Has a cat.", "Has a dog."):
+        edit = Call("memory_insert", {"label": "human", "new_string": text})
+        world.upstream.queue(call_tools(edit, text=None), say("Noted."))
+        helper(world, headers={"x-mnemogate-conversation": "c"}).say(text)
+        if text == "Likes tea.":
+            world.settle()
+            world.clock.sleep(-month_s)
+        world.pass_time(10_000)
+        assert world.block("alice").value.endswith(text)
+
+
+def test_edits_of_a_regenerated_turn_leave_no_trace(world: World) -> None:
+    chat = helper(world)
+    chat.say("Hello there.")
+    for word in ("wrong", "right"):
+        world.upstream.queue(call_tools(insert(f"The {word} one."), text=None), say(f"It is {word}."))
+        if word == "wrong":
+            chat.say("Which one?")
+            chat.messages.pop()
+        else:
+            chat.go_on()
+            assert "wrong" not in results(world)[-1]
+    chat.say("Thanks.")
+    assert world.block("alice").value == "The right one."
+    world.pass_time(1000)
+    assert world.block("alice").value == "The right one."
+    assert "wrong" not in system(world)
+
+
+def test_each_edit_of_a_confirmed_turn_is_done_exactly_once(world: World) -> None:
+    chat = helper(world)
+    world.upstream.queue(
+        call_tools(insert("one"), insert("two"), text=None), call_tools(insert("three"), text=None), say(".")
+    )
+    chat.say("Count.")
+    for _ in range(3):
+        chat.say("Go on.")
+    world.pass_time(1000)
+    assert world.block("alice").value == "one\ntwo\nthree"
+    versions = "SELECT count(*) FROM block_history h JOIN blocks b ON b.id = h.block WHERE b.label = 'human'"
+    assert world.query(versions) == [4]
+
+
+def test_edits_of_a_reply_the_client_asked_for_twice_are_done_once(world: World) -> None:
+    chat = helper(world)
+    chat.say("Hello there.")
+    for _ in range(2):
+        world.upstream.queue(call_tools(insert("once"), text=None), say("Noted."))
+        chat.messages.append({"role": "user", "content": "Note it."})
+        reply = chat.complete()
+        chat.messages.pop()
+    chat.messages += [{"role": "user", "content": "Note it."}, reply]
+    chat.say("Thanks.")
+    assert world.block("alice").value == "once"
+
+
+def test_the_model_sees_its_own_edit_in_the_same_turn_and_the_next(world: World) -> None:
+    chat = helper(world)
+    world.upstream.queue(
+        call_tools(insert("likes tea"), text=None),
+        call_tools(
+            Call("memory_replace", {"label": "human", "old_string": "tea", "new_string": "coffee"}), text=None
+        ),
+        say("Noted."),
+    )
+    chat.say("I like coffee now.")
+    assert "coffee" in results(world)[-1]
+    world.upstream.queue(
+        call_tools(
+            Call("memory_replace", {"label": "human", "old_string": "coffee", "new_string": "cocoa"}),
+            text=None,
+        ),
+        say("Noted."),
+    )
+    chat.say("Cocoa!")
+    assert "Error" not in results(world)[-1]
+    assert "Changed in the memory blocks" not in world.upstream.last.body.decode()
+
+
+# -- when things go wrong
+
+
+def test_an_unknown_tool_is_the_clients_to_answer(world: World) -> None:
+    chat = helper(world)
+    world.upstream.queue(call_tools(Call("unheard_of", {"a": 1}), text=None))
+    chat.say("Hi")
+    assert chat.messages[-1]["tool_calls"][0]["function"]["name"] == "unheard_of"
+
+
+@both_ways
+def test_arguments_that_are_no_json_are_told_to_the_model(world: World, stream: bool) -> None:
+    world.upstream.queue(call_tools(Call("memory_insert", '{"label": "hum'), text=None), say("Sorry."))
+    assert helper(world, stream=stream).say("Hi") == "Sorry."
+    assert "not a JSON object" in results(world)[0]
+    (call,) = world.upstream.last.messages[-2]["tool_calls"]
+    json.loads(call["function"]["arguments"])
+
+
+def test_wrong_arguments_are_told_to_the_model(world: World) -> None:
+    world.upstream.queue(call_tools(Call("memory_insert", {"label": "human"}), text=None), say("Sorry."))
+    assert helper(world).say("Hi") == "Sorry."
+    assert "needs `new_string`" in results(world)[0]
+
+
+@both_ways
+def test_the_limit_of_rounds_ends_in_an_answer(
+    upstream: StrictUpstream, tmp_path: Path, stream: bool
+) -> None:
+    with remember(upstream, tmp_path, agent(), memory={"max_tool_rounds": 2}) as world:
+        upstream.queue(*[call_tools(insert(f"{n}"), text=None) for n in range(3)], say("Enough."))
+        chat = helper(world, stream=stream)
+        assert chat.say("Hi") == "Enough."
+        assert len(upstream.seen) == 4
+        assert upstream.last.json["tool_choice"] == "none"
+        assert set(upstream.last.tool_names) == MEMORY
+        assert "limit of 2 rounds" in results(world)[-1]
+        sent = message_bytes(upstream.last)
+        chat.say("And?")
+        assert message_bytes(upstream.last)[: len(sent)] == sent
+        assert world.block("alice").value == "0\n1"
+
+
+@both_ways
+def test_a_hidden_call_cut_off_by_the_token_limit_ends_the_reply_with_length(
+    world: World, stream: bool
+) -> None:
+    world.upstream.queue(
+        call_tools(Call("memory_insert", '{"label": "human", "new'), text="Well, ", finish_reason="length")
+    )
+    body = {
+        "model": "agent/helper",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "user": "alice",
+        "max_tokens": 9,
+    }
+    if not stream:
+        choice = world.sdk.chat.completions.create(**body).choices[0]  # type: ignore[call-overload]
+        assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (
+            "Well, ",
+            None,
+            "length",
+        )
+    else:
+        chunks = list(world.sdk.chat.completions.create(**body, stream=True))  # type: ignore[call-overload]
+        assert chunks[-1].choices[0].finish_reason == "length"
+        assert not any(c.choices[0].delta.tool_calls for c in chunks)
+    assert len(world.upstream.seen) == 1
+
+
+def test_later_rounds_get_what_is_left_of_the_token_limit(world: World) -> None:
+    usage = {"prompt_tokens": 50, "completion_tokens": 30, "total_tokens": 80}
+    world.upstream.queue(call_tools(insert("a"), text=None, usage=usage), say("Done.", usage=usage))
+    body = {"model": "agent/helper", "messages": [{"role": "user", "content": "Hi"}], "user": "alice"}
+    reply = world.sdk.chat.completions.create(**body, max_completion_tokens=100)  # type: ignore[call-overload]
+    assert [s.json["max_completion_tokens"] for s in world.upstream.seen] == [100, 70]
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (50, 60)
+    assert reply.usage.mnemogate_billed == {"prompt_tokens": 100, "completion_tokens": 60, "rounds": 2}
+
+
+@both_ways
+def test_a_refusal_in_the_second_round_is_a_status_while_no_text_was_sent(world: World, stream: bool) -> None:
+    world.upstream.queue(call_tools(insert("a"), text=None), fail(429, "Slow down", retry_after="3"))
+    with pytest.raises(openai.RateLimitError, match="Slow down") as caught:
+        helper(world, stream=stream).say("Hi")
+    assert caught.value.response.headers["retry-after"] == "3"
+    assert world.query("SELECT count(*) FROM block_ops") == [0]
+
+
+@both_ways
+@pytest.mark.parametrize("told", [None, "Well, "])
+def test_an_upstream_lost_before_the_second_round_is_no_end_of_the_reply(
+    world: World, stream: bool, told: str | None
+) -> None:
+    lost = Reply(cut_before_headers=True)  # (the connection of the first round is dialled once more)
+    world.upstream.queue(call_tools(insert("a"), text=told), lost, lost)
+    with pytest.raises(openai.APIError) as caught:
+        helper(world, stream=stream).say("Hi")
+    assert isinstance(caught.value, openai.InternalServerError) is not bool(stream and told)
+    assert world.query("SELECT count(*) FROM exchanges WHERE standing") == [0]
+
+
+def test_a_refusal_in_the_second_round_after_text_is_an_error_in_the_stream(world: World) -> None:
+    world.upstream.queue(call_tools(insert("a"), text="Well, "), fail(429, "Slow down"))
+    chat = helper(world, stream=True)
+    with pytest.raises(openai.APIError, match="Slow down"):
+        chat.say("Hi")
+    world.settle()
+    assert "Well" not in str(world.query("SELECT said FROM exchanges WHERE standing"))
+    world.pass_time(1000)
+    assert world.query("SELECT count(*) FROM block_ops WHERE state = 'merged'") == [0]
+
+
+def test_a_refusal_in_the_second_round_of_a_whole_reply_is_a_status(world: World) -> None:
+    world.upstream.queue(call_tools(insert("a"), text="Well, "), fail(429, "Slow down"))
+    with pytest.raises(openai.RateLimitError, match="Slow down"):
+        helper(world).say("Hi")
+
+
+def test_a_call_whose_name_comes_late_and_in_bytes_is_still_ours(world: World) -> None:
+    world.upstream.queue(call_tools(insert("é" * 5, pieces=1, late_name=True), text=None), say("Noted."))
+    assert helper(world, stream=True).say("Hi") == "Noted."
+    assert "ééééé" in results(world)[0]
+
+
+@both_ways
+def test_a_server_that_counts_its_calls_anew_with_each_reply_loses_no_edit(
+    world: World, stream: bool
+) -> None:
+    """Two rounds of one turn both have a "call_0"."""
+    chat = helper(world, stream=stream)
+    for text in ("Likes tea.", "Has a cat."):
+        world.upstream.queue(
+            call_tools(Call("memory_insert", {"label": "human", "new_string": text}, id="call_0"), text=None)
+        )
+    world.upstream.queue(say("Noted."))
+    assert chat.say("I like tea, and I have a cat.") == "Noted."
+    chat.say("Thank you.")
+    world.pass_time(10_000)
+    assert world.block("alice").value == "Likes tea.\nHas a cat."
+
+
+@both_ways
+def test_a_call_of_the_clients_may_have_the_name_of_one_of_ours_before_it(world: World, stream: bool) -> None:
+    chat = helper(world, tools=[WEATHER], stream=stream)
+    world.upstream.queue(
+        call_tools(
+            Call("memory_insert", {"label": "human", "new_string": "Likes tea."}, id="call_0"), text=None
+        ),
+        call_tools(Call("weather", {}, id="call_0"), text=None),
+    )
+    chat.say("Shall I have tea outside?")
+    (call,) = chat.messages[-1]["tool_calls"]
+    assert call["id"] == "call_0"
+    chat.answer(call, "Rain.")
+    chat.go_on()
+    ours, done, theirs, rain = world.upstream.last.messages[-4:]
+    assert ours["tool_calls"][0]["id"] == done["tool_call_id"] != "call_0"
+    assert theirs["tool_calls"][0]["id"] == rain["tool_call_id"] == "call_0"
+    chat.say("Thank you.")
+    world.pass_time(10_000)
+    assert world.block("alice").value == "Likes tea."

@@ -1,0 +1,170 @@
+"""A conversation that outgrows the model's context: it is cut to fit, and the cut stays put for several turns."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.core.request.splice import scan
+from gateway.settings import UpstreamSettings
+from gateway.tokens import count, message_tokens
+from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
+from tests.gateway.sdk import Chat, World, agent, message_bytes, prefix_bytes, remember
+
+CONTEXT = 1500  # tokens
+RESERVE = 300
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    small = UpstreamSettings("up", base_url=upstream.base_url, context_window=CONTEXT)
+    with remember(upstream, tmp_path, agent(), upstreams=(small,)) as made:
+        yield made
+
+
+def tokens(seen: Seen) -> int:
+    """Roughly: four characters a token, for all that is sent."""
+    tools = scan(seen.body).span("tools")
+    return (len(prefix_bytes(seen)) + (tools[1] - tools[0] if tools else 0)) // 4
+
+
+def words(beginning: str, count: int) -> str:
+    """A text of words that no other text here has, so that nothing is recalled for it."""
+    mark = "".join(filter(str.isalnum, beginning)).lower()
+    return beginning + "".join(f" {mark}{'abcdefghijklmnopqrstuvwxyz'[k]}" for k in range(count))
+
+
+def long_talk(chat: Chat, turns: int, **options: Any) -> list[Seen]:
+    seen = []
+    for n in range(turns):
+        chat.world.upstream.queue(say(words(f"Answer {n}:", 6)))
+        chat.say(words(f"Message {n}:", 11), **options)
+        seen.append(chat.world.upstream.last)
+    return seen
+
+
+@pytest.mark.parametrize("user", [{}, {"user": "alice"}], ids=["nobody", "alice"])
+def test_a_long_conversation_fits_its_window(world: World, user: dict[str, Any]) -> None:
+    chat = world.chat(system="Be brief.", max_tokens=RESERVE, **user)
+    seen = long_talk(chat, 40)
+    assert len(chat.messages) == 81
+    for each in seen:
+        assert tokens(each) <= CONTEXT - RESERVE
+        assert [m["role"] for m in each.messages[:2]] == ["system", "user"]
+        assert each.messages[0]["content"].startswith("Be brief.")
+    for n, each in enumerate(seen):
+        assert each.messages[-1]["content"].endswith(chat.messages[1 + 2 * n]["content"])
+    moved = sum(not prefix_bytes(two).startswith(prefix_bytes(one)) for one, two in itertools.pairwise(seen))
+    assert 0 < moved <= 10, f"the window moved {moved} times in 40 turns"
+
+
+def test_what_was_cut_is_still_to_be_found(world: World) -> None:
+    chat = world.chat(user="alice", max_tokens=RESERVE)
+    chat.say("My bicycle is a red Bianchi.")
+    long_talk(chat, 30)
+    assert "Bianchi" not in world.upstream.last.body.decode()
+    chat.say("What colour is my bicycle, and who made it?")
+    assert "Bianchi" in world.upstream.last.messages[-1]["content"]
+    assert tokens(world.upstream.last) <= CONTEXT - RESERVE
+
+
+def test_in_a_small_window_a_note_is_small(world: World) -> None:
+    chat = world.chat(user="alice", max_tokens=RESERVE)
+    for n in range(60):
+        chat.say(f"Message {n}: what about the weather in the mountains, and how are the roads today?")
+    assert "<memory>" in world.upstream.last.body.decode()
+    reply = world.post(
+        [*chat.messages, {"role": "user", "content": "Weather, mountains, roads?"}], user="alice"
+    )
+    assert 0 < int(reply.headers["x-mnemogate-recalled-tokens"]) <= CONTEXT // 16
+    for seen in world.upstream.seen:
+        assert sum(message_tokens(m, count) for m in seen.messages) <= CONTEXT - RESERVE
+
+
+def test_what_fell_out_of_an_append_conversation_is_found(world: World) -> None:
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+
+    def send(text: str) -> None:
+        body = [{"role": "user", "content": text}]
+        assert world.post(body, headers, user="alice", max_tokens=RESERVE).status == 200
+
+    send("My bicycle is a red Bianchi.")
+    for n in range(20):
+        send(words(f"Message {n}:", 26))
+    assert "Bianchi" not in world.upstream.last.body.decode()
+    send("What colour is my bicycle, and who made it?")
+    assert "Bianchi" in world.upstream.last.messages[-1]["content"]
+
+
+def test_the_receipt_says_how_much_was_left_out(world: World) -> None:
+    messages = []
+    for n in range(40):
+        messages.append({"role": "user", "content": f"Message {n} " + "of many words " * 10})
+        messages.append({"role": "assistant", "content": "Yes."})
+    messages.append({"role": "user", "content": "So?"})
+    reply = world.post(messages)
+    assert reply.status == 200
+    assert int(reply.headers["x-mnemogate-evicted-tokens"]) > 0
+    assert len(world.upstream.last.messages) < 81
+    (last,) = [m for m in world.upstream.last.messages if m["content"] == "So?"]
+    assert last == world.upstream.last.messages[-1]
+
+
+def test_calls_are_never_torn_from_their_results(world: World) -> None:
+    """The strict upstream would refuse it."""
+    chat = world.chat(user="alice", model="agent/helper", tools=[WEATHER], max_tokens=200)
+    for n in range(25):
+        insert = Call("archival_memory_insert", {"content": f"fact {n}"})
+        weather = Call("weather", {"n": n})
+        world.upstream.queue(
+            call_tools(insert, weather, text=None) if n % 2 else call_tools(insert, text="Hm. ")
+        )
+        chat.say(f"Message {n}: " + "tell me something " * 5)
+        calls = chat.messages[-1].get("tool_calls") or []
+        for call in calls:
+            chat.answer(call, "sunny " * 20)
+        if calls:
+            chat.go_on()
+    assert all(seen.refusal is None for seen in world.upstream.seen)
+    assert len(world.upstream.last.messages) < len(chat.messages)
+
+
+def test_one_turn_longer_than_the_window_keeps_its_question(world: World) -> None:
+    chat = world.chat(user="alice", tools=[WEATHER], max_tokens=200)
+    chat.say("The question: how many rainy days are there?")
+    for n in range(12):
+        world.upstream.queue(call_tools(Call("weather", {"day": n}), text=None))
+        if n:
+            chat.go_on()
+        else:
+            chat.say("Count the rainy days, please.")
+        chat.answer(chat.messages[-1]["tool_calls"][0], "a little rain " * 30)
+    assert chat.go_on() == "Ok."
+    said = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
+    assert said[-1].endswith("Count the rainy days, please.")
+    assert tokens(world.upstream.last) <= CONTEXT
+
+
+def test_a_window_nobody_named_is_not_cut(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path) as world:
+        chat = world.chat(user="alice")
+        long_talk(chat, 30)
+        assert len(world.upstream.last.messages) == 59
+        assert message_bytes(world.upstream.last)[0].startswith(b'{"role":"user","content":"Message 0')
+
+
+def test_an_append_conversation_fits_too(world: World) -> None:
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    for n in range(30):
+        world.upstream.queue(say(words(f"Answer {n}:", 6)))
+        body = [{"role": "user", "content": words(f"Message {n}:", 11)}]
+        reply = world.post(body, headers, user="alice", max_tokens=RESERVE)
+        assert reply.status == 200
+        assert tokens(world.upstream.last) <= CONTEXT - RESERVE
+        assert world.upstream.last.messages[0]["role"] == "user"
+    assert len(world.upstream.last.messages) > 5

@@ -1,0 +1,266 @@
+"""What is known of an upstream, acted on: before one that takes the field, one that refuses it, and one nobody knows.
+
+A row stands in for its provider here, at the address of a strict upstream that refuses what the row says is not taken.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from adapters import registry
+from adapters.registry import ROWS
+from adapters.types import Capabilities
+from gateway.settings import UpstreamSettings
+from tests.doubles.anthropic_upstream import StrictAnthropic
+from tests.doubles.openai_rules import Rules
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.sdk import World, agent, remember
+
+Json = dict[str, Any]
+
+FAMILIES = [row.name for row in ROWS.values() if row.dialect == "openai"]
+KNOWN = [name for name in FAMILIES if ROWS[name].capabilities.developer_role is False]
+INSERT = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+MESSAGES = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": "I like tea."},
+    {"role": "developer", "content": [{"type": "text", "text": "And kind."}]},
+    {"role": "user", "content": "What do I like?"},
+]
+both = pytest.mark.parametrize("memory", [True, False], ids=["memory", "plain"])
+forms = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+
+
+def rules_of(known: Capabilities) -> Rules:
+    return Rules(
+        developer_role=known.developer_role is not False,
+        metadata=known.metadata,
+        stream_options=known.stream_usage,
+        limits=("max_tokens", "max_completion_tokens") if known.max_completion_tokens else ("max_tokens",),
+    )
+
+
+@contextmanager
+def family(name: str, tmp_path: Path, **of_upstream: Any) -> Iterator[World]:
+    """A gateway in front of a provider of that row. name: "unknown": an address of which nothing is known."""
+    row = ROWS.get(name)
+    rules = rules_of(row.capabilities) if row is not None else Rules()
+    with StrictUpstream(rules=rules) as upstream, pytest.MonkeyPatch.context() as patch:
+        address: str | None = upstream.base_url
+        if row is not None and row.base_url is not None:
+            patch.setitem(registry.ROWS, name, replace(row, base_url=address))
+            address = None if name != "openai" else address
+        kind: Any = "openai" if row is None else name
+        settings = UpstreamSettings("up", kind, address, **of_upstream)
+        with remember(upstream, tmp_path, agent(), upstreams=(settings,)) as world:
+            yield world
+
+
+def ask(world: World, memory: bool, stream: bool, **more: Any) -> tuple[str, dict[str, str]]:
+    """The text, and the reply's headers."""
+    told: Json = {"model": "agent/helper" if memory else "m", "stream": stream, **more}
+    if memory:
+        told["user"] = "alice"
+    answer = world.sdk.chat.completions.with_raw_response.create(**{"messages": MESSAGES, **told})
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    parsed: Any = answer.parse()
+    if not stream:
+        return parsed.choices[0].message.content or "", headers
+    return "".join(c.choices[0].delta.content or "" for c in parsed if c.choices), headers
+
+
+def roles(world: World) -> list[str]:
+    return [message["role"] for message in world.upstream.last.messages]
+
+
+# -- every family
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gets_what_it_takes(name: str, tmp_path: Path) -> None:
+    """A hidden round within a limit, a developer's words and metadata, before an upstream as strict as its row."""
+    known = ROWS[name].capabilities
+    told: Json = {"max_tokens": 100, "metadata": {"topic": "tea"}, "tools": [WEATHER]}
+    with family(name, tmp_path) as world:
+        for memory, stream in itertools.product((True, False), repeat=2):
+            world.upstream.seen.clear()
+            world.upstream.queue(*([call_tools(INSERT)] if memory else []), say("You like tea."))
+            text, headers = ask(world, memory, stream, **told)
+            assert text == "You like tea."
+            seen = world.upstream.seen
+            assert [each.refusal for each in seen] == [None] * (1 + memory)
+            assert ("metadata" in seen[-1].json) is known.metadata
+            assert headers.get("x-mnemogate-consumed") == (None if known.metadata else "metadata")
+            assert ("developer" in roles(world)) is (known.developer_role is not False)
+            assert seen[-1].tool_names[0] == "weather"
+            adds = memory and stream and known.stream_usage
+            assert {"stream_options" in each.json for each in seen} == {adds}
+
+
+# -- developer
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@both
+def test_a_developers_words_go_as_a_system_message(name: str, tmp_path: Path, memory: bool) -> None:
+    with family(name, tmp_path) as world:
+        _, headers = ask(world, memory, False)
+        sent = [m for m in world.upstream.last.messages if m["role"] == "system"]
+        assert [roles(world)[i] for i in (0, 2)] == ["system", "system"]
+        assert "Be brief." in str(sent[0])
+        assert sent[1]["content"] == MESSAGES[2]["content"]
+        assert headers["x-mnemogate-adapted"] == "developer_role"
+        if memory:
+            assert "You help." in str(sent[0]), "the profile's own system prompt is in the same message"
+
+
+def test_only_the_role_is_changed(tmp_path: Path) -> None:
+    body = (
+        b'{"messages" : [ {"content":"\\u0041b", "role" :"developer","name":"x" },{"role":"user","content":"Hi"}],'
+        b'"n":1.0 ,"model":"m"}'
+    )
+    with family("deepseek", tmp_path) as world:
+        world.gateway.post(body, {"x-mnemogate-memory": "off"})
+        assert world.upstream.last.body == body.replace(b'"developer"', b'"system"')
+
+
+@pytest.mark.parametrize("name", ["unknown", "openai", "groq"])
+@both
+def test_a_developers_words_stay_as_they_are_where_nothing_speaks_against_it(
+    name: str, tmp_path: Path, memory: bool
+) -> None:
+    with family(name, tmp_path) as world:
+        _, headers = ask(world, memory, False)
+        assert roles(world)[0] == "developer"
+        assert "x-mnemogate-adapted" not in headers
+
+
+@both
+def test_the_operator_may_know_better(tmp_path: Path, memory: bool) -> None:
+    (tmp_path / "a").mkdir()
+    with family("unknown", tmp_path / "a", takes_developer_role=False) as world:
+        ask(world, memory, False)
+        assert "developer" not in roles(world)
+    with family("vllm", tmp_path, takes_developer_role=True) as world:
+        world.upstream.rules = Rules()
+        ask(world, memory, False)
+        assert roles(world)[0] == "developer"
+
+
+def test_a_window_and_a_role_that_is_not_taken(tmp_path: Path) -> None:
+    talk: list[Json] = []
+    for n in range(8):
+        talk.append({"role": "developer", "content": f"Rule {n}. " + "word " * 300})
+        talk.append({"role": "user", "content": f"Question {n}. " + "word " * 300})
+    with family("deepseek", tmp_path, context_window=2000) as world:
+        _, headers = ask(world, True, False, messages=talk)
+        assert int(headers["x-mnemogate-evicted-tokens"]) > 0
+        assert 0 < len(roles(world)) < 16
+        assert "developer" not in roles(world)
+
+
+# -- metadata without store
+
+
+@both
+@forms
+def test_metadata_without_store(tmp_path: Path, stream: bool, memory: bool) -> None:
+    """Kept back where it is refused, said so, and sent where it is taken. The strict upstream judges."""
+    told = {"metadata": {"topic": "tea"}}
+    for place, name in enumerate(("openai", "openrouter")):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        with family(name, folder) as world:
+            _, headers = ask(world, memory, stream, **told)
+            is_taken = name == "openrouter"
+            assert (world.upstream.last.json.get("metadata") == told["metadata"]) is is_taken
+            assert (headers.get("x-mnemogate-consumed") == "metadata") is not is_taken
+            _, headers = ask(world, memory, stream, extra_body={"metadata": {"call": {"id": 1}}})
+            assert "metadata" not in world.upstream.last.json, "a voice platform's, which nobody takes"
+            assert headers["x-mnemogate-consumed"] == "metadata"
+
+
+@both
+def test_what_a_translation_has_no_place_for_is_named(tmp_path: Path, memory: bool) -> None:
+    """Of metadata Claude takes `user_id`; the key of a cache it has no use for."""
+    with StrictAnthropic() as upstream:
+        claude = (UpstreamSettings("up", "anthropic", upstream.base_url),)
+        with remember(upstream, tmp_path, agent(), upstreams=claude) as world:
+            for told, consumed in (
+                ({"metadata": {"user_id": "u-1"}}, None),
+                ({"metadata": {"user_id": "u-1", "topic": "tea"}}, "metadata"),
+                ({"metadata": {"topic": "tea"}, "prompt_cache_key": "k"}, "metadata,prompt_cache_key"),
+            ):
+                _, headers = ask(world, memory, False, **told)
+                assert headers.get("x-mnemogate-consumed") == consumed
+                user = "u-1" if "user_id" in told["metadata"] else "alice" if memory else None
+                assert upstream.last.json.get("metadata") == (user and {"user_id": user})
+
+
+# -- the usage of a stream
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_stream_is_asked_for_its_usage_where_that_is_taken(tmp_path: Path, takes: bool) -> None:
+    """Hidden rounds share the client's limit, by what the upstream counted or by our own estimate."""
+    with family("unknown", tmp_path, takes_stream_usage=takes) as world:
+        world.upstream.rules = Rules(stream_options=takes)
+        usage = {"prompt_tokens": 5, "completion_tokens": 60, "total_tokens": 65}
+        world.upstream.queue(call_tools(INSERT, usage=usage), say("Noted."))
+        assert ask(world, True, True, max_tokens=100)[0] == "Noted."
+        first, second = world.upstream.seen
+        assert first.json.get("stream_options") == ({"include_usage": True} if takes else None)
+        assert (second.json["max_tokens"] == 40) is takes
+        assert second.json["max_tokens"] < 100
+
+
+@both
+def test_a_clients_own_wish_for_usage_is_the_upstreams_to_refuse(tmp_path: Path, memory: bool) -> None:
+    with family("unknown", tmp_path, takes_stream_usage=False) as world:
+        world.upstream.rules = Rules(stream_options=False)
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask(world, memory, True, stream_options={"include_usage": True})
+        assert caught.value.param == "stream_options"
+
+
+# -- the limit of a completion
+
+
+@pytest.mark.parametrize("newer", [True, False])
+@both
+def test_a_clients_limit_keeps_its_name(tmp_path: Path, newer: bool, memory: bool) -> None:
+    """Whatever is known of the upstream: an older name for a newer model is its error to tell, and not ours to mend."""
+    key, other = "max_completion_tokens", "max_tokens"
+    if not newer:
+        key, other = other, key
+    with family("unknown", tmp_path, takes_max_completion_tokens=newer) as world:
+        world.upstream.rules = Rules(limits=(key,))
+        world.upstream.queue(*([call_tools(INSERT)] if memory else []), say("Noted."))
+        assert ask(world, memory, False, **{key: 50})[0] == "Noted."
+        assert all(0 < seen.json[key] <= 50 and other not in seen.json for seen in world.upstream.seen)
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask(world, memory, False, **{other: 50})
+        assert (caught.value.param, caught.value.code) == (other, "unsupported_parameter")
+
+
+@pytest.mark.parametrize(("newer", "key"), [(True, "max_completion_tokens"), (False, "max_tokens")])
+def test_our_own_calls_name_their_limit_as_the_upstream_has_it(tmp_path: Path, newer: bool, key: str) -> None:
+    with StrictUpstream(rules=Rules(limits=(key,))) as upstream:
+        there = UpstreamSettings("up", base_url=upstream.base_url, takes_max_completion_tokens=newer)
+        memory = {"background_model": "small", "learn_every": 0}
+        with remember(upstream, tmp_path, upstreams=(there,), memory=memory) as world:
+            background = world.gateway.app.beside.background
+            assert background is not None
+            asked = [{"role": "user", "content": "Sum it up."}]
+            reply = world.gateway.call(background.ask("default", asked, max_tokens=50))
+            assert reply.text == "Ok."
+        assert upstream.last.json[key] == 50

@@ -1,0 +1,142 @@
+"""An upstream whose context nobody named says how long it is by refusing; from then on requests are cut to it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.settings import UpstreamSettings
+from tests.doubles.upstream import Reply, Seen, StrictUpstream, fail, say
+from tests.gateway.sdk import remember
+
+LIMIT = 2000
+WORDS = "one two three four five six seven eight nine ten " * 4
+
+
+def refuse_long(seen: Seen) -> Reply:
+    """By a rough count of words, as far above ours as a real one may be below."""
+    if sum(len(str(m["content"]).split()) for m in seen.messages) > LIMIT:
+        return fail(
+            400,
+            message=f"This model's maximum context length is {LIMIT} tokens. Please reduce the length of the messages.",
+            code="context_length_exceeded",
+        )
+    return say("Short enough.")
+
+
+def long_list(turns: int) -> list[dict[str, Any]]:
+    said: list[dict[str, Any]] = []
+    for n in range(turns):
+        said += [{"role": "user", "content": f"{n} {WORDS}"}, {"role": "assistant", "content": f"{n} ok"}]
+    return [*said, {"role": "user", "content": "And now?"}]
+
+
+@pytest.mark.parametrize("user", ["alice", None], ids=["remembered", "nobody"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_list_that_is_too_long_is_cut_once_it_is_known_how_long_it_may_be(
+    tmp_path: Path, user: str | None, stream: bool
+) -> None:
+    with StrictUpstream(script=refuse_long) as upstream, remember(upstream, tmp_path) as world:
+        body = {"model": "m", "messages": long_list(80), "stream": stream, **({"user": user} if user else {})}
+        first = world.gateway.post(body)
+        assert first.status == 200
+        assert b"Short" in first.body
+        assert first.headers["x-mnemogate-tries"] == "up:400;up:200"
+        assert first.headers["x-mnemogate-context-tokens"] == str(LIMIT)
+        tried, cut = upstream.chats
+        assert len(tried.messages) == 161
+        assert cut.messages[-1] == tried.messages[-1]
+        assert cut.messages[0]["role"] == "user"
+        second = world.gateway.post(body)
+        assert second.status == 200
+        assert "x-mnemogate-tries" not in second.headers, "it is remembered"
+        assert len(upstream.chats) == 3
+
+
+def test_an_error_that_names_no_context_reaches_the_client_as_it_is(tmp_path: Path) -> None:
+    with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
+        upstream.queue(fail(400, message="Your words do not please me.", code="displeased"))
+        reply = world.gateway.post({"model": "m", "messages": long_list(1)})
+        assert (reply.status, reply.error["code"]) == (400, "displeased")
+        assert len(upstream.chats) == 1
+
+
+@pytest.mark.parametrize("user", ["alice", None], ids=["remembered", "nobody"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_error_that_repeats_a_large_request_reaches_the_client_as_it_is(
+    tmp_path: Path, user: str | None, stream: bool
+) -> None:
+    """As servers do that validate with pydantic: vLLM, and whatever is built on FastAPI."""
+    with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
+        told = fail(422, message="Input should be valid: " + "word " * 40_000)
+        upstream.queue(told)
+        body = {"model": "m", "messages": long_list(1), "stream": stream, **({"user": user} if user else {})}
+        reply = world.gateway.post(body)
+        assert (reply.status, [reply.body]) == (422, list(told.body or ()))
+        assert len(upstream.chats) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "This model's maximum context length is 300 tokens.",
+        "m\u0061ximum context length of 300",  # as it comes in the JSON
+        "context size\\n\\n\\n\\n\\n\\n\\n\\n\\n\\n300",
+        "context window " + "9" * 5000,
+    ],
+)
+def test_nobody_shortens_a_models_context_by_what_he_says(tmp_path: Path, words: str) -> None:
+    """An error that repeats the request repeats what was said in it."""
+    body = b'{"model":"m","user":"mallory","messages":[{"role":"user","content":"%s"}]}' % words.encode()
+    with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
+        said = json.loads(body)["messages"][0]["content"]
+        upstream.queue(fail(422, message=f"Input should be valid, not {said}"), say("Ok."))
+        assert world.gateway.ask("POST", "/v1/chat/completions", body).status == 422
+        assert len(upstream.chats) == 1
+        assert world.gateway.post({"model": "m", "messages": long_list(10), "user": "alice"}).status == 200
+        assert len(upstream.last.messages) >= 21
+
+
+@dataclass
+class Counting:
+    """An upstream with a vocabulary of its own, which takes more tokens for the same words than we count."""
+
+    context: int
+    per_word: float
+    refused: int = 0
+
+    def __call__(self, seen: Seen) -> Reply:
+        prompt = int(self.per_word * sum(len(str(m["content"]).split()) for m in seen.messages))
+        asked = prompt + int(seen.json.get("max_tokens", 0))
+        if asked > self.context:
+            self.refused += 1
+            return fail(
+                400,
+                message=f"This model's maximum context length is {self.context} tokens. However, you requested "
+                f"{asked} tokens ({prompt} in the messages). Please reduce the length of the messages.",
+                code="context_length_exceeded",
+            )
+        usage = {"prompt_tokens": prompt, "completion_tokens": 1, "total_tokens": prompt + 1}
+        return say("Fine.", usage=usage)
+
+
+@pytest.mark.parametrize("form", ["whole", "streamed", "streamed without usage"])
+@pytest.mark.parametrize("told", [True, False], ids=["in the settings", "by an error"])
+def test_an_upstream_that_counts_more_than_we_do_is_believed(tmp_path: Path, form: str, told: bool) -> None:
+    """Its figures correct ours, so that a conversation that grows does not end where its window does."""
+    counting = Counting(4000, per_word=1.6)
+    with StrictUpstream(script=counting) as upstream:
+        window = UpstreamSettings("up", base_url=upstream.base_url, context_window=4000 if told else None)
+        with remember(upstream, tmp_path, upstreams=(window,)) as world:
+            options = {"stream_options": {"include_usage": True}} if form == "streamed" else {}
+            chat = world.chat(user="alice", stream=form != "whole", max_tokens=100, **options)
+            for n in range(80):
+                assert chat.say(f"{n} {WORDS}") == "Fine."
+            kept = [len(seen.messages) for seen in upstream.chats]
+            assert counting.refused == (0 if told and form != "streamed without usage" else 1)
+            assert kept[:10] == [*range(1, 20, 2)], "nothing leaves before the window is full"
+            assert 20 < kept[-1] < 161

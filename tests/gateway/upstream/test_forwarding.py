@@ -1,0 +1,699 @@
+"""The endpoints beside chat: bytes both ways to the upstream of the model, nothing kept, nothing held back."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
+from gateway.web.form import FieldSearch, boundary_of
+from gateway.web.forwarding import FORWARDED
+from tests.doubles.anthropic_upstream import StrictAnthropic
+from tests.doubles.upstream import Gate, StrictUpstream, fail, raw
+from tests.gateway.sdk import _quick_server
+from tests.server import RawReply, Running, serve, settings_for
+
+JSON = {"content-type": "application/json"}
+FORM = {"content-type": "multipart/form-data; boundary=XX"}
+
+
+@pytest.fixture(autouse=True)
+def _no_pause_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.server.make_server", _quick_server)
+
+
+@pytest.fixture
+def gateway(upstream: StrictUpstream) -> Iterator[Running]:
+    with serve(settings_for(upstream)) as running:
+        yield running
+
+
+@pytest.fixture
+def sdk(gateway: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sk-app", max_retries=0, timeout=10.0) as made:
+        yield made
+
+
+def form(*parts: tuple[str, bytes], end: bool = True) -> bytes:
+    """parts: name (with a `*` before it: a file) and value."""
+    out = b""
+    for name, value in parts:
+        more = b'; filename="f.bin"\r\nContent-Type: application/octet-stream' if name[0] == "*" else b""
+        disposition = b'Content-Disposition: form-data; name="' + name.lstrip("*").encode() + b'"' + more
+        out += b"--XX\r\n" + disposition + b"\r\n\r\n" + value + b"\r\n"
+    return out + (b"--XX--\r\n" if end else b"")
+
+
+# --- every endpoint, with the SDK ---------------------------------------------------------------------------------
+
+
+def test_embeddings(sdk: openai.OpenAI, upstream: StrictUpstream) -> None:
+    made = sdk.embeddings.create(model="m", input=["a", "bb"], extra_body={"odd": 1})
+    assert [each.embedding for each in made.data] == [[0.25, 1.0], [0.25, 2.0]]
+    assert upstream.last.json is None
+    assert json.loads(upstream.last.body)["odd"] == 1
+
+
+def test_completions_whole_and_streamed(sdk: openai.OpenAI) -> None:
+    assert sdk.completions.create(model="m", prompt="Hi").choices[0].text == "Ok."
+    chunks = list(sdk.completions.create(model="m", prompt="Hi", stream=True))
+    assert [chunk.choices[0].text for chunk in chunks] == ["Ok", "."]
+
+
+def test_moderations_without_a_model(sdk: openai.OpenAI) -> None:
+    assert sdk.moderations.create(input="Hi").results[0].flagged is False
+
+
+def test_images_made_and_edited(sdk: openai.OpenAI, upstream: StrictUpstream) -> None:
+    made = sdk.images.generate(model="m", prompt="A cat")
+    assert made.data is not None
+    assert made.data[0].b64_json == "aW1hZ2U="
+    edited = sdk.images.edit(model="m", image=("a.png", b"\x89PNG"), prompt="Blue")
+    assert edited.data is not None
+    assert edited.data[0].b64_json == "ZWRpdA=="
+
+
+def test_speech_and_its_transcription(sdk: openai.OpenAI) -> None:
+    with sdk.audio.speech.with_streaming_response.create(model="m", input="Hi", voice="alloy") as spoken:
+        assert b"".join(spoken.iter_bytes()) == b"ID3\x00\xff\xfb\x90end"
+        assert spoken.headers["content-type"] == "audio/mpeg"
+    heard = sdk.audio.transcriptions.create(model="m", file=("a.mp3", b"\x00" * 1000))
+    assert heard.text == "m heard 1000 bytes"
+
+
+def test_files_from_upload_to_deletion(sdk: openai.OpenAI, upstream: StrictUpstream) -> None:
+    content = bytes(range(256)) * 4096  # 1 MiB: more than any buffer on the way
+    made = sdk.files.create(file=("a.bin", content), purpose="batch")
+    assert made.bytes == len(content)
+    assert [each.id for each in sdk.files.list(limit=5, after="file-0")] == [made.id]
+    assert upstream.last.query == "after=file-0&limit=5"
+    assert sdk.files.retrieve(made.id).bytes == len(content)
+    assert sdk.files.content(made.id).content == content
+    assert sdk.files.delete(made.id).deleted is True
+    with pytest.raises(openai.NotFoundError):
+        sdk.files.retrieve(made.id)
+
+
+def test_uploads_and_batches(sdk: openai.OpenAI) -> None:
+    upload = sdk.uploads.create(bytes=3, filename="f", mime_type="text/plain", purpose="batch")
+    part = sdk.uploads.parts.create(upload.id, data=b"abc")
+    assert sdk.uploads.complete(upload.id, part_ids=[part.id]).status == "completed"
+    batch = sdk.batches.create(
+        input_file_id="file-1", endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    assert batch.status == "validating"
+    assert sdk.batches.retrieve(batch.id).status == "completed"
+    assert sdk.batches.cancel(batch.id).status == "cancelling"
+    assert list(sdk.batches.list()) == []
+
+
+def test_rerank(gateway: Running) -> None:
+    body = json.dumps({"model": "m", "query": "q", "documents": ["a", "b"]}).encode()
+    reply = gateway.ask("POST", "/v1/rerank", body, JSON)
+    assert [each["index"] for each in reply.json["results"]] == [0, 1]
+    assert reply.headers["x-mnemogate-memory"] == "off"
+
+
+def test_responses_whole_and_streamed(sdk: openai.OpenAI) -> None:
+    assert sdk.responses.create(model="m", input="Hi").output_text == "Ok."
+    events = list(sdk.responses.create(model="m", input="Hi", stream=True))
+    assert [event.type for event in events] == [
+        "response.created",
+        "response.output_text.delta",
+        "response.output_text.delta",
+        "response.completed",
+    ]
+    assert sdk.responses.retrieve("resp_1").id == "resp_1"
+
+
+# --- where to, and with what --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(upstream: StrictUpstream) -> Iterator[tuple[Running, StrictUpstream, StrictUpstream]]:
+    with StrictUpstream(key="sk-second") as second:
+        settings = settings_for(
+            upstream,
+            upstreams=(
+                UpstreamSettings("first", base_url=upstream.base_url),
+                UpstreamSettings("second", base_url=second.base_url, api_key="sk-second"),
+            ),
+            models=(ModelSettings("ears", model="whisper-large", upstream="second"),),
+            profiles=(ProfileSettings("bob", model="ears"),),
+        )
+        with serve(settings) as running:
+            yield running, upstream, second
+
+
+def test_an_alias_leads_to_its_upstream_under_its_name_there(
+    two: tuple[Running, StrictUpstream, StrictUpstream],
+) -> None:
+    gateway, first, second = two
+    body = b'{ "input":"x" , "model" : "ears", "dimensions": 1.0 }'
+    reply = gateway.ask("POST", "/v1/embeddings", body, {**JSON, "authorization": "Bearer sk-app"})
+    assert reply.status == 200
+    assert second.last.body == body.replace(b'"ears"', b'"whisper-large"')
+    assert second.last.headers["authorization"] == "Bearer sk-second"
+    assert first.seen == []
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_form_with_an_alias_is_rewritten_on_its_way(
+    two: tuple[Running, StrictUpstream, StrictUpstream], chunked: bool
+) -> None:
+    gateway, _, second = two
+    body = form(("model", b"ears"), ("*file", b"\r\n--X model" * 100_000))
+    with gateway.connect() as client:
+        if chunked:
+            client.request("POST", "/v1/audio/transcriptions", None, {**FORM, "transfer-encoding": "chunked"})
+            for at in range(0, len(body), 70_001):
+                piece = body[at : at + 70_001]
+                client.send(b"%x\r\n%s\r\n" % (len(piece), piece))
+            client.send(b"0\r\n\r\n")
+        else:
+            client.request("POST", "/v1/audio/transcriptions", body, FORM)
+        reply = client.read_reply()
+    assert reply.json == {"text": "whisper-large heard 1100000 bytes"}
+    assert second.last.body == body.replace(b"\r\n\r\nears\r\n", b"\r\n\r\nwhisper-large\r\n", 1)
+    assert ("content-length" in second.last.headers) is not chunked
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_model_behind_its_file_is_found(
+    two: tuple[Running, StrictUpstream, StrictUpstream], chunked: bool
+) -> None:
+    """The order of OpenAI's own examples, which its SDK for JavaScript and curl keep."""
+    gateway, first, second = two
+    body = form(("*file", b"x" * 3_000_000), ("model", b"ears"))
+    with gateway.connect() as client:
+        if chunked:
+            client.request("POST", "/v1/audio/transcriptions", None, {**FORM, "transfer-encoding": "chunked"})
+            client.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        else:
+            client.request("POST", "/v1/audio/transcriptions", body, FORM)
+        assert client.read_reply().json == {"text": "whisper-large heard 3000000 bytes"}
+    assert first.seen == []
+    assert second.last.body == body.replace(b"ears", b"whisper-large")
+    assert ("content-length" in second.last.headers) is not chunked
+
+
+def test_a_file_before_its_model_is_kept_within_the_limits_of_bodies(upstream: StrictUpstream) -> None:
+    gate = Gate()
+    body = form(("*file", b"x" * 1_500_000), ("model", b"m"))
+    limits = {"bodies_in_flight_bytes": 2_000_000, "max_body_bytes": 1_600_000}
+    with serve(settings_for(upstream, server=limits)) as gateway, gateway.connect() as client:
+        upstream.queue(raw(b"{}", content_type="application/json", hold_before_headers=gate))
+        client.request("POST", "/v1/audio/transcriptions", body, FORM)
+        upstream.arrived(1).wait_sync()
+        refused = gateway.ask("POST", "/v1/audio/transcriptions", body, FORM)
+        assert (refused.status, refused.error["code"]) == (503, "overloaded")
+        model_first = form(("model", b"m"), ("*file", b"x" * 5_000_000))  # is not kept
+        assert gateway.ask("POST", "/v1/audio/transcriptions", model_first, FORM).status == 200
+        gate.open()
+        assert client.read_reply().status == 200
+        gateway.loop_flush()
+        assert gateway.ask("POST", "/v1/audio/transcriptions", body, FORM).status == 200
+        too_far = form(("*file", b"x" * 5_000_000), ("model", b"m"))  # passes, as one without a model does
+        assert gateway.ask("POST", "/v1/audio/transcriptions", too_far, FORM).status == 200
+        assert upstream.last.body == too_far
+
+
+def test_what_names_no_model_goes_to_the_first_upstream_or_the_named_one(
+    two: tuple[Running, StrictUpstream, StrictUpstream],
+) -> None:
+    gateway, first, second = two
+    assert gateway.ask("GET", "/v1/files").status == 200
+    assert (len(first.seen), len(second.seen)) == (1, 0)
+    assert gateway.ask("GET", "/v1/files", headers={"x-mnemogate-upstream": "second"}).status == 200
+    assert (len(first.seen), len(second.seen)) == (1, 1)
+    assert "x-mnemogate-upstream" not in second.last.headers
+
+
+@pytest.mark.parametrize("name", ["third", "http://127.0.0.1:1/v1", "First"])
+def test_an_upstream_that_is_not_in_the_settings_cannot_be_named(
+    two: tuple[Running, StrictUpstream, StrictUpstream], name: str
+) -> None:
+    reply = two[0].ask("GET", "/v1/files", headers={"x-mnemogate-upstream": name})
+    assert (reply.status, reply.error["param"]) == (400, "x-mnemogate-upstream")
+
+
+def test_a_name_for_an_upstream_goes_with_a_model_of_its_own(
+    two: tuple[Running, StrictUpstream, StrictUpstream],
+) -> None:
+    gateway, first, second = two
+    for upstream, model, seen, expected in [
+        ("second", "ears", second, b"whisper-large"),
+        ("second", "any", second, b"any"),
+        ("first", "ears", first, b"ears"),
+    ]:
+        body = json.dumps({"model": model, "input": "x"}).encode()
+        gateway.ask("POST", "/v1/embeddings", body, {**JSON, "x-mnemogate-upstream": upstream})
+        assert b'"' + expected + b'"' in seen.last.body
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "param"),
+    [
+        ({"model": "agent/bob", "input": "x"}, {}, 400, "model"),  # an agent without its memory is none
+        ({"model": "unknown", "input": "x"}, {}, 404, "model"),
+        ({"input": "x"}, {"x-mnemogate-memory": "strict"}, 400, "x-mnemogate-memory"),
+        ({"input": "x"}, {}, 400, "model"),  # the upstream's own words
+        (b'{"model":"ears","model":"first/x"}', {}, 400, "model"),
+        (b"{", {}, 400, None),
+        (b"[]", {}, 400, None),
+    ],
+)
+def test_refusals(
+    two: tuple[Running, StrictUpstream, StrictUpstream],
+    body: Any,
+    headers: dict[str, str],
+    status: int,
+    param: str | None,
+) -> None:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    reply = two[0].ask("POST", "/v1/embeddings", data, {**JSON, **headers})
+    assert (reply.status, reply.error["param"]) == (status, param)
+
+
+def test_headers_go_as_with_chat(gateway: Running, upstream: StrictUpstream) -> None:
+    sent = {
+        **FORM,
+        "authorization": "Bearer sk-callers",
+        "cookie": "a=b",
+        "x-mnemogate-user": "alice",
+        "x-api-key": "mg-x",
+        "openai-organization": "org-1",
+    }
+    gateway.ask("POST", "/v1/files", form(("purpose", b"batch"), ("*file", b"x")), sent)
+    seen = upstream.last.headers
+    assert (seen["content-type"], seen["authorization"], seen["openai-organization"]) == (
+        FORM["content-type"],
+        "Bearer sk-callers",
+        "org-1",
+    )
+    assert {"cookie", "x-mnemogate-user", "x-api-key"}.isdisjoint(seen)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/files/../models",
+        "/v1/files/%2e%2e/models",
+        "/v1/files/a%2fb",
+        "/v1/files/..",
+        "/v1/files/a//b",
+        "/v1/files/",
+        "/v1/images/a b",
+        "/v1/files/%00",
+    ],
+)
+def test_a_path_that_could_lead_elsewhere_does_not_exist(
+    gateway: Running, upstream: StrictUpstream, path: str
+) -> None:
+    with gateway.connect() as client:
+        client.send(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
+        assert client.read_head().status in (400, 404, 405)
+    assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nothing", 404, "unknown_url"),
+        ("POST", "/v2/embeddings", 404, "unknown_url"),
+        ("GET", "/v1/embeddings", 405, "method_not_allowed"),
+        ("PUT", "/v1/files", 405, "method_not_allowed"),
+        ("DELETE", "/v1/files", 405, "method_not_allowed"),
+        ("POST", "/v1/models/m", 405, "method_not_allowed"),
+        ("GET", "/v1/models/agent/nobody", 404, "model_not_found"),
+    ],
+)
+def test_what_there_is_not(gateway: Running, method: str, path: str, status: int, code: str) -> None:
+    reply = gateway.ask(method, path)
+    assert (reply.status, reply.error["code"]) == (status, code)
+    assert set(reply.error) == {"message", "type", "param", "code"}
+
+
+def test_every_family_is_counted_under_its_name(gateway: Running) -> None:
+    gateway.ask("GET", "/v1/batches")
+    counted = gateway.ask("GET", "/metrics").body.decode()
+    assert 'route="batches",status="200"' in counted
+    assert {name for _, name in FORWARDED.values()} >= {"batches", "files", "responses"}
+
+
+# --- streams, limits, and who leaves --------------------------------------------------------------------------------
+
+
+def test_an_upload_leaves_while_it_comes(gateway: Running, upstream: StrictUpstream) -> None:
+    body = form(("purpose", b"batch"), ("*file", b"x" * 300_000))
+    with gateway.connect() as client:
+        there = upstream.received(100_000)
+        client.request("POST", "/v1/files", None, {**FORM, "content-length": str(len(body))})
+        client.send(body[:200_000])
+        there.wait_sync()  # the rest was never sent
+        client.send(body[200_000:])
+        assert client.read_reply().json["bytes"] == 300_000
+
+
+def test_a_reply_leaves_while_it_comes(gateway: Running, upstream: StrictUpstream) -> None:
+    gate = Gate()
+    upstream.queue(raw(b"first", b"second", content_type="audio/mpeg", hold_after={1: gate}))
+    body = json.dumps({"model": "m", "input": "Hi", "voice": "v"}).encode()
+    with gateway.connect() as client:
+        client.request("POST", "/v1/audio/speech", body, JSON)
+        client.read_head()
+        assert client.read_chunk() == b"first"
+        gate.open()
+        assert client.read_chunk() == b"second"
+        assert client.read_chunk() == b""
+
+
+def test_who_leaves_in_an_upload_is_gone_for_the_upstream_too(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    with gateway.connect() as client:
+        there = upstream.received(10_000)
+        client.request("POST", "/v1/files", None, {**FORM, "content-length": "1000000"})
+        client.send(form(("*file", b"x" * 20_000), end=False))
+        there.wait_sync()
+    upstream.broken_off.wait_sync()
+    assert gateway.last_line()["status"] == 499
+
+
+def test_an_upstream_that_takes_nothing_of_an_upload_is_a_504() -> None:
+    """Whether the client is still there cannot be seen then: what it sent before it left is in between."""
+    with StrictUpstream(stall_bodies=True) as upstream:
+        slow = UpstreamSettings("up", base_url=upstream.base_url, idle_timeout_s=0.2)
+        with serve(settings_for(upstream, upstreams=(slow,))) as gateway, gateway.connect() as client:
+            client.request("POST", "/v1/files", None, {**FORM, "content-length": "100000000"})
+            reply: list[RawReply] = []
+            reader = threading.Thread(target=lambda: reply.append(client.read_reply()))
+            reader.start()
+            while reader.is_alive():
+                if select.select([], [client.socket], [], 0.05)[1]:
+                    client.socket.send(b"x" * 65536)
+            assert (reply[0].status, reply[0].error["code"]) == (504, "upstream_timeout")
+
+
+def test_an_answer_that_comes_before_the_upload_is_through_is_handed_on(upstream: StrictUpstream) -> None:
+    answer = b'{"error":{"message":"Incorrect API key provided.","type":"x","param":null,"code":"invalid_api_key"}}'
+    head = b"HTTP/1.1 401 No\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
+
+    def refuse(listener: socket.socket) -> None:
+        with listener.accept()[0] as taken:
+            taken.recv(100)
+            taken.sendall(head + answer)
+            while taken.recv(65536):  # until the gateway lets go
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        hasty = threading.Thread(target=refuse, args=(listener,))
+        hasty.start()
+        first = UpstreamSettings("up", base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        with serve(settings_for(upstream, upstreams=(first,))) as gateway, gateway.connect() as client:
+            client.request("POST", "/v1/files", None, {**FORM, "content-length": "1000000"})
+            client.send(b"x" * 100_000)
+            reply = client.read_reply()
+            assert (reply.status, reply.body) == (401, answer)
+            hasty.join(10.0)
+            assert not hasty.is_alive()
+            client.send(b"x" * 900_000)  # the connection goes on
+            client.request("GET", "/health")
+            assert client.read_reply().status == 200
+
+
+def test_who_leaves_before_the_answer_is_gone_for_the_upstream_too(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"never", hold_before_headers=Gate()))
+    with gateway.connect() as client:
+        client.request("POST", "/v1/embeddings", b'{"model":"m","input":"x"}', JSON)
+        upstream.arrived(1).wait_sync()
+    upstream.last.gone.wait_sync()
+
+
+def test_who_leaves_in_the_answer_is_gone_for_the_upstream_too(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"some", b"never", content_type="audio/mpeg", hold_after={1: Gate()}))
+    with gateway.connect() as client:
+        client.request("POST", "/v1/audio/speech", b'{"model":"m","input":"x","voice":"v"}', JSON)
+        client.read_until(b"some")
+    upstream.last.gone.wait_sync()
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_more_than_the_limit_is_a_413(upstream: StrictUpstream, announced: bool) -> None:
+    body = form(("purpose", b"batch"), ("*file", b"x" * 100_000))
+    with serve(settings_for(upstream, server={"max_upload_bytes": 50_000})) as gateway:
+        with gateway.connect() as client:
+            if announced:
+                client.request("POST", "/v1/files", body, FORM)
+            else:
+                client.request("POST", "/v1/files", None, {**FORM, "transfer-encoding": "chunked"})
+                client.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+            reply = client.read_reply()
+            assert (reply.status, reply.error["code"]) == (413, "request_too_large")
+            assert "server.max_upload_bytes" in reply.error["message"]
+        assert upstream.seen == []
+        assert gateway.ask("GET", "/v1/files").status == 200
+
+
+def test_an_upload_may_be_larger_than_a_chat_and_json_may_not(upstream: StrictUpstream) -> None:
+    with serve(settings_for(upstream, server={"max_body_bytes": 2048})) as gateway:
+        body = form(("purpose", b"batch"), ("*file", b"x" * 100_000))
+        assert gateway.ask("POST", "/v1/files", body, FORM).status == 200
+        wide = json.dumps({"model": "m", "input": "x" * 4000}).encode()
+        assert gateway.ask("POST", "/v1/embeddings", wide, JSON).status == 413
+
+
+def test_an_upload_that_does_not_come_is_a_408(upstream: StrictUpstream) -> None:
+    settings = settings_for(upstream, server={"body_timeout_s": 0.1})
+    with serve(settings) as gateway, gateway.connect() as client:
+        client.request("POST", "/v1/files", None, {**FORM, "content-length": "100"})
+        client.send(b"--XX\r\n")
+        assert client.read_head().status == 408
+
+
+# One request for each family of endpoints, in each form that there is.
+ASKED: list[tuple[str, str, bytes | None, dict[str, str]]] = [
+    ("POST", "/v1/embeddings", b'{"model":"m","input":"x"}', JSON),
+    ("POST", "/v1/completions", b'{"model":"m","prompt":"x","stream":true}', JSON),
+    ("POST", "/v1/moderations", b'{"model":"m","input":"x"}', JSON),
+    ("POST", "/v1/rerank", b'{"model":"m","query":"q","documents":["a"]}', JSON),
+    ("POST", "/v1/images/generations", b'{"model":"m","prompt":"x"}', JSON),
+    ("POST", "/v1/images/edits", form(("model", b"m"), ("*image", b"x")), FORM),
+    ("POST", "/v1/audio/speech", b'{"model":"m","input":"x","voice":"v"}', JSON),
+    ("POST", "/v1/audio/transcriptions", form(("model", b"m"), ("*file", b"x")), FORM),
+    ("GET", "/v1/files", None, {}),
+    ("POST", "/v1/files", form(("purpose", b"batch"), ("*file", b"x")), FORM),
+    ("POST", "/v1/uploads", b'{"bytes":1,"filename":"f","mime_type":"t","purpose":"batch"}', JSON),
+    (
+        "POST",
+        "/v1/batches",
+        b'{"input_file_id":"f","endpoint":"/v1/embeddings","completion_window":"24h"}',
+        JSON,
+    ),
+    ("POST", "/v1/responses", b'{"model":"m","input":"x","stream":true}', JSON),
+    ("GET", "/v1/responses/resp_1", None, {}),
+]
+every_endpoint = pytest.mark.parametrize(
+    ("method", "path", "body", "headers"), ASKED, ids=[" ".join(row[:2]) for row in ASKED]
+)
+
+
+@every_endpoint
+def test_an_error_of_the_upstream_is_the_clients_own(
+    gateway: Running,
+    upstream: StrictUpstream,
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: dict[str, str],
+) -> None:
+    for status, code in ((429, "rate_limit_exceeded"), (400, "bad_thing"), (503, "full")):
+        fault = fail(status, "Slow down", code=code, retry_after="7")
+        upstream.queue(fault)
+        reply = gateway.ask(method, path, body, headers)
+        assert (reply.status, reply.headers["retry-after"]) == (status, "7")
+        assert [reply.body] == list(fault.body or ())
+        assert reply.headers["x-mnemogate-upstream"] == "up"
+    counted = gateway.ask("GET", "/metrics").body.decode()
+    for kind, label in (("tries", "outcome"), ("errors", "kind")):
+        assert f"mnemogate_upstream_{kind}_total{{{_labels(label, '429')}}} 1.0" in counted
+
+
+def _labels(label: str, value: str) -> str:
+    return ",".join(sorted((f'{label}="{value}"', 'upstream="up"')))
+
+
+@every_endpoint
+def test_an_upstream_that_nobody_reaches_is_named_and_counted(
+    gateway: Running,
+    upstream: StrictUpstream,
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: dict[str, str],
+) -> None:
+    upstream.stop()
+    reply = gateway.ask(method, path, body, headers)
+    assert (reply.status, reply.error["code"]) == (502, "upstream_unreachable")
+    assert reply.headers["x-mnemogate-upstream"] == "up"
+    counted = gateway.ask("GET", "/metrics").body.decode()
+    tries = 1.0 if headers == FORM else 2.0  # nothing had arrived; but a form is read once
+    assert f"mnemogate_upstream_tries_total{{{_labels('outcome', 'unreachable')}}} {tries}" in counted
+
+
+@every_endpoint
+def test_what_claude_has_not_is_a_404_that_names_the_model(
+    method: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> None:
+    with StrictAnthropic() as claude:
+        only = (UpstreamSettings("claude", "anthropic", claude.base_url),)
+        with serve(settings_for(claude, upstreams=only)) as gateway:
+            reply = gateway.ask(method, path, body, headers)
+            assert gateway.ask("GET", "/health").status == 200
+        assert claude.seen == []
+    assert (reply.status, reply.error["code"]) == (404, "unsupported_endpoint")
+    assert path in reply.error["message"]
+    assert "'claude'" in reply.error["message"]
+    names_a_model = body is not None and (b'"model"' in body)
+    assert (reply.error["param"] == "model", "'m'" in reply.error["message"]) == (names_a_model,) * 2
+    assert reply.error["type"] == "invalid_request_error"
+
+
+@every_endpoint
+def test_what_names_no_model_passes_claude_by(
+    upstream: StrictUpstream, method: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> None:
+    with StrictAnthropic() as claude:
+        both = (
+            UpstreamSettings("claude", "anthropic", claude.base_url, models=("claude-*",)),
+            UpstreamSettings("up", base_url=upstream.base_url),
+        )
+        with serve(settings_for(claude, upstreams=both)) as gateway:
+            reply = gateway.ask(method, path, body, headers)
+            assert (reply.status, reply.headers["x-mnemogate-upstream"]) == (200, "up")
+        assert (len(upstream.seen), claude.seen) == (1, [])
+
+
+def test_json_cut_in_its_middle_is_a_status_and_an_unreachable_upstream_too(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b'{"data": [1, 2, 3]}', content_type="application/json", cut_after=0))
+    assert gateway.ask("POST", "/v1/embeddings", b'{"model":"m","input":"x"}', JSON).status == 502
+    upstream.stop()
+    reply = gateway.ask("POST", "/v1/files", form(("purpose", b"batch"), ("*file", b"x")), FORM)
+    assert (reply.status, reply.error["code"]) == (502, "upstream_unreachable")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [({"cut_after": 2}, "upstream_broke"), ({"hold_after": {2: Gate()}}, "upstream_timeout")],
+    ids=["cut", "stalled"],
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses"])
+def test_a_stream_that_breaks_ends_with_an_error_that_can_be_read(
+    upstream: StrictUpstream, path: str, fault: Any, code: str
+) -> None:
+    """The beginning of an event is not handed on: the error after it would be a part of it."""
+    first, half = b'data: {"n": 1}\n\n', b'data: {"n'
+    upstream.queue(raw(first, half, b'": 2}\n\n', **fault))
+    impatient = UpstreamSettings("up", base_url=upstream.base_url, idle_timeout_s=0.2)
+    body = {"model": "m", "prompt": "x", "input": "x", "stream": True}
+    with serve(settings_for(upstream, upstreams=(impatient,))) as gateway:
+        reply = gateway.ask("POST", path, json.dumps(body).encode(), JSON)
+        counted = gateway.ask("GET", "/metrics").body.decode()
+    told, error, end = reply.body.split(b"\n\n")
+    assert (told + b"\n\n", end) == (first, b"")
+    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == code
+    kind = {"upstream_broke": "broke", "upstream_timeout": "timeout"}[code]
+    assert f"mnemogate_upstream_errors_total{{{_labels('kind', kind)}}} 1.0" in counted
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses"])
+def test_silence_in_a_stream_is_filled_with_comments(upstream: StrictUpstream, path: str) -> None:
+    """Between events: the half of one that is there waits for the other."""
+    pieces = [b'data: {"n": 1}\n\nda', b'ta: {"n": 2}\n\n']
+    gate = Gate()
+    upstream.queue(raw(*pieces, hold_after={1: gate}))
+    body = json.dumps({"model": "m", "prompt": "x", "input": "x", "stream": True}).encode()
+    settings = settings_for(upstream, server={"keep_alive_comment_s": 0.01})
+    with serve(settings) as gateway, gateway.connect() as client:
+        client.request("POST", path, body, JSON)
+        client.read_head()
+        got = b""
+        while piece := client.read_chunk():
+            got += piece
+            if b": keep-alive\n\n" in got:
+                gate.open()
+    assert [event for event in got.split(b"\n\n") if event != b": keep-alive"] == b"".join(pieces).split(
+        b"\n\n"
+    )
+
+
+def test_a_stream_is_handed_on_to_its_last_byte(gateway: Running, upstream: StrictUpstream) -> None:
+    pieces = [b'data: {"n": 1}\n\nda', b'ta: {"n": 2}', b"\n\ndata: [DONE]"]
+    upstream.queue(raw(*pieces))
+    reply = gateway.ask("POST", "/v1/completions", b'{"model":"m","prompt":"x","stream":true}', JSON)
+    assert reply.body == b"".join(pieces)
+
+
+def test_a_body_that_is_neither_json_nor_a_form_passes(gateway: Running, upstream: StrictUpstream) -> None:
+    kind = {"content-type": "application/x-ndjson", "content-encoding": "gzip"}
+    gateway.ask("POST", "/v1/images/odd", b"\x1f\x8b\x00raw", kind)
+    seen = upstream.last
+    assert (seen.body, seen.headers["content-type"], seen.headers["content-encoding"]) == (
+        b"\x1f\x8b\x00raw",
+        "application/x-ndjson",
+        "gzip",
+    )
+
+
+# --- a field in a form ----------------------------------------------------------------------------------------------
+
+SEARCHED = [
+    (form(("model", b"ears"), ("*file", b"abc")), b"ears"),
+    (form(("prompt", b"model"), ("model", b"")), b""),
+    (form(("*model", b"f")), b"f"),
+    (form(("*file", b'--XX\r\n\r\n--XY name="model"'), ("model", b"late")), b"late"),
+    (b"preamble\r\n" + form(("model", b"m")), b"m"),
+    (b"--XX\r\n\r\nno head\r\n" + form(("model", b"m")), b"m"),
+    (b"--XX\r\ncontent-disposition: form-data; name=model\r\n\r\nm\r\n--XX--", b"m"),
+    (form(("modell", b"x")), None),
+    (form(("model", b"x"), end=False)[:-2], None),  # its end has not come
+    (b"--XX--\r\n", None),
+    (b"no form at all", None),
+    (b"--XX\r\n" + b"h" * 20_000, None),
+]
+
+
+@pytest.mark.parametrize(("body", "expected"), SEARCHED)
+def test_a_field_is_found_however_the_form_is_cut(body: bytes, expected: bytes | None) -> None:
+    for step in (len(body), 1, 3):
+        search = FieldSearch(b"XX", "model")
+        for at in range(0, len(body), step):
+            search.feed(body[at : at + step])
+        assert search.head == body
+        assert (bytes(search.head[slice(*search.span)]) if search.span else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("multipart/form-data; boundary=abc", b"abc"),
+        ('Multipart/Form-Data; charset=x; BOUNDARY="a b"', b"a b"),
+        ("multipart/form-data", None),
+        ("application/json; boundary=abc", None),
+    ],
+)
+def test_a_boundary(kind: str, expected: bytes | None) -> None:
+    assert boundary_of(kind) == expected

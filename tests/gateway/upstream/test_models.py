@@ -1,0 +1,237 @@
+"""Which models there are, and which upstream answers to a name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.base import Provider
+from gateway.app import make_providers
+from gateway.core.upstream.policy import Target
+from gateway.errors import SettingsError, UnknownModel
+from gateway.run.upstream.models import ModelList
+from gateway.run.upstream.route import Route, check_models, resolve_route
+from gateway.settings import (
+    DeploymentSettings,
+    ModelSettings,
+    ProfileSettings,
+    Settings,
+    UpstreamSettings,
+    load_settings,
+)
+from tests.doubles.upstream import Gate, StrictUpstream, fail
+from tests.server import Running, serve, settings_for
+
+ONE = UpstreamSettings("one", base_url="http://one.invalid/v1", context_window=100)
+TWO = UpstreamSettings("two", base_url="http://two.invalid/v1", models=("claude-*",))
+ALIAS = ModelSettings("quick", model="gpt-4o-mini", upstream="one", context_window=50)
+BOB = ProfileSettings("bob", model="quick")
+EVE = ProfileSettings("eve", model="anything", upstream="two", context_window=7)
+DUMB = ProfileSettings("dumb")
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "expected"),
+    [
+        (Settings(upstreams=(ONE,)), "gpt-5", Route("one", "gpt-5", None, 100)),  # the only one
+        (
+            Settings(upstreams=(ONE, TWO)),
+            "gpt-5",
+            Route("one", "gpt-5", None, 100),
+        ),  # the only one without patterns
+        (Settings(upstreams=(ONE, TWO)), "claude-9", Route("two", "claude-9")),  # by pattern
+        (Settings(upstreams=(ONE, TWO)), "two/gpt-5", Route("two", "gpt-5")),  # by name
+        (
+            Settings(upstreams=(ONE,)),
+            "meta/llama",
+            Route("one", "meta/llama", None, 100),
+        ),  # no upstream of that name
+        (
+            Settings(upstreams=(ONE,)),
+            "one/llama",
+            Route("one", "one/llama", None, 100),
+        ),  # one needs no prefix
+        (Settings(upstreams=(ONE,), models=(ALIAS,)), "quick", Route("one", "gpt-4o-mini", None, 50)),
+        (Settings(upstreams=(ONE,), models=(ALIAS,)), "gpt-5", None),  # a list is closed
+        (
+            Settings(upstreams=(ONE, TWO), models=(ALIAS,)),
+            "claude-9",
+            Route("two", "claude-9"),
+        ),  # but for patterns
+        (
+            Settings(upstreams=(ONE,), models=(ALIAS,), profiles=(BOB,)),
+            "agent/bob",
+            Route("one", "gpt-4o-mini", BOB, 50),
+        ),
+        (Settings(upstreams=(ONE, TWO), profiles=(EVE,)), "agent/eve", Route("two", "anything", EVE, 7)),
+        (Settings(upstreams=(ONE,), profiles=(BOB,)), "agent/nobody", None),
+        (Settings(upstreams=(ONE,), profiles=(DUMB,)), "agent/dumb", None),  # has no model
+    ],
+)
+def test_a_name_finds_its_upstream(settings: Settings, asked: str, expected: Route | None) -> None:
+    if expected is None:
+        with pytest.raises(UnknownModel) as caught:
+            resolve_route(settings, asked)
+        assert caught.value.param == "model"
+    else:
+        assert resolve_route(settings, asked) == expected
+
+
+CHAIN = (
+    ModelSettings(
+        "quick",
+        "gpt-4o-mini",
+        "one",
+        fallbacks=("good", "claude-9", "two/x"),
+        deployments=(DeploymentSettings("two", "mini", 9), DeploymentSettings("one")),
+    ),
+    ModelSettings(
+        "good", "gpt-4o", "one", 70, fallbacks=("quick",), deployments=(DeploymentSettings("two"),)
+    ),
+)
+
+
+def test_a_chain_is_what_stands_in_one_list() -> None:
+    """A fallback brings its own deployments, but not its own fallbacks (which may lead back)."""
+    settings = Settings(upstreams=(ONE, TWO), models=CHAIN)
+    check_models(settings)
+    assert resolve_route(settings, "quick").targets == (
+        Target("one", "gpt-4o-mini", 100),
+        Target("two", "mini", 9),
+        Target("one", "gpt-4o-mini", 100),
+        Target("one", "gpt-4o", 70, rank=1),
+        Target("two", "gpt-4o", 70, rank=1),
+        Target("two", "claude-9", rank=2),
+        Target("two", "x", rank=3),
+    )
+    assert [each.rank for each in resolve_route(settings, "good").targets] == [0, 0, 1, 1, 1]
+
+
+def test_a_profile_may_ask_for_a_smaller_window_in_its_whole_chain_and_not_for_a_larger_one() -> None:
+    profile = ProfileSettings("bob", model="good", context_window=30)
+    route = resolve_route(Settings(upstreams=(ONE, TWO), models=CHAIN, profiles=(profile,)), "agent/bob")
+    assert [each.context_window for each in route.targets] == [30, 30, 30, 9, 30]
+
+
+def test_a_fallback_that_nobody_answers_to_is_found_at_the_start() -> None:
+    alias = ModelSettings("quick", "gpt-4o-mini", "one", fallbacks=("nobody",))
+    with pytest.raises(SettingsError, match="models 'quick': fallbacks: The model 'nobody' does not exist"):
+        check_models(Settings(upstreams=(ONE,), models=(alias,)))
+
+
+def test_a_profiles_model_that_nobody_answers_to_is_found_at_the_start() -> None:
+    profile = ProfileSettings("bob", model="nobody")
+    with pytest.raises(SettingsError, match="profiles 'bob': model: The model 'nobody' does not exist"):
+        check_models(Settings(upstreams=(ONE, TWO), models=CHAIN, profiles=(profile,)))
+
+
+async def fetched(settings: Settings) -> list[dict[str, Any]]:
+    providers: Mapping[str, Provider] = make_providers(settings)
+    models = ModelList(settings, providers, created=7)
+    for name, provider in providers.items():
+        await models.refresh(name, provider)
+        await provider.aclose()
+    return models.entries
+
+
+async def test_what_upstreams_list_is_shown_under_names_that_work() -> None:
+    with StrictUpstream(models=["a", "b"]) as first, StrictUpstream(models=["b", "c"]) as second:
+        settings = Settings(
+            upstreams=(
+                UpstreamSettings("one", base_url=first.base_url),
+                UpstreamSettings("two", base_url=second.base_url),
+            ),
+            profiles=(ProfileSettings("bob", model="a", upstream="one"), DUMB),
+        )
+        entries = await fetched(settings)
+    names = [entry["id"] for entry in entries]
+    assert names == ["agent/bob", "one/a", "one/b", "two/b", "two/c"]
+    for name in names[1:]:
+        route = resolve_route(settings, name)
+        assert name == f"{route.upstream}/{route.model}"
+    assert entries[0] == {"id": "agent/bob", "object": "model", "created": 7, "owned_by": "mnemogate"}
+
+
+async def test_with_aliases_only_they_are_shown() -> None:
+    with StrictUpstream(models=["a"]) as upstream:
+        settings = Settings(
+            upstreams=(UpstreamSettings("one", base_url=upstream.base_url),),
+            models=(ModelSettings("quick", "a"),),
+        )
+        assert [entry["id"] for entry in await fetched(settings)] == ["quick"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"no", b"[]", b"{}", b'{"data": 1}', b'"data"', b'{"data": [1, {"id": 2}]}']
+)
+async def test_an_answer_that_is_no_list_of_models_is_none(body: bytes) -> None:
+    with StrictUpstream(model_list=body) as upstream:
+        assert await fetched(settings_for(upstream)) == []
+
+
+async def test_an_upstream_without_a_list_takes_nothing_away(upstream: StrictUpstream) -> None:
+    upstream.key = "sk-secret"  # we have none: it refuses
+    assert await fetched(settings_for(upstream)) == []
+
+
+def test_the_list_is_fetched_in_the_background_and_answers_in_openais_form(upstream: StrictUpstream) -> None:
+    asked = upstream.arrived(1)
+    with serve(settings_for(upstream, server={"models_refresh_s": 3600.0})) as gateway:
+        asked.wait_sync()
+        upstream.last.settled.wait_sync()
+        gateway.call(gateway.app.models.refresh("up", gateway.app.providers["up"]))
+        listed = gateway.ask("GET", "/v1/models").json
+        assert listed["object"] == "list"
+        assert [entry["id"] for entry in listed["data"]] == upstream.models
+        assert gateway.ask("GET", f"/v1/models/{upstream.models[0]}").json == listed["data"][0]
+        missing = gateway.ask("GET", "/v1/models/nope")
+        assert (missing.status, missing.error["code"]) == (404, "model_not_found")
+
+
+def test_the_list_is_answered_while_an_upstream_does_not_say_its_own(upstream: StrictUpstream) -> None:
+    """From the settings while nothing was ever listed, then from what was listed last."""
+    never = upstream.hold_models = Gate()
+    asked = upstream.arrived(1)
+    settings = settings_for(upstream, server={"models_refresh_s": 3600.0}, profiles=(BOB,))
+    with serve(settings) as gateway:
+        models, provider = gateway.app.models, gateway.app.providers["up"]
+        asked.wait_sync()
+        assert listed(gateway) == ["agent/bob"]
+        assert gateway.ask("GET", "/v1/models/agent/bob").json["owned_by"] == "mnemogate"
+        assert gateway.ask("GET", f"/v1/models/{upstream.models[0]}").status == 404
+        upstream.hold_models = None
+        assert gateway.call(models.refresh("up", provider))
+        again = upstream.arrived(3)
+        upstream.hold_models = never
+        upstream.models.append("newer")
+        refreshing = asyncio.run_coroutine_threadsafe(models.refresh("up", provider), gateway.loop)
+        again.wait_sync()
+        assert listed(gateway) == ["agent/bob", "gpt-strict", "gpt-strict-mini"]
+        assert not any(seen.settled.is_open for seen in (upstream.seen[0], upstream.seen[2]))
+        never.open()
+        assert refreshing.result(10)
+        assert listed(gateway)[-1] == "newer"
+
+
+def listed(gateway: Running) -> list[str]:
+    return [entry["id"] for entry in gateway.ask("GET", "/v1/models").json["data"]]
+
+
+def test_a_failing_chat_does_not_change_the_list(upstream: StrictUpstream) -> None:
+    upstream.queue(fail(500))
+    with serve(settings_for(upstream, models=(ModelSettings("quick", "a"),))) as gateway:
+        gateway.post({"model": "quick", "messages": [{"role": "user", "content": "Hi"}]})
+        assert [each["id"] for each in gateway.ask("GET", "/v1/models").json["data"]] == ["quick"]
+
+
+@pytest.mark.parametrize("upstreams", ["", "[[upstreams]]\nname = 'demo'\nkind = 'scripted'\n"])
+def test_aliases_do_not_hide_the_built_in_models_profile(tmp_path: Path, upstreams: str) -> None:
+    config = tmp_path / "mnemogate.toml"
+    config.write_text(f"{upstreams}[[models]]\nalias = 'quick'\nmodel = 'small'\n")
+    settings = load_settings(config=str(config), environ={})
+    check_models(settings)
+    assert resolve_route(settings, "agent/default").model == "scripted"

@@ -1,0 +1,200 @@
+"""Who may ask: keys once there is one, this machine alone before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
+from gateway.settings import UpstreamSettings
+from gateway.web.auth import Caller, Guard
+from storage.errors import Corrupt
+from storage.records import Key
+from storage.sql.store import SqliteStore
+from tests.doubles.upstream import StrictUpstream
+from tests.server import Running, serve, settings_for
+
+HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+@pytest.fixture
+def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
+    async def open_store() -> SqliteStore:
+        return await SqliteStore.open(tmp_path / "m.db")
+
+    with serve(settings_for(upstream), open_store, admin_token="token") as running:
+        yield running
+
+
+def make_key(gateway: Running, project: str = "default") -> str:
+    assert gateway.app.store is not None
+    return gateway.call(gateway.app.store.keys.create(project, "test"))[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/chat/completions"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/x"),
+        ("GET", "/metrics"),
+        ("GET", "/nope"),
+        ("POST", "/admin/keys-list"),
+    ],
+)
+def test_once_a_key_exists_every_route_demands_one(gateway: Running, method: str, path: str) -> None:
+    make_key(gateway)
+    for headers in (
+        {},
+        {"authorization": "Bearer mg-wrong"},
+        {"authorization": "Basic mg-x"},
+        {"x-mnemogate-key": ""},
+    ):
+        reply = gateway.ask(method, path, b"{}", headers)
+        assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+def test_health_never_does(gateway: Running, path: str) -> None:
+    make_key(gateway)
+    assert gateway.ask("GET", path).status == 200
+
+
+def test_a_key_opens_and_does_not_go_upstream(gateway: Running, upstream: StrictUpstream) -> None:
+    key = make_key(gateway, "blue")
+    assert gateway.post(HELLO, {"authorization": f"Bearer {key}"}).status == 200
+    assert key not in repr(upstream.last.headers)
+    assert "authorization" not in upstream.last.headers
+    assert gateway.last_line()["project"] == "blue"
+
+
+def test_with_a_key_of_its_own_header_authorization_is_the_callers(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    key = make_key(gateway)
+    headers = {"x-mnemogate-key": key, "authorization": "Bearer sk-callers"}
+    assert gateway.post(HELLO, headers).status == 200
+    assert upstream.last.headers["authorization"] == "Bearer sk-callers"
+    assert key not in repr(upstream.last.headers)
+
+
+def test_a_key_twice_goes_nowhere(gateway: Running, upstream: StrictUpstream) -> None:
+    key = make_key(gateway)
+    assert gateway.post(HELLO, {"x-mnemogate-key": key, "authorization": f"Bearer {key}"}).status == 200
+    assert key not in repr(upstream.last.headers)
+
+
+def test_a_revoked_key_opens_nothing_from_then_on(gateway: Running) -> None:
+    key = make_key(gateway)
+    assert gateway.post(HELLO, {"authorization": f"Bearer {key}"}).status == 200
+    assert gateway.app.store is not None
+    gateway.call(gateway.app.store.keys.revoke("test"))
+    assert gateway.post(HELLO, {"authorization": f"Bearer {key}"}).status == 401
+    assert gateway.post(HELLO).status == 401  # the last key taken back does not open the doors
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "localhost:8080"}, 200),
+        ({"host": "127.0.0.1"}, 200),
+        ({"host": "[::1]:8080"}, 200),
+        ({"host": "evil.example"}, 403),  # DNS rebinding
+        ({"host": "127.0.0.1.evil.example"}, 403),
+        ({"host": "localhost", "origin": "http://localhost:3000"}, 200),
+        ({"host": "localhost", "origin": "https://evil.example"}, 403),  # a page that posts blindly
+        ({"host": "localhost", "origin": "null"}, 403),
+    ],
+)
+def test_without_keys_only_this_machines_names_are_answered(
+    gateway: Running, headers: dict[str, str], status: int
+) -> None:
+    assert gateway.post(HELLO, headers).status == status
+
+
+def test_nothing_is_said_to_pages_of_other_origins(gateway: Running) -> None:
+    reply = gateway.post(HELLO, {"origin": "http://localhost:3000"})
+    assert not [name for name in reply.headers if name.startswith("access-control-")]
+
+
+def test_the_admin_route_wants_its_token(gateway: Running) -> None:
+    assert gateway.ask("POST", "/admin/keys-list", b"{}", {"x-mnemogate-admin": "wrong"}).status == 401
+    assert gateway.ask("POST", "/admin/keys-list", b"{}", {"x-mnemogate-admin": "token"}).json == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/admin/keys-revoke", b'{"key":"nobody"}', 400),
+        ("/admin/keys-create", b"{}", 400),
+        ("/admin/keys-create", b"[]", 400),
+        ("/admin/no-such", b"{}", 404),
+    ],
+)
+def test_admin_errors_are_answers(gateway: Running, path: str, body: bytes, status: int) -> None:
+    assert gateway.ask("POST", path, body, {"x-mnemogate-admin": "token"}).status == status
+
+
+class BrokenKeys:
+    """A key book whose file is damaged."""
+
+    async def create(self, project: str, name: str) -> tuple[Key, str]:
+        raise Corrupt("damaged")
+
+    async def revoke(self, name_or_id: str) -> Key:
+        raise Corrupt("damaged")
+
+    def list(self) -> tuple[Key, ...]:
+        raise Corrupt("damaged")
+
+    def find(self, presented: str) -> Key | None:
+        raise Corrupt("damaged")
+
+    def has_any(self) -> bool:
+        raise Corrupt("damaged")
+
+
+def test_a_store_that_cannot_answer_stops_others_but_not_this_machine() -> None:
+    assert Guard(BrokenKeys()).admit([(b"host", b"localhost")]) == Caller()
+    guard = Guard(BrokenKeys(), is_local=False)
+    with pytest.raises(NotAuthenticated):
+        guard.admit([])
+    with pytest.raises(Overloaded):
+        guard.admit([(b"authorization", b"Bearer mg-x")])
+
+
+def test_what_was_once_locked_stays_so_when_the_store_fails() -> None:
+    class Failing(BrokenKeys):
+        works = True
+
+        def has_any(self) -> bool:
+            return self.works or super().has_any()
+
+    keys = Failing()
+    guard = Guard(keys)
+    assert guard.demands_key()
+    keys.works = False
+    assert guard.demands_key()
+
+
+def test_without_a_store_a_key_cannot_be_checked() -> None:
+    guard = Guard(None, is_local=False)
+    with pytest.raises(Overloaded):
+        guard.admit([(b"authorization", b"Bearer mg-x")])
+
+
+def test_an_allowed_host_is_answered_without_keys() -> None:
+    guard = Guard(None, hosts=("Box.local",))
+    assert guard.admit([(b"host", b"box.local:8080")]) == Caller()
+    with pytest.raises(NotAllowed):
+        guard.admit([(b"host", b"other.local")])
+
+
+def test_an_upstream_with_its_own_key_never_sees_the_callers(upstream: StrictUpstream) -> None:
+    own = UpstreamSettings("up", base_url=upstream.base_url, api_key="sk-own")
+    with serve(settings_for(upstream, upstreams=(own,))) as gateway:
+        gateway.post(HELLO, {"authorization": "Bearer sk-callers"})
+    assert upstream.last.headers["authorization"] == "Bearer sk-own"

@@ -1,0 +1,518 @@
+"""The pass-through over real sockets: bytes untouched, limits kept, errors in OpenAI's form, nobody left hanging."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.settings import ModelSettings, UpstreamSettings
+from tests.doubles.upstream import Gate, StrictUpstream, fail, raw, say
+from tests.server import Running, serve, settings_for
+
+CHAT = "/v1/chat/completions"
+HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+@pytest.fixture
+def gateway(upstream: StrictUpstream) -> Iterator[Running]:
+    with serve(settings_for(upstream)) as running:
+        yield running
+
+
+def test_a_request_and_its_whole_reply_pass_byte_for_byte(gateway: Running, upstream: StrictUpstream) -> None:
+    reply_body = b'{ "id": "x",  "unknown": [1.10, 1e400], "choices": [] }'
+    upstream.queue(raw(reply_body, content_type="application/json"))
+    body = b'{"messages":[{"role":"user","content":"caf\\u00e9 \xc3\xa9"}],  "model":"m", "top_p": 1.0}'
+    reply = gateway.post(body)
+    assert (reply.status, reply.body) == (200, reply_body)
+    assert upstream.last.body == body
+
+
+def test_a_stream_passes_byte_for_byte(gateway: Running, upstream: StrictUpstream) -> None:
+    pieces = (b": hi\n\n", b'data: {"choices":[],"x":1}\r\n\r', b"\ndata: [DO", b"NE]\n\n")
+    upstream.queue(raw(*pieces))
+    reply = gateway.post({**HELLO, "stream": True})
+    assert reply.body == b"".join(pieces)
+    assert reply.headers["content-type"].startswith("text/event-stream")
+
+
+def test_text_is_not_held_back(gateway: Running, upstream: StrictUpstream) -> None:
+    gate = Gate()
+    upstream.queue(raw(b"data: 1\n\n", b"data: 2\n\n", hold_after={1: gate}))
+    with gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({**HELLO, "stream": True}).encode())
+        client.read_head()
+        assert client.read_chunk() == b"data: 1\n\n"  # the second cannot have left yet
+        gate.open()
+        assert client.read_chunk() == b"data: 2\n\n"
+        assert client.read_chunk() == b""
+
+
+def test_an_upstream_error_is_the_clients_own(gateway: Running, upstream: StrictUpstream) -> None:
+    upstream.queue(fail(429, "Slow down", retry_after="7"))
+    reply = gateway.post(HELLO)
+    assert reply.status == 429
+    assert reply.headers["retry-after"] == "7"
+    assert reply.error["message"] == "Slow down"
+
+
+def test_another_model_name_leaves_every_other_byte_alone(upstream: StrictUpstream) -> None:
+    settings = settings_for(upstream, models=(ModelSettings("quick", model='real "one"'),))
+    body = (
+        b'{"meta":{"model":"quick"},"x":["model","quick",{"model":1}] , "model" : "quick",'
+        b'"messages":[{"role":"user","content":"\\"model\\":\\"quick\\""}]}'
+    )
+    with serve(settings) as gateway:
+        gateway.post(body)
+    assert upstream.last.body == body.replace(b'"model" : "quick"', b'"model" : "real \\"one\\""')
+
+
+# --- headers ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_ours_and_no_credential_goes_upstream(upstream: StrictUpstream) -> None:
+    settings = settings_for(
+        upstream, upstreams=(UpstreamSettings("up", base_url=upstream.base_url, api_key="sk-own"),)
+    )
+    with serve(settings) as gateway:
+        gateway.post(
+            HELLO,
+            {
+                "authorization": "Bearer sk-callers",
+                "cookie": "session=1",
+                "connection": "x-hop",
+                "x-hop": "1",
+                "x-mnemogate-user": "alice",
+                "x-forwarded-for": "10.0.0.1",
+                "x-api-key": "mg-secret",
+                "x-odd": "mg-secret",
+                "openai-organization": "org-1",
+            },
+        )
+    seen = upstream.last.headers
+    assert seen["authorization"] == "Bearer sk-own"
+    assert seen["openai-organization"] == "org-1"
+    absent = ("cookie", "x-hop", "x-mnemogate-user", "x-forwarded-for", "x-api-key", "x-odd")
+    assert [name for name in absent if name in seen] == []
+    assert b"mg-secret" not in repr(seen).encode()
+
+
+def test_an_upstream_without_a_key_gets_the_callers(gateway: Running, upstream: StrictUpstream) -> None:
+    gateway.post(HELLO, {"authorization": "Bearer sk-callers"})
+    assert upstream.last.headers["authorization"] == "Bearer sk-callers"
+
+
+def test_a_key_of_ours_is_not_taken_for_the_callers_own(gateway: Running, upstream: StrictUpstream) -> None:
+    gateway.post(HELLO, {"authorization": "Bearer mg-left-over"})
+    assert "authorization" not in upstream.last.headers
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [("abc-1", True), ("x" * 129, False), ("two words", False), ("\xff", False)],
+)
+def test_a_request_id_is_kept_or_made(gateway: Running, sent: str, kept: bool) -> None:
+    reply = gateway.ask("GET", "/v1/models", headers={"x-request-id": sent})
+    assert (reply.headers["x-request-id"] == sent) is kept
+    assert reply.headers["x-mnemogate-request-id"] == reply.headers["x-request-id"]
+
+
+def test_a_compressed_body_is_refused_by_name(upstream: StrictUpstream) -> None:
+    with serve(settings_for(upstream)) as gateway:
+        reply = gateway.post(HELLO, {"content-encoding": "gzip"})
+    assert (reply.status, reply.error["param"]) == (415, "content-encoding")
+    assert not upstream.chats
+
+
+def test_an_upstream_says_nothing_in_our_name(gateway: Running, upstream: StrictUpstream) -> None:
+    upstream.queue(replace(say("Hello"), headers={"x-mnemogate-adapted": "x", "x-mnemogate-memory": "read"}))
+    headers = gateway.post(HELLO).headers
+    assert "x-mnemogate-adapted" not in headers
+    assert headers["x-mnemogate-memory"] != "read"
+
+
+def test_the_upstreams_request_id_stays_what_it_was(gateway: Running, upstream: StrictUpstream) -> None:
+    upstream.queue(say("Hi", headers={"x-request-id": "req_theirs", "set-cookie": "a=b"}))
+    reply = gateway.post(HELLO, {"x-mnemogate-memory": "off"})
+    assert reply.headers["x-request-id"] == "req_theirs"
+    assert "set-cookie" not in reply.headers
+    assert reply.headers["x-mnemogate-memory"] == "off"
+    assert float(reply.headers["x-mnemogate-added-ms"]) >= 0
+
+
+def test_a_log_line_says_everything_but_what_was_said(gateway: Running) -> None:
+    gateway.post({**HELLO, "messages": [{"role": "user", "content": "my secret"}]}, {"x-request-id": "r1"})
+    line = gateway.last_line()
+    assert (line["id"], line["method"], line["path"], line["status"]) == ("r1", "POST", CHAT, 200)
+    assert (line["model"], line["stream"]) == ("m", False)
+    assert line["in"] > 0
+    assert line["out"] > 0
+    assert "secret" not in json.dumps(line)
+
+
+def test_a_head_request_is_answered_at_once(gateway: Running) -> None:
+    with gateway.connect() as client:
+        for _ in range(2):
+            client.request("HEAD", "/health")
+            assert client.read_head().status == 200
+
+
+# --- bad input --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", None),
+        (b"{", None),
+        (b"[]", None),
+        (b"null", None),
+        (b'{"model":"m","messages":"\xff"}', None),  # invalid UTF-8
+        (b'{"model":"a\x00b"}', None),  # a raw NUL byte
+        (b"[" * 100_000, None),
+        (b'{"messages":[{"role":"user","content":"x"}]}', "model"),
+        (b'{"model":7,"messages":[{"role":"user","content":"x"}]}', "model"),
+        (b'{"model":"","messages":[{"role":"user","content":"x"}]}', "model"),
+        (b'{"model":"m","stream":"yes","messages":[{"role":"user","content":"x"}]}', "stream"),
+    ],
+)
+def test_a_bad_body_is_a_400_in_openais_form(
+    gateway: Running, upstream: StrictUpstream, body: bytes, param: str | None
+) -> None:
+    reply = gateway.post(body)
+    assert reply.status == 400
+    assert reply.error["type"] == "invalid_request_error"
+    assert reply.error["param"] == param
+    assert set(reply.error) == {"message", "type", "param", "code"}
+    assert upstream.seen == []
+
+
+def test_an_unknown_model_is_a_404(upstream: StrictUpstream) -> None:
+    with serve(settings_for(upstream, models=(ModelSettings("quick", model="m"),))) as gateway:
+        reply = gateway.post(HELLO)
+    assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nope", 404, "unknown_url"),
+        ("POST", "/v1/nope", 404, "unknown_url"),
+        ("GET", CHAT, 405, "method_not_allowed"),
+        ("DELETE", "/v1/models", 405, "method_not_allowed"),
+        ("POST", CHAT + "/", 404, "unknown_url"),
+    ],
+)
+def test_unknown_paths_and_methods(gateway: Running, method: str, path: str, status: int, code: str) -> None:
+    reply = gateway.ask(method, path, b"{}")
+    assert (reply.status, reply.error["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: many\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\nx-odd: a\x00b\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00 nonsense\r\n\r\n",
+    ],
+)
+def test_a_head_that_is_no_http_is_refused_and_the_next_caller_served(gateway: Running, head: bytes) -> None:
+    with gateway.connect() as client:
+        client.send(head)
+        assert client.read_head().status == 400
+    assert gateway.post(HELLO).status == 200
+
+
+def test_a_head_without_end_is_refused(gateway: Running) -> None:
+    with gateway.connect() as client:
+        client.send(b"GET /health HTTP/1.1\r\n")
+        client.send(b"".join(b"x-%d: %s\r\n" % (i, b"y" * 1000) for i in range(64)))
+        client.send(b"x-last: " + b"z" * 8192)
+        assert client.read_reply().status == 400
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize("value", ["\xff\xfe", "a" * 8000, "%00%0a", "☃".encode().decode("latin-1")])
+def test_odd_header_values_do_no_harm(gateway: Running, upstream: StrictUpstream, value: str) -> None:
+    assert gateway.post(HELLO, {"x-odd": value, "user-agent": value}).status == 200
+    assert len(upstream.seen) == 1
+    named = gateway.post(HELLO, {"x-mnemogate-user": value})
+    assert named.status == 200 or (named.status == 400 and named.error["type"] == "invalid_request_error")
+
+
+# --- limits -----------------------------------------------------------------------------------------------------
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(upstream: StrictUpstream) -> None:
+    with (
+        serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway,
+        gateway.connect() as client,
+    ):
+        client.request("POST", CHAT, headers={"content-length": "2001"})  # and not a byte of it
+        reply = client.read_reply()
+    assert (reply.status, reply.error["code"]) == (413, "request_too_large")
+
+
+def test_a_client_that_waits_for_100_is_refused_without_its_body(upstream: StrictUpstream) -> None:
+    with (
+        serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway,
+        gateway.connect() as client,
+    ):
+        client.request("POST", CHAT, headers={"content-length": "2001", "expect": "100-continue"})
+        assert client.read_reply().status == 413
+        assert client.is_closed()  # or its next request could be taken for this one's body
+
+
+def test_after_a_413_the_connection_goes_on(upstream: StrictUpstream) -> None:
+    with (
+        serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway,
+        gateway.connect() as client,
+    ):
+        client.request("POST", CHAT, b" " * 300_000)
+        assert client.read_reply().status == 413
+        client.request("POST", CHAT, json.dumps(HELLO).encode())
+        assert client.read_reply().status == 200
+
+
+def test_a_chunked_body_over_the_limit_is_refused(upstream: StrictUpstream) -> None:
+    with (
+        serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway,
+        gateway.connect() as client,
+    ):
+        client.request("POST", CHAT, headers={"transfer-encoding": "chunked"})
+        for _ in range(5):
+            client.send(b"%x\r\n%s\r\n" % (500, b" " * 500))
+        assert client.read_reply().status == 413
+    assert upstream.seen == []
+
+
+def test_what_follows_a_chunked_body_is_no_header(gateway: Running) -> None:
+    """Else it could name a host, a user or a key that a proxy in front had not let through."""
+    with gateway.connect() as client:
+        client.request("POST", CHAT, headers={"transfer-encoding": "chunked"})
+        body = json.dumps(HELLO).encode()
+        client.send(b"%x\r\n%b\r\n0\r\n" % (len(body), body))
+        client.send(b"host: elsewhere\r\nx-mnemogate-memory: nonsense\r\n" * 20_000 + b"\r\n")
+        assert client.read_reply().status == 200
+    # In one packet they are there before the request is looked at.
+    head = b"POST %b HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n" % CHAT.encode()
+    with gateway.connect() as client:
+        client.send(head + b"%x\r\n%b\r\n0\r\nhost: elsewhere\r\n\r\n" % (len(body), body))
+        assert client.read_reply().status == 200
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_a_client_that_would_rather_speak_http2_is_answered(gateway: Running, is_apart: bool) -> None:
+    """Java's asks for it with its first request, body and all."""
+    body = json.dumps(HELLO).encode()
+    head = (
+        b"POST %b HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: %d\r\nHost: localhost\r\n"
+        b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n\r\n"
+    ) % (CHAT.encode(), len(body))
+    with gateway.connect() as client:
+        for _ in range(2):
+            for part in (head, body) if is_apart else (head + body,):
+                client.send(part)
+            assert client.read_reply().status == 200
+        client.request("GET", "/v1/models", headers={"connection": "upgrade", "upgrade": "websocket"})
+        assert client.read_reply().status == 200
+
+
+def test_a_body_at_the_limit_is_served(upstream: StrictUpstream) -> None:
+    body = json.dumps(HELLO).encode().ljust(2000)
+    with serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway:
+        assert gateway.post(body).status == 200
+    assert upstream.last.body == body
+
+
+def test_large_bodies_in_flight_are_bounded_and_the_room_comes_back(upstream: StrictUpstream) -> None:
+    body = json.dumps({**HELLO, "messages": [{"role": "user", "content": "x" * 1_500_000}]}).encode()
+    gate = Gate()
+    with (
+        serve(settings_for(upstream, server={"bodies_in_flight_bytes": 2_000_000})) as gateway,
+        gateway.connect() as first,
+    ):
+        upstream.queue(say("one", hold_before_headers=gate))
+        first.request("POST", CHAT, body)
+        upstream.arrived(1).wait_sync()
+        refused = gateway.post(body)
+        assert (refused.status, refused.error["code"]) == (503, "overloaded")
+        assert refused.headers["retry-after"] == "1"
+        assert gateway.post(HELLO).status == 200  # small ones go on
+        gate.open()
+        assert first.read_reply().status == 200
+        gateway.loop_flush()
+        assert gateway.post(body).status == 200
+
+
+def test_a_body_that_does_not_come_is_a_408(upstream: StrictUpstream) -> None:
+    with (
+        serve(settings_for(upstream, server={"body_timeout_s": 0.1})) as gateway,
+        gateway.connect() as client,
+    ):
+        client.request("POST", CHAT, headers={"content-length": "100"})
+        reply = client.read_reply()
+        assert (reply.status, reply.error["code"]) == (408, "request_timeout")
+        assert client.is_closed()
+
+
+def test_a_head_that_does_not_come_ends_the_connection(upstream: StrictUpstream) -> None:
+    with (
+        serve(settings_for(upstream, server={"header_timeout_s": 0.1})) as gateway,
+        gateway.connect() as client,
+    ):
+        client.send(b"GET /health HTT")
+        assert client.is_closed()
+
+
+# --- clients that leave -------------------------------------------------------------------------------------------
+
+
+def test_gone_in_the_middle_of_its_body(gateway: Running, upstream: StrictUpstream) -> None:
+    with gateway.connect() as client:
+        client.request("POST", CHAT, b"{", {"content-length": "100"})
+    assert gateway.post(HELLO).status == 200
+    assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_gone_before_the_first_byte_closes_the_upstream(
+    gateway: Running, upstream: StrictUpstream, stream: bool
+) -> None:
+    upstream.queue(say("never", hold_before_headers=Gate()))
+    with gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({**HELLO, "stream": stream}).encode())
+        upstream.arrived(1).wait_sync()
+    upstream.last.gone.wait_sync()
+    assert gateway.last_line()["status"] == 499
+
+
+def test_gone_in_the_middle_of_a_stream_closes_the_upstream(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"data: 1\n\n", b"data: 2\n\n", hold_after={1: Gate()}))
+    with gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({**HELLO, "stream": True}).encode())
+        client.read_until(b"data: 1\n\n")
+    upstream.last.gone.wait_sync()
+
+
+def test_gone_in_the_middle_of_a_whole_reply_closes_the_upstream(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"{", b"}", content_type="application/json", hold_after={1: Gate()}))
+    with gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps(HELLO).encode())
+        upstream.arrived(1).wait_sync()
+    upstream.last.gone.wait_sync()
+
+
+def test_a_client_that_does_not_read_is_let_go(upstream: StrictUpstream) -> None:
+    flood = b"data: " + b"x" * 100_000 + b"\n\n"
+    upstream.queue(raw(*[flood] * 300, hold_after={300: Gate()}))
+    with (
+        serve(settings_for(upstream, server={"send_timeout_s": 0.2})) as gateway,
+        gateway.connect() as client,
+    ):
+        client.request("POST", CHAT, json.dumps({**HELLO, "stream": True}).encode())
+        upstream.arrived(1).wait_sync()
+        upstream.last.gone.wait_sync()
+        assert gateway.last_line()["status"] == 499
+
+
+def test_a_connection_serves_one_request_after_the_other(gateway: Running, upstream: StrictUpstream) -> None:
+    with gateway.connect() as client:
+        for _ in range(3):
+            client.request("POST", CHAT, json.dumps(HELLO).encode())
+            assert client.read_reply().status == 200
+
+
+def test_an_idle_connection_is_kept_longer_than_any_load_balancer_keeps_its_own(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    """They close after 60 to 120 seconds; whoever closes first loses a request now and then."""
+    assert gateway.server.config.timeout_keep_alive >= 130
+
+    async def closing_at() -> list[float]:
+        timers = [each.timeout_keep_alive_task for each in gateway.server.server_state.connections]
+        return [timer.when() for timer in timers if timer is not None]
+
+    async def time() -> float:
+        return asyncio.get_running_loop().time()
+
+    with gateway.connect() as client:
+        for stream in (False, True):
+            before = gateway.call(time())
+            client.request("POST", CHAT, json.dumps({**HELLO, "stream": stream}).encode())
+            reply = client.read_reply()
+            assert (reply.status, reply.headers.get("connection", "keep-alive")) == (200, "keep-alive")
+            gateway.loop_flush()
+            (at,) = gateway.call(closing_at())
+            assert at >= before + 130
+        assert client.socket.getpeername()[1] == gateway.port  # one and the same
+
+
+# --- upstreams that fail --------------------------------------------------------------------------------------------
+
+
+def test_an_upstream_cut_in_its_stream_ends_in_an_error_event(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b'data: {"choices":[]}\n\n', b"data: 2\n\n", cut_after=1))
+    reply = gateway.post({**HELLO, "stream": True})
+    events = reply.body.split(b"\n\n")
+    assert events[0] == b'data: {"choices":[]}'
+    assert json.loads(events[-2].removeprefix(b"data: "))["error"]["code"] == "upstream_broke"
+    assert events[-1] == b""
+    assert b"[DONE]" not in reply.body
+
+
+def test_an_upstream_cut_in_its_whole_reply_is_a_502(gateway: Running, upstream: StrictUpstream) -> None:
+    upstream.queue(raw(b"{", b"}", content_type="application/json", cut_after=1))
+    reply = gateway.post(HELLO)
+    assert (reply.status, reply.error["code"]) == (502, "upstream_broke")
+
+
+def test_an_upstream_that_hangs_up_is_a_502(gateway: Running, upstream: StrictUpstream) -> None:
+    upstream.queue(say("x", cut_before_headers=True), say("x", cut_before_headers=True))
+    reply = gateway.post({**HELLO, "stream": True})
+    assert (reply.status, reply.error["type"]) == (502, "upstream_error")
+
+
+def test_an_upstream_that_says_nothing_is_a_504(upstream: StrictUpstream) -> None:
+    slow = UpstreamSettings("up", base_url=upstream.base_url, first_byte_timeout_s=0.1)
+    upstream.queue(say("never", hold_before_headers=Gate()))
+    with serve(settings_for(upstream, upstreams=(slow,))) as gateway:
+        reply = gateway.post(HELLO)
+    assert (reply.status, reply.error["code"]) == (504, "upstream_timeout")
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_a_running_stream_ends_in_order_when_the_gateway_is_told_to_stop(upstream: StrictUpstream) -> None:
+    gate = Gate()
+    upstream.queue(raw(b"data: 1\n\n", b"data: [DONE]\n\n", hold_after={1: gate}))
+    with serve(settings_for(upstream)) as gateway, gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({**HELLO, "stream": True}).encode())
+        client.read_until(b"data: 1\n\n\r\n")
+        gateway.loop.call_soon_threadsafe(gateway.server.exit_now)
+        gate.open()
+        assert client.read_until(b"0\r\n\r\n").endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+def test_a_stream_that_does_not_end_is_told_so(upstream: StrictUpstream) -> None:
+    upstream.queue(raw(b"data: 1\n\n", b"data: 2\n\n", hold_after={1: Gate()}))
+    with serve(settings_for(upstream, server={"shutdown_s": 0})) as gateway, gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({**HELLO, "stream": True}).encode())
+        client.read_until(b"data: 1\n\n\r\n")
+        gateway.loop.call_soon_threadsafe(gateway.server.exit_now)
+        assert b"shutting down" in client.read_until(b"0\r\n\r\n")
+    upstream.last.gone.wait_sync()

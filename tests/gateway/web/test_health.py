@@ -1,0 +1,56 @@
+"""What the gateway says about itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.web.health import Readiness
+from storage.sql.store import SqliteStore
+from tests.doubles.upstream import StrictUpstream, fail
+from tests.server import serve, settings_for
+
+
+def test_live_and_ready(upstream: StrictUpstream, tmp_path: Path) -> None:
+    async def open_store() -> SqliteStore:
+        return await SqliteStore.open(tmp_path / "m.db")
+
+    with serve(settings_for(upstream), open_store) as gateway:
+        assert gateway.ask("GET", "/health").json == {"status": "ok"}
+        ready = gateway.ask("GET", "/health/ready")
+        assert (ready.status, ready.json) == (200, {"status": "ok", "store": "ok"})
+        gateway.app.readiness.draining = True
+        assert gateway.ask("GET", "/health/ready").status == 503
+        assert gateway.ask("GET", "/health").status == 200  # alive until the end
+
+
+@pytest.mark.parametrize(
+    ("readiness", "status", "ready"),
+    [
+        (Readiness(), "starting", False),
+        (Readiness(started=True), "ok", True),
+        (Readiness(started=True, draining=True), "draining", False),
+        (Readiness(started=True, checks={"store": lambda: "full"}), "degraded", True),  # chat goes on
+    ],
+)
+def test_readiness(readiness: Readiness, status: str, ready: bool) -> None:
+    assert (readiness.report()["status"], readiness.is_ready) == (status, ready)
+
+
+def test_requests_are_counted_by_route_and_status(upstream: StrictUpstream) -> None:
+    upstream.queue(fail(429))
+    with serve(settings_for(upstream)) as gateway:
+        gateway.post({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
+        gateway.post(b"{")
+        gateway.ask("GET", "/nope")
+        gateway.loop_flush()
+        reply = gateway.ask("GET", "/metrics")
+    lines = reply.body.decode().splitlines()
+    assert reply.headers["content-type"].startswith("text/plain")
+    assert 'mnemogate_requests_total{route="chat",status="429"} 1.0' in lines
+    assert 'mnemogate_requests_total{route="chat",status="400"} 1.0' in lines
+    assert 'mnemogate_requests_total{route="other",status="404"} 1.0' in lines
+    assert 'mnemogate_upstream_errors_total{kind="429",upstream="up"} 1.0' in lines
+    assert 'mnemogate_memory_total{status="none"} 1.0' in lines
+    assert "mnemogate_added_ms_count 1.0" in lines
