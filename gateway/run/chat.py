@@ -23,7 +23,7 @@ from gateway.core.request.identity import (
     forwardable,
     identify,
 )
-from gateway.core.turn.machine import TurnSpec
+from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError
 from gateway.metrics import Metrics

@@ -17,8 +17,32 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderError
 from adapters.types import Event, Header, ModelRequest
 from gateway.core.request.identity import Mode
-from gateway.core.turn import machine
-from gateway.core.turn.machine import End, Turn, TurnOutcome
+from gateway.core.turn.commands import (
+    CallModel,
+    CloseUpstream,
+    Command,
+    End,
+    Finish,
+    Refuse,
+    RunTool,
+    Save,
+    SendBody,
+    SendHead,
+    TurnOutcome,
+)
+from gateway.core.turn.events import (
+    ClientLeft,
+    Received,
+    ReceivedWhole,
+    ReplyEnded,
+    ReplyFailed,
+    ReplyStarted,
+    Saved,
+    ToolFinished,
+    TurnEvent,
+)
+from gateway.core.turn.machine import Turn
+from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import is_event_stream
 from gateway.errors import GatewayError, MemoryUnavailable
 from gateway.metrics import Metrics
@@ -62,7 +86,7 @@ class TurnRun:
     _finished: bool = False
     status: int = 0
 
-    async def run(self, spec: machine.TurnSpec) -> int:
+    async def run(self, spec: TurnSpec) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
         self._turn = Turn(spec)
         self._body = self.assembly.body()
@@ -99,26 +123,26 @@ class TurnRun:
                 reply = await sending
             self._reply = reply
             headers = tuple(handed_on(reply.headers))
-            await self._feed(machine.ReplyStarted(reply.status, headers))
+            await self._feed(ReplyStarted(reply.status, headers))
             if is_event_stream(reply.status, headers):
                 beats = with_beats(reply.events(), self.beat_s) if self.beat_s else None
                 async for events in beats or reply.events():
                     if events is BEAT:
                         await self._beat()
                         continue
-                    await self._feed(machine.Received(events))
+                    await self._feed(Received(events))
                     if self._finished or self._body is not None:
                         break
                 else:
-                    await self._feed(machine.ReplyEnded())
+                    await self._feed(ReplyEnded())
             else:
                 whole = await reply.read(MAX_REPLY_BYTES)
-                await self._feed(machine.ReceivedWhole(whole))
+                await self._feed(ReceivedWhole(whole))
         except ProviderError as error:
             failure = translate(error)
             if self.sink.started and self.tries.is_answered:
                 self.tries.broke(kind_of(failure))  # (what is raised is counted by who catches it)
-            await self._feed(machine.ReplyFailed(failure))
+            await self._feed(ReplyFailed(failure))
         finally:
             if beats is not None:
                 await beats.aclose()
@@ -136,27 +160,27 @@ class TurnRun:
             self._start(self._reply.status, handed_on(self._reply.headers))
         await self.sink.write(BEAT)
 
-    async def _feed(self, fact: machine.TurnEvent) -> None:
+    async def _feed(self, fact: TurnEvent) -> None:
         assert self._turn is not None
         commands = self._turn.feed(fact)
         while commands:
-            later: list[machine.Command] = []
+            later: list[Command] = []
             for command in commands:
                 later += await self._perform(command)
             commands = later
 
-    async def _perform(self, command: machine.Command) -> list[machine.Command]:
+    async def _perform(self, command: Command) -> list[Command]:
         """What the machine commands next, where a command has a result."""
         assert self._turn is not None
         match command:
-            case machine.SendBody(data):
+            case SendBody(data):
                 if self._whole is not None:
                     self._whole.append(data)
                 else:
                     await self.sink.write(data)
-            case machine.SendHead(status, headers):
+            case SendHead(status, headers):
                 self._start(status, headers)
-            case machine.RunTool(call_id, tool, _, arguments):
+            case RunTool(call_id, tool, arguments):
                 assert self.memory is not None
                 assert self.memory.tools is not None
                 try:
@@ -165,17 +189,17 @@ class TurnRun:
                     # Memory never breaks chat: the model is told, and answers without.
                     _log.exception("a memory tool failed")
                     result = "Error: memory is not available at the moment."
-                return self._turn.feed(machine.ToolFinished(call_id, result))
-            case machine.CallModel(messages, budget_tokens, tools_final):
+                return self._turn.feed(ToolFinished(call_id, result))
+            case CallModel(messages, budget_tokens, tools_final):
                 self._body = self.assembly.body(messages, budget_tokens, tools_final=tools_final)
-            case machine.Save(outcome):
+            case Save(outcome):
                 self._compare(outcome)
-                return self._turn.feed(machine.Saved(await self._save(outcome)))
-            case machine.Finish():
+                return self._turn.feed(Saved(await self._save(outcome)))
+            case Finish():
                 await self._finish()
-            case machine.Refuse(error):
+            case Refuse(error):
                 self._refusal = error
-            case machine.CloseUpstream():
+            case CloseUpstream():
                 await self._close()
         return []
 
@@ -207,13 +231,13 @@ class TurnRun:
     async def _left(self) -> None:
         """The client is gone, or we are being stopped: nothing more is sent, and nothing is waited for."""
         assert self._turn is not None
-        for command in self._turn.feed(machine.ClientLeft()):
+        for command in self._turn.feed(ClientLeft()):
             match command:
-                case machine.Save(outcome) if self.memory is not None:
+                case Save(outcome) if self.memory is not None:
                     scope = self.memory.agent.scope
                     self.pending.add(self.memory.commit(outcome), "a cancelled turn", left=scope)
                     self.memory = None
-                case machine.CloseUpstream():
+                case CloseUpstream():
                     await self._close()
 
     async def _close(self) -> None:

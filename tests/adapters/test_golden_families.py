@@ -15,7 +15,8 @@ from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest
 from gateway.core.conversation.canonical import text_of
-from gateway.core.turn.stream import Draft, chunk_of, error_in
+from gateway.core.turn.stream import Draft, chunk_of
+from gateway.core.turn.upstream_error import error_in
 from tests.doubles.upstream import Reply, StrictUpstream, raw
 from tests.golden import ROOT, Golden, find
 

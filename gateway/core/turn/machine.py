@@ -22,9 +22,8 @@ like (events or one body) follows the upstream, not the request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field, replace
-from enum import Enum, StrEnum
+from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 import orjson
@@ -32,52 +31,50 @@ import orjson
 from adapters.types import Event, Header
 from gateway.core.conversation.canonical import gap
 from gateway.core.memory.tools import read_arguments
+from gateway.core.turn.commands import (
+    CallModel,
+    CloseUpstream,
+    Command,
+    End,
+    Finish,
+    Refuse,
+    RunTool,
+    Save,
+    SendBody,
+    SendHead,
+    TurnOutcome,
+)
+from gateway.core.turn.events import (
+    ClientLeft,
+    Received,
+    ReceivedWhole,
+    ReplyEnded,
+    ReplyFailed,
+    ReplyStarted,
+    Saved,
+    ToolFinished,
+    TurnEvent,
+)
+from gateway.core.turn.ledger import Ledger
+from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import (
     CallOwner,
     Draft,
     HeldText,
+    Json,
     ToolCall,
     View,
-    add_usage,
     chunk_of,
-    error_body,
-    error_in,
     frame,
     is_event_stream,
     join_messages,
 )
+from gateway.core.turn.upstream_error import error_body, error_in
 from gateway.errors import GatewayError, UpstreamBroke
-from storage.value import frozen
 
-__all__ = [
-    "CallModel",
-    "ClientLeft",
-    "CloseUpstream",
-    "Command",
-    "End",
-    "Finish",
-    "Received",
-    "ReceivedWhole",
-    "Refuse",
-    "ReplyEnded",
-    "ReplyFailed",
-    "ReplyStarted",
-    "RunTool",
-    "Save",
-    "Saved",
-    "SendBody",
-    "SendHead",
-    "ToolFinished",
-    "Turn",
-    "TurnEvent",
-    "TurnOutcome",
-    "TurnSpec",
-]
-
-Json = dict[str, Any]
+__all__ = ["Turn"]
 
 NOT_DURABLE = b": mnemogate not durable\n\n"
-BILLED = "mnemogate_billed"  # field of `usage`, beside what the real API sends
 LIMIT_REACHED = (
     "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
     "Answer now, without tools."
@@ -86,187 +83,6 @@ BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {argument
 
 # After these the last call may lack its end, so calls of ours are dropped instead of run.
 CUT = frozenset({"length", "content_filter"})
-
-
-def estimate_tokens(text: str) -> int:
-    """Four characters a token: good enough where the upstream does not say."""
-    return (len(text) + 3) // 4
-
-
-@frozen
-class TurnSpec:
-    """What the machine has to know about a request. Whether the reply is a stream it sees from what the upstream sends.
-
-    wants_usage: the client asked for the usage chunk of its stream (a whole reply has its usage anyway).
-    usage_added: we asked for that chunk; unless the client did, it is kept from it.
-    ours: offered tool name -> canonical memory tool; empty: no call is looked at.
-    max_rounds: hidden rounds at most; then the model is told, and called a last time.
-    budget_tokens: completion tokens the client allows for the whole reply; None: not limited.
-    hold_end: the end of the reply waits for `Saved`.
-    choices: the request's `n`.
-    """
-
-    wants_usage: bool = False
-    usage_added: bool = False
-    ours: Mapping[str, str] = field(default_factory=dict)
-    max_rounds: int = 10
-    budget_tokens: int | None = None
-    hold_end: bool = False
-    choices: int = 1
-    count: Callable[[str], int] = estimate_tokens
-
-
-# Facts
-
-
-@frozen
-class ReplyStarted:
-    status: int
-    headers: tuple[Header, ...] = ()
-
-
-@frozen
-class Received:
-    """Events of a streamed reply, all that one read brought."""
-
-    events: list[Event]
-
-
-@frozen
-class ReceivedWhole:
-    """The whole body of a reply that is not a stream; its end as well."""
-
-    body: bytes
-
-
-@frozen
-class ReplyEnded:
-    """A streamed reply's body has ended properly. After `[DONE]` it says nothing new and may be left out."""
-
-
-@frozen
-class ReplyFailed:
-    """The upstream could not be reached, broke off or took too long."""
-
-    error: GatewayError
-
-
-@frozen
-class ToolFinished:
-    """content: the tool's result, or what went wrong, as the model shall read it."""
-
-    call_id: str
-    content: str
-
-
-@frozen
-class Saved:
-    """durable: committed; False: released without (too slow, or the store is down)."""
-
-    durable: bool = True
-
-
-@frozen
-class ClientLeft:
-    pass
-
-
-TurnEvent = (
-    ReplyStarted | Received | ReceivedWhole | ReplyEnded | ReplyFailed | ToolFinished | Saved | ClientLeft
-)
-
-
-# Commands
-
-
-@frozen
-class SendHead:
-    status: int
-    headers: tuple[Header, ...]
-
-
-@frozen
-class SendBody:
-    data: bytes
-
-
-@frozen
-class Refuse:
-    """Answer with an error of ours; nothing has been sent."""
-
-    error: GatewayError
-
-
-@frozen
-class CallModel:
-    """Call the model again.
-
-    messages: what follows the first request's messages: all hidden rounds so far.
-    budget_tokens: what is left of the client's budget. tools_final: with the same tools, but `tool_choice: none`.
-    """
-
-    messages: tuple[Json, ...]
-    budget_tokens: int | None
-    tools_final: bool = False
-
-
-@frozen
-class RunTool:
-    """tool: canonical name; name: as offered; arguments: a JSON object."""
-
-    call_id: str
-    tool: str
-    name: str
-    arguments: Json
-
-
-@frozen
-class CloseUpstream:
-    """Close the reply that is being read, or give up the call that waits for one."""
-
-
-@frozen
-class Save:
-    outcome: TurnOutcome
-
-
-@frozen
-class Finish:
-    pass
-
-
-Command = SendHead | SendBody | Refuse | CallModel | RunTool | CloseUpstream | Save | Finish
-
-
-class End(StrEnum):
-    FINISHED = "finished"
-    CANCELLED = "cancelled"
-    FAILED = "failed"  # an error of the upstream's, whatever of the reply had been sent: as if never said
-
-
-@frozen
-class TurnOutcome:
-    """What became of a turn.
-
-    full: the reply's messages as the upstream saw or said them, hidden rounds included. It ends with tool results
-        of ours where the round was mixed, or where nothing of the budget was left to go on with.
-    said: the one assistant message that the client has; of an unfinished turn what had been generated.
-    finish_reason: as told to the client. usage: as told to the client, or as it would have been.
-    rounds: replies of the model that began. hidden: whether `full` holds calls that the client never saw.
-    """
-
-    state: End
-    full: tuple[Json, ...] = ()
-    said: Json | None = None
-    finish_reason: str | None = None
-    usage: Json | None = None
-    rounds: int = 0
-    hidden: bool = False
-
-    @property
-    def text(self) -> str:
-        content = self.said.get("content") if self.said else None
-        return content if isinstance(content, str) else ""
 
 
 class _TurnState(Enum):
@@ -291,52 +107,8 @@ class _ReplyForm(Enum):
     BODY = "body"
 
 
-@frozen
-class _Ledger:
-    """The tokens of the rounds that are complete. usage: as the client would be told it now."""
-
-    count: Callable[[str], int]
-    usage: Json | None = None
-    prompt: int = 0
-    completion: int = 0
-    rounds: int = 0
-
-    def plus(self, draft: Draft) -> _Ledger:
-        told = draft.usage
-        return replace(
-            self,
-            usage=self.usage if told is None else self.merged(told),
-            prompt=self.prompt + _tokens(told, "prompt_tokens"),
-            completion=self.completion
-            + (self.count(draft.generated()) if told is None else _tokens(told, "completion_tokens")),
-            rounds=self.rounds + 1,
-        )
-
-    def merged(self, usage: Json) -> Json:
-        """The usage of one more round, as the client is told it."""
-        if not self.rounds:
-            return usage
-        prompt = _tokens(usage, "prompt_tokens")
-        completion = self.completion + _tokens(usage, "completion_tokens")
-        return {
-            **add_usage(self.usage or {}, usage),
-            "completion_tokens": completion,  # where one round did not tell, as it was counted
-            "total_tokens": prompt + completion,
-            BILLED: {
-                "prompt_tokens": self.prompt + prompt,
-                "completion_tokens": completion,
-                "rounds": self.rounds + 1,
-            },
-        }
-
-
 def _is_success(status: int) -> bool:
     return 200 <= status < 300
-
-
-def _tokens(usage: Json | None, key: str) -> int:
-    told = usage.get(key) if usage else None
-    return told if isinstance(told, int) else 0
 
 
 class Turn:
@@ -351,7 +123,7 @@ class Turn:
         strips_usage = spec.usage_added and not spec.wants_usage
         self._view = View(waits=bool(spec.ours), strips_usage=strips_usage)
         self._is_plain = not spec.ours and not strips_usage  # nothing is ever rewritten
-        self._ledger = _Ledger(spec.count)
+        self._ledger = Ledger(spec.count)
         # The reply that is read
         self._status = 200
         self._headers: tuple[Header, ...] = ()
@@ -623,7 +395,7 @@ class Turn:
             self._running[call.id] = result
             if result is None:
                 tool = self.spec.ours[call.name]
-                commands.append(RunTool(call.id, tool, call.name, arguments or {}))
+                commands.append(RunTool(call.id, tool, arguments or {}))
         return commands or self._tools_finished()
 
     def _tool_finished(self, fact: ToolFinished) -> list[Command]:
@@ -658,7 +430,7 @@ class Turn:
             for call_id, content in self._running.items()
         ]
 
-    def _left(self, ledger: _Ledger) -> int | None:
+    def _left(self, ledger: Ledger) -> int | None:
         return None if self.spec.budget_tokens is None else self.spec.budget_tokens - ledger.completion
 
     # The turn ends

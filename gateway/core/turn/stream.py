@@ -11,51 +11,30 @@ import marshal
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
-from adapters.types import Event, announces_events
+from adapters.types import announces_events
 from gateway.core.conversation.canonical import gap
 
 __all__ = [
     "CallOwner",
     "Draft",
     "HeldText",
+    "Json",
     "ToolCall",
     "View",
-    "add_usage",
     "chunk_of",
     "decide_owner",
-    "error_body",
-    "error_in",
     "frame",
     "is_event_stream",
     "join_messages",
-    "refusal_in",
     "says_nothing",
 ]
 
 Json = dict[str, Any]
 
-# Of OpenAI's codes and types, Anthropic's types, and the names of HTTP that vLLM gives.
-_STATUSES: Final = {
-    "invalid_request_error": 400,
-    "badrequesterror": 400,
-    "context_length_exceeded": 400,
-    "authentication_error": 401,
-    "invalid_api_key": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "model_not_found": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "insufficient_quota": 429,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
 
 # String fields that name something: a later piece replaces the earlier one. All other strings are continued.
 NAMING = frozenset(
@@ -337,34 +316,6 @@ def _copy(value: Any) -> Any:
     return marshal.loads(marshal.dumps(value)) if isinstance(value, dict | list) else value
 
 
-# The details that belong to the completion; the prompt's are those of the last round.
-COMPLETION = "completion_tokens"
-COMPLETION_DETAILS = "completion_tokens_details"
-
-
-def add_usage(earlier: Json, last: Json) -> Json:
-    """The usage of a reply made in several rounds: the last round's prompt, the completions of all.
-
-    Fields not known here are those of the last round.
-    """
-    total = {**last}
-    total[COMPLETION] = _int(earlier.get(COMPLETION)) + _int(last.get(COMPLETION))
-    before, after = earlier.get(COMPLETION_DETAILS), last.get(COMPLETION_DETAILS)
-    if isinstance(before, dict) and (isinstance(after, dict) or after is None):
-        details = {**before, **(after or {})}
-        for key, value in details.items():
-            old = before.get(key)
-            if after and key in after and isinstance(value, int) and isinstance(old, int):
-                details[key] = value + old
-        total[COMPLETION_DETAILS] = details
-    total["total_tokens"] = _int(last.get("prompt_tokens")) + total[COMPLETION]
-    return total
-
-
-def _int(value: Any) -> int:
-    return value if isinstance(value, int) else 0
-
-
 def chunk_of(body: Json) -> Json:
     """A whole reply as the one chunk of a stream; shares what it does not change."""
     choices = []
@@ -387,79 +338,6 @@ def frame(chunk: Json, name: str | None = None) -> bytes:
     """A chunk as one server-sent event."""
     head = f"event: {name}\n".encode() if name else b""
     return b"%bdata: %b\n\n" % (head, orjson.dumps(chunk))
-
-
-def error_in(chunk: Json, name: str | None = None) -> Json | None:
-    """The error that a chunk or a body is, in OpenAI's shape; None if it is none.
-
-    Known forms: {"error": {...}}, {"error": "text"}, {"object": "error", "message": ...}, and anything under
-    `event: error`.
-    """
-    error = chunk.get("error")
-    if not error:
-        if chunk.get("object") != "error" and name != "error":
-            return None
-        error = chunk
-    if isinstance(error, dict):
-        shaped = {"message": "", "type": "upstream_error", "param": None, "code": None, **error}
-        message = shaped["message"]
-        if not isinstance(message, str) or not message:  # Mistral's may be an object
-            shaped["message"] = (
-                orjson.dumps(message).decode() if message else "The upstream reported an error"
-            )
-    else:
-        code = chunk.get("code")  # xAI's stands beside it
-        shaped = {"message": str(error), "type": "upstream_error", "param": None, "code": code}
-    return {"error": shaped}
-
-
-def refusal_in(first: Event) -> tuple[int, bytes] | None:
-    """Status and body of the error with which a stream begins; None: it begins with something else.
-
-    Some send it with a 200: Anthropic when it is overloaded, OpenRouter for the upstream it chose, vLLM.
-    """
-    if first.data is None or (b"error" not in first.data and first.name != "error"):
-        return None
-    try:
-        chunk = orjson.loads(first.data)
-    except orjson.JSONDecodeError:
-        return None
-    shaped = error_in(chunk, first.name) if isinstance(chunk, dict) else None
-    return None if shaped is None else (_status_of(shaped["error"]), orjson.dumps(shaped))
-
-
-def _status_of(error: Json) -> int:
-    """What an error says it is, by number or by name."""
-    for said in (error.get("code"), error.get("status"), error.get("type")):
-        number = int(said) if isinstance(said, str) and len(said) == 3 and said.isdecimal() else said
-        if isinstance(number, int) and 400 <= number < 600:
-            return number
-        if isinstance(said, str) and said.lower() in _STATUSES:
-            return _STATUSES[said.lower()]
-    return 500
-
-
-def error_body(status: int, body: bytes) -> Json:
-    """What is told of an upstream's error reply where its status can no longer be sent."""
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        parsed = None
-    if isinstance(parsed, list) and parsed:  # Google's endpoint wraps its error in a list
-        parsed = parsed[0]
-    shaped = error_in(parsed) if isinstance(parsed, dict) else None
-    if shaped is not None:
-        if shaped["error"].get("code") is None:
-            shaped["error"]["code"] = status
-        return shaped
-    return {
-        "error": {
-            "message": f"The upstream's answer (status {status}) was neither a chat completion nor a known error",
-            "type": "upstream_error",
-            "param": None,
-            "code": status if status >= 400 else "upstream_broke",
-        }
-    }
 
 
 def is_event_stream(status: int, headers: Iterable[tuple[str, str]]) -> bool:

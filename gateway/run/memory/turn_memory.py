@@ -35,7 +35,7 @@ from gateway.core.prompt.section import Section, learned, make_section
 from gateway.core.prompt.summary import Overfull
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
-from gateway.core.turn.machine import End, TurnOutcome
+from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.assemble import Additions, Assembly, assemble, may_exceed
 from gateway.run.memory.blocks import declared, declared_blocks
 from gateway.run.memory.visible import VisibleContent

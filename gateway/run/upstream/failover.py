@@ -21,7 +21,8 @@ from typing import Final
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
 from adapters.types import Event, ModelRequest
-from gateway.core.turn.stream import is_event_stream, refusal_in
+from gateway.core.turn.stream import is_event_stream
+from gateway.core.turn.upstream_error import refusal_in
 from gateway.core.upstream.context_window import GUESS, Contexts, context_from_error
 from gateway.core.upstream.policy import (
     EndpointHealth,

@@ -15,23 +15,17 @@ from typing import Any
 import orjson
 
 from adapters.types import Event
-from gateway.core.turn.machine import (
-    CallModel,
-    Command,
+from gateway.core.turn.commands import CallModel, Command, RunTool, Save, SendBody, SendHead, TurnOutcome
+from gateway.core.turn.events import (
     Received,
     ReceivedWhole,
     ReplyEnded,
     ReplyStarted,
-    RunTool,
-    Save,
     Saved,
-    SendBody,
-    SendHead,
     ToolFinished,
-    Turn,
     TurnEvent,
-    TurnOutcome,
 )
+from gateway.core.turn.machine import Turn
 
 Json = dict[str, Any]
 Expected = Command | type[Command] | Callable[[Command], bool]

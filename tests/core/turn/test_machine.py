@@ -11,29 +11,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.types import Event
-from gateway.core.turn.machine import (
+from gateway.core.turn.commands import (
     CallModel,
-    ClientLeft,
     CloseUpstream,
     Command,
     End,
     Finish,
+    Refuse,
+    RunTool,
+    Save,
+    SendBody,
+    SendHead,
+    TurnOutcome,
+)
+from gateway.core.turn.events import (
+    ClientLeft,
     Received,
     ReceivedWhole,
-    Refuse,
     ReplyEnded,
     ReplyFailed,
     ReplyStarted,
-    RunTool,
-    Save,
     Saved,
-    SendBody,
-    SendHead,
     ToolFinished,
-    Turn,
-    TurnOutcome,
-    TurnSpec,
 )
+from gateway.core.turn.machine import Turn
+from gateway.core.turn.spec import TurnSpec
 from gateway.errors import UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
 from tests.core.turn.playbook import (
     DONE,
@@ -273,7 +275,7 @@ class TestHiddenRounds:
             >> Received([calls(call_piece(0, id="call_a", name="memory_insert"))])
             >> Received([calls(call_piece(0, ARGS[:9])), calls(call_piece(0, ARGS[9:]))])
             >> Received([chunk({}, "tool_calls"), usage(100, 20), DONE])
-            << RunTool("call_a", "memory_insert", "memory_insert", orjson.loads(ARGS))
+            << RunTool("call_a", "memory_insert", orjson.loads(ARGS))
             >> ReplyEnded()
             >> ToolFinished("call_a", "done")
             << CallModel(
@@ -367,7 +369,7 @@ class TestHiddenRounds:
         spec = TurnSpec(ours={"mnemogate_memory_insert": "memory_insert"}, hold_end=True)
         mine, theirs = ("a", "mnemogate_memory_insert", ARGS), ("b", "memory_insert", "{}")
         played = play(Turn(spec), [completion(None, (mine, theirs))], stream=stream)
-        assert [(run.tool, run.name) for run in played.ran] == [("memory_insert", "mnemogate_memory_insert")]
+        assert [(run.call_id, run.tool) for run in played.ran] == [("a", "memory_insert")]
         assert client_message(played, stream)["calls"] == [theirs]
 
     @BOTH
@@ -541,7 +543,7 @@ class TestNames:
             Playbook(turn)
             >> ReplyStarted(200, SSE)
             >> Received(events)
-            << RunTool("a", "memory_insert", "memory_insert", orjson.loads(ARGS))
+            << RunTool("a", "memory_insert", orjson.loads(ARGS))
         )
 
     @pytest.mark.parametrize("index", [0, None])

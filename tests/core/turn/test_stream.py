@@ -8,22 +8,20 @@ import orjson
 import pytest
 
 from adapters.types import Event
+from gateway.core.turn.ledger import add_usage
 from gateway.core.turn.stream import (
     CallOwner,
     Draft,
     HeldText,
     ToolCall,
     View,
-    add_usage,
     chunk_of,
     decide_owner,
-    error_body,
-    error_in,
     is_event_stream,
     join_messages,
-    refusal_in,
     says_nothing,
 )
+from gateway.core.turn.upstream_error import error_body, error_in, refusal_in
 
 NAMES = {"memory_insert", "memory_insert_all", "search"}
 
