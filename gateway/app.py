@@ -168,7 +168,7 @@ class Gateway:
     async def start(self) -> None:
         self._tasks.append(asyncio.create_task(self.models.run()))
         if self.store is not None and self.beside is not None:
-            await follow_settings(self.store, self.settings.profiles, self._clock())
+            await follow_settings(self.store, self.chat.directory.specs, self._clock())
             self._tasks += self.beside.start()
             self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True

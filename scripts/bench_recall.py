@@ -35,6 +35,7 @@ import orjson  # noqa: E402
 
 from adapters.base import Embedder  # noqa: E402
 from adapters.types import Embedded  # noqa: E402
+from gateway.core.agent import AgentSpec  # noqa: E402
 from gateway.core.memory.visibility import messages_of  # noqa: E402
 from gateway.core.prompt import note as recall  # noqa: E402
 from gateway.core.request.identity import IdentityRules, identify  # noqa: E402
@@ -43,7 +44,7 @@ from gateway.run.background.embed import KIND, Embedding  # noqa: E402
 from gateway.run.background.worker import JobContext  # noqa: E402
 from gateway.run.memory.assemble import Additions, assemble  # noqa: E402
 from gateway.run.memory.turn_memory import MemoryKeeper, MemoryRequest  # noqa: E402
-from gateway.settings import MemorySettings, ProfileSettings  # noqa: E402
+from gateway.settings import MemorySettings  # noqa: E402
 from scripts.fill import new_agent, write_conversation  # noqa: E402
 from storage.records import Message  # noqa: E402
 from storage.search import blob, rank  # noqa: E402
@@ -211,9 +212,7 @@ def requested(case: Case, embedder: Embedder | None = None) -> Ask:
         recollector = MemoryKeeper(store, settings, lambda: case.asked)
         if embedding is not None:
             recollector.embed_query = embedding.embed_query
-        found = await recollector.begin(
-            MemoryRequest(request, identity, ProfileSettings("default"), case.asked)
-        )
+        found = await recollector.begin(MemoryRequest(request, identity, AgentSpec("default"), case.asked))
         added = Additions(found.composition, found.section.text, found.offered)
         sent = orjson.loads((await assemble(request, "m", added, None)).body())["messages"]
         note = str(sent[-1]["content"]).removesuffix(case.question)
@@ -325,7 +324,7 @@ def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder 
             for question in asked:
                 body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
                 identity = identify([], {"user": "reader"}, IdentityRules(), "default")
-                asked_now = MemoryRequest(parse(body), identity, ProfileSettings("default"), case.asked)
+                asked_now = MemoryRequest(parse(body), identity, AgentSpec("default"), case.asked)
                 began = time.process_time()
                 times.append((await recollector.begin(asked_now)).recall_ms / 1000)
                 worked.append(time.process_time() - began)

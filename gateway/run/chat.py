@@ -13,8 +13,10 @@ import orjson
 
 from adapters.base import Provider
 from adapters.types import ModelRequest
+from gateway.core.agent import AgentSpec
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import (
+    AGENT_PREFIX,
     SIDE_RULES,
     Identity,
     IdentityRules,
@@ -28,6 +30,7 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall
+from gateway.run.directory import Directory
 from gateway.run.memory.assemble import Additions
 from gateway.run.memory.turn_memory import MemoryKeeper, MemoryRequest, TurnMemory
 from gateway.run.pending import Pending
@@ -36,8 +39,8 @@ from gateway.run.sink import Sink
 from gateway.run.turn import TurnRun
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.relay import kind_of, relay
-from gateway.run.upstream.route import Route, check_models, resolve_route
-from gateway.settings import DEFAULT_PROFILE, ProfileSettings, Settings
+from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
+from gateway.settings import Settings
 from storage.base import Store
 from storage.errors import StoreError
 
@@ -73,8 +76,7 @@ class Chat:
         self.pending = Pending()
         self.recollector = MemoryKeeper(store, settings.memory, now) if store is not None else None
         self._rules: dict[str, IdentityRules] = {}
-        self._profiles = {each.name: each for each in settings.profiles}
-        self._default = ProfileSettings(DEFAULT_PROFILE)
+        self.directory = Directory(settings)
 
     async def answer(
         self,
@@ -86,24 +88,28 @@ class Chat:
         receipt: Receipt,
     ) -> Served:
         """Raises: GatewayError while nothing was sent; ClientGone."""
-        route = resolve_route(self._settings, request.model)
         identity = identify(headers, request.json, self._rules_of(project), project)
-        profile = self._profile(identity)
-        if not identity.append and profile.history == "append" and identity.conversation is not None:
+        spec = self.directory.find(identity, request.model)
+        if request.model.startswith(AGENT_PREFIX):
+            route = agent_route(self._settings, spec)
+        else:
+            route = resolve_route(self._settings, request.model)
+        # The one place where it is decided that the history is ours; it takes a conversation with a name.
+        if not identity.append and spec.history == "append" and identity.conversation is not None:
             identity = replace(identity, append=True)
         tries = self.reach.tries(route, partial(_conversation_key, request), sink, receipt)
-        memory, status = await self._recollect(request, tries.target, identity, profile)
+        memory, status = await self._recollect(request, tries.target, identity, spec)
         receipt.headers.append(("x-mnemogate-memory", status))
         call = ChatCall(request, forwardable(headers), credential, route.upstream, receipt, self._settings)
         try:
-            if memory is None and not profile.system and not _has_window(route, tries.target):
+            if memory is None and not spec.system and not _has_window(route, tries.target):
                 tries.remake = call.make
                 asked = await call.make(tries.target, tries.place)
                 answered = await relay(
                     tries, asked, sink, receipt, self._settings.server.keep_alive_comment_s
                 )
             else:
-                answered = await self._turn(call, profile, memory, tries, sink, receipt)
+                answered = await self._turn(call, spec, memory, tries, sink, receipt)
             return Served(answered, status)
         except UpstreamError as error:
             if tries.is_answered:  # what failed without an answer is counted already
@@ -120,21 +126,21 @@ class Chat:
     async def _turn(
         self,
         call: ChatCall,
-        profile: ProfileSettings,
+        spec: AgentSpec,
         memory: TurnMemory | None,
         tries: Attempts,
         sink: Sink,
         receipt: Receipt,
     ) -> int:
         request = call.request
-        added = _additions(memory, profile)
+        added = _additions(memory, spec)
         if memory is not None and memory.composition.breaks:
             self._metrics.prefix_breaks.inc()
         assembly = await call.assemble(added, tries.target, tries.place)
         if memory is not None:
             memory.overfull, memory.evicted = assembly.overfull, assembly.evicted
         _say(receipt, memory, added.injected_bytes + len(assembly.summary.encode()))
-        spec = TurnSpec(
+        facts = TurnSpec(
             wants_usage=request.wants_usage,
             usage_added=assembly.adds_usage,
             ours=added.offered,
@@ -160,7 +166,7 @@ class Chat:
         async def remake(target: Target, place: Endpoint) -> ModelRequest:
             if memory is not None:
                 memory.answered_by(target.upstream, target.model)
-            run.assembly = await call.assemble(_additions(memory, profile), target, place)
+            run.assembly = await call.assemble(_additions(memory, spec), target, place)
             if memory is not None:
                 memory.overfull, memory.evicted = run.assembly.overfull, run.assembly.evicted
             run.credential = call.credential_for(target)
@@ -168,16 +174,16 @@ class Chat:
 
         tries.remake = remake
         if memory is None:
-            return await run.run(spec)
+            return await run.run(facts)
         scope = memory.agent.scope
         self.pending.began(scope)
         try:
-            return await run.run(spec)
+            return await run.run(facts)
         finally:
             self.pending.ended(scope)
 
     async def _recollect(
-        self, request: ChatRequest, target: Target, identity: Identity, profile: ProfileSettings
+        self, request: ChatRequest, target: Target, identity: Identity, spec: AgentSpec
     ) -> tuple[TurnMemory | None, str]:
         """Memory's part, and how it stands: a store that fails takes memory away, not the answer."""
         if identity.scope is None:
@@ -196,7 +202,7 @@ class Chat:
         await self.pending.written(identity.scope, self._settings.database.commit_wait_ms / 1000)
         try:
             asked = MemoryRequest(
-                request, identity, profile, self._now(), target.model, target.context_window, target.upstream
+                request, identity, spec, self._now(), target.model, target.context_window, target.upstream
             )
             memory = await self.recollector.begin(asked)
         except StoreError as error:
@@ -214,14 +220,6 @@ class Chat:
         if strict:
             raise MemoryUnavailable(f"Memory is not available: {why}.", retry_after_s=1.0)
         return None, "unavailable"
-
-    def _profile(self, identity: Identity) -> ProfileSettings:
-        found = self._profiles.get(identity.profile)
-        if found is not None:
-            return found
-        if identity.agent is not None:
-            raise BadRequest(f"There is no agent {identity.agent!r}.", param="x-mnemogate-agent")
-        return self._default
 
     def _rules_of(self, project: str) -> IdentityRules:
         rules = self._rules.get(project)
@@ -243,11 +241,11 @@ class Chat:
         return rules
 
 
-def _additions(memory: TurnMemory | None, profile: ProfileSettings) -> Additions:
+def _additions(memory: TurnMemory | None, spec: AgentSpec) -> Additions:
     if memory is None:
-        return Additions(system=profile.system or "")
+        return Additions(system=spec.system)
     if memory.asked.identity.mode is Mode.OFF:
-        return Additions(memory.composition, profile.system or "")
+        return Additions(memory.composition, spec.system)
     return memory.additions
 
 

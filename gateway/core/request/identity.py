@@ -18,6 +18,7 @@ from gateway.errors import BadRequest
 from storage.records import Scope
 
 __all__ = [
+    "AGENT_PREFIX",
     "CONVERSATION_ORDER",
     "SIDE_RULES",
     "USER_ORDER",
@@ -123,7 +124,7 @@ CONVERSATION_ORDER = (
 
 _MEMORY, _HISTORY, _AGENT = b"x-mnemogate-memory", b"x-mnemogate-history", b"x-mnemogate-agent"
 _RETRIES = b"x-stainless-retry-count"
-_AGENT_PREFIX = "agent/"
+AGENT_PREFIX = "agent/"  # of a model's name that asks for an agent
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 _Source = tuple[str, bytes | None, tuple[str, ...]]  # name, header or else path in the body
@@ -313,9 +314,9 @@ def _agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any], limit: int) 
     raw = headers.get(_AGENT)
     by_header = None if raw is None else _header_id(raw, "x-mnemogate-agent", limit)
     model = body.get("model")
-    if not isinstance(model, str) or not model.startswith(_AGENT_PREFIX):
+    if not isinstance(model, str) or not model.startswith(AGENT_PREFIX):
         return by_header
-    by_model = _checked_id(model[len(_AGENT_PREFIX) :], "model", limit)
+    by_model = _checked_id(model[len(AGENT_PREFIX) :], "model", limit)
     if by_model is None:
         raise BadRequest("`model` names no agent: expected `agent/<name or id>`.", param="model")
     if by_header is not None and by_header != by_model:

@@ -1,38 +1,27 @@
-"""Memory blocks as the settings declare them, and the stored ones brought up to that when the process begins."""
+"""Stored memory blocks, brought up to what the settings declare when the process begins."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
 
-from gateway.settings import BlockSettings, ProfileSettings
+from gateway.core.agent import AgentSpec
 from storage.base import Store
 from storage.errors import StoreError
-from storage.records import Block
 
-__all__ = ["declared", "declared_blocks", "follow_settings"]
+__all__ = ["follow_settings"]
 
 _log = logging.getLogger("mnemogate")
 
 
-def declared(b: BlockSettings, id: int = 0) -> Block:
-    # Blocks that users share are read-only to models unless the operator says otherwise.
-    return Block(id, b.label, b.description, b.value, b.limit, b.read_only or (b.shared and not b.writable))
+async def follow_settings(store: Store, agents: Iterable[AgentSpec], now: float) -> None:
+    """Gives users whose memory is older than the settings the blocks that the settings declare now.
 
-
-def declared_blocks(profile: ProfileSettings) -> tuple[list[Block], list[Block]]:
-    """Each user's own, and those that all users of the profile see."""
-    return [declared(b) for b in profile.blocks if not b.shared], [
-        declared(b) for b in profile.blocks if b.shared
-    ]
-
-
-async def follow_settings(store: Store, profiles: Iterable[ProfileSettings], now: float) -> None:
-    """Settings are read once, when the process begins: who had a memory before is under them as well from then on."""
-    for profile in profiles:
-        own, shared = declared_blocks(profile)
+    Settings are read once, when the process begins, so this is done once as well.
+    """
+    for agent in agents:
         try:
-            if own or shared:
-                await store.blocks.follow(profile.name, own, shared, at=now)
+            if agent.blocks:
+                await store.blocks.follow(agent.name, agent.own_blocks, agent.shared_blocks, at=now)
         except StoreError as error:  # memory never keeps chat from being served
-            _log.error("the memory blocks of profile %r stay as they were: %s", profile.name, error.message)
+            _log.error("the memory blocks of profile %r stay as they were: %s", agent.name, error.message)

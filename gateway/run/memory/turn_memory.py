@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from gateway.core.agent import AgentSpec
 from gateway.core.conversation import match as history
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
@@ -37,10 +38,9 @@ from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.assemble import Additions, Assembly, assemble, may_exceed
-from gateway.run.memory.blocks import declared, declared_blocks
 from gateway.run.memory.visible import VisibleContent
 from gateway.run.tools.memory import MemoryTools
-from gateway.settings import MemorySettings, ProfileSettings
+from gateway.settings import MemorySettings
 from storage.base import Store
 from storage.commands import Committed, Look, Probes, TurnWrite
 from storage.errors import StoreError, TooSlow
@@ -61,14 +61,14 @@ OPEN_WAIT_S = 5.0  # chosen: a disk slower than that is down for a mode that can
 
 @dataclass(frozen=True, slots=True)
 class MemoryRequest:
-    """profile: the one that the identity names. now: seconds since the epoch.
+    """spec: the agent that the request asks for. now: seconds since the epoch.
 
     model: what the upstream calls it. context_tokens: its window; None: unknown, and nothing falls out of it.
     """
 
     request: ChatRequest
     identity: Identity
-    profile: ProfileSettings
+    spec: AgentSpec
     now: float
     model: str = ""
     context_tokens: int | None = None
@@ -96,11 +96,9 @@ class MemoryKeeper:
 
     async def begin(self, asked: MemoryRequest) -> TurnMemory:
         """Raises: StoreError when memory cannot be had."""
-        if asked.identity.conversation is not None and (
-            asked.identity.append or asked.profile.history == "append"
-        ):
+        if asked.identity.append:
             return await self._begin_appending(asked)
-        found = self._look(asked, append=False)
+        found = self._look(asked)
         await found.recollect()
         return found
 
@@ -113,7 +111,7 @@ class MemoryKeeper:
         lock = self._queues.setdefault((agent.uid, key), asyncio.Lock())
         await lock.acquire()
         try:
-            found = self._look(replace(asked, now=self.now()), append=True)
+            found = self._look(replace(asked, now=self.now()))
             found.release = lambda: self._release((agent.uid, key), lock)
             await found.recollect()
             if found.plan.appending:
@@ -128,7 +126,7 @@ class MemoryKeeper:
         if not lock.locked() and not getattr(lock, "_waiters", None):
             self._queues.pop(name, None)
 
-    def _look(self, asked: MemoryRequest, *, append: bool) -> TurnMemory:
+    def _look(self, asked: MemoryRequest) -> TurnMemory:
         scope, key = asked.identity.scope, asked.identity.conversation
         assert scope is not None
         agents = self.store.agents
@@ -152,7 +150,7 @@ class MemoryKeeper:
             mode=history.Keeping.ON if mode is Mode.STRICT else history.Keeping(mode.value),
             now=asked.now,
             idle_s=self.settings.idle_s,
-            append=append,
+            append=asked.identity.append,
             retry=asked.identity.retry,
             model=f"{asked.upstream}/{asked.model}",
             conversation=look.conversation.id if key is not None and look.conversation else None,
@@ -216,7 +214,7 @@ class TurnMemory:
     async def recollect(self) -> None:
         """Notes, memory section, tools: all that the request will carry of ours."""
         self.conversation_uid = self._find_uid()
-        identity, profile = self.asked.identity, self.asked.profile
+        identity, spec = self.asked.identity, self.asked.spec
         if identity.mode is Mode.OFF:
             if self.plan.appending:  # nobody else has the conversation
                 self.composition = self._compose({})
@@ -243,17 +241,17 @@ class TurnMemory:
             pinned=pinned,
             goes_on=anchor is not None,
             offered=self.offered,
-            system=profile.system or "",
+            system=spec.system,
             epoch=self.look.epoch,
             idle_s=0.0 if anchor is None else self.query.now - (anchor.ended or anchor.begun),
             cache_s=self.by.settings.cache_s,
-            always=profile.rebuild == "always",
+            always=spec.rebuilds,
             can_tell=is_asked,
         )
         summary = pinned.known.get("summary", 0) if pinned is not None else 0
         self.section = pin(summary=summary)
         self.evicted = gone = evicted_before(self.plan, self.asked.context_tokens)
-        if profile.history == "client":
+        if spec.history == "client":
             self.plan.fill = []
         elif gone is not None:
             self.plan.fill = [element for element in self.plan.fill if element.at[1] >= gone.offset]
@@ -295,7 +293,7 @@ class TurnMemory:
     def _find_cuts(self) -> None:
         """The newest summaries on this path: asked for only where the conversation may not fit whole."""
         anchor = self.plan.place.anchor
-        if anchor is None or not self.agent.id or not self._is_summarised:
+        if anchor is None or not self.agent.id or not self.asked.spec.summarises:
             return
         try:
             self.beginning.take(self.by.store.summaries.of(self.agent.id, anchor.conversation), self.path)
@@ -303,16 +301,12 @@ class TurnMemory:
             _log.warning("summaries could not be read: %s", error.message)
 
     @property
-    def _is_summarised(self) -> bool:
-        return (self.asked.profile.compaction or self.by.settings.compaction) == "summary"
-
-    @property
     def ops(self) -> list[BlockOp]:
         return self.tools.ops if self.tools is not None else []
 
     @property
     def additions(self) -> Additions:
-        wants = self.by.overfull is not None and self._is_summarised and not self.plan.off
+        wants = self.by.overfull is not None and self.asked.spec.summarises and not self.plan.off
         return Additions(self.composition, self.section.text, self.offered, wants, self.beginning)
 
     async def _assemble(self) -> Assembly | None:
@@ -333,20 +327,21 @@ class TurnMemory:
         """As the settings order them, the same for every user of the profile; then what was made since."""
         if not self.agent.id:
             return self._default_blocks()
-        order = {b.label: i for i, b in enumerate(self.asked.profile.blocks)}
+        order = {b.label: i for i, b in enumerate(self.asked.spec.blocks)}
         return sorted(self.look.blocks, key=lambda block: (order.get(block.label, len(order)), block.id))
 
     def _default_blocks(self) -> list[Block]:
         """What a user's memory will begin with."""
-        defaults = [declared(b, i) for i, b in enumerate(self.asked.profile.blocks)]
-        if not any(b.shared for b in self.asked.profile.blocks):
+        spec = self.asked.spec
+        defaults = [replace(b, id=i) for i, b in enumerate(spec.blocks)]
+        if not spec.shared:
             return defaults
         stored = {b.label: b for b in self.by.store.turns.shared_blocks(self.agent)}
         return [stored.get(b.label, b) for b in defaults]
 
     def _offer(self, agreed: Mapping[str, str] | None) -> dict[str, str]:
         request, identity = self.asked.request, self.asked.identity
-        wanted = self.asked.profile.memory_tools and (identity.agent is not None or request.has_tools)
+        wanted = self.asked.spec.offers_tools and (identity.agent is not None or request.has_tools)
         if not wanted or identity.mode is Mode.READ or not memory_tools.may_offer(request.json):
             return {}
         enabled = memory_tools.MEMORY_TOOLS if self.agent.scope.is_person else memory_tools.BLOCK_TOOLS
@@ -390,7 +385,7 @@ class TurnMemory:
                     deadline_ms=left_ms,
                     vector=vector,
                 )
-                left_out, is_whole = sight.replaced(settings.idle_s), self.asked.profile.history != "client"
+                left_out, is_whole = sight.replaced(settings.idle_s), self.asked.spec.history != "client"
                 hits = recall.choose(
                     [
                         m
@@ -506,7 +501,6 @@ class TurnMemory:
             number = plan.place.anchor.snapshot if plan.place.anchor else None
             snapshot = None if number is None else Snapshot(number, "", {})
         probes = plain_probes(plan, key) if self.tree is None else self._probes(self.tree, key)
-        own, shared = declared_blocks(self.asked.profile)
         write = TurnWrite(
             agent=self.agent,
             key=key,
@@ -519,8 +513,8 @@ class TurnMemory:
             carries=any(m.get("role") == "user" for m in plan.messages),
             ops=self.ops if how is not settle.open_ else (),
             snapshot=snapshot,
-            defaults=own,
-            shared=shared,
+            defaults=self.asked.spec.own_blocks,
+            shared=self.asked.spec.shared_blocks,
         )
         return await asyncio.shield(self.by.store.turns.commit(write))
 

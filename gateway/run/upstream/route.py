@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from gateway.core.agent import AgentSpec
+from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.upstream.policy import Target
 from gateway.errors import SettingsError, UnknownModel
 from gateway.settings import ModelSettings, ProfileSettings, Settings
 
-__all__ = ["AGENT_PREFIX", "Route", "check_models", "resolve_route"]
-
-AGENT_PREFIX = "agent/"
+__all__ = ["AGENT_PREFIX", "Route", "agent_route", "check_models", "resolve_route"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,6 @@ class Route:
 
     upstream: str
     model: str
-    profile: ProfileSettings | None = None
     context_window: int | None = None
     others: tuple[Target, ...] = ()
 
@@ -40,16 +39,20 @@ def resolve_route(settings: Settings, model: str) -> Route:
     """
     if model.startswith(AGENT_PREFIX):
         profile = settings.profile(model.removeprefix(AGENT_PREFIX))
-        if profile is None or profile.model is None:
-            why = "has no model of its own" if profile else "does not exist"
-            raise UnknownModel(f"The model {model!r} {why}.", param="model")
-        base = _resolve(settings, profile.model, profile.upstream)
-        own = profile.context_window
-        others = tuple(
-            each._replace(context_window=_smaller(own, each.context_window)) for each in base.others
-        )
-        return Route(base.upstream, base.model, profile, _smaller(own, base.context_window), others)
+        if profile is None:
+            raise UnknownModel(f"The model {model!r} does not exist.", param="model")
+        return agent_route(settings, profile)
     return _resolve(settings, model, None)
+
+
+def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route:
+    """Returns who answers to `agent/<name>`. Raises: UnknownModel: the agent has no model of its own."""
+    if agent.model is None:
+        raise UnknownModel(f"The model {AGENT_PREFIX + agent.name!r} has no model of its own.", param="model")
+    base = _resolve(settings, agent.model, agent.upstream)
+    own = agent.context_window
+    others = tuple(each._replace(context_window=_smaller(own, each.context_window)) for each in base.others)
+    return Route(base.upstream, base.model, _smaller(own, base.context_window), others)
 
 
 def _smaller(own: int | None, known: int | None) -> int | None:
@@ -76,25 +79,25 @@ def check_models(settings: Settings) -> None:
 def _resolve(settings: Settings, model: str, upstream: str | None, *, is_fallback: bool = False) -> Route:
     windows = {each.name: each.context_window for each in settings.upstreams}
     if upstream is not None:
-        return Route(upstream, model, None, windows[upstream])
+        return Route(upstream, model, windows[upstream])
     for alias in settings.models:
         if alias.alias == model:
             name = alias.upstream or settings.upstreams[0].name
             fallbacks = () if is_fallback else alias.fallbacks
             others = _others(settings, alias, fallbacks, windows) if alias.deployments or fallbacks else ()
-            return Route(name, alias.model, None, alias.context_window or windows[name], others)
+            return Route(name, alias.model, alias.context_window or windows[name], others)
     if len(settings.upstreams) > 1:
         name, slash, rest = model.partition("/")
         if slash and rest and name in windows:
-            return Route(name, rest, None, windows[name])
+            return Route(name, rest, windows[name])
     for each in settings.upstreams:
         if any(fnmatchcase(model, pattern) for pattern in each.models):
-            return Route(each.name, model, None, each.context_window)
+            return Route(each.name, model, each.context_window)
     if not settings.models:
         # Upstreams with patterns take only those; what is left must leave no choice.
         open_ones = [each for each in settings.upstreams if not each.models]
         if len(open_ones) == 1:
-            return Route(open_ones[0].name, model, None, open_ones[0].context_window)
+            return Route(open_ones[0].name, model, open_ones[0].context_window)
     raise UnknownModel(
         f"The model {model!r} does not exist here. GET /v1/models lists what does.", param="model"
     )

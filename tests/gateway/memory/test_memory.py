@@ -549,6 +549,30 @@ def test_a_profile_can_ask_for_append_mode(upstream: StrictUpstream, tmp_path: P
         assert spoken(world) == ["You are on the phone.", "first", "Ok.", "second"]
 
 
+@pytest.mark.parametrize("profiles", [(), (ProfileSettings("default"),)])
+def test_all_agents_can_be_asked_for_append_mode(
+    upstream: StrictUpstream, tmp_path: Path, profiles: tuple[ProfileSettings, ...]
+) -> None:
+    with remember(upstream, tmp_path, *profiles, memory={"history": "append"}) as world:
+        for text in ("first", "second"):
+            headers = {"x-mnemogate-conversation": "call-1"}
+            assert world.post([{"role": "user", "content": text}], headers, user="alice").status == 200
+        assert spoken(world) == ["first", "Ok.", "second"]
+        # Without a conversation's name there is nothing to append to.
+        world.post([{"role": "user", "content": "third"}], user="alice")
+        assert spoken(world)[-1].endswith("third")
+        assert len(spoken(world)) == 1
+
+
+def test_a_profile_decides_before_all_agents_do(upstream: StrictUpstream, tmp_path: Path) -> None:
+    profile = ProfileSettings("default", history="full")
+    with remember(upstream, tmp_path, profile, memory={"history": "append"}) as world:
+        for text in ("first", "second"):
+            headers = {"x-mnemogate-conversation": "call-1"}
+            world.post([{"role": "user", "content": text}], headers, user="alice")
+        assert len(spoken(world)) == 1
+
+
 def test_the_message_of_a_cancelled_send_goes_with_the_next_one(world: World) -> None:
     append(world, "first")
     never = Gate()
@@ -698,6 +722,16 @@ def test_a_retry_of_the_sdk_is_one_turn(world: World) -> None:
 
 def test_a_profile_can_leave_trimmed_lists_as_they_are(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, ProfileSettings("default", history="client")) as world:
+        chat = world.chat(user="alice")
+        for n in range(4):
+            chat.say(f"Message {n} about ships.")
+        chat.messages = chat.messages[-2:]
+        chat.say("And then?")
+        assert len(world.upstream.last.messages) == 3
+
+
+def test_trimmed_lists_of_all_agents_can_stay_as_they_are(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, memory={"history": "client"}) as world:
         chat = world.chat(user="alice")
         for n in range(4):
             chat.say(f"Message {n} about ships.")

@@ -37,25 +37,25 @@ DUMB = ProfileSettings("dumb")
 @pytest.mark.parametrize(
     ("settings", "asked", "expected"),
     [
-        (Settings(upstreams=(ONE,)), "gpt-5", Route("one", "gpt-5", None, 100)),  # the only one
+        (Settings(upstreams=(ONE,)), "gpt-5", Route("one", "gpt-5", 100)),  # the only one
         (
             Settings(upstreams=(ONE, TWO)),
             "gpt-5",
-            Route("one", "gpt-5", None, 100),
+            Route("one", "gpt-5", 100),
         ),  # the only one without patterns
         (Settings(upstreams=(ONE, TWO)), "claude-9", Route("two", "claude-9")),  # by pattern
         (Settings(upstreams=(ONE, TWO)), "two/gpt-5", Route("two", "gpt-5")),  # by name
         (
             Settings(upstreams=(ONE,)),
             "meta/llama",
-            Route("one", "meta/llama", None, 100),
+            Route("one", "meta/llama", 100),
         ),  # no upstream of that name
         (
             Settings(upstreams=(ONE,)),
             "one/llama",
-            Route("one", "one/llama", None, 100),
+            Route("one", "one/llama", 100),
         ),  # one needs no prefix
-        (Settings(upstreams=(ONE,), models=(ALIAS,)), "quick", Route("one", "gpt-4o-mini", None, 50)),
+        (Settings(upstreams=(ONE,), models=(ALIAS,)), "quick", Route("one", "gpt-4o-mini", 50)),
         (Settings(upstreams=(ONE,), models=(ALIAS,)), "gpt-5", None),  # a list is closed
         (
             Settings(upstreams=(ONE, TWO), models=(ALIAS,)),
@@ -65,9 +65,9 @@ DUMB = ProfileSettings("dumb")
         (
             Settings(upstreams=(ONE,), models=(ALIAS,), profiles=(BOB,)),
             "agent/bob",
-            Route("one", "gpt-4o-mini", BOB, 50),
+            Route("one", "gpt-4o-mini", 50),
         ),
-        (Settings(upstreams=(ONE, TWO), profiles=(EVE,)), "agent/eve", Route("two", "anything", EVE, 7)),
+        (Settings(upstreams=(ONE, TWO), profiles=(EVE,)), "agent/eve", Route("two", "anything", 7)),
         (Settings(upstreams=(ONE,), profiles=(BOB,)), "agent/nobody", None),
         (Settings(upstreams=(ONE,), profiles=(DUMB,)), "agent/dumb", None),  # has no model
     ],

@@ -1,0 +1,45 @@
+"""What a turn has to know of an agent, wherever its definition lies: in the settings, or one day in the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from storage.records import Block
+
+__all__ = ["AgentSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """One agent. A value that a request holds until its end, whatever happens to the definition meanwhile.
+
+    system: the agent's own prompt, which stands before the memory blocks.
+    model, upstream, context_window: what answers to `agent/<name>`; model None: the agent has none of its own.
+    offers_tools: memory tools go to the model even if the client has no tools of its own.
+    history: whose the conversation's history is. "full": the client's, with what it left out put back; "client": the
+    client's alone; "append": ours, and the client sends its new message only.
+    rebuilds: the memory section is rendered anew with each request. summarises: what leaves the window is summarised.
+    blocks: the memory blocks a new user begins with, in the order in which they stand in the prompt.
+    shared: labels of those that all users of the agent see.
+    """
+
+    name: str
+    system: str = ""
+    model: str | None = None
+    upstream: str | None = None
+    context_window: int | None = None
+    offers_tools: bool = False
+    history: Literal["full", "append", "client"] = "full"
+    rebuilds: bool = False
+    summarises: bool = True
+    blocks: tuple[Block, ...] = ()
+    shared: frozenset[str] = frozenset()
+
+    @property
+    def own_blocks(self) -> list[Block]:
+        return [block for block in self.blocks if block.label not in self.shared]
+
+    @property
+    def shared_blocks(self) -> list[Block]:
+        return [block for block in self.blocks if block.label in self.shared]

@@ -1,0 +1,57 @@
+"""The directory of agents: the one place where a name becomes an `AgentSpec`."""
+
+from __future__ import annotations
+
+from gateway.core.agent import AgentSpec
+from gateway.core.request.identity import AGENT_PREFIX, Identity
+from gateway.errors import BadRequest, UnknownModel
+from gateway.settings import DEFAULT_PROFILE, BlockSettings, MemorySettings, ProfileSettings, Settings
+from storage.records import Block
+
+__all__ = ["Directory"]
+
+
+class Directory:
+    """The agents of the settings. specs: those that are declared there, in their order."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.specs = tuple(_spec_of(profile, settings.memory) for profile in settings.profiles)
+        self._by_name = {spec.name: spec for spec in self.specs}
+        self._default = _spec_of(ProfileSettings(DEFAULT_PROFILE), settings.memory)
+
+    def find(self, identity: Identity, model: str) -> AgentSpec:
+        """Returns the agent of a request; model: what the request asks for.
+
+        Raises: UnknownModel, BadRequest: the request names an agent that is not there.
+        """
+        found = self._by_name.get(identity.profile)
+        if found is not None:
+            return found
+        if identity.agent is None:
+            return self._default  # which need not be declared
+        if model.startswith(AGENT_PREFIX):
+            raise UnknownModel(f"The model {model!r} does not exist.", param="model")
+        raise BadRequest(f"There is no agent {identity.agent!r}.", param="x-mnemogate-agent")
+
+
+def _spec_of(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:
+    """Returns what a profile of the settings says of an agent; what it leaves open, `[memory]` decides."""
+    return AgentSpec(
+        name=profile.name,
+        system=profile.system or "",
+        model=profile.model,
+        upstream=profile.upstream,
+        context_window=profile.context_window,
+        offers_tools=profile.memory_tools,
+        history=profile.history or memory.history,
+        rebuilds=profile.rebuild == "always",
+        summarises=(profile.compaction or memory.compaction) == "summary",
+        blocks=tuple(_block_of(block) for block in profile.blocks),
+        shared=frozenset(block.label for block in profile.blocks if block.shared),
+    )
+
+
+def _block_of(block: BlockSettings) -> Block:
+    # Blocks that users share are read-only to models unless the operator says otherwise.
+    is_read_only = block.read_only or (block.shared and not block.writable)
+    return Block(0, block.label, block.description, block.value, block.limit, is_read_only)
