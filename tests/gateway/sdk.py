@@ -9,6 +9,7 @@ with remember(upstream, tmp_path) as world:
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ __all__ = [
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
-CONTROL = ("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT")
+CONTROL = ("begin", "savepoint", "release", "rollback", "commit")
+_WRITE = re.compile(r"\b(insert|update|delete)\b(?: or \w+)?(?: into| from)? (\w+)")
 
 
 class Clock:
@@ -64,6 +66,17 @@ def agent(name: str = "helper", **options: Any) -> ProfileSettings:
     return ProfileSettings(
         name, **{"model": "m", "system": "You help.", "memory_tools": True, "blocks": blocks, **options}
     )
+
+
+def kind_of(statement: str) -> str:
+    """Returns "insert <table>", "update <table>", "delete <table>", "read", or the word that controls a transaction."""
+    words = " ".join(statement.lower().split())
+    if (first := words.split(" ")[0]) in CONTROL:
+        return first
+    if (write := _WRITE.search(words)) is not None:
+        return f"{write[1]} {write[2]}"
+    assert first in ("select", "with"), statement
+    return "read"
 
 
 @dataclass
@@ -137,8 +150,8 @@ class World:
         return [row[0] if len(row) == 1 else tuple(row) for row in rows]
 
     def statements_of(self, work: Callable[[], object]) -> list[str]:
-        """The SQL of one request, without BEGIN and the like, each by its first three words."""
-        return [s for s in self.all_statements_of(work) if s.split()[0] not in CONTROL]
+        """The SQL of one request, each statement by its kind, without BEGIN and the like."""
+        return [kind for kind in self.all_statements_of(work) if kind not in CONTROL]
 
     def all_statements_of(self, work: Callable[[], object]) -> list[str]:
         """The same with what begins and ends transactions."""
@@ -146,7 +159,7 @@ class World:
         self.statements.clear()
         work()
         self.settle()
-        return [" ".join(s.split()[:3]) for s in self.statements]
+        return [kind_of(statement) for statement in self.statements]
 
     def block(
         self, user: str, label: str = "human", profile: str = "helper", project: str = "default"
