@@ -96,7 +96,6 @@ class _Agent(Agent):
     def __init__(self) -> None:
         super().__init__(instructions="You answer a phone.", tools=[llm.function_tool(self.get_weather)])
         self.words: asyncio.Queue[stt.SpeechEvent] = asyncio.Queue()
-        self.pieces: asyncio.Queue[str] = asyncio.Queue()  # of replies, as they reach the voice
         self.cities: list[str] = []
 
     async def get_weather(self, city: str) -> str:
@@ -109,8 +108,7 @@ class _Agent(Agent):
             yield await self.words.get()
 
     async def tts_node(self, text: AsyncIterable[str], _: Any) -> AsyncIterator[rtc.AudioFrame]:
-        async for piece in text:
-            self.pieces.put_nowait(piece)
+        async for _piece in text:
             yield rtc.AudioFrame(bytes(2 * RATE // 100), RATE, 1, RATE // 100)
 
 
@@ -136,10 +134,6 @@ class Phone:
     async def next_error(self) -> Any:
         async with asyncio.timeout(PATIENCE_S):
             return await self.errors.get()
-
-    async def piece(self) -> str:
-        async with asyncio.timeout(PATIENCE_S):
-            return await self.agent.pieces.get()
 
     async def say(self, text: str) -> str:
         """A turn as it should be: the reply, when it was spoken to its end."""

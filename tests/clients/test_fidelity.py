@@ -7,15 +7,17 @@ where the upstream is a Claude, what they would see of OpenAI.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, aclosing
+from typing import Any
 
 import pytest
 
 from tests.clients import CANCELLED, CLIENTS, CLOSED, City, Client, make
 from tests.doubles.anthropic_upstream import refuse
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, fail, say
-from tests.gateway.fidelity.checks import CLAUDE, MODES, Mode, Talk, talk_in
+from tests.gateway.fidelity.checks import CLAUDE, MODES, Talk, talk_in
 
 CITY = '{"name":"Oslo","people":717710}'
 USAGE = {
@@ -25,33 +27,60 @@ USAGE = {
 ODD = "Grüße, 世界 👋🏽\n\n\tz\u0301\u2028 \"'\\ <b>&amp;</b> data: [DONE]"
 
 
-@pytest.fixture(params=[*MODES, CLAUDE], ids=lambda mode: mode.name, scope="module")
-def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talk]:
-    mode: Mode = request.param
-    with talk_in(mode, tmp_path_factory.mktemp("shared")) as made:
-        yield made
+EVERY_MODE = {mode.name: mode for mode in (*MODES, CLAUDE)}
+_checks = itertools.count()
+_pairs: set[tuple[str, str]] = set()
+
+
+def pairwise(
+    clients: Iterable[str] = CLIENTS, **axes: Sequence[Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Runs a check with every client and every value of the first axis, each in one mode by turns; the SDK in all.
+
+    The next check begins with the next mode, so that every client meets every mode. The values of a second axis take
+    turns as the modes do.
+    """
+    check = next(_checks)
+    first, *others = axes.values() or [[None]]
+    cases = []
+    for number, name in enumerate(clients):
+        for turn, value in enumerate(first, check + number):
+            modes = [*EVERY_MODE] if name == "openai" else [[*EVERY_MODE][turn % len(EVERY_MODE)]]
+            for shift, mode in enumerate(modes):
+                further = [axis[(turn + shift) % len(axis)] for axis in others]
+                cases.append((mode, name, value, *further)[: 2 + len(axes)])
+                _pairs.add((name, mode))
+    return pytest.mark.parametrize(("talk", "client", *axes), cases, indirect=["talk", "client"])
+
+
+def test_every_client_meets_every_mode() -> None:
+    assert _pairs == set(itertools.product(CLIENTS, EVERY_MODE))
+
+
+@pytest.fixture(scope="module")
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Talk]]:
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(talk_in(mode, tmp_path_factory.mktemp(name)))
+            for name, mode in EVERY_MODE.items()
+        }
 
 
 @pytest.fixture
-def talk(gateway: Talk) -> Talk:
-    gateway.upstream.forget_replies()
-    gateway.upstream.script = None
-    gateway.upstream.seen.clear()
-    return gateway
+def talk(gateways: dict[str, Talk], request: pytest.FixtureRequest) -> Talk:
+    talk = gateways[request.param]
+    talk.upstream.forget_replies()
+    talk.upstream.script = None
+    talk.upstream.seen.clear()
+    return talk
 
 
-@pytest.fixture(params=CLIENTS)
+@pytest.fixture
 async def client(talk: Talk, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
     headers = {**talk.mode.headers, "x-mnemogate-user": request.node.name}
     made = make(request.param, talk.url, talk.mode.model, headers)
     yield made
     await made.aclose()
-
-
-@pytest.fixture(params=[False, True], ids=["whole", "streamed"])
-def stream(request: pytest.FixtureRequest) -> bool:
-    found: bool = request.param
-    return found
 
 
 def stored(talk: Talk, request: pytest.FixtureRequest, what: str) -> int:
@@ -79,6 +108,7 @@ async def all_of(client: Client, said: str) -> list[str]:
         return [piece async for piece in pieces]
 
 
+@pairwise()
 async def test_a_chat(talk: Talk, client: Client, request: pytest.FixtureRequest) -> None:
     talk.upstream.queue(say("Hello, Ann."), say("Ann."))
     assert await client.chat("I am Ann.", "Who am I?") == ["Hello, Ann.", "Ann."]
@@ -87,12 +117,14 @@ async def test_a_chat(talk: Talk, client: Client, request: pytest.FixtureRequest
     assert_one_conversation(talk, request)
 
 
+@pairwise()
 async def test_a_stream(talk: Talk, client: Client, request: pytest.FixtureRequest) -> None:
     talk.upstream.queue(say("One two three", tokens=["One", " two", " three"]))
     assert await all_of(client, "Count.") == ["One", " two", " three"]
     assert_one_conversation(talk, request)
 
 
+@pairwise()
 async def test_a_stream_comes_as_it_is_said(talk: Talk, client: Client) -> None:
     gate = Gate()
     talk.upstream.queue(say("One two", tokens=["One", " two"], hold_after={after(talk, 1): gate}))
@@ -104,11 +136,13 @@ async def test_a_stream_comes_as_it_is_said(talk: Talk, client: Client) -> None:
     assert got == ["One", " two"]
 
 
+@pairwise(stream=[False, True])
 async def test_usage(talk: Talk, client: Client, stream: bool) -> None:
     talk.upstream.queue(say("Hi there.", usage=USAGE[talk.mode.speaks]))
     assert await client.usage("Hi", stream=stream) == (11, 3)
 
 
+@pairwise(stream=[False, True])
 async def test_a_tool_round_trip(
     talk: Talk, client: Client, stream: bool, request: pytest.FixtureRequest
 ) -> None:
@@ -130,6 +164,7 @@ async def test_a_tool_round_trip(
     assert_one_conversation(talk, request)
 
 
+@pairwise()
 async def test_a_structured_answer(talk: Talk, client: Client) -> None:
     """As `response_format` or as a call of a tool that only takes the answer: each as the framework does."""
 
@@ -142,6 +177,7 @@ async def test_a_structured_answer(talk: Talk, client: Client) -> None:
     assert await client.structured("Tell me of Oslo.") == City(name="Oslo", people=717710)
 
 
+@pairwise()
 async def test_characters_that_are_easily_broken(talk: Talk, client: Client) -> None:
     """Whole and streamed, both ways; each character a token of its own."""
     talk.upstream.queue(say(ODD), say(ODD, tokens=list(ODD)))
@@ -170,7 +206,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("status", REFUSED)
+@pairwise(status=tuple(REFUSED), stream=[False, True])
 async def test_an_error(
     talk: Talk, client: Client, stream: bool, status: int, request: pytest.FixtureRequest
 ) -> None:
@@ -189,6 +225,7 @@ async def test_an_error(
     assert stored(talk, request, "*") == 0
 
 
+@pairwise()
 async def test_an_error_in_the_middle_of_a_stream(
     talk: Talk, client: Client, request: pytest.FixtureRequest
 ) -> None:
@@ -205,7 +242,7 @@ async def test_an_error_in_the_middle_of_a_stream(
     assert stored(talk, request, "*") == 0
 
 
-@pytest.mark.parametrize("client", CANCELLED, indirect=True)
+@pairwise(CANCELLED, stream=[False, True])
 async def test_a_cancel_before_the_answer(
     talk: Talk, client: Client, stream: bool, request: pytest.FixtureRequest
 ) -> None:
@@ -220,7 +257,7 @@ async def test_a_cancel_before_the_answer(
     assert stored(talk, request, "*") == 0
 
 
-@pytest.mark.parametrize("client", [*CANCELLED, *CLOSED], indirect=True)
+@pairwise([*CANCELLED, *CLOSED])
 async def test_a_cancel_in_the_middle_of_a_stream(
     talk: Talk, client: Client, request: pytest.FixtureRequest
 ) -> None:

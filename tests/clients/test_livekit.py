@@ -57,16 +57,6 @@ async def later(world: World, text: str, **options: Any) -> str:
     return str(world.upstream.last.messages[-1]["content"]).removesuffix(text)
 
 
-async def test_words_reach_the_voice_as_they_come(phone: Any) -> None:
-    gate = Gate()
-    phone.world.upstream.queue(say("One two", tokens=["One", " two"], hold_after={2: gate}))
-    await phone.end("Count.")
-    assert await phone.piece() == "One"
-    gate.open()  # had the first word been held back, this would never come
-    assert await phone.piece() == " two"
-    assert await phone.next_said() == ("assistant", "One two")
-
-
 async def test_a_tool_is_called_and_its_result_is_spoken_of(phone: Any) -> None:
     calls = (Call("get_weather", {"city": "Oslo"}, id="a"), Call("get_weather", {"city": "Rome"}, id="b"))
     phone.world.upstream.queue(call_tools(*calls), say("It rains in both."))
@@ -119,29 +109,6 @@ async def test_preemptive_answers_that_were_let_go_leave_no_trace(phone: Any) ->
     assert note.count("I would like") == 1
 
 
-async def test_a_preemptive_answer_that_ended_unheard_is_not_what_happened(phone: Any) -> None:
-    """R1: it was generated to its end, and thrown away without a sign."""
-    upstream = phone.world.upstream
-    await phone.say("Hello.")
-    for partial in ("I fly to", "I fly to Lisbon"):
-        upstream.queue(say(f"Unheard answer on flights for {partial!r}."))
-        await phone.begin(partial)
-        await upstream.last.settled.wait()
-        assert upstream.last.finished
-        phone.world.settle()
-    upstream.queue(say("Lisbon on Monday, noted."))
-    assert await phone.say("I fly to Lisbon on Monday.") == "Lisbon on Monday, noted."
-    await phone.say("Thanks.")
-    assert standing(phone.world) == [
-        ("Hello.", "Ok."),
-        ("I fly to Lisbon on Monday.", "Lisbon on Monday, noted."),
-        ("Thanks.", "Ok."),
-    ]
-    note = await later(phone.world, "When do I fly to Lisbon, what was the answer on flights?")
-    assert "Lisbon on Monday" in note
-    assert "Unheard" not in note
-
-
 async def test_the_edits_of_answers_that_were_thrown_away_are_not_made(
     world: World, room: str | None
 ) -> None:
@@ -164,27 +131,6 @@ async def test_the_edits_of_answers_that_were_thrown_away_are_not_made(
         await phone.say("Thanks.")
     world.pass_time(1000)
     assert world.block("alice").value == "Lives in Porto with a sister."
-
-
-@pytest.mark.parametrize("cut", ["We have soup", "We have soup and a"])
-async def test_after_a_barge_in_only_what_was_spoken_is_known(phone: Any, cut: str) -> None:
-    """R2: the reply was complete before the caller cut in; the end of the cut one is nobody's memory."""
-    await phone.say("Hello.")
-    phone.speaker.cut = cut
-    phone.world.upstream.queue(say("We have soup and a secret menu with oysters."))
-    await phone.end("What is there to eat?")
-    await phone.speaker.is_playing.wait()
-    await phone.world.upstream.last.settled.wait()
-    assert await phone.cut_in("Stop.") == cut
-    phone.speaker.cut = None
-    await phone.say("Stop. I take the soup.")
-    sent = phone.world.upstream.last.messages
-    assert [m["content"] for m in sent if m["role"] == "assistant"] == ["Ok.", cut]
-    await phone.say("Goodbye.")
-    assert standing(phone.world)[1] == ("What is there to eat?", cut)
-    note = await later(phone.world, "What did I take, soup, and what was on the secret menu?")
-    assert "I take the soup" in note
-    assert "oysters" not in note
 
 
 async def test_a_barge_in_reaches_the_upstream(phone: Any) -> None:
