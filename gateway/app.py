@@ -23,6 +23,7 @@ from adapters.base import Embedder, Provider
 from adapters.registry import ROWS, make_provider
 from adapters.transport import Timeouts
 from gateway.errors import SettingsError
+from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.admin.forget import forget_operations, names_part
@@ -73,6 +74,7 @@ class Gateway:
         clock: Callable[[], float],
         admin_token: str | None,
         access: AccessLog,
+        limits: Limits,
         background: Provider | None = None,
         embedder: Embedder | None = None,
     ) -> None:
@@ -91,14 +93,16 @@ class Gateway:
             is_local=is_loopback(server.host) and not was_keyed(settings.database.path),
         )
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
-        self.models = ModelList(settings, named, int(clock()))
-        self.chat = Chat(settings, store, providers, self.metrics, clock)
-        bodies = BodyReader(server.max_body_bytes, server.bodies_in_flight_bytes, server.body_timeout_s)
-        self._chat = ChatRoute(server, self.chat, bodies)
+        self.models = ModelList(settings, named, int(clock()), limits.models_refresh_s)
+        self.chat = Chat(settings, store, providers, self.metrics, clock, limits)
+        bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
+        self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
         routes: list[BaseRoute] = [
             Route(CHAT_PATH, _only_post, methods=["POST"]),  # for its 405; posts never come this far
             *model_routes(self.models),
-            *forwarding_routes(server, Forwarding(settings, providers, self.chat.reach), bodies),
+            *forwarding_routes(
+                Forwarding(settings, providers, self.chat.reach), bodies, server.max_upload_bytes, limits
+            ),
             *health_routes(self.readiness, self.metrics),
         ]
         self.beside: BackgroundServices | None = None
@@ -106,7 +110,15 @@ class Gateway:
             self.readiness.checks["store"] = lambda: store.health.status
             self.metrics.watch_writer(lambda: store.health.waiting, lambda: store.health.waiting_bytes)
             self.beside = BackgroundServices(
-                settings, store, self.chat, self.chat.recollector, self.metrics, clock, background, embedder
+                settings,
+                store,
+                self.chat,
+                self.chat.recollector,
+                self.metrics,
+                clock,
+                background,
+                embedder,
+                limits,
             )
             if admin_token is not None:
                 operations = make_operations(settings, store, self.beside.embed_query)
@@ -206,6 +218,7 @@ def create_app(
     access: AccessLog | None = None,
     background: Provider | None = None,
     embedder: Embedder | None = None,
+    limits: Limits | None = None,
 ) -> Gateway:
     """providers: by the names of settings.upstreams; made from the settings if left out.
 
@@ -220,6 +233,7 @@ def create_app(
         clock,
         admin_token,
         access or AccessLog(enabled=settings.server.access_log),
+        limits or Limits(),
         make_background(settings) if background is None else background,
         make_embedder(settings) if embedder is None else embedder,
     )
@@ -245,7 +259,7 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
     """By name; those of an upstream's further keys as `name#2` and so on (gateway.run.upstream.failover.Reach)."""
     made = {}
     for each in settings.upstreams:
-        for number, key in enumerate(each.api_keys or (each.api_key,), 1):
+        for number, key in enumerate(each.keys or (None,), 1):
             name = each.name if number == 1 else f"{each.name}#{number}"
             made[name] = _make_provider(each, name, key)
     return made
@@ -279,8 +293,7 @@ def make_embedder(settings: Settings) -> Embedder | None:
 
 def _own_provider(settings: Settings, route: ModelRoute) -> Provider:
     upstream = next(each for each in settings.upstreams if each.name == route.upstream)
-    key = upstream.api_keys[0] if upstream.api_keys else upstream.api_key
-    return _make_provider(upstream, upstream.name, key)
+    return _make_provider(upstream, upstream.name, upstream.keys[0] if upstream.keys else None)
 
 
 def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Provider:
@@ -292,12 +305,6 @@ def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Pr
     named = ROWS.get(upstream.name)
     if kind == "openai" and named is not None and named.dialect == "openai":
         kind = upstream.name  # one that speaks OpenAI's dialect and bears a known name is that provider
-    told = {
-        "developer_role": upstream.takes_developer_role,
-        "max_completion_tokens": upstream.takes_max_completion_tokens,
-        "metadata": upstream.takes_metadata,
-        "stream_usage": upstream.takes_stream_usage,
-    }
     timeouts = Timeouts(
         connect_s=upstream.connect_timeout_s,
         first_byte_s=upstream.first_byte_timeout_s,
@@ -311,7 +318,7 @@ def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Pr
             base_url=upstream.base_url,
             key=key,
             headers=tuple(upstream.headers.items()),
-            known={name: takes for name, takes in told.items() if takes is not None},
+            known={str(name): takes for name, takes in upstream.takes.items()},
             timeouts=timeouts,
         )
     except ValueError as error:

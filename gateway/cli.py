@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from gateway.errors import BadRequest, GatewayError, SettingsError
+from gateway.limits import Limits
 from gateway.run.upstream.route import check_models
-from gateway.settings import Settings, load_settings
+from gateway.settings import Settings
+from gateway.settings_load import load_settings
 from storage.errors import StoreError
 from storage.sqlite.lock import owner_of
 
@@ -37,15 +39,16 @@ EXIT_FAILED = 1
 EXIT_PIPE = 141  # as a shell tells of SIGPIPE
 # What makes sense before the first `serve`.
 FOUNDERS = ("keys-create", "keys-list", "keys-revoke", "memory-import")
-SECRETS = ("api_key", "api_keys", "headers")
+SECRETS = ("api_key", "headers")
 
 # What a terminal would obey (ECMA-48), or show in another order than it is (Unicode's TR9): users and models wrote it.
 _ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
+    """Runs one command and returns its exit code. limits: of the gateway that `serve` starts."""
     arguments = _parser().parse_args(argv)
+    arguments.limits = limits
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -172,7 +175,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from gateway.serve import serve
 
     logging.captureWarnings(True)
-    return serve(_settings(arguments))
+    return serve(_settings(arguments), arguments.limits)
 
 
 def _check_config(arguments: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ import uvloop
 
 from gateway.app import create_app, make_embedder, make_operations
 from gateway.errors import GatewayError, SettingsError, UnknownModel
+from gateway.limits import Limits
 from gateway.log import configure_logging
 from gateway.run.background.embed import Embedding
 from gateway.run.upstream.route import AGENT_PREFIX, resolve_route
@@ -43,10 +44,10 @@ print(chat.create(model="{model}", user="alice", messages=ask).choices[0].messag
 """
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, limits: Limits | None = None) -> int:
     """Serve until told to stop. Raises: SettingsError: before anything is listened on."""
     configure_logging()
-    return uvloop.run(_serve(settings))
+    return uvloop.run(_serve(settings, limits))
 
 
 async def perform_here(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
@@ -74,7 +75,7 @@ async def perform_here(settings: Settings, operation: str, arguments: Mapping[st
         await store.close()
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, limits: Limits | None) -> int:
     listener = bind(settings.server.host, settings.server.port)
     port = listener.getsockname()[1]
     url = f"http://{_shown(settings.server.host)}:{port}"
@@ -91,11 +92,11 @@ async def _serve(settings: Settings) -> int:
             await store.close()
         raise
     admin = AdminFile(settings.database.path)
-    app = create_app(settings, store, admin_token=admin.token)
+    app = create_app(settings, store, admin_token=admin.token, limits=limits)
     if store is None:
         app.readiness.checks["store"] = lambda: "unavailable"
     server = make_server(
-        app, settings.server, app.readiness, lambda: _announce(settings, store, url, local, has_keys)
+        app, settings.server, app.readiness, lambda: _announce(settings, store, url, local, has_keys), limits
     )
     if store is not None:
         try:

@@ -1,6 +1,6 @@
 """Checks raw settings against dataclasses: names, types, ranges, with errors that say where and what.
 
-It knows nothing of any particular setting. A field's type is what the value must be; `ranged` adds bounds.
+It knows nothing of any particular setting. A field's type says what its value must be, and `ranged` adds bounds.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _TRUTH = {
 
 
 def ranged(default: Any, low: float, high: float | None = None) -> Any:
-    """A dataclass field whose number must lie between low and high, both included."""
+    """Returns a dataclass field whose number must lie between low and high, both included."""
     return field(default=default, metadata={"low": low, "high": high})
 
 
 def unknown_name(where: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that does not exist."""
+    """Returns the message for a name that does not exist, with the nearest one that does."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known)) or 'none'}"
     return f"{where + ': ' if where else ''}unknown name {name!r}{hint}"
 
 
 def build(cls: type[T], raw: Mapping[str, Any], where: str) -> T:
-    """Make `cls` of a table as TOML gives it. Raises: SettingsError."""
+    """Makes `cls` of a table as TOML gives it. Raises: SettingsError."""
     hints = get_type_hints(cls)
     known = {each.name: each for each in fields(cls)}  # type: ignore[arg-type]
     values = {}
@@ -57,10 +57,10 @@ def build(cls: type[T], raw: Mapping[str, Any], where: str) -> T:
 
 
 def convert_text(text: str, cls: type[Any], key: str, where: str) -> Any:
-    """One value of the environment, as the field `key` of `cls` wants it. Raises: SettingsError."""
+    """Converts a text of the environment to what the field `key` of `cls` holds. Raises: SettingsError."""
     kind = get_type_hints(cls)[key]
     metadata = next(each.metadata for each in fields(cls) if each.name == key)
-    plain = _without_none(kind)
+    plain = _option_for(text, kind)
     value: Any = text
     if plain is bool:
         value = _TRUTH.get(text.strip().lower(), text)
@@ -75,7 +75,7 @@ def convert_text(text: str, cls: type[Any], key: str, where: str) -> Any:
 
 
 def _convert(value: Any, kind: Any, where: str, metadata: Mapping[str, Any]) -> Any:
-    kind = _without_none(kind)
+    kind = _option_for(value, kind)
     origin = get_origin(kind)
     if origin is Literal:
         if value not in get_args(kind) or not isinstance(value, str):
@@ -89,15 +89,22 @@ def _convert(value: Any, kind: Any, where: str, metadata: Mapping[str, Any]) -> 
     if origin is dict:
         if not isinstance(value, dict):
             raise SettingsError(f"{where}: expected a table, saw {value!r}")
-        return {key: _convert(each, get_args(kind)[1], _join(where, key), {}) for key, each in value.items()}
+        names, inner = get_args(kind)
+        if get_origin(names) is Literal:
+            for key in value:
+                if key not in get_args(names):
+                    raise SettingsError(unknown_name(where, key, get_args(names)))
+        return {key: _convert(each, inner, _join(where, key), {}) for key, each in value.items()}
     if is_dataclass(kind):
         if not isinstance(value, dict):
             raise SettingsError(f"{where}: expected a table, saw {value!r}")
         return build(kind, value, where)  # type: ignore[arg-type]
     if kind is float and type(value) is int:
         value = float(value)
-    if type(value) is not kind:  # bool is an int to isinstance
+    # isinstance would take true for a number.
+    if type(value) is not kind:
         raise SettingsError(f"{where}: expected {_WORDS[kind]}, saw {value!r}")
+    # Written with `not`, so that nan is out of every range.
     low, high = metadata.get("low"), metadata.get("high")
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
@@ -105,10 +112,13 @@ def _convert(value: Any, kind: Any, where: str, metadata: Mapping[str, Any]) -> 
     return value
 
 
-def _without_none(kind: Any) -> Any:
-    if get_origin(kind) in (Union, types.UnionType):
-        return next(each for each in get_args(kind) if each is not type(None))
-    return kind
+def _option_for(value: Any, kind: Any) -> Any:
+    """Returns the member of a union that a value is meant for: the list if it is one, else the first."""
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    options = [each for each in get_args(kind) if each is not type(None)]
+    lists = [each for each in options if get_origin(each) is tuple]
+    return lists[0] if lists and isinstance(value, list) else options[0]
 
 
 def _join(where: str, key: str) -> str:
@@ -116,7 +126,7 @@ def _join(where: str, key: str) -> str:
 
 
 def _item(where: str, value: Any, index: int) -> str:
-    """`profiles 'bob'` reads better than `profiles[0]`."""
+    """Returns the item's place by its name where it has one: `profiles 'bob'` reads better than `profiles[0]`."""
     if isinstance(value, dict):
         for key in ("name", "alias", "label"):
             if isinstance(value.get(key), str):

@@ -131,9 +131,7 @@ def main() -> None:
         mock = stack.enter_context(load.process([sys.executable, __file__, "--mock"], log, **pipes))
         at = int(mock.stdout.readline())
         rows = [UPSTREAM.format(way.lower(), at, model) for way, model in MODELS.items()]
-        (folder / "bench.toml").write_text(
-            "[server]\naccess_log = false\nmodels_refresh_s = 0.0\n" + "".join(rows)
-        )
+        (folder / "bench.toml").write_text("[server]\naccess_log = false\n" + "".join(rows))
         other = ("OPENAI_", "ANTHROPIC_", "MNEMOGATE_")
         clean = {key: value for key, value in os.environ.items() if not key.startswith(other)}
         clean["MNEMOGATE_CONFIG"] = f"{folder}/bench.toml"

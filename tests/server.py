@@ -20,25 +20,25 @@ from typing import Any, TypeVar
 import uvloop
 
 from gateway.app import Gateway, create_app
+from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.settings import MemorySettings, ServerSettings, Settings, UpstreamSettings
 from gateway.web.server import GatewayServer, bind, make_server
 from storage.base import Store
 
-__all__ = ["RawClient", "RawReply", "Running", "serve", "settings_for"]
+__all__ = ["QUIET", "RawClient", "RawReply", "Running", "serve", "settings_for"]
 
 T = TypeVar("T")
+# Upstreams are not asked for their models, so that they see only what a test sends.
+QUIET = Limits(models_refresh_s=0.0)
 PATIENCE_S = 10.0  # how long a test waits for what must come; never waited out when all is well
 
 
 def settings_for(upstream: Any, *, server: Mapping[str, Any] | None = None, **parts: Any) -> Settings:
-    """Settings with one upstream (anything with a `base_url`). server: values of [server]; parts: of Settings.
-
-    The upstream is not asked for its models, so that it sees only what a test sends.
-    """
+    """Settings with one upstream (anything with a `base_url`). server: values of [server]; parts: of Settings."""
     return Settings(
         **{
-            "server": ServerSettings(**{"port": 0, "models_refresh_s": 0.0, **(server or {})}),
+            "server": ServerSettings(**{"port": 0, **(server or {})}),
             "memory": MemorySettings(),
             "upstreams": (UpstreamSettings("up", base_url=upstream.base_url),),
             **parts,
@@ -192,6 +192,7 @@ def serve(
     *,
     admin_token: str | None = None,
     clock: Callable[[], float] = time.time,
+    limits: Limits = QUIET,
 ) -> Iterator[Running]:
     """open_store: called on the gateway's own loop; the gateway closes what it gave."""
     settings = replace(settings, server=replace(settings.server, port=0))
@@ -205,8 +206,10 @@ def serve(
             lines.extend(json.loads(line) for line in data.splitlines())
 
         store = await open_store() if open_store is not None else None
-        app = create_app(settings, store, clock=clock, admin_token=admin_token, access=AccessLog(write))
-        server = make_server(app, settings.server, app.readiness, started.set)
+        app = create_app(
+            settings, store, clock=clock, admin_token=admin_token, access=AccessLog(write), limits=limits
+        )
+        server = make_server(app, settings.server, app.readiness, started.set, limits)
         port = listener.getsockname()[1]
         box.append(Running(app, server, port, asyncio.get_running_loop(), lines))
         await server.serve(sockets=[listener])

@@ -14,7 +14,6 @@ from gateway.core.upstream.policy import Target
 from gateway.run.memory.assemble import Additions, Assembly, assemble
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.failover import Endpoint
-from gateway.settings import Settings
 
 __all__ = ["ChatCall"]
 
@@ -28,7 +27,6 @@ class ChatCall:
     credential: str | None
     upstream: str
     receipt: Receipt
-    settings: Settings
     told: tuple[str, ...] = ()  # what was said to be consumed
     is_adapted: bool = False
 
@@ -65,7 +63,7 @@ class ChatCall:
 
     def _consumed(self, place: Endpoint) -> tuple[str, ...]:
         body, known = self.request.json, place.provider.capabilities
-        names = consumed(body, known.metadata) if self.settings.server.consume_envelopes else ()
+        names = consumed(body, known.metadata)
         told = (*names, *(each for each in spent(body, known.spends) if each not in names))
         if told != self.told:
             self.told = told

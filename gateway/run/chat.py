@@ -17,7 +17,9 @@ from gateway.core.agent import AgentSpec
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import (
     AGENT_PREFIX,
+    CONVERSATION_ORDER,
     SIDE_RULES,
+    USER_ORDER,
     Identity,
     IdentityRules,
     Mode,
@@ -28,6 +30,7 @@ from gateway.core.request.identity import (
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError
+from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall
 from gateway.run.directory import Directory
@@ -67,9 +70,11 @@ class Chat:
         providers: Mapping[str, Provider],
         metrics: Metrics,
         now: Callable[[], float] = time.time,
+        limits: Limits | None = None,
     ) -> None:
         check_models(settings)
         self._settings = settings
+        self._commit_wait_s = (limits or Limits()).commit_wait_s
         self._metrics = metrics
         self.reach = Failover(settings, providers, metrics)
         self._now = now
@@ -100,7 +105,7 @@ class Chat:
         tries = self.reach.tries(route, partial(_conversation_key, request), sink, receipt)
         memory, status = await self._recollect(request, tries.target, identity, spec)
         receipt.headers.append(("x-mnemogate-memory", status))
-        call = ChatCall(request, forwardable(headers), credential, route.upstream, receipt, self._settings)
+        call = ChatCall(request, forwardable(headers), credential, route.upstream, receipt)
         try:
             if memory is None and not spec.system and not _has_window(route, tries.target):
                 tries.remake = call.make
@@ -159,7 +164,7 @@ class Chat:
             receipt,
             self.pending,
             self._metrics,
-            self._settings.database.commit_wait_ms / 1000,
+            self._commit_wait_s,
             self._settings.server.keep_alive_comment_s,
         )
 
@@ -199,7 +204,7 @@ class Chat:
         if strict and not (health := self.recollector.store.health).ok:
             # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
             return self._without(strict, health.error or f"the store is {health.status}")
-        await self.pending.written(identity.scope, self._settings.database.commit_wait_ms / 1000)
+        await self.pending.written(identity.scope, self._commit_wait_s)
         try:
             asked = MemoryRequest(
                 request, identity, spec, self._now(), target.model, target.context_window, target.upstream
@@ -227,14 +232,15 @@ class Chat:
             memory = self._settings.memory
             own = self._settings.projects.get(project)
             rules = self._rules[project] = IdentityRules(
-                user_order=() if memory.single_user else memory.user_order,  # one person, whatever is said
+                # One person, whoever a request names.
+                user_order=() if memory.single_user else memory.user_order or USER_ORDER,
                 default_user=self._settings.default_user,
                 default_profile=self._settings.default_profile(project),
                 default_mode=Mode(own.memory if own and own.memory else memory.default),
                 profile_modes={p.name: Mode(p.memory) for p in self._settings.profiles if p.memory},
-                conversation_order=memory.conversation_order,
+                conversation_order=memory.conversation_order or CONVERSATION_ORDER,
                 side_rules=(
-                    *(SIDE_RULES if memory.known_side_requests else ()),
+                    *SIDE_RULES,
                     *(SideRule(r.name, r.pattern, r.memory, r.where) for r in memory.side_requests),
                 ),
             )

@@ -18,8 +18,11 @@ CHAT_PATH = "/v1/chat/completions"
 
 
 class ChatRoute:
-    def __init__(self, settings: ServerSettings, chat: Chat, bodies: BodyReader) -> None:
+    def __init__(
+        self, settings: ServerSettings, chat: Chat, bodies: BodyReader, send_timeout_s: float
+    ) -> None:
         self._settings = settings
+        self._send_timeout_s = send_timeout_s
         self._chat = chat
         self._bodies = bodies
 
@@ -33,7 +36,7 @@ class ChatRoute:
             receipt = Receipt(trace.begun, [])
             caller = trace.caller
             connection = scope["state"].get("connection")
-            async with ClientReply(receive, send, self._settings.send_timeout_s, connection) as reply:
+            async with ClientReply(receive, send, self._send_timeout_s, connection) as reply:
                 try:
                     served = await self._chat.answer(
                         request, scope["headers"], caller.project, caller.credential, reply, receipt

@@ -15,10 +15,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import BadRequest, UnknownPath
+from gateway.limits import Limits
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.forward import UPSTREAM_HEADER, Forwarding, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
-from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
 from gateway.web.form import FieldSearch, boundary_of
 from gateway.web.middleware import trace_of
@@ -53,10 +53,12 @@ _PATH: Final = re.compile(r"/v1(?:/(?!\.+(?:/|$))[\w.:@~+=-]{1,256}){1,8}", re.A
 _MEMORY: Final = b"x-mnemogate-memory"
 
 
-def forwarding_routes(settings: ServerSettings, forwarding: Forwarding, bodies: BodyReader) -> list[Route]:
+def forwarding_routes(
+    forwarding: Forwarding, bodies: BodyReader, max_upload_bytes: int, limits: Limits
+) -> list[Route]:
     """bodies: reads those that are JSON."""
     return [
-        Route(path, _ForwardedPath(name, settings, forwarding, bodies), methods=list(methods))
+        Route(path, _ForwardedPath(name, forwarding, bodies, max_upload_bytes, limits), methods=list(methods))
         for path, (methods, name) in FORWARDED.items()
     ]
 
@@ -84,10 +86,11 @@ class _ForwardedPath:
     """A plain ASGI callable, not a function: starlette would wrap that and read the request."""
 
     def __init__(
-        self, name: str, settings: ServerSettings, forwarding: Forwarding, bodies: BodyReader
+        self, name: str, forwarding: Forwarding, bodies: BodyReader, max_upload_bytes: int, limits: Limits
     ) -> None:
         self._name = name
-        self._settings = settings
+        self._max_upload_bytes = max_upload_bytes
+        self._limits = limits
         self._forwarding = forwarding
         self._bodies = bodies
 
@@ -109,7 +112,7 @@ class _ForwardedPath:
 
     async def _hand_on(self, head: _Head, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
-        upload = UploadBody(scope, receive, self._settings.max_upload_bytes, self._settings.body_timeout_s)
+        upload = UploadBody(scope, receive, self._max_upload_bytes, self._limits.body_timeout_s)
         try:
             with self._bodies.room() as room:
                 boundary = boundary_of(head.content_type) if not head.is_encoded else None
@@ -130,7 +133,7 @@ class _ForwardedPath:
         receipt = Receipt(trace.begun, [("x-mnemogate-memory", "off")])
         connection = scope["state"].get("connection")
         try:
-            async with ClientReply(receive, send, self._settings.send_timeout_s, connection) as reply:
+            async with ClientReply(receive, send, self._limits.send_timeout_s, connection) as reply:
                 await self._forwarding.answer(route, outgoing, reply, receipt)
         finally:
             trace.added_ms = receipt.added_ms

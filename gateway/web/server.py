@@ -14,11 +14,14 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.errors import SettingsError
+from gateway.limits import Limits
 from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
 
 __all__ = ["GatewayServer", "bind", "make_server"]
 
+# Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
+KEEP_ALIVE_S = 135
 MAX_HEAD_BYTES = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB
 _ASKS = re.compile(rb"(^|\n)[Uu]pgrade(?=[ \t]*:)")
 
@@ -138,13 +141,11 @@ class GatewayServer(uvicorn.Server):
         self,
         config: uvicorn.Config,
         readiness: Readiness,
-        drain_s: float,
         on_started: Callable[[], object] | None,
     ) -> None:
         super().__init__(config)
         self._on_started = on_started
         self._readiness = readiness
-        self._drain_s = drain_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._readiness.draining:  # a second signal: now
@@ -152,18 +153,13 @@ class GatewayServer(uvicorn.Server):
                 self.force_exit = True
             self.should_exit = True
             return
-        self._readiness.draining = True
-        if self._drain_s > 0:
-            self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_s, self.exit_now)
-        else:
-            self.should_exit = True
+        self.exit_now()
 
     def exit_now(self) -> None:
         self._readiness.draining = True
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self._on_started is not None:
             self._on_started()
@@ -193,9 +189,11 @@ def make_server(
     settings: ServerSettings,
     readiness: Readiness,
     on_started: Callable[[], object] | None = None,
+    limits: Limits | None = None,
 ) -> GatewayServer:
     """The server of an application; give its `serve` the sockets of `bind`. on_started: called when it listens."""
-    connection = type("Connection", (_ServerConnection,), {"head_timeout_s": settings.header_timeout_s})
+    head_timeout_s = (limits or Limits()).header_timeout_s
+    connection = type("Connection", (_ServerConnection,), {"head_timeout_s": head_timeout_s})
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -206,7 +204,7 @@ def make_server(
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=settings.keep_alive_s,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_s,
     )
-    return GatewayServer(config, readiness, settings.drain_s, on_started)
+    return GatewayServer(config, readiness, on_started)

@@ -70,7 +70,7 @@ def serving(where: Path, *arguments: str, settings: str = "") -> Iterator[Proces
     with (
         log.open("a") as errors,
         subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve", "--port", "0", *arguments],
+            [sys.executable, "-m", "tests.gateway.patient", "serve", "--port", "0", *arguments],
             cwd=where,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,

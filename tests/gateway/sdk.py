@@ -21,12 +21,13 @@ from unittest.mock import patch
 import openai
 
 from gateway.core.request.splice import scan
+from gateway.limits import Limits
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from gateway.web.server import GatewayServer, make_server
 from storage.records import Block, Scope
 from storage.sql.store import SqliteStore
 from tests.doubles.upstream import Seen, StrictUpstream
-from tests.server import RawReply, Running, serve, settings_for
+from tests.server import QUIET, RawReply, Running, serve, settings_for
 
 __all__ = [
     "CHAT",
@@ -304,13 +305,14 @@ def remember(
     tmp_path: Path,
     *profiles: ProfileSettings,
     memory: Mapping[str, Any] | None = None,
+    limits: Limits = QUIET,
     **parts: Any,
 ) -> Iterator[World]:
     """memory: values of [memory]; parts: of Settings."""
     statements: list[str] = []
     clock = Clock()
     # No deadline of a busy machine's shall decide what a test finds.
-    memory = {"recall_deadline_ms": 10_000, "voice_deadline_ms": 10_000, **(memory or {})}
+    memory = {"recall_deadline_ms": 50_000, **(memory or {})}
     settings = settings_for(upstream, memory=MemorySettings(**memory), profiles=profiles, **parts)
 
     async def open_store() -> SqliteStore:
@@ -318,7 +320,7 @@ def remember(
 
     with (
         patch("tests.server.make_server", _quick_server),
-        serve(settings, open_store, clock=clock) as gateway,
+        serve(settings, open_store, clock=clock, limits=limits) as gateway,
     ):
         app = gateway.app
         assert app.beside.upkeep is not None

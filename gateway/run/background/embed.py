@@ -22,6 +22,7 @@ from adapters.types import Embedded
 from gateway.core.memory.baseline_texts import USUAL
 from gateway.core.memory.visibility import messages_of
 from gateway.errors import SettingsError, UnknownModel
+from gateway.run.background.model import CALL_S
 from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route
@@ -80,6 +81,7 @@ class Embedding:
         settings: MemorySettings,
         now: Callable[[], float],
         *,
+        concurrency: int = 2,
         tick: Callable[[], float] = time.monotonic,
         count: Callable[[str, int], None] = lambda outcome, tokens: None,
     ) -> None:
@@ -87,9 +89,8 @@ class Embedding:
         self._store = store
         self._idle_s = settings.idle_s
         self._wait_ms = LOCAL_WAIT_MS if embedder.is_local else float(settings.embedder_wait_ms)
-        self._timeout_s = settings.background_timeout_s
         self._daily_tokens = 0 if embedder.is_local else settings.background_daily_tokens
-        self._room = asyncio.Semaphore(settings.background_concurrency)
+        self._room = asyncio.Semaphore(concurrency)
         self._now = now
         self._tick = tick
         self._count = count
@@ -110,7 +111,7 @@ class Embedding:
     async def warm(self) -> None:
         """What is usual; and the first question shall not wait for files to be opened, or connections."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(CALL_S):
                 self._usual = (await self.embedder.embed(USUAL)).vectors
         except Exception as error:  # jobs will try again
             why = error.message if isinstance(error, ProviderError) else repr(error)
@@ -186,11 +187,11 @@ class Embedding:
         async with self._room:
             await self._check_budget(project)
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(CALL_S):
                     made = await self.embedder.embed(texts)
             except TimeoutError:
                 self._count("failed", 0)
-                raise JobFailed(f"the embedder gave no answer in {self._timeout_s:g} s") from None
+                raise JobFailed(f"the embedder gave no answer in {CALL_S:g} s") from None
             except ProviderRefused as error:
                 self._count("failed", 0)
                 if error.status == 429:

@@ -23,6 +23,8 @@ from storage.base import Spending
 
 __all__ = ["BackgroundModel", "ModelAnswer", "background_route"]
 
+# Of one call. Chosen: a model on a machine of its own may need a minute for a summary.
+CALL_S = 120.0
 _DAY_S = 86_400
 _MAX_REPLY_BYTES = 8 * 1024 * 1024
 _BYTES_PER_TOKEN = 4  # a guess, where an upstream does not say what it used
@@ -69,7 +71,7 @@ class BackgroundModel:
         *,
         concurrency: int = 2,
         daily_tokens: int = 0,
-        timeout_s: float = 120.0,
+        timeout_s: float = CALL_S,
         count: Callable[[str, int], None] = lambda outcome, tokens: None,
     ) -> None:
         self.provider = provider

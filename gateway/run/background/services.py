@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from adapters.base import Embedder, Provider
+from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.admin.forget import Retention
 from gateway.run.background.compact import COMPACT, Compactor
@@ -47,6 +48,7 @@ class BackgroundServices:
         now: Callable[[], float],
         model: Provider | None,
         embedder: Embedder | None,
+        limits: Limits,
     ) -> None:
         memory, tally = settings.memory, JobMetrics(store.jobs.counts)
         metrics.register(tally)
@@ -64,15 +66,16 @@ class BackgroundServices:
                 route.model,
                 store.spending,
                 now,
-                concurrency=memory.background_concurrency,
+                concurrency=limits.background_calls,
                 daily_tokens=memory.background_daily_tokens,
-                timeout_s=memory.background_timeout_s,
                 count=tally.call,
             )
         said: list[Callable[[int, int], None]] = []
         self.embedding: Embedding | None = None
         if embedder is not None:
-            self.embedding = Embedding(store, embedder, memory, now, count=tally.call)
+            self.embedding = Embedding(
+                store, embedder, memory, now, concurrency=limits.background_calls, count=tally.call
+            )
             self.handlers[EMBED] = self.embedding.handle
             recollector.embed_query = self.embedding.embed_query
             said.append(self.embedding.due.said)

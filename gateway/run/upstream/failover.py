@@ -95,15 +95,9 @@ class Failover:
         self.may_peek = not settings.server.keep_alive_comment_s
         self._places: dict[str, list[Endpoint]] = {}
         for upstream in settings.upstreams:
-            policy = Policy(
-                upstream.retries,
-                upstream.retry_budget,
-                upstream.retry_wait_s,
-                upstream.breaker_failures,
-                upstream.breaker_s,
-            )
-            has_key = bool(upstream.api_key or upstream.api_keys or upstream.headers)
-            names = [upstream.name, *(f"{upstream.name}#{n + 1}" for n in range(1, len(upstream.api_keys)))]
+            policy = Policy(upstream.retries)
+            has_key = bool(upstream.keys or upstream.headers)
+            names = [upstream.name, *(f"{upstream.name}#{n + 1}" for n in range(1, len(upstream.keys)))]
             self._places[upstream.name] = [
                 Endpoint(name, upstream.name, providers[name], policy, has_key)
                 for name in names

@@ -30,8 +30,12 @@ _log = logging.getLogger("mnemogate")
 class ModelList:
     """`run` keeps the lists fresh until it is cancelled; `entries` is what to show now."""
 
-    def __init__(self, settings: Settings, providers: Mapping[str, Provider], created: int) -> None:
+    def __init__(
+        self, settings: Settings, providers: Mapping[str, Provider], created: int, refresh_s: float = 0.0
+    ) -> None:
+        """refresh_s: how often upstreams are asked for their lists; 0 means never."""
         self._settings = settings
+        self._refresh_s = refresh_s
         self._providers = providers
         self._created = created
         self._fetched: dict[str, list[dict[str, Any]]] = {}
@@ -42,7 +46,7 @@ class ModelList:
         return self._entries
 
     async def run(self) -> None:
-        if not self._settings.server.models_refresh_s:
+        if not self._refresh_s:
             return
         async with asyncio.TaskGroup() as tasks:
             for name, provider in self._providers.items():
@@ -51,7 +55,7 @@ class ModelList:
     async def _keep_fresh(self, name: str, provider: Provider) -> None:
         while True:
             is_fresh = await self.refresh(name, provider)
-            await asyncio.sleep(self._settings.server.models_refresh_s if is_fresh else RETRY_S)
+            await asyncio.sleep(self._refresh_s if is_fresh else RETRY_S)
 
     async def refresh(self, name: str, provider: Provider) -> bool:
         """Fetch one upstream's list; False when it gave none."""

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
-from gateway.settings import Settings, load_settings
+from gateway.settings import Settings
+from gateway.settings_load import load_settings
 from gateway.web.admin import AdminFile
 from storage.sql.store import SqliteStore
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
@@ -94,7 +95,7 @@ def test_a_key_that_does_not_exist_is_said_so(capsys: Out) -> None:
 def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
     Path("mnemogate.toml").write_text(
         '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\napi_key = "sk-1"\nheaders = {a = "sk-2"}\n'
-        '[[upstreams]]\nname = "b"\nbase_url = "http://x/v1"\napi_keys = ["sk-3", "sk-4"]\n'
+        '[[upstreams]]\nname = "b"\nbase_url = "http://x/v1"\napi_key = ["sk-3", "sk-4"]\n'
     )
     assert main(["check-config"]) == 0
     shown = capsys.readouterr().out
@@ -334,7 +335,6 @@ def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
 def test_sigterm_lets_a_stream_end_and_leaves_in_order(upstream: StrictUpstream, database: Path) -> None:
     gate = Gate()
     upstream.queue(raw(b"data: 1\n\n", b"data: [DONE]\n\n", hold_after={1: gate}))
-    Path("mnemogate.toml").write_text("[server]\nmodels_refresh_s = 0")
     with process("--upstream", upstream.base_url) as (child, _, port), RawClient(port) as client:
         client.request("POST", "/v1/chat/completions", json.dumps({**HELLO, "stream": True}).encode())
         client.read_until(b"data: 1\n\n\r\n")

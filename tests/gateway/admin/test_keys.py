@@ -25,7 +25,7 @@ from tests.server import Running, serve, settings_for
 
 CHAT = "/v1/chat/completions"
 FACT = "My cat is called Miso and she hates thunderstorms."
-SETTINGS = '[server]\nmodels_refresh_s = 0\n[database]\npath = "m.db"\ncommit_wait_ms = 20000\n'
+SETTINGS = '[database]\npath = "m.db"\n'
 OPEN = {"/health", "/health/ready"}
 
 
@@ -135,7 +135,7 @@ def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
         return await SqliteStore.open(tmp_path / "m.db")
 
     # No deadline of a busy machine's shall decide what a test finds.
-    settings = settings_for(upstream, memory=MemorySettings(recall_deadline_ms=10_000))
+    settings = settings_for(upstream, memory=MemorySettings(recall_deadline_ms=50_000))
     with serve(settings, open_store, admin_token="token") as running:
         yield running
 

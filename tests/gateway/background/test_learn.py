@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +17,7 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderUnreachable
 from adapters.fake import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import ModelRequest
+from gateway.limits import Limits
 from gateway.run.admin.forget import forget_operations
 from gateway.run.admin.show import show_operation
 from gateway.run.background.learn import Learning
@@ -25,6 +27,7 @@ from storage.errors import Full
 from storage.records import Fact, JobState, Scope
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.sdk import CHAT, World, agent, remember
+from tests.server import QUIET
 
 IDLE_S = 200.0
 KITTEN = "We got a kitten last week and named her Miso."
@@ -107,9 +110,11 @@ class Learner:
 
 
 @contextmanager
-def learning(upstream: StrictUpstream, tmp_path: Path, **memory: Any) -> Iterator[Learner]:
+def learning(
+    upstream: StrictUpstream, tmp_path: Path, limits: Limits = QUIET, **memory: Any
+) -> Iterator[Learner]:
     memory = {"background_model": "small", **memory}
-    with remember(upstream, tmp_path, agent(), memory=memory) as world:
+    with remember(upstream, tmp_path, agent(), memory=memory, limits=limits) as world:
         yield Learner(world)
 
 
@@ -658,7 +663,7 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """What waited for its turn to ask had been read before it was forgotten."""
-    with learning(upstream, tmp_path, background_concurrency=1) as learner:
+    with learning(upstream, tmp_path, limits=replace(QUIET, background_calls=1)) as learner:
         world, held, waiting = learner.world, Gate(), [Gate(), Gate()]
         background = world.gateway.app.beside.background
         assert background is not None

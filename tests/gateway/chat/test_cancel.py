@@ -6,14 +6,15 @@ import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.settings import DatabaseSettings
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import CHAT, World, agent, remember
+from tests.server import QUIET
 
 SECRET = "The treasure lies under the third palm tree."
 
@@ -92,8 +93,7 @@ def test_in_the_second_round(world: World) -> None:
 def test_while_the_commit_is_awaited(world: World) -> None:
     """The client has all the text, and leaves before the end that waits for the disk: the turn is kept."""
     with world.gateway.connect() as client:
-        held = world.gateway.app.settings.database.commit_wait_ms
-        assert held  # the end waits for the commit at all
+        assert QUIET.commit_wait_s  # the end waits for the commit at all
         disk = hold_the_disk(world)
         waiting = world.store.health.waiting
         world.upstream.queue(say("You said so."))
@@ -142,8 +142,8 @@ SPOKEN = [
 
 def test_who_speaks_on_at_once_goes_on_from_what_was_cut(upstream: StrictUpstream, tmp_path: Path) -> None:
     """The turn that was cut is not on disk yet when the next request comes."""
-    patient = DatabaseSettings(commit_wait_ms=10_000)
-    with remember(upstream, tmp_path, agent(), database=patient) as world, ThreadPoolExecutor() as threads:
+    patient = replace(QUIET, commit_wait_s=10.0)
+    with remember(upstream, tmp_path, agent(), limits=patient) as world, ThreadPoolExecutor() as threads:
         world.chat(user="alice").say("Hello.")
         disk = hold_the_disk(world)
         leave(world, say(SECRET, hold_after={4: Gate()}), after=b"treasure", stream=True)
@@ -177,7 +177,7 @@ def test_who_hangs_up_and_speaks_on_in_one_breath_goes_on_from_what_was_cut(worl
 def test_a_disk_that_stalls_holds_up_who_speaks_on_no_longer_than_any_other(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    with remember(upstream, tmp_path, agent(), database=DatabaseSettings(commit_wait_ms=1)) as world:
+    with remember(upstream, tmp_path, agent(), limits=replace(QUIET, commit_wait_s=0.001)) as world:
         world.chat(user="alice").say("Hello.")
         disk = hold_the_disk(world)
         leave(world, say(SECRET, hold_after={4: Gate()}), after=b"treasure", stream=True)

@@ -12,9 +12,9 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.settings import DatabaseSettings
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, raw, say
 from tests.gateway.sdk import CHAT, World, agent, remember
+from tests.server import QUIET
 
 HELLO: dict[str, Any] = {
     "model": "m",
@@ -215,7 +215,7 @@ def test_a_store_slower_than_its_time_is_said_in_a_comment(upstream: StrictUpstr
         here.open()
         free.wait_sync()
 
-    with remember(upstream, tmp_path, database=DatabaseSettings(commit_wait_ms=1)) as world:
+    with remember(upstream, tmp_path, limits=replace(QUIET, commit_wait_s=0.001)) as world:
         world.gateway.loop.call_soon_threadsafe(lambda: world.store.writer.submit(block))
         here.wait_sync()
         data = world.gateway.post(HELLO).body

@@ -30,10 +30,6 @@ PATIENCE_S = 30.0
 FREEZES = 11  # in each of eight lives
 LATER_S = 0.004  # a moment is so much later than what a client saw, at most: about what a turn's write takes
 SETTINGS = """
-[server]
-models_refresh_s = 0
-[database]
-commit_wait_ms = 20000  # a busy machine shall not make a turn one that was released before it was written
 [[profiles]]
 name = "helper"
 model = "m"

@@ -12,14 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.run.background.worker import JobContext
-from gateway.settings import DatabaseSettings, MemorySettings, ProfileSettings
+from gateway.settings import MemorySettings, ProfileSettings
 from storage.errors import Corrupt
 from storage.records import Scope
 from storage.sql.passages import insert_passage
@@ -28,7 +28,7 @@ from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, raw, say
 from tests.gateway.process import serving
-from tests.server import RawClient, RawReply, Running, serve, settings_for
+from tests.server import QUIET, RawClient, RawReply, Running, serve, settings_for
 
 FACT = "My cat is called Miso and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
@@ -38,7 +38,7 @@ STRICT = {"x-mnemogate-memory": "strict"}
 APPEND = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"}
 
 # No deadline of a busy machine's shall decide what a test finds.
-PATIENT = MemorySettings(recall_deadline_ms=10_000, voice_deadline_ms=10_000)
+PATIENT = MemorySettings(recall_deadline_ms=50_000)
 
 # Attempts to mend are made by the tests, not by a timer.
 BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600)
@@ -152,7 +152,7 @@ def world_of(
     upstream: StrictUpstream,
     path: Path,
     *,
-    commit_wait_ms: int = 20_000,
+    commit_wait_s: float = 20.0,
     limits: WriterLimits = BY_HAND,
     **parts: Any,
 ) -> Iterator[World]:
@@ -161,10 +161,8 @@ def world_of(
     async def open_store() -> SqliteStore:
         return await SqliteStore.open(path, limits=limits, busy_timeout_ms=0, connect=disk.connect)
 
-    settings = settings_for(
-        upstream, database=DatabaseSettings(commit_wait_ms=commit_wait_ms), memory=PATIENT, **parts
-    )
-    with serve(settings, open_store) as gateway:
+    settings = settings_for(upstream, memory=PATIENT, **parts)
+    with serve(settings, open_store, limits=replace(QUIET, commit_wait_s=commit_wait_s)) as gateway:
         yield World(gateway, upstream, path, disk)
 
 
@@ -411,7 +409,7 @@ def stalled(world: World) -> Iterator[Gate]:
 def test_a_commit_that_takes_too_long_is_released_counted_and_made_good(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    with world_of(upstream, tmp_path / "m.db", commit_wait_ms=1) as world:
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world:
         with stalled(world):
             whole, streamed = world.post("One."), world.post("Two.", stream=True)
             assert not durable(whole)
@@ -436,7 +434,7 @@ def test_a_reply_too_deep_to_be_written_reaches_the_client(upstream: StrictUpstr
 
 def test_a_store_that_is_slow_is_said_and_chat_goes_on(upstream: StrictUpstream, tmp_path: Path) -> None:
     limits = WriterLimits(retry_first_s=3600, idle_s=3600, slow_s=0.0)
-    with world_of(upstream, tmp_path / "m.db", commit_wait_ms=1, limits=limits) as world:
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001, limits=limits) as world:
         assert world.status == "ok"
         with stalled(world):
             assert world.status == "slow"
@@ -517,7 +515,7 @@ def test_strict_says_so_when_its_turn_is_not_on_disk(
     upstream: StrictUpstream, tmp_path: Path, stream: bool
 ) -> None:
     """Of a stream the text has gone out already: there the mark has to do."""
-    with world_of(upstream, tmp_path / "m.db", commit_wait_ms=1) as world:
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world:
         with stalled(world):
             reply = world.post("One.", STRICT, stream=stream)
             if stream:
@@ -547,7 +545,7 @@ def test_append_mode_does_not_wait_for_a_stalled_disk_for_ever(
 
 def test_a_full_queue_takes_the_memory_and_not_the_chat(upstream: StrictUpstream, tmp_path: Path) -> None:
     limits = WriterLimits(retry_first_s=3600, idle_s=3600, queue_bytes=8000)
-    with world_of(upstream, tmp_path / "m.db", commit_wait_ms=1, limits=limits) as world:
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001, limits=limits) as world:
         with stalled(world):
             for _ in range(4):
                 assert not durable(world.post("Hi"))
@@ -603,7 +601,7 @@ def test_append_sends_of_one_conversation_queue_and_nobody_else_waits(
 def test_a_send_goes_on_from_the_one_before_though_that_was_released_before_its_commit(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    with world_of(upstream, tmp_path / "m.db", commit_wait_ms=1) as world:
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world:
         hold = Gate()
         upstream.queue(say("One.", hold_before_headers=hold), say("Two."))
         with append_request(world, "a", "alice", "phone") as a:
@@ -682,11 +680,8 @@ def test_one_damaged_row_does_not_keep_the_others_from_their_upkeep(
 def test_a_database_that_can_never_be_opened_is_said_in_health(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    settings = "[server]\nmodels_refresh_s = 0"
     database = tmp_path / "no" / "such" / "directory" / "m.db"
-    with serving(
-        tmp_path, "--db", str(database), "--upstream", upstream.base_url, settings=settings
-    ) as gateway:
+    with serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url) as gateway:
         ready = gateway.ask("GET", "/health/ready")
         assert (ready.status, ready.json) == (200, {"status": "degraded", "store": "unavailable"})
         body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
@@ -700,8 +695,7 @@ def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """The kernel itself refuses to let the files grow."""
-    settings = "[server]\nmodels_refresh_s = 0\naccess_log = false\n"
-    settings += "[database]\ncommit_wait_ms = 20000\n[memory]\nrecall_deadline_ms = 10000"
+    settings = "[server]\naccess_log = false\n[memory]\nrecall_deadline_ms = 50000"
     with serving(tmp_path, "--db", "m.db", "--upstream", upstream.base_url, settings=settings) as gateway:
 
         def post(text: str) -> RawReply:

@@ -7,20 +7,19 @@ import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.settings import DatabaseSettings
 from storage.sql.store import SqliteStore
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import serving
-from tests.server import RawClient, Running, serve, settings_for
+from tests.server import QUIET, RawClient, Running, serve, settings_for
 
 CHAT = "/v1/chat/completions"
-SETTINGS = "[server]\nmodels_refresh_s = 0\n"
 
 
 @pytest.fixture
@@ -30,13 +29,13 @@ def database(tmp_path: Path) -> Path:
 
 @contextmanager
 def gateway_on(
-    upstream: StrictUpstream, database: Path, *, commit_wait_ms: int = 20_000, **server: Any
+    upstream: StrictUpstream, database: Path, *, commit_wait_s: float = 20.0, **server: Any
 ) -> Iterator[Running]:
     async def open_store() -> SqliteStore:
         return await SqliteStore.open(database)
 
-    settings = settings_for(upstream, server=server, database=DatabaseSettings(commit_wait_ms=commit_wait_ms))
-    with serve(settings, open_store) as running:
+    settings = settings_for(upstream, server=server)
+    with serve(settings, open_store, limits=replace(QUIET, commit_wait_s=commit_wait_s)) as running:
         yield running
 
 
@@ -92,9 +91,7 @@ def test_sigterm_lets_running_replies_end_and_they_are_on_disk(
     upstream.queue(*(say(f"Reply {i}", hold_after={1: gate}) for i, gate in enumerate(gates[:2])))
     upstream.queue(*(say(f"Reply {i + 2}", hold_before_headers=gate) for i, gate in enumerate(gates[2:])))
     with (
-        serving(
-            tmp_path, "--db", str(database), "--upstream", upstream.base_url, settings=SETTINGS
-        ) as gateway,
+        serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url) as gateway,
         ExitStack() as stack,
     ):
         clients = [stack.enter_context(gateway.connect()) for _ in gates]
@@ -160,7 +157,7 @@ def test_a_turn_released_before_its_commit_is_written_before_the_end(
     upstream: StrictUpstream, database: Path
 ) -> None:
     with (
-        gateway_on(upstream, database, commit_wait_ms=1) as gateway,
+        gateway_on(upstream, database, commit_wait_s=0.001) as gateway,
         stalled(gateway),
         gateway.connect() as client,
     ):

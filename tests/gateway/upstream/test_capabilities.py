@@ -147,10 +147,10 @@ def test_a_developers_words_stay_as_they_are_where_nothing_speaks_against_it(
 @both
 def test_the_operator_may_know_better(tmp_path: Path, memory: bool) -> None:
     (tmp_path / "a").mkdir()
-    with family("unknown", tmp_path / "a", takes_developer_role=False) as world:
+    with family("unknown", tmp_path / "a", takes={"developer_role": False}) as world:
         ask(world, memory, False)
         assert "developer" not in roles(world)
-    with family("vllm", tmp_path, takes_developer_role=True) as world:
+    with family("vllm", tmp_path, takes={"developer_role": True}) as world:
         world.upstream.rules = Rules()
         ask(world, memory, False)
         assert roles(world)[0] == "developer"
@@ -212,7 +212,7 @@ def test_what_a_translation_has_no_place_for_is_named(tmp_path: Path, memory: bo
 @pytest.mark.parametrize("takes", [True, False])
 def test_a_stream_is_asked_for_its_usage_where_that_is_taken(tmp_path: Path, takes: bool) -> None:
     """Hidden rounds share the client's limit, by what the upstream counted or by our own estimate."""
-    with family("unknown", tmp_path, takes_stream_usage=takes) as world:
+    with family("unknown", tmp_path, takes={"stream_usage": takes}) as world:
         world.upstream.rules = Rules(stream_options=takes)
         usage = {"prompt_tokens": 5, "completion_tokens": 60, "total_tokens": 65}
         world.upstream.queue(call_tools(INSERT, usage=usage), say("Noted."))
@@ -225,7 +225,7 @@ def test_a_stream_is_asked_for_its_usage_where_that_is_taken(tmp_path: Path, tak
 
 @both
 def test_a_clients_own_wish_for_usage_is_the_upstreams_to_refuse(tmp_path: Path, memory: bool) -> None:
-    with family("unknown", tmp_path, takes_stream_usage=False) as world:
+    with family("unknown", tmp_path, takes={"stream_usage": False}) as world:
         world.upstream.rules = Rules(stream_options=False)
         with pytest.raises(openai.BadRequestError) as caught:
             ask(world, memory, True, stream_options={"include_usage": True})
@@ -242,7 +242,7 @@ def test_a_clients_limit_keeps_its_name(tmp_path: Path, newer: bool, memory: boo
     key, other = "max_completion_tokens", "max_tokens"
     if not newer:
         key, other = other, key
-    with family("unknown", tmp_path, takes_max_completion_tokens=newer) as world:
+    with family("unknown", tmp_path, takes={"max_completion_tokens": newer}) as world:
         world.upstream.rules = Rules(limits=(key,))
         world.upstream.queue(*([call_tools(INSERT)] if memory else []), say("Noted."))
         assert ask(world, memory, False, **{key: 50})[0] == "Noted."
@@ -255,7 +255,7 @@ def test_a_clients_limit_keeps_its_name(tmp_path: Path, newer: bool, memory: boo
 @pytest.mark.parametrize(("newer", "key"), [(True, "max_completion_tokens"), (False, "max_tokens")])
 def test_our_own_calls_name_their_limit_as_the_upstream_has_it(tmp_path: Path, newer: bool, key: str) -> None:
     with StrictUpstream(rules=Rules(limits=(key,))) as upstream:
-        there = UpstreamSettings("up", base_url=upstream.base_url, takes_max_completion_tokens=newer)
+        there = UpstreamSettings("up", base_url=upstream.base_url, takes={"max_completion_tokens": newer})
         memory = {"background_model": "small", "learn_every": 0}
         with remember(upstream, tmp_path, upstreams=(there,), memory=memory) as world:
             background = world.gateway.app.beside.background

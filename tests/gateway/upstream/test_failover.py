@@ -152,8 +152,7 @@ def two(tmp_path: Path, kind: Any) -> Iterator[Open]:
             profiles: Sequence[Any] = (),
             **of_first: Any,
         ) -> Iterator[Two]:
-            if "api_keys" not in of_first:
-                of_first.setdefault("api_key", "k1")
+            of_first.setdefault("api_key", "k1")
             upstreams = (
                 UpstreamSettings("first", kind, url or first.base_url, **of_first),
                 UpstreamSettings("second", base_url=second.base_url, api_key=second_key),
@@ -522,7 +521,7 @@ def test_one_callers_limit_is_not_the_others(two: Open) -> None:
 
 @both
 def test_another_key_answers_when_one_is_at_its_limit(two: Open, memory: bool) -> None:
-    with two(fallbacks=(), api_keys=("one", "two")) as it:
+    with two(fallbacks=(), api_key=("one", "two")) as it:
         it.first.queue(BUSY)
         _, headers = it.ask(False, memory)
         used = [it.first_key(place) for place in (0, 1)]
@@ -810,7 +809,7 @@ def test_a_probe_that_is_cancelled_leaves_the_breaker_to_the_next(two: Open) -> 
 def test_silence_is_filled_with_comments_after_the_upstreams_headers(two: Open, memory: bool) -> None:
     for at in (0, 3):
         gate = Gate()
-        with two(server={"port": 0, "models_refresh_s": 0.0, "keep_alive_comment_s": 0.01}) as it:
+        with two(server={"keep_alive_comment_s": 0.01}) as it:
             it.first.queue(say("One two three", hold_after={at: gate}))
             body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
             if memory:
@@ -833,7 +832,7 @@ def test_a_comment_does_not_stand_within_an_event(two: Open, memory: bool) -> No
     first = chunk % b'{"index":0,"delta":{"role":"assistant","content":"One"},"finish_reason":null}'
     second = chunk % b'{"index":0,"delta":{"content":" two"},"finish_reason":"stop"}'
     gate = Gate()
-    with two(server={"port": 0, "models_refresh_s": 0.0, "keep_alive_comment_s": 0.01}) as it:
+    with two(server={"keep_alive_comment_s": 0.01}) as it:
         it.first.queue(raw(first + second[:50], second[50:], b"data: [DONE]\n\n", hold_after={1: gate}))
         body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
         if memory:
@@ -855,7 +854,7 @@ def test_an_upstream_that_answers_late_is_still_a_status(two: Open, memory: bool
     with two(
         fallbacks=(),
         retries=1,
-        server={"port": 0, "models_refresh_s": 0.0, "keep_alive_comment_s": 0.001},
+        server={"keep_alive_comment_s": 0.001},
     ) as it:
         it.first.queue(fail(503), fail(503, code="full"))
         with pytest.raises(openai.InternalServerError) as caught:
@@ -874,7 +873,7 @@ def test_no_comment_commits_to_a_status_while_a_hidden_round_is_possible(
         beaten.open()
 
     monkeypatch.setattr(TurnRun, "_beat", counted)
-    server = {"port": 0, "models_refresh_s": 0.0, "keep_alive_comment_s": 0.01}
+    server = {"keep_alive_comment_s": 0.01}
     with two(profiles=[agent()], server=server) as it:
         it.first.queue(call_tools(INSERT, hold_after={1: silent}), BUSY)
         body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -889,7 +888,7 @@ def test_no_comment_commits_to_a_status_while_a_hidden_round_is_possible(
 def test_a_later_round_that_thinks_long_is_covered(two: Open) -> None:
     """The client has text, so it may hear that we live, also before the second reply's headers."""
     thinking = Gate()
-    server = {"port": 0, "models_refresh_s": 0.0, "keep_alive_comment_s": 0.01}
+    server = {"keep_alive_comment_s": 0.01}
     with two(profiles=[agent()], server=server) as it:
         it.first.queue(call_tools(INSERT, text="Let me see. "), say("Noted.", hold_before_headers=thinking))
         body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -945,14 +944,6 @@ def test_only_the_envelope_is_taken_off(two: Open) -> None:
         it.first.rules = Rules(unknown_parameters=False)
         it.world.gateway.post(body.replace(b'"big"', b'"m"'), {"x-mnemogate-memory": "off"})
         assert it.first.last.body == body.replace(b'"call" : {"id":"c"}, ', b"")
-
-
-@both
-def test_with_the_setting_off_everything_goes_on(two: Open, memory: bool) -> None:
-    with two(server={"port": 0, "models_refresh_s": 0.0, "consume_envelopes": False}) as it:
-        with pytest.raises(openai.BadRequestError) as caught:
-            it.ask(False, memory, extra_body={"customer": {"number": "1"}})
-        assert caught.value.param == "customer"
 
 
 @both

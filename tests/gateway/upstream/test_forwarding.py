@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -18,7 +19,7 @@ from gateway.web.forwarding import FORWARDED
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Gate, StrictUpstream, fail, raw
 from tests.gateway.sdk import _quick_server
-from tests.server import RawReply, Running, serve, settings_for
+from tests.server import QUIET, RawReply, Running, serve, settings_for
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=XX"}
@@ -207,8 +208,9 @@ def test_a_model_behind_its_file_is_found(
 def test_a_file_before_its_model_is_kept_within_the_limits_of_bodies(upstream: StrictUpstream) -> None:
     gate = Gate()
     body = form(("*file", b"x" * 1_500_000), ("model", b"m"))
-    limits = {"bodies_in_flight_bytes": 2_000_000, "max_body_bytes": 1_600_000}
-    with serve(settings_for(upstream, server=limits)) as gateway, gateway.connect() as client:
+    settings = settings_for(upstream, server={"max_body_bytes": 1_600_000})
+    limits = replace(QUIET, bodies_in_flight_bytes=2_000_000)
+    with serve(settings, limits=limits) as gateway, gateway.connect() as client:
         upstream.queue(raw(b"{}", content_type="application/json", hold_before_headers=gate))
         client.request("POST", "/v1/audio/transcriptions", body, FORM)
         upstream.arrived(1).wait_sync()
@@ -475,8 +477,8 @@ def test_an_upload_may_be_larger_than_a_chat_and_json_may_not(upstream: StrictUp
 
 
 def test_an_upload_that_does_not_come_is_a_408(upstream: StrictUpstream) -> None:
-    settings = settings_for(upstream, server={"body_timeout_s": 0.1})
-    with serve(settings) as gateway, gateway.connect() as client:
+    limits = replace(QUIET, body_timeout_s=0.1)
+    with serve(settings_for(upstream), limits=limits) as gateway, gateway.connect() as client:
         client.request("POST", "/v1/files", None, {**FORM, "content-length": "100"})
         client.send(b"--XX\r\n")
         assert client.read_head().status == 408

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.upstream.policy import Policy
 from gateway.settings import DeploymentSettings, ModelSettings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Reply, StrictUpstream, fail
@@ -19,6 +20,7 @@ from tests.server import RawReply, Running, serve, settings_for
 
 BATCH = b'{"input_file_id":"f","endpoint":"/v1/embeddings","completion_window":"24h"}'
 SPEECH = b'{"model":"m","input":"x","voice":"v"}'
+FAILURES = Policy().breaker_failures
 BUSY = fail(429, "Slow down.", code="rate_limit_exceeded", retry_after="1")
 
 
@@ -128,7 +130,7 @@ def test_the_callers_own_key_does_not_go_to_a_stand_in(two: Open) -> None:
 
 
 def test_another_key_answers_when_one_is_at_its_limit(two: Open) -> None:
-    with two(api_keys=("one", "two")) as it:
+    with two(api_key=("one", "two")) as it:
         it.first.queue(fail(429, retry_after="60"))
         assert it.embed().status == 200
         used = it.keys()
@@ -139,7 +141,7 @@ def test_another_key_answers_when_one_is_at_its_limit(two: Open) -> None:
 
 
 def test_requests_are_spread_over_keys_and_deployments(two: Open) -> None:
-    with two(api_keys=("one", "two"), deployments=[DeploymentSettings("second", "big-two")]) as it:
+    with two(api_key=("one", "two"), deployments=[DeploymentSettings("second", "big-two")]) as it:
         for _ in range(30):
             assert it.embed().status == 200
         assert set(it.keys()) == {"one", "two"}
@@ -156,18 +158,18 @@ def test_forms_are_spread_too_each_with_the_name_of_its_deployment(two: Open) ->
 
 
 def test_a_breaker_rests_who_keeps_failing(two: Open) -> None:
-    with two(fallbacks=["other"], breaker_failures=2) as it:
-        it.first.queue(fail(500), fail(500))
-        for _ in range(4):
+    with two(fallbacks=["other"]) as it:
+        it.first.queue(*(fail(500) for _ in range(FAILURES)))
+        for _ in range(FAILURES + 2):
             assert it.embed().status == 200
-        assert len(it.first.seen) == 2
+        assert len(it.first.seen) == FAILURES
 
 
 # --- the same one again, or not
 
 
 def test_retries_wait_as_long_as_they_are_told(two: Open) -> None:
-    with two(retries=2, retry_wait_s=5.0) as it:
+    with two(retries=2) as it:
         it.first.queue(BUSY, fail(500))
         assert it.embed().headers["x-mnemogate-tries"] == "first:429;first:500;first:200"
         assert it.waits == [1.0, 0.2]
@@ -196,11 +198,11 @@ def test_what_an_upstream_keeps_is_sent_once_and_with_one_key(
     two: Open, method: str, path: str, body: bytes | None
 ) -> None:
     """It may be there although the answer says that it is not; and what one key made another may not see."""
-    with two(fallbacks=["other"], api_keys=("one", "two"), retries=2, retry_wait_s=5.0) as it:
-        told = fail(500, retry_after="3")
+    with two(fallbacks=["other"], api_key=("one", "two"), retries=2) as it:
+        told = fail(500, retry_after="1")
         it.first.queue(told)
         reply = it.gateway.ask(method, path, body, JSON if body else {})
-        assert (reply.status, reply.headers["retry-after"]) == (500, "3")
+        assert (reply.status, reply.headers["retry-after"]) == (500, "1")
         for _ in range(5):
             it.gateway.ask(method, path, body, JSON if body else {})
         assert (it.keys(), it.second.seen) == (["one"] * 6, [])
@@ -210,40 +212,46 @@ def test_what_an_upstream_keeps_is_sent_once_and_with_one_key(
 def test_what_was_refused_for_now_is_asked_again(
     two: Open, method: str, path: str, body: bytes | None
 ) -> None:
-    with two(fallbacks=["other"], api_keys=("one", "two"), retries=1) as it:
+    with two(fallbacks=["other"], api_key=("one", "two"), retries=1) as it:
         it.first.queue(BUSY)
         assert it.gateway.ask(method, path, body, JSON if body else {}).status == 200
         assert (it.keys(), it.waits, it.second.seen) == (["one"] * 2, [1.0], [])
 
 
 def test_what_is_only_looked_at_is_asked_again(two: Open) -> None:
-    with two(api_keys=("one", "two"), retries=1) as it:
+    with two(api_key=("one", "two"), retries=1) as it:
         it.first.queue(fail(500))
         assert it.gateway.ask("GET", "/v1/files").headers["x-mnemogate-tries"] == "first:500;first:200"
         assert it.keys() == ["one", "one"]
 
 
 def test_an_upload_passes_once(two: Open) -> None:
-    with two(fallbacks=["other"], api_keys=("one", "two"), retries=2) as it:
+    with two(fallbacks=["other"], api_key=("one", "two"), retries=2) as it:
         it.first.queue(fail(503))
         body = form(("model", b"m"), ("*file", b"x"))
         assert it.gateway.ask("POST", "/v1/audio/transcriptions", body, FORM).status == 503
         assert (len(it.first.seen), it.second.seen) == (1, [])
 
 
+def break_off(it: Two) -> None:
+    """Uploads more than the limit, and returns when the upstream has seen its request end early."""
+    with it.gateway.connect() as client:
+        there = it.first.received(10_000)
+        sent = {**FORM, "transfer-encoding": "chunked"}
+        client.request("POST", "/v1/audio/transcriptions", None, sent)
+        body = form(("model", b"m"), ("*file", b"x" * 100_000))
+        for piece in (body[:20_000], body[20_000:]):
+            client.send(b"%x\r\n%s\r\n" % (len(piece), piece))
+            there.wait_sync()
+        client.send(b"0\r\n\r\n")
+        assert client.read_reply().status == 413
+    it.first.broken_off.wait_sync()
+
+
 def test_an_upload_that_ends_early_is_no_fault_of_the_upstream(two: Open) -> None:
-    with two(fallbacks=["other"], breaker_failures=1, server={"max_upload_bytes": 50_000}) as it:
-        with it.gateway.connect() as client:
-            there = it.first.received(10_000)
-            sent = {**FORM, "transfer-encoding": "chunked"}
-            client.request("POST", "/v1/audio/transcriptions", None, sent)
-            body = form(("model", b"m"), ("*file", b"x" * 100_000))
-            for piece in (body[:20_000], body[20_000:]):
-                client.send(b"%x\r\n%s\r\n" % (len(piece), piece))
-                there.wait_sync()
-            client.send(b"0\r\n\r\n")
-            assert client.read_reply().status == 413
-        it.first.broken_off.wait_sync()
+    with two(fallbacks=["other"], server={"max_upload_bytes": 50_000}) as it:
+        for _ in range(FAILURES):
+            break_off(it)
         counted = it.gateway.ask("GET", "/metrics").body.decode()
         assert "mnemogate_upstream_errors_total{kind=" not in counted
         reply = it.gateway.ask("POST", "/v1/audio/speech", SPEECH, JSON)
@@ -265,8 +273,8 @@ def test_a_limit_of_one_model_is_not_that_of_the_others(two: Open) -> None:
 
 def test_a_model_at_its_limit_does_not_open_the_breaker(two: Open) -> None:
     """With nobody to stand in it is asked again and again; the upstream is well, and others are served."""
-    with two(fallbacks=["other"], api_key="k1", breaker_failures=2) as it:
-        it.first.queue(*(fail(429, retry_after="60") for _ in range(5)))
+    with two(fallbacks=["other"], api_key="k1") as it:
+        it.first.queue(*(fail(429, retry_after="60") for _ in range(FAILURES)))
         alone = {"x-mnemogate-upstream": "first"}
-        assert [it.embed("big", **alone).status for _ in range(5)] == [429] * 5
+        assert [it.embed("big", **alone).status for _ in range(FAILURES)] == [429] * FAILURES
         assert it.embed("m2").headers["x-mnemogate-upstream"] == "first"

@@ -13,6 +13,7 @@ from adapters.base import Provider
 from gateway.app import make_providers
 from gateway.core.upstream.policy import Target
 from gateway.errors import SettingsError, UnknownModel
+from gateway.limits import Limits
 from gateway.run.upstream.models import ModelList
 from gateway.run.upstream.route import Route, check_models, resolve_route
 from gateway.settings import (
@@ -21,8 +22,8 @@ from gateway.settings import (
     ProfileSettings,
     Settings,
     UpstreamSettings,
-    load_settings,
 )
+from gateway.settings_load import load_settings
 from tests.doubles.upstream import Gate, StrictUpstream, fail
 from tests.server import Running, serve, settings_for
 
@@ -180,7 +181,7 @@ async def test_an_upstream_without_a_list_takes_nothing_away(upstream: StrictUps
 
 def test_the_list_is_fetched_in_the_background_and_answers_in_openais_form(upstream: StrictUpstream) -> None:
     asked = upstream.arrived(1)
-    with serve(settings_for(upstream, server={"models_refresh_s": 3600.0})) as gateway:
+    with serve(settings_for(upstream), limits=Limits(models_refresh_s=3600.0)) as gateway:
         asked.wait_sync()
         upstream.last.settled.wait_sync()
         gateway.call(gateway.app.models.refresh("up", gateway.app.providers["up"]))
@@ -196,8 +197,8 @@ def test_the_list_is_answered_while_an_upstream_does_not_say_its_own(upstream: S
     """From the settings while nothing was ever listed, then from what was listed last."""
     never = upstream.hold_models = Gate()
     asked = upstream.arrived(1)
-    settings = settings_for(upstream, server={"models_refresh_s": 3600.0}, profiles=(BOB,))
-    with serve(settings) as gateway:
+    settings = settings_for(upstream, profiles=(BOB,))
+    with serve(settings, limits=Limits(models_refresh_s=3600.0)) as gateway:
         models, provider = gateway.app.models, gateway.app.providers["up"]
         asked.wait_sync()
         assert listed(gateway) == ["agent/bob"]

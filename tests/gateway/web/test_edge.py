@@ -12,7 +12,7 @@ import pytest
 
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Gate, StrictUpstream, fail, raw, say
-from tests.server import Running, serve, settings_for
+from tests.server import QUIET, Running, serve, settings_for
 
 CHAT = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -336,7 +336,7 @@ def test_large_bodies_in_flight_are_bounded_and_the_room_comes_back(upstream: St
     body = json.dumps({**HELLO, "messages": [{"role": "user", "content": "x" * 1_500_000}]}).encode()
     gate = Gate()
     with (
-        serve(settings_for(upstream, server={"bodies_in_flight_bytes": 2_000_000})) as gateway,
+        serve(settings_for(upstream), limits=replace(QUIET, bodies_in_flight_bytes=2_000_000)) as gateway,
         gateway.connect() as first,
     ):
         upstream.queue(say("one", hold_before_headers=gate))
@@ -354,7 +354,7 @@ def test_large_bodies_in_flight_are_bounded_and_the_room_comes_back(upstream: St
 
 def test_a_body_that_does_not_come_is_a_408(upstream: StrictUpstream) -> None:
     with (
-        serve(settings_for(upstream, server={"body_timeout_s": 0.1})) as gateway,
+        serve(settings_for(upstream), limits=replace(QUIET, body_timeout_s=0.1)) as gateway,
         gateway.connect() as client,
     ):
         client.request("POST", CHAT, headers={"content-length": "100"})
@@ -365,7 +365,7 @@ def test_a_body_that_does_not_come_is_a_408(upstream: StrictUpstream) -> None:
 
 def test_a_head_that_does_not_come_ends_the_connection(upstream: StrictUpstream) -> None:
     with (
-        serve(settings_for(upstream, server={"header_timeout_s": 0.1})) as gateway,
+        serve(settings_for(upstream), limits=replace(QUIET, header_timeout_s=0.1)) as gateway,
         gateway.connect() as client,
     ):
         client.send(b"GET /health HTT")
@@ -418,7 +418,7 @@ def test_a_client_that_does_not_read_is_let_go(upstream: StrictUpstream) -> None
     flood = b"data: " + b"x" * 100_000 + b"\n\n"
     upstream.queue(raw(*[flood] * 300, hold_after={300: Gate()}))
     with (
-        serve(settings_for(upstream, server={"send_timeout_s": 0.2})) as gateway,
+        serve(settings_for(upstream), limits=replace(QUIET, send_timeout_s=0.2)) as gateway,
         gateway.connect() as client,
     ):
         client.request("POST", CHAT, json.dumps({**HELLO, "stream": True}).encode())

@@ -1,0 +1,30 @@
+"""Limits that nobody needs to set, each with its reason. `create_app` takes others, which tests use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times are in seconds (`_s`) or milliseconds (`_ms`), sizes in bytes.
+
+    models_refresh_s: 0 means never.
+    """
+
+    # A client that needs longer for its request's head holds a connection and sends nothing: a slow-loris attack.
+    header_timeout_s: float = 20.0
+    # The body gets this time, and one second more for each 16 KiB of it, which is the pace of a poor mobile network.
+    body_timeout_s: float = 30.0
+    # A client that reads nothing for a minute has gone without closing its connection.
+    send_timeout_s: float = 60.0
+    # All bodies over 1 MiB together; each is in memory twice while it is parsed, so this is about half a GiB.
+    bodies_in_flight_bytes: int = 256 * 1024 * 1024
+    # Upstreams change their lists of models a few times a month, and a list costs them next to nothing.
+    models_refresh_s: float = 300.0
+    # The end of a reply waits so long for its commit. A commit takes a few milliseconds, a busy disk a hundred.
+    commit_wait_s: float = 0.25
+    # Calls of the background model, and of the embedder, at a time: it must not crowd out the provider's live turns.
+    background_calls: int = 2

@@ -1,0 +1,272 @@
+"""Reads the settings file, the environment and the flags, in this order of rising precedence, and checks them.
+
+It is the only reader of the environment and of `mnemogate.toml`. A name that does not exist is an error that suggests
+the right one, wherever it stands, and so is a value of the wrong type (gateway/settings_schema.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import SettingsError
+from gateway.settings import (
+    DEMO_PROFILE,
+    NEEDS_ADDRESS,
+    DatabaseSettings,
+    MemorySettings,
+    ModelSettings,
+    ProfileSettings,
+    ServerSettings,
+    Settings,
+    SideRequest,
+    UpstreamSettings,
+)
+from gateway.settings_schema import build, convert_text, unknown_name
+
+__all__ = ["load_settings"]
+
+DEFAULT_CONFIG = "mnemogate.toml"
+# A key written so is the value of the variable that follows.
+FROM_ENVIRONMENT = "env:"
+
+# Short names for what people set most; every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.
+_SHORT = {
+    "MNEMOGATE_HOST": ("server", "host"),
+    "MNEMOGATE_PORT": ("server", "port"),
+    "MNEMOGATE_DB": ("database", "path"),
+    "MNEMOGATE_SINGLE_USER": ("memory", "single_user"),
+    "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),
+}
+_SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", "MNEMOGATE_DATABASE_URL")
+_TABLES: dict[str, Any] = {"server": ServerSettings, "database": DatabaseSettings, "memory": MemorySettings}
+
+
+def load_settings(
+    *,
+    config: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[tuple[str, str], Any] | None = None,
+    upstream: str | None = None,
+) -> Settings:
+    """Reads and checks the settings.
+
+    config: a file that must exist; without it and without MNEMOGATE_CONFIG, `mnemogate.toml` is read if there.
+    flags: (table, key) -> value. upstream: base URL of the one upstream to use.
+    Raises: SettingsError: names the setting, what was seen and what would do.
+    """
+    environ = os.environ if environ is None else environ
+    raw = _read_file(config or environ.get("MNEMOGATE_CONFIG"))
+    settings = build(Settings, raw, "")
+    # A variable that holds a key may have a name of ours: it is no setting.
+    named = {name for each in settings.upstreams for key in each.keys if (name := _variable_of(key))}
+    overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
+    for (table, key), value in (flags or {}).items():
+        overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
+    for (table, key), value in overrides.items():
+        settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
+    upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
+    if upstream or "upstreams" not in raw:
+        settings = replace(settings, upstreams=_default_upstreams(environ, upstream))
+    else:
+        settings = replace(
+            settings, upstreams=tuple(_with_keys(each, environ) for each in settings.upstreams)
+        )
+    if [each.kind for each in settings.upstreams] == ["scripted"] and not settings.profiles:
+        demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
+        settings = replace(settings, profiles=(demo,))
+    _check(settings)
+    return settings
+
+
+def _read_file(path: str | None) -> dict[str, Any]:
+    file = Path(path or DEFAULT_CONFIG)
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        if path is None:
+            return {}
+        raise SettingsError(f"{file}: there is no such settings file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{file}: cannot be read as TOML: {error}") from error
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
+    known = dict(_SHORT)
+    for table, cls in _TABLES.items():
+        known |= {f"MNEMOGATE_{table}_{each.name}".upper(): (table, each.name) for each in fields(cls)}
+    # A list of tables can only stand in the file.
+    del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"]
+    found: dict[tuple[str, str], tuple[str, Any]] = {}
+
+    def add(name: str, setting: tuple[str, str], value: Any) -> None:
+        other, earlier = found.setdefault(setting, (name, value))
+        if value != earlier:
+            raise SettingsError(f"environment: {other} and {name} say different things")
+
+    for name, text in environ.items():
+        if not name.startswith("MNEMOGATE_") or name in _SPECIAL:
+            continue
+        if name not in known:
+            raise SettingsError(unknown_name("environment", name, [*known, *_SPECIAL]))
+        # `NAME=` is how compose files and shells say that a variable is not set.
+        if text:
+            table, key = known[name]
+            add(name, known[name], convert_text(text, _TABLES[table], key, name))
+    url = environ.get("MNEMOGATE_DATABASE_URL", "")
+    if url.startswith(("postgresql:", "postgres:")):
+        raise SettingsError(
+            "MNEMOGATE_DATABASE_URL: PostgreSQL comes later; use sqlite:///path or MNEMOGATE_DB"
+        )
+    if url:
+        if not url.startswith("sqlite:///"):
+            raise SettingsError(f"MNEMOGATE_DATABASE_URL: expected sqlite:///path, saw {url.split(':')[0]!r}")
+        add("MNEMOGATE_DATABASE_URL", ("database", "path"), url.removeprefix("sqlite:///"))
+    return {setting: value for setting, (_, value) in found.items()}
+
+
+def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[UpstreamSettings, ...]:
+    """Returns the upstreams that the provider SDKs' own variables name; without any, the scripted model."""
+    found = []
+    key, base = environ.get("OPENAI_API_KEY") or None, url or environ.get("OPENAI_BASE_URL") or None
+    if key or base:
+        found.append(UpstreamSettings("openai", base_url=base or "https://api.openai.com/v1", api_key=key))
+    key, base = environ.get("ANTHROPIC_API_KEY") or None, environ.get("ANTHROPIC_BASE_URL") or None
+    if (key or base) and not url:
+        # The SDK's base URL is without the version.
+        base = (base or "https://api.anthropic.com").rstrip("/").removesuffix("/v1") + "/v1"
+        found.append(
+            UpstreamSettings("anthropic", "anthropic", base_url=base, api_key=key, models=("claude-*",))
+        )
+    return tuple(found) or (UpstreamSettings("scripted", kind="scripted"),)
+
+
+def _with_keys(upstream: UpstreamSettings, environ: Mapping[str, str]) -> UpstreamSettings:
+    """Returns the upstream with the values of the variables that its keys name. Raises: SettingsError."""
+    where = f"upstreams {upstream.name!r}: api_key"
+    keys = []
+    for key in upstream.keys:
+        name = _variable_of(key)
+        if name is not None and not environ.get(name):
+            raise SettingsError(f"{where} names {name}, which is not set")
+        keys.append(key if name is None else environ[name])
+    _unique(where, keys, is_secret=True)
+    return replace(upstream, api_key=keys[0] if isinstance(upstream.api_key, str) else tuple(keys) or None)
+
+
+def _variable_of(key: str) -> str | None:
+    """Returns the name of the variable that a key stands for; None where it is the key itself."""
+    return key.removeprefix(FROM_ENVIRONMENT) if key.startswith(FROM_ENVIRONMENT) else None
+
+
+# -- what no single value can say: names that must be unique, names that must exist
+
+
+def _check(settings: Settings) -> None:
+    path = settings.database.path
+    if not path or "\0" in path:
+        raise SettingsError(f"database.path: expected the name of a file, saw {path!r}")
+    for origin in settings.server.cors_origins:
+        if origin != "*" and not _is_origin(origin):
+            raise SettingsError(
+                "server.cors_origins: expected scheme://host or scheme://host:port as browsers send it "
+                f"(lower case, without a scheme's own port), saw {origin!r}"
+            )
+    upstreams = [each.name for each in settings.upstreams]
+    profiles = [each.name for each in settings.profiles]
+    if not upstreams:
+        raise SettingsError(
+            "upstreams: the list is empty; leave it out to use the environment or the scripted model"
+        )
+    _unique("upstreams", upstreams)
+    _unique("models", [each.alias for each in settings.models])
+    _unique("profiles", profiles)
+    for upstream in settings.upstreams:
+        _check_upstream(upstream)
+    for model in settings.models:
+        _check_model(model, upstreams)
+    for profile in settings.profiles:
+        _check_profile(profile, upstreams)
+    for name, project in settings.projects.items():
+        _exists(f"projects.{name}: profile", project.profile, profiles)
+    for rule in settings.memory.side_requests:
+        _check_side_request(rule)
+
+
+def _check_upstream(upstream: UpstreamSettings) -> None:
+    where = f"upstreams {upstream.name!r}"
+    if "#" in upstream.name:
+        raise SettingsError(f"{where}: '#' is for the numbers of its keys")
+    sent = (*upstream.keys, *upstream.headers, *upstream.headers.values())
+    if any(re.search(r"[\x00-\x1f\x7f]", each) for each in sent):
+        raise SettingsError(f"{where}: a key or a header has a line end or another control character in it")
+    url = upstream.base_url
+    if url is None and upstream.kind not in NEEDS_ADDRESS:
+        return
+    if url is None or not re.match(r"https?://[^/\s]", url):
+        raise SettingsError(f"{where}: base_url must be an http(s) URL, saw {url!r}")
+
+
+def _check_model(model: ModelSettings, upstreams: list[str]) -> None:
+    where = f"models {model.alias!r}"
+    _exists(f"{where}: upstream", model.upstream, upstreams)
+    if model.upstream is None and len(upstreams) > 1:
+        raise SettingsError(f"{where}: there are several upstreams; say which one with upstream")
+    for deployment in model.deployments:
+        _exists(f"{where}: deployments: upstream", deployment.upstream, upstreams)
+    _unique(f"{where}: fallbacks", list(model.fallbacks))
+    if model.alias in model.fallbacks:
+        raise SettingsError(f"{where}: it is its own fallback")
+
+
+def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> None:
+    where = f"profiles {profile.name!r}"
+    if not re.fullmatch(r"[\w.:@-]+", profile.name):
+        raise SettingsError(f"{where}: a name is letters, digits and . _ : @ -")
+    _exists(f"{where}: upstream", profile.upstream, upstreams)
+    _unique(f"{where}: blocks", [each.label for each in profile.blocks])
+    for block in profile.blocks:
+        if len(block.value) > block.limit:
+            raise SettingsError(
+                f"{where}: block {block.label!r}: its value has "
+                f"{len(block.value)} characters, its limit is {block.limit}"
+            )
+
+
+def _check_side_request(rule: SideRequest) -> None:
+    where = f"memory.side_requests {rule.name!r}: pattern"
+    try:
+        # All patterns become alternatives of one, in which flags cannot stand, nor two groups of one name.
+        pattern = re.compile(f"|(?:{rule.pattern})")
+    except re.error as error:
+        raise SettingsError(f"{where}: {error}") from error
+    if pattern.groupindex:
+        raise SettingsError(f"{where}: its groups cannot have names, saw {', '.join(pattern.groupindex)}")
+
+
+def _is_origin(text: str) -> bool:
+    """Returns whether a browser would send an origin in this form; another form never matches (RFC 6454 6.2)."""
+    found = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([^/?#\s]+)", text)
+    if found is None:
+        return False
+    own_port = {"http": ":80", "https": ":443"}.get(found[1])
+    host = found[2]
+    return own_port is None or (host.isascii() and host == host.lower() and not host.endswith(own_port))
+
+
+def _unique(where: str, names: list[str], *, is_secret: bool = False) -> None:
+    for name in names:
+        if not name:
+            raise SettingsError(f"{where}: an empty name")
+        if names.count(name) > 1:
+            raise SettingsError(f"{where}: {'one' if is_secret else repr(name)} is there twice")
+
+
+def _exists(where: str, name: str | None, known: list[str]) -> None:
+    if name is not None and name not in known:
+        raise SettingsError(unknown_name(where, name, known))
