@@ -190,7 +190,7 @@ def direct(case: Case) -> Ask:
         query = recall.make_query(case.question)
         hits = rank.rank(blobs, query, secret, only_strong=True)
         took = time.perf_counter() - began
-        chosen = recall.choose([messages[hit.seq] for hit in hits], query, budget_tokens=budget)
+        chosen = recall.choose([messages[seq] for seq in hits], query, budget_tokens=budget)
         note = recall.render_note(chosen, (), case.asked)
         return note, {one.message.seq for one in chosen}, took
 

@@ -1,4 +1,4 @@
-"""What passes into a transaction of the store and out of it, as values. `storage/records.py` has what is kept."""
+"""Parameters and results of the store's transactions, as values. The records themselves are in storage/records.py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(slots=True)
 class Look:
-    """What one round trip tells of a request's surroundings.
+    """The surroundings of a request, as one round trip reads them.
 
     exchange: the newest whose path is exactly the client's list up to its last assistant message.
     is_continued: something follows it already. has_rivals: it is a first turn, and not the only one.
@@ -61,7 +61,7 @@ class Look:
 
 @frozen
 class Probes:
-    """Under what the exchanges that may matter to a list are looked up.
+    """The keys under which the exchanges that may matter to a list of messages are looked up.
 
     key: the client's conversation id; with one only that conversation matters. replies: keys of replies that the list
     may hold; inputs: hashes of what it asked; marks: hashes of heads and of what may be off the record; since:
@@ -96,7 +96,7 @@ class Pool:
 
 @frozen
 class Change:
-    """What a turn does to the tree.
+    """The changes that a turn makes to the tree.
 
     exchange: its own; a new one has an id below 1, and so has a new conversation. others: stored ones that changed.
     heads, tombs: hashes under which it has to be recognised. stale: stored ones whose indexed words changed.
@@ -113,7 +113,7 @@ class Change:
 
 @frozen
 class BlockMerge:
-    """What pending operations come to.
+    """The result of pending memory edits.
 
     writes: (block, its new value, operation), in order. passages: (text, operation).
     dropped: operations that cannot be done any more.
@@ -152,7 +152,10 @@ class TurnWrite:
 
 @frozen
 class Committed:
-    """agent: as it is stored. exchange, conversation: row ids. is_plain: nothing had to be resolved again."""
+    """A turn as it was written. agent: as it is stored. exchange, conversation: row ids.
+
+    is_plain: nothing had to be resolved again.
+    """
 
     agent: Agent
     exchange: int
@@ -165,7 +168,7 @@ class Committed:
 
 @frozen
 class ForgetTarget:
-    """What of one memory is to be forgotten.
+    """The part of one memory that is to be forgotten.
 
     messages: by their numbers. exchanges, conversation: row ids. before: what is older than that. is_all: the memory
     with its secret, after which nothing tells that it was there.
@@ -180,7 +183,7 @@ class ForgetTarget:
 
 @frozen
 class Extent:
-    """What a target is, before it is forgotten. messages: how many will go; of a whole memory they are not counted.
+    """The size of a target before it is forgotten. messages: how many will go; those of a whole memory are not counted.
 
     kept: how many of the same exchange stay. conversation: the public name of theirs, None where it is not asked.
     """
@@ -192,9 +195,9 @@ class Extent:
 
 @frozen
 class Erased:
-    """What is gone, as far as what may quote it can be told. days: since the epoch, UTC, on which it was said or saved.
+    """Marks of what is gone, by which notes that may quote it are known. blocks: a block, or an edit of it, is gone.
 
-    blocks: whether a block, or an edit of one, is gone too.
+    days: since the epoch, UTC, on which it was said or saved.
     """
 
     days: frozenset[int]
@@ -217,7 +220,7 @@ class Revised:
 
 @frozen
 class ForgetRules:
-    """quotes: may this note or hidden round quote what is gone?
+    """The caller's rules of forgetting. quotes: may this note or hidden round quote what is gone?
 
     rebuild: the value of a block without what is gone. Its arguments: the block with its last untouched value, and
     the values it had since, oldest first.
@@ -232,7 +235,7 @@ class ForgetRules:
 
 @frozen
 class TransferRecord:
-    """A record on its way: values without database ids, exchanges by their numbers. exchange: with its content."""
+    """A record of an export: values without database ids, exchanges by their numbers. exchange: with its content."""
 
     values: dict[str, Any]
     exchange: Exchange | None = None
@@ -255,7 +258,7 @@ class Ancestor:
 
 @frozen
 class Unlearned:
-    """What was confirmed and not yet learned from. agent: with its present numbers.
+    """The messages that are confirmed and not yet learned from. agent: with its present numbers.
 
     cursor: up to where learning has come; upto: up to where `messages`, oldest first, go. is_more: there is more that
     is confirmed; is_waiting: what follows has to stand its time first.
@@ -284,8 +287,10 @@ class LearnedFact:
 
 @frozen
 class Learned:
-    """writes: (block, its new value, exchanges it came from); a block with id 0 is to be made. dropped: how many edits
-    made no sense."""
+    """The result of learning. writes: (block, its new value, exchanges it came from); a block with id 0 is to be made.
+
+    dropped: how many edits made no sense.
+    """
 
     writes: Sequence[tuple[Block, str, Sequence[int]]] = ()
     facts: Sequence[LearnedFact] = ()
@@ -297,9 +302,9 @@ class Learned:
 
 @frozen
 class Unembedded:
-    """The next of a memory to be embedded. agent: with its present numbers.
+    """The next messages of a memory to be embedded. agent: with its present numbers.
 
-    cursor: up to where all has been; upto: up to where `messages`, those without a vector, go. stamp: changes when
+    cursor: up to where all are embedded; upto: up to where `messages`, those without a vector, go. stamp: changes when
     anything of this does. is_new: nothing of this memory is embedded by this model, and that has to be written first.
     """
 

@@ -1,4 +1,4 @@
-"""What a store keeps, as frozen values. Times are seconds since the epoch; JSON is bytes as it was written.
+"""The records of a store, as frozen values. Times are seconds since the epoch; JSON is bytes as it was written.
 
 `Exchange` is the one record of the conversation: what the client sent since our last reply, and our reply.
 Exchanges form trees; a conversation owns its trees. Atoms are keyed hashes
@@ -36,12 +36,13 @@ __all__ = [
     "Vector",
 ]
 
-Atom = bytes  # one kind byte (u, t, a, c) and a keyed digest
+# One kind byte (u, t, a, c) and a keyed digest.
+Atom = bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose memory: nothing is ever read or written outside of it.
+    """The owner of a memory. Nothing is ever read or written outside of a scope.
 
     subject: `user:<id>` for a person, `conversation:<id>` for an anonymous named conversation.
     """
@@ -57,7 +58,11 @@ class Scope:
 
 @frozen
 class Agent:
-    """One memory. secret keys its hashes; epoch rises when something is forgotten."""
+    """A memory. secret keys its hashes; epoch rises when something is forgotten.
+
+    next_seq: the next number of its one order of messages, passages and facts. indexed_seq: up to which number the
+    search index knows them.
+    """
 
     id: int
     uid: str
@@ -71,7 +76,7 @@ class Agent:
 
 @frozen
 class Conversation:
-    """key: the client's own id, unique within the agent; None for one found from its messages."""
+    """A conversation. key: the client's own id, unique within the agent; None for one found from its messages."""
 
     id: int
     uid: str
@@ -81,15 +86,20 @@ class Conversation:
 
 
 class State(StrEnum):
-    OPEN = "open"  # append mode and agents: the user's message is written before the model is asked
+    """The state of an exchange."""
+
+    # In append mode the user's message is written before the model is asked.
+    OPEN = "open"
     FINISHED = "finished"
     CANCELLED = "cancelled"
-    OFF = "off"  # off the record, or read only: hashes alone
-    FORGOTTEN = "forgotten"  # a tombstone like OFF, and never standing
+    # Off the record, or read only: hashes alone are kept.
+    OFF = "off"
+    # A tombstone like OFF, and never standing.
+    FORGOTTEN = "forgotten"
 
 
 class Evicted(NamedTuple):
-    """What no longer fits a window: the first `offset` atoms of a path, all of it above `depth`, some `tokens`.
+    """The part of a path that no longer fits a window: its first `offset` atoms, all above `depth`, some `tokens`.
 
     context: tokens of the window for which that is so; a larger one may have room for more.
     """
@@ -102,7 +112,7 @@ class Evicted(NamedTuple):
 
 @frozen
 class Exchange:
-    """One turn's request and reply.
+    """The request and the reply of one turn.
 
     inputs: atoms, message by message, of what the client sent since the parent's reply (system messages excluded).
     media: for each of these messages the digest of its images and sounds, b"" where it has none.
@@ -113,6 +123,7 @@ class Exchange:
     reply_key: hash under which a reply of ours is looked up (its text without white space, else its calls).
     head: of a first exchange, how many of its messages were made elsewhere.
     hush: indices of input messages that were off the record when they were said, or were forgotten; -1: the reply was.
+    carried: a later request went on from it. standing: its messages are shown and recalled.
     touched: when a finished request last began here, repeated this or (lazily, see core) carried it.
     stopped: when a cancelled request was cut; ended: when a finished one ended.
     input, said: JSON array of messages, JSON message; None in a tombstone.
@@ -149,15 +160,19 @@ class Exchange:
     input: bytes | None = None
     said: bytes | None = None
     full: bytes | None = None
-    hidden: bool = False  # whether `full` is there, for a record loaded without its content
-    opaque: bool = False  # whether the reply has fields that only its provider reads
-    model: str = ""  # upstream and model that made the reply
+    # Says whether `full` is there, for a record loaded without its content.
+    hidden: bool = False
+    # Says whether the reply has fields that only its provider reads.
+    opaque: bool = False
+    # Upstream and model that made the reply.
+    model: str = ""
     notes: dict[int, str] = field(default_factory=dict)
     prior: int | None = None
     snapshot: int | None = None
     edits: bool = False
     merged: str = ""
-    evicted: Evicted | None = None  # what this request left out in front of its path
+    # What this request left out in front of its path.
+    evicted: Evicted | None = None
 
 
 @frozen
@@ -175,7 +190,7 @@ class Block:
 
 @frozen
 class Revision:
-    """One value a block had.
+    """A value that a block had.
 
     restores: the version that an undo brought back. origin: who wrote it (`default`, `tool:<call>`, `undo`, `forget`,
     or as its writer calls itself; `-`: it was forgotten). sources: exchanges it came from.
@@ -192,7 +207,7 @@ class Revision:
 
 @frozen
 class BlockOp:
-    """One memory edit of a turn, as an operation (not a value): merged when the turn is confirmed.
+    """A memory edit of a turn, as an operation (not a value): merged when the turn is confirmed.
 
     op: insert | replace | rethink, or archival_insert (which becomes a passage).
     arguments: the tool call's own JSON. state: pending | merged | dropped.
@@ -223,9 +238,9 @@ class Snapshot:
 
 @frozen
 class Summary:
-    """What was said on the path up to an exchange, that one included, told in short. tokens: of the text.
+    """A summary of the path up to an exchange, that one included. tokens: of the text.
 
-    exchange: without its content. What is forgotten of the path takes it along.
+    exchange: without its content. Whatever is forgotten of the path takes the summary along.
     """
 
     id: int
@@ -238,7 +253,7 @@ class Summary:
 
 @frozen
 class Passage:
-    """One archival memory. sources: exchanges it came from, where they were asked for."""
+    """An archival memory. sources: exchanges it came from, where they were asked for."""
 
     id: int
     seq: int
@@ -249,7 +264,7 @@ class Passage:
 
 @frozen
 class Message:
-    """One standing message, as recall and `memory show` read it.
+    """A standing message, as recall and `memory show` read it.
 
     seq: public order within the agent. previous: seq of the message before it in its conversation.
     """
@@ -262,14 +277,16 @@ class Message:
     conversation: int
     speaker: str | None = None
     atoms: tuple[Atom, ...] = ()
-    source: str = "message"  # message | passage | fact
+    # One of message, passage, fact.
+    source: str = "message"
     previous: int | None = None
-    origins: tuple[int, ...] = ()  # of a fact: the exchanges it was learned from
+    # The exchanges that a fact was learned from.
+    origins: tuple[int, ...] = ()
 
 
 @frozen
 class Fact:
-    """Something that was learned. at: when; valid_from: when it was said.
+    """A learned fact. at: when it was learned; valid_from: when it was said.
 
     exchange: where it was said; sources: all exchanges that it may quote. ended_at: since when it is no longer true;
     successor: number of the fact that says what is true instead.
@@ -300,15 +317,19 @@ class Key:
 
 
 class JobState(StrEnum):
+    """The state of a job."""
+
     PENDING = "pending"
     RUNNING = "running"
-    RETRYING = "retrying"  # it failed and will be tried again; until then nobody else runs in its lane
-    DEAD = "dead"  # it failed for good; a finished one is not there any more
+    # It failed and will be tried again; until then nobody else runs in its lane.
+    RETRYING = "retrying"
+    # It failed for good. A finished job is deleted.
+    DEAD = "dead"
 
 
 @frozen
 class Job:
-    """Work beside the conversations that must not be lost.
+    """Durable background work.
 
     agent: whose memory it is about; 0: nobody's. One job of a kind runs at a time for each agent.
     key: two that wait under the same one are one. payload: ids and numbers, never text of messages.
@@ -333,7 +354,7 @@ class Job:
 
 @frozen
 class Step:
-    """That a step of a job was performed. size: bytes of its result."""
+    """A step of a job that was performed. size: bytes of its result."""
 
     job: int
     name: str
@@ -343,13 +364,13 @@ class Step:
 
 @frozen
 class Vector:
-    """Of one text. model: who made it; vectors of different models say nothing about one another.
+    """The vector of a text. model: who made it; vectors of different models say nothing about one another.
 
-    data: float32, little endian, of length 1. usual, spread: how alike the text is to texts that have nothing to do
-    with it, as a mean and a standard deviation; a spread of 0: that is not known.
+    data: float32, little endian, of length 1. baseline, spread: how similar the text is to texts that have nothing to
+    do with it, as a mean and a standard deviation; a spread of 0 means that this is not known.
     """
 
     model: str
     data: bytes
-    usual: float = 0.0
+    baseline: float = 0.0
     spread: float = 0.0

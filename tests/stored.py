@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from gateway.core.conversation import change as deciding
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of, visible
@@ -17,12 +19,20 @@ from gateway.core.memory import edits
 from gateway.core.prompt.compose import Composition, compose, compose_plain, known_note
 from storage.commands import Change, Committed, Look, Pool, TurnWrite
 from storage.records import Agent, Block, Exchange, Scope, Snapshot
+from storage.search.blob import PRESENT, document_type, open_blob
 from storage.sql import exchanges
 from storage.sql.store import SqliteStore
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
 
 ALICE = Scope("default", "default", "user:alice")
 HUMAN = Block(0, "human", "The user", "", 1000)
+
+
+def indexed_seqs(blob: bytes) -> list[int]:
+    """The messages that a blob of the search index holds, ascending."""
+    opened = open_blob(blob)
+    flags = np.frombuffer(opened.table, document_type())["flags"].tolist()
+    return [opened.chunk * len(flags) + slot for slot, flag in enumerate(flags) if flag & PRESENT]
 
 
 @dataclass

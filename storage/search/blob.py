@@ -51,15 +51,15 @@ __all__ = [
     "hash_terms",
     "merge",
     "open_blob",
-    "seqs_of",
 ]
 
-CHUNK = 64  # messages a blob; a slot must fit into 6 bits
+# Messages in a blob. A slot must fit into 6 bits.
+CHUNK = 64
 
-_HEAD_CHARS = (
-    200  # what of a turn counts for its neighbours: a whole long one ruins BM25, its beginning does not
-)
-_DOCUMENT_TERMS = 4_000  # distinct terms kept of one document; a page of prose has about 250
+# Characters of a turn that count for its neighbours: a whole long turn ruins BM25, its beginning does not.
+_HEAD_CHARS = 200
+# Distinct terms kept of one document; a page of prose has about 250.
+_DOCUMENT_TERMS = 4_000
 _DOCUMENT_CHARS = 200_000
 
 _MAGIC = b"mt"
@@ -69,8 +69,9 @@ _COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
 _TABLE_BYTES = CHUNK * 6
 _PREFIX = _HEADER.size + _TABLE_BYTES
 _ENTRY_BYTES = 6
-SLOT, IN_HEAD = 0x3F, 0x40  # of an entry's place
-USER, PRESENT = 1, 2  # of a document's flags
+# Bits of an entry's place, and of a document's flags.
+SLOT, IN_HEAD = 0x3F, 0x40
+USER, PRESENT = 1, 2
 
 
 class CorruptIndex(ValueError):
@@ -79,7 +80,7 @@ class CorruptIndex(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One message as the index reads it.
+    """A message as the index reads it.
 
     previous: seq of the turn before it in its conversation, if that is (or will be) indexed too.
     speaker: a name, where the client gave one. at: seconds since the epoch.
@@ -94,11 +95,12 @@ class Document:
 
 
 def chunk_of(seq: int) -> int:
+    """Returns the number of the chunk that a message belongs to."""
     return seq // CHUNK
 
 
 def _frame_of(document: Document) -> list[str]:
-    """What is said of a message beside its text: when and by whom."""
+    """Returns the terms that a message has beside its text: when it was said and by whom."""
     dated = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
     return [*dated, *words_of(document.speaker or "")]
 
@@ -113,11 +115,12 @@ class _Counted:
     head_length: int
 
 
-@lru_cache(
-    maxsize=1024
-)  # the last messages of a memory are not indexed yet and are read by query after query
+# The last messages of a memory are not indexed yet and are read by query after query.
+@lru_cache(maxsize=1024)
 def count_terms(document: Document) -> _Counted:
+    """Returns the terms of a message with its frame, counted."""
     text = document.text[:_DOCUMENT_CHARS]
+    # The head ends with a word, where its text has spaces.
     cut = text.rfind(" ", 0, _HEAD_CHARS) + 1 if len(text) > _HEAD_CHARS else len(text)
     head = words_of(text[: cut or _HEAD_CHARS])
     words = [*head, *words_of(text[cut:])] if cut else words_of(text)
@@ -151,7 +154,7 @@ def document_type() -> np.dtype[Any]:
 
 
 def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
-    """Blobs by chunk; add one to what the chunk already has with `merge`.
+    """Returns blobs by chunk; `merge` adds one to what the chunk already has.
 
     secret: the agent's, at most 64 bytes.
     """
@@ -182,7 +185,7 @@ def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
 
 
 def merge(old: bytes | None, new: bytes) -> bytes:
-    """One blob of both; where both have a message, only the new one's words count. Raises: CorruptIndex."""
+    """Returns one blob of both; where both have a message, only the new one's words count. Raises: CorruptIndex."""
     import numpy as np
 
     if not old:
@@ -203,11 +206,12 @@ def merge(old: bytes | None, new: bytes) -> bytes:
 
 
 def forget(blob: bytes, seqs: Collection[int]) -> bytes:
-    """The blob without these messages, empty when none is left. Raises: CorruptIndex.
+    """Returns the blob without these messages, empty when none is left. Seqs of other chunks are ignored.
 
-    Seqs of other chunks are ignored.
+    Raises: CorruptIndex.
     """
-    if not blob:  # what an earlier call left of it
+    # An earlier call may have left nothing of it.
+    if not blob:
         return blob
     import numpy as np
 
@@ -218,18 +222,11 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
     return _pack(left) if left.documents["flags"].any() else b""
 
 
-def seqs_of(blob: bytes) -> list[int]:
-    """Which messages the blob holds, ascending. Raises: CorruptIndex."""
-    old = _unpack(blob)
-    return [
-        old.chunk * CHUNK + slot
-        for slot, flags in enumerate(old.documents["flags"].tolist())
-        if flags & PRESENT
-    ]
-
-
 def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
-    """By term. Never the largest number, so that the next one always exists (`_occurrences` searches for both)."""
+    """Returns the hash of each term.
+
+    None is the largest number, so that the next one always exists: ranking searches for both ends of a hash's entries.
+    """
     keyed = blake2b(digest_size=4, key=secret)
     found: dict[str, int] = {}
     for term in terms:
@@ -241,7 +238,7 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
 
 
 def document_row(document: Document, counted: _Counted) -> tuple[int, int, int, int]:
-    """A row of `_COLUMNS`."""
+    """Returns the document's row of `_COLUMNS`; numbers that do not fit count as the largest that does."""
     back = 0 if document.previous is None else document.seq - document.previous
     flags = PRESENT | (USER if document.role == "user" else 0)
     return (
@@ -294,7 +291,7 @@ class OpenBlob(NamedTuple):
 
 
 def open_blob(blob: bytes) -> OpenBlob:
-    """Checks the outline alone, which is all that a query can afford. Raises: CorruptIndex."""
+    """Returns the blob once its outline is checked, which is all that a query can afford. Raises: CorruptIndex."""
     if len(blob) < _PREFIX:
         raise CorruptIndex(f"{len(blob)} bytes are too few for a search blob")
     magic, version, chunk, m = _HEADER.unpack_from(blob)
@@ -313,6 +310,7 @@ def _unpack(blob: bytes) -> _Blob:
     hashes = np.frombuffer(blob, "<u4", m, _PREFIX)
     places = np.frombuffer(blob, np.uint8, m, _PREFIX + 4 * m)
     frequencies = np.frombuffer(blob, np.uint8, m, _PREFIX + 5 * m)
+    # Who rewrites a blob checks all of it, or damage would be written on.
     if (hashes[1:] < hashes[:-1]).any():
         raise CorruptIndex("the entries are out of order")
     if not (documents["flags"][places & SLOT] & PRESENT).all():

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from storage.search.blob import (
     CHUNK,
@@ -33,51 +33,50 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Hit", "Near", "clear_caches", "preload", "rank"]
+__all__ = ["Near", "clear_caches", "preload", "rank"]
 
+# BM25's own: how soon a repeated word stops counting, and how much a long message is held against it.
 _K1 = 1.2
 _B = 0.75
-_NEIGHBOUR = 0.5  # weight of a hit in the neighbouring turn
-_QUERY_WORDS = 256  # distinct words of a query that are looked up
-_QUERY_TERMS = 64  # of them, the rarest ones that are scored; a question has about 7
+# The weight of a hit in the neighbouring turn.
+_NEIGHBOUR = 0.5
+# Distinct words of a query that are looked up, and of them the rarest that are scored. A question has about 7.
+_QUERY_WORDS = 256
+_QUERY_TERMS = 64
 
-# When nobody asked: over 240 questions of LongMemEval (550 turns each) every one's best hit held 0.3 of the query's
-# weight or more, and hits below a fifth of the best one's score held 0.2% of the evidence and half of the text.
+# Bounds for a search that nobody asked for. Over 240 questions of LongMemEval (550 turns each) the best hit of every
+# question held 0.3 of the query's weight or more; hits below a fifth of the best score held 0.2% of the evidence and
+# half of the text.
 _LEAST_BEST_SHARE = 0.25
 _LEAST_SHARE = 0.1
 _LEAST_RELATIVE = 0.2
 
-# A word that most of few messages have is what they are about, and not as common as it would be in many: its weight is
-# reckoned as if there were this many. Measured with histories of 24 messages: evidence in the note from 84.7 to 89.6%,
-# of 46: 88.9 to 91.2%; questions about something else that get a note: from 31 to 37% and from 54 to 60%.
+# A word that most of a few messages have is what they are about, and is not as common as it would be in many. So its
+# weight is reckoned as if there were this many messages. Measured with histories of 24 messages: evidence in the note
+# from 84.7 to 89.6%; of 46: from 88.9 to 91.2%; questions about something else that get a note: from 31 to 37% and
+# from 54 to 60%.
 _LEAST_SAMPLE = 200
 
-# Vectors, where there are any, in standard deviations. Measured on LongMemEval: from nothing to 2 as the least that
-# counts without a word of the query, evidence found differs by 0.3 points.
+# Standard deviations by which a vector has to stand out to count without a word of the query. Measured on LongMemEval:
+# between 0 and 2 the evidence found differs by 0.3 points.
 _NEAR_ENOUGH = 1.5
-# How far beyond the usual a message has to be that is told though hardly a word of the query was ever said: 3, and 1
-# more for ten times as many messages, among which chance finds nearer ones. Measured with 10 to 550 messages: 84 to 69%
-# of questions have one, and of small talk and errands, which nobody wants notes for, 1 to 5%.
+# How far beyond texts that have nothing to do with the query a message has to be that is shown though hardly a word of
+# the query was ever said: 3, and 1 more for ten times as many messages, among which chance finds nearer ones. Measured
+# with 10 to 550 messages: 84 to 69% of questions have one, and 1 to 5% of small talk and errands, which nobody wants
+# notes for.
 _BEYOND_ALONE = 3.0
 
-
-class Hit(NamedTuple):  # not a dataclass: fifty of those would take a third of a small query's time
-    """One message found.
-
-    score: to compare within one answer. share: what part of the query's weight it and its neighbours hold, 0 to 1.
-    """
-
-    seq: int
-    score: float
-    share: float
+# An index larger than this takes longer to rank than to lay out, so its layout is not cached.
+_CACHED_BYTES = 128 * 1024
 
 
 @frozen
 class Near:
-    """Messages by how near their vectors are to the query's (storage/search/vectors.py).
+    """The vectors of an agent's messages, compared with the query's (storage/search/vectors.py).
 
-    outstanding: standard deviations above the mean of all that have a vector. beyond: of texts that have nothing to do
-    with the query, above the higher of the two means; zeros where that is not known.
+    outstanding: standard deviations above the mean of all messages that have a vector. beyond: the same in standard
+    deviations of texts that have nothing to do with the query, above the higher of the two means; zeros where these
+    are not known.
     """
 
     seqs: NDArray[np.int64]
@@ -86,14 +85,14 @@ class Near:
 
 
 def clear_caches() -> None:
-    """What is remembered between queries: words of messages, among them such as were forgotten."""
+    """Drops what is remembered between queries: words of messages, some of which may have been forgotten."""
     terms_of_word.cache_clear()
     count_terms.cache_clear()
     _lay_out_again.cache_clear()
 
 
 def preload() -> None:
-    """Import numpy now (0.1 s) instead of in the first query; meant for a thread beside the start."""
+    """Imports numpy now (0.1 s) instead of in the first query. Meant for a thread while the server starts."""
     import numpy  # noqa: F401
 
 
@@ -107,18 +106,21 @@ def rank(
     limit: int = 50,
     only_strong: bool = False,
     near: Near | None = None,
-) -> list[Hit]:
-    """The messages that answer the query, best first.
+) -> list[int]:
+    """Returns the numbers of the messages that answer the query, best first.
 
     Two rankings, of all turns and of the user's alone, each relative to its best, are added: long turns of the
     assistant would win most places by their mere number of words, yet some things only the assistant said.
-    near: two more, by vectors; messages without one have the others. (Weights other than 1 gained nothing that held
-    on both halves of the questions. Without the one of the user's turns 3 points were lost at 1,000 tokens.)
-    blobs: all of the agent's; empty ones are skipped.
-    skip: messages that count for the statistics and are not wanted.
-    tail: messages not indexed yet; where a blob has one of them too, the tail's text counts.
-    only_strong: for what nobody asked for. Without hits that hold a good part of the query nothing is returned, and
-    small talk finds nothing. A search tool leaves it off. Raises: CorruptIndex.
+    near: two more rankings, by vectors; messages without a vector have the others alone. (Weights other than 1 gained
+    nothing that held on both halves of the questions. Without the ranking of the user's turns 3 points were lost at
+    1,000 tokens.)
+
+    blobs: all of the agent's; empty ones are skipped. tail: messages that are not indexed yet; where a blob has one of
+    them too, the tail's text counts. skip: messages that count for the statistics and are not wanted.
+    only_strong: for a search that nobody asked for. Small talk finds nothing, and without hits that hold a good part of
+    the query nothing is returned. A search tool leaves it off.
+
+    Raises: CorruptIndex.
     """
     terms = list(dict.fromkeys(words_of(query)))[:_QUERY_WORDS]
     opened = sorted(open_blob(blob) for blob in blobs if blob)
@@ -132,10 +134,10 @@ def rank(
 
 @frozen
 class _IndexLayout:
-    """Every document as a row: 64 rows a chunk, in the order of the chunks. What is known before there is a query.
+    """Every document as a row, 64 rows to a chunk, in the order of the chunks: all that is known before a query.
 
-    first_rows: of the opened blobs, by number. present, user, lengths, heads, back: by row. earlier, later: rows of
-    neighbours, -1: none.
+    first_rows: the first row of each opened blob. present, user, lengths, heads, back: by row. earlier, later: by row
+    the rows of its neighbours, -1 for none.
     """
 
     first_rows: NDArray[np.int64]
@@ -151,7 +153,10 @@ class _IndexLayout:
 
 @frozen
 class _Found:
-    """Every occurrence of a query term: row, term, frequency, in_head (one for each document and term)."""
+    """Every occurrence of a query term, one for each document and term, in columns.
+
+    terms: how many the query has. term: its number in the query.
+    """
 
     layout: _IndexLayout
     terms: int
@@ -161,16 +166,14 @@ class _Found:
     in_head: NDArray[np.bool_]
 
 
-_CACHED_BYTES = 128 * 1024  # a larger index takes longer to rank than to lay out
-
-
-@lru_cache(maxsize=256)  # a person's index changes once in a dozen messages, and each of them is a query
+# A person's index changes once in a dozen messages, and each of these is a query.
+@lru_cache(maxsize=256)
 def _lay_out_again(opened: tuple[OpenBlob, ...], more: tuple[int, ...]) -> _IndexLayout:
     return _lay_out(opened, more)
 
 
 def _lay_out(opened: Sequence[OpenBlob], more: Collection[int]) -> _IndexLayout:
-    """more: chunks that get rows as well."""
+    """Returns the rows of these blobs. more: chunks that get rows as well, for messages not indexed yet."""
     import numpy as np
 
     chunks = sorted({blob.chunk for blob in opened}.union(more))
@@ -200,7 +203,7 @@ def _lay_out(opened: Sequence[OpenBlob], more: Collection[int]) -> _IndexLayout:
 
 
 def _lay_over(layout: _IndexLayout, rows: NDArray[np.int64], tail: Sequence[Document]) -> _IndexLayout:
-    """With messages that no blob has yet in their rows."""
+    """Returns the layout with the messages of the tail in their rows."""
     import numpy as np
 
     lengths, back, flags, heads = np.array(
@@ -230,14 +233,15 @@ def _put(column: NDArray[Any], rows: NDArray[np.int64], values: NDArray[Any]) ->
 def _neighbours(
     seqs: NDArray[np.int64], present: NDArray[np.bool_], back: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of each row those of the message before it and of the one behind it; -1: none."""
+    """Returns for each row the row of the message before it and of the one behind it, -1 for none."""
     import numpy as np
 
     linked = ((back > 0) & present).nonzero()[0]
     target = seqs[linked] - back[linked]
     if seqs[-1] - seqs[0] < len(seqs):
         target_row = np.maximum(target - seqs[0], 0)
-    else:  # chunks are missing in between
+    else:
+        # Chunks are missing in between, so that a row is not found by counting.
         target_row = np.minimum(seqs.searchsorted(target), len(seqs) - 1)
     right = (seqs[target_row] == target) & present[target_row]
     linked, target_row = linked[right], target_row[right]
@@ -259,9 +263,11 @@ def _find(
     row, term, frequency, in_head = _occurrences(
         opened, layout.first_rows, hash_terms(terms, secret).values()
     )
-    stays = layout.present[row]  # always true but for a damaged blob
+    # All documents with an entry are present, but in a damaged blob.
+    stays = layout.present[row]
     if tail:
-        replaced = layout.seqs.searchsorted([document.seq for document in tail])  # rows are in this order
+        # Rows are in the order of their numbers. What a blob says of a message in the tail does not count any more.
+        replaced = layout.seqs.searchsorted([document.seq for document in tail])
         layout = _lay_over(layout, replaced, tail)
         is_replaced = np.zeros(len(layout.seqs), bool)
         is_replaced[replaced] = True
@@ -271,6 +277,7 @@ def _find(
     if tail:
         row, term, frequency, in_head = _with_tail(tail, replaced, terms, (row, term, frequency, in_head))
     if len(terms) > _QUERY_TERMS:
+        # A pasted page is ranked by its rarest words that occur at all; the others would cost and decide nothing.
         rarest = np.bincount(term, minlength=len(terms)).argsort(kind="stable")
         rarest = rarest[np.isin(rarest, term)][:_QUERY_TERMS]
         stays = np.isin(term, rarest)
@@ -284,7 +291,7 @@ _Occurrences = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.int64
 def _with_tail(
     tail: Sequence[Document], rows: NDArray[np.int64], terms: Sequence[str], found: _Occurrences
 ) -> _Occurrences:
-    """The occurrences with those in messages that no blob has yet. rows: the messages' own."""
+    """Returns the occurrences together with those in the tail. rows: of the tail's messages."""
     import numpy as np
 
     number_of = {term: number for number, term in enumerate(terms)}
@@ -310,19 +317,23 @@ def _with_tail(
 def _occurrences(
     opened: Sequence[OpenBlob], first_rows: NDArray[np.int64], hashes: Collection[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Rows, terms, frequencies and head marks of all entries with one of these hashes."""
+    """Returns rows, terms, frequencies and head marks of all entries with one of these hashes."""
     import numpy as np
 
     if not opened:
         none = np.empty(0, np.int64)
         return none, none, none, none > 0
+    # The entries of a blob are sorted by hash: those of one hash lie from its own place to that of the next number.
     k = len(hashes)
     keys = np.array([*hashes, *(value + 1 for value in hashes)], "<u4")
     bounds = np.empty((len(opened), 2 * k), np.int64)
     for number, blob in enumerate(opened):
         bounds[number] = blob.hashes.searchsorted(keys)
     low = bounds[:, :k].ravel()
-    counts = np.maximum(bounds[:, k:].ravel() - low, 0)  # negative only where a damaged blob is out of order
+    # A count is negative only where a damaged blob is out of order.
+    counts = np.maximum(bounds[:, k:].ravel() - low, 0)
+    # From here on a group is one hash in one blob; `within` numbers the entries of all groups by their place in their
+    # blob, and `at` by their place in the columns of all blobs put together.
     ends = counts.cumsum()
     group = np.arange(len(counts)).repeat(counts)
     blob_number, term = np.divmod(group, k)
@@ -336,7 +347,7 @@ def _occurrences(
 
 
 def _score(found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """BM25 of every row by the statistics of all of them, and its share of the query's weight."""
+    """Returns the BM25 score of every row by the statistics of all rows, and its share of the query's weight."""
     import numpy as np
 
     layout = found.layout
@@ -350,6 +361,7 @@ def _score(found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     score = np.bincount(row, weight * f * (_K1 + 1) / (f + length[row]), total).astype(np.float64, copy=False)
     share = np.bincount(row, weight, total).astype(np.float64, copy=False)
 
+    # A word in the head of a message counts for both of its neighbours, as if it stood in a text of the head's length.
     source, weight = row[found.in_head], weight[found.in_head] * _NEIGHBOUR
     head = _K1 * (1 - _B + _B * layout.heads / max(float(layout.heads.sum()) / documents, 1.0))
     gain = weight * (_K1 + 1) / (1 + head[source])
@@ -364,23 +376,27 @@ def _score(found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return score, np.minimum(share / max(float(unseen_as_rare.sum()), 1e-9), 1.0)
 
 
-def _fuse(found: _Found, skip: range, limit: int, only_strong: bool, near: Near | None) -> list[Hit]:
+def _fuse(found: _Found, skip: range, limit: int, only_strong: bool, near: Near | None) -> list[int]:
+    """Returns the best messages by words and vectors together."""
     import numpy as np
 
     score, share = _score(found)
     outstanding = beyond = None
     if near is not None:
+        # What is less alike than the mean must not count against a message that has the words.
         outstanding = np.maximum(_by_row(found.layout, near.seqs, near.outstanding), 0.0)
         beyond = _by_row(found.layout, near.seqs, near.beyond)
     if skip:
+        # Only now: the statistics of words and vectors are those of the whole memory.
         unwanted = (found.layout.seqs >= skip.start) & (found.layout.seqs < skip.stop)
         score[unwanted] = share[unwanted] = 0.0
         if outstanding is not None and beyond is not None:
             outstanding[unwanted] = beyond[unwanted] = 0.0
     best, nearest = float(score.max()), 0.0 if outstanding is None else float(outstanding.max())
-    is_alone = only_strong and (not best > 0 or share.max() < _LEAST_BEST_SHARE)  # words tell nothing
     far = None
-    if is_alone:
+    if only_strong and (not best > 0 or share.max() < _LEAST_BEST_SHARE):
+        # The words say nothing. Vectors alone have to show that something is about the query, and not only that it is
+        # the nearest there is, as something always is.
         if near is None or beyond is None:
             return []
         far = beyond >= _BEYOND_ALONE + math.log10(len(near.seqs))
@@ -397,12 +413,12 @@ def _fuse(found: _Found, skip: range, limit: int, only_strong: bool, near: Near 
         weak = ~far
     if only_strong:
         fused[weak | (fused < _LEAST_RELATIVE * fused.max())] = 0.0
-    rows = _best(fused, limit)
-    return list(map(Hit, found.layout.seqs[rows].tolist(), fused[rows].tolist(), share[rows].tolist()))
+    numbers: list[int] = found.layout.seqs[_best(fused, limit)].tolist()
+    return numbers
 
 
 def _relative(score: NDArray[np.float64], user: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """To the best of all turns, and for the user's to the best of those as well."""
+    """Returns the score relative to the best of all turns, plus, for the user's, relative to the best of these."""
     import numpy as np
 
     of_user = np.where(user, score, 0.0)
@@ -415,7 +431,7 @@ def _relative(score: NDArray[np.float64], user: NDArray[np.bool_]) -> NDArray[np
 def _by_row(
     layout: _IndexLayout, seqs: NDArray[np.int64], values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The values in their rows, 0 in the others. What the index does not know is left out."""
+    """Returns the values in their rows and 0 in the others. What the index does not know is left out."""
     import numpy as np
 
     found = np.zeros(len(layout.seqs))
@@ -426,7 +442,7 @@ def _by_row(
 
 
 def _best(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
-    """Rows with a score, best first; of equals the newer one."""
+    """Returns the rows with a score, best first; of equals the newer one first."""
     import numpy as np
 
     rows = np.flatnonzero(score > 0)

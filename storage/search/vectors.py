@@ -1,6 +1,6 @@
 """Vectors of messages: one blob for every 64 messages of an agent, compared with a query's one by one.
 
-Pure: bytes in, bytes out; both stores keep the blobs as they are. Unlike the search index a vector says something
+Pure: bytes in, bytes out; the store keeps the blobs as they are. Unlike the search index a vector says something
 without the agent's secret, so whoever keeps blobs has to keep them where deleted bytes are overwritten.
 
 A blob (little endian; `n` vectors of `d` numbers and of length 1, by slot):
@@ -49,16 +49,16 @@ class Chunk:
 
     @property
     def size(self) -> int:
-        """In bytes, about."""
+        """About how many bytes it takes."""
         return int(self.numbers.nbytes + self.seqs.nbytes)
 
     def part(self, start: int, end: int) -> Chunk:
-        """These rows of it, where they lie."""
+        """Returns some of its rows, where they lie."""
         return Chunk(self.seqs[start:end], self.numbers[start:end])
 
 
 def open_chunk(blob: bytes) -> Chunk:
-    """Raises: CorruptIndex."""
+    """Takes a blob apart. Raises: CorruptIndex."""
     import numpy as np
 
     chunk, dimension, slots, start = _open(blob)
@@ -67,7 +67,7 @@ def open_chunk(blob: bytes) -> Chunk:
 
 
 def join(chunks: Sequence[Chunk]) -> Chunk:
-    """All in one piece, which is compared twice as fast. chunks: of one dimension, one at least."""
+    """Returns all in one piece, which is compared twice as fast. chunks: of one dimension, one at least."""
     import numpy as np
 
     return Chunk(
@@ -76,9 +76,9 @@ def join(chunks: Sequence[Chunk]) -> Chunk:
 
 
 def merge(blob: bytes | None, vectors: Mapping[int, bytes]) -> bytes:
-    """The blob with these vectors, by seq and all of its chunk; one that is there already is replaced.
+    """Returns the blob with these vectors; one that is there already is replaced, a blob of another dimension dropped.
 
-    A blob of another dimension is dropped. Raises: CorruptIndex.
+    vectors: by seq, all of the blob's chunk. Raises: CorruptIndex.
     """
     chunk = chunk_of(next(iter(vectors)))
     found: dict[int, bytes] = {}
@@ -90,9 +90,9 @@ def merge(blob: bytes | None, vectors: Mapping[int, bytes]) -> bytes:
 
 
 def forget(blob: bytes, seqs: Collection[int]) -> bytes:
-    """The blob without these messages, empty when none is left. Raises: CorruptIndex.
+    """Returns the blob without these messages, empty when none is left. Seqs of other chunks are ignored.
 
-    Seqs of other chunks are ignored.
+    Raises: CorruptIndex.
     """
     chunk, dimension, _, _ = _open(blob)
     gone = {seq % CHUNK for seq in seqs if chunk_of(seq) == chunk}
@@ -101,7 +101,7 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
 
 
 def compare(chunk: Chunk, query: Vector) -> Near | None:
-    """How far each message stands out; None where there is nothing to compare with."""
+    """Returns how far each message stands out; None where there is nothing to compare with."""
     import numpy as np
 
     asked = np.frombuffer(query.data, "<f4")
@@ -116,12 +116,12 @@ def compare(chunk: Chunk, query: Vector) -> Near | None:
     beyond = similarity * 0.0
     if query.spread > 0:
         # A memory in another language than those texts, or of one matter, is as a whole more like its questions.
-        beyond = (similarity - max(query.usual, float(similarity.mean()))) / query.spread
+        beyond = (similarity - max(query.baseline, float(similarity.mean()))) / query.spread
     return Near(chunk.seqs, outstanding, beyond)
 
 
 def _open(blob: bytes) -> tuple[int, int, bytes, int]:
-    """Chunk, dimension, slots, and where the numbers begin. Raises: CorruptIndex."""
+    """Returns chunk, dimension, slots, and where the numbers begin. Raises: CorruptIndex."""
     if len(blob) < _HEADER.size:
         raise CorruptIndex(f"{len(blob)} bytes are too few for a blob of vectors")
     magic, version, chunk, dimension, n = _HEADER.unpack_from(blob)
@@ -135,14 +135,14 @@ def _open(blob: bytes) -> tuple[int, int, bytes, int]:
 
 
 def _vectors(blob: bytes) -> dict[int, bytes]:
-    """By slot."""
+    """Returns the bytes of each vector by slot. Raises: CorruptIndex."""
     _, dimension, slots, start = _open(blob)
     size = dimension * _NUMBER_BYTES
     return {slot: blob[start + i * size : start + (i + 1) * size] for i, slot in enumerate(slots)}
 
 
 def _pack(chunk: int, size: int, vectors: Mapping[int, bytes]) -> bytes:
-    """size: of a vector, in bytes."""
+    """Returns the blob of these vectors, by slot. size: of one vector, in bytes."""
     slots = sorted(vectors)
     n = len(slots)
     header = _HEADER.pack(_MAGIC, _VERSION, chunk, size // _NUMBER_BYTES, n)

@@ -17,7 +17,8 @@ import Stemmer  # type: ignore[import-not-found, unused-ignore]
 
 __all__ = ["COURTESY", "date_words", "terms_of_word", "words_of"]
 
-_WORD_CHARS = 40  # longer ones are hashes and the like, which come once and are not remembered
+# Longer words are hashes and the like, which come once: their terms are not cached.
+_WORD_CHARS = 40
 
 # `\w` leaves out the vowel signs and tone marks of many scripts, which would cut their words to pieces.
 _MARKS = (
@@ -66,7 +67,10 @@ _STEMMERS = (
 
 
 class _Stemmers(threading.local):
-    """Snowball stemmers are not for two threads at once; their own cache is off since `terms_of_word` has one."""
+    """One stemmer per language and thread, since Snowball's are not for two threads at once.
+
+    Their own cache is off, because `terms_of_word` has one.
+    """
 
     def __init__(self) -> None:
         self.known: dict[str, Any] = {}
@@ -83,7 +87,7 @@ _stemmers = _Stemmers()
 
 
 def words_of(text: str) -> list[str]:
-    """The terms of a text in order: folded, stemmed, without function words; numbers and identifiers are kept."""
+    """Returns the terms of a text in order. Numbers and identifiers are kept, function words are not."""
     if text.isascii():
         text = text.lower()
         found = _ASCII_WORD.findall(_THOUSANDS.sub("", text) if "," in text else text)
@@ -95,22 +99,27 @@ def words_of(text: str) -> list[str]:
     return [t for word in found for t in (terms_of_word if len(word) <= _WORD_CHARS else _split)(word)]
 
 
-@lru_cache(maxsize=1 << 14)  # common words: 16,000 take about 3 MB and cover nearly all of a text
+# 16,000 common words take about 3 MB and cover nearly all of a text.
+@lru_cache(maxsize=1 << 14)
 def terms_of_word(word: str) -> tuple[str, ...]:
+    """Returns the terms of one word, from the cache where it has been seen. It may have been forgotten since."""
     return tuple(_split(word))
 
 
 def _split(word: str) -> list[str]:
     if word.isascii():
         parts = _split_ascii(word)
+        # An identifier is found whole and by its parts.
         return [word, *parts] if "_" in word.strip("_") and len(word) <= 64 else parts
     terms: list[str] = []
     for index, run in enumerate(_UNSPACED.split(word)):
         if not run:
             continue
         if index % 2:
+            # The pattern captures, so every second part is unspaced text. Its pairs of characters stand for words.
             terms += [a + b for a, b in pairwise(run)] if len(run) > 1 else [run]
-            if len(run) > 1:  # a word of one character is common in Chinese and must be found inside a run
+            if len(run) > 1:
+                # A word of one character is common in Chinese and must be found inside a run.
                 terms += _IS_HAN.findall(run)
         else:
             terms += _split_spaced(run)
@@ -137,13 +146,16 @@ def _split_spaced(run: str) -> list[str]:
 
 
 def _fold(word: str) -> str:
-    """Without accents; marks of other ranges (Hangul, kana, vowel signs) belong to their letters and stay."""
+    """Drops accents. Marks of other ranges (Hangul, kana, vowel signs) belong to their letters and stay."""
     return unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFKD", word)))
 
 
 @lru_cache(maxsize=512)
 def date_words(day: int) -> tuple[str, ...]:
-    """Year, month, day and weekday as a person would ask for them; nothing for a time no calendar has."""
+    """Returns year, month, day and weekday as a person would ask for them; nothing for a time no calendar has.
+
+    day: since the epoch, UTC.
+    """
     try:
         date = datetime.fromtimestamp(day * 86_400, UTC)
     except (OverflowError, OSError, ValueError):

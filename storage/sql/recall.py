@@ -134,9 +134,9 @@ def _search(
     hits = rank.rank(
         blobs, query, agent.secret, tail=tail, skip=skip, limit=limit, only_strong=only_strong, near=near
     )
-    wanted = [hit.seq for hit in hits if hit.seq not in known]
+    wanted = [seq for seq in hits if seq not in known]
     known.update(_fetch(connection, agent.id, wanted, messages_of))
-    return [known[hit.seq] for hit in hits if hit.seq in known]
+    return [known[seq] for seq in hits if seq in known]
 
 
 def _fetch(

@@ -6,11 +6,11 @@ import pytest
 
 from storage.errors import NotFound
 from storage.records import Agent
-from storage.search import blob
 from storage.sql.agents import set_indexed
 from storage.sql.recall import _KEPT_BATCH
 from storage.sql.store import SqliteStore
 from storage.sql.terms import get_terms, load_terms, replace_terms
+from tests.stored import indexed_seqs
 
 
 async def test_passages_are_numbered_in_the_agents_order_and_paged(store: SqliteStore, agent: Agent) -> None:
@@ -50,4 +50,4 @@ async def test_more_passages_than_one_step_takes_are_all_indexed(store: SqliteSt
     assert await store.recall.index(agent.id, lambda *_: ())
     assert not await store.recall.index(agent.id, lambda *_: ())
     found = load_terms(store.reader.connection, agent.id)
-    assert max(blob.seqs_of(data)[-1] for _, data in found) == last.seq
+    assert max(indexed_seqs(data)[-1] for _, data in found) == last.seq

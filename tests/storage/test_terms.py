@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.search.blob import CHUNK, CorruptIndex, Document, encode, forget, merge, seqs_of
-from storage.search.rank import Hit, rank
+from storage.search.blob import CHUNK, CorruptIndex, Document, encode, forget, merge
+from storage.search.rank import rank
 from storage.search.words import words_of
+from tests.stored import indexed_seqs
 
 SECRET = b"s" * 32
 MAY = datetime(2026, 5, 17, 12, tzinfo=UTC).timestamp()  # a Sunday
@@ -28,7 +29,7 @@ def said(
 
 def found(query: str, *documents: Document, **options: object) -> list[int]:
     blobs = encode(documents, SECRET).values()
-    return [hit.seq for hit in rank(blobs, query, SECRET, **options)]  # type: ignore[arg-type]
+    return rank(blobs, query, SECRET, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_the_tail_ranks_like_the_index() -> None:
     ]
     whole = rank(encode(documents, SECRET).values(), "dog fox", SECRET)
     split = rank(encode(documents[:100], SECRET).values(), "dog fox", SECRET, tail=documents[100:])
-    assert [(h.seq, round(h.score, 9)) for h in split] == [(h.seq, round(h.score, 9)) for h in whole]
+    assert split == whole
 
 
 def test_the_tail_replaces_what_the_index_says_of_the_same_message() -> None:
@@ -186,8 +187,8 @@ def test_forgetting_leaves_what_never_having_said_it_leaves() -> None:
 
 def test_forgetting_the_last_message_leaves_nothing() -> None:
     blob = encode([said(1, "secret"), said(2, "also")], SECRET)[0]
-    assert seqs_of(blob) == [1, 2]
-    assert seqs_of(forget(blob, [1])) == [2]
+    assert indexed_seqs(blob) == [1, 2]
+    assert indexed_seqs(forget(blob, [1])) == [2]
     assert forget(blob, [1, 2]) == b""
     assert forget(b"", [1]) == b""
 
@@ -250,7 +251,6 @@ def test_a_damaged_blob_is_a_named_error_or_an_answer(at: int, noise: bytes, how
         lambda: rank([damaged], "dog fox 3", SECRET),
         lambda: forget(damaged, [3]),
         lambda: merge(damaged, encode([said(30, "new")], SECRET)[0]),
-        lambda: seqs_of(damaged),
     ):
         try:
             result = use()
@@ -278,9 +278,5 @@ def test_numpy_is_not_loaded_before_it_is_needed() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_hit_says_how_much_of_the_query_it_holds() -> None:
-    blobs = encode([said(1, "zebra"), said(2, "zebra horse"), said(3, "cow")], SECRET).values()
-    shares = {hit.seq: hit.share for hit in rank(blobs, "zebra horse", SECRET)}
-    assert shares[2] == pytest.approx(1.0)
-    assert 0 < shares[1] < shares[2]
-    assert isinstance(rank(blobs, "cow", SECRET)[0], Hit)
+def test_what_holds_more_of_the_query_comes_first() -> None:
+    assert found("zebra horse", said(1, "zebra"), said(2, "zebra horse"), said(3, "cow")) == [2, 1]

@@ -131,7 +131,7 @@ def ranked(query: str, near: Mapping[int, float] | None, **options: Any) -> list
         seqs = [*near, *(i for i in range(1, len(TEXTS) + 1) if i not in near)]
         values = [*near.values(), *([-0.1] * (len(seqs) - len(near)))]
         found = rank.Near(np.array(seqs, np.int64), np.array(values), np.array(values))
-    return [hit.seq for hit in rank.rank(blobs, query, SECRET, near=found, **options)]
+    return rank.rank(blobs, query, SECRET, near=found, **options)
 
 
 def test_without_vectors_nothing_changes() -> None:

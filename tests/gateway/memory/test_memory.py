@@ -15,11 +15,11 @@ from gateway.core.memory.visibility import messages_of
 from gateway.run.admin.show import show_operation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import count
-from storage.search.blob import seqs_of
 from storage.sql.terms import load_terms
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, agent, remember
+from tests.stored import indexed_seqs
 
 FACT = "My cat is called Miso and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
@@ -604,7 +604,7 @@ def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_li
         for each in world.store.recall.behind(-1, 100):
             await world.store.recall.index(each, messages_of)
             blobs = load_terms(world.store.reader.connection, each)
-            found += [seq for _, blob in blobs for seq in seqs_of(blob)]
+            found += [seq for _, blob in blobs for seq in indexed_seqs(blob)]
         return found
 
     chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"})
