@@ -1,4 +1,6 @@
-"""Everything that can go wrong on the gateway's side of a request, and the one table from error to HTTP.
+"""Everything that can go wrong on the gateway's side of a request, with its HTTP status.
+
+An error bears facts; the dialect of the route it is answered on gives it its form (`ErrorForm`).
 
 GatewayError
 ├── CallerError                 the request is at fault
@@ -23,7 +25,7 @@ GatewayError
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol
 
 __all__ = [
     "BadRequest",
@@ -31,6 +33,7 @@ __all__ = [
     "BodyTooLarge",
     "CallerError",
     "Conflict",
+    "ErrorForm",
     "GatewayError",
     "MemoryUnavailable",
     "MethodNotAllowed",
@@ -49,12 +52,17 @@ __all__ = [
 
 
 class GatewayError(Exception):
-    """message: what was wrong, what was seen, what to do. param: the request field it is about, if any."""
+    """The facts of an error.
+
+    message: what was wrong, what was seen, what to do. status: of the reply, while one can be sent. kind: who is at
+    fault, in OpenAI's words. code: the error by name, if it has one. param: the request field it is about, if any.
+    retry_after_s: seconds after which the same request may succeed.
+    """
 
     status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
+    kind: ClassVar[str] = "server_error"
     code: str | None = None
-    headers: tuple[tuple[str, str], ...] = ()  # what else the reply shall say, where it is a status
+    headers: tuple[tuple[str, str], ...] = ()  # that the reply is to bear as well
 
     def __init__(
         self,
@@ -71,14 +79,20 @@ class GatewayError(Exception):
         if code is not None:
             self.code = code
 
-    def body(self) -> dict[str, Any]:
-        """OpenAI's error object (platform.openai.com/docs/guides/error-codes; field set as its SDKs read it)."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+class ErrorForm(Protocol):
+    """How errors are told in one dialect."""
+
+    def body(self, error: GatewayError) -> bytes:
+        """Returns the JSON body of a reply with the error's status."""
+
+    def event(self, error: GatewayError) -> bytes:
+        """Returns the event that ends a stream whose status has been sent."""
 
 
 class CallerError(GatewayError):
     status = 400
-    type = "invalid_request_error"
+    kind = "invalid_request_error"
 
 
 class BadRequest(CallerError):
@@ -92,7 +106,7 @@ class NotAuthenticated(CallerError):
 
 class NotAllowed(CallerError):
     status = 403
-    type = "permission_error"
+    kind = "permission_error"
 
 
 class UnknownModel(CallerError):
@@ -132,7 +146,7 @@ class UnsupportedEncoding(CallerError):
 
 class UpstreamError(GatewayError):
     status = 502
-    type = "upstream_error"
+    kind = "upstream_error"
 
 
 class UpstreamUnreachable(UpstreamError):
@@ -150,7 +164,7 @@ class UpstreamTimeout(UpstreamError):
 
 class Overloaded(GatewayError):
     status = 503
-    type = "overloaded_error"
+    kind = "overloaded_error"
     code = "overloaded"
 
 

@@ -27,6 +27,7 @@ from gateway.core.request.identity import (
     forwardable,
     identify,
 )
+from gateway.core.turn.client import MakesView
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError
@@ -91,8 +92,9 @@ class Chat:
         credential: str | None,
         sink: Sink,
         receipt: Receipt,
+        view: MakesView,
     ) -> Served:
-        """Raises: GatewayError while nothing was sent; ClientGone."""
+        """view: makes the view of the client's dialect. Raises: GatewayError while nothing was sent; ClientGone."""
         identity = identify(headers, request.json, self._rules_of(project), project)
         spec = self.directory.find(identity, request.model)
         if request.model.startswith(AGENT_PREFIX):
@@ -114,7 +116,7 @@ class Chat:
                     tries, asked, sink, receipt, self._settings.server.keep_alive_comment_s
                 )
             else:
-                answered = await self._turn(call, spec, memory, tries, sink, receipt)
+                answered = await self._turn(call, spec, memory, tries, view, sink, receipt)
             return Served(answered, status)
         except UpstreamError as error:
             if tries.is_answered:  # what failed without an answer is counted already
@@ -134,6 +136,7 @@ class Chat:
         spec: AgentSpec,
         memory: TurnMemory | None,
         tries: Attempts,
+        view: MakesView,
         sink: Sink,
         receipt: Receipt,
     ) -> int:
@@ -160,6 +163,7 @@ class Chat:
             call.headers,
             call.credential_for(tries.target),
             memory,
+            view,
             sink,
             receipt,
             self.pending,

@@ -17,6 +17,7 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderError
 from adapters.types import Event, Header, ModelRequest
 from gateway.core.request.identity import Mode
+from gateway.core.turn.client import MakesView
 from gateway.core.turn.commands import (
     CallModel,
     CloseUpstream,
@@ -71,6 +72,7 @@ class TurnRun:
     headers: Sequence[Header]
     credential: str | None
     memory: TurnMemory | None
+    view: MakesView
     sink: Sink
     receipt: Receipt
     pending: Pending
@@ -88,7 +90,7 @@ class TurnRun:
 
     async def run(self, spec: TurnSpec) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
-        self._turn = Turn(spec)
+        self._turn = Turn(spec, self.view(spec))
         self._body = self.assembly.body()
         try:
             with self.sink.while_here():

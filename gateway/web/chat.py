@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.types import Receive, Scope, Send
 
 from gateway.dialects.chat.parse import parse
+from gateway.dialects.chat.render import ChatView
 from gateway.run.chat import Chat
 from gateway.run.receipt import Receipt
 from gateway.settings import ServerSettings
@@ -39,7 +40,7 @@ class ChatRoute:
             async with ClientReply(receive, send, self._send_timeout_s, connection) as reply:
                 try:
                     served = await self._chat.answer(
-                        request, scope["headers"], caller.project, caller.credential, reply, receipt
+                        request, scope["headers"], caller.project, caller.credential, reply, receipt, ChatView
                     )
                     trace.memory = served.memory
                 finally:

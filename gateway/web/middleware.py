@@ -11,24 +11,24 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import GatewayError, MethodNotAllowed, Overloaded, UnknownPath
+from gateway.dialects.chat.errors import ChatErrors
+from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
 from gateway.web.auth import Caller, Guard
-from gateway.web.sse import error_event
 
 __all__ = ["Edge", "Trace", "trace_of"]
 
 OPEN_PATHS = frozenset(("/health", "/health/ready"))
+OPENAI_ERRORS: Final = ChatErrors()
 CLIENT_GONE = 499  # nginx's word for it; in logs and metrics only
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _ids = random.Random()
@@ -37,10 +37,15 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(slots=True)
 class Trace:
-    """What is known about one request, for its log line and for the layers inside. begun: time.perf_counter()."""
+    """What is known about one request, for its log line and for the layers inside.
+
+    begun: time.perf_counter(). errors: the form of its errors; a route whose dialect shows only in the request may name
+    another one.
+    """
 
     request_id: str
     begun: float
+    errors: ErrorForm
     caller: Caller = field(default_factory=Caller)
     route: str = "other"
     model: str | None = None
@@ -80,9 +85,15 @@ class Edge:
         now: Callable[[], float],
         *,
         open_prefix: str | None = None,
+        error_forms: Mapping[str, ErrorForm] | None = None,
     ) -> None:
-        """open_prefix: paths that check their callers themselves."""
+        """open_prefix: paths that check their callers themselves.
+
+        error_forms: path prefix -> form of all errors below it, also of those that no route gets to see (a wrong key,
+        an unknown path). The first that fits counts; elsewhere errors have OpenAI's form.
+        """
         self._open_prefix = open_prefix
+        self._error_forms = tuple((error_forms or {}).items())
         self._app = app
         self._guard = guard
         self._metrics = metrics
@@ -97,7 +108,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        trace = Trace("", time.perf_counter())
+        trace = Trace("", time.perf_counter(), self._error_form(scope["path"]))
         _read_headers(scope, trace)
         scope.setdefault("state", {})["trace"] = trace
         # A HEAD has no body whose first bytes the head could leave with.
@@ -162,13 +173,21 @@ class Edge:
             headers += [
                 (name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in error.headers
             ]
-            body = orjson.dumps(error.body())
+            body = trace.errors.body(error)
             headers.append((b"content-length", str(len(body)).encode()))
             await answer({"type": "http.response.start", "status": error.status, "headers": headers})
             await answer({"type": "http.response.body", "body": body, "more_body": False})
         elif trace.is_event_stream and not trace.is_complete:
-            await answer({"type": "http.response.body", "body": error_event(error), "more_body": False})
+            await answer(
+                {"type": "http.response.body", "body": trace.errors.event(error), "more_body": False}
+            )
         # else: uvicorn closes a connection whose response was not completed, which is how HTTP says "cut".
+
+    def _error_form(self, path: str) -> ErrorForm:
+        for prefix, form in self._error_forms:
+            if path.startswith(prefix):
+                return form
+        return OPENAI_ERRORS
 
     def _write_line(self, scope: Scope, trace: Trace) -> None:
         self._access.line(

@@ -14,18 +14,11 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
-import orjson
 from starlette.types import Receive, Send
 
-from gateway.errors import GatewayError
 from gateway.run.sink import ClientGone
 
-__all__ = ["ClientConnection", "ClientReply", "error_event"]
-
-
-def error_event(error: GatewayError) -> bytes:
-    """An error after the first byte, in the form OpenAI's SDKs raise as APIError."""
-    return b"data: " + orjson.dumps(error.body()) + b"\n\n"
+__all__ = ["ClientConnection", "ClientReply"]
 
 
 class ClientConnection(Protocol):

@@ -1,4 +1,4 @@
-"""One turn as a machine: what happens between the upstream's events and the client's bytes. No IO, no clock.
+"""One turn as a machine: what follows for the model and the client from what the upstream says. No IO, no clock.
 
 The shell calls the model once by itself, then feeds what happens and performs the commands in their order.
 Every turn ends with exactly one `Save` and one `Finish`, whatever goes wrong.
@@ -9,11 +9,10 @@ Every turn ends with exactly one `Save` and one `Finish`, whatever goes wrong.
     SAVING    the end is held for the commit    Saved -> DONE
     DONE      late events are tolerated, nothing is commanded
 
-What the client gets is decided event by event. Text leaves at once, with the bytes in which it came. Only these
-are kept back: a tool call until its name tells whose it is; the first chunks while they say nothing and a
-hidden round is possible (an upstream's error is still a status then); and everything from the first chunk with
-a finish_reason on (the `tail`), since some upstreams put the last text there and only the end tells
-what the round was.
+The machine decides event by event what the client gets; a `ClientView` (gateway.core.turn.client) makes the bytes.
+Text goes to the view at once. Only these are kept back: a tool call until its name tells whose it is; and everything
+from the first chunk with a finish_reason on (the `tail`), since some upstreams put the last text there and only the
+end tells what the round was.
 
 A round whose calls are all ours is hidden: its calls and results become messages of the next request. A round
 with both is the last one: ours are run and kept, theirs are the client's to answer. What a reply looks
@@ -31,6 +30,7 @@ import orjson
 from adapters.types import Event, Header
 from gateway.core.conversation.canonical import gap
 from gateway.core.memory.tools import read_arguments
+from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.commands import (
     CallModel,
     CloseUpstream,
@@ -60,12 +60,9 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import (
     CallOwner,
     Draft,
-    HeldText,
     Json,
     ToolCall,
-    View,
     chunk_of,
-    frame,
     is_event_stream,
     join_messages,
 )
@@ -74,7 +71,6 @@ from gateway.errors import GatewayError, UpstreamBroke
 
 __all__ = ["Turn"]
 
-NOT_DURABLE = b": mnemogate not durable\n\n"
 LIMIT_REACHED = (
     "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
     "Answer now, without tools."
@@ -85,19 +81,12 @@ BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {argument
 CUT = frozenset({"length", "content_filter"})
 
 
-class _TurnState(Enum):
+class _State(Enum):
     WAITING = "waiting"
     READING = "reading"
     TOOLS = "tools"
     SAVING = "saving"
     DONE = "done"
-
-
-class _Then(Enum):
-    """What follows when calls of ours are done."""
-
-    CALL = "call"
-    END = "end"
 
 
 class _ReplyForm(Enum):
@@ -112,67 +101,68 @@ def _is_success(status: int) -> bool:
 
 
 class Turn:
-    """The machine. Feed it one reply's facts before the next one's."""
+    """The machine. Feed it all events of one reply before those of the next."""
 
-    def __init__(self, spec: TurnSpec) -> None:
+    def __init__(self, spec: TurnSpec, view: ClientView) -> None:
         self.spec = spec
-        self._state = _TurnState.WAITING
+        self._view = view
+        self._state = _State.WAITING
         self._keeps_tail = spec.hold_end or bool(spec.ours)
         self._form: _ReplyForm | None = None
         self._head_sent = False
-        strips_usage = spec.usage_added and not spec.wants_usage
-        self._view = View(waits=bool(spec.ours), strips_usage=strips_usage)
-        self._is_plain = not spec.ours and not strips_usage  # nothing is ever rewritten
-        self._ledger = Ledger(spec.count)
+        self._has_begun = False  # the view knows the first chunk
         # The reply that is read
         self._status = 200
         self._headers: tuple[Header, ...] = ()
         self._draft = Draft()
         self._choices_done = 0
-        self._tail: list[HeldText] = []
+        self._tail: list[ReplyEvent] = []
         self._in_tail = False
-        self._done = b""  # the `[DONE]` event
+        self._done = b""  # the upstream's `[DONE]` event
         self._refusal: list[bytes] = []  # an error reply that comes as events
         self._body = b""  # a reply that is one body
-        # The rounds before it, and the calls of ours in it
+        # The rounds before it
+        self._ledger = Ledger(spec.count)
         self._rounds = 0
-        self._hidden = 0
+        self._hidden_rounds = 0
         self._messages: list[Json] = []
         self._said: list[Json] = []
         self._text_before: Any = ""  # what they said, until this round says something
-        self._is_final = False
-        self._running: dict[str, str | None] = {}  # call id -> result
-        self._then = _Then.END
-        self._finish: str | None = None  # as the client is told
-        self._instead: str | None = None  # where that is not what the upstream said
+        self._tools_are_off = False  # the limit of rounds is reached: the model was told to answer
+        # The calls of ours in it
+        self._results: dict[str, str | None] = {}  # call id -> result; None: it is still running
+        self._is_last_round = True
+        # The end
+        self._finish_instead: str | None = None  # the client's finish_reason, where it is not the upstream's
+        self._outcome: TurnOutcome | None = None
 
-    def feed(self, fact: TurnEvent) -> list[Command]:
-        """What is to be done about a fact, in order. Facts that come too late command nothing."""
+    def feed(self, event: TurnEvent) -> list[Command]:
+        """Returns what is to be done about an event, in order. An event that comes too late commands nothing."""
         state = self._state
-        match fact:
-            case Received() if state is _TurnState.READING:
-                return self._received(fact.events)
-            case ReplyStarted() if state is _TurnState.WAITING:
-                return self._started(fact)
-            case ReceivedWhole() if state is _TurnState.READING:
-                return self._received_whole(fact.body)
-            case ReplyEnded() if state is _TurnState.READING:
+        match event:
+            case Received() if state is _State.READING:
+                return self._received(event.events)
+            case ReplyStarted() if state is _State.WAITING:
+                return self._started(event)
+            case ReceivedWhole() if state is _State.READING:
+                return self._received_whole(event.body)
+            case ReplyEnded() if state is _State.READING:
                 return self._reply_ended()
-            case ReplyFailed() if state in (_TurnState.WAITING, _TurnState.READING):
-                return self._reply_failed(fact.error)
-            case ToolFinished() if state is _TurnState.TOOLS:
-                return self._tool_finished(fact)
-            case Saved() if state is _TurnState.SAVING:
-                return self._release(fact.durable)
-            case ClientLeft() if state is not _TurnState.DONE:
-                return self._client_gone()
+            case ReplyFailed() if state in (_State.WAITING, _State.READING):
+                return self._reply_failed(event.error)
+            case ToolFinished() if state is _State.TOOLS:
+                return self._tool_finished(event)
+            case Saved() if state is _State.SAVING:
+                return self._release(event.durable)
+            case ClientLeft() if state is not _State.DONE:
+                return self._client_left()
         return []
 
     # A reply comes in
 
-    def _started(self, fact: ReplyStarted) -> list[Command]:
-        self._state = _TurnState.READING
-        self._status, self._headers = fact.status, fact.headers
+    def _started(self, reply: ReplyStarted) -> list[Command]:
+        self._state = _State.READING
+        self._status, self._headers = reply.status, reply.headers
         self._rounds += 1
         return []
 
@@ -185,22 +175,24 @@ class Turn:
         after: list[Command] = []
         for event in events:
             after = self._take(event)
-            if self._state is not _TurnState.READING:
+            if self._state is not _State.READING:
                 break
-        return [*self._send(), *after]
+        # One read of the upstream is one write to the client, however many events it brought.
+        return [*self._flush(), *after]
 
     def _begin_events(self) -> None:
-        if self._form is _ReplyForm.BODY:  # a round that came as one body had text: it has not been sent yet
+        if self._form is _ReplyForm.BODY:
+            # A round that came as one body was hidden. Its text waited for the end, which is a stream after all.
             text = join_messages(self._said)["content"]
             if text:
-                self._view.make({"role": "assistant", "content": text})
+                self._view.add_text(text)
         self._form = _ReplyForm.EVENTS
 
     def _take(self, event: Event) -> list[Command]:
-        """One event. What of it the client gets now is put into the view; commands are what follows after that."""
+        """Reads one event, and shows what of it the client gets now. Returns what follows after that."""
         data = event.data
         if data is None:
-            self._pass(event)
+            self._pass_on(event)
             return []
         if data.startswith(b"[DONE]"):
             self._done = event.raw
@@ -210,27 +202,27 @@ class Turn:
         except orjson.JSONDecodeError:
             chunk = None
         if not isinstance(chunk, dict):
-            self._pass(event)
+            self._pass_on(event)
             return []
         if "error" in chunk or "choices" not in chunk or event.name == "error":
-            error = error_in(chunk, event.name)
-            if error is not None:
-                own = chunk.get("error")
-                is_shaped = isinstance(own, dict) and own.get("message") == error["error"]["message"]
-                self._view.put(event.raw if is_shaped else frame(error))
-                return [*self._send(), CloseUpstream(), *self._stop(End.FAILED)]
-        self._take_chunk(event, chunk)
+            found = error_in(chunk, event.name)
+            if found is not None:
+                error, own = found["error"], chunk.get("error")
+                is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
+                self._view.upstream_error(error, event.raw if is_shaped else None)
+                return [*self._flush(), CloseUpstream(), *self._stop(End.FAILED)]
+        self._take_chunk(chunk, event.raw, event.name)
         return []
 
-    def _pass(self, event: Event) -> None:
-        """An event without a chunk goes where it stands in the stream."""
+    def _pass_on(self, event: Event) -> None:
+        """Hands on an event that is no chunk, at its place in the stream."""
         if self._in_tail:
-            self._tail.append(HeldText(event.raw))
+            self._tail.append(ReplyEvent(event.raw))
         else:
-            self._view.put(event.raw, says=False)
+            self._view.show(ReplyEvent(event.raw))
 
-    def _take_chunk(self, event: Event, chunk: Json) -> None:
-        """Add a chunk to the draft; put it into the view as it came, or rewritten, or keep it with the tail."""
+    def _take_chunk(self, chunk: Json, raw: bytes | None, name: str | None = None) -> None:
+        """Adds a chunk to the draft, then shows it or keeps it with the tail. raw: None: no event of the upstream's."""
         draft, ours = self._draft, self.spec.ours
         calls: list[Json] | None = None
         choices = chunk.get("choices")
@@ -240,6 +232,7 @@ class Turn:
             reason = choice.get("finish_reason")
             if reason:
                 self._choices_done += 1
+            # Of several choices the first one is the turn's; tools of ours are offered only where it is the only one.
             if choice.get("index"):
                 continue
             if reason and draft.finish_reason is None:
@@ -248,34 +241,36 @@ class Turn:
             if not isinstance(delta, dict):
                 continue
             if self._text_before and (text := delta.get("content")):
+                # The words of two rounds must not run together in the one message that the client gets.
                 if self._form is _ReplyForm.EVENTS and (between := gap(self._text_before, text)):
-                    self._view.make({"content": between})
+                    self._view.add_text(between)
                 self._text_before = ""
             draft.add(delta)
             pieces = delta.get("tool_calls")
             if pieces or (reason and ours):
                 calls = draft.take_calls(pieces if isinstance(pieces, list) else [], ours, bool(reason))
         usage = chunk.get("usage")
+        total: Json | None = None
         if isinstance(usage, dict):
             draft.usage = usage
-        if self._view.identity is None:
-            self._view.identify(chunk)
+            if self._ledger.rounds:
+                total = self._ledger.merged(usage)
+        if not self._has_begun:
+            self._has_begun = True
+            self._view.begin(chunk)
         if self._keeps_tail and self._choices_done >= self.spec.choices:
             self._in_tail = True
-        if self._is_plain and not self._in_tail:
-            self._view.out.append(event.raw)
+        event = ReplyEvent(raw, name, chunk, calls, total)
+        # Some upstreams never give a finish_reason; with most of them usage is what ends a round.
+        if self._in_tail or (ours and usage is not None and event.is_usage):
+            self._tail.append(event)
             return
-        held = HeldText(event.raw, event.name, chunk, calls)
-        # Usage mostly ends a round, even without a finish_reason.
-        if self._in_tail or (ours and held.is_usage):
-            self._tail.append(held)
-            return
-        while self._tail:
+        while self._tail:  # usage in the middle of a reply ended nothing
             self._view.show(self._tail.pop(0))
-        self._view.show(held)
+        self._view.show(event)
 
     def _received_whole(self, body: bytes) -> list[Command]:
-        """A body is the stream of one delta; only how it is sent in the end differs."""
+        """Reads a body as a stream of one delta; only how it is sent in the end differs."""
         if not _is_success(self._status):
             return self._refused(body)
         try:
@@ -286,18 +281,18 @@ class Turn:
             return self._refused(body)
         chunk = chunk_of(parsed)
         if self._form is _ReplyForm.EVENTS:
+            # An earlier round was streamed, so this one has to become events, its usage as a chunk of its own.
             usage = chunk.pop("usage", None)
-            self._take_chunk(Event(frame(chunk), None), chunk)
+            self._take_chunk(chunk, None)
             self._draft.usage = usage if isinstance(usage, dict) else None
             if self._draft.usage is not None and self.spec.wants_usage:
-                last = {**chunk, "choices": [], "usage": usage}
-                self._take_chunk(Event(frame(last), None), last)
+                self._take_chunk({**chunk, "choices": [], "usage": usage}, None)
             self._done = b"data: [DONE]\n\n"
             return self._round_over()
         self._form = _ReplyForm.BODY
         self._body = body
         self._in_tail = True
-        self._take_chunk(Event(b"", None), chunk)
+        self._take_chunk(chunk, None)
         return self._round_over()
 
     def _reply_ended(self) -> list[Command]:
@@ -314,70 +309,67 @@ class Turn:
     # A reply goes wrong
 
     def _refused(self, body: bytes) -> list[Command]:
-        """Not a reply but an error, or nothing known: the client gets it as it is while a status can be sent."""
+        """Answers with the upstream's error (or what cannot be read): as a status, while one can be sent."""
         if self._head_sent:
-            self._view.put(frame(error_body(self._status, body)))
-            return [*self._send(), *self._stop(End.FAILED)]
-        return [SendHead(self._status, self._headers), SendBody(body), *self._stop(End.FAILED)]
+            self._view.upstream_error(error_body(self._status, body)["error"], None)
+            return [*self._flush(), *self._stop(End.FAILED)]
+        data = self._view.refused(self._status, body)
+        return [SendHead(self._status, self._headers), SendBody(data), *self._stop(End.FAILED)]
 
     def _reply_failed(self, error: GatewayError) -> list[Command]:
         if self._form is _ReplyForm.EVENTS and self._choices_done >= self.spec.choices:
             return self._round_over()  # all was said; what broke is its wrapping
         if self._head_sent:
-            self._view.put(frame(error.body()))
-            return [*self._send(), CloseUpstream(), *self._stop(End.FAILED)]
+            self._view.fail(error)
+            return [*self._flush(), CloseUpstream(), *self._stop(End.FAILED)]
         return [Refuse(error), CloseUpstream(), *self._stop(End.FAILED)]
 
-    def _client_gone(self) -> list[Command]:
-        if self._state is _TurnState.SAVING:  # its outcome is on its way already
-            self._state = _TurnState.DONE
+    def _client_left(self) -> list[Command]:
+        if self._state is _State.SAVING:  # its outcome is on its way already
+            self._state = _State.DONE
             return [CloseUpstream(), Finish()]
         return [CloseUpstream(), *self._stop(End.CANCELLED)]
 
     def _stop(self, end: End) -> list[Command]:
-        """End the turn before its reply was complete."""
-        if self._state is not _TurnState.WAITING:
+        """Ends the turn before its reply was complete."""
+        if self._state is not _State.WAITING:
             self._ledger = self._ledger.plus(self._draft)
-        self._state = _TurnState.DONE
-        shown = [call for call in self._draft.calls if call.owner is not CallOwner.OURS]
-        said = join_messages([*self._said, self._draft.message(shown)])
-        return [Save(self._outcome(end, tuple(self._messages), said)), Finish()]
+        self._state = _State.DONE
+        said = join_messages([*self._said, self._draft.message(self._theirs())])
+        return [Save(self._make_outcome(end, tuple(self._messages), said)), Finish()]
 
     # A reply is complete
 
     def _round_over(self) -> list[Command]:
         draft, spec = self._draft, self.spec
         calls = draft.take_calls([], spec.ours, is_over=True)
-        if (
-            calls and self._form is _ReplyForm.EVENTS
-        ):  # kept back to the end of a stream without a finish_reason
-            self._view.make({"tool_calls": calls})
+        if calls and self._form is _ReplyForm.EVENTS:
+            # Nothing but the end said whose they are, and no finish_reason came to announce it.
+            self._view.add_calls(calls)
         ours = [call for call in draft.calls if call.owner is CallOwner.OURS]
-        theirs = [call for call in draft.calls if call.owner is not CallOwner.OURS]
+        theirs = self._theirs()
         if not ours or draft.finish_reason in CUT:
             return self._end(theirs)
-        if self._is_final:
-            self._instead = None if theirs else "stop"
+        if self._tools_are_off:
+            # The model calls tools although it was told not to. The client must not wait for their results.
+            self._finish_instead = None if theirs else "stop"
             return self._end(theirs)
-        left = self._left(self._ledger.plus(draft))
-        if theirs or (left is not None and left <= 0):
-            self._then = _Then.END
-            self._instead = "tool_calls" if theirs else "length"
+        left = self._budget_left(self._ledger.plus(draft))
+        self._is_last_round = bool(theirs) or (left is not None and left <= 0)
+        if self._is_last_round:
+            self._finish_instead = "tool_calls" if theirs else "length"
         else:
-            self._then = _Then.CALL
-            if self._form is _ReplyForm.EVENTS:
-                self._view.show_tail(self._tail, None, is_hidden=True)
-        return [*self._send(), *self._run(ours)]
+            # What a whole reply said waits for the end: nothing has been sent, so there is nothing to be hidden.
+            self._view.hide_round(self._tail if self._form is _ReplyForm.EVENTS else ())
+        return [*self._flush(), *self._run(ours)]
 
     def _run(self, ours: list[ToolCall]) -> list[Command]:
-        """Run calls of ours; those that cannot be run have their result at once."""
-        self._state = _TurnState.TOOLS
-        self._running = {}
+        """Has calls of ours run; those that cannot be run have their result at once."""
+        self._state = _State.TOOLS
+        self._results = {}
         commands: list[Command] = []
-        # Some servers begin to count anew with each reply ("call_0"); a name stands for one call of the turn.
-        taken = {call.id for call in self._draft.calls if call.owner is not CallOwner.OURS} | _ids(
-            self._messages
-        )
+        # Some servers begin to count anew with each reply ("call_0"), but an id stands for one call of the turn.
+        taken = {call.id for call in self._theirs()} | _ids(self._messages)
         for n, call in enumerate(ours):
             if not call.id or call.id in taken:
                 call.fields["id"] = f"call_mnemogate_{self._rounds}_{n}"
@@ -390,97 +382,95 @@ class Turn:
             else:
                 call.arguments = call.arguments if call.text.strip() else ["{}"]
                 result = None
-            if self._hidden >= self.spec.max_rounds:
+            if self._hidden_rounds >= self.spec.max_rounds:
                 result = LIMIT_REACHED.format(rounds=self.spec.max_rounds)
-            self._running[call.id] = result
+            self._results[call.id] = result
             if result is None:
-                tool = self.spec.ours[call.name]
-                commands.append(RunTool(call.id, tool, arguments or {}))
-        return commands or self._tools_finished()
+                commands.append(RunTool(call.id, self.spec.ours[call.name], arguments or {}))
+        if self._form is _ReplyForm.EVENTS:
+            self._view.call_tools(ours)
+            for call_id, result in self._results.items():
+                if result is not None:
+                    self._view.tool_result(call_id, result)
+        return [*self._flush(), *(commands or self._tools_finished())]
 
-    def _tool_finished(self, fact: ToolFinished) -> list[Command]:
-        if fact.call_id not in self._running or self._running[fact.call_id] is not None:
+    def _tool_finished(self, tool: ToolFinished) -> list[Command]:
+        if tool.call_id not in self._results or self._results[tool.call_id] is not None:
             return []
-        self._running[fact.call_id] = fact.content
-        return [] if None in self._running.values() else self._tools_finished()
+        self._results[tool.call_id] = tool.content
+        if self._form is _ReplyForm.EVENTS:
+            self._view.tool_result(tool.call_id, tool.content)
+        is_over = None not in self._results.values()
+        return [*self._flush(), *(self._tools_finished() if is_over else ())]
 
     def _tools_finished(self) -> list[Command]:
+        """Ends the turn, or begins the next round: everything that belongs to one reply starts again."""
         draft = self._draft
-        if self._then is _Then.END:
-            return self._end([call for call in draft.calls if call.owner is not CallOwner.OURS])
+        if self._is_last_round:
+            return self._end(self._theirs())
         self._messages += [draft.message(draft.calls), *self._tool_messages()]
         self._said.append(draft.message())
         self._text_before = join_messages(self._said)["content"]
         self._ledger = self._ledger.plus(draft)
-        self._draft = Draft()  # the next round's, which may fail before it has begun
+        self._draft = Draft()  # at once, since the next round may fail before it has begun
         self._choices_done = 0
         self._tail = []
         self._in_tail = False
         self._done = b""
-        self._is_final = self._hidden >= self.spec.max_rounds
-        self._hidden += 1
-        self._running = {}
-        self._view.merge_usage = self._ledger.merged
-        self._state = _TurnState.WAITING
-        return [CallModel(tuple(self._messages), self._left(self._ledger), self._is_final)]
+        self._tools_are_off = self._hidden_rounds >= self.spec.max_rounds
+        self._hidden_rounds += 1
+        self._results = {}
+        self._state = _State.WAITING
+        return [CallModel(tuple(self._messages), self._budget_left(self._ledger), self._tools_are_off)]
+
+    def _theirs(self) -> list[ToolCall]:
+        """Returns the calls of the round that the client has to answer."""
+        return [call for call in self._draft.calls if call.owner is not CallOwner.OURS]
 
     def _tool_messages(self) -> list[Json]:
         return [
             {"role": "tool", "tool_call_id": call_id, "content": content}
-            for call_id, content in self._running.items()
+            for call_id, content in self._results.items()
         ]
 
-    def _left(self, ledger: Ledger) -> int | None:
+    def _budget_left(self, ledger: Ledger) -> int | None:
         return None if self.spec.budget_tokens is None else self.spec.budget_tokens - ledger.completion
 
     # The turn ends
 
     def _end(self, theirs: list[ToolCall]) -> list[Command]:
-        """The reply is complete: have it saved, then let its end go (or the other way round)."""
+        """Ends a reply that is complete: it is saved first, then its end leaves (or the other way round)."""
         draft = self._draft
         said = draft.message(theirs)
-        last = [draft.message(draft.calls), *self._tool_messages()] if self._running else [said]
-        self._ledger = self._ledger.plus(draft)  # (the view goes on telling by the rounds before)
-        self._finish = self._instead or draft.finish_reason
+        last = [draft.message(draft.calls), *self._tool_messages()] if self._results else [said]
+        self._ledger = self._ledger.plus(draft)
         self._said.append(said)
         said = said if len(self._said) == 1 else join_messages(self._said)
-        save = Save(self._outcome(End.FINISHED, (*self._messages, *last), said))
-        self._state = _TurnState.SAVING
+        finish = self._finish_instead or draft.finish_reason
+        self._outcome = self._make_outcome(End.FINISHED, (*self._messages, *last), said, finish)
+        save = Save(self._outcome)
+        self._state = _State.SAVING
         if self.spec.hold_end:
-            return [*self._send(), save]
-        *sends, finish = self._release(durable=True)
-        return [*sends, save, finish]
+            return [*self._flush(), save]
+        *sends, finished = self._release(durable=True)
+        return [*sends, save, finished]
 
     def _release(self, durable: bool) -> list[Command]:
-        self._state = _TurnState.DONE
+        """Lets the end go."""
+        self._state = _State.DONE
         if self._form is _ReplyForm.BODY:
-            return [SendHead(self._status, self._headers), SendBody(self._whole()), Finish()]
+            assert self._outcome is not None
+            is_unchanged = self._rounds == 1 and len(self._theirs()) == len(self._draft.calls)
+            data = self._view.whole(self._body, self._outcome, is_unchanged=is_unchanged)
+            return [SendHead(self._status, self._headers), SendBody(data), Finish()]
         if not durable:
-            self._view.put(NOT_DURABLE)
-        self._view.show_tail(self._tail, self._instead)
-        if self._done:
-            self._view.put(self._done)
-        self._view.waits = False
-        return [*self._send(), Finish()]
+            self._view.not_durable()
+        self._view.end(self._tail, self._finish_instead, self._done)
+        return [*self._flush(), Finish()]
 
-    def _whole(self) -> bytes:
-        """The body that the client gets: the last round's, saying what all of them said."""
-        ours = any(call.owner is CallOwner.OURS for call in self._draft.calls)
-        if self._rounds == 1 and not ours:
-            return self._body
-        body = orjson.loads(self._body)
-        for choice in body["choices"]:
-            if isinstance(choice, dict) and not choice.get("index"):
-                choice["message"] = join_messages(self._said)
-                choice["finish_reason"] = self._finish
-        if self._rounds > 1:
-            body |= self._view.identity or {}
-            if isinstance(body.get("usage"), dict):
-                body["usage"] = self._ledger.usage
-        return orjson.dumps(body)
-
-    def _send(self) -> list[Command]:
-        data = self._view.flush()
+    def _flush(self) -> list[Command]:
+        """Sends what the view has ready; the head leaves with the first of it."""
+        data = self._view.take()
         if not data:
             return []
         if self._head_sent:
@@ -488,7 +478,9 @@ class Turn:
         self._head_sent = True
         return [SendHead(self._status, self._headers), SendBody(data)]
 
-    def _outcome(self, end: End, full: tuple[Json, ...], said: Json) -> TurnOutcome:
+    def _make_outcome(
+        self, end: End, full: tuple[Json, ...], said: Json, finish: str | None = None
+    ) -> TurnOutcome:
         clashes = _ids(self._messages) & _ids([said])
         if clashes:  # the client has its call under that name already, so ours of an earlier round gives way
             names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
@@ -498,7 +490,7 @@ class Turn:
             state=end,
             full=full,
             said=said,
-            finish_reason=self._finish if end is End.FINISHED else None,
+            finish_reason=finish,
             usage=self._ledger.usage,
             rounds=self._rounds,
             hidden=any(message["role"] == "tool" for message in full),

@@ -8,8 +8,7 @@ unchanged never pass through here.
 from __future__ import annotations
 
 import marshal
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -21,13 +20,10 @@ from gateway.core.conversation.canonical import gap
 __all__ = [
     "CallOwner",
     "Draft",
-    "HeldText",
     "Json",
     "ToolCall",
-    "View",
     "chunk_of",
     "decide_owner",
-    "frame",
     "is_event_stream",
     "join_messages",
     "says_nothing",
@@ -334,12 +330,6 @@ def chunk_of(body: Json) -> Json:
     return {**body, "object": "chat.completion.chunk", "choices": choices}
 
 
-def frame(chunk: Json, name: str | None = None) -> bytes:
-    """A chunk as one server-sent event."""
-    head = f"event: {name}\n".encode() if name else b""
-    return b"%bdata: %b\n\n" % (head, orjson.dumps(chunk))
-
-
 def is_event_stream(status: int, headers: Iterable[tuple[str, str]]) -> bool:
     """Whether a reply is to be read as server-sent events (else: as one body)."""
     return 200 <= status < 300 and announces_events(headers)
@@ -348,155 +338,3 @@ def is_event_stream(status: int, headers: Iterable[tuple[str, str]]) -> bool:
 def says_nothing(delta: Mapping[str, Any]) -> bool:
     """Whether a delta says nothing to its reader (a role alone says nothing)."""
     return not any(value for key, value in delta.items() if key != "role")
-
-
-@dataclass(slots=True)
-class HeldText:
-    """An event on its way to the client.
-
-    chunk: parsed; None: it is none, and goes as it came. calls: the pieces of tool calls it shows; None: as it came.
-    """
-
-    raw: bytes
-    name: str | None = None
-    chunk: Json | None = None
-    calls: list[Json] | None = None
-
-    @property
-    def choices(self) -> list[Any]:
-        choices = self.chunk.get("choices") if self.chunk else None
-        return choices if isinstance(choices, list) else []
-
-    @property
-    def has_finish(self) -> bool:
-        return any(isinstance(choice, dict) and choice.get("finish_reason") for choice in self.choices)
-
-    @property
-    def is_usage(self) -> bool:
-        return self.chunk is not None and _is_usage(self.chunk)
-
-
-# In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
-_NO_USAGE = b',"usage":null'
-
-
-class View:
-    """The client's side of a streamed reply: one id, one role, no trace of hidden rounds.
-
-    waits: until something is said, chunks gather instead of leaving. strips_usage: the usage chunk is not for
-    the client. identity: the fields of the first round's first chunk that all later chunks take on.
-    """
-
-    __slots__ = ("_has_role", "_strips_usage", "identity", "merge_usage", "out", "waits")
-
-    def __init__(self, waits: bool, strips_usage: bool) -> None:
-        self.waits = waits
-        self._strips_usage = strips_usage
-        self._has_role = False
-        self.identity: Json | None = None
-        self.merge_usage: Callable[[Json], Json] | None = None  # set from the second round on
-        self.out: list[bytes] = []
-
-    @property
-    def _is_open(self) -> bool:
-        """Whether chunks go as they came: the stream has begun, in its first round."""
-        return self._has_role and not self.waits and self.merge_usage is None and not self._strips_usage
-
-    def identify(self, chunk: Json) -> None:
-        if self.identity is None:
-            self.identity = {key: chunk[key] for key in ("id", "created", "model") if key in chunk}
-
-    def put(self, raw: bytes, says: bool = True) -> None:
-        if self._strips_usage:
-            raw = raw.replace(_NO_USAGE, b"")  # what asking for usage puts into every other chunk
-        self.out.append(raw)
-        if says:
-            self.waits = False
-
-    def flush(self) -> bytes:
-        if self.waits or not self.out:
-            return b""
-        data = self.out[0] if len(self.out) == 1 else b"".join(self.out)
-        self.out.clear()
-        return data
-
-    def make(self, delta: Json, finish: str | None = None) -> None:
-        """Put a chunk of our own making."""
-        choice: Json = {"index": 0, "delta": delta, "finish_reason": finish}
-        self.put(frame({**(self.identity or {}), "object": "chat.completion.chunk", "choices": [choice]}))
-        self._has_role = self._has_role or "role" in delta
-
-    def show(self, held: HeldText, finish: str | None = None, is_hidden: bool = False) -> None:
-        """Put an event as the client is to have it.
-
-        finish: stands in for the upstream's finish_reason. is_hidden: it ends a hidden round.
-        """
-        chunk = held.chunk
-        if chunk is None:
-            self.put(held.raw, says=False)
-            return
-        if self._is_open and held.calls is None and finish is None and not is_hidden:
-            self.out.append(held.raw)
-            return
-        if (self._strips_usage or is_hidden) and _is_usage(chunk):
-            return
-        changed: Json = {}
-        if self.merge_usage is not None:
-            changed = {key: value for key, value in (self.identity or {}).items() if chunk.get(key) != value}
-        usage = chunk.get("usage")
-        if isinstance(usage, dict):
-            if is_hidden:
-                changed["usage"] = None
-            elif self.merge_usage is not None:
-                changed["usage"] = self.merge_usage(usage)
-        says = is_emptied = has_role = False
-        shown = []
-        for choice in held.choices:
-            if not isinstance(choice, dict):
-                shown.append(choice)
-                continue
-            new = self._choice(choice, held.calls, finish, is_hidden)
-            delta = new.get("delta")
-            is_delta = isinstance(delta, dict)
-            says = says or bool(new.get("finish_reason")) or (is_delta and not says_nothing(new["delta"]))
-            has_role = has_role or (is_delta and bool(new["delta"].get("role")))
-            is_emptied = is_emptied or new is not choice
-            shown.append(new)
-        if is_emptied:
-            if not says and not has_role:
-                return
-            changed["choices"] = shown
-        self._has_role = self._has_role or has_role
-        self.put(frame({**chunk, **changed}, held.name) if changed else held.raw, says)
-
-    def show_tail(self, tail: list[HeldText], finish: str | None, is_hidden: bool = False) -> None:
-        """Put a round's end. finish: as the client is to have it; made where the upstream sent none."""
-        if finish and not is_hidden and not any(held.has_finish for held in tail):
-            self.make({}, finish)
-        for held in tail:
-            self.show(held, finish, is_hidden)
-
-    def _choice(self, choice: Json, calls: list[Json] | None, finish: str | None, is_hidden: bool) -> Json:
-        """A choice as the client is to have it: the same object where nothing had to change."""
-        changed: Json = {}
-        delta = choice.get("delta")
-        if isinstance(delta, dict):
-            new = delta
-            if calls is not None and (calls or "tool_calls" in delta):
-                new = {key: value for key, value in new.items() if key != "tool_calls"}
-                if calls:
-                    new["tool_calls"] = calls
-            if self._has_role and self.merge_usage is not None and "role" in new:
-                new = {key: value for key, value in new.items() if key != "role"}
-            if new is not delta:
-                changed["delta"] = new
-        reason = choice.get("finish_reason")
-        if reason and is_hidden:
-            changed["finish_reason"] = None
-        elif reason and finish and reason != finish:
-            changed["finish_reason"] = finish
-        return {**choice, **changed} if changed else choice
-
-
-def _is_usage(chunk: Json) -> bool:
-    return not chunk.get("choices") and isinstance(chunk.get("usage"), dict)

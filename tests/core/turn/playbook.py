@@ -1,6 +1,6 @@
 """Transcripts of a turn: `>>` feeds a fact, `<<` names the next command that must have come of it.
 
-    assert Playbook(Turn(spec)) >> ReplyStarted(200) >> Received([...]) << SendHead(...) << SendBody(...)
+    assert Playbook(chat_turn(spec)) >> ReplyStarted(200) >> Received([...]) << SendHead(...) << SendBody(...)
 
 A step that goes wrong fails at once, with the transcript so far. The closing `assert` (truth of the playbook) fails
 if a command is left that nobody named. In place of a command a type or a predicate will do.
@@ -26,6 +26,8 @@ from gateway.core.turn.events import (
     TurnEvent,
 )
 from gateway.core.turn.machine import Turn
+from gateway.core.turn.spec import TurnSpec
+from gateway.dialects.chat.render import ChatView
 
 Json = dict[str, Any]
 Expected = Command | type[Command] | Callable[[Command], bool]
@@ -82,6 +84,11 @@ class Playbook:
 
     def _told(self, expected: str, seen: str) -> str:
         return "\n".join(["the transcript so far:", *self._log, f"expected: {expected}", f"came:     {seen}"])
+
+
+def chat_turn(spec: TurnSpec) -> Turn:
+    """A turn whose client speaks chat completions."""
+    return Turn(spec, ChatView(spec))
 
 
 # What an upstream sends

@@ -34,7 +34,6 @@ from gateway.core.turn.events import (
     Saved,
     ToolFinished,
 )
-from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.errors import UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
 from tests.core.turn.playbook import (
@@ -45,6 +44,7 @@ from tests.core.turn.playbook import (
     Played,
     call_piece,
     calls,
+    chat_turn,
     chunk,
     comment,
     completion,
@@ -100,7 +100,7 @@ class TestPlain:
         odd = chunk({"content": "Hi", "x_delta": 1}, x_chunk={"a": [1]}, usage=None)
         end, tokens = chunk({}, "stop"), usage(3, 1)
         assert (
-            Playbook(Turn(TurnSpec(wants_usage=True)))
+            Playbook(chat_turn(TurnSpec(wants_usage=True)))
             >> ReplyStarted(200, SSE)
             >> Received([ROLE])
             << SendHead(200, SSE)
@@ -117,7 +117,7 @@ class TestPlain:
     def test_the_end_waits_for_the_commit_and_text_does_not(self) -> None:
         text, last, tokens = chunk({"content": "Hel"}), chunk({"content": "lo"}, "stop"), usage(3, 2)
         playbook = (
-            Playbook(Turn(TurnSpec(hold_end=True)))
+            Playbook(chat_turn(TurnSpec(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([ROLE, text, last])
             << SendHead(200, SSE)
@@ -140,7 +140,7 @@ class TestPlain:
     def test_an_end_that_is_not_on_disk_says_so(self) -> None:
         end = chunk({"content": "x"}, "stop")
         assert (
-            Playbook(Turn(TurnSpec(hold_end=True)))
+            Playbook(chat_turn(TurnSpec(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([end, DONE])
             << Save
@@ -153,7 +153,7 @@ class TestPlain:
     def test_a_usage_chunk_that_only_we_asked_for_is_kept_from_the_client(self) -> None:
         end = chunk({"content": "x"}, "stop")
         for hold_end in (True, False):
-            turn = Turn(TurnSpec(usage_added=True, hold_end=hold_end))
+            turn = chat_turn(TurnSpec(usage_added=True, hold_end=hold_end))
             played = play(turn, [completion("x", tokens=(7, 1))], stream=True)
             assert played.client.usages == []
             assert played.outcome.usage is not None
@@ -165,7 +165,7 @@ class TestPlain:
         said = (
             b'{"choices":[{"index":0,"delta":{"content":"the \\",\\"usage\\":null\\" of it"}}],"usage":null}'
         )
-        turn = Turn(TurnSpec(usage_added=True))
+        turn = chat_turn(TurnSpec(usage_added=True))
         turn.feed(ReplyStarted(200, SSE))
         sent = turn.feed(Received([Event(b"data: " + said + b"\n\n", said)]))
         assert SendBody(b"data: " + said.removesuffix(b',"usage":null}') + b"}\n\n") in sent
@@ -173,7 +173,7 @@ class TestPlain:
     def test_a_stream_without_done_gets_none(self) -> None:
         end = chunk({"content": "x"}, "stop")
         assert (
-            Playbook(Turn(TurnSpec(hold_end=True)))
+            Playbook(chat_turn(TurnSpec(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([end])
             >> ReplyEnded()
@@ -192,7 +192,7 @@ class TestPlain:
         first, second = choice(0, "A", "stop"), choice(1, "B")
         late, last = choice(1, "C"), choice(1, "", "stop")
         playbook = (
-            Playbook(Turn(TurnSpec(hold_end=True, choices=2)))
+            Playbook(chat_turn(TurnSpec(hold_end=True, choices=2)))
             >> ReplyStarted(200, SSE)
             >> Received([first, second])
             << SendHead(200, SSE)
@@ -211,7 +211,7 @@ class TestPlain:
     def test_a_whole_reply_is_held_and_arrives_as_it_left(self) -> None:
         raw = b' {"id":"x", "choices":[{"index":0,"message":{"role":"assistant","content":"Hi","x":1}}], "x":2}\n'
         playbook = (
-            Playbook(Turn(TurnSpec(hold_end=True)))
+            Playbook(chat_turn(TurnSpec(hold_end=True)))
             >> ReplyStarted(200, JSON)
             >> ReceivedWhole(raw)
             << Save
@@ -232,7 +232,7 @@ class TestPlain:
             chunk({"content": "Yes"}, "stop"),
             DONE,
         ]
-        turn = Turn(TurnSpec(hold_end=True))
+        turn = chat_turn(TurnSpec(hold_end=True))
         turn.feed(ReplyStarted(200, SSE))
         (save,) = [command for command in turn.feed(Received(events)) if isinstance(command, Save)]
         assert save.outcome.full == (
@@ -256,7 +256,7 @@ class TestPlain:
             DONE,
         ]
         for spec in (with_tools(), TurnSpec(hold_end=True)):
-            playbook = Playbook(Turn(spec)) >> ReplyStarted(200, SSE) >> Received(events)
+            playbook = Playbook(chat_turn(spec)) >> ReplyStarted(200, SSE) >> Received(events)
             assert playbook << SendHead(200, SSE) << body(*events[:4]) << Save
             assert playbook >> Saved() << body(*events[4:]) << Finish()
             assert playbook.outcome.said is not None
@@ -269,7 +269,7 @@ class TestHiddenRounds:
         """One id, one role, no head before the first word, and `[DONE]` once."""
         second = {"id": "chatcmpl-2"}
         playbook = (
-            Playbook(Turn(with_tools()))
+            Playbook(chat_turn(with_tools()))
             >> ReplyStarted(200, SSE)
             >> Received([ROLE])
             >> Received([calls(call_piece(0, id="call_a", name="memory_insert"))])
@@ -326,7 +326,7 @@ class TestHiddenRounds:
     def test_text_before_a_hidden_call_is_not_held(self) -> None:
         text = chunk({"content": "Let me note that. "})
         playbook = (
-            Playbook(Turn(with_tools()))
+            Playbook(chat_turn(with_tools()))
             >> ReplyStarted(200, SSE)
             >> Received([ROLE, text])
             << SendHead(200, SSE)
@@ -345,7 +345,7 @@ class TestHiddenRounds:
             completion("And. ", (ours_call("call_b"), ours_call("call_c", "{}", "search")), id="b"),
             completion("Done.", id="c", tokens=(30, 7)),
         ]
-        played = play(Turn(with_tools()), rounds, stream=stream)
+        played = play(chat_turn(with_tools()), rounds, stream=stream)
         assert client_message(played, stream) == {"text": "One moment. And. Done.", "calls": []}
         assert client_finish(played, stream) == "stop"
         assert [run.call_id for run in played.ran] == ["call_a", "call_b", "call_c"]
@@ -368,7 +368,7 @@ class TestHiddenRounds:
     def test_a_renamed_tool_runs_under_its_canonical_name(self, stream: bool) -> None:
         spec = TurnSpec(ours={"mnemogate_memory_insert": "memory_insert"}, hold_end=True)
         mine, theirs = ("a", "mnemogate_memory_insert", ARGS), ("b", "memory_insert", "{}")
-        played = play(Turn(spec), [completion(None, (mine, theirs))], stream=stream)
+        played = play(chat_turn(spec), [completion(None, (mine, theirs))], stream=stream)
         assert [(run.call_id, run.tool) for run in played.ran] == [("a", "memory_insert")]
         assert client_message(played, stream)["calls"] == [theirs]
 
@@ -376,7 +376,7 @@ class TestHiddenRounds:
     @pytest.mark.parametrize("bad", ['{"label": "hum', "[1]", '"text"', "nonsense"])
     def test_bad_arguments_are_told_to_the_model_and_the_turn_goes_on(self, stream: bool, bad: str) -> None:
         rounds = [completion(None, (ours_call(arguments=bad),)), completion("Sorry.")]
-        played = play(Turn(with_tools()), rounds, stream=stream)
+        played = play(chat_turn(with_tools()), rounds, stream=stream)
         assert played.ran == []
         assistant, tool = played.called[0].messages
         assert "not a JSON object" in tool["content"]
@@ -386,7 +386,7 @@ class TestHiddenRounds:
     @BOTH
     def test_no_arguments_are_an_empty_object(self, stream: bool) -> None:
         rounds = [completion(None, (ours_call(arguments=""),)), completion("ok")]
-        played = play(Turn(with_tools()), rounds, stream=stream)
+        played = play(chat_turn(with_tools()), rounds, stream=stream)
         assert played.ran[0].arguments == {}
         assert played.called[0].messages[0]["tool_calls"][0]["function"]["arguments"] == "{}"
 
@@ -396,7 +396,7 @@ class TestHiddenRounds:
             completion(None, (ours_call(""), ours_call("x"), ours_call("x"))),
             completion("ok"),
         ]
-        played = play(Turn(with_tools()), rounds, stream=stream)
+        played = play(chat_turn(with_tools()), rounds, stream=stream)
         ids = [run.call_id for run in played.ran]
         assert len(set(ids)) == 3
         assert all(ids)
@@ -405,7 +405,7 @@ class TestHiddenRounds:
         assert [tool["tool_call_id"] for tool in tools] == ids
 
     def test_results_that_come_out_of_order_or_twice_are_put_in_order(self) -> None:
-        turn = Turn(with_tools())
+        turn = chat_turn(with_tools())
         turn.feed(ReplyStarted(200, JSON))
         turn.feed(ReceivedWhole(orjson.dumps(completion(None, (ours_call("a"), ours_call("b"))))))
         playbook = (
@@ -419,7 +419,7 @@ class TestHiddenRounds:
     @BOTH
     def test_at_the_limit_the_model_is_told_and_the_client_gets_an_answer(self, stream: bool) -> None:
         rounds = [completion(None, (ours_call(f"c{n}"),)) for n in range(3)]
-        played = play(Turn(with_tools(max_rounds=2)), [*rounds, completion("Here.")], stream=stream)
+        played = play(chat_turn(with_tools(max_rounds=2)), [*rounds, completion("Here.")], stream=stream)
         assert [run.call_id for run in played.ran] == ["c0", "c1"]
         assert [call.tools_final for call in played.called] == [False, False, True]
         assert "limit" in played.called[-1].messages[-1]["content"]
@@ -429,7 +429,7 @@ class TestHiddenRounds:
     @BOTH
     def test_a_model_that_does_not_stop_at_the_limit_is_stopped(self, stream: bool) -> None:
         rounds = [completion("Hm. ", (ours_call(),)), completion("Well. ", (ours_call(),))]
-        played = play(Turn(with_tools(max_rounds=0)), rounds, stream=stream)
+        played = play(chat_turn(with_tools(max_rounds=0)), rounds, stream=stream)
         assert played.ran == []
         assert client_message(played, stream) == {"text": "Hm. Well. ", "calls": []}
         assert client_finish(played, stream) == "stop"
@@ -438,7 +438,7 @@ class TestHiddenRounds:
     def test_usage_of_hidden_rounds_is_told_only_to_who_asked(self) -> None:
         rounds = [completion(None, (ours_call(),)), completion("ok")]
         spec = with_tools(wants_usage=False, usage_added=True)
-        played = play(Turn(spec), rounds, stream=True)
+        played = play(chat_turn(spec), rounds, stream=True)
         assert played.client.usages == []
         assert played.outcome.usage is not None  # it is counted all the same
         assert played.outcome.usage["mnemogate_billed"]["rounds"] == 2
@@ -447,7 +447,7 @@ class TestHiddenRounds:
         first, last = completion(None, (ours_call(),)), completion("ok")
         first["usage"]["completion_tokens_details"] = {"reasoning_tokens": 4}
         last["usage"] |= {"completion_tokens_details": {"reasoning_tokens": 3}, "x_cost": 5}
-        played = play(Turn(with_tools()), [first, last], stream=False)
+        played = play(chat_turn(with_tools()), [first, last], stream=False)
         assert played.body["usage"]["completion_tokens_details"] == {"reasoning_tokens": 7}
         assert played.body["usage"]["x_cost"] == 5
 
@@ -462,7 +462,7 @@ class TestMixed:
             "between": (ours_call(), THEIRS, ours_call("call_b"), ("call_z", "unheard_of", "{}")),
         }[order]
         wrong = completion("Both. ", made, "stop")  # some upstreams say `stop` with calls
-        played = play(Turn(with_tools()), [wrong], stream=stream)
+        played = play(chat_turn(with_tools()), [wrong], stream=stream)
         theirs = [call for call in made if call[1] not in OURS]
         assert client_message(played, stream) == {"text": "Both. ", "calls": theirs}
         assert client_finish(played, stream) == "tool_calls"
@@ -480,7 +480,7 @@ class TestMixed:
     def test_a_clients_call_does_not_wait_for_ours_to_run(self) -> None:
         after = {"id": "call_t", "name": "get_weather"}
         playbook = (
-            Playbook(Turn(with_tools()))
+            Playbook(chat_turn(with_tools()))
             >> ReplyStarted(200, SSE)
             >> Received([calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))])
             >> Received([calls(call_piece(1, "", **after))])
@@ -503,7 +503,7 @@ class TestNames:
     def test_a_call_is_kept_back_until_its_name_is_known(self) -> None:
         unnamed = {"index": 0, "id": "call_t", "type": "function", "function": {"arguments": ""}}
         playbook = (
-            Playbook(Turn(with_tools()))
+            Playbook(chat_turn(with_tools()))
             >> ReplyStarted(200, SSE)
             >> Received([calls(unnamed)])
             >> Received([calls(call_piece(0, name="mem"))])
@@ -527,7 +527,7 @@ class TestNames:
             chunk({}, "tool_calls"),
             DONE,
         ]
-        turn = Turn(TurnSpec(ours=OURS))
+        turn = chat_turn(TurnSpec(ours=OURS))
         playbook = Playbook(turn) >> ReplyStarted(200, SSE) >> Received(events)
         assert read_stream(playbook.sent).message()["calls"] == [("a", "memory_insert_all", "{}")]
 
@@ -538,7 +538,7 @@ class TestNames:
             chunk({}, "tool_calls"),
             DONE,
         ]
-        turn = Turn(with_tools())
+        turn = chat_turn(with_tools())
         assert (
             Playbook(turn)
             >> ReplyStarted(200, SSE)
@@ -559,7 +559,7 @@ class TestNames:
             chunk({}, "tool_calls"),
             DONE,
         ]
-        playbook = Playbook(Turn(with_tools())) >> ReplyStarted(200, SSE) >> Received(events)
+        playbook = Playbook(chat_turn(with_tools())) >> ReplyStarted(200, SSE) >> Received(events)
         assert (
             playbook << RunTool << (lambda command: isinstance(command, RunTool) and command.call_id == "b")
         )
@@ -573,18 +573,18 @@ class TestBudget:
             completion(None, (ours_call("b"),), tokens=(10, 20)),
             completion("ok"),
         ]
-        played = play(Turn(with_tools(budget_tokens=100)), rounds, stream=stream)
+        played = play(chat_turn(with_tools(budget_tokens=100)), rounds, stream=stream)
         assert [call.budget_tokens for call in played.called] == [70, 50]
 
     def test_tokens_that_nobody_told_are_counted(self) -> None:
         rounds = [completion("abc", (ours_call(),), tokens=None), completion("ok", tokens=None)]
-        played = play(Turn(with_tools(budget_tokens=100, count=len)), rounds, stream=True)
+        played = play(chat_turn(with_tools(budget_tokens=100, count=len)), rounds, stream=True)
         assert played.called[0].budget_tokens == 100 - len("abc" + "memory_insert" + ARGS)
 
     @BOTH
     def test_a_hidden_call_that_was_cut_off_is_dropped(self, stream: bool) -> None:
         cut = completion("Well, ", (ours_call(arguments=ARGS[:12]),), "length", tokens=(10, 50))
-        played = play(Turn(with_tools(budget_tokens=50)), [cut], stream=stream)
+        played = play(chat_turn(with_tools(budget_tokens=50)), [cut], stream=stream)
         assert played.ran == []
         assert client_message(played, stream) == {"text": "Well, ", "calls": []}
         assert client_finish(played, stream) == "length"
@@ -593,7 +593,7 @@ class TestBudget:
     @BOTH
     def test_with_nothing_left_the_reply_ends_after_its_last_call(self, stream: bool) -> None:
         spent = completion(None, (ours_call(),), tokens=(10, 50))
-        played = play(Turn(with_tools(budget_tokens=50)), [spent], stream=stream)
+        played = play(chat_turn(with_tools(budget_tokens=50)), [spent], stream=stream)
         assert [run.call_id for run in played.ran] == ["call_a"]
         assert client_message(played, stream) == {"text": "", "calls": []}
         assert client_finish(played, stream) == "length"
@@ -606,7 +606,7 @@ TOO_MANY = b'{"error": {"message": "slow down", "type": "rate_limit", "param": n
 
 def after_hidden_round(*before: Event, **fields: Any) -> Playbook:
     """A turn whose first round was ours, and whose second one has been asked for."""
-    turn = Turn(with_tools(**fields))
+    turn = chat_turn(with_tools(**fields))
     turn.feed(ReplyStarted(200, SSE))
     call = calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))
     sent = turn.feed(Received([*before, call, chunk({}, "tool_calls"), DONE]))
@@ -621,7 +621,7 @@ class TestErrors:
     @pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
     def test_an_error_of_the_upstreams_goes_through_as_it_is(self, status: int) -> None:
         playbook = (
-            Playbook(Turn(with_tools()))
+            Playbook(chat_turn(with_tools()))
             >> ReplyStarted(status, LIMITED)
             >> ReceivedWhole(TOO_MANY)
             << SendHead(status, LIMITED)
@@ -647,7 +647,7 @@ class TestErrors:
         assert [error["message"] for error in client.errors] == ["slow down"]
 
     def test_whole_replies_have_sent_nothing_whatever_was_said(self) -> None:
-        turn = Turn(TurnSpec(ours=OURS))
+        turn = chat_turn(TurnSpec(ours=OURS))
         turn.feed(ReplyStarted(200, JSON))
         turn.feed(ReceivedWhole(orjson.dumps(completion("One moment. ", (ours_call(),)))))
         turn.feed(ToolFinished("call_a", "ok"))
@@ -656,13 +656,13 @@ class TestErrors:
 
     def test_an_upstream_that_cannot_be_reached_is_refused(self) -> None:
         error = UpstreamUnreachable("no route")
-        playbook = Playbook(Turn(with_tools())) >> ReplyFailed(error)
+        playbook = Playbook(chat_turn(with_tools())) >> ReplyFailed(error)
         assert playbook << Refuse(error) << CloseUpstream() << Save << Finish()
 
     def test_a_stream_that_breaks_ends_with_an_error_event(self) -> None:
         text = chunk({"content": "Hel"})
         playbook = (
-            Playbook(Turn(TurnSpec(hold_end=True)))
+            Playbook(chat_turn(TurnSpec(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([text])
             << SendHead(200, SSE)
@@ -679,14 +679,14 @@ class TestErrors:
         assert playbook.outcome.text == "Hel"
 
     def test_a_stream_that_ends_in_the_middle_is_an_error_with_a_name(self) -> None:
-        playbook = Playbook(Turn(TurnSpec())) >> ReplyStarted(200, SSE)
+        playbook = Playbook(chat_turn(TurnSpec())) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([chunk({"content": "Hel"})]) << SendHead << SendBody >> ReplyEnded()
         assert playbook << SendBody << CloseUpstream() << Save << Finish()
         assert read_stream(playbook.sent).errors[0]["code"] == UpstreamBroke.code
 
     def test_a_break_after_the_finish_reason_loses_nothing(self) -> None:
         end = chunk({"content": "x"}, "stop")
-        playbook = Playbook(Turn(TurnSpec(hold_end=True))) >> ReplyStarted(200, SSE)
+        playbook = Playbook(chat_turn(TurnSpec(hold_end=True))) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([end]) >> ReplyFailed(UpstreamBroke("reset")) << Save
         assert playbook >> Saved() << SendHead << body(end) << Finish()
         assert playbook.outcome.state is End.FINISHED
@@ -702,7 +702,7 @@ class TestErrors:
         ],
     )
     def test_an_error_event_ends_the_stream_in_openais_shape(self, sent: Event, message: str) -> None:
-        playbook = Playbook(Turn(with_tools())) >> ReplyStarted(200, SSE) >> Received([ROLE, sent, DONE])
+        playbook = Playbook(chat_turn(with_tools())) >> ReplyStarted(200, SSE) >> Received([ROLE, sent, DONE])
         assert playbook << SendHead << SendBody << CloseUpstream() << Save << Finish()
         client = read_stream(playbook.sent)
         assert [error["message"] for error in client.errors] == [message]
@@ -710,14 +710,14 @@ class TestErrors:
 
     def test_an_error_in_the_shape_of_the_real_api_arrives_as_it_left(self) -> None:
         sent = event({"error": {"message": "overloaded", "x": 1}})
-        playbook = Playbook(Turn(TurnSpec())) >> ReplyStarted(200, SSE) >> Received([sent])
+        playbook = Playbook(chat_turn(TurnSpec())) >> ReplyStarted(200, SSE) >> Received([sent])
         assert playbook << SendHead << body(sent) << CloseUpstream() << Save << Finish()
 
     @pytest.mark.parametrize(
         "raw", [b"", b"<html>", b"[]", b'{"error":{"message":"x"}}', b'{"choices":null}']
     )
     def test_a_body_that_is_no_completion_goes_through(self, raw: bytes) -> None:
-        playbook = Playbook(Turn(with_tools())) >> ReplyStarted(200, JSON) >> ReceivedWhole(raw)
+        playbook = Playbook(chat_turn(with_tools())) >> ReplyStarted(200, JSON) >> ReceivedWhole(raw)
         assert playbook << SendHead(200, JSON) << SendBody(raw) << Save << Finish()
         assert playbook.outcome.state is End.FAILED
 
@@ -734,7 +734,7 @@ class TestErrors:
             7,
         ]
         for spec in (TurnSpec(), with_tools(usage_added=True)):
-            turn = Turn(spec)
+            turn = chat_turn(spec)
             turn.feed(ReplyStarted(200, SSE))
             turn.feed(Received([event(data) for data in odd] + [event(b"{broken"), Event(b"data\n\n", b"")]))
             commands = turn.feed(Received([chunk({"content": "x"}, "stop"), DONE]))
@@ -746,13 +746,13 @@ class TestForms:
 
     def test_a_body_in_answer_to_a_stream_request(self) -> None:
         rounds = [completion("Hm. ", (ours_call(),)), completion("ok")]
-        played = play(Turn(with_tools()), rounds, stream=False)
+        played = play(chat_turn(with_tools()), rounds, stream=False)
         assert played.body["choices"][0]["message"]["content"] == "Hm. ok"
         assert played.heads == [SendHead(200, JSON)]
 
     def test_a_stream_in_answer_to_a_whole_request(self) -> None:
         spec = TurnSpec(ours=OURS, wants_usage=True)
-        played = play(Turn(spec), [completion(None, (ours_call(),)), completion("ok")], stream=True)
+        played = play(chat_turn(spec), [completion(None, (ours_call(),)), completion("ok")], stream=True)
         assert played.client.text == "ok"
         assert played.heads == [SendHead(200, SSE)]
 
@@ -767,7 +767,7 @@ class TestForms:
         assert (client.roles, client.done, len(client.usages)) == (["assistant"], 1, int(wants_usage))
 
     def test_a_stream_after_a_hidden_round_in_one_body_says_what_that_had_said(self) -> None:
-        turn = Turn(with_tools())
+        turn = chat_turn(with_tools())
         turn.feed(ReplyStarted(200, JSON))
         turn.feed(ReceivedWhole(orjson.dumps(completion("Hm. ", (ours_call(),)))))
         turn.feed(ToolFinished("call_a", "ok"))
@@ -794,7 +794,7 @@ class TestClientGone:
         ]
         texts = ["", "", *["Hm. "] * 6, "Hm. Do", "Hm. Done."]
         for k, text in enumerate(texts):
-            playbook = Playbook(Turn(with_tools()))
+            playbook = Playbook(chat_turn(with_tools()))
             for fact in facts[:k]:
                 playbook.seen += playbook.turn.feed(fact)
             assert playbook >> ClientLeft() << CloseUpstream() << Save << Finish()
@@ -805,7 +805,7 @@ class TestClientGone:
                 assert playbook.turn.feed(late) == []
 
     def test_while_the_end_is_being_saved_the_turn_stays_finished(self) -> None:
-        playbook = Playbook(Turn(TurnSpec(hold_end=True))) >> ReplyStarted(200, SSE)
+        playbook = Playbook(chat_turn(TurnSpec(hold_end=True))) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([chunk({"content": "x"}, "stop"), DONE]) << Save
         assert playbook >> ClientLeft() << CloseUpstream() << Finish() >> Saved()
         assert playbook.outcome.state is End.FINISHED
@@ -861,11 +861,11 @@ def test_however_a_reply_is_cut_client_and_memory_get_the_same(
     rounds: list[dict[str, Any]], points: set[int], sizes: list[int], hold_end: bool
 ) -> None:
     spec = with_tools(hold_end=hold_end)
-    whole = play(Turn(spec), rounds, stream=False)
-    smooth = play(Turn(spec), rounds, stream=True)
-    cut = play(Turn(spec), rounds, stream=True, cut=cut_at(points), batches=batches_of(sizes))
+    whole = play(chat_turn(spec), rounds, stream=False)
+    smooth = play(chat_turn(spec), rounds, stream=True)
+    cut = play(chat_turn(spec), rounds, stream=True, cut=cut_at(points), batches=batches_of(sizes))
     one_by_one = play(
-        Turn(spec), rounds, stream=True, cut=cut_at(points), batches=lambda events: [[e] for e in events]
+        chat_turn(spec), rounds, stream=True, cut=cut_at(points), batches=lambda events: [[e] for e in events]
     )
     assert cut.sent == one_by_one.sent
     assert client_message(cut, True) == client_message(smooth, True) == client_message(whole, False)
@@ -905,7 +905,7 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: b
         Saved(),
         ClientLeft(),
     ]
-    turn = Turn(with_tools(hold_end=hold_end, max_rounds=1))
+    turn = chat_turn(with_tools(hold_end=hold_end, max_rounds=1))
     seen: list[Command] = []
     for n in order:
         seen += turn.feed(facts[n])
@@ -977,7 +977,7 @@ def test_no_json_of_an_upstream_breaks_the_machine(
     replies: list[list[Any]], stream: bool, has_tools: bool
 ) -> None:
     spec = with_tools(usage_added=True, wants_usage=stream) if has_tools else TurnSpec(hold_end=True)
-    turn = Turn(spec)
+    turn = chat_turn(spec)
     seen: list[Command] = []
     for reply in replies:
         seen += turn.feed(ReplyStarted(200, SSE if stream else JSON))

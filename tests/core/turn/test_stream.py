@@ -12,9 +12,7 @@ from gateway.core.turn.ledger import add_usage
 from gateway.core.turn.stream import (
     CallOwner,
     Draft,
-    HeldText,
     ToolCall,
-    View,
     chunk_of,
     decide_owner,
     is_event_stream,
@@ -264,42 +262,6 @@ def test_an_error_without_words_names_its_status(body: bytes) -> None:
 )
 def test_what_is_read_as_events(status: int, headers: tuple[tuple[str, str], ...], expected: bool) -> None:
     assert is_event_stream(status, headers) is expected
-
-
-class TestView:
-    def held(self, delta: dict[str, Any], finish: str | None = None, **fields: Any) -> HeldText:
-        chunk = {"id": "a", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **fields}
-        return HeldText(b"data: %b\n\n" % orjson.dumps(chunk), None, chunk)
-
-    def test_nothing_leaves_until_something_is_said(self) -> None:
-        view = View(waits=True, strips_usage=False)
-        role, text = self.held({"role": "assistant"}), self.held({"content": "x"})
-        view.show(role)
-        view.put(b": ping\n\n", says=False)
-        assert view.flush() == b""
-        view.show(text)
-        assert view.flush() == role.raw + b": ping\n\n" + text.raw
-        assert view.flush() == b""
-
-    def test_the_name_of_an_event_survives_its_rewriting(self) -> None:
-        view = View(waits=False, strips_usage=False)
-        held = self.held({"content": "x"}, "stop")
-        held.name = "message"
-        view.show(held, finish="length")
-        assert view.flush().startswith(b"event: message\ndata: {")
-
-    def test_a_hidden_end_says_its_text_and_nothing_else(self) -> None:
-        view = View(waits=False, strips_usage=False)
-        ends = [
-            self.held({}, "tool_calls"),
-            self.held({"content": "x"}, "tool_calls", usage={"prompt_tokens": 3}),
-        ]
-        usage = HeldText(b"u", None, {"id": "a", "choices": [], "usage": {"prompt_tokens": 3}})
-        view.show_tail([*ends, usage], None, is_hidden=True)
-        (line,) = view.flush().decode().strip().split("\n\n")
-        shown = orjson.loads(line.removeprefix("data: "))
-        assert shown["choices"] == [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]
-        assert shown["usage"] is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""The seam between the machine and the dialect in which a client is answered.
+
+The machine decides what the client gets, and when; a `ClientView` of the dialect makes the bytes. Chunks and messages
+are those of chat completions, the form into which the adapters bring every provider, whatever the client speaks. The
+head is the upstream's: every dialect answers in server-sent events or in one JSON body, as the upstream did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import Json, ToolCall
+from gateway.errors import GatewayError
+
+__all__ = ["ClientView", "MakesView", "ReplyEvent"]
+
+
+@dataclass(slots=True)
+class ReplyEvent:
+    """One event of the upstream's stream on its way to the client.
+
+    raw: its bytes as they came; None: the chunk came as a whole reply in the middle of a stream.
+    name: the event's name, which few upstreams give.
+    chunk: the event parsed; None: a comment, or something unknown.
+    calls: the pieces of the client's own tool calls that it gets now; None: those of the chunk, unchanged.
+    usage: the usage of all rounds, to be told instead of the chunk's; None: the chunk's own.
+    """
+
+    raw: bytes | None
+    name: str | None = None
+    chunk: Json | None = None
+    calls: list[Json] | None = None
+    usage: Json | None = None
+
+    @property
+    def choices(self) -> list[Any]:
+        choices = self.chunk.get("choices") if self.chunk else None
+        return choices if isinstance(choices, list) else []
+
+    @property
+    def has_finish(self) -> bool:
+        return any(isinstance(choice, dict) and choice.get("finish_reason") for choice in self.choices)
+
+    @property
+    def is_usage(self) -> bool:
+        """Says whether the event is the chunk that carries nothing but usage."""
+        chunk = self.chunk
+        return chunk is not None and not chunk.get("choices") and isinstance(chunk.get("usage"), dict)
+
+
+class ClientView(Protocol):
+    """One reply as its client sees it. The machine calls it in the order of events, then takes the bytes."""
+
+    def take(self) -> bytes:
+        """Returns the bytes that may leave now, and forgets them.
+
+        It returns none until there is something worth a head: up to then an error of a later round is still a status.
+        """
+
+    # A stream
+
+    def begin(self, first: Json) -> None:
+        """Notes the turn's first chunk: id, model and time of the whole reply are its. Whole replies have one, too."""
+
+    def show(self, event: ReplyEvent) -> None:
+        """Shows an event of the round that is read."""
+
+    def add_text(self, text: str) -> None:
+        """Shows text of no event: what earlier rounds said in whole replies, or the gap between two rounds."""
+
+    def add_calls(self, calls: list[Json]) -> None:
+        """Shows calls of the client's tools that were kept back to the end of a stream without a finish_reason."""
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
+        """Ends a hidden round: all its calls are ours, and another round follows.
+
+        tail: its last events, whose finish_reason and usage are not the reply's.
+        """
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+        """Ends the stream.
+
+        tail: the events from the first finish_reason on. finish: stands in for the upstream's finish_reason, and is
+        said where the upstream said none; None: the upstream's. done: the upstream's `[DONE]` event, empty without.
+        """
+
+    def not_durable(self) -> None:
+        """Says that the end leaves although the turn is not on disk."""
+
+    # Tools of ours
+
+    def call_tools(self, calls: Sequence[ToolCall]) -> None:
+        """Shows complete calls of our tools that are about to run."""
+
+    def tool_result(self, call_id: str, content: str) -> None:
+        """Shows the result of one of them."""
+
+    # Errors
+
+    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+        """Ends the stream with an error of the upstream's.
+
+        error: message, type, param, code, and what else the upstream said. raw: the upstream's event, where it has
+        that very form.
+        """
+
+    def fail(self, error: GatewayError) -> None:
+        """Ends the stream with an error of the gateway's."""
+
+    # One body
+
+    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        """Returns the body of a reply that is no stream.
+
+        body: the last round's as it came. is_unchanged: it says what the client is to be told, nothing else.
+        """
+
+    def refused(self, status: int, body: bytes) -> bytes:
+        """Returns the body of an upstream's error that is still a status."""
+
+
+class MakesView(Protocol):
+    """How a route hands its dialect to the turn: a view is made for each turn, once its request is known."""
+
+    def __call__(self, spec: TurnSpec) -> ClientView: ...

@@ -1,0 +1,33 @@
+"""The form of an error in OpenAI's API: its error object, as a body and as the last event of a stream.
+
+(platform.openai.com/docs/guides/error-codes; the fields are those that its SDKs read)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from gateway.errors import GatewayError
+
+__all__ = ["ChatErrors", "error_event"]
+
+
+class ChatErrors:
+    """The `ErrorForm` of chat completions, and of all routes that have no dialect of their own."""
+
+    def body(self, error: GatewayError) -> bytes:
+        return orjson.dumps(_error_object(error))
+
+    def event(self, error: GatewayError) -> bytes:
+        return error_event(error)
+
+
+def error_event(error: GatewayError) -> bytes:
+    """Returns an error after the first byte, in the form that OpenAI's SDKs raise as APIError."""
+    return b"data: " + orjson.dumps(_error_object(error)) + b"\n\n"
+
+
+def _error_object(error: GatewayError) -> dict[str, Any]:
+    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}

@@ -1,0 +1,205 @@
+"""A chat completion as the client gets it: the upstream's own bytes, wherever they say what the client is to read.
+
+The client sees one reply whatever number of rounds made it: one id, one role, one usage, no trace of hidden rounds.
+(platform.openai.com/docs/api-reference/chat/streaming)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from gateway.core.turn.client import ReplyEvent
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import Json, ToolCall, says_nothing
+from gateway.dialects.chat.errors import error_event
+from gateway.errors import GatewayError
+
+__all__ = ["ChatView"]
+
+NOT_DURABLE = b": mnemogate not durable\n\n"
+# In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
+_NO_USAGE = b',"usage":null'
+
+
+class ChatView:
+    """The `ClientView` of chat completions.
+
+    While tools of ours are offered, chunks gather until something is said: a hidden round may come first, and the
+    upstream's error in the round after it is then still a status.
+    """
+
+    __slots__ = (
+        "_has_begun",
+        "_has_role",
+        "_identity",
+        "_is_later",
+        "_is_open",
+        "_out",
+        "_strips_usage",
+        "_waits",
+    )
+
+    def __init__(self, spec: TurnSpec) -> None:
+        self._waits = bool(spec.ours)
+        self._strips_usage = spec.usage_added and not spec.wants_usage  # we asked for it, the client did not
+        self._identity: Json | None = None  # of the first round's first chunk; all later chunks take it on
+        self._has_begun = self._has_role = False
+        self._is_later = False  # a hidden round has gone before
+        self._is_open = not self._waits and not self._strips_usage
+        self._out: list[bytes] = []
+
+    def take(self) -> bytes:
+        if self._waits or not self._out:
+            return b""
+        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def begin(self, first: Json) -> None:
+        self._identity = {key: first[key] for key in ("id", "created", "model") if key in first}
+
+    def show(self, event: ReplyEvent) -> None:
+        # Nearly every event of every stream ends here: its bytes go as they came, and nothing is looked at.
+        if self._is_open and event.calls is None and event.raw is not None:
+            self._out.append(event.raw)
+        else:
+            self._show(event)
+
+    def add_text(self, text: str) -> None:
+        self._make({"content": text} if self._has_begun else {"role": "assistant", "content": text})
+
+    def add_calls(self, calls: list[Json]) -> None:
+        self._make({"tool_calls": calls})
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
+        for event in tail:
+            self._show(event, is_hidden=True)
+        self._is_later = True
+        self._is_open = False
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+        if finish and not any(event.has_finish for event in tail):
+            self._make({}, finish)
+        for event in tail:
+            self._show(event, finish)
+        if done:
+            self._put(done)
+        self._waits = False
+
+    def not_durable(self) -> None:
+        self._put(NOT_DURABLE)
+
+    def call_tools(self, calls: Sequence[ToolCall]) -> None:
+        """Shows nothing: the client has not offered these tools, and knows nothing of them."""
+
+    def tool_result(self, call_id: str, content: str) -> None:
+        """Shows nothing, as `call_tools`."""
+
+    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+        self._put(_frame({"error": error}) if raw is None else raw)
+
+    def fail(self, error: GatewayError) -> None:
+        self._put(error_event(error))
+
+    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        if is_unchanged:
+            return body
+        changed = orjson.loads(body)
+        for choice in changed["choices"]:
+            if isinstance(choice, dict) and not choice.get("index"):
+                choice["message"] = outcome.said
+                choice["finish_reason"] = outcome.finish_reason
+        if outcome.rounds > 1:
+            changed |= self._identity or {}
+            if isinstance(changed.get("usage"), dict):
+                changed["usage"] = outcome.usage
+        return orjson.dumps(changed)
+
+    def refused(self, status: int, body: bytes) -> bytes:
+        return body
+
+    def _put(self, raw: bytes, *, says: bool = True) -> None:
+        """Puts bytes behind the others. says: they say something, so that all may leave."""
+        if self._strips_usage:
+            raw = raw.replace(_NO_USAGE, b"")  # our asking for usage puts this into every other chunk
+        self._out.append(raw)
+        self._has_begun = True
+        if says:
+            self._waits = False
+
+    def _make(self, delta: Json, finish: str | None = None) -> None:
+        """Puts a chunk of our own making."""
+        choice: Json = {"index": 0, "delta": delta, "finish_reason": finish}
+        self._put(_frame({**(self._identity or {}), "object": "chat.completion.chunk", "choices": [choice]}))
+        self._has_role = self._has_role or "role" in delta
+
+    def _show(self, event: ReplyEvent, finish: str | None = None, *, is_hidden: bool = False) -> None:
+        """Puts an event as the client is to have it, in its own bytes if that is what they say.
+
+        finish: stands in for the upstream's finish_reason. is_hidden: the event ends a hidden round.
+        """
+        chunk = event.chunk
+        if chunk is None:
+            self._put(event.raw or b"", says=False)
+            return
+        if (self._strips_usage or is_hidden) and event.is_usage:
+            return
+        changed: Json = {}
+        if self._is_later:
+            changed = {key: value for key, value in (self._identity or {}).items() if chunk.get(key) != value}
+        if is_hidden and isinstance(chunk.get("usage"), dict):
+            changed["usage"] = None
+        elif event.usage is not None:
+            changed["usage"] = event.usage
+        says = has_role = is_rewritten = False
+        choices = []
+        for choice in event.choices:
+            if not isinstance(choice, dict):
+                choices.append(choice)
+                continue
+            new = self._choice(choice, event.calls, finish, is_hidden)
+            delta = new.get("delta")
+            is_delta = isinstance(delta, dict)
+            says = says or bool(new.get("finish_reason")) or (is_delta and not says_nothing(new["delta"]))
+            has_role = has_role or (is_delta and bool(new["delta"].get("role")))
+            is_rewritten = is_rewritten or new is not choice
+            choices.append(new)
+        if is_rewritten:
+            # What was taken out may have been all that the event said: then it does not go out at all.
+            if not says and not has_role:
+                return
+            changed["choices"] = choices
+        self._has_role = self._has_role or has_role
+        is_own = event.raw is None or bool(changed)
+        self._put(_frame({**chunk, **changed}, event.name) if is_own else event.raw or b"", says=says)
+        self._is_open = self._has_role and not (self._waits or self._is_later or self._strips_usage)
+
+    def _choice(self, choice: Json, calls: list[Json] | None, finish: str | None, is_hidden: bool) -> Json:
+        """Returns a choice as the client is to have it: the same object where nothing had to change."""
+        changed: Json = {}
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            new = delta
+            if calls is not None and (calls or "tool_calls" in delta):
+                new = {key: value for key, value in new.items() if key != "tool_calls"}
+                if calls:
+                    new["tool_calls"] = calls
+            if self._has_role and self._is_later and "role" in new:
+                new = {key: value for key, value in new.items() if key != "role"}
+            if new is not delta:
+                changed["delta"] = new
+        reason = choice.get("finish_reason")
+        if reason and is_hidden:
+            changed["finish_reason"] = None
+        elif reason and finish and reason != finish:
+            changed["finish_reason"] = finish
+        return {**choice, **changed} if changed else choice
+
+
+def _frame(chunk: Json, name: str | None = None) -> bytes:
+    """Returns a chunk as one server-sent event."""
+    head = f"event: {name}\n".encode() if name else b""
+    return b"%bdata: %b\n\n" % (head, orjson.dumps(chunk))
