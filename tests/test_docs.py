@@ -1,0 +1,55 @@
+"""README and docs name what a client and an operator can see, and nothing that is not there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import remember
+
+ROOT = Path(__file__).parent.parent
+HEADER = re.compile(r"x-mnemogate(?:-[a-z]+)+")
+METRIC = re.compile(r"\bmnemogate_[a-z_]*[a-z]\b")
+
+
+def documents() -> str:
+    return "\n".join(path.read_text("utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")))
+
+
+def strings_in_code() -> Iterator[str]:
+    """Yields every literal of the product, bytes among them; a docstring too, which names no header that is not one."""
+    for path in (ROOT / "gateway").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+                yield node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+
+
+def test_every_header_is_documented_and_no_other() -> None:
+    in_code = {name for text in strings_in_code() for name in HEADER.findall(text)}
+    assert len(in_code) > 15
+    assert set(HEADER.findall(documents())) == in_code
+
+
+@pytest.mark.parametrize("kind", ["request", "reply"])
+def test_the_readme_has_a_table_of_headers(kind: str) -> None:
+    """Each header in a row of its table, and no row without one."""
+    _, _, table = (ROOT / "README.md").read_text("utf-8").partition(f"| {kind} header | meaning |\n")
+    rows = table.partition("\n\n")[0].splitlines()[1:]
+    assert len(rows) >= 7
+    assert all(HEADER.match(row.removeprefix("| `")) for row in rows)
+
+
+def test_every_metric_is_documented_and_no_other(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """Those of a gateway with memory that has answered something."""
+    with remember(upstream, tmp_path) as world:
+        world.chat(user="alice").say("Hi.")
+        shown = world.gateway.ask("GET", "/metrics").body.decode()
+    names = {line.split()[2] for line in shown.splitlines() if line.startswith("# TYPE ")}
+    assert len(names) > 10
+    in_documents = {name for name in METRIC.findall(documents()) if name != "mnemogate_billed"}
+    assert in_documents == names
