@@ -15,18 +15,17 @@ from adapters.base import Provider
 from adapters.types import ModelRequest
 from gateway.core.agent import AgentSpec
 from gateway.core.request.chat import ChatRequest
+from gateway.core.request.headers import forwardable
 from gateway.core.request.identity import (
     AGENT_PREFIX,
     CONVERSATION_ORDER,
-    SIDE_RULES,
     USER_ORDER,
     Identity,
     IdentityRules,
     Mode,
-    SideRule,
-    forwardable,
     identify,
 )
+from gateway.core.request.side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
@@ -244,8 +243,8 @@ class Chat:
                 profile_modes={p.name: Mode(p.memory) for p in self._settings.profiles if p.memory},
                 conversation_order=memory.conversation_order or CONVERSATION_ORDER,
                 side_rules=(
-                    *SIDE_RULES,
-                    *(SideRule(r.name, r.pattern, r.memory, r.where) for r in memory.side_requests),
+                    *KNOWN_SIDE_REQUESTS,
+                    *memory.side_requests,
                 ),
             )
         return rules

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
-from gateway.core.request.identity import forwardable
+from gateway.core.request.headers import forwardable
 from gateway.core.turn.stream import is_event_stream
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, UnknownPath

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from gateway.core.request.identity import Identity, IdentityRules, Mode, SideRule, forwardable, identify
+from gateway.core.request.identity import Identity, IdentityRules, Mode, identify
+from gateway.core.request.side_requests import KNOWN_SIDE_REQUESTS, SideRequests
 from gateway.errors import BadRequest
+from gateway.settings import SideRequest
 from storage.records import Scope
 
 RULES = IdentityRules()
@@ -178,8 +180,7 @@ def test_an_agent_is_named_by_model_or_header(headers: dict[str, str], model: st
 @pytest.mark.parametrize("mode", list(Mode))
 def test_the_control_header_says_what_memory_may_do(mode: Mode) -> None:
     title = say(("user", "### Task:\nGenerate a concise, 3-5 word title with an emoji"))
-    found = ask({"x-mnemogate-memory": f" {mode.upper()} "}, messages=title)
-    assert (found.mode, found.side) == (mode, None)
+    assert ask({"x-mnemogate-memory": f" {mode.upper()} "}, messages=title).mode is mode
 
 
 def test_without_it_the_profile_decides_then_the_project() -> None:
@@ -281,8 +282,10 @@ SIDE = [
 
 @pytest.mark.parametrize(("name", "messages"), SIDE)
 def test_what_a_front_end_asks_for_itself_leaves_no_trace(name: str, messages: list[dict[str, Any]]) -> None:
-    found = ask(messages=messages, user="u")
-    assert (found.side, found.mode) == (name, Mode.OFF)
+    found = SideRequests(KNOWN_SIDE_REQUESTS).find(messages)
+    assert found is not None
+    assert found.name == name
+    assert ask(messages=messages, user="u").mode is Mode.OFF
 
 
 @pytest.mark.parametrize(
@@ -312,13 +315,14 @@ def test_what_a_front_end_asks_for_itself_leaves_no_trace(name: str, messages: l
     ],
 )
 def test_what_a_person_asks_is_remembered(messages: list[dict[str, Any]]) -> None:
-    found = ask(messages=messages)
-    assert (found.side, found.mode) == (None, Mode.ON)
+    assert SideRequests(KNOWN_SIDE_REQUESTS).find(messages) is None
+    assert ask(messages=messages).mode is Mode.ON
 
 
 def test_side_rules_are_settings_and_never_widen_what_memory_may_do() -> None:
-    rules = IdentityRules(side_rules=(SideRule("a", "(x)(y)"), SideRule("b", "ping(?P<n>!)?", "read")))
-    assert ask(rules=rules, messages=say(("user", "xy"))).side == "a"
+    own = (SideRequest("a", "(x)(y)"), SideRequest("b", "ping(?P<n>!)?", "read"))
+    assert [SideRequests(own).find(say(("user", text))) for text in ("xy", "Ping!")] == list(own)
+    rules = IdentityRules(side_rules=own)
     assert ask(rules=rules, messages=say(("user", "\n PING"))).mode is Mode.READ
     off = IdentityRules(default_mode=Mode.OFF, side_rules=rules.side_rules)
     assert ask(rules=off, messages=say(("user", "ping"))).mode is Mode.OFF
@@ -344,57 +348,3 @@ def test_a_single_turn_for_a_program_is_read_only(
     messages: list[dict[str, Any]], fields: dict[str, Any], mode: Mode
 ) -> None:
     assert ask(messages=messages, **fields).mode is mode
-
-
-# --- headers that go on
-
-
-def test_what_is_said_to_the_upstream_goes_on() -> None:
-    headers = [
-        (b"user-agent", b"OpenAI/Python 3.51.0"),
-        (b"openai-organization", b"org"),
-        (b"openai-beta", b"x=1"),
-        (b"x-stainless-retry-count", b"1"),
-        (b"idempotency-key", b"k"),
-        (b"traceparent", b"00-1"),
-        (b"x-title", b"caf\xe9"),
-    ]
-    assert forwardable(headers) == tuple((n.decode(), v.decode("latin-1")) for n, v in headers)
-
-
-def test_nothing_of_ours_no_credential_and_nothing_of_the_connection_goes_on() -> None:
-    headers = [
-        (name, b"secret")
-        for name in (
-            b"authorization",
-            b"proxy-authorization",
-            b"cookie",
-            b"x-mnemogate-key",
-            b"x-mnemogate-user",
-            b"x-api-key",
-            b"api-key",
-            b"host",
-            b"content-length",
-            b"accept-encoding",
-            b"transfer-encoding",
-            b"x-forwarded-for",
-            b"x-real-ip",
-            b"x-auth-request-email",
-            b"x-openwebui-user-email",
-        )
-    ]
-    assert forwardable(headers) == ()
-    never = {name for name, _ in headers[:5]}
-    assert {n for n, _ in forwardable(headers, frozenset(n for n, _ in headers))} == {
-        "x-api-key",
-        "api-key",
-        "x-real-ip",
-        "x-auth-request-email",
-        "x-openwebui-user-email",
-    }
-    assert forwardable(headers, frozenset(never)) == ()
-
-
-def test_headers_named_by_connection_end_here() -> None:
-    headers = [(b"connection", b"close, X-Title"), (b"x-title", b"t"), (b"accept", b"*/*")]
-    assert forwardable(headers) == (("accept", "*/*"),)

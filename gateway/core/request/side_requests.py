@@ -1,0 +1,142 @@
+"""Requests that an application makes for itself and not for its user: titles, tags, follow-up questions.
+
+They are recognised by fixed sentences of well-known front ends and by rules of the operator. Beside them stands the
+single turn whose answer goes to a program: it reads memory and leaves nothing in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+__all__ = ["KNOWN_SIDE_REQUESTS", "SideRequests", "SideRule", "is_single_structured_turn"]
+
+
+class SideRule(Protocol):
+    """A rule by which a side request is recognised; gateway.settings.SideRequest is one, as are the known ones here.
+
+    pattern: a regular expression, matched at the start of the text (white space before it is skipped, case ignored).
+    where: in the last message, if that is the user's, or in the first, if that is a system message.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def pattern(self) -> str: ...
+    @property
+    def memory(self) -> Literal["off", "read"]: ...
+    @property
+    def where(self) -> Literal["user", "system"]: ...
+
+
+class _Known(NamedTuple):
+    name: str
+    pattern: str
+    where: Literal["user", "system"] = "user"
+    memory: Literal["off", "read"] = "off"
+
+
+# The fixed sentences of chat front ends, from their sources. Whole sentences, because a person may well ask for
+# "a short title" or "tags for this post", and Open WebUI's template for answers from documents, which is the
+# person's own question, begins with "### Task:" like its side requests do.
+KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
+    _Known("open-webui title", r"### Task:\s+Generate a concise, 3-5 word title"),
+    _Known("open-webui tags", r"### Task:\s+Generate 1-3 broad tags categorizing"),
+    _Known("open-webui follow-ups", r"### Task:\s+Suggest 3-5 relevant follow-up questions"),
+    _Known(
+        "open-webui queries", r"### Task:\s+Analyze the chat history to determine the necessity of generating"
+    ),
+    _Known(
+        "open-webui image prompt", r"### Task:\s+Generate a detailed prompt for am? image generation task"
+    ),
+    _Known("open-webui autocompletion", r"### Task:\s+You are an autocompletion system"),
+    _Known(
+        "open-webui emoji",
+        r"Your task is to reflect the speaker's likely facial expression through a fitting emoji",
+    ),
+    _Known(
+        "librechat title", r"(?:Please generate|Provide) a concise, 5-word-or-less title for the conversation"
+    ),
+    _Known(
+        "librechat title and language",
+        r"Analyze this conversation and provide:\s+1\. The detected language of the conversation",
+    ),
+    _Known("nextchat title", r"Please generate a four to five word title summarizing our conversation"),
+    _Known(
+        "lobechat title",
+        r"You are a professional conversation summarizer\. Generate a concise title that captures the essence",
+        "system",
+    ),
+    _Known(
+        "cherry studio title",
+        r"You are an assistant skilled in conversation\.? (?:who needs|You need) to summarize (?:the )?user",
+        "system",
+    ),
+    _Known("chat-ui title", r"You are a chat thread titling assistant\.", "system"),
+)
+# Fields by which local servers take a schema or a grammar.
+_GRAMMARS = frozenset(
+    (
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+        "structured_outputs",
+        "grammar",
+        "json_schema",
+    )
+)
+
+
+class SideRequests:
+    """Rules, compiled once into one pattern for each of the two messages that are looked at."""
+
+    def __init__(self, rules: Iterable[SideRule]) -> None:
+        self._rules = tuple(rules)
+        self._of_user, self._of_system = self._pattern("user"), self._pattern("system")
+
+    def find(self, messages: Sequence[Mapping[str, Any]]) -> SideRule | None:
+        """Returns the rule that recognises a request by its messages, or None."""
+        if not messages:
+            return None
+        return self._match(self._of_user, messages[-1], ("user",)) or self._match(
+            self._of_system, messages[0], ("system", "developer")
+        )
+
+    def _pattern(self, where: str) -> re.Pattern[str] | None:
+        # The name of a rule's group is its number. Groups within a rule end before it does, so that `lastgroup` of a
+        # match is always a rule's.
+        parts = [f"(?P<r{n}>{rule.pattern})" for n, rule in enumerate(self._rules) if rule.where == where]
+        return re.compile(rf"\s*(?:{'|'.join(parts)})", re.IGNORECASE) if parts else None
+
+    def _match(
+        self, pattern: re.Pattern[str] | None, message: Mapping[str, Any], roles: tuple[str, ...]
+    ) -> SideRule | None:
+        if pattern is None or message.get("role") not in roles:
+            return None
+        match = pattern.match(_first_text(message))
+        if match is None or match.lastgroup is None:
+            return None
+        return self._rules[int(match.lastgroup[1:])]
+
+
+def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
+    """Returns whether a request is one turn whose answer is for a program.
+
+    Such a turn says so by OpenAI's `response_format`, or by a schema or a grammar as local servers take it.
+    """
+    wanted = body.get("response_format")
+    is_json = isinstance(wanted, dict) and str(wanted.get("type", "")).startswith("json")
+    if not is_json and (_GRAMMARS.isdisjoint(body) or not any(body.get(key) for key in _GRAMMARS)):
+        return False
+    roles = [message.get("role") for message in body.get("messages") or ()]
+    return roles.count("user") == 1 and roles[-1] == "user" and "assistant" not in roles
+
+
+def _first_text(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        part = content[0] if content else None
+        content = part.get("text") if isinstance(part, dict) else None
+    return content if isinstance(content, str) else ""

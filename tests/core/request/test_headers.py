@@ -1,0 +1,47 @@
+"""Which of a client's headers go on to an upstream."""
+
+from __future__ import annotations
+
+from gateway.core.request.headers import forwardable
+
+
+def test_what_is_said_to_the_upstream_goes_on() -> None:
+    headers = [
+        (b"user-agent", b"OpenAI/Python 3.51.0"),
+        (b"openai-organization", b"org"),
+        (b"openai-beta", b"x=1"),
+        (b"x-stainless-retry-count", b"1"),
+        (b"idempotency-key", b"k"),
+        (b"traceparent", b"00-1"),
+        (b"x-title", b"caf\xe9"),
+    ]
+    assert forwardable(headers) == tuple((n.decode(), v.decode("latin-1")) for n, v in headers)
+
+
+def test_nothing_of_ours_no_credential_and_nothing_of_the_connection_goes_on() -> None:
+    headers = [
+        (name, b"secret")
+        for name in (
+            b"authorization",
+            b"proxy-authorization",
+            b"cookie",
+            b"x-mnemogate-key",
+            b"x-mnemogate-user",
+            b"x-api-key",
+            b"api-key",
+            b"host",
+            b"content-length",
+            b"accept-encoding",
+            b"transfer-encoding",
+            b"x-forwarded-for",
+            b"x-real-ip",
+            b"x-auth-request-email",
+            b"x-openwebui-user-email",
+        )
+    ]
+    assert forwardable(headers) == ()
+
+
+def test_headers_named_by_connection_end_here() -> None:
+    headers = [(b"connection", b"close, X-Title"), (b"x-title", b"t"), (b"accept", b"*/*")]
+    assert forwardable(headers) == (("accept", "*/*"),)
