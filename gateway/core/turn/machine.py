@@ -470,6 +470,8 @@ class Turn:
 
     def _flush(self) -> list[Command]:
         """Sends what the view has ready; the head leaves with the first of it."""
+        if self._form is _ReplyForm.BODY:  # leaves as a whole, unless a later round turns out to be a stream
+            return []
         data = self._view.take()
         if not data:
             return []

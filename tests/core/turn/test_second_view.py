@@ -1,0 +1,209 @@
+"""A second dialect, to show that one needs a view and nothing of the machine: a reply as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.core.turn.client import ClientView, ReplyEvent
+from gateway.core.turn.commands import (
+    CloseUpstream,
+    Command,
+    End,
+    Finish,
+    Refuse,
+    RunTool,
+    Save,
+    SendBody,
+    SendHead,
+    TurnOutcome,
+)
+from gateway.core.turn.events import Received, ReceivedWhole, ReplyEnded, ReplyFailed, ReplyStarted, Saved
+from gateway.core.turn.machine import Turn
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import ToolCall
+from gateway.errors import GatewayError, UpstreamBroke
+from tests.core.turn.playbook import (
+    DONE,
+    JSON,
+    SSE,
+    Playbook,
+    Played,
+    chat_turn,
+    chunk,
+    completion,
+    event,
+    play,
+    streamed,
+)
+
+OURS = {"memory_insert": "memory_insert"}
+ARGS = '{"label":"human","new_string":"tea"}'
+
+
+class LinesView:
+    """Everything that happens, each as one line; tools of ours too, as a dialect of agents shows them."""
+
+    def __init__(self, spec: TurnSpec) -> None:
+        self._lines: list[str] = []
+        self._finish = "stop"
+        self._usage: Any = None
+
+    def _line(self, word: str, rest: object) -> None:
+        self._lines.append(f"{word} {rest}\n")
+
+    def take(self) -> bytes:
+        data = "".join(self._lines).encode()
+        self._lines.clear()
+        return data
+
+    def begin(self, first: dict[str, Any]) -> None:
+        self._line("begin", first["id"])
+
+    def show(self, event: ReplyEvent) -> None:
+        for choice in event.choices:
+            delta = choice["delta"]
+            if delta.get("content"):
+                self._line("text", delta["content"])
+            self.add_calls(delta.get("tool_calls", []) if event.calls is None else event.calls)
+            self._finish = choice["finish_reason"] or self._finish
+        if event.chunk is not None:
+            self._usage = event.usage or event.chunk.get("usage") or self._usage
+
+    def add_text(self, text: str) -> None:
+        self._line("text", repr(text))
+
+    def add_calls(self, calls: list[dict[str, Any]]) -> None:
+        for call in calls:
+            self._line("theirs", call["function"])
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
+        for each in tail:
+            self.show(each)
+        self._line("round", "over")
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+        for each in tail:
+            self.show(each)
+        self._line("end", f"{finish or self._finish} {self._usage and self._usage['completion_tokens']}")
+
+    def not_durable(self) -> None:
+        self._line("not", "durable")
+
+    def call_tools(self, calls: Sequence[ToolCall]) -> None:
+        for call in calls:
+            self._line("ours", f"{call.name} {call.text}")
+
+    def tool_result(self, call_id: str, content: str) -> None:
+        self._line("result", content)
+
+    def upstream_error(self, error: dict[str, Any], raw: bytes | None) -> None:
+        self._line("error", error["message"])
+
+    def fail(self, error: GatewayError) -> None:
+        self._line("error", f"{error.status} {error.message}")
+
+    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        return f"whole {outcome.text} {outcome.finish_reason} {len(outcome.full)}".encode()
+
+    def refused(self, status: int, body: bytes) -> bytes:
+        return f"refused {status} {orjson.loads(body)['error']['message']}".encode()
+
+
+def lines_turn(**fields: Any) -> Turn:
+    spec = TurnSpec(ours=OURS, wants_usage=True, **fields)
+    view: ClientView = LinesView(spec)
+    return Turn(spec, view)
+
+
+def lines(played: Played | Playbook) -> list[str]:
+    return played.sent.decode().splitlines()
+
+
+ROUNDS = [
+    completion("Let me see.", (("a", "memory_insert", ARGS),), id="one", tokens=(10, 5)),
+    completion("Noted.", (("b", "weather", "{}"),), id="two", tokens=(20, 7)),
+]
+
+
+def test_a_hidden_round_is_shown_as_it_happens() -> None:
+    played = play(lines_turn(hold_end=True), ROUNDS, stream=True, batches=lambda e: [[each] for each in e])
+    assert lines(played) == [
+        "begin one",
+        "text Let me see.",
+        "round over",
+        f"ours memory_insert {ARGS}",
+        "result result of a",
+        "text ' '",
+        "text Noted.",
+        "theirs {'name': 'weather', 'arguments': ''}",
+        "theirs {'arguments': '{}'}",
+        "end tool_calls 12",
+    ]
+
+
+def test_a_call_is_shown_before_its_tool_has_run() -> None:
+    playbook = Playbook(lines_turn()) >> ReplyStarted(200, SSE) >> Received(streamed(ROUNDS[0]))
+    assert (
+        playbook
+        << SendHead(200, SSE)
+        << SendBody(b"begin one\ntext Let me see.\nround over\n")
+        << SendBody(b"ours memory_insert %b\n" % ARGS.encode())
+        << RunTool("a", "memory_insert", orjson.loads(ARGS))
+    )
+
+
+def test_a_whole_reply_is_one_body() -> None:
+    played = play(lines_turn(hold_end=True), [ROUNDS[0], completion("Noted.")], stream=False)
+    assert lines(played) == ["whole Let me see. Noted. stop 3"]
+
+
+def test_an_upstream_that_refuses_is_told_in_the_views_form() -> None:
+    playbook = Playbook(lines_turn()) >> ReplyStarted(429, JSON)
+    playbook >> ReceivedWhole(b'{"error":{"message":"Too fast."}}')
+    assert playbook << SendHead(429, JSON) << SendBody(b"refused 429 Too fast.") << Save << Finish
+    assert playbook.outcome.state is End.FAILED
+
+
+def test_an_error_in_the_stream_is_told_in_the_views_form() -> None:
+    playbook = Playbook(lines_turn()) >> ReplyStarted(200, SSE) >> Received([chunk({"content": "He"})])
+    playbook << SendHead << SendBody(b"begin chatcmpl-1\ntext He\n")
+    playbook >> Received([event({"error": {"message": "Out of tokens."}})])
+    assert playbook << SendBody(b"error Out of tokens.\n") << CloseUpstream << Save << Finish
+
+
+def test_a_stream_that_breaks_is_told_in_the_views_form() -> None:
+    playbook = Playbook(lines_turn()) >> ReplyStarted(200, SSE) >> Received([chunk({"content": "He"})])
+    playbook << SendHead << SendBody
+    playbook >> ReplyFailed(UpstreamBroke("It broke."))
+    assert playbook << SendBody(b"error 502 It broke.\n") << CloseUpstream << Save << Finish
+
+
+def test_a_failure_before_the_first_byte_is_left_to_the_route() -> None:
+    error = UpstreamBroke("It broke.")
+    playbook = Playbook(lines_turn()) >> ReplyFailed(error)
+    assert playbook << Refuse(error) << CloseUpstream << Save << Finish
+
+
+def test_a_turn_that_is_not_on_disk_says_so() -> None:
+    playbook = Playbook(lines_turn(hold_end=True)) >> ReplyStarted(200, SSE)
+    playbook >> Received([chunk({"content": "Hi"}), chunk({}, "stop"), DONE])
+    playbook << SendHead << SendBody << Save >> Saved(durable=False)
+    assert playbook << SendBody(b"not durable\nend stop None\n") << Finish
+    assert playbook.turn.feed(ReplyEnded()) == []
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("hold_end", [False, True])
+def test_the_view_decides_nothing(stream: bool, hold_end: bool) -> None:
+    """Calls of the model, tools and what is saved are the same in every dialect."""
+    spec = TurnSpec(ours=OURS, wants_usage=True, hold_end=hold_end)
+
+    def decided(turn: Turn) -> list[Command]:
+        played = play(turn, ROUNDS, stream=stream)
+        return [*played.ran, *played.called, Save(played.outcome)]
+
+    assert decided(Turn(spec, LinesView(spec))) == decided(chat_turn(spec))
