@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import socket
 from collections.abc import Callable
@@ -11,19 +10,18 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.errors import SettingsError
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
+from gateway.web.httptools_shim import HttpToolsShim
 
 __all__ = ["GatewayServer", "bind", "make_server"]
 
 # Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
 KEEP_ALIVE_S = 135
 MAX_HEAD_BYTES = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB
-_ASKS = re.compile(rb"(^|\n)[Uu]pgrade(?=[ \t]*:)")
 
 
 class _Corked:
@@ -52,7 +50,7 @@ class _Corked:
         return getattr(self._transport, name)
 
 
-class _ServerConnection(HttpToolsProtocol):
+class _ServerConnection(HttpToolsShim):
     """uvicorn's protocol, with the two bounds it lacks: how long and how large a request's head may be."""
 
     head_timeout_s = 20.0
@@ -60,7 +58,6 @@ class _ServerConnection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = True
-        self._in_body = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self.on_lost: Callable[[], object] | None = None  # told when the client has closed the connection
@@ -80,11 +77,8 @@ class _ServerConnection(HttpToolsProtocol):
             self.on_lost()
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_body and b"pgrade" in data:
-            data = _without_upgrade(data)
         super().data_received(data)
         if not self._in_head:
-            self.headers.clear()
             if self._head_timer is not None:
                 self._stop_timer()
             return
@@ -101,17 +95,9 @@ class _ServerConnection(HttpToolsProtocol):
         self.scope["state"]["transport"] = self.transport
         self.scope["state"]["connection"] = self
 
-    def on_message_complete(self) -> None:
-        self._in_body = False
-        super().on_message_complete()
-
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._in_body = True
         super().on_headers_complete()
-        # Trailers come to `on_header` as well, and are no headers (RFC 9110 6.5.1): what a proxy in front lets through
-        # as one may be somebody's name or key.
-        self.headers = []
 
     def _head_timed_out(self) -> None:
         self._head_timer = None
@@ -122,16 +108,6 @@ class _ServerConnection(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """The beginning of a request that asks for no other protocol: we speak none, and may ignore it (RFC 9110 7.8).
-
-    Java's client asks for HTTP/2 with every first request, and httptools takes what follows such a head for the other
-    protocol's: the body would be lost. The field gets the name of another one that goes no further and is as long.
-    """
-    head, blank, rest = data.partition(b"\r\n\r\n")
-    return _ASKS.sub(b"\\1trailer", head) + blank + rest
 
 
 class GatewayServer(uvicorn.Server):
