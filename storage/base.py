@@ -23,6 +23,7 @@ from storage.commands import (
     Look,
     Pool,
     Probes,
+    StoredContent,
     TransferRecord,
     TurnWrite,
     Unembedded,
@@ -154,6 +155,9 @@ class Turns(Protocol):
         """One round trip. None where the agent is not stored any more."""
 
     def pool(self, agent: Agent, probes: Probes) -> Pool: ...
+
+    def contents(self, agent: Agent, exchanges: Sequence[int]) -> Mapping[int, StoredContent]:
+        """What the rules found `Missing`: of each that is asked for, empty where it is gone."""
 
     def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
         """With its content."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Exchange, Message, Snapshot
 from storage.value import frozen
 
 __all__ = [
+    "MAX_RULE_CALLS",
     "Ancestor",
     "BlockMerge",
     "Change",
@@ -21,9 +22,11 @@ __all__ = [
     "Learned",
     "LearnedFact",
     "Look",
+    "Missing",
     "Pool",
     "Probes",
     "Revised",
+    "StoredContent",
     "TransferRecord",
     "TurnWrite",
     "Unembedded",
@@ -80,17 +83,39 @@ class Probes:
     low: int | None = None
 
 
+class StoredContent(NamedTuple):
+    """The columns of an exchange that hold what was said, as JSON."""
+
+    input: bytes | None = None
+    said: bytes | None = None
+    full: bytes | None = None
+
+
+# How often rules are called with more contents than before. They ask for contents at three places at most (compared
+# openings or siblings, altered replies, questions asked anew), at each of them for all that they will compare there.
+MAX_RULE_CALLS = 4
+
+
+class Missing(Exception):
+    """Rules need the contents of these exchanges. Whoever called them loads these in one go, and calls them again."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        super().__init__(f"the contents of exchanges {list(ids)} are needed")
+        self.ids = ids
+
+
 @frozen
 class Pool:
     """Exchanges as loaded, without content.
 
-    conversation: the named one, where it exists. fetch: one with its content. tombs: which of `Probes.told` are off the
-    record or forgotten in any conversation; looked up once something was forgotten.
+    conversation: the named one, where it exists. contents: of those exchanges of which rules asked for it (`Missing`).
+    tombs: which of `Probes.told` are off the record or forgotten in any conversation; looked up once something was
+    forgotten.
     """
 
     exchanges: Sequence[Exchange]
     conversation: int | None
-    fetch: Callable[[int], Exchange]
+    contents: Mapping[int, StoredContent] = field(default_factory=dict)
     tombs: frozenset[bytes] = frozenset()
 
 
@@ -129,7 +154,8 @@ class TurnWrite:
     """One turn to be written, in one transaction.
 
     plain: the new exchange where nothing but its parent is concerned, with the rev of the conversation it was planned
-    on; if that has moved, or without it, `decide` says from the exchanges as they are then what changes.
+    on; if that has moved, or without it, `decide` says from the exchanges as they are then what changes. It is called
+    in the writer's thread: it changes nothing but what it makes, and may raise `Missing`.
     carries: the plain one brings a new user message, so that its parent's turn is carried on.
     uid: of the conversation, if it is a new one. snapshot: the memory section the path has now; id 0 to store it.
     defaults, shared: blocks for an agent's first use. ops: memory edits of this turn; their `exchange` is filled in.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from gateway.core.conversation.match import Keeping, Plan, Query, begin
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.compose import Composition, compose, compose_plain, known_note
+from gateway.run.memory.contents import with_contents
 from storage.commands import Change, Committed, Look, Pool, TurnWrite
 from storage.records import Agent, Block, Exchange, Scope, Snapshot
 from storage.search.blob import PRESENT, document_type, open_blob
@@ -90,13 +92,14 @@ class Teller:
             tree = Tree()
             if agent.id:
                 pool = turns.pool(agent, full_probes(query, key))
-                tree = Tree(pool.exchanges, pool.fetch, pool.tombs)
-            plan = begin(tree, query)
+                tree = Tree(pool.exchanges, pool.contents, pool.tombs)
+            plan = with_contents(turns, agent, tree, partial(begin, tree, query))
         fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         if tree is None:
             composition = compose_plain(listing, look, offered, fresh)
         else:
-            composition = compose(tree, plan, offered, fresh)
+            composing = partial(compose, tree, plan, offered, fresh)
+            composition = with_contents(turns, agent, tree, composing)
         return StoredTurn(agent, key, look, plan, tree, composition, {} if plan.off else fresh)
 
     def _notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:
@@ -169,7 +172,7 @@ class Teller:
             for (row,) in connection.execute(sql, (agent.id,)).fetchall():
                 got = connection.execute(exchanges.SQL["exchange_get"], (row, agent.id)).fetchall()
                 (e,) = exchanges.with_content(got)
-                found.append(replace(e, full=exchanges.content(connection, agent.id, row)[2]))
+                found.append(replace(e, full=exchanges.contents(connection, agent.id, [row])[row].full))
             return found
 
         return self.store.reader.run(read)

@@ -12,14 +12,13 @@ from typing import Any
 
 import orjson
 
-from storage.commands import Look, Probes
+from storage.commands import Look, Probes, StoredContent
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
 from storage.sql.statements import load_queries
 from storage.sqlite.padding import pad_bytes, pad_sql, room_for, size_of
 
 __all__ = [
     "add_exchange",
-    "content",
     "contents",
     "insert_exchange",
     "load_pool",
@@ -281,9 +280,9 @@ _READ = {
 
 # Fixed numbers of placeholders, so that the statement is prepared once: longer lists are cut, their newest part kept.
 _REPLIES, _INPUTS, _MARKS = 64, 16, 32
-CONTENTS = 64
+_MOST_CONTENTS = 64
 _TOMBS = SQL["tombs"].replace("{n}", ", ".join("?" * _MARKS))
-_CONTENTS = SQL["contents"].replace("{n}", ", ".join("?" * CONTENTS))
+_CONTENTS = SQL["contents"].replace("{n}", ", ".join("?" * _MOST_CONTENTS))
 
 
 def _fill(values: Sequence[bytes], size: int) -> list[bytes | None]:
@@ -343,18 +342,21 @@ def find_tombs(connection: sqlite3.Connection, agent: int, hashes: Sequence[byte
     return frozenset(found)
 
 
-def content(connection: sqlite3.Connection, agent: int, exchange: int) -> tuple[bytes | None, ...]:
-    """(input, said, full) of an exchange of this agent; nothing where it is gone."""
-    rows = contents(connection, agent, [exchange])
-    return tuple(rows[0][1:]) if rows else (None, None, None)
-
-
-def contents(connection: sqlite3.Connection, agent: int, exchanges: Sequence[int]) -> list[tuple[Any, ...]]:
-    """(id, input, said, full) of exchanges of this agent, at most CONTENTS; nothing where they are gone."""
+def contents(
+    connection: sqlite3.Connection, agent: int, exchanges: Sequence[int]
+) -> dict[int, StoredContent]:
+    """The contents of exchanges of this agent, of each that is asked for: empty ones where it is gone."""
+    found = dict.fromkeys(exchanges, StoredContent())
     if len(exchanges) == 1:
-        return connection.execute(SQL["content"], (exchanges[0], agent)).fetchall()
-    padded = [*exchanges, *([None] * (CONTENTS - len(exchanges)))]
-    return connection.execute(_CONTENTS, [agent, *padded]).fetchall()
+        rows = connection.execute(SQL["content"], (exchanges[0], agent)).fetchall()
+        found.update((row[0], StoredContent(*row[1:])) for row in rows)
+        return found
+    for start in range(0, len(exchanges), _MOST_CONTENTS):
+        part = exchanges[start : start + _MOST_CONTENTS]
+        padded = [*part, *([None] * (_MOST_CONTENTS - len(part)))]
+        rows = connection.execute(_CONTENTS, [agent, *padded]).fetchall()
+        found.update((row[0], StoredContent(*row[1:])) for row in rows)
+    return found
 
 
 # -- writing

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import sqlite3
 from asyncio import Future
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import orjson
 
-from storage.commands import BlockMerge, Change, Committed, Look, Pool, Probes, TurnWrite
-from storage.errors import Stale
+from storage.commands import (
+    MAX_RULE_CALLS,
+    BlockMerge,
+    Change,
+    Committed,
+    Look,
+    Missing,
+    Pool,
+    Probes,
+    StoredContent,
+    TurnWrite,
+)
+from storage.errors import Stale, StatementFailed
 from storage.records import Agent, Block, BlockOp, Exchange, Scope, Snapshot
 from storage.sql import exchanges as history
 from storage.sql.agents import Agents, create_agent
@@ -43,7 +54,10 @@ class Turns:
         return self._reader.run(lambda connection: history.look(connection, agent, key, path))
 
     def pool(self, agent: Agent, probes: Probes) -> Pool:
-        return self._reader.run(lambda connection: _pool(connection, agent, probes, self._reader.run))
+        return self._reader.run(lambda connection: _pool(connection, agent, probes))
+
+    def contents(self, agent: Agent, exchanges: Sequence[int]) -> Mapping[int, StoredContent]:
+        return self._reader.run(lambda connection: history.contents(connection, agent.id, exchanges))
 
     def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
         """With its content."""
@@ -115,36 +129,27 @@ def _size(write: TurnWrite) -> int:
     return 4096 if e is None else 2 * sum(len(part or b"") for part in (e.input, e.said, e.full))
 
 
-def _pool(
-    connection: sqlite3.Connection,
-    of: Agent,
-    probes: Probes,
-    run: Callable[[Callable[[sqlite3.Connection], Exchange]], Exchange] | None = None,
-    planned: int | None = None,
-) -> Pool:
-    """run: how content is fetched later; inside a transaction it is at once. planned: a plain turn's conversation."""
+def _pool(connection: sqlite3.Connection, of: Agent, probes: Probes, planned: int | None = None) -> Pool:
+    """planned: a plain turn's conversation."""
     agent, conversation = of.id, None
     if probes.key is not None:
         conversation = history.conversation_of(connection, agent, probes.key)
     exchanges = history.load_pool(connection, agent, probes, conversation or planned)
-    # Openings that nobody continued are compared with a new one all together, so they are fetched all together.
-    openings = [e.id for e in exchanges if e.parent is None and not e.carried][-history.CONTENTS :]
-    fetched: dict[int, Exchange] = {}
-
-    def fetch(exchange: int) -> Exchange:
-        def read(c: sqlite3.Connection) -> Exchange:
-            together = openings if exchange in openings else [exchange]
-            for id, *content in history.contents(c, agent, together):
-                fetched[id] = replace(_EMPTY, id=id, input=content[0], said=content[1], full=content[2])
-            return fetched.setdefault(exchange, replace(_EMPTY, id=exchange))
-
-        return fetched.get(exchange) or (run(read) if run else read(connection))
-
     tombs = history.find_tombs(connection, agent, probes.told) if of.epoch and probes.told else frozenset()
-    return Pool(exchanges, conversation, fetch, tombs)
+    return Pool(exchanges, conversation, tombs=tombs)
 
 
-_EMPTY = Exchange(0, 0, None, 0, 0, (), (), None, b"", None, 0.0, 0.0)
+def _decided(
+    connection: sqlite3.Connection, agent: int, pool: Pool, decide: Callable[[Pool], Change]
+) -> Change:
+    """What the rules decide; the contents that they find missing are loaded, and they are called again."""
+    for _ in range(MAX_RULE_CALLS):
+        try:
+            return decide(pool)
+        except Missing as missing:
+            found = history.contents(connection, agent, missing.ids)
+            pool = replace(pool, contents={**pool.contents, **found})
+    raise StatementFailed(f"rules called {MAX_RULE_CALLS} times ask for still more contents")
 
 
 def _commit(connection: sqlite3.Connection, write: TurnWrite) -> Committed:
@@ -174,7 +179,7 @@ def _commit(connection: sqlite3.Connection, write: TurnWrite) -> Committed:
         indexed = row[1]
     planned = write.plain[0].conversation if write.plain else None
     pool = _pool(connection, agent, write.probes, planned=planned)
-    change = write.decide(pool)
+    change = _decided(connection, agent.id, pool, write.decide)
     e = _apply(connection, agent.id, write, change, snapshot, indexed)
     _merge(connection, agent.id, change.merge, write.merge, write.now)
     return Committed(agent, e.id, e.conversation, False)
@@ -266,7 +271,7 @@ def _settle(
         ).fetchall()
         owner = Agent(agent, "", Scope("", "", ""), b"", 0)
         pool = replace(_pool(connection, owner, Probes("")), exchanges=history.exchanges(reversed(rows)))
-        change = decide(pool)
+        change = _decided(connection, agent, pool, decide)
         for other in change.others:
             history.update_exchange(connection, other)
         _merge(connection, agent, change.merge, merge, at)

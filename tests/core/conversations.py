@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from textwrap import dedent
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -29,7 +29,10 @@ from gateway.core.conversation.tree import PathElement, Tree, has_additions, is_
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import told
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
+from storage.commands import MAX_RULE_CALLS, Missing, StoredContent
 from storage.records import Atom, Block, BlockOp, Exchange, State
+
+T = TypeVar("T")
 
 IDLE_S = 120.0
 OUR_TOOLS = frozenset({"memory_insert"})
@@ -192,18 +195,32 @@ class Memory:
     def is_named(self, e: Exchange) -> bool:
         return e.conversation in self.keys.values()
 
-    def tree(self, key: str | None) -> Tree:
+    def found(self, key: str | None) -> list[Exchange]:
         """What matters to a request: of a named conversation its own, else all that are found from their messages."""
         if key is not None:
-            return Tree(e for e in self.records.values() if e.conversation == self.keys.get(key))
-        return Tree(e for e in self.records.values() if not self.is_named(e))
+            return [e for e in self.records.values() if e.conversation == self.keys.get(key)]
+        return [e for e in self.records.values() if not self.is_named(e)]
+
+    def ask(self, key: str | None, rules: Callable[[Tree], T]) -> tuple[Tree, T]:
+        """The rules' answer, of a tree with as much content as they ask for, and no more. It takes few calls."""
+        skeletons = [replace(e, input=None, said=None, full=None) for e in self.found(key)]
+        contents: dict[int, StoredContent] = {}
+        for _ in range(MAX_RULE_CALLS):
+            tree = Tree(skeletons, contents)
+            try:
+                return tree, rules(tree)
+            except Missing as missing:
+                if not missing.ids or not contents.keys().isdisjoint(missing.ids):
+                    raise
+                contents |= {i: content_of(self.records[i]) for i in missing.ids}
+        raise AssertionError("the rules ask for contents again and again")
 
     def write(self, request: Request, tree: Tree, e: Exchange, new_edits: Sequence[str], now: float) -> None:
         if request.key is not None:
             self.keys.setdefault(request.key, e.conversation)
         is_repeated = e.id in self.records
         for x in list(tree.changed):
-            self.records[x] = tree.by_id[x]
+            self.records[x] = self._with_content(tree.by_id[x])
         if is_repeated:
             self.ops = [o for o in self.ops if o.exchange != e.id or o.state != "pending"]
         if not (is_repeated and e.merged):
@@ -211,9 +228,17 @@ class Memory:
         self.settle(request.key, now)
         check_columns(self.records.values(), self.canon, self.keys.values())
 
+    def _with_content(self, e: Exchange) -> Exchange:
+        """As the store writes it: content that was not loaded stays."""
+        old = self.records.get(e.id)
+        if old is None:
+            return e
+        full = (e.full or old.full) if e.hidden else None
+        return replace(e, input=e.input or old.input, said=e.said or old.said, full=full)
+
     def settle(self, key: str | None, now: float) -> None:
         """Edits of confirmed turns enter the blocks."""
-        tree = self.tree(key)
+        tree = Tree(self.found(key))
         for x, why in settle.mergeable(tree, now, IDLE_S, named=key is not None):
             self.records[x.id] = replace(x, merged=why)
             mine = [o for o in self.ops if o.exchange == x.id and o.state == "pending"]
@@ -225,6 +250,10 @@ class Memory:
         """What the block says for a request that goes on from this path."""
         pending = [o for o in self.ops if o.state == "pending"]
         return edits.view(self.blocks, pending, set(path))[0].value.split()
+
+
+def content_of(e: Exchange) -> StoredContent:
+    return StoredContent(e.input, e.said, e.full)
 
 
 def memory_insert(exchange: int, id: str, text: str) -> BlockOp:
@@ -312,13 +341,14 @@ class World:
             request.assemble()
             return request
         memory = self.memory(who, key)
-        tree = memory.tree(key)
         listing = Listing(memory.canon, request.messages)
         known = memory.keys.get(key) if key is not None else None
         query = Query(listing, key is not None, mode, self.now, IDLE_S, append, retry, known)
-        plan = request.plan = begin(tree, query)
+        tree, plan = memory.ask(key, lambda tree: begin(tree, query))
+        request.plan = plan
         fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         request.notes = {} if plan.off else fresh
+        tree.take_contents({e.id: content_of(e) for e in memory.records.values()})
         request.composition = compose(tree, plan, set(tools), fresh)
         request.assemble()
         check_fill(request, tree, listing)
@@ -357,9 +387,8 @@ class World:
         if plan is None:
             return request
         memory = self.memory(request.who, request.key)
-        tree = memory.tree(request.key)
         if request.key is not None and plan.place.anchor is None:
-            plan.conversation = memory.keys.get(request.key)
+            plan = request.plan = replace(plan, conversation=memory.keys.get(request.key))
         ours = frozenset(
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
@@ -372,7 +401,7 @@ class World:
             ours=ours,
             edits=bool(new_edits),
         )
-        e = how(tree, plan, ended)
+        tree, e = memory.ask(request.key, lambda tree: how(tree, plan, ended))
         request.exchange = e.id
         memory.write(request, tree, e, new_edits, self.now)
         return request

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import pickle
 import sqlite3
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 
+import orjson
 import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, WireMessage
 from gateway.core.conversation.change import decide
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import Keeping, Plan
+from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
-from storage.commands import Change, Committed, Pool, Probes, TurnWrite
-from storage.errors import Stale
+from storage.commands import (
+    MAX_RULE_CALLS,
+    Change,
+    Committed,
+    Missing,
+    Pool,
+    Probes,
+    StoredContent,
+    TurnWrite,
+)
+from storage.errors import Stale, StatementFailed
 from storage.records import Exchange, Scope, Snapshot
 from storage.sql.exchanges import SQL
 from storage.sql.store import SqliteStore
@@ -324,8 +338,7 @@ async def test_a_pool_holds_nothing_of_another_agent(alice: Teller, bob: Teller)
         assert pool.conversation is None
         assert not {e.id for e in pool.exchanges} & {e.id for e in theirs}
         for e in theirs:
-            got = pool.fetch(e.id)
-            assert (got.input, got.said, got.full) == (None, None, None)
+            assert bob.store.turns.contents(bob.agent, [e.id]) == {e.id: StoredContent()}
 
 
 async def test_a_snapshot_and_a_uid_are_their_agents_alone(alice: Teller, bob: Teller) -> None:
@@ -378,7 +391,7 @@ def _rev(teller: Teller, key: str) -> int:
     return look.conversation.rev
 
 
-def _write(teller: Teller, turn: StoredTurn, plain: tuple[Exchange, int]) -> TurnWrite:
+def _write(teller: Teller, turn: StoredTurn, plain: tuple[Exchange, int] | None = None) -> TurnWrite:
     ended = settle.Ended(-1, [assistant("Yes.")], assistant("Yes."), teller.now(), {})
     return TurnWrite(
         agent=teller.agent,
@@ -391,6 +404,94 @@ def _write(teller: Teller, turn: StoredTurn, plain: tuple[Exchange, int]) -> Tur
         merge=edits.merge,
         carries=True,
     )
+
+
+# -- what the rules ask for
+
+
+async def test_contents_that_the_rules_miss_are_loaded_with_one_statement_each_time(
+    alice: Teller, statements: list[str]
+) -> None:
+    history = await opened(alice, "c1")
+    turn = alice.begin([*history, user("three")], "c1")
+    first, second = (row.id for row in alice.rows())
+    told: list[set[int]] = []
+
+    def decide_late(pool: Pool) -> Change:
+        told.append(set(pool.contents))
+        for ids in ([first, second], [999]):
+            if not pool.contents.keys() >= set(ids):
+                raise Missing(ids)
+        assert orjson.loads(pool.contents[second].input or b"") == [user("two")]
+        assert pool.contents[999] == StoredContent()  # it is gone, and not asked for again
+        return Change(replace(turn.plan.exchange, id=-1))
+
+    statements.clear()
+    await alice.store.turns.commit(replace(_write(alice, turn), decide=decide_late))
+    assert told == [set(), {first, second}, {first, second, 999}]
+    expected = ["SELECT epoch,", *POOL["c1"], *["SELECT id,"] * 2, ADD, MOVED]
+    assert kinds(statements) == expected
+
+
+async def test_rules_that_never_have_enough_fail_their_turn_and_no_other(alice: Teller) -> None:
+    history = await opened(alice, "c1")
+    turn = alice.begin([*history, user("three")], "c1")
+    before, calls = alice.rows(), 0
+
+    def decide_never(pool: Pool) -> Change:
+        nonlocal calls
+        calls += 1
+        raise Missing([1000 + calls])
+
+    with pytest.raises(StatementFailed):
+        await alice.store.turns.commit(replace(_write(alice, turn), decide=decide_never))
+    assert calls == MAX_RULE_CALLS
+    assert alice.rows() == before
+    await alice.end(turn, [assistant("Third.")])
+    assert len(alice.rows()) == len(before) + 1
+
+
+async def test_what_is_compared_together_is_asked_for_together(alice: Teller, statements: list[str]) -> None:
+    for n in range(70):  # more than one statement takes
+        await alice.say([user(f"Question number {n}")], assistant("Yes."))
+    statements.clear()
+    alice.begin([user("Question number 7 and more")])
+    assert kinds(statements) == [LOOK, *POOL[None], "SELECT id,", "SELECT id,"]
+
+
+@both
+@pytest.mark.parametrize("how", [settle.finish, settle.cancel])
+async def test_nothing_of_a_request_is_changed_where_it_is_written(
+    alice: Teller, key: str | None, how: Callable[[Tree, Plan, settle.Ended], Exchange]
+) -> None:
+    # Its last reply came back cut, with a picture in the question: the writer sees another form, hashes it anew, and
+    # finds an alternative to compare with.
+    picture = {"type": "image_url", "image_url": {"url": "data:1"}}
+    shown = {"role": "user", "content": [{"type": "text", "text": "Look at this, please."}, picture]}
+    told = assistant("It is a cat on a roof, and it looks as if it wants to come down.")
+    await alice.say([user("one")], assistant("First."), key)
+    await alice.say([user("one"), assistant("First."), shown], told, key)
+    await alice.say([user("one"), assistant("First."), user("two?")], assistant("Second."), key)
+    again = [user("one"), assistant("First."), shown, assistant("It is a cat on a roof"), user("on")]
+    turn = alice.begin(again, key)
+    assert turn.plan.amendments
+    assert not turn.is_plain
+    threads: list[int] = []
+    given: list[object] = []
+
+    def watched(tree: Tree, plan: Plan, ended: settle.Ended) -> Exchange:
+        threads.append(threading.get_ident())
+        given.extend((plan, ended))
+        before = pickle.dumps((plan, ended))
+        e = how(tree, plan, ended)
+        assert pickle.dumps((plan, ended)) == before
+        return e
+
+    before = pickle.dumps(turn.plan)
+    await alice.end(turn, [assistant("Third.")], how=watched)
+    assert pickle.dumps(turn.plan) == before
+    assert given
+    assert set(threads).isdisjoint({threading.get_ident()})
 
 
 # -- all columns

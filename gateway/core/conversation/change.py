@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.match import Plan
@@ -16,12 +17,12 @@ __all__ = ["decide"]
 def decide(
     pool: Pool, plan: Plan, ended: settle.Ended, how: Callable[[Tree, Plan, settle.Ended], Exchange]
 ) -> Change:
-    """Inside the writing transaction: what this turn changes, of the tree as it is now."""
+    """Says what a turn changes of the tree as it is now, inside the writing transaction. Raises: Missing."""
     query = plan.query
-    tree = Tree(pool.exchanges, pool.fetch, pool.tombs)
+    tree = Tree(pool.exchanges, pool.contents, pool.tombs)
     before = {x.id: x for x in tree}
     if query.named and plan.place.anchor is None:
-        plan.conversation = pool.conversation
+        plan = replace(plan, conversation=pool.conversation)
     e = how(tree, plan, ended)
     merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)
     for x, why in merging:

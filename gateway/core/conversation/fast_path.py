@@ -24,7 +24,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
     e, listing = look.exchange, query.listing
     if e is None or look.is_continued or look.has_rivals or look.is_head:
         return None
-    new = list(range(listing.said, len(listing)))
+    new = tuple(range(listing.said, len(listing)))
     if query.append or query.mode is not Keeping.ON or not new or (look.has_tombs and len(new) > 1):
         return None
     if e.state is not State.FINISHED or not e.standing or e.head or (e.edits and not e.merged):
@@ -33,8 +33,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         return None
     if e.hush and not any(map(is_user, listing.atoms[listing.said :])):
         return None
-    plan = Plan(query, Match(e, listing.said - 1, listing.said - 1), new, e.conversation)
-    plan.exchange = Exchange(
+    exchange = Exchange(
         id=0,
         conversation=e.conversation,
         parent=e.id,
@@ -52,13 +51,12 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         touched=query.now,
         prior=e.id if has_additions(e) else e.prior,
     )
-    return plan
+    return Plan(query, Match(e, listing.said - 1, listing.said - 1), new, e.conversation, exchange)
 
 
 def finish_plain(plan: Plan, ended: Ended) -> Exchange:
     """The exchange to be written, if the conversation does not move before."""
     e, listing = plan.exchange, plan.query.listing
-    assert e is not None
     reply = listing.canon.atoms(ended.said)
     return replace(
         e,
@@ -68,7 +66,7 @@ def finish_plain(plan: Plan, ended: Ended) -> Exchange:
         ended=ended.now,
         size=len(squash(text_of(ended.said))),
         standing=True,
-        notes=ended.notes,
+        notes=dict(ended.notes),
         edits=ended.edits,
         evicted=ended.evicted,
         **contents(plan, ended),

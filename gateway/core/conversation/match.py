@@ -11,9 +11,9 @@ conversation only its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from gateway.core.conversation.canonical import (
     Listing,
@@ -51,6 +51,9 @@ _MAX_TURNS = 8  # turns back in which the same reply is looked for
 _MAX_PLACES = 8  # of a reply, in the tree or far back in the list, that are compared path by path
 _MAX_BLOCKS = 64  # last replies of a list that are tried as an altered one of ours
 _MAX_TEXTS = 8  # assistant texts of one turn that are tried in combination
+
+
+Span = tuple[int, int]  # first and last message of something in a list
 
 
 class Keeping(StrEnum):
@@ -94,31 +97,37 @@ class Match:
 
 @frozen
 class Amendment:
-    """What an exchange becomes in the form in which it came back; indices of the list, end excluded."""
+    """The form in which a stored exchange came back. block, reply: indices of the list, end excluded; None: as stored.
+
+    media: digests of the block's images and sounds, one for each message.
+    """
 
     exchange: int
     block: tuple[int, int] | None
     reply: tuple[int, int] | None
+    media: tuple[bytes, ...] = ()
 
 
-@dataclass(slots=True)
+@frozen
 class Plan:
-    """What a request will add. new: indices of its new messages. held: messages of cancelled sends, append mode.
+    """What a request will add.
 
-    fill: what the client left out in front of its list.
+    new: indices of its new messages. conversation: row id, None for a new one. exchange: the one to be written, id 0.
+    fill: what the client left out in front of its list. held: messages of cancelled sends, append mode.
+    hush: indices in the exchange's input that are not kept. off: nothing of it is kept.
     """
 
     query: Query
     place: Match
-    new: list[int]
+    new: tuple[int, ...]
     conversation: int | None
-    fill: list[PathElement] = field(default_factory=list)
-    amendments: list[Amendment] = field(default_factory=list)
-    held: list[WireMessage] = field(default_factory=list)
+    exchange: Exchange
+    fill: tuple[PathElement, ...] = ()
+    amendments: tuple[Amendment, ...] = ()
+    held: tuple[WireMessage, ...] = ()
     hush: frozenset[int] = frozenset()
     off: bool = False
     appending: bool = False
-    exchange: Exchange | None = None
 
     @property
     def messages(self) -> list[WireMessage]:
@@ -289,61 +298,122 @@ def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
     return found
 
 
-def _search(tree: Tree, query: Query) -> Match:
-    """The last reply of ours in the list, on the path that shares most with the list."""
-    listing = query.listing
-    ours = [e for e in tree if e.reply]
-    if not ours:
-        return Match()
-    turns = _TurnRange(listing)
-    lines: dict[int, tuple[list[PathElement], list[Atom]]] = {}
-    tried = 0
-    for number in range(len(turns) - 1, -1, -1):
-        said = turns[number]
-        found = [(span, e) for e in ours if e.reply for span in [said.find(e.reply)] if span]
-        if not found:
-            continue
-        if tried == _MAX_PLACES:
-            break
-        tried += 1
-        last = max(span[1] for span, _ in found)
-        listed = turns.flat[: listing.ends[last]]
-        then = listing.atoms[last + 1 : last + 2]
-        ranked = []
-        found = [(span, e) for span, e in found if span[1] == last]
-        if len(found) > _MAX_PLACES:
-            whole = listing.path(last + 1)
-            found.sort(
-                key=lambda f: (f[1].path == whole, _common_end(tree, f[1], listed), f[1].begun, f[1].id)
-            )
-            del found[:-_MAX_PLACES]
-        for span, e in found:
-            if e.id not in lines:
-                line = tree.line(e)
-                lines[e.id] = line, [a for el in line for a in el.atoms]
-            line, path = lines[e.id]
-            score = _likeness(listed, path)
-            if score < 0 and turns.has_better(number, e, path, score):
+class _Rank(NamedTuple):
+    """How well a stored exchange fits as the last reply of ours in a list; of two the greater one fits better.
+
+    is_whole: its path is the list, which comes before a path that only ends like it. goes_on: what follows in the list
+    was asked after it before, or (of a whole path) nothing was yet. Of these the newest, as the fast path has it.
+    """
+
+    likeness: int
+    is_whole: bool
+    goes_on: bool
+    begun: float
+    id: int
+
+
+class _Candidate(NamedTuple):
+    """span: first and last message of its reply. line: its path."""
+
+    rank: _Rank
+    exchange: Exchange
+    span: Span
+    line: list[PathElement]
+
+
+class _Search:
+    """Finds the last reply of ours in the list, on the path that shares most with the list."""
+
+    def __init__(self, tree: Tree, query: Query) -> None:
+        self._tree = tree
+        self._query = query
+        self._ours = [e for e in tree if e.reply]
+        self._turns = _TurnRange(query.listing)
+        self._lines: dict[int, tuple[list[PathElement], list[Atom]]] = {}
+
+    def run(self) -> Match:
+        if not self._ours:
+            return Match()
+        for number, found in self._tries():
+            ranked = self._ranked(number, found)
+            if not ranked:
                 continue
-            # The whole path comes before the end of another. Of several the one that was asked this before, or
-            # (of whole ones) was not asked anything yet, and of these the newest: as the plain path has it.
+            best = ranked[-1]
+            likeness = best.rank.likeness
+            # Without an id nobody else's path may be as near; with one it is enough that nothing speaks against it.
+            is_alone = len(ranked) == 1 or ranked[-2].rank.likeness < likeness or likeness == 0
+            if (self._query.named or is_alone) and self._is_evident(best):
+                return Match(best.exchange, *best.span)
+        return Match()
+
+    def _tries(self) -> Iterator[tuple[int, list[tuple[Span, Exchange]]]]:
+        """(number of a turn, the replies of ours that end latest in it), the last turn first."""
+        tried = 0
+        for number in range(len(self._turns) - 1, -1, -1):
+            said = self._turns[number]
+            found = [(span, e) for e in self._ours if e.reply for span in [said.find(e.reply)] if span]
+            if not found:
+                continue
+            last = max(span[1] for span, _ in found)
+            yield number, [(span, e) for span, e in found if span[1] == last]
+            tried += 1
+            if tried == _MAX_PLACES:
+                return
+
+    def _ranked(self, number: int, found: list[tuple[Span, Exchange]]) -> list[_Candidate]:
+        """Those of the replies found in a turn that may be meant, the best one last."""
+        tree, listing = self._tree, self._query.listing
+        last = found[0][0][1]
+        listed = self._turns.flat[: listing.ends[last]]
+        then = listing.atoms[last + 1 : last + 2]
+        ranked: list[_Candidate] = []
+        for span, e in self._nearest(found, listed):
+            line, path = self._line(e)
+            likeness = _likeness(listed, path)
+            # Below 0 something is in one and not in the other: the words may belong to an earlier turn.
+            if likeness < 0 and self._turns.has_better(number, e, path, likeness):
+                continue
             is_whole, kids = path == listed, tree.kids(e)
             goes_on = any(list(c.inputs[:1]) == then for c in kids) or (is_whole and not kids)
-            ranked.append((score, is_whole, goes_on, e.begun, e.id, e, span, line))
-        if not ranked:
-            continue
-        ranked.sort(key=lambda r: r[:5])
-        score, _, _, _, _, e, span, line = ranked[-1]
-        # It takes evidence: the words are rare, or the question agrees; without an id nobody else's path is as near,
-        # and with one it is enough that nothing speaks against it.
-        before = [i for i in range(span[0]) if listing.atoms[i] and listing.atoms[i][0][:1] in b"ut"][-1:]
-        is_known = e.size >= LONG_REPLY or any(listing.atoms[i][0] in _asked(line) for i in before)
-        alone = len(ranked) == 1 or ranked[-2][0] < score or score == 0
-        if query.named:
-            is_known = is_known or all(_is_akin(tree, e, listing, i) for i in before)
-        if is_known and (query.named or alone):
-            return Match(e, *span)
-    return Match()
+            rank = _Rank(likeness, is_whole, goes_on, e.begun, e.id)
+            ranked.append(_Candidate(rank, e, span, line))
+        return sorted(ranked, key=lambda candidate: candidate.rank)
+
+    def _nearest(
+        self, found: list[tuple[Span, Exchange]], listed: Sequence[Atom]
+    ) -> list[tuple[Span, Exchange]]:
+        """As many as are compared path by path. Replies like "Yes." may be there by the hundred."""
+        if len(found) <= _MAX_PLACES:
+            return found
+        whole = self._query.listing.path(found[0][0][1] + 1)
+
+        def rank(one: tuple[Span, Exchange]) -> tuple[bool, int, float, int]:
+            e = one[1]
+            return e.path == whole, _common_end(self._tree, e, listed), e.begun, e.id
+
+        return sorted(found, key=rank)[-_MAX_PLACES:]
+
+    def _line(self, e: Exchange) -> tuple[list[PathElement], list[Atom]]:
+        if e.id not in self._lines:
+            line = self._tree.line(e)
+            self._lines[e.id] = line, [a for el in line for a in el.atoms]
+        return self._lines[e.id]
+
+    def _is_evident(self, best: _Candidate) -> bool:
+        """A reply's words are not enough, unless they are rare: the question has to agree too.
+
+        With an id, where there is nobody else's path to be confused with, it is enough if it is akin."""
+        tree, listing, e = self._tree, self._query.listing, best.exchange
+        if e.size >= LONG_REPLY:
+            return True
+        asked = [i for i in range(best.span[0]) if listing.atoms[i] and listing.atoms[i][0][:1] in b"ut"][-1:]
+        if any(listing.atoms[i][0] in _asked(best.line) for i in asked):
+            return True
+        if not self._query.named:
+            return False
+        # The tries that follow may come here too: all that they compare is loaded at once.
+        tree.load_together(tree.top(x) for _, found in self._tries() for _, x in found)
+        return all(_is_akin(tree, e, listing, i) for i in asked)
 
 
 def _asked(line: Sequence[PathElement]) -> list[Atom]:
@@ -360,7 +430,7 @@ def place(tree: Tree, query: Query) -> Match:
     head = tuple(listing.atoms[:said])
     if any(e.parent is None and e.inputs[:said] == head for e in tree):
         return Match()  # a head made elsewhere that opened a conversation before: nothing of ours
-    found = _search(tree, query)
+    found = _Search(tree, query).run()
     altered = _find_altered(tree, query, found)
     return altered or found
 
@@ -441,6 +511,7 @@ def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], *, 
 
 def _letters_said(tree: Tree, found: Sequence[Exchange]) -> dict[int, str]:
     """What each said, as it is compared; once, since all of them are with many messages of the list."""
+    tree.load_together([*found, *map(tree.top, found)])  # of the latter what was asked is compared next
     said = {c.id: tree.content(c).said for c in found if not is_tombstone(c)}
     return {number: letters(text_of(message)) for number, message in said.items() if message is not None}
 
@@ -480,37 +551,47 @@ def _agreement(
 
 
 def begin(tree: Tree, query: Query) -> Plan:
-    """What a request adds to the tree, and what it needs of it. Nothing is changed yet."""
+    """Says what a request adds to the tree, and what it needs of it. Nothing is changed yet. Raises: Missing."""
     listing = query.listing
     found = place(tree, query)
+    # Results of tools that came back within an altered reply are new as well.
     results = [
         i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in ("tool", "function")
     ]
-    plan = Plan(query, found, results + list(range(found.last + 1, len(listing))), None)
-    if query.append and found.anchor is None:
-        _append(tree, plan)
+    new = (*results, *range(found.last + 1, len(listing)))
+    appending = query.append and found.anchor is None
+    held: Sequence[WireMessage] = ()
+    fill: Sequence[PathElement] = ()
+    amendments: Iterable[Amendment] = ()
+    if appending:
+        anchor, held = _tip(tree, query, new)
+        found, fill = Match(anchor), tree.line(anchor)
     elif found.anchor is not None:
-        line = tree.line(found.anchor)
-        if found.form:
-            line = [el for el in line if not (el.exchange.id == found.anchor.id and el.place == -1)]
-        known = listing.flat(found.first if found.form else found.last + 1)
-        plan.fill = left_out(line, known)
-        front = [a for el in line[:-1] for a in el.atoms] if plan.fill else []
-        if front and listing.flat(len(listing))[: len(front)] == front:
-            plan.fill = []  # it begins where the path does, which says the same things twice
-        plan.amendments = list(_amendments(tree, listing, found))
-    anchor = plan.place.anchor
-    plan.exchange = _new_exchange(tree, plan)
-    tree.lend(0, plan.messages)
-    if anchor is not None:
-        plan.conversation = anchor.conversation
+        fill = _left_out(tree, listing, found)
+        amendments = _amendments(tree, listing, found)
+    messages = [*held, *(listing.messages[i] for i in new)]
+    e = _new_exchange(query, found.anchor, held, new)
+    tree.lend(0, messages)
+    if found.anchor is not None:
+        conversation: int | None = found.anchor.conversation
     elif query.named:
-        plan.conversation = query.conversation
+        conversation = query.conversation
     else:
-        opening = find_opening(tree, plan.exchange, query)
-        plan.conversation = opening.conversation if opening else None
-    _keep_off_the_record(tree, plan)
-    return plan
+        opening = find_opening(tree, e, query)
+        conversation = opening.conversation if opening else None
+    return Plan(
+        query,
+        found,
+        new,
+        conversation,
+        e,
+        tuple(fill),
+        tuple(amendments),
+        tuple(held),
+        hush=_find_hush(tree, e, messages),
+        off=query.mode is not Keeping.ON or _was_off(tree, e, found.anchor, conversation),
+        appending=appending,
+    )
 
 
 def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
@@ -545,11 +626,13 @@ def low_of(tree: Tree, plan: Plan) -> int | None:
     return min(x.depth for x in (anchor, tree.top(anchor), *changed))
 
 
-def _new_exchange(tree: Tree, plan: Plan) -> Exchange:
+def _new_exchange(
+    query: Query, anchor: Exchange | None, held: Sequence[WireMessage], new: Sequence[int]
+) -> Exchange:
     """The exchange of this request, with a temporary id that no stored one has."""
-    listing, anchor, canon = plan.query.listing, plan.place.anchor, plan.query.listing.canon
-    inputs = [canon.atoms(m) for m in plan.held] + [listing.atoms[i] for i in plan.new]
-    media = [canon.media(m) for m in plan.held] + [listing.media(i) for i in plan.new]
+    listing, canon = query.listing, query.listing.canon
+    inputs = [canon.atoms(m) for m in held] + [listing.atoms[i] for i in new]
+    media = [canon.media(m) for m in held] + [listing.media(i) for i in new]
     return Exchange(
         id=0,
         conversation=0 if anchor is None else anchor.conversation,
@@ -561,19 +644,20 @@ def _new_exchange(tree: Tree, plan: Plan) -> Exchange:
         reply=None,
         path=b"",
         reply_key=None,
-        begun=plan.query.now,
-        touched=plan.query.now,
+        begun=query.now,
+        touched=query.now,
         state=State.FINISHED,
     )
 
 
 def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
     """An opening that nobody continued and that this one repeats or extends, within the idle time: the same chat."""
+    openings = [x for x in tree if x.parent is None]
+    tree.load_together(openings)
     near = [
         x
-        for x in tree
-        if x.parent is None
-        and not tree.is_carried(x)
+        for x in openings
+        if not tree.is_carried(x)
         and query.now - tree.last(x, query.now) <= query.idle_s
         and tree.extends(new, x)
     ]
@@ -587,25 +671,33 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
     return max(near, key=rank)
 
 
-def _keep_off_the_record(tree: Tree, plan: Plan) -> None:
-    """A turn that was off stays so when it is asked again, and with the results of its tools; what matches its hashes
-    in a list is not kept either."""
-    e = plan.exchange
-    assert e is not None
-    before = [x for x in _would_be_siblings(tree, plan) if tree.is_same_input(x, e)]
-    if plan.place.anchor is not None and not any(map(is_user, e.inputs)):
-        before.append(plan.place.anchor)
-    plan.off = plan.query.mode is not Keeping.ON or any(map(is_forgotten, before))
+def _rivals(tree: Tree, anchor: Exchange | None, conversation: int | None) -> list[Exchange]:
+    """What stands at the place where a new exchange will."""
+    if anchor is not None:
+        return tree.kids(anchor)
+    return [] if conversation is None else tree.roots(conversation)
+
+
+def _was_off(tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int | None) -> bool:
+    """A turn that was off stays so when it is asked again, and with the results of its tools."""
+    before = [x for x in _rivals(tree, anchor, conversation) if tree.is_same_input(x, e)]
+    if anchor is not None and not any(map(is_user, e.inputs)):
+        before.append(anchor)
+    return any(map(is_forgotten, before))
+
+
+def _find_hush(tree: Tree, e: Exchange, messages: Sequence[WireMessage]) -> frozenset[int]:
+    """Which of its messages are not kept: in front of the last one, what matches something that was forgotten, and
+    what answers that."""
     tombs = tombstone_atoms(tree)
     if not tombs and not tree.tombs:
-        return
+        return frozenset()
     hush: set[int] = set()
-    messages = plan.messages
     for i, atoms in enumerate(e.inputs[:-1]):
         is_tomb = atoms in tombs or b"".join(atoms) in tree.tombs
         if is_tomb or (i - 1 in hush and messages[i].get("role") != "user"):
             hush.add(i)
-    plan.hush = frozenset(hush)
+    return frozenset(hush)
 
 
 def tombstone_atoms(tree: Tree) -> set[tuple[Atom, ...]]:
@@ -618,26 +710,19 @@ def tombstone_atoms(tree: Tree) -> set[tuple[Atom, ...]]:
     return {atoms for atoms in gone if atoms and atoms[0][:1] in b"ua"}
 
 
-def _would_be_siblings(tree: Tree, plan: Plan) -> list[Exchange]:
-    if plan.place.anchor is not None:
-        return tree.kids(plan.place.anchor)
-    return [] if plan.conversation is None else tree.roots(plan.conversation)
-
-
-def _append(tree: Tree, plan: Plan) -> None:
-    """The client sends its new message alone: the path of the exchange touched last comes before it."""
-    query, canon = plan.query, plan.query.listing.canon
+def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None, Sequence[WireMessage]]:
+    """Append mode: the client sends its new message alone. (the exchange touched last, messages held from cancelled
+    sends), which come before it."""
+    canon = query.listing.canon
     standing = (e for e in tree if tree.stands(e, named=True))
     tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
-    new = [query.listing.messages[i] for i in plan.new]
-    atoms = [canon.atoms(m) for m in new]
+    atoms = [canon.atoms(query.listing.messages[i]) for i in new]
     held = _pending(tree, tip)
     if query.retry and not held and tip is not None and list(tip.inputs[-len(new) :]) == atoms:
         held, tip = (tree.content(tip).messages or [])[: -len(new)], tree.parent(tip)
     elif [canon.atoms(m) for m in held][-len(new) :] == atoms:
         held = held[: -len(new)]  # the cancelled message once more
-    plan.place, plan.held, plan.appending = Match(tip), held, True
-    plan.fill = tree.line(tip) if tip is not None else []
+    return tip, held
 
 
 def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
@@ -665,7 +750,9 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
         )
         block = (start, end) if fits and not _is_as_stored(x, listing, start, end) else None
         if block or reply:
-            yield Amendment(x.id, block, reply)
+            # What is hashed of pictures is hashed here, since a list's cache is not for the writer's thread.
+            media = tuple(listing.media(i) for i in range(*block)) if block else ()
+            yield Amendment(x.id, block, reply, media)
         if not fits and is_turn:
             return
         reply, x = None, tree.parent(x)
@@ -692,6 +779,19 @@ def _is_told_anew(x: Exchange, listing: Listing, start: int, end: int) -> bool:
 def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
     kind = atoms[0][:1] if atoms else b"a"
     return {b"u": role == "user", b"t": role in ("tool", "function")}.get(kind, role == "assistant")
+
+
+def _left_out(tree: Tree, listing: Listing, found: Match) -> list[PathElement]:
+    """The front of the anchor's path, as far as the client's list does not have it."""
+    assert found.anchor is not None
+    line = tree.line(found.anchor)
+    if found.form:  # the reply that came back altered is none of what the list has word for word
+        line = [el for el in line if not (el.exchange.id == found.anchor.id and el.place == -1)]
+    fill = left_out(line, listing.flat(found.first if found.form else found.last + 1))
+    front = [a for el in line[:-1] for a in el.atoms] if fill else []
+    if front and listing.flat(len(listing))[: len(front)] == front:
+        return []  # it begins where the path does, which says the same things twice
+    return fill
 
 
 def left_out(line: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:

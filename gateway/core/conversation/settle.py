@@ -6,7 +6,7 @@ meanwhile); what they changed is what the store writes. Only what a request was 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +34,7 @@ class Ended:
     full: Sequence[WireMessage]
     said: WireMessage
     now: float
-    notes: dict[int, str]
+    notes: Mapping[int, str]
     ours: frozenset[str] = frozenset()
     edits: bool = False
     snapshot: int | None = None
@@ -79,12 +79,12 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
             head=head_of(tree, e),
         )
         e = tree.add(e)
-    for y in tree.chain(e):
-        back = y.superseded
-        if back:
+    judged = [y for y in tree.chain(e) if (y.id == e.id and twin is None) or y.superseded or y.id in revived]
+    tree.load_together(x for y in judged for x in (y, *tree.siblings(y)))
+    for y in judged:
+        if y.superseded:
             y = tree.change(y.id, superseded=False)
-        if (y.id == e.id and twin is None) or back or y.id in revived:
-            _judge(tree, y, named=query.named, idle_s=query.idle_s)
+        _judge(tree, y, named=query.named, idle_s=query.idle_s)
     for i in revived:
         _mark_carried(tree, tree.by_id[i])
     _mark_carried(tree, e)
@@ -113,7 +113,6 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 
 def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     """The new exchange at its place. An anchor that was forgotten meanwhile leaves a new beginning."""
-    assert plan.exchange is not None
     conversation = plan.conversation
     parent = tree.get(plan.exchange.parent)
     draft = tree.get(ended.id)
@@ -125,7 +124,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         seq=draft.seq if draft else 0,
         run=draft.run if draft else 0,
         parent=None if parent is None else parent.id,
-        notes=ended.notes,
+        notes=dict(ended.notes),
         hush=plan.hush,
         snapshot=ended.snapshot,
         evicted=ended.evicted,
@@ -147,7 +146,6 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
             opening = find_opening(tree, e, plan.query)
         conversation = opening.conversation if opening else conversation
     e = replace(e, conversation=conversation if conversation is not None else e.id)
-    plan.conversation = e.conversation
     if plan.off or any(is_forgotten(x) and tree.is_same_input(x, e) for x in tree.siblings(e)):
         return replace(e, state=State.OFF, notes={})
     return replace(e, input=orjson.dumps(_kept(plan)))
@@ -155,7 +153,9 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 
 def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
     """Of requests that overlap the one that began later joins the earlier; the earlier may end later."""
-    later = (x for x in tree if x.parent is None and x.begun > e.begun and tree.extends(x, e))
+    openings = [x for x in tree if x.parent is None]
+    tree.load_together(openings)
+    later = (x for x in openings if x.begun > e.begun and tree.extends(x, e))
     return min(later, key=lambda x: x.begun, default=None)
 
 
@@ -215,7 +215,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         x = tree.change(
             x.id,
             inputs=inputs,
-            media=tuple(listing.media(i) for i in range(start, end)),
+            media=amendment.media,
             notes=notes,
             input=None
             if is_tombstone(x)

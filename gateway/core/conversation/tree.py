@@ -1,7 +1,8 @@
 """Exchanges as trees: who follows whom, what was carried on, and who stands.
 
 A `Tree` holds the exchanges of the conversations at hand (all of an agent's that may matter to one request, loaded by
-the store) and the changes made to them, which the store then writes. Content is fetched only where a rule reads words.
+the store) and the changes made to them, which the store then writes. Content is loaded only where a rule reads words:
+`content` raises `Missing` for an exchange whose content was not loaded, and the rule is called again with it.
 
 Standing: finished and not superseded. Carried: a later request that brings a new user message has finished on it.
 A turn may span several exchanges (tool results go on with the turn of their call): most questions are asked of turns.
@@ -9,13 +10,14 @@ A turn may span several exchanges (tool results go on with the turn of their cal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, grows, is_user, text_of
+from storage.commands import Missing, StoredContent
 from storage.records import Atom, Exchange, State
 
 __all__ = ["Content", "PathElement", "Tree", "end_offset", "has_additions", "is_forgotten", "is_tombstone"]
@@ -86,7 +88,7 @@ class _Memo:
 
 
 class Tree:
-    """fetch: content of an exchange whose own fields do not carry it (a skeleton as the store loads it).
+    """contents: of exchanges whose own fields do not carry theirs; None: all carry their own.
 
     tombs: hashes of messages that were forgotten, wherever they stood.
     """
@@ -94,14 +96,15 @@ class Tree:
     def __init__(
         self,
         exchanges: Iterable[Exchange] = (),
-        fetch: Callable[[int], Exchange] | None = None,
+        contents: Mapping[int, StoredContent] | None = None,
         tombs: frozenset[bytes] = frozenset(),
     ) -> None:
         self.tombs = tombs
         self.by_id: dict[int, Exchange] = {}
         self._kids: dict[int, list[int]] = {}
         self._roots: dict[int, list[int]] = {}
-        self._fetch = fetch
+        self._contents = None if contents is None else dict(contents)
+        self._groups: list[list[int]] = []
         self._memo = _Memo({}, {})
         self.changed: set[int] = set()
         for exchange in exchanges:
@@ -149,14 +152,23 @@ class Tree:
     def get(self, exchange_id: int | None) -> Exchange | None:
         return None if exchange_id is None else self.by_id.get(exchange_id)
 
+    def load_together(self, group: Iterable[Exchange]) -> None:
+        """Once a rule needs the content of one of these, all that were not loaded are asked for at once."""
+        self._groups.append([e.id for e in group])
+
+    def take_contents(self, contents: Mapping[int, StoredContent]) -> None:
+        """Adds what was loaded because it was `Missing`."""
+        self._contents = {**(self._contents or {}), **contents}
+
     def content(self, e: Exchange) -> Content:
+        """Raises: Missing where the store has it and it was not loaded."""
         known = self._memo.content.get(e.id)
         if known is not None:
             return known
         if is_tombstone(e):
             found = Content()
         else:
-            stored = self._fetch(e.id) if e.input is None and self._fetch is not None and e.id > 0 else e
+            stored = self._stored(e)
             full = _load(e.full or stored.full) or {}
             found = Content(
                 _load(e.input or stored.input),
@@ -166,6 +178,20 @@ class Tree:
             )
         self._memo.content[e.id] = found
         return found
+
+    def _stored(self, e: Exchange) -> StoredContent | Exchange:
+        if e.input is not None or self._contents is None or e.id <= 0:
+            return e
+        if e.id not in self._contents:
+            raise Missing(self._missing_with(e))
+        return self._contents[e.id]
+
+    def _missing_with(self, e: Exchange) -> list[int]:
+        """The exchange and those of its groups, as far as the store has contents of theirs that were not loaded."""
+        wanted = dict.fromkeys([e.id, *(i for group in self._groups if e.id in group for i in group)])
+        there = (self.by_id[i] for i in wanted if i > 0 and i in self.by_id)
+        known = self._contents or {}
+        return [x.id for x in there if x.input is None and x.id not in known and not is_tombstone(x)]
 
     def lend(self, exchange_id: int, messages: list[WireMessage]) -> None:
         """Makes the words of an exchange that is not stored yet known to the comparisons below."""

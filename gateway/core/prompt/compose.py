@@ -126,9 +126,7 @@ def _restore(
 
 def known_note(tree: Tree, plan: Plan, i: int) -> str | None:
     """The note that hangs on the i-th new message already: written once, "" (looked and found nothing) included."""
-    e = plan.exchange
-    assert e is not None
-    prefix = e.inputs[: i + 1]
+    prefix = plan.exchange.inputs[: i + 1]
     anchor = plan.place.anchor
     if anchor is not None:
         rivals = tree.kids(anchor)
@@ -141,7 +139,9 @@ def known_note(tree: Tree, plan: Plan, i: int) -> str | None:
 
 
 def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, str]) -> Composition:
-    """offered: names of our tools in this request. fresh: index among the new messages -> note."""
+    """Raises: Missing.
+
+    offered: names of our tools in this request. fresh: index among the new messages -> note."""
     listing, place = plan.query.listing, plan.place
     found = Composition()
     _fill(tree, plan, offered, found)
@@ -202,7 +202,9 @@ def _is_gone(element: PathElement) -> bool:
 
 
 def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -> None:
-    for element in _tellable(plan.fill, plan.query.listing):
+    elements = _tellable(plan.fill, plan.query.listing)
+    tree.load_together(element.exchange for element in elements)
+    for element in elements:
         x, content = element.exchange, tree.content(element.exchange)
         if element.place >= 0:
             if content.messages is not None:
@@ -242,10 +244,14 @@ def _hide(
 ) -> None:
     """What of ours belongs to a reply goes back where the reply is one message of the list."""
     listing, model = plan.query.listing, plan.query.model
+    back: list[tuple[int, Exchange]] = []
     for i, x in replies.items():
         before, after = replies.get(i - 1), replies.get(i + 1)
         if (x.hidden or x.opaque) and not any(y is not None and y.id == x.id for y in (before, after)):
-            restore(listing, i, x, tree.content(x), offered, model, found)
+            back.append((i, x))
+    tree.load_together(x for _, x in back)
+    for i, x in back:
+        restore(listing, i, x, tree.content(x), offered, model, found)
 
 
 def restore(

@@ -98,7 +98,7 @@ class Maintenance:
 
 def _confirm(pool: Pool, *, now: float, idle_s: float, named: bool) -> Change:
     """Memory edits of turns that stood unchallenged for the idle time enter the blocks."""
-    tree = Tree(pool.exchanges, pool.fetch)
+    tree = Tree(pool.exchanges, pool.contents)
     merging = settle.mergeable(tree, now, idle_s, named=named)
     for x, why in merging:
         tree.change(x.id, merged=why)

@@ -38,6 +38,7 @@ from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.assemble import Additions, Assembly, assemble, may_exceed
+from gateway.run.memory.contents import with_contents
 from gateway.run.memory.visible import VisibleContent
 from gateway.run.tools.memory import MemoryTools
 from gateway.settings import MemorySettings
@@ -168,8 +169,8 @@ class MemoryKeeper:
         low: int | None = None
         while True:
             pool = self.store.turns.pool(agent, full_probes(query, key, reach=reach, low=low))
-            tree = Tree(pool.exchanges, pool.fetch, pool.tombs)
-            plan = history.begin(tree, query)
+            tree = Tree(pool.exchanges, pool.contents, pool.tombs)
+            plan = with_contents(self.store.turns, agent, tree, partial(history.begin, tree, query))
             evicted = evicted_before(plan, asked.context_tokens)
             is_all = reach is None and low is None
             if is_all or not tree.is_partial or history.is_enough(tree, plan, evicted):
@@ -254,9 +255,10 @@ class TurnMemory:
         self.section = pin(summary=summary)
         self.evicted = gone = evicted_before(self.plan, self.asked.context_tokens)
         if spec.history == "client":
-            self.plan.fill = []
+            self.plan = replace(self.plan, fill=())
         elif gone is not None:
-            self.plan.fill = [element for element in self.plan.fill if element.at[1] >= gone.offset]
+            fill = tuple(element for element in self.plan.fill if element.at[1] >= gone.offset)
+            self.plan = replace(self.plan, fill=fill)
         self.composition = self._compose(fresh)
         self.beginning = find_beginning(
             self.plan, self.composition, gone, is_plain=self.tree is None, in_use=summary
@@ -280,7 +282,7 @@ class TurnMemory:
     def answered_by(self, upstream: str, model: str) -> None:
         """Another one than was thought answers: what only that one could read stays here."""
         self.query = replace(self.query, model=f"{upstream}/{model}")
-        self.plan.query = self.query
+        self.plan = replace(self.plan, query=self.query)
         if self.asked.identity.mode is not Mode.OFF:
             notes = self.composition.notes
             self.composition = self.beginning.composition = self._compose({})
@@ -290,7 +292,8 @@ class TurnMemory:
     def _compose(self, fresh: dict[int, str]) -> Composition:
         if self.tree is None:
             return compose_plain(self.query.listing, self.look, self.offered, fresh, self.query.model)
-        return compose(self.tree, self.plan, self.offered, fresh)
+        composing = partial(compose, self.tree, self.plan, self.offered, fresh)
+        return with_contents(self.by.store.turns, self.agent, self.tree, composing)
 
     def _find_cuts(self) -> None:
         """The newest summaries on this path: asked for only where the conversation may not fit whole."""
@@ -385,7 +388,10 @@ class TurnMemory:
                     deadline_ms=left_ms,
                     vector=vector,
                 )
-                left_out, is_whole = sight.replaced(settings.idle_s), self.asked.spec.history != "client"
+                left_out = with_contents(
+                    self.by.store.turns, self.agent, self.tree, partial(sight.replaced, settings.idle_s)
+                )
+                is_whole = self.asked.spec.history != "client"
                 hits = recall.choose(
                     [
                         m
@@ -432,6 +438,7 @@ class TurnMemory:
         except TimeoutError:
             raise TooSlow("the disk did not take the message in time") from None
         self.row = committed.exchange
+        self.plan = replace(self.plan, conversation=committed.conversation)
         self.agent = committed.agent
         self.by.store.turns.remember(committed)
 

@@ -71,12 +71,13 @@ class VisibleContent:
             return found
         unsettled = [x for x in tree.chain(plan.place.anchor) if not tree.is_carried(x)]
         found |= {x.id for x in unsettled}
-        for x in (*unsettled, *([plan.exchange] if plan.exchange is not None else [])):
+        for x in (*unsettled, plan.exchange):
             if x.parent is not None:
                 found |= {y.id for y in tree.siblings(x) if not tree.kids(y)}
             elif plan.conversation is not None:
                 # Of what opened it only what goes on: in a named conversation lists may stand side by side.
                 roots = _recent_roots(tree, plan.conversation, plan.query.now, idle_s)
+                tree.load_together(roots)
                 found |= {y.id for y in roots if tree.extends(x, y)}
         return found
 

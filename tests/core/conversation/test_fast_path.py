@@ -46,7 +46,7 @@ def look_for(tree: Tree, listing: Listing) -> Look:
 
 
 def planned(world: World, messages: list[WireMessage], **how: Any) -> tuple[Tree, Look, Query, Plan | None]:
-    tree = world.memory().tree("c1")
+    tree = Tree(world.memory().found("c1"))
     listing = Listing(Canon(SECRET), messages)
     world.now += 1
     usual: dict[str, Any] = {"named": True, "mode": Keeping.ON, "now": world.now, "idle_s": IDLE_S}

@@ -53,7 +53,7 @@ CARRYING_EDITS = [
 ]  # fmt: skip
 # Two turns: the second to end finds that the conversation has moved (its insert adds nothing) and is resolved.
 CONFLICT = [*LOOK, *LOOK, ADD, MARK_PARENT, ADD, *RESOLVE, "read", ADD, MARK_CONVERSATION]
-APPEND = 17  # two transactions, the user's message being written first
+APPEND = 16  # two transactions, the user's message being written first; what is filled in is read at once
 
 
 def test_a_plain_turn_is_one_read_one_insert_and_one_update(world: World) -> None:

@@ -1,0 +1,30 @@
+"""Asking the rules of gateway.core, which read nothing themselves, with the contents that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from gateway.core.conversation.tree import Tree
+from storage.base import Turns
+from storage.commands import MAX_RULE_CALLS, Missing
+from storage.errors import StatementFailed
+from storage.records import Agent
+
+__all__ = ["with_contents"]
+
+T = TypeVar("T")
+
+
+def with_contents(turns: Turns, agent: Agent, tree: Tree | None, rules: Callable[[], T]) -> T:
+    """Returns what the rules answer. Contents that they find missing in the tree are read, and they are asked again.
+
+    tree: None for a plain turn, for which nothing is missing. Raises: StoreError.
+    """
+    for _ in range(MAX_RULE_CALLS):
+        try:
+            return rules()
+        except Missing as missing:
+            assert tree is not None
+            tree.take_contents(turns.contents(agent, missing.ids))
+    raise StatementFailed(f"rules called {MAX_RULE_CALLS} times ask for still more contents")
