@@ -26,18 +26,12 @@ from gateway.errors import SettingsError
 from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
-from gateway.run.admin.forget import forget_operations, names_part
-from gateway.run.admin.operations import Operation, job_operations, key_operations, meaning, telling
-from gateway.run.admin.show import show_operation
-from gateway.run.admin.transfer import carry_operations
-from gateway.run.background.compact import compact_operation
-from gateway.run.background.embed import KIND as EMBED
+from gateway.operations import make_operations
 from gateway.run.background.embed import LOCAL, embedder_route
 from gateway.run.background.model import background_route
 from gateway.run.background.services import BackgroundServices
 from gateway.run.chat import Chat
 from gateway.run.memory.blocks import follow_settings
-from gateway.run.memory.turn_memory import EmbedQuery
 from gateway.run.upstream.forward import Forwarding
 from gateway.run.upstream.models import ModelList
 from gateway.run.upstream.route import Route as ModelRoute
@@ -54,7 +48,7 @@ from storage.base import Store
 from storage.search.rank import preload
 from storage.sql.keys import was_keyed
 
-__all__ = ["Gateway", "create_app", "make_operations", "make_providers"]
+__all__ = ["Gateway", "create_app", "make_providers"]
 
 LAST_REQUESTS_S = 5.0  # what requests cut at the end of `shutdown_s` get to write down what became of them
 _log = logging.getLogger("mnemogate")
@@ -112,7 +106,6 @@ class Gateway:
             self.beside = BackgroundServices(
                 settings,
                 store,
-                self.chat,
                 self.chat.recollector,
                 self.metrics,
                 clock,
@@ -197,6 +190,8 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.chat.pending.drain(LAST_REQUESTS_S)
+        if self.beside is not None:
+            await self.beside.drain(LAST_REQUESTS_S)
         if self.store is not None:
             await self.store.close()
         for provider in self.providers.values():
@@ -237,22 +232,6 @@ def create_app(
         make_background(settings) if background is None else background,
         make_embedder(settings) if embedder is None else embedder,
     )
-
-
-def make_operations(
-    settings: Settings, store: Store, embed_query: EmbedQuery | None = None
-) -> dict[str, Operation]:
-    """What the command line can ask for, here or through the process that serves."""
-    profiles = [each.name for each in settings.profiles]
-    show = show_operation(store, settings.memory.recall_tokens or 1000, time.time, profiles, embed_query)
-    then = () if settings.memory.embedder is None else (EMBED,)
-    whose = {"memory-show": show, **forget_operations(store, time.time), **carry_operations(store, then)}
-    whose["compact"] = compact_operation(store, has_model=settings.background_model is not None)
-    found = {**key_operations(store.keys), **job_operations(store.jobs)}
-    for name, operation in whose.items():
-        if_so = names_part if name == "memory-forget" else None
-        found[name] = meaning(operation, settings.default_user, settings.default_profile, if_so)
-    return {name: telling(operation) for name, operation in found.items()}
 
 
 def make_providers(settings: Settings) -> dict[str, Provider]:

@@ -12,10 +12,11 @@ from typing import Any
 
 import uvloop
 
-from gateway.app import create_app, make_embedder, make_operations
+from gateway.app import create_app, make_embedder
 from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
 from gateway.log import configure_logging
+from gateway.operations import make_operations
 from gateway.run.background.embed import Embedding
 from gateway.run.upstream.route import AGENT_PREFIX, resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, is_loopback
@@ -65,10 +66,7 @@ async def perform_here(settings: Settings, operation: str, arguments: Mapping[st
                 embedding = Embedding(store, embedder, settings.memory, time.time)
                 await embedding.warm()
                 embed_query = embedding.embed_query
-            operations = make_operations(settings, store, embed_query)
-            if operation not in operations:
-                raise GatewayError(f"{operation} is not there yet.")
-            return await operations[operation](arguments)
+            return await make_operations(settings, store, embed_query).perform(operation, arguments)
     except StoreError as error:
         raise GatewayError(error.message) from error
     finally:

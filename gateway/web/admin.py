@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest, NotAuthenticated, UnknownPath
-from gateway.run.admin.operations import Operation
+from gateway.run.admin.operations import Operations
 from gateway.web.middleware import trace_of
 
 __all__ = ["ADMIN_PREFIX", "AdminFile", "admin_routes"]
@@ -46,15 +45,15 @@ class AdminFile:
             self.path.unlink()
 
 
-def admin_routes(operations: Mapping[str, Operation], token: str) -> list[Route]:
+def admin_routes(operations: Operations, token: str) -> list[Route]:
     async def perform(request: Request) -> Response:
         trace_of(request.scope).route = "admin"
         given = request.headers.get("x-mnemogate-admin", "")
         if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode()):
             raise NotAuthenticated("This route is for the command line of the account that runs the gateway.")
-        operation = operations.get(request.path_params["operation"])
-        if operation is None:
-            raise UnknownPath(f"There is no operation {request.path_params['operation']!r}.")
+        name = request.path_params["operation"]
+        if name not in operations:
+            raise UnknownPath(f"There is no operation {name!r}.")
         body = bytearray()
         async for part in request.stream():
             body += part
@@ -66,7 +65,7 @@ def admin_routes(operations: Mapping[str, Operation], token: str) -> list[Route]
             arguments = None
         if not isinstance(arguments, dict):
             raise BadRequest("The arguments must be a JSON object.")
-        result = await operation(arguments)
+        result = await operations.perform(name, arguments)
         return Response(orjson.dumps(result, default=str), media_type="application/json")
 
     return [Route(ADMIN_PREFIX + "{operation}", perform, methods=["POST"])]

@@ -123,6 +123,8 @@ class World:
         async def settled() -> None:
             await self.gateway.app.idle.wait()
             await self.gateway.app.chat.pending.drain(10.0)
+            if self.gateway.app.beside is not None:
+                await self.gateway.app.beside.drain(10.0)
             assert await self.store.drain(10.0)
 
         self.gateway.call(settled())

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.memory.visibility import messages_of
-from gateway.run.admin.transfer import carry_operations
+from gateway.run.admin.transfer import TransferOperations
 from storage.commands import Learned, LearnedFact, Unlearned
 from storage.records import Agent, Block, Scope
 from storage.sql.store import SqliteStore
@@ -185,7 +185,7 @@ async def test_facts_are_carried_away_and_in(store: SqliteStore, alice: Teller) 
     await learn(store, alice.agent, 1, 3, Learned(facts=[fact("Bergen", replaces=[oslo.id])]))
     carol = Scope("other", "default", "user:carol")
     lines = await _export(store, ALICE)
-    operation = carry_operations(store)["memory-import"]
+    operation = TransferOperations(store).restore
     await operation({"project": "other", "user": "carol", "lines": lines, "at": None, "end": True})
     ours = [line for line in lines if line.startswith(('{"fact"', '{"ended"', '{"learned"'))]
     assert len(ours) == 5
@@ -213,7 +213,7 @@ async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_t
         await learn(store, alice.agent, 2, 3, Learned(facts=[fact("Bergen", replaces=[oslo.id])]))
 
     lines = await _export(store, ALICE, meanwhile)
-    operation = carry_operations(store)["memory-import"]
+    operation = TransferOperations(store).restore
     await operation({"project": "other", "user": "carol", "lines": lines, "at": None, "end": True})
     copy = Teller(store, Scope("other", "default", "user:carol"), now=lambda: NOW).agent
     assert [f.text for f in store.facts.list(copy.id)] == ["Coffee", "Oslo"]
@@ -225,7 +225,7 @@ async def _export(
     store: SqliteStore, scope: Scope, meanwhile: Callable[[], Awaitable[None]] | None = None
 ) -> list[str]:
     """meanwhile: what happens behind the first page."""
-    operation = carry_operations(store)["memory-export"]
+    operation = TransferOperations(store).export
     lines: list[str] = []
     place: Any = None
     while True:

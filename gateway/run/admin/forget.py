@@ -1,7 +1,7 @@
-"""Forgetting, by hand and by age: `mnemogate memory forget`, and `retention_days` of a project.
+"""Forgetting, by hand and by age: `mnemogate memory forget` and `undo`, and `retention_days` of a project.
 
-What is to go is written down before anything is done, so a call that ran out of its time, or a process that died, is
-taken up again: by the next call with what is `left`, and when a gateway starts.
+What is to go is written down before anything is done. A call that runs out of its time, or a process that dies, is
+therefore resumed: by the next call with what is `left`, and when a gateway starts.
 """
 
 from __future__ import annotations
@@ -10,154 +10,172 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.errors import BadRequest
-from gateway.run.admin.operations import Operation
+from gateway.run.admin.arguments import DEFAULT_PROFILE, NO_DEFAULTS, Arguments, Defaults, RawArguments, Whose
 from storage.base import Store
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound, StoreError
 
-__all__ = ["Retention", "forget_operations", "names_part", "scope_of"]
+__all__ = ["ForgetOperations", "Retention"]
 
 _log = logging.getLogger("mnemogate")
 
-CALL_S = 5.0  # of one call; the command line calls again
-RETENTION_S = 6 * 3600.0  # between two looks for what is too old, which is counted in days
-_PAGE = 64  # memories begun at a time
+# Of one call; the command line calls again. Well below its timeout of 30 s.
+CALL_S = 5.0
+# Between two looks for what is too old: retention is counted in days.
+RETENTION_S = 6 * 3600.0
+# Memories that one call, or one look, begins to forget.
+_PAGE = 64
 _DAY_S = 86_400.0
-_PARTS = ("message", "exchange", "in")
+
+PartKind = Literal["message", "exchange", "in"]
+_PARTS: tuple[PartKind, ...] = ("message", "exchange", "in")
 
 
-def forget_operations(
-    store: Store, now: Callable[[], float], *, call_s: float = CALL_S
-) -> dict[str, Operation]:
-    """memory-forget and memory-undo.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a memory. value: the number of a message or exchange, or a conversation's id (`in`)."""
 
-    Forget: project; profile and user (or conversation alone, of nobody); and at most one of message, exchange (numbers)
-    and in (a conversation's id). A user without a profile: in all of them. A project alone: all its users. left: what
-    an earlier call said was left. Answers {"memories", "left", "done"}; where a part is named also how much it was:
-    "messages", "kept" (of the same exchange), "conversation".
-    """
+    kind: PartKind
+    value: int | str
 
-    async def forget(arguments: Mapping[str, Any]) -> Any:
-        end = time.monotonic() + call_s
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequest:
+    """part: None means all of each memory. left: the begun ones that an earlier call named."""
+
+    whose: Whose
+    part: Part | None
+    left: tuple[int, ...]
+
+    @classmethod
+    def read(cls, raw: RawArguments, defaults: Defaults) -> ForgetRequest:
+        """Raises: BadRequest."""
+        arguments = Arguments(raw)
+        named = [name for name in _PARTS if name in arguments]
+        if len(named) > 1:
+            raise BadRequest("Name one of message, exchange and in, not several.", param=named[1])
+        part = None
+        if named:
+            kind = named[0]
+            part = Part(kind, arguments.text(kind) if kind == "in" else arguments.number(kind))
+        # A whole user is forgotten in all profiles, and everybody where nobody is named, so that only a part is
+        # looked for where a request would put it.
+        whose = arguments.whose(defaults if part else None)
+        if part and whose.subject is None:
+            raise BadRequest(f"Say whose {part.kind}: user, or the conversation of nobody.", param="user")
+        return cls(whose, part, tuple(arguments.numbers("left")))
+
+
+class ForgetOperations:
+    """now: seconds since the epoch. call_s: after which a call answers with what is left."""
+
+    def __init__(
+        self,
+        store: Store,
+        now: Callable[[], float],
+        defaults: Defaults = NO_DEFAULTS,
+        *,
+        call_s: float = CALL_S,
+    ) -> None:
+        self._store = store
+        self._now = now
+        self._defaults = defaults
+        self._call_s = call_s
+
+    async def forget(self, raw: RawArguments) -> dict[str, Any]:
+        """Forgets a user in one profile or all, a project's users, or one part: message, exchange or conversation.
+
+        Returns {"memories", "left", "done"}; where a part is named also how much it was: "messages", "kept" (of the
+        same exchange), "conversation".
+        """
+        request = ForgetRequest.read(raw, self._defaults)
+        forgetting, end = self._store.forgetting, time.monotonic() + self._call_s
 
         def is_late() -> bool:
             return time.monotonic() > end
 
-        left = [id for id in arguments.get("left") or [] if isinstance(id, int)]
-        count, extent = 0, Extent()
-        is_more = not left
-        if left:
-            known = set(store.forgetting.unfinished())
-            left = [id for id in left if id in known]  # nobody else's are run to order
-        what = _what(arguments)
-        if is_more or what is None:
-            begun, is_more, extent = await _begin(store, arguments, what, is_late)
+        # Only what is under way is resumed: a caller cannot have others' memories forgotten by naming numbers.
+        known = set(forgetting.unfinished()) if request.left else set()
+        left = [id for id in request.left if id in known]
+        count, extent, is_more = 0, Extent(), False
+        if request.part is None:
+            begun, is_more = await self._begin_whole(request.whose, is_late)
             count, left = len(begun), [*left, *begun]
-        else:
-            is_more = False
-        while left and await store.forgetting.run(left[0], FORGET_RULES, is_late):
+        elif not request.left:
+            begun_part, extent = await self._begin_part(request.whose, request.part)
+            count, left = 1, [begun_part]
+        while left and await forgetting.run(left[0], FORGET_RULES, is_late):
             left.pop(0)
             if is_late():
                 break
         done = not left and not is_more
         if done:
-            if what is None and not any(arguments.get(name) for name in ("user", "conversation", "profile")):
-                await store.forgetting.forget_project(str(arguments["project"]))
-            await store.forgetting.sweep()
+            whose = request.whose
+            if whose.profile is None and whose.subject is None:
+                await forgetting.forget_project(whose.project)
+            await forgetting.sweep()
         return {"memories": count, "left": left, "done": done, **asdict(extent)}
 
-    async def undo(arguments: Mapping[str, Any]) -> Any:
-        project, profile, subject = scope_of(arguments)
-        label = arguments.get("block")
-        found = store.forgetting.find(project, profile or "default", subject, limit=1)
-        blocks = store.blocks.load(found[0]) if found and subject else ()
+    async def undo(self, raw: RawArguments) -> dict[str, Any]:
+        """Takes back the last change of a block. Returns {"label", "version", "value"}."""
+        arguments = Arguments(raw)
+        whose, label = arguments.whose(self._defaults), arguments.text("block")
+        agents = self._find(whose) if whose.subject else []
+        blocks = self._store.blocks.load(agents[0]) if agents else ()
         block = next((b for b in blocks if b.label == label), None)
         if block is None:
             raise BadRequest(f"There is no block {label!r} in this memory.", param="block")
         try:
-            after = await store.blocks.undo(block.id, at=now())
+            after = await self._store.blocks.undo(block.id, at=self._now())
         except NotFound as error:
             raise BadRequest(error.message, param="block") from error
         return {"label": after.label, "version": after.version, "value": after.value}
 
-    return {"memory-forget": forget, "memory-undo": undo}
-
-
-def scope_of(arguments: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
-    """(project, profile, subject); None: whichever. Raises: BadRequest."""
-    for name in ("project", "profile", "user", "conversation"):
-        value = arguments.get(name)
-        if value is not None and (not isinstance(value, str) or not value):
-            raise BadRequest(f"{name} must be a non-empty text, saw {value!r}.", param=name)
-    project = arguments.get("project")
-    if project is None:
-        raise BadRequest("Say in which project.", param="project")
-    user, conversation = arguments.get("user"), arguments.get("conversation")
-    if user and conversation:
-        raise BadRequest("Name a user, or the conversation of nobody, not both.", param="conversation")
-    subject = f"user:{user}" if user else f"conversation:{conversation}" if conversation else None
-    return project, arguments.get("profile"), subject
-
-
-def names_part(arguments: Mapping[str, Any]) -> bool:
-    """Whether a part of one memory is to be forgotten, not whole ones."""
-    return any(arguments.get(name) is not None for name in _PARTS)
-
-
-def _what(arguments: Mapping[str, Any]) -> tuple[str, Any] | None:
-    """The one part of a memory that is named; None: all of it. Raises: BadRequest."""
-    named = [(name, arguments[name]) for name in _PARTS if arguments.get(name) is not None]
-    if not named:
-        return None
-    if len(named) > 1:
-        raise BadRequest("Name one of message, exchange and in, not several.", param=named[1][0])
-    name, value = named[0]
-    if not isinstance(value, str if name == "in" else int) or isinstance(value, bool):
-        raise BadRequest(f"{name} is wrong: {value!r}.", param=name)
-    if not arguments.get("user") and not arguments.get("conversation"):
-        raise BadRequest(f"Say whose {name}: user, or the conversation of nobody.", param="user")
-    return name, value
-
-
-async def _begin(
-    store: Store, arguments: Mapping[str, Any], what: tuple[str, Any] | None, is_late: Callable[[], bool]
-) -> tuple[list[int], bool, Extent]:
-    """(what was begun, is there more, how much it is). Raises: BadRequest where there is no such thing."""
-    project, profile, subject = scope_of(arguments)
-    forgetting = store.forgetting
-    if what is None:
+    async def _begin_whole(self, whose: Whose, is_late: Callable[[], bool]) -> tuple[list[int], bool]:
+        """Begins to forget whole memories. Returns their numbers, and whether there may be more."""
+        forgetting = self._store.forgetting
         begun: list[int] = []
         while not is_late() and len(begun) < _PAGE:
-            # Each memory that was begun is not found again, so there is no page to turn.
-            agents = forgetting.find(project, profile, subject, limit=1)
+            # A memory that was begun is not found again, so there is no page to turn.
+            agents = forgetting.find(whose.project, whose.profile, whose.subject, limit=1)
             if not agents:
-                return begun, False, Extent()
+                return begun, False
             begun.append(await forgetting.begin(agents[0], ForgetTarget(is_all=True)))
-        return begun, True, Extent()
-    name, value = what
-    agents = forgetting.find(project, profile or "default", subject, limit=1)
-    target = _target(store, agents[0], name, value) if agents else None
-    if target is None:
-        raise BadRequest(
-            f"There is no {'conversation' if name == 'in' else name} {value!r} here.", param=name
+        return begun, True
+
+    async def _begin_part(self, whose: Whose, part: Part) -> tuple[int, Extent]:
+        """Begins to forget one part. Returns its number and its extent. Raises: BadRequest: there is no such part."""
+        agents = self._find(whose)
+        target = self._target(agents[0], part) if agents else None
+        if target is None:
+            kind = "conversation" if part.kind == "in" else part.kind
+            raise BadRequest(f"There is no {kind} {part.value!r} here.", param=part.kind)
+        extent = self._store.forgetting.extent(agents[0], target)
+        return await self._store.forgetting.begin(agents[0], target), extent
+
+    def _target(self, agent: int, part: Part) -> ForgetTarget | None:
+        forgetting = self._store.forgetting
+        if isinstance(part.value, str):
+            conversation = forgetting.conversation(agent, part.value)
+            return None if conversation is None else ForgetTarget(conversation=conversation)
+        exchange = forgetting.exchange(agent, part.value)
+        if exchange is None:
+            return None
+        return (
+            ForgetTarget(messages=[part.value])
+            if part.kind == "message"
+            else ForgetTarget(exchanges=[exchange])
         )
-    extent = forgetting.extent(agents[0], target)
-    return [await forgetting.begin(agents[0], target)], False, extent
 
-
-def _target(store: Store, agent: int, name: str, value: Any) -> ForgetTarget | None:
-    if name == "in":
-        conversation = store.forgetting.conversation(agent, value)
-        return None if conversation is None else ForgetTarget(conversation=conversation)
-    exchange = store.forgetting.exchange(agent, value)
-    if exchange is None:
-        return None
-    return ForgetTarget(messages=[value]) if name == "message" else ForgetTarget(exchanges=[exchange])
+    def _find(self, whose: Whose) -> list[int]:
+        return self._store.forgetting.find(
+            whose.project, whose.profile or DEFAULT_PROFILE, whose.subject, limit=1
+        )
 
 
 class Retention:
@@ -169,7 +187,7 @@ class Retention:
         self._now = now
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until it is cancelled."""
         while True:
             try:
                 await self.step()
@@ -180,7 +198,7 @@ class Retention:
             await asyncio.sleep(RETENTION_S)
 
     async def step(self) -> int:
-        """All that is too old now, and what was left by a process before this one. Returns of how many memories."""
+        """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
         forgetting, count = self._store.forgetting, 0
         for id in forgetting.unfinished():
             await forgetting.run(id, FORGET_RULES)

@@ -1,124 +1,107 @@
-"""What an operator may ask of the process that owns the database: named operations, JSON in, JSON out.
+"""Operations that an operator may ask of the process that owns the database: keys and jobs; JSON in, JSON out.
 
-The command line calls them directly when nobody serves, and over the owner's admin route when somebody does.
+The command line calls them directly when nobody serves, and over the owner's admin route when somebody does. The
+operations on memories are in `show`, `forget` and `transfer`; gateway/operations.py puts all of them together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from gateway.errors import BadRequest, MemoryUnavailable
+from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
+from gateway.run.admin.arguments import Arguments, RawArguments
 from storage.base import Jobs, Keys
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Job, JobState
 
-__all__ = ["Operation", "job_operations", "key_operations", "meaning", "telling"]
+__all__ = ["JobOperations", "KeyOperations", "Operation", "Operations"]
 
-Operation = Callable[[Mapping[str, Any]], Awaitable[Any]]
+Operation = Callable[[RawArguments], Awaitable[Any]]
+# Jobs that are listed where no limit is given.
+LISTED_JOBS = 100
 
 
-def key_operations(keys: Keys) -> dict[str, Operation]:
-    async def create(arguments: Mapping[str, Any]) -> Any:
-        key, secret = await keys.create(_text(arguments, "project"), _text(arguments, "name"))
-        return {**asdict(key), "secret": secret}
+class Operations:
+    """All operations, by name."""
 
-    async def show(_: Mapping[str, Any]) -> Any:
-        return [asdict(key) for key in keys.list()]
+    def __init__(self, operations: Mapping[str, Operation]) -> None:
+        self._operations = operations
 
-    async def revoke(arguments: Mapping[str, Any]) -> Any:
+    def __contains__(self, name: str) -> bool:
+        return name in self._operations
+
+    async def perform(self, name: str, raw: RawArguments) -> Any:
+        """Performs one operation and returns its answer, which can be written as JSON.
+
+        Raises: GatewayError: there is no such operation; BadRequest; MemoryUnavailable: the store says why.
+        """
+        operation = self._operations.get(name)
+        if operation is None:
+            raise GatewayError(f"{name} is not there yet.")
         try:
-            return asdict(await keys.revoke(_text(arguments, "key")))
-        except (NotFound, WriteConflict) as error:
-            raise BadRequest(f"{error.message}; `mnemogate keys list` shows them", param="key") from error
-
-    return {"keys-create": create, "keys-list": show, "keys-revoke": revoke}
-
-
-def job_operations(jobs: Jobs) -> dict[str, Operation]:
-    async def show_all(arguments: Mapping[str, Any]) -> Any:
-        state = arguments.get("state")
-        if state is not None and state not in list(JobState):
-            known = ", ".join(JobState)
-            raise BadRequest(f"state must be one of {known}, saw {state!r}.", param="state")
-        limit = _number(arguments, "limit") if "limit" in arguments else 100
-        return [_shown(job) for job in jobs.list(None if state is None else JobState(state), limit)]
-
-    async def show(arguments: Mapping[str, Any]) -> Any:
-        id = _number(arguments, "job")
-        job = jobs.get(id)
-        if job is None:
-            raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
-        return {**_shown(job), "steps": [asdict(step) for step in jobs.steps(id)]}
-
-    def change(perform: Callable[[int], Awaitable[Job]]) -> Operation:
-        async def changed(arguments: Mapping[str, Any]) -> Any:
-            try:
-                return _shown(await perform(_number(arguments, "job")))
-            except (NotFound, Stale) as error:
-                raise BadRequest(f"{error.message}; `mnemogate jobs` shows them", param="job") from error
-
-        return changed
-
-    return {
-        "jobs-list": show_all,
-        "jobs-show": show,
-        "jobs-retry": change(jobs.retry),
-        "jobs-cancel": change(jobs.cancel),
-    }
-
-
-def _shown(job: Job) -> dict[str, Any]:
-    """Without the payload, of which only the handler knows what it is."""
-    shown = asdict(job)
-    del shown["payload"]
-    return shown
-
-
-def meaning(
-    operation: Operation,
-    default_user: str | None,
-    default_profile: Callable[[str], str],
-    if_so: Callable[[Mapping[str, Any]], bool] | None = None,
-) -> Operation:
-    """The same, for those whom requests mean where no user or profile is named.
-
-    default_profile: by project. if_so: for which arguments; None: for all.
-    """
-
-    async def perform(arguments: Mapping[str, Any]) -> Any:
-        given = {name: value for name, value in arguments.items() if value is not None}
-        if if_so is None or if_so(given):
-            if default_user is not None and "conversation" not in given:
-                given.setdefault("user", default_user)
-            given.setdefault("profile", default_profile(str(given.get("project"))))
-        return await operation(given)
-
-    return perform
-
-
-def telling(operation: Operation) -> Operation:
-    """The same, with what is wrong with the store said in words."""
-
-    async def perform(arguments: Mapping[str, Any]) -> Any:
-        try:
-            return await operation(arguments)
+            return await operation(raw)
         except StoreError as error:
             raise MemoryUnavailable(error.message, retry_after_s=1.0) from error
 
-    return perform
+
+@dataclass(frozen=True, slots=True)
+class KeyOperations:
+    keys: Keys
+
+    async def create(self, raw: RawArguments) -> dict[str, Any]:
+        """Returns the key with its "secret", which cannot be shown again."""
+        arguments = Arguments(raw)
+        key, secret = await self.keys.create(arguments.text("project"), arguments.text("name"))
+        return {**asdict(key), "secret": secret}
+
+    async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
+        return [asdict(key) for key in self.keys.list()]
+
+    async def revoke(self, raw: RawArguments) -> dict[str, Any]:
+        """key: its number or its name."""
+        try:
+            return asdict(await self.keys.revoke(Arguments(raw).text("key")))
+        except (NotFound, WriteConflict) as error:
+            raise BadRequest(f"{error.message}; `mnemogate keys list` shows them", param="key") from error
 
 
-def _number(arguments: Mapping[str, Any], name: str) -> int:
-    value = arguments.get(name)
-    if type(value) is not int or not 0 < value < 1 << 62:
-        raise BadRequest(f"{name} must be a positive number, saw {value!r}.", param=name)
-    return value
+@dataclass(frozen=True, slots=True)
+class JobOperations:
+    jobs: Jobs
+
+    async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
+        """Returns jobs, the newest first. state: only those of one state."""
+        arguments = Arguments(raw)
+        state = arguments.optional("state")
+        if state is not None and state not in list(JobState):
+            raise BadRequest(f"state must be one of {', '.join(JobState)}, saw {state!r}.", param="state")
+        limit = arguments.optional_number("limit") or LISTED_JOBS
+        return [_shown(job) for job in self.jobs.list(None if state is None else JobState(state), limit)]
+
+    async def show(self, raw: RawArguments) -> dict[str, Any]:
+        id = Arguments(raw).number("job")
+        job = self.jobs.get(id)
+        if job is None:
+            raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
+        return {**_shown(job), "steps": [asdict(step) for step in self.jobs.steps(id)]}
+
+    async def retry(self, raw: RawArguments) -> dict[str, Any]:
+        return await self._change(raw, self.jobs.retry)
+
+    async def cancel(self, raw: RawArguments) -> dict[str, Any]:
+        return await self._change(raw, self.jobs.cancel)
+
+    async def _change(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:
+        try:
+            return _shown(await change(Arguments(raw).number("job")))
+        except (NotFound, Stale) as error:
+            raise BadRequest(f"{error.message}; `mnemogate jobs` shows them", param="job") from error
 
 
-def _text(arguments: Mapping[str, Any], name: str) -> str:
-    value = arguments.get(name)
-    if not isinstance(value, str) or not value:
-        raise BadRequest(f"{name} must be a non-empty text, saw {value!r}.", param=name)
-    return value
+def _shown(job: Job) -> dict[str, Any]:
+    """Leaves out the payload, which only the handler of its kind can read."""
+    shown = asdict(job)
+    del shown["payload"]
+    return shown

@@ -1,23 +1,20 @@
-"""What the operator is shown of a memory: `mnemogate memory show`. Reads only, and only the scope that is named."""
+"""`mnemogate memory show`: what the operator sees of a memory. It only reads, and only the scope that is named."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note as recall
-from gateway.errors import BadRequest
-from gateway.run.admin.operations import Operation
+from gateway.run.admin.arguments import DEFAULT_PROFILE, NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.base import Store
 from storage.commands import Look
 from storage.records import Agent, Block, Fact, Message, Scope, Vector
 
-__all__ = ["show_operation"]
+__all__ = ["ShowOperation"]
 
-DEFAULT = "default"
 RECENT = 10  # exchanges
 VERSIONS = 5  # of a block, with `--why`
 PASSAGES = 100
@@ -35,64 +32,68 @@ ORIGINS = {
 }
 
 
-def show_operation(
-    store: Store,
-    recall_tokens: int,
-    now: Callable[[], float],
-    profiles: Sequence[str] = (),
-    embed_query: Callable[[int, str, float], Awaitable[Vector | None]] | None = None,
-) -> Operation:
-    """project, profile; user or else conversation; query: what to recall for; why: where each memory comes from.
+@dataclass(frozen=True, slots=True)
+class ShowOperation:
+    """recall_tokens: of the note that would be recalled. now: seconds since the epoch.
 
-    profiles: those of the settings. Where one has no memory of somebody, those that have one are named.
+    profiles: those of the settings; where one has no memory of somebody, those that have one are named.
     embed_query: as replies have it, so that what is shown is what they get.
     """
 
-    async def show(arguments: Mapping[str, Any]) -> Any:
-        scope = _scope(arguments)
+    store: Store
+    recall_tokens: int
+    now: Callable[[], float]
+    profiles: Sequence[str] = ()
+    embed_query: Callable[[int, str, float], Awaitable[Vector | None]] | None = None
+    defaults: Defaults = NO_DEFAULTS
+
+    async def show(self, raw: RawArguments) -> dict[str, str]:
+        """Shows the memory of a user, or of nobody's conversation. Returns {"text"}.
+
+        query: adds what would be recalled for it. why: adds where each memory comes from.
+        """
+        arguments = Arguments(raw)
+        scope = arguments.whose(self.defaults).scope
+        query, is_why = arguments.optional_text("query"), arguments.flag("why")
+        store = self.store
         agent = store.agents.find(scope)
         look = None if agent is None else store.turns.look(agent, None, None)
         if agent is None or look is None:
-            nothing = f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}."
-            others = [
-                each for each in (DEFAULT, *profiles) if store.agents.find(replace(scope, profile=each))
-            ]
-            hints = [f"Profile {each!r} has a memory: --profile {each}" for each in dict.fromkeys(others)]
-            return {"text": "\n".join([nothing, *hints])}
+            return {"text": "\n".join(self._nothing(scope))}
         recent = store.recall.recent(agent, RECENT, messages_of)
-        query = arguments.get("query")
-        note = None
-        if isinstance(query, str) and query:
-            question = recall.make_query(query)
-            vector = None if embed_query is None else await embed_query(agent.id, question, SEARCH_MS)
-            found = await store.recall.search(
-                agent,
-                question,
-                messages_of,
-                size=look.next_seq,
-                indexed=look.indexed_seq,
-                only_strong=True,
-                deadline_ms=SEARCH_MS,
-                vector=vector,
-            )
-            hits = recall.choose(found, query, budget_tokens=recall_tokens)
-            note = recall.render_note(hits, (), now())
-        why = _why(store, agent, look) if arguments.get("why") else []
         facts = store.facts.list(agent.id, limit=FACTS)
-        return {"text": "\n".join([_text(agent, look, facts, recent, note), *why])}
+        note = None if query is None else await self._note(agent, look, query)
+        lines = [_text(agent, look, facts, recent, note)]
+        if is_why:
+            lines += _why(store, agent, look)
+        return {"text": "\n".join(lines)}
 
-    return show
+    def _nothing(self, scope: Scope) -> list[str]:
+        """Says that there is no such memory, and which profiles have one."""
+        names = dict.fromkeys((DEFAULT_PROFILE, *self.profiles))
+        others = [name for name in names if self.store.agents.find(replace(scope, profile=name))]
+        return [
+            f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}.",
+            *(f"Profile {name!r} has a memory: --profile {name}" for name in others),
+        ]
 
-
-def _scope(arguments: Mapping[str, Any]) -> Scope:
-    user, conversation = arguments.get("user"), arguments.get("conversation")
-    if user:
-        subject = f"user:{user}"
-    elif conversation:
-        subject = f"conversation:{conversation}"
-    else:
-        raise BadRequest("Say whose memory: user or conversation.", param="user")
-    return Scope(arguments.get("project") or DEFAULT, arguments.get("profile") or DEFAULT, subject)
+    async def _note(self, agent: Agent, look: Look, query: str) -> str:
+        """Returns the note that would be recalled for a question; empty where nothing would."""
+        question = recall.make_query(query)
+        embed = self.embed_query
+        vector = None if embed is None else await embed(agent.id, question, SEARCH_MS)
+        found = await self.store.recall.search(
+            agent,
+            question,
+            messages_of,
+            size=look.next_seq,
+            indexed=look.indexed_seq,
+            only_strong=True,
+            deadline_ms=SEARCH_MS,
+            vector=vector,
+        )
+        hits = recall.choose(found, query, budget_tokens=self.recall_tokens)
+        return recall.render_note(hits, (), self.now())
 
 
 def _text(
@@ -116,16 +117,13 @@ def _text(
 
 
 def _why(store: Store, agent: Agent, look: Look) -> list[str]:
-    """The last versions of each block and the saved notes, each with its origin and the message it came from."""
+    """Lists the last versions of each block, the saved notes and the facts, each with the message that it came from."""
     lines = ["", "Where blocks come from", *([] if look.blocks else ["  none"])]
     for b in look.blocks:
         lines.append(f"  {b.label}")
         for r in store.blocks.revisions(b.id)[:VERSIONS]:
-            what = (
-                f"undo, back to version {r.restores}"
-                if r.restores is not None
-                else ORIGINS.get(r.origin, r.origin)
-            )
+            undone = f"undo, back to version {r.restores}"
+            what = undone if r.restores is not None else ORIGINS.get(r.origin, r.origin)
             lines.append(f"    version {r.version}  [{_when(r.at)}]  {what}  ({len(r.value)} characters)")
             lines += [f"      {line}" for line in _sources(store, agent, r.sources)]
     passages = store.passages.list(agent.id, limit=PASSAGES)
@@ -145,8 +143,9 @@ def _why(store: Store, agent: Agent, look: Look) -> list[str]:
 
 
 def _sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:
-    """What was said there; nothing of another memory's, which a shared block may come from."""
+    """Quotes the users' messages of these exchanges."""
     lines = []
+    # A shared block may come from another user's memory, of which nothing is shown: its exchange is not found here.
     for id in exchanges[:SOURCES]:
         e = store.turns.exchange(agent, id)
         said = messages_of(e, False, None, None) if e is not None else []

@@ -1,15 +1,16 @@
 """`mnemogate memory export` and `import`: a memory as JSON lines, a page at a time.
 
 The lines hold everything that was kept and nothing that belongs to a database: no ids, no secret, no hashes. A line
-has one key that says what it is. Exchanges are known by their numbers, conversations by their uids; what refers to
-something comes after it. Hashes are made anew under the secret of the new memory; what was forgotten keeps its place,
-and since nobody knows its words any more, it matches nothing there.
+has one key that says what it is. Exchanges are known by their numbers, conversations by their uids, and a line stands
+after those to which it refers. Hashes are made again under the secret of the new memory. A forgotten message keeps
+its position, and matches nothing there, since nobody knows its words any more.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import orjson
@@ -18,151 +19,188 @@ from gateway.core.conversation.canonical import Canon, WireMessage
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.memory.learn import fact_key
 from gateway.errors import BadRequest
-from gateway.run.admin.forget import scope_of
-from gateway.run.admin.operations import Operation
+from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.base import Store
 from storage.commands import TransferRecord
 from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Atom, Exchange, Scope, State
 
-__all__ = ["carry_operations"]
+__all__ = ["TransferOperations"]
 
 FORMAT = 1
 PARTS = ("conversation", "exchange", "block", "version", "passage", "fact", "ended", "learned", "edit")
-END: dict[str, Any] = {"end": {}}  # the last line: without it something is missing
-PAGE = 100  # lines of an answer
-WRITTEN = 8  # lines a transaction; a line may be a whole request
-KEPT_PATHS = 4096  # whose hash goes on, within one call
+# The last line: without it something is missing.
+END: dict[str, Any] = {"end": {}}
+# Lines of an answer.
+PAGE = 100
+# Lines of a transaction; one line may be a whole request.
+WRITTEN = 8
+# Exchanges whose path hash is kept, within one call, for those that follow them.
+KEPT_PATHS = 4096
 
-# What of an exchange is told as it is; words, hashes and places in the tree are told apart.
+# Fields of an exchange that a line holds as they are; its words, hashes and position in the tree need translation.
 _PLAIN = (
     "seq", "run", "begun", "touched", "ended", "stopped", "superseded", "carried", "standing", "edits", "opaque",
     "model", "merged", "size", "head",
 )  # fmt: skip
 
 
-def carry_operations(store: Store, then: Sequence[str] = ()) -> dict[str, Operation]:
-    """memory-export: project, profile, user or conversation; from: the answer's `next`. Answers {"lines", "next"}.
+@dataclass(frozen=True, slots=True)
+class ExportPosition:
+    """Where an export goes on. after: the row of `part` that was last. edge: the ends of all parts when it began."""
 
-    memory-import: the same scope; lines; at: what the call before answered, None at first; end: there are no more.
-    Answers {"at"}.
+    uid: str
+    part: str
+    after: int
+    edge: dict[str, Any]
 
-    then: kinds of the jobs that a memory is due for when it has come in, to make anew what is not carried.
-    """
+    @classmethod
+    def read(cls, value: Any) -> ExportPosition:
+        """Raises: BadRequest."""
+        if not isinstance(value, list) or len(value) != 4 or value[1] not in PARTS:
+            raise BadRequest(
+                f"from must be what the answer before gave as next, saw {value!r}.", param="from"
+            )
+        return cls(*value)
 
-    async def export(arguments: Mapping[str, Any]) -> Any:
-        scope = _scope(arguments)
-        agent = store.agents.find(scope)
+
+@dataclass(frozen=True, slots=True)
+class ImportPosition:
+    """Where an import goes on. is_whole: the last line of the export was seen."""
+
+    uid: str
+    next_seq: int
+    is_whole: bool
+
+    @classmethod
+    def read(cls, value: Any) -> ImportPosition:
+        """Raises: BadRequest."""
+        if not isinstance(value, list) or len(value) != 3:
+            raise BadRequest(f"at must be what the answer before gave as at, saw {value!r}.", param="at")
+        return cls(*value)
+
+
+class TransferOperations:
+    """then: kinds of the jobs that make again what a transfer leaves out, when a memory has come in."""
+
+    def __init__(self, store: Store, defaults: Defaults = NO_DEFAULTS, then: Sequence[str] = ()) -> None:
+        self._store = store
+        self._defaults = defaults
+        self._then = then
+
+    async def export(self, raw: RawArguments) -> dict[str, Any]:
+        """Writes a page of a memory. from: the answer's `next`. Returns {"lines", "next"}."""
+        arguments = Arguments(raw)
+        scope = arguments.whose(self._defaults).scope
+        agent = self._store.agents.find(scope)
         if agent is None:
             raise BadRequest(
                 f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}.", param="user"
             )
-        place = arguments.get("from")
-        if place is None:
-            edge = store.carry.edge(agent)
-            head = {
-                "memory": {"format": FORMAT, "next_seq": edge["seq"] + 1, "created": agent.created},
-            }
-            return {"lines": [_line(head)], "next": [agent.uid, PARTS[0], 0, edge]}
-        uid, part, after, edge = place
-        if uid != agent.uid or part not in PARTS:
+        if "from" not in arguments:
+            edge = self._store.carry.edge(agent)
+            head = {"memory": {"format": FORMAT, "next_seq": edge["seq"] + 1, "created": agent.created}}
+            return _page([head], ExportPosition(agent.uid, PARTS[0], 0, edge))
+        at = ExportPosition.read(arguments.optional("from"))
+        if at.uid != agent.uid:
             raise BadRequest("This memory was forgotten while it was exported.", param="from")
-        found = await store.carry.page(agent, part, after, PAGE, edge)
+        found = await self._store.carry.page(agent, at.part, at.after, PAGE, at.edge)
         if found:
-            return {
-                "lines": [_line({part: _told(each)}) for _, each in found],
-                "next": [uid, part, found[-1][0], edge],
-            }
-        following = PARTS.index(part) + 1
+            lines = [{at.part: _as_line(record)} for _, record in found]
+            return _page(lines, ExportPosition(at.uid, at.part, found[-1][0], at.edge))
+        following = PARTS.index(at.part) + 1
         if following == len(PARTS):
-            return {"lines": [_line(END)], "next": None}
-        return {"lines": [], "next": [uid, PARTS[following], 0, edge]}
+            return _page([END], None)
+        return _page([], ExportPosition(at.uid, PARTS[following], 0, at.edge))
 
-    async def fill(arguments: Mapping[str, Any]) -> Any:
-        scope, at = _scope(arguments), arguments.get("at")
-        lines = arguments.get("lines")
-        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-            raise BadRequest("lines must be a list of texts.", param="lines")
+    async def restore(self, raw: RawArguments) -> dict[str, Any]:
+        """Reads lines of an export into a memory that must be new.
+
+        at: what the call before answered, None at first. end: there are no more lines. Returns {"at"}.
+        """
+        arguments = Arguments(raw)
+        scope, lines = arguments.whose(self._defaults).scope, arguments.texts("lines")
+        at = ImportPosition.read(arguments.optional("at")) if "at" in arguments else None
         try:
-            return await _fill(scope, at, lines, is_end=bool(arguments.get("end")))
+            return await self._restore(scope, at, lines, is_end=arguments.flag("end"))
         except (WriteConflict, NotFound) as error:
             raise BadRequest(f"This cannot be imported: {error.message}.", param="lines") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadRequest(f"This is no exported memory: {error!r}.", param="lines") from error
 
-    async def _fill(scope: Scope, at: Any, lines: list[str], *, is_end: bool) -> Any:
+    async def _restore(
+        self, scope: Scope, at: ImportPosition | None, lines: list[str], *, is_end: bool
+    ) -> dict[str, Any]:
+        transfer = self._store.carry
         if at is None:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
-            head = orjson.loads(lines[0]).get("memory")
-            if not isinstance(head, dict) or head.get("format") != FORMAT:
-                raise BadRequest(f"The first line must name the format, which is {FORMAT}.", param="lines")
-            draft = Agent(
-                0, secrets.token_hex(16), scope, secrets.token_bytes(16), 0, created=float(head["created"])
-            )
-            agent = await store.carry.begin(draft)
-            at, lines = [agent.uid, int(head["next_seq"]), False], lines[1:]
-        found = store.carry.under_way(scope)
-        if found is None or found.uid != at[0]:
+            at, lines = await self._begin(scope, lines[0]), lines[1:]
+        found = transfer.under_way(scope)
+        if found is None or found.uid != at.uid:
             raise BadRequest("This import is not under way any more.", param="at")
-        reader = _LineReader(store, found)
+        reader, is_whole = _LineReader(self._store, found), at.is_whole
         records: list[tuple[str, TransferRecord]] = []
-        uid, next_seq, is_whole = at
-        for told in (orjson.loads(line) for line in lines if line.strip()):
-            if told == END:
+        for line in (orjson.loads(each) for each in lines if each.strip()):
+            if line == END:
                 is_whole = True
-                continue
-            records.append(reader.read(told))
+            else:
+                records.append(reader.read(line))
             if len(records) == WRITTEN:
-                await store.carry.write(found, records)
+                await transfer.write(found, records)
                 records = []
         if records:
-            await store.carry.write(found, records)
+            await transfer.write(found, records)
         if is_end:
             if not is_whole:
                 raise BadRequest("This export was cut off: its last line is missing.", param="lines")
-            await store.carry.end(found, next_seq)
-            for kind in then:
-                await store.jobs.enqueue(kind, found.id, kind)
-        return {"at": [uid, next_seq, is_whole]}
+            await transfer.end(found, at.next_seq)
+            for kind in self._then:
+                await self._store.jobs.enqueue(kind, found.id, kind)
+        return {"at": [at.uid, at.next_seq, is_whole]}
 
-    return {"memory-export": export, "memory-import": fill}
-
-
-def _scope(arguments: Mapping[str, Any]) -> Scope:
-    project, profile, subject = scope_of(arguments)
-    if subject is None:
-        raise BadRequest("Say whose memory: user or conversation.", param="user")
-    return Scope(project, profile or "default", subject)
-
-
-def _line(value: dict[str, Any]) -> str:
-    return orjson.dumps(value).decode()
+    async def _begin(self, scope: Scope, line: str) -> ImportPosition:
+        """Makes the memory that is filled; it cannot be found before the import has ended."""
+        head = orjson.loads(line).get("memory")
+        if not isinstance(head, dict) or head.get("format") != FORMAT:
+            raise BadRequest(f"The first line must name the format, which is {FORMAT}.", param="lines")
+        uid, secret = secrets.token_hex(16), secrets.token_bytes(16)
+        draft = Agent(0, uid, scope, secret, 0, created=float(head["created"]))
+        agent = await self._store.carry.begin(draft)
+        return ImportPosition(agent.uid, int(head["next_seq"]), False)
 
 
-# -- away
+def _page(lines: list[dict[str, Any]], at: ExportPosition | None) -> dict[str, Any]:
+    return {
+        "lines": [orjson.dumps(each).decode() for each in lines],
+        "next": None if at is None else list(astuple(at)),
+    }
 
 
-def _told(record: TransferRecord) -> dict[str, Any]:
+# -- records to lines
+
+
+def _as_line(record: TransferRecord) -> dict[str, Any]:
+    line: dict[str, Any] = record.values
     e = record.exchange
     if e is None:
-        return record.values
-    told = {**record.values, **{name: getattr(e, name) for name in _PLAIN}, "state": e.state.value}
+        return line
+    line = {**line, **{name: getattr(e, name) for name in _PLAIN}, "state": e.state.value}
     if is_tombstone(e):
         return {
-            **told,
+            **line,
             "kinds": [_kinds(a) for a in e.inputs],
             "reply": None if e.reply is None else _kinds(e.reply),
         }
-    told |= {
+    line |= {
         "input": _json(e.input),
         "said": _json(e.said),
         "full": _json(e.full),
         "had": e.reply is not None,
     }
-    told["notes"] = {str(i): note for i, note in e.notes.items()}
-    told["hush"] = {str(i): _kinds((e.reply or ()) if i < 0 else e.inputs[i]) for i in sorted(e.hush)}
-    return told
+    line["notes"] = {str(i): note for i, note in e.notes.items()}
+    line["hush"] = {str(i): _kinds((e.reply or ()) if i < 0 else e.inputs[i]) for i in sorted(e.hush)}
+    return line
 
 
 def _kinds(atoms: tuple[Atom, ...]) -> str:
@@ -173,17 +211,18 @@ def _json(data: bytes | None) -> Any:
     return None if data is None else orjson.loads(data)
 
 
-# -- in
+# -- lines to records
 
 
 class _LineReader:
-    """Lines to records, within one call. Hashes of paths go on from exchange to exchange."""
+    """Makes records of lines, within one call. Hashes of paths go on from exchange to exchange."""
 
     def __init__(self, store: Store, agent: Agent) -> None:
         self._store = store
         self._agent = agent
         self._canon = Canon(agent.secret)
-        self._paths: dict[int, tuple[bytes, int, int, int]] = {}  # seq -> its path, depth, atoms, messages
+        # By an exchange's number: its path, depth, atoms and messages.
+        self._paths: dict[int, tuple[bytes, int, int, int]] = {}
 
     def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
         ((part, values),) = line.items()
@@ -243,7 +282,7 @@ class _LineReader:
         )
 
     def _after(self, seq: int | None) -> tuple[bytes, int, int, int]:
-        """The path up to an exchange and its reply, and the depth, atoms and messages of what follows it."""
+        """Returns the path up to an exchange and its reply, and the depth, atoms and messages of what follows it."""
         if seq is None:
             return b"", 0, 0, 0
         if seq not in self._paths:
@@ -266,5 +305,5 @@ class _LineReader:
 
 
 def _blank(kinds: str) -> tuple[Atom, ...]:
-    """Atoms of words that nobody knows any more."""
+    """Makes atoms that match nothing, for words that were forgotten."""
     return tuple(kind.encode() + secrets.token_bytes(11) for kind in kinds)

@@ -1,16 +1,16 @@
-"""Compaction: what will soon leave a conversation's window is summarised, by a job beside the conversation.
+"""Compaction: a job summarises what will soon leave a conversation's window.
 
-A turn whose window fills up asks for it when it has been written; nothing waits for it. What the job needs to know
-of the conversation it reads from the store. A model that is down, refuses or talks nonsense changes nothing: the
-window is cut without a summary meanwhile, and the job is tried again.
+A turn whose window fills up asks for the job when it has been written, and nothing waits for it. The job reads the
+conversation from the store. A model that is down, refuses or talks nonsense changes nothing: meanwhile the window is
+cut without a summary, and the job is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import orjson
 
@@ -28,71 +28,103 @@ from gateway.core.prompt.summary import (
     told,
 )
 from gateway.errors import BadRequest
-from gateway.run.admin.forget import scope_of
-from gateway.run.admin.operations import Operation
+from gateway.run.admin.arguments import Arguments, Defaults, RawArguments
 from gateway.run.background.model import BackgroundModel
 from gateway.run.background.worker import JobContext, JobFailed
-from gateway.run.pending import Pending
 from gateway.tokens import message_tokens, tokenizer_for
 from storage.base import Store
 from storage.commands import Committed
-from storage.errors import Stale
+from storage.errors import Stale, StoreError
 from storage.records import Exchange
 
-__all__ = ["COMPACT", "Compactor", "compact_operation"]
+__all__ = ["COMPACT", "CompactOperation", "Compactor"]
 
-COMPACT = "compact"  # the kind of the job
-_SLACK = 2  # tokens that a model may take for each that it was asked for; what is too long is cut
+_log = logging.getLogger("mnemogate")
+
+# The kind of the job.
+COMPACT = "compact"
+# Tokens that a model may take for each that it was asked for; a longer summary is cut.
+_SLACK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRequest:
+    """The payload of a job. exchange: up to it. keep: tokens at the end that stay whole. size: tokens of a summary."""
+
+    exchange: int
+    keep: int
+    size: int
+
+    @property
+    def payload(self) -> bytes:
+        return orjson.dumps(self)
+
+    @classmethod
+    def read(cls, payload: bytes) -> SummaryRequest:
+        return cls(**orjson.loads(payload))
 
 
 class Compactor:
-    """now: seconds since the epoch. pending: holds what is written after a turn, until the process ends."""
+    """now: seconds since the epoch."""
 
-    def __init__(
-        self, store: Store, background: BackgroundModel, now: Callable[[], float], pending: Pending
-    ) -> None:
+    def __init__(self, store: Store, background: BackgroundModel, now: Callable[[], float]) -> None:
         self._store = store
         self._background = background
         self._now = now
-        self._pending = pending
+        self._enqueuing: set[asyncio.Task[None]] = set()
 
     def want(self, turn: Committed, overfull: Overfull) -> None:
-        """A window fills up; what is asked for while a job waits is the same job. Returns at once."""
-        self._pending.add(self._enqueue(turn, overfull), "that a conversation wants a summary")
+        """Asks for a summary of a conversation whose window fills up. Returns at once.
+
+        A request while a job of the conversation waits becomes that job's.
+        """
+        task = asyncio.ensure_future(self._enqueue(turn, overfull))
+        self._enqueuing.add(task)
+        task.add_done_callback(self._enqueuing.discard)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits until what was asked for is in the queue, for so long at most."""
+        if self._enqueuing:
+            await asyncio.wait(self._enqueuing, timeout=timeout_s)
 
     async def _enqueue(self, turn: Committed, overfull: Overfull) -> None:
-        payload = {"exchange": turn.exchange, "keep": overfull.keep, "size": overfull.size}
-        with suppress(Stale):  # something was forgotten: the next turn asks again
+        request = SummaryRequest(turn.exchange, overfull.keep, overfull.size)
+        agent, conversation = turn.agent, str(turn.conversation)
+        try:
             await self._store.jobs.enqueue(
-                COMPACT,
-                turn.agent.id,
-                str(turn.conversation),
-                orjson.dumps(payload),
-                epoch=turn.agent.epoch,
+                COMPACT, agent.id, conversation, request.payload, epoch=agent.epoch
             )
+        except Stale:
+            # Something was forgotten since; the next turn asks again.
+            pass
+        except StoreError as error:
+            _log.warning("a job that summarises a conversation was not enqueued: %s", error.message)
 
     async def run(self, job: JobContext) -> None:
-        wanted = orjson.loads(job.payload)
-        keep, size = int(wanted["keep"]), int(wanted["size"])
+        """Summarises what may leave the window, and stores the summary. Raises: JobFailed, Postponed, StoreError."""
+        request = SummaryRequest.read(job.payload)
         project = self._store.summaries.project(job.agent)
-        path = await self._store.summaries.path(job.agent, int(wanted["exchange"]))
+        path = await self._store.summaries.path(job.agent, request.exchange)
         if project is None or not path:
             return
         earlier = self._store.summaries.at(job.agent, path[0].id)
         shares = await asyncio.to_thread(_shares, path)
-        end = end_of_span(shares, keep)
+        end = end_of_span(shares, request.keep)
         first = 1 if earlier is not None else 0
         if end is None or end < first:
-            return  # it is all covered, or all of it stays
+            # All of it is covered already, or all of it stays.
+            return
         lines = told(path[first : end + 1])
         text = earlier.text if earlier is not None else ""
-        told_of = 0
+        done = 0
         for part in parts(lines, PART_CHARS):
-            step = f"{path[end].id}: {told_of} and {len(part)}"  # names what it was made of
-            text = await self._fold(job, step, project, text, part, size)
-            told_of += len(part)
+            # The step's name says what it was made of, so that a later run of another span does not take its result.
+            step = f"{path[end].id}: {done} and {len(part)}"
+            text = await self._fold(job, step, project, text, part, request.size)
+            done += len(part)
         if not text:
-            return  # nothing of it may be told
+            # Nothing of the span may be shown to a model.
+            return
         tokens = await asyncio.to_thread(tokenizer_for(path[end].model).count, text)
         await job.finish(
             self._store.summaries.adding(
@@ -103,7 +135,7 @@ class Compactor:
     async def _fold(
         self, job: JobContext, step: str, project: str, earlier: str, part: Sequence[str], size: int
     ) -> str:
-        """The notes with this part in them. Raises: JobFailed where the model gave none."""
+        """Returns the summary with this part in it. Raises: JobFailed: the model gave none."""
 
         async def ask() -> bytes:
             reply = await self._background.ask(
@@ -132,26 +164,29 @@ def _share(x: Exchange, count: Callable[[str], int]) -> Share:
     return Share(tokens, bool(messages) and messages[0].get("role") == "user")
 
 
-def compact_operation(store: Store, *, has_model: bool) -> Operation:
-    """Compaction by hand. project, profile; user or else conversation; in: which of the user's conversations, by its
-    public name or the client's; without, the one that spoke last. Answers {"job"}; the serving process does it."""
+@dataclass(frozen=True, slots=True)
+class CompactOperation:
+    """Asks for a summary by hand: the process that serves does the job."""
 
-    async def compact(arguments: Mapping[str, Any]) -> Any:
-        if not has_model:
+    store: Store
+    defaults: Defaults
+    has_model: bool
+
+    async def compact(self, raw: RawArguments) -> dict[str, int]:
+        """Enqueues the job. Returns {"job"}, its number.
+
+        in: one of the user's conversations, by its public name or the client's; without it, the one that spoke last.
+        """
+        if not self.has_model:
             raise BadRequest("There is no background model to summarise with: set memory.background_model.")
-        project, profile, subject = scope_of(arguments)
-        if subject is None:
-            raise BadRequest("Say whose conversation: user, or the conversation of nobody.", param="user")
-        name = arguments.get("in")
-        if name is not None and not isinstance(name, str):
-            raise BadRequest(f"in must be a text, saw {name!r}.", param="in")
-        agents = store.forgetting.find(project, profile or "default", subject, limit=1)
-        tip = store.summaries.tip(agents[0], name) if agents else None
+        arguments = Arguments(raw)
+        scope, name = arguments.whose(self.defaults).scope, arguments.optional_text("in")
+        agents = self.store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
+        tip = self.store.summaries.tip(agents[0], name) if agents else None
         if tip is None:
             raise BadRequest("There is no such conversation here.", param="in" if name else "user")
         exchange, conversation = tip
-        payload = {"exchange": exchange, "keep": 0, "size": MOST_TOKENS}
-        job = await store.jobs.enqueue(COMPACT, agents[0], str(conversation), orjson.dumps(payload))
+        # All that may leave the window is summarised, as long as the longest summary of a model's window.
+        request = SummaryRequest(exchange, keep=0, size=MOST_TOKENS)
+        job = await self.store.jobs.enqueue(COMPACT, agents[0], str(conversation), request.payload)
         return {"job": job}
-
-    return compact

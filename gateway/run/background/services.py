@@ -23,7 +23,6 @@ from gateway.run.background.learn import Learning
 from gateway.run.background.maintenance import Maintenance
 from gateway.run.background.model import BackgroundModel, background_route
 from gateway.run.background.worker import Handler, JobContext, Worker
-from gateway.run.chat import Chat
 from gateway.run.memory.turn_memory import MemoryKeeper
 from gateway.settings import Settings
 from storage.base import Store
@@ -42,7 +41,6 @@ class BackgroundServices:
         self,
         settings: Settings,
         store: Store,
-        chat: Chat,
         recollector: MemoryKeeper,
         metrics: Metrics,
         now: Callable[[], float],
@@ -86,10 +84,11 @@ class BackgroundServices:
             said.append(self.learning.due.said)
         if said:
             recollector.said = said[0] if len(said) == 1 else partial(_tell, said)
+        self.compactor: Compactor | None = None
         if self.background is not None:
-            compactor = Compactor(store, self.background, now, chat.pending)
-            self.handlers[COMPACT] = compactor.run
-            recollector.overfull = compactor.want
+            self.compactor = Compactor(store, self.background, now)
+            self.handlers[COMPACT] = self.compactor.run
+            recollector.overfull = self.compactor.want
 
     def start(self) -> list[asyncio.Task[None]]:
         """Its tasks, until they are cancelled."""
@@ -99,6 +98,11 @@ class BackgroundServices:
         if self.embedding is not None:
             runs.append(self.embedding.run())
         return [asyncio.create_task(each) for each in runs]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits until the jobs that turns asked for are in the queue, for so long at most."""
+        if self.compactor is not None:
+            await self.compactor.drain(timeout_s)
 
     async def aclose(self) -> None:
         if self.background is not None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.run.admin.forget import Retention, forget_operations
-from gateway.run.admin.show import show_operation
+from gateway.run.admin.forget import ForgetOperations, Retention
+from gateway.run.admin.show import ShowOperation
 from gateway.settings import BlockSettings, ProjectSettings
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, say
 from tests.gateway.sdk import CHAT, World, agent, remember
@@ -38,9 +38,11 @@ def run(world: World, work: Awaitable[Any]) -> Any:
 def perform(world: World, name: str, **arguments: Any) -> Any:
     """An operation, as the command line asks for it."""
     world.settle()
+    forgetting = ForgetOperations(world.store, world.clock)
     operations = {
-        **forget_operations(world.store, world.clock),
-        "memory-show": show_operation(world.store, 1000, world.clock),
+        "memory-forget": forgetting.forget,
+        "memory-undo": forgetting.undo,
+        "memory-show": ShowOperation(world.store, 1000, world.clock).show,
     }
     return run(world, operations[name]({"project": "default", **arguments}))
 
@@ -262,6 +264,8 @@ def test_one_conversation_of_a_users(world: World) -> None:
     "arguments",
     [
         {"message": 1},  # whose?
+        {"user": "alice", "message": True},
+        {"user": "alice", "left": ["1"]},
         {"user": "alice", "message": 1, "exchange": 1},
         {"user": "alice", "message": "1"},
         {"user": "alice", "message": 99},
@@ -286,7 +290,7 @@ def test_what_is_not_there_or_not_said_is_refused_and_nothing_is_forgotten(
 def test_a_call_that_runs_out_of_time_says_what_is_left_and_the_next_goes_on(world: World) -> None:
     for i in range(3):
         world.chat(user=f"u{i}").say(f"I am Zqn{i}x.")
-    operation = forget_operations(world.store, world.clock, call_s=-1.0)["memory-forget"]
+    operation = ForgetOperations(world.store, world.clock, call_s=-1.0).forget
     world.settle()
     left: list[int] = []
     for _ in range(200):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.core.prompt.summary import INSTRUCTIONS
-from gateway.run.admin.forget import Retention, forget_operations
+from gateway.run.admin.forget import ForgetOperations, Retention
 from gateway.settings import UpstreamSettings
 from storage.records import JobState
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
@@ -155,7 +155,7 @@ class Scene:
             retention = Retention(self.world.store, {"default": 30}, self.world.clock)
             assert self.world.gateway.call(retention.step()) == 2
             return
-        operation = forget_operations(self.world.store, self.world.clock)["memory-forget"]
+        operation = ForgetOperations(self.world.store, self.world.clock).forget
 
         async def forget() -> None:
             assert (await operation({"project": "default", **KINDS[kind]}))["done"]

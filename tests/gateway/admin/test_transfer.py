@@ -20,7 +20,7 @@ from gateway.core.conversation.match import Keeping
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
 from gateway.errors import BadRequest
-from gateway.run.admin.transfer import carry_operations
+from gateway.run.admin.transfer import TransferOperations
 from storage.commands import ForgetTarget, Learned
 from storage.errors import WriteConflict
 from storage.records import Agent, Scope, State
@@ -59,7 +59,7 @@ def of(scope: Scope) -> dict[str, Any]:
 
 
 async def export(store: SqliteStore, scope: Scope = ALICE) -> Lines:
-    operation = carry_operations(store)["memory-export"]
+    operation = TransferOperations(store).export
     lines: Lines = []
     place = None
     while True:
@@ -71,7 +71,7 @@ async def export(store: SqliteStore, scope: Scope = ALICE) -> Lines:
 
 
 async def fill(store: SqliteStore, lines: Lines, scope: Scope = CAROL, page: int = 7) -> None:
-    operation = carry_operations(store)["memory-import"]
+    operation = TransferOperations(store).restore
     at = None
     for start in range(0, len(lines), page):
         at = (await operation({**of(scope), "lines": lines[start : start + page], "at": at}))["at"]
@@ -168,7 +168,7 @@ async def test_what_is_said_while_a_memory_is_carried_away_is_not_in_it(
     await live(alice, chance, turns=20)
     await learn(store, alice)
     before = await export(store)
-    operation = carry_operations(store)["memory-export"]
+    operation = TransferOperations(store).export
     lines: Lines = []
     place = None
     while True:
@@ -265,7 +265,7 @@ async def test_one_that_began_meanwhile_is_not_written_over_either(
 ) -> None:
     alice, carol = Teller(store, ALICE, Clock()), Teller(other, CAROL, Clock())
     await alice.say([user("Hello")], assistant("Hi."), "c1")
-    operation = carry_operations(other)["memory-import"]
+    operation = TransferOperations(other).restore
     at = (await operation({**of(CAROL), "lines": await export(store), "at": None}))["at"]
     await carol.say([user("I was here first")], assistant("Hi."), "c1")
     with pytest.raises(BadRequest, match="has a memory here already"):
@@ -293,7 +293,7 @@ async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_begins_an
     alice = Teller(store, ALICE, Clock())
     await live(alice, random.Random(4), 30)
     lines = await export(store)
-    operation = carry_operations(other)["memory-import"]
+    operation = TransferOperations(other).restore
     await operation({**of(CAROL), "lines": lines[:20], "at": None})
     assert other.agents.find(CAROL) is None
     await fill(other, lines)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from gateway.app import make_operations
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.prompt.summary import INSTRUCTIONS
 from gateway.errors import BadRequest
+from gateway.operations import make_operations
 from gateway.settings import MemorySettings, ProfileSettings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.records import JobState, Scope
@@ -349,19 +349,19 @@ def test_by_hand(world: World, notes: Notes) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE, headers={"x-mnemogate-conversation": "c1"})
     talk(chat, 6)
     assert not notes.asked
-    compact = make_operations(world.gateway.app.settings, world.store)["compact"]
+    operations = make_operations(world.gateway.app.settings, world.store)
     alice = {"project": "default", "user": "alice"}
-    world.gateway.call(compact({**alice, "in": "c1"}))
+    world.gateway.call(operations.perform("compact", {**alice, "in": "c1"}))
     compacted(world)
     told = notes.asked[0].messages[1]["content"]
     assert "Message 4:" in told
     assert "Message 5:" not in told  # the last turn stays
-    world.gateway.call(compact(alice))
+    world.gateway.call(operations.perform("compact", alice))
     compacted(world)
     assert len(notes.asked) == 1  # there is nothing new
     for wrong in ({"project": "default"}, {**alice, "user": "bob"}, {**alice, "in": "c2"}):
         with pytest.raises(BadRequest):
-            world.gateway.call(compact(wrong))
+            world.gateway.call(operations.perform("compact", wrong))
 
 
 def test_with_a_summary_the_memory_section_is_taken_anew(world: World, notes: Notes) -> None:

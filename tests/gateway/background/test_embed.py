@@ -17,8 +17,8 @@ from gateway.core.memory.baseline_texts import USUAL
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
 from gateway.errors import SettingsError
-from gateway.run.admin.show import show_operation
-from gateway.run.admin.transfer import carry_operations
+from gateway.run.admin.show import ShowOperation
+from gateway.run.admin.transfer import TransferOperations
 from gateway.run.background.embed import BATCH, TEXT_CHARS, Embedding
 from gateway.serve import perform_here
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
@@ -176,13 +176,13 @@ def test_the_models_own_search_and_the_operators_look_use_it_too(made: Rememberi
     made.world.upstream.queue(search, say("Dandelions."))
     made.world.chat(user="alice", model="agent/helper").say("Look it up.")
     assert TORTOISE in str(made.world.upstream.last.messages[-1]["content"])
-    operation = show_operation(
+    operation = ShowOperation(
         made.world.store, 1000, made.world.clock, embed_query=made.world.gateway.app.beside.embed_query
     )
-    arguments = {"user": "alice", "profile": "helper", "query": QUESTION}
+    arguments = {"project": "default", "user": "alice", "profile": "helper", "query": QUESTION}
 
     async def show() -> Any:
-        return await operation(arguments)
+        return await operation.show(arguments)
 
     assert TORTOISE in made.world.gateway.call(show())["text"].partition("Would be recalled")[2]
 
@@ -196,7 +196,8 @@ def test_the_operators_look_uses_it_where_nobody_serves_too(
         settings = made.world.gateway.app.settings
     here = replace(settings, database=DatabaseSettings(path=str(tmp_path / "memory.db")))
     for question, is_told in ((QUESTION, True), ("Thank you!", False)):
-        shown = asyncio.run(perform_here(here, "memory-show", {"user": "alice", "query": question}))
+        whose = {"project": "default", "user": "alice"}
+        shown = asyncio.run(perform_here(here, "memory-show", {**whose, "query": question}))
         assert (TORTOISE in shown["text"].partition("Would be recalled")[2]) is is_told
 
 
@@ -466,26 +467,26 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(made
     assert made.world.query("SELECT count(*) FROM embedded") == [0]
 
 
-def test_a_memory_that_is_carried_in_is_embedded_anew(made: Remembering) -> None:
+def test_a_memory_that_is_imported_is_embedded_again(made: Remembering) -> None:
     made.tell(TORTOISE)
     made.rest()
     store = made.world.store
-    operations = carry_operations(store, ("embed",))
+    transfer = TransferOperations(store, then=("embed",))
 
-    async def carry() -> str:
+    async def move() -> str:
         lines: list[str] = []
         place = None
         while True:
-            answer = await operations["memory-export"]({"project": "default", "user": "alice", "from": place})
+            answer = await transfer.export({"project": "default", "user": "alice", "from": place})
             lines += answer["lines"]
             place = answer["next"]
             if place is None:
                 break
         to = {"project": "default", "user": "carol"}
-        await operations["memory-import"]({**to, "lines": lines, "end": True})
+        await transfer.restore({**to, "lines": lines, "end": True})
         return "".join(lines)
 
-    told = made.world.gateway.call(carry())
+    told = made.world.gateway.call(move())
     assert "vector" not in told
     made.until(lambda counts: not any(counts.values()))
     assert TORTOISE in made.recalled(user="carol")

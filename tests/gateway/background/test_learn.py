@@ -18,8 +18,8 @@ from adapters.errors import ProviderUnreachable
 from adapters.fake import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import ModelRequest
 from gateway.limits import Limits
-from gateway.run.admin.forget import forget_operations
-from gateway.run.admin.show import show_operation
+from gateway.run.admin.forget import ForgetOperations
+from gateway.run.admin.show import ShowOperation
 from gateway.run.background.learn import Learning
 from gateway.run.background.model import ModelAnswer
 from gateway.run.background.worker import Worker
@@ -269,7 +269,7 @@ def test_the_operator_sees_what_was_learned_and_why(learner: Learner) -> None:
     learner.rest()
 
     async def show() -> Any:
-        operation = show_operation(learner.world.store, 1000, learner.world.clock)
+        operation = ShowOperation(learner.world.store, 1000, learner.world.clock).show
         return await operation({"project": "default", "user": "alice", "why": True})
 
     text = learner.world.gateway.call(show())["text"]
@@ -589,7 +589,7 @@ def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what:
     target = {"message": seq} if what == "message" else {}
 
     async def forget() -> None:
-        operation = forget_operations(world.store, world.clock)["memory-forget"]
+        operation = ForgetOperations(world.store, world.clock).forget
         assert (await operation({"project": "default", "user": "alice", **target}))["done"]
 
     world.gateway.call(forget())
@@ -608,7 +608,7 @@ def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
         async def send(self, request: ModelRequest) -> ModelReply:
             reply = await super().send(request)
             if len(self.requests) == 1:
-                operation = forget_operations(world.store, world.clock)["memory-forget"]
+                operation = ForgetOperations(world.store, world.clock).forget
                 forgetting = operation({"project": "default", "user": "alice", "message": seq})
                 assert (await asyncio.shield(asyncio.ensure_future(forgetting)))["done"]  # it ends this job
             return reply
@@ -689,7 +689,7 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
                 world.pass_time(IDLE_S)
                 world.gateway.call(learner.learning.due.step())
                 gate.wait_sync()
-            operation = forget_operations(world.store, world.clock)["memory-forget"]
+            operation = ForgetOperations(world.store, world.clock).forget
 
             async def forget() -> None:
                 assert (await operation({"project": "default", "user": "bob", "message": 1}))["done"]

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from gateway.core.memory.visibility import messages_of
-from gateway.run.admin.show import show_operation
+from gateway.run.admin.show import ShowOperation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import count
 from storage.sql.terms import load_terms
@@ -221,7 +221,7 @@ def test_memory_show_prints_blocks_messages_and_what_would_be_recalled(
         chat = world.chat(model="agent/helper", user="alice")
         chat.say(FACT)
         chat.say("She is grey.")
-        show = show_operation(world.store, 1000, world.clock)
+        show = ShowOperation(world.store, 1000, world.clock).show
 
         async def shown() -> str:
             where = {"project": "default", "profile": "helper", "user": "alice", "query": QUESTION}

@@ -1,0 +1,55 @@
+"""Puts the operations together, as the command line and the admin route call them by name."""
+
+from __future__ import annotations
+
+import time
+
+from gateway.run.admin.arguments import Defaults
+from gateway.run.admin.forget import ForgetOperations
+from gateway.run.admin.operations import JobOperations, KeyOperations, Operations
+from gateway.run.admin.show import ShowOperation
+from gateway.run.admin.transfer import TransferOperations
+from gateway.run.background.compact import CompactOperation
+from gateway.run.background.embed import KIND as EMBED
+from gateway.run.memory.turn_memory import EmbedQuery
+from gateway.settings import Settings
+from storage.base import Store
+
+__all__ = ["make_operations"]
+
+# Of the note that is shown where recall itself is off.
+SHOWN_RECALL_TOKENS = 1000
+
+
+def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | None = None) -> Operations:
+    """Makes all operations over a store. embed_query: as replies have it; None searches by words alone."""
+    defaults = Defaults(settings.default_user, settings.default_profile)
+    show = ShowOperation(
+        store,
+        settings.memory.recall_tokens or SHOWN_RECALL_TOKENS,
+        time.time,
+        [each.name for each in settings.profiles],
+        embed_query,
+        defaults,
+    )
+    forgetting = ForgetOperations(store, time.time, defaults)
+    transfer = TransferOperations(store, defaults, () if settings.memory.embedder is None else (EMBED,))
+    compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
+    keys, jobs = KeyOperations(store.keys), JobOperations(store.jobs)
+    return Operations(
+        {
+            "keys-create": keys.create,
+            "keys-list": keys.show_all,
+            "keys-revoke": keys.revoke,
+            "jobs-list": jobs.show_all,
+            "jobs-show": jobs.show,
+            "jobs-retry": jobs.retry,
+            "jobs-cancel": jobs.cancel,
+            "memory-show": show.show,
+            "memory-forget": forgetting.forget,
+            "memory-undo": forgetting.undo,
+            "memory-export": transfer.export,
+            "memory-import": transfer.restore,
+            "compact": compact.compact,
+        }
+    )

@@ -1,0 +1,117 @@
+"""The arguments of operations: JSON objects, which each operation reads once into a typed value.
+
+Whatever is wrong with them is a BadRequest whose message and `param` name the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.errors import BadRequest
+from storage.records import Scope
+
+__all__ = ["DEFAULT_PROFILE", "NO_DEFAULTS", "Arguments", "Defaults", "RawArguments", "Whose"]
+
+RawArguments = Mapping[str, Any]
+DEFAULT_PROFILE = "default"
+# Above every number that SQLite gives out, and below what it cannot hold.
+_NUMBERS_END = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """The user and the profile of requests that name none, so that a command means the same memory.
+
+    user: None where such requests have no user. profile: by project.
+    """
+
+    user: str | None = None
+    profile: Callable[[str], str] = lambda project: DEFAULT_PROFILE
+
+
+# Of a gateway without users or profiles in its settings.
+NO_DEFAULTS = Defaults()
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Names the memories of an operation. profile, subject: None means all of the project's."""
+
+    project: str
+    profile: str | None = None
+    subject: str | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """The one memory that is named. Raises: BadRequest: nobody is named."""
+        if self.subject is None:
+            raise BadRequest("Say whose memory: user or conversation.", param="user")
+        return Scope(self.project, self.profile or DEFAULT_PROFILE, self.subject)
+
+
+class Arguments:
+    """Reads fields by name. A field that is null counts as left out."""
+
+    def __init__(self, raw: RawArguments) -> None:
+        self._given = {name: value for name, value in raw.items() if value is not None}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._given
+
+    def optional(self, name: str) -> Any:
+        """Returns the field as it came; None where it was left out."""
+        return self._given.get(name)
+
+    def text(self, name: str) -> str:
+        value = self._given.get(name)
+        if not isinstance(value, str) or not value:
+            raise BadRequest(f"{name} must be a non-empty text, saw {value!r}.", param=name)
+        return value
+
+    def optional_text(self, name: str) -> str | None:
+        return self.text(name) if name in self else None
+
+    def number(self, name: str) -> int:
+        value = self._given.get(name)
+        # True and False are numbers to isinstance.
+        if type(value) is not int or not 0 < value < _NUMBERS_END:
+            raise BadRequest(f"{name} must be a positive number, saw {value!r}.", param=name)
+        return value
+
+    def optional_number(self, name: str) -> int | None:
+        return self.number(name) if name in self else None
+
+    def flag(self, name: str) -> bool:
+        value = self._given.get(name, False)
+        if not isinstance(value, bool):
+            raise BadRequest(f"{name} must be true or false, saw {value!r}.", param=name)
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        value = self._given.get(name)
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise BadRequest(f"{name} must be a list of texts.", param=name)
+        return value
+
+    def numbers(self, name: str) -> list[int]:
+        value = self._given.get(name, [])
+        if not isinstance(value, list) or not all(type(each) is int for each in value):
+            raise BadRequest(f"{name} must be a list of numbers.", param=name)
+        return value
+
+    def whose(self, defaults: Defaults | None = None) -> Whose:
+        """Reads project, profile, and user or else conversation. defaults: for those that are left out, if any."""
+        project = self.optional_text("project")
+        if project is None:
+            raise BadRequest("Say in which project.", param="project")
+        profile = self.optional_text("profile")
+        user, conversation = self.optional_text("user"), self.optional_text("conversation")
+        if user and conversation:
+            raise BadRequest("Name a user, or the conversation of nobody, not both.", param="conversation")
+        if defaults is not None:
+            profile = profile or defaults.profile(project)
+            user = user or (None if conversation else defaults.user)
+        subject = f"user:{user}" if user else f"conversation:{conversation}" if conversation else None
+        return Whose(project, profile, subject)
