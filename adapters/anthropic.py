@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from yarl import URL
 
-from adapters.base import ModelReply, read_whole
+from adapters.base import BufferedReply, ModelReply, WholeReply, read_whole
 from adapters.claude.errors import Untranslatable, error_body, translate_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import completion, next_index
@@ -28,14 +28,13 @@ from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.openai import OpenAICompatible
 from adapters.transport import HttpTransport, Timeouts
-from adapters.types import Capabilities, Event, Header, ModelRequest, announces_events
+from adapters.types import Capabilities, Event, Header, Json, ModelRequest, announces_events
 
 __all__ = ["DEFAULT_VERSION", "SAMPLING_VERSION", "Anthropic"]
 
 DEFAULT_VERSION: Final = "2026-10-21"  # as Anthropic's own SDKs send it since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last one that takes temperature, top_p and top_k
 _MODELS: Final = "/models?limit=1000"
-_REPLY_BYTES: Final = 256 * 1024 * 1024  # as the gateway bounds a reply
 _MARKED: Final = b'"cache_control"'
 _OAUTH: Final = "sk-ant-oat"
 _KEY: Final = "sk-ant-"
@@ -84,14 +83,14 @@ class Anthropic:
             return await self._chat(request)
         if request.path == "/models" and request.method == "GET":
             reply = await self._call(request, _MODELS, b"", DEFAULT_VERSION)
-            return _Whole(reply, self._read_models if reply.status == 200 else translate_body)
+            return _TranslatedReply(reply, self._read_models if reply.status == 200 else translate_body)
         if request.path.startswith("/models/") and request.method == "GET":
             reply = await self._call(request, request.path, b"", DEFAULT_VERSION)
-            return _Whole(reply, _read_model if reply.status == 200 else translate_body)
+            return _TranslatedReply(reply, _read_model if reply.status == 200 else translate_body)
         if self.has_endpoint(request.path):
             return await self._call(request, request.path, request.body, DEFAULT_VERSION)
         why = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
-        return _RefusedReply(404, error_body(why, "not_found_error"))
+        return _refuse(404, error_body(why, "not_found_error"))
 
     def has_endpoint(self, path: str) -> bool:
         """Those that are translated here, and Anthropic's own messages."""
@@ -107,16 +106,16 @@ class Anthropic:
             wire = to_wire(body, limits=self._limits, marks=_MARKED not in request.body)
         except orjson.JSONDecodeError:
             why = "We could not parse the JSON body of your request."
-            return _RefusedReply(400, error_body(why, "invalid_request_error"))
+            return _refuse(400, error_body(why, "invalid_request_error"))
         except Untranslatable as error:
-            return _RefusedReply(400, error.body())
+            return _refuse(400, error.body())
         except RecursionError:
             why = "A schema or a message of the request is nested too deep."
-            return _RefusedReply(400, error_body(why, "invalid_request_error"))
+            return _refuse(400, error_body(why, "invalid_request_error"))
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
         reply = await self._call(request, "/messages", orjson.dumps(wire), version)
         if reply.status != 200:
-            return _Whole(reply, translate_body)
+            return _TranslatedReply(reply, translate_body)
         created, first_index = int(time.time()), next_index(body.get("messages"))
         if announces_events(reply.headers):
             options = body.get("stream_options")
@@ -124,7 +123,7 @@ class Anthropic:
             return _StreamedReply(
                 reply, StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
             )
-        return _Whole(reply, partial(_completion, created=created, first_index=first_index))
+        return _TranslatedReply(reply, partial(_completion, created=created, first_index=first_index))
 
     async def _call(self, request: ModelRequest, path: str, body: bytes, version: str) -> ModelReply:
         headers = [each for each in request.headers if each[0].lower() not in _OPENAI_ONLY]
@@ -155,45 +154,29 @@ class Anthropic:
         return orjson.dumps({"object": "list", "data": [_model(entry) for entry in entries]})
 
 
-class _MessagesReply:
-    """What all replies of this provider share: status and headers of the upstream's."""
-
-    def __init__(self, reply: ModelReply) -> None:
-        self.status = reply.status
-        self.headers = _with_request_id(reply.headers)
-        self._reply = reply
-
-    async def aclose(self) -> None:
-        await self._reply.aclose()
-
-
-class _Whole(_MessagesReply):
+class _TranslatedReply(WholeReply):
     """A body that is translated when it is whole: an answer, an error, a list."""
 
     def __init__(self, reply: ModelReply, translate: Callable[[bytes], bytes]) -> None:
-        super().__init__(reply)
+        super().__init__(reply.status, _with_request_id(reply.headers))
+        self._reply = reply
         self._translate = translate
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        if body := await self.read(_REPLY_BYTES):
-            yield body
-
-    async def events(self) -> AsyncIterator[list[Event]]:
-        """An error that comes instead of a stream is no stream: one event of all there is."""
-        if body := await self.read(_REPLY_BYTES):
-            yield [Event(body, body)]
-
-    async def peek(self) -> Event | None:
-        return None
 
     async def read(self, limit_bytes: int) -> bytes:
         body = await self._reply.read(limit_bytes)
         return self._translate(body) if body else body
 
+    async def aclose(self) -> None:
+        await self._reply.aclose()
 
-class _StreamedReply(_MessagesReply):
+
+class _StreamedReply:
+    """A stream whose events are translated as they come."""
+
     def __init__(self, reply: ModelReply, translator: StreamTranslator) -> None:
-        super().__init__(reply)
+        self.status = reply.status
+        self.headers = _with_request_id(reply.headers)
+        self._reply = reply
         self._translator = translator
         self._made = self._translate()
         self._ahead: list[Event] = []  # what was looked at
@@ -231,30 +214,13 @@ class _StreamedReply(_MessagesReply):
     async def read(self, limit_bytes: int) -> bytes:
         return await read_whole(self, limit_bytes)
 
-
-class _RefusedReply:
-    """An answer of our own: nothing was sent."""
-
-    headers: tuple[Header, ...] = (("content-type", "application/json"),)
-
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
-        self.status = status
-        self._body = orjson.dumps(body)
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        yield self._body
-
-    async def events(self) -> AsyncIterator[list[Event]]:
-        yield [Event(self._body, self._body)]
-
-    async def peek(self) -> Event | None:
-        return None
-
-    async def read(self, limit_bytes: int) -> bytes:
-        return self._body
-
     async def aclose(self) -> None:
-        pass
+        await self._reply.aclose()
+
+
+def _refuse(status: int, body: Json) -> BufferedReply:
+    """Returns an answer of our own, where nothing can be sent."""
+    return BufferedReply(status, (("content-type", "application/json"),), orjson.dumps(body))
 
 
 def _credential(key: str) -> Header:
@@ -292,7 +258,7 @@ def _read_model(body: bytes) -> bytes:
         raise ProviderBroke(f"the upstream answered no model: {body[:200]!r}") from error
 
 
-def _model(entry: dict[str, Any]) -> dict[str, Any]:
+def _model(entry: Json) -> Json:
     try:
         created = int(datetime.fromisoformat(entry["created_at"]).timestamp())
     except (KeyError, TypeError, ValueError):

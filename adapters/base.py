@@ -6,13 +6,24 @@ body was not read to its end closes the upstream's connection, which is how a ca
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from adapters.errors import ProviderTooLarge
-from adapters.types import Capabilities, Embedded, Event, ModelRequest
+from adapters.types import Capabilities, Embedded, Event, Header, ModelRequest
 
-__all__ = ["Embedder", "ModelReply", "Provider", "read_whole"]
+__all__ = [
+    "MAX_REPLY_BYTES",
+    "BufferedReply",
+    "Embedder",
+    "ModelReply",
+    "Provider",
+    "WholeReply",
+    "read_whole",
+]
+
+MAX_REPLY_BYTES = 256 * 1024 * 1024  # chosen: far above any completion, far below what would hurt the process
 
 
 class ModelReply(Protocol):
@@ -22,32 +33,35 @@ class ModelReply(Protocol):
     """
 
     status: int
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[Header, ...]
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""
+        """Yields the body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""
 
     def events(self) -> AsyncIterator[list[Event]]:
-        """The body as server-sent events, all that one read of the socket completed at a time; nothing held back.
+        """Yields the body as server-sent events, all that one read of the socket completed at a time.
 
         Raises: ProviderBroke when the body ends inside an event or the connection breaks, ProviderTimeout.
         """
 
     async def peek(self) -> Event | None:
-        """The first event of an event stream, which `chunks` and `events` tell all the same; None: there is none.
+        """Returns the first event of an event stream, or None where there is none; `chunks` and `events` repeat it.
 
         Raises: as `events`.
         """
 
     async def read(self, limit_bytes: int) -> bytes:
-        """The whole body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
+        """Returns the whole body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
 
     async def aclose(self) -> None:
-        """Idempotent; never raises."""
+        """Releases the connection. Idempotent; never raises."""
 
 
 async def read_whole(reply: ModelReply, limit_bytes: int) -> bytes:
-    """What its `chunks` make together, for a reply that is translated on the way. Raises: as `ModelReply.read`."""
+    """Returns what `chunks` yields, in one piece; for replies that are translated on the way.
+
+    Raises: as `ModelReply.read`.
+    """
     parts: list[bytes] = []
     size = 0
     async for chunk in reply.chunks():
@@ -59,32 +73,75 @@ async def read_whole(reply: ModelReply, limit_bytes: int) -> bytes:
     return b"".join(parts)
 
 
+class WholeReply(ABC):
+    """A reply whose body is one piece; a subclass says where it is read from."""
+
+    def __init__(self, status: int, headers: tuple[Header, ...]) -> None:
+        self.status = status
+        self.headers = headers
+
+    @abstractmethod
+    async def read(self, limit_bytes: int) -> bytes: ...
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        if body := await self.read(MAX_REPLY_BYTES):
+            yield body
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """Yields all there is as one event: an error that comes instead of a stream has no events of its own."""
+        async for body in self.chunks():
+            yield [Event(body, body)]
+
+    async def peek(self) -> Event | None:
+        return None
+
+    @abstractmethod
+    async def aclose(self) -> None: ...
+
+
+class BufferedReply(WholeReply):
+    """A reply that is here already: read to its end, or made by us."""
+
+    def __init__(self, status: int, headers: tuple[Header, ...], body: bytes) -> None:
+        super().__init__(status, headers)
+        self._body = body
+
+    async def read(self, limit_bytes: int) -> bytes:
+        return self._body
+
+    async def aclose(self) -> None:
+        pass
+
+
 class Provider(Protocol):
-    """One upstream. `name` is the one of the settings."""
+    """An upstream. name: the one it has in the settings."""
 
     name: str
     capabilities: Capabilities
 
     def has_endpoint(self, path: str) -> bool:
-        """Whether it may have this one, a path below its base URL: False where it is known that it has not."""
+        """Returns False for a path (below the base URL) that this provider is known not to serve."""
 
     async def send(self, request: ModelRequest) -> ModelReply:
-        """Raises: ProviderUnreachable, ProviderTimeout. An HTTP error is a reply, not an exception."""
+        """Sends a request; an HTTP error is a reply, not an exception. Raises: ProviderUnreachable, ProviderTimeout."""
 
     async def aclose(self) -> None: ...
 
 
 class Embedder(Protocol):
-    """Texts to vectors.
+    """A maker of vectors from texts.
 
-    name: what its vectors are kept under; two with the same name make the same. is_local: it computes in this process,
-    in about a millisecond, and costs nothing.
+    name: what its vectors are kept under; two embedders of one name make the same vectors. is_local: it computes in
+    this process, in about a millisecond, and costs nothing.
     """
 
     name: str
     is_local: bool
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
-        """texts: none of them empty, at most some hundreds. Raises: ProviderError; nothing is to be made of garbage."""
+        """Returns a vector for each text. texts: none of them empty, at most some hundreds.
+
+        Raises: ProviderError, also for an answer in which anything is not a vector.
+        """
 
     async def aclose(self) -> None: ...

@@ -11,11 +11,10 @@ from typing import Any
 import orjson
 
 from adapters.base import ModelReply, read_whole
-from adapters.types import Event
+from adapters.types import Event, Json
 
 __all__ = ["NumberedReply", "Numbering"]
 
-Json = dict[str, Any]
 _CALLS = b'"tool_calls"'
 
 

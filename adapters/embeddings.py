@@ -7,6 +7,7 @@ missing, not finite or of another length than its neighbours would be found out 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import orjson
 
 from adapters.base import Provider
 from adapters.errors import ProviderBroke, ProviderRefused
-from adapters.types import Embedded, ModelRequest
+from adapters.types import Embedded, ModelRequest, read_retry_after
 
 __all__ = ["ApiEmbedder"]
 
@@ -48,7 +49,7 @@ class ApiEmbedder:
                 f"{self.name} answered {reply.status}",
                 status=reply.status,
                 provider=self._provider.name,
-                retry_after_s=_seconds(dict(reply.headers).get("retry-after", "")),
+                retry_after_s=read_retry_after(reply.headers, time.time()),
             )
         try:
             if len(answer) > _LONG_BYTES:
@@ -92,7 +93,3 @@ def _read(answer: bytes, count: int, asked_bytes: int) -> Embedded:
     if not isinstance(tokens, int) or tokens <= 0:
         tokens = asked_bytes // _BYTES_PER_TOKEN
     return Embedded([row.tobytes() for row in unit], tokens)
-
-
-def _seconds(value: str) -> float | None:
-    return float(value) if value.replace(".", "", 1).isdecimal() else None

@@ -6,20 +6,51 @@ one translates both ways in its own module. Only what is acted on is typed; ever
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
 
-__all__ = ["Capabilities", "Embedded", "Event", "Header", "ModelRequest", "announces_events"]
+__all__ = [
+    "Capabilities",
+    "Embedded",
+    "Event",
+    "Header",
+    "Json",
+    "ModelRequest",
+    "announces_events",
+    "read_retry_after",
+]
 
 Header = tuple[str, str]
+Json = dict[str, Any]  # an object as orjson returns it
 
 
 def announces_events(headers: Iterable[Header]) -> bool:
-    """Whether a reply with these headers is server-sent events."""
+    """Returns whether a reply with these headers is server-sent events."""
     return any(
         name == "content-type" and value.lower().lstrip().startswith("text/event-stream")
         for name, value in headers
     )
+
+
+def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
+    """Returns the seconds that `retry-after-ms` (OpenAI's own) or `retry-after` (RFC 9110 10.2.3) names, or None.
+
+    now_s: seconds since the epoch, for a date in the header.
+    """
+    found = dict(headers)
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            seconds = float(found.get(name, "")) / unit
+        except ValueError:
+            continue
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    try:
+        return max(0.0, parsedate_to_datetime(found.get("retry-after", "")).timestamp() - now_s)
+    except (ValueError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,9 @@ and for a newest message that is sent anew with other words).
 
 from __future__ import annotations
 
-from typing import Any
+from adapters.types import Json
 
 __all__ = ["place_marks"]
-
-Json = dict[str, Any]
 
 
 def place_marks(wire: Json, ttl: str | None = None) -> None:

@@ -17,10 +17,10 @@ import orjson
 
 from adapters.claude.errors import Untranslatable
 from adapters.claude.reply import OPAQUE
+from adapters.types import Json
 
 __all__ = ["assistant_blocks", "text_blocks", "tool_result", "tool_use_id", "user_blocks"]
 
-Json = dict[str, Any]
 
 # Fields of a text part, a tool call or a tool message that Anthropic's blocks have, too; others stay behind: OpenAI's
 # Agents for JavaScript put all that a reply had into its text (`role`, `annotations`, ...), which is refused.

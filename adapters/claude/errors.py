@@ -8,13 +8,13 @@ Type and message stay as they are, and fields of the error that are not known he
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import orjson
 
+from adapters.types import Json
+
 __all__ = ["Untranslatable", "error_body", "to_openai", "translate_body"]
 
-Json = dict[str, Any]
 
 # "temperature: Extra inputs are not permitted". A path such as messages.3.content.0 is one of our own body, which
 # the caller has never seen.

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from adapters.claude.content import assistant_blocks, text_blocks, tool_result, user_blocks
 from adapters.claude.errors import Untranslatable
+from adapters.types import Json
 
 __all__ = ["OPENING", "ClaudeMessages", "arrange"]
 
-Json = dict[str, Any]
 
 OPENING: Final = "(The assistant speaks first.)"
 """The first turn must be a user's. A list that opens with the assistant's greeting gets one that says no more."""

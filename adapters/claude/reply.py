@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import orjson
 
+from adapters.types import Json
+
 __all__ = [
     "CALL_FIELDS",
     "MESSAGE_FIELDS",
@@ -23,7 +25,6 @@ __all__ = [
     "to_usage",
 ]
 
-Json = dict[str, Any]
 
 _FINISH: Final = {
     "end_turn": "stop",

@@ -15,10 +15,10 @@ from adapters.claude.errors import Untranslatable
 from adapters.claude.messages import arrange
 from adapters.claude.models import find_model
 from adapters.claude.tools import close_schema, to_choice, to_tools
+from adapters.types import Json
 
 __all__ = ["SAMPLING", "to_wire"]
 
-Json = dict[str, Any]
 
 SAMPLING: Final = ("temperature", "top_p", "top_k")
 """Fields that version 2026-10-21 of the API refuses whatever their value, and the one before it takes."""

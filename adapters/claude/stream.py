@@ -22,11 +22,10 @@ import orjson
 from adapters.claude.errors import error_body, to_openai
 from adapters.claude.reply import CALL_FIELDS, MESSAGE_FIELDS, THINKING, ending, note_citations, to_usage
 from adapters.errors import ProviderBroke
-from adapters.types import Event
+from adapters.types import Event, Json
 
 __all__ = ["StreamTranslator"]
 
-Json = dict[str, Any]
 
 _DONE: Final = Event(b"data: [DONE]\n\n", b"[DONE]")
 _PING: Final = Event(b": ping\n\n", None)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from adapters.claude.errors import Untranslatable
+from adapters.types import Json
 
 __all__ = ["close_schema", "to_choice", "to_tools"]
 
-Json = dict[str, Any]
 
 _EMPTY: Final[Json] = {"type": "object", "properties": {}}
 

@@ -40,8 +40,9 @@ from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.turn import TurnRun
+from gateway.run.upstream.errors import kind_of
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
-from gateway.run.upstream.relay import kind_of, relay
+from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
 from storage.base import Store

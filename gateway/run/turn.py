@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from adapters.base import ModelReply
+from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError
 from adapters.types import Event, Header, ModelRequest
 from gateway.core.request.identity import Mode
@@ -52,9 +52,10 @@ from gateway.run.memory.turn_memory import TurnMemory
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, Sink
+from gateway.run.upstream.errors import kind_of, translate
 from gateway.run.upstream.failover import Attempts
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, with_beats
-from gateway.run.upstream.relay import MAX_REPLY_BYTES, handed_on, kind_of, translate
+from gateway.run.upstream.relay import handed_on
 from storage.errors import StoreError
 
 __all__ = ["TurnRun"]

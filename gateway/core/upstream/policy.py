@@ -13,9 +13,8 @@ another: rendezvous hashing with bounded load.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -32,7 +31,6 @@ __all__ = [
     "has_credit",
     "is_failure",
     "order",
-    "read_retry_after",
     "take_credit",
 ]
 
@@ -247,28 +245,3 @@ def _score(key: int, name: str) -> bytes:
 
 def _wakes(member: RouteMember) -> float:
     return max(member.health.rests_until, member.told_until)
-
-
-def read_retry_after(headers: Iterable[tuple[str, str]], now_s: float) -> float | None:
-    """Seconds of `retry-after-ms` (OpenAI's) or `retry-after` (RFC 9110 10.2.3). now_s: since the epoch."""
-    found = dict(headers)
-    try:
-        if (text := found.get("retry-after-ms")) is not None:
-            return _sane(float(text) / 1000)
-    except ValueError:
-        pass
-    text = found.get("retry-after")
-    if text is None:
-        return None
-    try:
-        return _sane(float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now_s)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _sane(seconds: float) -> float | None:
-    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -14,7 +14,7 @@ import orjson
 
 from adapters.base import Provider
 from adapters.errors import ProviderError
-from adapters.types import ModelRequest
+from adapters.types import Header, ModelRequest, read_retry_after
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route
@@ -148,10 +148,14 @@ class BackgroundModel:
         except ProviderError as error:
             raise JobFailed(f"the background model failed: {type(error).__name__}") from error
         if reply.status == 429:
-            raise Postponed("the background model is busy (429)", _retry_after(reply.headers))
+            raise Postponed("the background model is busy (429)", self._retry_after_s(reply.headers))
         if reply.status != 200:
             raise JobFailed(f"the background model answered {reply.status}")
         return body
+
+    def _retry_after_s(self, headers: Sequence[Header]) -> float:
+        seconds = read_retry_after(headers, self._now())
+        return _BUSY_S if seconds is None else min(seconds, _DAY_S)
 
     def _today(self) -> int:
         return int(self._now() // _DAY_S)
@@ -171,8 +175,3 @@ def _read(raw: bytes, asked_bytes: int) -> ModelAnswer:
         return ModelAnswer(message, choice.get("finish_reason"), tokens)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise JobFailed("the background model answered with something that is no chat completion") from None
-
-
-def _retry_after(headers: Sequence[tuple[str, str]]) -> float:
-    value = dict(headers).get("retry-after", "")
-    return min(float(value), _DAY_S) if value.replace(".", "", 1).isdecimal() else _BUSY_S

@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from adapters.base import ModelReply, Provider
-from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
-from adapters.types import Event, ModelRequest
+from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
+from adapters.errors import ProviderError
+from adapters.types import ModelRequest, read_retry_after
 from gateway.core.turn.stream import is_event_stream
 from gateway.core.turn.upstream_error import refusal_in
 from gateway.core.upstream.context_window import GUESS, Contexts, context_from_error
@@ -35,13 +35,12 @@ from gateway.core.upstream.policy import (
     has_credit,
     is_failure,
     order,
-    read_retry_after,
     take_credit,
 )
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.upstream.relay import MAX_REPLY_BYTES
+from gateway.run.upstream.errors import failure_of
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings
 
@@ -220,7 +219,7 @@ class Attempts:
             except ProviderError as caught:
                 if (fault := self.fault()) is not None:
                     raise fault from caught
-                error, failure = caught, _failure_of(caught)
+                error, failure = caught, failure_of(caught)
             finally:
                 if is_probe:
                     health.is_probed = False
@@ -342,40 +341,6 @@ class Attempts:
         self._reach.metrics.upstream_try(name, outcome)
         if is_error:
             self._reach.metrics.upstream_error(name, outcome)
-
-
-class BufferedReply:
-    """A reply that was read to its end already."""
-
-    def __init__(self, status: int, headers: tuple[tuple[str, str], ...], body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self._body = body
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        yield self._body
-
-    async def events(self) -> AsyncIterator[list[Event]]:
-        yield [Event(self._body, None)]  # an error, whatever it calls itself
-
-    async def peek(self) -> Event | None:
-        return None
-
-    async def read(self, limit_bytes: int) -> bytes:
-        return self._body
-
-    async def aclose(self) -> None:
-        pass
-
-
-def _failure_of(error: ProviderError) -> Failure:
-    match error:
-        case ProviderTimeout():
-            return Failure("timeout", sent=error.phase != "connect", repeatable=False)
-        case ProviderUnreachable():
-            return Failure("unreachable", sent=error.sent)
-        case _:
-            return Failure("broke")
 
 
 async def _without_mask(reply: ModelReply) -> ModelReply:

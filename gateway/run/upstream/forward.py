@@ -1,9 +1,8 @@
 """The other endpoints: a request handed to an upstream as it is, and its answer handed back. No memory.
 
-What fails is tried as chat is (`gateway.run.upstream.failover`), but for two things. What an upstream keeps
-(files, batches,
-responses) is in the account of one key: only that is asked, and not again for what may be there although the answer
-says that it is not. An upload passes through once.
+A request fails over as a chat does (`gateway.run.upstream.failover`), with two exceptions. Objects that an upstream
+keeps (files, batches, responses) are in the account of one key: only that key is used, and a request that may have
+made one is not sent again. An upload passes through once.
 """
 
 from __future__ import annotations
@@ -17,27 +16,24 @@ from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
 from gateway.core.request.headers import forwardable
-from gateway.core.turn.stream import is_event_stream
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, UnknownPath
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
+from gateway.run.upstream.errors import kind_of, translate
 from gateway.run.upstream.failover import Endpoint, Failover
-from gateway.run.upstream.keepalive import BEAT, with_beats
-from gateway.run.upstream.relay import handed_on, kind_of, split_events, translate
+from gateway.run.upstream.relay import hand_on
 from gateway.run.upstream.route import AGENT_PREFIX, Route, resolve_route
 from gateway.settings import Settings
 
 __all__ = ["UPSTREAM_HEADER", "Forwarding", "Named", "Outgoing", "StreamedBody"]
 
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
-_HELD_BYTES: Final = (
-    8 * 1024 * 1024
-)  # chosen: of a JSON answer, so that one cut in its middle is still a status
+_HELD_JSON_BYTES: Final = 8 * 1024 * 1024  # chosen: no JSON answer but a list of embeddings is larger
 _NO_ENDPOINT: Final = "unsupported_endpoint"
-
-# Of the body, which goes as it came: said of it by whoever made it.
-_OF_THE_BODY: Final = frozenset((b"content-type", b"content-encoding"))
+# The body goes as it came, so the caller's own headers describe it.
+_BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
+# The objects that an upstream keeps.
 _KEPT: Final = ("/files", "/uploads", "/batches", "/responses")
 
 
@@ -45,24 +41,24 @@ class Named(Protocol):
     """A body that is here."""
 
     def with_model(self, model: str) -> bytes:
-        """It, with another name for its model, if it has one."""
+        """Returns the body, its model's name replaced where it names one."""
 
 
 class StreamedBody(Protocol):
-    """A body that comes piece by piece. size: None where it is not known. error: why it ended early, if it did."""
+    """A body that comes piece by piece. size: bytes, None where not known. error: why it ended early, if it did."""
 
     size: int | None
     error: Exception | None
 
     def put(self, text: str) -> None:
-        """Another name for its model, if it has one."""
+        """Replaces its model's name where it names one."""
 
     def pieces(self) -> AsyncIterator[bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A request for an upstream, its body one of the last two.
+    """A request for an upstream; its body is either `named` or `upload`.
 
     path: below the base URL, with the query. headers: the caller's, as ASGI has them.
     """
@@ -79,11 +75,11 @@ class Outgoing:
         return self.path.startswith(_KEPT)
 
     def request(self, target: Target, upstream: str) -> ModelRequest:
-        """upstream: the one that was asked for."""
+        """Returns the request for one target. upstream: the one that the caller asked for."""
         about = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in self.headers
-            if name in _OF_THE_BODY
+            if name in _BODY_HEADERS
         ]
         if self.upload is not None:
             self.upload.put(target.model)
@@ -112,10 +108,10 @@ class Forwarding:
         self._turns = count()
 
     def find(self, path: str, model: str | None, named: str | None) -> Route:
-        """Who is asked, and what the model is called there; "" for none.
+        """Returns the upstream for a path, and what the model is called there; "" for none.
 
         path: below the base URL. named: the upstream the caller asks for, by its name in the settings. Without a model
-        and a name: the first that has such an endpoint.
+        and a name it is the first upstream that has such an endpoint.
         Raises: BadRequest, UnknownModel, UnknownPath.
         """
         route = self._find(path, model, named)
@@ -155,10 +151,10 @@ class Forwarding:
         return next((name for name in names if self._providers[name].has_endpoint(path)), names[0])
 
     async def answer(self, route: Route, asked: Outgoing, sink: Sink, receipt: Receipt) -> None:
-        """Answer `sink` with what the upstream says.
+        """Answers `sink` with the upstream's reply.
 
         Raises: UpstreamError and below; ClientGone, with the upstream's connection closed; where the upload failed,
-        what it failed of and not what became of that.
+        the error of the upload instead.
         """
         if asked.is_kept:
             tries = self._reach.first(route, sink, receipt)
@@ -175,50 +171,18 @@ class Forwarding:
             with sink.while_here():
                 receipt.upstream_called()
                 reply = await tries.send(asked.request(tries.target, route.upstream))
-                receipt.upstream_answered()
-                await _hand_on(reply, sink, receipt, self._settings.server.keep_alive_comment_s)
+                is_json = dict(reply.headers).get("content-type", "").startswith("application/json")
+                beat_s = self._settings.server.keep_alive_comment_s
+                await hand_on(reply, sink, receipt, beat_s, _HELD_JSON_BYTES if is_json else 0)
         except ProviderError as error:
             if (cause := asked.failure()) is not None:
                 raise cause from error
-            told = translate(error)
+            failed = translate(error)
             if tries.is_answered:  # what failed without an answer is counted already
-                tries.broke(kind_of(told))
-            told.headers = tuple(receipt.lines())
-            raise told from error
+                tries.broke(kind_of(failed))
+            failed.headers = tuple(receipt.lines())
+            raise failed from error
         finally:
             tries.done()
             if reply is not None:
                 await reply.aclose()
-
-
-async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float) -> None:
-    headers = handed_on(reply.headers)
-    is_held = any(name == "content-type" and value.startswith("application/json") for name, value in headers)
-    is_stream = is_event_stream(reply.status, headers)
-    held: list[bytes] = []
-    size = 0
-    rest = b""  # of an event that is not complete, as in `relay`
-    beats = with_beats(reply.chunks(), beat_s) if is_stream and beat_s else None
-    try:
-        async for chunk in beats or reply.chunks():
-            if is_held:
-                held.append(chunk)
-                size += len(chunk)
-                if size <= _HELD_BYTES:
-                    continue
-                is_held, chunk = False, b"".join(held)
-            if not sink.started:
-                sink.start(reply.status, [*headers, *receipt.lines()])
-            if is_stream and chunk is not BEAT:
-                chunk, rest = split_events(rest + chunk)
-            await sink.write(chunk)
-    finally:
-        if beats is not None:
-            await beats.aclose()
-    if is_held:
-        await sink.whole(reply.status, [*headers, *receipt.lines()], b"".join(held))
-        return
-    if not sink.started:
-        sink.start(reply.status, [*headers, *receipt.lines()])
-    await sink.write(rest)
-    await sink.end()

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-from adapters.base import ModelReply
-from adapters.errors import (
-    ProviderBroke,
-    ProviderError,
-    ProviderTimeout,
-    ProviderTooLarge,
-    ProviderUnreachable,
-)
+from adapters.base import MAX_REPLY_BYTES, ModelReply
+from adapters.errors import ProviderError
 from adapters.types import Header, ModelRequest
 from gateway.core.turn.stream import is_event_stream
-from gateway.errors import GatewayError, UpstreamBroke, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
+from gateway.run.upstream.errors import translate
 from gateway.run.upstream.keepalive import BEAT, with_beats
 
-__all__ = ["MAX_REPLY_BYTES", "handed_on", "kind_of", "relay", "split_events", "translate"]
+__all__ = ["hand_on", "handed_on", "relay"]
 
 # Cookies are between the upstream and us; the date of this response is our server's to say, and which web pages may
 # read it (access-control-*) and what was done here (x-mnemogate-*) ours too.
-_NOT_HANDED_ON = frozenset(("date", "set-cookie"))
-_OURS = ("access-control-", "x-mnemogate-")
-MAX_EVENT_BYTES = (
-    1024 * 1024
-)  # chosen: events are some hundred bytes; one with an image may be larger than this
-MAX_REPLY_BYTES = 256 * 1024 * 1024  # chosen: far above any completion, far below what would hurt the process
+_NOT_HANDED_ON: Final = frozenset(("date", "set-cookie"))
+_OURS: Final = ("access-control-", "x-mnemogate-")
+# Chosen: events are some hundred bytes; one with an image may be larger than this.
+_MAX_EVENT_BYTES: Final = 1024 * 1024
 
 
 class Sends(Protocol):
-    """What is asked of whoever is called: gateway.run.upstream.failover.Tries, or a provider."""
+    """Whoever can be asked for a reply: gateway.run.upstream.failover.Attempts, or a provider."""
 
     async def send(self, request: ModelRequest) -> ModelReply: ...
 
@@ -41,86 +33,78 @@ class Sends(Protocol):
 async def relay(
     upstream: Sends, request: ModelRequest, sink: Sink, receipt: Receipt, beat_s: float = 0.0
 ) -> int:
-    """Answer `sink` with what the upstream says; returns its status.
+    """Answers `sink` with the upstream's reply; returns its status.
 
     beat_s: a comment goes into an event stream after so much silence; 0: never.
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
     """
     reply: ModelReply | None = None
-    beats: AsyncGenerator[bytes] | None = None
     try:
         with sink.while_here():
             receipt.upstream_called()
             reply = await upstream.send(request)
-            headers = handed_on(reply.headers)
-            if not is_event_stream(reply.status, headers):
-                # A whole reply is handed on whole: if the upstream breaks in its middle, that is still a status.
-                body = await reply.read(MAX_REPLY_BYTES)
-                receipt.upstream_answered()
-                await sink.whole(reply.status, [*headers, *receipt.lines()], body)
-                return reply.status
-            rest = b""  # of an event that is not complete: what follows its break must stand on a line of its own
-            beats = with_beats(reply.chunks(), beat_s) if beat_s else None
-            async for chunk in beats or reply.chunks():
-                if not sink.started:
-                    receipt.upstream_answered()
-                    sink.start(reply.status, [*headers, *receipt.lines()])
-                if chunk is BEAT:
-                    await sink.write(BEAT)
-                    continue
-                if rest or not chunk.endswith(b"\n\n"):
-                    chunk, rest = split_events(rest + chunk)
-                await sink.write(chunk)
-            if not sink.started:
-                sink.start(reply.status, [*headers, *receipt.lines()])
-            await sink.write(rest)
-            await sink.end()
+            await hand_on(reply, sink, receipt, beat_s, MAX_REPLY_BYTES)
             return reply.status
     except ProviderError as error:
         raise translate(error) from error
     finally:
-        if beats is not None:
-            await beats.aclose()
         if reply is not None:
             await reply.aclose()
 
 
-def split_events(data: bytes) -> tuple[bytes, bytes]:
-    """Whole events, and the beginning of the next. Nobody can read an event before its end, so this holds up nothing.
+async def hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float, held_bytes: int) -> None:
+    """Writes a reply to `sink` as it arrives.
 
-    One that is larger than `MAX_EVENT_BYTES`, or told apart by lone carriage returns, is not waited for.
+    held_bytes: a body that is no event stream and no larger than this is sent only when it is whole, so that one
+    that breaks in its middle is still a status. A larger one goes on from there as it comes.
     """
-    end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in (b"\n\n", b"\r\n\r\n"))
-    if not end and (b"\r\r" in data or len(data) > MAX_EVENT_BYTES):
-        return data, b""
-    return data[:end], data[end:]
+    headers = handed_on(reply.headers)
+    is_stream = is_event_stream(reply.status, headers)
+    held: list[bytes] | None = None if is_stream or not held_bytes else []
+    size = 0
+    rest = b""  # of an event that is not complete: a comment after it must stand on a line of its own
 
+    def start() -> None:
+        if not sink.started:
+            receipt.upstream_answered()
+            sink.start(reply.status, [*headers, *receipt.lines()])
 
-def kind_of(error: GatewayError) -> str:
-    """An upstream's error in the words of the metrics."""
-    match error:
-        case UpstreamTimeout():
-            return "timeout"
-        case UpstreamUnreachable():
-            return "unreachable"
-        case _:
-            return "broke"
+    beats: AsyncGenerator[bytes] | None = with_beats(reply.chunks(), beat_s) if is_stream and beat_s else None
+    try:
+        async for chunk in beats or reply.chunks():
+            if held is not None:
+                held.append(chunk)
+                size += len(chunk)
+                if size <= held_bytes:
+                    continue
+                chunk, held = b"".join(held), None
+            start()
+            if is_stream and chunk is not BEAT and (rest or not chunk.endswith(b"\n\n")):
+                chunk, rest = _split_events(rest + chunk)
+            await sink.write(chunk)
+    finally:
+        if beats is not None:
+            await beats.aclose()
+    if held is not None:
+        receipt.upstream_answered()
+        await sink.whole(reply.status, [*headers, *receipt.lines()], b"".join(held))
+        return
+    start()
+    await sink.write(rest)
+    await sink.end()
 
 
 def handed_on(headers: Sequence[Header]) -> list[Header]:
-    """The upstream's headers that the client gets."""
+    """Returns the upstream's headers that the client gets."""
     return [each for each in headers if each[0] not in _NOT_HANDED_ON and not each[0].startswith(_OURS)]
 
 
-def translate(error: ProviderError) -> GatewayError:
-    """The gateway's error for a provider's."""
-    message = str(error) or "The upstream could not be used."
-    match error:
-        case ProviderTimeout():
-            return UpstreamTimeout(message)
-        case ProviderUnreachable():
-            return UpstreamUnreachable(message)
-        case ProviderBroke() | ProviderTooLarge():
-            return UpstreamBroke(message)
-        case _:
-            return UpstreamError(message)
+def _split_events(data: bytes) -> tuple[bytes, bytes]:
+    """Returns the whole events, and the beginning of the next. Nobody can read an event before its end.
+
+    One that is larger than `_MAX_EVENT_BYTES`, or separated by lone carriage returns, is not waited for.
+    """
+    end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in (b"\n\n", b"\r\n\r\n"))
+    if not end and (b"\r\r" in data or len(data) > _MAX_EVENT_BYTES):
+        return data, b""
+    return data[:end], data[end:]

@@ -13,7 +13,6 @@ from gateway.core.upstream.policy import (
     backoff_s,
     decide,
     order,
-    read_retry_after,
     take_credit,
 )
 
@@ -215,25 +214,3 @@ def test_a_place_that_is_clearly_busier_gives_some_away() -> None:
     assert order(members, NOW, 7)[0] == home
     members[home].health.in_flight = 5
     assert order(members, NOW, 7) == [1 - home, home]
-
-
-# --- Retry-After
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "20"}, 20.0),
-        ({"retry-after": "0.5"}, 0.5),
-        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
-        ({"retry-after-ms": "soon", "retry-after": "1"}, 1.0),
-        ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 40.0),
-        ({"retry-after": "Thu, 01 Jan 1970 00:00:10 GMT"}, 0.0),
-        ({"retry-after": "-3"}, 0.0),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": "soon"}, None),
-    ],
-)
-def test_retry_after_in_all_its_forms(headers: dict[str, str], seconds: float | None) -> None:
-    assert read_retry_after(headers.items(), 60.0) == seconds

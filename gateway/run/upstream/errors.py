@@ -1,0 +1,49 @@
+"""The one table of a provider's errors: the error a client gets, the kind in metrics, and what failover makes of it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from adapters.errors import (
+    ProviderBroke,
+    ProviderError,
+    ProviderTimeout,
+    ProviderTooLarge,
+    ProviderUnreachable,
+)
+from gateway.core.upstream.policy import Failure
+from gateway.errors import GatewayError, UpstreamBroke, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+
+__all__ = ["failure_of", "kind_of", "translate"]
+
+_TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], ...]] = (
+    (ProviderTimeout, UpstreamTimeout, "timeout"),
+    (ProviderUnreachable, UpstreamUnreachable, "unreachable"),
+    (ProviderBroke, UpstreamBroke, "broke"),
+    (ProviderTooLarge, UpstreamBroke, "broke"),
+    (ProviderError, UpstreamError, "broke"),
+)
+
+
+def translate(error: ProviderError) -> UpstreamError:
+    """Returns the gateway's error for a provider's."""
+    made = next(ours for theirs, ours, _ in _TABLE if isinstance(error, theirs))
+    return made(str(error) or "The upstream could not be used.")
+
+
+def kind_of(error: GatewayError) -> str:
+    """Returns the kind of an upstream's error, as metrics and receipts name it."""
+    return next((kind for _, ours, kind in _TABLE if isinstance(error, ours)), "broke")
+
+
+def failure_of(error: ProviderError) -> Failure:
+    """Returns what failover has to know of an attempt that brought no reply."""
+    kind = next(kind for theirs, _, kind in _TABLE if isinstance(error, theirs))
+    match error:
+        case ProviderTimeout():
+            # Whoever was silent for so long once is not waited for again.
+            return Failure(kind, sent=error.phase != "connect", repeatable=False)
+        case ProviderUnreachable():
+            return Failure(kind, sent=error.sent)
+        case _:
+            return Failure(kind)

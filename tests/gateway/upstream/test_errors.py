@@ -1,0 +1,42 @@
+"""One table says what a provider's error is to the client, to the metrics and to failover."""
+
+from __future__ import annotations
+
+import pytest
+
+from adapters.errors import (
+    ProviderBroke,
+    ProviderError,
+    ProviderTimeout,
+    ProviderTooLarge,
+    ProviderUnreachable,
+    UnfinishedEvent,
+)
+from gateway.core.upstream.policy import Failure
+from gateway.errors import UpstreamBroke, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from gateway.run.upstream.errors import failure_of, kind_of, translate
+
+
+@pytest.mark.parametrize(
+    ("error", "ours", "failure"),
+    [
+        # no connection: the request cannot have been seen, but dialling again would wait as long
+        (ProviderTimeout("t", phase="connect"), UpstreamTimeout, Failure("timeout", False, False)),
+        (ProviderTimeout("t", phase="first byte"), UpstreamTimeout, Failure("timeout", True, False)),
+        (ProviderUnreachable("u", sent=False), UpstreamUnreachable, Failure("unreachable", False)),
+        (ProviderUnreachable("u"), UpstreamUnreachable, Failure("unreachable")),
+        (ProviderBroke("b"), UpstreamBroke, Failure("broke")),
+        (UnfinishedEvent(b"data: {"), UpstreamBroke, Failure("broke")),
+        (ProviderTooLarge("l"), UpstreamBroke, Failure("broke")),
+        (ProviderError("e"), UpstreamError, Failure("broke")),
+    ],
+)
+def test_an_error_of_a_provider(error: ProviderError, ours: type[UpstreamError], failure: Failure) -> None:
+    found = translate(error)
+    assert (type(found), found.message) == (ours, str(error))
+    assert kind_of(found) == failure.kind
+    assert failure_of(error) == failure
+
+
+def test_an_error_without_words_gets_some() -> None:
+    assert translate(ProviderError("")).message
