@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from gateway.core.conversation.canonical import Canon, Listing
-from gateway.core.conversation.match import Keeping, Query, begin
+from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.plan import begin
 from gateway.core.conversation.settle import Ended, finish
 from gateway.core.conversation.tree import Tree
 from storage.records import Agent, Exchange, Scope

@@ -14,7 +14,8 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of, visible
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.lookup import full_probes, plain_probes
-from gateway.core.conversation.match import Keeping, Plan, Query, begin
+from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.plan import Plan, begin
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.compose import Composition, compose, compose_plain, known_note

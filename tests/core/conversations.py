@@ -24,7 +24,8 @@ from gateway.core.conversation.canonical import (
     text_of,
     visible,
 )
-from gateway.core.conversation.match import Keeping, Plan, Query, begin
+from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.plan import Plan, begin
 from gateway.core.conversation.tree import PathElement, Tree, has_additions, is_tombstone
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import told

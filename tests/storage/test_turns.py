@@ -14,7 +14,8 @@ import pytest
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, WireMessage
 from gateway.core.conversation.change import decide
-from gateway.core.conversation.match import Keeping, Plan
+from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from storage.commands import (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.match import Plan
+from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
 from storage.records import Exchange, State

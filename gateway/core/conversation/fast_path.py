@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.core.conversation.canonical import is_user, squash, text_of
-from gateway.core.conversation.match import Keeping, Match, Plan, Query
+from gateway.core.conversation.match import Keeping, Match, Query
+from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.settle import Ended, contents
 from gateway.core.conversation.tree import end_offset, has_additions
 from storage.commands import Look

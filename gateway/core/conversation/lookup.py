@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gateway.core.conversation import match
 from gateway.core.conversation.canonical import Listing
-from gateway.core.conversation.match import Plan, Query
+from gateway.core.conversation.match import Query
+from gateway.core.conversation.plan import Plan
 from storage.commands import Probes
 
 __all__ = ["REACH", "full_probes", "plain_probes"]

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.core.conversation.canonical import Canon, WireMessage, squash, text_of, visible
-from gateway.core.conversation.match import Amendment, Plan, find_opening
+from gateway.core.conversation.plan import Amendment, Plan, find_opening
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State

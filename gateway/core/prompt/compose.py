@@ -22,7 +22,8 @@ from gateway.core.conversation.canonical import (
     rest_after,
     text_of,
 )
-from gateway.core.conversation.match import Plan, lcs
+from gateway.core.conversation.match import lcs
+from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, is_tombstone
 from storage.commands import Look

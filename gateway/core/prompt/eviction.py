@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
-from gateway.core.conversation.match import Plan
+from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import end_offset
 from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.summary import IN_USE, SummaryCut, cut_plain, cut_tree

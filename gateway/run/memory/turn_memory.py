@@ -18,13 +18,14 @@ from functools import partial
 from typing import Any
 
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation import match as history
+from gateway.core.conversation import plan as planning
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
 from gateway.core.conversation.change import decide
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.lookup import REACH, full_probes, plain_probes
-from gateway.core.conversation.match import Plan, Query
+from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.memory import tools as memory_tools
@@ -150,7 +151,7 @@ class MemoryKeeper:
         query = Query(
             listing,
             named=key is not None,
-            mode=history.Keeping.ON if mode is Mode.STRICT else history.Keeping(mode.value),
+            mode=Keeping.ON if mode is Mode.STRICT else Keeping(mode.value),
             now=asked.now,
             idle_s=self.settings.idle_s,
             append=asked.identity.append,
@@ -163,17 +164,17 @@ class MemoryKeeper:
             return TurnMemory(self, asked, agent, look, query, plan, None)
         if not agent.id:
             tree = Tree()
-            return TurnMemory(self, asked, agent, look, query, history.begin(tree, query), tree)
+            return TurnMemory(self, asked, agent, look, query, planning.begin(tree, query), tree)
         # The end of a conversation tells nearly always; else what goes back to where its window began; else all of it.
         reach: int | None = REACH
         low: int | None = None
         while True:
             pool = self.store.turns.pool(agent, full_probes(query, key, reach=reach, low=low))
             tree = Tree(pool.exchanges, pool.contents, pool.tombs)
-            plan = with_contents(self.store.turns, agent, tree, partial(history.begin, tree, query))
+            plan = with_contents(self.store.turns, agent, tree, partial(planning.begin, tree, query))
             evicted = evicted_before(plan, asked.context_tokens)
             is_all = reach is None and low is None
-            if is_all or not tree.is_partial or history.is_enough(tree, plan, evicted):
+            if is_all or not tree.is_partial or planning.is_enough(tree, plan, evicted):
                 break
             low = max(0, evicted.depth - 1) if evicted is not None and reach is not None else None
             reach = None
@@ -527,7 +528,7 @@ class TurnMemory:
 
     def _probes(self, tree: Tree, key: str | None) -> Probes:
         """What has to be looked at again in the transaction that writes the turn."""
-        low = history.low_of(tree, self.plan)
+        low = planning.low_of(tree, self.plan)
         if low is not None:
             return full_probes(self.query, key, low=max(0, low - REACH))
         return full_probes(self.query, key, reach=REACH if tree.is_partial else None)

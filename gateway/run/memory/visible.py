@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.core.conversation.canonical import text_of
-from gateway.core.conversation.match import Plan
+from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import Composition
 from gateway.run.memory.assemble import Assembly

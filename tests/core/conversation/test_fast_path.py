@@ -11,7 +11,8 @@ import pytest
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
-from gateway.core.conversation.match import Keeping, Plan, Query, begin
+from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.plan import Plan, begin
 from gateway.core.conversation.tree import Tree, has_additions
 from gateway.core.prompt.compose import compose, compose_plain
 from storage.commands import Look

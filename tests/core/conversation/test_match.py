@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from gateway.core.conversation import match as history
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
 from gateway.core.conversation.lookup import full_probes
-from gateway.core.conversation.match import Keeping, Query, lcs, left_out, spans_of
+from gateway.core.conversation.match import Keeping, Query, lcs, spans_of
+from gateway.core.conversation.plan import left_out
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import visibility
 from tests.core.conversations import (

@@ -15,7 +15,8 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage, text_of, visible
-from gateway.core.conversation.match import Keeping, Plan
+from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
 from storage.records import Exchange
 from storage.sql.store import SqliteStore

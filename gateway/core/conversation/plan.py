@@ -1,0 +1,319 @@
+"""Planning: what a request adds to the stored tree, once it is known where its list goes on.
+
+`begin` says what is new, what came back in another form and what the client left out in front;
+gateway/core/conversation/settle.py says what stands afterwards. Rules are numbered as in docs/conversations.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gateway.core.conversation.canonical import Listing, WireMessage, is_user, text_of, words
+from gateway.core.conversation.match import Keeping, Match, Query, place
+from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone
+from storage.records import Atom, Evicted, Exchange, State
+from storage.value import frozen
+
+__all__ = ["Amendment", "Plan", "begin", "find_opening", "is_enough", "left_out", "low_of", "tombstone_atoms"]
+
+
+@frozen
+class Amendment:
+    """The form in which a stored exchange came back. block, reply: indices of the list, end excluded; None: as stored.
+
+    media: digests of the block's images and sounds, one for each message.
+    """
+
+    exchange: int
+    block: tuple[int, int] | None
+    reply: tuple[int, int] | None
+    media: tuple[bytes, ...] = ()
+
+
+@frozen
+class Plan:
+    """What a request will add.
+
+    new: indices of its new messages. conversation: row id, None for a new one. exchange: the one to be written, id 0.
+    fill: what the client left out in front of its list. held: messages of cancelled sends, append mode.
+    hush: indices in the exchange's input that are not kept. off: nothing of it is kept.
+    """
+
+    query: Query
+    place: Match
+    new: tuple[int, ...]
+    conversation: int | None
+    exchange: Exchange
+    fill: tuple[PathElement, ...] = ()
+    amendments: tuple[Amendment, ...] = ()
+    held: tuple[WireMessage, ...] = ()
+    hush: frozenset[int] = frozenset()
+    off: bool = False
+    appending: bool = False
+
+    @property
+    def messages(self) -> list[WireMessage]:
+        """The new exchange's input."""
+        return [*self.held, *(self.query.listing.messages[i] for i in self.new)]
+
+
+def begin(tree: Tree, query: Query) -> Plan:
+    """Says what a request adds to the tree, and what it needs of it. Nothing is changed yet. Raises: Missing."""
+    listing = query.listing
+    found = place(tree, query)
+    # Results of tools that came back within an altered reply are new as well.
+    results = [
+        i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in ("tool", "function")
+    ]
+    new = (*results, *range(found.last + 1, len(listing)))
+    appending = query.append and found.anchor is None
+    held: Sequence[WireMessage] = ()
+    fill: Sequence[PathElement] = ()
+    amendments: Iterable[Amendment] = ()
+    if appending:
+        anchor, held = _tip(tree, query, new)
+        found, fill = Match(anchor), tree.line(anchor)
+    elif found.anchor is not None:
+        fill = _left_out(tree, listing, found)
+        amendments = _amendments(tree, listing, found)
+    messages = [*held, *(listing.messages[i] for i in new)]
+    e = _new_exchange(query, found.anchor, held, new)
+    tree.lend(0, messages)
+    if found.anchor is not None:
+        conversation: int | None = found.anchor.conversation
+    elif query.named:
+        conversation = query.conversation
+    else:
+        opening = find_opening(tree, e, query)
+        conversation = opening.conversation if opening else None
+    return Plan(
+        query,
+        found,
+        new,
+        conversation,
+        e,
+        tuple(fill),
+        tuple(amendments),
+        tuple(held),
+        hush=_find_hush(tree, e, messages),
+        off=query.mode is not Keeping.ON or _was_off(tree, e, found.anchor, conversation),
+        appending=appending,
+    )
+
+
+def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
+    """Whether what was loaded of a long conversation tells all that is asked of it.
+
+    It does if the client's list is word for word the end of the path, all of its last turn is there, and what the list
+    left out in front of it reaches up to what no longer fits the window anyway.
+    """
+    listing, found, anchor = plan.query.listing, plan.place, plan.place.anchor
+    if anchor is None:
+        return not listing.said and not plan.query.append
+    chain = tree.chain(anchor)
+    is_whole = chain[0].parent is None
+    is_deep = evicted is not None and evicted.depth > chain[0].depth and not tree.goes_on(tree.top(anchor))
+    if plan.appending or not (is_whole or is_deep):
+        return is_whole or is_deep
+    path = [a for el in tree.line(anchor) for a in el.atoms]
+    if found.form and anchor.reply:
+        path = path[: -len(anchor.reply)]
+    known = listing.flat(found.first if found.form else found.last + 1)
+    if found.last + 1 != listing.said or len(known) > len(path) - (not is_whole):
+        return False
+    return path[len(path) - len(known) :] == known
+
+
+def low_of(tree: Tree, plan: Plan) -> int | None:
+    """From which depth on all is needed that this request may change; None: nothing is known yet."""
+    anchor = plan.place.anchor
+    if anchor is None:
+        return None
+    changed = [x for a in plan.amendments for x in [tree.get(a.exchange)] if x is not None]
+    return min(x.depth for x in (anchor, tree.top(anchor), *changed))
+
+
+def _new_exchange(
+    query: Query, anchor: Exchange | None, held: Sequence[WireMessage], new: Sequence[int]
+) -> Exchange:
+    """The exchange of this request, with a temporary id that no stored one has."""
+    listing, canon = query.listing, query.listing.canon
+    inputs = [canon.atoms(m) for m in held] + [listing.atoms[i] for i in new]
+    media = [canon.media(m) for m in held] + [listing.media(i) for i in new]
+    return Exchange(
+        id=0,
+        conversation=0 if anchor is None else anchor.conversation,
+        parent=None if anchor is None else anchor.id,
+        depth=0 if anchor is None else anchor.depth + 1,
+        offset=0 if anchor is None else end_offset(anchor),
+        inputs=tuple(inputs),
+        media=tuple(media),
+        reply=None,
+        path=b"",
+        reply_key=None,
+        begun=query.now,
+        touched=query.now,
+        state=State.FINISHED,
+    )
+
+
+def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
+    """An opening that nobody continued and that this one repeats or extends, within the idle time: the same chat."""
+    openings = [x for x in tree if x.parent is None]
+    tree.load_together(openings)
+    near = [
+        x
+        for x in openings
+        if not tree.is_carried(x)
+        and query.now - tree.last(x, query.now) <= query.idle_s
+        and tree.extends(new, x)
+    ]
+    if not near:
+        return None
+
+    def rank(x: Exchange) -> tuple[int, int, float]:
+        messages = tree.content(x).messages
+        return len(x.inputs), len(words(text_of(messages[-1]))) if messages else 0, x.begun
+
+    return max(near, key=rank)
+
+
+def _rivals(tree: Tree, anchor: Exchange | None, conversation: int | None) -> list[Exchange]:
+    """What stands at the place where a new exchange will."""
+    if anchor is not None:
+        return tree.kids(anchor)
+    return [] if conversation is None else tree.roots(conversation)
+
+
+def _was_off(tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int | None) -> bool:
+    """A turn that was off stays so when it is asked again, and with the results of its tools."""
+    before = [x for x in _rivals(tree, anchor, conversation) if tree.is_same_input(x, e)]
+    if anchor is not None and not any(map(is_user, e.inputs)):
+        before.append(anchor)
+    return any(map(is_forgotten, before))
+
+
+def _find_hush(tree: Tree, e: Exchange, messages: Sequence[WireMessage]) -> frozenset[int]:
+    """Which of its messages are not kept: in front of the last one, what matches something that was forgotten, and
+    what answers that."""
+    tombs = tombstone_atoms(tree)
+    if not tombs and not tree.tombs:
+        return frozenset()
+    hush: set[int] = set()
+    for i, atoms in enumerate(e.inputs[:-1]):
+        is_tomb = atoms in tombs or b"".join(atoms) in tree.tombs
+        if is_tomb or (i - 1 in hush and messages[i].get("role") != "user"):
+            hush.add(i)
+    return frozenset(hush)
+
+
+def tombstone_atoms(tree: Tree) -> set[tuple[Atom, ...]]:
+    gone = (
+        atoms
+        for x in tree
+        for i, atoms in (*enumerate(x.inputs), (-1, x.reply or ()))
+        if is_tombstone(x) or i in x.hush
+    )
+    return {atoms for atoms in gone if atoms and atoms[0][:1] in b"ua"}
+
+
+def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None, Sequence[WireMessage]]:
+    """Append mode: the client sends its new message alone. (the exchange touched last, messages held from cancelled
+    sends), which come before it."""
+    canon = query.listing.canon
+    standing = (e for e in tree if tree.stands(e, named=True))
+    tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
+    atoms = [canon.atoms(query.listing.messages[i]) for i in new]
+    held = _pending(tree, tip)
+    if query.retry and not held and tip is not None and list(tip.inputs[-len(new) :]) == atoms:
+        held, tip = (tree.content(tip).messages or [])[: -len(new)], tree.parent(tip)
+    elif [canon.atoms(m) for m in held][-len(new) :] == atoms:
+        held = held[: -len(new)]  # the cancelled message once more
+    return tip, held
+
+
+def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
+    """The message of a cancelled send: kept, and sent with the next one."""
+    after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
+    cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
+    if not cut:
+        return []
+    return tree.content(max(cut, key=lambda e: (e.begun, e.id))).messages or []
+
+
+def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendment]:
+    """What no later turn rests on yet takes the form in which it comes back (a template gone, a reply cut)."""
+    x, end = found.anchor, found.first
+    reply = found.form.reply if found.form else None
+    while x is not None and tree.is_soft(x):
+        is_turn = any(map(is_user, x.inputs))
+        while is_turn and end and listing.role(end - 1) != "user":
+            end -= 1
+        start = max(0, end - len(x.inputs))
+        fits = (
+            end - start == len(x.inputs)
+            and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(x.inputs))
+            and (start == 0 or listing.role(start - 1) == "assistant")
+        )
+        block = (start, end) if fits and not _is_as_stored(x, listing, start, end) else None
+        if block or reply:
+            # What is hashed of pictures is hashed here, since a list's cache is not for the writer's thread.
+            media = tuple(listing.media(i) for i in range(*block)) if block else ()
+            yield Amendment(x.id, block, reply, media)
+        if not fits and is_turn:
+            return
+        reply, x = None, tree.parent(x)
+        if fits:
+            end = start
+            while end and listing.role(end - 1) == "assistant":
+                end -= 1
+            if x is not None and end < start and _is_told_anew(x, listing, end, start):
+                reply = (end, start)
+
+
+def _is_as_stored(x: Exchange, listing: Listing, start: int, end: int) -> bool:
+    media = tuple(listing.media(i) for i in range(start, end))
+    return tuple(listing.atoms[start:end]) == x.inputs and media == x.media
+
+
+def _is_told_anew(x: Exchange, listing: Listing, start: int, end: int) -> bool:
+    """The reply has not come back before (its request was cancelled), or not in this form."""
+    if x.reply is None:
+        return True
+    return bool(x.size) and tuple(a for atoms in listing.atoms[start:end] for a in atoms) != x.reply
+
+
+def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
+    kind = atoms[0][:1] if atoms else b"a"
+    return {b"u": role == "user", b"t": role in ("tool", "function")}.get(kind, role == "assistant")
+
+
+def _left_out(tree: Tree, listing: Listing, found: Match) -> list[PathElement]:
+    """The front of the anchor's path, as far as the client's list does not have it."""
+    assert found.anchor is not None
+    line = tree.line(found.anchor)
+    if found.form:  # the reply that came back altered is none of what the list has word for word
+        line = [el for el in line if not (el.exchange.id == found.anchor.id and el.place == -1)]
+    fill = left_out(line, listing.flat(found.first if found.form else found.last + 1))
+    front = [a for el in line[:-1] for a in el.atoms] if fill else []
+    if front and listing.flat(len(listing))[: len(front)] == front:
+        return []  # it begins where the path does, which says the same things twice
+    return fill
+
+
+def left_out(line: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
+    """What a trimmed list left out in front, if it is a proper tail of the path, word for word at its first message."""
+    path = [(a, p) for p, el in enumerate(line) for a in el.atoms]
+    for kinds in (b"uatc", b"ua"):  # the second for clients that drop tool rounds
+        have = [a for a in listed if a[:1] in kinds]
+        full = [(a, p) for a, p in path if a[:1] in kinds]
+        if not have or len(have) >= len(full):
+            continue
+        tail = full[len(full) - len(have) :]
+        p = tail[0][1]
+        if not (have[0] == tail[0][0] == line[p].atoms[0]):
+            continue
+        # A user's template or a pruned tool result may differ in words, not in kind.
+        if all(x == y or (x[:1] == y[:1] and x[:1] in b"ut") for x, (y, _) in zip(have, tail, strict=True)):
+            return list(line[:p])
+    return []
