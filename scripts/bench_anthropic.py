@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import os
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-import bench_load as load
+import load
 import orjson
 import uvloop
 from mock_upstream import STREAM_HEAD, Mock, framed
@@ -87,7 +86,7 @@ class Streams:
         body = {"model": self.model, "user": f"u{next(users)}", "stream": True, "messages": asked}
         return load.http(orjson.dumps(body), self.headers) if self.left >= 0 else None
 
-    def done(self, worker: int, body: bytes, times: load.Times) -> None:
+    def done(self, worker: int, body: bytes) -> None:
         self.wrong += load.text_of_stream(body) != "".join(WORDS)
 
 
@@ -127,15 +126,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, ExitStack() as stack:
         folder, port, log = Path(name), load.free_port(), Path(name) / "log"
-        pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
-        mock = stack.enter_context(load.process([sys.executable, __file__, "--mock"], log, **pipes))
-        at = int(mock.stdout.readline())
+        at = stack.enter_context(load.mock(log, __file__, "--mock"))
         rows = [UPSTREAM.format(way.lower(), at, model) for way, model in MODELS.items()]
         (folder / "bench.toml").write_text("[server]\naccess_log = false\n" + "".join(rows))
-        other = ("OPENAI_", "ANTHROPIC_", "MNEMOGATE_")
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(other)}
-        clean["MNEMOGATE_CONFIG"] = f"{folder}/bench.toml"
         serve = [sys.executable, *f"-m gateway serve --port {port} --db {folder}/bench.db".split()]
+        clean = load.clean_environment(MNEMOGATE_CONFIG=f"{folder}/bench.toml")
         place = {"env": clean, "cwd": load.HERE.parent, "stdout": subprocess.DEVNULL}
         gateway = stack.enter_context(load.process(serve, log, **place))
         load.wait_ready(port, "/health/ready", gateway, log)

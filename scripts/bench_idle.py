@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import re
 import subprocess
 import sys
@@ -17,11 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import load
 import uvloop
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from scripts.bench_load import HERE, Talk, Talks, cpu_s, drive, fetch, free_port, process, wait_ready
 
 GOAL = 0.01  # of a core
 USERS = 100
@@ -39,7 +35,7 @@ base_url = "http://127.0.0.1:{port}/v1"
 
 
 def count(port: int, sample: str) -> int:
-    found = re.search(rf"^{re.escape(sample)} (\d+)", fetch(port, "/metrics").decode(), re.M)
+    found = re.search(rf"^{re.escape(sample)} (\d+)", load.fetch(port, "/metrics").decode(), re.M)
     return int(found[1]) if found else 0
 
 
@@ -49,7 +45,7 @@ def come_to_rest(port: int) -> None:
     learned = 'mnemogate_job_attempts_total{kind="learn",outcome="finished"}'
     while count(port, learned) < USERS or count(port, 'mnemogate_jobs{state="retrying"}') < USERS:
         if time.monotonic() > end:
-            raise SystemExit(f"the jobs are not done:\n{fetch(port, '/metrics').decode()}")
+            raise SystemExit(f"the jobs are not done:\n{load.fetch(port, '/metrics').decode()}")
         time.sleep(0.2)
     time.sleep(2.0)  # what the last of them leaves behind
 
@@ -63,39 +59,28 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         log = folder / "log"
-        mock = stack.enter_context(
-            process(
-                [sys.executable, str(HERE / "mock_upstream.py")],
-                log,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-        )
-        assert mock.stdout is not None
-        (folder / "mnemogate.toml").write_text(SETTINGS.format(port=int(mock.stdout.readline())))
-        port = free_port()
-        clean = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("OPENAI_", "ANTHROPIC_", "MNEMOGATE_"))
-        }
+        upstream = stack.enter_context(load.mock(log))
+        (folder / "mnemogate.toml").write_text(SETTINGS.format(port=upstream))
+        port = load.free_port()
         gateway = stack.enter_context(
-            process(
+            load.process(
                 [sys.executable, "-m", "gateway", "serve", "--port", str(port)],
                 log,
-                env={**clean, "PYTHONPATH": str(HERE.parent)},
+                env=load.clean_environment(PYTHONPATH=str(load.HERE.parent)),
                 cwd=folder,
                 stdout=subprocess.DEVNULL,
             )
         )
-        wait_ready(port, "/health/ready", gateway, log)
-        result = uvloop.run(drive(port, Talks([Talk(f"person-{n}") for n in range(USERS)], 2), 16))
+        load.wait_ready(port, "/health/ready", gateway, log)
+        result = uvloop.run(
+            load.drive(port, load.Talks([load.Talk(f"person-{n}") for n in range(USERS)], 2), 16)
+        )
         if result.errors:
             raise SystemExit(f"errors: {result.errors[:5]}")
         come_to_rest(port)
-        before, begun = cpu_s(gateway.pid), time.monotonic()
+        before, begun = load.cpu_s(gateway.pid), time.monotonic()
         time.sleep(options.seconds)
-        share = (cpu_s(gateway.pid) - before) / (time.monotonic() - begun)
+        share = (load.cpu_s(gateway.pid) - before) / (time.monotonic() - begun)
         waiting = count(port, 'mnemogate_jobs{state="retrying"}')
     print(f"{share:.2%} of a core while idle, {waiting} jobs waiting to be tried again (goal: < {GOAL:.0%})")
     return 0 if share < GOAL else 1

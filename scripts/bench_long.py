@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import http.client
 import itertools
-import os
 import statistics
 import subprocess
 import sys
@@ -26,13 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import load
 import orjson
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(load.HERE.parent))
 
-from scripts.bench_load import free_port, process, prompt_bytes, wait_ready  # noqa: E402
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say  # noqa: E402
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 
 TURNS = 2_000
 CONTEXT = 8_192  # tokens
@@ -86,14 +84,15 @@ def gateway(upstream_port: int, folder: Path) -> Iterator[int]:
     folder.mkdir()
     config = folder / "mnemogate.toml"
     config.write_text(SETTINGS.format(port=upstream_port, context=CONTEXT))
-    port = free_port()
+    port = load.free_port()
     command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
     command += ["--db", str(folder / "bench.db"), "--config", str(config)]
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "ANTHROPIC_", "MNEMOGATE_"))}
     log = folder / "log"
     log.touch()
-    with process(command, log, env=env, cwd=HERE.parent, stdout=subprocess.DEVNULL) as running:
-        wait_ready(port, "/health/ready", running, log)
+    with load.process(
+        command, log, env=load.clean_environment(), cwd=load.HERE.parent, stdout=subprocess.DEVNULL
+    ) as running:
+        load.wait_ready(port, "/health/ready", running, log)
         yield port
 
 
@@ -127,7 +126,7 @@ def run_to_the_end(turns: int, every: int, folder: Path) -> None:
         seen = list(upstream.chats)
     summaries = sum(s.json["model"] == "small" for s in seen)
     refused = sum(s.refusal is not None for s in seen)
-    talk = [prompt_bytes(s.body.decode()) for s in seen if s.json["model"] != "small"]
+    talk = [prompt_bytes(s.body) for s in seen if s.json["model"] != "small"]
     stable = [shared(one, two) for one, two in itertools.pairwise(talk)]
     breaks = sum(same < len(one) for same, one in zip(stable, talk, strict=False))
     sent = sum(map(len, talk[:-1]))
@@ -139,6 +138,12 @@ def run_to_the_end(turns: int, every: int, folder: Path) -> None:
     )
     whole = len(orjson.dumps(messages))
     print(f"longest prompt: {max(map(len, talk)):,} bytes; the client's list at the end: {whole:,}")
+
+
+def prompt_bytes(body: bytes) -> bytes:
+    """Returns what a provider's prompt cache sees: the tools, then the messages, in their order."""
+    request = orjson.loads(body)
+    return b"\n".join(map(orjson.dumps, [*(request.get("tools") or ()), *request["messages"]]))
 
 
 def shared(one: bytes, two: bytes) -> int:
@@ -171,30 +176,24 @@ class Talk:
 
 
 def compare(turns: int, folder: Path, log: Path) -> None:
-    command = [sys.executable, str(HERE / "mock_upstream.py")]
-    with process(command, log, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as mock:
-        assert mock.stdout is not None
-        mock_port = int(mock.stdout.readline())
-        with gateway(mock_port, folder) as port:
-            talks = {
-                "direct, all": Talk(Client(mock_port, "direct"), None),
-                "resends all": Talk(Client(port, "all"), None),
-                f"last {TAIL}": Talk(Client(port, "tail"), TAIL),
-                f"last {TAIL}, named": Talk(
-                    Client(port, "named", **{"x-mnemogate-conversation": "c1"}), TAIL
+    with load.mock(log) as mock_port, gateway(mock_port, folder) as port:
+        talks = {
+            "direct, all": Talk(Client(mock_port, "direct"), None),
+            "resends all": Talk(Client(port, "all"), None),
+            f"last {TAIL}": Talk(Client(port, "tail"), TAIL),
+            f"last {TAIL}, named": Talk(Client(port, "named", **{"x-mnemogate-conversation": "c1"}), TAIL),
+            "new message alone": Talk(
+                Client(
+                    port,
+                    "append",
+                    **{"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"},
                 ),
-                "new message alone": Talk(
-                    Client(
-                        port,
-                        "append",
-                        **{"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"},
-                    ),
-                    1,
-                ),
-            }
-            for n in range(turns):
-                for talk in talks.values():
-                    talk.turn(n)
+                1,
+            ),
+        }
+        for n in range(turns):
+            for talk in talks.values():
+                talk.turn(n)
     places = [p for p in (100, 500, 1_000, 1_500, 1_900) if p + 100 <= turns]
     print("\nms a turn takes, p50 / p99 of a hundred turns from")
     print(" " * 20 + "".join(f"{p:>16,}" for p in places))

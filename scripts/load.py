@@ -1,0 +1,325 @@
+"""A load generator for the benches, and the servers that they start as processes. Everything stays on 127.0.0.1."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+HERE = Path(__file__).resolve().parent
+HEADERS_OFF = b"x-mnemogate-memory: off\r\n"
+TIMEOUT_S = 120.0  # of one measurement; a server that hangs ends the bench
+ERRORS_MAX = 20  # of one measurement; after so many nothing more is asked
+
+
+# --- the generator
+
+
+@dataclass(slots=True)
+class Result:
+    """Latencies in milliseconds: to the end of each reply, and to its first text."""
+
+    total_ms: list[float] = field(default_factory=list)
+    first_ms: list[float] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    began: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return len(self.total_ms) / max(1e-9, self.ended - self.began)
+
+
+_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.I)
+_TEXT = re.compile(rb'"content":\s*"[^"]')
+
+
+class Client(asyncio.Protocol):
+    """One keep-alive connection in a closed loop: the next request leaves in the callback that read the last reply."""
+
+    def __init__(self, worker: int, flow: Any, result: Result) -> None:
+        self.worker, self.flow, self.result = worker, flow, result
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.transport: Any = None
+        self.buffer = b""
+        self.body_start = self.body_end = 0  # body_end: 0 for a chunked body
+        self.begun = self.first_text = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.finished.done():
+            self.result.errors.append(f"connection lost: {exc!r}")
+            self.finished.set_result(None)
+
+    def send(self) -> None:
+        request = self.flow.next(self.worker) if len(self.result.errors) <= ERRORS_MAX else None
+        if request is None:
+            if not self.finished.done():
+                self.finished.set_result(None)
+            self.transport.close()
+            return
+        self.buffer, self.body_start, self.first_text = b"", 0, 0.0
+        self.begun = time.perf_counter()
+        self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter()
+        self.buffer = self.buffer + data if self.buffer else data
+        if not self.body_start:
+            head_end = self.buffer.find(b"\r\n\r\n")
+            if head_end < 0:
+                return
+            length = _LENGTH.search(self.buffer, 0, head_end + 2)
+            self.body_start = head_end + 4
+            self.body_end = self.body_start + int(length[1]) if length else 0
+        if not self.first_text and _TEXT.search(self.buffer, self.body_start):
+            self.first_text = now
+        is_chunked = not self.body_end
+        if self.buffer.endswith(b"\r\n0\r\n\r\n") if is_chunked else len(self.buffer) >= self.body_end:
+            self.result.total_ms.append((now - self.begun) * 1e3)
+            self.result.first_ms.append(((self.first_text or now) - self.begun) * 1e3)
+            self.result.ended = now
+            self.take(self.buffer[9:12], self.buffer[self.body_start :], is_chunked)
+            self.send()
+
+    def take(self, status: bytes, body: bytes, is_chunked: bool) -> None:
+        if status != b"200":
+            self.result.errors.append(f"{status.decode()}: {body[:200]!r}")
+        elif is_chunked and b"data: [DONE]" not in body:
+            self.result.errors.append("a stream without [DONE]")
+        self.flow.done(self.worker, unchunk(body) if is_chunked else body)
+
+
+def unchunk(body: bytes) -> bytes:
+    parts: list[bytes] = []
+    at = 0
+    while True:
+        line = body.index(b"\r\n", at)
+        size = int(body[at:line], 16)
+        if not size:
+            return b"".join(parts)
+        parts.append(body[line + 2 : line + 2 + size])
+        at = line + 4 + size
+
+
+async def drive(port: int, flow: Any, workers: int, spread_s: float = 0.0) -> Result:
+    """Runs a flow over some connections; their first requests are spread over a time, or all leave at once.
+
+    flow: `next(worker)` returns the next request's bytes, None when there are no more; `done(worker, body)` takes a
+    complete reply, and is not part of any measured time.
+    """
+    loop = asyncio.get_running_loop()
+    result = Result()
+    clients = []
+    for worker in range(workers):
+        _, client = await loop.create_connection(partial(Client, worker, flow, result), "127.0.0.1", port)
+        clients.append(client)
+    result.began = time.perf_counter()
+    for worker, client in enumerate(clients):
+        if spread_s:
+            loop.call_later(spread_s * worker / workers, client.send)
+        else:
+            client.send()
+    try:
+        await asyncio.wait_for(asyncio.gather(*(client.finished for client in clients)), TIMEOUT_S)
+    except TimeoutError:
+        result.errors.append(f"not finished after {TIMEOUT_S:.0f} s")
+    for client in clients:
+        client.transport.abort()
+    return result
+
+
+# --- the requests
+
+
+SYSTEM = b'{"role":"system","content":"You are a friendly assistant that answers in plain words."}'
+FACTS = (
+    "my sister Clara moved to Lisbon",
+    "the meeting about the budget is on Thursday",
+    "the blue bicycle broke",
+)
+
+
+def http(body: bytes, headers: bytes = b"") -> bytes:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    head += b"authorization: Bearer sk-bench\r\n" + headers + b"content-length: %d\r\n\r\n" % len(body)
+    return head + body
+
+
+def message(role: str, text: str) -> bytes:
+    return orjson.dumps({"role": role, "content": text})
+
+
+def question(who: str, turn: int) -> bytes:
+    fact = FACTS[turn % 3]
+    text = f"({who}, {turn}) I wanted to say that {fact}. What do you think about it, number {turn}?"
+    return message("user", text)
+
+
+def body_of(messages: list[bytes], user: str | None, stream: bool) -> bytes:
+    tail = (b',"user":"%b"' % user.encode() if user else b"") + (b',"stream":true' if stream else b"")
+    return b'{"model":"bench","messages":[' + b",".join(messages) + b"]" + tail + b"}"
+
+
+class Same:
+    """The same request a number of times: ten messages of nobody."""
+
+    def __init__(self, requests: int, *, stream: bool = False, headers: bytes = b"") -> None:
+        messages = [SYSTEM]
+        for turn in range(4):
+            messages += [question("static", turn), message("assistant", "Indeed. " * 90)]
+        self.request = http(body_of([*messages, question("static", 4)], None, stream), headers)
+        self.left = requests
+
+    def next(self, worker: int) -> bytes | None:
+        self.left -= 1
+        return self.request if self.left >= 0 else None
+
+    def done(self, worker: int, body: bytes) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Talk:
+    """One user's conversation as its client holds it. turn: counted over all of the user's conversations."""
+
+    user: str
+    messages: list[bytes] = field(default_factory=lambda: [SYSTEM])
+    turn: int = 0
+
+    def begin_anew(self) -> None:
+        self.messages = [SYSTEM]
+
+    def request(self, stream: bool) -> bytes:
+        self.messages.append(question(self.user, self.turn))
+        self.turn += 1
+        return http(body_of(self.messages, self.user, stream))
+
+    def answered(self, body: bytes, stream: bool) -> None:
+        text = text_of_stream(body) if stream else orjson.loads(body)["choices"][0]["message"]["content"]
+        self.messages.append(message("assistant", text))
+
+
+def text_of_stream(body: bytes) -> str:
+    texts = []
+    for line in body.split(b"\n"):
+        if line.startswith(b"data: {"):
+            for choice in orjson.loads(line[6:]).get("choices") or ():
+                texts.append(choice["delta"].get("content") or "")
+    return "".join(texts)
+
+
+class Talks:
+    """Conversations, each taken by one connection for a number of turns."""
+
+    def __init__(self, talks: list[Talk], turns: int, *, stream: bool = False) -> None:
+        self.waiting = iter(talks)
+        self.turns, self.stream = turns, stream
+        self.current: dict[int, tuple[Talk, int]] = {}
+
+    def next(self, worker: int) -> bytes | None:
+        talk, left = self.current.get(worker, (None, 0))
+        if talk is None or not left:
+            talk, left = next(self.waiting, None), self.turns
+            if talk is None:
+                return None
+        self.current[worker] = (talk, left - 1)
+        return talk.request(self.stream)
+
+    def done(self, worker: int, body: bytes) -> None:
+        with contextlib.suppress(ValueError, LookupError):  # an error reply is counted elsewhere
+            self.current[worker][0].answered(body, self.stream)
+
+
+# --- the servers
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """Returns this process's environment without what would change a gateway's settings."""
+    settings = ("OPENAI_", "ANTHROPIC_", "MNEMOGATE_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(settings)} | more
+
+
+@contextlib.contextmanager
+def process(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("ab") as sink:
+        running = subprocess.Popen(command, stderr=sink, start_new_session=True, **options)
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            running.send_signal(signal.SIGTERM)
+        try:
+            running.wait(10)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+
+
+@contextlib.contextmanager
+def mock(log: Path, *command: str) -> Iterator[int]:
+    """Runs the mock upstream, or another command that prints its port and ends with its standard input."""
+    arguments = [sys.executable, *(command or (str(HERE / "mock_upstream.py"),))]
+    with process(arguments, log, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        yield int(running.stdout.readline())
+
+
+def wait_ready(
+    port: int, path: str, running: subprocess.Popen[bytes], log: Path, limit_s: float = 30.0
+) -> float:
+    """Returns the seconds until the path answers with 200."""
+    begun = time.perf_counter()
+    while (waited := time.perf_counter() - begun) < limit_s and running.poll() is None:
+        try:
+            fetch(port, path)
+        except OSError:
+            time.sleep(0.005)
+        else:
+            return time.perf_counter() - begun
+    raise SystemExit(
+        f"not ready after {waited:.1f} s, exit code {running.poll()}:\n{log.read_text()[-3000:]}"
+    )
+
+
+def fetch(port: int, path: str, data: bytes | None = None) -> bytes:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", data, {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        body: bytes = reply.read()
+        return body
+
+
+def resident_mb(pid: int) -> float:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+def cpu_s(pid: int) -> float:
+    """Returns the processor time of all threads of a process; unlike wall time it is the same on a busy machine."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
