@@ -7,7 +7,7 @@ each, some 1.5 us, and a request counts eight things. They become its families w
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -59,6 +59,7 @@ class Metrics(Collector):
         self._resting: Callable[[], dict[tuple[str, ...], int]] = dict
         self._queued: Callable[[], float] = lambda: 0
         self._queued_bytes: Callable[[], float] = lambda: 0
+        self._refreshed: list[Callable[[], Awaitable[None]]] = []
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
@@ -91,8 +92,15 @@ class Metrics(Collector):
         """Let the gauges of the writer ask when somebody looks."""
         self._queued, self._queued_bytes = queued, queued_bytes
 
-    def register(self, collector: Collector) -> None:
+    def register(self, collector: Collector, refresh: Callable[[], Awaitable[None]]) -> None:
+        """Adds a collector. refresh: awaited before each scrape, for figures that have to be asked for."""
         self.registry.register(collector)
+        self._refreshed.append(refresh)
+
+    async def scrape(self) -> bytes:
+        for refresh in self._refreshed:
+            await refresh()
+        return self.render()
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -23,7 +23,8 @@ from gateway.settings import DEMO_PROFILE, Settings, is_loopback
 from gateway.web.admin import AdminFile
 from gateway.web.server import bind, make_server
 from storage.errors import StoreError, Unavailable
-from storage.sql.store import SqliteStore
+from storage.open import open_store
+from storage.sql.store import SqlStore
 
 __all__ = ["example_model", "perform_here", "serve"]
 
@@ -54,7 +55,7 @@ def serve(settings: Settings, limits: Limits | None = None) -> int:
 async def perform_here(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
     """One operation on the database, without a server. Raises: GatewayError."""
     try:
-        store = await SqliteStore.open(settings.database.path, synchronous=settings.database.synchronous)
+        store = await open_store(settings.database.path, synchronous=settings.database.synchronous)
     except StoreError as error:
         raise GatewayError(error.message) from error
     try:
@@ -83,7 +84,7 @@ async def _serve(settings: Settings, limits: Limits | None) -> int:
     store = None
     try:
         store = await _open_store(settings, local)
-        has_keys = _check_keys(settings, store)
+        has_keys = await _check_keys(settings, store)
     except BaseException:
         listener.close()
         if store is not None:
@@ -108,10 +109,10 @@ async def _serve(settings: Settings, limits: Limits | None) -> int:
     return 0 if server.started else 1
 
 
-async def _open_store(settings: Settings, address: str) -> SqliteStore | None:
+async def _open_store(settings: Settings, address: str) -> SqlStore | None:
     """None where not even the lock can be had: then chat goes on without memory. Raises: SettingsError."""
     try:
-        return await SqliteStore.open(
+        return await open_store(
             settings.database.path, address=address, synchronous=settings.database.synchronous
         )
     except Unavailable as error:
@@ -121,10 +122,10 @@ async def _open_store(settings: Settings, address: str) -> SqliteStore | None:
         raise SettingsError(f"database.path: {error.message}") from error
 
 
-def _check_keys(settings: Settings, store: SqliteStore | None) -> bool:
+async def _check_keys(settings: Settings, store: SqlStore | None) -> bool:
     """Whether there are keys. Raises: SettingsError: others could reach us, and there are none."""
     try:
-        has_keys = store is not None and store.keys.has_any()
+        has_keys = store is not None and await store.keys.has_any()
     except Unavailable as error:
         # Damaged or locked: it may come back. Until it says otherwise, callers from elsewhere wait (see Guard).
         _log.error("serving without memory: %s", error.message)
@@ -137,7 +138,7 @@ def _check_keys(settings: Settings, store: SqliteStore | None) -> bool:
     return has_keys
 
 
-def _announce(settings: Settings, store: SqliteStore | None, url: str, local: str, has_keys: bool) -> None:
+def _announce(settings: Settings, store: SqlStore | None, url: str, local: str, has_keys: bool) -> None:
     names = ", ".join(
         f"{each.name} ({each.base_url or 'built in, no key needed'})" for each in settings.upstreams
     )

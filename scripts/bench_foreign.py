@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gateway.core.memory.visibility import messages_of
 from scripts.fill import new_agent, write_conversation
+from storage.open import open_store
 from storage.records import Agent, Scope
 from storage.sql.agents import create_agent
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 
 NOUNS = [
     "kayak",
@@ -63,7 +64,7 @@ def sentence(rng: random.Random) -> str:
     )
 
 
-async def fill(store: SqliteStore, agent: Agent, messages: int, seed: int) -> None:
+async def fill(store: SqlStore, agent: Agent, messages: int, seed: int) -> None:
     """One long conversation of the agent, indexed."""
     rng = random.Random(seed)
     turns = [(float(turn), sentence(rng), sentence(rng)) for turn in range(messages // 2)]
@@ -72,11 +73,11 @@ async def fill(store: SqliteStore, agent: Agent, messages: int, seed: int) -> No
         pass
 
 
-async def crowd(store: SqliteStore, model: Agent, agents: int) -> None:
+async def crowd(store: SqlStore, model: Agent, agents: int) -> None:
     """Copies of one agent's rows under new agents."""
     columns = ", ".join(
         row[1]
-        for row in store.reader.run(lambda c: c.execute("PRAGMA table_info(exchanges)").fetchall())
+        for row in store.database.reader.run(lambda c: c.execute("PRAGMA table_info(exchanges)").fetchall())
         if row[1] not in ("id", "agent")
     )
 
@@ -93,12 +94,12 @@ async def crowd(store: SqliteStore, model: Agent, agents: int) -> None:
         run("INSERT INTO terms SELECT ?, chunk, data FROM terms WHERE agent = ?", (other.id, model.id))
 
     for number in range(agents):
-        await store.writer.submit(lambda c, n=number: copy(c, n))
+        await store.database.writer.submit(lambda c, n=number: copy(c, n))
 
 
-async def measure(store: SqliteStore, agent: Agent, queries: int) -> list[float]:
+async def measure(store: SqlStore, agent: Agent, queries: int) -> list[float]:
     rng = random.Random(7)
-    found = store.turns.look(agent, None, None)
+    found = await store.turns.look(agent, None, None)
     assert found is not None
     times = []
     for _ in range(queries):
@@ -114,7 +115,7 @@ async def measure(store: SqliteStore, agent: Agent, queries: int) -> list[float]
 
 async def main(others: int, queries: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        store = await SqliteStore.open(Path(folder) / "bench.db")
+        store = await open_store(Path(folder) / "bench.db")
         made = []
         for name in ("me", "model"):
             agent = await new_agent(store, name)

@@ -46,9 +46,10 @@ from gateway.run.memory.assemble import Additions, assemble  # noqa: E402
 from gateway.run.memory.turn_memory import MemoryKeeper, MemoryRequest  # noqa: E402
 from gateway.settings import MemorySettings  # noqa: E402
 from scripts.fill import new_agent, write_conversation  # noqa: E402
+from storage.open import open_store  # noqa: E402
 from storage.records import Message  # noqa: E402
 from storage.search import blob, rank  # noqa: E402
-from storage.sql.store import SqliteStore  # noqa: E402
+from storage.sql.store import SqlStore  # noqa: E402
 
 CACHE = ROOT / ".cache"
 PACKAGE = "graphiti-core==0.31.2"
@@ -228,8 +229,8 @@ def requested(case: Case, embedder: Embedder | None = None) -> Ask:
 
 async def _remember(
     path: Path, case: Case, embedder: Embedder | None = None
-) -> tuple[SqliteStore, Embedding | None]:
-    store = await SqliteStore.open(path)
+) -> tuple[SqlStore, Embedding | None]:
+    store = await open_store(path)
     agent = await new_agent(store, "reader")
     sessions: list[list[blob.Document]] = []
     for document in case.history:
@@ -253,7 +254,7 @@ async def _remember(
     await store.jobs.enqueue(KIND, agent.id, KIND)
     while (job := await store.jobs.claim([KIND], lease_s=600.0, tries=1)) is not None:
         await embedding.handle(JobContext(job, store.jobs))
-    assert not store.vectors.lacks(agent.id, embedder.name)
+    assert not await store.vectors.lacks(agent.id, embedder.name)
     return store, embedding
 
 

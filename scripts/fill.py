@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -11,43 +10,46 @@ from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import begin
 from gateway.core.conversation.settle import Ended, finish
 from gateway.core.conversation.tree import Tree
+from storage.base import Connection
 from storage.records import Agent, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import create_agent
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 
 __all__ = ["new_agent", "write_conversation"]
 
 Turn = tuple[float, str, str]  # when (seconds), what the user said, what was answered
 
 
-async def new_agent(store: SqliteStore, user: str) -> Agent:
+async def new_agent(store: SqlStore, user: str) -> Agent:
     draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
-    agent = await store.writer.submit(lambda connection: create_agent(connection, draft))
+    agent = await store.database.write(lambda connection: create_agent(connection, draft))
     store.agents.remember(agent)
     return agent
 
 
-async def write_conversation(store: SqliteStore, agent: Agent, key: str, turns: Iterable[Turn]) -> None:
+async def write_conversation(store: SqlStore, agent: Agent, key: str, turns: Iterable[Turn]) -> None:
     """One conversation, decided by the same core as live turns are; each turn is seen as the tail of a long list."""
     canon = Canon(agent.secret)
 
-    def write(connection: sqlite3.Connection) -> None:
+    async def write(connection: Connection) -> None:
         parent: Exchange | None = None
         conversation: int | None = None
         listed: list[dict[str, str]] = []
         for at, asked, answered in turns:
             if conversation is None:
-                conversation = exchanges.add_conversation(connection, agent.id, f"{agent.id}-{key}", key, at)
+                conversation = await exchanges.add_conversation(
+                    connection, agent.id, f"{agent.id}-{key}", key, at
+                )
             listed = [*listed[-2:], {"role": "user", "content": asked}]
             tree = Tree([replace(parent, parent=None)] if parent else [])
             query = Query(Listing(canon, listed), True, Keeping.ON, at, 120.0, conversation=conversation)
             said = {"role": "assistant", "content": answered}
             e = finish(tree, begin(tree, query), Ended(-1, [said], said, at + 1.0, {}))
-            number, seq = exchanges.insert_exchange(connection, agent.id, e)
+            number, seq = await exchanges.insert_exchange(connection, agent.id, e)
             if parent is not None:
-                exchanges.carry(connection, agent.id, parent.id)
+                await exchanges.carry(connection, agent.id, parent.id)
             listed.append(said)
             parent = replace(e, id=number, seq=seq)
 
-    await store.writer.submit(write)
+    await store.database.write(write)

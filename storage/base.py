@@ -1,15 +1,16 @@
 """The seam to a store, grouped by what is stored. One Store serves one process; SQLite's is the first.
 
-Reads are synchronous where they are short and indexed: for a local file that costs less than a thread hop.
-Every method raises errors of storage.errors and nothing else.
+Reads are awaited, though a local file answers at once. `commit`, `settle` and `index` are plain functions that return a
+future: the write begins whether or not anybody waits for it. Every method raises errors of storage.errors and nothing
+else. Below the groups stand `Database` and `Connection`, over which storage/sql writes them once for all databases.
 """
 
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from storage.commands import (
     Ancestor,
@@ -51,14 +52,18 @@ from storage.records import (
 __all__ = [
     "Agents",
     "Blocks",
+    "Connection",
+    "Database",
     "Effect",
     "Facts",
     "Forgetting",
     "Jobs",
     "Keys",
     "MessagesOf",
+    "Operation",
     "Passages",
     "Recall",
+    "Row",
     "Spending",
     "Store",
     "StoreHealth",
@@ -66,6 +71,77 @@ __all__ = [
     "Turns",
     "Vectors",
 ]
+
+T = TypeVar("T")
+
+# A row as every driver gives it: values in the order of the statement's columns.
+Row = Sequence[Any]
+
+
+class Connection(Protocol):
+    """What a function of the store is given: an open connection, inside a transaction where it writes.
+
+    statement: with its parameters in the order of `values`. Results are whole: nothing is left open across an await.
+    """
+
+    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]: ...
+
+    async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
+        """The first one; None where there is none."""
+
+    async def value(self, statement: str, values: Sequence[object] = ()) -> Any:
+        """The first column of the first row; None where there is none."""
+
+    async def run(self, statement: str, values: Sequence[object] = ()) -> int:
+        """Returns how many rows it touched."""
+
+
+# A read or a write: it awaits nothing but its connection, so that a database that never waits needs no event loop.
+Operation = Callable[[Connection], Coroutine[Any, Any, T]]
+
+# A part of a transaction. The store's groups make effects; their callers only hand them on.
+Effect = Operation[object]
+
+
+class Database(Protocol):
+    """Five doors to the data. What goes through one is an `Operation`, and what it raises comes out again.
+
+    Raises, each of them: Unavailable, and Busy where too many bytes wait to be written.
+    """
+
+    async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
+        """For what is short and indexed. Raises: TooSlow past the deadline."""
+
+    async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
+        """For what may take long: big indexes, exports. Raises: TooSlow past the deadline."""
+
+    def write(self, operation: Operation[T], *, bytes: int = 0) -> Future[T]:
+        """One transaction. It begins at once and ends on disk, whether the future is awaited or cancelled.
+
+        bytes: about what the operation holds.
+        """
+
+    def write_one(self, statement: str, values: Sequence[object], *, bytes: int = 0) -> Future[list[Row]]:
+        """The same for a statement that is a transaction by itself."""
+
+    def bulk(self, operation: Operation[T], *, bytes: int = 0) -> Future[T]:
+        """A transaction that gives way to turns: index, import, forget. It should stay below 5 ms."""
+
+    async def sweep(self, wait_ms: int) -> bool:
+        """Takes what was overwritten out of the database's own old copies; False while somebody still reads them."""
+
+    def when_recovered(self, function: Callable[[], None]) -> None:
+        """Has it called each time the database works again: what is remembered of it may be wrong by then."""
+
+    @property
+    def health(self) -> StoreHealth: ...
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Waits until every write given to it is on disk; False when that took too long."""
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Drains and closes. What is still waiting after the time fails with Closed. Idempotent."""
+
 
 # (exchange with content, is its imported head shared, seq of the message before it, seqs asked for) -> its messages
 MessagesOf = Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
@@ -99,17 +175,17 @@ class Keys(Protocol):
     async def revoke(self, name_or_id: str) -> Key:
         """A number counts before a name. Raises: NotFound; Conflict: several keys have that name."""
 
-    def list(self) -> tuple[Key, ...]: ...
+    async def list(self) -> tuple[Key, ...]: ...
 
-    def find(self, presented: str) -> Key | None:
+    async def find(self, presented: str) -> Key | None:
         """The key that was presented, unless it is revoked or was never ours."""
 
-    def has_any(self) -> bool:
+    async def has_any(self) -> bool:
         """Whether a key was ever created, revoked ones included."""
 
 
 class Agents(Protocol):
-    def find(self, scope: Scope) -> Agent | None:
+    async def find(self, scope: Scope) -> Agent | None:
         """Cached: id, uid, secret and epoch are to be relied on; next_seq and indexed_seq are as old as the entry."""
 
     def draft(self, scope: Scope) -> Agent:
@@ -122,7 +198,7 @@ class Agents(Protocol):
 
 
 class Blocks(Protocol):
-    def load(self, agent: int) -> tuple[Block, ...]: ...
+    async def load(self, agent: int) -> tuple[Block, ...]: ...
 
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
         """Brings what is stored up to a profile's blocks as the settings have them now; ids and versions do not count.
@@ -135,7 +211,7 @@ class Blocks(Protocol):
     ) -> Block:
         """Raises: Conflict when it is no longer at that version, NotFound."""
 
-    def revisions(self, block: int) -> tuple[Revision, ...]:
+    async def revisions(self, block: int) -> tuple[Revision, ...]:
         """All values that it had, newest first."""
 
     async def undo(self, block: int, *, at: float) -> Block:
@@ -143,7 +219,7 @@ class Blocks(Protocol):
 
 
 class Passages(Protocol):
-    def list(self, agent: int, *, after: int = 0, limit: int = 100) -> tuple[Passage, ...]: ...
+    async def list(self, agent: int, *, after: int = 0, limit: int = 100) -> tuple[Passage, ...]: ...
 
     async def insert(self, agent: int, text: str, *, at: float, sources: Sequence[int] = ()) -> Passage: ...
 
@@ -151,22 +227,22 @@ class Passages(Protocol):
 class Turns(Protocol):
     """What a turn needs to know before it is answered, and writing it when it has ended."""
 
-    def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
+    async def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
         """One round trip. None where the agent is not stored any more."""
 
-    def pool(self, agent: Agent, probes: Probes) -> Pool: ...
+    async def pool(self, agent: Agent, probes: Probes) -> Pool: ...
 
-    def contents(self, agent: Agent, exchanges: Sequence[int]) -> Mapping[int, StoredContent]:
+    async def contents(self, agent: Agent, exchanges: Sequence[int]) -> Mapping[int, StoredContent]:
         """What the rules found `Missing`: of each that is asked for, empty where it is gone."""
 
-    def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
+    async def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
         """With its content."""
 
-    def snapshot(self, agent: Agent, snapshot: int) -> Snapshot | None: ...
+    async def snapshot(self, agent: Agent, snapshot: int) -> Snapshot | None: ...
 
-    def conversation_uid(self, agent: Agent, conversation: int) -> str | None: ...
+    async def conversation_uid(self, agent: Agent, conversation: int) -> str | None: ...
 
-    def shared_blocks(self, agent: Agent) -> list[Block]: ...
+    async def shared_blocks(self, agent: Agent) -> list[Block]: ...
 
     def commit(self, write: TurnWrite) -> Future[Committed]:
         """Done when it is on disk. Raises: Stale when something was forgotten meanwhile, Unavailable."""
@@ -174,11 +250,11 @@ class Turns(Protocol):
     def remember(self, committed: Committed) -> None:
         """After a first turn: its agent is a stored one now."""
 
-    def due(self, before: float, after: float, limit: int) -> list[tuple[int, int, bool, float]]:
+    async def due(self, before: float, after: float, limit: int) -> list[tuple[int, int, bool, float]]:
         """(conversation, agent, is it named, when it last moved) of what has edits waiting and last moved before the
         one, or after the other: then the clock has been put back since."""
 
-    def next_due(self) -> float | None:
+    async def next_due(self) -> float | None:
         """When the conversation moved that has waited longest for that."""
 
     def settle(
@@ -217,18 +293,14 @@ class Recall(Protocol):
         Raises: TooSlow, Unavailable.
         """
 
-    def recent(self, agent: Agent, limit: int, messages_of: MessagesOf) -> list[Message]:
+    async def recent(self, agent: Agent, limit: int, messages_of: MessagesOf) -> list[Message]:
         """What stands, of the last exchanges, oldest first."""
 
     def index(self, agent: int, messages_of: MessagesOf) -> Future[bool]:
         """Brings the search index a step further; True while there is more."""
 
-    def behind(self, at_least: int, limit: int) -> list[int]:
+    async def behind(self, at_least: int, limit: int) -> list[int]:
         """Agents whose index lacks that many messages."""
-
-
-# A part of a transaction. What it is given is the store's own: effects are made by the store's groups, not by callers.
-Effect = Callable[[Any], Any]
 
 
 class Jobs(Protocol):
@@ -296,14 +368,14 @@ class Jobs(Protocol):
     def let_go(self, job: Job) -> None:
         """Without a word to the database: whoever claims next may take it over."""
 
-    def list(self, state: JobState | None = None, limit: int = 100) -> tuple[Job, ...]:
+    async def list(self, state: JobState | None = None, limit: int = 100) -> tuple[Job, ...]:
         """Newest first."""
 
-    def get(self, id: int) -> Job | None: ...
+    async def get(self, id: int) -> Job | None: ...
 
-    def steps(self, id: int) -> tuple[Step, ...]: ...
+    async def steps(self, id: int) -> tuple[Step, ...]: ...
 
-    def counts(self) -> dict[JobState, int]: ...
+    async def counts(self) -> dict[JobState, int]: ...
 
     async def retry(self, id: int) -> Job:
         """A dead letter from its first attempt, one that waits at once. Raises: NotFound, Stale."""
@@ -330,13 +402,13 @@ class Facts(Protocol):
     ) -> Unlearned | None:
         """The next that is confirmed; None where the agent is gone. upto: what was read up to there before, again."""
 
-    def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> Sequence[Fact]:
+    async def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> Sequence[Fact]:
         """Newest first; is_all: with those that are no longer true."""
 
-    def get(self, agent: int, seqs: Sequence[int]) -> Sequence[Fact]:
+    async def get(self, agent: int, seqs: Sequence[int]) -> Sequence[Fact]:
         """By their numbers, in this order, as far as they are still true."""
 
-    def blocks(self, agent: int) -> Sequence[Block]:
+    async def blocks(self, agent: int) -> Sequence[Block]:
         """Its blocks; those that it shares are read-only here, since what one user says is not for the others."""
 
     def learning(
@@ -347,7 +419,7 @@ class Facts(Protocol):
         decide: given the blocks as they are when it is written.
         """
 
-    def waiting(self, limit: int) -> Sequence[int]:
+    async def waiting(self, limit: int) -> Sequence[int]:
         """People's memories with something that was not learned from yet."""
 
 
@@ -364,13 +436,13 @@ class Vectors(Protocol):
         """added: float32 of one length, by number. Nothing where something has changed since `found` was read; all
         begins anew where the vectors of this model have another length than before."""
 
-    def has(self, agent: int, model: str) -> bool:
+    async def has(self, agent: int, model: str) -> bool:
         """Whether anything of it was embedded."""
 
-    def lacks(self, agent: int, model: str) -> bool:
+    async def lacks(self, agent: int, model: str) -> bool:
         """Whether something that is indexed was not embedded."""
 
-    def behind(self, model: str, limit: int) -> Sequence[int]:
+    async def behind(self, model: str, limit: int) -> Sequence[int]:
         """People's memories of which not all is embedded."""
 
 
@@ -385,7 +457,7 @@ class Spending(Protocol):
 class Forgetting(Protocol):
     """Each `begin` is written down at once; what it began is gone when `run` says so, also after a crash in between."""
 
-    def find(
+    async def find(
         self, project: str, profile: str | None, subject: str | None, *, after: int = 0, limit: int = 100
     ) -> list[int]:
         """A page of the memories in a scope; None: whatever profile, whatever subject."""
@@ -393,16 +465,16 @@ class Forgetting(Protocol):
     async def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
         """A page of the memories of a project that hold something older than that."""
 
-    def conversation(self, agent: int, name: str) -> int | None:
+    async def conversation(self, agent: int, name: str) -> int | None:
         """By its public name or by the client's own."""
 
-    def exchange(self, agent: int, seq: int) -> int | None:
+    async def exchange(self, agent: int, seq: int) -> int | None:
         """The one that holds this message."""
 
-    def extent(self, agent: int, target: ForgetTarget) -> Extent:
+    async def extent(self, agent: int, target: ForgetTarget) -> Extent:
         """How much that is, now."""
 
-    def unfinished(self) -> list[int]:
+    async def unfinished(self) -> list[int]:
         """What was begun and not ended, by this process or one before it."""
 
     async def begin(self, agent: int, target: ForgetTarget) -> int:
@@ -423,7 +495,7 @@ class Transfer(Protocol):
     """A memory carried away, and in. Parts: conversation, exchange, block, version, passage, fact,
     ended, learned, edit."""
 
-    def edge(self, agent: Agent) -> dict[str, int]:
+    async def edge(self, agent: Agent) -> dict[str, int]:
         """Where it ends now, for `page`: `seq` is the last number that was given out, `learned` how far learning
         has come. Raises: NotFound."""
 
@@ -438,10 +510,10 @@ class Transfer(Protocol):
         Raises: Conflict, where one is already.
         """
 
-    def under_way(self, scope: Scope) -> Agent | None:
+    async def under_way(self, scope: Scope) -> Agent | None:
         """The one that `begin` made."""
 
-    def chain(self, agent: Agent, seq: int) -> list[Ancestor]:
+    async def chain(self, agent: Agent, seq: int) -> list[Ancestor]:
         """The path to an exchange of it, oldest first. Raises: NotFound."""
 
     async def write(self, agent: Agent, records: Sequence[tuple[str, TransferRecord]]) -> None:
@@ -454,16 +526,16 @@ class Transfer(Protocol):
 class Summaries(Protocol):
     """What was said on a path up to an exchange, told in short."""
 
-    def of(self, agent: int, conversation: int, limit: int = 16) -> list[Summary]:
+    async def of(self, agent: int, conversation: int, limit: int = 16) -> list[Summary]:
         """Those of a conversation, whatever branch, the ones that cover most first."""
 
-    def at(self, agent: int, exchange: int) -> Summary | None:
+    async def at(self, agent: int, exchange: int) -> Summary | None:
         """The one that covers the path up to this exchange."""
 
-    def tip(self, agent: int, name: str | None) -> tuple[int, int] | None:
+    async def tip(self, agent: int, name: str | None) -> tuple[int, int] | None:
         """(last standing exchange, conversation), by its public name or the client's; None: the newest."""
 
-    def project(self, agent: int) -> str | None:
+    async def project(self, agent: int) -> str | None:
         """Whose a memory is."""
 
     async def path(self, agent: int, exchange: int, limit: int = 2000) -> list[Exchange]:

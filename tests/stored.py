@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,11 +19,13 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.compose import Composition, compose, compose_plain, known_note
 from gateway.run.memory.contents import with_contents
+from storage.base import Connection
 from storage.commands import Change, Committed, Look, Pool, TurnWrite
 from storage.records import Agent, Block, Exchange, Scope, Snapshot
 from storage.search.blob import PRESENT, document_type, open_blob
 from storage.sql import exchanges
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
+from storage.sqlite.database import drive
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
 
 ALICE = Scope("default", "default", "user:alice")
@@ -60,7 +61,7 @@ class Teller:
 
     def __init__(
         self,
-        store: SqliteStore,
+        store: SqlStore,
         scope: Scope = ALICE,
         now: Callable[[], float] = lambda: 1.0,
         recall: Callable[[str], str] = lambda question: "",
@@ -72,7 +73,7 @@ class Teller:
 
     @property
     def agent(self) -> Agent:
-        return self.store.agents.find(self.scope) or self.store.agents.draft(self.scope)
+        return drive(self.store.agents.find(self.scope)) or self.store.agents.draft(self.scope)
 
     def begin(
         self,
@@ -84,7 +85,7 @@ class Teller:
         turns, agent = self.store.turns, self.agent
         listing = Listing(Canon(agent.secret), list(messages))
         path = listing.canon.path(listing.flat(listing.said)) if listing.said else None
-        look = turns.look(agent, key, path) if agent.id else Look()
+        look = drive(turns.look(agent, key, path)) if agent.id else Look()
         assert look is not None
         known = look.conversation.id if key is not None and look.conversation else None
         query = Query(listing, key is not None, mode, self.now(), IDLE_S, conversation=known)
@@ -92,15 +93,15 @@ class Teller:
         if plan is None:
             tree = Tree()
             if agent.id:
-                pool = turns.pool(agent, full_probes(query, key))
+                pool = drive(turns.pool(agent, full_probes(query, key)))
                 tree = Tree(pool.exchanges, pool.contents, pool.tombs)
-            plan = with_contents(turns, agent, tree, partial(begin, tree, query))
+            plan = drive(with_contents(turns, agent, tree, partial(begin, tree, query)))
         fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         if tree is None:
             composition = compose_plain(listing, look, offered, fresh)
         else:
             composing = partial(compose, tree, plan, offered, fresh)
-            composition = with_contents(turns, agent, tree, composing)
+            composition = drive(with_contents(turns, agent, tree, composing))
         return StoredTurn(agent, key, look, plan, tree, composition, {} if plan.off else fresh)
 
     def _notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:
@@ -167,13 +168,14 @@ class Teller:
         """Everything stored of this scope, with its content."""
         agent = self.agent
 
-        def read(connection: sqlite3.Connection) -> list[Exchange]:
+        async def read(connection: Connection) -> list[Exchange]:
             sql = "SELECT id FROM exchanges WHERE agent = ? ORDER BY id"
             found = []
-            for (row,) in connection.execute(sql, (agent.id,)).fetchall():
-                got = connection.execute(exchanges.SQL["exchange_get"], (row, agent.id)).fetchall()
+            for (row,) in await connection.rows(sql, (agent.id,)):
+                got = await connection.rows(exchanges.SQL["exchange_get"], (row, agent.id))
                 (e,) = exchanges.with_content(got)
-                found.append(replace(e, full=exchanges.contents(connection, agent.id, [row])[row].full))
+                content = await exchanges.contents(connection, agent.id, [row])
+                found.append(replace(e, full=content[row].full))
             return found
 
-        return self.store.reader.run(read)
+        return drive(self.store.database.read(read))

@@ -174,7 +174,7 @@ class Chat:
 
         async def remake(target: Target, place: Endpoint) -> ModelRequest:
             if memory is not None:
-                memory.answered_by(target.upstream, target.model)
+                await memory.answered_by(target.upstream, target.model)
             run.assembly = await call.assemble(_additions(memory, spec), target, place)
             if memory is not None:
                 memory.overfull, memory.evicted = run.assembly.overfull, run.assembly.evicted

@@ -54,16 +54,16 @@ class Guard:
         self._is_local = is_local
         self._demanded = False
 
-    def demands_key(self) -> bool:
+    async def demands_key(self) -> bool:
         """Whether a key was ever made. Once known it stays so, whatever becomes of the store."""
         if not self._demanded:
             try:
-                self._demanded = self._keys is not None and self._keys.has_any()
+                self._demanded = self._keys is not None and await self._keys.has_any()
             except StoreError:
                 return not self._is_local
         return self._demanded or not (self._is_local or self._keys is not None)
 
-    def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+    async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """headers: lower-case names. Raises: NotAuthenticated, NotAllowed, Overloaded."""
         authorization = key = host = origin = None
         for name, value in headers:
@@ -79,7 +79,7 @@ class Guard:
         # A key of ours goes no further, be it the one that opened the door, a revoked one or one of another gateway.
         is_ours = authorization is None or (bearer or authorization).startswith(KEY_PREFIX)
         credential = None if is_ours else authorization or None
-        if not self.demands_key():
+        if not await self.demands_key():
             self._check_local(host, origin)
             return Caller(credential=credential)
         if key is None:
@@ -91,7 +91,7 @@ class Guard:
         if self._keys is None:
             raise Overloaded("The key cannot be checked: there is no store.", retry_after_s=2)
         try:
-            found = self._keys.find(key) if key.startswith(KEY_PREFIX) else None
+            found = await self._keys.find(key) if key.startswith(KEY_PREFIX) else None
         except StoreError as error:
             raise Overloaded(
                 "The key cannot be checked: the store does not answer.", retry_after_s=2

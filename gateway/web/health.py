@@ -49,7 +49,7 @@ def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
         return _json(readiness.report(), 200 if readiness.is_ready else 503)
 
     async def counted(_: Request) -> Response:
-        return Response(metrics.render(), headers={"content-type": metrics.content_type})
+        return Response(await metrics.scrape(), headers={"content-type": metrics.content_type})
 
     return [Route("/health", live), Route("/health/ready", ready), Route("/metrics", counted)]
 

@@ -142,7 +142,7 @@ class Edge:
         try:
             path = scope["path"]
             if path not in OPEN_PATHS and not (self._open_prefix and path.startswith(self._open_prefix)):
-                trace.caller = self._guard.admit(scope["headers"])
+                trace.caller = await self._guard.admit(scope["headers"])
             await self._app(scope, receive, answer)
         except ClientGone:
             self._metrics.clients_gone.inc()

@@ -6,15 +6,15 @@ Every turn needs its agent's secret, so those lately used are kept at hand.
 from __future__ import annotations
 
 import secrets
-import sqlite3
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
+from storage.base import Connection, Database
+from storage.errors import WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.statements import load_queries
-from storage.sqlite.reader import Reader
 
 __all__ = ["Agents", "create_agent", "find_agent", "set_indexed", "take_seq"]
 
@@ -24,57 +24,57 @@ _Q = load_queries()
 CACHED_AGENTS = 4096
 
 
-def find_agent(connection: sqlite3.Connection, scope: Scope) -> Agent | None:
-    row = connection.execute(_Q["agent_find"], (scope.project, scope.profile, scope.subject)).fetchone()
+async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
+    row = await connection.row(_Q["agent_find"], (scope.project, scope.profile, scope.subject))
     if row is None:
         return None
     id, uid, secret, epoch, indexed_seq, next_seq, created = row
     return Agent(id, uid, scope, secret, epoch, indexed_seq, next_seq, created)
 
 
-def create_agent(connection: sqlite3.Connection, draft: Agent) -> Agent:
+async def create_agent(connection: Connection, draft: Agent) -> Agent:
     """The draft, stored; or the agent that was there first, whose secret then is another than the draft's."""
     scope = draft.scope
-    row = connection.execute(
+    row = await connection.row(
         _Q["agent_insert"],
         (draft.uid, scope.project, scope.profile, scope.subject, draft.secret, draft.epoch, draft.created),
-    ).fetchone()
+    )
     if row is not None:
         return replace(draft, id=row[0])
-    found = find_agent(connection, scope)
+    found = await find_agent(connection, scope)
     if found is None:  # only a uid can have collided, and those are random
-        raise sqlite3.IntegrityError(f"agent uid {draft.uid} is taken")
+        raise WriteConflict(f"agent uid {draft.uid} is taken")
     return found
 
 
-def take_seq(connection: sqlite3.Connection, agent: int) -> int | None:
+async def take_seq(connection: Connection, agent: int) -> int | None:
     """The next number of the agent's order; None when there is no such agent."""
-    row = connection.execute(_Q["agent_take_seq"], (agent,)).fetchone()
+    row = await connection.row(_Q["agent_take_seq"], (agent,))
     return None if row is None else int(row[0])
 
 
-def set_indexed(connection: sqlite3.Connection, agent: int, seq: int) -> None:
+async def set_indexed(connection: Connection, agent: int, seq: int) -> None:
     """The search index has come up to and including this number."""
-    connection.execute(_Q["agent_indexed"], (seq, agent))
+    await connection.run(_Q["agent_indexed"], (seq, agent))
 
 
 class Agents:
     """Found and drafted agents, the lately used ones in memory."""
 
-    def __init__(self, reader: Reader, now: Callable[[], float], *, cached: int = CACHED_AGENTS) -> None:
-        self._reader = reader
+    def __init__(self, database: Database, now: Callable[[], float], *, cached: int = CACHED_AGENTS) -> None:
+        self._database = database
         self._now = now
         self._cached = cached
         self._found: OrderedDict[Scope, Agent] = OrderedDict()
         self._drafts: OrderedDict[Scope, Agent] = OrderedDict()
 
-    def find(self, scope: Scope) -> Agent | None:
+    async def find(self, scope: Scope) -> Agent | None:
         """id, uid, secret and epoch are to be relied on; next_seq and indexed_seq are as old as the entry."""
         agent = self._found.get(scope)
         if agent is not None:
             self._found.move_to_end(scope)
             return agent
-        agent = self._reader.run(lambda connection: find_agent(connection, scope))
+        agent = await self._database.read(lambda connection: find_agent(connection, scope))
         if agent is not None:
             self.remember(agent)
         return agent

@@ -6,17 +6,15 @@ an edit means, are the core's affair; here values are written as they are given.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import orjson
 
+from storage.base import Connection, Database, Row
 from storage.errors import NotFound, WriteConflict
 from storage.records import Block, BlockOp, Revision
 from storage.sql.statements import load_queries
-from storage.sqlite.reader import Reader
-from storage.sqlite.writer import Writer
 
 __all__ = [
     "FORGOTTEN_ORIGIN",
@@ -43,42 +41,40 @@ UNDO_ORIGIN = "undo"
 FORGOTTEN_ORIGIN = "-"
 
 
-def load_blocks(
-    connection: sqlite3.Connection, agent: int, *, keep_shared: bool = False
-) -> tuple[Block, ...]:
+async def load_blocks(connection: Connection, agent: int, *, keep_shared: bool = False) -> tuple[Block, ...]:
     """The agent's blocks in the order they were made, with those its profile shares; of one label its own counts.
 
     keep_shared: for who may not write those, whatever tools may do.
     """
-    rows = connection.execute(_Q["block_load"], (agent,)).fetchall()
+    rows = await connection.rows(_Q["block_load"], (agent,))
     own = {row[1] for row in rows if not row[7]}
     found = [(_block(row), row[7]) for row in rows if not row[7] or row[1] not in own]
     return tuple(replace(b, read_only=True) if keep_shared and is_shared else b for b, is_shared in found)
 
 
-def ensure_blocks(connection: sqlite3.Connection, agent: int, defaults: Iterable[Block], at: float) -> None:
+async def ensure_blocks(connection: Connection, agent: int, defaults: Iterable[Block], at: float) -> None:
     """Gives the agent what its profile says and it has not (ids and versions of the defaults are ignored)."""
     for block in defaults:
-        row = connection.execute(
+        row = await connection.row(
             _Q["block_insert_own"], (agent, block.label, block.description, block.limit, int(block.read_only))
-        ).fetchone()
-        _begin(connection, row, block.value, at)
+        )
+        await _begin(connection, row, block.value, at)
 
 
-def ensure_shared_blocks(
-    connection: sqlite3.Connection, project: str, profile: str, defaults: Iterable[Block], at: float
+async def ensure_shared_blocks(
+    connection: Connection, project: str, profile: str, defaults: Iterable[Block], at: float
 ) -> None:
     """The same for blocks that all users of a profile see."""
     for block in defaults:
-        row = connection.execute(
+        row = await connection.row(
             _Q["block_insert_shared"],
             (project, profile, block.label, block.description, block.limit, int(block.read_only)),
-        ).fetchone()
-        _begin(connection, row, block.value, at)
+        )
+        await _begin(connection, row, block.value, at)
 
 
-def follow_blocks(
-    connection: sqlite3.Connection, profile: str, own: Iterable[Block], shared: Iterable[Block], at: float
+async def follow_blocks(
+    connection: Connection, profile: str, own: Iterable[Block], shared: Iterable[Block], at: float
 ) -> bool:
     """Brings what is stored up to what the settings say of a profile's blocks now; True while there is more of it.
 
@@ -88,24 +84,24 @@ def follow_blocks(
     """
     for block, is_shared in [*((b, 0) for b in own), *((b, 1) for b in shared)]:
         told = (block.description, block.limit, int(block.read_only))
-        connection.execute(_Q["block_follow"], (profile, block.label, is_shared, *told))
+        await connection.run(_Q["block_follow"], (profile, block.label, is_shared, *told))
         if not is_shared:
-            lacking = connection.execute(_Q["block_lacking"], (profile, block.label, _FOLLOWED)).fetchall()
+            lacking = await connection.rows(_Q["block_lacking"], (profile, block.label, _FOLLOWED))
             for (agent,) in lacking:
-                ensure_blocks(connection, agent, [block], at)
+                await ensure_blocks(connection, agent, [block], at)
             if len(lacking) == _FOLLOWED:
                 return True
             continue
-        for (project,) in connection.execute(_Q["block_profile_projects"], (profile,)).fetchall():
-            ensure_shared_blocks(connection, project, profile, [block], at)
+        for (project,) in await connection.rows(_Q["block_profile_projects"], (profile,)):
+            await ensure_shared_blocks(connection, project, profile, [block], at)
         asked = (profile, block.label, DEFAULT_ORIGIN, block.value)
-        for id, version in connection.execute(_Q["block_untouched"], asked).fetchall():
-            write_block(connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN)
+        for id, version in await connection.rows(_Q["block_untouched"], asked):
+            await write_block(connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN)
     return False
 
 
-def write_block(
-    connection: sqlite3.Connection,
+async def write_block(
+    connection: Connection,
     block: int,
     version: int,
     value: str,
@@ -117,33 +113,33 @@ def write_block(
     restores: int | None = None,
 ) -> Block:
     """Sets the value if the block is still at that version. Raises: WriteConflict, NotFound."""
-    found = get_block(connection, block)
+    found = await get_block(connection, block)
     if found.version != version:
         raise WriteConflict(
             f"block {found.label!r} is at version {found.version}, not {version}: it was changed since"
         )
-    current = _revise(
+    current = await _revise(
         connection, block, version + 1, restores, at, origin, exchange, orjson.dumps(list(sources)), value
     )
-    connection.execute(_Q["block_advance"], (current, block, version))
+    await connection.run(_Q["block_advance"], (current, block, version))
     return replace(found, value=value, version=version + 1)
 
 
-def undo_block(connection: sqlite3.Connection, block: int, *, at: float, origin: str = UNDO_ORIGIN) -> Block:
+async def undo_block(connection: Connection, block: int, *, at: float, origin: str = UNDO_ORIGIN) -> Block:
     """Brings back the value before the last change; again, the one before that. Raises: NotFound.
 
     An undo is a version of its own that names the one it restored, so walking on goes by what is shown, not by what
     was written last: undoing twice is not redoing.
     """
-    found = get_block(connection, block)
+    found = await get_block(connection, block)
     shown = found.version
-    while (restores := _version(connection, block, shown)[1]) is not None:
+    while (restores := (await _version(connection, block, shown))[1]) is not None:
         shown = restores
-    before = connection.execute(_Q["block_history_before"], (block, shown, FORGOTTEN_ORIGIN)).fetchone()
+    before = await connection.row(_Q["block_history_before"], (block, shown, FORGOTTEN_ORIGIN))
     if before is None:
         raise NotFound(f"block {found.label!r} has no change left to undo")
     version, value, sources = before
-    return write_block(
+    return await write_block(
         connection,
         block,
         found.version,
@@ -155,49 +151,52 @@ def undo_block(connection: sqlite3.Connection, block: int, *, at: float, origin:
     )
 
 
-def list_revisions(connection: sqlite3.Connection, block: int) -> tuple[Revision, ...]:
+async def list_revisions(connection: Connection, block: int) -> tuple[Revision, ...]:
     """Newest first."""
-    rows = connection.execute(_Q["block_history_list"], (block,)).fetchall()
+    rows = await connection.rows(_Q["block_history_list"], (block,))
     return tuple(
         Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
         for version, restores, at, origin, exchange, sources, value in rows
     )
 
 
-def add_op(connection: sqlite3.Connection, agent: int, op: BlockOp) -> bool:
+async def add_op(connection: Connection, agent: int, op: BlockOp) -> bool:
     """False when this call of this turn is there already."""
     values = (agent, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments)
-    return connection.execute(_Q["op_insert"], values).fetchone() is not None
+    return await connection.row(_Q["op_insert"], values) is not None
 
 
-def load_ops(connection: sqlite3.Connection, agent: int, exchange: int) -> tuple[BlockOp, ...]:
+async def load_ops(connection: Connection, agent: int, exchange: int) -> tuple[BlockOp, ...]:
     """All of one turn."""
-    rows = connection.execute(_Q["op_of_exchange"], (agent, exchange)).fetchall()
+    rows = await connection.rows(_Q["op_of_exchange"], (agent, exchange))
     return tuple(BlockOp(*row) for row in rows)
 
 
-def settle_ops(connection: sqlite3.Connection, ids: Iterable[int], state: str) -> None:
+async def settle_ops(connection: Connection, ids: Iterable[int], state: str) -> None:
     """merged or dropped, once and for all."""
-    connection.executemany(_Q["op_settle"], [(state, id) for id in ids])
+    for id in ids:
+        await connection.run(_Q["op_settle"], (state, id))
 
 
 class Blocks:
     """Blocks for those who have no transaction of their own."""
 
-    def __init__(self, reader: Reader, writer: Writer) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(
+        self,
+        database: Database,
+    ) -> None:
+        self._database = database
 
-    def load(self, agent: int) -> tuple[Block, ...]:
-        return self._reader.run(lambda connection: load_blocks(connection, agent))
+    async def load(self, agent: int) -> tuple[Block, ...]:
+        return await self._database.read(lambda connection: load_blocks(connection, agent))
 
-    def revisions(self, block: int) -> tuple[Revision, ...]:
+    async def revisions(self, block: int) -> tuple[Revision, ...]:
         """Newest first."""
-        return self._reader.run(lambda connection: list_revisions(connection, block))
+        return await self._database.read(lambda connection: list_revisions(connection, block))
 
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
         """The blocks of a profile as the settings have them now."""
-        while await self._writer.submit_bulk(
+        while await self._database.bulk(
             lambda connection: follow_blocks(connection, profile, own, shared, at)
         ):
             pass
@@ -206,7 +205,7 @@ class Blocks:
         self, block: int, version: int, value: str, *, at: float, origin: str, sources: Sequence[int] = ()
     ) -> Block:
         """Raises: WriteConflict when it is no longer at that version, NotFound."""
-        return await self._writer.submit(
+        return await self._database.write(
             lambda connection: write_block(
                 connection, block, version, value, at=at, origin=origin, sources=sources
             )
@@ -214,33 +213,33 @@ class Blocks:
 
     async def undo(self, block: int, *, at: float) -> Block:
         """Raises: NotFound when there is nothing left to undo."""
-        return await self._writer.submit(lambda connection: undo_block(connection, block, at=at))
+        return await self._database.write(lambda connection: undo_block(connection, block, at=at))
 
 
-def _block(row: tuple[int, str, str, str, int, int, int, int]) -> Block:
+def _block(row: Row) -> Block:
     return Block(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6])
 
 
-def get_block(connection: sqlite3.Connection, block: int) -> Block:
-    row = connection.execute(_Q["block_get"], (block,)).fetchone()
+async def get_block(connection: Connection, block: int) -> Block:
+    row = await connection.row(_Q["block_get"], (block,))
     if row is None:
         raise NotFound(f"there is no block {block}")
     return _block(row)
 
 
-def _begin(connection: sqlite3.Connection, row: tuple[int] | None, value: str, at: float) -> None:
+async def _begin(connection: Connection, row: Row | None, value: str, at: float) -> None:
     if row is not None:
-        current = _revise(connection, row[0], 1, None, at, DEFAULT_ORIGIN, None, b"[]", value)
-        connection.execute(_Q["block_point"], (current, row[0]))
+        current = await _revise(connection, row[0], 1, None, at, DEFAULT_ORIGIN, None, b"[]", value)
+        await connection.run(_Q["block_point"], (current, row[0]))
 
 
-def _revise(connection: sqlite3.Connection, *values: object) -> int:
-    (id,) = connection.execute(_Q["block_history_insert"], values).fetchone()
+async def _revise(connection: Connection, *values: object) -> int:
+    id = await connection.value(_Q["block_history_insert"], values)
     return int(id)
 
 
-def _version(connection: sqlite3.Connection, block: int, version: int) -> tuple[str, int | None, bytes]:
-    row = connection.execute(_Q["block_history_version"], (block, version)).fetchone()
+async def _version(connection: Connection, block: int, version: int) -> tuple[str, int | None, bytes]:
+    row = await connection.row(_Q["block_history_version"], (block, version))
     if row is None:
         raise NotFound(f"version {version} of block {block} is gone")
     return row[0], row[1], row[2]

@@ -6,12 +6,12 @@ which exchange follows which, and who stands, is decided elsewhere and handed in
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
+from storage.base import Connection, Row
 from storage.commands import Look, Probes, StoredContent
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
 from storage.sql.statements import load_queries
@@ -122,7 +122,7 @@ def _unpack_media(data: bytes) -> tuple[bytes, ...]:
 
 
 def _exchange(
-    row: Sequence[Any], input_: bytes | None = None, said: bytes | None = None, full: bytes | None = None
+    row: Row, input_: bytes | None = None, said: bytes | None = None, full: bytes | None = None
 ) -> Exchange:
     """From the skeleton columns."""
     return Exchange(
@@ -209,20 +209,12 @@ def _values(e: Exchange) -> list[Any]:
 # -- reading
 
 
-def look(connection: sqlite3.Connection, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
+async def look(connection: Connection, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
     """None where the agent is gone. Raises: sqlite3.Error."""
     scope = agent.scope
-    rows = connection.execute(
-        SQL["look"],
-        {
-            "agent": agent.id,
-            "key": key,
-            "path": path,
-            "project": scope.project,
-            "profile": scope.profile,
-            "subject": scope.subject,
-        },
-    ).fetchall()
+    rows = await connection.rows(
+        SQL["look"], (agent.id, key, path, scope.project, scope.profile, scope.subject)
+    )
     if not rows or rows[0][0] != "agent":
         return None
     found = Look(rows[0][1], rows[0][2], rows[0][3])
@@ -231,38 +223,38 @@ def look(connection: sqlite3.Connection, agent: Agent, key: str | None, path: by
     return found
 
 
-def _read_conversation(found: Look, row: Sequence[Any]) -> None:
+def _read_conversation(found: Look, row: Row) -> None:
     found.conversation = Conversation(row[1], row[2], row[3], row[4], row[5])
 
 
-def _read_exchange(found: Look, row: Sequence[Any]) -> None:
+def _read_exchange(found: Look, row: Row) -> None:
     found.exchange = _exchange(row[9:])
     found.is_continued, found.has_rivals = bool(row[1]), bool(row[2])
 
 
-def _read_addition(found: Look, row: Sequence[Any]) -> None:
+def _read_addition(found: Look, row: Row) -> None:
     found.additions.append(_exchange(row[9:], row[1], row[2], row[3]))
 
 
-def _read_head(found: Look, row: Sequence[Any]) -> None:
+def _read_head(found: Look, row: Row) -> None:
     found.is_head = True
 
 
-def _read_tomb(found: Look, row: Sequence[Any]) -> None:
+def _read_tomb(found: Look, row: Row) -> None:
     found.has_tombs = True
 
 
-def _read_snapshot(found: Look, row: Sequence[Any]) -> None:
+def _read_snapshot(found: Look, row: Row) -> None:
     found.snapshot = Snapshot(row[1], row[2], orjson.loads(row[3]))
 
 
-def _read_block(found: Look, row: Sequence[Any]) -> None:
+def _read_block(found: Look, row: Row) -> None:
     if row[8] and any(block.label == row[2] for block in found.blocks):
         return  # one the profile shares; the user's own of that label came before it, and counts
     found.blocks.append(Block(row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7]))
 
 
-def _read_op(found: Look, row: Sequence[Any]) -> None:
+def _read_op(found: Look, row: Row) -> None:
     found.ops.append(BlockOp(row[1], row[2], row[3], row[4], row[5], row[6], at=row[7]))
 
 
@@ -299,8 +291,8 @@ _AFTER = 4 + _REPLIES + _INPUTS + _MARKS
 _POOL_FOUND = _POOL_FOUND.replace("{reach}", f"?{_AFTER}").replace("{low}", f"?{_AFTER + 1}")
 
 
-def load_pool(
-    connection: sqlite3.Connection, agent: int, probes: Probes, conversation: int | None
+async def load_pool(
+    connection: Connection, agent: int, probes: Probes, conversation: int | None
 ) -> list[Exchange]:
     """Skeletons of all exchanges that may matter, parents before their children. Raises: sqlite3.Error.
 
@@ -310,9 +302,9 @@ def load_pool(
         rows = []
         if conversation is not None:
             values = (conversation, agent, POOL_LIMIT, probes.reach, probes.low)
-            rows = connection.execute(SQL["pool_conversation"], values).fetchall()
+            rows = await connection.rows(SQL["pool_conversation"], values)
     else:
-        rows = connection.execute(
+        rows = await connection.rows(
             _POOL_FOUND,
             [
                 agent,
@@ -324,37 +316,35 @@ def load_pool(
                 probes.reach,
                 probes.low,
             ],
-        ).fetchall()
+        )
     return [_exchange(row) for row in reversed(rows)]
 
 
-def conversation_of(connection: sqlite3.Connection, agent: int, key: str) -> int | None:
-    row = connection.execute(SQL["conversation_of"], (agent, key)).fetchone()
+async def conversation_of(connection: Connection, agent: int, key: str) -> int | None:
+    row = await connection.row(SQL["conversation_of"], (agent, key))
     return None if row is None else int(row[0])
 
 
-def find_tombs(connection: sqlite3.Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
+async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
     """Those of these messages that are off the record or forgotten."""
     found: set[bytes] = set()
     for start in range(0, len(hashes), _MARKS):
         part = _fill(hashes[start : start + _MARKS], _MARKS)
-        found.update(row[0] for row in connection.execute(_TOMBS, [agent, *part]))
+        found.update(row[0] for row in await connection.rows(_TOMBS, [agent, *part]))
     return frozenset(found)
 
 
-def contents(
-    connection: sqlite3.Connection, agent: int, exchanges: Sequence[int]
-) -> dict[int, StoredContent]:
+async def contents(connection: Connection, agent: int, exchanges: Sequence[int]) -> dict[int, StoredContent]:
     """The contents of exchanges of this agent, of each that is asked for: empty ones where it is gone."""
     found = dict.fromkeys(exchanges, StoredContent())
     if len(exchanges) == 1:
-        rows = connection.execute(SQL["content"], (exchanges[0], agent)).fetchall()
+        rows = await connection.rows(SQL["content"], (exchanges[0], agent))
         found.update((row[0], StoredContent(*row[1:])) for row in rows)
         return found
     for start in range(0, len(exchanges), _MOST_CONTENTS):
         part = exchanges[start : start + _MOST_CONTENTS]
         padded = [*part, *([None] * (_MOST_CONTENTS - len(part)))]
-        rows = connection.execute(_CONTENTS, [agent, *padded]).fetchall()
+        rows = await connection.rows(_CONTENTS, [agent, *padded])
         found.update((row[0], StoredContent(*row[1:])) for row in rows)
     return found
 
@@ -362,35 +352,36 @@ def contents(
 # -- writing
 
 
-def add_exchange(
-    connection: sqlite3.Connection, agent: int, epoch: int, rev: int, e: Exchange
+async def add_exchange(
+    connection: Connection, agent: int, epoch: int, rev: int, e: Exchange
 ) -> tuple[int, int] | None:
     """(id, seq) of the new row; None where the conversation moved or something was forgotten since it was planned."""
-    row = connection.execute(
+    row = await connection.row(
         SQL["exchange_add"], [*padded_values(e), e.seq, e.run, agent, epoch, e.conversation, rev]
-    ).fetchone()
+    )
     return None if row is None else (row[0], row[1])
 
 
-def insert_exchange(connection: sqlite3.Connection, agent: int, e: Exchange) -> tuple[int, int]:
+async def insert_exchange(connection: Connection, agent: int, e: Exchange) -> tuple[int, int]:
     """(id, seq) of the new row."""
-    row = connection.execute(SQL["exchange_insert"], [*padded_values(e), e.seq, e.run, agent]).fetchone()
+    row = await connection.row(SQL["exchange_insert"], [*padded_values(e), e.seq, e.run, agent])
+    assert row is not None  # it is inserted, or an error is raised
     return row[0], row[1]
 
 
-def update_exchange(connection: sqlite3.Connection, e: Exchange) -> None:
+async def update_exchange(connection: Connection, e: Exchange) -> None:
     """Content that was not loaded stays."""
-    _update(connection, _UPDATE, e)
+    await _update(connection, _UPDATE, e)
 
 
-def rewrite_exchange(connection: sqlite3.Connection, e: Exchange) -> None:
+async def rewrite_exchange(connection: Connection, e: Exchange) -> None:
     """It has the content it is given here, and no other."""
-    _update(connection, _REWRITE, e)
+    await _update(connection, _REWRITE, e)
 
 
-def _update(connection: sqlite3.Connection, statement: str, e: Exchange) -> None:
+async def _update(connection: Connection, statement: str, e: Exchange) -> None:
     values = _values(e)
-    connection.execute(statement, [*values, e.hidden, size_of(values[:_FIXED]), e.id])
+    await connection.run(statement, [*values, e.hidden, size_of(values[:_FIXED]), e.id])
 
 
 def padded_values(e: Exchange) -> list[Any]:
@@ -401,22 +392,18 @@ def padded_values(e: Exchange) -> list[Any]:
     return [*values, room, bytes(pad_bytes(size, room)) if size < room else None]
 
 
-def carry(connection: sqlite3.Connection, agent: int, exchange: int) -> None:
-    connection.execute(SQL["exchange_carry"], (exchange, agent))
+async def carry(connection: Connection, agent: int, exchange: int) -> None:
+    await connection.run(SQL["exchange_carry"], (exchange, agent))
 
 
-def add_conversation(
-    connection: sqlite3.Connection, agent: int, uid: str, key: str | None, now: float
-) -> int:
-    return int(connection.execute(SQL["conversation_insert"], (agent, uid, key, now, now)).fetchone()[0])
+async def add_conversation(connection: Connection, agent: int, uid: str, key: str | None, now: float) -> int:
+    return int(await connection.value(SQL["conversation_insert"], (agent, uid, key, now, now)))
 
 
-def mark(
-    connection: sqlite3.Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int
-) -> None:
+async def mark(connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int) -> None:
     """kind: head | tomb."""
     for each in hashes:
-        connection.execute(SQL["mark"], (agent, kind, each, exchange))
+        await connection.run(SQL["mark"], (agent, kind, each, exchange))
 
 
 def exchanges(rows: Iterable[Sequence[Any]]) -> list[Exchange]:

@@ -3,13 +3,13 @@
 
 -- name: look
 -- All that a request needs to know before it is answered, in one round trip: rows told apart by their first column.
--- :path is the hash of the client's list up to its last assistant message, NULL where it has none.
+-- ?3 is the hash of the client's list up to its last assistant message, NULL where it has none.
 WITH RECURSIVE
-named(id) AS (SELECT id FROM conversations WHERE agent = :agent AND key = :key),
+named(id) AS (SELECT id FROM conversations WHERE agent = ?1 AND key = ?2),
 p AS (
     SELECT e.* FROM exchanges e JOIN conversations c ON c.id = e.conversation
-    WHERE e.agent = :agent AND e.path = :path
-      AND (c.key = :key OR (:key IS NULL AND c.key IS NULL))
+    WHERE e.agent = ?1 AND e.path = ?3
+      AND (c.key = ?2 OR (?2 IS NULL AND c.key IS NULL))
     ORDER BY e.begun DESC, e.id DESC LIMIT 1
 ),
 adds(id) AS (
@@ -18,7 +18,7 @@ adds(id) AS (
     SELECT e.prior FROM adds JOIN exchanges e ON e.id = adds.id WHERE e.prior IS NOT NULL
 )
 SELECT 'agent', epoch, next_seq, indexed_seq, NULL, NULL, NULL, NULL, NULL, {pad}
-FROM agents WHERE id = :agent AND project = :project AND profile = :profile AND subject = :subject
+FROM agents WHERE id = ?1 AND project = ?4 AND profile = ?5 AND subject = ?6
 UNION ALL
 SELECT 'conversation', c.id, c.uid, c.key, c.rev, c.last_at, NULL, NULL, NULL, {pad}
 FROM conversations c WHERE c.id = coalesce((SELECT conversation FROM p), (SELECT id FROM named))
@@ -35,24 +35,24 @@ SELECT 'addition', p.input, p.said, p.full, NULL, NULL, NULL, NULL, NULL, {skele
 FROM adds JOIN exchanges p ON p.id = adds.id
 UNION ALL
 SELECT 'head', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {pad}
-FROM marks WHERE agent = :agent AND kind = 'head' AND hash = :path
+FROM marks WHERE agent = ?1 AND kind = 'head' AND hash = ?3
 UNION ALL
 SELECT * FROM (
     SELECT 'tomb', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {pad}
-    FROM marks WHERE agent = :agent AND kind = 'tomb' LIMIT 1)
+    FROM marks WHERE agent = ?1 AND kind = 'tomb' LIMIT 1)
 UNION ALL
 SELECT 'snapshot', s.id, s.text, s.versions, NULL, NULL, NULL, NULL, NULL, {pad}
 FROM p JOIN snapshots s ON s.id = p.snapshot
 UNION ALL
 SELECT 'block', b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.agent IS NULL, {pad}
-FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = :agent
+FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = ?1
 UNION ALL
 SELECT 'block', b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.agent IS NULL, {pad}
 FROM blocks b JOIN block_history h ON h.id = b.current
-WHERE b.agent IS NULL AND b.project = :project AND b.profile = :profile
+WHERE b.agent IS NULL AND b.project = ?4 AND b.profile = ?5
 UNION ALL
 SELECT 'op', o.id, o.exchange, o.call_id, o.op, o.label, o.arguments, o.at, NULL, {pad}
-FROM block_ops o WHERE o.agent = :agent AND o.state = 'pending'
+FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
 
 -- name: pool_found
 -- The exchanges of every conversation without an id that a list may belong to: one that it repeats from the first

@@ -8,15 +8,13 @@ exchange is, the caller decides; what is confirmed is read off the row here.
 from __future__ import annotations
 
 import builtins
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any
 
 import orjson
 
-from storage.base import Effect, MessagesOf
+from storage.base import Connection, Database, Effect, MessagesOf, Row
 from storage.commands import Learned, LearnedFact, Unlearned
 from storage.errors import NotFound
 from storage.records import Agent, Block, Exchange, Fact, Message, Scope, State
@@ -26,7 +24,6 @@ from storage.sql.blocks import ensure_blocks, load_blocks, write_block
 from storage.sql.recall import is_shared
 from storage.sql.statements import load_queries
 from storage.sql.vectors import forget_indexed
-from storage.sqlite.reader import Reader, ThreadReader
 
 __all__ = ["Facts", "hash_key"]
 
@@ -40,9 +37,8 @@ _READ_MS = 5_000.0
 
 
 class Facts:
-    def __init__(self, reader: Reader, long_reader: ThreadReader) -> None:
-        self._reader = reader
-        self._long_reader = long_reader
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def unlearned(
         self,
@@ -56,29 +52,29 @@ class Facts:
     ) -> Unlearned | None:
         """The next that is confirmed; None where the agent is gone. upto: what was read up to there before, again."""
 
-        def read(connection: sqlite3.Connection) -> Unlearned | None:
-            return _unlearned(connection, agent, messages_of, now, idle_s, limit_chars, upto)
+        async def read(connection: Connection) -> Unlearned | None:
+            return await _unlearned(connection, agent, messages_of, now, idle_s, limit_chars, upto)
 
-        return await self._long_reader.run(read, deadline_ms=_READ_MS)
+        return await self._database.long_read(read, deadline_ms=_READ_MS)
 
-    def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> list[Fact]:
+    async def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> list[Fact]:
         """Newest first; is_all: with those that are no longer true."""
         statement = _Q["all" if is_all else "current"]
-        rows = self._reader.run(lambda connection: connection.execute(statement, (agent, limit)).fetchall())
+        rows = await self._database.read(lambda connection: connection.rows(statement, (agent, limit)))
         return [_fact(row) for row in rows]
 
-    def get(self, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
+    async def get(self, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
         """By their numbers, in this order, as far as they are still true."""
 
-        def read(connection: sqlite3.Connection) -> builtins.list[Fact]:
-            rows = (connection.execute(_Q["get"], (agent, seq)).fetchone() for seq in seqs)
+        async def read(connection: Connection) -> builtins.list[Fact]:
+            rows = [await connection.row(_Q["get"], (agent, seq)) for seq in seqs]
             return [_fact(row) for row in rows if row is not None]
 
-        return self._reader.run(read)
+        return await self._database.read(read)
 
-    def blocks(self, agent: int) -> tuple[Block, ...]:
+    async def blocks(self, agent: int) -> tuple[Block, ...]:
         """Its blocks; those that it shares are read-only here, since what one user says is not for the others."""
-        return self._reader.run(lambda connection: load_blocks(connection, agent, keep_shared=True))
+        return await self._database.read(lambda connection: load_blocks(connection, agent, keep_shared=True))
 
     def learning(
         self, agent: Agent, cursor: int, upto: int, now: float, decide: Callable[[Sequence[Block]], Learned]
@@ -86,19 +82,19 @@ class Facts:
         """What was learned up to `upto`, and the cursor there; nothing where the cursor is not at `cursor` any more."""
         return lambda connection: _learn(connection, agent, cursor, upto, now, decide)
 
-    def waiting(self, limit: int) -> builtins.list[int]:
+    async def waiting(self, limit: int) -> builtins.list[int]:
         """People's memories with something that was not learned from yet."""
-        rows = self._reader.run(lambda connection: connection.execute(_Q["waiting"], (limit,)).fetchall())
+        rows = await self._database.read(lambda connection: connection.rows(_Q["waiting"], (limit,)))
         return [row[0] for row in rows]
 
 
-def _cursor(connection: sqlite3.Connection, agent: int) -> int:
-    row = connection.execute(_Q["cursor"], (agent,)).fetchone()
+async def _cursor(connection: Connection, agent: int) -> int:
+    row = await connection.row(_Q["cursor"], (agent,))
     return 0 if row is None else int(row[0])
 
 
-def _unlearned(
-    connection: sqlite3.Connection,
+async def _unlearned(
+    connection: Connection,
     agent: int,
     messages_of: MessagesOf,
     now: float,
@@ -106,14 +102,14 @@ def _unlearned(
     limit_chars: int,
     upto: int | None,
 ) -> Unlearned | None:
-    row = connection.execute(exchanges.SQL["agent_by_id"], (agent,)).fetchone()
+    row = await connection.row(exchanges.SQL["agent_by_id"], (agent,))
     if row is None:
         return None
     uid, project, profile, subject, secret, epoch, indexed, next_seq, created = row
     of = Agent(agent, uid, Scope(project, profile, subject), secret, epoch, indexed, next_seq, created)
-    cursor = _cursor(connection, agent)
+    cursor = await _cursor(connection, agent)
     values = (agent, cursor, next_seq if upto is None else upto, _BATCH)
-    rows = connection.execute(exchanges.SQL["unlearned"], values).fetchall()
+    rows = await connection.rows(exchanges.SQL["unlearned"], values)
     found = Unlearned(of, cursor, cursor, [], is_more=len(rows) == _BATCH)
     messages: builtins.list[Message] = []
     size = 0
@@ -121,7 +117,7 @@ def _unlearned(
         if upto is None and not _is_decided(e, now, idle_s):
             return replace(found, messages=messages, is_more=False, is_waiting=True)
         if e.standing and e.state is State.FINISHED:
-            new = messages_of(e, is_shared(connection, agent, e), None, None)
+            new = messages_of(e, await is_shared(connection, agent, e), None, None)
             size += sum(min(len(m.text), _MESSAGE_CHARS) for m in new)
             if upto is None and messages and size > limit_chars:
                 return replace(found, messages=messages, is_more=True)
@@ -141,33 +137,33 @@ def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:
     return abs(now - max(e.ended or e.stopped or e.begun, e.touched)) > patience_s
 
 
-def _learn(
-    connection: sqlite3.Connection,
+async def _learn(
+    connection: Connection,
     agent: Agent,
     cursor: int,
     upto: int,
     now: float,
     decide: Callable[[Sequence[Block]], Learned],
 ) -> None:
-    if _cursor(connection, agent.id) != cursor:
+    if await _cursor(connection, agent.id) != cursor:
         return
-    learned = decide(load_blocks(connection, agent.id, keep_shared=True))
+    learned = decide(await load_blocks(connection, agent.id, keep_shared=True))
     for block, value, sources in learned.writes:
         if not block.id:
-            ensure_blocks(connection, agent.id, [replace(block, value="")], now)
-            block = next(b for b in load_blocks(connection, agent.id) if b.label == block.label)
-        write_block(connection, block.id, block.version, value, at=now, origin=ORIGIN, sources=sources)
+            await ensure_blocks(connection, agent.id, [replace(block, value="")], now)
+            block = next(b for b in await load_blocks(connection, agent.id) if b.label == block.label)
+        await write_block(connection, block.id, block.version, value, at=now, origin=ORIGIN, sources=sources)
     for fact in learned.facts:
-        _keep(connection, agent, fact, now)
-    connection.execute(_Q["advance"], (agent.id, upto))
+        await _keep(connection, agent, fact, now)
+    await connection.run(_Q["advance"], (agent.id, upto))
 
 
-def _keep(connection: sqlite3.Connection, agent: Agent, fact: LearnedFact, now: float) -> None:
+async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: float) -> None:
     """Adds nothing where one that says the same is there; what it replaces ends in any case."""
     key = hash_key(agent.secret, fact.key)
-    row = connection.execute(_Q["same"], (agent.id, key)).fetchone()
-    if row is None:
-        seq = take_seq(connection, agent.id)
+    id = await connection.value(_Q["same"], (agent.id, key))
+    if id is None:
+        seq = await take_seq(connection, agent.id)
         if seq is None:
             raise NotFound(f"there is no agent {agent.id}")
         sources = orjson.dumps(list(fact.sources))
@@ -182,13 +178,13 @@ def _keep(connection: sqlite3.Connection, agent: Agent, fact: LearnedFact, now: 
             fact.about,
             fact.text,
         )
-        row = connection.execute(_Q["insert"], values).fetchone()
+        id = await connection.value(_Q["insert"], values)
     for old in fact.replaces:
-        if old != row[0]:
-            connection.execute(_Q["end"], (row[0], fact.valid_from or now, old, agent.id))
-            ended = connection.execute(_Q["seq_of"], (old, agent.id)).fetchall()
+        if old != id:
+            await connection.run(_Q["end"], (id, fact.valid_from or now, old, agent.id))
+            ended = await connection.rows(_Q["seq_of"], (old, agent.id))
             # Nobody is told it any more; in the index it would still be the best hit, by which others are measured.
-            forget_indexed(connection, agent.id, [seq for (seq,) in ended])
+            await forget_indexed(connection, agent.id, [seq for (seq,) in ended])
 
 
 def hash_key(secret: bytes, key: str) -> bytes:
@@ -196,7 +192,7 @@ def hash_key(secret: bytes, key: str) -> bytes:
     return blake2b(key.encode("utf-8", "replace"), key=secret, digest_size=16).digest()
 
 
-def _fact(row: tuple[Any, ...]) -> Fact:
+def _fact(row: Row) -> Fact:
     id, seq, text, about, at, valid_from, exchange, sources, ended_at, successor = row
     return Fact(
         id, seq, text, about, at, valid_from, exchange, tuple(orjson.loads(sources)), ended_at, successor

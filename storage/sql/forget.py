@@ -17,13 +17,13 @@ What quotes what, and what is left of a block, is decided by the caller's rules.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
+from storage.base import Connection, Database, Row
 from storage.commands import Erased, Extent, ForgetRules, ForgetTarget, Revised
 from storage.records import BlockOp, Exchange, Scope, State
 from storage.search import rank
@@ -33,8 +33,6 @@ from storage.sql.blocks import FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.jobs import forget_jobs
 from storage.sql.statements import load_queries
 from storage.sql.vectors import VectorCache, forget_indexed
-from storage.sqlite.reader import Reader, ThreadReader
-from storage.sqlite.writer import Writer
 
 __all__ = ["Forgetting"]
 
@@ -46,7 +44,7 @@ _READ_PAGE = 128  # rows that are looked at and mostly stay
 _DAY_S = 86_400
 
 _Cursor = tuple[str, int]
-_Phase = Callable[[sqlite3.Connection, "_Work", int], int | None]
+_Phase = Callable[[Connection, "_Work", int], Awaitable[int | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,59 +61,53 @@ class _Work:
 class Forgetting:
     def __init__(
         self,
-        reader: Reader,
-        long_reader: ThreadReader,
-        writer: Writer,
+        database: Database,
         agents: Agents,
         now: Callable[[], float],
         cache: VectorCache,
         wake: Callable[[], None],
     ) -> None:
         """wake: told when jobs have to end, and when they may begin again."""
-        self._reader = reader
-        self._long_reader = long_reader
-        self._writer = writer
+        self._database = database
         self._agents = agents
         self._now = now
         self._cache = cache
         self._wake = wake
         self._cursors: dict[int, _Cursor] = {}  # of what was left off
 
-    def find(
+    async def find(
         self, project: str, profile: str | None, subject: str | None, *, after: int = 0, limit: int = 100
     ) -> list[int]:
         """A page of the memories in a scope; None: whatever profile, whatever subject."""
         values = (project, profile, subject, after, limit)
-        return [row[0] for row in self._read("agents_of", values)]
+        return [row[0] for row in await self._read("agents_of", values)]
 
     async def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
         """A page of the memories of a project that hold something older than that."""
         values = (project, before, after, limit)
-        rows = await self._long_reader.run(
-            lambda connection: connection.execute(_Q["agents_before"], values).fetchall()
-        )
+        rows = await self._database.long_read(lambda connection: connection.rows(_Q["agents_before"], values))
         return [row[0] for row in rows]
 
-    def conversation(self, agent: int, name: str) -> int | None:
+    async def conversation(self, agent: int, name: str) -> int | None:
         """By its public name or by the client's own."""
-        return next((row[0] for row in self._read("conversation_of", (agent, name))), None)
+        return await self._value("conversation_of", (agent, name))
 
-    def exchange(self, agent: int, seq: int) -> int | None:
+    async def exchange(self, agent: int, seq: int) -> int | None:
         """The one that holds this message."""
-        return next((row[0] for row in self._read("exchange_of", (agent, seq))), None)
+        return await self._value("exchange_of", (agent, seq))
 
-    def extent(self, agent: int, target: ForgetTarget) -> Extent:
+    async def extent(self, agent: int, target: ForgetTarget) -> Extent:
         """How much that is, now."""
-        return self._reader.run(lambda connection: _extent(connection, agent, target))
+        return await self._database.read(lambda connection: _extent(connection, agent, target))
 
-    def unfinished(self) -> list[int]:
+    async def unfinished(self) -> list[int]:
         """What was begun and not ended, by this process or one before it."""
-        return [row[0] for row in self._read("unfinished", ())]
+        return [row[0] for row in await self._read("unfinished", ())]
 
     async def begin(self, agent: int, target: ForgetTarget) -> int:
         """Written down; nothing that was under way commits any more. Jobs end, and begin again when all is gone: no
         model is asked about what is to go. Returns what `run` takes."""
-        id, scope = await self._writer.submit_bulk(lambda connection: _begin(connection, agent, target))
+        id, scope = await self._database.bulk(lambda connection: _begin(connection, agent, target))
         self._clear(scope)
         self._wake()
         return id
@@ -127,7 +119,7 @@ class Forgetting:
 
     async def forget_project(self, project: str) -> None:
         """What its users shared. The memories themselves are forgotten one by one, before."""
-        while await self._writer.submit_bulk(lambda connection: _wipe_shared(connection, project)):
+        while await self._database.bulk(lambda connection: _wipe_shared(connection, project)):
             pass
 
     async def run(self, id: int, rules: ForgetRules, until: Callable[[], bool] = lambda: False) -> bool:
@@ -135,7 +127,7 @@ class Forgetting:
         cursor: _Cursor | None = self._cursors.pop(id, (_FIRST, 0))
         while cursor is not None:
             at, now = cursor, self._now()
-            cursor, scopes = await self._writer.submit_bulk(
+            cursor, scopes = await self._database.bulk(
                 lambda connection, at=at, now=now: _step(connection, id, rules, at, now)  # type: ignore[misc]
             )
             for scope in scopes:
@@ -150,10 +142,14 @@ class Forgetting:
         """What was forgotten leaves the write-ahead log too, and what this process remembers of words."""
         rank.clear_caches()
         self._cache.clear()
-        return await self._writer.checkpoint(wait_ms=wait_ms)
+        return await self._database.sweep(wait_ms=wait_ms)
 
-    def _read(self, name: str, values: Sequence[object]) -> list[Any]:
-        return self._reader.run(lambda connection: connection.execute(_Q[name], values).fetchall())
+    async def _read(self, name: str, values: Sequence[object]) -> list[Row]:
+        return await self._database.read(lambda connection: connection.rows(_Q[name], values))
+
+    async def _value(self, name: str, values: Sequence[object]) -> int | None:
+        found: int | None = await self._database.read(lambda connection: connection.value(_Q[name], values))
+        return found
 
     def _clear(self, scope: Scope | None) -> None:
         if scope is None:
@@ -162,17 +158,17 @@ class Forgetting:
             self._agents.forget(scope)
 
 
-def _extent(connection: sqlite3.Connection, agent: int, target: ForgetTarget) -> Extent:
+async def _extent(connection: Connection, agent: int, target: ForgetTarget) -> Extent:
     """Of messages and exchanges named one at a time, or of a conversation."""
-    ids = [connection.execute(_Q["exchange_of"], (agent, seq)).fetchone()[0] for seq in target.messages]
-    found = [e for id in (*ids, *target.exchanges) if (e := _load(connection, agent, id)) is not None]
+    ids = [await connection.value(_Q["exchange_of"], (agent, seq)) for seq in target.messages]
+    found = [e for id in (*ids, *target.exchanges) if (e := await _load(connection, agent, id)) is not None]
     if not found:
-        (count,) = connection.execute(_Q["messages_in"], (agent, target.conversation)).fetchone()
+        count = await connection.value(_Q["messages_in"], (agent, target.conversation))
         return Extent(count)
     named, left = set(target.messages), [seq for e in found for seq in _numbers(e)]
     gone = [seq for seq in left if not named or seq in named]
-    row = connection.execute(_Q["name_of"], (found[0].conversation,)).fetchone()
-    return Extent(len(gone), len(left) - len(gone), row[0])
+    name = await connection.value(_Q["name_of"], (found[0].conversation,))
+    return Extent(len(gone), len(left) - len(gone), name)
 
 
 def _numbers(e: Exchange) -> list[int]:
@@ -184,37 +180,37 @@ def _numbers(e: Exchange) -> list[int]:
     return [e.seq + place for place in (*spoken, *said)]
 
 
-def _begin(connection: sqlite3.Connection, agent: int, target: ForgetTarget) -> tuple[int, Scope | None]:
+async def _begin(connection: Connection, agent: int, target: ForgetTarget) -> tuple[int, Scope | None]:
     wanted: dict[str, Any] = {}
     if target.is_all:
-        row = connection.execute(_Q["agent_delete"], (agent,)).fetchone()
+        row = await connection.row(_Q["agent_delete"], (agent,))
         if row is None:
             row = ("", "", "")
         wanted = {"all": [row[0], row[1]]}
-        forget_jobs(connection, agent)
+        await forget_jobs(connection, agent)
     else:
-        row = connection.execute(_Q["scope_of"], (agent,)).fetchone()
-        _raise_epoch(connection, agent)
+        row = await connection.row(_Q["scope_of"], (agent,))
+        await _raise_epoch(connection, agent)
         wanted = {
             "messages": list(target.messages),
             "exchanges": list(target.exchanges),
             "conversation": target.conversation,
             "before": target.before,
         }
-    (id,) = connection.execute(_Q["intend"], (agent, orjson.dumps(wanted))).fetchone()
+    id = await connection.value(_Q["intend"], (agent, orjson.dumps(wanted)))
     return id, None if row is None else Scope(*row)
 
 
-def _raise_epoch(connection: sqlite3.Connection, agent: int) -> None:
-    connection.execute(_Q["raise_epoch"], (agent,))
-    forget_jobs(connection, agent, keep=lambda job: job.payload)
+async def _raise_epoch(connection: Connection, agent: int) -> None:
+    await connection.run(_Q["raise_epoch"], (agent,))
+    await forget_jobs(connection, agent, keep=lambda job: job.payload)
 
 
-def _step(
-    connection: sqlite3.Connection, id: int, rules: ForgetRules, at: _Cursor, now: float
+async def _step(
+    connection: Connection, id: int, rules: ForgetRules, at: _Cursor, now: float
 ) -> tuple[_Cursor | None, list[Scope | None]]:
     """One transaction of it. Returns where to go on, and whose epochs have changed."""
-    row = connection.execute(_Q["intended"], (id,)).fetchone()
+    row = await connection.row(_Q["intended"], (id,))
     if row is None:
         return None, []
     work = _Work(id, row[0], orjson.loads(row[1]), rules, now)
@@ -223,73 +219,73 @@ def _step(
     if phase not in phases:
         phase, after = next(iter(phases)), 0
     names = list(phases)
-    following = phases[phase](connection, work, after)
+    following = await phases[phase](connection, work, after)
     scopes: list[Scope | None] = [None] if phase in ("exchanges", "blocks", "shared") else []
     if following is not None:
         return (phase, following), scopes
     if phase != names[-1]:
         return (names[names.index(phase) + 1], 0), scopes
-    connection.execute(_Q["forgotten"], (id,))
+    await connection.run(_Q["forgotten"], (id,))
     return None, scopes
 
 
 # -- exchanges
 
 
-def _erase_exchanges(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
+async def _erase_exchanges(connection: Connection, work: _Work, after: int) -> int | None:
     """after: how many of the named ones are done."""
     agent, target = work.agent, work.target
-    row = connection.execute(history.SQL["agent_by_id"], (agent,)).fetchone()
+    row = await connection.row(history.SQL["agent_by_id"], (agent,))
     if row is None:  # the whole memory has gone meanwhile
         return None
     messages, exchanges = target["messages"], target["exchanges"]
     if after < len(messages):
         for seq in messages[after : after + _PAGE]:
-            found = connection.execute(_Q["exchange_of"], (agent, seq)).fetchone()
+            found = await connection.row(_Q["exchange_of"], (agent, seq))
             if found is not None:
-                _erase_message(connection, agent, found[0], seq)
-                _erase_alternatives(connection, agent, found[0], seq)
-        _raise_epoch(connection, agent)
+                await _erase_message(connection, agent, found[0], seq)
+                await _erase_alternatives(connection, agent, found[0], seq)
+        await _raise_epoch(connection, agent)
         return after + _PAGE
     if after - len(messages) < len(exchanges):
         start = after - len(messages)
-        _erase_all(connection, agent, exchanges[start : start + _PAGE])
+        await _erase_all(connection, agent, exchanges[start : start + _PAGE])
         for id in exchanges[start : start + _PAGE]:
-            _erase_alternatives(connection, agent, id)
+            await _erase_alternatives(connection, agent, id)
         return after + _PAGE
     ids: list[int] = []
     if target["conversation"] is not None:
-        rows = connection.execute(_Q["exchanges_of"], (agent, target["conversation"], _PAGE)).fetchall()
+        rows = await connection.rows(_Q["exchanges_of"], (agent, target["conversation"], _PAGE))
         ids += [row[0] for row in rows]
     if target["before"] is not None and not ids:
-        rows = connection.execute(_Q["exchanges_before"], (agent, target["before"], _PAGE)).fetchall()
+        rows = await connection.rows(_Q["exchanges_before"], (agent, target["before"], _PAGE))
         ids += [row[0] for row in rows]
     if not ids:
         return None
-    _erase_all(connection, agent, ids)
+    await _erase_all(connection, agent, ids)
     return after
 
 
-def _erase_all(connection: sqlite3.Connection, agent: int, ids: Iterable[int]) -> None:
+async def _erase_all(connection: Connection, agent: int, ids: Iterable[int]) -> None:
     for id in ids:
-        e = _load(connection, agent, id)
+        e = await _load(connection, agent, id)
         if e is not None and e.state is not State.FORGOTTEN:
-            _erase(connection, agent, e)
-    _raise_epoch(connection, agent)
+            await _erase(connection, agent, e)
+    await _raise_epoch(connection, agent)
 
 
-def _load(connection: sqlite3.Connection, agent: int, id: int) -> Exchange | None:
-    rows = connection.execute(history.SQL["exchange_get"], (id, agent)).fetchall()
+async def _load(connection: Connection, agent: int, id: int) -> Exchange | None:
+    rows = await connection.rows(history.SQL["exchange_get"], (id, agent))
     if not rows:
         return None
     (e,) = history.with_content(rows)
-    return replace(e, full=connection.execute(_Q["exchange_full"], (id,)).fetchone()[0])
+    return replace(e, full=await connection.value(_Q["exchange_full"], (id,)))
 
 
-def _erase(connection: sqlite3.Connection, agent: int, e: Exchange) -> None:
+async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
     """All of it: a tombstone stays."""
-    _unlink(connection, agent, e, [*range(len(e.inputs)), -1])
-    history.rewrite_exchange(
+    await _unlink(connection, agent, e, [*range(len(e.inputs)), -1])
+    await history.rewrite_exchange(
         connection,
         replace(
             e,
@@ -312,9 +308,9 @@ def _erase(connection: sqlite3.Connection, agent: int, e: Exchange) -> None:
     )
 
 
-def _erase_message(connection: sqlite3.Connection, agent: int, id: int, seq: int) -> None:
+async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
     """One message of it; with the last of them all of it."""
-    e = _load(connection, agent, id)
+    e = await _load(connection, agent, id)
     if e is None or e.state in (State.FORGOTTEN, State.OFF):
         return
     place = seq - e.seq if seq < e.seq + len(e.inputs) else -1
@@ -323,13 +319,13 @@ def _erase_message(connection: sqlite3.Connection, agent: int, id: int, seq: int
     if e.said is not None and -1 not in hush:
         left.append(-1)
     if not left:
-        _erase(connection, agent, e)
+        await _erase(connection, agent, e)
         return
-    _unlink(connection, agent, e, [place])
+    await _unlink(connection, agent, e, [place])
     messages = orjson.loads(e.input or b"[]")
     if 0 <= place < len(messages):
         messages[place] = {"role": messages[place].get("role"), "content": ""}
-    history.rewrite_exchange(
+    await history.rewrite_exchange(
         connection,
         replace(
             e,
@@ -346,27 +342,25 @@ def _erase_message(connection: sqlite3.Connection, agent: int, id: int, seq: int
     )
 
 
-def _erase_alternatives(connection: sqlite3.Connection, agent: int, id: int, seq: int | None = None) -> None:
+async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
     """What it took the place of: a transcript that grew, a cancelled request, an answer that was asked for again.
 
     Nobody is shown these, so nobody can name them. seq: the message that is forgotten; of a reply their replies alone.
     """
-    e = _load(connection, agent, id)
+    e = await _load(connection, agent, id)
     if e is None:
         return
     is_reply = seq == e.seq + len(e.inputs)
-    for (other,) in connection.execute(
-        _Q["alternatives"], (agent, e.conversation, e.depth, e.parent, id)
-    ).fetchall():
+    for (other,) in await connection.rows(_Q["alternatives"], (agent, e.conversation, e.depth, e.parent, id)):
         if is_reply:
-            x = _load(connection, agent, other)
+            x = await _load(connection, agent, other)
             assert x is not None
-            _erase_message(connection, agent, other, x.seq + len(x.inputs))
+            await _erase_message(connection, agent, other, x.seq + len(x.inputs))
         else:
-            _erase_all(connection, agent, [other])
+            await _erase_all(connection, agent, [other])
 
 
-def _unlink(connection: sqlite3.Connection, agent: int, e: Exchange, places: Iterable[int]) -> None:
+async def _unlink(connection: Connection, agent: int, e: Exchange, places: Iterable[int]) -> None:
     """What knows of these messages by something else than text; and the edits that the turn made."""
     seqs = []
     tombs = []
@@ -375,84 +369,88 @@ def _unlink(connection: sqlite3.Connection, agent: int, e: Exchange, places: Ite
         seqs.append(e.seq + (len(e.inputs) if place < 0 else place))
         if atoms and atoms[0][:1] in b"ua":
             tombs.append(b"".join(atoms))
-    history.mark(connection, agent, "tomb", tombs, e.id)
-    history.mark(connection, agent, "erased", (b"",), e.id)
-    if connection.execute(_Q["ops_erase"], (agent, e.id)).rowcount:
+    await history.mark(connection, agent, "tomb", tombs, e.id)
+    await history.mark(connection, agent, "erased", (b"",), e.id)
+    if await connection.run(_Q["ops_erase"], (agent, e.id)):
         # Its path saw them at once, and may have a memory section that shows them.
-        history.mark(connection, agent, "blocks", (b"",), 0)
-        connection.execute(_Q["snapshots_erase"], (agent,))
-    forget_indexed(connection, agent, seqs)
+        await history.mark(connection, agent, "blocks", (b"",), 0)
+        await connection.run(_Q["snapshots_erase"], (agent,))
+    await forget_indexed(connection, agent, seqs)
 
 
 # -- what came from them
 
 
-def _is_erased(connection: sqlite3.Connection, known: dict[int, bool], exchange: int) -> bool:
+async def _is_erased(connection: Connection, known: dict[int, bool], exchange: int) -> bool:
     if exchange not in known:
-        known[exchange] = bool(connection.execute(_Q["is_erased"], (exchange,)).fetchone()[0])
+        known[exchange] = bool(await connection.value(_Q["is_erased"], (exchange,)))
     return known[exchange]
 
 
-def _erase_passages(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
+async def _is_any_erased(connection: Connection, known: dict[int, bool], exchanges: Iterable[int]) -> bool:
+    return True in [await _is_erased(connection, known, x) for x in exchanges]
+
+
+async def _erase_passages(connection: Connection, work: _Work, after: int) -> int | None:
     agent, before = work.agent, work.target["before"]
-    rows = connection.execute(_Q["passages_of"], (agent, after, _READ_PAGE)).fetchall()
+    rows = await connection.rows(_Q["passages_of"], (agent, after, _READ_PAGE))
     known: dict[int, bool] = {}
     for id, seq, at, exchange, sources in rows:
         origins = {*orjson.loads(sources), *([] if exchange is None else [exchange])}
         is_old = before is not None and at < before
-        if is_old or any(_is_erased(connection, known, x) for x in origins):
-            connection.execute(_Q["passage_erase"], (id,))
-            history.mark(connection, agent, "day", (b"",), int(at // _DAY_S))
-            forget_indexed(connection, agent, [seq])
+        if is_old or await _is_any_erased(connection, known, origins):
+            await connection.run(_Q["passage_erase"], (id,))
+            await history.mark(connection, agent, "day", (b"",), int(at // _DAY_S))
+            await forget_indexed(connection, agent, [seq])
     return rows[-1][0] if len(rows) == _READ_PAGE else None
 
 
-def _erase_facts(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
+async def _erase_facts(connection: Connection, work: _Work, after: int) -> int | None:
     agent, before = work.agent, work.target["before"]
-    rows = connection.execute(_Q["facts_of"], (agent, after, _READ_PAGE)).fetchall()
+    rows = await connection.rows(_Q["facts_of"], (agent, after, _READ_PAGE))
     known: dict[int, bool] = {}
     for id, seq, said_at, sources in rows:
         is_old = before is not None and said_at < before
-        if is_old or any(_is_erased(connection, known, x) for x in orjson.loads(sources)):
-            connection.execute(_Q["fact_erase"], (id,))
-            connection.execute(_Q["fact_ended_erase"], (id,))
-            history.mark(connection, agent, "day", (b"",), int(said_at // _DAY_S))
-            forget_indexed(connection, agent, [seq])
+        if is_old or await _is_any_erased(connection, known, orjson.loads(sources)):
+            await connection.run(_Q["fact_erase"], (id,))
+            await connection.run(_Q["fact_ended_erase"], (id,))
+            await history.mark(connection, agent, "day", (b"",), int(said_at // _DAY_S))
+            await forget_indexed(connection, agent, [seq])
     return rows[-1][0] if len(rows) == _READ_PAGE else None
 
 
-def _rebuild_blocks(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
+async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> int | None:
     """All of an agent's blocks at once: there are a few."""
     if "all" in work.target:
         project, profile = work.target["all"]
     else:
-        row = connection.execute(_Q["scope_of"], (work.agent,)).fetchone()
+        row = await connection.row(_Q["scope_of"], (work.agent,))
         if row is None:
             return None
         project, profile = row[0], row[1]
     known: dict[int, bool] = {}
-    for (block,) in connection.execute(_Q["blocks_seen"], (work.agent, project, profile)).fetchall():
-        if _rebuild(connection, work, block, known):
-            history.mark(connection, work.agent, "blocks", (b"",), 0)
-            if _owner(connection, block) is None:
-                connection.execute(_Q["snapshots_erase_shared"], (project, profile))
-                connection.execute(_Q["raise_epochs_shared"], (project, profile))
+    for (block,) in await connection.rows(_Q["blocks_seen"], (work.agent, project, profile)):
+        if await _rebuild(connection, work, block, known):
+            await history.mark(connection, work.agent, "blocks", (b"",), 0)
+            if await _owner(connection, block) is None:
+                await connection.run(_Q["snapshots_erase_shared"], (project, profile))
+                await connection.run(_Q["raise_epochs_shared"], (project, profile))
             else:
-                connection.execute(_Q["snapshots_erase"], (work.agent,))
-                _raise_epoch(connection, work.agent)
+                await connection.run(_Q["snapshots_erase"], (work.agent,))
+                await _raise_epoch(connection, work.agent)
     return None
 
 
-def _owner(connection: sqlite3.Connection, block: int) -> int | None:
+async def _owner(connection: Connection, block: int) -> int | None:
     """None: it is shared."""
-    row = connection.execute(_Q["block_owner"], (block,)).fetchone()
+    row = await connection.row(_Q["block_owner"], (block,))
     owner: int | None = None if row is None else row[0]
     return owner
 
 
-def _rebuild(connection: sqlite3.Connection, work: _Work, block: int, known: dict[int, bool]) -> bool:
+async def _rebuild(connection: Connection, work: _Work, block: int, known: dict[int, bool]) -> bool:
     """Drops the versions that came from what is gone and all that were built on them. True: it had some."""
-    rows = connection.execute(_Q["block_versions"], (block,)).fetchall()
+    rows = await connection.rows(_Q["block_versions"], (block,))
     clean: dict[int, str] = {}  # what may stay as it is
     later: list[Revised] = []  # from the first one that may not
     sources: set[int] = set()
@@ -461,7 +459,7 @@ def _rebuild(connection: sqlite3.Connection, work: _Work, block: int, known: dic
         if origin == FORGOTTEN_ORIGIN:
             continue
         origins = {*orjson.loads(listed), *([] if exchange is None else [exchange])}
-        is_erased = any(_is_erased(connection, known, x) for x in origins)
+        is_erased = await _is_any_erased(connection, known, origins)
         if not later and not is_erased:
             clean[version] = value
             kept = origins
@@ -469,19 +467,19 @@ def _rebuild(connection: sqlite3.Connection, work: _Work, block: int, known: dic
         if restores in clean and not is_erased:
             later.append(Revised(clean[restores], is_whole=True))
             continue
-        op = _op_of(connection, exchange, origin) if not is_erased else None
+        op = await _op_of(connection, exchange, origin) if not is_erased else None
         later.append(Revised(value, is_erased=is_erased, op=op))
         if not is_erased:
             sources |= origins
     if not any(r.is_erased for r in later):
         return False
-    now = get_block(connection, block)
+    now = await get_block(connection, block)
     base = clean[max(clean)] if clean else ""
     value = work.rules.rebuild(replace(now, value=base), later)
     for version, _, origin, *_ in rows:
         if version not in clean and origin != FORGOTTEN_ORIGIN:
-            connection.execute(_Q["version_erase"], (FORGOTTEN_ORIGIN, block, version))
-    write_block(
+            await connection.run(_Q["version_erase"], (FORGOTTEN_ORIGIN, block, version))
+    await write_block(
         connection,
         block,
         now.version,
@@ -493,29 +491,29 @@ def _rebuild(connection: sqlite3.Connection, work: _Work, block: int, known: dic
     return True
 
 
-def _op_of(connection: sqlite3.Connection, exchange: int | None, origin: str) -> BlockOp | None:
+async def _op_of(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:
     if exchange is None or not origin.startswith("tool:"):
         return None
-    row = connection.execute(_Q["op_done"], (exchange, origin.removeprefix("tool:"))).fetchone()
+    row = await connection.row(_Q["op_done"], (exchange, origin.removeprefix("tool:")))
     return None if row is None else BlockOp(*row)
 
 
-def _erase_additions(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
+async def _erase_additions(connection: Connection, work: _Work, after: int) -> int | None:
     """Notes and hidden rounds, later than what is gone, that may quote it."""
     agent = work.agent
-    touched = connection.execute(_Q["touched"], (agent,)).fetchall()
-    days = {int(row[0]) for row in connection.execute(_Q["gone_days"], (agent,)).fetchall()}
+    touched = await connection.rows(_Q["touched"], (agent,))
+    days = {int(row[0]) for row in await connection.rows(_Q["gone_days"], (agent,))}
     for _, _, _, begun, ended in touched:
         days.update(int(at // _DAY_S) for at in (begun, ended) if at is not None)
-    (has_blocks,) = connection.execute(_Q["is_blocks"], (agent,)).fetchone()
+    has_blocks = await connection.value(_Q["is_blocks"], (agent,))
     if not days and not has_blocks:
         return None
     erased = Erased(frozenset(days), bool(has_blocks))
     first = min((row[1] for row in touched), default=0)
     places = {row[2]: row[1] for row in sorted(touched, key=lambda row: -int(row[1]))}
-    rows = connection.execute(_Q["additions"], (agent, first if touched else 0, after, _PAGE)).fetchall()
+    rows = await connection.rows(_Q["additions"], (agent, first if touched else 0, after, _PAGE))
     for (id,) in rows:
-        e = _load(connection, agent, id)
+        e = await _load(connection, agent, id)
         if e is None:
             continue
         notes = {i: "" if note and work.rules.quotes(note, erased) else note for i, note in e.notes.items()}
@@ -526,13 +524,15 @@ def _erase_additions(connection: sqlite3.Connection, work: _Work, after: int) ->
         )
         if notes != e.notes or drops:
             full = None if drops else e.full
-            history.rewrite_exchange(connection, replace(e, notes=notes, full=full, hidden=full is not None))
+            await history.rewrite_exchange(
+                connection, replace(e, notes=notes, full=full, hidden=full is not None)
+            )
     return rows[-1][0] if len(rows) == _PAGE else None
 
 
-def _end(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
-    _raise_epoch(connection, work.agent)
-    connection.execute(_Q["erased_done"], (work.agent, work.id))
+async def _end(connection: Connection, work: _Work, after: int) -> int | None:
+    await _raise_epoch(connection, work.agent)
+    await connection.run(_Q["erased_done"], (work.agent, work.id))
     return None
 
 
@@ -540,25 +540,25 @@ def _end(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
 
 
 def _wiping(name: str) -> _Phase:
-    def wipe(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
-        gone = connection.execute(_Q[name], (work.agent, _PAGE)).rowcount
+    async def wipe(connection: Connection, work: _Work, after: int) -> int | None:
+        gone = await connection.run(_Q[name], (work.agent, _PAGE))
         return after + gone if gone == _PAGE else None
 
     return wipe
 
 
 def _deleting(name: str) -> _Phase:
-    def delete(connection: sqlite3.Connection, work: _Work, after: int) -> int | None:
-        connection.execute(_Q[name], (work.agent,))
+    async def delete(connection: Connection, work: _Work, after: int) -> int | None:
+        await connection.run(_Q[name], (work.agent,))
         return None
 
     return delete
 
 
-def _wipe_shared(connection: sqlite3.Connection, project: str) -> bool:
-    gone = connection.execute(_Q["wipe_shared_versions"], (project, _PAGE)).rowcount
+async def _wipe_shared(connection: Connection, project: str) -> bool:
+    gone = await connection.run(_Q["wipe_shared_versions"], (project, _PAGE))
     if gone < _PAGE:
-        connection.execute(_Q["wipe_shared_blocks"], (project,))
+        await connection.run(_Q["wipe_shared_blocks"], (project,))
     return gone == _PAGE
 
 

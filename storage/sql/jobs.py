@@ -17,33 +17,30 @@ the job was made on: what was forgotten meanwhile does not come back through wor
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
 
+from storage.base import Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale
 from storage.records import Job, JobState, Step
 from storage.sql.statements import load_queries
-from storage.sqlite.reader import Reader
-from storage.sqlite.writer import Writer
 
 __all__ = ["Jobs", "enqueue_job", "forget_jobs"]
 
 T = TypeVar("T")
-Effect = Callable[[sqlite3.Connection], Any]
 Coalesce = Callable[[bytes, bytes], bytes]
 _Q = load_queries("jobs.sql")
 
 NO_AGENT = 0
 
 
-def enqueue_job(
-    connection: sqlite3.Connection,
+async def enqueue_job(
+    connection: Connection,
     kind: str,
     agent: int,
     key: str,
@@ -63,39 +60,39 @@ def enqueue_job(
 
     Raises: Stale when the agent is gone or something was forgotten since that epoch.
     """
-    current = _epoch(connection, agent)
+    current = await _epoch(connection, agent)
     if current is None or epoch not in (None, current):
         raise Stale(f"the memory of agent {agent} has changed since this {kind} job was thought of")
-    row = connection.execute(_Q["pending"], (agent, kind, key)).fetchone()
+    row = await connection.row(_Q["pending"], (agent, kind, key))
     if row is None:
         values = (agent, kind, key, current, due, now, now, payload)
-        return int(connection.execute(_Q["insert"], values).fetchone()[0])
+        return int(await connection.value(_Q["insert"], values))
     id, made_on, waiting, falls_due = row
     if merge is not None and made_on == current:  # an old epoch's payload may name what was forgotten
         payload = merge(waiting, payload)
     due = due if postpone else min(due, falls_due)
-    connection.execute(_Q["coalesce"], (current, due, now, payload, id))
+    await connection.run(_Q["coalesce"], (current, due, now, payload, id))
     return int(id)
 
 
-def forget_jobs(
-    connection: sqlite3.Connection, agent: int, keep: Callable[[Job], bytes | None] | None = None
+async def forget_jobs(
+    connection: Connection, agent: int, keep: Callable[[Job], bytes | None] | None = None
 ) -> None:
     """For the transaction that forgets, after it has raised the epoch: no job brings back what is gone.
 
     keep: the payload with which a job goes on under the new epoch, from its start; None: it is dropped, as all are
     without it. Results of steps and words of errors go in any case.
     """
-    epoch = _epoch(connection, agent)
-    for row in connection.execute(_Q["of_agent"], (agent,)).fetchall():
+    epoch = await _epoch(connection, agent)
+    for row in await connection.rows(_Q["of_agent"], (agent,)):
         job = _job(row)
         payload = None if keep is None or epoch is None else keep(job)
         if payload is None:
-            _delete(connection, job.id)
+            await _delete(connection, job.id)
             continue
-        connection.execute(_Q["steps_delete"], (job.id,))
+        await connection.run(_Q["steps_delete"], (job.id,))
         state = JobState.RETRYING if job.state is JobState.RUNNING else job.state
-        connection.execute(_Q["renew"], (state, epoch, payload, job.id))
+        await connection.run(_Q["renew"], (state, epoch, payload, job.id))
 
 
 class _Leases:
@@ -127,14 +124,12 @@ class _Leases:
 class Jobs:
     def __init__(
         self,
-        reader: Reader,
-        writer: Writer,
+        database: Database,
         now: Callable[[], float],
         tick: Callable[[], float] = time.monotonic,
     ) -> None:
         """now: seconds since the epoch, as jobs fall due. tick: never jumps, as leases run out."""
-        self._reader = reader
-        self._writer = writer
+        self._database = database
         self._now = now
         self._leases = _Leases(tick)
         self._holder = uuid.uuid4().hex
@@ -154,15 +149,15 @@ class Jobs:
     async def due_in(self, kinds: Sequence[str]) -> float | None:
         """Seconds until one of these kinds can be claimed, or a lease runs out; None: nothing waits."""
 
-        def read(connection: sqlite3.Connection) -> float | None:
-            waits = [self._left(row) for row in connection.execute(_Q["running"]) if row[3] in kinds]
+        async def read(connection: Connection) -> float | None:
+            waits = [self._left(row) for row in await connection.rows(_Q["running"]) if row[3] in kinds]
             now = self._now()
-            first = _first(connection, kinds, now)
+            first = await _first(connection, kinds, now)
             if first is not None:
                 waits.append(max(0.0, first[1] - now))
             return min(waits, default=None)
 
-        return self._reader.run(read)
+        return await self._database.read(read)
 
     # -- a job's life -------------------------------------------------------------------------------------------------
 
@@ -194,34 +189,34 @@ class Jobs:
         A job whose lease ran out is taken over. tries: one that was never ended in so many is dead.
         """
 
-        def take(connection: sqlite3.Connection) -> Job | None:
-            for row in connection.execute(_Q["running"]).fetchall():
+        async def take(connection: Connection) -> Job | None:
+            for row in await connection.rows(_Q["running"]):
                 id, _, _, kind, tried = row
                 if kind not in kinds or self._left(row):
                     continue
                 if tried >= tries:
-                    _bury(connection, id, f"it did not end in {tried} attempts: killed, or hung")
-                elif job := self._take(connection, id, lease_s):
+                    await _bury(connection, id, f"it did not end in {tried} attempts: killed, or hung")
+                elif job := await self._take(connection, id, lease_s):
                     return job
             now = self._now()
-            while (first := _first(connection, kinds, now)) is not None and first[1] <= now:
-                if job := self._take(connection, first[0], lease_s):
+            while (first := await _first(connection, kinds, now)) is not None and first[1] <= now:
+                if job := await self._take(connection, first[0], lease_s):
                     return job
             return None
 
-        return await asyncio.shield(self._writer.submit_bulk(take))
+        return await asyncio.shield(self._database.bulk(take))
 
     async def heartbeat(self, job: Job, lease_s: float) -> bool:
         """Prolongs the lease. False: the job is not this attempt's any more, or its memory has changed."""
         if not self._leases.has(job.id, job.attempt):
             return False
         self._leases.hold(job.id, job.attempt, lease_s)
-        row = self._reader.run(lambda c: c.execute(_Q["fence"], (job.id, job.attempt)).fetchone())
+        row = await self._database.read(lambda c: c.row(_Q["fence"], (job.id, job.attempt)))
         return row is not None and bool(row[0])
 
     async def step(self, job: Job, name: str) -> bytes | None:
         """What the step gave when it was performed, in this attempt or an earlier one."""
-        row = self._reader.run(lambda c: c.execute(_Q["step"], (job.id, name)).fetchone())
+        row = await self._database.read(lambda c: c.row(_Q["step"], (job.id, name)))
         return None if row is None else bytes(row[0])
 
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
@@ -230,35 +225,35 @@ class Jobs:
         Raises: Stale when this attempt has no say any more; what the effect raises.
         """
 
-        def write(connection: sqlite3.Connection) -> bytes:
-            self._check(connection, job)
-            row = connection.execute(_Q["step"], (job.id, name)).fetchone()
+        async def write(connection: Connection) -> bytes:
+            await self._check(connection, job)
+            row = await connection.row(_Q["step"], (job.id, name))
             if row is not None:
                 return bytes(row[0])
             if effect is not None:
-                effect(connection)
-            connection.execute(_Q["step_insert"], (job.id, name, self._now(), result))
+                await effect(connection)
+            await connection.run(_Q["step_insert"], (job.id, name, self._now(), result))
             return result
 
-        return await asyncio.shield(self._writer.submit_bulk(write, bytes=len(result)))
+        return await asyncio.shield(self._database.bulk(write, bytes=len(result)))
 
     async def commit(self, job: Job, effect: Effect) -> None:
         """An effect without a step: if the job is killed later it comes again. Raises: Stale; what it raises."""
 
-        def write(connection: sqlite3.Connection) -> None:
-            self._check(connection, job)
-            effect(connection)
+        async def write(connection: Connection) -> None:
+            await self._check(connection, job)
+            await effect(connection)
 
-        await asyncio.shield(self._writer.submit_bulk(write))
+        await asyncio.shield(self._database.bulk(write))
 
     async def finish(self, job: Job, effect: Effect | None = None) -> None:
         """The last effect and the job's end in one transaction. Raises: Stale; what the effect raises."""
 
-        def write(connection: sqlite3.Connection) -> None:
-            self._check(connection, job)
+        async def write(connection: Connection) -> None:
+            await self._check(connection, job)
             if effect is not None:
-                effect(connection)
-            _delete(connection, job.id)
+                await effect(connection)
+            await _delete(connection, job.id)
 
         await self._write(write)
         self._leases.drop(job.id, job.attempt)
@@ -280,23 +275,24 @@ class Jobs:
 
     # -- operators and forgetting -------------------------------------------------------------------------------------
 
-    def list(self, state: JobState | None = None, limit: int = 100) -> tuple[Job, ...]:
+    async def list(self, state: JobState | None = None, limit: int = 100) -> tuple[Job, ...]:
         """Newest first."""
         values = ("" if state is None else state, limit)
-        return tuple(map(_job, self._reader.run(lambda c: c.execute(_Q["list"], values).fetchall())))
+        return tuple(map(_job, await self._database.read(lambda c: c.rows(_Q["list"], values))))
 
-    def get(self, id: int) -> Job | None:
-        row = self._reader.run(lambda c: c.execute(_Q["get"], (id,)).fetchone())
+    async def get(self, id: int) -> Job | None:
+        row = await self._database.read(lambda c: c.row(_Q["get"], (id,)))
         return None if row is None else _job(row)
 
-    def steps(self, id: int) -> tuple[Step, ...]:
+    async def steps(self, id: int) -> tuple[Step, ...]:
         """What a job has done so far."""
-        rows = self._reader.run(lambda c: c.execute(_Q["step_list"], (id,)).fetchall())
+        rows = await self._database.read(lambda c: c.rows(_Q["step_list"], (id,)))
         return tuple(Step(*row) for row in rows)
 
-    def counts(self) -> dict[JobState, int]:
-        rows = dict(self._reader.run(lambda c: c.execute(_Q["counts"]).fetchall()))
-        return {state: rows.get(state, 0) for state in JobState}
+    async def counts(self) -> dict[JobState, int]:
+        rows = await self._database.read(lambda c: c.rows(_Q["counts"]))
+        found = {row[0]: row[1] for row in rows}
+        return {state: found.get(state, 0) for state in JobState}
 
     async def retry(self, id: int) -> Job:
         """Now: a dead letter from its first attempt (a newer job of its key takes its place), one that waits at once.
@@ -304,29 +300,29 @@ class Jobs:
         Raises: NotFound; Stale when it belongs to what was forgotten since.
         """
 
-        def write(connection: sqlite3.Connection) -> Job:
-            job, now = _get(connection, id), self._now()
-            if not _is_current(connection, id):
+        async def write(connection: Connection) -> Job:
+            job, now = await _get(connection, id), self._now()
+            if not await _is_current(connection, id):
                 raise Stale(f"job {id} was made before something was forgotten: it cannot be tried again")
             if job.state is JobState.DEAD:
-                newer = connection.execute(_Q["pending"], (job.agent, job.kind, job.key)).fetchone()
+                newer = await connection.row(_Q["pending"], (job.agent, job.kind, job.key))
                 if newer is None:
-                    connection.execute(_Q["revive"], (now, now, id))
-                    return _get(connection, id)
-                _delete(connection, id)
-                job = _get(connection, newer[0])
+                    await connection.run(_Q["revive"], (now, now, id))
+                    return await _get(connection, id)
+                await _delete(connection, id)
+                job = await _get(connection, newer[0])
             if job.state is not JobState.RUNNING:
-                connection.execute(_Q["hasten"], (now, now, job.id))
-            return _get(connection, job.id)
+                await connection.run(_Q["hasten"], (now, now, job.id))
+            return await _get(connection, job.id)
 
         return await self._write(write)
 
     async def cancel(self, id: int) -> Job:
         """Gone, with its steps; one that runs commits nothing more. Raises: NotFound."""
 
-        def write(connection: sqlite3.Connection) -> Job:
-            job = _get(connection, id)
-            _delete(connection, id)
+        async def write(connection: Connection) -> Job:
+            job = await _get(connection, id)
+            await _delete(connection, id)
             return job
 
         return await self._write(write)
@@ -337,46 +333,48 @@ class Jobs:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    async def _write(self, function: Callable[[sqlite3.Connection], T], bytes: int = 0) -> T:
+    async def _write(self, operation: Operation[T], bytes: int = 0) -> T:
         """Shielded: a caller that goes away must not hide from the workers what is written all the same."""
-        future = self._writer.submit_bulk(function, bytes=bytes)
+        future = self._database.bulk(operation, bytes=bytes)
         future.add_done_callback(lambda _: self.wake())
         return await asyncio.shield(future)
 
-    def _left(self, row: tuple[int, int, str, str, int]) -> float:
+    def _left(self, row: Row) -> float:
         id, attempt, holder = row[:3]
         return self._leases.left(id, attempt) if holder == self._holder else 0.0
 
-    def _take(self, connection: sqlite3.Connection, id: int, lease_s: float) -> Job | None:
-        if not _is_current(connection, id):
-            _delete(connection, id)
+    async def _take(self, connection: Connection, id: int, lease_s: float) -> Job | None:
+        if not await _is_current(connection, id):
+            await _delete(connection, id)
             return None
-        job = _job(connection.execute(_Q["claim"], (self._holder, id)).fetchone())
+        row = await connection.row(_Q["claim"], (self._holder, id))
+        assert row is not None  # `_is_current` has just seen it
+        job = _job(row)
         # Here, not when the answer arrives: the next claim may be in the same batch. If this one is undone after all,
         # so is its attempt, and the next to get that number writes over the lease.
         self._leases.hold(job.id, job.attempt, lease_s)
         return job
 
-    def _check(self, connection: sqlite3.Connection, job: Job) -> None:
-        row = connection.execute(_Q["fence"], (job.id, job.attempt)).fetchone()
+    async def _check(self, connection: Connection, job: Job) -> None:
+        row = await connection.row(_Q["fence"], (job.id, job.attempt))
         if row is None:
             raise Stale(f"job {job.id} is not attempt {job.attempt}'s any more")
         if not row[0]:
             raise Stale(f"something was forgotten while job {job.id} was under way")
 
     async def _end(self, job: Job, error: str | None, delay_s: float | None, tries: int) -> str:
-        def write(connection: sqlite3.Connection) -> str:
-            row = connection.execute(_Q["fence"], (job.id, job.attempt)).fetchone()
+        async def write(connection: Connection) -> str:
+            row = await connection.row(_Q["fence"], (job.id, job.attempt))
             if row is None:
                 return "lost"
             if not row[0]:
-                _delete(connection, job.id)
+                await _delete(connection, job.id)
                 return "dropped"
             if delay_s is None:
-                _bury(connection, job.id, error or "")
+                await _bury(connection, job.id, error or "")
                 return "dead"
             now = self._now()
-            connection.execute(_Q["retrying"], (now + delay_s, now, tries, error, job.id))
+            await connection.run(_Q["retrying"], (now + delay_s, now, tries, error, job.id))
             return "retrying"
 
         outcome = await self._write(write)
@@ -384,47 +382,50 @@ class Jobs:
         return outcome
 
 
-def _epoch(connection: sqlite3.Connection, agent: int) -> int | None:
+async def _epoch(connection: Connection, agent: int) -> int | None:
     if agent == NO_AGENT:
         return 0
-    row = connection.execute(_Q["epoch"], (agent,)).fetchone()
+    row = await connection.row(_Q["epoch"], (agent,))
     return None if row is None else int(row[0])
 
 
-def _first(connection: sqlite3.Connection, kinds: Sequence[str], now: float) -> tuple[int, float] | None:
-    """The job whose turn is next, and when. Walks indices in order: thousands may wait, and the loop's thread asks."""
+async def _first(connection: Connection, kinds: Sequence[str], now: float) -> Row | None:
+    """(id, due) of the job whose turn is next.
+
+    Walks indices in order: thousands may wait, and the loop's thread asks.
+    """
     names = orjson.dumps(list(kinds)).decode()
-    row: tuple[int, float] | None = connection.execute(_Q["put_back"], (now, names)).fetchone()
+    row = await connection.row(_Q["put_back"], (now, names))
     if row is not None:
         return row
     states = (JobState.RETRYING, JobState.PENDING)
-    rows = [connection.execute(_Q["first"], (state, names)).fetchone() for state in states]
+    rows = [await connection.row(_Q["first"], (state, names)) for state in states]
     return min((row for row in rows if row is not None), key=lambda row: row[1], default=None)
 
 
-def _is_current(connection: sqlite3.Connection, id: int) -> bool:
-    row = connection.execute(_Q["is_current"], (id,)).fetchone()
+async def _is_current(connection: Connection, id: int) -> bool:
+    row = await connection.row(_Q["is_current"], (id,))
     return row is not None and bool(row[0])
 
 
-def _get(connection: sqlite3.Connection, id: int) -> Job:
-    row = connection.execute(_Q["get"], (id,)).fetchone()
+async def _get(connection: Connection, id: int) -> Job:
+    row = await connection.row(_Q["get"], (id,))
     if row is None:
         raise NotFound(f"there is no job {id}")
     return _job(row)
 
 
-def _bury(connection: sqlite3.Connection, id: int, error: str) -> None:
-    for (older,) in connection.execute(_Q["older_dead"], (id,)).fetchall():
-        _delete(connection, older)
-    connection.execute(_Q["dead"], (error, id))
+async def _bury(connection: Connection, id: int, error: str) -> None:
+    for (older,) in await connection.rows(_Q["older_dead"], (id,)):
+        await _delete(connection, older)
+    await connection.run(_Q["dead"], (error, id))
 
 
-def _delete(connection: sqlite3.Connection, id: int) -> None:
-    connection.execute(_Q["steps_delete"], (id,))
-    connection.execute(_Q["delete"], (id,))
+async def _delete(connection: Connection, id: int) -> None:
+    await connection.run(_Q["steps_delete"], (id,))
+    await connection.run(_Q["delete"], (id,))
 
 
-def _job(row: tuple[Any, ...]) -> Job:
+def _job(row: Row) -> Job:
     id, kind, agent, key, payload, epoch, state, *rest = row
     return Job(id, kind, agent, key, payload, epoch, JobState(state), *rest)

@@ -11,16 +11,14 @@ import hashlib
 import hmac
 import os
 import secrets
-import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+from storage.base import Connection, Database
 from storage.errors import NotFound, WriteConflict
 from storage.records import Key
 from storage.sql.statements import load_queries
-from storage.sqlite.reader import Reader
-from storage.sqlite.writer import Writer
 
 __all__ = ["Keys", "create_key", "digest_of", "find_key", "revoke_key", "was_keyed"]
 
@@ -45,42 +43,41 @@ def digest_of(presented: str) -> bytes:
     return hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
 
 
-def create_key(connection: sqlite3.Connection, project: str, name: str, plain: str, now: float) -> Key:
+async def create_key(connection: Connection, project: str, name: str, plain: str, now: float) -> Key:
     shown = plain[:SHOWN]
-    row = connection.execute(_Q["key_insert"], (project, name, digest_of(plain), shown, now)).fetchone()
-    return Key(row[0], project, name, shown, now)
+    id = await connection.value(_Q["key_insert"], (project, name, digest_of(plain), shown, now))
+    return Key(id, project, name, shown, now)
 
 
-def find_key(connection: sqlite3.Connection, digest: bytes) -> Key | None:
-    row = connection.execute(_Q["key_find"], (digest,)).fetchone()
+async def find_key(connection: Connection, digest: bytes) -> Key | None:
+    row = await connection.row(_Q["key_find"], (digest,))
     if row is None or not hmac.compare_digest(row[6], digest):
         return None
     return Key(*row[:6])
 
 
-def revoke_key(connection: sqlite3.Connection, name_or_id: str, now: float) -> Key:
+async def revoke_key(connection: Connection, name_or_id: str, now: float) -> Key:
     """A number counts before a name. Raises: NotFound; WriteConflict: several keys have that name."""
     number = int(name_or_id) if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19 else -1
-    found = [row[0] for row in connection.execute(_Q["key_named"], (number, name_or_id)).fetchall()]
+    found = [row[0] for row in await connection.rows(_Q["key_named"], (number, name_or_id))]
     if not found:
         raise NotFound(f"there is no key in use with the name or number {name_or_id!r}")
     if len(found) > 1 and found[0] != number:
         raise WriteConflict(
             f"the keys {', '.join(map(str, found))} are all named {name_or_id!r}; give a number"
         )
-    return Key(*connection.execute(_Q["key_revoke"], (now, found[0])).fetchone())
+    row = await connection.row(_Q["key_revoke"], (now, found[0]))
+    assert row is not None  # it was found in this transaction
+    return Key(*row)
 
 
 class Keys:
     """Those presented lately are kept in memory: the common request costs no statement, and known callers stay known
     while the store is down. Only this process writes the file, so nothing else can change them."""
 
-    def __init__(
-        self, reader: Reader, writer: Writer, now: Callable[[], float], database: str | Path
-    ) -> None:
+    def __init__(self, database: Database, now: Callable[[], float], path: str | Path) -> None:
         self._database = database
-        self._reader = reader
-        self._writer = writer
+        self._path = path
         self._now = now
         self._known: OrderedDict[bytes, Key] = OrderedDict()
         self._any: bool | None = None
@@ -89,7 +86,7 @@ class Keys:
         """A new key and its plain text, which is never to be had again."""
         plain = PREFIX + secrets.token_urlsafe(32)
         now = self._now()
-        key = await self._writer.submit(lambda connection: create_key(connection, project, name, plain, now))
+        key = await self._database.write(lambda connection: create_key(connection, project, name, plain, now))
         self._any = True
         self._leave_sign(True)
         return key, plain
@@ -98,30 +95,30 @@ class Keys:
         """By number or name. Raises: NotFound; WriteConflict: several keys have that name."""
         now = self._now()
         try:
-            return await self._writer.submit(lambda connection: revoke_key(connection, name_or_id, now))
+            return await self._database.write(lambda connection: revoke_key(connection, name_or_id, now))
         finally:
             self._known.clear()
 
-    def list(self) -> tuple[Key, ...]:
-        rows = self._reader.run(lambda connection: connection.execute(_Q["key_list"]).fetchall())
+    async def list(self) -> tuple[Key, ...]:
+        rows = await self._database.read(lambda connection: connection.rows(_Q["key_list"]))
         return tuple(Key(*row) for row in rows)
 
-    def find(self, presented: str) -> Key | None:
+    async def find(self, presented: str) -> Key | None:
         """The key that was presented, unless it is revoked or was never ours. Raises: Unavailable."""
         digest = digest_of(presented)
         key = self._known.get(digest)
         if key is None:
-            key = self._reader.run(lambda connection: find_key(connection, digest))
+            key = await self._database.read(lambda connection: find_key(connection, digest))
             if key is not None:
                 self._known[digest] = key
                 if len(self._known) > CACHED_KEYS:
                     self._known.popitem(last=False)
         return key
 
-    def has_any(self) -> bool:
+    async def has_any(self) -> bool:
         """Whether a key was ever created. Revoked ones count: taking back the last key must not open the server."""
         if self._any is None:
-            (found,) = self._reader.run(lambda connection: connection.execute(_Q["key_any"]).fetchone())
+            found = await self._database.read(lambda connection: connection.value(_Q["key_any"]))
             self._any = bool(found)
             self._leave_sign(self._any)
         return self._any
@@ -129,6 +126,6 @@ class Keys:
     def _leave_sign(self, keyed: bool) -> None:
         with contextlib.suppress(OSError):  # where nothing can be written the database alone has to say it
             if keyed:
-                os.close(os.open(_sign(self._database), os.O_CREAT | os.O_CLOEXEC, 0o600))
+                os.close(os.open(_sign(self._path), os.O_CREAT | os.O_CLOEXEC, 0o600))
             else:
-                os.unlink(_sign(self._database))
+                os.unlink(_sign(self._path))

@@ -7,11 +7,10 @@ the caller (`messages_of`); superseded and forgotten turns are left out here, by
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from asyncio import Future
 from collections.abc import Sequence
 
-from storage.base import MessagesOf
+from storage.base import Connection, Database, MessagesOf
 from storage.errors import TooSlow
 from storage.records import Agent, Exchange, Message, Vector
 from storage.search import blob, rank
@@ -20,8 +19,6 @@ from storage.sql.agents import set_indexed
 from storage.sql.passages import load_kept
 from storage.sql.terms import get_terms, load_terms, replace_terms
 from storage.sql.vectors import VECTORS, VectorCache, find_near, forget_indexed
-from storage.sqlite.reader import Reader, ThreadReader
-from storage.sqlite.writer import Writer
 
 __all__ = ["Recall", "is_shared"]
 
@@ -36,11 +33,9 @@ _KEPT_BATCH = 1000  # passages and facts that one step indexes
 
 
 class Recall:
-    def __init__(self, reader: Reader, long_reader: ThreadReader, writer: Writer, cache: VectorCache) -> None:
+    def __init__(self, database: Database, cache: VectorCache) -> None:
         self._cache = cache
-        self._reader = reader
-        self._long_reader = long_reader
-        self._writer = writer
+        self._database = database
 
     async def search(
         self,
@@ -65,9 +60,9 @@ class Recall:
         Raises: TooSlow, Unavailable.
         """
 
-        def read(connection: sqlite3.Connection) -> list[Message]:
-            near = None if vector is None else find_near(connection, self._cache, agent.id, vector)
-            return _search(
+        async def read(connection: Connection) -> list[Message]:
+            near = None if vector is None else await find_near(connection, self._cache, agent.id, vector)
+            return await _search(
                 connection, agent, query, messages_of, indexed, skip, min(limit, _ROWS), only_strong, near
             )
 
@@ -75,38 +70,37 @@ class Recall:
         if size > (_LONG_UNREAD if is_unread else _LONG):
             try:
                 async with asyncio.timeout(deadline_ms / 1000):  # the thread may be busy with something long
-                    return await self._long_reader.run(read, deadline_ms=deadline_ms)
+                    return await self._database.long_read(read, deadline_ms=deadline_ms)
             except TimeoutError:
                 raise TooSlow(f"the search did not end within {deadline_ms:.0f} ms") from None
-        with self._reader.deadline(deadline_ms):
-            return self._reader.run(read)
+        return await self._database.read(read, deadline_ms=deadline_ms)
 
-    def recent(self, agent: Agent, limit: int, messages_of: MessagesOf) -> list[Message]:
+    async def recent(self, agent: Agent, limit: int, messages_of: MessagesOf) -> list[Message]:
         """What stands, oldest first."""
 
-        def read(connection: sqlite3.Connection) -> list[Message]:
-            rows = connection.execute(exchanges.SQL["recent"], (agent.id, limit)).fetchall()
+        async def read(connection: Connection) -> list[Message]:
+            rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
             found = exchanges.with_content(reversed(rows))
-            return [m for e in found for m in messages_of(e, is_shared(connection, agent.id, e), None, None)]
+            return [
+                m for e in found for m in messages_of(e, await is_shared(connection, agent.id, e), None, None)
+            ]
 
-        return self._reader.run(read)
+        return await self._database.read(read)
 
     def index(self, agent: int, messages_of: MessagesOf) -> Future[bool]:
         """Brings the index a step further, in the lane of bulk work; True while there is more."""
-        return self._writer.submit_bulk(lambda connection: _index(connection, agent, messages_of))
+        return self._database.bulk(lambda connection: _index(connection, agent, messages_of))
 
-    def behind(self, at_least: int, limit: int) -> list[int]:
+    async def behind(self, at_least: int, limit: int) -> list[int]:
         """Agents whose index lacks that many messages."""
         return [
             row[0]
-            for row in self._reader.run(
-                lambda c: c.execute(exchanges.SQL["behind"], (at_least, limit)).fetchall()
-            )
+            for row in await self._database.read(lambda c: c.rows(exchanges.SQL["behind"], (at_least, limit)))
         ]
 
 
-def _search(
-    connection: sqlite3.Connection,
+async def _search(
+    connection: Connection,
     agent: Agent,
     query: str,
     messages_of: MessagesOf,
@@ -116,44 +110,44 @@ def _search(
     only_strong: bool,
     near: rank.Near | None,
 ) -> list[Message]:
-    blobs = [data for _, data in load_terms(connection, agent.id)]
+    blobs = [data for _, data in await load_terms(connection, agent.id)]
     known: dict[int, Message] = {}
-    rows = connection.execute(
+    rows = await connection.rows(
         exchanges.SQL["told_unread"], (agent.id, indexed + 1, skip.start, skip.stop - 1, _TAIL)
-    ).fetchall()
+    )
     ends: dict[int | None, int] = {}
     for e in exchanges.with_content(rows):
         ends[e.id] = e.seq + len(e.inputs)
         if e.standing:
-            previous = ends.get(e.parent) or _previous(connection, e)
-            for m in messages_of(e, is_shared(connection, agent.id, e), previous, None):
+            previous = ends.get(e.parent) or await _previous(connection, e)
+            for m in messages_of(e, await is_shared(connection, agent.id, e), previous, None):
                 known[m.seq] = m
-    for m in load_kept(connection, exchanges.SQL["kept_since"], (agent.id, indexed + 1, _TAIL)):
+    for m in await load_kept(connection, exchanges.SQL["kept_since"], (agent.id, indexed + 1, _TAIL)):
         known[m.seq] = m
     tail = [_document(m) for m in known.values()]
     hits = rank.rank(
         blobs, query, agent.secret, tail=tail, skip=skip, limit=limit, only_strong=only_strong, near=near
     )
     wanted = [seq for seq in hits if seq not in known]
-    known.update(_fetch(connection, agent.id, wanted, messages_of))
+    known.update(await _fetch(connection, agent.id, wanted, messages_of))
     return [known[seq] for seq in hits if seq in known]
 
 
-def _fetch(
-    connection: sqlite3.Connection, agent: int, seqs: Sequence[int], messages_of: MessagesOf
+async def _fetch(
+    connection: Connection, agent: int, seqs: Sequence[int], messages_of: MessagesOf
 ) -> dict[int, Message]:
     if not seqs:
         return {}
     padded = [*seqs, *([None] * (_ROWS - len(seqs)))]
     wanted = frozenset(seqs)
-    rows = connection.execute(_TOLD_AT, [agent, *padded]).fetchall()
+    rows = await connection.rows(_TOLD_AT, [agent, *padded])
     found = {
         m.seq: m
         for e in exchanges.with_content(rows)
-        for m in messages_of(e, is_shared(connection, agent, e), None, wanted)
+        for m in messages_of(e, await is_shared(connection, agent, e), None, wanted)
     }
     if any(seq not in found for seq in seqs):
-        found.update({m.seq: m for m in load_kept(connection, _KEPT_AT, (agent, *padded))})
+        found.update({m.seq: m for m in await load_kept(connection, _KEPT_AT, (agent, *padded))})
     return found
 
 
@@ -161,21 +155,20 @@ _TOLD_AT = exchanges.SQL["told_at"].replace("{n}", ", ".join(f"(?{i + 2})" for i
 _KEPT_AT = exchanges.SQL["kept_at"].replace("{n}", ", ".join(f"(?{i + 2})" for i in range(_ROWS)))
 
 
-def is_shared(connection: sqlite3.Connection, agent: int, e: Exchange) -> bool:
+async def is_shared(connection: Connection, agent: int, e: Exchange) -> bool:
     """Whether another conversation opened with the same head, made elsewhere."""
     if not e.head or not e.carried:
         return False
-    row = connection.execute(exchanges.SQL["head_marks"], (agent, e.id)).fetchall()
-    return any(
-        connection.execute(exchanges.SQL["head_openings"], (agent, hash_)).fetchone()[0] > 1
-        for (hash_,) in row
-    )
+    for (hash_,) in await connection.rows(exchanges.SQL["head_marks"], (agent, e.id)):
+        if await connection.value(exchanges.SQL["head_openings"], (agent, hash_)) > 1:
+            return True
+    return False
 
 
-def _previous(connection: sqlite3.Connection, e: Exchange) -> int | None:
+async def _previous(connection: Connection, e: Exchange) -> int | None:
     if e.parent is None:
         return None
-    row = connection.execute(exchanges.SQL["previous"], (e.parent,)).fetchone()
+    row = await connection.row(exchanges.SQL["previous"], (e.parent,))
     return None if row is None else int(row[0])
 
 
@@ -186,37 +179,39 @@ def _document(m: Message) -> blob.Document:
 # -- keeping it up
 
 
-def _index(connection: sqlite3.Connection, agent: int, messages_of: MessagesOf) -> bool:
-    row = connection.execute(exchanges.SQL["agent_by_id"], (agent,)).fetchone()
+async def _index(connection: Connection, agent: int, messages_of: MessagesOf) -> bool:
+    row = await connection.row(exchanges.SQL["agent_by_id"], (agent,))
     if row is None:
         return False
     secret, indexed, next_seq = row[4], row[6], row[7]
-    stale = [e for (e,) in connection.execute(exchanges.SQL["stale"], (agent, _BATCH)).fetchall()]
-    rows = connection.execute(exchanges.SQL["told_since"], (agent, indexed + 1, 0, -1, _BATCH)).fetchall()
+    stale = [e for (e,) in await connection.rows(exchanges.SQL["stale"], (agent, _BATCH))]
+    rows = await connection.rows(exchanges.SQL["told_since"], (agent, indexed + 1, 0, -1, _BATCH))
     fresh = exchanges.with_content(rows)
     is_all = len(rows) < _BATCH
     end = next_seq - 1 if is_all else max(e.seq + len(e.inputs) for e in fresh)
     again = exchanges.with_content(
-        r for e in stale for r in connection.execute(exchanges.SQL["exchange_get"], (e, agent)).fetchall()
+        [r for e in stale for r in await connection.rows(exchanges.SQL["exchange_get"], (e, agent))]
     )
     again = [e for e in again if e.seq <= indexed]
     for e in again:
-        forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
-        connection.execute(VECTORS["look_again"], (e.seq - 1, agent))
-    kept = load_kept(connection, exchanges.SQL["kept_since"], (agent, indexed + 1, _KEPT_BATCH))
+        await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
+        await connection.run(VECTORS["look_again"], (e.seq - 1, agent))
+    kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, indexed + 1, _KEPT_BATCH))
     if len(kept) == _KEPT_BATCH and kept[-1].seq < end:
         end, is_all = kept[-1].seq, False  # the rest comes with the next step
     documents = [
         _document(m)
         for e in (*again, *fresh)
         if e.standing and e.state == "finished" and e.seq <= end
-        for m in messages_of(e, False, _previous(connection, e), None)
+        for m in messages_of(e, False, await _previous(connection, e), None)
     ]
     documents += [_document(m) for m in kept if m.seq <= end]
     for chunk, data in blob.encode(documents, secret).items():
-        replace_terms(connection, agent, chunk, blob.merge(get_terms(connection, agent, chunk), data))
+        await replace_terms(
+            connection, agent, chunk, blob.merge(await get_terms(connection, agent, chunk), data)
+        )
     for exchange in stale:
-        connection.execute(exchanges.SQL["stale_done"], (agent, exchange))
+        await connection.run(exchanges.SQL["stale_done"], (agent, exchange))
     if end > indexed:
-        set_indexed(connection, agent, end)
+        await set_indexed(connection, agent, end)
     return not is_all or len(stale) == _BATCH

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from storage.base import Effect
+from storage.base import Connection, Database, Effect, Row
 from storage.records import Exchange, Summary
 from storage.sql import exchanges
 from storage.sql.statements import load_queries
-from storage.sqlite.reader import Reader, ThreadReader
 
 __all__ = ["Summaries"]
 
@@ -18,25 +16,27 @@ _Q = {name: exchanges.prepare(sql) for name, sql in load_queries("summaries.sql"
 
 
 class Summaries:
-    def __init__(self, reader: Reader, long_reader: ThreadReader) -> None:
-        self._reader = reader
-        self._long_reader = long_reader
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    def of(self, agent: int, conversation: int, limit: int = 16) -> list[Summary]:
-        return [_summary(row) for row in self._read("of", (agent, conversation, limit))]
+    async def of(self, agent: int, conversation: int, limit: int = 16) -> list[Summary]:
+        return [_summary(row) for row in await self._read("of", (agent, conversation, limit))]
 
-    def at(self, agent: int, exchange: int) -> Summary | None:
-        return next((_summary(row) for row in self._read("at", (agent, exchange))), None)
+    async def at(self, agent: int, exchange: int) -> Summary | None:
+        rows = await self._read("at", (agent, exchange))
+        return _summary(rows[0]) if rows else None
 
-    def tip(self, agent: int, name: str | None) -> tuple[int, int] | None:
-        return next(((row[0], row[1]) for row in self._read("tip", (agent, name))), None)
+    async def tip(self, agent: int, name: str | None) -> tuple[int, int] | None:
+        rows = await self._read("tip", (agent, name))
+        return (rows[0][0], rows[0][1]) if rows else None
 
-    def project(self, agent: int) -> str | None:
-        return next((str(row[0]) for row in self._read("project", (agent,))), None)
+    async def project(self, agent: int) -> str | None:
+        rows = await self._read("project", (agent,))
+        return str(rows[0][0]) if rows else None
 
     async def path(self, agent: int, exchange: int, limit: int = 2000) -> list[Exchange]:
-        rows = await self._long_reader.run(
-            lambda connection: connection.execute(_Q["path"], (agent, exchange, limit)).fetchall()
+        rows = await self._database.long_read(
+            lambda connection: connection.rows(_Q["path"], (agent, exchange, limit))
         )
         return exchanges.with_content(reversed(rows))
 
@@ -45,15 +45,15 @@ class Summaries:
     ) -> Effect:
         values = (agent, exchange.id, at, tokens, model, text)
 
-        def add(connection: sqlite3.Connection) -> None:
-            connection.execute(_Q["insert"], values)
+        async def add(connection: Connection) -> None:
+            await connection.run(_Q["insert"], values)
 
         return add
 
-    def _read(self, name: str, values: Sequence[object]) -> list[Any]:
-        return self._reader.run(lambda connection: connection.execute(_Q[name], values).fetchall())
+    async def _read(self, name: str, values: Sequence[object]) -> list[Any]:
+        return await self._database.read(lambda connection: connection.rows(_Q[name], values))
 
 
-def _summary(row: Sequence[Any]) -> Summary:
+def _summary(row: Row) -> Summary:
     (exchange,) = exchanges.exchanges([row[5:]])
     return Summary(row[0], exchange, row[1], row[2], row[3], row[4])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import orjson
 
+from storage.base import Connection, Database
 from storage.commands import (
     MAX_RULE_CALLS,
     BlockMerge,
@@ -35,8 +35,6 @@ from storage.sql.blocks import (
     write_block,
 )
 from storage.sql.passages import insert_passage
-from storage.sqlite.reader import Reader
-from storage.sqlite.writer import Writer
 
 __all__ = ["Turns"]
 
@@ -44,69 +42,68 @@ MergeOps = Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
 
 
 class Turns:
-    def __init__(self, reader: Reader, writer: Writer, agents: Agents) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, database: Database, agents: Agents) -> None:
+        self._database = database
         self._agents = agents
 
-    def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
+    async def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
         """None where the agent is not stored any more."""
-        return self._reader.run(lambda connection: history.look(connection, agent, key, path))
+        return await self._database.read(lambda connection: history.look(connection, agent, key, path))
 
-    def pool(self, agent: Agent, probes: Probes) -> Pool:
-        return self._reader.run(lambda connection: _pool(connection, agent, probes))
+    async def pool(self, agent: Agent, probes: Probes) -> Pool:
+        return await self._database.read(lambda connection: _pool(connection, agent, probes))
 
-    def contents(self, agent: Agent, exchanges: Sequence[int]) -> Mapping[int, StoredContent]:
-        return self._reader.run(lambda connection: history.contents(connection, agent.id, exchanges))
+    async def contents(self, agent: Agent, exchanges: Sequence[int]) -> Mapping[int, StoredContent]:
+        return await self._database.read(lambda connection: history.contents(connection, agent.id, exchanges))
 
-    def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
+    async def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
         """With its content."""
 
-        def read(connection: sqlite3.Connection) -> Exchange | None:
-            rows = connection.execute(history.SQL["exchange_get"], (exchange, agent.id)).fetchall()
+        async def read(connection: Connection) -> Exchange | None:
+            rows = await connection.rows(history.SQL["exchange_get"], (exchange, agent.id))
             return next(iter(history.with_content(rows)), None)
 
-        return self._reader.run(read)
+        return await self._database.read(read)
 
-    def snapshot(self, agent: Agent, snapshot: int) -> Snapshot | None:
-        def read(connection: sqlite3.Connection) -> Snapshot | None:
-            row = connection.execute(history.SQL["snapshot"], (snapshot, agent.id)).fetchone()
+    async def snapshot(self, agent: Agent, snapshot: int) -> Snapshot | None:
+        async def read(connection: Connection) -> Snapshot | None:
+            row = await connection.row(history.SQL["snapshot"], (snapshot, agent.id))
             return None if row is None else Snapshot(row[0], row[1], orjson.loads(row[2]))
 
-        return self._reader.run(read)
+        return await self._database.read(read)
 
-    def conversation_uid(self, agent: Agent, conversation: int) -> str | None:
-        def read(connection: sqlite3.Connection) -> str | None:
-            row = connection.execute(history.SQL["conversation_uid"], (conversation, agent.id)).fetchone()
+    async def conversation_uid(self, agent: Agent, conversation: int) -> str | None:
+        async def read(connection: Connection) -> str | None:
+            row = await connection.row(history.SQL["conversation_uid"], (conversation, agent.id))
             return None if row is None else str(row[0])
 
-        return self._reader.run(read)
+        return await self._database.read(read)
 
-    def shared_blocks(self, agent: Agent) -> list[Block]:
+    async def shared_blocks(self, agent: Agent) -> list[Block]:
         """What a new user of the profile will see of its shared blocks."""
 
-        def read(connection: sqlite3.Connection) -> list[Block]:
+        async def read(connection: Connection) -> list[Block]:
             values = (agent.scope.project, agent.scope.profile)
-            rows = connection.execute(history.SQL["shared_blocks"], values).fetchall()
+            rows = await connection.rows(history.SQL["shared_blocks"], values)
             return [Block(r[0], r[1], r[2], r[3], r[4], bool(r[5]), r[6]) for r in rows]
 
-        return self._reader.run(read)
+        return await self._database.read(read)
 
     def commit(self, write: TurnWrite) -> Future[Committed]:
         """Done when it is on disk. Raises: Stale when something was forgotten meanwhile, Unavailable."""
-        return self._writer.submit(lambda connection: _commit(connection, write), bytes=_size(write))
+        return self._database.write(lambda connection: _commit(connection, write), bytes=_size(write))
 
     def remember(self, committed: Committed) -> None:
         """After a first turn: its agent is a stored one now."""
         self._agents.remember(committed.agent)
 
-    def due(self, before: float, after: float, limit: int) -> list[tuple[int, int, bool, float]]:
+    async def due(self, before: float, after: float, limit: int) -> list[tuple[int, int, bool, float]]:
         """(conversation, agent, is it named, when it last moved) of what moved before the one, or after the other."""
-        rows = self._reader.run(lambda c: c.execute(history.SQL["due"], (before, after, limit)).fetchall())
+        rows = await self._database.read(lambda c: c.rows(history.SQL["due"], (before, after, limit)))
         return [(row[0], row[1], row[2] is not None, row[3]) for row in rows]
 
-    def next_due(self) -> float | None:
-        (at,) = self._reader.run(lambda c: c.execute(history.SQL["next_due"]).fetchone())
+    async def next_due(self) -> float | None:
+        at = await self._database.read(lambda c: c.value(history.SQL["next_due"]))
         return None if at is None else float(at)
 
     def settle(
@@ -119,7 +116,7 @@ class Turns:
         merge: MergeOps,
     ) -> Future[None]:
         """What idle time confirms, for a conversation that did not move since `last_at`."""
-        return self._writer.submit_bulk(
+        return self._database.bulk(
             lambda connection: _settle(connection, conversation, agent, last_at, now, decide, merge)
         )
 
@@ -129,71 +126,75 @@ def _size(write: TurnWrite) -> int:
     return 4096 if e is None else 2 * sum(len(part or b"") for part in (e.input, e.said, e.full))
 
 
-def _pool(connection: sqlite3.Connection, of: Agent, probes: Probes, planned: int | None = None) -> Pool:
+async def _pool(connection: Connection, of: Agent, probes: Probes, planned: int | None = None) -> Pool:
     """planned: a plain turn's conversation."""
     agent, conversation = of.id, None
     if probes.key is not None:
-        conversation = history.conversation_of(connection, agent, probes.key)
-    exchanges = history.load_pool(connection, agent, probes, conversation or planned)
-    tombs = history.find_tombs(connection, agent, probes.told) if of.epoch and probes.told else frozenset()
+        conversation = await history.conversation_of(connection, agent, probes.key)
+    exchanges = await history.load_pool(connection, agent, probes, conversation or planned)
+    tombs = (
+        await history.find_tombs(connection, agent, probes.told) if of.epoch and probes.told else frozenset()
+    )
     return Pool(exchanges, conversation, tombs=tombs)
 
 
-def _decided(
-    connection: sqlite3.Connection, agent: int, pool: Pool, decide: Callable[[Pool], Change]
+async def _decided(
+    connection: Connection, agent: int, pool: Pool, decide: Callable[[Pool], Change]
 ) -> Change:
     """What the rules decide; the contents that they find missing are loaded, and they are called again."""
     for _ in range(MAX_RULE_CALLS):
         try:
             return decide(pool)
         except Missing as missing:
-            found = history.contents(connection, agent, missing.ids)
+            found = await history.contents(connection, agent, missing.ids)
             pool = replace(pool, contents={**pool.contents, **found})
     raise StatementFailed(f"rules called {MAX_RULE_CALLS} times ask for still more contents")
 
 
-def _commit(connection: sqlite3.Connection, write: TurnWrite) -> Committed:
+async def _commit(connection: Connection, write: TurnWrite) -> Committed:
     agent = write.agent
     is_new = agent.id == 0
     if is_new:
-        agent = create_agent(connection, agent)
+        agent = await create_agent(connection, agent)
         if agent.secret != write.agent.secret:
             raise Stale(f"the memory of {agent.scope.subject!r} was made by somebody else meanwhile")
-        ensure_blocks(connection, agent.id, write.defaults, write.now)
-        ensure_shared_blocks(connection, agent.scope.project, agent.scope.profile, write.shared, write.now)
-    snapshot = _store_snapshot(connection, agent.id, write.snapshot)
+        await ensure_blocks(connection, agent.id, write.defaults, write.now)
+        await ensure_shared_blocks(
+            connection, agent.scope.project, agent.scope.profile, write.shared, write.now
+        )
+    snapshot = await _store_snapshot(connection, agent.id, write.snapshot)
     if write.plain is not None and not is_new:
         e, rev = write.plain
         e = replace(e, snapshot=snapshot)
-        added = history.add_exchange(connection, agent.id, agent.epoch, rev, e)
+        added = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
         if added is not None:
             if write.carries and e.parent is not None:
-                history.carry(connection, agent.id, e.parent)
-            _store_ops(connection, agent.id, added[0], write.ops)
+                await history.carry(connection, agent.id, e.parent)
+            await _store_ops(connection, agent.id, added[0], write.ops)
             return Committed(agent, added[0], e.conversation, True)
     indexed = 0
     if not is_new:
-        row = connection.execute(history.SQL["epoch"], (agent.id,)).fetchone()
+        row = await connection.row(history.SQL["epoch"], (agent.id,))
         if row is None or row[0] != agent.epoch:
             raise Stale("something was forgotten while this turn was under way")
         indexed = row[1]
     planned = write.plain[0].conversation if write.plain else None
-    pool = _pool(connection, agent, write.probes, planned=planned)
-    change = _decided(connection, agent.id, pool, write.decide)
-    e = _apply(connection, agent.id, write, change, snapshot, indexed)
-    _merge(connection, agent.id, change.merge, write.merge, write.now)
+    pool = await _pool(connection, agent, write.probes, planned=planned)
+    change = await _decided(connection, agent.id, pool, write.decide)
+    e = await _apply(connection, agent.id, write, change, snapshot, indexed)
+    await _merge(connection, agent.id, change.merge, write.merge, write.now)
     return Committed(agent, e.id, e.conversation, False)
 
 
-def _store_snapshot(connection: sqlite3.Connection, agent: int, snapshot: Snapshot | None) -> int | None:
+async def _store_snapshot(connection: Connection, agent: int, snapshot: Snapshot | None) -> int | None:
     if snapshot is None or snapshot.id:
         return None if snapshot is None else snapshot.id
     values = (agent, snapshot.text, orjson.dumps(snapshot.known))
-    return int(connection.execute(history.SQL["snapshot_insert"], values).fetchone()[0])
+    return int(await connection.value(history.SQL["snapshot_insert"], values))
 
 
-def _apply(
-    connection: sqlite3.Connection,
+async def _apply(
+    connection: Connection,
     agent: int,
     write: TurnWrite,
     change: Change,
@@ -204,59 +205,62 @@ def _apply(
     assert e is not None
     e = replace(e, snapshot=snapshot)
     if e.id > 0:
-        history.update_exchange(connection, e)
-        connection.execute(history.SQL["ops_drop"], (agent, e.id))
+        await history.update_exchange(connection, e)
+        await connection.run(history.SQL["ops_drop"], (agent, e.id))
     else:
         if e.conversation <= 0:
             uid, key = write.uid, write.probes.key
-            e = replace(e, conversation=history.add_conversation(connection, agent, uid, key, write.now))
-        e = replace(e, id=history.insert_exchange(connection, agent, e)[0])
+            e = replace(
+                e, conversation=await history.add_conversation(connection, agent, uid, key, write.now)
+            )
+        id, _ = await history.insert_exchange(connection, agent, e)
+        e = replace(e, id=id)
     for other in change.others:
-        history.update_exchange(connection, other)
-    connection.execute(history.SQL["conversation_moved"], (write.now, e.conversation))
+        await history.update_exchange(connection, other)
+    await connection.run(history.SQL["conversation_moved"], (write.now, e.conversation))
     # Not those of a turn off the record, nor, of one asked again after its edits entered the blocks, these once more.
     if e.edits and (not e.merged or e.id in change.merge):
-        _store_ops(connection, agent, e.id, write.ops)
-    history.mark(connection, agent, "head", change.heads, e.id)
-    history.mark(connection, agent, "tomb", change.tombs, e.id)
+        await _store_ops(connection, agent, e.id, write.ops)
+    await history.mark(connection, agent, "head", change.heads, e.id)
+    await history.mark(connection, agent, "tomb", change.tombs, e.id)
     seqs = {x.id: x.seq for x in (e, *change.others)}
     for exchange in change.stale:
         if seqs[exchange] <= indexed:  # what the index has not come to yet it will find as it is then
-            history.mark(connection, agent, "stale", (b"",), exchange)
+            await history.mark(connection, agent, "stale", (b"",), exchange)
     return e
 
 
-def _store_ops(connection: sqlite3.Connection, agent: int, exchange: int, ops: Sequence[BlockOp]) -> None:
+async def _store_ops(connection: Connection, agent: int, exchange: int, ops: Sequence[BlockOp]) -> None:
     for op in ops:
-        add_op(connection, agent, replace(op, exchange=exchange))
+        await add_op(connection, agent, replace(op, exchange=exchange))
 
 
-def _merge(
-    connection: sqlite3.Connection, agent: int, exchanges: Sequence[int], merge: MergeOps, now: float
+async def _merge(
+    connection: Connection, agent: int, exchanges: Sequence[int], merge: MergeOps, now: float
 ) -> None:
     """Pending operations of confirmed turns enter the blocks, once."""
-    ops = [op for x in exchanges for op in load_ops(connection, agent, x) if op.state == "pending"]
+    ops = [op for x in exchanges for op in await load_ops(connection, agent, x) if op.state == "pending"]
     if not ops:
         return
-    blocks = load_blocks(connection, agent)
+    blocks = await load_blocks(connection, agent)
     versions = {block.id: block.version for block in blocks}
     done = merge(blocks, ops)
     for block, value, op in done.writes:
         origin = f"tool:{op.call_id}"
-        write_block(
+        await write_block(
             connection, block, versions[block], value, at=now, origin=origin, exchange=op.exchange,
             sources=(op.exchange,),
         )  # fmt: skip
         versions[block] += 1
     for text, op in done.passages:
-        insert_passage(connection, agent, text, at=op.at, exchange=op.exchange, sources=(op.exchange,))
+        await insert_passage(connection, agent, text, at=op.at, exchange=op.exchange, sources=(op.exchange,))
     dropped = {op.id for op in done.dropped}
-    settle_ops(connection, [op.id for op in ops if op.id not in dropped], "merged")
-    settle_ops(connection, dropped, "dropped")
+    await settle_ops(connection, [op.id for op in ops if op.id not in dropped], "merged")
+    await settle_ops(connection, dropped, "dropped")
 
 
-def _settle(
-    connection: sqlite3.Connection,
+async def _settle(
+    connection: Connection,
     conversation: int,
     agent: int,
     last_at: float,
@@ -265,14 +269,16 @@ def _settle(
     merge: MergeOps,
 ) -> None:
     at = min(last_at, now)
-    if connection.execute(history.SQL["unmerged"], (conversation,)).fetchone() is not None:
-        rows = connection.execute(
+    if await connection.row(history.SQL["unmerged"], (conversation,)) is not None:
+        rows = await connection.rows(
             history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT, None, None)
-        ).fetchall()
+        )
         owner = Agent(agent, "", Scope("", "", ""), b"", 0)
-        pool = replace(_pool(connection, owner, Probes("")), exchanges=history.exchanges(reversed(rows)))
-        change = _decided(connection, agent, pool, decide)
+        pool = replace(
+            await _pool(connection, owner, Probes("")), exchanges=history.exchanges(reversed(rows))
+        )
+        change = await _decided(connection, agent, pool, decide)
         for other in change.others:
-            history.update_exchange(connection, other)
-        _merge(connection, agent, change.merge, merge, at)
-    connection.execute(history.SQL["settled"], (conversation, at, last_at))
+            await history.update_exchange(connection, other)
+        await _merge(connection, agent, change.merge, merge, at)
+    await connection.run(history.SQL["settled"], (conversation, at, last_at))

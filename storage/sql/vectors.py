@@ -10,13 +10,12 @@ order; where words change, or the embedder, that number goes back, and what has 
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from storage.base import Effect, MessagesOf
+from storage.base import Connection, Database, Effect, MessagesOf
 from storage.commands import Unembedded
 from storage.records import Agent, Scope, Vector
 from storage.search import vectors
@@ -26,7 +25,6 @@ from storage.sql import exchanges
 from storage.sql.passages import load_kept
 from storage.sql.statements import load_queries
 from storage.sql.terms import forget_terms
-from storage.sqlite.reader import Reader, ThreadReader
 
 __all__ = ["VECTORS", "VectorCache", "Vectors", "add_vectors", "find_near", "forget_indexed", "known_seqs"]
 
@@ -88,34 +86,34 @@ class VectorCache:
             self._bytes -= found.all.size
 
 
-def find_near(connection: sqlite3.Connection, cache: VectorCache, agent: int, asked: Vector) -> Near | None:
+async def find_near(connection: Connection, cache: VectorCache, agent: int, asked: Vector) -> Near | None:
     """How far the agent's messages stand out; None where none has a vector of this model."""
-    row = connection.execute(VECTORS["state"], (agent,)).fetchone()
+    row = await connection.row(VECTORS["state"], (agent,))
     if row is None or row[0] != asked.model:
         return None
     _, dimension, _, stamp = row
     kept = cache.get(agent, asked.model)
     if kept is None or kept.stamp != stamp:
-        kept = _load(connection, agent, asked.model, dimension, stamp, kept)
+        kept = await _load(connection, agent, asked.model, dimension, stamp, kept)
         if kept is None:
             return None
         cache.keep(agent, asked.model, kept)
     return vectors.compare(kept.all, asked)
 
 
-def _load(
-    connection: sqlite3.Connection, agent: int, model: str, dimension: int, stamp: int, before: _Kept | None
+async def _load(
+    connection: Connection, agent: int, model: str, dimension: int, stamp: int, before: _Kept | None
 ) -> _Kept | None:
     """All chunks as they are now; those that have not changed are not read again."""
     found: list[vectors.Chunk] = []
     parts: dict[int, tuple[int, int, int]] = {}
     rows = 0
-    for number, since in connection.execute(VECTORS["chunks"], (agent, model)).fetchall():
+    for number, since in await connection.rows(VECTORS["chunks"], (agent, model)):
         known = before.parts.get(number) if before is not None else None
         if before is not None and known is not None and known[0] == since:
             chunk = before.all.part(*known[1:])
         else:
-            read = _read(connection, agent, number, model)
+            read = await _read(connection, agent, number, model)
             if read is None:
                 continue
             chunk = read
@@ -126,29 +124,29 @@ def _load(
     return _Kept(stamp, parts, vectors.join(found)) if found else None
 
 
-def _read(connection: sqlite3.Connection, agent: int, number: int, model: str) -> vectors.Chunk | None:
+async def _read(connection: Connection, agent: int, number: int, model: str) -> vectors.Chunk | None:
     """None: there is none, or it is damaged, which is found out when it is written."""
-    row = connection.execute(VECTORS["get"], (agent, number, model)).fetchone()
+    row = await connection.row(VECTORS["get"], (agent, number, model))
     try:
         return None if row is None else vectors.open_chunk(row[0])
     except CorruptIndex:
         return None
 
 
-def known_seqs(
-    connection: sqlite3.Connection, agent: int, model: str, dimension: int, chunks: Iterable[int]
+async def known_seqs(
+    connection: Connection, agent: int, model: str, dimension: int, chunks: Iterable[int]
 ) -> set[int]:
     """Which messages of these chunks have a vector."""
     found: set[int] = set()
     for number in chunks:
-        chunk = _read(connection, agent, number, model)
+        chunk = await _read(connection, agent, number, model)
         if chunk is not None and chunk.dimension == dimension:
             found.update(chunk.seqs.tolist())
     return found
 
 
-def add_vectors(
-    connection: sqlite3.Connection, agent: int, model: str, stamp: int, added: Mapping[int, bytes]
+async def add_vectors(
+    connection: Connection, agent: int, model: str, stamp: int, added: Mapping[int, bytes]
 ) -> int | None:
     """added: by seq. Returns the first number of a chunk that was damaged and has to be embedded anew."""
     by_chunk: dict[int, dict[int, bytes]] = {}
@@ -156,115 +154,114 @@ def add_vectors(
         by_chunk.setdefault(chunk_of(seq), {})[seq] = data
     damaged: int | None = None
     for number, of_chunk in by_chunk.items():
-        row = connection.execute(VECTORS["any"], (agent, number)).fetchone()
+        row = await connection.row(VECTORS["any"], (agent, number))
         try:
             data = vectors.merge(row[0] if row is not None and row[1] == model else None, of_chunk)
         except CorruptIndex:
             data = vectors.merge(None, of_chunk)
             damaged = min(number * CHUNK, number * CHUNK if damaged is None else damaged)
-        connection.execute(VECTORS["put"], (agent, number, stamp, model, data))
+        await connection.run(VECTORS["put"], (agent, number, stamp, model, data))
     return damaged
 
 
-def forget_indexed(connection: sqlite3.Connection, agent: int, seqs: Collection[int]) -> None:
+async def forget_indexed(connection: Connection, agent: int, seqs: Collection[int]) -> None:
     """These messages leave the search index and have no vectors any more."""
-    forget_terms(connection, agent, seqs)
+    await forget_terms(connection, agent, seqs)
     by_chunk: dict[int, list[int]] = {}
     for seq in seqs:
         by_chunk.setdefault(chunk_of(seq), []).append(seq)
     stamp: int | None = None
     for number, gone in by_chunk.items():
-        row = connection.execute(VECTORS["any"], (agent, number)).fetchone()
+        row = await connection.row(VECTORS["any"], (agent, number))
         if row is None:
             continue
         try:
             left = vectors.forget(row[0], gone)
         except CorruptIndex:  # nobody knows what is in it
             left = b""
-            connection.execute(VECTORS["look_again"], (number * CHUNK - 1, agent))
+            await connection.run(VECTORS["look_again"], (number * CHUNK - 1, agent))
         if stamp is None:
-            changed = connection.execute(VECTORS["changed"], (agent,)).fetchone()
+            changed = await connection.row(VECTORS["changed"], (agent,))
             stamp = 0 if changed is None else changed[0]
         if left:
-            connection.execute(VECTORS["put"], (agent, number, stamp, row[1], left))
+            await connection.run(VECTORS["put"], (agent, number, stamp, row[1], left))
         else:
-            connection.execute(VECTORS["drop"], (agent, number))
+            await connection.run(VECTORS["drop"], (agent, number))
 
 
 class Vectors:
-    def __init__(self, reader: Reader, long_reader: ThreadReader) -> None:
-        self._reader = reader
-        self._long_reader = long_reader
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def unembedded(self, agent: int, model: str, messages_of: MessagesOf) -> Unembedded | None:
         """The next messages without a vector of this model; None where the agent is gone."""
-        return await self._long_reader.run(
+        return await self._database.long_read(
             lambda connection: _unembedded(connection, agent, model, messages_of), deadline_ms=_READ_MS
         )
 
     def beginning(self, agent: int, model: str) -> Effect:
         """From the first message on, with this model."""
-        return lambda connection: connection.execute(VECTORS["begin"], (agent, model, 0))
+        return lambda connection: connection.run(VECTORS["begin"], (agent, model, 0))
 
     def adding(self, found: Unembedded, added: Mapping[int, bytes]) -> Effect:
         """added: float32 of one length, by number. Nothing where something has changed since `found` was read; all
         begins anew where the vectors of this model have another length than before."""
         return lambda connection: _add(connection, found, added)
 
-    def has(self, agent: int, model: str) -> bool:
+    async def has(self, agent: int, model: str) -> bool:
         """Whether anything of it was embedded."""
-        row = self._reader.run(lambda c: c.execute(VECTORS["state"], (agent,)).fetchone())
+        row = await self._database.read(lambda c: c.row(VECTORS["state"], (agent,)))
         return row is not None and row[0] == model and row[1] > 0
 
-    def lacks(self, agent: int, model: str) -> bool:
+    async def lacks(self, agent: int, model: str) -> bool:
         """Whether something that is indexed was not embedded."""
-        row = self._reader.run(lambda c: c.execute(VECTORS["lacks"], (model, agent)).fetchone())
+        row = await self._database.read(lambda c: c.row(VECTORS["lacks"], (model, agent)))
         return row is not None and bool(row[0])
 
-    def behind(self, model: str, limit: int) -> Sequence[int]:
+    async def behind(self, model: str, limit: int) -> Sequence[int]:
         """People's memories of which not all is embedded."""
-        rows = self._reader.run(lambda c: c.execute(VECTORS["behind"], (model, limit)).fetchall())
+        rows = await self._database.read(lambda c: c.rows(VECTORS["behind"], (model, limit)))
         return [row[0] for row in rows]
 
 
-def _unembedded(
-    connection: sqlite3.Connection, agent: int, model: str, messages_of: MessagesOf
+async def _unembedded(
+    connection: Connection, agent: int, model: str, messages_of: MessagesOf
 ) -> Unembedded | None:
-    row = connection.execute(exchanges.SQL["agent_by_id"], (agent,)).fetchone()
+    row = await connection.row(exchanges.SQL["agent_by_id"], (agent,))
     if row is None:
         return None
     uid, project, profile, subject, secret, epoch, indexed, next_seq, created = row
     of = Agent(agent, uid, Scope(project, profile, subject), secret, epoch, indexed, next_seq, created)
-    state = connection.execute(VECTORS["state"], (agent,)).fetchone()
+    state = await connection.row(VECTORS["state"], (agent,))
     if state is None or state[0] != model:
         return Unembedded(of, model, 0, 0, 0, is_new=True)
     _, dimension, cursor, stamp = state
     found = Unembedded(of, model, cursor, max(cursor, indexed), stamp)
-    rows = connection.execute(exchanges.SQL["told_since"], (agent, cursor + 1, 0, -1, _BATCH)).fetchall()
+    rows = await connection.rows(exchanges.SQL["told_since"], (agent, cursor + 1, 0, -1, _BATCH))
     fresh = exchanges.with_content(rows)
     if len(rows) == _BATCH:
         found = replace(found, upto=min(found.upto, fresh[-1].seq + len(fresh[-1].inputs)))
-    kept = load_kept(connection, exchanges.SQL["kept_since"], (agent, cursor + 1, _KEPT))
+    kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, cursor + 1, _KEPT))
     if len(kept) == _KEPT:
         found = replace(found, upto=min(found.upto, kept[-1].seq))
     messages = [m for e in fresh if e.seq <= found.upto for m in messages_of(e, False, None, None)]
     messages += [m for m in kept if m.seq <= found.upto]
     chunks = {chunk_of(m.seq) for m in messages}
-    known = known_seqs(connection, agent, model, dimension, chunks)
+    known = await known_seqs(connection, agent, model, dimension, chunks)
     return replace(found, messages=[m for m in messages if m.seq not in known])
 
 
-def _add(connection: sqlite3.Connection, found: Unembedded, added: Mapping[int, bytes]) -> None:
+async def _add(connection: Connection, found: Unembedded, added: Mapping[int, bytes]) -> None:
     agent, model = found.agent.id, found.model
-    state = connection.execute(VECTORS["state"], (agent,)).fetchone()
+    state = await connection.row(VECTORS["state"], (agent,))
     if state is None or (state[0], state[3]) != (model, found.stamp):
         return
     dimension = len(next(iter(added.values()))) // 4 if added else state[1]
     if state[1] not in (0, dimension) and found.cursor:
-        connection.execute(VECTORS["begin"], (agent, model, dimension))
+        await connection.run(VECTORS["begin"], (agent, model, dimension))
         return
-    (stamp,) = connection.execute(VECTORS["advance"], (dimension, found.upto, agent)).fetchone()
-    damaged = add_vectors(connection, agent, model, stamp, added)
+    stamp = await connection.value(VECTORS["advance"], (dimension, found.upto, agent))
+    damaged = await add_vectors(connection, agent, model, stamp, added)
     if damaged is not None:
-        connection.execute(VECTORS["look_again"], (damaged - 1, agent))
-    connection.execute(VECTORS["drop_others"], (agent, model, chunk_of(found.upto), _OTHERS))
+        await connection.run(VECTORS["look_again"], (damaged - 1, agent))
+    await connection.run(VECTORS["drop_others"], (agent, model, chunk_of(found.upto), _OTHERS))

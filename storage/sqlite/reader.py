@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from storage.errors import Broken, Closed, Corrupt, Unavailable
-from storage.sqlite.connection import DatabaseFile, Driver, open_reader, translate, translated
+from storage.sqlite.connection import DatabaseFile, Driver, open_reader, translate
 
 __all__ = ["Reader", "ThreadReader"]
 
@@ -81,22 +81,10 @@ class Reader(_Answers):
         with suppress(Unavailable):
             self.run(lambda opened: None)
 
-    def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Raises: Unavailable (TooSlow past a deadline), and what the function raises."""
+    def run(self, function: Callable[[sqlite3.Connection], T], *, deadline_ms: float | None = None) -> T:
+        """Raises: Unavailable (TooSlow past the deadline), and what the function raises."""
         with self._answering():
-            return function(self.connection)
-
-    @contextmanager
-    def deadline(self, ms: float) -> Iterator[None]:
-        """Reads inside are interrupted when it has passed. Raises: TooSlow."""
-        connection = self.run(lambda opened: opened)
-        _limit(connection, ms)
-        try:
-            with translated(self._target.path):
-                yield
-        finally:
-            with suppress(sqlite3.Error):  # closed by a failure inside
-                connection.set_progress_handler(None, 0)
+            return _read(self.connection, function, deadline_ms)
 
     def reset(self) -> None:
         """The next read opens the file anew."""
@@ -167,13 +155,9 @@ def _read(
 ) -> T:
     if deadline_ms is None:
         return function(connection)
-    _limit(connection, deadline_ms)
+    end = time.perf_counter() + deadline_ms / 1000
+    connection.set_progress_handler(lambda: time.perf_counter() > end, _INSTRUCTIONS)
     try:
         return function(connection)
     finally:
         connection.set_progress_handler(None, 0)
-
-
-def _limit(connection: sqlite3.Connection, ms: float) -> None:
-    end = time.perf_counter() + ms / 1000
-    connection.set_progress_handler(lambda: time.perf_counter() > end, _INSTRUCTIONS)

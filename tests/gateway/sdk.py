@@ -24,8 +24,9 @@ from gateway.core.request.splice import scan
 from gateway.limits import Limits
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from gateway.web.server import GatewayServer, make_server
+from storage.open import open_store
 from storage.records import Block, Scope
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 from tests.doubles.upstream import Seen, StrictUpstream
 from tests.server import QUIET, RawReply, Running, serve, settings_for
 
@@ -92,9 +93,9 @@ class World:
         self.sdk = self.client()
 
     @property
-    def store(self) -> SqliteStore:
+    def store(self) -> SqlStore:
         store = self.gateway.app.store
-        assert isinstance(store, SqliteStore)
+        assert isinstance(store, SqlStore)
         return store
 
     def client(self, key: str = "sk-app", **options: Any) -> openai.OpenAI:
@@ -137,7 +138,7 @@ class World:
         async def work() -> None:
             upkeep = self.gateway.app.beside.upkeep
             assert upkeep is not None
-            for agent in self.store.recall.behind(0, 100):
+            for agent in await self.store.recall.behind(0, 100):
                 upkeep._grown.add(agent)
             await upkeep.step()
 
@@ -147,7 +148,7 @@ class World:
         self.settle()
 
         async def read() -> list[Any]:
-            return self.store.reader.run(lambda c: c.execute(sql, values).fetchall())
+            return self.store.database.reader.run(lambda c: c.execute(sql, values).fetchall())
 
         rows = self.gateway.call(read())
         return [row[0] if len(row) == 1 else tuple(row) for row in rows]
@@ -170,9 +171,9 @@ class World:
         self.settle()
 
         async def read() -> Block:
-            found = self.store.agents.find(Scope(project, profile, f"user:{user}"))
+            found = await self.store.agents.find(Scope(project, profile, f"user:{user}"))
             assert found is not None
-            return next(b for b in self.store.blocks.load(found.id) if b.label == label)
+            return next(b for b in await self.store.blocks.load(found.id) if b.label == label)
 
         return self.gateway.call(read())
 
@@ -317,12 +318,12 @@ def remember(
     memory = {"recall_deadline_ms": 50_000, **(memory or {})}
     settings = settings_for(upstream, memory=MemorySettings(**memory), profiles=profiles, **parts)
 
-    async def open_store() -> SqliteStore:
-        return await SqliteStore.open(tmp_path / "memory.db", now=clock, on_statement=statements.append)
+    async def open_here() -> SqlStore:
+        return await open_store(tmp_path / "memory.db", now=clock, on_statement=statements.append)
 
     with (
         patch("tests.server.make_server", _quick_server),
-        serve(settings, open_store, clock=clock, limits=limits) as gateway,
+        serve(settings, open_here, clock=clock, limits=limits) as gateway,
     ):
         app = gateway.app
         assert app.beside.upkeep is not None

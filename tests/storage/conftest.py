@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+import storage.open
 from storage.records import Agent, Scope
 from storage.sql.agents import create_agent
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 
-OpenStore = Callable[..., Awaitable[SqliteStore]]
+OpenStore = Callable[..., Awaitable[SqlStore]]
 
 
 @pytest.fixture
@@ -22,11 +23,11 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def open_store(path: Path) -> AsyncIterator[OpenStore]:
-    opened: list[SqliteStore] = []
+    opened: list[SqlStore] = []
 
-    async def open_one(**options: Any) -> SqliteStore:
+    async def open_one(**options: Any) -> SqlStore:
         options.setdefault("busy_timeout_ms", 0)  # a test that waits for a lock would only wait
-        store = await SqliteStore.open(options.pop("path", path), now=lambda: 1000.0, **options)
+        store = await storage.open.open_store(options.pop("path", path), now=lambda: 1000.0, **options)
         opened.append(store)
         return store
 
@@ -36,13 +37,13 @@ async def open_store(path: Path) -> AsyncIterator[OpenStore]:
 
 
 @pytest.fixture
-async def store(open_store: OpenStore) -> SqliteStore:
+async def store(open_store: OpenStore) -> SqlStore:
     return await open_store()
 
 
 @pytest.fixture
-async def agent(store: SqliteStore) -> Agent:
+async def agent(store: SqlStore) -> Agent:
     draft = store.agents.draft(Scope("default", "default", "user:alice"))
-    made = await store.writer.submit(lambda connection: create_agent(connection, draft))
+    made = await store.database.write(lambda connection: create_agent(connection, draft))
     store.agents.remember(made)
     return made

@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from storage.base import Connection, Operation
 from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Block, BlockOp
 from storage.sql import blocks
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 
 HUMAN = Block(0, "human", "Who the user is", "Unknown.", 2000)
 PERSONA = Block(0, "persona", "Who you are", "A friend.", 2000, read_only=True)
 
 
-async def put(store: SqliteStore, function: Callable[[sqlite3.Connection], Any]) -> Any:
-    return await store.writer.submit(function)
+async def put(store: SqlStore, operation: Operation[Any]) -> Any:
+    return await store.database.write(operation)
 
 
 @pytest.fixture
-async def human(store: SqliteStore, agent: Agent) -> Block:
+async def human(store: SqlStore, agent: Agent) -> Block:
     await put(store, lambda c: blocks.ensure_blocks(c, agent.id, [HUMAN, PERSONA], 1.0))
-    return store.blocks.load(agent.id)[0]
+    return (await store.blocks.load(agent.id))[0]
 
 
-async def test_defaults_are_copied_once(store: SqliteStore, agent: Agent, human: Block) -> None:
-    assert [replace(b, id=0) for b in store.blocks.load(agent.id)] == [HUMAN, PERSONA]
+async def test_defaults_are_copied_once(store: SqlStore, agent: Agent, human: Block) -> None:
+    assert [replace(b, id=0) for b in await store.blocks.load(agent.id)] == [HUMAN, PERSONA]
     await store.blocks.write(human.id, 1, "Alice.", at=2.0, origin="tool")
     changed = replace(HUMAN, value="another default")
     await put(store, lambda c: blocks.ensure_blocks(c, agent.id, [changed, PERSONA], 3.0))
-    assert [b.value for b in store.blocks.load(agent.id)] == ["Alice.", "A friend."]
+    assert [b.value for b in await store.blocks.load(agent.id)] == ["Alice.", "A friend."]
 
 
-async def test_shared_blocks_reach_the_profile_and_nobody_else(store: SqliteStore, agent: Agent) -> None:
+async def test_shared_blocks_reach_the_profile_and_nobody_else(store: SqlStore, agent: Agent) -> None:
     rules = Block(0, "rules", "Of the house", "Be brief.", 100, read_only=True)
     for profile in ("default", "other"):
         await put(
@@ -45,36 +44,36 @@ async def test_shared_blocks_reach_the_profile_and_nobody_else(store: SqliteStor
             lambda c, p=profile: blocks.ensure_shared_blocks(c, "default", p, [replace(rules, value=p)], 1.0),
         )
     await put(store, lambda c: blocks.ensure_shared_blocks(c, "elsewhere", "default", [rules], 1.0))
-    assert [b.value for b in store.blocks.load(agent.id)] == ["default"]
+    assert [b.value for b in await store.blocks.load(agent.id)] == ["default"]
 
 
 async def test_an_own_block_counts_before_a_shared_one_of_its_label(
-    store: SqliteStore, agent: Agent, human: Block
+    store: SqlStore, agent: Agent, human: Block
 ) -> None:
     shared = replace(HUMAN, value="everybody")
     await put(store, lambda c: blocks.ensure_shared_blocks(c, "default", "default", [shared], 1.0))
-    assert [(b.label, b.value) for b in store.blocks.load(agent.id)] == [
+    assert [(b.label, b.value) for b in await store.blocks.load(agent.id)] == [
         ("human", "Unknown."),
         ("persona", "A friend."),
     ]
 
 
 async def test_a_write_on_an_old_version_is_a_conflict_and_changes_nothing(
-    store: SqliteStore, agent: Agent, human: Block
+    store: SqlStore, agent: Agent, human: Block
 ) -> None:
     written = await store.blocks.write(human.id, 1, "Alice.", at=2.0, origin="tool", sources=[4, 5])
-    assert written == replace(human, value="Alice.", version=2) == store.blocks.load(agent.id)[0]
+    assert written == replace(human, value="Alice.", version=2) == (await store.blocks.load(agent.id))[0]
     with pytest.raises(WriteConflict):
         await store.blocks.write(human.id, 1, "Bob.", at=3.0, origin="tool")
     with pytest.raises(NotFound):
         await store.blocks.write(999, 1, "Bob.", at=3.0, origin="tool")
-    assert store.blocks.load(agent.id)[0] == written
-    newest, oldest = store.blocks.revisions(human.id)
+    assert (await store.blocks.load(agent.id))[0] == written
+    newest, oldest = await store.blocks.revisions(human.id)
     assert (newest.version, newest.value, newest.origin, newest.sources) == (2, "Alice.", "tool", (4, 5))
     assert (oldest.version, oldest.value, oldest.origin) == (1, "Unknown.", "default")
 
 
-async def test_of_many_writers_of_one_version_one_wins(store: SqliteStore, human: Block) -> None:
+async def test_of_many_writers_of_one_version_one_wins(store: SqlStore, human: Block) -> None:
     writes = [store.blocks.write(human.id, 1, f"{i}", at=2.0, origin="tool") for i in range(8)]
     results = await asyncio.gather(*writes, return_exceptions=True)
     assert sum(isinstance(result, Block) for result in results) == 1
@@ -82,7 +81,7 @@ async def test_of_many_writers_of_one_version_one_wins(store: SqliteStore, human
 
 
 async def test_undo_walks_back_and_a_new_change_can_be_undone_too(
-    store: SqliteStore, agent: Agent, human: Block
+    store: SqlStore, agent: Agent, human: Block
 ) -> None:
     async def undo() -> str:
         return (await store.blocks.undo(human.id, at=9.0)).value
@@ -96,8 +95,8 @@ async def test_undo_walks_back_and_a_new_change_can_be_undone_too(
     assert await undo() == "Unknown."
     with pytest.raises(NotFound):
         await undo()
-    assert store.blocks.load(agent.id)[0].version == 7
-    assert [r.value for r in store.blocks.revisions(human.id)][::-1] == [
+    assert (await store.blocks.load(agent.id))[0].version == 7
+    assert [r.value for r in await store.blocks.revisions(human.id)][::-1] == [
         "Unknown.",
         "a",
         "b",
@@ -108,19 +107,21 @@ async def test_undo_walks_back_and_a_new_change_can_be_undone_too(
     ]
 
 
-async def test_edits_wait_until_they_are_settled_and_are_there_once(store: SqliteStore, agent: Agent) -> None:
-    def run(connection: sqlite3.Connection) -> list[Any]:
+async def test_edits_wait_until_they_are_settled_and_are_there_once(store: SqlStore, agent: Agent) -> None:
+    async def run(connection: Connection) -> list[Any]:
         op = BlockOp(0, 7, "call_1", "insert", "human", b'{"text":"x"}', at=1.0)
-        added = [blocks.add_op(connection, agent.id, o) for o in (op, op, replace(op, call_id="call_2"))]
-        pending = blocks.load_ops(connection, agent.id, 7)
-        blocks.settle_ops(connection, [pending[0].id], "merged")
-        blocks.settle_ops(connection, [pending[0].id], "dropped")
+        added = [
+            await blocks.add_op(connection, agent.id, o) for o in (op, op, replace(op, call_id="call_2"))
+        ]
+        pending = await blocks.load_ops(connection, agent.id, 7)
+        await blocks.settle_ops(connection, [pending[0].id], "merged")
+        await blocks.settle_ops(connection, [pending[0].id], "dropped")
         return [
             added,
             [o.call_id for o in pending],
-            [o.state for o in blocks.load_ops(connection, agent.id, 7)],
+            [o.state for o in await blocks.load_ops(connection, agent.id, 7)],
             pending[0].arguments,
-            blocks.load_ops(connection, agent.id + 1, 7),
+            await blocks.load_ops(connection, agent.id + 1, 7),
         ]
 
     assert await put(store, run) == [

@@ -12,8 +12,9 @@ from gateway.core.conversation import settle
 from gateway.core.memory.visibility import messages_of
 from gateway.run.admin.transfer import TransferOperations
 from storage.commands import Learned, LearnedFact, Unlearned
+from storage.open import open_store
 from storage.records import Agent, Block, Scope
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 from tests.core.conversations import assistant, user
 from tests.stored import ALICE, Teller
 
@@ -22,14 +23,14 @@ NOW = 1_000_000.0
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path / "a.db", now=lambda: NOW)
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    opened = await open_store(tmp_path / "a.db", now=lambda: NOW)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-def alice(store: SqliteStore) -> Teller:
+def alice(store: SqlStore) -> Teller:
     return Teller(store, now=lambda: NOW)
 
 
@@ -37,12 +38,12 @@ def fact(text: str, *, replaces: Sequence[int] = (), sources: Sequence[int] = (1
     return LearnedFact(text, "", text.casefold(), NOW - 10, sources[0], sources, replaces)
 
 
-async def learn(store: SqliteStore, agent: Agent, cursor: int, upto: int, learned: Learned) -> None:
-    await store.writer.submit(store.facts.learning(agent, cursor, upto, NOW, lambda blocks: learned))
+async def learn(store: SqlStore, agent: Agent, cursor: int, upto: int, learned: Learned) -> None:
+    await store.database.write(store.facts.learning(agent, cursor, upto, NOW, lambda blocks: learned))
 
 
 async def unlearned(
-    store: SqliteStore, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000
+    store: SqlStore, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000
 ) -> Unlearned:
     found = await store.facts.unlearned(
         agent.id, messages_of, now=NOW + after_s, idle_s=IDLE_S, limit_chars=limit_chars
@@ -56,27 +57,27 @@ def texts(found: Unlearned) -> list[str]:
 
 
 async def test_what_replaces_another_ends_it_with_the_date_on_which_it_was_said(
-    store: SqliteStore, alice: Teller
+    store: SqlStore, alice: Teller
 ) -> None:
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo")]))
-    (oslo,) = store.facts.list(alice.agent.id)
+    (oslo,) = await store.facts.list(alice.agent.id)
     await learn(store, alice.agent, 1, 2, Learned(facts=[fact("Bergen", replaces=[oslo.id, 999])]))
-    new, old = store.facts.list(alice.agent.id, is_all=True)
-    assert [f.text for f in store.facts.list(alice.agent.id)] == ["Bergen"]
+    new, old = await store.facts.list(alice.agent.id, is_all=True)
+    assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Bergen"]
     assert (old.ended_at, old.successor) == (NOW - 10, new.seq)
-    assert store.facts.get(alice.agent.id, [old.seq, new.seq]) == [new]
+    assert await store.facts.get(alice.agent.id, [old.seq, new.seq]) == [new]
 
 
 async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
-    store: SqliteStore, alice: Teller
+    store: SqlStore, alice: Teller
 ) -> None:
     """It was the best hit there is, told to nobody, and what was said fell short of it."""
     words = " ".join(f"word{n}" for n in range(300))
     await alice.say([user("Tell me a story.")], assistant(f"{words} Bergen {words}"))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Bergen")]))
     await store.recall.index(alice.agent.id, messages_of)
-    (bergen,) = store.facts.list(alice.agent.id)
+    (bergen,) = await store.facts.list(alice.agent.id)
     await learn(store, alice.agent, 1, 2, Learned(facts=[fact("Oslo", replaces=[bergen.id])]))
     await store.recall.index(alice.agent.id, messages_of)
     agent = alice.agent
@@ -87,36 +88,36 @@ async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
 
 
 async def test_the_same_again_adds_nothing_and_still_ends_what_it_replaces(
-    store: SqliteStore, alice: Teller
+    store: SqlStore, alice: Teller
 ) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo"), fact("Bergen"), fact("oslo")]))
-    first, second = store.facts.list(alice.agent.id)[::-1]
+    first, second = (await store.facts.list(alice.agent.id))[::-1]
     assert (first.text, second.text) == ("Oslo", "Bergen")
     await learn(store, alice.agent, 1, 2, Learned(facts=[fact("OSLO", replaces=[first.id, second.id])]))
-    assert store.facts.list(alice.agent.id) == [first]
+    assert await store.facts.list(alice.agent.id) == [first]
 
 
-async def test_nobody_ends_the_facts_of_somebody_else(store: SqliteStore, alice: Teller) -> None:
+async def test_nobody_ends_the_facts_of_somebody_else(store: SqlStore, alice: Teller) -> None:
     bob = Teller(store, Scope("default", "default", "user:bob"), now=lambda: NOW)
     await alice.say([user("Hello.")], assistant("Hi."))
     await bob.say([user("Hello.")], assistant("Hi."))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo")]))
-    (oslo,) = store.facts.list(alice.agent.id)
+    (oslo,) = await store.facts.list(alice.agent.id)
     await learn(store, bob.agent, 0, 1, Learned(facts=[fact("Bergen", replaces=[oslo.id])]))
-    assert store.facts.list(alice.agent.id) == [oslo]
-    assert store.facts.get(bob.agent.id, [oslo.seq]) != [oslo]
+    assert await store.facts.list(alice.agent.id) == [oslo]
+    assert await store.facts.get(bob.agent.id, [oslo.seq]) != [oslo]
 
 
-async def test_a_cursor_that_moved_keeps_an_old_attempt_out(store: SqliteStore, alice: Teller) -> None:
+async def test_a_cursor_that_moved_keeps_an_old_attempt_out(store: SqlStore, alice: Teller) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo")]))
     await learn(store, alice.agent, 0, 5, Learned(facts=[fact("Bergen")]))
-    assert [f.text for f in store.facts.list(alice.agent.id)] == ["Oslo"]
+    assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Oslo"]
     assert (await unlearned(store, alice.agent)).cursor == 1
 
 
-async def test_what_stands_alone_has_to_stand_its_time(store: SqliteStore, alice: Teller) -> None:
+async def test_what_stands_alone_has_to_stand_its_time(store: SqlStore, alice: Teller) -> None:
     await alice.say([user("Hello.")], assistant("Hi."), key="c1")
     found = await unlearned(store, alice.agent)
     assert (texts(found), found.is_waiting) == ([], True)
@@ -124,7 +125,7 @@ async def test_what_stands_alone_has_to_stand_its_time(store: SqliteStore, alice
     assert (texts(found), found.is_waiting, found.is_more) == (["Hello.", "Hi."], False, False)
 
 
-async def test_what_was_carried_on_need_not_wait(store: SqliteStore, alice: Teller) -> None:
+async def test_what_was_carried_on_need_not_wait(store: SqlStore, alice: Teller) -> None:
     begun = [user("Hello."), assistant("Hi.")]
     await alice.say(begun[:1], begun[1], key="c1")
     await alice.say([*begun, user("More.")], assistant("Yes."), key="c1")
@@ -132,7 +133,7 @@ async def test_what_was_carried_on_need_not_wait(store: SqliteStore, alice: Tell
     assert (texts(found), found.is_waiting) == (["Hello.", "Hi."], True)
 
 
-async def test_nothing_is_learned_past_what_is_open(store: SqliteStore, alice: Teller) -> None:
+async def test_nothing_is_learned_past_what_is_open(store: SqlStore, alice: Teller) -> None:
     await alice.end(alice.begin([user("Hello.")], "c1"), [], how=settle.open_)
     await alice.say([user("Elsewhere.")], assistant("Hi."), key="c2")
     assert texts(await unlearned(store, alice.agent, IDLE_S + 1)) == []
@@ -140,12 +141,12 @@ async def test_nothing_is_learned_past_what_is_open(store: SqliteStore, alice: T
     assert texts(found) == ["Elsewhere.", "Hi."]
 
 
-async def test_a_clock_that_was_put_back_does_not_stop_learning(store: SqliteStore, alice: Teller) -> None:
+async def test_a_clock_that_was_put_back_does_not_stop_learning(store: SqlStore, alice: Teller) -> None:
     await alice.say([user("Hello.")], assistant("Hi."), key="c1")
     assert texts(await unlearned(store, alice.agent, -86_400.0)) == ["Hello.", "Hi."]
 
 
-async def test_a_batch_ends_when_it_is_large_enough(store: SqliteStore, alice: Teller) -> None:
+async def test_a_batch_ends_when_it_is_large_enough(store: SqlStore, alice: Teller) -> None:
     for n in range(3):
         await alice.say([user(f"{n}" * 50)], assistant("."), key=f"c{n}")
     found = await unlearned(store, alice.agent, IDLE_S + 1, limit_chars=60)
@@ -154,34 +155,34 @@ async def test_a_batch_ends_when_it_is_large_enough(store: SqliteStore, alice: T
     assert len(found.messages) == 2  # one exchange at least
 
 
-async def test_a_shared_block_is_read_only_to_learning(store: SqliteStore, alice: Teller) -> None:
+async def test_a_shared_block_is_read_only_to_learning(store: SqlStore, alice: Teller) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
     sql = "INSERT INTO block_history (block, version, at, origin, sources, value) VALUES (99, 1, 0, '', x'5b5d', '')"
     blocks = (
         "INSERT INTO blocks (id, agent, project, profile, label, description, lim, read_only, version, current) "
         "SELECT 99, NULL, 'default', 'default', 'news', '', 100, 0, 1, max(id) FROM block_history"
     )
-    await store.writer.submit(lambda c: (c.execute(sql), c.execute(blocks)))
-    assert {b.label: b.read_only for b in store.facts.blocks(alice.agent.id)} == {
+    await store.database.writer.submit(lambda c: (c.execute(sql), c.execute(blocks)))
+    assert {b.label: b.read_only for b in await store.facts.blocks(alice.agent.id)} == {
         "human": False,
         "news": True,
     }
 
 
-async def test_a_block_is_made_when_it_is_first_written_to(store: SqliteStore, alice: Teller) -> None:
+async def test_a_block_is_made_when_it_is_first_written_to(store: SqlStore, alice: Teller) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
     pets = Block(0, "pets", "What lives there.", "", 100)
     await learn(store, alice.agent, 0, 1, Learned(writes=[(pets, "A cat.", (1,))]))
-    (made,) = [b for b in store.blocks.load(alice.agent.id) if b.label == "pets"]
+    (made,) = [b for b in await store.blocks.load(alice.agent.id) if b.label == "pets"]
     assert (made.value, made.version, made.limit) == ("A cat.", 2, 100)
-    newest, first = store.blocks.revisions(made.id)
+    newest, first = await store.blocks.revisions(made.id)
     assert (newest.origin, newest.sources, first.value) == ("learning", (1,), "")
 
 
-async def test_facts_are_carried_away_and_in(store: SqliteStore, alice: Teller) -> None:
+async def test_facts_are_carried_away_and_in(store: SqlStore, alice: Teller) -> None:
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo"), fact("Tea")]))
-    oslo = store.facts.list(alice.agent.id)[-1]
+    oslo = (await store.facts.list(alice.agent.id))[-1]
     await learn(store, alice.agent, 1, 3, Learned(facts=[fact("Bergen", replaces=[oslo.id])]))
     carol = Scope("other", "default", "user:carol")
     lines = await _export(store, ALICE)
@@ -191,22 +192,22 @@ async def test_facts_are_carried_away_and_in(store: SqliteStore, alice: Teller) 
     assert len(ours) == 5
     assert [line for line in await _export(store, carol) if line in ours] == ours
     copy = Teller(store, carol, now=lambda: NOW).agent
-    assert [f.text for f in store.facts.list(copy.id)] == ["Bergen", "Tea"]
+    assert [f.text for f in await store.facts.list(copy.id)] == ["Bergen", "Tea"]
     assert (await unlearned(store, copy)).cursor == 3
     # What says the same is recognised under the new memory's secret; keys are those of gateway.core.memory.learn there.
     again = LearnedFact("tea!", "", "tea", NOW, None, ())
     await learn(store, copy, 3, 4, Learned(facts=[again]))
-    assert len(store.facts.list(copy.id)) == 2
+    assert len(await store.facts.list(copy.id)) == 2
 
 
 async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_there(
-    store: SqliteStore, alice: Teller
+    store: SqlStore, alice: Teller
 ) -> None:
     """And what it takes the place of is still true there: not neither of the two."""
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
     await alice.say([user("Now I live in Bergen.")], assistant("Good."))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo"), fact("Tea")]))
-    tea, oslo = store.facts.list(alice.agent.id)
+    tea, oslo = await store.facts.list(alice.agent.id)
     await learn(store, alice.agent, 1, 2, Learned(facts=[fact("Coffee", replaces=[tea.id])]))
 
     async def meanwhile() -> None:
@@ -216,13 +217,13 @@ async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_t
     operation = TransferOperations(store).restore
     await operation({"project": "other", "user": "carol", "lines": lines, "at": None, "end": True})
     copy = Teller(store, Scope("other", "default", "user:carol"), now=lambda: NOW).agent
-    assert [f.text for f in store.facts.list(copy.id)] == ["Coffee", "Oslo"]
+    assert [f.text for f in await store.facts.list(copy.id)] == ["Coffee", "Oslo"]
     found = await unlearned(store, copy, after_s=2 * IDLE_S)
     assert texts(found)[-2:] == ["Now I live in Bergen.", "Good."]
 
 
 async def _export(
-    store: SqliteStore, scope: Scope, meanwhile: Callable[[], Awaitable[None]] | None = None
+    store: SqlStore, scope: Scope, meanwhile: Callable[[], Awaitable[None]] | None = None
 ) -> list[str]:
     """meanwhile: what happens behind the first page."""
     operation = TransferOperations(store).export

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from storage.base import Operation
 from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, StatementFailed, Unavailable
-from storage.records import Agent, Scope
+from storage.records import Agent, Passage, Scope
 from storage.sql.agents import create_agent
 from storage.sql.passages import insert_passage
-from storage.sql.store import SqliteStore, connect_current
+from storage.sql.store import SqlStore
 from storage.sqlite.connection import DatabaseFile
+from storage.sqlite.database import connect_current
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writer import WriterLimits
 
@@ -58,22 +60,22 @@ def use_page(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO probe (filler) VALUES (zeroblob(3000))")
 
 
-def write(agent: Agent, text: str = "something") -> Callable[[sqlite3.Connection], Any]:
+def write(agent: Agent, text: str = "something") -> Operation[Passage]:
     return lambda connection: insert_passage(connection, agent.id, text, at=1.0)
 
 
-async def make_agent(store: SqliteStore) -> Agent:
+async def make_agent(store: SqlStore) -> Agent:
     draft = store.agents.draft(Scope("default", "default", "user:alice"))
-    return await store.writer.submit(lambda connection: create_agent(connection, draft))
+    return await store.database.write(lambda connection: create_agent(connection, draft))
 
 
-async def assert_refuses(store: SqliteStore, agent: Agent, error: type[Unavailable]) -> None:
+async def assert_refuses(store: SqlStore, agent: Agent, error: type[Unavailable]) -> None:
     """Writes fail with the named error, at once, and health says so."""
-    assert not await store.writer.probe()
+    assert not await store.database.writer.probe()
     with pytest.raises(error):
-        store.writer.submit(write(agent))
+        store.database.write(write(agent))
     with pytest.raises(error):
-        store.writer.submit_bulk(write(agent))
+        store.database.bulk(write(agent))
     with pytest.raises(error):
         await store.keys.create("p", "k")
     assert store.health.status == error.status
@@ -81,33 +83,33 @@ async def assert_refuses(store: SqliteStore, agent: Agent, error: type[Unavailab
     assert await store.drain(5)
 
 
-async def assert_recovers(store: SqliteStore, agent: Agent) -> None:
-    assert await store.writer.probe()
+async def assert_recovers(store: SqlStore, agent: Agent) -> None:
+    assert await store.database.writer.probe()
     assert store.health.ok
-    passage = await store.writer.submit(write(agent, "after"))
-    assert passage in store.passages.list(agent.id, limit=1000)
+    passage = await store.database.write(write(agent, "after"))
+    assert passage in await store.passages.list(agent.id, limit=1000)
 
 
 async def test_disk_full(open_store: Any) -> None:
     disk = Disk()
     store = await open_store(limits=BY_HAND, connect=disk.connect)
     agent = await make_agent(store)
-    kept = await store.writer.submit(write(agent, "before"))
-    await store.writer.submit(limit)
+    kept = await store.database.write(write(agent, "before"))
+    await store.database.writer.submit(limit)
     disk.full = True
-    futures = [store.writer.submit(write(agent, "x" * 60_000)) for _ in range(3)]
+    futures = [store.database.write(write(agent, "x" * 60_000)) for _ in range(3)]
     for result in await asyncio.gather(*futures, return_exceptions=True):
         assert isinstance(result, Full)
     await assert_refuses(store, agent, Full)
-    assert store.passages.list(agent.id) == (kept,)
+    assert await store.passages.list(agent.id) == (kept,)
     disk.full = False
     await assert_recovers(store, agent)
 
 
-async def stall(store: SqliteStore) -> threading.Event:
+async def stall(store: SqlStore) -> threading.Event:
     """Keeps the writer busy, so that what follows gathers in one batch; until the event is set."""
     gate, entered = threading.Event(), threading.Event()
-    store.writer.submit(lambda _: (entered.set(), gate.wait()))
+    store.database.writer.submit(lambda _: (entered.set(), gate.wait()))
     await asyncio.to_thread(entered.wait)
     return gate
 
@@ -115,14 +117,14 @@ async def stall(store: SqliteStore) -> threading.Event:
 async def test_a_write_that_is_too_big_takes_no_other_with_it(open_store: Any) -> None:
     store = await open_store(limits=BY_HAND)
     agent = await make_agent(store)
-    await store.writer.submit(limit)
+    await store.database.writer.submit(limit)
     gate = await stall(store)
-    small = store.writer.submit(write(agent, "small"))
-    big = store.writer.submit(write(agent, "x" * 60_000))
+    small = store.database.write(write(agent, "small"))
+    big = store.database.write(write(agent, "x" * 60_000))
     gate.set()
     with pytest.raises(Full):
         await big
-    assert (await small) in store.passages.list(agent.id)
+    assert (await small) in await store.passages.list(agent.id)
     await assert_recovers(store, agent)
 
 
@@ -134,14 +136,14 @@ async def test_a_writer_that_is_opened_anew_is_in_no_readers_way(
     store = await open_store(limits=BY_HAND)
     agent = await make_agent(store)
     for _ in range(faults):
-        await store.writer.submit(write(agent, "y" * 200_000))
-        await store.writer.submit(limit)
+        await store.database.write(write(agent, "y" * 200_000))
+        await store.database.writer.submit(limit)
         with pytest.raises(Full):
-            await store.writer.submit(write(agent, "x" * 60_000))
-        assert await store.writer.probe()
+            await store.database.write(write(agent, "x" * 60_000))
+        assert await store.database.writer.probe()
     log = await asyncio.to_thread(Path(f"{path}-wal").stat)
     assert log.st_size > faults * 200_000
-    assert len(store.passages.list(agent.id)) == faults
+    assert len(await store.passages.list(agent.id)) == faults
 
 
 async def test_when_the_database_ends_the_transaction_nobody_is_told_that_it_was_kept(
@@ -150,7 +152,7 @@ async def test_when_the_database_ends_the_transaction_nobody_is_told_that_it_was
     """SQLite rolls everything back when a plain insert finds no room, what came before it in the batch included."""
     store = await open_store(limits=BY_HAND)
     agent = await make_agent(store)
-    await store.writer.submit(limit)
+    await store.database.writer.submit(limit)
 
     def swallow(connection: sqlite3.Connection) -> None:
         with contextlib.suppress(sqlite3.OperationalError):
@@ -158,18 +160,20 @@ async def test_when_the_database_ends_the_transaction_nobody_is_told_that_it_was
                 use_page(connection)
 
     gate = await stall(store)
-    small = store.writer.submit(write(agent, "small"))
-    big = store.writer.submit(lambda c: c.execute("INSERT INTO probe (filler) VALUES (zeroblob(60000))"))
+    small = store.database.write(write(agent, "small"))
+    big = store.database.writer.submit(
+        lambda c: c.execute("INSERT INTO probe (filler) VALUES (zeroblob(60000))")
+    )
     gate.set()
     for future in (small, big):
         with pytest.raises(Full):
             await future
-    assert store.passages.list(agent.id) == ()
-    assert await store.writer.probe()
-    await store.writer.submit(limit)
+    assert await store.passages.list(agent.id) == ()
+    assert await store.database.writer.probe()
+    await store.database.writer.submit(limit)
     with pytest.raises(StatementFailed):
-        await store.writer.submit(swallow)
-    assert store.reader.connection.execute("SELECT count(*) FROM probe").fetchone() == (0,)
+        await store.database.writer.submit(swallow)
+    assert store.database.reader.connection.execute("SELECT count(*) FROM probe").fetchone() == (0,)
     await assert_recovers(store, agent)
 
 
@@ -182,7 +186,7 @@ async def test_read_only(open_store: Any) -> None:
     store = await open_store(limits=BY_HAND, connect=disk.connect)
     assert store.health.status == "readonly"
     await assert_refuses(store, agent, ReadOnly)
-    assert store.agents.find(agent.scope) == agent
+    assert await store.agents.find(agent.scope) == agent
     disk.read_only = False
     await assert_recovers(store, agent)
 
@@ -199,11 +203,11 @@ async def test_locked_by_another_process(open_store: Any, path: Path, when: str)
         store = await open_store(limits=BY_HAND)
         assert store.health.status == "locked"
     else:
-        futures = [store.writer.submit(write(agent)) for _ in range(5)]
+        futures = [store.database.write(write(agent)) for _ in range(5)]
         for result in await asyncio.gather(*futures, return_exceptions=True):
             assert isinstance(result, Locked)
     await assert_refuses(store, agent, Locked)
-    assert store.agents.find(agent.scope) == agent  # reading goes on
+    assert await store.agents.find(agent.scope) == agent  # reading goes on
     other.execute("ROLLBACK")
     other.close()
     await assert_recovers(store, agent)
@@ -213,16 +217,16 @@ async def test_it_comes_back_by_itself(open_store: Any, path: Path) -> None:
     store = await open_store(limits=WriterLimits(retry_first_s=0.001, retry_most_s=0.002))
     agent = await make_agent(store)
     back = asyncio.Event()
-    store.writer._recovered = back.set
+    store.database.writer._recovered = back.set
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(Locked):
-        await store.writer.submit(write(agent))
+        await store.database.write(write(agent))
     other.execute("ROLLBACK")
     other.close()
     async with asyncio.timeout(10):
         await back.wait()
-    assert await store.writer.submit(write(agent))
+    assert await store.database.write(write(agent))
 
 
 @pytest.mark.parametrize("garbage", [b"", b"not a database, whatever it is" * 300])
@@ -236,10 +240,10 @@ async def test_a_damaged_file_at_the_start(open_store: Any, path: Path, garbage:
     assert store.health.status == "corrupt"
     await assert_refuses(store, agent, Corrupt)
     with pytest.raises(Corrupt):
-        store.agents.find(agent.scope)
+        await store.agents.find(agent.scope)
     restore(path, backup)
     await assert_recovers(store, agent)
-    found = store.agents.find(agent.scope)
+    found = await store.agents.find(agent.scope)
     assert found is not None
     assert found.secret == agent.secret
 
@@ -263,8 +267,8 @@ async def test_either_reader_tells_of_a_file_that_cannot_be_opened(path: Path, k
 async def test_a_reader_with_a_deadline_tells_of_it_too(path: Path) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
     told: list[Corrupt] = []
-    with pytest.raises(Corrupt), Reader(DatabaseFile(str(path)), told.append).deadline(1000):
-        pass
+    with pytest.raises(Corrupt):
+        Reader(DatabaseFile(str(path)), told.append).run(lambda _: None, deadline_ms=1000)
     assert len(told) == 1
 
 
@@ -272,8 +276,8 @@ async def test_a_damaged_page_is_found_when_it_is_met(open_store: Any, path: Pat
     store = await open_store()
     agent = await make_agent(store)
     for i in range(40):
-        await store.writer.submit(write(agent, f"{i} " * 400))
-    (root,) = store.reader.connection.execute(
+        await store.database.write(write(agent, f"{i} " * 400))
+    (root,) = store.database.reader.connection.execute(
         "SELECT rootpage FROM sqlite_master WHERE name = 'passages'"
     ).fetchone()
     await store.close()
@@ -283,13 +287,13 @@ async def test_a_damaged_page_is_found_when_it_is_met(open_store: Any, path: Pat
     store = await open_store(limits=BY_HAND)
     assert store.health.ok
     with pytest.raises(Corrupt):
-        await store.writer.submit(write(agent))
+        await store.database.write(write(agent))
     await assert_refuses(store, agent, Corrupt)  # the trial write alone would succeed
     with pytest.raises(Corrupt):
-        store.passages.list(agent.id)
+        await store.passages.list(agent.id)
     restore(path, backup)
     await assert_recovers(store, agent)
-    assert len(store.passages.list(agent.id, limit=100)) == 41
+    assert len(await store.passages.list(agent.id, limit=100)) == 41
 
 
 async def test_a_stalled_disk_does_not_stop_reading(open_store: Any) -> None:
@@ -297,8 +301,10 @@ async def test_a_stalled_disk_does_not_stop_reading(open_store: Any) -> None:
     agent = await make_agent(store)
     gate = await stall(store)
     assert store.health.status == "slow"
-    assert store.passages.list(agent.id) == ()
-    assert await store.long_reader.run(lambda c: c.execute("SELECT count(*) FROM agents").fetchone()) == (1,)
+    assert await store.passages.list(agent.id) == ()
+    assert await store.database.long_reader.run(
+        lambda c: c.execute("SELECT count(*) FROM agents").fetchone()
+    ) == (1,)
     gate.set()
     assert await store.drain(5)
     assert store.health.ok
@@ -309,7 +315,7 @@ async def test_the_fault_of_a_store_that_closes_holds_nobody(open_store: Any, pa
     agent = await make_agent(store)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    futures = [store.writer.submit(write(agent)) for _ in range(3)]
+    futures = [store.database.write(write(agent)) for _ in range(3)]
     await store.close()
     for result in await asyncio.gather(*futures, return_exceptions=True):
         assert isinstance(result, Unavailable)
@@ -321,24 +327,23 @@ import asyncio, os, sys
 from storage.records import Scope
 from storage.sql.agents import create_agent
 from storage.sql.passages import insert_passage
-from storage.sqlite.reader import Reader, ThreadReader
-from storage.sql.store import SqliteStore
+from storage.open import open_store
 from storage.sql.terms import replace_terms
 from storage.sqlite.writer import WriterLimits
 
 async def main():
-    store = await SqliteStore.open(sys.argv[1], limits=WriterLimits(checkpoint_bytes=300_000))
+    store = await open_store(sys.argv[1], limits=WriterLimits(checkpoint_bytes=300_000))
     draft = store.agents.draft(Scope("p", "d", "user:a"))
-    agent = await store.writer.submit(lambda c: create_agent(c, draft))
+    agent = await store.database.write(lambda c: create_agent(c, draft))
 
-    def turn(c):
-        passage = insert_passage(c, agent.id, os.urandom(400).hex(), at=1.0)
-        replace_terms(c, agent.id, passage.seq, b"x")
+    async def turn(c):
+        passage = await insert_passage(c, agent.id, os.urandom(400).hex(), at=1.0)
+        await replace_terms(c, agent.id, passage.seq, b"x")
         return passage.seq
 
     async def client():
         while True:
-            seq = await store.writer.submit(turn)
+            seq = await store.database.write(turn)
             os.write(1, b"%d\\n" % seq)
 
     await asyncio.gather(*(client() for _ in range(8)))
@@ -397,9 +402,9 @@ async def test_what_is_written_to_a_file_that_has_gone_is_not_called_written(
         shutil.move(other, path)
     with pytest.raises(Broken, match="removed or replaced"):
         await store.keys.create("default", "second")
-    assert await store.writer.probe()
+    assert await store.database.writer.probe()
     third = await store.keys.create("default", "third")
-    assert third[0] in store.keys.list()
+    assert third[0] in await store.keys.list()
 
 
 async def test_a_file_that_was_removed_is_noticed_and_made_anew(open_store: Any, path: Path) -> None:
@@ -412,7 +417,7 @@ async def test_a_file_that_was_removed_is_noticed_and_made_anew(open_store: Any,
             break
         await asyncio.sleep(0.001)
     assert "removed or replaced" in (store.health.error or "")
-    assert await store.writer.probe()
+    assert await store.database.writer.probe()
     second = await store.keys.create("default", "second")
-    assert [key.name for key in store.keys.list()] == [second[0].name]
+    assert [key.name for key in await store.keys.list()] == [second[0].name]
     assert first[0].name == "first"

@@ -16,7 +16,7 @@ from gateway.core.memory.visibility import messages_of
 from storage.commands import ForgetTarget
 from storage.errors import Stale
 from storage.records import Agent, Exchange, Scope, Snapshot, State
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import OpenStore
 from tests.stored import ALICE, Teller
@@ -34,7 +34,7 @@ class Clock:
 
 
 @pytest.fixture
-async def alice(store: SqliteStore) -> Teller:
+async def alice(store: SqlStore) -> Teller:
     return Teller(store, ALICE, Clock())
 
 
@@ -53,7 +53,7 @@ def contains(path: Path, data: bytes) -> bool:
     return data in path.read_bytes()
 
 
-async def forget(store: SqliteStore, agent: Agent, target: ForgetTarget) -> None:
+async def forget(store: SqlStore, agent: Agent, target: ForgetTarget) -> None:
     id = await store.forgetting.begin(agent.id, target)
     assert await store.forgetting.run(id, FORGET_RULES)
     assert await store.forgetting.sweep()
@@ -71,13 +71,13 @@ async def talk(
     return history
 
 
-async def index(store: SqliteStore, agent: Agent) -> None:
+async def index(store: SqlStore, agent: Agent) -> None:
     while await store.recall.index(agent.id, messages_of):
         pass
 
 
-async def found(store: SqliteStore, agent: Agent, mark: str) -> list[str]:
-    row = store.reader.run(
+async def found(store: SqlStore, agent: Agent, mark: str) -> list[str]:
+    row = store.database.reader.run(
         lambda c: c.execute("SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,)).fetchone()
     )
     hits = await store.recall.search(
@@ -94,7 +94,7 @@ def row_of(alice: Teller, mark: str) -> Exchange:
 
 
 async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_stay(
-    store: SqliteStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, path: Path
 ) -> None:
     await talk(alice, ["one", "two", "three"], "c1")
     await index(store, alice.agent)
@@ -110,7 +110,7 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
 
 
 async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
-    store: SqliteStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, path: Path
 ) -> None:
     await talk(alice, ["one"], "c1")
     await index(store, alice.agent)
@@ -121,7 +121,7 @@ async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
 
 
 async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
-    store: SqliteStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, path: Path
 ) -> None:
     await talk(alice, ["one", "two"], "c1")
     e = row_of(alice, "oneu")
@@ -134,7 +134,7 @@ async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
     assert next(x for x in alice.rows() if x.id == e.id).state is State.FORGOTTEN
 
 
-async def test_a_reply_goes_alone(store: SqliteStore, alice: Teller, path: Path) -> None:
+async def test_a_reply_goes_alone(store: SqlStore, alice: Teller, path: Path) -> None:
     await talk(alice, ["one"], "c1")
     await forget(store, alice.agent, ForgetTarget(messages=[row_of(alice, "oneu").seq + 1]))
     assert in_file(path, "oneu", "onea") == ["oneu"]
@@ -145,7 +145,7 @@ async def test_a_reply_goes_alone(store: SqliteStore, alice: Teller, path: Path)
 
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
-    store: SqliteStore, alice: Teller, path: Path, key: str | None
+    store: SqlStore, alice: Teller, path: Path, key: str | None
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
     await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "oneu").id]))
@@ -155,52 +155,52 @@ async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
     assert len(rows) == before + 1
     assert rows[-1].parent == rows[-2].id
     assert rows[-1].standing
-    await store.writer.checkpoint()
+    await store.database.writer.checkpoint()
     assert in_file(path, "oneu", "onea", "twou", "threeu") == ["twou", "threeu"]
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["the question", "the reply"])
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 async def test_asked_again_at_its_place_it_is_answered_and_not_kept(
-    store: SqliteStore, alice: Teller, path: Path, key: str | None, place: int
+    store: SqlStore, alice: Teller, path: Path, key: str | None, place: int
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
     await forget(store, alice.agent, ForgetTarget(messages=[row_of(alice, "twou").seq + place]))
     await alice.say(history[:3], assistant(words("twoa")), key)
-    await store.writer.checkpoint()
+    await store.database.writer.checkpoint()
     assert in_file(path, "twou", "twoa") == [["twoa"], ["twou"]][place]
 
 
 async def test_another_conversation_that_begins_with_it_does_not_keep_it_either(
-    store: SqliteStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, path: Path
 ) -> None:
     history = await talk(alice, [f"n{i}n" for i in range(40)], "c1", size=2)
     agent = alice.agent
-    conversation = store.forgetting.conversation(agent.id, "c1")
+    conversation = await store.forgetting.conversation(agent.id, "c1")
     await forget(store, agent, ForgetTarget(conversation=conversation))
     marks = [f"n{i}n{who}" for i in range(40) for who in "ua"]
     assert in_file(path, *marks) == []
     for key in ("c2", None):
         await alice.say([*history, user("something new")], assistant("Fine."), key)
-    await store.writer.checkpoint()
+    await store.database.writer.checkpoint()
     assert in_file(path, *marks) == []
 
 
 async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back(
-    store: SqliteStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, path: Path
 ) -> None:
     await alice.say([user("Tell me.")], assistant("It was zqsecretx and then some more words."), "c1")
     await forget(store, alice.agent, ForgetTarget(messages=[row_of(alice, "secret").seq + 1]))
     heard = [user("Tell me."), assistant("It was zqsecretx and"), user("Stop.")]
     await alice.say(heard, assistant("Fine."), "c1")
-    await store.writer.checkpoint()
+    await store.database.writer.checkpoint()
     assert in_file(path, "secret") == []
 
 
 # -- a turn under way
 
 
-async def test_a_turn_that_was_under_way_does_not_commit(store: SqliteStore, alice: Teller) -> None:
+async def test_a_turn_that_was_under_way_does_not_commit(store: SqlStore, alice: Teller) -> None:
     history = await talk(alice, ["one"], "c1")
     turn = alice.begin([*history, user("and then?")], "c1")
     await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "oneu").id]))
@@ -209,7 +209,7 @@ async def test_a_turn_that_was_under_way_does_not_commit(store: SqliteStore, ali
 
 
 async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either(
-    store: SqliteStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, path: Path
 ) -> None:
     history = await talk(alice, ["one"], "c1")
     turn = alice.begin([*history, user("and then?")], "c1")
@@ -223,7 +223,7 @@ async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either
 
 
 async def test_block_values_that_came_from_it_go_and_later_edits_stay(
-    store: SqliteStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, path: Path
 ) -> None:
     history: list[WireMessage] = []
     for mark in ("red", "green", "blue"):
@@ -232,11 +232,11 @@ async def test_block_values_that_came_from_it_go_and_later_edits_stay(
         await alice.end(alice.begin(history, "c1"), [reply], [f"likes zq{mark}x"])
         history.append(reply)
     await alice.say([*history, user("bye")], assistant("Bye."), "c1")
-    (block,) = store.blocks.load(alice.agent.id)
+    (block,) = await store.blocks.load(alice.agent.id)
     assert block.value == "likes zqredx\nlikes zqgreenx\nlikes zqbluex"
     gone = next(e for e in alice.rows() if e.input and b"I like green" in e.input)
     await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
-    (now,) = store.blocks.load(alice.agent.id)
+    (now,) = await store.blocks.load(alice.agent.id)
     assert now.value == "likes zqredx\nlikes zqbluex"
     assert now.version == block.version + 1
     assert in_file(path, "red", "green", "blue") == ["red", "blue"]
@@ -245,7 +245,7 @@ async def test_block_values_that_came_from_it_go_and_later_edits_stay(
 
 
 async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
-    store: SqliteStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, path: Path
 ) -> None:
     section = Snapshot(0, words("section"), {"blocks": {"human": "d"}, "tools": {"a": "b"}, "epoch": 0})
     turn = alice.begin([user("hello")], "c1")
@@ -256,7 +256,7 @@ async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
     assert in_file(path, "section", "pending") == []
 
 
-async def test_passages_that_came_from_it_go(store: SqliteStore, alice: Teller, path: Path) -> None:
+async def test_passages_that_came_from_it_go(store: SqlStore, alice: Teller, path: Path) -> None:
     await talk(alice, ["one", "two"], "c1")
     agent = alice.agent
     one, two = (row_of(alice, mark) for mark in ("oneu", "twou"))
@@ -264,15 +264,13 @@ async def test_passages_that_came_from_it_go(store: SqliteStore, alice: Teller, 
     await store.passages.insert(agent.id, words("gone"), at=5.0, sources=[two.id, one.id])
     await index(store, agent)
     await forget(store, agent, ForgetTarget(exchanges=[one.id]))
-    assert [p.text for p in store.passages.list(agent.id)] == [words("kept")]
+    assert [p.text for p in await store.passages.list(agent.id)] == [words("kept")]
     assert in_file(path, "kept", "gone") == ["kept"]
     assert not await found(store, agent, "gone")
     assert await found(store, agent, "kept")
 
 
-async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(
-    store: SqliteStore, path: Path
-) -> None:
+async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(store: SqlStore, path: Path) -> None:
     clock = Clock()
     alice = Teller(store, ALICE, clock)
     await talk(alice, ["one"], "c1")
@@ -294,7 +292,7 @@ async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(
 # -- a user, a project, isolation
 
 
-async def test_a_user_leaves_nothing_and_begins_anew(store: SqliteStore, path: Path) -> None:
+async def test_a_user_leaves_nothing_and_begins_anew(store: SqlStore, path: Path) -> None:
     clock = Clock()
     alice, bob = Teller(store, ALICE, clock), Teller(store, BOB, clock)
     for i in range(30):
@@ -315,7 +313,7 @@ async def test_a_user_leaves_nothing_and_begins_anew(store: SqliteStore, path: P
     assert len(alice.rows()) == 1
 
 
-def _rows_of(store: SqliteStore, agent: int) -> dict[str, int]:
+def _rows_of(store: SqlStore, agent: int) -> dict[str, int]:
     tables = ("conversations", "exchanges", "marks", "snapshots", "blocks", "block_ops", "passages", "terms")
 
     def read(connection: sqlite3.Connection) -> dict[str, int]:
@@ -324,37 +322,37 @@ def _rows_of(store: SqliteStore, agent: int) -> dict[str, int]:
             for table in tables
         }
 
-    return store.reader.run(read)
+    return store.database.reader.run(read)
 
 
-async def test_another_agents_ids_do_nothing(store: SqliteStore, path: Path) -> None:
+async def test_another_agents_ids_do_nothing(store: SqlStore, path: Path) -> None:
     clock = Clock()
     alice, bob = Teller(store, ALICE, clock), Teller(store, BOB, clock)
     await talk(alice, ["one"], "c1")
     await talk(bob, ["two"], "c1")
     before = alice.rows()
-    mine = store.forgetting.conversation(alice.agent.id, "c1")
+    mine = await store.forgetting.conversation(alice.agent.id, "c1")
     target = ForgetTarget(exchanges=[e.id for e in before], conversation=mine, messages=[900])
     await forget(store, bob.agent, target)
     assert alice.rows() == before
     assert in_file(path, "oneu", "twou") == ["oneu", "twou"]
 
 
-async def test_a_scope_finds_its_memories_and_no_others(store: SqliteStore) -> None:
+async def test_a_scope_finds_its_memories_and_no_others(store: SqlStore) -> None:
     clock = Clock()
     scopes = [Scope(p, f, f"user:{u}") for p in ("p", "q") for f in ("f", "g") for u in ("a", "b")]
     ids = {}
     for scope in scopes:
         await talk(Teller(store, scope, clock), ["x"])
-        found = store.agents.find(scope)
+        found = await store.agents.find(scope)
         assert found is not None
         ids[scope] = found.id
     find = store.forgetting.find
-    assert find("p", None, "user:a") == [ids[Scope("p", f, "user:a")] for f in ("f", "g")]
-    assert find("q", "g", "user:b") == [ids[Scope("q", "g", "user:b")]]
-    assert len(find("p", None, None)) == 4
-    assert find("p", None, None, limit=3) == find("p", None, None)[:3]
-    assert find("r", None, None) == []
+    assert await find("p", None, "user:a") == [ids[Scope("p", f, "user:a")] for f in ("f", "g")]
+    assert await find("q", "g", "user:b") == [ids[Scope("q", "g", "user:b")]]
+    assert len(await find("p", None, None)) == 4
+    assert await find("p", None, None, limit=3) == (await find("p", None, None))[:3]
+    assert await find("r", None, None) == []
 
 
 # -- the file
@@ -362,7 +360,7 @@ async def test_a_scope_finds_its_memories_and_no_others(store: SqliteStore) -> N
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
-    store: SqliteStore, path: Path, seed: int
+    store: SqlStore, path: Path, seed: int
 ) -> None:
     """Conversations of two users grow side by side; turns are cut, cancelled and amended, some are long."""
     chance = random.Random(seed)
@@ -395,7 +393,7 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
     for (who, key), marks in told.items():
         agent = tellers[who].agent
         assert in_file(path, *marks)
-        conversation = store.forgetting.conversation(agent.id, key)
+        conversation = await store.forgetting.conversation(agent.id, key)
         assert conversation
         await forget(store, agent, ForgetTarget(conversation=conversation))
         assert in_file(path, *marks) == []
@@ -406,22 +404,22 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     alice = Teller(store, ALICE, Clock())
     await talk(alice, [f"n{i}n" for i in range(100)], "c1", size=3)
     agent = alice.agent
-    conversation = store.forgetting.conversation(agent.id, "c1")
+    conversation = await store.forgetting.conversation(agent.id, "c1")
     id = await store.forgetting.begin(agent.id, ForgetTarget(conversation=conversation))
     assert not await store.forgetting.run(id, FORGET_RULES, until=lambda: True)
     states = {e.state for e in alice.rows()}
     assert states == {State.FINISHED, State.FORGOTTEN}
     await store.close()
     again = await open_store()
-    assert again.forgetting.unfinished() == [id]
+    assert await again.forgetting.unfinished() == [id]
     assert await again.forgetting.run(id, FORGET_RULES)
     assert await again.forgetting.run(id, FORGET_RULES)  # once more does nothing
     await again.forgetting.sweep()
-    assert again.forgetting.unfinished() == []
+    assert await again.forgetting.unfinished() == []
     assert in_file(path, *(f"n{i}n{who}" for i in range(100) for who in "ua")) == []
 
 
-async def test_what_is_too_old_goes(store: SqliteStore, path: Path) -> None:
+async def test_what_is_too_old_goes(store: SqlStore, path: Path) -> None:
     clock = Clock()
     alice = Teller(store, ALICE, clock)
     await talk(alice, ["old"], "c1")

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
+from storage.base import Connection, Operation
 from storage.errors import Full, NotFound, Stale
+from storage.open import open_store
 from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import create_agent
 from storage.sql.jobs import Jobs, enqueue_job, forget_jobs
 from storage.sql.passages import insert_passage
 from storage.sql.statements import load_queries
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
+from storage.sqlite.database import drive
 
 KINDS = ("learn", "compact")
 LEASE_S = 60.0
@@ -41,7 +44,7 @@ def clock() -> Clock:
     return Clock()
 
 
-OpenStore = Callable[..., Awaitable[SqliteStore]]
+OpenStore = Callable[..., Awaitable[SqlStore]]
 
 
 @pytest.fixture
@@ -51,20 +54,20 @@ async def store(path: Path, clock: Clock) -> Any:
     await store.close()
 
 
-async def open_at(path: Path, clock: Clock, **options: Any) -> SqliteStore:
-    return await SqliteStore.open(
+async def open_at(path: Path, clock: Clock, **options: Any) -> SqlStore:
+    return await open_store(
         path, now=lambda: clock.now, tick=lambda: clock.tick, busy_timeout_ms=0, **options
     )
 
 
 @pytest.fixture
-def jobs(store: SqliteStore) -> Jobs:
+def jobs(store: SqlStore) -> Jobs:
     return store.jobs
 
 
-async def make_agent(store: SqliteStore, user: str = "alice") -> Agent:
+async def make_agent(store: SqlStore, user: str = "alice") -> Agent:
     draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
-    return await store.writer.submit(lambda connection: create_agent(connection, draft))
+    return await store.database.write(lambda connection: create_agent(connection, draft))
 
 
 async def claim(jobs: Jobs, *kinds: str) -> Job | None:
@@ -77,16 +80,16 @@ async def take(jobs: Jobs, *kinds: str) -> Job:
     return job
 
 
-def remember(agent: Agent, text: str) -> Callable[[sqlite3.Connection], Any]:
+def remember(agent: Agent, text: str) -> Operation[Any]:
     return lambda connection: insert_passage(connection, agent.id, text, at=1.0)
 
 
-def texts(store: SqliteStore, agent: Agent) -> list[str]:
-    return [passage.text for passage in store.passages.list(agent.id)]
+def texts(store: SqlStore, agent: Agent) -> list[str]:
+    return [passage.text for passage in drive(store.passages.list(agent.id))]
 
 
-def raise_epoch(agent: Agent) -> Callable[[sqlite3.Connection], Any]:
-    return lambda c: c.execute("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,)) and None
+def raise_epoch(agent: Agent) -> Operation[Any]:
+    return lambda c: c.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
 
 
 def content_of(path: Path) -> str:
@@ -96,7 +99,7 @@ def content_of(path: Path) -> str:
 # --- from enqueueing to the end ---------------------------------------------------------------------------------------
 
 
-async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: SqliteStore, jobs: Jobs) -> None:
+async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: SqlStore, jobs: Jobs) -> None:
     agent = await make_agent(store)
     id = await jobs.enqueue("learn", agent.id, "k", b'{"from":7}')
     job = await take(jobs)
@@ -105,44 +108,42 @@ async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: SqliteStore, j
     assert await claim(jobs) is None
     await jobs.journal(job, "ask", b"answer")
     await jobs.finish(job, remember(agent, "done"))
-    assert jobs.list() == ()
-    assert jobs.steps(id) == ()
+    assert await jobs.list() == ()
+    assert await jobs.steps(id) == ()
     assert texts(store, agent) == ["done"]
     assert await jobs.due_in(KINDS) is None
 
 
-async def test_what_fails_in_the_last_effect_leaves_the_job_as_it_was(store: SqliteStore, jobs: Jobs) -> None:
+async def test_what_fails_in_the_last_effect_leaves_the_job_as_it_was(store: SqlStore, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
 
-    def half(connection: sqlite3.Connection) -> None:
-        remember(agent, "half")(connection)
+    async def half(connection: Connection) -> None:
+        await remember(agent, "half")(connection)
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
         await jobs.finish(job, half)
     assert texts(store, agent) == []
-    assert [each.state for each in jobs.list()] == [JobState.RUNNING]
+    assert [each.state for each in await jobs.list()] == [JobState.RUNNING]
     await jobs.finish(job)
 
 
-async def test_a_job_enqueued_in_a_transaction_that_fails_is_not_there(
-    store: SqliteStore, jobs: Jobs
-) -> None:
+async def test_a_job_enqueued_in_a_transaction_that_fails_is_not_there(store: SqlStore, jobs: Jobs) -> None:
     agent = await make_agent(store)
 
-    def turn(connection: sqlite3.Connection) -> None:
-        enqueue_job(connection, "learn", agent.id, "k", b"{}", due=0.0, now=0.0, epoch=agent.epoch)
+    async def turn(connection: Connection) -> None:
+        await enqueue_job(connection, "learn", agent.id, "k", b"{}", due=0.0, now=0.0, epoch=agent.epoch)
         raise ValueError
 
     with pytest.raises(ValueError):
-        await store.writer.submit(turn)
-    assert jobs.list() == ()
+        await store.database.write(turn)
+    assert await jobs.list() == ()
 
 
 async def test_only_what_is_due_and_has_a_handler_is_claimed(
-    store: SqliteStore, jobs: Jobs, clock: Clock
+    store: SqlStore, jobs: Jobs, clock: Clock
 ) -> None:
     await jobs.enqueue("learn", 0, "k", due=clock.now + 10)
     await jobs.enqueue("index", 0, "k")
@@ -153,7 +154,7 @@ async def test_only_what_is_due_and_has_a_handler_is_claimed(
     assert (await take(jobs)).kind == "learn"
 
 
-async def test_who_is_next_is_found_without_looking_at_all_who_wait(store: SqliteStore, jobs: Jobs) -> None:
+async def test_who_is_next_is_found_without_looking_at_all_who_wait(store: SqlStore, jobs: Jobs) -> None:
     """The loop's own thread asks, whenever something was enqueued."""
     queries = load_queries("jobs.sql")
 
@@ -162,7 +163,7 @@ async def test_who_is_next_is_found_without_looking_at_all_who_wait(store: Sqlit
             rows = connection.execute(f"EXPLAIN QUERY PLAN {queries[name]}", (first, "[]"))
             return [row[3] for row in rows.fetchall()]
 
-        return store.reader.run(read)
+        return store.database.reader.run(read)
 
     for steps, index in (
         (plan("first", "pending"), "jobs_state (state=?)"),
@@ -176,7 +177,7 @@ async def test_who_is_next_is_found_without_looking_at_all_who_wait(store: Sqlit
 # --- lanes and keys ---------------------------------------------------------------------------------------------------
 
 
-async def test_one_job_of_a_kind_runs_for_an_agent(store: SqliteStore, jobs: Jobs) -> None:
+async def test_one_job_of_a_kind_runs_for_an_agent(store: SqlStore, jobs: Jobs) -> None:
     a, b = await make_agent(store, "a"), await make_agent(store, "b")
     await jobs.enqueue("learn", a.id, "1")
     await jobs.enqueue("learn", a.id, "2")
@@ -193,36 +194,36 @@ async def test_one_job_of_a_kind_runs_for_an_agent(store: SqliteStore, jobs: Job
     assert (await take(jobs)).key == "2"
 
 
-async def test_the_schema_itself_forbids_two_in_a_lane(store: SqliteStore, jobs: Jobs) -> None:
+async def test_the_schema_itself_forbids_two_in_a_lane(store: SqlStore, jobs: Jobs) -> None:
     await jobs.enqueue("learn", 0, "1")
     await jobs.enqueue("learn", 0, "2")
     await take(jobs)
     with pytest.raises(Exception, match="UNIQUE"):
-        await store.writer.submit(lambda c: c.execute("UPDATE jobs SET state = 'running'"))
+        await store.database.writer.submit(lambda c: c.execute("UPDATE jobs SET state = 'running'"))
 
 
-async def test_jobs_of_one_key_that_wait_are_one(store: SqliteStore, jobs: Jobs, clock: Clock) -> None:
+async def test_jobs_of_one_key_that_wait_are_one(store: SqlStore, jobs: Jobs, clock: Clock) -> None:
     first = await jobs.enqueue("learn", 0, "k", b"old", due=clock.now + 5)
     assert await jobs.enqueue("learn", 0, "k", b"new", due=clock.now + 50) == first
-    (job,) = jobs.list()
+    (job,) = await jobs.list()
     assert (job.payload, job.due) == (b"new", clock.now + 5)
     await jobs.enqueue("learn", 0, "k", b"er", due=clock.now + 50, merge=lambda a, b: a + b, postpone=True)
-    (job,) = jobs.list()
+    (job,) = await jobs.list()
     assert (job.payload, job.due) == (b"newer", clock.now + 50)
 
 
-async def test_enqueueing_while_one_runs_leaves_one_waiting(store: SqliteStore, jobs: Jobs) -> None:
+async def test_enqueueing_while_one_runs_leaves_one_waiting(store: SqlStore, jobs: Jobs) -> None:
     await jobs.enqueue("learn", 0, "k", b"1")
     job = await take(jobs)
     for payload in (b"2", b"3"):
         await jobs.enqueue("learn", 0, "k", payload)
-    assert [each.state for each in jobs.list()] == [JobState.PENDING, JobState.RUNNING]
+    assert [each.state for each in await jobs.list()] == [JobState.PENDING, JobState.RUNNING]
     assert job.payload == b"1"
     await jobs.finish(job)
     assert (await take(jobs)).payload == b"3"
 
 
-async def test_claims_in_one_batch_share_the_lanes(store: SqliteStore, jobs: Jobs) -> None:
+async def test_claims_in_one_batch_share_the_lanes(store: SqlStore, jobs: Jobs) -> None:
     for key in "12345":
         await jobs.enqueue("learn", 0, key)
     claimed = await asyncio.gather(*(claim(jobs) for _ in range(5)))
@@ -233,7 +234,7 @@ async def test_claims_in_one_batch_share_the_lanes(store: SqliteStore, jobs: Job
 
 
 async def test_a_failing_job_holds_its_lane_until_its_dead_letter(
-    store: SqliteStore, jobs: Jobs, clock: Clock
+    store: SqlStore, jobs: Jobs, clock: Clock
 ) -> None:
     poison = await jobs.enqueue("learn", 0, "poison")
     await jobs.enqueue("learn", 0, "next")
@@ -246,16 +247,16 @@ async def test_a_failing_job_holds_its_lane_until_its_dead_letter(
     assert (job.id, job.attempt, job.tries, job.error) == (poison, 2, 2, "first")
     assert await jobs.fail(job, "second", None) == "dead"
     assert (await take(jobs)).key == "next"
-    (dead,) = jobs.list(JobState.DEAD)
+    (dead,) = await jobs.list(JobState.DEAD)
     assert (dead.id, dead.error) == (poison, "second")
 
 
-async def test_a_dead_letter_is_tried_again_from_where_it_was(store: SqliteStore, jobs: Jobs) -> None:
+async def test_a_dead_letter_is_tried_again_from_where_it_was(store: SqlStore, jobs: Jobs) -> None:
     id = await jobs.enqueue("learn", 0, "k")
     job = await take(jobs)
     await jobs.journal(job, "ask", b"answer")
     await jobs.fail(job, "no", None)
-    assert jobs.counts()[JobState.DEAD] == 1
+    assert (await jobs.counts())[JobState.DEAD] == 1
     assert (await jobs.retry(id)).state is JobState.PENDING
     job = await take(jobs)
     assert (job.id, job.tries, job.attempt, job.error) == (id, 1, 2, None)
@@ -263,24 +264,24 @@ async def test_a_dead_letter_is_tried_again_from_where_it_was(store: SqliteStore
 
 
 async def test_a_newer_job_of_the_key_takes_the_dead_ones_place(
-    store: SqliteStore, jobs: Jobs, clock: Clock
+    store: SqlStore, jobs: Jobs, clock: Clock
 ) -> None:
     id = await jobs.enqueue("learn", 0, "k", b"old")
     await jobs.fail(await take(jobs), "no", None)
     newer = await jobs.enqueue("learn", 0, "k", b"new", due=clock.now + 99)
     job = await jobs.retry(id)
     assert (job.id, job.payload, job.due) == (newer, b"new", clock.now)
-    assert [each.id for each in jobs.list()] == [newer]
+    assert [each.id for each in await jobs.list()] == [newer]
 
 
-async def test_a_key_has_one_dead_letter(store: SqliteStore, jobs: Jobs) -> None:
+async def test_a_key_has_one_dead_letter(store: SqlStore, jobs: Jobs) -> None:
     for error in ("1", "2"):
         await jobs.enqueue("learn", 0, "k")
         await jobs.fail(await take(jobs), error, None)
-    assert [job.error for job in jobs.list()] == ["2"]
+    assert [job.error for job in await jobs.list()] == ["2"]
 
 
-async def test_one_that_is_given_back_was_not_tried(store: SqliteStore, jobs: Jobs, clock: Clock) -> None:
+async def test_one_that_is_given_back_was_not_tried(store: SqlStore, jobs: Jobs, clock: Clock) -> None:
     await jobs.enqueue("learn", 0, "k")
     await jobs.release(await take(jobs), 5.0)
     assert await claim(jobs) is None
@@ -289,7 +290,7 @@ async def test_one_that_is_given_back_was_not_tried(store: SqliteStore, jobs: Jo
     assert (job.tries, job.attempt) == (1, 2)
 
 
-async def test_a_cancelled_job_is_gone_and_commits_nothing(store: SqliteStore, jobs: Jobs) -> None:
+async def test_a_cancelled_job_is_gone_and_commits_nothing(store: SqlStore, jobs: Jobs) -> None:
     agent = await make_agent(store)
     id = await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
@@ -308,7 +309,7 @@ async def test_a_cancelled_job_is_gone_and_commits_nothing(store: SqliteStore, j
 
 
 async def test_a_lease_that_ran_out_is_taken_over_and_its_worker_commits_nothing(
-    store: SqliteStore, jobs: Jobs, clock: Clock
+    store: SqlStore, jobs: Jobs, clock: Clock
 ) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k")
@@ -332,7 +333,7 @@ async def test_a_lease_that_ran_out_is_taken_over_and_its_worker_commits_nothing
     assert texts(store, agent) == ["good"]
 
 
-async def test_a_heartbeat_keeps_the_lease(store: SqliteStore, jobs: Jobs, clock: Clock) -> None:
+async def test_a_heartbeat_keeps_the_lease(store: SqlStore, jobs: Jobs, clock: Clock) -> None:
     await jobs.enqueue("learn", 0, "k")
     job = await take(jobs)
     for _ in range(5):
@@ -367,7 +368,7 @@ async def test_a_job_that_kills_every_process_ends_in_the_dead_letter(path: Path
         await store.close()
     store = await open_at(path, clock)
     assert await claim(store.jobs) is None
-    (dead,) = store.jobs.list()
+    (dead,) = await store.jobs.list()
     assert dead.state is JobState.DEAD
     assert "3 attempts" in str(dead.error)
     await store.close()
@@ -375,7 +376,7 @@ async def test_a_job_that_kills_every_process_ends_in_the_dead_letter(path: Path
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
 async def test_a_jumping_clock_neither_ends_a_lease_nor_loses_a_job(
-    store: SqliteStore, jobs: Jobs, clock: Clock, jump: float
+    store: SqlStore, jobs: Jobs, clock: Clock, jump: float
 ) -> None:
     await jobs.enqueue("learn", 0, "running")
     job = await take(jobs)
@@ -390,7 +391,7 @@ async def test_a_jumping_clock_neither_ends_a_lease_nor_loses_a_job(
 # --- the journal ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_step_is_journaled_once_with_its_effect(store: SqliteStore, jobs: Jobs) -> None:
+async def test_a_step_is_journaled_once_with_its_effect(store: SqlStore, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
@@ -399,15 +400,15 @@ async def test_a_step_is_journaled_once_with_its_effect(store: SqliteStore, jobs
     assert await jobs.journal(job, "ask", b"two", remember(agent, "two")) == b"one"
     assert await jobs.step(job, "ask") == b"one"
     assert texts(store, agent) == ["one"]
-    assert [(step.name, step.size) for step in jobs.steps(job.id)] == [("ask", 3)]
+    assert [(step.name, step.size) for step in await jobs.steps(job.id)] == [("ask", 3)]
 
 
 # --- forgetting -------------------------------------------------------------------------------------------------------
 
 
-async def test_nothing_is_enqueued_on_an_epoch_that_has_gone(store: SqliteStore, jobs: Jobs) -> None:
+async def test_nothing_is_enqueued_on_an_epoch_that_has_gone(store: SqlStore, jobs: Jobs) -> None:
     agent = await make_agent(store)
-    await store.writer.submit(raise_epoch(agent))
+    await store.database.write(raise_epoch(agent))
     with pytest.raises(Stale):
         await jobs.enqueue("learn", agent.id, "k", epoch=agent.epoch)
     with pytest.raises(Stale):
@@ -415,12 +416,12 @@ async def test_nothing_is_enqueued_on_an_epoch_that_has_gone(store: SqliteStore,
     assert await jobs.enqueue("learn", agent.id, "k")
 
 
-async def test_a_running_job_brings_nothing_back(store: SqliteStore, jobs: Jobs) -> None:
+async def test_a_running_job_brings_nothing_back(store: SqlStore, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
     await jobs.journal(job, "ask", b"what was said")
-    await store.writer.submit(raise_epoch(agent))
+    await store.database.write(raise_epoch(agent))
     assert not await jobs.heartbeat(job, LEASE_S)
     for late in (
         jobs.journal(job, "more", b"", remember(agent, "late")),
@@ -430,29 +431,29 @@ async def test_a_running_job_brings_nothing_back(store: SqliteStore, jobs: Jobs)
         with pytest.raises(Stale):
             await late
     assert await jobs.fail(job, "late", 1.0) == "dropped"
-    assert jobs.list() == ()
+    assert await jobs.list() == ()
     assert texts(store, agent) == []
 
 
-async def test_a_waiting_job_of_an_old_epoch_is_dropped_not_run(store: SqliteStore, jobs: Jobs) -> None:
+async def test_a_waiting_job_of_an_old_epoch_is_dropped_not_run(store: SqlStore, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "old")
-    await store.writer.submit(raise_epoch(agent))
+    await store.database.write(raise_epoch(agent))
     await jobs.enqueue("learn", agent.id, "new")
     assert (await take(jobs)).key == "new"
-    assert [job.key for job in jobs.list()] == ["new"]
+    assert [job.key for job in await jobs.list()] == ["new"]
 
 
-async def test_a_payload_of_an_old_epoch_is_not_merged_into_a_new_one(store: SqliteStore, jobs: Jobs) -> None:
+async def test_a_payload_of_an_old_epoch_is_not_merged_into_a_new_one(store: SqlStore, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k", b"forgotten,")
-    await store.writer.submit(raise_epoch(agent))
+    await store.database.write(raise_epoch(agent))
     await jobs.enqueue("learn", agent.id, "k", b"new", merge=lambda a, b: a + b)
     assert (await take(jobs)).payload == b"new"
 
 
 async def test_forgetting_drops_jobs_steps_and_words_of_errors(
-    store: SqliteStore, jobs: Jobs, path: Path
+    store: SqlStore, jobs: Jobs, path: Path
 ) -> None:
     alice, bob = await make_agent(store), await make_agent(store, "bob")
     await jobs.enqueue("learn", alice.id, "k")
@@ -461,23 +462,23 @@ async def test_forgetting_drops_jobs_steps_and_words_of_errors(
     await jobs.fail(job, "zanzibar", None)
     await jobs.enqueue("learn", bob.id, "k")
     await jobs.forget(alice.id)
-    assert [job.agent for job in jobs.list()] == [bob.id]
+    assert [job.agent for job in await jobs.list()] == [bob.id]
     await store.close()
     assert "zanzibar" not in content_of(path)
 
 
-async def test_forgetting_can_let_a_job_begin_again(store: SqliteStore, jobs: Jobs) -> None:
+async def test_forgetting_can_let_a_job_begin_again(store: SqlStore, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "runs", b"1")
     job = await take(jobs)
     await jobs.journal(job, "ask", b"what was said")
     await jobs.enqueue("learn", agent.id, "waits", b"2")
 
-    def forget(connection: sqlite3.Connection) -> None:
-        raise_epoch(agent)(connection)
-        forget_jobs(connection, agent.id, lambda job: job.payload + b"!")
+    async def forget(connection: Connection) -> None:
+        await raise_epoch(agent)(connection)
+        await forget_jobs(connection, agent.id, lambda job: job.payload + b"!")
 
-    await store.writer.submit(forget)
+    await store.database.write(forget)
     with pytest.raises(Stale):
         await jobs.finish(job)
     again = await take(jobs)
@@ -487,11 +488,11 @@ async def test_forgetting_can_let_a_job_begin_again(store: SqliteStore, jobs: Jo
     assert (await take(jobs)).payload == b"2!"
 
 
-async def test_a_dead_letter_of_an_old_epoch_is_not_tried_again(store: SqliteStore, jobs: Jobs) -> None:
+async def test_a_dead_letter_of_an_old_epoch_is_not_tried_again(store: SqlStore, jobs: Jobs) -> None:
     agent = await make_agent(store)
     id = await jobs.enqueue("learn", agent.id, "k")
     await jobs.fail(await take(jobs), "no", None)
-    await store.writer.submit(raise_epoch(agent))
+    await store.database.write(raise_epoch(agent))
     with pytest.raises(Stale, match="forgotten"):
         await jobs.retry(id)
 
@@ -499,7 +500,7 @@ async def test_a_dead_letter_of_an_old_epoch_is_not_tried_again(store: SqliteSto
 # --- who waits --------------------------------------------------------------------------------------------------------
 
 
-async def test_watchers_are_told_of_what_there_may_be_to_do(store: SqliteStore, jobs: Jobs) -> None:
+async def test_watchers_are_told_of_what_there_may_be_to_do(store: SqlStore, jobs: Jobs) -> None:
     told: list[int] = []
     stop = jobs.watch(lambda: told.append(1))
     await jobs.enqueue("learn", 0, "k")
@@ -513,11 +514,11 @@ async def test_watchers_are_told_of_what_there_may_be_to_do(store: SqliteStore, 
     assert len(told) == 2
 
 
-async def test_a_caller_that_goes_away_hides_no_job(store: SqliteStore, jobs: Jobs) -> None:
+async def test_a_caller_that_goes_away_hides_no_job(store: SqlStore, jobs: Jobs) -> None:
     told: list[int] = []
-    jobs.watch(lambda: told.append(len(jobs.list())))
+    jobs.watch(lambda: told.append(len(drive(jobs.list()))))
     gate = threading.Event()
-    stalled = store.writer.submit(lambda _: gate.wait(10))
+    stalled = store.database.writer.submit(lambda _: gate.wait(10))
     task = asyncio.create_task(jobs.enqueue("learn", 0, "k"))
     await asyncio.sleep(0)
     task.cancel()
@@ -532,7 +533,7 @@ async def test_a_caller_that_goes_away_hides_no_job(store: SqliteStore, jobs: Jo
 # --- spending ---------------------------------------------------------------------------------------------------------
 
 
-async def test_spending_is_counted_by_project_and_day(store: SqliteStore) -> None:
+async def test_spending_is_counted_by_project_and_day(store: SqlStore) -> None:
     for project, day, tokens in (("a", 1, 10), ("a", 1, 5), ("a", 2, 7), ("b", 1, 1)):
         await store.spending.spend(project, day, tokens)
     assert [await store.spending.spent(*of) for of in (("a", 1), ("a", 2), ("b", 1), ("b", 2))] == [
@@ -543,7 +544,7 @@ async def test_spending_is_counted_by_project_and_day(store: SqliteStore) -> Non
     ]
 
 
-async def test_a_full_disk_is_named(store: SqliteStore, jobs: Jobs) -> None:
+async def test_a_full_disk_is_named(store: SqlStore, jobs: Jobs) -> None:
     await jobs.enqueue("learn", 0, "k")
     job = await take(jobs)
 
@@ -554,5 +555,5 @@ async def test_a_full_disk_is_named(store: SqliteStore, jobs: Jobs) -> None:
 
     with pytest.raises(Full):
         await jobs.commit(job, fill)
-    assert await store.writer.probe()
+    assert await store.database.writer.probe()
     await jobs.finish(job)

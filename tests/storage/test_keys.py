@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from storage.errors import NotFound, WriteConflict
+from storage.open import open_store
 from storage.records import Agent, Scope
 from storage.sql.agents import Agents, create_agent
 from storage.sql.keys import was_keyed
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 
 ALICE = Scope("default", "default", "user:alice")
 
@@ -32,24 +33,24 @@ def remove(path: Path, suffixes: set[str]) -> None:
         each.unlink()
 
 
-async def test_a_key_is_shown_once_and_found_by_what_was_shown(store: SqliteStore) -> None:
+async def test_a_key_is_shown_once_and_found_by_what_was_shown(store: SqlStore) -> None:
     key, plain = await store.keys.create("shop", "laptop")
     assert plain.startswith("mg-")
     assert len(plain) > 40
-    assert store.keys.find(plain) == key
-    assert store.keys.list() == (key,)
+    assert await store.keys.find(plain) == key
+    assert await store.keys.list() == (key,)
     assert (key.project, key.name, key.created) == ("shop", "laptop", 1000.0)
     assert plain.startswith(key.prefix)
 
 
-async def test_the_file_does_not_hold_the_key(store: SqliteStore, path: Path) -> None:
+async def test_the_file_does_not_hold_the_key(store: SqlStore, path: Path) -> None:
     _, plain = await store.keys.create("shop", "laptop")
     await store.close()
     assert not holds(path, plain.removeprefix("mg-")[4:])
 
 
-async def test_that_there_are_keys_can_be_told_without_the_file(store: SqliteStore, path: Path) -> None:
-    assert not store.keys.has_any()
+async def test_that_there_are_keys_can_be_told_without_the_file(store: SqlStore, path: Path) -> None:
+    assert not await store.keys.has_any()
     assert not was_keyed(path)
     key, _ = await store.keys.create("shop", "laptop")
     await store.keys.revoke(str(key.id))  # taking back the last one does not open the door
@@ -59,109 +60,109 @@ async def test_that_there_are_keys_can_be_told_without_the_file(store: SqliteSto
 
 
 async def test_keys_made_before_there_was_a_sign_leave_one_at_the_next_start(
-    store: SqliteStore, path: Path
+    store: SqlStore, path: Path
 ) -> None:
     await store.keys.create("shop", "laptop")
     await store.close()
     remove(path, {".keyed"})
-    store = await SqliteStore.open(path)
-    assert store.keys.has_any()
+    store = await open_store(path)
+    assert await store.keys.has_any()
     await store.close()
     assert was_keyed(path)
 
 
-async def test_a_new_file_in_the_place_of_one_with_keys_has_none(store: SqliteStore, path: Path) -> None:
+async def test_a_new_file_in_the_place_of_one_with_keys_has_none(store: SqlStore, path: Path) -> None:
     await store.keys.create("shop", "laptop")
     await store.close()
     remove(path, {".db", ".db-wal", ".db-shm", ".lock"})
-    store = await SqliteStore.open(path)
-    assert not store.keys.has_any()
+    store = await open_store(path)
+    assert not await store.keys.has_any()
     await store.close()
     assert not was_keyed(path)
 
 
 @pytest.mark.parametrize("presented", ["", "mg-", "mg-nothing", "' OR 1=1 --", "\udc80\x00", "x" * 100_000])
-async def test_what_was_never_a_key_is_none(store: SqliteStore, presented: str) -> None:
+async def test_what_was_never_a_key_is_none(store: SqlStore, presented: str) -> None:
     await store.keys.create("shop", "laptop")
-    assert store.keys.find(presented) is None
+    assert await store.keys.find(presented) is None
 
 
 @pytest.mark.parametrize("by", ["name", "id"])
-async def test_a_revoked_key_is_known_no_more_at_once(store: SqliteStore, by: str) -> None:
+async def test_a_revoked_key_is_known_no_more_at_once(store: SqlStore, by: str) -> None:
     key, plain = await store.keys.create("shop", "laptop")
     _, other = await store.keys.create("shop", "phone")
-    assert store.keys.find(plain)
+    assert await store.keys.find(plain)
     assert await store.keys.revoke(str(getattr(key, by))) == replace(key, revoked=1000.0)
-    assert store.keys.find(plain) is None
-    assert store.keys.find(other)
+    assert await store.keys.find(plain) is None
+    assert await store.keys.find(other)
     with pytest.raises(NotFound):
         await store.keys.revoke("laptop")
 
 
 async def test_taking_back_the_last_key_does_not_open_the_server(open_store: Any) -> None:
     store = await open_store()
-    assert not store.keys.has_any()
+    assert not await store.keys.has_any()
     await store.keys.create("shop", "laptop")
-    assert store.keys.has_any()
+    assert await store.keys.has_any()
     await store.keys.revoke("laptop")
-    assert store.keys.has_any()
+    assert await store.keys.has_any()
     await store.close()
-    assert (await open_store()).keys.has_any()
+    assert await (await open_store()).keys.has_any()
 
 
 async def test_a_known_key_costs_no_statement(open_store: Any) -> None:
     statements: list[str] = []
     store = await open_store(on_statement=statements.append)
     _, plain = await store.keys.create("shop", "laptop")
-    store.keys.find(plain)
+    await store.keys.find(plain)
     statements.clear()
-    assert store.keys.find(plain)
-    assert store.keys.has_any()
+    assert await store.keys.find(plain)
+    assert await store.keys.has_any()
     assert statements == []
 
 
-async def test_agents_are_told_apart_by_every_part_of_their_scope(store: SqliteStore, agent: Agent) -> None:
-    assert store.agents.find(ALICE) == agent
+async def test_agents_are_told_apart_by_every_part_of_their_scope(store: SqlStore, agent: Agent) -> None:
+    assert await store.agents.find(ALICE) == agent
     for other in (
         replace(ALICE, project="p"),
         replace(ALICE, profile="p"),
         replace(ALICE, subject="user:bob"),
         replace(ALICE, subject="conversation:alice"),
     ):
-        assert store.agents.find(other) is None
+        assert await store.agents.find(other) is None
 
 
-async def test_two_first_requests_at_once_make_one_agent(store: SqliteStore) -> None:
+async def test_two_first_requests_at_once_make_one_agent(store: SqlStore) -> None:
     first, second = store.agents.draft(ALICE), store.agents.draft(ALICE)
     assert first == second
     assert first.id == 0
-    one = await store.writer.submit(lambda connection: create_agent(connection, first))
-    two = await store.writer.submit(lambda connection: create_agent(connection, second))
+    one = await store.database.write(lambda connection: create_agent(connection, first))
+    two = await store.database.write(lambda connection: create_agent(connection, second))
     assert one == two
     assert one.id > 0
 
 
-async def test_a_late_draft_learns_whose_agent_was_first(store: SqliteStore, agent: Agent) -> None:
+async def test_a_late_draft_learns_whose_agent_was_first(store: SqlStore, agent: Agent) -> None:
     late = store.agents.draft(ALICE)
     assert late.secret != agent.secret
-    assert await store.writer.submit(lambda connection: create_agent(connection, late)) == agent
+    assert await store.database.write(lambda connection: create_agent(connection, late)) == agent
 
 
-async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: SqliteStore, agent: Agent) -> None:
-    agents = Agents(store.reader, lambda: 0.0, cached=2)
+async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: SqlStore, agent: Agent) -> None:
+    agents = Agents(store.database, lambda: 0.0, cached=2)
     for name in "abcd":
         agents.remember(replace(agent, scope=replace(ALICE, subject=name)))
     assert len(agents._found) == 2
     agents.remember(replace(agent, epoch=9))
-    assert agents.find(ALICE) == replace(agent, epoch=9)
+    assert await agents.find(ALICE) == replace(agent, epoch=9)
     agents.forget(ALICE)
-    assert agents.find(ALICE) == agent
+    assert await agents.find(ALICE) == agent
 
 
-async def test_a_name_that_several_keys_have_revokes_none_of_them(store: SqliteStore) -> None:
+async def test_a_name_that_several_keys_have_revokes_none_of_them(store: SqlStore) -> None:
     made = [(await store.keys.create("default", name))[0] for name in ("key", "key", "1")]
     with pytest.raises(WriteConflict, match="1, 2 are all named 'key'"):
         await store.keys.revoke("key")
     assert (await store.keys.revoke("1")).id == made[0].id  # the number, not the name
     assert (await store.keys.revoke("key")).id == made[1].id
-    assert [each.revoked is None for each in store.keys.list()] == [False, False, True]
+    assert [each.revoked is None for each in await store.keys.list()] == [False, False, True]

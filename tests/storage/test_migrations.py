@@ -107,7 +107,9 @@ async def test_text_is_read_by_index(store: Any) -> None:
     for name in ("agent_find", "key_find", "block_load", "op_of_exchange", "terms_load", "passage_list"):
         sql = queries[name]
         count = 1 if "?1" in sql else sql.count("?")
-        plan = store.reader.connection.execute(f"EXPLAIN QUERY PLAN {sql}", (None,) * count).fetchall()
+        plan = store.database.reader.connection.execute(
+            f"EXPLAIN QUERY PLAN {sql}", (None,) * count
+        ).fetchall()
         assert not [row[3] for row in plan if row[3].startswith("SCAN")], name
 
 
@@ -124,7 +126,7 @@ async def test_text_is_read_by_index(store: Any) -> None:
     ],
 )
 async def test_exchanges_are_found_by(store: Any, where: str, index: str) -> None:
-    plan = store.reader.connection.execute(
+    plan = store.database.reader.connection.execute(
         f"EXPLAIN QUERY PLAN SELECT said FROM exchanges WHERE {where}"
     ).fetchall()
     assert f"USING INDEX {index} " in plan[0][3]
@@ -147,5 +149,5 @@ async def test_an_exchange_moves_its_conversation_and_its_agent(store: Any, agen
             connection.execute("SELECT seq FROM exchanges ORDER BY id").fetchall(),
         )
 
-    assert await store.writer.submit(add) == ((2, 5.0), [(1,), (3,)])
-    assert store.reader.connection.execute("SELECT next_seq FROM agents").fetchone() == (6,)
+    assert await store.database.writer.submit(add) == ((2, 5.0), [(1,), (3,)])
+    assert store.database.reader.connection.execute("SELECT next_seq FROM agents").fetchone() == (6,)

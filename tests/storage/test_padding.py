@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from storage.base import Connection
 from storage.records import Agent, Evicted, Exchange, State
 from storage.sql import exchanges
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 from storage.sqlite.padding import pad_bytes, room_for, size_of
 
 PAGE = 4096
@@ -73,60 +73,63 @@ def cells(path: Path) -> Iterator[tuple[int, int, int]]:
 
 
 async def test_rows_stay_where_they_are_whatever_they_become(
-    store: SqliteStore, agent: Agent, path: Path
+    store: SqlStore, agent: Agent, path: Path
 ) -> None:
     chance = random.Random(7)
     count = 300
 
-    def insert(connection: sqlite3.Connection) -> list[int]:
-        return [exchanges.insert_exchange(connection, agent.id, exchange(chance, i))[0] for i in range(count)]
+    async def insert(connection: Connection) -> list[int]:
+        return [
+            (await exchanges.insert_exchange(connection, agent.id, exchange(chance, i)))[0]
+            for i in range(count)
+        ]
 
-    ids = await store.writer.submit(insert)
-    await store.writer.checkpoint()
+    ids = await store.database.write(insert)
+    await store.database.writer.checkpoint()
     large = {page for page, _, length in cells(path) if length > 500}
     before = {row: page for page, row, _ in cells(path) if page in large}
     assert set(ids) <= before.keys()
 
     for step in range(4):
 
-        def update(connection: sqlite3.Connection, step: int = step) -> None:
+        async def update(connection: Connection, step: int = step) -> None:
             for i in chance.sample(ids, count // 2):
                 made = replace(exchange(chance, i), id=i)
                 if step % 2:
-                    exchanges.rewrite_exchange(connection, made)
+                    await exchanges.rewrite_exchange(connection, made)
                 else:
-                    exchanges.update_exchange(connection, made)
+                    await exchanges.update_exchange(connection, made)
 
-        await store.writer.submit(update)
-        await store.writer.checkpoint()
+        await store.database.write(update)
+        await store.database.writer.checkpoint()
         now = {row: page for page, row, _ in cells(path) if row in before and page in large}
         assert now == before
 
 
 async def test_a_short_row_is_exactly_as_long_after_as_before(
-    store: SqliteStore, agent: Agent, path: Path
+    store: SqlStore, agent: Agent, path: Path
 ) -> None:
     chance = random.Random(3)
     made = [replace(exchange(chance, i), input=b"x" * (500 + 40 * i), said=None, notes={}) for i in range(50)]
 
-    def insert(connection: sqlite3.Connection) -> None:
+    async def insert(connection: Connection) -> None:
         for e in made:
-            exchanges.insert_exchange(connection, agent.id, e)
+            await exchanges.insert_exchange(connection, agent.id, e)
 
-    await store.writer.submit(insert)
-    await store.writer.checkpoint()
+    await store.database.write(insert)
+    await store.database.writer.checkpoint()
     before = sorted((row, length) for _, row, length in cells(path) if length > 500)
     assert len(before) == 50
 
-    def update(connection: sqlite3.Connection) -> None:
+    async def update(connection: Connection) -> None:
         for row, _ in before:
-            exchanges.rewrite_exchange(
+            await exchanges.rewrite_exchange(
                 connection,
                 replace(exchange(chance, row), id=row, input=b"y" * 40, said=None, notes={}, inputs=()),
             )
 
-    await store.writer.submit(update)
-    await store.writer.checkpoint()
+    await store.database.write(update)
+    await store.database.writer.checkpoint()
     assert sorted((row, length) for _, row, length in cells(path) if length > 500) == before
 
 

@@ -8,46 +8,47 @@ from storage.errors import NotFound
 from storage.records import Agent
 from storage.sql.agents import set_indexed
 from storage.sql.recall import _KEPT_BATCH
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 from storage.sql.terms import get_terms, load_terms, replace_terms
 from tests.stored import indexed_seqs
 
 
-async def test_passages_are_numbered_in_the_agents_order_and_paged(store: SqliteStore, agent: Agent) -> None:
+async def test_passages_are_numbered_in_the_agents_order_and_paged(store: SqlStore, agent: Agent) -> None:
     made = [await store.passages.insert(agent.id, text, at=1.0, sources=[3]) for text in ("a", "b", "c")]
     assert [p.seq for p in made] == [1, 2, 3]
-    assert store.passages.list(agent.id, limit=2) == tuple(made[:2])
-    assert store.passages.list(agent.id, after=2) == (made[2],)
-    assert store.passages.list(agent.id + 1) == ()
+    assert await store.passages.list(agent.id, limit=2) == tuple(made[:2])
+    assert await store.passages.list(agent.id, after=2) == (made[2],)
+    assert await store.passages.list(agent.id + 1) == ()
     assert (made[1].text, made[1].at) == ("b", 1.0)
 
 
-async def test_a_passage_of_nobody_is_refused(store: SqliteStore) -> None:
+async def test_a_passage_of_nobody_is_refused(store: SqlStore) -> None:
     with pytest.raises(NotFound):
         await store.passages.insert(77, "a", at=1.0)
 
 
-async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: SqliteStore, agent: Agent) -> None:
+async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: SqlStore, agent: Agent) -> None:
     for chunk, data in ((0, b"zero"), (1, b"one"), (0, b"zero again")):
-        await store.writer.submit_bulk(lambda c, n=chunk, d=data: replace_terms(c, agent.id, n, d))
-    connection = store.reader.connection
-    assert load_terms(connection, agent.id) == [(0, b"zero again"), (1, b"one")]
-    assert load_terms(connection, agent.id + 1) == []
-    assert (get_terms(connection, agent.id, 1), get_terms(connection, agent.id, 2)) == (b"one", None)
+        await store.database.bulk(lambda c, n=chunk, d=data: replace_terms(c, agent.id, n, d))
+    read = store.database.read
+    assert await read(lambda c: load_terms(c, agent.id)) == [(0, b"zero again"), (1, b"one")]
+    assert await read(lambda c: load_terms(c, agent.id + 1)) == []
+    assert await read(lambda c: get_terms(c, agent.id, 1)) == b"one"
+    assert await read(lambda c: get_terms(c, agent.id, 2)) is None
 
 
-async def test_the_index_says_how_far_it_has_come(store: SqliteStore, agent: Agent) -> None:
-    await store.writer.submit_bulk(lambda c: set_indexed(c, agent.id, 64))
+async def test_the_index_says_how_far_it_has_come(store: SqlStore, agent: Agent) -> None:
+    await store.database.bulk(lambda c: set_indexed(c, agent.id, 64))
     store.agents.forget(agent.scope)
-    found = store.agents.find(agent.scope)
+    found = await store.agents.find(agent.scope)
     assert found is not None
     assert found.indexed_seq == 64
 
 
-async def test_more_passages_than_one_step_takes_are_all_indexed(store: SqliteStore, agent: Agent) -> None:
+async def test_more_passages_than_one_step_takes_are_all_indexed(store: SqlStore, agent: Agent) -> None:
     for n in range(_KEPT_BATCH + 50):
         last = await store.passages.insert(agent.id, f"zebra{n}", at=1.0)
     assert await store.recall.index(agent.id, lambda *_: ())
     assert not await store.recall.index(agent.id, lambda *_: ())
-    found = load_terms(store.reader.connection, agent.id)
+    found = await store.database.read(lambda c: load_terms(c, agent.id))
     assert max(indexed_seqs(data)[-1] for _, data in found) == last.seq

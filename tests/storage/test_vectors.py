@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,13 @@ import pytest
 
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
+from storage.base import Connection
 from storage.commands import ForgetTarget, Unembedded
 from storage.errors import Stale
 from storage.records import Agent, Message, Vector
 from storage.search import rank, vectors
 from storage.search.blob import CorruptIndex, Document, encode
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 from storage.sql.vectors import add_vectors, forget_indexed
 from tests.core.conversations import assistant, user
 from tests.storage.test_forget import Clock
@@ -163,7 +163,7 @@ def test_what_is_in_sight_is_not_wanted_and_what_the_index_does_not_know_is_no_h
 
 
 @pytest.fixture
-async def alice(store: SqliteStore) -> Teller:
+async def alice(store: SqlStore) -> Teller:
     return Teller(store, ALICE, Clock())
 
 
@@ -177,32 +177,30 @@ async def talk(alice: Teller, *marks: str, key: str = "c1") -> None:
         pass
 
 
-async def read(store: SqliteStore, agent: Agent, model: str = MODEL) -> Unembedded:
+async def read(store: SqlStore, agent: Agent, model: str = MODEL) -> Unembedded:
     found = await store.vectors.unembedded(agent.id, model, messages_of)
     assert found is not None
     if found.is_new:
-        await store.writer.submit(store.vectors.beginning(agent.id, model))
+        await store.database.write(store.vectors.beginning(agent.id, model))
         return await read(store, agent, model)
     return found
 
 
 async def embed(
-    store: SqliteStore, agent: Agent, model: str = MODEL, vector: Callable[[Message], bytes] = of_text
+    store: SqlStore, agent: Agent, model: str = MODEL, vector: Callable[[Message], bytes] = of_text
 ) -> list[str]:
     """All that lacks a vector. Returns the texts of what did."""
     texts: list[str] = []
-    while store.vectors.lacks(agent.id, model):
+    while await store.vectors.lacks(agent.id, model):
         found = await read(store, agent, model)
         added = {m.seq: vector(m) for m in found.messages}
-        await store.writer.submit(store.vectors.adding(found, added))
+        await store.database.write(store.vectors.adding(found, added))
         texts += [m.text for m in found.messages]
     return texts
 
 
-async def search(
-    store: SqliteStore, agent: Agent, text: str, model: str = MODEL, **options: Any
-) -> list[str]:
-    row = store.reader.run(
+async def search(store: SqlStore, agent: Agent, text: str, model: str = MODEL, **options: Any) -> list[str]:
+    row = store.database.reader.run(
         lambda c: c.execute("SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,)).fetchone()
     )
     hits = await store.recall.search(
@@ -218,9 +216,9 @@ async def search(
     return [hit.text for hit in hits]
 
 
-def stored(store: SqliteStore, agent: Agent) -> list[tuple[str, list[int]]]:
+def stored(store: SqlStore, agent: Agent) -> list[tuple[str, list[int]]]:
     """(model, numbers) of each chunk."""
-    rows = store.reader.run(
+    rows = store.database.reader.run(
         lambda c: c.execute(
             "SELECT model, data FROM vectors WHERE agent = ? ORDER BY chunk", (agent.id,)
         ).fetchall()
@@ -234,22 +232,22 @@ def on_disk(path: Path, *seeds: object) -> list[object]:
     return [seed for seed in seeds if any(unit(seed)[i : i + 16] in data for i in (0, 16, 32, 48))]
 
 
-async def forget(store: SqliteStore, agent: Agent, target: ForgetTarget) -> None:
+async def forget(store: SqlStore, agent: Agent, target: ForgetTarget) -> None:
     assert await store.forgetting.run(await store.forgetting.begin(agent.id, target), FORGET_RULES)
     assert await store.forgetting.sweep()
 
 
-async def test_messages_passages_and_facts_are_embedded_and_found(store: SqliteStore, alice: Teller) -> None:
+async def test_messages_passages_and_facts_are_embedded_and_found(store: SqlStore, alice: Teller) -> None:
     await talk(alice, "tea", "rain")
     agent = alice.agent
     await store.passages.insert(agent.id, "A saved note.", at=5.0)
     while await store.recall.index(agent.id, messages_of):
         pass
-    assert store.vectors.behind(MODEL, 10) == [agent.id]
+    assert await store.vectors.behind(MODEL, 10) == [agent.id]
     texts = ["What of tea?", "This of tea.", "What of rain?", "This of rain.", "A saved note."]
     assert await embed(store, agent) == texts
-    assert not store.vectors.lacks(agent.id, MODEL)
-    assert store.vectors.behind(MODEL, 10) == []
+    assert not await store.vectors.lacks(agent.id, MODEL)
+    assert await store.vectors.behind(MODEL, 10) == []
     for text in texts:
         assert text in await search(store, agent, text)
     assert await search(store, agent, "This of rain.", "another/model") == []
@@ -259,15 +257,15 @@ async def test_messages_passages_and_facts_are_embedded_and_found(store: SqliteS
 
 
 async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
-    store: SqliteStore, alice: Teller
+    store: SqlStore, alice: Teller
 ) -> None:
     await talk(alice, *(f"n{i}" for i in range(70)))
     agent = alice.agent
     await embed(store, agent)
     assert {model for model, _ in stored(store, agent)} == {MODEL}
-    assert store.vectors.lacks(agent.id, "b")
+    assert await store.vectors.lacks(agent.id, "b")
     found = await read(store, agent, "b")
-    await store.writer.submit(store.vectors.adding(found, {m.seq: unit(m.text, 8) for m in found.messages}))
+    await store.database.write(store.vectors.adding(found, {m.seq: unit(m.text, 8) for m in found.messages}))
     assert [model for model, _ in stored(store, agent)] == ["b", "b", MODEL]
     assert await search(store, agent, "What of n3?") == []  # its vectors are no longer compared
     await embed(store, agent, "b", lambda m: unit(m.text, 8))
@@ -276,7 +274,7 @@ async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
 
 
 async def test_vectors_of_another_length_under_the_same_name_begin_anew(
-    store: SqliteStore, alice: Teller
+    store: SqlStore, alice: Teller
 ) -> None:
     await talk(alice, "tea")
     agent = alice.agent
@@ -288,17 +286,17 @@ async def test_vectors_of_another_length_under_the_same_name_begin_anew(
     assert "What of tea?" in await search(store, agent, "What of tea?")
 
 
-async def test_what_has_changed_since_it_was_read_is_read_again(store: SqliteStore, alice: Teller) -> None:
+async def test_what_has_changed_since_it_was_read_is_read_again(store: SqlStore, alice: Teller) -> None:
     await talk(alice, "tea")
     agent = alice.agent
     found = await read(store, agent)
-    await store.writer.submit(store.vectors.beginning(agent.id, MODEL))
-    await store.writer.submit(store.vectors.adding(found, {1: unit("late")}))
+    await store.database.write(store.vectors.beginning(agent.id, MODEL))
+    await store.database.write(store.vectors.adding(found, {1: unit("late")}))
     assert stored(store, agent) == []
-    assert store.vectors.lacks(agent.id, MODEL)
+    assert await store.vectors.lacks(agent.id, MODEL)
 
 
-async def test_a_reply_that_came_back_cut_is_embedded_anew(store: SqliteStore, alice: Teller) -> None:
+async def test_a_reply_that_came_back_cut_is_embedded_anew(store: SqlStore, alice: Teller) -> None:
     whole = assistant("It was on Tuesday, and then we went home by train and slept.")
     await alice.say([user("When?")], whole, "c1")
     await talk(alice, "tea", key="c2")
@@ -311,11 +309,11 @@ async def test_a_reply_that_came_back_cut_is_embedded_anew(store: SqliteStore, a
     assert await embed(store, agent) == ["When?", "It was on Tuesday, and then", "Stop.", "Fine."]
 
 
-async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqliteStore, alice: Teller) -> None:
+async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqlStore, alice: Teller) -> None:
     await talk(alice, "tea")
     agent = alice.agent
     await embed(store, agent)
-    await store.writer.submit(
+    await store.database.writer.submit(
         lambda c: c.execute("UPDATE vectors SET data = x'00', stamp = 99") and c.execute(
             "UPDATE embedded SET stamp = 99"
         )
@@ -331,7 +329,7 @@ async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqliteStore, 
 # -- forgetting
 
 
-async def test_forgetting_takes_the_vectors_along(store: SqliteStore, alice: Teller, path: Path) -> None:
+async def test_forgetting_takes_the_vectors_along(store: SqlStore, alice: Teller, path: Path) -> None:
     await talk(alice, "one", "two", "three")
     await talk(alice, "four", key="c2")
     agent = alice.agent
@@ -341,7 +339,7 @@ async def test_forgetting_takes_the_vectors_along(store: SqliteStore, alice: Tel
     await embed(store, agent)
     texts = [f"{what} of {n}{end}" for n in ("one", "two", "three", "four")
              for what, end in (("What", "?"), ("This", "."))] + [note.text]  # fmt: skip
-    await store.writer.checkpoint()
+    await store.database.writer.checkpoint()
     assert on_disk(path, *texts) == texts
     assert "What of one?" in await search(store, agent, "What of one?")
     await forget(store, agent, ForgetTarget(exchanges=[alice.rows()[0].id]))
@@ -349,12 +347,12 @@ async def test_forgetting_takes_the_vectors_along(store: SqliteStore, alice: Tel
     assert "What of one?" not in await search(store, agent, "What of one?")
     await forget(store, agent, ForgetTarget(messages=[alice.rows()[1].seq]))
     assert on_disk(path, *texts) == texts[3:-1]
-    await forget(store, agent, ForgetTarget(conversation=store.forgetting.conversation(agent.id, "c1")))
+    await forget(store, agent, ForgetTarget(conversation=await store.forgetting.conversation(agent.id, "c1")))
     assert on_disk(path, *texts) == texts[6:-1]
-    assert not store.vectors.lacks(agent.id, MODEL)
+    assert not await store.vectors.lacks(agent.id, MODEL)
     await forget(store, agent, ForgetTarget(is_all=True))
     assert on_disk(path, *texts) == []
-    rows = store.reader.run(
+    rows = store.database.reader.run(
         lambda c: c.execute(
             "SELECT (SELECT count(*) FROM vectors), (SELECT count(*) FROM embedded)"
         ).fetchone()
@@ -363,13 +361,13 @@ async def test_forgetting_takes_the_vectors_along(store: SqliteStore, alice: Tel
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_rows_that_come_grow_and_go_leave_no_copies(store: SqliteStore, path: Path, seed: int) -> None:
+async def test_rows_that_come_grow_and_go_leave_no_copies(store: SqlStore, path: Path, seed: int) -> None:
     """Rows of several memories share pages and move as others come and go. (Without padding each of these fails.)"""
     rng = random.Random(seed)
     kept: dict[tuple[int, int], dict[int, object]] = {}
     gone: set[object] = set()
 
-    def change(connection: sqlite3.Connection) -> None:
+    async def change(connection: Connection) -> None:
         for step in range(600):
             agent, chunk = place = rng.randrange(1, 31), rng.randrange(3)
             chance = rng.random()
@@ -379,22 +377,22 @@ async def test_rows_that_come_grow_and_go_leave_no_copies(store: SqliteStore, pa
                 gone.update(held[seq] for seq in seqs if seq in held)
                 held.update({seq: (agent, seq, step) for seq in seqs})
                 added = {seq: unit(held[seq]) for seq in seqs}
-                add_vectors(connection, agent, MODEL, step, added)
+                await add_vectors(connection, agent, MODEL, step, added)
             elif place in kept:
                 held = kept[place]
                 seqs = [seq for seq in held if chance > 0.9 or rng.random() < 0.3]
                 gone.update(held.pop(seq) for seq in seqs)
-                forget_indexed(connection, agent, seqs)
+                await forget_indexed(connection, agent, seqs)
 
-    await store.writer.submit(change)
-    assert await store.writer.checkpoint()
+    await store.database.write(change)
+    assert await store.database.writer.checkpoint()
     there = [seed for held in kept.values() for seed in held.values()]
     assert on_disk(path, *gone) == []
     assert on_disk(path, *there[:20]) == there[:20]
 
 
 async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_back(
-    store: SqliteStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, path: Path
 ) -> None:
     await talk(alice, "one", "two")
     agent = alice.agent
@@ -407,14 +405,12 @@ async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_ba
     await forget(store, agent, ForgetTarget(exchanges=[alice.rows()[0].id]))
     with pytest.raises(Stale):
         await store.jobs.finish(job, store.vectors.adding(found, added))
-    await store.writer.checkpoint()
+    await store.database.writer.checkpoint()
     assert on_disk(path, "What of one?", "This of one.") == []
     assert await embed(store, agent) == ["What of two?", "This of two."]
 
 
-async def test_what_was_forgotten_is_not_embedded_later(
-    store: SqliteStore, alice: Teller, path: Path
-) -> None:
+async def test_what_was_forgotten_is_not_embedded_later(store: SqlStore, alice: Teller, path: Path) -> None:
     await talk(alice, "one", "two")
     agent = alice.agent
     await forget(store, agent, ForgetTarget(messages=[alice.rows()[0].seq]))
@@ -422,7 +418,7 @@ async def test_what_was_forgotten_is_not_embedded_later(
 
 
 async def test_the_numbers_remembered_between_queries_are_those_on_disk(
-    store: SqliteStore, alice: Teller
+    store: SqlStore, alice: Teller
 ) -> None:
     agents: Sequence[str] = ("one", "two")
     await talk(alice, *agents)

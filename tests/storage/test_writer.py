@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage.errors import Broken, Busy, Closed, NotFound, StatementFailed, TooSlow, WriteConflict
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 from storage.sqlite.connection import DatabaseFile, Driver, open_writer
 from storage.sqlite.writer import Writer, WriterLimits
 from tests.storage.conftest import OpenStore
@@ -320,18 +320,18 @@ async def test_the_log_is_written_back_when_idle(make: Any) -> None:
     assert bench.writer.health.wal_bytes == 0
 
 
-async def test_reads_have_a_deadline(store: SqliteStore) -> None:
+async def test_reads_have_a_deadline(store: SqlStore) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
     def read(connection: sqlite3.Connection) -> Any:
         return connection.execute(endless).fetchone()
 
-    with pytest.raises(TooSlow), store.reader.deadline(1):
-        store.reader.run(read)
     with pytest.raises(TooSlow):
-        await store.long_reader.run(read, deadline_ms=1)
-    assert store.reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
-    assert await store.long_reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
+        store.database.reader.run(read, deadline_ms=1)
+    with pytest.raises(TooSlow):
+        await store.database.long_reader.run(read, deadline_ms=1)
+    assert store.database.reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
+    assert await store.database.long_reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
 
 
 @pytest.mark.parametrize(("asked", "level"), [({}, 1), ({"synchronous": "FULL"}, 2)], ids=["NORMAL", "FULL"])
@@ -343,31 +343,33 @@ async def test_how_it_is_written_to_disk(open_store: OpenStore, asked: dict[str,
         names = ("synchronous", "journal_mode", "secure_delete", "wal_autocheckpoint")
         return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
 
-    assert await store.writer.submit(read) == [level, "wal", 1, 0]
+    assert await store.database.writer.submit(read) == [level, "wal", 1, 0]
 
 
-async def test_readers_cannot_write(store: SqliteStore) -> None:
+async def test_readers_cannot_write(store: SqlStore) -> None:
     def write(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM agents")
 
     with pytest.raises(Exception, match="readonly"):
-        store.reader.run(write)
+        store.database.reader.run(write)
     with pytest.raises(Exception, match="readonly"):
-        await store.long_reader.run(write)
+        await store.database.long_reader.run(write)
 
 
 async def test_statements_are_counted_with_what_begins_and_ends_transactions(open_store: Any) -> None:
     statements: list[str] = []
     store = await open_store(on_statement=statements.append)
-    store.reader.run(lambda c: c.execute("SELECT 1").fetchone())
+    store.database.reader.run(lambda c: c.execute("SELECT 1").fetchone())
     statements.clear()
 
     def write(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO terms VALUES (1, 1, x'00')")
         connection.executemany("UPDATE terms SET chunk = ?", [(2,)])
 
-    await asyncio.gather(store.writer.submit(write), store.writer.submit_bulk(lambda _: None))
-    store.reader.run(lambda c: c.execute("SELECT 2").fetchone())
+    await asyncio.gather(
+        store.database.writer.submit(write), store.database.writer.submit_bulk(lambda _: None)
+    )
+    store.database.reader.run(lambda c: c.execute("SELECT 2").fetchone())
     found = [sql.split()[0] for sql in statements]
     assert found == ["BEGIN", "INSERT", "UPDATE", "COMMIT", "BEGIN", "COMMIT", "SELECT"]
 

@@ -100,7 +100,7 @@ class ForgetOperations:
             return time.monotonic() > end
 
         # Only what is under way is resumed: a caller cannot have others' memories forgotten by naming numbers.
-        known = set(forgetting.unfinished()) if request.left else set()
+        known = set(await forgetting.unfinished()) if request.left else set()
         left = [id for id in request.left if id in known]
         count, extent, is_more = 0, Extent(), False
         if request.part is None:
@@ -125,8 +125,8 @@ class ForgetOperations:
         """Takes back the last change of a block. Returns {"label", "version", "value"}."""
         arguments = Arguments(raw)
         whose, label = arguments.whose(self._defaults), arguments.text("block")
-        agents = self._find(whose) if whose.subject else []
-        blocks = self._store.blocks.load(agents[0]) if agents else ()
+        agents = await self._find(whose) if whose.subject else []
+        blocks = await self._store.blocks.load(agents[0]) if agents else ()
         block = next((b for b in blocks if b.label == label), None)
         if block is None:
             raise BadRequest(f"There is no block {label!r} in this memory.", param="block")
@@ -142,7 +142,7 @@ class ForgetOperations:
         begun: list[int] = []
         while not is_late() and len(begun) < _PAGE:
             # A memory that was begun is not found again, so there is no page to turn.
-            agents = forgetting.find(whose.project, whose.profile, whose.subject, limit=1)
+            agents = await forgetting.find(whose.project, whose.profile, whose.subject, limit=1)
             if not agents:
                 return begun, False
             begun.append(await forgetting.begin(agents[0], ForgetTarget(is_all=True)))
@@ -150,20 +150,20 @@ class ForgetOperations:
 
     async def _begin_part(self, whose: Whose, part: Part) -> tuple[int, Extent]:
         """Begins to forget one part. Returns its number and its extent. Raises: BadRequest: there is no such part."""
-        agents = self._find(whose)
-        target = self._target(agents[0], part) if agents else None
+        agents = await self._find(whose)
+        target = await self._target(agents[0], part) if agents else None
         if target is None:
             kind = "conversation" if part.kind == "in" else part.kind
             raise BadRequest(f"There is no {kind} {part.value!r} here.", param=part.kind)
-        extent = self._store.forgetting.extent(agents[0], target)
+        extent = await self._store.forgetting.extent(agents[0], target)
         return await self._store.forgetting.begin(agents[0], target), extent
 
-    def _target(self, agent: int, part: Part) -> ForgetTarget | None:
+    async def _target(self, agent: int, part: Part) -> ForgetTarget | None:
         forgetting = self._store.forgetting
         if isinstance(part.value, str):
-            conversation = forgetting.conversation(agent, part.value)
+            conversation = await forgetting.conversation(agent, part.value)
             return None if conversation is None else ForgetTarget(conversation=conversation)
-        exchange = forgetting.exchange(agent, part.value)
+        exchange = await forgetting.exchange(agent, part.value)
         if exchange is None:
             return None
         return (
@@ -172,8 +172,8 @@ class ForgetOperations:
             else ForgetTarget(exchanges=[exchange])
         )
 
-    def _find(self, whose: Whose) -> list[int]:
-        return self._store.forgetting.find(
+    async def _find(self, whose: Whose) -> list[int]:
+        return await self._store.forgetting.find(
             whose.project, whose.profile or DEFAULT_PROFILE, whose.subject, limit=1
         )
 
@@ -200,7 +200,7 @@ class Retention:
     async def step(self) -> int:
         """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
         forgetting, count = self._store.forgetting, 0
-        for id in forgetting.unfinished():
+        for id in await forgetting.unfinished():
             await forgetting.run(id, FORGET_RULES)
             count += 1
         for project, days in self._days.items():

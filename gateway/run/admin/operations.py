@@ -57,7 +57,7 @@ class KeyOperations:
         return {**asdict(key), "secret": secret}
 
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
-        return [asdict(key) for key in self.keys.list()]
+        return [asdict(key) for key in await self.keys.list()]
 
     async def revoke(self, raw: RawArguments) -> dict[str, Any]:
         """key: its number or its name."""
@@ -78,14 +78,16 @@ class JobOperations:
         if state is not None and state not in list(JobState):
             raise BadRequest(f"state must be one of {', '.join(JobState)}, saw {state!r}.", param="state")
         limit = arguments.optional_number("limit") or LISTED_JOBS
-        return [_shown(job) for job in self.jobs.list(None if state is None else JobState(state), limit)]
+        return [
+            _shown(job) for job in await self.jobs.list(None if state is None else JobState(state), limit)
+        ]
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
         id = Arguments(raw).number("job")
-        job = self.jobs.get(id)
+        job = await self.jobs.get(id)
         if job is None:
             raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
-        return {**_shown(job), "steps": [asdict(step) for step in self.jobs.steps(id)]}
+        return {**_shown(job), "steps": [asdict(step) for step in await self.jobs.steps(id)]}
 
     async def retry(self, raw: RawArguments) -> dict[str, Any]:
         return await self._change(raw, self.jobs.retry)

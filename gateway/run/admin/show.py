@@ -56,22 +56,22 @@ class ShowOperation:
         scope = arguments.whose(self.defaults).scope
         query, is_why = arguments.optional_text("query"), arguments.flag("why")
         store = self.store
-        agent = store.agents.find(scope)
-        look = None if agent is None else store.turns.look(agent, None, None)
+        agent = await store.agents.find(scope)
+        look = None if agent is None else await store.turns.look(agent, None, None)
         if agent is None or look is None:
-            return {"text": "\n".join(self._nothing(scope))}
-        recent = store.recall.recent(agent, RECENT, messages_of)
-        facts = store.facts.list(agent.id, limit=FACTS)
+            return {"text": "\n".join(await self._nothing(scope))}
+        recent = await store.recall.recent(agent, RECENT, messages_of)
+        facts = await store.facts.list(agent.id, limit=FACTS)
         note = None if query is None else await self._note(agent, look, query)
         lines = [_text(agent, look, facts, recent, note)]
         if is_why:
-            lines += _why(store, agent, look)
+            lines += await _why(store, agent, look)
         return {"text": "\n".join(lines)}
 
-    def _nothing(self, scope: Scope) -> list[str]:
+    async def _nothing(self, scope: Scope) -> list[str]:
         """Says that there is no such memory, and which profiles have one."""
         names = dict.fromkeys((DEFAULT_PROFILE, *self.profiles))
-        others = [name for name in names if self.store.agents.find(replace(scope, profile=name))]
+        others = [name for name in names if await self.store.agents.find(replace(scope, profile=name))]
         return [
             f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}.",
             *(f"Profile {name!r} has a memory: --profile {name}" for name in others),
@@ -116,38 +116,38 @@ def _text(
     return "\n".join(lines)
 
 
-def _why(store: Store, agent: Agent, look: Look) -> list[str]:
+async def _why(store: Store, agent: Agent, look: Look) -> list[str]:
     """Lists the last versions of each block, the saved notes and the facts, each with the message that it came from."""
     lines = ["", "Where blocks come from", *([] if look.blocks else ["  none"])]
     for b in look.blocks:
         lines.append(f"  {b.label}")
-        for r in store.blocks.revisions(b.id)[:VERSIONS]:
+        for r in (await store.blocks.revisions(b.id))[:VERSIONS]:
             undone = f"undo, back to version {r.restores}"
             what = undone if r.restores is not None else ORIGINS.get(r.origin, r.origin)
             lines.append(f"    version {r.version}  [{_when(r.at)}]  {what}  ({len(r.value)} characters)")
-            lines += [f"      {line}" for line in _sources(store, agent, r.sources)]
-    passages = store.passages.list(agent.id, limit=PASSAGES)
+            lines += [f"      {line}" for line in await _sources(store, agent, r.sources)]
+    passages = await store.passages.list(agent.id, limit=PASSAGES)
     lines += ["", "Saved notes", *([] if passages else ["  none"])]
     for p in passages:
         lines.append(f"  {p.seq}  [{_when(p.at)}]  {_short(p.text)}")
-        lines += [f"    {line}" for line in _sources(store, agent, p.sources)]
-    facts = store.facts.list(agent.id, is_all=True, limit=FACTS)
+        lines += [f"    {line}" for line in await _sources(store, agent, p.sources)]
+    facts = await store.facts.list(agent.id, is_all=True, limit=FACTS)
     lines += ["", "Facts, and what they were before", *([] if facts else ["  none"])]
     for f in facts:
         ended = ""
         if f.ended_at is not None:
             ended = f"  (until {_when(f.ended_at)}; then {f.successor or 'something that is forgotten'})"
         lines.append(f"  {_short(_fact(f))}{ended}")
-        lines += [f"    {line}" for line in _sources(store, agent, f.sources)]
+        lines += [f"    {line}" for line in await _sources(store, agent, f.sources)]
     return lines
 
 
-def _sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:
+async def _sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:
     """Quotes the users' messages of these exchanges."""
     lines = []
     # A shared block may come from another user's memory, of which nothing is shown: its exchange is not found here.
     for id in exchanges[:SOURCES]:
-        e = store.turns.exchange(agent, id)
+        e = await store.turns.exchange(agent, id)
         said = messages_of(e, False, None, None) if e is not None else []
         lines += [f"from message {_short(_line(m))}" for m in said if m.role == "user"]
         if e is None:

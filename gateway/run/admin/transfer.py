@@ -92,13 +92,13 @@ class TransferOperations:
         """Writes a page of a memory. from: the answer's `next`. Returns {"lines", "next"}."""
         arguments = Arguments(raw)
         scope = arguments.whose(self._defaults).scope
-        agent = self._store.agents.find(scope)
+        agent = await self._store.agents.find(scope)
         if agent is None:
             raise BadRequest(
                 f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}.", param="user"
             )
         if "from" not in arguments:
-            edge = self._store.carry.edge(agent)
+            edge = await self._store.carry.edge(agent)
             head = {"memory": {"format": FORMAT, "next_seq": edge["seq"] + 1, "created": agent.created}}
             return _page([head], ExportPosition(agent.uid, PARTS[0], 0, edge))
         at = ExportPosition.read(arguments.optional("from"))
@@ -136,7 +136,7 @@ class TransferOperations:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
             at, lines = await self._begin(scope, lines[0]), lines[1:]
-        found = transfer.under_way(scope)
+        found = await transfer.under_way(scope)
         if found is None or found.uid != at.uid:
             raise BadRequest("This import is not under way any more.", param="at")
         reader, is_whole = _LineReader(self._store, found), at.is_whole
@@ -145,7 +145,7 @@ class TransferOperations:
             if line == END:
                 is_whole = True
             else:
-                records.append(reader.read(line))
+                records.append(await reader.read(line))
             if len(records) == WRITTEN:
                 await transfer.write(found, records)
                 records = []
@@ -224,15 +224,15 @@ class _LineReader:
         # By an exchange's number: its path, depth, atoms and messages.
         self._paths: dict[int, tuple[bytes, int, int, int]] = {}
 
-    def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
+    async def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
         ((part, values),) = line.items()
         if part not in PARTS:
             raise ValueError(f"unknown line {part!r}")
         if part == "fact":
             return part, TransferRecord({**values, "key": fact_key(values["text"])})
-        return part, self._exchange(values) if part == "exchange" else TransferRecord(values)
+        return part, await self._exchange(values) if part == "exchange" else TransferRecord(values)
 
-    def _exchange(self, v: dict[str, Any]) -> TransferRecord:
+    async def _exchange(self, v: dict[str, Any]) -> TransferRecord:
         state = State(v["state"])
         if state in (State.OFF, State.FORGOTTEN):
             inputs = tuple(_blank(kinds) for kinds in v["kinds"])
@@ -254,7 +254,7 @@ class _LineReader:
                 "notes": {int(i): note for i, note in v["notes"].items()},
                 "hush": frozenset(hush),
             }
-        path, depth, offset, length = self._after(v["parent"])
+        path, depth, offset, length = await self._after(v["parent"])
         flat = [a for atoms in inputs for a in atoms]
         path = self._canon.path((*flat, *(reply or ())), path)
         e = Exchange(
@@ -281,13 +281,13 @@ class _LineReader:
             {**{name: v[name] for name in ("conversation", "parent", "prior")}, "heads": heads}, e
         )
 
-    def _after(self, seq: int | None) -> tuple[bytes, int, int, int]:
+    async def _after(self, seq: int | None) -> tuple[bytes, int, int, int]:
         """Returns the path up to an exchange and its reply, and the depth, atoms and messages of what follows it."""
         if seq is None:
             return b"", 0, 0, 0
         if seq not in self._paths:
             path, atoms = b"", 0
-            chain = self._store.carry.chain(self._agent, seq)
+            chain = await self._store.carry.chain(self._agent, seq)
             for x in chain:
                 flat = [*(a for each in x.inputs for a in each), *(x.reply or ())]
                 path = self._canon.path(flat, path)

@@ -103,11 +103,11 @@ class Compactor:
     async def run(self, job: JobContext) -> None:
         """Summarises what may leave the window, and stores the summary. Raises: JobFailed, Postponed, StoreError."""
         request = SummaryRequest.read(job.payload)
-        project = self._store.summaries.project(job.agent)
+        project = await self._store.summaries.project(job.agent)
         path = await self._store.summaries.path(job.agent, request.exchange)
         if project is None or not path:
             return
-        earlier = self._store.summaries.at(job.agent, path[0].id)
+        earlier = await self._store.summaries.at(job.agent, path[0].id)
         shares = await asyncio.to_thread(_shares, path)
         end = end_of_span(shares, request.keep)
         first = 1 if earlier is not None else 0
@@ -181,8 +181,8 @@ class CompactOperation:
             raise BadRequest("There is no background model to summarise with: set memory.background_model.")
         arguments = Arguments(raw)
         scope, name = arguments.whose(self.defaults).scope, arguments.optional_text("in")
-        agents = self.store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
-        tip = self.store.summaries.tip(agents[0], name) if agents else None
+        agents = await self.store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
+        tip = await self.store.summaries.tip(agents[0], name) if agents else None
         if tip is None:
             raise BadRequest("There is no such conversation here.", param="in" if name else "user")
         exchange, conversation = tip

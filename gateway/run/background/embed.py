@@ -117,8 +117,8 @@ class Embedding:
             why = error.message if isinstance(error, ProviderError) else repr(error)
             _log.warning("the embedder %s does not answer: %s", self.embedder.name, why)
 
-    def _start(self) -> None:
-        self.due.at_once(self._store.vectors.behind(self.embedder.name, AT_START))
+    async def _start(self) -> None:
+        self.due.at_once(await self._store.vectors.behind(self.embedder.name, AT_START))
 
     # -- the job
 
@@ -148,7 +148,7 @@ class Embedding:
                 self._down_until = self._tick() + REST_S
             raise
         await job.finish(vectors.adding(found, added))
-        if vectors.lacks(job.agent, name):
+        if await vectors.lacks(job.agent, name):
             with suppress(Stale):  # the memory is gone
                 await self._store.jobs.enqueue(KIND, job.agent, KIND)
 
@@ -236,7 +236,7 @@ class Embedding:
         if not query.strip() or wait_ms <= 0 or self._tick() < self._rests_until:
             return None
         try:
-            if not self._store.vectors.has(agent, self.embedder.name):
+            if not await self._store.vectors.has(agent, self.embedder.name):
                 return None
             async with asyncio.timeout(wait_ms / 1000):
                 made = await self.embedder.embed([query])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -15,10 +15,11 @@ __all__ = ["JobMetrics"]
 
 
 class JobMetrics(Collector):
-    """waiting: how many jobs there are by state; asked when somebody looks. Belongs to the loop's thread."""
+    """Belongs to the loop's thread. count: how many jobs there are by state."""
 
-    def __init__(self, waiting: Callable[[], Mapping[JobState, int]]) -> None:
-        self._waiting = waiting
+    def __init__(self, count: Callable[[], Awaitable[Mapping[JobState, int]]]) -> None:
+        self._count = count
+        self._counts: Mapping[JobState, int] = {}
         self._attempts: dict[tuple[str, str], int] = {}
         self._calls: dict[str, int] = {}
         self._tokens = 0
@@ -42,7 +43,7 @@ class JobMetrics(Collector):
             attempts.add_metric(labels, count)
         yield attempts
         jobs = GaugeMetricFamily("mnemogate_jobs", "Jobs by their state.", labels=("state",))
-        for state, count in self._counts().items():
+        for state, count in self._counts.items():
             jobs.add_metric((state,), count)
         yield jobs
         calls = CounterMetricFamily(
@@ -55,8 +56,9 @@ class JobMetrics(Collector):
             "mnemogate_background_tokens", "Tokens that background calls used.", value=self._tokens
         )
 
-    def _counts(self) -> Mapping[JobState, int]:
+    async def refresh(self) -> None:
+        """Counts the jobs anew; to be awaited before each scrape."""
         try:
-            return self._waiting()
+            self._counts = await self._count()
         except StoreError:  # no figure rather than a wrong one
-            return {}
+            self._counts = {}

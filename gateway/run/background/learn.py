@@ -59,8 +59,8 @@ class Learning:
             spares_last=True,  # it is not confirmed before the next one
         )
 
-    def _start(self) -> None:
-        self.due.later(self._store.facts.waiting(AT_START))
+    async def _start(self) -> None:
+        self.due.later(await self._store.facts.waiting(AT_START))
 
     # -- the job
 
@@ -108,7 +108,7 @@ class Learning:
                 "calls": [],
             }
             if messages:
-                blocks = learn.with_human(self._store.facts.blocks(job.agent))
+                blocks = learn.with_human(await self._store.facts.blocks(job.agent))
                 asked["blocks"] = {block.label: block.version for block in blocks}
                 request = learn.build_request(blocks, facts, messages, self._now())
                 reply = await self._background.ask(
@@ -118,7 +118,7 @@ class Learning:
         return orjson.dumps(asked)
 
     async def _related(self, found: Unlearned, messages: Sequence[Message]) -> Sequence[Fact]:
-        facts = self._store.facts.list(found.agent.id, limit=SHOWN_FACTS + 1)
+        facts = await self._store.facts.list(found.agent.id, limit=SHOWN_FACTS + 1)
         if len(facts) <= SHOWN_FACTS:
             return facts[::-1]
         newest = facts[: SHOWN_FACTS // 3]
@@ -136,14 +136,14 @@ class Learning:
         except TooSlow:
             hits = []
         seqs = {f.seq for f in newest} | {m.seq for m in hits if m.source == "fact"}
-        return self._store.facts.get(found.agent.id, sorted(seqs))
+        return await self._store.facts.get(found.agent.id, sorted(seqs))
 
     async def _learn(self, job: JobContext, asked: dict[str, Any], found: Unlearned) -> bool:
         """False: not all that was shown stands any more, so that nobody could tell where an answer comes from."""
         messages = learn.clean(found.messages, secrets=self._secrets)
         if asked["calls"] and [message.seq for message in messages] != asked.get("messages"):
             return False
-        shown = self._store.facts.get(job.agent, asked["shown"])
+        shown = await self._store.facts.get(job.agent, asked["shown"])
         reading = learn.read_reply(asked["calls"])
         dropped = 0
 

@@ -24,7 +24,7 @@ class PeriodicTask:
     """
 
     def __init__(
-        self, name: str, start: Callable[[], None], step: Callable[[], Awaitable[float | None]]
+        self, name: str, start: Callable[[], Awaitable[None]], step: Callable[[], Awaitable[float | None]]
     ) -> None:
         self._name = name
         self._start = start
@@ -38,7 +38,7 @@ class PeriodicTask:
     async def run(self) -> None:
         """Until cancelled."""
         try:
-            self._start()
+            await self._start()
         except StoreError as error:
             _log.warning("%s: %s", self._name, error.message)
         except Exception:

@@ -54,8 +54,8 @@ class Maintenance:
         """Until cancelled."""
         await self._rounds.run()
 
-    def _start(self) -> None:
-        self._grown.update(self._store.recall.behind(INDEX_EVERY, 10_000))
+    async def _start(self) -> None:
+        self._grown.update(await self._store.recall.behind(INDEX_EVERY, 10_000))
 
     async def step(self) -> float | None:
         """All that is due now. Returns the seconds until there will be more; None: not before something happens."""
@@ -71,7 +71,7 @@ class Maintenance:
             if is_more:
                 self._grown.add(agent)
         now = self._now()
-        due = self._store.turns.due(now - self._idle_s, now + self._idle_s, _BATCH)
+        due = await self._store.turns.due(now - self._idle_s, now + self._idle_s, _BATCH)
         failed = self._failed
         for conversation, agent, is_named, last_at in due:
             decide = partial(_confirm, now=now, idle_s=self._idle_s, named=is_named)
@@ -81,7 +81,7 @@ class Maintenance:
             return AFTER_FAULT_S
         if len(due) == _BATCH:
             return _LEAST_S
-        at = self._store.turns.next_due()
+        at = await self._store.turns.next_due()
         return None if at is None else max(_LEAST_S, at + self._idle_s - self._now() + 0.01)
 
     async def _alone(self, work: Callable[[], Awaitable[T]], what: str) -> T | None:

@@ -6,7 +6,7 @@ job. What a process that died did not enqueue, the next one finds at its start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ class Schedule:
         name: str,
         kind: str,
         jobs: Jobs,
-        start: Callable[[], None],
+        start: Callable[[], Awaitable[None]],
         *,
         every: int,
         rest_s: float,

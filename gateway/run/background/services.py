@@ -49,7 +49,7 @@ class BackgroundServices:
         limits: Limits,
     ) -> None:
         memory, tally = settings.memory, JobMetrics(store.jobs.counts)
-        metrics.register(tally)
+        metrics.register(tally, tally.refresh)
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(store.jobs, self.handlers, count=tally.attempt)
         self.upkeep = Maintenance(store, memory.idle_s, now)

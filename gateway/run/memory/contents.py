@@ -16,7 +16,7 @@ __all__ = ["with_contents"]
 T = TypeVar("T")
 
 
-def with_contents(turns: Turns, agent: Agent, tree: Tree | None, rules: Callable[[], T]) -> T:
+async def with_contents(turns: Turns, agent: Agent, tree: Tree | None, rules: Callable[[], T]) -> T:
     """Returns what the rules answer. Contents that they find missing in the tree are read, and they are asked again.
 
     tree: None for a plain turn, for which nothing is missing. Raises: StoreError.
@@ -26,5 +26,5 @@ def with_contents(turns: Turns, agent: Agent, tree: Tree | None, rules: Callable
             return rules()
         except Missing as missing:
             assert tree is not None
-            tree.take_contents(turns.contents(agent, missing.ids))
+            tree.take_contents(await turns.contents(agent, missing.ids))
     raise StatementFailed(f"rules called {MAX_RULE_CALLS} times ask for still more contents")

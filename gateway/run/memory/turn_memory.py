@@ -102,7 +102,7 @@ class MemoryKeeper:
         """Raises: StoreError when memory cannot be had."""
         if asked.identity.append:
             return await self._begin_appending(asked)
-        found = self._look(asked)
+        found = await self._look(asked)
         await found.recollect()
         return found
 
@@ -111,11 +111,11 @@ class MemoryKeeper:
         scope, key = asked.identity.scope, asked.identity.conversation
         assert scope is not None
         assert key is not None
-        agent = self.store.agents.find(scope) or self.store.agents.draft(scope)
+        agent = await self.store.agents.find(scope) or self.store.agents.draft(scope)
         lock = self._queues.setdefault((agent.uid, key), asyncio.Lock())
         await lock.acquire()
         try:
-            found = self._look(replace(asked, now=self.now()))
+            found = await self._look(replace(asked, now=self.now()))
             found.release = lambda: self._release((agent.uid, key), lock)
             await found.recollect()
             if found.plan.appending:
@@ -130,15 +130,15 @@ class MemoryKeeper:
         if not lock.locked() and not getattr(lock, "_waiters", None):
             self._queues.pop(name, None)
 
-    def _look(self, asked: MemoryRequest) -> TurnMemory:
+    async def _look(self, asked: MemoryRequest) -> TurnMemory:
         scope, key = asked.identity.scope, asked.identity.conversation
         assert scope is not None
         agents = self.store.agents
         for _ in range(2):
-            agent = agents.find(scope) or agents.draft(scope)
+            agent = await agents.find(scope) or agents.draft(scope)
             listing = Listing(Canon(agent.secret), asked.request.messages)
             path = listing.path(listing.said) if listing.said else None
-            look = self.store.turns.look(agent, key, path) if agent.id else Look()
+            look = await self.store.turns.look(agent, key, path) if agent.id else Look()
             if look is not None:
                 break
             agents.forget(scope)  # it was forgotten, and may be made anew
@@ -169,9 +169,9 @@ class MemoryKeeper:
         reach: int | None = REACH
         low: int | None = None
         while True:
-            pool = self.store.turns.pool(agent, full_probes(query, key, reach=reach, low=low))
+            pool = await self.store.turns.pool(agent, full_probes(query, key, reach=reach, low=low))
             tree = Tree(pool.exchanges, pool.contents, pool.tombs)
-            plan = with_contents(self.store.turns, agent, tree, partial(planning.begin, tree, query))
+            plan = await with_contents(self.store.turns, agent, tree, partial(planning.begin, tree, query))
             evicted = evicted_before(plan, asked.context_tokens)
             is_all = reach is None and low is None
             if is_all or not tree.is_partial or planning.is_enough(tree, plan, evicted):
@@ -217,15 +217,15 @@ class TurnMemory:
 
     async def recollect(self) -> None:
         """Notes, memory section, tools: all that the request will carry of ours."""
-        self.conversation_uid = self._find_uid()
+        self.conversation_uid = await self._find_uid()
         identity, spec = self.asked.identity, self.asked.spec
         if identity.mode is Mode.OFF:
             if self.plan.appending:  # nobody else has the conversation
-                self.composition = self._compose({})
+                self.composition = await self._compose({})
             return
         anchor = self.plan.place.anchor
         path = self.path = self._path_ids()
-        blocks = self._blocks()
+        blocks = await self._blocks()
         by = self.by
         self.tools = MemoryTools(
             by.store, self.agent, self.look, path, blocks, by.settings.recall_tokens, by.now, by.embed_query
@@ -233,7 +233,7 @@ class TurnMemory:
         pinned = self.look.snapshot
         if self.tree is not None:
             number = anchor.snapshot if anchor is not None else None
-            pinned = self.by.store.turns.snapshot(self.agent, number) if number is not None else None
+            pinned = await self.by.store.turns.snapshot(self.agent, number) if number is not None else None
         self.offered = self._offer(pinned.known.get("tools") if pinned else None)
         new = self.plan.messages
         last = len(new) - 1
@@ -260,7 +260,7 @@ class TurnMemory:
         elif gone is not None:
             fill = tuple(element for element in self.plan.fill if element.at[1] >= gone.offset)
             self.plan = replace(self.plan, fill=fill)
-        self.composition = self._compose(fresh)
+        self.composition = await self._compose(fresh)
         self.beginning = find_beginning(
             self.plan, self.composition, gone, is_plain=self.tree is None, in_use=summary
         )
@@ -268,7 +268,7 @@ class TurnMemory:
         if gone is not None or (
             context is not None and may_exceed(self.asked.request, self.additions, context * 3 // 4)
         ):
-            self._find_cuts()
+            await self._find_cuts()
         cut = await self._assemble() if is_asked or self.beginning.cuts else None
         if cut is not None and cut.summary_id not in (0, summary):
             self.section = pin(
@@ -280,29 +280,31 @@ class TurnMemory:
                 self.composition.notes[self.query.listing.places[self.plan.new[-1]]] = fresh[last]
         self.notes = {} if self.plan.off else fresh
 
-    def answered_by(self, upstream: str, model: str) -> None:
+    async def answered_by(self, upstream: str, model: str) -> None:
         """Another one than was thought answers: what only that one could read stays here."""
         self.query = replace(self.query, model=f"{upstream}/{model}")
         self.plan = replace(self.plan, query=self.query)
         if self.asked.identity.mode is not Mode.OFF:
             notes = self.composition.notes
-            self.composition = self.beginning.composition = self._compose({})
+            self.composition = self.beginning.composition = await self._compose({})
             self.composition.notes = notes
-            self._find_cuts()  # its window may be a smaller one
+            await self._find_cuts()  # its window may be a smaller one
 
-    def _compose(self, fresh: dict[int, str]) -> Composition:
+    async def _compose(self, fresh: dict[int, str]) -> Composition:
         if self.tree is None:
             return compose_plain(self.query.listing, self.look, self.offered, fresh, self.query.model)
         composing = partial(compose, self.tree, self.plan, self.offered, fresh)
-        return with_contents(self.by.store.turns, self.agent, self.tree, composing)
+        return await with_contents(self.by.store.turns, self.agent, self.tree, composing)
 
-    def _find_cuts(self) -> None:
+    async def _find_cuts(self) -> None:
         """The newest summaries on this path: asked for only where the conversation may not fit whole."""
         anchor = self.plan.place.anchor
         if anchor is None or not self.agent.id or not self.asked.spec.summarises:
             return
         try:
-            self.beginning.take(self.by.store.summaries.of(self.agent.id, anchor.conversation), self.path)
+            self.beginning.take(
+                await self.by.store.summaries.of(self.agent.id, anchor.conversation), self.path
+            )
         except StoreError as error:
             _log.warning("summaries could not be read: %s", error.message)
 
@@ -329,20 +331,20 @@ class TurnMemory:
             return {x.id for x in self.tree.chain(anchor)}
         return {x.id for x in self.look.additions} | ({anchor.id} if anchor else set())
 
-    def _blocks(self) -> list[Block]:
+    async def _blocks(self) -> list[Block]:
         """As the settings order them, the same for every user of the profile; then what was made since."""
         if not self.agent.id:
-            return self._default_blocks()
+            return await self._default_blocks()
         order = {b.label: i for i, b in enumerate(self.asked.spec.blocks)}
         return sorted(self.look.blocks, key=lambda block: (order.get(block.label, len(order)), block.id))
 
-    def _default_blocks(self) -> list[Block]:
+    async def _default_blocks(self) -> list[Block]:
         """What a user's memory will begin with."""
         spec = self.asked.spec
         defaults = [replace(b, id=i) for i, b in enumerate(spec.blocks)]
         if not spec.shared:
             return defaults
-        stored = {b.label: b for b in self.by.store.turns.shared_blocks(self.agent)}
+        stored = {b.label: b for b in await self.by.store.turns.shared_blocks(self.agent)}
         return [stored.get(b.label, b) for b in defaults]
 
     def _offer(self, agreed: Mapping[str, str] | None) -> dict[str, str]:
@@ -389,7 +391,7 @@ class TurnMemory:
                     deadline_ms=left_ms,
                     vector=vector,
                 )
-                left_out = with_contents(
+                left_out = await with_contents(
                     self.by.store.turns, self.agent, self.tree, partial(sight.replaced, settings.idle_s)
                 )
                 is_whole = self.asked.spec.history != "client"
@@ -419,14 +421,14 @@ class TurnMemory:
         budget, context = self.by.settings.recall_tokens, self.asked.context_tokens
         return budget if context is None else min(budget, context // NOTE_SHARE)
 
-    def _find_uid(self) -> str:
+    async def _find_uid(self) -> str:
         found = self.look.conversation
         stored = self.plan.conversation
         uid: str | None = None
         if found is not None and found.id == stored:
             uid = found.uid
         elif stored is not None and stored > 0 and self.agent.id:
-            uid = self.by.store.turns.conversation_uid(self.agent, stored)
+            uid = await self.by.store.turns.conversation_uid(self.agent, stored)
         return uid or new_uid()
 
     # -- when it ends

@@ -19,7 +19,8 @@ from gateway.cli import main
 from gateway.settings import Settings
 from gateway.settings_load import load_settings
 from gateway.web.admin import AdminFile
-from storage.sql.store import SqliteStore
+from storage.open import open_store
+from storage.sql.store import SqlStore
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.server import RawClient, Running, serve, settings_for
 
@@ -37,11 +38,11 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def owner(upstream: StrictUpstream, database: Path, settings: Settings | None = None) -> Iterator[Running]:
     """A gateway that owns the database, as `serve` leaves it for the command line to find."""
 
-    async def open_store() -> SqliteStore:
-        return await SqliteStore.open(database)
+    async def open_here() -> SqlStore:
+        return await open_store(database)
 
     admin = AdminFile(str(database))
-    with serve(settings or settings_for(upstream), open_store, admin_token=admin.token) as running:
+    with serve(settings or settings_for(upstream), open_here, admin_token=admin.token) as running:
         admin.write(running.url)
         yield running
     admin.remove()

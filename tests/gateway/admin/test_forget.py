@@ -57,7 +57,7 @@ def forget(world: World, **arguments: Any) -> int:
 
 def on_disk(world: World, word: str = "Zqmisox") -> bool:
     world.settle()
-    path = Path(world.store.path)
+    path = Path(world.store.database.path)
     return any(word.encode() in p.read_bytes() for p in path.parent.glob(path.name + "*"))
 
 

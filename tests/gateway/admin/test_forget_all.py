@@ -14,6 +14,7 @@ from gateway.core.prompt.summary import INSTRUCTIONS
 from gateway.run.admin.forget import ForgetOperations, Retention
 from gateway.settings import UpstreamSettings
 from storage.records import JobState
+from storage.sqlite.database import drive
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, remember
 from tests.meaning import unit_bytes, vector_of
@@ -98,10 +99,10 @@ class Scene:
         def breaking(*arguments: Any) -> Any:
             effect = whole(*arguments)
 
-            def write(connection: Any) -> None:
+            async def write(connection: Any) -> None:
                 if self.breaks:
                     raise RuntimeError("broken")
-                effect(connection)
+                await effect(connection)
 
             return write
 
@@ -131,11 +132,11 @@ class Scene:
         jobs = self.world.store.jobs
 
         def is_busy() -> bool:
-            waiting = {(job.agent, job.kind) for job in jobs.list() if job.state is JobState.RETRYING}
+            waiting = {(job.agent, job.kind) for job in drive(jobs.list()) if job.state is JobState.RETRYING}
             return any(
                 job.state is JobState.RUNNING
                 or (job.state is JobState.PENDING and (job.agent, job.kind) not in waiting)
-                for job in jobs.list()
+                for job in drive(jobs.list())
             )
 
         self._until(lambda: not is_busy())
@@ -165,7 +166,7 @@ class Scene:
     def found(self) -> set[str]:
         """Where the word is."""
         found = {place for place, sql in PLACES.items() if self.world.query(sql, WORD) != [0]}
-        path = Path(self.world.store.path)
+        path = Path(self.world.store.database.path)
         data = b"".join(p.read_bytes() for p in path.parent.glob(path.name + "*"))
         vectors = [unit_bytes(text) for text in (FACT, SAVED, f"The cat is called {WORD}.")]
         if any(v[:24] in data or v[-24:] in data for v in vectors):
@@ -212,7 +213,7 @@ def go_on(scene: Scene, chat: Chat, kind: str) -> None:
     for _ in range(2):
         scene.rest()
         scene.end()
-    assert scene.world.store.jobs.list() == ()
+    assert drive(scene.world.store.jobs.list()) == ()
     assert scene.found() == set()
     assert scene.world.query("SELECT count(*) FROM exchanges WHERE instr(input, ?)", "Zqbobx") == [
         0 if kind in ("project", "age") else 1

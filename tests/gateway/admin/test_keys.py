@@ -17,7 +17,8 @@ from starlette.routing import Route
 
 from gateway.settings import MemorySettings, UpstreamSettings
 from gateway.web.admin import ADMIN_PREFIX, AdminFile
-from storage.sql.store import SqliteStore
+from storage.open import open_store
+from storage.sql.store import SqlStore
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.process import Process, command, serving
@@ -131,12 +132,12 @@ def test_without_keys_only_this_machine_is_served(tmp_path: Path) -> None:
 
 @pytest.fixture
 def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
-    async def open_store() -> SqliteStore:
-        return await SqliteStore.open(tmp_path / "m.db")
+    async def open_here() -> SqlStore:
+        return await open_store(tmp_path / "m.db")
 
     # No deadline of a busy machine's shall decide what a test finds.
     settings = settings_for(upstream, memory=MemorySettings(recall_deadline_ms=50_000))
-    with serve(settings, open_store, admin_token="token") as running:
+    with serve(settings, open_here, admin_token="token") as running:
         yield running
 
 
@@ -192,8 +193,8 @@ def test_what_is_not_admitted_leaves_no_trace(gateway: Running, upstream: Strict
 
     async def count() -> Any:
         store = gateway.app.store
-        assert isinstance(store, SqliteStore)
-        return store.reader.run(lambda c: c.execute("SELECT count(*) FROM agents").fetchone()[0])
+        assert isinstance(store, SqlStore)
+        return store.database.reader.run(lambda c: c.execute("SELECT count(*) FROM agents").fetchone()[0])
 
     assert gateway.call(count()) == 0
     assert upstream.seen == []
@@ -223,11 +224,11 @@ def test_the_callers_own_credential_goes_on_and_the_gateways_key_never(
 
 
 def test_an_upstream_with_a_key_is_called_with_that_one(upstream: StrictUpstream, tmp_path: Path) -> None:
-    async def open_store() -> SqliteStore:
-        return await SqliteStore.open(tmp_path / "m.db")
+    async def open_here() -> SqlStore:
+        return await open_store(tmp_path / "m.db")
 
     own = UpstreamSettings("up", base_url=upstream.base_url, api_key="sk-of-the-gateway")
-    with serve(settings_for(upstream, upstreams=(own,)), open_store) as gateway:
+    with serve(settings_for(upstream, upstreams=(own,)), open_here) as gateway:
         key = make_key(gateway)
         headers = {"x-mnemogate-key": key, "authorization": "Bearer sk-callers-own"}
         assert ask(gateway, headers=headers) == 200

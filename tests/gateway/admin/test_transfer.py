@@ -23,8 +23,9 @@ from gateway.errors import BadRequest
 from gateway.run.admin.transfer import TransferOperations
 from storage.commands import ForgetTarget, Learned
 from storage.errors import WriteConflict
+from storage.open import open_store
 from storage.records import Agent, Scope, State
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.stored import ALICE, Teller
 
@@ -41,15 +42,15 @@ class Clock:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path / "a.db", now=lambda: 1000.0)
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    opened = await open_store(tmp_path / "a.db", now=lambda: 1000.0)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-async def other(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path / "b.db", now=lambda: 1000.0)
+async def other(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    opened = await open_store(tmp_path / "b.db", now=lambda: 1000.0)
     yield opened
     await opened.close()
 
@@ -58,7 +59,7 @@ def of(scope: Scope) -> dict[str, Any]:
     return {"project": scope.project, "profile": scope.profile, "user": scope.subject.removeprefix("user:")}
 
 
-async def export(store: SqliteStore, scope: Scope = ALICE) -> Lines:
+async def export(store: SqlStore, scope: Scope = ALICE) -> Lines:
     operation = TransferOperations(store).export
     lines: Lines = []
     place = None
@@ -70,7 +71,7 @@ async def export(store: SqliteStore, scope: Scope = ALICE) -> Lines:
             return lines
 
 
-async def fill(store: SqliteStore, lines: Lines, scope: Scope = CAROL, page: int = 7) -> None:
+async def fill(store: SqlStore, lines: Lines, scope: Scope = CAROL, page: int = 7) -> None:
     operation = TransferOperations(store).restore
     at = None
     for start in range(0, len(lines), page):
@@ -110,22 +111,22 @@ async def live(alice: Teller, chance: random.Random, turns: int = 60) -> None:
         lists[key] = [*history, new, reply if kind < 0.7 or kind > 0.85 else assistant(f"Reply {number}")]
 
 
-async def learn(store: SqliteStore, alice: Teller) -> None:
+async def learn(store: SqlStore, alice: Teller) -> None:
     """All that was said is learned from; there was nothing in it."""
-    last = store.carry.edge(alice.agent)["seq"]
-    cursor = store.reader.run(lambda c: c.execute("SELECT max(seq) FROM learned").fetchone()[0]) or 0
-    await store.writer.submit(store.facts.learning(alice.agent, cursor, last, 5.0, lambda _: Learned()))
+    last = (await store.carry.edge(alice.agent))["seq"]
+    cursor = store.database.reader.run(lambda c: c.execute("SELECT max(seq) FROM learned").fetchone()[0]) or 0
+    await store.database.write(store.facts.learning(alice.agent, cursor, last, 5.0, lambda _: Learned()))
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_export_import_export_is_the_same(store: SqliteStore, other: SqliteStore, seed: int) -> None:
+async def test_export_import_export_is_the_same(store: SqlStore, other: SqlStore, seed: int) -> None:
     chance = random.Random(seed)
     alice = Teller(store, ALICE, Clock())
     await live(alice, chance)
     agent = alice.agent
     rows = alice.rows()
     await store.passages.insert(agent.id, "A passage ☂", at=5.5, sources=[rows[0].id, rows[1].id])
-    (block,) = store.blocks.load(agent.id)
+    (block,) = await store.blocks.load(agent.id)
     await store.blocks.write(block.id, block.version, "by hand", at=7.0, origin="api", sources=[rows[1].id])
     await store.blocks.undo(block.id, at=8.0)
     targets = [
@@ -161,7 +162,7 @@ def without_uids(lines: Lines) -> list[Any]:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_what_is_said_while_a_memory_is_carried_away_is_not_in_it(
-    store: SqliteStore, other: SqliteStore, seed: int
+    store: SqlStore, other: SqlStore, seed: int
 ) -> None:
     chance = random.Random(seed)
     alice = Teller(store, ALICE, Clock())
@@ -188,7 +189,7 @@ async def test_what_is_said_while_a_memory_is_carried_away_is_not_in_it(
     await live(carol, chance, turns=5)  # goes on: no number is given out twice
 
 
-async def test_what_is_told_holds_no_secret_and_no_hash(store: SqliteStore) -> None:
+async def test_what_is_told_holds_no_secret_and_no_hash(store: SqlStore) -> None:
     alice = Teller(store, ALICE, Clock())
     await live(alice, random.Random(1), 20)
     text = "\n".join(await export(store))
@@ -199,9 +200,7 @@ async def test_what_is_told_holds_no_secret_and_no_hash(store: SqliteStore) -> N
 
 
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
-async def test_a_conversation_goes_on_where_it_was(
-    store: SqliteStore, other: SqliteStore, key: str | None
-) -> None:
+async def test_a_conversation_goes_on_where_it_was(store: SqlStore, other: SqlStore, key: str | None) -> None:
     alice = Teller(store, ALICE, Clock())
     history: list[WireMessage] = []
     for number in range(3):
@@ -227,7 +226,7 @@ async def test_a_conversation_goes_on_where_it_was(
 
 
 async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(
-    store: SqliteStore, other: SqliteStore
+    store: SqlStore, other: SqlStore
 ) -> None:
     alice = Teller(store, ALICE, Clock())
     history = [user("Secret"), assistant("Well."), user("More")]
@@ -250,7 +249,7 @@ def carol_atoms(carol: Teller, message: WireMessage) -> tuple[bytes, ...]:
 # -- what is refused
 
 
-async def test_a_memory_is_not_written_over(store: SqliteStore, other: SqliteStore) -> None:
+async def test_a_memory_is_not_written_over(store: SqlStore, other: SqlStore) -> None:
     alice, carol = Teller(store, ALICE, Clock()), Teller(other, CAROL, Clock())
     await alice.say([user("Hello")], assistant("Hi."), "c1")
     lines = await export(store)
@@ -260,9 +259,7 @@ async def test_a_memory_is_not_written_over(store: SqliteStore, other: SqliteSto
     assert len(carol.rows()) == 1
 
 
-async def test_one_that_began_meanwhile_is_not_written_over_either(
-    store: SqliteStore, other: SqliteStore
-) -> None:
+async def test_one_that_began_meanwhile_is_not_written_over_either(store: SqlStore, other: SqlStore) -> None:
     alice, carol = Teller(store, ALICE, Clock()), Teller(other, CAROL, Clock())
     await alice.say([user("Hello")], assistant("Hi."), "c1")
     operation = TransferOperations(other).restore
@@ -274,7 +271,7 @@ async def test_one_that_began_meanwhile_is_not_written_over_either(
 
 
 async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(
-    store: SqliteStore, other: SqliteStore
+    store: SqlStore, other: SqlStore
 ) -> None:
     alice = Teller(store, ALICE, Clock())
     await live(alice, random.Random(1), turns=10)
@@ -282,25 +279,25 @@ async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(
     for cut in (1, len(lines) // 2, len(lines) - 1):
         with pytest.raises(BadRequest, match="cut off"):
             await fill(other, lines[:cut])
-        assert other.agents.find(CAROL) is None
+        assert await other.agents.find(CAROL) is None
     await fill(other, [*lines, ""])
-    assert other.agents.find(CAROL) is not None
+    assert await other.agents.find(CAROL) is not None
 
 
 async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_begins_anew(
-    store: SqliteStore, other: SqliteStore
+    store: SqlStore, other: SqlStore
 ) -> None:
     alice = Teller(store, ALICE, Clock())
     await live(alice, random.Random(4), 30)
     lines = await export(store)
     operation = TransferOperations(other).restore
     await operation({**of(CAROL), "lines": lines[:20], "at": None})
-    assert other.agents.find(CAROL) is None
+    assert await other.agents.find(CAROL) is None
     await fill(other, lines)
     assert await export(other, CAROL) == lines
 
 
-async def test_an_import_ends_where_another_for_the_same_user_begins(other: SqliteStore) -> None:
+async def test_an_import_ends_where_another_for_the_same_user_begins(other: SqlStore) -> None:
     """Between two lines of one answer: its next one is refused by name anyway."""
     draft = Agent(0, "u1", CAROL, b"k" * 16, 0)
     first = await other.carry.begin(draft)
@@ -309,7 +306,7 @@ async def test_an_import_ends_where_another_for_the_same_user_begins(other: Sqli
         with pytest.raises(WriteConflict, match="another import for user:carol"):
             await step
     await other.carry.end(second, 1)
-    found = other.agents.find(CAROL)
+    found = await other.agents.find(CAROL)
     assert found is not None
     assert found.uid == "u2"
 
@@ -326,13 +323,13 @@ async def test_an_import_ends_where_another_for_the_same_user_begins(other: Sqli
         ['{"memory":{"format":1,"next_seq":1,"created":0}}', "[]"],
     ],
 )
-async def test_what_is_no_export_is_refused(other: SqliteStore, lines: Sequence[str]) -> None:
+async def test_what_is_no_export_is_refused(other: SqlStore, lines: Sequence[str]) -> None:
     with pytest.raises(BadRequest):
         await fill(other, list(lines))
-    assert other.agents.find(CAROL) is None
+    assert await other.agents.find(CAROL) is None
 
 
-async def test_another_scope_is_not_told(store: SqliteStore) -> None:
+async def test_another_scope_is_not_told(store: SqlStore) -> None:
     await Teller(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
     for scope in (CAROL, Scope("other", "default", "user:alice"), Scope("default", "x", "user:alice")):
         with pytest.raises(BadRequest):
@@ -346,7 +343,7 @@ async def test_the_command_line_writes_a_file_and_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    store = await SqliteStore.open(tmp_path / "mnemogate.db", now=lambda: 1000.0)
+    store = await open_store(tmp_path / "mnemogate.db", now=lambda: 1000.0)
     await live(Teller(store, ALICE, Clock()), random.Random(2), 30)
     lines = await export(store)
     await store.close()

@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 
 from gateway.run.background.worker import JobContext, Worker
+from storage.open import open_store
 from storage.sql.passages import insert_passage
-from storage.sql.store import SqliteStore
 
 STEPS = 5
 
 
 async def main(database: str, marks: Path, stop_at: str) -> None:
-    store = await SqliteStore.open(database)
+    store = await open_store(database)
     finished = asyncio.Event()
 
     async def say(line: str) -> None:

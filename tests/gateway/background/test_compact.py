@@ -17,6 +17,7 @@ from gateway.operations import make_operations
 from gateway.settings import MemorySettings, ProfileSettings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.records import JobState, Scope
+from storage.sqlite.database import drive
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 
@@ -78,7 +79,7 @@ def compacted(world: World) -> None:
     jobs = world.store.jobs
 
     def is_busy() -> bool:
-        states = {job.state for job in jobs.list() if job.kind == "compact"}
+        states = {job.state for job in drive(jobs.list()) if job.kind == "compact"}
         return JobState.RUNNING in states or states == {JobState.PENDING}  # what failed holds its lane
 
     async def wait() -> None:
@@ -206,7 +207,7 @@ def test_a_model_that_gives_no_summary_changes_nothing(world: World, notes: Note
     assert all(each.refusal is None for each in seen)
     assert all("<summary>" not in each.body.decode() for each in seen)
     assert world.query("SELECT count(*) FROM summaries") == [0]
-    failed = next(job for job in world.store.jobs.list() if job.kind == "compact" and job.error)
+    failed = next(job for job in drive(world.store.jobs.list()) if job.kind == "compact" and job.error)
     assert "word" not in str(failed.error)
     came = Gate()
 
@@ -286,7 +287,7 @@ def test_what_is_forgotten_takes_its_summaries_along(world: World, notes: Notes)
     assert "Miso" in system_of(world.upstream.last)
 
     async def forget() -> None:
-        found = world.store.agents.find(Scope("default", "default", "user:alice"))
+        found = await world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
         id = await world.store.forgetting.begin(found.id, ForgetTarget(messages=[1]))
         await world.store.forgetting.run(id, FORGET_RULES)

@@ -72,7 +72,7 @@ class Remembering:
     def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
         async def wait() -> None:
             async with asyncio.timeout(PATIENCE_S):
-                while not holds(dict.fromkeys(JobState, 0) | self.world.store.jobs.counts()):  # noqa: ASYNC110
+                while not holds(dict.fromkeys(JobState, 0) | await self.world.store.jobs.counts()):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
 
         self.world.gateway.call(wait())
@@ -103,7 +103,7 @@ class Remembering:
     def on_disk(self, *texts: str) -> list[str]:
         """Whose vectors lie in the database or its log."""
         self.world.settle()
-        path = Path(self.world.store.path)
+        path = Path(self.world.store.database.path)
         data = b"".join(p.read_bytes() for p in path.parent.glob(path.name + "*"))
         return [text for text in texts if unit_bytes(text)[:24] in data or unit_bytes(text)[-24:] in data]
 
@@ -541,7 +541,7 @@ def test_the_index_is_what_is_embedded(made: Remembering) -> None:
     made.rest()
 
     async def read() -> Any:
-        found = made.world.store.agents.find(Scope("default", "default", "user:alice"))
+        found = await made.world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
         return await made.world.store.recall.search(
             found, "tortoise", messages_of, size=found.next_seq, indexed=2

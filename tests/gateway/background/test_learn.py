@@ -25,6 +25,7 @@ from gateway.run.background.model import ModelAnswer
 from gateway.run.background.worker import Worker
 from storage.errors import Full
 from storage.records import Fact, JobState, Scope
+from storage.sqlite.database import drive
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.server import QUIET
@@ -83,7 +84,7 @@ class Learner:
     def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
         async def wait() -> None:
             async with asyncio.timeout(PATIENCE_S):
-                while not holds(dict.fromkeys(JobState, 0) | self.world.store.jobs.counts()):  # noqa: ASYNC110
+                while not holds(dict.fromkeys(JobState, 0) | await self.world.store.jobs.counts()):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
 
         self.world.gateway.call(wait())
@@ -91,8 +92,8 @@ class Learner:
 
     def facts(self, user: str = "alice", *, is_all: bool = False, profile: str = "default") -> list[Fact]:
         async def read() -> list[Fact]:
-            found = self.world.store.agents.find(Scope("default", profile, f"user:{user}"))
-            return [] if found is None else self.world.store.facts.list(found.id, is_all=is_all)
+            found = await self.world.store.agents.find(Scope("default", profile, f"user:{user}"))
+            return [] if found is None else await self.world.store.facts.list(found.id, is_all=is_all)
 
         return self.world.gateway.call(read())
 
@@ -512,10 +513,10 @@ def test_what_was_written_is_not_written_again(learner: Learner) -> None:
     learner.rest()
 
     async def again() -> None:
-        found = learner.world.store.agents.find(Scope("default", "default", "user:alice"))
+        found = await learner.world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
         effect = learner.world.store.facts.learning(found, 0, 99, 0.0, lambda blocks: pytest.fail("decided"))
-        await learner.world.store.writer.submit(effect)
+        await learner.world.store.database.write(effect)
 
     before = learner.cursor()
     learner.world.gateway.call(again())
@@ -531,7 +532,7 @@ def test_two_workers_learn_a_thing_once(learner: Learner) -> None:
         second = asyncio.create_task(Worker(learner.world.store.jobs, app.beside.handlers).run())
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while any(learner.world.store.jobs.counts().values()) or not learner.shown:  # noqa: ASYNC110
+                while any((await learner.world.store.jobs.counts()).values()) or not learner.shown:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
         finally:
             second.cancel()
@@ -551,14 +552,14 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
         world.settle()
     with learning(upstream, tmp_path) as learner:
         learner.teaches(fact(MISO))
-        learner.learning.due.later(learner.world.store.facts.waiting(10))
+        learner.learning.due.later(drive(learner.world.store.facts.waiting(10)))
         learner.rest()
         assert learner.texts() == [MISO]
         assert learner.world.gateway.call(_waiting(learner)) == []
 
 
 async def _waiting(learner: Learner) -> list[int]:
-    return learner.world.store.facts.waiting(10)
+    return await learner.world.store.facts.waiting(10)
 
 
 def test_long_histories_are_read_in_batches(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -594,7 +595,7 @@ def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what:
 
     world.gateway.call(forget())
     assert learner.texts() == (["Lives in Bergen."] if what == "message" else [])
-    path = Path(world.store.path)
+    path = Path(world.store.database.path)
     assert not any(b"Zqmisox" in p.read_bytes() for p in path.parent.glob(path.name + "*"))
     assert "Zqmisox" not in learner.recalled("What is my cat called? Tell me.")
     learner.rest()

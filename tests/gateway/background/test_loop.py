@@ -24,7 +24,7 @@ async def test_a_round_that_fails_is_logged_and_not_the_last(
             raise error
         return None
 
-    def start() -> None:
+    async def start() -> None:
         raise error
 
     rounds = PeriodicTask("work", start, step)

@@ -20,7 +20,8 @@ from gateway.errors import SettingsError
 from gateway.run.background.model import BackgroundModel, background_route
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings
-from storage.sql.store import SqliteStore
+from storage.open import open_store
+from storage.sql.store import SqlStore
 
 DAY = 86_400
 NOON = 100 * DAY + DAY // 2
@@ -29,7 +30,7 @@ ASK = [{"role": "user", "content": "My cat is called Miso."}]
 
 @dataclass
 class World:
-    store: SqliteStore
+    store: SqlStore
     provider: ScriptedProvider = field(default_factory=ScriptedProvider)
     now: float = float(NOON)
     counted: list[tuple[str, int]] = field(default_factory=list)
@@ -47,7 +48,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    store = await SqliteStore.open(tmp_path / "memory.db")
+    store = await open_store(tmp_path / "memory.db")
     yield World(store)
     await store.close()
 

@@ -17,12 +17,15 @@ import pytest
 from gateway.cli import main
 from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.worker import GiveUp, Handler, JobContext, Postponed, Worker, WorkerLimits
+from storage.base import Connection, Effect
 from storage.errors import Broken, Full, Stale
+from storage.open import open_store
 from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import create_agent
 from storage.sql.jobs import Jobs, forget_jobs
 from storage.sql.passages import insert_passage
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
+from storage.sqlite.database import drive
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.background.job_process import STEPS
@@ -66,7 +69,7 @@ class Time:
 class Bench:
     """A store, workers on it, and what they did."""
 
-    def __init__(self, store: SqliteStore, time: Time, statements: list[str]) -> None:
+    def __init__(self, store: SqlStore, time: Time, statements: list[str]) -> None:
         self.store = store
         self.jobs: Jobs = store.jobs
         self.time = time
@@ -115,17 +118,17 @@ class Bench:
 
     async def agent(self, user: str = "alice") -> Agent:
         draft = self.store.agents.draft(Scope("default", "default", f"user:{user}"))
-        return await self.store.writer.submit(lambda connection: create_agent(connection, draft))
+        return await self.store.database.write(lambda connection: create_agent(connection, draft))
 
     def texts(self, agent: Agent) -> list[str]:
-        return [passage.text for passage in self.store.passages.list(agent.id)]
+        return [passage.text for passage in drive(self.store.passages.list(agent.id))]
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     time = Time()
     statements: list[str] = []
-    store = await SqliteStore.open(
+    store = await open_store(
         tmp_path / "memory.db",
         now=lambda: time.now,
         tick=lambda: time.tick,
@@ -138,7 +141,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await store.close()
 
 
-def remembering(agent: Agent, text: str) -> Callable[[sqlite3.Connection], Any]:
+def remembering(agent: Agent, text: str) -> Effect:
     return lambda connection: insert_passage(connection, agent.id, text, at=0.0)
 
 
@@ -157,7 +160,7 @@ async def test_what_is_enqueued_is_performed_at_once_and_gone(bench: Bench) -> N
     await bench.settled(1)
     assert bench.outcomes == ["finished"]
     assert bench.texts(agent) == ["from 7"]
-    assert bench.jobs.list() == ()
+    assert await bench.jobs.list() == ()
 
 
 async def test_a_job_waits_until_it_is_due(bench: Bench) -> None:
@@ -248,7 +251,7 @@ async def test_a_worker_that_hangs_loses_its_job_to_another_and_changes_nothing(
     # Its heartbeat comes too late: a process that was stopped for a while.
     bench.start({"learn": hang}, WorkerLimits(concurrency=1, lease_s=60, heartbeat_s=1e9))
     await bench.jobs.enqueue("learn", agent.id, "k")
-    await bench.until(lambda: bench.jobs.counts()[JobState.RUNNING] == 1)
+    await bench.until(lambda: (drive(bench.jobs.counts()))[JobState.RUNNING] == 1)
     await bench.quiet()
     bench.start({"learn": work})
     await bench.quiet()
@@ -271,12 +274,12 @@ async def test_heartbeats_keep_a_long_job_and_end_one_that_was_cancelled(bench: 
 
     bench.start({"learn": learn})
     id = await bench.jobs.enqueue("learn", 0, "k")
-    await bench.until(lambda: bench.jobs.counts()[JobState.RUNNING] == 1)
+    await bench.until(lambda: (drive(bench.jobs.counts()))[JobState.RUNNING] == 1)
     for _ in range(9):
         await bench.quiet()
         bench.time.move(20)
     await bench.quiet()
-    (job,) = bench.jobs.list()
+    (job,) = await bench.jobs.list()
     assert (job.state, job.attempt, ended) == (JobState.RUNNING, 1, [])
     await bench.jobs.cancel(id)
     await bench.settled(1)
@@ -291,10 +294,10 @@ async def test_a_heartbeat_notices_what_was_forgotten(bench: Bench) -> None:
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", agent.id, "k")
-    await bench.until(lambda: bench.jobs.counts()[JobState.RUNNING] == 1)
+    await bench.until(lambda: (drive(bench.jobs.counts()))[JobState.RUNNING] == 1)
     await bench.quiet()
-    await bench.store.writer.submit(
-        lambda c: c.execute("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,)) and None
+    await bench.store.database.write(
+        lambda c: c.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
     )
     await bench.quiet()
     assert bench.outcomes == []
@@ -319,14 +322,14 @@ async def test_a_lane_is_free_when_the_one_that_lost_it_has_ended(bench: Bench) 
             await may_end.wait()
             running -= 1
 
-    def forget(connection: sqlite3.Connection) -> None:
-        connection.execute("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
-        forget_jobs(connection, agent.id, lambda job: job.payload)
+    async def forget(connection: Connection) -> None:
+        await connection.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
+        await forget_jobs(connection, agent.id, lambda job: job.payload)
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", agent.id, "k")
     await bench.until(lambda: running == 1)
-    await bench.store.writer.submit(forget)
+    await bench.store.database.write(forget)
     bench.jobs.wake()
     await bench.quiet()
     assert running == 1
@@ -366,7 +369,7 @@ async def test_a_jumping_clock_disturbs_nobody(bench: Bench, jump: float) -> Non
     bench.time.move(30, jump=jump)
     await bench.settled(1)
     assert bench.outcomes == ["finished"], "the one that waited, no later than it would have been"
-    assert [(job.key, job.attempt) for job in bench.jobs.list()] == [("runs", 1)]
+    assert [(job.key, job.attempt) for job in await bench.jobs.list()] == [("runs", 1)]
     gate.set()
     await bench.settled(2)
     assert bench.outcomes == ["finished", "finished"]
@@ -395,7 +398,7 @@ async def test_a_poisoned_job_ends_in_the_dead_letter_and_can_be_tried_again(
     bench.time.move(20)
     await bench.settled(4)
     assert bench.outcomes == ["retrying", "retrying", "dead", "finished"]
-    (dead,) = bench.jobs.list()
+    (dead,) = await bench.jobs.list()
     assert (dead.id, dead.state, dead.tries) == (poison, JobState.DEAD, 3)
     assert "ValueError (test_worker.py:" in str(dead.error)
     assert "Miso" not in f"{dead.error} {caplog.text}", "nothing of what was said"
@@ -403,7 +406,7 @@ async def test_a_poisoned_job_ends_in_the_dead_letter_and_can_be_tried_again(
     await bench.jobs.retry(poison)
     await bench.settled(5)
     assert bench.outcomes[4:] == ["finished"]
-    assert bench.jobs.list() == ()
+    assert await bench.jobs.list() == ()
 
 
 async def test_a_step_is_not_performed_again_after_a_failure(bench: Bench) -> None:
@@ -438,7 +441,7 @@ async def test_giving_up_and_putting_off(bench: Bench) -> None:
     await bench.jobs.enqueue("hopeless", 0, "k")
     await bench.jobs.enqueue("later", 0, "k")
     await bench.settled(2)
-    late, dead = bench.jobs.list()
+    late, dead = await bench.jobs.list()
     assert str(dead.error).startswith("GiveUp: this memory has no model")
     assert (dead.state, dead.tries) == (JobState.DEAD, 1)
     assert (late.state, late.tries, late.due) == (JobState.RETRYING, 0, bench.time.now + 3600)
@@ -464,14 +467,14 @@ async def test_what_is_forgotten_ends_the_job_in_flight(bench: Bench) -> None:
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", agent.id, "k")
-    await bench.until(lambda: bench.jobs.counts()[JobState.RUNNING] == 1)
-    await bench.store.writer.submit(
-        lambda c: c.execute("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,)) and None
+    await bench.until(lambda: (drive(bench.jobs.counts()))[JobState.RUNNING] == 1)
+    await bench.store.database.write(
+        lambda c: c.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
     )
     gate.set()
     await bench.settled(1)
     assert bench.outcomes == ["dropped"]
-    assert (bench.texts(agent), bench.jobs.list()) == ([], ())
+    assert (bench.texts(agent), await bench.jobs.list()) == ([], ())
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR])
@@ -479,8 +482,8 @@ async def test_a_database_that_fails_in_the_middle_costs_an_attempt(bench: Bench
     agent = await bench.agent()
     broken = True
 
-    def effect(connection: sqlite3.Connection) -> None:
-        remembering(agent, "kept")(connection)
+    async def effect(connection: Connection) -> None:
+        await remembering(agent, "kept")(connection)
         if broken:
             error = sqlite3.OperationalError("no")
             error.sqlite_errorcode = code
@@ -506,13 +509,13 @@ async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_data
     time, down = Time(), False
 
     def connect(target: Any) -> sqlite3.Connection:
-        from storage.sql.store import connect_current
+        from storage.sqlite.database import connect_current
 
         if down:
             raise Broken("no disk")
         return connect_current(target)
 
-    store = await SqliteStore.open(
+    store = await open_store(
         tmp_path / "memory.db",
         now=lambda: time.now,
         tick=lambda: time.tick,
@@ -527,8 +530,8 @@ async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_data
         attempts.append(job.job.attempt)
         if len(attempts) == 1:
             down = True
-            store.writer.report(Full("the disk is full"))
-            await store.writer.probe()
+            store.database.writer.report(Full("the disk is full"))
+            await store.database.writer.probe()
             await job.commit(lambda c: None)
 
     try:
@@ -537,7 +540,7 @@ async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_data
         await bench.settled(1)
         assert bench.outcomes == ["unwritten"]
         down = False
-        assert await store.writer.probe()
+        assert await store.database.writer.probe()
         await bench.settled(2)
         assert (attempts, bench.outcomes) == ([1, 2], ["unwritten", "finished"])
     finally:
@@ -585,7 +588,7 @@ async def test_shutdown_leaves_a_job_that_can_go_on(bench: Bench) -> None:
     await bench.jobs.enqueue("learn", 0, "k")
     await reached.wait()
     await bench.stop()
-    (job,) = bench.jobs.list()
+    (job,) = await bench.jobs.list()
     assert (job.state, job.tries, job.due) == (JobState.RETRYING, 0, bench.time.now)
     bench.start({"learn": learn})
     await bench.settled(1)
@@ -597,6 +600,7 @@ async def test_attempts_and_states_are_counted(bench: Bench) -> None:
     await bench.jobs.enqueue("learn", 0, "k")
     tally.attempt("learn", "finished")
     tally.call("ok", 7)
+    await tally.refresh()
     samples = {(s.name, *s.labels.values()): s.value for family in tally.collect() for s in family.samples}
     assert samples["mnemogate_job_attempts_total", "learn", "finished"] == 1
     assert samples["mnemogate_jobs", "pending"] == 1
@@ -612,16 +616,16 @@ def test_a_kill_loses_no_job_and_repeats_no_journaled_step(tmp_path: Path, where
     marks.touch()
 
     async def prepare() -> Agent:
-        store = await SqliteStore.open(database)
+        store = await open_store(database)
         draft = store.agents.draft(Scope("default", "default", "user:alice"))
-        agent = await store.writer.submit(lambda connection: create_agent(connection, draft))
+        agent = await store.database.write(lambda connection: create_agent(connection, draft))
         await store.jobs.enqueue("work", agent.id, "k")
         await store.close()
         return agent
 
     async def look(agent: Agent) -> tuple[tuple[Job, ...], list[str]]:
-        store = await SqliteStore.open(database)
-        found = store.jobs.list(), [passage.text for passage in store.passages.list(agent.id)]
+        store = await open_store(database)
+        found = await store.jobs.list(), [passage.text for passage in await store.passages.list(agent.id)]
         await store.close()
         return found
 
@@ -664,10 +668,10 @@ def run_until(database: Path, marks: Path, where: str) -> list[str]:
 def test_the_gateway_performs_jobs_and_its_chat_does_not_notice_their_failing(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    async def open_store() -> SqliteStore:
-        return await SqliteStore.open(tmp_path / "memory.db")
+    async def open_here() -> SqlStore:
+        return await open_store(tmp_path / "memory.db")
 
-    with serve(settings_for(upstream), open_store) as gateway:
+    with serve(settings_for(upstream), open_here) as gateway:
         done = wait_for_jobs(gateway)
         assert done == ["good"]
         upstream.queue(say("Hello."))
@@ -695,7 +699,7 @@ def wait_for_jobs(gateway: Running) -> list[str]:
             done.append("good")
 
         def look() -> None:
-            counts = store.jobs.counts()
+            counts = drive(store.jobs.counts())
             if counts[JobState.DEAD] == 1 and sum(counts.values()) == 1:
                 ended.set()
 
@@ -713,7 +717,7 @@ def wait_for_jobs(gateway: Running) -> list[str]:
 
 
 async def a_dead_letter(database: Path) -> int:
-    store = await SqliteStore.open(database)
+    store = await open_store(database)
     id = await store.jobs.enqueue("learn", 0, "k", b'{"secret":1}')
     job = await store.jobs.claim(("learn",), lease_s=60, tries=3)
     assert job is not None

@@ -120,7 +120,7 @@ def hold_the_disk(world: World) -> Gate:
         here.open()
         stop.wait_sync()
 
-    world.gateway.loop.call_soon_threadsafe(lambda: world.store.writer.submit(block))
+    world.gateway.loop.call_soon_threadsafe(lambda: world.store.database.writer.submit(block))
     here.wait_sync()
     return stop
 

@@ -198,7 +198,7 @@ def test_the_end_waits_for_the_commit_and_the_text_does_not(world: World) -> Non
         here.open()
         free.wait_sync()
 
-    world.gateway.loop.call_soon_threadsafe(lambda: world.store.writer.submit(block))
+    world.gateway.loop.call_soon_threadsafe(lambda: world.store.database.writer.submit(block))
     here.wait_sync()
     with world.gateway.connect() as client:
         client.request("POST", CHAT, json.dumps(HELLO).encode())
@@ -216,7 +216,7 @@ def test_a_store_slower_than_its_time_is_said_in_a_comment(upstream: StrictUpstr
         free.wait_sync()
 
     with remember(upstream, tmp_path, limits=replace(QUIET, commit_wait_s=0.001)) as world:
-        world.gateway.loop.call_soon_threadsafe(lambda: world.store.writer.submit(block))
+        world.gateway.loop.call_soon_threadsafe(lambda: world.store.database.writer.submit(block))
         here.wait_sync()
         data = world.gateway.post(HELLO).body
         whole = world.gateway.post({**HELLO, "stream": False})

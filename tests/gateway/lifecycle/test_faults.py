@@ -21,10 +21,12 @@ import pytest
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings, ProfileSettings
 from storage.errors import Corrupt
+from storage.open import open_store
 from storage.records import Scope
 from storage.sql.passages import insert_passage
-from storage.sql.store import SqliteStore, connect_current
+from storage.sql.store import SqlStore
 from storage.sqlite.connection import DatabaseFile
+from storage.sqlite.database import connect_current, drive
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, raw, say
 from tests.gateway.process import serving
@@ -52,9 +54,9 @@ class World:
     disk: Disk
 
     @property
-    def store(self) -> SqliteStore:
+    def store(self) -> SqlStore:
         store = self.gateway.app.store
-        assert isinstance(store, SqliteStore)
+        assert isinstance(store, SqlStore)
         return store
 
     def post(
@@ -68,12 +70,12 @@ class World:
         """In the writer's thread; waits for it."""
 
         async def submit() -> Any:
-            return await self.store.writer.submit(function)
+            return await self.store.database.writer.submit(function)
 
         return self.gateway.call(submit())
 
     def probe(self) -> bool:
-        return self.gateway.call(self.store.writer.probe())
+        return self.gateway.call(self.store.database.writer.probe())
 
     def settle(self) -> None:
         async def settled() -> None:
@@ -101,13 +103,13 @@ class World:
         self.settle()
 
         async def find() -> list[int]:
-            return self.store.forgetting.find("default", None, None)
+            return await self.store.forgetting.find("default", None, None)
 
         return self.gateway.call(find())
 
     def passages(self, agent: int) -> str:
         async def read() -> str:
-            return "".join(passage.text for passage in self.store.passages.list(agent))
+            return "".join(passage.text for passage in await self.store.passages.list(agent))
 
         return self.gateway.call(read())
 
@@ -117,7 +119,7 @@ class World:
 
         async def read() -> list[Any]:
             sql = "SELECT input FROM exchanges WHERE state = 'finished' ORDER BY id"
-            return self.store.reader.run(lambda c: c.execute(sql).fetchall())
+            return self.store.database.reader.run(lambda c: c.execute(sql).fetchall())
 
         return [json.loads(row[0])[-1]["content"] for row in self.gateway.call(read())]
 
@@ -158,11 +160,11 @@ def world_of(
 ) -> Iterator[World]:
     disk = Disk()
 
-    async def open_store() -> SqliteStore:
-        return await SqliteStore.open(path, limits=limits, busy_timeout_ms=0, connect=disk.connect)
+    async def open_here() -> SqlStore:
+        return await open_store(path, limits=limits, busy_timeout_ms=0, connect=disk.connect)
 
     settings = settings_for(upstream, memory=PATIENT, **parts)
-    with serve(settings, open_store, limits=replace(QUIET, commit_wait_s=commit_wait_s)) as gateway:
+    with serve(settings, open_here, limits=replace(QUIET, commit_wait_s=commit_wait_s)) as gateway:
         yield World(gateway, upstream, path, disk)
 
 
@@ -212,7 +214,7 @@ class Damaged:
     status = "corrupt"
 
     def strike(self, world: World) -> None:
-        world.gateway.call(world.store.writer.checkpoint())
+        world.gateway.call(world.store.database.writer.checkpoint())
         # By another process: one of ours that closed the file would drop SQLite's locks.
         elsewhere(
             "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[1] + '.bak'); "
@@ -326,10 +328,10 @@ async def until_idle(world: World) -> None:
             await asyncio.sleep(0)
 
 
-async def until_ended(store: SqliteStore) -> None:
+async def until_ended(store: SqlStore) -> None:
     ended = asyncio.Event()
-    unwatch = store.jobs.watch(lambda: None if store.jobs.list() else ended.set())
-    if store.jobs.list():
+    unwatch = store.jobs.watch(lambda: None if drive(store.jobs.list()) else ended.set())
+    if await store.jobs.list():
         async with asyncio.timeout(PATIENCE_S):
             await ended.wait()
     unwatch()
@@ -374,7 +376,7 @@ def test_it_comes_back_without_anybody_asking(upstream: StrictUpstream, tmp_path
     limits = WriterLimits(retry_first_s=0.001, retry_most_s=0.002)
     with world_of(upstream, tmp_path / "m.db", limits=limits) as world:
         back = Gate()
-        world.store.writer._recovered = back.open
+        world.store.database.writer._recovered = back.open
         fault = Locked()
         fault.strike(world)
         assert not durable(world.post(FACT))
@@ -396,7 +398,7 @@ def stalled(world: World) -> Iterator[Gate]:
         gate.wait_sync()
 
     async def submit() -> None:
-        world.store.writer.submit(wait)
+        world.store.database.writer.submit(wait)
 
     world.gateway.call(submit())
     entered.wait_sync()
@@ -645,7 +647,7 @@ def test_no_agent_is_made_twice_when_its_first_turn_was_not_kept(
         scope = Scope("default", "default", "user:alice")
 
         async def find() -> Any:
-            return world.store.agents.find(scope)
+            return await world.store.agents.find(scope)
 
         assert world.gateway.call(find()).next_seq >= 1
 

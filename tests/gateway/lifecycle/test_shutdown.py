@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from storage.sql.store import SqliteStore
+from storage.open import open_store
+from storage.sql.store import SqlStore
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import serving
@@ -31,11 +32,11 @@ def database(tmp_path: Path) -> Path:
 def gateway_on(
     upstream: StrictUpstream, database: Path, *, commit_wait_s: float = 20.0, **server: Any
 ) -> Iterator[Running]:
-    async def open_store() -> SqliteStore:
-        return await SqliteStore.open(database)
+    async def open_here() -> SqlStore:
+        return await open_store(database)
 
     settings = settings_for(upstream, server=server)
-    with serve(settings, open_store, limits=replace(QUIET, commit_wait_s=commit_wait_s)) as running:
+    with serve(settings, open_here, limits=replace(QUIET, commit_wait_s=commit_wait_s)) as running:
         yield running
 
 
@@ -73,8 +74,8 @@ def stalled(gateway: Running) -> Iterator[Gate]:
         gate.wait_sync()
 
     async def submit() -> None:
-        assert isinstance(gateway.app.store, SqliteStore)
-        gateway.app.store.writer.submit(wait)
+        assert isinstance(gateway.app.store, SqlStore)
+        gateway.app.store.database.writer.submit(wait)
 
     gateway.call(submit())
     entered.wait_sync()
@@ -135,7 +136,7 @@ def test_a_reply_cut_at_the_bound_is_a_cancelled_turn(
     ((state, said, _, standing),) = rows(database)
     assert (state, said, standing) == ("cancelled", "Hi", 0)
     store = gateway.app.store
-    assert isinstance(store, SqliteStore)
+    assert isinstance(store, SqlStore)
     assert store.health.waiting == 0
     assert not gateway.app.chat.pending._tasks
 

@@ -286,7 +286,7 @@ def test_every_stored_row_belongs_to_one_scope(world: World) -> None:
 
     async def agents() -> list[int | None]:
         scopes = [Scope("default", p, f"user:{u}") for p in ("default", "helper") for u in ("alice", "bob")]
-        found = [world.store.agents.find(scope) for scope in scopes]
+        found = [await world.store.agents.find(scope) for scope in scopes]
         return [agent.id if agent else None for agent in found]
 
     alice_default, bob_default, alice_helper, bob_helper = world.gateway.call(agents())

@@ -69,14 +69,16 @@ def test_a_search_that_is_late_is_not_waited_for(
         busy, begun = Gate(), Gate()
 
         async def make_large() -> None:
-            await world.store.writer.submit(lambda c: c.execute("UPDATE agents SET next_seq = 100000"))
+            await world.store.database.writer.submit(
+                lambda c: c.execute("UPDATE agents SET next_seq = 100000")
+            )
 
         def work(_: object) -> None:
             begun.open()
             busy.wait_sync()
 
         async def be_busy() -> asyncio.Task[None]:
-            return asyncio.ensure_future(world.store.long_reader.run(work))
+            return asyncio.ensure_future(world.store.database.long_reader.run(work))
 
         world.gateway.call(make_large())
         working = world.gateway.call(be_busy())
@@ -601,9 +603,9 @@ def test_a_retried_send_is_one_message(world: World) -> None:
 def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_list(world: World) -> None:
     async def index() -> list[int]:
         found = []
-        for each in world.store.recall.behind(-1, 100):
+        for each in await world.store.recall.behind(-1, 100):
             await world.store.recall.index(each, messages_of)
-            blobs = load_terms(world.store.reader.connection, each)
+            blobs = await world.store.database.read(lambda c, agent=each: load_terms(c, agent))
             found += [seq for _, blob in blobs for seq in indexed_seqs(blob)]
         return found
 
@@ -627,7 +629,7 @@ def test_what_was_indexed_before_it_was_answered_is_known_when_it_is(world: Worl
     world.upstream.queue(say("Noted.", hold_before_headers=held))
 
     async def index() -> None:
-        for each in world.store.recall.behind(0, 100):
+        for each in await world.store.recall.behind(0, 100):
             await world.store.recall.index(each, messages_of)
 
     with world.gateway.connect() as client:

@@ -18,8 +18,10 @@ from gateway.core.conversation.canonical import WireMessage, text_of, visible
 from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
+from storage.open import open_store
 from storage.records import Exchange
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
+from storage.sqlite.database import drive
 from tests.core.conversations import (
     IDLE_S,
     OUR_TOOLS,
@@ -42,7 +44,7 @@ class Pair:
     has_edits: memory is edited; if so idle time never passes, since what it confirms the store settles later.
     """
 
-    def __init__(self, store: SqliteStore, *, has_edits: bool) -> None:
+    def __init__(self, store: SqlStore, *, has_edits: bool) -> None:
         self.has_edits = has_edits
         self.plain = 0
         self.world = World(store.agents.draft(ALICE).secret, self._recall)
@@ -111,7 +113,7 @@ class Pair:
             assert without_numbers(row) == general, f"\n{row}\n{general}\n{self.world.tree()}"
         assert len(rows) == len(memory.records)
         _check_runs(rows)
-        blocks = self.teller.store.blocks.load(self.teller.agent.id)
+        blocks = drive(self.teller.store.blocks.load(self.teller.agent.id))
         assert [b.value for b in blocks] == [b.value for b in memory.blocks]
 
 
@@ -279,13 +281,13 @@ class Client:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path / "memory.db")
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    opened = await open_store(tmp_path / "memory.db")
     yield opened
     await opened.close()
 
 
-async def converse(store: SqliteStore, seed: int, turns: int) -> Pair:
+async def converse(store: SqlStore, seed: int, turns: int) -> Pair:
     dice = random.Random(seed)
     pair = Pair(store, has_edits=seed % 2 == 0)
     clients = [Client(pair, dice, n) for n in range(3)]
@@ -302,12 +304,12 @@ async def converse(store: SqliteStore, seed: int, turns: int) -> Pair:
 
 
 @pytest.mark.parametrize("seed", range(10))
-async def test_both_paths_store_and_send_the_same(store: SqliteStore, seed: int) -> None:
+async def test_both_paths_store_and_send_the_same(store: SqlStore, seed: int) -> None:
     await converse(store, seed, 16)
 
 
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
-async def test_an_ordinary_chat_takes_the_plain_path(store: SqliteStore, key: str | None) -> None:
+async def test_an_ordinary_chat_takes_the_plain_path(store: SqlStore, key: str | None) -> None:
     pair = Pair(store, has_edits=False)
     messages: list[WireMessage] = []
     for k in range(5):
@@ -317,7 +319,7 @@ async def test_an_ordinary_chat_takes_the_plain_path(store: SqliteStore, key: st
     assert pair.plain == 4  # all but the first
 
 
-async def test_two_plain_turns_at_once_are_weighed_when_they_end(store: SqliteStore) -> None:
+async def test_two_plain_turns_at_once_are_weighed_when_they_end(store: SqlStore) -> None:
     pair = Pair(store, has_edits=False)
     messages = [user("Hi"), assistant("Hello!")]
     await pair.finish(pair.begin(messages[:1], "c1"), [assistant("Hello!")])
@@ -327,7 +329,7 @@ async def test_two_plain_turns_at_once_are_weighed_when_they_end(store: SqliteSt
         await pair.finish(request, [assistant("Socks.")])
 
 
-async def test_a_growing_message_that_ends_out_of_order_is_weighed(store: SqliteStore) -> None:
+async def test_a_growing_message_that_ends_out_of_order_is_weighed(store: SqlStore) -> None:
     pair = Pair(store, has_edits=False)
     messages = [user("Hi"), assistant("Hello!")]
     await pair.finish(pair.begin(messages[:1], None), [assistant("Hello!")])

@@ -12,8 +12,9 @@ from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.settings import UpstreamSettings
 from gateway.web.auth import Caller, Guard
 from storage.errors import Corrupt
+from storage.open import open_store
 from storage.records import Key
-from storage.sql.store import SqliteStore
+from storage.sql.store import SqlStore
 from tests.doubles.upstream import StrictUpstream
 from tests.server import Running, serve, settings_for
 
@@ -22,10 +23,10 @@ HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": 
 
 @pytest.fixture
 def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
-    async def open_store() -> SqliteStore:
-        return await SqliteStore.open(tmp_path / "m.db")
+    async def open_here() -> SqlStore:
+        return await open_store(tmp_path / "m.db")
 
-    with serve(settings_for(upstream), open_store, admin_token="token") as running:
+    with serve(settings_for(upstream), open_here, admin_token="token") as running:
         yield running
 
 
@@ -147,50 +148,50 @@ class BrokenKeys:
     async def revoke(self, name_or_id: str) -> Key:
         raise Corrupt("damaged")
 
-    def list(self) -> tuple[Key, ...]:
+    async def list(self) -> tuple[Key, ...]:
         raise Corrupt("damaged")
 
-    def find(self, presented: str) -> Key | None:
+    async def find(self, presented: str) -> Key | None:
         raise Corrupt("damaged")
 
-    def has_any(self) -> bool:
+    async def has_any(self) -> bool:
         raise Corrupt("damaged")
 
 
-def test_a_store_that_cannot_answer_stops_others_but_not_this_machine() -> None:
-    assert Guard(BrokenKeys()).admit([(b"host", b"localhost")]) == Caller()
+async def test_a_store_that_cannot_answer_stops_others_but_not_this_machine() -> None:
+    assert await Guard(BrokenKeys()).admit([(b"host", b"localhost")]) == Caller()
     guard = Guard(BrokenKeys(), is_local=False)
     with pytest.raises(NotAuthenticated):
-        guard.admit([])
+        await guard.admit([])
     with pytest.raises(Overloaded):
-        guard.admit([(b"authorization", b"Bearer mg-x")])
+        await guard.admit([(b"authorization", b"Bearer mg-x")])
 
 
-def test_what_was_once_locked_stays_so_when_the_store_fails() -> None:
+async def test_what_was_once_locked_stays_so_when_the_store_fails() -> None:
     class Failing(BrokenKeys):
         works = True
 
-        def has_any(self) -> bool:
-            return self.works or super().has_any()
+        async def has_any(self) -> bool:
+            return self.works or await super().has_any()
 
     keys = Failing()
     guard = Guard(keys)
-    assert guard.demands_key()
+    assert await guard.demands_key()
     keys.works = False
-    assert guard.demands_key()
+    assert await guard.demands_key()
 
 
-def test_without_a_store_a_key_cannot_be_checked() -> None:
+async def test_without_a_store_a_key_cannot_be_checked() -> None:
     guard = Guard(None, is_local=False)
     with pytest.raises(Overloaded):
-        guard.admit([(b"authorization", b"Bearer mg-x")])
+        await guard.admit([(b"authorization", b"Bearer mg-x")])
 
 
-def test_an_allowed_host_is_answered_without_keys() -> None:
+async def test_an_allowed_host_is_answered_without_keys() -> None:
     guard = Guard(None, hosts=("Box.local",))
-    assert guard.admit([(b"host", b"box.local:8080")]) == Caller()
+    assert await guard.admit([(b"host", b"box.local:8080")]) == Caller()
     with pytest.raises(NotAllowed):
-        guard.admit([(b"host", b"other.local")])
+        await guard.admit([(b"host", b"other.local")])
 
 
 def test_an_upstream_with_its_own_key_never_sees_the_callers(upstream: StrictUpstream) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from gateway.errors import SettingsError
 from gateway.settings_load import load_settings
-from storage.sql.store import SqliteStore
+from storage.open import open_store
+from storage.sql.store import SqlStore
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, say
 from tests.server import RawReply, Running, serve, settings_for
 
@@ -33,10 +34,10 @@ def upstream() -> Iterator[StrictUpstream]:
 
 @pytest.fixture
 def gateway(request: pytest.FixtureRequest, upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
-    async def open_store() -> SqliteStore:
-        return await SqliteStore.open(tmp_path / "m.db")
+    async def open_here() -> SqlStore:
+        return await open_store(tmp_path / "m.db")
 
-    with serve(settings_for(upstream, server={"cors_origins": (request.param,)}), open_store) as running:
+    with serve(settings_for(upstream, server={"cors_origins": (request.param,)}), open_here) as running:
         yield running
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from gateway.web.health import Readiness
-from storage.sql.store import SqliteStore
+from storage.open import open_store
+from storage.sql.store import SqlStore
 from tests.doubles.upstream import StrictUpstream, fail
 from tests.server import serve, settings_for
 
 
 def test_live_and_ready(upstream: StrictUpstream, tmp_path: Path) -> None:
-    async def open_store() -> SqliteStore:
-        return await SqliteStore.open(tmp_path / "m.db")
+    async def open_here() -> SqlStore:
+        return await open_store(tmp_path / "m.db")
 
-    with serve(settings_for(upstream), open_store) as gateway:
+    with serve(settings_for(upstream), open_here) as gateway:
         assert gateway.ask("GET", "/health").json == {"status": "ok"}
         ready = gateway.ask("GET", "/health/ready")
         assert (ready.status, ready.json) == (200, {"status": "ok", "store": "ok"})

@@ -1,0 +1,25 @@
+"""Opens a store. The only place that knows both the store and the databases below it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from storage.sql.store import SqlStore
+from storage.sqlite.database import SqliteDatabase
+
+__all__ = ["open_store"]
+
+
+async def open_store(
+    path: str | Path,
+    *,
+    now: Callable[[], float] = time.time,
+    tick: Callable[[], float] = time.monotonic,
+    **options: Any,
+) -> SqlStore:
+    """Opens the store in a SQLite file. now, tick: as SqlStore; options, Raises: as `SqliteDatabase.open`."""
+    database = await SqliteDatabase.open(path, **options)
+    return SqlStore(database, database.path, now, tick)

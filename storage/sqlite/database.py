@@ -1,0 +1,184 @@
+"""The five doors to a SQLite file: operations of the store run over its reader and its writer.
+
+SQLite never waits, so an operation is driven without an event loop: in the loop's own thread for short reads, in the
+reader's thread for long ones, in the writer's thread for writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from storage.base import Operation, Row, StoreHealth
+from storage.sqlite.connection import DatabaseFile, open_writer
+from storage.sqlite.lock import Lock
+from storage.sqlite.migration import migrate
+from storage.sqlite.reader import Reader, ThreadReader
+from storage.sqlite.writer import Writer, WriterLimits
+
+__all__ = ["SqliteConnection", "SqliteDatabase", "connect_current", "drive"]
+
+T = TypeVar("T")
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine that never waits to its end. Raises: RuntimeError where it waits after all."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    coroutine.close()
+    raise RuntimeError(f"{coroutine!r} waited: an operation may await nothing but its connection")
+
+
+class SqliteConnection:
+    """A connection of the sqlite3 module as the store's operations use one."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        self._raw = raw
+
+    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+        return self._raw.execute(statement, values).fetchall()
+
+    async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
+        # The cursor ends with this line: a statement left open would keep its snapshot, and the log with it.
+        row: Row | None = self._raw.execute(statement, values).fetchone()
+        return row
+
+    async def value(self, statement: str, values: Sequence[object] = ()) -> Any:
+        row = self._raw.execute(statement, values).fetchone()
+        return None if row is None else row[0]
+
+    async def run(self, statement: str, values: Sequence[object] = ()) -> int:
+        return self._raw.execute(statement, values).rowcount
+
+
+class SqliteDatabase:
+    """Made by `open`. writer, reader, long_reader: for what is SQLite's own; the store goes through the doors."""
+
+    def __init__(
+        self,
+        target: DatabaseFile,
+        lock: Lock,
+        limits: WriterLimits | None,
+        connect: Callable[[DatabaseFile], sqlite3.Connection],
+    ) -> None:
+        self._lock = lock
+        self._listeners: list[Callable[[], None]] = []
+        self.path = target.path
+        self.writer = Writer(target.path, lambda: connect(target), limits=limits, recovered=self._recovered)
+        self.reader = Reader(target, self.writer.report)
+        self.long_reader = ThreadReader(target, self.writer.report)
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | Path,
+        *,
+        address: str | None = None,
+        synchronous: str = "NORMAL",
+        limits: WriterLimits | None = None,
+        busy_timeout_ms: int = 200,
+        on_statement: Callable[[str], None] | None = None,
+        connect: Callable[[DatabaseFile], sqlite3.Connection] | None = None,
+    ) -> Self:
+        """Takes the file, brings it to the present schema, and opens it.
+
+        A database that cannot be used for now (full, locked, read-only, damaged) does not stop the start: `health`
+        says so, everything raises the named error, and it comes back by itself. address: where this process serves,
+        for whoever is refused the file. on_statement: given each statement, for tests that count them.
+        connect: how the writing connection is made, `connect_current` unless a test puts a fault there.
+
+        Raises: Owned, TooNew, Foreign; ReadOnly or Broken when not even the lock file can be made.
+        """
+        target = DatabaseFile(_real(path), synchronous, busy_timeout_ms, on_statement)
+        lock = Lock.acquire(target.path, address)
+        _make_private(target.path)
+        try:
+            database = cls(target, lock, limits, connect or connect_current)
+            await database.writer.start()
+            database.reader.open()
+        except BaseException:
+            lock.release()
+            raise
+        return database
+
+    async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
+        return self.reader.run(lambda raw: drive(operation(SqliteConnection(raw))), deadline_ms=deadline_ms)
+
+    async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
+        return await self.long_reader.run(
+            lambda raw: drive(operation(SqliteConnection(raw))), deadline_ms=deadline_ms
+        )
+
+    def write(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
+        return self.writer.submit(lambda raw: drive(operation(SqliteConnection(raw))), bytes=bytes)
+
+    def write_one(
+        self, statement: str, values: Sequence[object], *, bytes: int = 0
+    ) -> asyncio.Future[list[Row]]:
+        return self.write(lambda connection: connection.rows(statement, values), bytes=bytes)
+
+    def bulk(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
+        return self.writer.submit_bulk(lambda raw: drive(operation(SqliteConnection(raw))), bytes=bytes)
+
+    async def sweep(self, wait_ms: int) -> bool:
+        """Empties the write-ahead log; False while somebody still reads from it."""
+        return await self.writer.checkpoint(wait_ms=wait_ms)
+
+    def when_recovered(self, function: Callable[[], None]) -> None:
+        self._listeners.append(function)
+
+    @property
+    def health(self) -> StoreHealth:
+        return self.writer.health
+
+    async def drain(self, timeout_s: float) -> bool:
+        return await self.writer.drain(timeout_s)
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        # The readers close before the writer: the last connection to close writes the log back, and it should be the
+        # one that may write.
+        await self.writer.finish(timeout_s)
+        self.reader.close()
+        await self.long_reader.close()
+        await self.writer.close(timeout_s)
+        self._lock.release()
+
+    def _recovered(self) -> None:
+        # What lies at the path may be another file now, restored by an operator.
+        self.reader.reset()
+        self.reader.open()
+        self.long_reader.reset()
+        for function in self._listeners:
+            function()
+
+
+def connect_current(target: DatabaseFile) -> sqlite3.Connection:
+    """Opens a writing connection to a file of the present schema. Raises: TooNew, Foreign, Unavailable."""
+    connection = open_writer(target)
+    try:
+        migrate(connection, target.path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _real(path: str | Path) -> str:
+    # Two names of one file must not be two databases, nor have two locks.
+    return os.path.realpath(path)
+
+
+def _make_private(path: str) -> None:
+    """Gives a new file to the account that runs this alone; SQLite gives its log the same mode."""
+    with contextlib.suppress(OSError):  # it is there, or `health` will say what is wrong
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
