@@ -64,9 +64,6 @@ class Scene:
         assert app.beside.learning is not None
         assert app.beside.embedding is not None
         self.learning, self.embedding = app.beside.learning, app.beside.embedding
-        self.learning.due.now = self.learning._now = self.embedding.due.now = self.embedding._now = (
-            world.clock
-        )
         self._break_learning()
 
     def _answer(self, seen: Seen) -> Reply:

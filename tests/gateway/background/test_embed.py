@@ -45,7 +45,6 @@ class Remembering:
         app = world.gateway.app
         assert app.beside.embedding is not None
         self.embedding: Embedding = app.beside.embedding
-        self.embedding.due.now = self.embedding._now = world.clock
         self.embedding._tick = lambda: self.tick
 
         async def begun() -> None:

@@ -55,7 +55,6 @@ class Learner:
         assert app.beside.learning is not None
         app.beside.background.provider = self.model
         self.learning: Learning = app.beside.learning
-        self.learning.due.now = self.learning._now = world.clock
 
     def teaches(self, *calls: ScriptedCall) -> None:
         self.model.queue(Said(None, calls))

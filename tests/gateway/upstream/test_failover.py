@@ -19,7 +19,6 @@ import openai
 import orjson
 import pytest
 
-from gateway.run.turn import TurnRun
 from gateway.run.upstream.failover import Endpoint
 from gateway.settings import DeploymentSettings, ModelSettings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
@@ -862,25 +861,20 @@ def test_an_upstream_that_answers_late_is_still_a_status(two: Open, memory: bool
         assert (caught.value.status_code, caught.value.code) == (503, "full")
 
 
-def test_no_comment_commits_to_a_status_while_a_hidden_round_is_possible(
-    two: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    silent, beaten = Gate(), Gate()
-    beat = TurnRun._beat
-
-    async def counted(run: TurnRun) -> None:
-        await beat(run)
-        beaten.open()
-
-    monkeypatch.setattr(TurnRun, "_beat", counted)
+def test_no_comment_commits_to_a_status_while_a_hidden_round_is_possible(two: Open) -> None:
+    """By the time a stream that began later has its comment, this one had its turn to have one."""
+    silent = Gate()
     server = {"keep_alive_comment_s": 0.01}
     with two(profiles=[agent()], server=server) as it:
-        it.first.queue(call_tools(INSERT, hold_after={1: silent}), BUSY)
+        it.first.queue(call_tools(INSERT, hold_after={1: silent}), say("One", hold_after={1: silent}), BUSY)
         body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        with it.world.gateway.connect() as client:
+        with it.world.gateway.connect() as client, it.world.gateway.connect() as later:
             client.request("POST", CHAT, json.dumps(body).encode())
-            beaten.wait_sync()
+            it.first.arrived(1).wait_sync()
+            later.request("POST", CHAT, json.dumps({**body, "model": "m", "user": "bob"}).encode())
+            later.read_until(b": keep-alive\n\n")
             silent.open()
+            later.read_until(b"data: [DONE]\n\n")
             reply = client.read_reply()
         assert (reply.status, reply.headers["retry-after"]) == (429, "30")
 
