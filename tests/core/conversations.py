@@ -28,7 +28,7 @@ from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, begin
 from gateway.core.conversation.tree import PathElement, Tree, has_additions, is_tombstone
 from gateway.core.memory import edits
-from gateway.core.memory.visibility import told
+from gateway.core.memory.visibility import shown
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from storage.commands import MAX_RULE_CALLS, Missing, StoredContent
 from storage.records import Atom, Block, BlockOp, Exchange, State
@@ -463,7 +463,7 @@ class World:
         """What other conversations may know."""
         memory = self.memory(who, key)
         tree = Tree(memory.records.values())
-        return [text for e in tree if e.standing for text in self._told(tree, e)]
+        return [text for e in tree if e.standing for text in self._shown(tree, e)]
 
     def confirmed(self, who: str | None = "alice", key: str | None = None) -> list[str]:
         """What may be learned from."""
@@ -473,16 +473,16 @@ class World:
             text
             for e in tree
             if e.standing and tree.is_confirmed(e, self.now, IDLE_S)
-            for text in self._told(tree, e)
+            for text in self._shown(tree, e)
         ]
 
-    def _told(self, tree: Tree, e: Exchange) -> list[str]:
+    def _shown(self, tree: Tree, e: Exchange) -> list[str]:
         head = e.inputs[: e.head]
         is_shared = any(
             x.conversation != e.conversation and x.parent is None and x.head and x.inputs[: e.head] == head
             for x in tree
         )
-        spoken = told(e, head_is_shared=is_shared)
+        spoken = shown(e, head_is_shared=is_shared)
         return [text for _, m in spoken if (text := text_of(m))]
 
     def learned(self, who: str | None = "alice") -> list[str]:

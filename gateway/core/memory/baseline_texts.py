@@ -1,17 +1,17 @@
-"""Sentences that nobody said. How alike a question is to these tells how alike it is to anything, whatever the
-embedder; in a small memory nothing else does.
+"""Sentences that nobody said, against which the similarity of a question is measured.
 
-Of many matters, and some of the small talk and the errands that chats are full of. Chosen once; their vectors live in
-memory alone, so they may be changed.
+Embedders differ in how alike they find any two texts. How alike a question is to these sentences gives the baseline
+above which a hit means something; a small memory has too few texts of its own for that. The sentences are about many
+matters, some of them small talk and errands. Their vectors are kept in memory only, so the sentences may be changed.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["USUAL"]
+__all__ = ["BASELINE_TEXTS"]
 
-USUAL: Final = (
+BASELINE_TEXTS: Final = (
     "The meeting was moved to Thursday afternoon.",
     "She bought a red bicycle at the market.",
     "How do I sort a list in Python?",

@@ -1,4 +1,4 @@
-"""Memory edits of turns: as a path sees them at once, and as they enter the blocks when their turn is confirmed."""
+"""Memory edits of turns: how a path sees them at once, and how they enter the blocks when their turn is confirmed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ARCHIVAL_INSERT = "archival_insert"
 
 
 def perform(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], Edit]:
-    """The blocks after one operation, and what the model is told of it."""
+    """Returns the blocks after one operation, and the edit with the result that the model reads."""
     found = next((b for b in blocks if b.label == op.label), None)
     edit = apply(op.op, orjson.loads(op.arguments), found)
     if edit.value is None:
@@ -26,7 +26,10 @@ def perform(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], Edit]:
 
 
 def view(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int]) -> list[Block]:
-    """Blocks as a path sees them: what is merged, and what is pending on the path itself. path: exchange ids."""
+    """Returns the blocks as a path sees them: with what is merged, and with what is pending on the path itself.
+
+    path: exchange ids.
+    """
     seen = list(blocks)
     for op in ops:
         if op.exchange in path and op.op != ARCHIVAL_INSERT:
@@ -35,12 +38,16 @@ def view(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int])
 
 
 def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
-    """What pending operations do to the blocks as they are now; what cannot be done any more is dropped."""
+    """Returns what pending operations come to on the blocks as they are now.
+
+    An operation that cannot be done any more, such as replacing words that are gone, is dropped.
+    """
     now, writes, passages, dropped = list(blocks), [], [], []
     for op in ops:
         if op.op == ARCHIVAL_INSERT:
             passages.append((str(orjson.loads(op.arguments).get("content", "")), op))
             continue
+        # Each operation sees the blocks as the one before left them.
         now, edit = perform(now, op)
         if edit.value is None:
             dropped.append(op)

@@ -1,8 +1,7 @@
-"""What follows from forgetting: which notes may quote what is gone, and what of a block is left without it.
+"""Rules of forgetting: which notes may quote what was erased, and what is left of a block without it.
 
-The words themselves are gone when this is asked, so it is decided by what stands beside them: a note gives the day of
-each message it quotes. Where that is not certain the note goes; it can be written again, what was forgotten cannot be
-taken back.
+When a rule is asked, the erased words are gone already. It decides by what stood beside them: a note gives the day of
+each message that it quotes. In doubt the note is erased as well, since a note can be written again.
 """
 
 from __future__ import annotations
@@ -10,36 +9,32 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from gateway.core.memory.edits import perform
-from gateway.core.prompt.note import tells_of_blocks
+from gateway.core.prompt.note import date_of, mentions_blocks
 from storage.commands import Erased, ForgetRules, Revised
 from storage.records import Block
 
 __all__ = ["FORGET_RULES", "quotes", "rebuild"]
 
-_DAY_S = 86_400
 _WORD = re.compile(r"\w+")
-_TELLING = 4  # letters of a word that can give something away; shorter ones are function words, or numbers
+_REVEALING = 4  # letters of a word that can give something away; shorter ones are function words
 
 
 def quotes(text: str, erased: Erased) -> bool:
-    """text: a note, or hidden rounds with results of searches."""
-    if erased.blocks and tells_of_blocks(text):
+    """Returns whether a text may quote what was erased. text: a note, or hidden rounds with results of searches."""
+    if erased.blocks and mentions_blocks(text):
         return True
-    return any(f"[{_date(day)}" in text for day in erased.days)
-
-
-def _date(day: int) -> str:
-    try:
-        return datetime.fromtimestamp(day * _DAY_S, UTC).strftime("%Y-%m-%d")
-    except (OverflowError, OSError, ValueError):
-        return "undated"
+    # Notes give the day of the week too, which other texts of ours may leave out.
+    dates = (date_of(day).split()[0] for day in erased.days)
+    return any(f"[{date}" in text for date in dates)
 
 
 def rebuild(block: Block, later: Sequence[Revised]) -> str:
-    """Edits by tools are done again on what is left. Of values that were given whole, lines go that may repeat it.
+    """Returns the value of a block without what was erased.
+
+    Edits by tools are done again on what is left. Of values that were given whole, those lines are left out that may
+    repeat what was erased.
 
     block: with its last value from before. later: the values it had since, oldest first.
     """
@@ -51,11 +46,13 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
         if each.is_whole:
             now = replace(now, value=each.value)
         elif each.is_erased:
+            # The words that this edit brought in may come back in a later value; those from before may stay.
             known = set(before.split("\n"))
             for line in each.value.split("\n"):
                 if line not in known:
                     tainted |= _words(line) - clean
         elif each.op is not None and each.op.op != "rethink":
+            # An insert or a replace says what it adds, so it can be done without the erased part.
             (now,), _ = perform([now], each.op)
         else:
             lines = each.value.split("\n")
@@ -65,7 +62,9 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
 
 
 def _words(text: str) -> set[str]:
-    return {w for w in _WORD.findall(text.casefold()) if len(w) >= _TELLING or not w.isascii() or w.isdigit()}
+    return {
+        w for w in _WORD.findall(text.casefold()) if len(w) >= _REVEALING or not w.isascii() or w.isdigit()
+    }
 
 
 FORGET_RULES = ForgetRules(quotes, rebuild)

@@ -1,6 +1,7 @@
-"""What frameworks put into messages that nobody said: turn marks, flush tags, lines that only fill a pause.
+"""Marks that voice frameworks put into messages: turn marks, flush tags, lines that only fill a pause.
 
-They pass untouched in both directions; only what is learned from a message is cleaned of them first.
+Nobody said them. They pass untouched in both directions; they are removed only before something is learned from a
+message.
 """
 
 from __future__ import annotations
@@ -25,6 +26,6 @@ _EMPTY = re.compile(
 
 
 def strip_marks(text: str) -> str:
-    """The message without them; empty where nothing else is left."""
+    """Returns the message without such marks; "" where nothing else is left."""
     text = _TAG.sub("", _TURN_MARK.sub("", text)).strip()
     return "" if _EMPTY.fullmatch(text) else text

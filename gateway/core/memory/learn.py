@@ -1,9 +1,10 @@
 """Learning from what was said: the request to the background model, and what of its answer is done.
 
-Sans-IO. What is learned from has been confirmed (the caller's affair); it is shown as numbered quotations, and so is
-what is known. The model answers by tool calls: edits of blocks, and facts. An answer is never trusted: calls that make
-no sense are dropped, numbers that were not shown mean nothing, and what looks like an order is kept as something that
-was said. Where a thing comes from is decided by its words, not by the model, since forgetting relies on it.
+The module is sans-IO. Its caller gives it messages of confirmed turns; they are shown to the model as numbered
+quotations, and so is what is known. The model answers by tool calls: edits of blocks, and facts. An answer is never
+trusted: calls that make no sense are dropped, numbers that were not shown mean nothing, and what looks like an order
+is kept as something that the user said. The words of a fact decide from which messages it came, not the model, since
+forgetting relies on it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -122,7 +122,7 @@ class FactEdit:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """ignored: calls that made no sense."""
+    """Edits read from a reply. ignored: how many of its calls made no sense."""
 
     edits: tuple[BlockEdit | FactEdit, ...]
     ignored: int = 0
@@ -132,11 +132,12 @@ class Reading:
 
 
 def clean(messages: Iterable[Message], *, secrets: bool = False) -> list[Message]:
-    """What may be learned from, oldest first: without marks and notes, shortened, nothing the assistant says twice.
+    """Returns what may be learned from, oldest first: without marks and notes, shortened, no reply twice.
 
-    secrets: whether what looks like one stays.
+    secrets: whether what looks like a secret stays.
     """
-    found, replies = [], set()
+    found: list[Message] = []
+    replies: set[str] = set()  # a reply that comes again word for word says nothing new
     for m in messages:
         if m.role not in ("user", "assistant"):
             continue
@@ -153,7 +154,7 @@ def clean(messages: Iterable[Message], *, secrets: bool = False) -> list[Message
 
 
 def definitions() -> list[dict[str, Any]]:
-    """The request's `tools`."""
+    """Returns the request's `tools`."""
     blocks = [{"type": "function", "function": {"name": n, **tools.MEMORY_TOOLS[n]}} for n in _BLOCK_TOOLS]
     return [{"type": "function", "function": {"name": "remember_fact", **_REMEMBER}}, *blocks]
 
@@ -161,16 +162,18 @@ def definitions() -> list[dict[str, Any]]:
 def build_request(
     blocks: Sequence[Block], facts: Sequence[Fact], messages: Sequence[Message], now: float
 ) -> list[dict[str, Any]]:
-    """The request's `messages`. Facts and messages bear their place in these lists, from 1 on, as numbers."""
-    lines = [f"Today is {_day(now)}.", "", "# Memory blocks"]
+    """Returns the request's `messages`. Facts and messages are numbered by their place in these lists, from 1 on."""
+    lines = [f"Today is {note.day_of(now)}.", "", "# Memory blocks"]
     for b in blocks:
         kind = ", read-only" if b.read_only else ""
         lines.append(f"## {b.label} ({len(b.value)} of {b.limit} characters{kind}): {_quote(b.description)}")
         lines += [f"> {line}" for line in b.value.splitlines()] or ["> (empty)"]
     lines += ["", "# Known facts"]
-    lines += [f"{i}. [{_day(f.valid_from)}] {_quote(f.text)}" for i, f in enumerate(facts, 1)] or ["none"]
+    lines += [f"{i}. [{note.day_of(f.valid_from)}] {_quote(f.text)}" for i, f in enumerate(facts, 1)] or [
+        "none"
+    ]
     lines += ["", "# New messages"]
-    lines += [f"{i}. [{_day(m.at)}, {_who(m)}] {_quote(m.text)}" for i, m in enumerate(messages, 1)]
+    lines += [f"{i}. [{note.day_of(m.at)}, {_who(m)}] {_quote(m.text)}" for i, m in enumerate(messages, 1)]
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
@@ -179,22 +182,15 @@ def _who(message: Message) -> str:
 
 
 def _quote(text: str) -> str:
-    """On one line, so that no text can pass for a heading or another entry."""
+    """Puts a text on one line, so that it cannot pass for a heading or another entry."""
     return " ".join(text.split())
-
-
-def _day(at: float) -> str:
-    try:
-        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %a")
-    except (OverflowError, OSError, ValueError):
-        return "undated"
 
 
 # -- reading the answer
 
 
 def keep_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Of a reply, what is read later: name and arguments of its calls."""
+    """Returns name and arguments of a reply's calls, which is all that is read of it later."""
     calls = message.get("tool_calls")
     found = []
     for call in calls if isinstance(calls, list) else ():
@@ -208,7 +204,7 @@ def keep_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
-    """calls: as `keep_calls` gives them. Text beside the calls, a refusal among it, means nothing."""
+    """Reads the calls of a reply, as `keep_calls` gives them. Text beside them, such as a refusal, means nothing."""
     edits: list[BlockEdit | FactEdit] = []
     for call in calls[:MOST_EDITS]:
         edit = _read_call(call.get("name", ""), call.get("arguments", ""))
@@ -245,7 +241,7 @@ def _numbers(value: object) -> tuple[int, ...]:
 
 
 def with_human(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks, and the one for the person, which is made when it is first written to."""
+    """Returns the blocks with the one for the person, which is stored when it is first written to."""
     return [*blocks] if any(b.label == HUMAN.label for b in blocks) else [*blocks, HUMAN]
 
 
@@ -258,11 +254,11 @@ def learn(
     *,
     secrets: bool = False,
 ) -> Learned:
-    """What an answer comes to, for the blocks as they are now.
+    """Returns what an answer comes to, on the blocks as they are now.
 
-    messages, shown: as they were numbered. blocks: those that may be edited; `human` may be missing, and is then made
-    when it is first written to. seen: versions as they were shown; who has not seen what a block says now does not
-    write it anew. secrets: as in `clean`.
+    messages, shown: as they were numbered. blocks: those that may be edited; `human` may be missing, and is made when
+    it is first written to. seen: versions of the blocks as they were shown; a block that has changed since is not
+    rewritten as a whole. secrets: as in `clean`.
     """
     origins = _Origins(messages, shown)
     now = with_human(blocks)
@@ -290,6 +286,7 @@ def learn(
         if done.value is None or found is None or (not secrets and has_secret(new)):
             dropped += 1
             continue
+        # The next edit of this answer sees the block as this one left it.
         now = [replace(b, value=done.value) if b is found else b for b in now]
         sources.setdefault(label, set()).update(origins.of(new))
     before = {b.label: b.value for b in blocks}
@@ -308,7 +305,8 @@ def _fact(edit: FactEdit, origins: _Origins, shown: Sequence[Fact], secrets: boo
     key = fact_key(text)
     old = [shown[n - 1] for n in dict.fromkeys(edit.replaces) if 0 < n <= len(shown)]
     replaced = [f for f in old if fact_key(f.text) != key]
-    if len(replaced) < len(old):  # it "replaces" the same words: nothing new is said
+    # A fact that "replaces" its own words says nothing new.
+    if len(replaced) < len(old):
         return None
     named = origins.named(edit.messages)
     first = named or origins.closest(text)
@@ -333,7 +331,7 @@ def _may_rewrite(edit: BlockEdit, block: Block | None, seen: Mapping[str, int] |
 
 
 def _as_said(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
-    """New lines that look like orders as what the user said; what the block says already stays."""
+    """Returns the arguments with each new line that looks like an order marked as what the user said."""
     known = frozenset(block.value.split("\n")) if block is not None else frozenset()
     arguments = dict(edit.arguments)
     for name in ("new_string", "new_memory"):
@@ -344,20 +342,21 @@ def _as_said(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
 
 
 def said_as_such(line: str) -> str:
-    """The line; if it looks like an order, as what the user said."""
+    """Returns the line; if it looks like an order, marked as what the user said."""
     return f"{_SAID}{line.strip()}" if _ORDER.search(line) and not line.strip().startswith(_SAID) else line
 
 
 def fact_key(text: str) -> str:
-    """Facts with one key say the same: only small words, case, white space and punctuation differ."""
+    """Returns the key of a fact: facts that differ only in small words, case and punctuation have the same one."""
     words = _WORD.findall(text.casefold())
     return "".join(w for w in words if w not in _SMALL) or "".join(words)
 
 
 class _Origins:
-    """Which exchanges a text may come from: those that share a word with it that matters.
+    """The exchanges that a text may come from: those that share a word with it that matters.
 
-    A word that only a known fact has comes from where that fact came from; with no word at all, all of them do.
+    A word that only a known fact has comes from where that fact came from. A text that shares no word with anything
+    may come from any of the exchanges.
     """
 
     def __init__(self, messages: Sequence[Message], shown: Sequence[Fact]) -> None:
@@ -383,6 +382,6 @@ class _Origins:
 
 
 def _keys(text: str) -> frozenset[str]:
-    """Words by which a text is recognised, without their endings."""
+    """Returns the words by which a text is recognised, without their endings."""
     words = (w for w in _WORD.findall(text.casefold()) if w not in _SMALL)
-    return frozenset(w[: max(4, len(w) - 2)] for w in words if len(w) > 2 or not w.isascii() or w.isdigit())
+    return frozenset(note.stem(w) for w in words if len(w) > 2 or not w.isascii() or w.isdigit())

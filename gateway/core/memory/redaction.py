@@ -1,6 +1,6 @@
-"""Text that looks like a secret: keys, tokens, passwords, card numbers. It is not learned.
+"""Redaction of text that looks like a secret: keys, tokens, passwords, card numbers. It is not learned.
 
-A guess by form: it rather takes too much than too little, since what is withheld is still where it was said.
+Secrets are recognised by their form. In doubt a text is withheld, since it is still where it was said.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KNOWN = re.compile(
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
     r"|AIza[A-Za-z0-9_\-]{30,}|ya29\.[\w\-]{20,}|eyJ[\w\-]{8,}\.[\w\-]{8,}\.[\w\-]*)"
 )
-# Words that are followed by one. The value may be anything without white space.
+# Words that announce a secret, with the secret behind them: anything without white space.
 _NAMED = re.compile(
     r"((?:\b|_)(?:pass(?:word|phrase|code|wd)|passwor[td]|kennwort|mot de passe|contraseña|api[ _-]?key|access[ _-]?key"
     r"|secret[ _-]?key|(?:access|auth|bearer)[ _-]?token|cvv|cvc|pin(?:[ -]?(?:code|number))?)\b"
@@ -29,9 +29,11 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _BEARER = re.compile(r"(\bbearer\s+)([A-Za-z0-9._\-]{12,})", re.IGNORECASE)
+# As long as a payment card's number, with the gaps that people write; no part of a decimal number.
 _DIGITS = re.compile(r"(?<![\d.,])\d(?:[ -]?\d){12,18}(?![\d.,]*\d)")
+# A long word of letters and digits that is no part of a path or an address; `_is_random` looks closer.
 _RANDOM = re.compile(r"(?<![\w/.+=-])[A-Za-z0-9_\-+/]{24,}={0,2}(?![\w/.+=-])")
-# "my password is wrong", "the pin is not": what follows is a word about it.
+# "my password is wrong", "the pin is not": these words speak about a secret and are none.
 _PLAIN = frozenset(
     re.findall(
         r"\w+",
@@ -43,7 +45,8 @@ _PLAIN = frozenset(
 
 
 def withhold(text: str) -> str:
-    """The text with what looks like a secret replaced."""
+    """Returns the text with everything that looks like a secret replaced."""
+    # Most certain first: a broad pattern must not cut into what a precise one takes whole.
     text = _KNOWN.sub(WITHHELD, _PRIVATE_KEY.sub(WITHHELD, text))
     text = _NAMED.sub(_named, text)
     text = _BEARER.sub(rf"\1{WITHHELD}", text)
@@ -63,14 +66,14 @@ def _named(match: re.Match[str]) -> str:
 
 
 def _is_card(text: str) -> bool:
-    """By Luhn's sum, which every payment card's number satisfies; one of ten other numbers does as well."""
+    """Returns whether Luhn's sum is right, as it is for every payment card and for one of ten other numbers."""
     digits = [int(c) for c in text if c.isdigit()]
     doubled = (sum(divmod(2 * d, 10)) for d in digits[-2::-2])
     return len(set(digits)) > 1 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
 def _is_random(text: str) -> bool:
-    """Upper case, lower case and digits mixed, as no word, path, number or date is."""
+    """Returns whether upper case, lower case and digits are mixed, as in no word, path, number or date."""
     kinds = (
         any(c.isupper() for c in text),
         any(c.islower() for c in text),

@@ -1,7 +1,7 @@
-"""The memory tools: what the model is told of them, when they may be offered, and their edits as values.
+"""The memory tools: their definitions, when they may be offered, and their edits as values.
 
-Knows nothing of stores and turns. An edit is a function of a block's value and the call's arguments, so that it
-can be shown to the next model call at once and done again on the block as it is when the turn is confirmed.
+This module knows nothing of stores and turns. An edit is a function of a block's value and the call's arguments, so
+that it can be shown to the next model call at once and done again on the block when the turn is confirmed.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ MEMORY_TOOLS: Mapping[str, Json] = MappingProxyType(
     }
 )
 
-# Tools that change memory -> their operation in the store's records.
+# A tool that changes memory -> its operation in the store's records.
 EDITS: Mapping[str, str] = MappingProxyType(
     {
         "memory_insert": "insert",
@@ -111,7 +111,7 @@ EDITS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# Those that need no search; where nobody is named, only what is in sight may be read.
+# The tools that need no search. Where no user is named, nothing that the prompt does not show may be read.
 BLOCK_TOOLS = tuple(tool for tool in MEMORY_TOOLS if tool.startswith("memory_"))
 
 
@@ -119,17 +119,17 @@ BLOCK_TOOLS = tuple(tool for tool in MEMORY_TOOLS if tool.startswith("memory_"))
 
 
 def definitions(ours: Mapping[str, str]) -> list[Json]:
-    """The entries for a request's `tools`. ours: offered name -> canonical tool, in the order that is kept."""
+    """Returns the entries for a request's `tools`. ours: offered name -> canonical tool, in the order that is kept."""
     return [
         {"type": "function", "function": {"name": name, **MEMORY_TOOLS[tool]}} for name, tool in ours.items()
     ]
 
 
 def may_offer(body: Mapping[str, Any]) -> bool:
-    """Whether a request leaves room for tools that its sender does not know of.
+    """Returns whether a request leaves room for tools that its sender does not know of.
 
-    No more than one choice, no say in which tool is used, an answer in plain text: whatever else was asked for, a
-    hidden round would not be what the sender meant, or could not be hidden.
+    It does if it asks for one choice, leaves the choice of the tool to the model and takes an answer in plain text.
+    With anything else a hidden tool round would not be what the sender meant, or could not be hidden.
     """
     if body.get("n") not in (None, 1) or body.get("logprobs") or body.get("top_logprobs") is not None:
         return False
@@ -147,13 +147,14 @@ def may_offer(body: Mapping[str, Any]) -> bool:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
         return False
-    return messages[-1].get("role") != "assistant"  # an answer that the model is to go on with
+    # A last message of the assistant's is an answer that the model is to continue.
+    return messages[-1].get("role") != "assistant"
 
 
 def offer(
     enabled: Iterable[str], client_names: Collection[str], agreed: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Offered name -> canonical tool, for one request. Empty: offer nothing (and no `tools: []`).
+    """Returns offered name -> canonical tool, for one request. Empty: offer nothing (and no `tools: []`).
 
     enabled: canonical names, in the order of the profile. agreed: the names under which this conversation was
     first offered them; they stay, unless a tool of the client's has taken one of them by now.
@@ -178,7 +179,7 @@ def offer(
 
 
 def read_arguments(text: str) -> Json | None:
-    """A call's arguments; None if they are no JSON object. Models send "" for none."""
+    """Returns a call's arguments; None if they are no JSON object. Models send "" for no arguments."""
     if not text.strip():
         return {}
     try:
@@ -192,7 +193,7 @@ _TYPES = {"string": str, "integer": int}
 
 
 def check(tool: str, arguments: Mapping[str, Any]) -> str | None:
-    """What is wrong with a call's arguments, for the model to read; None if nothing is.
+    """Returns what is wrong with a call's arguments, for the model to read; None if nothing is.
 
     Arguments that are not in the schema are ignored.
     """
@@ -220,13 +221,12 @@ class Edit:
     result: str
 
 
-SHOWN_CHARS = (
-    200  # of each side of a diff: enough to recognise the edit, short enough not to repeat the block
-)
+# Of each side of a diff: enough to recognise the edit, short enough not to repeat the block.
+SHOWN_CHARS = 200
 
 
 def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
-    """Edit a block. op: insert, replace or rethink. block: the one that the arguments name; None: there is none."""
+    """Edits a block. op: insert, replace or rethink. block: the one that the arguments name; None: there is none."""
     tool = f"memory_{op}"
     wrong = check(tool, arguments)
     if wrong is not None:

@@ -1,7 +1,7 @@
-"""What of an exchange other conversations may know.
+"""Visibility: which messages of an exchange other conversations may see.
 
-Never what was off the record, never tool results, never a head that was made elsewhere (few-shot examples, templates)
-until it was carried on, nor when another conversation opened with the same one.
+They never see what was off the record, nor results of tools. A head that was made elsewhere (few-shot examples, a
+template) is seen once the conversation was carried on, unless another conversation opened with the same head.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from gateway.core.conversation.tree import is_tombstone
 from gateway.core.prompt import note
 from storage.records import Exchange, Message
 
-__all__ = ["messages_of", "told", "told_places"]
+__all__ = ["messages_of", "shown"]
 
 
-def told_places(e: Exchange, *, head_is_shared: bool) -> list[int]:
-    """Indices in the input, and -1 for the reply, in order. The exchange is one with its content."""
+def _shown_places(e: Exchange, head_is_shared: bool) -> list[int]:
     if is_tombstone(e) or e.input is None:
         return []
+    # A head is known to be the user's own once they went on with it, and no other conversation began with the same.
     head = 0 if e.carried and not head_is_shared else e.head
     found = [
         i
@@ -31,12 +31,15 @@ def told_places(e: Exchange, *, head_is_shared: bool) -> list[int]:
     return found if e.said is None or -1 in e.hush else [*found, -1]
 
 
-def told(e: Exchange, *, head_is_shared: bool) -> list[tuple[int, WireMessage]]:
-    """(place, message), in order."""
-    places = told_places(e, head_is_shared=head_is_shared)
+def shown(e: Exchange, *, head_is_shared: bool) -> list[tuple[int, WireMessage]]:
+    """Returns (index in the input, or -1 for the reply; message), in order.
+
+    e: with its content. head_is_shared: another conversation opened with the same messages.
+    """
+    places = _shown_places(e, head_is_shared)
     if not places:
         return []
-    # Taken apart once: an imported head may have thousands of messages.
+    # The JSON is parsed once: an imported head may have thousands of messages.
     inputs: list[WireMessage] = orjson.loads(e.input or b"[]")
     return [(i, orjson.loads(e.said or b"{}") if i < 0 else inputs[i]) for i in places]
 
@@ -44,12 +47,12 @@ def told(e: Exchange, *, head_is_shared: bool) -> list[tuple[int, WireMessage]]:
 def messages_of(
     e: Exchange, head_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
 ) -> list[Message]:
-    """What recall may find of an exchange. A reply may quote a note of ours: that part is not its own words.
+    """Returns what recall may find of an exchange. Notes of ours that a reply quotes are not its own words.
 
-    previous: seq of the message before it. wanted: seqs; None: all.
+    e: with its content. previous: seq of the message before it. wanted: seqs; None: all.
     """
     found = []
-    for i, m in told(e, head_is_shared=head_is_shared):
+    for i, m in shown(e, head_is_shared=head_is_shared):
         is_reply = i < 0
         seq = e.seq + (len(e.inputs) if is_reply else i)
         if wanted is not None and seq not in wanted:

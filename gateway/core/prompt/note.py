@@ -21,11 +21,14 @@ from storage.records import Atom, Message
 __all__ = [
     "Recalled",
     "choose",
+    "date_of",
+    "day_of",
     "estimate_tokens",
     "make_query",
+    "mentions_blocks",
     "render_note",
+    "stem",
     "strip_notes",
-    "tells_of_blocks",
 ]
 
 QUERY_CHARS = 4_000  # about 1,000 tokens; what is longer is a template or a document, not a question
@@ -164,10 +167,15 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
                 yield each
 
 
+def stem(word: str) -> str:
+    """Returns the word without what may be an ending: enough to find "walk" in "walking", in most languages."""
+    return word[: max(4, len(word) - 2)]
+
+
 def _words(text: str) -> frozenset[str]:
     """What a text is about, without endings; short words count only where they are a script's whole words."""
     words = _WORD.findall(text[:_SEARCHED_CHARS].casefold())
-    return frozenset(w[: max(4, len(w) - 2)] for w in words if len(w) > 3 or not w.isascii() or w.isdigit())
+    return frozenset(stem(w) for w in words if len(w) > 3 or not w.isascii() or w.isdigit())
 
 
 def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) -> str:
@@ -188,26 +196,29 @@ def strip_notes(text: str) -> str:
     return _NOTE.sub("", text) if _HEADING in text else text
 
 
-def tells_of_blocks(note: str) -> bool:
+def mentions_blocks(note: str) -> bool:
+    """Returns whether a note, or a text that quotes one, says what was changed in a memory block."""
     return _CHANGES in note
 
 
 def _frame(now: float) -> str:
-    return f"{_OPEN}\n{_HEADING} Written {_day(now)}."
+    return f"{_OPEN}\n{_HEADING} Written {day_of(now)}."
 
 
 def _line(recalled: Recalled) -> str:
     message = recalled.message
     who = _KINDS.get(message.source) or message.speaker or message.role
-    return f"[{_day(message.at)}, {_quote(who)}] {recalled.text}"
+    return f"[{day_of(message.at)}, {_quote(who)}] {recalled.text}"
 
 
-def _day(at: float) -> str:
-    return _date(int(at // _DAY_S)) if math.isfinite(at) else "undated"
+def day_of(at: float) -> str:
+    """Returns the date and the day of the week, in UTC. at: seconds since the epoch."""
+    return date_of(int(at // _DAY_S)) if math.isfinite(at) else "undated"
 
 
 @lru_cache(maxsize=512)
-def _date(day: int) -> str:
+def date_of(day: int) -> str:
+    """Returns the date and the day of the week. day: days since the epoch, UTC."""
     try:
         return datetime.fromtimestamp(day * _DAY_S, UTC).strftime("%Y-%m-%d %a")
     except (OverflowError, OSError, ValueError):
@@ -223,7 +234,7 @@ def _quote(text: str) -> str:
 def _keys(query: str) -> list[str]:
     """The query's words without their endings, enough to see where in a text they stand."""
     words = dict.fromkeys(_WORD.findall(query.casefold()))
-    return [word[: max(4, len(word) - 2)] for word in words if len(word) > 3 or not word.isascii()][:64]
+    return [stem(word) for word in words if len(word) > 3 or not word.isascii()][:64]
 
 
 def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused
 from adapters.types import Embedded
-from gateway.core.memory.baseline_texts import USUAL
+from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.memory.visibility import messages_of
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.model import CALL_S
@@ -112,7 +112,7 @@ class Embedding:
         """What is usual; and the first question shall not wait for files to be opened, or connections."""
         try:
             async with asyncio.timeout(CALL_S):
-                self._usual = (await self.embedder.embed(USUAL)).vectors
+                self._usual = (await self.embedder.embed(BASELINE_TEXTS)).vectors
         except Exception as error:  # jobs will try again
             why = error.message if isinstance(error, ProviderError) else repr(error)
             _log.warning("the embedder %s does not answer: %s", self.embedder.name, why)
@@ -139,7 +139,7 @@ class Embedding:
             return
         try:
             if self._usual is None:
-                self._usual = await self._call(found.agent.scope.project, USUAL)
+                self._usual = await self._call(found.agent.scope.project, BASELINE_TEXTS)
             added = await self._embed_messages(found)
         except _RefusedText:
             raise

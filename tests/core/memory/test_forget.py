@@ -35,7 +35,7 @@ def test_a_note_is_known_by_the_day_of_what_it_quotes(text: str, expected: bool)
     assert quotes(text, Erased(frozenset({DAY}))) is expected
 
 
-def test_one_that_tells_of_blocks_goes_when_a_block_lost_something() -> None:
+def test_one_that_mentions_blocks_goes_when_a_block_lost_something() -> None:
     assert quotes(note(DAY - 1, ("human: has a dog",)), Erased(frozenset(), blocks=True))
     assert not quotes(note(DAY - 1), Erased(frozenset(), blocks=True))
 

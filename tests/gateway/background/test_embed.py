@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from gateway.app import create_app, make_embedder
-from gateway.core.memory.baseline_texts import USUAL
+from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
 from gateway.errors import SettingsError
@@ -93,7 +93,7 @@ class Remembering:
     def asked(self) -> list[list[str]]:
         """The texts of each call of the embedder, but for those that nobody said."""
         calls = [orjson.loads(seen.body)["input"] for seen in self.embedder.seen]
-        return [texts for texts in calls if texts != list(USUAL)]
+        return [texts for texts in calls if texts != list(BASELINE_TEXTS)]
 
     def vectors(self) -> int:
         """How many chunks there are."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.memory.baseline_texts import USUAL
+from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.meaning import vector_of
@@ -66,7 +66,7 @@ class Scene:
 
     def vector_of(self, text: str) -> list[float]:
         """Of what was said; in the server's thread."""
-        if text not in USUAL:
+        if text not in BASELINE_TEXTS:
             self.embedded.append(text)
             if self.held is not None:
                 self.held.wait_sync()
