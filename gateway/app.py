@@ -277,7 +277,7 @@ def _own_provider(settings: Settings, route: ModelRoute) -> Provider:
 
 def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Provider:
     if upstream.kind == "scripted":
-        from adapters.fake import DemoProvider  # not loaded where real models answer
+        from adapters.demo import DemoProvider  # not loaded where real models answer
 
         return DemoProvider(name)
     kind: str = upstream.kind

@@ -15,7 +15,7 @@ import pytest
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderUnreachable
-from adapters.fake import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
+from adapters.scripted import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import ModelRequest
 from gateway.limits import Limits
 from gateway.run.admin.forget import ForgetOperations

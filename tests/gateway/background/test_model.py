@@ -12,7 +12,7 @@ import pytest
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderUnreachable
-from adapters.fake import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
+from adapters.scripted import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import Capabilities, ModelRequest
 from gateway.app import create_app, make_providers
 from gateway.cli import main

@@ -1,7 +1,7 @@
 """A provider without a network: replies made in this process, in the shapes OpenAI's API gives them.
 
-`ScriptedProvider` answers from a queue, else from a function, and keeps the requests it got. `DemoProvider` is one
-whose function is the small model of `adapters/demo.py`, so that a gateway without any key answers at once.
+`ScriptedProvider` answers from a queue, else from a function, and keeps the requests it got. Tests script it; the
+built-in model of `adapters/demo.py` is one, too.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 import orjson
 
 from adapters.base import ModelReply, read_whole
-from adapters.demo import Said, ScriptedCall, answer
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.sse import EventDecoder, read_end
 from adapters.types import Capabilities, Event, Header, ModelRequest
 
 __all__ = [
-    "DemoProvider",
     "Raw",
     "Said",
+    "Script",
+    "Scripted",
     "ScriptedCall",
     "ScriptedFailure",
     "ScriptedProvider",
@@ -34,6 +34,24 @@ __all__ = [
 ]
 
 _TOKEN = re.compile(r"\s*\S+|\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedCall:
+    """A call of a tool. arguments: JSON text. id: made up where it is None."""
+
+    name: str
+    arguments: str = "{}"
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An assistant message. finish_reason: None for the one that fits."""
+
+    text: str | None
+    calls: tuple[ScriptedCall, ...] = ()
+    finish_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +67,7 @@ class ScriptedFailure:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """These bytes as the body, piece by piece; an exception among them is raised in its place."""
+    """A body of these bytes, piece by piece; an exception among them is raised in its place."""
 
     pieces: tuple[bytes | ProviderError, ...]
     status: int = 200
@@ -61,9 +79,10 @@ Script = Callable[[Mapping[str, Any]], Scripted]
 
 
 class ScriptedProvider:
-    """replies: queued, one for each request; a ProviderError is raised by `send`.
+    """A provider whose replies are given beforehand.
 
-    script: makes the reply from the request's body when the queue is empty; without one it is "Ok.".
+    replies: queued, one for each request; a ProviderError is raised by `send`. script: makes the reply from the
+    request's body when the queue is empty; without one it is "Ok.".
     pause_s: between two events of a stream. requests: what was sent here, oldest first.
     """
 
@@ -91,11 +110,11 @@ class ScriptedProvider:
 
     @property
     def bodies(self) -> list[Any]:
-        """The requests' bodies, parsed."""
+        """Returns the bodies of the requests, parsed."""
         return [orjson.loads(request.body) for request in self.requests]
 
     async def send(self, request: ModelRequest) -> ModelReply:
-        """Raises: ProviderError: a queued one."""
+        """Returns the next reply. Raises: ProviderError: a queued one."""
         if self.keeps_requests:
             self.requests.append(request)
         if request.path == "/models":
@@ -103,8 +122,8 @@ class ScriptedProvider:
             listed = {"object": "list", "data": [model]}
             return ScriptedReply(200, _JSON, (orjson.dumps(listed),), 0.0)
         if request.path != "/chat/completions":
-            told = f"The built-in model has chat completions only, no {request.method} /v1{request.path}."
-            why = f"{told} With OPENAI_API_KEY or `--upstream URL` that upstream answers."
+            refusal = f"The built-in model has chat completions only, no {request.method} /v1{request.path}."
+            why = f"{refusal} With OPENAI_API_KEY or `--upstream URL` that upstream answers."
             return self._render({}, ScriptedFailure(404, why, "unknown_url", "invalid_request_error"))
         try:
             body = orjson.loads(request.body)
@@ -142,24 +161,8 @@ class ScriptedProvider:
                 return ScriptedReply(200, _JSON, (orjson.dumps(_whole(body, scripted, number)),), 0.0)
 
 
-class DemoProvider(ScriptedProvider):
-    """The built-in model of a gateway without a key. pause_s: what makes a stream look like one."""
-
-    keeps_requests = False  # it serves: they would pile up
-
-    def __init__(self, name: str = "demo", *, pause_s: float = 0.01) -> None:
-        super().__init__(name, script=_try_to_answer, pause_s=pause_s)
-
-
-def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
-    try:
-        return answer(body)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        return ScriptedFailure(400, f"The demo model cannot read this request: {error}.")
-
-
 class ScriptedReply:
-    """A ModelReply whose pieces are known. closed: whether it was closed; unread: whether that was too early."""
+    """A ModelReply whose pieces are known. closed: it was closed; unread: it was not read to its end."""
 
     def __init__(
         self,
@@ -202,7 +205,7 @@ class ScriptedReply:
             yield events
 
     async def peek(self) -> Event | None:
-        """Of what the pieces come to before one of them fails."""
+        """Returns the first event that the pieces make before one of them fails."""
         decoder = EventDecoder()
         for piece in self._pieces:
             if isinstance(piece, ProviderError):
@@ -278,10 +281,8 @@ def _stream(body: Mapping[str, Any], said: Said, number: int) -> Iterable[bytes]
     frame = _frame(body, number, "chat.completion.chunk")
     if with_usage:
         frame["usage"] = None
-    deltas: list[tuple[dict[str, Any], str | None]] = []
-    deltas.append(
-        ({"role": "assistant", "content": None if said.text is None else "", "refusal": None}, None)
-    )
+    head = {"role": "assistant", "content": None if said.text is None else "", "refusal": None}
+    deltas: list[tuple[dict[str, Any], str | None]] = [(head, None)]
     deltas += [({"content": token}, None) for token in _tokens(said)]
     for k, call in enumerate(said.calls):
         deltas.append(({"tool_calls": [{"index": k, **_call(call, number, k, "")}]}, None))

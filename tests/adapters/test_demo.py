@@ -1,0 +1,132 @@
+"""The built-in model: it shows the memory that a request was given, and uses the memory tool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from adapters.demo import answer
+from adapters.scripted import Said, ScriptedCall, ScriptedFailure
+from tests.doubles.openai_rules import check_chat
+
+
+def tool(name: str) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "function": {"name": name, "parameters": {"type": "object", "properties": {}}},
+    }
+
+
+REMEMBER = tool("memory_insert")
+
+
+def body_of(*contents: str, **more: Any) -> dict[str, Any]:
+    """A chat whose messages alternate, the last one the user's."""
+    roles = ["user", "assistant"] if len(contents) % 2 else ["assistant", "user"]
+    messages = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
+    return {"model": "demo", "messages": messages, **more}
+
+
+def said(body: dict[str, Any]) -> str:
+    found = answer(body)
+    assert isinstance(found, Said)
+    return found.text or ""
+
+
+def calls(body: dict[str, Any]) -> tuple[ScriptedCall, ...]:
+    found = answer(body)
+    assert isinstance(found, Said)
+    return found.calls
+
+
+@pytest.mark.parametrize(
+    ("offered", "invites"),
+    [
+        ([], False),
+        (["weather"], False),
+        (["memory_insert"], True),
+        (["find", "mnemogate_memory_insert"], True),
+    ],
+)
+def test_it_invites_to_the_memory_tool_where_that_is_on_offer(offered: list[str], invites: bool) -> None:
+    tools = [tool(name) for name in offered]
+    for text in ("Hello.", ""):
+        found = said(body_of(text, tools=tools))
+        assert "demo model" in found
+        assert ("remember: …" in found) is invites
+
+
+@pytest.mark.parametrize("name", ["memory_insert", "mg_memory_insert"])  # the second because of a clash
+def test_a_line_makes_it_call_the_memory_tool(name: str) -> None:
+    found = calls(
+        body_of("Please:\nRemember: I like tea\nremember: tea ☕", tools=[tool("find"), tool(name)])
+    )
+    assert [(call.name, orjson.loads(call.arguments)) for call in found] == [
+        (name, {"label": "human", "new_string": text}) for text in ("I like tea", "tea ☕")
+    ]
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"tools": [tool("find")]}, {"tools": [REMEMBER], "tool_choice": "none"}]
+)
+def test_without_that_tool_it_answers_in_words(more: dict[str, Any]) -> None:
+    assert "remember: I like tea" in said(body_of("remember: I like tea", **more))
+
+
+def test_after_the_tool_answered_it_says_what_it_answered() -> None:
+    body = body_of("remember: I like tea", tools=[REMEMBER])
+    (call,) = calls(body)
+    made = {"id": "c0", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    body["messages"] += [
+        {"role": "assistant", "content": None, "tool_calls": [made]},
+        {"role": "tool", "tool_call_id": "c0", "content": "Added to human."},
+    ]
+    check_chat(body)
+    assert said(body) == "The tool answered: Added to human."
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"response_format": {"type": "json_object"}}, {"tools": [REMEMBER], "tool_choice": "required"}],
+)
+def test_a_form_that_it_does_not_have_is_refused_by_name(more: dict[str, Any]) -> None:
+    found = answer(body_of("Hi", **more))
+    assert isinstance(found, ScriptedFailure)
+    assert (found.status, list(more)[-1] in found.message) == (400, True)
+
+
+def test_it_tells_what_notes_and_blocks_say_about_the_question() -> None:
+    day = "2026-01-02 Fri"
+    note = f"<memory>\nNotes.\n[{day}, user] My dog is called Rex.\n[{day}, user] I ski.\n</memory>\n\n"
+    block = '<memory_block label="human">\nOwns a boat.\n</memory_block>'
+    section = f"<memory_blocks>\nPreamble.\n{block}\n</memory_blocks>"
+    ask = body_of(note + "What is my dog called?")
+    ask["messages"].insert(0, {"role": "system", "content": f"Be brief.\n{section}"})
+    text = said(ask)
+    assert "Rex" in text
+    assert "ski" not in text
+    assert "boat" not in text
+    ask["messages"][-1]["content"] = "Do I own a boat?"
+    assert "Owns a boat." in said(ask)
+
+
+def test_it_remembers_what_was_said_earlier_in_the_conversation() -> None:
+    assert "My cat is grey." in said(body_of("My cat is grey.", "Nice.", "What colour is my cat?"))
+
+
+def test_a_command_within_a_recalled_note_is_not_obeyed() -> None:
+    note = "<memory>\nNotes.\nremember: I like tea\n</memory>\n\n"
+    assert calls(body_of(note + "Hello there", tools=[REMEMBER])) == ()
+
+
+def test_a_stranger_is_told_what_the_demo_can_do() -> None:
+    text = said(body_of("Hello there", tools=[REMEMBER]))
+    assert "Hello there" in text
+    assert "remember:" in text
+
+
+def test_the_request_bounds_the_reply() -> None:
+    found = answer(body_of("one two three four", max_completion_tokens=3))
+    assert found == Said("You said: one", finish_reason="length")
