@@ -1,6 +1,6 @@
-"""Everything that can go wrong on the gateway's side of a request, with its HTTP status.
+"""The errors of a request on the gateway's side, each with its HTTP status.
 
-An error bears facts; the dialect of the route it is answered on gives it its form (`ErrorForm`).
+An error bears facts. The dialect of the route on which it is answered gives it its form (`ErrorForm`).
 
 GatewayError
 ├── CallerError                 the request is at fault
@@ -81,7 +81,7 @@ class GatewayError(Exception):
 
 
 class ErrorForm(Protocol):
-    """How errors are told in one dialect."""
+    """The form that errors have in one dialect."""
 
     def body(self, error: GatewayError) -> bytes:
         """Returns the JSON body of a reply with the error's status."""

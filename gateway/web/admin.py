@@ -1,7 +1,7 @@
 """The route through which the command line reaches the process that owns the database.
 
-Its token lies in a file beside the database that only the owner's account can read: who may read that file could
-read the database as well.
+Its token lies in a file next to the database, and only the owner's account can read that file: whoever may read it
+could read the database as well.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and JSON 
 
 
 class AdminFile:
-    """pid, address and token of the process that serves, readable by its account alone."""
+    """The file that names pid, address and token of the process that serves, readable by its account alone."""
 
     def __init__(self, database: str) -> None:
         self.path = Path(os.path.realpath(database) + ".admin")

@@ -1,7 +1,7 @@
-"""Who may ask. Once a gateway key exists every route but health demands one; without keys only this machine asks.
+"""Decides who may ask. Once a gateway key exists every route but health demands one; before, only this machine asks.
 
-A credential that authenticated to us is taken out of what goes on; where `x-mnemogate-key` carries it, `Authorization`
-is the caller's own, for the provider.
+A credential that authenticated to the gateway never goes upstream. Where `x-mnemogate-key` carries the gateway's key,
+`Authorization` is the caller's own credential for the provider.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ DEFAULT_PROJECT = "default"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """credential: the caller's own `Authorization`, for an upstream without a key of its own."""
+    """The caller of a request that was admitted.
+
+    credential: the caller's own `Authorization`, for an upstream without a key of its own.
+    """
 
     project: str = DEFAULT_PROJECT
     credential: str | None = None
 
 
 class Guard:
-    """Decides for each request. The store remembers the keys presented lately, so this costs no statement."""
+    """The guard decides for each request. The store caches the keys presented lately, so this costs no statement."""
 
     def __init__(
         self,
@@ -40,13 +43,14 @@ class Guard:
         origins: tuple[str, ...] = (),
         is_local: bool = True,
     ) -> None:
-        """hosts: names beside this machine's own under which it may be addressed while there are no keys.
+        """Sets what is allowed while there are no keys.
 
-        origins: of web pages from elsewhere that are answered then; `*` is none of them, it would be every page that
+        hosts: names, besides this machine's own, under which the gateway may be addressed.
+        origins: of web pages from elsewhere that are answered. `*` is not among them: it would let in every page that
         somebody on this machine opens.
-        is_local: only this machine can reach us, and there were no keys when we last knew. While the store has not yet
-        been able to say whether there are keys, a local caller is served (chat does not depend on the store) and others
-        are asked to wait.
+        is_local: only this machine can reach the gateway, and there were no keys when that was last known. While the
+        store cannot say whether there are keys, a local caller is served (chat does not depend on the store), and
+        others are asked to wait.
         """
         self._keys = keys
         self._hosts = frozenset(name.lower() for name in hosts)
@@ -55,7 +59,7 @@ class Guard:
         self._demanded = False
 
     async def demands_key(self) -> bool:
-        """Whether a key was ever made. Once known it stays so, whatever becomes of the store."""
+        """Says whether a key was ever made. Once that is known it holds, whatever becomes of the store."""
         if not self._demanded:
             try:
                 self._demanded = self._keys is not None and await self._keys.has_any()
@@ -64,7 +68,7 @@ class Guard:
         return self._demanded or not (self._is_local or self._keys is not None)
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """headers: lower-case names. Raises: NotAuthenticated, NotAllowed, Overloaded."""
+        """Admits a request. headers: lower-case names. Raises: NotAuthenticated, NotAllowed, Overloaded."""
         authorization = key = host = origin = None
         for name, value in headers:
             if name == b"authorization":
@@ -76,7 +80,7 @@ class Guard:
             elif name == b"origin":
                 origin = value.decode("latin-1")
         bearer = _bearer(authorization)
-        # A key of ours goes no further, be it the one that opened the door, a revoked one or one of another gateway.
+        # A gateway key never goes upstream, whether it opens this door, was revoked or belongs to another gateway.
         is_ours = authorization is None or (bearer or authorization).startswith(KEY_PREFIX)
         credential = None if is_ours else authorization or None
         if not await self.demands_key():
@@ -101,7 +105,11 @@ class Guard:
         return Caller(found.project, credential)
 
     def _check_local(self, host: str | None, origin: str | None) -> None:
-        """A web page may reach this machine through a name that resolves to it, or post to it blindly: not here."""
+        """Refuses web pages from elsewhere. Raises: NotAllowed.
+
+        A page can reach this machine through a name of its own that resolves to it (DNS rebinding), or post to it
+        without reading the answer; the Host and Origin headers give both away.
+        """
         if host is not None and not self._is_known(_name_of(host)):
             raise NotAllowed(
                 "Without keys this gateway answers only under this machine's own name. "
@@ -126,7 +134,7 @@ def _bearer(authorization: str | None) -> str | None:
 
 
 def _name_of(host: str) -> str:
-    """`example.org:80` -> `example.org`, `[::1]:80` -> `::1`."""
+    """Returns the name without its port: `example.org:80` -> `example.org`, `[::1]:80` -> `::1`."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()

@@ -1,4 +1,4 @@
-"""A request's body, read within limits: of one body, of all large bodies in flight, and of time."""
+"""Reads a request's body within three limits: its size, the size of all large bodies in flight, and its time."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ SLOWEST_BYTES_PER_S = 16 * 1024  # chosen: what arrives more slowly than this ru
 
 
 class BodyReader:
-    """limit_bytes: of one body. in_flight_bytes: of all those over LARGE_BYTES, until their requests are answered."""
+    """The reader of all bodies of the process.
+
+    limit_bytes: of one body. in_flight_bytes: of all bodies over LARGE_BYTES, each until its request is answered.
+    """
 
     def __init__(self, limit_bytes: int, in_flight_bytes: int, timeout_s: float) -> None:
         self.limit_bytes = limit_bytes
-        self._room = in_flight_bytes
+        self._left_bytes = in_flight_bytes
         self._timeout_s = timeout_s
 
     def read(self, scope: Scope, receive: Receive) -> _HeldBytes:
-        """The whole body, as `async with`; large ones count as in flight until the block is left.
+        """Reads the whole body, as `async with`; a large one counts as in flight until the block is left.
 
         Raises: BodyTooLarge (by content-length before anything is read), BodyTimeout, Overloaded, BadRequest,
         ClientGone.
         """
         return _HeldBytes(self, scope, receive)
 
-    def room(self) -> ByteQuota:
-        """For who reads a body in another way and has to keep some of it."""
+    def quota(self) -> ByteQuota:
+        """Returns a share of the bytes in flight, for a caller that reads a body itself and keeps some of it."""
         return ByteQuota(self)
 
     async def _read(self, held: _HeldBytes, scope: Scope, receive: Receive) -> bytes:
@@ -52,7 +55,7 @@ class BodyReader:
                         raise ClientGone
                     part: bytes = message.get("body", b"")
                     if not body and not message.get("more_body", False):
-                        whole = part  # the usual case: one message, and no copy
+                        whole = part  # most bodies come as one message, and need no copy
                         break
                     body += part
                     if len(body) > self.limit_bytes:
@@ -61,6 +64,7 @@ class BodyReader:
                     if not message.get("more_body", False):
                         whole = bytes(body)
                         break
+                    # A body may take longer than the timeout if it keeps coming: what has arrived buys time.
                     timer.reschedule(deadline + len(body) / SLOWEST_BYTES_PER_S)
         except TimeoutError:
             raise BodyTimeout(
@@ -71,12 +75,12 @@ class BodyReader:
         return whole
 
     def _give_back(self, count: int) -> None:
-        self._room += count
+        self._left_bytes += count
 
     def _take(self, count: int) -> int:
-        if count > self._room:
+        if count > self._left_bytes:
             raise Overloaded("Too many large requests are in flight. Try again shortly.", retry_after_s=1)
-        self._room -= count
+        self._left_bytes -= count
         return count
 
     def _too_large(self, seen: str) -> BodyTooLarge:
@@ -88,7 +92,7 @@ class BodyReader:
 
 
 class ByteQuota:
-    """What one request takes of the room for large bodies, until its block is left."""
+    """The share that one request takes of the bytes in flight, until its block is left."""
 
     __slots__ = ("_reader", "_taken")
 
@@ -97,7 +101,7 @@ class ByteQuota:
         self._taken = 0
 
     def grow(self, size: int) -> None:
-        """So many bytes are kept by now. Raises: Overloaded."""
+        """Takes what is missing for `size` bytes in all; small bodies take nothing. Raises: Overloaded."""
         if size - self._taken > LARGE_BYTES:
             self._taken += self._reader._take(size - self._taken)
 
@@ -109,7 +113,7 @@ class ByteQuota:
 
 
 class _HeldBytes(ByteQuota):
-    """The block inside which a body counts. (A class: contextlib's generators cost 12 us a request.)"""
+    """The block inside which a body counts. It is a class because contextlib's generators cost 12 us a request."""
 
     __slots__ = ("_receive", "_scope")
 
@@ -130,7 +134,7 @@ class _HeldBytes(ByteQuota):
 
 
 def _refuse_encoded(scope: Scope) -> None:
-    """Raises: UnsupportedEncoding."""
+    """Refuses a compressed body. Raises: UnsupportedEncoding."""
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise UnsupportedEncoding(
@@ -140,7 +144,7 @@ def _refuse_encoded(scope: Scope) -> None:
 
 
 def content_length(scope: Scope) -> int:
-    """0 when there is none. Raises: BadRequest."""
+    """Returns the announced length; 0 when there is none. Raises: BadRequest."""
     for name, value in scope["headers"]:
         if name == b"content-length":
             if not value.isdigit():

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: a plain ASGI callable in front of the router, since this is where time counts."""
+"""POST /v1/chat/completions, as a plain ASGI callable in front of the router, since here time counts most."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ CHAT_PATH = "/v1/chat/completions"
 
 
 class ChatRoute:
+    """The route names the dialect: how a request is read, and the view in which it is answered."""
+
     def __init__(
         self, settings: ServerSettings, chat: Chat, bodies: BodyReader, send_timeout_s: float
     ) -> None:

@@ -1,7 +1,7 @@
-"""One field of a multipart form, found in its first bytes, whatever pieces they come in (RFC 7578, RFC 2046 5.1).
+"""Finds one field of a multipart form in its first bytes, whatever pieces they come in (RFC 7578, RFC 2046 5.1).
 
-It is for forms too large to be kept: what lies behind the bytes fed in is not known. Nothing is judged here; a form
-that is none has no fields.
+The forms are too large to be kept, so only the bytes fed in are known. Nothing is judged here: a body that is no form
+has no fields.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ __all__ = ["FieldSearch", "boundary_of"]
 
 _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.IGNORECASE)
 _NAME = re.compile(rb"""^content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M)
-_MAX_HEAD_BYTES = 16 * 1024  # of one part: far above any, and the search's cost stays linear
+_MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear
 
 
 def boundary_of(content_type: str) -> bytes | None:
-    """The boundary of a `multipart/form-data` type; None for other types and for one without."""
+    """Returns the boundary of a `multipart/form-data` type; None for other types, and where it has none."""
     if not content_type.lower().startswith("multipart/form-data"):
         return None
     found = _BOUNDARY.search(content_type)
@@ -24,9 +24,9 @@ def boundary_of(content_type: str) -> bytes | None:
 
 
 class FieldSearch:
-    """Feed it until `is_over`.
+    """A search for a field by its name. Feed it until `is_over`.
 
-    span: where the field's value lies in `head`; None: not found. head: all that was fed.
+    head: all that was fed. span: where the field's value lies in it; None: it was not found.
     """
 
     def __init__(self, boundary: bytes, name: str) -> None:
@@ -35,9 +35,11 @@ class FieldSearch:
         self.is_over = False
         self._mark = b"\r\n--" + boundary
         self._name = name.encode()
-        self._part = 0  # where the part begins, behind its delimiter
-        self._value: int | None = None  # where its value begins, once its head is complete
-        self._from = 0  # where to go on looking
+        # Three offsets in `head`: the part's beginning, behind its delimiter; its value's beginning, once the part's
+        # head is complete; and the byte at which the next search goes on.
+        self._part = 0
+        self._value: int | None = None
+        self._from = 0
         self._in_preamble = True
 
     def feed(self, piece: bytes) -> None:
@@ -46,7 +48,7 @@ class FieldSearch:
             pass
 
     def _step(self) -> bool:
-        """One piece of the form further; False when that takes more bytes."""
+        """Goes on by one piece of the form. Returns False when that takes more bytes, or when the search is over."""
         if self._in_preamble or self._value is not None:
             return self._find_delimiter()
         after = self.head[self._part : self._part + 2]
@@ -55,6 +57,7 @@ class FieldSearch:
         if after == b"--":
             self.is_over = True
             return False
+        # The blank line may have been cut, so the search begins up to three bytes before what is new.
         end = self.head.find(b"\r\n\r\n", max(self._part, self._from - 3))
         if end < 0:
             self._from = len(self.head)
@@ -64,7 +67,8 @@ class FieldSearch:
         return True
 
     def _find_delimiter(self) -> bool:
-        if self._in_preamble and self.head.startswith(self._mark[2:]):  # usually the very first bytes
+        # A form without a preamble begins with a delimiter that has no line break before it.
+        if self._in_preamble and self.head.startswith(self._mark[2:]):
             self._in_preamble = False
             self._part = self._from = len(self._mark) - 2
             return True

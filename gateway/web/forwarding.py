@@ -1,8 +1,9 @@
-"""Every endpoint but chat: bytes in, bytes out, to the upstream of the model named in them. Memory has no part in it.
+"""Forwards every endpoint but chat, bytes in and bytes out, to the upstream of the model that they name.
 
-JSON is read, for its `model`, within the limits of a chat's body. Everything else is handed on as it comes; of a form
-that may have such a field, as soon as it is there, within the same limits. What names no model goes to the first
-upstream that may have the endpoint, or to the one that `x-mnemogate-upstream` names.
+Memory has no part in it. A JSON body is read for its `model`, within the limits of a chat's body. Every other body is
+handed on as it comes; a form that may have such a field goes on as soon as the field is there, within the same limits.
+A request that names no model goes to the first upstream that may have the endpoint, or to the one that
+`x-mnemogate-upstream` names.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = ["FORWARDED", "forwarding_routes"]
 
 _ANY: Final = ("GET", "POST", "DELETE")
 
-# path -> its methods and what it is counted as. What lies below a path is the upstream's to know.
+# path -> its methods, and the name under which it is counted. The upstream knows what lies below a path.
 FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/embeddings": (("POST",), "embeddings"),
     "/v1/completions": (("POST",), "completions"),
@@ -47,8 +48,8 @@ FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/responses": (("POST",), "responses"),
     "/v1/responses/{rest:path}": (_ANY, "responses"),
 }
-# A segment is a name or an id. Anything else, `..` and escapes above all, might mean another place to an upstream that
-# is called with the operator's own key.
+# A segment is a name or an id. Anything else, above all `..` and escapes, might mean another place to an upstream, and
+# the upstream is called with the operator's own key.
 _PATH: Final = re.compile(r"/v1(?:/(?!\.+(?:/|$))[\w.:@~+=-]{1,256}){1,8}", re.ASCII)
 _MEMORY: Final = b"x-mnemogate-memory"
 
@@ -56,7 +57,7 @@ _MEMORY: Final = b"x-mnemogate-memory"
 def forwarding_routes(
     forwarding: Forwarding, bodies: BodyReader, max_upload_bytes: int, limits: Limits
 ) -> list[Route]:
-    """bodies: reads those that are JSON."""
+    """Returns the routes of all forwarded endpoints. bodies: reads those that are JSON."""
     return [
         Route(path, _ForwardedPath(name, forwarding, bodies, max_upload_bytes, limits), methods=list(methods))
         for path, (methods, name) in FORWARDED.items()
@@ -65,7 +66,10 @@ def forwarding_routes(
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What of a request is known before its body. path: below the base URL, with the query. named: the upstream."""
+    """The part of a request that is known before its body.
+
+    path: below the upstream's base URL, with the query. named: the upstream that a header asks for.
+    """
 
     method: str
     path: str
@@ -83,7 +87,7 @@ class _Head:
 
 
 class _ForwardedPath:
-    """A plain ASGI callable, not a function: starlette would wrap that and read the request."""
+    """The route of one path. It is an object because starlette would wrap a function and read the request."""
 
     def __init__(
         self, name: str, forwarding: Forwarding, bodies: BodyReader, max_upload_bytes: int, limits: Limits
@@ -114,10 +118,10 @@ class _ForwardedPath:
         trace = trace_of(scope)
         upload = UploadBody(scope, receive, self._max_upload_bytes, self._limits.body_timeout_s)
         try:
-            with self._bodies.room() as room:
+            with self._bodies.quota() as quota:
                 boundary = boundary_of(head.content_type) if not head.is_encoded else None
                 if boundary is not None and _may_name_a_model(head.path):
-                    await upload.look(FieldSearch(boundary, "model"), self._bodies.limit_bytes, room)
+                    await upload.look(FieldSearch(boundary, "model"), self._bodies.limit_bytes, quota)
                     trace.model = upload.found or trace.model
                 route = self._forwarding.find(head.path, trace.model, head.named)
                 credential = trace.caller.credential
@@ -140,8 +144,9 @@ class _ForwardedPath:
 
 
 def _read_head(scope: Scope) -> _Head:
-    """Raises: UnknownPath, BadRequest."""
+    """Reads what says where a request goes. Raises: UnknownPath, BadRequest."""
     path: str = scope["path"]
+    # The raw path has to be the same: an escaped character may have become one that the pattern allows.
     if not _PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():
         raise UnknownPath(f"Unknown path: {scope['method']} {path}")
     found = dict(scope["headers"])

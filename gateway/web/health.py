@@ -1,4 +1,4 @@
-"""`/health` says that the process lives, `/health/ready` whether it wants requests, `/metrics` what it counted."""
+"""`/health` says that the process lives, `/health/ready` that it takes requests, `/metrics` what it has counted."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ __all__ = ["Readiness", "health_routes"]
 
 @dataclass(slots=True)
 class Readiness:
-    """started: the lifespan is up. draining: told to stop; running requests end, new ones should go elsewhere.
+    """The state of the process, for load balancers.
 
+    started: the lifespan is up. draining: it was told to stop; running requests end, new ones should go elsewhere.
     checks: name -> a callable that returns the state of a part ("ok", or what is wrong). A store that is down makes the
-    gateway degraded, not unready: chat goes on without memory.
+    gateway degraded, not unready, because chat goes on without memory.
     """
 
     started: bool = False

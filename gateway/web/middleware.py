@@ -1,7 +1,7 @@
-"""The outermost layer, pure ASGI: request id, error replies, access log, counts; then the guard.
+"""The outermost layer, pure ASGI: request id, error replies, access log, counts; inside it comes the guard.
 
-It is the one place where an exception becomes a reply: a status while nothing was sent, a last event of an event
-stream afterwards. What was cut in its middle otherwise ends with the connection.
+It is the one place where an exception becomes a reply: a status while nothing was sent, afterwards the last event of
+an event stream. Any other reply that is cut in its middle ends with its connection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Edge", "Trace", "trace_of"]
 
 OPEN_PATHS = frozenset(("/health", "/health/ready"))
 OPENAI_ERRORS: Final = ChatErrors()
-CLIENT_GONE = 499  # nginx's word for it; in logs and metrics only
+CLIENT_GONE = 499  # nginx's status for it; it appears in logs and metrics only
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _ids = random.Random()
 _log = logging.getLogger("mnemogate")
@@ -37,7 +37,7 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(slots=True)
 class Trace:
-    """What is known about one request, for its log line and for the layers inside.
+    """The facts of one request, for its log line and for the layers inside.
 
     begun: time.perf_counter(). errors: the form of its errors; a route whose dialect shows only in the request may name
     another one.
@@ -66,7 +66,7 @@ def trace_of(scope: Scope) -> Trace:
 
 
 class Cork(Protocol):
-    """What our server puts into the scope as `transport`: its connection, with a way to hold a head back."""
+    """The connection that our server puts into the scope as `transport`; it can hold a head back, and abort."""
 
     def hold(self) -> None: ...
     def release(self) -> None: ...
@@ -74,7 +74,7 @@ class Cork(Protocol):
 
 
 class Edge:
-    """`idle` is set while no request is being answered."""
+    """The edge of the application. idle: set while no request is being answered."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Edge:
         trace = Trace("", time.perf_counter(), self._error_form(scope["path"]))
         _read_headers(scope, trace)
         scope.setdefault("state", {})["trace"] = trace
-        # A HEAD has no body whose first bytes the head could leave with.
+        # The head leaves with the first bytes of the body, in one packet. The reply to a HEAD has no body.
         cork: Cork | None = scope["state"].get("transport") if scope["method"] != "HEAD" else None
         ours = (b"x-mnemogate-request-id", trace.request_id.encode())
 
@@ -168,7 +168,7 @@ class Edge:
             if error.status == 401:
                 headers.append((b"www-authenticate", b"Bearer"))
             if error.status == 408 or (error.status == 413 and trace.expects_continue):
-                # Whether the rest of the body still comes is not known: it would be taken for a request.
+                # The rest of the body may still come, and would be taken for the next request.
                 headers.append((b"connection", b"close"))
             headers += [
                 (name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in error.headers
@@ -219,12 +219,12 @@ def _read_headers(scope: Scope, trace: Trace) -> None:
 
 
 def _new_id() -> str:
-    # A name, no secret; and os.urandom gives up the interpreter's lock, which a busy writer then keeps for a while.
+    # The id is no secret, so it needs no os.urandom, which would give up the interpreter's lock to a busy writer.
     return f"req_{_ids.getrandbits(96):024x}"
 
 
 def _abort(scope: Scope) -> None:
-    """Drop the connection of a client that left or does not read: closing in order would wait for it."""
+    """Drops the connection of a client that left or does not read; closing it in order would wait for the client."""
     transport: Cork | None = scope["state"].get("transport")
     if transport is not None:
         transport.abort()

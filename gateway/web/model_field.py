@@ -1,4 +1,4 @@
-"""A JSON request of any endpoint, of which only the model it names is understood."""
+"""Reads of a JSON request to any endpoint the model that it names, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ __all__ = ["NamedRequest", "parse_named"]
 
 @dataclass(frozen=True, slots=True)
 class NamedRequest:
-    """raw: the body as it came. model: None where it names none, or with a value that is no name."""
+    """A request with the model that it names.
+
+    raw: the body as it came. model: None where it names none, or where the value is no name.
+    """
 
     raw: bytes
     model: str | None = None
     stream: bool = False
 
     def with_model(self, model: str) -> bytes:
-        """The same bytes with another value for `model`, if there is one."""
+        """Returns the same bytes with another value for `model`; a body that names no model stays as it is."""
         if self.model is None or model == self.model:
             return self.raw
         splice = Splice(scan(self.raw), self.raw)
@@ -30,7 +33,7 @@ class NamedRequest:
 
 
 def parse_named(raw: bytes) -> NamedRequest:
-    """raw: empty for a request without a body. Raises: BadRequest."""
+    """Reads a body. raw: empty for a request without one. Raises: BadRequest."""
     if not raw:
         return NamedRequest(raw)
     try:
@@ -39,7 +42,8 @@ def parse_named(raw: bytes) -> NamedRequest:
         raise BadRequest(f"We could not parse the JSON body of your request: {error}") from error
     if not isinstance(json, dict):
         raise BadRequest("We could not parse the JSON body of your request: expected an object.")
-    if raw.count(b'"model"') > 1 and "model" in scan(raw).duplicates:  # which one would be meant?
+    # Upstreams differ in which of two fields they take; the route and the upstream must mean the same one.
+    if raw.count(b'"model"') > 1 and "model" in scan(raw).duplicates:
         raise BadRequest("Duplicate key in the request body: `model`.", param="model")
     model = json.get("model")
     return NamedRequest(raw, model if isinstance(model, str) and model else None, json.get("stream") is True)

@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`: answered at once, from what is known."""
+"""`GET /v1/models` and `GET /v1/models/{id}`, answered at once from the list that is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""uvicorn as this gateway needs it: bounds on a request's head, readiness before the end, a way to cut a connection."""
+"""uvicorn as the gateway needs it: it bounds a request's head, drains before it ends, and can cut a connection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_HEAD_BYTES = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie a
 
 
 class _Corked:
-    """A transport that can hold a response's head back until its first bytes follow: one system call, one packet."""
+    """A transport that holds a response's head back until the first bytes of its body: one system call, one packet."""
 
     __slots__ = ("_held", "_transport", "write")
 
@@ -35,7 +35,7 @@ class _Corked:
         self.write: Callable[[bytes], object] = transport.write
 
     def hold(self) -> None:
-        """Whatever is written until `release` leaves with what comes after it."""
+        """Keeps what is written until `release`; it leaves with the first write after that."""
         self.write = self._held.append
 
     def release(self) -> None:
@@ -51,7 +51,7 @@ class _Corked:
 
 
 class _ServerConnection(HttpToolsShim):
-    """uvicorn's protocol, with the two bounds it lacks: how long and how large a request's head may be."""
+    """uvicorn's protocol with the two bounds that it lacks: the time for a request's head, and its size."""
 
     head_timeout_s = 20.0
 
@@ -60,7 +60,8 @@ class _ServerConnection(HttpToolsShim):
         self._in_head = True
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
-        self.on_lost: Callable[[], object] | None = None  # told when the client has closed the connection
+        # The reply under way (gateway.web.sse) puts itself here, to be told that its client has closed the connection.
+        self.on_lost: Callable[[], object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Corked(transport))  # type: ignore[arg-type]
@@ -82,6 +83,7 @@ class _ServerConnection(HttpToolsShim):
             if self._head_timer is not None:
                 self._stop_timer()
             return
+        # Only whole reads are counted, so a head may pass that is larger by less than one of them.
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("Request head too large.")
@@ -92,6 +94,7 @@ class _ServerConnection(HttpToolsShim):
         super().on_message_begin()
         self._in_head = True
         self._head_bytes = 0
+        # For the edge, which corks and aborts, and for the reply, which wants to know when the client leaves.
         self.scope["state"]["transport"] = self.transport
         self.scope["state"]["connection"] = self
 
@@ -111,7 +114,7 @@ class _ServerConnection(HttpToolsShim):
 
 
 class GatewayServer(uvicorn.Server):
-    """Says that it is draining from the first signal on, and ends with exit code 0 when it ended in order."""
+    """The server says from the first signal on that it is draining, and exits with 0 when it has ended in order."""
 
     def __init__(
         self,
@@ -142,7 +145,10 @@ class GatewayServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening address, taken before anything is started. Raises: SettingsError: in use, or not ours."""
+    """Takes a listening address, before anything is started.
+
+    Raises: SettingsError: the address is in use, or is not this machine's.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -167,8 +173,12 @@ def make_server(
     on_started: Callable[[], object] | None = None,
     limits: Limits | None = None,
 ) -> GatewayServer:
-    """The server of an application; give its `serve` the sockets of `bind`. on_started: called when it listens."""
+    """Returns the server of an application; give its `serve` the sockets of `bind`.
+
+    on_started: called when it listens.
+    """
     head_timeout_s = (limits or Limits()).header_timeout_s
+    # uvicorn makes its protocols itself and takes no arguments for them, so the setting travels in a class.
     connection = type("Connection", (_ServerConnection,), {"head_timeout_s": head_timeout_s})
     config = uvicorn.Config(
         app,

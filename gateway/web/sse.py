@@ -1,10 +1,10 @@
 """One response on its way to the client: when it starts, that it ends, and whether anybody still reads it.
 
-`ClientReply` is the web's side of `gateway.run.sink.Sink`. It has to learn that the client left: what is sent
-to somebody who left is silently dropped. Our own server's connection tells it (gateway/web/server.py); under another
-server a task watches `receive`, which says `http.disconnect` also when a response is complete, and may send an empty
-`http.request` first, so it loops and knows whether we are done. (A task for each request is 4% of a plain request.)
-A client that does not read blocks `send` for ever; a timer ends that.
+`ClientReply` is the web's side of `gateway.run.sink.Sink`. ASGI drops silently what is sent to a client that left,
+so the reply has to learn of it in another way. The connection of our own server tells it (gateway/web/server.py).
+Under another server a task watches `receive`, which also says `http.disconnect` when a response is complete, and may
+say an empty `http.request` before that. (Such a task costs 4% of a plain request.)
+A client that does not read would block `send` for ever; a timer ends that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["ClientConnection", "ClientReply"]
 
 
 class ClientConnection(Protocol):
-    """A client's connection that tells when it is gone."""
+    """A client's connection, which tells when it is lost."""
 
     on_lost: Callable[[], object] | None
 
@@ -31,9 +31,9 @@ class ClientConnection(Protocol):
 
 
 class ClientReply:
-    """See gateway.run.sink.Sink. Use as `async with`: the watcher lives inside.
+    """The `Sink` of an ASGI request. Use it as `async with`, since its watcher lives inside the block.
 
-    The request's body must have been read, since the watcher takes what `receive` has to say.
+    The request's body must have been read before: the watcher takes all that `receive` still has to say.
     """
 
     __slots__ = (
@@ -118,12 +118,16 @@ class ClientReply:
             head, self._head = self._head, None
             await self._send(head)
         if not message["more_body"]:
-            self.ended = True  # before the send: uvicorn wakes the watcher from inside it
+            # Before the send, because uvicorn wakes the watcher from inside it: this end is not a client that left.
+            self.ended = True
         await self._send(message)
         self._blocked_since = None
 
     def _check_reading(self) -> None:
-        """One timer a reply, and not one a write: a write that blocks is found within twice the timeout."""
+        """Gives up a client that has not read for too long.
+
+        There is one timer for the reply, not one for each write, so a blocked write is found within twice the timeout.
+        """
         since = self._blocked_since
         if since is not None and self._loop.time() - since >= self._send_timeout_s:
             self._leave()
@@ -146,7 +150,7 @@ class ClientReply:
 
 
 class _WhileHere:
-    """The cancel scope of `while_here`, after the pattern of asyncio.Timeout."""
+    """The cancel scope of `while_here`, made like asyncio.Timeout: the client's leaving cancels the task inside."""
 
     __slots__ = ("_cancelled", "_cancelling", "_outer", "_reply", "_task")
 
@@ -175,5 +179,7 @@ class _WhileHere:
         self._reply._guard = self._outer
         if not self._cancelled:
             return
+        # If more cancellations are left than there were at the start, somebody else (the shutdown) asked as well, and
+        # its CancelledError has to go on. An error of the block's own goes on, too.
         if self._task.uncancel() <= self._cancelling and (kind is None or kind is asyncio.CancelledError):
             raise ClientGone from error

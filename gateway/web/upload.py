@@ -1,9 +1,9 @@
-"""A request's body handed on as it comes, within limits of size and of time.
+"""Hands a request's body on as it comes, within limits of size and of time.
 
-Of a form whose `model` says where it goes, what stands before that is kept until it is there: many clients send the
-file first, as OpenAI's own examples do.
+The `model` field of a form says where the form goes. What stands before that field is kept until it is there, since
+many clients send the file first, as OpenAI's own examples do.
 
-Only time spent waiting for the client counts: an upstream that takes its time is not the client's fault.
+Only the time spent waiting for the client counts: a slow upstream is not the client's fault.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from gateway.web.form import FieldSearch
 
 __all__ = ["UploadBody"]
 
-PIECE_BYTES = 256 * 1024  # chosen: what was kept goes on in such pieces, so that the loop is not held
+PIECE_BYTES = 256 * 1024  # chosen: what was kept goes on in such pieces, so that the loop is not blocked
 
 
 class UploadBody:
-    """error: why `pieces` ended early; whoever sent them upstream sees only that they did.
+    """A body on its way to the upstream.
 
-    size: the announced length, None for a chunked body. count: what has come so far.
+    size: the announced length, None for a chunked body. count: the bytes that have come so far.
+    error: the reason why `pieces` ended early; whoever sent them upstream sees only that they did.
     """
 
     def __init__(self, scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> None:
@@ -43,23 +44,23 @@ class UploadBody:
         self._span: tuple[int, int] | None = None
         self._ended = asyncio.Event()
 
-    async def look(self, search: FieldSearch, limit_bytes: int, room: ByteQuota) -> None:
-        """Read until the search is over, or has seen `limit_bytes`. room: for what is kept of it.
+    async def look(self, search: FieldSearch, limit_bytes: int, quota: ByteQuota) -> None:
+        """Reads until the search is over, or has seen `limit_bytes`. quota: for what is kept of the body.
 
         Raises: BodyTooLarge, BodyTimeout, Overloaded, ClientGone.
         """
         while not search.is_over and len(search.head) < limit_bytes and not self._ended.is_set():
             search.feed(await self._next())
-            room.grow(len(search.head))
+            quota.grow(len(search.head))
         self._head, self._span = bytes(search.head), search.span
 
     @property
     def found(self) -> str | None:
-        """The value that `look` has found."""
+        """The field's value, if `look` has found it."""
         return None if self._span is None else self._head[slice(*self._span)].decode("utf-8", "replace")
 
     def put(self, text: str) -> None:
-        """Another value in its place; without one nothing changes."""
+        """Puts another value in its place; where none was found nothing changes."""
         if self._span is None or text == self.found:
             return
         start, end = self._span
@@ -69,7 +70,7 @@ class UploadBody:
             self.size += len(value) - (end - start)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """All of it, once. Raises: BodyTooLarge, BodyTimeout, ClientGone."""
+        """Yields all of the body, once. Raises: BodyTooLarge, BodyTimeout, ClientGone."""
         head, self._head = self._head, b""
         for at in range(0, len(head), PIECE_BYTES):
             yield head[at : at + PIECE_BYTES]
@@ -79,7 +80,7 @@ class UploadBody:
                 yield piece
 
     async def after(self) -> Message:
-        """What `receive` says when the body is through: for who waits for the client to leave."""
+        """Returns what `receive` says behind the body; the reply waits there for the client to leave."""
         await self._ended.wait()
         return await self._receive()
 
@@ -105,7 +106,8 @@ class UploadBody:
             raise ClientGone
         piece: bytes = message.get("body", b"")
         self.count += len(piece)
-        # What comes quickly earns no right to a pause: nobody waits longer than the timeout.
+        # Bytes earn time at the slowest rate allowed, but never more than the timeout: who has sent quickly has not
+        # thereby bought a long pause.
         earned_s = len(piece) / SLOWEST_BYTES_PER_S - (loop.time() - begun)
         self._left_s = min(self._timeout_s, self._left_s + earned_s)
         if self.count > self._limit:

@@ -9,42 +9,19 @@ from typing import Any
 from gateway.core.turn.stream import Draft, Json
 from storage.value import frozen
 
-__all__ = ["Ledger", "add_usage"]
+__all__ = ["Ledger"]
 
 BILLED = "mnemogate_billed"  # field of `usage`, beside what the real API sends
-
-
-# The details that belong to the completion; the prompt's are those of the last round.
-COMPLETION = "completion_tokens"
-COMPLETION_DETAILS = "completion_tokens_details"
-
-
-def add_usage(earlier: Json, last: Json) -> Json:
-    """The usage of a reply made in several rounds: the last round's prompt, the completions of all.
-
-    Fields not known here are those of the last round.
-    """
-    total = {**last}
-    total[COMPLETION] = _int(earlier.get(COMPLETION)) + _int(last.get(COMPLETION))
-    before, after = earlier.get(COMPLETION_DETAILS), last.get(COMPLETION_DETAILS)
-    if isinstance(before, dict) and (isinstance(after, dict) or after is None):
-        details = {**before, **(after or {})}
-        for key, value in details.items():
-            old = before.get(key)
-            if after and key in after and isinstance(value, int) and isinstance(old, int):
-                details[key] = value + old
-        total[COMPLETION_DETAILS] = details
-    total["total_tokens"] = _int(last.get("prompt_tokens")) + total[COMPLETION]
-    return total
-
-
-def _int(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+DETAILS = "completion_tokens_details"
 
 
 @frozen
 class Ledger:
-    """The tokens of the rounds that are complete. usage: as the client would be told it now."""
+    """The tokens of the rounds that are complete.
+
+    usage: what the client would be told now; None: no round reported any. prompt, completion: of all rounds together,
+    the completion estimated where a round reported none.
+    """
 
     count: Callable[[str], int]
     usage: Json | None = None
@@ -53,25 +30,31 @@ class Ledger:
     rounds: int = 0
 
     def plus(self, draft: Draft) -> Ledger:
-        told = draft.usage
+        """Returns the ledger with one more round."""
+        usage = draft.usage
+        completion = self.count(draft.generated()) if usage is None else _int(usage, "completion_tokens")
         return replace(
             self,
-            usage=self.usage if told is None else self.merged(told),
-            prompt=self.prompt + _tokens(told, "prompt_tokens"),
-            completion=self.completion
-            + (self.count(draft.generated()) if told is None else _tokens(told, "completion_tokens")),
+            usage=self.usage if usage is None else self.merged(usage),
+            prompt=self.prompt + _int(usage, "prompt_tokens"),
+            completion=self.completion + completion,
             rounds=self.rounds + 1,
         )
 
     def merged(self, usage: Json) -> Json:
-        """The usage of one more round, as the client is told it."""
+        """Returns what the client is told if this is the last round's usage.
+
+        The client's conversation holds one reply, so it is told the last round's prompt and the completions of all.
+        What the hidden rounds cost besides stands in a field of its own. Unknown fields are those of the last round.
+        """
         if not self.rounds:
             return usage
-        prompt = _tokens(usage, "prompt_tokens")
-        completion = self.completion + _tokens(usage, "completion_tokens")
+        prompt = _int(usage, "prompt_tokens")
+        completion = self.completion + _int(usage, "completion_tokens")
         return {
-            **add_usage(self.usage or {}, usage),
-            "completion_tokens": completion,  # where one round did not tell, as it was counted
+            **usage,
+            **_added_details((self.usage or {}).get(DETAILS), usage.get(DETAILS)),
+            "completion_tokens": completion,
             "total_tokens": prompt + completion,
             BILLED: {
                 "prompt_tokens": self.prompt + prompt,
@@ -81,6 +64,19 @@ class Ledger:
         }
 
 
-def _tokens(usage: Json | None, key: str) -> int:
-    told = usage.get(key) if usage else None
-    return told if isinstance(told, int) else 0
+def _added_details(earlier: Any, last: Any) -> Json:
+    """Returns the details of the completions, added up; those of the prompt stay the last round's."""
+    if not isinstance(earlier, dict) or not (isinstance(last, dict) or last is None):
+        return {}
+    last = last or {}
+    added = {**earlier, **last}
+    for key, value in last.items():
+        before = earlier.get(key)
+        if isinstance(value, int) and isinstance(before, int):
+            added[key] = value + before
+    return {DETAILS: added}
+
+
+def _int(usage: Json | None, key: str) -> int:
+    value = usage.get(key) if usage else None
+    return value if isinstance(value, int) else 0

@@ -1,31 +1,28 @@
-"""What the machine has to know about a request before its turn begins."""
+"""The terms of a turn, known when its request is made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import field
 
+from gateway.core.prompt.note import estimate_tokens
 from storage.value import frozen
 
-__all__ = ["TurnSpec", "estimate_tokens"]
-
-
-def estimate_tokens(text: str) -> int:
-    """Four characters a token: good enough where the upstream does not say."""
-    return (len(text) + 3) // 4
+__all__ = ["TurnSpec"]
 
 
 @frozen
 class TurnSpec:
-    """What the machine has to know about a request. Whether the reply is a stream it sees from what the upstream sends.
+    """The terms that the machine keeps to. It learns from the upstream alone whether the reply is a stream.
 
     wants_usage: the client asked for the usage chunk of its stream (a whole reply has its usage anyway).
-    usage_added: we asked for that chunk; unless the client did, it is kept from it.
+    usage_added: the gateway asked for that chunk; unless the client did, it is kept from the client.
     ours: offered tool name -> canonical memory tool; empty: no call is looked at.
-    max_rounds: hidden rounds at most; then the model is told, and called a last time.
+    max_rounds: hidden rounds at most; then the model is told so, and called a last time.
     budget_tokens: completion tokens the client allows for the whole reply; None: not limited.
     hold_end: the end of the reply waits for `Saved`.
     choices: the request's `n`.
+    count: estimates the tokens of a text, where the upstream reports no usage.
     """
 
     wants_usage: bool = False

@@ -8,7 +8,6 @@ import orjson
 import pytest
 
 from adapters.types import Event
-from gateway.core.turn.ledger import add_usage
 from gateway.core.turn.stream import (
     CallOwner,
     Draft,
@@ -168,40 +167,6 @@ def test_a_later_call_waits_for_one_whose_name_is_not_known() -> None:
 )
 def test_a_delta_that_says_nothing(delta: dict[str, Any], nothing: bool) -> None:
     assert says_nothing(delta) is nothing
-
-
-class TestUsage:
-    def test_the_last_prompt_and_all_completions(self) -> None:
-        first = {
-            "prompt_tokens": 10,
-            "completion_tokens": 2,
-            "total_tokens": 12,
-            "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 1},
-        }
-        last = {
-            "prompt_tokens": 30,
-            "completion_tokens": 5,
-            "total_tokens": 35,
-            "prompt_tokens_details": {"cached_tokens": 9},
-            "completion_tokens_details": {"reasoning_tokens": 2, "x": "y"},
-            "x": 1,
-        }
-        assert add_usage(first, last) == {
-            "prompt_tokens": 30,
-            "completion_tokens": 7,
-            "total_tokens": 37,
-            "prompt_tokens_details": {"cached_tokens": 9},
-            "completion_tokens_details": {"reasoning_tokens": 3, "x": "y"},
-            "x": 1,
-        }
-        assert first["completion_tokens"] == 2
-
-    def test_details_of_one_round_alone_stay(self) -> None:
-        first = {"completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 1}}
-        assert add_usage(first, {"completion_tokens": 3})["completion_tokens_details"] == {
-            "reasoning_tokens": 1
-        }
 
 
 def test_a_whole_reply_is_a_chunk_and_stays_what_it_was() -> None:

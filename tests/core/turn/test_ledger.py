@@ -1,0 +1,62 @@
+"""The usage of a reply that several rounds made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.core.turn.ledger import Ledger
+from gateway.core.turn.stream import Draft
+
+
+def after(usage: dict[str, Any] | None, text: str = "") -> Ledger:
+    """The ledger of one complete round."""
+    draft = Draft()
+    draft.add({"content": text})
+    draft.usage = usage
+    return Ledger(len).plus(draft)
+
+
+def test_the_last_prompt_and_all_completions() -> None:
+    first = {
+        "prompt_tokens": 10,
+        "completion_tokens": 2,
+        "total_tokens": 12,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+    last = {
+        "prompt_tokens": 30,
+        "completion_tokens": 5,
+        "total_tokens": 35,
+        "prompt_tokens_details": {"cached_tokens": 9},
+        "completion_tokens_details": {"reasoning_tokens": 2, "x": "y"},
+        "x": 1,
+    }
+    assert after(first).merged(last) == {
+        "prompt_tokens": 30,
+        "completion_tokens": 7,
+        "total_tokens": 37,
+        "prompt_tokens_details": {"cached_tokens": 9},
+        "completion_tokens_details": {"reasoning_tokens": 3, "x": "y"},
+        "x": 1,
+        "mnemogate_billed": {"prompt_tokens": 40, "completion_tokens": 7, "rounds": 2},
+    }
+    assert first["completion_tokens"] == 2
+
+
+def test_details_of_one_round_alone_stay() -> None:
+    first = {"completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 1}}
+    assert after(first).merged({"completion_tokens": 3})["completion_tokens_details"] == {
+        "reasoning_tokens": 1
+    }
+
+
+def test_the_only_round_is_told_as_the_upstream_told_it() -> None:
+    usage = {"prompt_tokens": 3, "total_tokens": "odd"}
+    assert Ledger(len).merged(usage) is usage
+
+
+def test_a_round_without_usage_is_estimated() -> None:
+    ledger = after(None, "hello")
+    assert (ledger.usage, ledger.completion) == (None, 5)
+    assert ledger.merged({"prompt_tokens": 1, "completion_tokens": 2})["completion_tokens"] == 7
