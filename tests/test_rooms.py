@@ -57,6 +57,11 @@ FLOORS: dict[str, list[set[str]]] = {
         {"directory", "upstream"},
         {"memory", "admin", "receipt", "sink", "pending"},
     ],
+    "gateway.web": [
+        {"server", "chat", "forwarding", "admin", "models"},
+        {"middleware", "upload"},
+        {"auth", "sse", "body", "form", "model_field", "health", "httptools_shim"},
+    ],
     "storage": [
         {"open"},
         {"sql", "sqlite"},

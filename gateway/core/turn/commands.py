@@ -1,4 +1,4 @@
-"""What the machine commands, and the outcome of a turn that it has saved."""
+"""The commands that the machine gives to its shell, and the outcome of a turn that it has saved."""
 
 from __future__ import annotations
 
@@ -26,18 +26,22 @@ __all__ = [
 
 @frozen
 class SendHead:
+    """Send status and headers; they leave with the first bytes of the body."""
+
     status: int
     headers: tuple[Header, ...]
 
 
 @frozen
 class SendBody:
+    """Send bytes of the body."""
+
     data: bytes
 
 
 @frozen
 class Refuse:
-    """Answer with an error of ours; nothing has been sent."""
+    """Answer with an error of the gateway's; nothing has been sent."""
 
     error: GatewayError
 
@@ -46,8 +50,9 @@ class Refuse:
 class CallModel:
     """Call the model again.
 
-    messages: what follows the first request's messages: all hidden rounds so far.
-    budget_tokens: what is left of the client's budget. tools_final: with the same tools, but `tool_choice: none`.
+    messages: of all hidden rounds so far; they follow the messages of the first request.
+    budget_tokens: the rest of the client's budget; None: not limited.
+    tools_final: the limit of rounds is reached: send the same tools, but `tool_choice: none`.
     """
 
     messages: tuple[Json, ...]
@@ -71,12 +76,14 @@ class CloseUpstream:
 
 @frozen
 class Save:
+    """Write the turn down, then feed `Saved`."""
+
     outcome: TurnOutcome
 
 
 @frozen
 class Finish:
-    pass
+    """End the reply to the client; nothing follows."""
 
 
 Command = SendHead | SendBody | Refuse | CallModel | RunTool | CloseUpstream | Save | Finish
@@ -85,18 +92,18 @@ Command = SendHead | SendBody | Refuse | CallModel | RunTool | CloseUpstream | S
 class End(StrEnum):
     FINISHED = "finished"
     CANCELLED = "cancelled"
-    FAILED = "failed"  # an error of the upstream's, whatever of the reply had been sent: as if never said
+    FAILED = "failed"  # by an error; whatever of the reply was sent counts as never said
 
 
 @frozen
 class TurnOutcome:
-    """What became of a turn.
+    """The outcome of a turn.
 
-    full: the reply's messages as the upstream saw or said them, hidden rounds included. It ends with tool results
-        of ours where the round was mixed, or where nothing of the budget was left to go on with.
-    said: the one assistant message that the client has; of an unfinished turn what had been generated.
-    finish_reason: as told to the client. usage: as told to the client, or as it would have been.
-    rounds: replies of the model that began. hidden: whether `full` holds calls that the client never saw.
+    full: the reply's messages as the upstream saw or said them, hidden rounds included. It ends with results of our
+        tools where the last round was mixed, or where the budget was used up.
+    said: the one assistant message that the client has; of an unfinished turn the text generated so far.
+    finish_reason, usage: those that the client is told, or would have been.
+    rounds: replies of the model that began. hidden: `full` holds results of our tools, which the client never saw.
     """
 
     state: End

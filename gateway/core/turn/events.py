@@ -1,4 +1,4 @@
-"""What the machine is told: the events of one turn, in the order in which they happen."""
+"""The events of one turn that the machine is fed, in the order in which they happen."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ __all__ = [
 
 @frozen
 class ReplyStarted:
+    """Status and headers of the upstream's reply are there."""
+
     status: int
     headers: tuple[Header, ...] = ()
 
 
 @frozen
 class Received:
-    """Events of a streamed reply, all that one read brought."""
+    """Events of a streamed reply: all that one read brought."""
 
     events: list[Event]
 
 
 @frozen
 class ReceivedWhole:
-    """The whole body of a reply that is not a stream; its end as well."""
+    """The body of a reply that is no stream has come, all of it."""
 
     body: bytes
 
@@ -53,7 +55,7 @@ class ReplyFailed:
 
 @frozen
 class ToolFinished:
-    """content: the tool's result, or what went wrong, as the model shall read it."""
+    """A tool of ours has run. content: its result, or its failure, in the words that the model is to read."""
 
     call_id: str
     content: str
@@ -61,14 +63,14 @@ class ToolFinished:
 
 @frozen
 class Saved:
-    """durable: committed; False: released without (too slow, or the store is down)."""
+    """The end may leave. durable: the turn is committed; False: the store is too slow or down."""
 
     durable: bool = True
 
 
 @frozen
 class ClientLeft:
-    pass
+    """The client is gone, or the process is about to end."""
 
 
 TurnEvent = (

@@ -90,7 +90,7 @@ class _State(Enum):
 
 
 class _ReplyForm(Enum):
-    """How the client is answered; the first reply that is used decides."""
+    """The form in which the client is answered. The upstream's first reply decides, unless it is a hidden body."""
 
     EVENTS = "events"
     BODY = "body"
@@ -500,13 +500,13 @@ class Turn:
 
 
 def _ids(messages: Iterable[Json]) -> set[str]:
-    """Of the calls in messages, as far as they have any."""
+    """Returns the ids of the calls in messages, as far as they have any."""
     found = [call.get("id") for message in messages for call in message.get("tool_calls") or []]
     return {id for id in found if isinstance(id, str) and id}
 
 
 def _renamed(message: Json, names: Mapping[str, str]) -> Json:
-    """A message of ours with calls, or with the result of one. names: old -> new."""
+    """Returns a message of a hidden round with other call ids. names: old -> new."""
     if message.get("tool_calls"):
         calls = [{**call, "id": names.get(call["id"], call["id"])} for call in message["tool_calls"]]
         return {**message, "tool_calls": calls}

@@ -1,8 +1,7 @@
-"""Provider deltas in, whole messages out: what one reply says, piece by piece.
+"""Reads one reply of a model, piece by piece: deltas go in, a whole message comes out.
 
-Knows the shape of a chat completion (chunks and whole bodies) and nothing of turns: which calls are ours is
-told by a set of names. A whole reply is read as a stream of one delta. Pure; the bytes that a client gets
-unchanged never pass through here.
+It knows the shape of a chat completion (chunks and whole bodies) and nothing of turns; a set of names says which
+calls are ours. A whole reply is read as a stream of one delta. The bytes for the client never pass through here.
 """
 
 from __future__ import annotations
@@ -38,7 +37,11 @@ NAMING = frozenset(
 )
 
 
-FUNCTION = (None, "", "function")  # what a call's `type` says of a function, or is before it says anything
+FUNCTION = (
+    None,
+    "",
+    "function",
+)  # the `type` of a call to a function, or of one that has not named its type yet
 
 
 class CallOwner(Enum):
@@ -48,7 +51,11 @@ class CallOwner(Enum):
 
 
 class ToolCall:
-    """One tool call as it grows. index: the upstream's; pieces: how many came; sent: the client has its beginning."""
+    """One tool call as it grows.
+
+    index: the upstream's. fields, function: all fields but those named here. pieces: how many have come.
+    sent: the client has its beginning.
+    """
 
     __slots__ = ("arguments", "fields", "function", "index", "name", "owner", "pieces", "sent")
 
@@ -86,7 +93,8 @@ class ToolCall:
     def _add_function(self, function: Json, is_header_again: bool) -> None:
         for key, value in function.items():
             if key == "name":
-                # Names come whole, in pieces, or whole again with every piece (then the id comes again, too).
+                # Most upstreams send the name whole, some in pieces, some whole with every piece. Of the last kind the
+                # id comes again, too, and tells it from a name that goes on with the same letters.
                 if isinstance(value, str) and not (is_header_again and value == self.name):
                     self.name += value
             elif key == "arguments":
@@ -98,7 +106,7 @@ class ToolCall:
                 _merge_field(self.function, key, value)
 
     def built(self) -> Json:
-        """The call as a message carries it (no `index`, which belongs to streams)."""
+        """Returns the call as a message carries it (without `index`, which belongs to streams)."""
         call: Json = {"type": "function", **self.fields}
         if call["type"] is None:
             call["type"] = "function"
@@ -108,7 +116,7 @@ class ToolCall:
 
 
 class Draft:
-    """One round's assistant message in the making (choice 0)."""
+    """The assistant message of one round in the making (choice 0)."""
 
     __slots__ = ("_fields", "_texts", "calls", "finish_reason", "usage")
 
@@ -120,13 +128,14 @@ class Draft:
         self.usage: Json | None = None
 
     def add(self, delta: Json) -> None:
-        """Everything of a delta but its tool calls."""
+        """Adds everything of a delta but its tool calls."""
         for key, value in delta.items():
             if type(value) is str and key not in NAMING:
                 texts = self._texts.get(key)
                 if texts is None:
                     self._texts[key] = [value]
-                    self._fields.setdefault(key, None)  # keeps the fields in the order in which they came
+                    # Texts are joined once, at the end. The entry keeps the fields in the order in which they came.
+                    self._fields.setdefault(key, None)
                 else:
                     texts.append(value)
             elif key != "tool_calls":
@@ -136,7 +145,7 @@ class Draft:
                     _merge_field(self._fields, key, value)
 
     def call_for(self, entry: Json) -> ToolCall:
-        """The call that a piece continues, or a new one; the piece is added to it."""
+        """Adds a piece to the call that it continues, or to a new one, and returns the call."""
         index, id_ = entry.get("index"), entry.get("id")
         function = entry.get("function")
         name = function.get("name") if isinstance(function, dict) else None
@@ -146,9 +155,11 @@ class Draft:
                 found = call
                 break
         if found is not None and id_ and found.id and id_ != found.id and (name or index is None):
-            found = None  # parallel calls under one index, or without any: another id with another name
+            # Some upstreams send parallel calls under one index, or without any. Under one index another id is not
+            # enough to tell a new call from a piece whose id was made anew; a name that comes with it is.
+            found = None
         elif found is not None and index is None and not id_ and name and found.name and found.arguments:
-            found = None  # neither index nor id: a name after arguments begins the next call
+            found = None  # there is neither index nor id: a name after arguments begins the next call
         if found is None:
             found = ToolCall(index)
             self.calls.append(found)
@@ -156,16 +167,18 @@ class Draft:
         return found
 
     def take_calls(self, entries: list[Any], ours: Collection[str], is_over: bool) -> list[Json] | None:
-        """Add pieces of tool calls. Returns: the pieces for the client now; None: just as they came.
+        """Adds pieces of tool calls. Returns the pieces that the client gets now; None: the very pieces that came.
 
-        is_over: no name will be continued. A call of theirs waits until the calls before it are known, so that
-        its index does not depend on how the bytes were cut.
+        ours: names of the tools that run here; their calls are kept from the client. is_over: no name will go on.
+        A call of the client's waits until the owners of all calls before it are known, so that the index under which
+        the client gets it does not depend on how the bytes were cut.
         """
         touched: list[tuple[ToolCall, Json]] = []
         for entry in entries:
             if isinstance(entry, dict):
                 call = self.call_for(entry)
                 touched.append((call, entry))
+                # Arguments come after the name, so the first of them tells that the name has ended.
                 if call.owner is CallOwner.UNKNOWN and ours:
                     function = entry.get("function")
                     has_arguments = isinstance(function, dict) and bool(function.get("arguments"))
@@ -176,6 +189,8 @@ class Draft:
             for call in self.calls:
                 if call.owner is CallOwner.UNKNOWN:
                     call.owner = decide_owner(call, ours, True)
+        # `place` is the call's index for the client: calls of ours leave no gap in its numbers. `unchanged` counts the
+        # pieces that go out as they are; if all do, the event goes out in its own bytes.
         shown: list[Json] = []
         unchanged = 0
         place = 0
@@ -185,7 +200,8 @@ class Draft:
             if call.owner is CallOwner.OURS:
                 continue
             pieces = [entry for other, entry in touched if other is call]
-            if not call.sent and call.pieces != len(pieces):  # earlier ones were kept back: all in one
+            if not call.sent and call.pieces != len(pieces):
+                # Earlier pieces were kept back while the owner was unknown: all of them go as one.
                 index = place if place != position or call.index is None else call.index
                 shown.append({"index": index, **call.built()})
             elif place != position:
@@ -198,7 +214,7 @@ class Draft:
         return None if unchanged == len(entries) == len(shown) else shown
 
     def generated(self) -> str:
-        """All that the model wrote, calls included; what an estimate of its tokens goes by."""
+        """Returns all that the model wrote, calls included, for an estimate of its tokens."""
         parts = [piece for texts in self._texts.values() for piece in texts]
         for call in self.calls:
             parts.append(call.name)
@@ -206,7 +222,7 @@ class Draft:
         return "".join(parts)
 
     def message(self, calls: Iterable[ToolCall] = ()) -> Json:
-        """The assistant message with these calls, as the real API takes it back."""
+        """Returns the assistant message with these calls, in the form in which OpenAI's API takes it back."""
         built: Json = {"role": "assistant"}
         for key, value in self._fields.items():
             built[key] = _continue(value, "".join(self._texts[key])) if key in self._texts else value
@@ -221,9 +237,9 @@ class Draft:
 
 
 def join_messages(messages: Iterable[Json]) -> Json:
-    """One assistant message that says what several said one after the other.
+    """Returns one assistant message that says what several said one after the other.
 
-    messages: oldest first; text goes on behind a gap, tool calls are listed, other fields merged.
+    messages: oldest first. Text goes on behind a gap, tool calls are listed one after the other, other fields merged.
     """
     joined: Json = {}
     calls: list[Json] = []
@@ -244,7 +260,7 @@ def join_messages(messages: Iterable[Json]) -> Json:
 
 
 def _continue(content: Any, more: Any, between: str = "") -> Any:
-    """Content followed by more of it; either may be text or a list of parts."""
+    """Returns content followed by more of it; either may be text or a list of parts."""
     if not content or not more:
         return _copy(content or more)
     if isinstance(content, str) and isinstance(more, str):
@@ -257,11 +273,11 @@ def _parts(content: Any) -> list[Any]:
 
 
 def decide_owner(call: ToolCall, ours: Collection[str], is_complete: bool) -> CallOwner:
-    """Whose call it is, as early as its name allows.
+    """Decides whose call it is, as early as its name allows.
 
-    A name may come in pieces: while it is the beginning of one of ours, only what follows it tells that it
-    has ended. is_complete: arguments came after the name, or the reply is over. Ours are functions: what says
-    that it is something else (OpenAI's `custom` tools) is theirs, wherever its name stands.
+    is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
+    one that is the beginning of one of ours is undecided until then. Ours are functions: a call that says that it
+    is something else (OpenAI's `custom` tools) is theirs, wherever its name stands.
     """
     if call.fields.get("type") not in FUNCTION:
         return CallOwner.THEIRS
@@ -289,7 +305,7 @@ def _merge_field(into: Json, key: str, value: Any) -> None:
 
 
 def _merge_list(old: list[Any], new: list[Any]) -> None:
-    """Items with the same `index` and `type` are pieces of one (reasoning details); others are appended."""
+    """Merges items with the same `index` and `type`, pieces of one (reasoning details), and appends others."""
     for item in new:
         if isinstance(item, dict) and isinstance(item.get("index"), int):
             for known in old:
@@ -308,12 +324,12 @@ def _merge_list(old: list[Any], new: list[Any]) -> None:
 
 
 def _copy(value: Any) -> Any:
-    """Of JSON. Not function by function: orjson reads 1,024 levels, more than Python calls itself."""
+    """Copies JSON. Not by recursion, because orjson reads 1,024 levels, more than Python's own calls may nest."""
     return marshal.loads(marshal.dumps(value)) if isinstance(value, dict | list) else value
 
 
 def chunk_of(body: Json) -> Json:
-    """A whole reply as the one chunk of a stream; shares what it does not change."""
+    """Returns a whole reply as the one chunk of a stream; what it does not change is shared with the reply."""
     choices = []
     for choice in body.get("choices") or []:
         if not isinstance(choice, dict):
@@ -331,10 +347,10 @@ def chunk_of(body: Json) -> Json:
 
 
 def is_event_stream(status: int, headers: Iterable[tuple[str, str]]) -> bool:
-    """Whether a reply is to be read as server-sent events (else: as one body)."""
+    """Says whether a reply is to be read as server-sent events (else as one body)."""
     return 200 <= status < 300 and announces_events(headers)
 
 
 def says_nothing(delta: Mapping[str, Any]) -> bool:
-    """Whether a delta says nothing to its reader (a role alone says nothing)."""
+    """Says whether a delta tells its reader nothing; a role alone tells nothing."""
     return not any(value for key, value in delta.items() if key != "role")

@@ -1,4 +1,4 @@
-"""Reads the errors that upstreams report, in their several forms, into OpenAI's error object."""
+"""Reads the errors that upstreams report, each in its own form, into OpenAI's error object."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.core.turn.stream import Json
 
 __all__ = ["error_body", "error_in", "refusal_in"]
 
-# Of OpenAI's codes and types, Anthropic's types, and the names of HTTP that vLLM gives.
+# Status by OpenAI's codes and types, by Anthropic's types, and by the names of HTTP errors that vLLM gives.
 _STATUSES: Final = {
     "invalid_request_error": 400,
     "badrequesterror": 400,
@@ -32,7 +32,7 @@ _STATUSES: Final = {
 
 
 def error_in(chunk: Json, name: str | None = None) -> Json | None:
-    """The error that a chunk or a body is, in OpenAI's shape; None if it is none.
+    """Returns the error that a chunk or a body is, in OpenAI's form; None if it is none.
 
     Known forms: {"error": {...}}, {"error": "text"}, {"object": "error", "message": ...}, and anything under
     `event: error`.
@@ -45,21 +45,22 @@ def error_in(chunk: Json, name: str | None = None) -> Json | None:
     if isinstance(error, dict):
         shaped = {"message": "", "type": "upstream_error", "param": None, "code": None, **error}
         message = shaped["message"]
-        if not isinstance(message, str) or not message:  # Mistral's may be an object
+        if not isinstance(message, str) or not message:  # Mistral's message may be an object
             shaped["message"] = (
                 orjson.dumps(message).decode() if message else "The upstream reported an error"
             )
     else:
-        code = chunk.get("code")  # xAI's stands beside it
+        code = chunk.get("code")  # xAI puts it beside the text
         shaped = {"message": str(error), "type": "upstream_error", "param": None, "code": code}
     return {"error": shaped}
 
 
 def refusal_in(first: Event) -> tuple[int, bytes] | None:
-    """Status and body of the error with which a stream begins; None: it begins with something else.
+    """Returns status and body of the error with which a stream begins; None: it begins with something else.
 
-    Some send it with a 200: Anthropic when it is overloaded, OpenRouter for the upstream it chose, vLLM.
+    Some upstreams send an error with a 200: Anthropic when overloaded, OpenRouter for the upstream it chose, vLLM.
     """
+    # Nearly every stream begins with a chunk that has no such word, and is not parsed for it.
     if first.data is None or (b"error" not in first.data and first.name != "error"):
         return None
     try:
@@ -71,7 +72,7 @@ def refusal_in(first: Event) -> tuple[int, bytes] | None:
 
 
 def _status_of(error: Json) -> int:
-    """What an error says it is, by number or by name."""
+    """Returns the HTTP status that an error claims, by number or by name."""
     for said in (error.get("code"), error.get("status"), error.get("type")):
         number = int(said) if isinstance(said, str) and len(said) == 3 and said.isdecimal() else said
         if isinstance(number, int) and 400 <= number < 600:
@@ -82,7 +83,7 @@ def _status_of(error: Json) -> int:
 
 
 def error_body(status: int, body: bytes) -> Json:
-    """What is told of an upstream's error reply where its status can no longer be sent."""
+    """Returns the error to report for an upstream's reply whose status can no longer be sent."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -1,6 +1,6 @@
 """Reads a chat completion request, once, at the edge.
 
-Checked is what our own code acts on or walks; the rest is the upstream's to judge, and passes as it is: unknown
+It checks what our own code acts on or walks. The rest is the upstream's to judge, and passes as it is: unknown
 fields, unknown kinds of content, broken tool calls. Errors name the field as OpenAI's do.
 (platform.openai.com/docs/api-reference/chat/create)
 """
@@ -21,8 +21,8 @@ MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs a
 
 ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 
-# A repeated key is refused where we act on it: the upstream's parser might take the other one, and so answer
-# for another user or model than the one we looked up.
+# A repeated key is refused where the gateway acts on it: the upstream's parser might take the other one, and so answer
+# for another user or model than the one that was looked up here.
 _ACTED_ON = frozenset(
     (
         "call",
@@ -51,11 +51,11 @@ _ACTED_ON = frozenset(
 
 
 def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
-    """Raises: BadRequest."""
+    """Reads a request's body. Raises: BadRequest."""
     try:
         json = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        # Of orjson's text only what and where; it does not quote the body.
+        # The message says what is wrong and where; it never quotes the body.
         raise BadRequest(
             f"We could not parse the JSON body of your request: {error.msg} at line {error.lineno}, "
             f"column {error.colno}."
@@ -97,7 +97,7 @@ _LARGE = 256 * 1024  # from here on one scan is cheaper than looking for each ke
 
 
 def _may_repeat_a_key(body: bytes, json: dict[str, Any]) -> bool:
-    """Cheap, and never False where a key we act on is there twice (in an escaped spelling too)."""
+    """Says cheaply whether a key that we act on may be there twice; never False where it is, even if it is escaped."""
     if len(body) > _LARGE or b"\\u" in body:
         return True
     return any(body.count(_QUOTED[key]) > 1 for key in json if key in _QUOTED)
@@ -187,7 +187,11 @@ def _tools(json: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _tool_names(tools: list[dict[str, Any]]) -> list[str]:
-    """`{"type": "function", "function": {"name"}}`, custom tools alike; a legacy function has its name itself."""
+    """Returns the names of tools that have any.
+
+    A function is `{"type": "function", "function": {"name"}}`, a custom tool alike; a legacy function bears its name
+    itself.
+    """
     names = []
     for tool in tools:
         kind = tool.get("type", "function")

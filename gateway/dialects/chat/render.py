@@ -1,4 +1,4 @@
-"""A chat completion as the client gets it: the upstream's own bytes, wherever they say what the client is to read.
+"""Renders a chat completion for its client, in the upstream's own bytes wherever they say what the client is to read.
 
 The client sees one reply whatever number of rounds made it: one id, one role, one usage, no trace of hidden rounds.
 (platform.openai.com/docs/api-reference/chat/streaming)
