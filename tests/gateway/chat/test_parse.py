@@ -140,7 +140,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("fields", "param"), BAD)
 def test_a_wrong_field_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     error = refused(orjson.dumps({"model": "m", "messages": [USER], **fields}))
-    assert (error.status, error.param, error.type) == (400, param, "invalid_request_error")
+    assert (error.status, error.param, error.kind) == (400, param, "invalid_request_error")
 
 
 @pytest.mark.parametrize("key", ["model", "messages"])
