@@ -472,7 +472,7 @@ class World:
         return [
             text
             for e in tree
-            if e.standing and tree.is_confirmed(e, self.now, IDLE_S)
+            if e.standing and (tree.is_carried(e) or self.now - (e.ended or self.now) > IDLE_S)
             for text in self._shown(tree, e)
         ]
 

@@ -1,8 +1,9 @@
-"""The canonical form of a message: what stays the same however a client stores and resends it.
+"""The canonical form of a message, which stays the same however a client stores and resends it.
 
 A list is flattened into atoms, keyed hashes of 12 bytes: one for a user or tool message, one for an assistant's
 text, one for each of its calls. White space, ids, the split into messages, the dump of arguments, reasoning and
-unknown fields make no difference; the words, the kinds of media and a speaker's `name` do. System messages have none.
+unknown fields make no difference; the words, the kinds of media and a speaker's `name` do. System messages have no
+atoms.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def is_system(message: Mapping[str, Any]) -> bool:
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """The text of a message, of whatever form its content is; other kinds of parts have none."""
+    """Returns the text of a message, whatever the form of its content; parts of other kinds have none."""
     content = message.get("content")
     if isinstance(content, str):
         return content
@@ -75,7 +76,7 @@ def media_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def calls_of(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """(name, arguments) of each call, the older `function_call` included; broken ones as far as they can be read."""
+    """Returns (name, arguments) of each call, the older `function_call` included; broken ones as far as possible."""
     found: list[tuple[str, Any]] = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else []:
@@ -93,7 +94,7 @@ def call_id(call: object) -> str:
 
 
 def squash(text: str) -> str:
-    """Without white space: `"".join(text.split())` in a fifth of its time, since it is done to all that is resent."""
+    """Removes white space, as `"".join(text.split())` does, in a fifth of its time: all that is resent is squashed."""
     data = text.encode("utf-8", "surrogatepass").translate(None, _SPACE)
     if not text.isascii():
         for space in _WIDE_SPACES:
@@ -103,7 +104,7 @@ def squash(text: str) -> str:
 
 
 def rest_after(text: str, said: str) -> str | None:
-    """What of a text follows that, white space aside; None: it does not begin with it."""
+    """Returns the rest of a text that begins with `said`, white space aside; None where it does not."""
     if text.startswith(said):
         return text[len(said) :]
     at = 0
@@ -121,40 +122,43 @@ def words(text: str) -> list[str]:
 
 
 def grows(new: str, old: str) -> bool:
-    """A transcript that went on: every word of the old but its last is there, and that is there or was completed."""
+    """Returns whether a transcript went on: it has all words of the old one, of which the last may be completed."""
     a, b = words(new), words(old)
     if not b or len(a) < len(b) or a[: len(b) - 1] != b[:-1]:
         return False
+    # A word that stands alone is no evidence when it is completed: "I" begins half of all sentences.
     return a[len(b) - 1] == b[-1] or (len(b) > 1 and a[len(b) - 1].startswith(b[-1]))
 
 
 def letters(text: str) -> str:
-    """Its words without what is between them."""
+    """Returns the words of a text without what is between them."""
     return "".join(words(text))
 
 
 def begins(a: str, b: str) -> bool:
-    """The letters of what was spoken are the beginning of a reply's: enough of them, or all."""
+    """Returns whether the letters spoken, `a`, are the beginning of a reply's, `b`: four at least, or all."""
     return bool(a) and (a == b or (len(a) >= 4 and b.startswith(a)))
 
 
 def without_remark(text: str) -> str:
-    """What was spoken of a reply, without a bracketed remark at its end.
+    """Returns what was spoken of a reply, without a bracketed remark at its end.
 
-    One expression for it would try each bracket to the end of the text.
+    A regular expression for this would try each bracket to the end of the text, so it is searched from the end.
     """
+    # Between the last word and the end of the text there has to be a closing bracket.
     found = _NO_WORD.match(text[::-1])
     end = len(text) - (found.end() if found else 0)
     if not any(char in text[end:] for char in _CLOSING):
         return text
     closed = max(text.rfind(char, 0, end) for char in _CLOSING)
+    # An asterisk closes what an asterisk opened: a text between two of them holds no other.
     begin = closed if text[closed : closed + 1] == "*" else closed + 1
     opened = [at for char in _OPENING if (at := text.find(char, begin, end)) >= 0]
     return text[: min(opened, default=end)]
 
 
 def visible(full: Sequence[WireMessage], ours: Container[str] = ()) -> WireMessage:
-    """What the client sees of a reply's messages: the text as it was streamed, and the calls that are its own.
+    """Returns what the client sees of a reply's messages: the text as it was streamed, and its own calls.
 
     ours: ids of the calls that the gateway ran itself.
     """
@@ -165,7 +169,7 @@ def visible(full: Sequence[WireMessage], ours: Container[str] = ()) -> WireMessa
 
 
 def in_a_row(texts: Iterable[str]) -> str:
-    """What several messages say, as one."""
+    """Joins the texts of several messages into one."""
     said = ""
     for text in texts:
         said += gap(said, text) + text
@@ -173,7 +177,7 @@ def in_a_row(texts: Iterable[str]) -> str:
 
 
 def gap(before: object, after: object) -> str:
-    """What stands between two messages' texts in one: they end and begin as messages do ("Let me see." "It rains.")."""
+    """Returns what separates two messages' texts when they are joined, such as "Let me see." and "It rains."."""
     if isinstance(before, str) and isinstance(after, str) and before and after:
         return "" if before[-1].isspace() or after[0].isspace() else " "
     return ""
@@ -184,7 +188,7 @@ def is_user(atoms: tuple[Atom, ...]) -> bool:
 
 
 class Canon:
-    """Hashes under one agent's secret: nothing can be tried against them once the secret is gone."""
+    """Hashes messages under one agent's secret. Once the secret is gone, no text can be tried against the hashes."""
 
     __slots__ = ("secret",)
 
@@ -217,7 +221,7 @@ class Canon:
         return (self._atom(b"u", name if isinstance(name, str) else "", text, kinds),)
 
     def media(self, message: Mapping[str, Any]) -> bytes:
-        """Digest of a message's images and sounds; b"" where it has none."""
+        """Returns the digest of a message's images and sounds; b"" where it has none."""
         found = media_of(message)
         if not found:
             return b""
@@ -227,15 +231,16 @@ class Canon:
         return digest.digest()
 
     def reply_key(self, reply: Sequence[Atom]) -> bytes | None:
-        """Under which a reply is looked up: its text, or, where it has none, its calls."""
+        """Returns the key under which a reply is looked up: of its text, or, where it has none, of its calls."""
         texts = [a for a in reply if a[:1] == b"a"]
         return texts[0] if texts else self.digest(b"".join(reply)) if reply else None
 
     @staticmethod
     def path(atoms: Iterable[Atom], start: bytes = b"") -> bytes:
-        """Hash of a path: of its last atom and the hash of what comes before it, so that a longer one goes on from it.
+        """Returns the hash of a path, made of its last atom and the hash of what comes before.
 
-        start: of what comes before these atoms. An atom has a secret in it already, so this needs none.
+        So the hash of a longer path goes on from that of a shorter one. start: the hash of what comes before these
+        atoms. An atom has the secret in it already, so this needs none.
         """
         for atom in atoms:
             start = hashlib.blake2b(start + atom, digest_size=16).digest()
@@ -247,17 +252,16 @@ def _canonical_arguments(arguments: object) -> str:
         return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()
     try:
         return orjson.dumps(orjson.loads(arguments), option=orjson.OPT_SORT_KEYS).decode()
-    except (
-        orjson.JSONDecodeError,
-        orjson.JSONEncodeError,
-    ):  # what is deeper than 254 is read and not written
+    # What is nested deeper than 254 levels is read by orjson, and not written.
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return squash(arguments)
 
 
 class Listing:
     """The client's list, system messages aside, with its atoms.
 
-    messages: the client's, in order; places: their indices in the request's own list.
+    messages: the client's, in order. places: their indices in the request's own list. atoms: of each message. said:
+    how many messages there are up to the last assistant message; what follows is new.
     """
 
     __slots__ = ("_ends", "_media", "_paths", "atoms", "canon", "messages", "places", "said")
@@ -270,35 +274,31 @@ class Listing:
         self._media: dict[int, bytes] = {}
         self._paths = [b""]
         self._ends: list[int] = []
-        self.said = next(
-            (
-                i + 1
-                for i in range(len(self.messages) - 1, -1, -1)
-                if self.messages[i].get("role") == "assistant"
-            ),
-            0,
-        )  # how many messages there are up to the last assistant message
+        replies = (i for i in reversed(range(len(self.messages))) if self.role(i) == "assistant")
+        self.said = next(replies, -1) + 1
 
     def __len__(self) -> int:
         return len(self.messages)
 
     def media(self, i: int) -> bytes:
+        # Hashed when asked for: a picture may have megabytes, and most messages of a list are never compared by it.
         if i not in self._media:
             self._media[i] = self.canon.media(self.messages[i])
         return self._media[i]
 
     def flat(self, end: int) -> list[Atom]:
+        """Returns the atoms of the first `end` messages."""
         return [a for atoms in self.atoms[:end] for a in atoms]
 
     def path(self, end: int) -> bytes:
-        """Hash of the path that its first messages are."""
+        """Returns the hash of the path that the first `end` messages are."""
         for atoms in self.atoms[len(self._paths) - 1 : end]:
             self._paths.append(self.canon.path(atoms, self._paths[-1]))
         return self._paths[end]
 
     @property
     def ends(self) -> list[int]:
-        """Of each message, how many atoms there are up to and including it."""
+        """For each message, how many atoms there are up to and including it."""
         if not self._ends:
             self._ends = list(accumulate(map(len, self.atoms)))
         return self._ends

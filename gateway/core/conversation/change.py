@@ -1,4 +1,4 @@
-"""What a turn changes, decided inside the writing transaction: exchanges in, one change as a value out."""
+"""The change that a turn makes, decided inside the writing transaction: exchanges in, one value out."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def decide(
     merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)
     for x, why in merging:
         tree.change(x.id, merged=why)
-    e = tree.by_id[e.id]
+    e = tree.by_id[e.id]  # merging may have changed it
     others = [tree.by_id[i] for i in tree.changed if i != e.id]
     canon = query.listing.canon
+    # Every assistant message of a list that opens a conversation is the end of a head by which it is recognised.
     heads = []
     if e.parent is None:
         path = b""
@@ -51,8 +52,9 @@ def decide(
 
 
 def _reads_anew(old: Exchange, new: Exchange) -> bool:
-    """Whether the search index has to look at it again. What does not stand is not in it: it is told to nobody, and as
-    the best hit it would be what others are measured by."""
+    """Returns whether the search index has to read an exchange again."""
+    # The index holds only what stands: anything else is shown to nobody, and as the best hit it would be the measure
+    # for all others.
     return _read(old) != _read(new) and not is_tombstone(new)
 
 

@@ -1,7 +1,7 @@
-"""The plain turn: the list is exactly what is stored, and goes on from its end.
+"""The fast path for a plain turn: the list is exactly what is stored, and goes on from its end.
 
-Most turns are plain, and one indexed look-up tells. What is decided here is what history.begin and settle.finish would
-decide, from what `look` loaded alone; whatever they would have to weigh (forks, tool rounds, first turns, edits to be
+Most turns are plain, and one indexed look-up shows it. The decision is the one that plan.py and settle.py would come
+to, from what `look` loaded alone. Whatever they would have to weigh (forks, tool rounds, first turns, edits to be
 confirmed) is not plain. docs/conversations.md has the argument.
 """
 
@@ -21,17 +21,21 @@ __all__ = ["finish_plain", "plan_plain"]
 
 
 def plan_plain(look: Look, query: Query) -> Plan | None:
-    """None where the turn is not plain."""
+    """Plans a plain turn. Returns None where the turn is not plain."""
     e, listing = look.exchange, query.listing
+    # The path has one end, which nothing follows and nothing stands beside.
     if e is None or look.is_continued or look.has_rivals or look.is_head:
         return None
     new = tuple(range(listing.said, len(listing)))
     if query.append or query.mode is not Keeping.ON or not new or (look.has_tombs and len(new) > 1):
         return None
+    # The last exchange stands as it is: no tombstone, no head made elsewhere, no edits that this turn would confirm.
     if e.state is not State.FINISHED or not e.standing or e.head or (e.edits and not e.merged):
         return None
+    # A turn of several exchanges is carried as a whole, and more rows than one would have to be marked.
     if e.parent is not None and not any(map(is_user, e.inputs)):
         return None
+    # Results of tools that answer something off the record are off the record as well.
     if e.hush and not any(map(is_user, listing.atoms[listing.said :])):
         return None
     exchange = Exchange(
@@ -56,7 +60,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
 
 
 def finish_plain(plan: Plan, ended: Ended) -> Exchange:
-    """The exchange to be written, if the conversation does not move before."""
+    """Returns the exchange to be written, if the conversation does not move before."""
     e, listing = plan.exchange, plan.query.listing
     reply = listing.canon.atoms(ended.said)
     return replace(

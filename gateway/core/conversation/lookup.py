@@ -1,4 +1,4 @@
-"""Under what the exchanges that may matter to a request are looked up: hashes that an index can answer."""
+"""The keys under which the exchanges that may matter to a request are looked up: hashes that an index answers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from storage.commands import Probes
 
 __all__ = ["REACH", "full_probes", "plain_probes"]
 
-PROBED_TURNS = (
-    8  # turns back in which our replies are looked for; further back the path's own hash finds them
-)
+# Turns back in which our replies are looked for; further back the hash of the path finds them.
+PROBED_TURNS = 8
 
 
 REACH = 64  # exchanges of a conversation that are looked at; further up only where those do not tell
 
 
 def full_probes(query: Query, key: str | None, *, reach: int | None = None, low: int | None = None) -> Probes:
-    """Everything under which the exchanges that may matter to a list can be found. reach, low: as in `Probes`."""
+    """Returns everything under which the exchanges that may matter to a list can be found.
+
+    reach, low: as in `Probes`.
+    """
     listing = query.listing
     since = query.now - query.idle_s
     told = [b"".join(atoms) for atoms in listing.atoms[:-1] if atoms and atoms[0][:1] in b"ua"]
@@ -35,7 +37,7 @@ def full_probes(query: Query, key: str | None, *, reach: int | None = None, low:
 
 
 def _questions(listing: Listing) -> list[int]:
-    """What each reply answered: the user's message, and the one before the reply if that is another."""
+    """Returns what each reply answered: the user's message, and the message before the reply if that is another."""
     found: list[int] = []
     user: int | None = None
     for i in range(1, len(listing)):
@@ -47,7 +49,7 @@ def _questions(listing: Listing) -> list[int]:
 
 
 def plain_probes(plan: Plan, key: str | None) -> Probes:
-    """Enough to find a plain turn's conversation again."""
+    """Returns enough to find a plain turn's conversation again, if it moved before the turn is written."""
     anchor = plan.place.anchor
     replies = [anchor.reply_key] if anchor is not None and anchor.reply_key else []
     inputs = [b"".join(anchor.inputs[-1])] if anchor is not None and anchor.inputs else []

@@ -1,8 +1,8 @@
-"""What a provider gives with a reply for itself to read later: signed thoughts, blocks OpenAI has no form for.
+"""Fields that a provider gives with a reply and reads again later: signed thoughts, blocks OpenAI has no form for.
 
-A client may send it back; most drop it. It is put back from our own copy where the reply came back word for word and
-the same upstream and model are asked: nobody else can read it, and a strict upstream refuses what it does not know.
-Some of it stands beside a reply's text, some within its calls: Gemini refuses a call whose signature is missing.
+A client may send them back; most drop them. They are put back from our own copy where the reply came back word for
+word and the same upstream and model are asked: nobody else can read them, and a strict upstream refuses what it does
+not know. Some stand beside a reply's text, some within its calls: Gemini refuses a call whose signature is missing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def has_opaque(message: Mapping[str, Any]) -> bool:
 
 
 def refilled(message: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The client's message with what it dropped of ours; None where it dropped nothing."""
+    """Returns the client's message with the fields that it dropped; None where it dropped none. said: our copy."""
     missing = {field: said[field] for field in FIELDS if said.get(field) and field not in message}
     given = message.get("tool_calls")
     if isinstance(given, list) and given:
@@ -40,7 +40,7 @@ def refilled(message: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]
 
 
 def refilled_calls(given: Calls, said: Calls) -> list[dict[str, Any]]:
-    """The client's calls, each with what it dropped of the one of ours that has its id."""
+    """Returns the client's calls, each with the fields that it dropped. said: our copies, found by their ids."""
     known = {call_id(call): call for call in said if call_id(call)}
     found = []
     for call in given:
@@ -51,7 +51,10 @@ def refilled_calls(given: Calls, said: Calls) -> list[dict[str, Any]]:
 
 
 def without_opaque(message: dict[str, Any]) -> dict[str, Any]:
-    """Of a message of ours what another model is shown: no thoughts, not even readable ones (OpenAI refuses them)."""
+    """Returns a message of ours as another model is shown it: without thoughts.
+
+    Not even readable thoughts are left: OpenAI refuses them.
+    """
     shown = {key: value for key, value in message.items() if key not in _THOUGHTS}
     if any(field in call for call in shown.get("tool_calls") or () for field in CALL_FIELDS):
         shown["tool_calls"] = [

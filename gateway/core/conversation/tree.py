@@ -1,11 +1,12 @@
-"""Exchanges as trees: who follows whom, what was carried on, and who stands.
+"""Exchanges as trees: which follows which, what was carried on, and which ones stand.
 
 A `Tree` holds the exchanges of the conversations at hand (all of an agent's that may matter to one request, loaded by
 the store) and the changes made to them, which the store then writes. Content is loaded only where a rule reads words:
 `content` raises `Missing` for an exchange whose content was not loaded, and the rule is called again with it.
 
-Standing: finished and not superseded. Carried: a later request that brings a new user message has finished on it.
-A turn may span several exchanges (tool results go on with the turn of their call): most questions are asked of turns.
+An exchange stands when it has finished and is not superseded. It is carried when a later request that brings a new
+user message has finished on it. A turn may span several exchanges, since results of tools go on with the turn of their
+call; most questions are asked of turns.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
 
 
 class Content(NamedTuple):
-    """What an exchange says.
+    """The words of an exchange.
 
-    messages: the client's input. said: our reply as the client has it. full: as the upstream saw it, hidden rounds
-    included; None where there were none. ours: ids of the calls in it that the gateway ran itself.
+    messages: the client's input. said: our reply as the client has it. full: the reply as the upstream saw it, hidden
+    rounds included; None where there were none. ours: ids of the calls in it that the gateway ran itself.
     """
 
     messages: list[WireMessage] | None = None
@@ -47,14 +48,14 @@ class PathElement(NamedTuple):
 
     @property
     def at(self) -> tuple[int, int]:
-        """Its exchange's depth, and how many atoms the path has in front of it."""
+        """The depth of its exchange, and how many atoms the path has in front of it."""
         x = self.exchange
         before = x.inputs if self.place < 0 else x.inputs[: self.place]
         return x.depth, x.offset + sum(map(len, before))
 
 
 def end_offset(e: Exchange) -> int:
-    """Atoms of the path up to and including its reply."""
+    """Returns how many atoms the path has up to and including the reply of an exchange."""
     return e.offset + sum(map(len, e.inputs)) + len(e.reply or ())
 
 
@@ -63,12 +64,12 @@ def is_tombstone(exchange: Exchange) -> bool:
 
 
 def is_forgotten(e: Exchange) -> bool:
-    """Asked again at its place, it stays off the record: what was asked last, or the reply, is not kept any more."""
+    """Returns whether its last message or its reply is not kept any more: asked again, it stays off the record."""
     return is_tombstone(e) or -1 in e.hush or len(e.inputs) - 1 in e.hush
 
 
 def has_additions(e: Exchange) -> bool:
-    """Something of ours hangs on it that has to be sent again: a note, hidden rounds, a provider's own fields."""
+    """Returns whether it has something of ours to be sent again: a note, hidden rounds, a provider's own fields."""
     return e.hidden or e.opaque or any(e.notes.values())
 
 
@@ -83,14 +84,17 @@ def _load(data: bytes | None) -> Any:
 
 @dataclass(slots=True)
 class _Memo:
+    """Answers worked out before; a change of the tree drops those that it touches."""
+
     content: dict[int, Content]
     touched: dict[int, float]
 
 
 class Tree:
-    """contents: of exchanges whose own fields do not carry theirs; None: all carry their own.
+    """The exchanges of some conversations, with their changes.
 
-    tombs: hashes of messages that were forgotten, wherever they stood.
+    contents: of exchanges whose own fields do not carry it; None: all carry their own. tombs: hashes of messages that
+    were forgotten, in any conversation. changed: ids of what was added or changed.
     """
 
     def __init__(
@@ -120,7 +124,7 @@ class Tree:
             self._kids.setdefault(exchange.parent, []).append(exchange.id)
 
     def add(self, exchange: Exchange) -> Exchange:
-        """Takes its place; one with the same id (a message that was written before its reply) gives way."""
+        """Adds an exchange. It replaces one with its id: a message that was written before its reply."""
         old = self.by_id.get(exchange.id)
         if old is not None:
             self.remove(old)
@@ -130,7 +134,7 @@ class Tree:
         return exchange
 
     def remove(self, exchange: Exchange) -> None:
-        """Out of the tree, as if it had not been loaded."""
+        """Takes an exchange out of the tree, as if it had not been loaded."""
         del self.by_id[exchange.id]
         of = self._roots[exchange.conversation] if exchange.parent is None else self._kids[exchange.parent]
         of.remove(exchange.id)
@@ -138,7 +142,7 @@ class Tree:
         self._memo.touched.clear()
 
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
-        """Replaces fields of an exchange; its place in the tree stays."""
+        """Replaces fields of an exchange, which keeps its position in the tree."""
         new = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
         self.changed.add(exchange_id)
         if not fields.keys().isdisjoint(("input", "said", "full", "state")):
@@ -194,14 +198,14 @@ class Tree:
         return [x.id for x in there if x.input is None and x.id not in known and not is_tombstone(x)]
 
     def lend(self, exchange_id: int, messages: list[WireMessage]) -> None:
-        """Makes the words of an exchange that is not stored yet known to the comparisons below."""
+        """Makes the messages of an exchange that is not stored yet known to the comparisons below."""
         self._memo.content[exchange_id] = Content(messages)
 
     # -- the shape
 
     @property
     def is_partial(self) -> bool:
-        """Whether of some conversation only the end was loaded (and its first exchanges)."""
+        """True when only the end of some conversation was loaded, with its first exchanges."""
         return any(e.parent is not None and e.parent not in self.by_id for e in self)
 
     def parent(self, e: Exchange) -> Exchange | None:
@@ -218,7 +222,7 @@ class Tree:
         return [self.by_id[i] for i in ids if i != e.id]
 
     def chain(self, e: Exchange | None) -> list[Exchange]:
-        """The path to e, oldest first, as far as it is loaded."""
+        """Returns the path to e, oldest first, as far as it is loaded."""
         found: list[Exchange] = []
         while e is not None:
             found.append(e)
@@ -226,7 +230,7 @@ class Tree:
         return found[::-1]
 
     def line(self, e: Exchange | None) -> list[PathElement]:
-        """The path to e, message by message."""
+        """Returns the path to e, message by message."""
         found: list[PathElement] = []
         for x in self.chain(e):
             found.extend(PathElement(x, i, atoms) for i, atoms in enumerate(x.inputs))
@@ -237,17 +241,18 @@ class Tree:
     # -- turns
 
     def goes_on(self, e: Exchange) -> bool:
-        """Tool results alone: the same turn as its parent's."""
+        """Returns whether e brings results of tools alone, and so belongs to its parent's turn."""
         return e.parent is not None and not any(map(is_user, e.inputs))
 
     def prior(self, e: Exchange) -> int | None:
-        """The nearest ancestor that added something of ours to the path."""
+        """Returns the nearest ancestor that added something of ours to the path."""
         parent = self.parent(e)
         if parent is None:
             return None
         return parent.id if has_additions(parent) else parent.prior
 
     def top(self, e: Exchange) -> Exchange:
+        """Returns the exchange with which the turn of e began, as far as it is loaded."""
         while self.goes_on(e):
             parent = self.parent(e)
             if parent is None:
@@ -256,7 +261,7 @@ class Tree:
         return e
 
     def turn(self, e: Exchange) -> Iterator[Exchange]:
-        """It and the finished ones after it that only bring results of tools: however many rounds, no recursion."""
+        """Yields e and the finished exchanges after it that only bring results of tools, of all rounds."""
         todo = [e]
         while todo:
             x = todo.pop()
@@ -264,20 +269,23 @@ class Tree:
             todo += [c for c in self.kids(x) if c.ended is not None and self.goes_on(c)]
 
     def is_carried(self, e: Exchange) -> bool:
+        """Returns whether a request with a new user message has finished on the turn of e."""
         return any(
             x.carried or any(c.ended is not None and not self.goes_on(c) for c in self.kids(x))
             for x in self.turn(e)
         )
 
     def end(self, e: Exchange) -> float:
-        """When its turn ended, or was cut."""
+        """Returns when the turn of e ended, or was cut."""
         return max(_end(x) for x in self.turn(e))
 
     def last(self, e: Exchange, now: float) -> float:
+        """Returns when the turn of e ended; `now` while it is under way."""
         return now if e.ended is None and e.stopped is None else self.end(e)
 
     def touched(self, e: Exchange) -> float:
-        """When a finished request last repeated it or went on from it."""
+        """Returns when a finished request last repeated e or went on from it."""
+        # Children first, with a list in place of recursion: a path may be thousands of exchanges deep.
         memo, todo = self._memo.touched, [e]
         while todo:
             x = todo[-1]
@@ -291,19 +299,21 @@ class Tree:
         return memo[e.id]
 
     def is_soft(self, e: Exchange) -> bool:
-        """It may still take another form: nothing that was carried rests on it."""
+        """Returns whether e may still take another form: nothing that was carried rests on it."""
         kids = self.kids(e)
+        # Carried by exchanges that were not loaded.
         if not kids and e.carried:
-            return False  # what rests on it was not loaded
+            return False
         return not any(self.is_carried(c) for c in kids)
 
     # -- comparing
 
     def extends(self, new: Exchange, old: Exchange) -> bool:
-        """The same messages, and in the last one a transcript that went on or the same again."""
+        """Returns whether new says what old does, and in its last message the same or a transcript that went on."""
         k = len(old.inputs)
         if not k or len(new.inputs) < k or new.inputs[: k - 1] != old.inputs[: k - 1]:
             return False
+        # A client that goes on may drop pictures of earlier messages; one that asks again has to show the same.
         if len(new.inputs) == k and [d for d in new.media if d] != [d for d in old.media if d]:
             return False
         if new.inputs[k - 1] == old.inputs[k - 1]:
@@ -313,6 +323,7 @@ class Tree:
             or new.media[k - 1] != old.media[k - 1]
         ):
             return False
+        # Only here are words compared: hashes cannot tell that a text has grown.
         mine, theirs = self.content(new).messages, self.content(old).messages
         return bool(mine and theirs) and grows(text_of(mine[k - 1]), text_of(theirs[k - 1]))  # type: ignore[index]
 
@@ -320,12 +331,16 @@ class Tree:
         return a.inputs == b.inputs and [d for d in a.media if d] == [d for d in b.media if d]
 
     def are_apart(self, a: Exchange, b: Exchange) -> bool:
-        """One had ended before the other began."""
+        """Returns whether one of the two had ended before the other began."""
         return self.end(a) <= b.begun or self.end(b) <= a.begun
 
     # -- who stands
 
     def stands(self, e: Exchange, *, named: bool) -> bool:
+        """Returns whether e has finished and nothing took its place. named: its conversation has an id of the client's.
+
+        Results of tools stand with the turn that they belong to.
+        """
         while True:
             if e.ended is None or e.superseded:
                 return False
@@ -337,8 +352,6 @@ class Tree:
             e = parent
         if e.parent is not None or not named or self.is_carried(e):
             return True
-        # A detached root: in a named conversation that went on elsewhere, a list of its own waits to be continued.
+        # A second root in a named conversation. If the conversation went on elsewhere while this one was not under way,
+        # it is detached: it waits to be continued before it stands.
         return not any(self.is_carried(x) and self.are_apart(x, e) for x in self.siblings(e))
-
-    def is_confirmed(self, e: Exchange, now: float, idle_s: float) -> bool:
-        return self.is_carried(e) or (e.ended is not None and now - e.ended > idle_s)
