@@ -1,11 +1,11 @@
 """Vectors of what was said: the job that makes them, and the vector of a question.
 
-What a change of the embedder asks for is found at the start. A job embeds one batch, commits it with how far it has
-come, and asks for the next; one that fails is tried again later, as all jobs are. Until there are vectors, words find
-it.
+Memories that lack vectors of the embedder are found at the start, so a new embedder embeds everything again. A job
+embeds one batch, commits it with how far it has come, and enqueues the next; one that fails is tried again later, as
+all jobs are. Until there are vectors, memory is searched by words.
 
-A question is the one thing that somebody waits for. The wait is bounded, and after one that was in vain nobody waits
-for a while.
+Only the vector of a question is waited for by a reply. The wait is bounded, and after a wait in vain nobody waits for
+a while.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from contextlib import suppress
 
 from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused
-from adapters.types import Embedded
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.memory.visibility import messages_of
 from gateway.errors import SettingsError, UnknownModel
-from gateway.run.background.model import CALL_S
+from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
+from gateway.run.background.model import BUSY_S, CALL_S
 from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route
@@ -38,21 +38,24 @@ _log = logging.getLogger("mnemogate")
 
 KIND = "embed"
 LOCAL = "local"
-EVERY = 16  # messages, as for the search index: the newest are found by their words
-TEXT_CHARS = (
-    800  # of a long message its beginning; the best or the mean of several parts found less (measured)
-)
-BATCH = 64  # texts in one call; OpenAI takes 2,048
-LOCAL_WAIT_MS = 20.0  # chosen: a table answers in less than one, unless the machine has no time at all
-REST_S = 30.0  # after a wait in vain, or a failure
-LOCAL_REST_S = 1.0  # of one in this process: then the machine was busy
-_REFUSALS = 3  # of single texts in a row, after which it is not the texts
-_BUSY_S = 30.0  # how long to leave one alone that is busy and does not say how long
-_DAY_S = 86_400
+# Messages, as for the search index: the newest are found by their words.
+EVERY = 16
+# A long message is embedded by its beginning; the best or the mean of several parts found less (measured).
+TEXT_CHARS = 800
+# Texts in one call; OpenAI takes 2,048.
+BATCH = 64
+# Chosen: a local table answers in less than one millisecond, unless the machine has no time at all.
+LOCAL_WAIT_MS = 20.0
+# After a wait in vain, or a failure, the embedder is left alone for so long.
+REST_S = 30.0
+# The same for the local one: then the machine was busy.
+LOCAL_REST_S = 1.0
+# After so many refusals of single texts in a row, the fault is not the texts'.
+_REFUSALS = 3
 
 
 def embedder_route(settings: Settings) -> Route | None:
-    """Who answers to memory.embedder; None: nobody is named, or it is local. Raises: SettingsError."""
+    """Returns the route of memory.embedder; None: none is named, or it is local. Raises: SettingsError."""
     model = settings.memory.embedder
     if model is None or model == LOCAL:
         return None
@@ -69,10 +72,7 @@ def embedder_route(settings: Settings) -> Route | None:
 
 
 class Embedding:
-    """now: seconds since the epoch. tick: of a clock that does not jump.
-
-    count: told of each call's outcome and tokens.
-    """
+    """now: seconds since the epoch. tick: seconds of a clock that does not jump. concurrency: of its calls."""
 
     def __init__(
         self,
@@ -83,52 +83,56 @@ class Embedding:
         *,
         concurrency: int = 2,
         tick: Callable[[], float] = time.monotonic,
-        count: Callable[[str, int], None] = lambda outcome, tokens: None,
+        count: CountCall = lambda outcome, tokens: None,
     ) -> None:
         self.embedder = embedder
         self._store = store
-        self._idle_s = settings.idle_s
         self._wait_ms = LOCAL_WAIT_MS if embedder.is_local else float(settings.embedder_wait_ms)
-        self._daily_tokens = 0 if embedder.is_local else settings.background_daily_tokens
-        self._room = asyncio.Semaphore(concurrency)
-        self._now = now
+        # The local one costs nothing.
+        tokens = 0 if embedder.is_local else settings.background_daily_tokens
+        self._budget = DailyBudget(store.spending, now, tokens, count)
+        self._slots = asyncio.Semaphore(concurrency)
         self._tick = tick
         self._count = count
-        self._usual: Sequence[bytes] | None = None  # vectors of texts that nobody said
-        self._rests_until = 0.0  # for questions
-        self._down_until = 0.0  # for jobs
-        self.due = Schedule(
+        # Vectors of texts that nobody said (gateway.core.memory.baseline_texts); None: they are still to be made.
+        self._baseline: Sequence[bytes] | None = None
+        # Until these times questions, and jobs, do without the embedder.
+        self._no_questions_until = 0.0
+        self._no_jobs_until = 0.0
+        self.schedule = Schedule(
             "embedding", KIND, store.jobs, self._start, every=EVERY, rest_s=settings.idle_s, now=now
         )
 
     # -- when
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until it is cancelled."""
         await self.warm()
-        await self.due.run()
+        await self.schedule.run()
 
     async def warm(self) -> None:
-        """What is usual; and the first question shall not wait for files to be opened, or connections."""
+        """Embeds the baseline texts, so that the first question does not wait for files or connections to open."""
         try:
             async with asyncio.timeout(CALL_S):
-                self._usual = (await self.embedder.embed(BASELINE_TEXTS)).vectors
-        except Exception as error:  # jobs will try again
+                self._baseline = (await self.embedder.embed(BASELINE_TEXTS)).vectors
+        except Exception as error:
+            # Jobs will try again.
             why = error.message if isinstance(error, ProviderError) else repr(error)
             _log.warning("the embedder %s does not answer: %s", self.embedder.name, why)
 
     async def _start(self) -> None:
-        self.due.at_once(await self._store.vectors.behind(self.embedder.name, AT_START))
+        self.schedule.enqueue_now(await self._store.vectors.behind(self.embedder.name, AT_START))
 
     # -- the job
 
     async def handle(self, job: JobContext) -> None:
         """Embeds the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
         vectors, name = self._store.vectors, self.embedder.name
-        rest_s = self._down_until - self._tick()
+        rest_s = self._no_jobs_until - self._tick()
         if rest_s > 0:
-            # Else the jobs of many memories would fail one after the other, and hold up other work.
+            # Otherwise the jobs of many memories would fail one after the other, and hold up other work.
             raise Postponed("the embedder has just failed", rest_s)
+        # Vectors stand in the order of the search index, which therefore comes first.
         while await self._store.recall.index(job.agent, messages_of):
             pass
         found = await vectors.unembedded(job.agent, name, messages_of)
@@ -138,22 +142,22 @@ class Embedding:
         if found is None or found.is_new or not found.agent.scope.is_person:
             return
         try:
-            if self._usual is None:
-                self._usual = await self._call(found.agent.scope.project, BASELINE_TEXTS)
+            if self._baseline is None:
+                self._baseline = await self._call(found.agent.scope.project, BASELINE_TEXTS)
             added = await self._embed_messages(found)
-        except _RefusedText:
+        except (_RefusedText, Postponed):
             raise
-        except JobFailed as error:
-            if not isinstance(error, Postponed):
-                self._down_until = self._tick() + REST_S
+        except JobFailed:
+            self._no_jobs_until = self._tick() + REST_S
             raise
         await job.finish(vectors.adding(found, added))
         if await vectors.lacks(job.agent, name):
-            with suppress(Stale):  # the memory is gone
+            # Stale says that the memory is gone.
+            with suppress(Stale):
                 await self._store.jobs.enqueue(KIND, job.agent, KIND)
 
     async def _embed_messages(self, found: Unembedded) -> dict[int, bytes]:
-        """By number; without those that the embedder takes from nobody."""
+        """Returns vectors by the messages' numbers, without those whose text the embedder refuses."""
         added: dict[int, bytes] = {}
         for start in range(0, len(found.messages), BATCH):
             batch = found.messages[start : start + BATCH]
@@ -171,7 +175,7 @@ class Embedding:
             if len(texts) == 1:
                 raise
             first = refusal
-        # One text that it does not take (too long in its own counting, filtered) must not keep the others out.
+        # One text that it refuses (too long in its own counting, filtered) must not keep the others out.
         made: list[bytes | None] = []
         for text in texts:
             try:
@@ -183,9 +187,9 @@ class Embedding:
         return made
 
     async def _call(self, project: str, texts: Sequence[str]) -> Sequence[bytes]:
-        """Raises: _RefusedText, for these texts; JobFailed, Postponed."""
-        async with self._room:
-            await self._check_budget(project)
+        """Makes vectors of some texts. Raises: _RefusedText: of these texts; JobFailed, Postponed."""
+        async with self._slots:
+            await self._budget.check(project)
             try:
                 async with asyncio.timeout(CALL_S):
                     made = await self.embedder.embed(texts)
@@ -195,45 +199,25 @@ class Embedding:
             except ProviderRefused as error:
                 self._count("failed", 0)
                 if error.status == 429:
-                    wait = min(error.retry_after_s or _BUSY_S, _DAY_S)
-                    raise Postponed("the embedder is busy (429)", wait) from error
+                    wait_s = min(error.retry_after_s or BUSY_S, DAY_S)
+                    raise Postponed("the embedder is busy (429)", wait_s) from error
                 failure = _RefusedText if error.status in (400, 413, 422) else JobFailed
                 raise failure(f"the embedder answered {error.status}") from error
             except ProviderError as error:
                 self._count("failed", 0)
                 raise JobFailed(f"the embedder failed: {type(error).__name__}") from error
-            await self._spend(project, made)
+            await self._budget.spend(project, made.tokens)
             return made.vectors
-
-    async def _check_budget(self, project: str) -> None:
-        if not self._daily_tokens:
-            return
-        spent = await self._store.spending.spent(project, self._today())
-        if spent >= self._daily_tokens:
-            self._count("refused", 0)
-            raise Postponed(
-                f"project {project!r} has used {spent} of its {self._daily_tokens} background tokens of today",
-                _DAY_S - self._now() % _DAY_S,
-            )
-
-    async def _spend(self, project: str, made: Embedded) -> None:
-        self._count("ok", made.tokens)
-        if made.tokens:
-            await self._store.spending.spend(project, self._today(), made.tokens)
-
-    def _today(self) -> int:
-        return int(self._now() // _DAY_S)
 
     # -- a question
 
     async def embed_query(self, agent: int, query: str, wait_ms: float) -> Vector | None:
-        """The question's vector; None: there is nothing to compare it with, or it was not had in time. Then nobody has
-        to wait for the next ones either, for a while.
+        """Returns a question's vector; None: the memory has no vectors to compare it with, or it came too late.
 
-        wait_ms: what there is; the embedder's own bound may be shorter.
+        wait_ms: at most; the embedder's own bound may be shorter.
         """
         wait_ms = min(wait_ms, self._wait_ms)
-        if not query.strip() or wait_ms <= 0 or self._tick() < self._rests_until:
+        if not query.strip() or wait_ms <= 0 or self._tick() < self._no_questions_until:
             return None
         try:
             if not await self._store.vectors.has(agent, self.embedder.name):
@@ -241,33 +225,38 @@ class Embedding:
             async with asyncio.timeout(wait_ms / 1000):
                 made = await self.embedder.embed([query])
             data = made.vectors[0]
-            return Vector(self.embedder.name, data, *self._compare_usual(data))
+            return Vector(self.embedder.name, data, *self._compare_baseline(data))
         except TimeoutError:
             why = f"no answer in {wait_ms:g} ms"
-        except Exception as error:  # whatever it is: a question is answered without vectors
+        except Exception as error:
+            # Whatever went wrong, the question can be answered without vectors.
             why = error.message if isinstance(error, ProviderError) else type(error).__name__
+        # The next questions do not wait for it either, for a while.
         rest_s = LOCAL_REST_S if self.embedder.is_local else REST_S
-        self._rests_until = self._tick() + rest_s
+        self._no_questions_until = self._tick() + rest_s
         _log.warning("memory is searched by words alone for %g s: the embedder: %s", rest_s, why)
         return None
 
-    def _compare_usual(self, data: bytes) -> tuple[float, float]:
-        """Mean and standard deviation of how alike it is to texts that nobody said; a deviation of 0: not known."""
-        if self._usual is None or len(self._usual[0]) != len(data):
-            self._usual = None  # of another length than before: the next job sees to it
+    def _compare_baseline(self, data: bytes) -> tuple[float, float]:
+        """Returns the mean and standard deviation of its similarity to the baseline; a deviation of 0: not known."""
+        if self._baseline is None or len(self._baseline[0]) != len(data):
+            # The embedder's vectors have another length than before: the next job embeds the baseline again.
+            self._baseline = None
             return 0.0, 0.0
-        import numpy as np  # it is there: memory has been searched
+        # Not at start: numpy is loaded by the first search of a memory, which comes before this.
+        import numpy as np
 
-        usual = np.frombuffer(b"".join(self._usual), "<f4").reshape(len(self._usual), -1)
-        alike = np.einsum("ij,j->i", usual, np.frombuffer(data, "<f4"))
+        baseline = np.frombuffer(b"".join(self._baseline), "<f4").reshape(len(self._baseline), -1)
+        alike = np.einsum("ij,j->i", baseline, np.frombuffer(data, "<f4"))
         return float(alike.mean()), float(alike.std())
 
 
 class _RefusedText(JobFailed):
-    """It does not take these texts."""
+    """The embedder refuses these texts."""
 
 
 def _beginning(text: str) -> str:
+    """Returns what is embedded of a text, cut between words."""
     text = " ".join(text[: 4 * TEXT_CHARS].split())
     if len(text) <= TEXT_CHARS:
         return text

@@ -1,7 +1,7 @@
-"""Learning after the turn: the job that reads what was confirmed and keeps what it says.
+"""Learning: the job that reads confirmed messages and keeps the facts in them.
 
-It asks the background model once (a journaled step) and writes what comes of it together with the cursor. Errors are
-the job's to try again; an answer without a usable call teaches nothing, and the cursor moves on.
+It asks the background model once, which is a journaled step, and writes the facts together with the cursor. After an
+error the job is tried again. An answer without a usable call teaches nothing, and the cursor moves on.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ __all__ = ["KIND", "Learning"]
 _log = logging.getLogger("mnemogate")
 
 KIND = "learn"
-BATCH_CHARS = (
-    24_000  # of messages in one call, about 6,000 tokens; halved each time it fails, down to an eighth
-)
-SHOWN_FACTS = 60  # of what is known; of a memory with more, the newest third and what the messages recall
-_MARGIN_S = 1.0  # after the idle time, so that what was said last is over it as well
+# Of messages in one call, about 6,000 tokens; halved each time a job fails, down to an eighth.
+BATCH_CHARS = 24_000
+# Known facts in one call; of a memory with more, the newest third and those that the messages recall.
+SHOWN_FACTS = 60
+# After the idle time, so that the last message is confirmed by then as well.
+_MARGIN_S = 1.0
+# A job is in no hurry, unlike a reply.
+_SEARCH_MS = 5_000.0
 
 
 class Learning:
@@ -44,11 +47,10 @@ class Learning:
     ) -> None:
         self._store = store
         self._background = background
-        self._every = settings.learn_every
         self._idle_s = settings.idle_s
         self._secrets = settings.learn_secrets
         self._now = now
-        self.due = Schedule(
+        self.schedule = Schedule(
             "learning",
             KIND,
             store.jobs,
@@ -56,11 +58,12 @@ class Learning:
             every=settings.learn_every,
             rest_s=settings.idle_s + _MARGIN_S,
             now=now,
-            spares_last=True,  # it is not confirmed before the next one
+            # The newest turn is not confirmed before the next one.
+            spares_last=True,
         )
 
     async def _start(self) -> None:
-        self.due.later(await self._store.facts.waiting(AT_START))
+        self.schedule.enqueue_after_rest(await self._store.facts.waiting(AT_START))
 
     # -- the job
 
@@ -68,19 +71,22 @@ class Learning:
         """Learns from the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
         asked = orjson.loads(await job.step("ask", lambda: self._ask(job)))
         cursor, upto = asked["cursor"], asked["upto"]
-        if asked["is_more"]:  # before this one ends, so that nothing is left off in between
+        if asked["is_more"]:
+            # Before this job ends, so that a crash in between leaves nothing unread.
             await self._store.jobs.enqueue(KIND, job.agent, KIND)
         if upto > cursor:
+            # Read again, because what was asked about may have been forgotten, or learned by another job.
             found = await self._next(job, upto)
             if found is None or found.cursor != cursor:
                 return
             if not await self._learn(job, asked, found):
-                self.due.at_once([job.agent])
+                self.schedule.enqueue_now([job.agent])
                 return
         if asked["is_waiting"]:
-            self.due.later([job.agent])
+            self.schedule.enqueue_after_rest([job.agent])
 
     async def _next(self, job: JobContext, upto: int | None = None) -> Unlearned | None:
+        """Reads the next batch. upto: the batch that an earlier attempt read, by its end."""
         return await self._store.facts.unlearned(
             job.agent,
             messages_of,
@@ -91,7 +97,7 @@ class Learning:
         )
 
     async def _ask(self, job: JobContext) -> bytes:
-        """What was read, what was shown beside it, and the calls of the answer."""
+        """Asks the model. Returns, as JSON, what was read, what was shown with it, and the calls of the answer."""
         found = await self._next(job)
         asked: dict[str, Any] = {"cursor": 0, "upto": 0, "is_more": False, "is_waiting": False}
         if found is not None and found.agent.scope.is_person:
@@ -118,6 +124,7 @@ class Learning:
         return orjson.dumps(asked)
 
     async def _related(self, found: Unlearned, messages: Sequence[Message]) -> Sequence[Fact]:
+        """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
         facts = await self._store.facts.list(found.agent.id, limit=SHOWN_FACTS + 1)
         if len(facts) <= SHOWN_FACTS:
             return facts[::-1]
@@ -131,7 +138,7 @@ class Learning:
                 size=found.agent.next_seq,
                 indexed=found.agent.indexed_seq,
                 limit=SHOWN_FACTS - len(newest),
-                deadline_ms=5_000.0,
+                deadline_ms=_SEARCH_MS,
             )
         except TooSlow:
             hits = []
@@ -139,7 +146,10 @@ class Learning:
         return await self._store.facts.get(found.agent.id, sorted(seqs))
 
     async def _learn(self, job: JobContext, asked: dict[str, Any], found: Unlearned) -> bool:
-        """False: not all that was shown stands any more, so that nobody could tell where an answer comes from."""
+        """Writes what the answer says. Returns False if a message that the model read is gone.
+
+        Then nobody could say which message an answer comes from, and the job has to ask again.
+        """
         messages = learn.clean(found.messages, secrets=self._secrets)
         if asked["calls"] and [message.seq for message in messages] != asked.get("messages"):
             return False

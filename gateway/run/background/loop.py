@@ -1,6 +1,6 @@
 """A task that does what is due, sleeps until more will be, and can be woken before. It never polls.
 
-What is due, and when, its owner says; what fails is logged and makes a round late, never the task's end.
+Its owner says what is due, and when. A failed run is logged and repeated later; it never ends the task.
 """
 
 from __future__ import annotations
@@ -13,30 +13,35 @@ from storage.errors import StoreError
 
 __all__ = ["AFTER_FAULT_S", "PeriodicTask"]
 
-AFTER_FAULT_S = 30.0  # until a failed round is tried again
+# Until a failed run is repeated.
+AFTER_FAULT_S = 30.0
 _log = logging.getLogger("mnemogate")
 
 
 class PeriodicTask:
-    """name: in the log. start: once, before the first round.
+    """name: in the log. start: runs once, before the first step.
 
-    step: one round. Returns the seconds until the next; None: not before it is woken.
+    step: does what is due. Returns the seconds until more will be; None: not before it is woken.
     """
 
     def __init__(
-        self, name: str, start: Callable[[], Awaitable[None]], step: Callable[[], Awaitable[float | None]]
+        self,
+        name: str,
+        start: Callable[[], Awaitable[None]],
+        step: Callable[[], Awaitable[float | None]],
     ) -> None:
         self._name = name
         self._start = start
         self._step = step
         self._wake = asyncio.Event()
-        self.is_open_ended = True  # nothing was due when it last looked: it sleeps until it is woken
+        # Nothing was due when it last looked: it sleeps until it is woken.
+        self.is_open_ended = True
 
     def wake(self) -> None:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until it is cancelled."""
         try:
             await self._start()
         except StoreError as error:
@@ -49,8 +54,9 @@ class PeriodicTask:
             except StoreError as error:
                 _log.warning("%s: %s", self._name, error.message)
                 pause = AFTER_FAULT_S
-            except Exception:  # whatever it is: nobody would begin the task again
-                _log.exception("%s: a round failed", self._name)
+            except Exception:
+                # Whatever it is: nobody would start the task again.
+                _log.exception("%s: a step failed", self._name)
                 pause = AFTER_FAULT_S
             self.is_open_ended = pause is None
             try:

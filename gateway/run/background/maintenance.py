@@ -1,6 +1,6 @@
-"""What follows turns without anybody waiting for it: the search index, and what idle time confirms.
+"""Maintenance after turns, for which nobody waits: the search index follows, and idle time confirms memory edits.
 
-One task for the process. It sleeps until a conversation's idle time is over or a memory has grown; it never polls.
+One task does it for the process. It sleeps until a conversation's idle time is over or a memory has grown.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ __all__ = ["Maintenance"]
 T = TypeVar("T")
 _log = logging.getLogger("mnemogate")
 
-_BATCH = 64  # conversations settled before it looks again
-_LEAST_S = 1.0  # between two rounds: many conversations that fall due one after the other are taken together
+# Conversations that are settled before it looks again.
+_BATCH = 64
+# Between two steps, so that conversations that fall due one after the other are settled together.
+_LEAST_S = 1.0
 
 
 class Maintenance:
@@ -38,27 +40,27 @@ class Maintenance:
         self._now = now
         self._grown: set[int] = set()
         self._failed = 0
-        self._rounds = PeriodicTask("upkeep", self._start, self.step)
+        self._task = PeriodicTask("maintenance", self._start, self.step)
 
     def grown(self, agent: int) -> None:
-        """A memory has more messages than its index knows."""
+        """Takes note of a memory that has more messages than its search index."""
         self._grown.add(agent)
-        self._rounds.wake()
+        self._task.wake()
 
     def moved(self) -> None:
-        """A conversation moved with memory edits: some time from now they will have stood long enough."""
-        if self._rounds.is_open_ended:
-            self._rounds.wake()
+        """Takes note of a turn with memory edits: they are confirmed when they have stood for the idle time."""
+        if self._task.is_open_ended:
+            self._task.wake()
 
     async def run(self) -> None:
-        """Until cancelled."""
-        await self._rounds.run()
+        """Runs until it is cancelled."""
+        await self._task.run()
 
     async def _start(self) -> None:
         self._grown.update(await self._store.recall.behind(INDEX_EVERY, 10_000))
 
     async def step(self) -> float | None:
-        """All that is due now. Returns the seconds until there will be more; None: not before something happens."""
+        """Does all that is due now. Returns the seconds until more will be; None: not before something happens."""
         while self._grown:
             agent = self._grown.pop()
             try:
@@ -66,6 +68,7 @@ class Maintenance:
                     partial(self._store.recall.index, agent, messages_of), "indexing a memory"
                 )
             except Unavailable:
+                # It is indexed when the store is back.
                 self._grown.add(agent)
                 raise
             if is_more:
@@ -85,19 +88,19 @@ class Maintenance:
         return None if at is None else max(_LEAST_S, at + self._idle_s - self._now() + 0.01)
 
     async def _alone(self, work: Callable[[], Awaitable[T]], what: str) -> T | None:
-        """What is wrong with one conversation must not keep the others waiting; a store that is down does."""
+        """Does one piece of work. Its error is logged, so that the others go on, unless the store is down."""
         try:
             return await work()
         except Unavailable:
             raise
         except Exception:
             self._failed += 1
-            _log.exception("upkeep: %s failed", what)
+            _log.exception("maintenance: %s failed", what)
             return None
 
 
 def _confirm(pool: Pool, *, now: float, idle_s: float, named: bool) -> Change:
-    """Memory edits of turns that stood unchallenged for the idle time enter the blocks."""
+    """Confirms the memory edits of turns that stood unchallenged for the idle time: they enter the blocks."""
     tree = Tree(pool.exchanges, pool.contents)
     merging = settle.mergeable(tree, now, idle_s, named=named)
     for x, why in merging:

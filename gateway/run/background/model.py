@@ -1,6 +1,6 @@
-"""Model calls of our own: one model, few at a time, within a budget of tokens for each project and day.
+"""Model calls of our own: one model, few calls at a time, within a budget of tokens for each project and day.
 
-They have connections of their own, so that they never stand in the way of a live turn. Only jobs ask here.
+They have connections of their own, so that they never stand in the way of a live turn. Only jobs call here.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ import orjson
 
 from adapters.base import Provider
 from adapters.errors import ProviderError
-from adapters.types import Header, ModelRequest, read_retry_after
+from adapters.types import ModelRequest, read_retry_after
 from gateway.errors import SettingsError, UnknownModel
+from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route
 from gateway.settings import Settings
 from storage.base import Spending
 
-__all__ = ["BackgroundModel", "ModelAnswer", "background_route"]
+__all__ = ["BUSY_S", "CALL_S", "BackgroundModel", "ModelAnswer", "background_route"]
 
 # Of one call. Chosen: a model on a machine of its own may need a minute for a summary.
 CALL_S = 120.0
-_DAY_S = 86_400
+# An upstream that is busy and does not say for how long is left alone for so long.
+BUSY_S = 30.0
 _MAX_REPLY_BYTES = 8 * 1024 * 1024
-_BYTES_PER_TOKEN = 4  # a guess, where an upstream does not say what it used
-_BUSY_S = 30.0  # how long to leave an upstream alone that is busy and does not say how long
+# A guess, where an upstream does not say what it used.
+_BYTES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,10 @@ class ModelAnswer:
 
 
 def background_route(settings: Settings) -> Route | None:
-    """Who answers our own calls; None: nobody is named, and what needs a model is not done. Raises: SettingsError."""
+    """Returns the route of our own calls; None: no model is named, and nothing that needs one is done.
+
+    Raises: SettingsError: no upstream answers to the name.
+    """
     model = settings.background_model
     if model is None:
         return None
@@ -57,9 +62,9 @@ def background_route(settings: Settings) -> Route | None:
 
 
 class BackgroundModel:
-    """model: as that provider calls it. daily_tokens: for each project; 0: no bound. timeout_s: of a whole call.
+    """model: its name at that provider. daily_tokens: for each project; 0 sets no bound. timeout_s: of a whole call.
 
-    count: told of each call's outcome and tokens. now: seconds since the epoch; days are UTC's.
+    now: seconds since the epoch.
     """
 
     def __init__(
@@ -72,14 +77,13 @@ class BackgroundModel:
         concurrency: int = 2,
         daily_tokens: int = 0,
         timeout_s: float = CALL_S,
-        count: Callable[[str, int], None] = lambda outcome, tokens: None,
+        count: CountCall = lambda outcome, tokens: None,
     ) -> None:
         self.provider = provider
         self.model = model
-        self._spending = spending
         self._now = now
-        self._room = asyncio.Semaphore(concurrency)
-        self._daily_tokens = daily_tokens
+        self._budget = DailyBudget(spending, now, daily_tokens, count)
+        self._slots = asyncio.Semaphore(concurrency)
         self._timeout_s = timeout_s
         self._count = count
 
@@ -92,10 +96,9 @@ class BackgroundModel:
         max_tokens: int | None = None,
         **options: Any,
     ) -> ModelAnswer:
-        """One whole reply. max_tokens: its limit, sent under the name that the upstream takes.
+        """Asks for one whole reply. max_tokens: its limit, sent under the name that the upstream takes.
 
         options: further fields of the request.
-
         Raises: Postponed: the day's budget is used up, or the upstream is busy; JobFailed: it failed otherwise.
         """
         body: dict[str, Any] = {"model": self.model, "messages": list(messages), **options}
@@ -106,39 +109,26 @@ class BackgroundModel:
         if tools:
             body["tools"] = list(tools)
         request = ModelRequest(orjson.dumps(body))
-        async with self._room:
-            await self._check_budget(project)
+        async with self._slots:
+            await self._budget.check(project)
             try:
                 async with asyncio.timeout(self._timeout_s):
                     raw = await self._send(request)
-                reply = _read(raw, len(request.body))
+                answer = _read(raw, len(request.body))
             except JobFailed:
                 self._count("failed", 0)
                 raise
             except TimeoutError:
                 self._count("failed", 0)
                 raise JobFailed(f"the background model gave no answer in {self._timeout_s:g} s") from None
-            self._count("ok", reply.tokens)
-            await self._spending.spend(project, self._today(), reply.tokens)
-            return reply
+            await self._budget.spend(project, answer.tokens)
+            return answer
 
     async def aclose(self) -> None:
         await self.provider.aclose()
 
-    async def _check_budget(self, project: str) -> None:
-        if not self._daily_tokens:
-            return
-        spent = await self._spending.spent(project, self._today())
-        if spent >= self._daily_tokens:
-            self._count("refused", 0)
-            rest = _DAY_S - self._now() % _DAY_S
-            raise Postponed(
-                f"project {project!r} has used {spent} of its {self._daily_tokens} background tokens of today",
-                rest,
-            )
-
     async def _send(self, request: ModelRequest) -> bytes:
-        """The body of a reply of status 200. Raises: JobFailed, whose words say nothing of what was asked."""
+        """Returns the body of a reply of status 200. Raises: JobFailed, whose words hold nothing of the request."""
         try:
             reply = await self.provider.send(request)
             try:
@@ -148,20 +138,17 @@ class BackgroundModel:
         except ProviderError as error:
             raise JobFailed(f"the background model failed: {type(error).__name__}") from error
         if reply.status == 429:
-            raise Postponed("the background model is busy (429)", self._retry_after_s(reply.headers))
+            wait_s = read_retry_after(reply.headers, self._now())
+            raise Postponed(
+                "the background model is busy (429)", BUSY_S if wait_s is None else min(wait_s, DAY_S)
+            )
         if reply.status != 200:
             raise JobFailed(f"the background model answered {reply.status}")
         return body
 
-    def _retry_after_s(self, headers: Sequence[Header]) -> float:
-        seconds = read_retry_after(headers, self._now())
-        return _BUSY_S if seconds is None else min(seconds, _DAY_S)
 
-    def _today(self) -> int:
-        return int(self._now() // _DAY_S)
-
-
-def _read(raw: bytes, asked_bytes: int) -> ModelAnswer:
+def _read(raw: bytes, request_bytes: int) -> ModelAnswer:
+    """Reads a chat completion. Raises: JobFailed."""
     try:
         body = orjson.loads(raw)
         choice = body["choices"][0]
@@ -171,7 +158,7 @@ def _read(raw: bytes, asked_bytes: int) -> ModelAnswer:
         usage = body.get("usage") or {}
         tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
         if not isinstance(tokens, int) or tokens <= 0:
-            tokens = (asked_bytes + len(raw)) // _BYTES_PER_TOKEN
+            tokens = (request_bytes + len(raw)) // _BYTES_PER_TOKEN
         return ModelAnswer(message, choice.get("finish_reason"), tokens)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise JobFailed("the background model answered with something that is no chat completion") from None

@@ -1,7 +1,7 @@
-"""When a memory is due for a job beside its conversations: when enough was said in it, or nobody says any more.
+"""Says when a memory is due for a job: when enough was said in it, or when it has come to rest.
 
-Nothing of it is in the way of a turn: a finished one leaves a number in memory, and a task of its own enqueues the
-job. What a process that died did not enqueue, the next one finds at its start.
+It never delays a turn: a finished turn leaves a number in memory, and a task of its own enqueues the job. What a
+process that died did not enqueue, the next one finds at its start.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from storage.errors import Stale
 
 __all__ = ["AT_START", "Schedule"]
 
-AT_START = 10_000  # memories that are looked after when the process begins
-_AT_ONCE = 64  # of them in a second, so that other work takes its turn among theirs
+# Memories that are looked after when the process starts.
+AT_START = 10_000
+# Jobs that are enqueued in a second, so that other work takes its turn among them.
+_AT_ONCE = 64
 _LEAST_S = 1.0
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """messages: since the last job was enqueued. last: of the newest turn."""
+    """at: of the newest turn. messages: since the last job was enqueued. last: those of the newest turn, if spared."""
 
     at: float
     messages: int = 0
@@ -31,10 +33,10 @@ class _Waiting:
 
 
 class Schedule:
-    """name: in the log. kind: of the jobs, one for each memory. start: once, before the first round.
+    """name: in the log. kind: of the jobs, one for each memory. start: runs once, before the first step.
 
-    every: messages after which a memory is due. rest_s: or after which time without any. spares_last: the newest turn
-    does not count yet. now: seconds since the epoch, as turns are dated.
+    every: messages after which a memory is due. rest_s: a memory to which nothing was added for so long is due, too.
+    spares_last: the newest turn does not count yet. now: seconds since the epoch, as turns are dated.
     """
 
     def __init__(
@@ -49,46 +51,49 @@ class Schedule:
         now: Callable[[], float],
         spares_last: bool = False,
     ) -> None:
-        self.now = now
+        self._now = now
         self._kind = kind
         self._jobs = jobs
         self._every = every
         self._rest_s = rest_s
         self._spares_last = spares_last
-        self._waiting: dict[int, _Waiting] = {}  # whoever spoke last stands last
+        # By agent, in the order of their newest turns, so that those that come to rest first stand first.
+        self._waiting: dict[int, _Waiting] = {}
+        # Agents that are due now.
         self._full: set[int] = set()
-        self._rounds = PeriodicTask(name, start, self.step)
+        self._task = PeriodicTask(name, start, self.step)
 
-    def said(self, agent: int, messages: int) -> None:
-        """A turn of a person's memory is on disk."""
+    def add(self, agent: int, messages: int) -> None:
+        """Counts the messages of a turn, which is on disk."""
+        # Taken out and put back: it stands last then.
         waiting = self._waiting.pop(agent, None) or _Waiting(0.0)
         self._waiting[agent] = waiting
-        waiting.at = self.now()
+        waiting.at = self._now()
         waiting.last = messages if self._spares_last else 0
         waiting.messages += messages
         if waiting.messages - waiting.last >= self._every:
             self._full.add(agent)
-        if self._full or self._rounds.is_open_ended:
-            self._rounds.wake()
+        if self._full or self._task.is_open_ended:
+            self._task.wake()
 
-    def at_once(self, agents: Iterable[int]) -> None:
-        """There is something to do for these."""
+    def enqueue_now(self, agents: Iterable[int]) -> None:
+        """Makes these memories due, whatever was said in them."""
         self._full.update(agents)
-        self._rounds.wake()
+        self._task.wake()
 
-    def later(self, agents: Iterable[int]) -> None:
-        """Once they have been left alone."""
+    def enqueue_after_rest(self, agents: Iterable[int]) -> None:
+        """Makes these memories due when they have come to rest."""
         for agent in agents:
-            self._waiting.setdefault(agent, _Waiting(self.now(), messages=1))
-        self._rounds.wake()
+            self._waiting.setdefault(agent, _Waiting(self._now(), messages=1))
+        self._task.wake()
 
     async def run(self) -> None:
-        """Until cancelled."""
-        await self._rounds.run()
+        """Runs until it is cancelled."""
+        await self._task.run()
 
     async def step(self) -> float | None:
-        """Enqueues what is due. Returns the seconds until there will be more; None: not before something is said."""
-        now, left = self.now(), _AT_ONCE
+        """Enqueues what is due. Returns the seconds until more will be; None: not before something is said."""
+        now, left = self._now(), _AT_ONCE
         while self._full:
             if not left:
                 return _LEAST_S
@@ -100,15 +105,17 @@ class Schedule:
                 self._waiting[agent].messages = self._waiting[agent].last
         while self._waiting:
             agent, waiting = next(iter(self._waiting.items()))
-            if abs(now - waiting.at) < self._rest_s:  # on either side: the clock may have been put back
-                return max(_LEAST_S, waiting.at + self._rest_s - self.now())
+            # Apart in either direction counts as rest: the clock may have been put back.
+            if abs(now - waiting.at) < self._rest_s:
+                return max(_LEAST_S, waiting.at + self._rest_s - self._now())
             if waiting.messages:
                 await self._enqueue(agent)
-            # Unless something was said meanwhile.
+            # Something may have been said while the job was enqueued.
             if self._waiting.get(agent) is waiting and abs(now - waiting.at) >= self._rest_s:
                 del self._waiting[agent]
         return None
 
     async def _enqueue(self, agent: int) -> None:
-        with suppress(Stale):  # the memory is gone
+        # Stale says that the memory is gone.
+        with suppress(Stale):
             await self._jobs.enqueue(self._kind, agent, self._kind)

@@ -76,12 +76,12 @@ class BackgroundServices:
             )
             self.handlers[EMBED] = self.embedding.handle
             recollector.embed_query = self.embedding.embed_query
-            said.append(self.embedding.due.said)
+            said.append(self.embedding.schedule.add)
         self.learning: Learning | None = None
         if memory.learn_every and self.background is not None:
             self.learning = Learning(store, self.background, memory, now)
             self.handlers[LEARN] = self._learn
-            said.append(self.learning.due.said)
+            said.append(self.learning.schedule.add)
         if said:
             recollector.said = said[0] if len(said) == 1 else partial(_tell, said)
         self.compactor: Compactor | None = None
@@ -94,7 +94,7 @@ class BackgroundServices:
         """Its tasks, until they are cancelled."""
         runs: list[Coroutine[Any, Any, None]] = [self.upkeep.run(), self.retention.run(), self.worker.run()]
         if self.learning is not None:
-            runs.append(self.learning.due.run())
+            runs.append(self.learning.schedule.run())
         if self.embedding is not None:
             runs.append(self.embedding.run())
         return [asyncio.create_task(each) for each in runs]
@@ -115,7 +115,8 @@ class BackgroundServices:
         assert self.learning is not None
         await self.learning.handle(job)
         if self.embedding is not None:
-            self.embedding.due.at_once([job.agent])  # facts lie in the same order as messages
+            # Facts are numbered along with messages, and are embedded as they are.
+            self.embedding.schedule.enqueue_now([job.agent])
 
 
 def _tell(listeners: Sequence[Callable[[int, int], None]], agent: int, messages: int) -> None:

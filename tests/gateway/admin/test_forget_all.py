@@ -118,8 +118,8 @@ class Scene:
         self.world.pass_time(IDLE_S)
 
         async def step() -> None:
-            await self.learning.due.step()
-            await self.embedding.due.step()
+            await self.learning.schedule.step()
+            await self.embedding.schedule.step()
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())

@@ -49,7 +49,7 @@ class Remembering:
 
         async def begun() -> None:
             async with asyncio.timeout(PATIENCE_S):
-                while self.embedding._usual is None:  # noqa: ASYNC110
+                while self.embedding._baseline is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
 
         world.gateway.call(begun())
@@ -61,7 +61,7 @@ class Remembering:
         self.tick += seconds
 
         async def step() -> None:
-            await self.embedding.due.step()
+            await self.embedding.schedule.step()
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())
@@ -208,7 +208,7 @@ def test_passages_and_facts_have_vectors_as_messages_do(made: Remembering) -> No
 
     async def save() -> None:
         await made.world.store.passages.insert(id, "A tortoise note on dandelions.", at=5.0)
-        made.embedding.due.at_once([id])
+        made.embedding.schedule.enqueue_now([id])
 
     made.world.gateway.call(save())
     made.rest()
@@ -452,7 +452,7 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(made
     made.world.clock.sleep(IDLE_S)
 
     async def step() -> None:
-        await made.embedding.due.step()
+        await made.embedding.schedule.step()
         store.jobs.wake()
 
     made.world.gateway.call(step())

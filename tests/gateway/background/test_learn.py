@@ -74,7 +74,7 @@ class Learner:
         self.world.clock.sleep(seconds)
 
         async def step() -> None:
-            await self.learning.due.step()
+            await self.learning.schedule.step()
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())
@@ -446,7 +446,7 @@ def test_a_slow_background_model_holds_nobody_up(learner: Learner) -> None:
     chat.say(KITTEN)
     learner.world.settle()
     learner.world.clock.sleep(IDLE_S)
-    learner.world.gateway.call(learner.learning.due.step())
+    learner.world.gateway.call(learner.learning.schedule.step())
     learner.until(lambda counts: counts[JobState.RUNNING] == 1 and len(slow.requests) == 1)
     assert chat.say("How are you?") == "Ok."
     assert learner.facts() == []
@@ -538,7 +538,7 @@ def test_two_workers_learn_a_thing_once(learner: Learner) -> None:
 
     learner.world.settle()
     learner.world.clock.sleep(IDLE_S)
-    learner.world.gateway.call(learner.learning.due.step())
+    learner.world.gateway.call(learner.learning.schedule.step())
     learner.world.gateway.call(work())
     assert len(learner.shown) == 1
     assert learner.texts() == [MISO]
@@ -551,7 +551,7 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
         world.settle()
     with learning(upstream, tmp_path) as learner:
         learner.teaches(fact(MISO))
-        learner.learning.due.later(drive(learner.world.store.facts.waiting(10)))
+        learner.learning.schedule.enqueue_after_rest(drive(learner.world.store.facts.waiting(10)))
         learner.rest()
         assert learner.texts() == [MISO]
         assert learner.world.gateway.call(_waiting(learner)) == []
@@ -687,7 +687,7 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
             ):
                 world.chat(user=user).say(text)
                 world.pass_time(IDLE_S)
-                world.gateway.call(learner.learning.due.step())
+                world.gateway.call(learner.learning.schedule.step())
                 gate.wait_sync()
             operation = ForgetOperations(world.store, world.clock).forget
 

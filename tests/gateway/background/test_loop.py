@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a round, the next one comes."""
+"""Whatever goes wrong in a step, the next one comes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage.errors import Locked
 
 
 @pytest.mark.parametrize("error", [Locked("held"), KeyError("a bug of ours")])
-async def test_a_round_that_fails_is_logged_and_not_the_last(
+async def test_a_step_that_fails_is_logged_and_not_the_last(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     count, seen = 0, asyncio.Event()
@@ -27,11 +27,11 @@ async def test_a_round_that_fails_is_logged_and_not_the_last(
     async def start() -> None:
         raise error
 
-    rounds = PeriodicTask("work", start, step)
-    task = asyncio.create_task(rounds.run())
+    periodic = PeriodicTask("work", start, step)
+    task = asyncio.create_task(periodic.run())
     await seen.wait()
     seen.clear()
-    rounds.wake()
+    periodic.wake()
     await seen.wait()
     assert count == 2
     assert [record.message.split(":")[0] for record in caplog.records] == ["work", "work"]
