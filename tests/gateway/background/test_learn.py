@@ -484,8 +484,8 @@ def test_what_fails_between_the_answer_and_the_disk_is_done_once(
     def breaking(*arguments: Any) -> Any:
         effect = whole(*arguments)
 
-        def write(connection: Any) -> None:
-            effect(connection)
+        async def write(connection: Any) -> None:
+            await effect(connection)
             if failures:
                 failures.pop()
                 raise Full("no space")
