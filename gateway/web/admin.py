@@ -35,6 +35,7 @@ class AdminFile:
         self.token = secrets.token_urlsafe(32)
 
     def write(self, address: str) -> None:
+        # A file of a process that was killed may still lie here, perhaps with other rights: it is never written into.
         self.remove()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -54,6 +55,7 @@ def admin_routes(operations: Operations, token: str) -> list[Route]:
         name = request.path_params["operation"]
         if name not in operations:
             raise UnknownPath(f"There is no operation {name!r}.")
+        # This route stands apart from the limits of a chat's body: it is the operator's own.
         body = bytearray()
         async for part in request.stream():
             body += part

@@ -64,6 +64,7 @@ class Guard:
             try:
                 self._demanded = self._keys is not None and await self._keys.has_any()
             except StoreError:
+                # Not known yet, so not remembered: the next request asks again.
                 return not self._is_local
         return self._demanded or not (self._is_local or self._keys is not None)
 
@@ -86,6 +87,7 @@ class Guard:
         if not await self.demands_key():
             self._check_local(host, origin)
             return Caller(credential=credential)
+        # Without a header of its own the gateway's key takes the place of the provider's, and there is none of those.
         if key is None:
             key, credential = bearer, None
         if not key:
@@ -115,6 +117,7 @@ class Guard:
                 "Without keys this gateway answers only under this machine's own name. "
                 "Add the host to server.allowed_hosts, or make a key with `mnemogate keys create`."
             )
+        # Browsers send an Origin with every post to another site; a page of this machine's own has a known name.
         if origin is not None and origin not in self._origins:
             match = re.fullmatch(r"[a-z][a-z0-9+.-]*://(.+)", origin)
             if match is None or not self._is_known(_name_of(match[1])):

@@ -43,6 +43,7 @@ class BodyReader:
         _refuse_encoded(scope)
         if announced > self.limit_bytes:
             raise self._too_large(f"{announced}")
+        # Taken before anything is read, so that a body that finds no place is refused at once, and not in its middle.
         held.grow(announced)
         body = bytearray()
         loop = asyncio.get_running_loop()
@@ -102,6 +103,7 @@ class ByteQuota:
 
     def grow(self, size: int) -> None:
         """Takes what is missing for `size` bytes in all; small bodies take nothing. Raises: Overloaded."""
+        # In steps of LARGE_BYTES: a chunked body that grows would else be counted anew with every piece.
         if size - self._taken > LARGE_BYTES:
             self._taken += self._reader._take(size - self._taken)
 
@@ -126,6 +128,7 @@ class _HeldBytes(ByteQuota):
         try:
             return await self._reader._read(self, self._scope, self._receive)
         except BaseException:
+            # A block that was never entered is never left: what was taken so far goes back here.
             self._reader._give_back(self._taken)
             raise
 
@@ -149,5 +152,6 @@ def content_length(scope: Scope) -> int:
         if name == b"content-length":
             if not value.isdigit():
                 raise BadRequest("The content-length header is not a number.")
+            # Twenty digits are more than any limit, and keep a number of many thousand digits from being worked out.
             return int(value[:20])
     return 0

@@ -102,6 +102,7 @@ class _ForwardedPath:
         trace = trace_of(scope)
         trace.route, trace.memory = self._name, "off"
         head = _read_head(scope)
+        # A compressed body is opaque here, whatever it says it is, and goes on as it comes.
         if head.has_body and not head.is_json:
             await self._hand_on(head, scope, receive, send)
             return

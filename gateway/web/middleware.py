@@ -87,8 +87,9 @@ class Edge:
         open_prefix: str | None = None,
         error_forms: Mapping[str, ErrorForm] | None = None,
     ) -> None:
-        """open_prefix: paths that check their callers themselves.
+        """Puts the edge around an application.
 
+        open_prefix: paths that check their callers themselves.
         error_forms: path prefix -> form of all errors below it, also of those that no route gets to see (a wrong key,
         an unknown path). The first that fits counts; elsewhere errors have OpenAI's form.
         """
@@ -119,6 +120,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
                 headers = [*message["headers"], ours]
+                # An upstream's own id stays; OpenAI's SDKs show it, and the provider's support asks for it.
                 if not any(name == b"x-request-id" for name, _ in headers):
                     headers.append((b"x-request-id", ours[1]))
                 for name, value in headers:
@@ -145,6 +147,7 @@ class Edge:
                 trace.caller = await self._guard.admit(scope["headers"])
             await self._app(scope, receive, answer)
         except ClientGone:
+            # Nobody is left to be answered, and the upstream's connection was closed by whoever raised this.
             self._metrics.clients_gone.inc()
             trace.status = CLIENT_GONE
             _abort(scope)
@@ -181,7 +184,8 @@ class Edge:
             await answer(
                 {"type": "http.response.body", "body": trace.errors.event(error), "more_body": False}
             )
-        # else: uvicorn closes a connection whose response was not completed, which is how HTTP says "cut".
+        # A response that was begun otherwise stays incomplete: uvicorn then closes the connection, which is how HTTP
+        # says that a body was cut.
 
     def _error_form(self, path: str) -> ErrorForm:
         for prefix, form in self._error_forms:

@@ -64,6 +64,7 @@ class _ServerConnection(HttpToolsShim):
         self.on_lost: Callable[[], object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        # uvicorn knows no other way to get between its protocol and its transport than to hand it another transport.
         super().connection_made(_Corked(transport))  # type: ignore[arg-type]
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
 
@@ -127,11 +128,9 @@ class GatewayServer(uvicorn.Server):
         self._readiness = readiness
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._readiness.draining:  # a second signal: now
-            if sig == signal.SIGINT:
-                self.force_exit = True
-            self.should_exit = True
-            return
+        # The first signal lets running requests end; a second Ctrl-C cuts them.
+        if self._readiness.draining and sig == signal.SIGINT:
+            self.force_exit = True
         self.exit_now()
 
     def exit_now(self) -> None:

@@ -88,6 +88,7 @@ class UploadBody:
         try:
             return await self._taken()
         except Exception as error:
+            # Raised inside the upstream's client, which reports an error of its own; this one says whose fault it was.
             self.error = error
             self._ended.set()
             raise

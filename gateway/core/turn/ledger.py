@@ -49,6 +49,7 @@ class Ledger:
         """
         if not self.rounds:
             return usage
+        # Added up from what the ledger knows, because a round that reported nothing is in it as an estimate.
         prompt = _int(usage, "prompt_tokens")
         completion = self.completion + _int(usage, "completion_tokens")
         return {

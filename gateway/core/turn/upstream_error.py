@@ -12,23 +12,18 @@ from gateway.core.turn.stream import Json
 __all__ = ["error_body", "error_in", "refusal_in"]
 
 # Status by OpenAI's codes and types, by Anthropic's types, and by the names of HTTP errors that vLLM gives.
-_STATUSES: Final = {
-    "invalid_request_error": 400,
-    "badrequesterror": 400,
-    "context_length_exceeded": 400,
-    "authentication_error": 401,
-    "invalid_api_key": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "model_not_found": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "insufficient_quota": 429,
-    "timeout_error": 504,
-    "overloaded_error": 529,
+_NAMES: Final = {
+    400: "invalid_request_error badrequesterror context_length_exceeded",
+    401: "authentication_error invalid_api_key",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error model_not_found",
+    413: "request_too_large",
+    429: "rate_limit_error rate_limit_exceeded insufficient_quota",
+    504: "timeout_error",
+    529: "overloaded_error",
 }
+_STATUSES: Final = {name: status for status, names in _NAMES.items() for name in names.split()}
 
 
 def error_in(chunk: Json, name: str | None = None) -> Json | None:
@@ -38,6 +33,7 @@ def error_in(chunk: Json, name: str | None = None) -> Json | None:
     `event: error`.
     """
     error = chunk.get("error")
+    # vLLM's older errors, and whatever comes as an event named so, are the error themselves.
     if not error:
         if chunk.get("object") != "error" and name != "error":
             return None
@@ -74,6 +70,7 @@ def refusal_in(first: Event) -> tuple[int, bytes] | None:
 def _status_of(error: Json) -> int:
     """Returns the HTTP status that an error claims, by number or by name."""
     for said in (error.get("code"), error.get("status"), error.get("type")):
+        # A number may come as a number or as its digits; a name in the spelling of any upstream.
         number = int(said) if isinstance(said, str) and len(said) == 3 and said.isdecimal() else said
         if isinstance(number, int) and 400 <= number < 600:
             return number

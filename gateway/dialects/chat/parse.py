@@ -23,31 +23,12 @@ ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function
 
 # A repeated key is refused where the gateway acts on it: the upstream's parser might take the other one, and so answer
 # for another user or model than the one that was looked up here.
-_ACTED_ON = frozenset(
-    (
-        "call",
-        "customer",
-        "elevenlabs_extra_body",
-        "function_call",
-        "functions",
-        "logprobs",
-        "max_completion_tokens",
-        "max_tokens",
-        "messages",
-        "metadata",
-        "model",
-        "n",
-        "response_format",
-        "safety_identifier",
-        "stream",
-        "stream_options",
-        "tool_choice",
-        "tools",
-        "top_logprobs",
-        "user",
-        "user_id",
-    )
+_NAMED = (
+    "call customer elevenlabs_extra_body function_call functions logprobs max_completion_tokens max_tokens "
+    "messages metadata model n response_format safety_identifier stream stream_options tool_choice tools "
+    "top_logprobs user user_id"
 )
+_ACTED_ON = frozenset(_NAMED.split())
 
 
 def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:

@@ -148,6 +148,7 @@ class ChatView:
         if (self._strips_usage or is_hidden) and event.is_usage:
             return
         changed: Json = {}
+        # The client knows one reply: a later round's chunks take on the first one's id, time and model.
         if self._is_later:
             changed = {key: value for key, value in (self._identity or {}).items() if chunk.get(key) != value}
         if is_hidden and isinstance(chunk.get("usage"), dict):
@@ -181,6 +182,7 @@ class ChatView:
         """Returns a choice as the client is to have it: the same object where nothing had to change."""
         changed: Json = {}
         delta = choice.get("delta")
+        # Every change makes a copy: who gets the same object back knows that the upstream's bytes can stay.
         if isinstance(delta, dict):
             new = delta
             if calls is not None and (calls or "tool_calls" in delta):
