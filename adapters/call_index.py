@@ -1,6 +1,6 @@
-"""Streams whose pieces of tool calls have no `index`: each gets the one that OpenAI's dialect demands.
+"""The index of tool calls in streams whose pieces have none: OpenAI's dialect demands one.
 
-Clients put a call together by it, and OpenAI's own SDK fails without. Everything else passes as it came.
+Clients put a call together by its index, and OpenAI's own SDK fails without it. Everything else passes as it came.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ import orjson
 from adapters.base import ModelReply, read_whole
 from adapters.types import Event, Json
 
-__all__ = ["NumberedReply", "Numbering"]
+__all__ = ["CallIndexer", "IndexedReply"]
 
 _CALLS = b'"tool_calls"'
 
 
-class Numbering:
-    """One stream. A piece with an id or a name begins a call; one without continues the call before it."""
+class CallIndexer:
+    """Adds the indices of one stream. A piece with an id or a name begins a call; any other continues the last."""
 
     def __init__(self) -> None:
         self._counts: dict[Any, int] = {}  # choice -> calls begun so far
 
-    def number(self, event: Event) -> Event:
+    def add_index(self, event: Event) -> Event:
         if event.data is None or _CALLS not in event.data:
             return event
         try:
             chunk = orjson.loads(event.data)
         except orjson.JSONDecodeError:
             return event
-        if not (isinstance(chunk, dict) and self._number(chunk)):
+        if not (isinstance(chunk, dict) and self._index_chunk(chunk)):
             return event
         data = orjson.dumps(chunk)
         name = f"event: {event.name}\n".encode() if event.name else b""
         return Event(name + b"data: " + data + b"\n\n", data, event.name)
 
-    def _number(self, chunk: Json) -> bool:
-        """Whether anything had to be changed."""
+    def _index_chunk(self, chunk: Json) -> bool:
+        """Adds the missing indices to a chunk; returns whether there were any."""
         is_changed = False
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
@@ -48,12 +48,12 @@ class Numbering:
                 continue
             for place, piece in enumerate(calls):
                 if isinstance(piece, dict):
-                    numbered = self._numbered(choice.get("index"), piece)
-                    is_changed = is_changed or numbered is not piece
-                    calls[place] = numbered
+                    indexed = self._indexed(choice.get("index"), piece)
+                    is_changed = is_changed or indexed is not piece
+                    calls[place] = indexed
         return is_changed
 
-    def _numbered(self, choice: Any, piece: Json) -> Json:
+    def _indexed(self, choice: Any, piece: Json) -> Json:
         count = self._counts.get(choice, 0)
         if isinstance(index := piece.get("index"), int):
             self._counts[choice] = max(count, index + 1)
@@ -62,23 +62,23 @@ class Numbering:
         begins = piece.get("id") or (isinstance(function, dict) and function.get("name")) or not count
         count += bool(begins)
         self._counts[choice] = count
-        # One that only brings a signature has no function, which the SDK looks into without asking.
+        # A piece that only brings a signature has no function, and the SDK reads `function` without a check.
         more: Json = {} if "function" in piece else {"function": {}}
         return {"index": count - 1, **{key: value for key, value in piece.items() if key != "index"}, **more}
 
 
-class NumberedReply:
-    """A ModelReply that is an event stream."""
+class IndexedReply:
+    """A ModelReply that is an event stream, with the indices added."""
 
     def __init__(self, reply: ModelReply) -> None:
         self.status = reply.status
         self.headers = reply.headers
         self._reply = reply
-        self._numbering = Numbering()
+        self._indexer = CallIndexer()
         self._is_over = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """After all was said: what is left, as it comes."""
+        """Yields the body; what follows [DONE] passes as it comes."""
         if self._is_over:
             async for chunk in self._reply.chunks():
                 yield chunk
@@ -88,9 +88,9 @@ class NumberedReply:
 
     async def events(self) -> AsyncIterator[list[Event]]:
         async for events in self._reply.events():
-            numbered = [self._numbering.number(event) for event in events]
-            self._is_over = self._is_over or numbered[-1].data == b"[DONE]"
-            yield numbered
+            indexed = [self._indexer.add_index(event) for event in events]
+            self._is_over = self._is_over or indexed[-1].data == b"[DONE]"
+            yield indexed
 
     async def peek(self) -> Event | None:
         return await self._reply.peek()

@@ -1,7 +1,7 @@
 """An upstream that speaks OpenAI's dialect: no translation, only addresses, credentials and headers.
 
-A provider with a key of its own never sends the caller's credential; one without sends nothing but that.
-Which of the caller's headers go on is the caller's business; those that belong to one connection are dropped.
+A provider with a key of its own never sends the caller's credential; one without a key sends only that. The caller of
+this module chooses which headers go on; those that belong to one connection are dropped here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from adapters.base import ModelReply
-from adapters.call_index import NumberedReply
+from adapters.call_index import IndexedReply
 from adapters.errors import ProviderError
 from adapters.transport import HttpTransport, Timeouts, Upload, end_to_end, request_headers
 from adapters.types import Capabilities, Header, ModelRequest, announces_events
@@ -29,7 +29,7 @@ class OpenAICompatible:
     base_url: with the version, without a slash at its end: `https://api.openai.com/v1`.
     key: sent as a bearer token; None: the caller's own `Authorization` value is passed on.
     headers: sent with every request, before and instead of the caller's of the same name.
-    transport: shared ones are closed by their owner; without one the provider makes its own and closes it.
+    transport: a shared one is closed by its owner; without one the provider makes its own and closes it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class OpenAICompatible:
         return f"OpenAICompatible({self.name!r}, {self.base_url!r})"  # never the key
 
     async def send(self, request: ModelRequest) -> ModelReply:
-        """Raises: ProviderUnreachable, ProviderTimeout."""
+        """Sends a request with this upstream's own headers. Raises: ProviderUnreachable, ProviderTimeout."""
         headers = self._fixed.copy()
         if self._key is None and request.credential is not None and "Authorization" not in headers:
             headers["Authorization"] = request.credential
@@ -91,11 +91,11 @@ class OpenAICompatible:
             error.provider = self.name
             raise
         if self.capabilities.omits_call_index and announces_events(reply.headers):
-            return NumberedReply(reply)
+            return IndexedReply(reply)
         return reply
 
     def has_endpoint(self, path: str) -> bool:
-        return True  # which ones there are is the upstream's to say
+        return True  # the upstream knows better which ones there are
 
     async def aclose(self) -> None:
         if self._owns_transport:

@@ -1,4 +1,4 @@
-"""From the name of a provider to the thing itself: a row of `adapters/providers.py`, and what speaks its dialect."""
+"""The maker of providers: from a name to a row of `adapters/providers.py`, and to the class that speaks its dialect."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from adapters.anthropic import Anthropic
 from adapters.openai import OpenAICompatible
-from adapters.providers import ROWS, Row
+from adapters.providers import PROVIDERS, ProviderSpec
 from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Capabilities, Header
 
-__all__ = ["ROWS", "Row", "make_provider"]
+__all__ = ["PROVIDERS", "ProviderSpec", "make_provider"]
 
 
 def make_provider(
@@ -27,27 +27,27 @@ def make_provider(
     transport: HttpTransport | None = None,
     timeouts: Timeouts | None = None,
 ) -> OpenAICompatible | Anthropic:
-    """A provider from a row, each of its values replaceable.
+    """Returns a provider made from a row, each of whose values can be replaced.
 
-    kind: a row's name, or anything if `base_url` is given. At another address than the row's the row's capabilities
-    do not count, since who answers there is not known. They do for a row without an address, for a server that one
-    runs oneself, and for a dialect that is translated here: what can be said in it is known.
-    known: capabilities by name, in place of those.
-    Raises: ValueError: an unknown kind without an address, or an address that is none.
+    kind: a row's name, or any name if `base_url` is given. The row's capabilities count at the row's address only,
+    because elsewhere nobody knows who answers. Exceptions are a row without an address, a server that one runs
+    oneself, and a dialect that is translated here, whose possibilities are known.
+    known: capabilities by name, which replace the row's.
+    Raises: ValueError: an unknown kind without an address, or an invalid address.
     """
-    row = ROWS.get(kind)
+    row = PROVIDERS.get(kind)
     address = base_url if base_url is not None else row.base_url if row is not None else None
     if address is None:
-        names = ", ".join(sorted(each.name for each in ROWS.values() if each.base_url is not None))
+        names = ", ".join(sorted(each.name for each in PROVIDERS.values() if each.base_url is not None))
         raise ValueError(f"no address for an upstream of kind {kind!r}: give its base_url, or one of {names}")
     if capabilities is None:
         is_known = row is not None and (
-            address == row.base_url or row.base_url is None or row.is_server or _is_ours(row)
+            address == row.base_url or row.base_url is None or row.is_server or _is_translated(row)
         )
         capabilities = row.capabilities if row is not None and is_known else Capabilities()
     if known:
         capabilities = replace(capabilities, **known)
-    speak = Anthropic if row is not None and _is_ours(row) else OpenAICompatible
+    speak = Anthropic if row is not None and _is_translated(row) else OpenAICompatible
     return speak(
         name or kind,
         address,
@@ -59,5 +59,5 @@ def make_provider(
     )
 
 
-def _is_ours(row: Row) -> bool:
+def _is_translated(row: ProviderSpec) -> bool:
     return row.dialect == "anthropic"

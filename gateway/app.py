@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.base import Embedder, Provider
-from adapters.registry import ROWS, make_provider
+from adapters.registry import PROVIDERS, make_provider
 from adapters.transport import Timeouts
 from gateway.errors import SettingsError
 from gateway.limits import Limits
@@ -281,7 +281,7 @@ def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Pr
 
         return DemoProvider(name)
     kind: str = upstream.kind
-    named = ROWS.get(upstream.name)
+    named = PROVIDERS.get(upstream.name)
     if kind == "openai" and named is not None and named.dialect == "openai":
         kind = upstream.name  # one that speaks OpenAI's dialect and bears a known name is that provider
     timeouts = Timeouts(

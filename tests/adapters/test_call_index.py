@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.call_index import Numbering
+from adapters.call_index import CallIndexer
 from adapters.types import Event
 
 Json = dict[str, Any]
@@ -26,8 +26,8 @@ def pieces_of(found: Event) -> list[Json]:
 
 
 def numbers(*events: Event) -> list[list[int]]:
-    numbering = Numbering()
-    return [[piece["index"] for piece in pieces_of(numbering.number(each))] for each in events]
+    indexer = CallIndexer()
+    return [[piece["index"] for piece in pieces_of(indexer.add_index(each))] for each in events]
 
 
 def begin(call_id: str, **more: Any) -> Json:
@@ -63,7 +63,7 @@ def test_each_piece_gets_the_number_of_its_call(events: list[Event], expected: l
 
 
 def test_nothing_else_changes() -> None:
-    found = Numbering().number(event(begin("a", extra_content={"x": 1}), name="odd"))
+    found = CallIndexer().add_index(event(begin("a", extra_content={"x": 1}), name="odd"))
     assert found.data is not None
     assert found.raw == b"event: odd\ndata: " + found.data + b"\n\n"
     assert orjson.loads(found.data)["odd"] == [1.5, None]
@@ -71,9 +71,9 @@ def test_nothing_else_changes() -> None:
 
 
 def test_a_piece_that_only_brings_a_signature_has_a_function() -> None:
-    numbering = Numbering()
-    numbering.number(event(begin("a")))
-    (piece,) = pieces_of(numbering.number(event({"extra_content": {"x": 1}})))
+    indexer = CallIndexer()
+    indexer.add_index(event(begin("a")))
+    (piece,) = pieces_of(indexer.add_index(event({"extra_content": {"x": 1}})))
     assert piece == {"index": 0, "extra_content": {"x": 1}, "function": {}}
 
 
@@ -92,4 +92,4 @@ def test_a_piece_that_only_brings_a_signature_has_a_function() -> None:
     ids=range(8),
 )
 def test_what_needs_no_number_is_the_very_same(passed: Event) -> None:
-    assert Numbering().number(passed) is passed
+    assert CallIndexer().add_index(passed) is passed

@@ -12,7 +12,7 @@ import pytest
 
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
-from adapters.registry import ROWS, Row, make_provider
+from adapters.registry import PROVIDERS, ProviderSpec, make_provider
 from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Header, ModelRequest
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
@@ -39,7 +39,7 @@ HI = [{"role": "user", "content": "Hi"}]
 class Family:
     """A row of the registry, and the upstream that is strict about its dialect."""
 
-    row: Row
+    row: ProviderSpec
     model: str = "claude-opus-4-6"
 
     @property
@@ -73,7 +73,7 @@ class Family:
         }
 
 
-FAMILIES = [Family(row) for row in ROWS.values()]
+FAMILIES = [Family(row) for row in PROVIDERS.values()]
 
 
 @pytest.fixture(params=FAMILIES, ids=[family.row.name for family in FAMILIES])

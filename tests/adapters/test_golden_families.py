@@ -10,7 +10,7 @@ import pytest
 
 from adapters import registry
 from adapters.base import Provider
-from adapters.registry import ROWS, make_provider
+from adapters.registry import PROVIDERS, make_provider
 from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest
@@ -29,8 +29,8 @@ replies = pytest.mark.parametrize("golden", REPLIES, ids=[each.id for each in RE
 def provider_of(
     golden: Golden, upstream: StrictUpstream, transport: HttpTransport, patch: pytest.MonkeyPatch
 ) -> Provider:
-    row = ROWS[golden.family]
-    patch.setitem(registry.ROWS, row.name, replace(row, base_url=upstream.base_url))
+    row = PROVIDERS[golden.family]
+    patch.setitem(registry.PROVIDERS, row.name, replace(row, base_url=upstream.base_url))
     return make_provider(row.name, key="k", transport=transport)
 
 
@@ -40,7 +40,7 @@ def ask(stream: bool) -> ModelRequest:
 
 def test_every_family_has_files_of_each_kind() -> None:
     for kind in ("requests", "replies", "streams"):
-        assert {folder.parent.name for folder in ROOT.glob(f"*/{kind}")} == ROWS.keys(), kind
+        assert {folder.parent.name for folder in ROOT.glob(f"*/{kind}")} == PROVIDERS.keys(), kind
 
 
 @streams

@@ -8,7 +8,7 @@ import pytest
 
 from adapters.errors import ProviderUnreachable
 from adapters.openai import OpenAICompatible
-from adapters.registry import ROWS, make_provider
+from adapters.registry import PROVIDERS, make_provider
 from adapters.transport import HttpTransport
 from adapters.types import Header, ModelRequest
 from tests.doubles.upstream import StrictUpstream
@@ -144,7 +144,7 @@ def test_a_key_is_not_shown() -> None:
 
 def test_a_row_makes_a_provider_and_each_value_can_be_replaced() -> None:
     plain = make_provider("openai", key="k")
-    assert (plain.name, plain.base_url) == ("openai", ROWS["openai"].base_url)
+    assert (plain.name, plain.base_url) == ("openai", PROVIDERS["openai"].base_url)
     assert plain.capabilities.max_completion_tokens
     elsewhere = make_provider("openai", name="lab", base_url="http://lab:1/v1")
     assert (elsewhere.name, elsewhere.base_url) == ("lab", "http://lab:1/v1")

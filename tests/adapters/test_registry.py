@@ -10,16 +10,16 @@ from yarl import URL
 
 from adapters.anthropic import Anthropic
 from adapters.openai import OpenAICompatible
-from adapters.registry import ROWS, Row, make_provider
+from adapters.registry import PROVIDERS, ProviderSpec, make_provider
 from adapters.types import Capabilities
 from gateway.app import make_providers
 from gateway.settings import NEEDS_ADDRESS, Kind, Settings, UpstreamSettings
 
-WITH_ADDRESS = [row for row in ROWS.values() if row.base_url is not None]
+WITH_ADDRESS = [row for row in PROVIDERS.values() if row.base_url is not None]
 
 
 @pytest.mark.parametrize("row", WITH_ADDRESS, ids=[row.name for row in WITH_ADDRESS])
-def test_a_row_is_a_provider_at_its_address(row: Row) -> None:
+def test_a_row_is_a_provider_at_its_address(row: ProviderSpec) -> None:
     provider = make_provider(row.name)
     assert (provider.name, provider.base_url) == (row.name, row.base_url)
     assert provider.capabilities == row.capabilities
@@ -28,8 +28,8 @@ def test_a_row_is_a_provider_at_its_address(row: Row) -> None:
 
 
 def test_the_settings_know_every_row_and_no_other() -> None:
-    assert set(get_args(Kind)) == ROWS.keys() | {"scripted"}
-    without = {row.name for row in ROWS.values() if row.base_url is None}
+    assert set(get_args(Kind)) == PROVIDERS.keys() | {"scripted"}
+    without = {row.name for row in PROVIDERS.values() if row.base_url is None}
     assert set(NEEDS_ADDRESS) == without | {"openai"}
 
 
@@ -47,12 +47,12 @@ def test_the_settings_know_every_row_and_no_other() -> None:
 )
 def test_capabilities_belong_to_an_address(kind: str, address: str | None, kept: bool) -> None:
     found = make_provider(kind, base_url=address).capabilities
-    assert found == (ROWS[kind].capabilities if kept else Capabilities())
+    assert found == (PROVIDERS[kind].capabilities if kept else Capabilities())
 
 
 def test_what_the_operator_knows_counts_more_than_what_we_do() -> None:
     found = make_provider("groq", known={"developer_role": False}).capabilities
-    assert found == replace(ROWS["groq"].capabilities, developer_role=False)
+    assert found == replace(PROVIDERS["groq"].capabilities, developer_role=False)
     there = UpstreamSettings(
         "lab", base_url="http://lab:1/v1", takes={"stream_usage": True, "metadata": False}
     )
@@ -79,5 +79,5 @@ def test_the_settings_kind_decides_what_is_spoken() -> None:
     )
     assert isinstance(providers["claude"], Anthropic)
     assert isinstance(providers["anthropic"], OpenAICompatible)
-    assert providers["quick"].capabilities == ROWS["groq"].capabilities
-    assert providers["mistral"].capabilities == ROWS["mistral"].capabilities != Capabilities()
+    assert providers["quick"].capabilities == PROVIDERS["groq"].capabilities
+    assert providers["mistral"].capabilities == PROVIDERS["mistral"].capabilities != Capabilities()

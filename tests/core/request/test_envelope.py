@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adapters.providers import ROWS
+from adapters.providers import PROVIDERS
 from gateway.core.request.envelope import consumed, developer_places, spent
 
 
@@ -59,7 +59,7 @@ def test_what_is_consumed(extra: dict[str, Any], takes_metadata: bool, expected:
     ],
 )
 def test_what_a_translation_has_no_place_for(extra: dict[str, Any], expected: tuple[str, ...]) -> None:
-    assert spent({**PLAIN, **extra}, ROWS["anthropic"].capabilities.spends) == expected
+    assert spent({**PLAIN, **extra}, PROVIDERS["anthropic"].capabilities.spends) == expected
     assert spent({**PLAIN, **extra}, ()) == ()
 
 

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from adapters import registry
-from adapters.registry import ROWS
+from adapters.registry import PROVIDERS
 from adapters.types import Capabilities
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
@@ -26,8 +26,8 @@ from tests.gateway.sdk import World, agent, remember
 
 Json = dict[str, Any]
 
-FAMILIES = [row.name for row in ROWS.values() if row.dialect == "openai"]
-KNOWN = [name for name in FAMILIES if ROWS[name].capabilities.developer_role is False]
+FAMILIES = [row.name for row in PROVIDERS.values() if row.dialect == "openai"]
+KNOWN = [name for name in FAMILIES if PROVIDERS[name].capabilities.developer_role is False]
 INSERT = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 MESSAGES = [
@@ -52,12 +52,12 @@ def rules_of(known: Capabilities) -> Rules:
 @contextmanager
 def family(name: str, tmp_path: Path, **of_upstream: Any) -> Iterator[World]:
     """A gateway in front of a provider of that row. name: "unknown": an address of which nothing is known."""
-    row = ROWS.get(name)
+    row = PROVIDERS.get(name)
     rules = rules_of(row.capabilities) if row is not None else Rules()
     with StrictUpstream(rules=rules) as upstream, pytest.MonkeyPatch.context() as patch:
         address: str | None = upstream.base_url
         if row is not None and row.base_url is not None:
-            patch.setitem(registry.ROWS, name, replace(row, base_url=address))
+            patch.setitem(registry.PROVIDERS, name, replace(row, base_url=address))
             address = None if name != "openai" else address
         kind: Any = "openai" if row is None else name
         settings = UpstreamSettings("up", kind, address, **of_upstream)
@@ -88,7 +88,7 @@ def roles(world: World) -> list[str]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_gets_what_it_takes(name: str, tmp_path: Path) -> None:
     """A hidden round within a limit, a developer's words and metadata, before an upstream as strict as its row."""
-    known = ROWS[name].capabilities
+    known = PROVIDERS[name].capabilities
     told: Json = {"max_tokens": 100, "metadata": {"topic": "tea"}, "tools": [WEATHER]}
     with family(name, tmp_path) as world:
         for memory, stream in itertools.product((True, False), repeat=2):
