@@ -161,7 +161,6 @@ class StoreHealth:
     failures: int = 0
     waiting: int = 0
     waiting_bytes: int = 0
-    wal_bytes: int = 0
 
     @property
     def ok(self) -> bool:
@@ -220,8 +219,6 @@ class Blocks(Protocol):
 
 class Passages(Protocol):
     async def list(self, agent: int, *, after: int = 0, limit: int = 100) -> tuple[Passage, ...]: ...
-
-    async def insert(self, agent: int, text: str, *, at: float, sources: Sequence[int] = ()) -> Passage: ...
 
 
 class Turns(Protocol):

@@ -21,9 +21,10 @@ from gateway.core.prompt.compose import Composition, compose, compose_plain, kno
 from gateway.run.memory.contents import with_contents
 from storage.base import Connection
 from storage.commands import Change, Committed, Look, Pool, TurnWrite
-from storage.records import Agent, Block, Exchange, Scope, Snapshot
+from storage.records import Agent, Block, Exchange, Passage, Scope, Snapshot
 from storage.search.blob import PRESENT, document_type, open_blob
 from storage.sql import exchanges
+from storage.sql.passages import insert_passage
 from storage.sql.store import SqlStore
 from storage.sqlite.database import drive
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
@@ -179,3 +180,10 @@ class Teller:
             return found
 
         return drive(self.store.database.read(read))
+
+
+async def save_passage(
+    store: SqlStore, agent: int, text: str, *, at: float, sources: Sequence[int] = ()
+) -> Passage:
+    """An archival memory that no turn made."""
+    return await store.database.write(lambda c: insert_passage(c, agent, text, at=at, sources=sources))

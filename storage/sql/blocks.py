@@ -181,10 +181,7 @@ async def settle_ops(connection: Connection, ids: Iterable[int], state: str) -> 
 class Blocks:
     """Blocks for those who have no transaction of their own."""
 
-    def __init__(
-        self,
-        database: Database,
-    ) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     async def load(self, agent: int) -> tuple[Block, ...]:

@@ -66,22 +66,12 @@ async def load_kept(connection: Connection, statement: str, parameters: Sequence
 
 
 class Passages:
-    """Passages for those who have no transaction of their own."""
+    """Implements storage.base.Passages."""
 
-    def __init__(
-        self,
-        database: Database,
-    ) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     async def list(self, agent: int, *, after: int = 0, limit: int = 100) -> tuple[Passage, ...]:
         return await self._database.read(
             lambda connection: list_passages(connection, agent, after=after, limit=limit)
-        )
-
-    async def insert(self, agent: int, text: str, *, at: float, sources: Sequence[int] = ()) -> Passage:
-        """Raises: NotFound."""
-        return await self._database.write(
-            lambda connection: insert_passage(connection, agent, text, at=at, sources=sources),
-            bytes=len(text) * 4,
         )

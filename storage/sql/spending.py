@@ -13,10 +13,7 @@ _Q = load_queries("jobs.sql")
 
 
 class Spending:
-    def __init__(
-        self,
-        database: Database,
-    ) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     async def spent(self, project: str, day: int) -> int:

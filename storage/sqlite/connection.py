@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL, set_exception, set_result
@@ -72,13 +72,13 @@ class DatabaseFile:
 
     synchronous: NORMAL survives the death of the process, FULL that of the machine.
     busy_timeout_ms: how long the writer waits for another process that holds the file.
-    on_statement: called with each statement but pragmas; for tests that count them.
+    factory: of connections; tests that count statements bring their own.
     """
 
     path: str
     synchronous: str = "NORMAL"
     busy_timeout_ms: int = 200
-    on_statement: Callable[[str], None] | None = None
+    factory: type[sqlite3.Connection] = sqlite3.Connection
 
 
 def translate(error: sqlite3.Error, path: str = "the database") -> StoreError:
@@ -137,16 +137,13 @@ def open_reader(target: DatabaseFile, *, busy_timeout_ms: int) -> sqlite3.Connec
 def _connect(target: DatabaseFile) -> sqlite3.Connection:
     # Transactions are begun by hand. A connection is used by one thread at a time, though not always by the one
     # that made it (shutdown closes them all).
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         target.path,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=CACHED_STATEMENTS,
-        factory=sqlite3.Connection if target.on_statement is None else _CountedConnection,
+        factory=target.factory,
     )
-    if isinstance(connection, _CountedConnection):
-        connection.on_statement = target.on_statement
-    return connection
 
 
 def _common(connection: sqlite3.Connection) -> None:
@@ -162,40 +159,6 @@ def _closing_on_error(connection: sqlite3.Connection) -> Iterator[sqlite3.Connec
     except BaseException:
         connection.close()
         raise
-
-
-class _CountedConnection(sqlite3.Connection):
-    """Reports the statements that are executed. (SQLite's own trace reports a statement again for each trigger.)"""
-
-    on_statement: Callable[[str], None] | None = None
-
-    def cursor(self, factory: Any = None) -> Any:
-        return super().cursor(_CountedCursor)
-
-    def execute(self, sql: str, parameters: Any = (), /) -> Any:
-        return self.cursor().execute(sql, parameters)
-
-    def executemany(self, sql: str, parameters: Any, /) -> Any:
-        return self.cursor().executemany(sql, parameters)
-
-
-class _CountedCursor(sqlite3.Cursor):
-    def execute(self, sql: str, parameters: Any = (), /) -> Any:
-        self._report(sql)
-        return super().execute(sql, parameters)
-
-    def executemany(self, sql: str, parameters: Any, /) -> Any:
-        self._report(sql)
-        return super().executemany(sql, parameters)
-
-    def _report(self, sql: str) -> None:
-        connection = self.connection
-        if (
-            isinstance(connection, _CountedConnection)
-            and connection.on_statement is not None
-            and not sql.startswith("PRAGMA")
-        ):
-            connection.on_statement(sql)
 
 
 class Driver(aiosqlite.Connection):

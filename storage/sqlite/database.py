@@ -87,19 +87,19 @@ class SqliteDatabase:
         synchronous: str = "NORMAL",
         limits: WriterLimits | None = None,
         busy_timeout_ms: int = 200,
-        on_statement: Callable[[str], None] | None = None,
+        factory: type[sqlite3.Connection] = sqlite3.Connection,
         connect: Callable[[DatabaseFile], sqlite3.Connection] | None = None,
     ) -> Self:
         """Takes the file, brings it to the present schema, and opens it.
 
         A database that cannot be used for now (full, locked, read-only, damaged) does not stop the start: `health`
         says so, everything raises the named error, and it comes back by itself. address: where this process serves,
-        for whoever is refused the file. on_statement: given each statement, for tests that count them.
-        connect: how the writing connection is made, `connect_current` unless a test puts a fault there.
+        for whoever is refused the file. factory: of connections, for tests that count statements. connect: how the
+        writing connection is made, `connect_current` unless a test puts a fault there.
 
         Raises: Owned, TooNew, Foreign; ReadOnly or Broken when not even the lock file can be made.
         """
-        target = DatabaseFile(_real(path), synchronous, busy_timeout_ms, on_statement)
+        target = DatabaseFile(_real(path), synchronous, busy_timeout_ms, factory)
         lock = Lock.acquire(target.path, address)
         _make_private(target.path)
         try:

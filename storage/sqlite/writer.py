@@ -220,7 +220,6 @@ class Writer:
             failures=self._failures,
             waiting=len(self._turns.writes) + len(self._bulk.writes) + len(self._running),
             waiting_bytes=self._turns.bytes + self._bulk.bytes + sum(w.size for w in self._running),
-            wal_bytes=self._wal_bytes,
         )
 
     @property

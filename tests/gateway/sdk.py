@@ -27,6 +27,7 @@ from gateway.web.server import GatewayServer, make_server
 from storage.open import open_store
 from storage.records import Block, Scope
 from storage.sql.store import SqlStore
+from tests.doubles.statements import counting
 from tests.doubles.upstream import Seen, StrictUpstream
 from tests.server import QUIET, RawReply, Running, serve, settings_for
 
@@ -319,7 +320,7 @@ def remember(
     settings = settings_for(upstream, memory=MemorySettings(**memory), profiles=profiles, **parts)
 
     async def open_here() -> SqlStore:
-        return await open_store(tmp_path / "memory.db", now=clock, on_statement=statements.append)
+        return await open_store(tmp_path / "memory.db", now=clock, factory=counting(statements.append))
 
     with (
         patch("tests.server.make_server", _quick_server),

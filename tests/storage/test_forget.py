@@ -19,7 +19,7 @@ from storage.records import Agent, Exchange, Scope, Snapshot, State
 from storage.sql.store import SqlStore
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import OpenStore
-from tests.stored import ALICE, Teller
+from tests.stored import ALICE, Teller, save_passage
 
 BOB = Scope("default", "default", "user:bob")
 DAY = 86_400.0
@@ -260,8 +260,8 @@ async def test_passages_that_came_from_it_go(store: SqlStore, alice: Teller, pat
     await talk(alice, ["one", "two"], "c1")
     agent = alice.agent
     one, two = (row_of(alice, mark) for mark in ("oneu", "twou"))
-    await store.passages.insert(agent.id, words("kept"), at=5.0, sources=[two.id])
-    await store.passages.insert(agent.id, words("gone"), at=5.0, sources=[two.id, one.id])
+    await save_passage(store, agent.id, words("kept"), at=5.0, sources=[two.id])
+    await save_passage(store, agent.id, words("gone"), at=5.0, sources=[two.id, one.id])
     await index(store, agent)
     await forget(store, agent, ForgetTarget(exchanges=[one.id]))
     assert [p.text for p in await store.passages.list(agent.id)] == [words("kept")]
@@ -423,10 +423,10 @@ async def test_what_is_too_old_goes(store: SqlStore, path: Path) -> None:
     clock = Clock()
     alice = Teller(store, ALICE, clock)
     await talk(alice, ["old"], "c1")
-    await store.passages.insert(alice.agent.id, words("oldp"), at=clock.now)
+    await save_passage(store, alice.agent.id, words("oldp"), at=clock.now)
     clock.now += 40 * DAY
     await talk(alice, ["new"], "c2")
-    await store.passages.insert(alice.agent.id, words("newp"), at=clock.now)
+    await save_passage(store, alice.agent.id, words("newp"), at=clock.now)
     before = clock.now - 30 * DAY
     assert await store.forgetting.aged("default", before) == [alice.agent.id]
     assert await store.forgetting.aged("other", before) == []

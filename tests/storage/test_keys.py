@@ -14,6 +14,7 @@ from storage.records import Agent, Scope
 from storage.sql.agents import Agents, create_agent
 from storage.sql.keys import was_keyed
 from storage.sql.store import SqlStore
+from tests.doubles.statements import counting
 
 ALICE = Scope("default", "default", "user:alice")
 
@@ -112,7 +113,7 @@ async def test_taking_back_the_last_key_does_not_open_the_server(open_store: Any
 
 async def test_a_known_key_costs_no_statement(open_store: Any) -> None:
     statements: list[str] = []
-    store = await open_store(on_statement=statements.append)
+    store = await open_store(factory=counting(statements.append))
     _, plain = await store.keys.create("shop", "laptop")
     await store.keys.find(plain)
     statements.clear()

@@ -10,11 +10,11 @@ from storage.sql.agents import set_indexed
 from storage.sql.recall import _KEPT_BATCH
 from storage.sql.store import SqlStore
 from storage.sql.terms import get_terms, load_terms, replace_terms
-from tests.stored import indexed_seqs
+from tests.stored import indexed_seqs, save_passage
 
 
 async def test_passages_are_numbered_in_the_agents_order_and_paged(store: SqlStore, agent: Agent) -> None:
-    made = [await store.passages.insert(agent.id, text, at=1.0, sources=[3]) for text in ("a", "b", "c")]
+    made = [await save_passage(store, agent.id, text, at=1.0, sources=[3]) for text in ("a", "b", "c")]
     assert [p.seq for p in made] == [1, 2, 3]
     assert await store.passages.list(agent.id, limit=2) == tuple(made[:2])
     assert await store.passages.list(agent.id, after=2) == (made[2],)
@@ -24,7 +24,7 @@ async def test_passages_are_numbered_in_the_agents_order_and_paged(store: SqlSto
 
 async def test_a_passage_of_nobody_is_refused(store: SqlStore) -> None:
     with pytest.raises(NotFound):
-        await store.passages.insert(77, "a", at=1.0)
+        await save_passage(store, 77, "a", at=1.0)
 
 
 async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: SqlStore, agent: Agent) -> None:
@@ -47,7 +47,7 @@ async def test_the_index_says_how_far_it_has_come(store: SqlStore, agent: Agent)
 
 async def test_more_passages_than_one_step_takes_are_all_indexed(store: SqlStore, agent: Agent) -> None:
     for n in range(_KEPT_BATCH + 50):
-        last = await store.passages.insert(agent.id, f"zebra{n}", at=1.0)
+        last = await save_passage(store, agent.id, f"zebra{n}", at=1.0)
     assert await store.recall.index(agent.id, lambda *_: ())
     assert not await store.recall.index(agent.id, lambda *_: ())
     found = await store.database.read(lambda c: load_terms(c, agent.id))

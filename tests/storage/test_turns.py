@@ -34,6 +34,7 @@ from storage.sql.exchanges import SQL
 from storage.sql.store import SqlStore
 from storage.sqlite.database import drive
 from tests.core.conversations import assistant, call, check_columns, result, user
+from tests.doubles.statements import counting
 from tests.storage.conftest import OpenStore
 from tests.stored import ALICE, StoredTurn, Teller
 
@@ -63,7 +64,7 @@ def statements() -> list[str]:
 
 @pytest.fixture
 async def alice(open_store: OpenStore, statements: list[str]) -> Teller:
-    return Teller(await open_store(on_statement=statements.append), ALICE, Clock())
+    return Teller(await open_store(factory=counting(statements.append)), ALICE, Clock())
 
 
 def kinds(statements: list[str]) -> list[str]:

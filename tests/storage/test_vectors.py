@@ -23,7 +23,7 @@ from storage.sql.store import SqlStore
 from storage.sql.vectors import add_vectors, forget_indexed
 from tests.core.conversations import assistant, user
 from tests.storage.test_forget import Clock
-from tests.stored import ALICE, Teller
+from tests.stored import ALICE, Teller, save_passage
 
 DIMENSION = 16
 MODEL = "test/m"
@@ -240,7 +240,7 @@ async def forget(store: SqlStore, agent: Agent, target: ForgetTarget) -> None:
 async def test_messages_passages_and_facts_are_embedded_and_found(store: SqlStore, alice: Teller) -> None:
     await talk(alice, "tea", "rain")
     agent = alice.agent
-    await store.passages.insert(agent.id, "A saved note.", at=5.0)
+    await save_passage(store, agent.id, "A saved note.", at=5.0)
     while await store.recall.index(agent.id, messages_of):
         pass
     assert await store.vectors.behind(MODEL, 10) == [agent.id]
@@ -333,7 +333,7 @@ async def test_forgetting_takes_the_vectors_along(store: SqlStore, alice: Teller
     await talk(alice, "one", "two", "three")
     await talk(alice, "four", key="c2")
     agent = alice.agent
-    note = await store.passages.insert(agent.id, "A note on one.", at=5.0, sources=[alice.rows()[0].id])
+    note = await save_passage(store, agent.id, "A note on one.", at=5.0, sources=[alice.rows()[0].id])
     while await store.recall.index(agent.id, messages_of):
         pass
     await embed(store, agent)

@@ -27,7 +27,7 @@ from storage.open import open_store
 from storage.records import Agent, Scope, State
 from storage.sql.store import SqlStore
 from tests.core.conversations import assistant, call, picture, result, user
-from tests.stored import ALICE, Teller
+from tests.stored import ALICE, Teller, save_passage
 
 CAROL = Scope("other", "default", "user:carol")
 Lines = list[str]
@@ -125,7 +125,7 @@ async def test_export_import_export_is_the_same(store: SqlStore, other: SqlStore
     await live(alice, chance)
     agent = alice.agent
     rows = alice.rows()
-    await store.passages.insert(agent.id, "A passage ☂", at=5.5, sources=[rows[0].id, rows[1].id])
+    await save_passage(store, agent.id, "A passage ☂", at=5.5, sources=[rows[0].id, rows[1].id])
     (block,) = await store.blocks.load(agent.id)
     await store.blocks.write(block.id, block.version, "by hand", at=7.0, origin="api", sources=[rows[1].id])
     await store.blocks.undo(block.id, at=8.0)

@@ -27,6 +27,7 @@ from storage.records import JobState, Scope
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
 from tests.meaning import unit_bytes, vector_of
+from tests.stored import save_passage
 
 PATIENCE_S = 10.0
 IDLE_S = 200.0
@@ -207,7 +208,7 @@ def test_passages_and_facts_have_vectors_as_messages_do(made: Remembering) -> No
     id = made.agent_id()
 
     async def save() -> None:
-        await made.world.store.passages.insert(id, "A tortoise note on dandelions.", at=5.0)
+        await save_passage(made.world.store, id, "A tortoise note on dandelions.", at=5.0)
         made.embedding.schedule.enqueue_now([id])
 
     made.world.gateway.call(save())

@@ -27,6 +27,7 @@ from storage.sql.passages import insert_passage
 from storage.sql.store import SqlStore
 from storage.sqlite.database import drive
 from storage.sqlite.writer import WriterLimits
+from tests.doubles.statements import counting
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.background.job_process import STEPS
 from tests.gateway.process import ROOT
@@ -133,7 +134,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         now=lambda: time.now,
         tick=lambda: time.tick,
         limits=WriterLimits(retry_first_s=3600, idle_s=3600),
-        on_statement=statements.append,
+        factory=counting(statements.append),
     )
     bench = Bench(store, time, statements)
     yield bench

@@ -36,8 +36,8 @@ def talk(
         turns_of = world.store.turns
         pool = turns_of.pool
 
-        def counted(*args: Any) -> Pool:
-            found: Pool = pool(*args)
+        async def counted(*args: Any) -> Pool:
+            found: Pool = await pool(*args)
             loaded.append(len(found.exchanges))
             return found
 

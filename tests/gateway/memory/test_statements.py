@@ -49,7 +49,7 @@ REGENERATED = [*LOOK, *POOL, *RESOLVE, ADD, MARK_PARENT, MARK_CONVERSATION]
 HIDDEN_ROUND = [*LOOK, "insert snapshots", ADD, MARK_PARENT, "insert block_ops"]
 CARRYING_EDITS = [
     *LOOK, *POOL, "read", "read", *RESOLVE, ADD, MARK_PARENT, MARK_CONVERSATION, "read", "read", "read",
-    "insert block_history", "update blocks", "update block_ops", "update block_ops",
+    "insert block_history", "update blocks", "update block_ops",
 ]  # fmt: skip
 # Two turns: the second to end finds that the conversation has moved (its insert adds nothing) and is resolved.
 CONFLICT = [*LOOK, *LOOK, ADD, MARK_PARENT, ADD, *RESOLVE, "read", ADD, MARK_CONVERSATION]
