@@ -32,6 +32,8 @@ from gateway.run.background.model import background_route
 from gateway.run.background.services import BackgroundServices
 from gateway.run.chat import Chat
 from gateway.run.memory.blocks import follow_settings
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.pending import Pending
 from gateway.run.upstream.forward import Forwarding
 from gateway.run.upstream.models import ModelList
 from gateway.run.upstream.route import Route as ModelRoute
@@ -88,7 +90,15 @@ class Gateway:
         )
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
         self.models = ModelList(settings, named, int(clock()), limits.models_refresh_s)
-        self.chat = Chat(settings, store, providers, self.metrics, clock, limits)
+        pending = Pending()
+        self.beside: BackgroundServices | None = None
+        keeper: MemoryKeeper | None = None
+        if store is not None:
+            self.beside = BackgroundServices(
+                settings, store, self.metrics, clock, background, embedder, limits
+            )
+            keeper = MemoryKeeper(store, settings.memory, clock, self.beside, self.beside.embed_query)
+        self.chat = Chat(settings, keeper, providers, self.metrics, pending, limits)
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
         routes: list[BaseRoute] = [
@@ -99,20 +109,9 @@ class Gateway:
             ),
             *health_routes(self.readiness, self.metrics),
         ]
-        self.beside: BackgroundServices | None = None
-        if store is not None and self.chat.recollector is not None:
+        if store is not None and self.beside is not None:
             self.readiness.checks["store"] = lambda: store.health.status
             self.metrics.watch_writer(lambda: store.health.waiting, lambda: store.health.waiting_bytes)
-            self.beside = BackgroundServices(
-                settings,
-                store,
-                self.chat.recollector,
-                self.metrics,
-                clock,
-                background,
-                embedder,
-                limits,
-            )
             if admin_token is not None:
                 operations = make_operations(settings, store, self.beside.embed_query)
                 routes += admin_routes(operations, admin_token)

@@ -11,7 +11,7 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer import TransferOperations
 from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
-from gateway.run.memory.turn_memory import EmbedQuery
+from gateway.run.memory.recall import EmbedQuery
 from gateway.settings import Settings
 from storage.base import Store
 

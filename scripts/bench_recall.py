@@ -39,11 +39,13 @@ from gateway.core.agent import AgentSpec  # noqa: E402
 from gateway.core.memory.visibility import messages_of  # noqa: E402
 from gateway.core.prompt import note as recall  # noqa: E402
 from gateway.core.request.identity import IdentityRules, identify  # noqa: E402
+from gateway.core.upstream.policy import Target  # noqa: E402
 from gateway.dialects.chat.parse import parse  # noqa: E402
 from gateway.run.background.embed import KIND, Embedding  # noqa: E402
 from gateway.run.background.worker import JobContext  # noqa: E402
-from gateway.run.memory.assemble import Additions, assemble  # noqa: E402
-from gateway.run.memory.turn_memory import MemoryKeeper, MemoryRequest  # noqa: E402
+from gateway.run.memory.keeper import MemoryKeeper  # noqa: E402
+from gateway.run.memory.known import MemoryRequest  # noqa: E402
+from gateway.run.memory.prompt import EndpointForm  # noqa: E402
 from gateway.settings import MemorySettings  # noqa: E402
 from scripts.fill import new_agent, write_conversation  # noqa: E402
 from storage.open import open_store  # noqa: E402
@@ -52,6 +54,7 @@ from storage.search import blob, rank  # noqa: E402
 from storage.sql.store import SqlStore  # noqa: E402
 
 CACHE = ROOT / ".cache"
+TARGET = Target("bench", "m")
 PACKAGE = "graphiti-core==0.31.2"
 MEMBER = "tests/evals/data/longmemeval_data/longmemeval_oracle.json"
 BUDGETS = (1_000, 2_000, 4_000)
@@ -210,19 +213,18 @@ def requested(case: Case, embedder: Embedder | None = None) -> Ask:
         body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": case.question}]})
         request = parse(body)
         identity = identify([], {"user": "reader"}, IdentityRules(), "default")
-        recollector = MemoryKeeper(store, settings, lambda: case.asked)
-        if embedding is not None:
-            recollector.embed_query = embedding.embed_query
-        found = await recollector.begin(MemoryRequest(request, identity, AgentSpec("default"), case.asked))
-        added = Additions(found.composition, found.section.text, found.offered)
-        sent = orjson.loads((await assemble(request, "m", added, None)).body())["messages"]
+        search = None if embedding is None else embedding.embed_query
+        keeper = MemoryKeeper(store, settings, lambda: case.asked, embed_query=search)
+        known = await keeper.begin(MemoryRequest(request, identity, AgentSpec("default"), case.asked, TARGET))
+        prompt = await keeper.composer.make(known, EndpointForm(), ())
+        sent = orjson.loads(prompt.body())["messages"]
         note = str(sent[-1]["content"]).removesuffix(case.question)
         lines = [_flat(line.partition("] ")[2]).strip("… ") for line in note.splitlines()]
         told = {seq for seq, text in texts.items() if any(line and line in text for line in lines)}
         if budget == BUDGETS[-1]:
             await store.close()
             folder.cleanup()
-        return note, told, found.recall_ms / 1000
+        return note, told, prompt.recall.ms / 1000
 
     return lambda budget: loop.run_until_complete(ask(budget))
 
@@ -318,16 +320,18 @@ def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder 
     async def time_all() -> tuple[list[float], list[float]]:
         with tempfile.TemporaryDirectory() as folder:
             store, embedding = await _remember(Path(folder) / "bench.db", case, embedder)
-            recollector = MemoryKeeper(store, MemorySettings(recall_deadline_ms=10_000), lambda: case.asked)
-            if embedding is not None:
-                recollector.embed_query = embedding.embed_query
+            search = None if embedding is None else embedding.embed_query
+            settings = MemorySettings(recall_deadline_ms=10_000)
+            keeper = MemoryKeeper(store, settings, lambda: case.asked, embed_query=search)
             times, worked = list[float](), list[float]()
             for question in asked:
                 body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
                 identity = identify([], {"user": "reader"}, IdentityRules(), "default")
-                asked_now = MemoryRequest(parse(body), identity, AgentSpec("default"), case.asked)
+                asked_now = MemoryRequest(parse(body), identity, AgentSpec("default"), case.asked, TARGET)
                 began = time.process_time()
-                times.append((await recollector.begin(asked_now)).recall_ms / 1000)
+                known = await keeper.begin(asked_now)
+                prompt = await keeper.composer.make(known, EndpointForm(), ())
+                times.append(prompt.recall.ms / 1000)
                 worked.append(time.process_time() - began)
             await store.close()
             return times, worked

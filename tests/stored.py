@@ -17,7 +17,7 @@ from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, begin
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
-from gateway.core.prompt.compose import Composition, compose, compose_plain, known_note
+from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.run.memory.contents import with_contents
 from storage.base import Connection
 from storage.commands import Change, Committed, Look, Pool, TurnWrite
@@ -99,7 +99,7 @@ class Teller:
             plan = drive(with_contents(turns, agent, tree, partial(begin, tree, query)))
         fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         if tree is None:
-            composition = compose_plain(listing, look, offered, fresh)
+            composition = compose(Tree(look.additions), plan, offered, fresh, look.additions)
         else:
             composing = partial(compose, tree, plan, offered, fresh)
             composition = drive(with_contents(turns, agent, tree, composing))

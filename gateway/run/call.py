@@ -1,8 +1,8 @@
-"""The request of a chat completion as one upstream gets it, whichever that will be."""
+"""The request of a chat completion as one endpoint gets it, whichever that will be."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -11,71 +11,85 @@ from gateway.core.request.chat import ChatRequest
 from gateway.core.request.envelope import consumed, developer_places, spent
 from gateway.core.request.splice import Splice
 from gateway.core.upstream.policy import Target
-from gateway.run.memory.assemble import Additions, Assembly, assemble
+from gateway.run.memory.fit import fit
+from gateway.run.memory.known import Known
+from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.failover import Endpoint
 
-__all__ = ["ChatCall"]
+__all__ = ["ChatCall", "form_for"]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ChatCall:
-    """What is asked of an upstream, whichever that will be. upstream: the one the caller named or was routed to."""
+    """One request and what goes with it upstream. upstream: the one the caller named or was routed to.
+
+    memory: how memory stands for it, as its reply says: on, read, off, none or unavailable.
+    """
 
     request: ChatRequest
     headers: tuple[tuple[str, str], ...]
     credential: str | None
     upstream: str
+    memory: str
     receipt: Receipt
-    told: tuple[str, ...] = ()  # what was said to be consumed
-    is_adapted: bool = False
 
-    async def make(self, target: Target, place: Endpoint) -> ModelRequest:
-        """The request as it came, where nothing of ours goes in."""
+    async def request_for(self, target: Target, place: Endpoint) -> ModelRequest:
+        """Returns the request as it came, where nothing of ours goes in."""
+        form = form_for(self.request, place)
         if target.context_window is not None:
-            assembly = await self.assemble(Additions(), target, place)
-            return ModelRequest(assembly.body(), self.headers, self.credential_for(target))
-        request, names, as_system = self.request, self._consumed(place), self._as_system(place)
-        body = request.raw
-        if names or as_system or target.model != request.model:
-            splice = Splice(request.layout, request.raw)
-            for name in names:
+            prompt = Prompt(self.request, target, form)
+            prompt = replace(prompt, window=await fit(prompt))
+            self.describe(form, prompt)
+            return self.send(target, prompt.body())
+        self.describe(form)
+        body = self.request.raw
+        if form.consumed or form.as_system or target.model != self.request.model:
+            splice = Splice(self.request.layout, body)
+            for name in form.consumed:
                 splice.drop_member(name)
-            for index in as_system:
+            for index in form.as_system:
                 splice.set_role(index, "system")
-            if target.model != request.model:
+            if target.model != self.request.model:
                 splice.set_member("model", orjson.dumps(target.model))
             body = splice.render()
-        return ModelRequest(body, self.headers, self.credential_for(target))
+        return self.send(target, body)
 
-    async def assemble(self, added: Additions, target: Target, place: Endpoint) -> Assembly:
-        takes_usage = place.provider.capabilities.stream_usage
-        found = await assemble(
-            self.request, target.model, added, target.context_window, takes_usage=takes_usage
-        )
-        found.consumed = self._consumed(place)
-        found.as_system = self._as_system(place)
-        self.receipt.say("x-mnemogate-evicted-tokens", str(found.evicted_tokens))
-        return found
+    def fault(self) -> Exception | None:
+        return None  # the whole request was here before anybody was asked
 
-    def credential_for(self, target: Target) -> str | None:
-        return self.credential if target.gets_credential(self.upstream) else None
+    def send(self, target: Target, body: bytes) -> ModelRequest:
+        """Returns the request with the credential that this target may see."""
+        credential = self.credential if target.gets_credential(self.upstream) else None
+        return ModelRequest(body, self.headers, credential)
 
-    def _consumed(self, place: Endpoint) -> tuple[str, ...]:
-        body, known = self.request.json, place.provider.capabilities
-        names = consumed(body, known.metadata)
-        told = (*names, *(each for each in spent(body, known.spends) if each not in names))
-        if told != self.told:
-            self.told = told
-            self.receipt.say("x-mnemogate-consumed", ",".join(told) or None)
-        return names
+    def describe(self, form: EndpointForm, prompt: Prompt | None = None, known: Known | None = None) -> None:
+        """Fills the receipt: whose memory, which conversation, and what was done to the request, for this endpoint.
 
-    def _as_system(self, place: Endpoint) -> tuple[int, ...]:
-        if place.provider.capabilities.developer_role is not False:
-            found: tuple[int, ...] = ()
-        else:
-            found = developer_places(self.request.messages)
-        if found or self.is_adapted:
-            self.is_adapted = bool(found)
-            self.receipt.say("x-mnemogate-adapted", "developer_role" if found else None)
-        return found
+        prompt: None where the request goes as it came. known: None where memory has no part in it.
+        """
+        say = self.receipt.say
+        say("x-mnemogate-memory", self.memory)
+        say("x-mnemogate-consumed", ",".join((*form.consumed, *form.spent)) or None)
+        say("x-mnemogate-adapted", "developer_role" if form.as_system else None)
+        if prompt is not None:
+            say("x-mnemogate-evicted-tokens", str(prompt.window.evicted_tokens))
+        if known is not None and prompt is not None:
+            say("x-mnemogate-agent", known.agent.uid)
+            say("x-mnemogate-conversation", known.conversation_uid)
+            say("x-mnemogate-recalled-tokens", str(prompt.recall.tokens))
+            say("x-mnemogate-injected-tokens", str(prompt.injected_tokens))
+            say("x-mnemogate-recall", "unavailable" if prompt.recall.has_failed else None)
+
+
+def form_for(request: ChatRequest, place: Endpoint) -> EndpointForm:
+    """Returns how the request has to look for an endpoint, by what that is known to take."""
+    known = place.provider.capabilities
+    names = consumed(request.json, known.metadata)
+    takes_developer = known.developer_role is not False
+    return EndpointForm(
+        consumed=names,
+        spent=tuple(each for each in spent(request.json, known.spends) if each not in names),
+        as_system=() if takes_developer else developer_places(request.messages),
+        takes_usage=known.stream_usage,
+    )

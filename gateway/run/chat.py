@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from zlib import crc32
@@ -12,7 +11,6 @@ from zlib import crc32
 import orjson
 
 from adapters.base import Provider
-from adapters.types import ModelRequest
 from gateway.core.agent import AgentSpec
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.headers import forwardable
@@ -27,25 +25,27 @@ from gateway.core.request.identity import (
 )
 from gateway.core.request.side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.turn.client import MakesView
-from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError
 from gateway.limits import Limits
 from gateway.metrics import Metrics
-from gateway.run.call import ChatCall
+from gateway.run.call import ChatCall, form_for
 from gateway.run.directory import Directory
-from gateway.run.memory.assemble import Additions
-from gateway.run.memory.turn_memory import MemoryKeeper, MemoryRequest, TurnMemory
+from gateway.run.memory.fit import fit
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import MemoryRequest
+from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.turn import TurnRun
+from gateway.run.tools.memory import MemoryTools
+from gateway.run.turn import Kept, TurnLimits, TurnRun
 from gateway.run.upstream.errors import kind_of
-from gateway.run.upstream.failover import Attempts, Endpoint, Failover
+from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
-from storage.base import Store
 from storage.errors import StoreError
 
 __all__ = ["Chat", "Served"]
@@ -62,27 +62,30 @@ class Served:
 
 
 class Chat:
-    """One for the process. store: None where not even the lock could be had; chat goes on without memory."""
+    """One for the process. keeper: None where not even the lock could be had; chat goes on without memory."""
 
     def __init__(
         self,
         settings: Settings,
-        store: Store | None,
+        keeper: MemoryKeeper | None,
         providers: Mapping[str, Provider],
         metrics: Metrics,
-        now: Callable[[], float] = time.time,
+        pending: Pending,
         limits: Limits | None = None,
     ) -> None:
         check_models(settings)
         self._settings = settings
-        self._commit_wait_s = (limits or Limits()).commit_wait_s
+        self._limits = TurnLimits(
+            commit_wait_s=(limits or Limits()).commit_wait_s,
+            max_rounds=settings.memory.max_tool_rounds,
+            beat_s=settings.server.keep_alive_comment_s,
+        )
         self._metrics = metrics
         self.reach = Failover(settings, providers, metrics)
-        self._now = now
-        self.pending = Pending()
-        self.recollector = MemoryKeeper(store, settings.memory, now) if store is not None else None
-        self._rules: dict[str, IdentityRules] = {}
+        self.pending = pending
+        self.keeper = keeper
         self.directory = Directory(settings)
+        self._rules: dict[str, IdentityRules] = {}
 
     async def answer(
         self,
@@ -104,131 +107,93 @@ class Chat:
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
         if not identity.append and spec.history == "append" and identity.conversation is not None:
             identity = replace(identity, append=True)
-        tries = self.reach.tries(route, partial(_conversation_key, request), sink, receipt)
-        memory, status = await self._recollect(request, tries.target, identity, spec)
-        receipt.headers.append(("x-mnemogate-memory", status))
-        call = ChatCall(request, forwardable(headers), credential, route.upstream, receipt)
+        attempts = self.reach.tries(route, partial(_conversation_key, request), sink, receipt)
+        form = form_for(request, attempts.place)
+        kept, prompt, status = await self._remember(request, attempts.target, form, identity, spec)
+        call = ChatCall(request, forwardable(headers), credential, route.upstream, status, receipt)
         try:
-            if memory is None and not spec.system and not _has_window(route, tries.target):
-                tries.remake = call.make
-                asked = await call.make(tries.target, tries.place)
-                answered = await relay(
-                    tries, asked, sink, receipt, self._settings.server.keep_alive_comment_s
-                )
+            if kept is None and not spec.system and not _has_window(route, attempts.target):
+                served = await relay(attempts.send(call), sink, receipt, self._limits.beat_s)
             else:
-                answered = await self._turn(call, spec, memory, tries, view, sink, receipt)
-            return Served(answered, status)
+                run = TurnRun(
+                    call, attempts, prompt, kept, view, sink, self.pending, self._metrics, self._limits
+                )
+                served = await run.run()
+            return Served(served, status)
         except UpstreamError as error:
-            if tries.is_answered:  # what failed without an answer is counted already
-                tries.broke(kind_of(error))
-            error.headers = tuple(receipt.lines())
+            if attempts.is_answered:  # what failed without an answer is counted already
+                attempts.broke(kind_of(error))
+            error.headers = tuple(receipt.close())
             raise
         finally:
-            tries.done()
+            attempts.done()
             self._metrics.added_ms.observe(receipt.added_ms)
             self._metrics.memory(status)
-            if memory is not None:
-                memory.abandon()
 
-    async def _turn(
-        self,
-        call: ChatCall,
-        spec: AgentSpec,
-        memory: TurnMemory | None,
-        tries: Attempts,
-        view: MakesView,
-        sink: Sink,
-        receipt: Receipt,
-    ) -> int:
-        request = call.request
-        added = _additions(memory, spec)
-        if memory is not None and memory.composition.breaks:
-            self._metrics.prefix_breaks.inc()
-        assembly = await call.assemble(added, tries.target, tries.place)
-        if memory is not None:
-            memory.overfull, memory.evicted = assembly.overfull, assembly.evicted
-        _say(receipt, memory, added.injected_bytes + len(assembly.summary.encode()))
-        facts = TurnSpec(
-            wants_usage=request.wants_usage,
-            usage_added=assembly.adds_usage,
-            ours=added.offered,
-            max_rounds=self._settings.memory.max_tool_rounds,
-            budget_tokens=request.max_tokens,
-            hold_end=memory is not None,
-            choices=request.n,
-        )
-        run = TurnRun(
-            tries,
-            assembly,
-            call.headers,
-            call.credential_for(tries.target),
-            memory,
-            view,
-            sink,
-            receipt,
-            self.pending,
-            self._metrics,
-            self._commit_wait_s,
-            self._settings.server.keep_alive_comment_s,
-        )
+    async def _remember(
+        self, request: ChatRequest, target: Target, form: EndpointForm, identity: Identity, spec: AgentSpec
+    ) -> tuple[Kept | None, Prompt, str]:
+        """Returns memory's part, the prompt, and how memory stands.
 
-        async def remake(target: Target, place: Endpoint) -> ModelRequest:
-            if memory is not None:
-                await memory.answered_by(target.upstream, target.model)
-            run.assembly = await call.assemble(_additions(memory, spec), target, place)
-            if memory is not None:
-                memory.overfull, memory.evicted = run.assembly.overfull, run.assembly.evicted
-            run.credential = call.credential_for(target)
-            return run.request(run.assembly.body())
-
-        tries.remake = remake
-        if memory is None:
-            return await run.run(facts)
-        scope = memory.agent.scope
-        self.pending.began(scope)
-        try:
-            return await run.run(facts)
-        finally:
-            self.pending.ended(scope)
-
-    async def _recollect(
-        self, request: ChatRequest, target: Target, identity: Identity, spec: AgentSpec
-    ) -> tuple[TurnMemory | None, str]:
-        """Memory's part, and how it stands: a store that fails takes memory away, not the answer."""
+        A store that fails takes memory away, not the answer.
+        """
         if identity.scope is None:
             if identity.mode is Mode.STRICT:
                 raise BadRequest(
                     "x-mnemogate-memory: strict needs somebody to remember: send `user` or a conversation id.",
                     param="x-mnemogate-memory",
                 )
-            return None, "off" if identity.mode is Mode.OFF else "none"
+            status = "off" if identity.mode is Mode.OFF else "none"
+            return None, await _bare(request, target, form, spec), status
         strict = identity.mode is Mode.STRICT or identity.append
-        if self.recollector is None:
-            return self._without(strict, "the database could not be opened")
-        if strict and not (health := self.recollector.store.health).ok:
-            # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
-            return self._without(strict, health.error or f"the store is {health.status}")
-        await self.pending.written(identity.scope, self._commit_wait_s)
-        try:
-            asked = MemoryRequest(
-                request, identity, spec, self._now(), target.model, target.context_window, target.upstream
-            )
-            memory = await self.recollector.begin(asked)
-        except StoreError as error:
-            _log.warning("answered without memory: %s", error.message)
-            return self._without(strict, error.message)
-        except Exception as error:
-            # Memory never breaks chat: an error of ours in it must not either.
-            _log.exception("answered without memory")
-            return self._without(strict, type(error).__name__)
-        if memory.recall_ms:
-            self._metrics.recall_ms.observe(memory.recall_ms)
-        return memory, "on" if identity.mode is Mode.STRICT else identity.mode.value
-
-    def _without(self, strict: bool, why: str) -> tuple[None, str]:
+        why = self._why_not(strict)
+        if why is None:
+            await self.pending.written(identity.scope, self._limits.commit_wait_s)
+            try:
+                kept, prompt = await self._begin(request, target, form, identity, spec)
+                return kept, prompt, "on" if identity.mode is Mode.STRICT else identity.mode.value
+            except StoreError as error:
+                _log.warning("answered without memory: %s", error.message)
+                why = error.message
+            except Exception as error:
+                # Memory never breaks chat: an error of ours in it must not either.
+                _log.exception("answered without memory")
+                why = type(error).__name__
         if strict:
             raise MemoryUnavailable(f"Memory is not available: {why}.", retry_after_s=1.0)
-        return None, "unavailable"
+        return None, await _bare(request, target, form, spec), "unavailable"
+
+    def _why_not(self, strict: bool) -> str | None:
+        """Returns why memory cannot be had; None if it can."""
+        if self.keeper is None:
+            return "the database could not be opened"
+        # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
+        if strict and not (health := self.keeper.store.health).ok:
+            return health.error or f"the store is {health.status}"
+        return None
+
+    async def _begin(
+        self, request: ChatRequest, target: Target, form: EndpointForm, identity: Identity, spec: AgentSpec
+    ) -> tuple[Kept, Prompt]:
+        """Raises: StoreError."""
+        keeper = self.keeper
+        assert keeper is not None
+        known = await keeper.begin(MemoryRequest(request, identity, spec, keeper.now(), target))
+        try:
+            changes = BlockEdits(list(known.blocks))
+            recall_tokens = self._settings.memory.recall_tokens
+            toolbox = MemoryTools(keeper.store, known, changes, recall_tokens, keeper.now, keeper.embed_query)
+            prompt = await keeper.composer.make(known, form, toolbox.definitions())
+            if known.plan.appending:
+                known = await keeper.open(known, prompt)
+        except BaseException:
+            known.leave()
+            raise
+        if prompt.composition.breaks:
+            self._metrics.prefix_breaks.inc()
+        if prompt.recall.ms:
+            self._metrics.recall_ms.observe(prompt.recall.ms)
+        return Kept(keeper, known, changes, toolbox), prompt
 
     def _rules_of(self, project: str) -> IdentityRules:
         rules = self._rules.get(project)
@@ -251,12 +216,10 @@ class Chat:
         return rules
 
 
-def _additions(memory: TurnMemory | None, spec: AgentSpec) -> Additions:
-    if memory is None:
-        return Additions(system=spec.system)
-    if memory.asked.identity.mode is Mode.OFF:
-        return Additions(memory.composition, spec.system)
-    return memory.additions
+async def _bare(request: ChatRequest, target: Target, form: EndpointForm, spec: AgentSpec) -> Prompt:
+    """Returns the prompt of a request without memory."""
+    prompt = Prompt(request, target, form, spec.system)
+    return replace(prompt, window=await fit(prompt))
 
 
 def _conversation_key(request: ChatRequest) -> int:
@@ -271,16 +234,3 @@ def _conversation_key(request: ChatRequest) -> int:
 
 def _has_window(route: Route, target: Target) -> bool:
     return target.context_window is not None or any(each.context_window is not None for each in route.others)
-
-
-def _say(receipt: Receipt, memory: TurnMemory | None, injected_bytes: int) -> None:
-    """Receipt headers: whose memory, which conversation, and what was done to the prompt, in estimated tokens."""
-    lines = receipt.headers
-    if memory is None:
-        return
-    lines.append(("x-mnemogate-agent", memory.agent.uid))
-    lines.append(("x-mnemogate-conversation", memory.conversation_uid))
-    lines.append(("x-mnemogate-recalled-tokens", str(memory.recalled_tokens)))
-    lines.append(("x-mnemogate-injected-tokens", str((injected_bytes + 3) // 4)))
-    if memory.recall_failed:
-        lines.append(("x-mnemogate-recall", "unavailable"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 from adapters.types import Header
 
@@ -11,15 +10,15 @@ __all__ = ["Receipt"]
 
 
 class Receipt:
-    """What a reply says about its own making: `x-mnemogate-*` headers, and the time we added."""
+    """What a reply says about its own making. added_ms: our part of the time up to its head."""
 
-    __slots__ = ("_came", "_sent", "added_ms", "begun", "headers")
+    __slots__ = ("_came", "_said", "_sent", "added_ms", "begun")
 
-    def __init__(self, begun: float, headers: Sequence[Header]) -> None:
+    def __init__(self, begun: float) -> None:
         """begun: when the request arrived, by time.perf_counter()."""
         self.begun = begun
-        self.headers = list(headers)
         self.added_ms = 0.0
+        self._said: dict[str, str] = {}
         self._sent = self._came = 0.0
 
     def upstream_called(self) -> None:
@@ -29,13 +28,17 @@ class Receipt:
         self._came = time.perf_counter()
 
     def say(self, name: str, value: str | None) -> None:
-        """Add a header, in place of what was said under its name before; None: say nothing."""
-        self.headers = [each for each in self.headers if each[0] != name]
-        if value is not None:
-            self.headers.append((name, value))
+        """Says a header, in place of what was said under its name before; None says nothing."""
+        if value is None:
+            self._said.pop(name, None)
+        else:
+            self._said[name] = value
 
-    def lines(self) -> list[Header]:
-        """The headers, `x-mnemogate-added-ms` with them: our time before the call and after its first bytes."""
+    def close(self) -> list[Header]:
+        """Returns the headers as the reply's head leaves, `x-mnemogate-added-ms` with them.
+
+        What is ours is the time before the upstream was called, and the time since its reply began.
+        """
         now = time.perf_counter()
         self.added_ms = ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000
-        return [*self.headers, ("x-mnemogate-added-ms", f"{self.added_ms:.2f}")]
+        return [*self._said.items(), ("x-mnemogate-added-ms", f"{self.added_ms:.2f}")]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError
@@ -45,59 +46,94 @@ from gateway.core.turn.events import (
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import is_event_stream
+from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError, MemoryUnavailable
 from gateway.metrics import Metrics
-from gateway.run.memory.assemble import Assembly
-from gateway.run.memory.turn_memory import TurnMemory
+from gateway.run.call import ChatCall, form_for
+from gateway.run.memory.fit import fit
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import Known
+from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
-from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, Sink
+from gateway.run.tools.toolbox import Toolbox, ToolCall, run_tools
 from gateway.run.upstream.errors import kind_of, translate
-from gateway.run.upstream.failover import Attempts
+from gateway.run.upstream.failover import Attempts, Endpoint
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, with_beats
 from gateway.run.upstream.relay import handed_on
 from storage.errors import StoreError
 
-__all__ = ["TurnRun"]
+__all__ = ["Kept", "TurnLimits", "TurnRun"]
 
 _log = logging.getLogger("mnemogate")
 LAST_BYTES_S = 0.25  # for an upstream to end its body after [DONE], so that its connection can be used again
 
 
 @dataclass(slots=True)
-class TurnRun:
-    """One turn. memory: None where nothing is remembered of it. beat_s: the silence after which a comment is sent."""
+class Kept:
+    """What a turn has of memory. known: of the target that answers. changes: what its tools do to memory."""
 
-    tries: Attempts
-    assembly: Assembly
-    headers: Sequence[Header]
-    credential: str | None
-    memory: TurnMemory | None
+    keeper: MemoryKeeper
+    known: Known
+    changes: BlockEdits
+    toolbox: Toolbox
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLimits:
+    """commit_wait_s: how long the end of a reply waits for the commit. max_rounds: hidden rounds of tools.
+
+    beat_s: the silence after which a comment is sent; 0: never.
+    """
+
+    commit_wait_s: float
+    max_rounds: int
+    beat_s: float = 0.0
+
+
+@dataclass(slots=True)
+class TurnRun:
+    """One turn. It owns what memory knows, what goes in and what will be written of it, until it is over.
+
+    prompt: for the target that is asked. kept: None where nothing is remembered of the turn.
+    """
+
+    call: ChatCall
+    attempts: Attempts
+    prompt: Prompt
+    kept: Kept | None
     view: MakesView
     sink: Sink
-    receipt: Receipt
     pending: Pending
     metrics: Metrics
-    commit_wait_s: float
-    beat_s: float = 0.0
+    limits: TurnLimits
+    status: int = 0
     _turn: Turn | None = None
     _reply: ModelReply | None = None
-    _body: bytes | None = None
+    _place: Endpoint | None = None  # whom the prompt is for
+    _next: CallModel | None = field(default_factory=lambda: CallModel((), None))  # the round that follows
+    _asked: CallModel = field(default_factory=lambda: CallModel((), None))  # the round that is under way
     _whole: list[bytes] | None = None
     _head: tuple[int, list[Header]] = (200, [])
     _refusal: GatewayError | None = None
     _finished: bool = False
-    status: int = 0
+    _is_written: bool = False
 
-    async def run(self, spec: TurnSpec) -> int:
+    async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
+        self._place = self.attempts.place
+        known = self.kept.known if self.kept is not None else None
+        self.call.describe(self.prompt.form, self.prompt, known)
+        spec = self._spec()
         self._turn = Turn(spec, self.view(spec))
-        self._body = self.assembly.body()
+        if known is not None:
+            self.pending.began(known.agent.scope)
         try:
             with self.sink.while_here():
-                while self._body is not None:
-                    body, self._body = self._body, None
-                    await self._round(body)
+                while self._next is not None:
+                    self._asked, self._next = self._next, None
+                    await self._round()
         except ClientGone:
             await self._left()
             raise
@@ -105,36 +141,76 @@ class TurnRun:
             await self._left()
             raise
         finally:
+            if known is not None:
+                self.pending.ended(known.agent.scope)
+                if not self._is_written:
+                    known.leave()  # an error of our own: nothing will be written
             await self._close()
-            if self.memory is not None:
-                self.memory.abandon()
         if self._refusal is not None:
             raise self._refusal
         return self.status
 
+    def _spec(self) -> TurnSpec:
+        request, prompt = self.call.request, self.prompt
+        return TurnSpec(
+            wants_usage=request.wants_usage,
+            usage_added=prompt.adds_usage,
+            ours=frozenset(tool["function"]["name"] for tool in prompt.tools),
+            max_rounds=self.limits.max_rounds,
+            budget_tokens=request.max_tokens,
+            hold_end=self.kept is not None,
+            choices=request.n,
+        )
+
+    # -- what is asked (gateway.run.upstream.failover.RequestSource)
+
+    async def request_for(self, target: Target, place: Endpoint) -> ModelRequest:
+        """Returns the round's request for this target, with a prompt of its own if another one was expected."""
+        if target != self.prompt.target or place is not self._place:
+            await self._aim(target, place)
+        else:
+            self.call.receipt.upstream_called()
+        asked = self._asked
+        body = self.prompt.body(asked.messages, asked.budget_tokens, tools_final=asked.tools_final)
+        return self.call.send(target, body)
+
+    def fault(self) -> Exception | None:
+        return None  # the whole request was here before anybody was asked
+
+    async def _aim(self, target: Target, place: Endpoint) -> None:
+        form, known = form_for(self.call.request, place), None
+        if self.kept is not None:
+            known = self.kept.known = self.kept.known.answered_by(target)
+            self.prompt = await self.kept.keeper.composer.remake(known, self.prompt, target, form)
+        else:
+            prompt = replace(self.prompt, target=target, form=form)
+            self.prompt = replace(prompt, window=await fit(prompt))
+        self._place = place
+        self.call.describe(form, self.prompt, known)
+
     # -- a round of the model
 
-    async def _round(self, body: bytes) -> None:
+    async def _round(self) -> None:
         assert self._turn is not None
         beats: AsyncGenerator[list[Event]] | None = None
+        beat_s = self.limits.beat_s
         try:
-            self.receipt.upstream_called()
-            sending = self.tries.send(self.request(body))
-            if self.beat_s and self.sink.started:
-                reply = await await_with_beats(sending, self.beat_s, self._beat)
+            sending = self.attempts.send(self)
+            if beat_s and self.sink.started:
+                reply = await await_with_beats(sending, beat_s, self._beat)
             else:
                 reply = await sending
             self._reply = reply
             headers = tuple(handed_on(reply.headers))
             await self._feed(ReplyStarted(reply.status, headers))
             if is_event_stream(reply.status, headers):
-                beats = with_beats(reply.events(), self.beat_s) if self.beat_s else None
+                beats = with_beats(reply.events(), beat_s) if beat_s else None
                 async for events in beats or reply.events():
                     if events is BEAT:
                         await self._beat()
                         continue
                     await self._feed(Received(events))
-                    if self._finished or self._body is not None:
+                    if self._finished or self._next is not None:
                         break
                 else:
                     await self._feed(ReplyEnded())
@@ -143,16 +219,13 @@ class TurnRun:
                 await self._feed(ReceivedWhole(whole))
         except ProviderError as error:
             failure = translate(error)
-            if self.sink.started and self.tries.is_answered:
-                self.tries.broke(kind_of(failure))  # (what is raised is counted by who catches it)
+            if self.sink.started and self.attempts.is_answered:
+                self.attempts.broke(kind_of(failure))  # (what is raised is counted by who catches it)
             await self._feed(ReplyFailed(failure))
         finally:
             if beats is not None:
                 await beats.aclose()
         await self._close()
-
-    def request(self, body: bytes) -> ModelRequest:
-        return ModelRequest(body, tuple(self.headers), self.credential)
 
     async def _beat(self) -> None:
         """A comment, unless it would commit us to a status that a later round may take back."""
@@ -168,9 +241,24 @@ class TurnRun:
         commands = self._turn.feed(fact)
         while commands:
             later: list[Command] = []
+            calls = [command for command in commands if isinstance(command, RunTool)]
             for command in commands:
-                later += await self._perform(command)
+                if not isinstance(command, RunTool):
+                    later += await self._perform(command)
+            if calls:
+                later += await self._run_tools(calls)
             commands = later
+
+    async def _run_tools(self, calls: Sequence[RunTool]) -> list[Command]:
+        """Runs the calls of a round; the machine gets their results in the order of the calls."""
+        assert self._turn is not None
+        assert self.kept is not None
+        wanted = [ToolCall(call.call_id, call.name, call.arguments) for call in calls]
+        results = await run_tools(self.kept.toolbox, wanted)
+        commands: list[Command] = []
+        for call, result in zip(wanted, results, strict=True):
+            commands += self._turn.feed(ToolFinished(call.id, result))
+        return commands
 
     async def _perform(self, command: Command) -> list[Command]:
         """What the machine commands next, where a command has a result."""
@@ -183,18 +271,8 @@ class TurnRun:
                     await self.sink.write(data)
             case SendHead(status, headers):
                 self._start(status, headers)
-            case RunTool(call_id, tool, arguments):
-                assert self.memory is not None
-                assert self.memory.tools is not None
-                try:
-                    result = await self.memory.tools.run(call_id, tool, arguments)
-                except Exception:
-                    # Memory never breaks chat: the model is told, and answers without.
-                    _log.exception("a memory tool failed")
-                    result = "Error: memory is not available at the moment."
-                return self._turn.feed(ToolFinished(call_id, result))
-            case CallModel(messages, budget_tokens, tools_final):
-                self._body = self.assembly.body(messages, budget_tokens, tools_final=tools_final)
+            case CallModel():
+                self._next = command
             case Save(outcome):
                 self._compare(outcome)
                 return self._turn.feed(Saved(await self._save(outcome)))
@@ -204,6 +282,8 @@ class TurnRun:
                 self._refusal = error
             case CloseUpstream():
                 await self._close()
+            case RunTool():
+                raise AssertionError("the calls of a round are run together")
         return []
 
     # -- the client
@@ -212,10 +292,10 @@ class TurnRun:
         if self.sink.started:  # by a comment
             return
         self.status = status
-        self.receipt.upstream_answered()
+        self.call.receipt.upstream_answered()
         self._head = (status, [*headers])
         if is_event_stream(status, headers):
-            self.sink.start(status, [*headers, *self.receipt.lines()])
+            self.sink.start(status, [*headers, *self.call.receipt.close()])
         else:
             self._whole = []
 
@@ -225,7 +305,7 @@ class TurnRun:
             return
         if self._whole is not None:
             status, headers = self._head
-            await self.sink.whole(status, [*headers, *self.receipt.lines()], b"".join(self._whole))
+            await self.sink.whole(status, [*headers, *self.call.receipt.close()], b"".join(self._whole))
         else:
             await self.sink.end()
         if self._reply is not None:
@@ -236,10 +316,9 @@ class TurnRun:
         assert self._turn is not None
         for command in self._turn.feed(ClientLeft()):
             match command:
-                case Save(outcome) if self.memory is not None:
-                    scope = self.memory.agent.scope
-                    self.pending.add(self.memory.commit(outcome), "a cancelled turn", left=scope)
-                    self.memory = None
+                case Save(outcome) if self.kept is not None and not self._is_written:
+                    scope = self.kept.known.agent.scope
+                    self.pending.add(self._write(self.kept, outcome), "a cancelled turn", left=scope)
                 case CloseUpstream():
                     await self._close()
 
@@ -251,23 +330,29 @@ class TurnRun:
     def _compare(self, outcome: TurnOutcome) -> None:
         """What the prompt took by the upstream's count, and by ours."""
         told = (outcome.usage or {}).get("prompt_tokens")
-        if self.assembly.tokens and outcome.rounds == 1 and isinstance(told, int):
-            self.tries.counted(self.assembly.tokens, told, self.assembly.most)
+        window = self.prompt.window
+        if window.tokens and outcome.rounds == 1 and isinstance(told, int):
+            self.attempts.counted(window.tokens, told, window.most)
 
     # -- the store
 
+    def _write(self, kept: Kept, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
+        """From here on the turn is the keeper's: it is written even if nobody waits for that any more."""
+        self._is_written = True
+        return kept.keeper.write(kept.known, self.prompt, kept.changes, outcome)
+
     async def _save(self, outcome: TurnOutcome) -> bool:
-        """Whether the turn is on disk, or there is nothing to be kept. A slow store is not waited for."""
-        memory, self.memory = self.memory, None
-        if memory is None:
+        """Returns whether the turn is on disk, or there is nothing to be kept. A slow store is not waited for."""
+        kept = self.kept
+        if kept is None:
             return True
         if outcome.state is not End.FINISHED:
-            self.pending.add(memory.commit(outcome), "a turn that failed")
+            self.pending.add(self._write(kept, outcome), "a turn that failed")
             return True
         begun = time.perf_counter()
-        writing = asyncio.ensure_future(memory.commit(outcome))
+        writing = asyncio.ensure_future(self._write(kept, outcome))
         try:
-            async with asyncio.timeout(self.commit_wait_s):
+            async with asyncio.timeout(self.limits.commit_wait_s):
                 await asyncio.shield(writing)
             return True
         except TimeoutError:
@@ -275,7 +360,7 @@ class TurnRun:
         except StoreError as error:
             _log.warning("a turn was not written: %s", error.message)
         except asyncio.CancelledError:
-            self.pending.add(writing, "a turn whose client left at its end", left=memory.agent.scope)
+            self.pending.add(writing, "a turn whose client left at its end", left=kept.known.agent.scope)
             raise
         except Exception:
             # Memory never breaks chat: an error of ours in writing must not take the answer with it.
@@ -283,8 +368,8 @@ class TurnRun:
         finally:
             self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
         self.metrics.not_durable.inc()
-        self.receipt.headers.append(("x-mnemogate-durable", "false"))
-        if memory.asked.identity.mode is Mode.STRICT and not self.sink.started:
+        self.call.receipt.say("x-mnemogate-durable", "false")
+        if kept.known.asked.identity.mode is Mode.STRICT and not self.sink.started:
             self._refusal = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
         return False
 

@@ -36,7 +36,7 @@ class ChatRoute:
             trace.bytes_in = len(body)
             request = parse(bytes(body), self._settings.max_messages)
             trace.model, trace.stream = request.model, request.stream
-            receipt = Receipt(trace.begun, [])
+            receipt = Receipt(trace.begun)
             caller = trace.caller
             connection = scope["state"].get("connection")
             async with ClientReply(receive, send, self._send_timeout_s, connection) as reply:

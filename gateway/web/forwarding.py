@@ -135,7 +135,8 @@ class _ForwardedPath:
         self, route: ModelRoute, outgoing: Outgoing, scope: Scope, receive: Receive, send: Send
     ) -> None:
         trace = trace_of(scope)
-        receipt = Receipt(trace.begun, [("x-mnemogate-memory", "off")])
+        receipt = Receipt(trace.begun)
+        receipt.say("x-mnemogate-memory", "off")
         connection = scope["state"].get("connection")
         try:
             async with ClientReply(receive, send, self._limits.send_timeout_s, connection) as reply:

@@ -328,10 +328,9 @@ def remember(
     ):
         app = gateway.app
         assert app.beside.upkeep is not None
-        assert app.chat.recollector is not None
         # Upkeep runs when a test lets time pass, not beside it.
-        app.chat.recollector.grown = lambda _: None
-        app.chat.recollector.moved = lambda: None
+        app.beside.upkeep.grown = lambda agent: None
+        app.beside.upkeep.moved = lambda: None
         world = World(gateway, upstream, clock, statements)
         try:
             yield world

@@ -8,7 +8,7 @@ the same. Everything is found by its place on the path, so that the bytes of one
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -26,13 +26,11 @@ from gateway.core.conversation.match import lcs
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, is_tombstone
-from storage.commands import Look
 from storage.records import Atom, Exchange
 
 __all__ = [
     "Composition",
     "compose",
-    "compose_plain",
     "known_note",
     "matches",
     "prefixed",
@@ -88,43 +86,6 @@ def prefixed(message: WireMessage, note: str) -> WireMessage:
     return {**message, "content": [{"type": "text", "text": note}, *(content or [])]}
 
 
-def compose_plain(
-    listing: Listing, look: Look, offered: Container[str], fresh: dict[int, str], model: str = ""
-) -> Composition:
-    """As `compose`, for a list that is the path word for word. fresh: index among the new messages -> note."""
-    found = Composition()
-    for i, note in fresh.items():
-        if note:
-            found.notes[listing.places[listing.said + i]] = note
-    if not look.additions:
-        return found
-    ends = listing.ends
-    for x in look.additions:
-        at = x.offset
-        for i, atoms in enumerate(x.inputs):
-            told = x.notes.get(i)
-            if told and is_user(atoms):
-                found.notes[listing.places[bisect_right(ends, at)]] = told
-            at += len(atoms)
-        if (x.hidden or x.opaque) and x.reply:
-            first, last = bisect_right(ends, at), bisect_right(ends, at + len(x.reply) - 1)
-            _restore(listing, x, first, last, offered, model, found)
-    return found
-
-
-def _restore(
-    listing: Listing,
-    x: Exchange,
-    first: int,
-    last: int,
-    offered: Container[str],
-    model: str,
-    found: Composition,
-) -> None:
-    if first == last:  # else the client keeps it in pieces
-        restore(listing, first, x, Tree([x]).content(x), offered, model, found)
-
-
 def known_note(tree: Tree, plan: Plan, i: int) -> str | None:
     """The note that hangs on the i-th new message already: written once, "" (looked and found nothing) included."""
     prefix = plan.exchange.inputs[: i + 1]
@@ -139,10 +100,20 @@ def known_note(tree: Tree, plan: Plan, i: int) -> str | None:
     return max(same, key=lambda x: (tree.touched(x), x.begun, x.id)).notes[i]
 
 
-def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, str]) -> Composition:
-    """Raises: Missing.
+def compose(
+    tree: Tree,
+    plan: Plan,
+    offered: Container[str],
+    fresh: Mapping[int, str],
+    additions: Sequence[Exchange] | None = None,
+) -> Composition:
+    """Returns what goes around the client's list.
 
-    offered: names of our tools in this request. fresh: index among the new messages -> note."""
+    offered: names of our tools in this request. fresh: index among the new messages -> note.
+    additions: of a list that is its path word for word, the exchanges that have something of ours, with their content;
+    their places are counted then. None: what stands where is found by comparing list and path.
+    Raises: Missing.
+    """
     listing, place = plan.query.listing, plan.place
     found = Composition()
     _fill(tree, plan, offered, found)
@@ -156,9 +127,12 @@ def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, st
             found.notes[listing.places[plan.new[i - held]]] = note
     if place.anchor is None or plan.appending:
         return found
+    if additions is None:
+        pairs: Iterable[tuple[int, PathElement]] = matches(listing, place.last + 1, tree.line(place.anchor))
+    else:
+        pairs = _counted(listing, additions)
     replies: dict[int, Exchange] = {}
-    line = tree.line(place.anchor)
-    for i, element in matches(listing, place.last + 1, line):
+    for i, element in pairs:
         found.list_at.setdefault(listing.places[i], element.at)
         if element.place == -1:
             replies[i] = element.exchange
@@ -168,6 +142,25 @@ def compose(tree: Tree, plan: Plan, offered: Container[str], fresh: dict[int, st
         replies[place.last] = place.anchor
     _hide(tree, plan, replies, offered, found)
     return found
+
+
+def _counted(listing: Listing, additions: Sequence[Exchange]) -> Iterator[tuple[int, PathElement]]:
+    """Yields (message of the list, element of the path) for what hangs on a list that is its path word for word.
+
+    Both have the same atoms in the same order, so the number of atoms before an element says which message it is.
+    """
+    ends = listing.ends
+    for x in additions:
+        at = x.offset
+        for place, atoms in enumerate(x.inputs):
+            if x.notes.get(place):
+                yield bisect_right(ends, at), PathElement(x, place, atoms)
+            at += len(atoms)
+        if x.reply and (x.hidden or x.opaque):
+            # Clients may keep a reply in several messages; it has a place of its own only if it is one.
+            first, last = bisect_right(ends, at), bisect_right(ends, at + len(x.reply) - 1)
+            for i in range(first, last + 1):
+                yield i, PathElement(x, -1, x.reply)
 
 
 def matches(listing: Listing, end: int, line: Sequence[PathElement]) -> list[tuple[int, PathElement]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import end_offset
@@ -15,7 +15,7 @@ from storage.records import Evicted, Summary
 __all__ = ["Eviction", "evicted_before", "find_beginning"]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Eviction:
     """evicted: what of the path has left the window before, which is not in the composition's fill, and of the client's
     list what comes before message `start`. cuts: summaries that may stand for the beginning, the one that covers least
@@ -44,8 +44,8 @@ class Eviction:
             return self.composition.list_at.get(index)
         return 0, listing.ends[i - 1] if i else 0
 
-    def take(self, summaries: Iterable[Summary], path: Container[int]) -> None:
-        """Those of this path, newest first. path: the ids of its exchanges."""
+    def with_summaries(self, summaries: Iterable[Summary], path: Container[int]) -> Eviction:
+        """Returns the same with the summaries of this path. summaries: newest first. path: ids of its exchanges."""
         assert self.plan is not None
         listing, is_begun = self.plan.query.listing, self.evicted is not None
         cuts = (
@@ -55,7 +55,8 @@ class Eviction:
             for each in summaries
         )
         found = [cut for cut in cuts if cut is not None]
-        self.cuts = tuple(cut for n, cut in enumerate(found) if n < IN_USE or cut.id == self.in_use)[::-1]
+        kept = [cut for n, cut in enumerate(found) if n < IN_USE or cut.id == self.in_use]
+        return replace(self, cuts=tuple(reversed(kept)))
 
 
 def evicted_before(plan: Plan, context_tokens: int | None) -> Evicted | None:
@@ -72,20 +73,17 @@ def evicted_before(plan: Plan, context_tokens: int | None) -> Evicted | None:
 def find_beginning(
     plan: Plan, composition: Composition, evicted: Evicted | None, *, is_plain: bool, in_use: int
 ) -> Eviction:
-    """Without its cuts."""
+    """Returns where the request's window begins, as yet without its cuts."""
     found = Eviction(plan, composition, is_plain=is_plain, evicted=evicted, in_use=in_use)
     if evicted is None or composition.fill:
         return found  # all of the client's list comes after it
     listing = plan.query.listing
     if is_plain:
-        found.start = listing.places[bisect_right(listing.ends, evicted.offset)]
-        return found
+        return replace(found, start=listing.places[bisect_right(listing.ends, evicted.offset)])
     for i in listing.places[: plan.place.last + 1]:
         at = composition.list_at.get(i)
         if at is None:
             break  # something that is nowhere on the path: the list is weighed as a whole
         if at[1] >= evicted.offset:
-            found.start = i
-            return found
-    found.evicted = None
-    return found
+            return replace(found, start=i)
+    return replace(found, evicted=None)

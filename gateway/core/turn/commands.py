@@ -62,10 +62,10 @@ class CallModel:
 
 @frozen
 class RunTool:
-    """Run a tool of ours. tool: its canonical name; arguments: a JSON object."""
+    """Run a tool of ours. name: as it was offered; arguments: a JSON object."""
 
     call_id: str
-    tool: str
+    name: str
     arguments: Json
 
 

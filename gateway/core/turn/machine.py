@@ -386,7 +386,7 @@ class Turn:
                 result = LIMIT_REACHED.format(rounds=self.spec.max_rounds)
             self._results[call.id] = result
             if result is None:
-                commands.append(RunTool(call.id, self.spec.ours[call.name], arguments or {}))
+                commands.append(RunTool(call.id, call.name, arguments or {}))
         if self._form is _ReplyForm.EVENTS:
             self._view.call_tools(ours)
             for call_id, result in self._results.items():

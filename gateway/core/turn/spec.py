@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import field
+from collections.abc import Callable, Collection
 
 from gateway.core.prompt.note import estimate_tokens
 from storage.value import frozen
@@ -17,7 +16,7 @@ class TurnSpec:
 
     wants_usage: the client asked for the usage chunk of its stream (a whole reply has its usage anyway).
     usage_added: the gateway asked for that chunk; unless the client did, it is kept from the client.
-    ours: offered tool name -> canonical memory tool; empty: no call is looked at.
+    ours: names of the tools that the gateway runs; empty: no call is looked at.
     max_rounds: hidden rounds at most; then the model is told so, and called a last time.
     budget_tokens: completion tokens the client allows for the whole reply; None: not limited.
     hold_end: the end of the reply waits for `Saved`.
@@ -27,7 +26,7 @@ class TurnSpec:
 
     wants_usage: bool = False
     usage_added: bool = False
-    ours: Mapping[str, str] = field(default_factory=dict)
+    ours: Collection[str] = ()
     max_rounds: int = 10
     budget_tokens: int | None = None
     hold_end: bool = False

@@ -15,7 +15,7 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import messages_of
 from gateway.run.background.loop import AFTER_FAULT_S, PeriodicTask
-from gateway.run.memory.turn_memory import INDEX_EVERY
+from gateway.run.memory.keeper import INDEX_EVERY
 from storage.base import Store
 from storage.commands import Change, Pool
 from storage.errors import Unavailable

@@ -6,11 +6,11 @@ Nothing of it is in front of a reply, but for the vector of a question (gateway.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from adapters.base import Embedder, Provider
+from gateway.core.prompt.summary import Overfull
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.admin.forget import Retention
@@ -23,10 +23,10 @@ from gateway.run.background.learn import Learning
 from gateway.run.background.maintenance import Maintenance
 from gateway.run.background.model import BackgroundModel, background_route
 from gateway.run.background.worker import Handler, JobContext, Worker
-from gateway.run.memory.turn_memory import MemoryKeeper
+from gateway.run.memory.recall import EmbedQuery
 from gateway.settings import Settings
 from storage.base import Store
-from storage.records import Vector
+from storage.commands import Committed
 
 __all__ = ["BackgroundServices"]
 
@@ -41,7 +41,6 @@ class BackgroundServices:
         self,
         settings: Settings,
         store: Store,
-        recollector: MemoryKeeper,
         metrics: Metrics,
         now: Callable[[], float],
         model: Provider | None,
@@ -53,7 +52,6 @@ class BackgroundServices:
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(store.jobs, self.handlers, count=tally.attempt)
         self.upkeep = Maintenance(store, memory.idle_s, now)
-        recollector.grown, recollector.moved = self.upkeep.grown, self.upkeep.moved
         days = {name: each.retention_days for name, each in settings.projects.items()}
         self.retention = Retention(store, {n: d for n, d in days.items() if d is not None}, now)
         route = background_route(settings)
@@ -68,27 +66,20 @@ class BackgroundServices:
                 daily_tokens=memory.background_daily_tokens,
                 count=tally.call,
             )
-        said: list[Callable[[int, int], None]] = []
         self.embedding: Embedding | None = None
         if embedder is not None:
             self.embedding = Embedding(
                 store, embedder, memory, now, concurrency=limits.background_calls, count=tally.call
             )
             self.handlers[EMBED] = self.embedding.handle
-            recollector.embed_query = self.embedding.embed_query
-            said.append(self.embedding.schedule.add)
         self.learning: Learning | None = None
         if memory.learn_every and self.background is not None:
             self.learning = Learning(store, self.background, memory, now)
             self.handlers[LEARN] = self._learn
-            said.append(self.learning.schedule.add)
-        if said:
-            recollector.said = said[0] if len(said) == 1 else partial(_tell, said)
         self.compactor: Compactor | None = None
         if self.background is not None:
             self.compactor = Compactor(store, self.background, now)
             self.handlers[COMPACT] = self.compactor.run
-            recollector.overfull = self.compactor.want
 
     def start(self) -> list[asyncio.Task[None]]:
         """Its tasks, until they are cancelled."""
@@ -108,8 +99,32 @@ class BackgroundServices:
         if self.background is not None:
             await self.background.aclose()
 
-    async def embed_query(self, agent: int, query: str, wait_ms: float) -> Vector | None:
-        return None if self.embedding is None else await self.embedding.embed_query(agent, query, wait_ms)
+    @property
+    def embed_query(self) -> EmbedQuery | None:
+        """None: memory is searched by words alone."""
+        return None if self.embedding is None else self.embedding.embed_query
+
+    # -- what turns tell (gateway.run.memory.keeper.TurnEvents)
+
+    @property
+    def makes_summaries(self) -> bool:
+        return self.compactor is not None
+
+    def index_lags(self, agent: int) -> None:
+        self.upkeep.grown(agent)
+
+    def edits_wait(self) -> None:
+        self.upkeep.moved()
+
+    def turn_kept(self, agent: int, messages: int) -> None:
+        if self.embedding is not None:
+            self.embedding.schedule.add(agent, messages)
+        if self.learning is not None:
+            self.learning.schedule.add(agent, messages)
+
+    def window_fills(self, turn: Committed, overfull: Overfull) -> None:
+        if self.compactor is not None:
+            self.compactor.want(turn, overfull)
 
     async def _learn(self, job: JobContext) -> None:
         assert self.learning is not None
@@ -117,8 +132,3 @@ class BackgroundServices:
         if self.embedding is not None:
             # Facts are numbered along with messages, and are embedded as they are.
             self.embedding.schedule.enqueue_now([job.agent])
-
-
-def _tell(listeners: Sequence[Callable[[int, int], None]], agent: int, messages: int) -> None:
-    for said in listeners:
-        said(agent, messages)

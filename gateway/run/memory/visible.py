@@ -1,75 +1,77 @@
-"""What a request shows already, so that no note tells it again."""
+"""What a request shows already, so that no note says it again."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from gateway.core.conversation.canonical import text_of
-from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
-from gateway.core.prompt.compose import Composition
-from gateway.run.memory.assemble import Assembly
-from storage.commands import Look
+from gateway.run.memory.known import Known
+from gateway.run.memory.prompt import Prompt
 from storage.records import Exchange, Message
 
 __all__ = ["VisibleContent"]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class VisibleContent:
-    """tree: None for a plain turn. path: the ids of its exchanges. cut: the conversation, if it does not fit."""
+    """prompt: as far as it is made: all but the note of this request."""
 
-    plan: Plan
-    look: Look
-    tree: Tree | None
-    composition: Composition
-    path: set[int]
-    cut: Assembly | None
+    known: Known
+    prompt: Prompt
+
+    @property
+    def _is_cut(self) -> bool:
+        return self.prompt.window.evicted_tokens > 0
 
     def numbers(self) -> range:
-        """Of messages that need not even be looked at: the client's list has them word for word."""
-        anchor = self.plan.place.anchor
-        if self.tree is not None or anchor is None or self.cut is not None:
+        """Returns messages that need not even be looked at: the client's list has them word for word."""
+        anchor = self.known.plan.place.anchor
+        if not self.known.is_plain or anchor is None or self._is_cut:
             return range(0)
         return range(anchor.run, anchor.seq + len(anchor.inputs) + 1)
 
     def atoms(self) -> set[bytes]:
-        listing, composed, cut = self.plan.query.listing, self.composition, self.cut
-        dropped = cut.dropped if cut else ()
-        filled = range(len(composed.fill)) if cut is None or cut.filled is None else cut.filled
+        """Returns the hashes of all that is in sight."""
+        listing, composed, window = self.known.plan.query.listing, self.prompt.composition, self.prompt.window
+        dropped: Container[int] = window.dropped if self._is_cut else ()
+        is_all = not self._is_cut or window.filled is None
+        filled = range(len(composed.fill)) if is_all else window.filled or ()
         found = {
             a for i, atoms in enumerate(listing.atoms) if listing.places[i] not in dropped for a in atoms
         }
         found.update(a for n in filled for a in composed.fill_atoms[n])
         return found
 
-    def told(self) -> list[str]:
-        """What our notes told, as far as they are still in sight."""
-        if self.cut is not None:
-            dropped = self.cut.dropped
-            notes = [note for i, note in self.composition.notes.items() if i not in dropped]
-            return notes + [text_of(m) for m in self.cut.fill if m.get("role") == "user"]
-        chain = self.look.additions if self.tree is None else self.tree.chain(self.plan.place.anchor)
-        return [note for x in chain for note in x.notes.values() if note]
+    def notes(self) -> list[str]:
+        """Returns earlier notes of ours, as far as they are still in sight."""
+        if self._is_cut:
+            dropped = self.prompt.window.dropped
+            notes = [note for i, note in self.prompt.composition.notes.items() if i not in dropped]
+            return notes + [text_of(m) for m in self.prompt.fill if m.get("role") == "user"]
+        return [note for x in self.known.path for note in x.notes.values() if note]
 
     def shows_origin(self, m: Message) -> bool:
-        """Of a fact: whether it was learned from what is in sight anyway."""
-        if m.source != "fact" or self.cut is not None:
+        """Whether a fact was learned from what is in sight anyway."""
+        if m.source != "fact" or self._is_cut:
             return False
-        anchor = self.plan.place.anchor
-        if self.tree is None:
+        anchor = self.known.plan.place.anchor
+        if self.known.is_plain:  # of a plain path not every exchange is known
             return anchor is not None and m.conversation == anchor.conversation
-        return bool(m.origins) and self.path.issuperset(m.origins)
+        return bool(m.origins) and self.known.path_ids.issuperset(m.origins)
 
     def replaced(self, idle_s: float) -> set[int]:
-        """What this list says in other words, as far as no request has finished on it: a transcript that grew, a
-        correction, a reply that was cut short or not spoken at all."""
-        tree, plan = self.tree, self.plan
+        """Returns the exchanges whose words this list says otherwise, as far as no request has finished on it.
+
+        That is a transcript that grew, a correction, a reply that was cut short or not spoken at all.
+        """
+        tree, plan = self.known.tree, self.known.plan
         # A reply that came back cut is stored as it was generated until this request has finished.
         found = {amendment.exchange for amendment in plan.amendments}
-        if tree is None:
-            return found
-        unsettled = [x for x in tree.chain(plan.place.anchor) if not tree.is_carried(x)]
+        if self.known.is_plain:
+            return found  # it stands alone, in the form in which it came back
+        unsettled = [x for x in self.known.path if not tree.is_carried(x)]
         found |= {x.id for x in unsettled}
         for x in (*unsettled, plan.exchange):
             if x.parent is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -12,10 +12,13 @@ import orjson
 from gateway.core.memory import edits, tools
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note
+from gateway.run.memory.known import Known
+from gateway.run.memory.recall import EmbedQuery
+from gateway.run.memory.record import BlockEdits
+from gateway.run.tools.toolbox import ToolCall
 from storage.base import Store
-from storage.commands import Look
 from storage.errors import StoreError
-from storage.records import Agent, Block, BlockOp, Message, Vector
+from storage.records import BlockOp, Message
 
 __all__ = ["MemoryTools"]
 
@@ -26,55 +29,67 @@ DEFAULT_TOKENS = 1000  # of a search's result, where automatic recall is switche
 
 
 class MemoryTools:
-    """One turn's. blocks: as its path sees them, its own edits included. ops: its edits, pending until it is confirmed.
+    """The memory tools of one turn, which reads and edits blocks as its path sees them.
 
-    path: exchanges on the turn's path, whose pending edits count here.
+    changes: the turn's blocks and edits, written with it and pending until it is confirmed.
     """
 
     def __init__(
         self,
         store: Store,
-        agent: Agent,
-        look: Look,
-        path: Collection[int],
-        blocks: Sequence[Block],
+        known: Known,
+        changes: BlockEdits,
         recall_tokens: int,
         now: Callable[[], float],
-        embed_query: Callable[[int, str, float], Awaitable[Vector | None]] | None = None,
+        embed_query: EmbedQuery | None = None,
     ) -> None:
         self._store = store
-        self._agent = agent
-        self._look = look
-        self._path = path
+        self._known = known
+        self._changes = changes
         self._recall_tokens = recall_tokens
         self._now = now
         self._embed_query = embed_query
-        self.blocks = edits.view(blocks, look.ops, path)
-        self.ops: list[BlockOp] = []
 
-    async def run(self, call_id: str, tool: str, arguments: Mapping[str, Any]) -> str:
-        """The result, as the model reads it. Edits are this turn's until it is confirmed."""
-        wrong = tools.check(tool, arguments)
+    def definitions(self) -> list[dict[str, Any]]:
+        return tools.definitions(self._known.offered)
+
+    def owns(self, name: str) -> bool:
+        return name in self._known.offered
+
+    def lane(self, call: ToolCall) -> str | None:
+        # Edits of a block go in their order, and a search finds what was kept just before it.
+        tool = self._known.offered[call.name]
+        if tool in ("archival_memory_insert", "archival_memory_search"):
+            return "archive"
+        return f"block {call.arguments.get('label')}" if tool in tools.EDITS else None
+
+    async def run(self, call: ToolCall) -> str:
+        tool, changes = self._known.offered[call.name], self._changes
+        if tool in tools.BLOCK_TOOLS:
+            # What edits a block checks the arguments itself, since the edit is done again when it is confirmed.
+            op = self._op(tool, call)
+            changes.blocks, edit = edits.perform(changes.blocks, op)
+            if edit.value is not None:
+                changes.ops.append(op)
+            return edit.result
+        wrong = tools.check(tool, call.arguments)
         if wrong is not None:
             return wrong
-        if tool in ("conversation_search", "archival_memory_search"):
-            return await self._search(tool, arguments)
-        op = BlockOp(
+        if tool in tools.EDITS:
+            changes.ops.append(self._op(tool, call))
+            return "Stored in archival memory."
+        return await self._search(tool, call.arguments)
+
+    def _op(self, tool: str, call: ToolCall) -> BlockOp:
+        return BlockOp(
             id=0,
             exchange=0,
-            call_id=call_id,
+            call_id=call.id,
             op=tools.EDITS[tool],
-            label=str(arguments.get("label", "")),
-            arguments=orjson.dumps(arguments),
+            label=str(call.arguments.get("label", "")),
+            arguments=orjson.dumps(call.arguments),
             at=self._now(),
         )
-        if op.op == edits.ARCHIVAL_INSERT:
-            self.ops.append(op)
-            return "Stored in archival memory."
-        self.blocks, edit = edits.perform(self.blocks, op)
-        if edit.value is not None:
-            self.ops.append(op)
-        return edit.result
 
     async def _search(self, tool: str, arguments: Mapping[str, Any]) -> str:
         try:
@@ -85,7 +100,9 @@ class MemoryTools:
         is_archive = tool == "archival_memory_search"
         role, limit = arguments.get("role"), max(1, arguments.get("limit") or SEARCH_RESULTS)
         hits = [m for m in found if (m.source == "passage") is is_archive and role in (None, m.role)]
-        pending = [op for op in (*self._look.ops, *self.ops) if op.exchange in self._path or not op.exchange]
+        # Of the agent's pending edits those on this path count, and this turn's own.
+        path = self._known.path_ids
+        pending = [*(op for op in self._known.look.ops if op.exchange in path), *self._changes.ops]
         kept = [_kept(op, n) for n, op in enumerate(pending) if is_archive and op.op == edits.ARCHIVAL_INSERT]
         budget = self._recall_tokens or DEFAULT_TOKENS
         # What is not confirmed is in no index. The newest first, and as short as all that is found.
@@ -96,17 +113,16 @@ class MemoryTools:
         return "\n".join(lines) if lines else "Nothing was found."
 
     async def _found(self, query: str) -> list[Message]:
-        if not self._agent.scope.is_person or not self._agent.id:
+        agent, look = self._known.agent, self._known.look
+        if not agent.scope.is_person or not agent.id:
             return []
-        vector = (
-            None if self._embed_query is None else await self._embed_query(self._agent.id, query, SEARCH_MS)
-        )
+        vector = None if self._embed_query is None else await self._embed_query(agent.id, query, SEARCH_MS)
         return await self._store.recall.search(
-            self._agent,
+            agent,
             query,
             messages_of,
-            size=self._look.next_seq,
-            indexed=self._look.indexed_seq,
+            size=look.next_seq,
+            indexed=look.indexed_seq,
             deadline_ms=SEARCH_MS,
             vector=vector,
         )

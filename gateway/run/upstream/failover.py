@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
 from adapters.errors import ProviderError
@@ -44,9 +44,8 @@ from gateway.run.upstream.errors import failure_of
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings
 
-__all__ = ["Attempts", "Endpoint", "Failover", "Remake"]
+__all__ = ["Attempts", "Endpoint", "Failover", "RequestSource"]
 
-Remake = Callable[[Target, "Endpoint"], Awaitable[ModelRequest]]
 # Of an error: what is read of one that nobody gets to see, so that its connection can be used again; and what is
 # searched of one that may name a context. Some repeat the whole request.
 _ERROR_BYTES = 64 * 1024
@@ -71,6 +70,15 @@ class Endpoint:
 
 
 Candidate = tuple[Endpoint, Target]
+
+
+class RequestSource(Protocol):
+    """Whoever asks: it makes the request for each target that is tried."""
+
+    async def request_for(self, target: Target, place: Endpoint) -> ModelRequest: ...
+
+    def fault(self) -> Exception | None:
+        """Returns why the request could not be sent to its end, if the caller is to blame; no upstream is then."""
 
 
 class Failover:
@@ -149,8 +157,7 @@ class Failover:
 class Attempts:
     """place, target: whose turn it is; after an answer, whose answer it was. Call `done` when the request is over.
 
-    remake: the request for another target. is_once: what may have been done is not asked for again. fault: why the
-    request could not be sent to its end, if that was the caller's doing; no upstream is blamed for it.
+    is_once: what may have been done is not asked for again.
     """
 
     __slots__ = (
@@ -162,11 +169,9 @@ class Attempts:
         "_reach",
         "_receipt",
         "_sink",
-        "fault",
         "is_answered",
         "is_once",
         "place",
-        "remake",
         "target",
     )
 
@@ -182,12 +187,11 @@ class Attempts:
         self._is_guess = False  # whether this request was cut by guess
         self.is_answered = False  # whether the last call had a reply, whatever it said
         self.is_once = False
-        self.remake: Remake | None = None
-        self.fault: Callable[[], Exception | None] = lambda: None
 
-    async def send(self, request: ModelRequest) -> ModelReply:
+    async def send(self, source: RequestSource) -> ModelReply:
         """The first reply that will do, or the last one there was. Raises: ProviderError: the last error."""
         reach, tries = self._reach, 0
+        request = await source.request_for(self.target, self.place)
         is_free = request.upload is None  # what was read once cannot be sent twice
         while True:
             place, health = self.place, self.place.health
@@ -205,7 +209,7 @@ class Attempts:
                 if not is_failure(reply.status):
                     health.succeeded(self.target.model)
                     if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
-                        reply, shorter = await self._look_for_window(reply, request)
+                        reply, shorter = await self._look_for_window(reply, request, source)
                         if shorter is not None:
                             request = shorter
                             continue
@@ -217,7 +221,7 @@ class Attempts:
                     str(reply.status), retry_after_s=read_retry_after(reply.headers, reach.wall())
                 )
             except ProviderError as caught:
-                if (fault := self.fault()) is not None:
+                if (fault := source.fault()) is not None:
                     raise fault from caught
                 error, failure = caught, failure_of(caught)
             finally:
@@ -239,11 +243,10 @@ class Attempts:
             if step is NextAttempt.NEXT:
                 self.place, self.target = self._candidates.pop(0)
                 tries = 0
-                if self.remake is not None:
-                    request = await self.remake(self.target, self.place)
+                request = await source.request_for(self.target, self.place)
 
     async def _look_for_window(
-        self, reply: ModelReply, request: ModelRequest
+        self, reply: ModelReply, request: ModelRequest, source: RequestSource
     ) -> tuple[ModelReply, ModelRequest | None]:
         """An error that says how long the context is: the request once more, shorter. Else the error as it came.
 
@@ -256,7 +259,7 @@ class Attempts:
         told = BufferedReply(reply.status, reply.headers, body)
         tokens = context_from_error(body[:_ERROR_BYTES].decode("utf-8", "replace"), request.body)
         known, target = self.target.context_window, self.target
-        if tokens is None or self.remake is None:
+        if tokens is None:
             return told, None
         windows: list[int] = []
         if known is None or known > tokens:
@@ -266,7 +269,7 @@ class Attempts:
         if not self._is_guess:
             windows.append(int(known / GUESS))
         for window in windows:
-            shorter = await self.remake(target._replace(context_window=window), self.place)
+            shorter = await source.request_for(target._replace(context_window=window), self.place)
             if shorter.body == request.body:
                 continue  # by our count it fits
             self._is_guess = window < known
@@ -331,7 +334,7 @@ class Attempts:
         self._note(outcome, is_error=is_error)
         if not self._is_settled:
             self._is_settled = True
-            self._receipt.headers.append(("x-mnemogate-upstream", self.place.name))
+            self._receipt.say("x-mnemogate-upstream", self.place.name)
         if len(self._log) > 1:
             self._receipt.say("x-mnemogate-tries", ";".join(self._log))
 

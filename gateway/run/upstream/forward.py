@@ -97,6 +97,20 @@ class Outgoing:
         return None if self.upload is None else self.upload.error
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Makes the request for each target. upstream: the one that was asked for."""
+
+    asked: Outgoing
+    upstream: str
+
+    async def request_for(self, target: Target, place: Endpoint) -> ModelRequest:
+        return self.asked.request(target, self.upstream)
+
+    def fault(self) -> Exception | None:
+        return self.asked.failure()
+
+
 class Forwarding:
     """One for the process."""
 
@@ -161,16 +175,12 @@ class Forwarding:
         else:
             tries = self._reach.tries(route, lambda: next(self._turns), sink, receipt, asked.path)
 
-        async def remake(target: Target, place: Endpoint) -> ModelRequest:
-            return asked.request(target, route.upstream)
-
-        tries.remake, tries.fault = remake, asked.failure
         tries.is_once = asked.is_kept and asked.method != "GET"
         reply: ModelReply | None = None
         try:
             with sink.while_here():
                 receipt.upstream_called()
-                reply = await tries.send(asked.request(tries.target, route.upstream))
+                reply = await tries.send(_Source(asked, route.upstream))
                 is_json = dict(reply.headers).get("content-type", "").startswith("application/json")
                 beat_s = self._settings.server.keep_alive_comment_s
                 await hand_on(reply, sink, receipt, beat_s, _HELD_JSON_BYTES if is_json else 0)
@@ -180,7 +190,7 @@ class Forwarding:
             failed = translate(error)
             if tries.is_answered:  # what failed without an answer is counted already
                 tries.broke(kind_of(failed))
-            failed.headers = tuple(receipt.lines())
+            failed.headers = tuple(receipt.close())
             raise failed from error
         finally:
             tries.done()

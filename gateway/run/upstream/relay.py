@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from typing import Final, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from typing import Final
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError
-from adapters.types import Header, ModelRequest
+from adapters.types import Header
 from gateway.core.turn.stream import is_event_stream
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
@@ -24,15 +24,7 @@ _OURS: Final = ("access-control-", "x-mnemogate-")
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 
 
-class Sends(Protocol):
-    """Whoever can be asked for a reply: gateway.run.upstream.failover.Attempts, or a provider."""
-
-    async def send(self, request: ModelRequest) -> ModelReply: ...
-
-
-async def relay(
-    upstream: Sends, request: ModelRequest, sink: Sink, receipt: Receipt, beat_s: float = 0.0
-) -> int:
+async def relay(sending: Awaitable[ModelReply], sink: Sink, receipt: Receipt, beat_s: float = 0.0) -> int:
     """Answers `sink` with the upstream's reply; returns its status.
 
     beat_s: a comment goes into an event stream after so much silence; 0: never.
@@ -42,7 +34,7 @@ async def relay(
     try:
         with sink.while_here():
             receipt.upstream_called()
-            reply = await upstream.send(request)
+            reply = await sending
             await hand_on(reply, sink, receipt, beat_s, MAX_REPLY_BYTES)
             return reply.status
     except ProviderError as error:
@@ -67,7 +59,7 @@ async def hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float
     def start() -> None:
         if not sink.started:
             receipt.upstream_answered()
-            sink.start(reply.status, [*headers, *receipt.lines()])
+            sink.start(reply.status, [*headers, *receipt.close()])
 
     beats: AsyncGenerator[bytes] | None = with_beats(reply.chunks(), beat_s) if is_stream and beat_s else None
     try:
@@ -87,7 +79,7 @@ async def hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float
             await beats.aclose()
     if held is not None:
         receipt.upstream_answered()
-        await sink.whole(reply.status, [*headers, *receipt.lines()], b"".join(held))
+        await sink.whole(reply.status, [*headers, *receipt.close()], b"".join(held))
         return
     start()
     await sink.write(rest)

@@ -14,7 +14,7 @@ from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, begin
 from gateway.core.conversation.tree import Tree, has_additions
-from gateway.core.prompt.compose import compose, compose_plain
+from gateway.core.prompt.compose import compose
 from storage.commands import Look
 from storage.records import Exchange, State
 from tests.core.conversations import (
@@ -97,7 +97,8 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     assert (plain.place.anchor, plain.new) == (general.place.anchor, general.new)
     assert (plain.fill, plain.off, plain.hush) == (general.fill, general.off, general.hush)
     fresh = {len(plain.messages) - 1: "<note>"}
-    assert compose_plain(query.listing, look, offered, fresh) == compose(tree, general, offered, fresh)
+    counted = compose(Tree(look.additions), plain, offered, fresh, look.additions)
+    assert counted == compose(tree, general, offered, fresh)
     ended = settle.Ended(99, HIDDEN, assistant("Moment. Noted."), world.now, fresh, frozenset({"m1"}))
     written = replace(finish_plain(plain, ended), id=99)
     assert without_numbers(written) == without_numbers(settle.finish(tree, general, ended))
@@ -199,6 +200,6 @@ def test_a_hidden_round_whose_reply_came_back_in_pieces_stays_out(world: World) 
     pieces = [assistant("Moment. Noted."), assistant(None, call("w1")), result("w1", "sunny")]
     tree, look, query, plain = planned(world, [user("I like tea"), *pieces])
     assert plain is not None
-    composition = compose_plain(query.listing, look, OUR_TOOLS, {})
+    composition = compose(Tree(look.additions), plain, OUR_TOOLS, {}, look.additions)
     assert composition.hidden == {}
     assert composition == compose(tree, begin(tree, query), OUR_TOOLS, {})

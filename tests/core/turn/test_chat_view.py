@@ -10,7 +10,7 @@ from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.spec import TurnSpec
 from gateway.dialects.chat.render import ChatView
 
-OURS = TurnSpec(ours={"memory_insert": "memory_insert"})
+OURS = TurnSpec(ours={"memory_insert"})
 
 
 def shown(delta: dict[str, Any], finish: str | None = None, **fields: Any) -> ReplyEvent:

@@ -55,7 +55,7 @@ from tests.core.turn.playbook import (
     usage,
 )
 
-OURS = {"memory_insert": "memory_insert", "memory_replace": "memory_replace", "search": "conversation_search"}
+OURS = frozenset({"memory_insert", "memory_replace", "search"})
 ARGS = '{"label":"human","new_string":"likes tea"}'
 ROLE = chunk({"role": "assistant", "content": ""})
 
@@ -349,7 +349,7 @@ class TestHiddenRounds:
         assert client_message(played, stream) == {"text": "One moment. And. Done.", "calls": []}
         assert client_finish(played, stream) == "stop"
         assert [run.call_id for run in played.ran] == ["call_a", "call_b", "call_c"]
-        assert played.ran[2].tool == "conversation_search"
+        assert played.ran[2].name == "search"
         assert [len(call.messages) for call in played.called] == [2, 5]
         assert played.called[1].messages[:2] == played.called[0].messages
         assert [message["role"] for message in played.outcome.full] == [
@@ -365,11 +365,11 @@ class TestHiddenRounds:
             assert played.body["usage"]["mnemogate_billed"]["rounds"] == 3
 
     @BOTH
-    def test_a_renamed_tool_runs_under_its_canonical_name(self, stream: bool) -> None:
-        spec = TurnSpec(ours={"mnemogate_memory_insert": "memory_insert"}, hold_end=True)
+    def test_a_renamed_tool_runs_under_the_name_that_was_offered(self, stream: bool) -> None:
+        spec = TurnSpec(ours={"mnemogate_memory_insert"}, hold_end=True)
         mine, theirs = ("a", "mnemogate_memory_insert", ARGS), ("b", "memory_insert", "{}")
         played = play(chat_turn(spec), [completion(None, (mine, theirs))], stream=stream)
-        assert [(run.call_id, run.tool) for run in played.ran] == [("a", "memory_insert")]
+        assert [(run.call_id, run.name) for run in played.ran] == [("a", "mnemogate_memory_insert")]
         assert client_message(played, stream)["calls"] == [theirs]
 
     @BOTH

@@ -131,9 +131,9 @@ def _until_queued(world: World, count: int) -> None:
 
 
 async def _queued(world: World) -> int:
-    recollector = world.gateway.app.chat.recollector
-    assert recollector is not None
-    return sum(len(lock._waiters or ()) for lock in recollector._queues.values())
+    keeper = world.gateway.app.chat.keeper
+    assert keeper is not None
+    return sum(len(lock._waiters or ()) for lock in keeper._queues.values())
 
 
 async def test_another_user_is_answered_while_one_waits(world: World) -> None:

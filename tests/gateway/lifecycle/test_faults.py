@@ -532,13 +532,13 @@ def test_append_mode_does_not_wait_for_a_stalled_disk_for_ever(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with world_of(upstream, tmp_path / "m.db") as world:
-        recollector = world.gateway.app.chat.recollector
-        assert recollector is not None
-        recollector.open_wait_s = 0.001
+        keeper = world.gateway.app.chat.keeper
+        assert keeper is not None
+        keeper.open_wait_s = 0.001
         with stalled(world):
             refused = world.post("One.", APPEND)
             assert (refused.status, refused.error["type"]) == (503, "server_error")
-        recollector.open_wait_s = 10.0
+        keeper.open_wait_s = 10.0
         assert upstream.seen == []
         again = {**APPEND, "x-stainless-retry-count": "1"}
         assert durable(world.post("One.", again))
@@ -754,8 +754,8 @@ def test_a_send_whose_client_leaves_in_the_queue_holds_nobody(
         assert [m["content"] for m in upstream.last.messages] == ["a", "One.", "b", "c"]
         assert len(upstream.seen) == 2
         world.settle()
-        assert world.gateway.app.chat.recollector is not None
-        assert world.gateway.app.chat.recollector._queues == {}
+        assert world.gateway.app.chat.keeper is not None
+        assert world.gateway.app.chat.keeper._queues == {}
 
 
 def test_a_memory_tool_that_meets_a_damaged_row_says_so_to_the_model(

@@ -16,6 +16,7 @@ from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, identi
 from gateway.errors import SettingsError
 from gateway.metrics import Metrics
 from gateway.run.chat import Chat
+from gateway.run.pending import Pending
 from gateway.run.upstream.route import resolve_route
 from gateway.serve import example_model
 from gateway.settings import (
@@ -325,7 +326,7 @@ def test_the_profile_decides_before_the_project(
     tmp_path: Path, project: str, profile: str, expected: str
 ) -> None:
     text = "[projects.blue]\nmemory = 'read'\n[[profiles]]\nname = 'bob'\nmemory = 'off'"
-    chat = Chat(load(tmp_path, text), None, {}, Metrics(), float)
+    chat = Chat(load(tmp_path, text), None, {}, Metrics(), Pending())
     headers = [(b"x-mnemogate-agent", profile.encode())] if profile != "default" else []
     assert identify(headers, {}, chat._rules_of(project), project).mode == expected
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.core.conversation import lookup
-from gateway.run.memory import turn_memory
+from gateway.run.memory import known, record
 from storage.commands import Pool
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.background.test_compact import Notes, compacted, compacting, text_of
@@ -63,7 +63,7 @@ def test_looking_at_the_end_of_a_conversation_is_enough(
 ) -> None:
     turns = 60
     whole, all_loaded = talk(upstream, tmp_path / "all", way, compaction, turns)
-    for module in (lookup, turn_memory):
+    for module in (lookup, known, record):
         monkeypatch.setattr(module, "REACH", REACH)
     part, loaded = talk(upstream, tmp_path / "end", way, compaction, turns)
     assert part == whole

@@ -1,0 +1,164 @@
+"""Making the prompt of a request: its memory section, what goes around the messages, what fits, and the note."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from gateway.core.conversation.canonical import text_of
+from gateway.core.prompt.compose import Composition, compose, known_note
+from gateway.core.prompt.eviction import find_beginning
+from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.section import Section, make_section
+from gateway.core.upstream.policy import Target
+from gateway.run.memory.contents import with_contents
+from gateway.run.memory.fit import count_tokens, fit, may_exceed
+from gateway.run.memory.known import Known
+from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.recall import Recaller
+from storage.base import Store
+from storage.errors import StoreError
+
+__all__ = ["Composer"]
+
+_log = logging.getLogger("mnemogate")
+
+
+@dataclass(frozen=True, slots=True)
+class Composer:
+    """cache_s: how long providers keep a prompt. summarises: somebody makes the summaries that are wanted."""
+
+    store: Store
+    recaller: Recaller
+    cache_s: float
+    summarises: bool
+
+    async def make(self, known: Known, form: EndpointForm, tools: Sequence[dict[str, Any]]) -> Prompt:
+        """Returns the prompt for the target that is expected to answer."""
+        asked, plan = known.asked, known.plan
+        prompt = Prompt(asked.request, asked.target, form, asked.spec.system)
+        if known.is_off:
+            if plan.appending:  # nobody else has the conversation
+                prompt = replace(prompt, composition=await self._compose(known, {}))
+            return replace(prompt, window=await fit(prompt))
+        new = plan.messages
+        last = len(new) - 1
+        # Notes written once stay: a retry, or a question asked again, gets the same.
+        notes = _known_notes(known)
+        takes_note = bool(new) and new[-1].get("role") == "user" and last not in notes
+        in_use = known.pinned.known.get("summary", 0) if known.pinned is not None else 0
+        pin = self._pin(known, can_tell=takes_note)
+        section = pin(summary=in_use)
+        composition = await self._compose(known, notes)
+        prompt = replace(
+            prompt,
+            section=section,
+            system=section.text,
+            tools=tools,
+            composition=composition,
+            beginning=find_beginning(
+                plan, composition, known.evicted, is_plain=known.is_plain, in_use=in_use
+            ),
+            summarises=self.summarises and asked.spec.summarises and not plan.off,
+        )
+        context = asked.target.context_window
+        if prompt.beginning.evicted is not None or (
+            context is not None and may_exceed(prompt, context * 3 // 4)
+        ):
+            prompt = await self._with_summaries(known, prompt)
+        prompt = await self._fitted(known, prompt, pin, takes_note=takes_note)
+        if takes_note:
+            prompt = await self._with_note(known, prompt, notes)
+        return replace(prompt, notes={} if plan.off else notes)
+
+    async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+        """Returns the prompt for another target than was expected, whose window may be another one too.
+
+        What only the model that was expected could read stays here; note and memory section stay as they are.
+        """
+        prompt = replace(prompt, target=target, form=form)
+        if not known.is_off:
+            composition = replace(await self._compose(known, {}), notes=prompt.composition.notes)
+            beginning = replace(prompt.beginning, composition=composition)
+            prompt = replace(prompt, composition=composition, beginning=beginning)
+            prompt = await self._with_summaries(known, prompt)
+        return replace(prompt, window=await fit(prompt))
+
+    async def _compose(self, known: Known, notes: Mapping[int, str]) -> Composition:
+        additions = known.look.additions if known.is_plain else None
+        composing = partial(compose, known.tree, known.plan, known.offered, notes, additions)
+        return await with_contents(self.store.turns, known.agent, known.tree, composing)
+
+    def _pin(self, known: Known, *, can_tell: bool) -> Callable[..., Section]:
+        """Returns what makes the memory section with a given summary behind it."""
+        anchor, spec = known.plan.place.anchor, known.asked.spec
+        return partial(
+            make_section,
+            known.blocks,
+            pinned=known.pinned,
+            goes_on=anchor is not None,
+            offered=known.offered,
+            system=spec.system,
+            epoch=known.look.epoch,
+            idle_s=0.0 if anchor is None else known.plan.query.now - (anchor.ended or anchor.begun),
+            cache_s=self.cache_s,
+            always=spec.rebuilds,
+            can_tell=can_tell,
+        )
+
+    async def _with_summaries(self, known: Known, prompt: Prompt) -> Prompt:
+        """Adds the newest summaries on this path: read only where the conversation may not fit whole."""
+        anchor = known.plan.place.anchor
+        if anchor is None or not known.agent.id or not known.asked.spec.summarises:
+            return prompt
+        try:
+            found = await self.store.summaries.of(known.agent.id, anchor.conversation)
+        except StoreError as error:
+            _log.warning("summaries could not be read: %s", error.message)
+            return prompt
+        return replace(prompt, beginning=prompt.beginning.with_summaries(found, known.path_ids))
+
+    async def _fitted(
+        self, known: Known, prompt: Prompt, pin: Callable[..., Section], *, takes_note: bool
+    ) -> Prompt:
+        """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
+        beginning = prompt.beginning
+        newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
+        renewed = None if newer is None else pin(summary=newer)
+        room = 0
+        if takes_note:
+            room = self.recaller.budget(known) + sum(map(estimate_tokens, prompt.section.changes))
+        window = await fit(prompt, renewed=None if renewed is None else renewed.text, note_tokens=room)
+        prompt = replace(prompt, window=window)
+        if window.summary_id in (0, beginning.in_use):
+            return prompt
+        # The prompt begins anew with another summary: what it knows of blocks is said anew too.
+        section = pin(summary=window.summary_id)
+        return replace(prompt, section=section, system=section.text)
+
+    async def _with_note(self, known: Known, prompt: Prompt, notes: dict[int, str]) -> Prompt:
+        """notes: by index among the new messages; the one of the last is added."""
+        plan = known.plan
+        recall = await self.recaller.recall(known, prompt, text_of(plan.messages[-1]))
+        notes[len(plan.messages) - 1] = recall.note
+        prompt = replace(prompt, recall=recall)
+        if not recall.note:
+            return prompt
+        window, composition = prompt.window, prompt.composition
+        if window.tokens:
+            tokens = window.tokens + await count_tokens(prompt.target.model, recall.note)
+            window = replace(window, tokens=tokens)
+        place = plan.query.listing.places[plan.new[-1]]
+        composition = replace(composition, notes={**composition.notes, place: recall.note})
+        return replace(prompt, window=window, composition=composition)
+
+
+def _known_notes(known: Known) -> dict[int, str]:
+    if known.is_plain:  # nothing else stands in this place
+        return {}
+    users = [i for i, m in enumerate(known.plan.messages) if m.get("role") == "user"]
+    found = {i: known_note(known.tree, known.plan, i) for i in users}
+    return {i: note for i, note in found.items() if note is not None}

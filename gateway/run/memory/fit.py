@@ -1,0 +1,256 @@
+"""Fitting a prompt into the model's window: what of the conversation goes in, and which summary stands for the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+import orjson
+
+from gateway.core.conversation.canonical import WireMessage, media_of
+from gateway.core.prompt.compose import prefixed
+from gateway.core.prompt.summary import EARLY, KEPT, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
+from gateway.core.prompt.window import Budget, describe, fit_window, may_begin, plan_budget
+from gateway.core.request.splice import dump
+from gateway.run.memory.prompt import FittedWindow, Prompt, first_spoken
+from gateway.tokens import message_tokens, tokenizer_for, upper_bound
+from storage.records import Evicted
+
+__all__ = ["count_tokens", "fit", "may_exceed"]
+
+# The client's message by its index, or (None) one of ours that goes in front.
+_Entry = tuple[int | None, WireMessage]
+
+
+async def fit(prompt: Prompt, *, renewed: str | None = None, note_tokens: int = 0) -> FittedWindow:
+    """Returns what of the prompt goes into its target's window.
+
+    renewed: the system text that goes with a summary that was not in use before; None: the prompt's own.
+    note_tokens: room that is kept for a note of this request, which is made when it is known what is in sight.
+    """
+    context = prompt.target.context_window
+    gone = prompt.beginning.evicted
+    if context is None or (gone is None and not may_exceed(prompt, context, note_tokens)):
+        return FittedWindow()  # bytes are an upper bound of tokens: most requests are never counted
+    tokenizer = tokenizer_for(prompt.target.model)
+    if not tokenizer.is_loaded:
+        await asyncio.to_thread(tokenizer.load)
+    room = _WindowRoom(prompt, context, tokenizer.count, renewed=renewed, note_tokens=note_tokens)
+    # A summary can be used where the list may begin behind it, and where it stands for something.
+    cuts = [
+        (at, cut)
+        for cut in prompt.beginning.cuts
+        for at in [room.place(cut)]
+        if (at or gone is not None) and may_begin(room.elements, at)
+    ]
+    begin, chosen = 0, None
+    if gone is not None or room.is_over():
+        begin, chosen = _choose(room, cuts, gone, prompt.beginning.in_use)
+    overfull = room.overfull(cuts, is_due=gone is not None and not cuts) if prompt.summarises else None
+    # What is left without the summarised beginning may still be too much: then its oldest messages leave too.
+    window = fit_window(room.elements[begin:], room.budget(chosen), lambda i: room.count(begin + i))
+    kept = [begin + i for i in window.indices]
+    tokens, most = room.prompt_tokens(kept, chosen)
+    if window.is_whole and chosen is None and gone is None:
+        return FittedWindow(tokens=tokens, most=most, overfull=overfull)
+    first = min(kept, default=len(room.entries))
+    before = gone.tokens if gone is not None else 0
+    filled, dropped, hidden = _split(prompt, room.entries, frozenset(kept))
+    return FittedWindow(
+        dropped=dropped,
+        filled=filled,
+        hidden=hidden,
+        summary=chosen.text if chosen is not None else "",
+        summary_id=chosen.id if chosen is not None else 0,
+        evicted=_evicted(prompt, room, first, context),
+        evicted_tokens=window.evicted_tokens + room.tokens(0, begin) + before,
+        tokens=tokens,
+        most=most,
+        overfull=overfull,
+    )
+
+
+def may_exceed(prompt: Prompt, context_tokens: int, note_tokens: int = 0) -> bool:
+    """Whether it takes counting to know that a request fits."""
+    request, composition = prompt.request, prompt.composition
+    ours = [*composition.fill, *(m for back in composition.hidden.values() for m in back)]
+    texts = [prompt.system, *composition.notes.values()]
+    extra = sum(upper_bound(dump(m)) for m in ours) + sum(len(text.encode()) for text in texts)
+    reserve = min(request.max_tokens or 4096, context_tokens // 4)
+    return len(request.raw) + extra + note_tokens + reserve > context_tokens
+
+
+async def count_tokens(model: str, text: str) -> int:
+    """Returns the tokens of a text by a model's tokenizer."""
+    tokenizer = tokenizer_for(model)
+    if not tokenizer.is_loaded:
+        await asyncio.to_thread(tokenizer.load)
+    return tokenizer.count(text)
+
+
+def _choose(
+    room: _WindowRoom, cuts: Sequence[tuple[int, SummaryCut]], gone: Evicted | None, in_use: int
+) -> tuple[int, SummaryCut | None]:
+    """Returns the first entry behind the summary that stands for the beginning, and that summary.
+
+    The one in use stays, so that the prompt begins as it did, if the rest fits and nothing is missing behind its end.
+    Else it is the oldest that leaves room, which will do until the window is full again; else the newest.
+    """
+    fitting = [(at, cut) for at, cut in cuts if not room.is_over(at, cut)]
+    whole = [(at, cut) for at, cut in fitting if gone is None or cut.end >= gone.offset] or fitting
+    same = [(at, cut) for at, cut in whole if cut.id == in_use]
+    roomy = [(at, cut) for at, cut in whole if not room.is_over(at, cut, ROOMY)]
+    found = [*same, *roomy, *whole[::-1], *cuts[::-1]]
+    return found[0] if found else (0, None)
+
+
+def _split(
+    prompt: Prompt, entries: Sequence[_Entry], kept: frozenset[int]
+) -> tuple[tuple[int, ...], frozenset[int], dict[int, list[WireMessage]]]:
+    """Returns what of the fill is kept, which of the client's messages are not, and what is of the hidden rounds.
+
+    A message that hidden rounds stand for is dropped when none of them is kept.
+    """
+    fill = len(prompt.composition.fill)
+    dropped = set(range(first_spoken(prompt.request.messages), prompt.beginning.start))
+    hidden: dict[int, list[WireMessage]] = {}
+    for n, (index, message) in enumerate(entries):
+        if index is None:
+            continue
+        if index in prompt.composition.hidden:
+            rounds = hidden.setdefault(index, [])
+            if n in kept:
+                rounds.append(message)
+        elif n not in kept:
+            dropped.add(index)
+    dropped.update(index for index, rounds in hidden.items() if not rounds)
+    filled = tuple(n for n in range(fill) if n in kept)
+    return filled, frozenset(dropped), {index: rounds for index, rounds in hidden.items() if rounds}
+
+
+def _evicted(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int) -> Evicted | None:
+    """Returns what the next request need not look at. first: the first entry that is kept."""
+    gone, tokens = prompt.beginning.evicted, room.tokens(0, first)
+    at: tuple[int, int] | None = None
+    if first < len(room.entries):
+        index = room.entries[first][0]
+        at = prompt.composition.fill_at[first] if index is None else prompt.beginning.where(index)
+    if at is None or not tokens:
+        return gone
+    if gone is not None:
+        tokens, context_tokens = tokens + gone.tokens, min(context_tokens, gone.context)
+    return Evicted(*at, tokens, context_tokens)
+
+
+def _entries(prompt: Prompt) -> list[_Entry]:
+    """Returns what is said, behind the leading system messages, as it would be sent whole."""
+    messages, composition = prompt.request.messages, prompt.composition
+    entries: list[_Entry] = [(None, m) for m in composition.fill]
+    for i in range(max(prompt.beginning.start, first_spoken(messages)), len(messages)):
+        if i in composition.hidden:
+            entries += [(i, m) for m in composition.hidden[i]]
+        else:
+            entries.append((i, prefixed(messages[i], composition.notes.get(i, ""))))
+    return entries
+
+
+class _WindowRoom:
+    """What a request has of its window, and what its messages take of it."""
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        context_tokens: int,
+        count: Callable[[str], int],
+        *,
+        renewed: str | None,
+        note_tokens: int,
+    ) -> None:
+        self.entries = _entries(prompt)
+        self.elements = [describe(m, message_tokens(m, upper_bound)) for _, m in self.entries]
+        self._fill = len(prompt.composition.fill)
+        self._context = context_tokens
+        self._max_tokens = prompt.request.max_tokens
+        self._count = count
+        self._note_tokens = note_tokens
+        self._in_use = prompt.beginning.in_use
+        system = prompt.system
+        self._system = count(system) if system else 0
+        self._renewed = self._system if renewed is None else count(renewed)
+        self._fixed = self._count_fixed(prompt)
+        self._before: list[int] | None = None  # counted when it is needed first
+
+    def _count_fixed(self, prompt: Prompt) -> int:
+        """Counts what is sent whatever is kept: the client's leading system messages, and all tools."""
+        request, count = prompt.request, self._count
+        lead = request.messages[: first_spoken(request.messages)]
+        named = [request.json.get("tools"), request.json.get("functions"), prompt.tools]
+        return sum(message_tokens(m, count) for m in lead) + sum(
+            count(orjson.dumps(each).decode()) for each in named if each
+        )
+
+    def _fixed_with(self, cut: SummaryCut | None) -> int:
+        if cut is None:
+            return self._fixed + self._system
+        system = self._system if cut.id == self._in_use else self._renewed
+        return self._fixed + system + self._count(cut.text)
+
+    def budget(self, cut: SummaryCut | None = None) -> Budget:
+        """Returns what the messages may take with this summary in front of them."""
+        fixed = self._fixed_with(cut) + self._note_tokens
+        found = plan_budget(self._context, max_tokens=self._max_tokens, fixed_tokens=fixed)
+        assert found is not None
+        return found
+
+    def place(self, cut: SummaryCut) -> int:
+        """Returns the first entry behind a summary."""
+        if cut.fill < self._fill:
+            return cut.fill
+        behind = (
+            n for n, (index, _) in enumerate(self.entries) if (index or 0) >= cut.index and n >= self._fill
+        )
+        return next(behind, 0)
+
+    def count(self, index: int) -> int:
+        return self.tokens(index, index + 1)
+
+    def tokens(self, start: int, end: int) -> int:
+        if start == end:
+            return 0
+        if self._before is None:
+            sizes = (message_tokens(m, self._count) for _, m in self.entries)
+            self._before = [0, *accumulate(sizes)]
+        return self._before[end] - self._before[start]
+
+    def prompt_tokens(self, kept: Sequence[int], cut: SummaryCut | None) -> tuple[int, int]:
+        """Returns the prompt's tokens, and how many there may be. 0: nothing was counted, or not all of it is text."""
+        if self._before is None or any(media_of(self.entries[i][1]) for i in kept):
+            return 0, 0
+        fixed = self._fixed_with(cut)
+        return fixed + sum(map(self.count, kept)), fixed + self._note_tokens + self.budget(cut).high
+
+    def is_over(self, start: int = 0, cut: SummaryCut | None = None, share: float = 1.0) -> bool:
+        """Whether what begins there is more than that share of the window."""
+        most = self.budget(cut).high * share
+        if sum(element.bound for element in self.elements[start:]) <= most:
+            return False
+        return self.tokens(start, len(self.elements)) > most
+
+    def overfull(self, cuts: Sequence[tuple[int, SummaryCut]], *, is_due: bool) -> Overfull | None:
+        """Returns the summary that is wanted: the window fills up, and there is enough behind the newest one.
+
+        is_due: something has left the window, and no summary stands for it.
+        """
+        start, newest = cuts[-1] if cuts else (0, None)
+        high = self.budget(newest).high
+        keep = int(high * KEPT)
+        if is_due:
+            return Overfull(keep, summary_tokens(self._context))
+        if not self.is_over(start, newest, EARLY):
+            return None
+        opens = (i for i in range(len(self.elements) - 1, start, -1) if self.elements[i].role == "user")
+        at = next((i for i in opens if self.tokens(i, len(self.elements)) >= keep), start)
+        return (
+            Overfull(keep, summary_tokens(self._context)) if self.tokens(start, at) >= high * WORTH else None
+        )

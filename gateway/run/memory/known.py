@@ -1,0 +1,241 @@
+"""What memory knows of a request when its turn begins: the conversation that it goes on, and what that has of ours.
+
+Everything is read here, before the prompt is made: one round trip for a plain turn. Decisions are gateway.core's.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from gateway.core.agent import AgentSpec
+from gateway.core.conversation import match
+from gateway.core.conversation import plan as planning
+from gateway.core.conversation.canonical import Canon, Listing
+from gateway.core.conversation.fast_path import plan_plain
+from gateway.core.conversation.lookup import REACH, full_probes
+from gateway.core.conversation.match import Query
+from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.tree import PathElement, Tree
+from gateway.core.memory import edits
+from gateway.core.memory import tools as memory_tools
+from gateway.core.prompt.eviction import evicted_before
+from gateway.core.request.chat import ChatRequest
+from gateway.core.request.identity import Identity, Mode
+from gateway.core.upstream.policy import Target
+from gateway.run.memory.contents import with_contents
+from storage.base import Store
+from storage.commands import Look
+from storage.errors import StoreError
+from storage.records import Agent, Block, Evicted, Exchange, Snapshot
+
+__all__ = ["Known", "MemoryRequest", "read"]
+
+_ids = random.Random()  # conversations' names are no secrets: knowing one opens nothing
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRequest:
+    """A request as memory sees it. spec: the agent it asks for. now: seconds since the epoch.
+
+    target: which upstream and model are expected to answer, and the model's window.
+    """
+
+    request: ChatRequest
+    identity: Identity
+    spec: AgentSpec
+    now: float
+    target: Target
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was read for one request.
+
+    agent: the memory's owner as it is stored, or a draft of it. look: what one round trip told.
+    plan: what the request adds to its conversation. tree: the exchanges at hand. path: those that the request goes on
+    from, oldest first, as far as they matter. is_plain: the list is its path word for word, and only the exchanges that
+    have something of ours are in `tree` and `path`.
+    conversation_uid: the conversation's public name, a new one if it is new. pinned: the path's memory section.
+    blocks: as the path sees them, its own pending edits included. offered: memory tools for the model, name in this
+    request -> tool. row: of the exchange, once its user message is written; negative before.
+    leave: lets the next send of this conversation begin; it may be called more than once.
+    """
+
+    asked: MemoryRequest
+    agent: Agent
+    look: Look
+    plan: Plan
+    tree: Tree
+    path: tuple[Exchange, ...]
+    is_plain: bool
+    conversation_uid: str
+    pinned: Snapshot | None = None
+    blocks: tuple[Block, ...] = ()
+    offered: Mapping[str, str] = field(default_factory=dict)
+    row: int = -1
+    leave: Callable[[], None] = _nothing
+
+    @property
+    def is_off(self) -> bool:
+        """Memory is off for this request: nothing of ours goes in, and of what was said nothing is kept."""
+        return self.asked.identity.mode is Mode.OFF
+
+    @property
+    def path_ids(self) -> set[int]:
+        return {x.id for x in self.path}
+
+    @property
+    def evicted(self) -> Evicted | None:
+        """What of the path has left the window before."""
+        return evicted_before(self.plan, self.asked.target.context_window)
+
+    def answered_by(self, target: Target) -> Known:
+        """The same for another target than the one that was expected."""
+        model = f"{target.upstream}/{target.model}"
+        if model == self.plan.query.model:
+            return self
+        return replace(self, plan=replace(self.plan, query=replace(self.plan.query, model=model)))
+
+
+async def read(store: Store, asked: MemoryRequest, idle_s: float) -> Known:
+    """Returns what there is to know. Raises: StoreError when memory cannot be had."""
+    agent, listing, look = await _look(store, asked)
+    query = _query(asked, listing, look, idle_s)
+    plan = plan_plain(look, query)
+    is_plain = plan is not None
+    if plan is None:
+        plan, tree = await _plan(store, asked, agent, query)
+        path = tuple(tree.chain(plan.place.anchor))
+    else:
+        anchor = plan.place.anchor
+        last = [] if anchor is None or any(x.id == anchor.id for x in look.additions) else [anchor]
+        path = (*reversed(look.additions), *last)
+        tree = Tree(path)
+    uid = await _conversation_uid(store, agent, look, plan)
+    known = Known(asked, agent, look, plan, tree, path, is_plain, uid)
+    return known if known.is_off else await _with_memory(store, known)
+
+
+def _put_in_front(known: Known) -> tuple[PathElement, ...]:
+    """Returns what goes before the client's list: what it left out, unless that has left the window for good."""
+    if known.asked.spec.history == "client":
+        return ()
+    fill, gone = known.plan.fill, known.evicted
+    return fill if gone is None else tuple(element for element in fill if element.at[1] >= gone.offset)
+
+
+async def _look(store: Store, asked: MemoryRequest) -> tuple[Agent, Listing, Look]:
+    """Returns the agent, the request's messages by its secret, and what is stored where they end."""
+    scope, key = asked.identity.scope, asked.identity.conversation
+    assert scope is not None
+    agents = store.agents
+    for _ in range(2):
+        agent = await agents.find(scope) or agents.draft(scope)
+        listing = Listing(Canon(agent.secret), asked.request.messages)
+        path = listing.path(listing.said) if listing.said else None
+        look = await store.turns.look(agent, key, path) if agent.id else Look()
+        if look is not None:
+            break
+        agents.forget(scope)  # it was forgotten, and may be made anew
+    else:
+        raise StoreError("the memory of this user is being removed")
+    if agent.epoch != look.epoch:
+        agent = replace(agent, epoch=look.epoch)
+        agents.remember(agent)
+    return agent, listing, look
+
+
+def _query(asked: MemoryRequest, listing: Listing, look: Look, idle_s: float) -> Query:
+    identity, is_named = asked.identity, asked.identity.conversation is not None
+    mode = identity.mode
+    return Query(
+        listing,
+        named=is_named,
+        mode=match.Keeping.ON if mode is Mode.STRICT else match.Keeping(mode.value),
+        now=asked.now,
+        idle_s=idle_s,
+        append=identity.append,
+        retry=identity.retry,
+        model=f"{asked.target.upstream}/{asked.target.model}",
+        conversation=look.conversation.id if is_named and look.conversation else None,
+    )
+
+
+async def _plan(store: Store, asked: MemoryRequest, agent: Agent, query: Query) -> tuple[Plan, Tree]:
+    """Loads of a conversation what it takes to know where the list goes on.
+
+    Its end tells nearly always. If not, what goes back to where its window began does; if not, all of it has to.
+    """
+    tree = Tree()
+    if not agent.id:
+        return planning.begin(tree, query), tree
+    reach: int | None = REACH
+    low: int | None = None
+    while True:
+        probes = full_probes(query, asked.identity.conversation, reach=reach, low=low)
+        pool = await store.turns.pool(agent, probes)
+        tree = Tree(pool.exchanges, pool.contents, pool.tombs)
+        plan = await with_contents(store.turns, agent, tree, partial(planning.begin, tree, query))
+        evicted = evicted_before(plan, asked.target.context_window)
+        is_all = reach is None and low is None
+        if is_all or not tree.is_partial or planning.is_enough(tree, plan, evicted):
+            return plan, tree
+        low = max(0, evicted.depth - 1) if evicted is not None and reach is not None else None
+        reach = None
+
+
+async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) -> str:
+    stored, found = plan.conversation, look.conversation
+    uid: str | None = None
+    if found is not None and found.id == stored:
+        uid = found.uid
+    elif stored is not None and stored > 0 and agent.id:
+        uid = await store.turns.conversation_uid(agent, stored)
+    return uid or f"{_ids.getrandbits(128):032x}"
+
+
+async def _with_memory(store: Store, known: Known) -> Known:
+    """Adds the path's section and blocks, and the tools that go with them."""
+    agent, look, anchor = known.agent, known.look, known.plan.place.anchor
+    pinned = look.snapshot
+    if not known.is_plain:
+        number = anchor.snapshot if anchor is not None else None
+        pinned = await store.turns.snapshot(agent, number) if number is not None else None
+    blocks = await _blocks(store, known)
+    return replace(
+        known,
+        plan=replace(known.plan, fill=_put_in_front(known)),
+        pinned=pinned,
+        blocks=tuple(edits.view(blocks, look.ops, known.path_ids)),
+        offered=_offer(known, pinned.known.get("tools") if pinned else None),
+    )
+
+
+async def _blocks(store: Store, known: Known) -> list[Block]:
+    """As the agent declares them, in the same order for all its users; then what was made since."""
+    spec = known.asked.spec
+    if known.agent.id:
+        order = {block.label: n for n, block in enumerate(spec.blocks)}
+        return sorted(known.look.blocks, key=lambda block: (order.get(block.label, len(order)), block.id))
+    defaults = [replace(block, id=n) for n, block in enumerate(spec.blocks)]
+    if not spec.shared:
+        return defaults
+    stored = {block.label: block for block in await store.turns.shared_blocks(known.agent)}
+    return [stored.get(block.label, block) for block in defaults]
+
+
+def _offer(known: Known, agreed: Mapping[str, str] | None) -> dict[str, str]:
+    """agreed: the tools under the names by which this conversation has them already."""
+    request, identity = known.asked.request, known.asked.identity
+    wanted = known.asked.spec.offers_tools and (identity.agent is not None or request.has_tools)
+    if not wanted or identity.mode is Mode.READ or not memory_tools.may_offer(request.json):
+        return {}
+    enabled = memory_tools.MEMORY_TOOLS if known.agent.scope.is_person else memory_tools.BLOCK_TOOLS
+    return memory_tools.offer(enabled, frozenset(request.tools), agreed)

@@ -1,0 +1,165 @@
+"""A prompt: the client's own bytes with ours spliced in, and without what does not fit the window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from gateway.core.conversation.canonical import WireMessage, is_system
+from gateway.core.prompt.compose import Composition
+from gateway.core.prompt.eviction import Eviction
+from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.section import Section
+from gateway.core.prompt.summary import Overfull
+from gateway.core.request.chat import ChatRequest
+from gateway.core.request.splice import Splice, dump
+from gateway.core.upstream.policy import Target
+from storage.records import Evicted
+
+__all__ = ["EndpointForm", "FittedWindow", "Prompt", "Recall", "first_spoken"]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointForm:
+    """How a request has to look for one endpoint.
+
+    consumed: fields of the client's that are not for an upstream; spent: those that its translation reads.
+    as_system: indices of messages whose role the upstream calls `system`. takes_usage: it counts a stream's tokens when
+    it is asked to.
+    """
+
+    consumed: tuple[str, ...] = ()
+    spent: tuple[str, ...] = ()
+    as_system: tuple[int, ...] = ()
+    takes_usage: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FittedWindow:
+    """What of a conversation goes into the model's window.
+
+    dropped: indices of the client's messages that stay out. filled: indices of the composition's fill that go in;
+    hidden: its hidden rounds that do, by the message they replace; None: all.
+    summary: what stands for what was left out, or "". evicted: what of the path is out, for the next request to leave
+    out as well; evicted_tokens: how much. tokens: of the whole prompt, by our count; 0: it was not counted, or is not
+    text alone. most: how many would have fitted. overfull: the window fills up, and a summary is wanted.
+    """
+
+    dropped: frozenset[int] = frozenset()
+    filled: tuple[int, ...] | None = None
+    hidden: Mapping[int, list[WireMessage]] | None = None
+    summary: str = ""
+    summary_id: int = 0
+    evicted: Evicted | None = None
+    evicted_tokens: int = 0
+    tokens: int = 0
+    most: int = 0
+    overfull: Overfull | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """The note that was made for a request, "" for none, and how making it went. ms: 0 if nothing was searched."""
+
+    note: str = ""
+    tokens: int = 0
+    ms: float = 0.0
+    has_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What goes upstream for one target, whatever rounds follow.
+
+    system: text for the leading system message. tools: definitions of ours. section: the memory section that `system`
+    ends with. notes: by index among the new messages; they are written with the turn. summarises: a summary is made
+    when the window fills up.
+    """
+
+    request: ChatRequest
+    target: Target
+    form: EndpointForm = EndpointForm()
+    system: str = ""
+    tools: Sequence[dict[str, Any]] = ()
+    composition: Composition = field(default_factory=Composition)
+    beginning: Eviction = field(default_factory=Eviction)
+    window: FittedWindow = FittedWindow()
+    section: Section = field(default_factory=lambda: Section(None))
+    notes: Mapping[int, str] = field(default_factory=dict)
+    recall: Recall = Recall()
+    summarises: bool = False
+
+    @property
+    def fill(self) -> list[WireMessage]:
+        """The messages that go before the client's own, as far as they fit."""
+        fill, filled = self.composition.fill, self.window.filled
+        return fill if filled is None else [fill[n] for n in filled]
+
+    @property
+    def hidden(self) -> Mapping[int, list[WireMessage]]:
+        return self.composition.hidden if self.window.hidden is None else self.window.hidden
+
+    @property
+    def adds_usage(self) -> bool:
+        """Whether we ask for the usage of a stream: hidden rounds share the client's limit of tokens."""
+        request = self.request
+        is_limited = request.stream and not request.wants_usage and request.max_tokens is not None
+        return self.form.takes_usage and bool(self.tools) and is_limited
+
+    @property
+    def injected_tokens(self) -> int:
+        """How much of ours is text around the client's, by estimate."""
+        return sum(map(estimate_tokens, (self.system, self.window.summary, *self.composition.notes.values())))
+
+    def body(
+        self,
+        more: Sequence[WireMessage] = (),
+        budget_tokens: int | None = None,
+        *,
+        tools_final: bool = False,
+    ) -> bytes:
+        """Returns the request's JSON.
+
+        more: hidden rounds of this turn. budget_tokens: what is left of the client's limit.
+        """
+        request, dropped = self.request, self.window.dropped
+        splice = Splice(request.layout, request.raw)
+        if request.model != self.target.model:
+            splice.set_member("model", orjson.dumps(self.target.model))
+        for key in self.form.consumed:
+            splice.drop_member(key)
+        for index in self.form.as_system:
+            if index not in dropped:
+                splice.set_role(index, "system")
+        for text in (self.system, self.window.summary):
+            if text:
+                splice.append_system(text)
+        for index in dropped:
+            splice.drop_message(index)
+        for index, messages in self.hidden.items():
+            splice.replace_message(index, map(dump, messages))
+        for index, note in self.composition.notes.items():
+            if index not in dropped:
+                splice.prefix_text(index, note)
+        if fill := self.fill:
+            splice.insert_messages(first_spoken(request.messages), map(dump, fill))
+        if self.tools:
+            splice.add_tools(map(dump, self.tools))
+            if self.adds_usage:
+                options = {**(request.json.get("stream_options") or {}), "include_usage": True}
+                splice.set_member("stream_options", orjson.dumps(options))
+        if more:
+            splice.insert_messages(len(request.messages), map(dump, more))
+            if budget_tokens is not None and request.max_tokens_key is not None:
+                splice.set_member(request.max_tokens_key, orjson.dumps(budget_tokens))
+        if tools_final:
+            splice.set_member("tool_choice", b'"none"')
+        return splice.render()
+
+
+def first_spoken(messages: Sequence[WireMessage]) -> int:
+    """Returns the index of the first message behind the leading system messages."""
+    return next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))

@@ -1,0 +1,116 @@
+"""Recall: the note that goes before the user's last message, made of what earlier conversations said."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from gateway.core.memory.visibility import messages_of
+from gateway.core.prompt import note
+from gateway.run.memory.contents import with_contents
+from gateway.run.memory.known import Known
+from gateway.run.memory.prompt import Prompt, Recall
+from gateway.run.memory.visible import VisibleContent
+from gateway.settings import MemorySettings
+from storage.base import Store
+from storage.errors import StoreError
+from storage.records import Message, Vector
+
+__all__ = ["EmbedQuery", "Recaller"]
+
+_log = logging.getLogger("mnemogate")
+
+# (agent, text, milliseconds that there are) -> the text's vector, or None
+EmbedQuery = Callable[[int, str, float], Awaitable[Vector | None]]
+
+LINE_TOKENS = 40  # of a note, a line with its date: more of what was found than would fit need not be read
+LEAST_HITS, MOST_HITS = 16, 40  # the most where what is found may be in sight, and is told no more
+# Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
+STREAM_HASTE = 5
+NOTE_SHARE = 16  # of the model's context, what one note may take at most
+
+
+class Recaller:
+    """embed_query: None: memory is searched by words alone."""
+
+    def __init__(self, store: Store, settings: MemorySettings, embed_query: EmbedQuery | None) -> None:
+        self._store = store
+        self._settings = settings
+        self._embed_query = embed_query
+
+    def budget(self, known: Known) -> int:
+        """Returns the tokens that a note may take; 0: nothing is recalled for this request.
+
+        A note stays in the conversation, so in a small window it has to be small as well.
+        """
+        scope, context = known.asked.identity.scope, known.asked.target.context_window
+        if scope is None or not scope.is_person:
+            return 0
+        budget = self._settings.recall_tokens
+        return budget if context is None else min(budget, context // NOTE_SHARE)
+
+    async def recall(self, known: Known, prompt: Prompt, text: str) -> Recall:
+        """Returns the note for the user's last message, which also tells of changed blocks.
+
+        text: that message. prompt: as far as it is made, which says what is in sight already.
+        """
+        is_cut = prompt.window.evicted_tokens > 0
+        anchor = known.plan.place.anchor
+        elsewhere = known.look.next_seq - 1 - (anchor.length if anchor else 0)
+        budget, begun = self.budget(known), time.perf_counter()
+        chosen: list[note.Recalled] = []
+        has_failed, ms = False, 0.0
+        if budget and (elsewhere > 0 or is_cut):
+            query = note.make_query(text)
+            visible = VisibleContent(known, prompt)
+            try:
+                found = await self._search(known, query, visible, budget, is_cut=is_cut)
+                chosen = await self._choose(known, found, query, visible, budget)
+            except StoreError as error:
+                # A memory that answers late or not at all is one without hits; the reply does not wait for it.
+                has_failed = True
+                _log.warning("recall failed: %s", error.message)
+            ms = (time.perf_counter() - begun) * 1000
+        rendered = note.render_note(chosen, prompt.section.changes, known.plan.query.now)
+        return Recall(rendered, note.estimate_tokens(rendered) if chosen else 0, ms, has_failed)
+
+    async def _search(
+        self, known: Known, query: str, visible: VisibleContent, budget: int, *, is_cut: bool
+    ) -> list[Message]:
+        settings, begun = self._settings, time.perf_counter()
+        left_ms = settings.recall_deadline_ms / (STREAM_HASTE if known.asked.request.stream else 1)
+        vector = None
+        if self._embed_query is not None:
+            vector = await self._embed_query(known.agent.id, query, left_ms)
+            left_ms = max(1.0, left_ms - (time.perf_counter() - begun) * 1000)
+        return await self._store.recall.search(
+            known.agent,
+            query,
+            messages_of,
+            size=known.look.next_seq,
+            indexed=known.look.indexed_seq,
+            skip=visible.numbers(),
+            limit=MOST_HITS if is_cut else max(LEAST_HITS, budget // LINE_TOKENS),
+            only_strong=True,
+            deadline_ms=left_ms,
+            vector=vector,
+        )
+
+    async def _choose(
+        self, known: Known, found: list[Message], query: str, visible: VisibleContent, budget: int
+    ) -> list[note.Recalled]:
+        left_out = await with_contents(
+            self._store.turns, known.agent, known.tree, partial(visible.replaced, self._settings.idle_s)
+        )
+        is_whole = known.asked.spec.history != "client"
+        told = [m for m in found if m.exchange not in left_out and not (is_whole and visible.shows_origin(m))]
+        return note.choose(
+            told,
+            query,
+            exclude_atoms=visible.atoms(),
+            told=visible.notes(),
+            budget_tokens=budget,
+            cut_chars=min(note.CUT_CHARS, 2 * budget),
+        )

@@ -1,0 +1,136 @@
+"""What a turn leaves to be written: a value made when it has ended, from what was known and what went in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from gateway.core.conversation import settle
+from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.change import decide
+from gateway.core.conversation.fast_path import finish_plain
+from gateway.core.conversation.lookup import REACH, full_probes, plain_probes
+from gateway.core.conversation.plan import Plan, low_of
+from gateway.core.conversation.tree import Tree
+from gateway.core.memory import edits
+from gateway.core.prompt.section import learned
+from gateway.core.prompt.summary import Overfull
+from gateway.core.turn.commands import End, TurnOutcome
+from gateway.run.memory.known import Known
+from gateway.run.memory.prompt import Prompt
+from storage.commands import Probes, TurnWrite
+from storage.records import Block, BlockOp, Exchange, Snapshot
+
+__all__ = ["BlockEdits", "TurnRecord", "record_open", "record_turn"]
+
+_OPEN = TurnOutcome(End.CANCELLED)  # of a message that is written before the model is asked
+
+
+@dataclass(slots=True)
+class BlockEdits:
+    """What a turn's model does to memory: its blocks as it sees them, and its edits, pending until it is confirmed."""
+
+    blocks: list[Block] = field(default_factory=list)
+    ops: list[BlockOp] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """One turn to be written. overfull: as it was sent, its window was filling up. chars: how much was said in it."""
+
+    known: Known
+    write: TurnWrite
+    has_finished: bool
+    chars: int
+    overfull: Overfull | None = None
+
+
+def record_turn(
+    known: Known, prompt: Prompt, changes: BlockEdits, outcome: TurnOutcome, now: float
+) -> TurnRecord | None:
+    """Returns what became of a turn; None: nothing of it is worth writing. now: when it ended."""
+    has_finished = outcome.state is End.FINISHED
+    if outcome.state is End.FAILED and not outcome.text and known.row < 0:
+        return None
+    ended = _ended(known, prompt, changes.ops, outcome, now)
+    write = _write(known, prompt, changes, ended, settle.finish if has_finished else settle.cancel)
+    chars = sum(len(text_of(m)) for m in known.plan.messages) + len(outcome.text)
+    return TurnRecord(known, write, has_finished, chars, prompt.window.overfull if has_finished else None)
+
+
+def record_open(known: Known, prompt: Prompt, now: float) -> TurnRecord:
+    """Returns the user's message of a turn that has not begun yet; who writes it, knows it if the process dies."""
+    ended = _ended(known, prompt, (), _OPEN, now)
+    return TurnRecord(known, _write(known, prompt, BlockEdits(), ended, settle.open_), False, 0)
+
+
+def _ended(
+    known: Known, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
+) -> settle.Ended:
+    said = outcome.said or {"role": "assistant", "content": ""}
+    full = list(outcome.full)
+    has_words = outcome.state is End.FINISHED or bool(outcome.text)
+    if not has_words:
+        full = [m for m in full if outcome.hidden]
+    # The client's own calls are in `said`; what else was called, the gateway ran.
+    visible = _call_ids([said])
+    return settle.Ended(
+        id=known.row,
+        full=full or ([said] if has_words else []),
+        said=said,
+        now=now,
+        notes=prompt.notes,
+        ours=frozenset(_call_ids(full) - visible),
+        edits=bool(ops),
+        evicted=prompt.window.evicted,
+    )
+
+
+def _call_ids(messages: Iterable[dict[str, object]]) -> set[str]:
+    return {str(call.get("id")) for m in messages for call in m.get("tool_calls") or ()}  # type: ignore[attr-defined]
+
+
+def _write(
+    known: Known,
+    prompt: Prompt,
+    changes: BlockEdits,
+    ended: settle.Ended,
+    how: Callable[[Tree, Plan, settle.Ended], Exchange],
+) -> TurnWrite:
+    plan, key, look = known.plan, known.asked.identity.conversation, known.look
+    plain: tuple[Exchange, int] | None = None
+    if known.is_plain and how is settle.finish and look.conversation is not None:
+        plain = (finish_plain(plan, ended), look.conversation.rev)
+    return TurnWrite(
+        agent=known.agent,
+        key=key,
+        uid=known.conversation_uid,
+        now=ended.now,
+        plain=plain,
+        probes=plain_probes(plan, key) if known.is_plain else _probes(known, key),
+        decide=lambda pool: decide(pool, plan, ended, how),
+        merge=edits.merge,
+        carries=any(m.get("role") == "user" for m in plan.messages),
+        ops=changes.ops,
+        snapshot=_snapshot(known, prompt, changes),
+        defaults=known.asked.spec.own_blocks,
+        shared=known.asked.spec.shared_blocks,
+    )
+
+
+def _snapshot(known: Known, prompt: Prompt, changes: BlockEdits) -> Snapshot | None:
+    """Returns the memory section that the path has from now on."""
+    if known.plan.off:  # nothing new is kept, and what the path knew before it knows after
+        anchor = known.plan.place.anchor
+        number = anchor.snapshot if anchor is not None else None
+        return None if number is None else Snapshot(number, "", {})
+    snapshot = prompt.section.snapshot
+    return learned(snapshot, changes.blocks) if changes.ops else snapshot
+
+
+def _probes(known: Known, key: str | None) -> Probes:
+    """Returns what has to be looked at again in the transaction that writes the turn."""
+    low = low_of(known.tree, known.plan)
+    if low is not None:
+        return full_probes(known.plan.query, key, low=max(0, low - REACH))
+    return full_probes(known.plan.query, key, reach=REACH if known.tree.is_partial else None)

@@ -1,0 +1,71 @@
+"""The seam between a turn and the tools that the gateway itself runs for a model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["ToolCall", "Toolbox", "run_tools"]
+
+_log = logging.getLogger("mnemogate")
+FAILED = "Error: {name} is not available at the moment."
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool of ours. name: as it was offered to the model."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+class Toolbox(Protocol):
+    """Tools of one turn."""
+
+    def definitions(self) -> list[dict[str, Any]]:
+        """Returns the entries for a request's `tools`, always the same ones."""
+
+    def owns(self, name: str) -> bool:
+        """Whether the tool of this name is in this box."""
+
+    def lane(self, call: ToolCall) -> str | None:
+        """Returns the lane of a call: those of one lane run in their order. None: it depends on no other."""
+
+    async def run(self, call: ToolCall) -> str:
+        """Returns the result, as the model reads it. What is raised, the model is told of without details."""
+
+
+async def run_tools(toolbox: Toolbox, calls: Sequence[ToolCall]) -> list[str]:
+    """Runs the calls of one round side by side, as far as they are independent. Returns their results, in their order.
+
+    Cancelled, it cancels what still runs and waits for its end.
+    """
+    lanes: dict[str, list[int]] = {}
+    for n, call in enumerate(calls):
+        lanes.setdefault(toolbox.lane(call) or f"call {n}", []).append(n)
+    results = [""] * len(calls)
+
+    async def run(lane: Sequence[int]) -> None:
+        for n in lane:
+            results[n] = await _run(toolbox, calls[n])
+
+    if len(lanes) == 1:
+        await run(range(len(calls)))
+        return results
+    async with asyncio.TaskGroup() as tasks:
+        for lane in lanes.values():
+            tasks.create_task(run(lane))
+    return results
+
+
+async def _run(toolbox: Toolbox, call: ToolCall) -> str:
+    try:
+        return await toolbox.run(call)
+    except Exception:
+        # A tool never breaks chat: the model is told, and answers without.
+        _log.exception("a tool failed")
+        return FAILED.format(name=call.name)
