@@ -84,7 +84,7 @@ def test_a_stream_is_read_for_what_it_says(golden: Golden) -> None:
             if error is None:
                 chunks.append(chunk)
             else:
-                told.append(error["error"]["message"])
+                told.append(error["message"])
     assert told == [each for each in [golden.says.get("error")] if each is not None]
     check(golden, chunks)
 
@@ -112,7 +112,7 @@ def test_a_reply_is_read_for_what_it_says(golden: Golden) -> None:
     elif isinstance(body, dict):
         error = error_in(body)
         assert error is not None
-        assert error["error"]["message"]
+        assert error["message"]
 
 
 def check(golden: Golden, chunks: list[Any]) -> None:

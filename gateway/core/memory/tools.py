@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from adapters.types import Json
 from storage.records import Block
 
 __all__ = [
@@ -27,8 +28,6 @@ __all__ = [
     "offer",
     "read_arguments",
 ]
-
-Json = dict[str, Any]
 
 PREFIX = "mnemogate_"
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from adapters.types import Json
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import Json, ToolCall
+from gateway.core.turn.stream import ToolCall
 from gateway.errors import GatewayError
 
 __all__ = ["ClientView", "MakesView", "ReplyEvent"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from adapters.types import Header
-from gateway.core.turn.stream import Json
+from adapters.types import Header, Json
 from gateway.errors import GatewayError
 from storage.value import frozen
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gateway.core.turn.stream import Draft, Json
+from adapters.types import Json
+from gateway.core.turn.stream import Draft
 from storage.value import frozen
 
 __all__ = ["Ledger"]

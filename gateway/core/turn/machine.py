@@ -27,7 +27,7 @@ from typing import Any
 
 import orjson
 
-from adapters.types import Event, Header
+from adapters.types import Event, Header, Json
 from gateway.core.conversation.canonical import gap
 from gateway.core.memory.tools import read_arguments
 from gateway.core.turn.client import ClientView, ReplyEvent
@@ -60,13 +60,12 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import (
     CallOwner,
     Draft,
-    Json,
     ToolCall,
     chunk_of,
     is_event_stream,
     join_messages,
 )
-from gateway.core.turn.upstream_error import error_body, error_in
+from gateway.core.turn.upstream_error import error_in, error_of
 from gateway.errors import GatewayError, UpstreamBroke
 
 __all__ = ["Turn"]
@@ -205,9 +204,9 @@ class Turn:
             self._pass_on(event)
             return []
         if "error" in chunk or "choices" not in chunk or event.name == "error":
-            found = error_in(chunk, event.name)
-            if found is not None:
-                error, own = found["error"], chunk.get("error")
+            error = error_in(chunk, event.name)
+            if error is not None:
+                own = chunk.get("error")
                 is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
                 self._view.upstream_error(error, event.raw if is_shaped else None)
                 return [*self._flush(), CloseUpstream(), *self._stop(End.FAILED)]
@@ -311,7 +310,7 @@ class Turn:
     def _refused(self, body: bytes) -> list[Command]:
         """Answers with the upstream's error (or what cannot be read): as a status, while one can be sent."""
         if self._head_sent:
-            self._view.upstream_error(error_body(self._status, body)["error"], None)
+            self._view.upstream_error(error_of(self._status, body), None)
             return [*self._flush(), *self._stop(End.FAILED)]
         data = self._view.refused(self._status, body)
         return [SendHead(self._status, self._headers), SendBody(data), *self._stop(End.FAILED)]

@@ -13,13 +13,12 @@ from typing import Any
 
 import orjson
 
-from adapters.types import announces_events
+from adapters.types import Json, announces_events
 from gateway.core.conversation.canonical import gap
 
 __all__ = [
     "CallOwner",
     "Draft",
-    "Json",
     "ToolCall",
     "chunk_of",
     "decide_owner",
@@ -27,9 +26,6 @@ __all__ = [
     "join_messages",
     "says_nothing",
 ]
-
-Json = dict[str, Any]
-
 
 # String fields that name something: a later piece replaces the earlier one. All other strings are continued.
 NAMING = frozenset(

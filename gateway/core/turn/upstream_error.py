@@ -6,10 +6,9 @@ from typing import Final
 
 import orjson
 
-from adapters.types import Event
-from gateway.core.turn.stream import Json
+from adapters.types import Event, Json
 
-__all__ = ["error_body", "error_in", "refusal_in"]
+__all__ = ["error_in", "error_of", "refusal_in"]
 
 # Status by OpenAI's codes and types, by Anthropic's types, and by the names of HTTP errors that vLLM gives.
 _NAMES: Final = {
@@ -48,7 +47,7 @@ def error_in(chunk: Json, name: str | None = None) -> Json | None:
     else:
         code = chunk.get("code")  # xAI puts it beside the text
         shaped = {"message": str(error), "type": "upstream_error", "param": None, "code": code}
-    return {"error": shaped}
+    return shaped
 
 
 def refusal_in(first: Event) -> tuple[int, bytes] | None:
@@ -63,8 +62,8 @@ def refusal_in(first: Event) -> tuple[int, bytes] | None:
         chunk = orjson.loads(first.data)
     except orjson.JSONDecodeError:
         return None
-    shaped = error_in(chunk, first.name) if isinstance(chunk, dict) else None
-    return None if shaped is None else (_status_of(shaped["error"]), orjson.dumps(shaped))
+    error = error_in(chunk, first.name) if isinstance(chunk, dict) else None
+    return None if error is None else (_status_of(error), orjson.dumps({"error": error}))
 
 
 def _status_of(error: Json) -> int:
@@ -79,7 +78,7 @@ def _status_of(error: Json) -> int:
     return 500
 
 
-def error_body(status: int, body: bytes) -> Json:
+def error_of(status: int, body: bytes) -> Json:
     """Returns the error to report for an upstream's reply whose status can no longer be sent."""
     try:
         parsed = orjson.loads(body)
@@ -87,16 +86,12 @@ def error_body(status: int, body: bytes) -> Json:
         parsed = None
     if isinstance(parsed, list) and parsed:  # Google's endpoint wraps its error in a list
         parsed = parsed[0]
-    shaped = error_in(parsed) if isinstance(parsed, dict) else None
-    if shaped is not None:
-        if shaped["error"].get("code") is None:
-            shaped["error"]["code"] = status
-        return shaped
-    return {
-        "error": {
-            "message": f"The upstream's answer (status {status}) was neither a chat completion nor a known error",
-            "type": "upstream_error",
-            "param": None,
-            "code": status if status >= 400 else "upstream_broke",
-        }
-    }
+    error = error_in(parsed) if isinstance(parsed, dict) else None
+    if error is None:
+        message = f"The upstream's answer (status {status}) was neither a chat completion nor a known error"
+        error = {"message": message, "type": "upstream_error", "param": None, "code": None}
+        if status < 400:
+            error["code"] = "upstream_broke"
+    if error.get("code") is None:
+        error["code"] = status
+    return error

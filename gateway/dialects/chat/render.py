@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import orjson
 
+from adapters.types import Json
 from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import Json, ToolCall, says_nothing
+from gateway.core.turn.stream import ToolCall, says_nothing
 from gateway.dialects.chat.errors import error_event
 from gateway.errors import GatewayError
 

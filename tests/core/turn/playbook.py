@@ -1,4 +1,4 @@
-"""Transcripts of a turn: `>>` feeds a fact, `<<` names the next command that must have come of it.
+"""Transcripts of a turn: `>>` feeds an event, `<<` names the next command that must have come of it.
 
     assert Playbook(chat_turn(spec)) >> ReplyStarted(200) >> Received([...]) << SendHead(...) << SendBody(...)
 
@@ -43,10 +43,10 @@ class Playbook:
         self._due: list[Command] = []
         self._log: list[str] = []
 
-    def __rshift__(self, fact: TurnEvent) -> Playbook:
-        self._nothing_left(f">> {fact}")
-        self._log.append(f">> {fact}")
-        self._due = self.turn.feed(fact)
+    def __rshift__(self, happened: TurnEvent) -> Playbook:
+        self._nothing_left(f">> {happened}")
+        self._log.append(f">> {happened}")
+        self._due = self.turn.feed(happened)
         self.seen += self._due
         return self
 

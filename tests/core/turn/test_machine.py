@@ -1,4 +1,4 @@
-"""The turn as transcripts: which commands follow from which facts."""
+"""The turn as transcripts: which commands follow from which events."""
 
 from __future__ import annotations
 
@@ -780,8 +780,8 @@ class TestForms:
 
 class TestClientGone:
     def test_in_any_state_the_upstream_is_closed_and_what_was_said_is_kept(self) -> None:
-        """Gone after the first k facts of a turn with a hidden round: one Save, one Finish, nothing after it."""
-        facts: list[Any] = [
+        """Gone after the first k events of a turn with a hidden round: one Save, one Finish, nothing after it."""
+        happened: list[Any] = [
             ReplyStarted(200, SSE),
             Received([ROLE, chunk({"content": "Hm. "})]),
             Received([calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))]),
@@ -795,13 +795,13 @@ class TestClientGone:
         texts = ["", "", *["Hm. "] * 6, "Hm. Do", "Hm. Done."]
         for k, text in enumerate(texts):
             playbook = Playbook(chat_turn(with_tools()))
-            for fact in facts[:k]:
-                playbook.seen += playbook.turn.feed(fact)
+            for each in happened[:k]:
+                playbook.seen += playbook.turn.feed(each)
             assert playbook >> ClientLeft() << CloseUpstream() << Save << Finish()
             assert playbook.outcome.state is End.CANCELLED
             assert playbook.outcome.text == text
             assert len(playbook.outcome.full) == (2 if k > 5 else 0)
-            for late in [*facts[k:], Saved(), ToolFinished("call_a", "ok"), ClientLeft(), ReplyEnded()]:
+            for late in [*happened[k:], Saved(), ToolFinished("call_a", "ok"), ClientLeft(), ReplyEnded()]:
                 assert playbook.turn.feed(late) == []
 
     def test_while_the_end_is_being_saved_the_turn_stays_finished(self) -> None:
@@ -890,8 +890,8 @@ def kept(outcome: TurnOutcome) -> Any:
 @given(st.lists(st.integers(0, 11), max_size=14), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: bool) -> None:
-    """Facts in any order: one Save and one Finish at most, one head, and nothing after the end."""
-    facts: list[Any] = [
+    """Events in any order: one Save and one Finish at most, one head, and nothing after the end."""
+    happened: list[Any] = [
         ReplyStarted(200, SSE),
         ReplyStarted(429, JSON),
         Received([ROLE, chunk({"content": "Hi"})]),
@@ -908,7 +908,7 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: b
     turn = chat_turn(with_tools(hold_end=hold_end, max_rounds=1))
     seen: list[Command] = []
     for n in order:
-        seen += turn.feed(facts[n])
+        seen += turn.feed(happened[n])
     kinds = [type(command) for command in seen]
     assert kinds.count(Save) <= 1
     assert kinds.count(Finish) <= 1

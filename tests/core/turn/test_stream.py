@@ -1,4 +1,4 @@
-"""Deltas into messages, and what becomes of them on the way to the client."""
+"""Deltas into messages: what one reply of a model says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.types import Event
 from gateway.core.turn.stream import (
     CallOwner,
     Draft,
@@ -18,7 +17,6 @@ from gateway.core.turn.stream import (
     join_messages,
     says_nothing,
 )
-from gateway.core.turn.upstream_error import error_body, error_in, refusal_in
 
 NAMES = {"memory_insert", "memory_insert_all", "search"}
 
@@ -193,29 +191,6 @@ def test_a_whole_reply_is_a_chunk_and_stays_what_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "message", "code"),
-    [
-        (429, b'{"error":{"message":"slow","type":"t","code":"c"}}', "slow", "c"),
-        (429, b'{"error":{"message":"slow"}}', "slow", 429),
-        (400, b'[{"error":{"message":"bad","code":400}}]', "bad", 400),  # Google
-        (500, b'{"error":"boom"}', "boom", 500),
-        (400, b'{"object":"error","message":"too long","code":400}', "too long", 400),  # vLLM
-    ],
-)
-def test_errors_of_all_upstreams_have_one_shape(status: int, body: bytes, message: str, code: Any) -> None:
-    error = error_body(status, body)["error"]
-    assert (error["message"], error["code"]) == (message, code)
-    assert {"message", "type", "param", "code"} <= error.keys()
-
-
-@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"[]"])
-def test_an_error_without_words_names_its_status(body: bytes) -> None:
-    error = error_body(503, body)["error"]
-    assert "503" in error["message"]
-    assert error["code"] == 503
-
-
-@pytest.mark.parametrize(
     ("status", "headers", "expected"),
     [
         (200, (("content-type", "text/event-stream; charset=utf-8"),), True),
@@ -227,62 +202,3 @@ def test_an_error_without_words_names_its_status(body: bytes) -> None:
 )
 def test_what_is_read_as_events(status: int, headers: tuple[tuple[str, str], ...], expected: bool) -> None:
     assert is_event_stream(status, headers) is expected
-
-
-@pytest.mark.parametrize(
-    ("told", "message", "code"),
-    [
-        ({"error": {"message": "No.", "code": 502}}, "No.", 502),
-        ({"error": "No.", "code": "Invalid argument"}, "No.", "Invalid argument"),  # xAI
-        ({"error": "No."}, "No.", None),
-        ({"object": "error", "message": "No.", "code": 500}, "No.", 500),  # an older vLLM
-        (
-            {"object": "error", "message": {"detail": [{"loc": ["user"]}]}},
-            '{"detail":[{"loc":["user"]}]}',
-            None,
-        ),
-        ({"error": {"message": None, "type": "x"}}, "The upstream reported an error", None),
-    ],
-)
-def test_an_error_is_read_in_each_form_that_upstreams_have(
-    told: dict[str, Any], message: str, code: Any
-) -> None:
-    found = error_in(told)
-    assert found is not None
-    assert (found["error"]["message"], found["error"]["code"]) == (message, code)
-    assert error_in({"choices": []}) is None
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        ({"message": "m", "code": 429}, 429),
-        ({"message": "m", "code": "502"}, 502),
-        ({"message": "m", "type": "overloaded_error", "code": None}, 529),
-        ({"message": "m", "type": "requests", "code": "rate_limit_exceeded"}, 429),
-        ({"message": "m", "type": "BadRequestError", "code": 400}, 400),
-        ({"message": "m", "type": "server_error"}, 500),
-        ({"message": "m", "code": 7}, 500),
-        ({"message": "m", "code": True, "type": []}, 500),
-        ("it broke", 500),
-    ],
-)
-def test_a_stream_that_begins_with_an_error_has_its_status(error: Any, status: int) -> None:
-    data = orjson.dumps({"error": error})
-    found = refusal_in(Event(b"data: " + data + b"\n\n", data))
-    assert found is not None
-    assert found[0] == status
-    assert orjson.loads(found[1]) == error_in({"error": error})
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        Event(b": error\n\n", None),
-        Event(b"data: error\n\n", b"error"),
-        Event(b'data: ["error"]\n\n', b'["error"]'),
-        Event(b"", b'{"choices":[{"delta":{"content":"an \\"error\\""}}],"error":null}'),
-    ],
-)
-def test_what_speaks_of_an_error_is_none(event: Event) -> None:
-    assert refusal_in(event) is None
