@@ -1,6 +1,6 @@
-"""The application put together; the only place that names concrete classes.
+"""The application: its routes, what serves them, and their start and stop.
 
-Routes are data. The chat route comes before the router, the edge (ids, errors, logs, keys) around both.
+Routes are data. The chat route comes before the router, and the edge (ids, errors, logs, keys) around both.
 """
 
 from __future__ import annotations
@@ -20,15 +20,12 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.base import Embedder, Provider
-from adapters.registry import PROVIDERS, make_provider
-from adapters.transport import Timeouts
-from gateway.errors import SettingsError
+from gateway.database import preload, was_keyed
 from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.operations import make_operations
-from gateway.run.background.embed import LOCAL, embedder_route
-from gateway.run.background.model import background_route
+from gateway.providers import make_background, make_embedder, make_providers
 from gateway.run.background.services import BackgroundServices
 from gateway.run.chat import Chat
 from gateway.run.memory.blocks import follow_settings
@@ -36,8 +33,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
 from gateway.run.upstream.forward import Forwarding
 from gateway.run.upstream.models import ModelList
-from gateway.run.upstream.route import Route as ModelRoute
-from gateway.settings import Settings, UpstreamSettings, is_loopback
+from gateway.settings import Settings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
 from gateway.web.auth import Guard
 from gateway.web.body import BodyReader
@@ -47,10 +43,8 @@ from gateway.web.health import Readiness, health_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from storage.base import Store
-from storage.search.rank import preload
-from storage.sql.keys import was_keyed
 
-__all__ = ["Gateway", "create_app", "make_providers"]
+__all__ = ["Gateway", "create_app"]
 
 LAST_REQUESTS_S = 5.0  # what requests cut at the end of `shutdown_s` get to write down what became of them
 _log = logging.getLogger("mnemogate")
@@ -231,76 +225,6 @@ def create_app(
         make_background(settings) if background is None else background,
         make_embedder(settings) if embedder is None else embedder,
     )
-
-
-def make_providers(settings: Settings) -> dict[str, Provider]:
-    """By name; those of an upstream's further keys as `name#2` and so on (gateway.run.upstream.failover.Reach)."""
-    made = {}
-    for each in settings.upstreams:
-        for number, key in enumerate(each.keys or (None,), 1):
-            name = each.name if number == 1 else f"{each.name}#{number}"
-            made[name] = _make_provider(each, name, key)
-    return made
-
-
-def make_background(settings: Settings) -> Provider | None:
-    """A provider for calls of our own, with connections of its own. Raises: SettingsError."""
-    route = background_route(settings)
-    return None if route is None else _own_provider(settings, route)
-
-
-def make_embedder(settings: Settings) -> Embedder | None:
-    """None: vectors are not wanted. Raises: SettingsError."""
-    if settings.memory.embedder == LOCAL:
-        from adapters.local_embeddings import (  # not loaded where nobody asks for it
-            EmbedderMissing,
-            LocalEmbedder,
-        )
-
-        try:
-            return LocalEmbedder()
-        except EmbedderMissing as error:
-            raise SettingsError(f"memory.embedder: {LOCAL!r} cannot be used: {error}") from error
-    route = embedder_route(settings)
-    if route is None:
-        return None
-    from adapters.embeddings import ApiEmbedder
-
-    return ApiEmbedder(_own_provider(settings, route), route.model)
-
-
-def _own_provider(settings: Settings, route: ModelRoute) -> Provider:
-    upstream = next(each for each in settings.upstreams if each.name == route.upstream)
-    return _make_provider(upstream, upstream.name, upstream.keys[0] if upstream.keys else None)
-
-
-def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Provider:
-    if upstream.kind == "scripted":
-        from adapters.demo import DemoProvider  # not loaded where real models answer
-
-        return DemoProvider(name)
-    kind: str = upstream.kind
-    named = PROVIDERS.get(upstream.name)
-    if kind == "openai" and named is not None and named.dialect == "openai":
-        kind = upstream.name  # one that speaks OpenAI's dialect and bears a known name is that provider
-    timeouts = Timeouts(
-        connect_s=upstream.connect_timeout_s,
-        first_byte_s=upstream.first_byte_timeout_s,
-        between_chunks_s=upstream.idle_timeout_s,
-        total_s=upstream.total_timeout_s,
-    )
-    try:
-        return make_provider(
-            kind,
-            name=name,
-            base_url=upstream.base_url,
-            key=key,
-            headers=tuple(upstream.headers.items()),
-            known={str(name): takes for name, takes in upstream.takes.items()},
-            timeouts=timeouts,
-        )
-    except ValueError as error:
-        raise SettingsError(f"upstreams {upstream.name!r}: base_url: {error}") from error
 
 
 async def _only_post(request: Request) -> Any:

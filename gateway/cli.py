@@ -179,7 +179,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
-    from gateway.app import make_background, make_embedder, make_providers  # not loaded by other commands
+    from gateway.providers import (  # not loaded by other commands
+        make_background,
+        make_embedder,
+        make_providers,
+    )
 
     settings = _settings(arguments)
     check_models(settings)

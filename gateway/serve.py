@@ -12,19 +12,20 @@ from typing import Any
 
 import uvloop
 
-from gateway.app import create_app, make_embedder
+from gateway.app import create_app
+from gateway.database import open_database
 from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
 from gateway.log import configure_logging
 from gateway.operations import make_operations
+from gateway.providers import make_embedder
 from gateway.run.background.embed import Embedding
 from gateway.run.upstream.route import AGENT_PREFIX, resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, is_loopback
 from gateway.web.admin import AdminFile
 from gateway.web.server import bind, make_server
+from storage.base import Store
 from storage.errors import StoreError, Unavailable
-from storage.open import open_store
-from storage.sql.store import SqlStore
 
 __all__ = ["example_model", "perform_here", "serve"]
 
@@ -55,7 +56,7 @@ def serve(settings: Settings, limits: Limits | None = None) -> int:
 async def perform_here(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
     """One operation on the database, without a server. Raises: GatewayError."""
     try:
-        store = await open_store(settings.database.path, synchronous=settings.database.synchronous)
+        store = await open_database(settings)
     except StoreError as error:
         raise GatewayError(error.message) from error
     try:
@@ -109,12 +110,10 @@ async def _serve(settings: Settings, limits: Limits | None) -> int:
     return 0 if server.started else 1
 
 
-async def _open_store(settings: Settings, address: str) -> SqlStore | None:
+async def _open_store(settings: Settings, address: str) -> Store | None:
     """None where not even the lock can be had: then chat goes on without memory. Raises: SettingsError."""
     try:
-        return await open_store(
-            settings.database.path, address=address, synchronous=settings.database.synchronous
-        )
+        return await open_database(settings, address)
     except Unavailable as error:
         _log.error("serving without memory: %s", error.message)
         return None
@@ -122,7 +121,7 @@ async def _open_store(settings: Settings, address: str) -> SqlStore | None:
         raise SettingsError(f"database.path: {error.message}") from error
 
 
-async def _check_keys(settings: Settings, store: SqlStore | None) -> bool:
+async def _check_keys(settings: Settings, store: Store | None) -> bool:
     """Whether there are keys. Raises: SettingsError: others could reach us, and there are none."""
     try:
         has_keys = store is not None and await store.keys.has_any()
@@ -138,7 +137,7 @@ async def _check_keys(settings: Settings, store: SqlStore | None) -> bool:
     return has_keys
 
 
-def _announce(settings: Settings, store: SqlStore | None, url: str, local: str, has_keys: bool) -> None:
+def _announce(settings: Settings, store: Store | None, url: str, local: str, has_keys: bool) -> None:
     names = ", ".join(
         f"{each.name} ({each.base_url or 'built in, no key needed'})" for each in settings.upstreams
     )

@@ -12,7 +12,7 @@ from adapters.anthropic import Anthropic
 from adapters.openai import OpenAICompatible
 from adapters.registry import PROVIDERS, ProviderSpec, make_provider
 from adapters.types import Capabilities
-from gateway.app import make_providers
+from gateway.providers import make_providers
 from gateway.settings import NEEDS_ADDRESS, Kind, Settings, UpstreamSettings
 
 WITH_ADDRESS = [row for row in PROVIDERS.values() if row.base_url is not None]

@@ -12,11 +12,12 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.app import create_app, make_embedder
+from gateway.app import create_app
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
 from gateway.errors import SettingsError
+from gateway.providers import make_embedder
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer import TransferOperations
 from gateway.run.background.embed import BATCH, TEXT_CHARS, Embedding

@@ -14,9 +14,10 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderUnreachable
 from adapters.scripted import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import Capabilities, ModelRequest
-from gateway.app import create_app, make_providers
+from gateway.app import create_app
 from gateway.cli import main
 from gateway.errors import SettingsError
+from gateway.providers import make_providers
 from gateway.run.background.model import BackgroundModel, background_route
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings

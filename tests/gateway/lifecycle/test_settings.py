@@ -11,10 +11,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from gateway.app import make_providers
 from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, identify
 from gateway.errors import SettingsError
 from gateway.metrics import Metrics
+from gateway.providers import make_providers
 from gateway.run.chat import Chat
 from gateway.run.pending import Pending
 from gateway.run.upstream.route import resolve_route

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from adapters.base import Provider
-from gateway.app import make_providers
 from gateway.core.upstream.policy import Target
 from gateway.errors import SettingsError, UnknownModel
 from gateway.limits import Limits
+from gateway.providers import make_providers
 from gateway.run.upstream.models import ModelList
 from gateway.run.upstream.route import Route, check_models, resolve_route
 from gateway.settings import (

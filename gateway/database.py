@@ -1,0 +1,23 @@
+"""Opens the database that the settings name. No other module of the gateway names the store or what lies below it.
+
+The one exception is gateway/cli.py, which asks the database's lock who serves it, and has to start fast.
+"""
+
+from __future__ import annotations
+
+from gateway.settings import Settings
+from storage.base import Store
+from storage.open import open_store
+from storage.search.rank import preload
+from storage.sql.keys import was_keyed
+
+__all__ = ["open_database", "preload", "was_keyed"]
+
+
+async def open_database(settings: Settings, address: str | None = None) -> Store:
+    """Opens the store. address: of this process, if it serves; it is named to another one that wants the database.
+
+    Raises: StoreError: why it cannot be opened.
+    """
+    database = settings.database
+    return await open_store(database.path, address=address, synchronous=database.synchronous)
