@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 LONG_REPLY = 32  # characters of a reply that nobody else will have written word for word
-_LCS_REACH = 160  # atoms compared at most; about 32 turns with tools
-_MAX_TURNS = 8  # turns back in which the same reply is looked for
+_LCS_ATOMS = 160  # compared at most; about 32 turns with tools
+_MAX_TURNS = 8  # turns back in which the same reply is searched once more
 _MAX_PLACES = 8  # of a reply, in the tree or far back in the list, that are compared path by path
 _MAX_BLOCKS = 64  # last replies of a list that are tried as an altered one of ours
 _MAX_TEXTS = 8  # assistant texts of one turn that are tried in combination
@@ -48,6 +48,8 @@ Span = tuple[int, int]  # first and last message of something in a list
 
 
 class Keeping(StrEnum):
+    """How much of a request is kept. ON: all. READ: it knows the memory and leaves nothing in it. OFF: neither."""
+
     ON = "on"
     OFF = "off"
     READ = "read"
@@ -55,7 +57,12 @@ class Keeping(StrEnum):
 
 @frozen
 class Query:
-    """What a request says of its conversation. named: it gave an id of its own. now: seconds."""
+    """The part of a request that the rules decide by.
+
+    named: it gave a conversation id of its own. conversation: row id of the named one, where it exists already. now:
+    seconds since the epoch. idle_s: for how long an unnamed opening may be repeated. append: the client sends only its
+    new message; retry: and sends it once more. model: upstream and model that will answer.
+    """
 
     listing: Listing
     named: bool
@@ -64,13 +71,16 @@ class Query:
     idle_s: float
     append: bool = False
     retry: bool = False
-    conversation: int | None = None  # the named one, where it exists already
-    model: str = ""  # upstream and model that will answer
+    conversation: int | None = None
+    model: str = ""
 
 
 @frozen
 class Form:
-    """How the reply that was matched came back: the messages in front of it since the last match, and itself."""
+    """The form in which an altered reply came back. Indices of the list, end excluded.
+
+    block: the messages between the last match and the reply. reply: the reply itself.
+    """
 
     block: tuple[int, int]
     reply: tuple[int, int]
@@ -78,7 +88,10 @@ class Form:
 
 @frozen
 class Match:
-    """Where the list goes on. first, last: messages that hold the anchor's reply, -1 where there is none."""
+    """The place from which the list goes on. anchor: the exchange whose reply was found last; None: a new tree.
+
+    first, last: indices of the messages that hold the reply, -1 where there is none. form: of an altered reply.
+    """
 
     anchor: Exchange | None = None
     first: int = -1
@@ -90,7 +103,7 @@ class Match:
 
 
 def lcs(a: Sequence[Atom], b: Sequence[Atom]) -> list[tuple[int, int]]:
-    """Pairs of a longest common subsequence, as late as possible in both, last pair first.
+    """Returns the pairs of a longest common subsequence, as late as possible in both, the last pair first.
 
     Common ends are paired directly; of what is left only the last atoms are compared, so that the cost is bounded.
     """
@@ -99,7 +112,7 @@ def lcs(a: Sequence[Atom], b: Sequence[Atom]) -> list[tuple[int, int]]:
     while n and m and a[n - 1] == b[m - 1]:
         n, m = n - 1, m - 1
         found.append((n, m))
-    low_a, low_b = max(0, n - _LCS_REACH), max(0, m - _LCS_REACH)
+    low_a, low_b = max(0, n - _LCS_ATOMS), max(0, m - _LCS_ATOMS)
     rows, columns = n - low_a, m - low_b
     if not rows or not columns:
         return found
@@ -116,8 +129,10 @@ def lcs(a: Sequence[Atom], b: Sequence[Atom]) -> list[tuple[int, int]]:
         table.append((above + both | above - both) & every)
 
     def length(i: int, j: int) -> int:
+        """Of the first i and the first j atoms: as many as there are zeros among the first j bits of row i."""
         return j - (table[i] & (1 << j) - 1).bit_count()
 
+    # Walked backwards; where both ways are equally long, b gives way, which pairs as late as possible.
     i, j = rows, columns
     while i and j:
         if a[low_a + i - 1] == b[low_b + j - 1]:
@@ -134,7 +149,7 @@ def lcs(a: Sequence[Atom], b: Sequence[Atom]) -> list[tuple[int, int]]:
 
 
 def _segments(listing: Listing) -> list[list[int]]:
-    """What lies between the user's messages, oldest first."""
+    """Returns the indices that lie between the user's messages, oldest first."""
     found: list[list[int]] = [[]]
     for i in range(len(listing)):
         if listing.role(i) == "user":
@@ -152,7 +167,8 @@ class _Segment:
         self.calls = [(i, a) for i in assistants for a in listing.atoms[i] if a[:1] == b"c"]
         texts = [(i, squash(listing.text(i))) for i in assistants]
         texts = [(i, t) for i, t in texts if t][-_MAX_TEXTS:]
-        self.spans: dict[Atom, tuple[int, int]] = {}
+        # A client may split one reply into messages, or merge two: each run of texts may be one of ours.
+        self.spans: dict[Atom, Span] = {}
         for end in range(len(texts), 0, -1):
             for start in range(end):
                 joined = "".join(t for _, t in texts[start:end])
@@ -160,8 +176,8 @@ class _Segment:
                 span = (texts[start][0], texts[end - 1][0])
                 self.spans.setdefault(listing.canon.text_atom(name, joined), span)
 
-    def find(self, reply: Sequence[Atom]) -> tuple[int, int] | None:
-        """First and last message of this reply."""
+    def find(self, reply: Sequence[Atom]) -> Span | None:
+        """Returns the first and the last message of a reply; None where the turn does not have all of it."""
         texts = [a for a in reply if a[:1] == b"a"]
         calls = [a for a in reply if a[:1] == b"c"]
         at: list[int] = []
@@ -171,6 +187,7 @@ class _Segment:
                 return None
             at += span
         if calls:
+            # Its calls in a row; of several such rows the last one.
             k, have = len(calls), [a for _, a in self.calls]
             end = next((j for j in range(len(have), k - 1, -1) if have[j - k : j] == calls), None)
             if end is None:
@@ -180,7 +197,7 @@ class _Segment:
 
 
 def spans_of(listing: Listing, turns: int) -> list[Atom]:
-    """Keys under which our replies in the last turns of a list may be stored; the store looks them up."""
+    """Returns the keys under which our replies in the last turns of a list may be stored, for a look-up."""
     found: dict[Atom, None] = {}
     for segment in _segments(listing)[::-1][: turns + 1]:
         s = _Segment(listing, segment)
@@ -194,8 +211,8 @@ def spans_of(listing: Listing, turns: int) -> list[Atom]:
     return list(found)
 
 
-class _TurnRange:
-    """The turns of a list, looked into when they are asked for."""
+class _Turns:
+    """The turns of a list, each read when it is asked for."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
@@ -211,8 +228,8 @@ class _TurnRange:
             self._read[number] = _Segment(self._listing, self._segments[number])
         return self._read[number]
 
-    def has_better(self, number: int, e: Exchange, path: Sequence[Atom], score: int) -> bool:
-        """Whether a reply that stands in this turn stands in an earlier one too, where its path fits better.
+    def has_better(self, number: int, e: Exchange, path: Sequence[Atom], likeness: int) -> bool:
+        """Returns whether a reply in this turn is in an earlier one too, where its path fits better.
 
         Two replies may be cut to the same words; the second one's turn must not be taken for the first one's.
         """
@@ -220,29 +237,31 @@ class _TurnRange:
         near = range(max(0, number - _MAX_TURNS), number)
         ends = [span[1] for i in near for span in [self[i].find(reply)] if span]
         first = min((i for k in near for i in self._segments[k][:1]), default=0)
-        far = [i for i in range(first) if self._listing.atoms[i] == reply]  # only what is in one piece
+        # Further back only a reply in one message is recognised, where the list is about as long as the path.
+        far = [i for i in range(first) if self._listing.atoms[i] == reply]
         ends += sorted(far, key=lambda i: abs(self._listing.ends[i] - len(path)))[:_MAX_PLACES]
-        return any(_likeness(self.flat[: self._listing.ends[end]], path) > score for end in ends)
+        return any(_likeness(self.flat[: self._listing.ends[end]], path) > likeness for end in ends)
 
 
 def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
-    """How near a list is to the end of a path: minus what either has and the other lacks; 0 is alike all through.
+    """Returns how near a list is to the end of a path: minus the atoms that one of them lacks; 0 is alike all through.
 
     What the path has in front of the first pair may be trimmed, and does not count.
     """
     pairs = lcs(listed, path)
     first = min((j for _, j in pairs), default=len(path))
+    # (atoms in both) - (atoms of the list alone) - (atoms of the path alone, from the first pair on)
     return 2 * len(pairs) - len(listed) - len(path) + first
 
 
 def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
-    """How many of the last atoms are the same, as far as sequences are compared."""
+    """Returns how many of the last atoms are the same, as far as sequences are compared."""
     found = 0
     step: Exchange | None = e
     while step is not None:
         for atoms in ((step.reply or ()), *step.inputs[::-1]):
             for atom in atoms[::-1]:
-                if found in (_LCS_REACH, len(listed)) or listed[-1 - found] != atom:
+                if found in (_LCS_ATOMS, len(listed)) or listed[-1 - found] != atom:
                     return found
                 found += 1
         step = tree.parent(step)
@@ -279,10 +298,11 @@ class _Search:
         self._tree = tree
         self._query = query
         self._ours = [e for e in tree if e.reply]
-        self._turns = _TurnRange(query.listing)
+        self._turns = _Turns(query.listing)
         self._lines: dict[int, tuple[list[PathElement], list[Atom]]] = {}
 
     def run(self) -> Match:
+        """Tries the turns of the list, the last one first, until a reply of ours is evident."""
         if not self._ours:
             return Match()
         for number, found in self._tries():
@@ -298,7 +318,7 @@ class _Search:
         return Match()
 
     def _tries(self) -> Iterator[tuple[int, list[tuple[Span, Exchange]]]]:
-        """(number of a turn, the replies of ours that end latest in it), the last turn first."""
+        """Yields (number of a turn, the replies of ours that end latest in it), the last turn first."""
         tried = 0
         for number in range(len(self._turns) - 1, -1, -1):
             said = self._turns[number]
@@ -312,7 +332,7 @@ class _Search:
                 return
 
     def _ranked(self, number: int, found: list[tuple[Span, Exchange]]) -> list[_Candidate]:
-        """Those of the replies found in a turn that may be meant, the best one last."""
+        """Returns those of the replies found in a turn that may be meant, the best one last."""
         tree, listing = self._tree, self._query.listing
         last = found[0][0][1]
         listed = self._turns.flat[: listing.ends[last]]
@@ -333,7 +353,7 @@ class _Search:
     def _nearest(
         self, found: list[tuple[Span, Exchange]], listed: Sequence[Atom]
     ) -> list[tuple[Span, Exchange]]:
-        """As many as are compared path by path. Replies like "Yes." may be there by the hundred."""
+        """Returns as many as are compared path by path. Replies like "Yes." may be there by the hundred."""
         if len(found) <= _MAX_PLACES:
             return found
         whole = self._query.listing.path(found[0][0][1] + 1)
@@ -351,9 +371,11 @@ class _Search:
         return self._lines[e.id]
 
     def _is_evident(self, best: _Candidate) -> bool:
-        """A reply's words are not enough, unless they are rare: the question has to agree too.
+        """Returns whether a reply is ours and not one that says the same.
 
-        With an id, where there is nobody else's path to be confused with, it is enough if it is akin."""
+        Rare words are evidence enough; else the question has to agree too. In a named conversation it is enough that
+        the question is akin: there are no other paths with which it could be confused.
+        """
         tree, listing, e = self._tree, self._query.listing, best.exchange
         if e.size >= LONG_REPLY:
             return True
@@ -368,58 +390,65 @@ class _Search:
 
 
 def _asked(line: Sequence[PathElement]) -> list[Atom]:
-    """What the last reply of a path answered: the message before it, and the user's."""
+    """Returns what the last reply of a path answered: the message before it, and the user's."""
     atoms = [a for el in line[-2::-1] for a in el.atoms if a[:1] in b"ut"][:1]
     return atoms + [a for el in reversed(line) for a in el.atoms if a[:1] == b"u"][:1]
 
 
 def place(tree: Tree, query: Query) -> Match:
-    """Where the list goes on from what is stored."""
+    """Finds where the list goes on from what is stored. Raises: Missing."""
     listing, said = query.listing, query.listing.said
     if not said or not tree.by_id:
         return Match()
+    # A head that was made elsewhere and opened a conversation before has no reply of ours.
     head = tuple(listing.atoms[:said])
     if any(e.parent is None and e.inputs[:said] == head for e in tree):
-        return Match()  # a head made elsewhere that opened a conversation before: nothing of ours
+        return Match()
     found = _Search(tree, query).run()
     altered = _find_altered(tree, query, found)
     return altered or found
 
 
 def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
-    """The next reply of ours may have come back cut (what was spoken of it), or otherwise altered.
+    """Finds the next reply of ours, where it came back cut (what was spoken of it) or otherwise altered.
 
-    A turn is known by its question. By the reply alone only if that is no other question: the one takes the other's
-    place in the tree, and "Well" is the beginning of many replies.
+    A turn is known by its question. By the reply alone it is known only if no other question competes: one would take
+    the other's place in the tree, and "Well" is the beginning of many replies.
     """
     listing, anchor, start = query.listing, found.anchor, found.last + 1
     near = [c for c in _after(tree, anchor) if tree.is_soft(c)]
     if not near:
         return None
-    blocks = [
+
+    def may_be_meant(c: Exchange) -> bool:
+        # Without an id and without an anchor only a chat that was just now under way is gone on with.
+        return query.named or anchor is not None or query.now - tree.end(c) <= query.idle_s
+
+    # Where the assistant's messages begin behind the anchor's reply, the last ones first.
+    begins_at = [
         b
         for b in range(len(listing) - 1, start, -1)
         if listing.role(b) == "assistant" and (listing.role(b - 1) != "assistant" or b - 1 <= start)
     ]
-    said = _letters_said(tree, near) if blocks else {}
-    for b in blocks[:_MAX_BLOCKS]:
+    said = _letters_said(tree, near) if begins_at else {}
+    for b in begins_at[:_MAX_BLOCKS]:
         end = next((i for i in range(b, len(listing)) if listing.role(i) != "assistant"), len(listing))
         block = tuple(listing.atoms[start:b])
         spoken = "".join(listing.text(i) for i in range(b, end))
-
-        def is_known(c: Exchange) -> bool:
-            return query.named or anchor is not None or query.now - tree.end(c) <= query.idle_s
-
         cut = letters(without_remark(spoken))
+        is_long = len(squash(spoken)) >= LONG_REPLY
         asked = [c for c in near if _was_asked(tree, c, block, anchored=anchor is not None)]
         like = [c for c in near if c.id in said and begins(cut, said[c.id])]
-        both = [c for c in asked if any(c.id == x.id for x in like)]
-        some = [c for c in asked if is_known(c)] or [
-            c
-            for c in like
-            if is_known(c) and (len(squash(spoken)) >= LONG_REPLY or _is_akin(tree, c, listing, b - 1))
-        ]
-        pick = both or (some if len({c.inputs[:1] for c in some}) == 1 else [])
+        like_ids = {c.id for c in like}
+        # Question and reply are the best evidence; then the question alone; then the reply alone, if it is long or the
+        # question akin.
+        pick = [c for c in asked if c.id in like_ids]
+        if not pick:
+            pick = [c for c in asked if may_be_meant(c)] or [
+                c for c in like if may_be_meant(c) and (is_long or _is_akin(tree, c, listing, b - 1))
+            ]
+            if len({c.inputs[:1] for c in pick}) > 1:
+                pick = []
         if pick:
             e = max(pick, key=lambda c: (_agreement(tree, c, anchor, block), tree.touched(c), c.begun, c.id))
             return Match(e, b, end - 1, Form((start, b), (b, end)))
@@ -427,9 +456,10 @@ def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
 
 
 def _after(tree: Tree, anchor: Exchange | None) -> list[Exchange]:
-    """What went on from the anchor and has a reply, of which not all may have been said; without one, all that does.
+    """Returns what goes on from the anchor and has a reply, or a part of one; without an anchor all that has.
 
-    Of requests that were cancelled one after the other each hangs below the one before.
+    Requests that were cancelled one after the other hang below each other, so the search goes on below each exchange
+    that no later turn carried.
     """
     if anchor is None:
         found = list(tree)
@@ -450,6 +480,10 @@ def _after(tree: Tree, anchor: Exchange | None) -> list[Exchange]:
 
 
 def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], *, anchored: bool) -> bool:
+    """Returns whether the messages in front of a reply are what c brought, or end like it.
+
+    Without an anchor results of tools are no evidence: many exchanges have the same ones.
+    """
     if not block:
         return False
     for x in (c.inputs, tree.top(c).inputs):
@@ -461,14 +495,15 @@ def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], *, 
 
 
 def _letters_said(tree: Tree, found: Sequence[Exchange]) -> dict[int, str]:
-    """What each said, as it is compared; once, since all of them are with many messages of the list."""
-    tree.load_together([*found, *map(tree.top, found)])  # of the latter what was asked is compared next
+    """Returns id -> the letters of a reply. They are made once, since each is compared with many messages."""
+    # The question of each turn is compared next (`_is_akin`).
+    tree.load_together([*found, *map(tree.top, found)])
     said = {c.id: tree.content(c).said for c in found if not is_tombstone(c)}
     return {number: letters(text_of(message)) for number, message in said.items() if message is not None}
 
 
 def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:
-    """What was asked is the same but for a template around it; or it is results of tools, which may be pruned."""
+    """Returns whether a question is the same but for a template around it. Results of tools may have been pruned."""
     if listing.role(at) != "user":
         return not is_user(e.inputs[-1])
     asked = [m for m in tree.content(tree.top(e)).messages or () if m.get("role") == "user"]
@@ -479,9 +514,9 @@ def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:
 def _agreement(
     tree: Tree, c: Exchange, anchor: Exchange | None, block: tuple[tuple[Atom, ...], ...]
 ) -> tuple[int, bool]:
-    """How near the way from the anchor to c is to what the list has there, and whether it is the whole of both.
+    """Returns how well the way from the anchor to c agrees with the list, and whether both agree as a whole.
 
-    Exchanges that agree one after the other, minus what either has beyond them.
+    The first is the number of exchanges that agree one after the other, minus what either has beyond them.
     """
     agree, over, end = 0, 0, len(block)
     x: Exchange | None = c
@@ -489,6 +524,7 @@ def _agreement(
         start = end - len(x.inputs)
         if start >= 0 and block[start:end] == x.inputs and not over:
             agree, end = agree + 1, start
+            # Their replies stand between the questions, in whatever form.
             while end and (not block[end - 1] or block[end - 1][0][:1] in b"ac"):
                 end -= 1
         else:

@@ -14,7 +14,7 @@ from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_for
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import frozen
 
-__all__ = ["Amendment", "Plan", "begin", "find_opening", "is_enough", "left_out", "low_of", "tombstone_atoms"]
+__all__ = ["Amendment", "Plan", "begin", "find_opening", "is_enough", "left_out", "low_of"]
 
 
 @frozen
@@ -102,9 +102,9 @@ def begin(tree: Tree, query: Query) -> Plan:
 
 
 def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
-    """Whether what was loaded of a long conversation tells all that is asked of it.
+    """Returns whether as much of a long conversation was loaded as this request needs.
 
-    It does if the client's list is word for word the end of the path, all of its last turn is there, and what the list
+    It was if the client's list is word for word the end of the path, all of its last turn is there, and what the list
     left out in front of it reaches up to what no longer fits the window anyway.
     """
     listing, found, anchor = plan.query.listing, plan.place, plan.place.anchor
@@ -118,6 +118,7 @@ def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
     path = [a for el in tree.line(anchor) for a in el.atoms]
     if found.form and anchor.reply:
         path = path[: -len(anchor.reply)]
+    # All of the list that is ours, and less than the path, whose beginning may not have been loaded.
     known = listing.flat(found.first if found.form else found.last + 1)
     if found.last + 1 != listing.said or len(known) > len(path) - (not is_whole):
         return False
@@ -125,7 +126,7 @@ def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
 
 
 def low_of(tree: Tree, plan: Plan) -> int | None:
-    """From which depth on all is needed that this request may change; None: nothing is known yet."""
+    """Returns the depth from which on this request may change anything; None: nothing is known yet."""
     anchor = plan.place.anchor
     if anchor is None:
         return None
@@ -136,7 +137,7 @@ def low_of(tree: Tree, plan: Plan) -> int | None:
 def _new_exchange(
     query: Query, anchor: Exchange | None, held: Sequence[WireMessage], new: Sequence[int]
 ) -> Exchange:
-    """The exchange of this request, with a temporary id that no stored one has."""
+    """Returns the exchange of this request, with a temporary id that no stored one has."""
     listing, canon = query.listing, query.listing.canon
     inputs = [canon.atoms(m) for m in held] + [listing.atoms[i] for i in new]
     media = [canon.media(m) for m in held] + [listing.media(i) for i in new]
@@ -158,7 +159,10 @@ def _new_exchange(
 
 
 def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
-    """An opening that nobody continued and that this one repeats or extends, within the idle time: the same chat."""
+    """Returns an opening that nobody continued and that this one repeats or extends, within the idle time.
+
+    It is the same chat: a transcript that grows, or a question sent again.
+    """
     openings = [x for x in tree if x.parent is None]
     tree.load_together(openings)
     near = [
@@ -179,14 +183,14 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
 
 
 def _rivals(tree: Tree, anchor: Exchange | None, conversation: int | None) -> list[Exchange]:
-    """What stands at the place where a new exchange will."""
+    """Returns the exchanges that follow an anchor already, or the roots of a conversation."""
     if anchor is not None:
         return tree.kids(anchor)
     return [] if conversation is None else tree.roots(conversation)
 
 
 def _was_off(tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int | None) -> bool:
-    """A turn that was off stays so when it is asked again, and with the results of its tools."""
+    """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
     before = [x for x in _rivals(tree, anchor, conversation) if tree.is_same_input(x, e)]
     if anchor is not None and not any(map(is_user, e.inputs)):
         before.append(anchor)
@@ -194,9 +198,11 @@ def _was_off(tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int
 
 
 def _find_hush(tree: Tree, e: Exchange, messages: Sequence[WireMessage]) -> frozenset[int]:
-    """Which of its messages are not kept: in front of the last one, what matches something that was forgotten, and
-    what answers that."""
-    tombs = tombstone_atoms(tree)
+    """Returns which messages of an exchange, but for its last one, are not kept: indices.
+
+    They match something that was forgotten, or they answer that.
+    """
+    tombs = _tombstone_atoms(tree)
     if not tombs and not tree.tombs:
         return frozenset()
     hush: set[int] = set()
@@ -207,7 +213,8 @@ def _find_hush(tree: Tree, e: Exchange, messages: Sequence[WireMessage]) -> froz
     return frozenset(hush)
 
 
-def tombstone_atoms(tree: Tree) -> set[tuple[Atom, ...]]:
+def _tombstone_atoms(tree: Tree) -> set[tuple[Atom, ...]]:
+    """Returns the atoms of the loaded messages that were forgotten or off the record."""
     gone = (
         atoms
         for x in tree
@@ -218,14 +225,17 @@ def tombstone_atoms(tree: Tree) -> set[tuple[Atom, ...]]:
 
 
 def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None, Sequence[WireMessage]]:
-    """Append mode: the client sends its new message alone. (the exchange touched last, messages held from cancelled
-    sends), which come before it."""
+    """Append mode: returns the exchange that a new message follows, and messages of cancelled sends that come with it.
+
+    The client sends its new message alone; the path of the exchange touched last comes before it.
+    """
     canon = query.listing.canon
     standing = (e for e in tree if tree.stands(e, named=True))
     tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
     atoms = [canon.atoms(query.listing.messages[i]) for i in new]
     held = _pending(tree, tip)
     if query.retry and not held and tip is not None and list(tip.inputs[-len(new) :]) == atoms:
+        # The last turn once more: what it was asked takes its place, beside it.
         held, tip = (tree.content(tip).messages or [])[: -len(new)], tree.parent(tip)
     elif [canon.atoms(m) for m in held][-len(new) :] == atoms:
         held = held[: -len(new)]  # the cancelled message once more
@@ -233,7 +243,7 @@ def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None,
 
 
 def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
-    """The message of a cancelled send: kept, and sent with the next one."""
+    """Returns the messages of a cancelled send, which are kept and sent with the next one."""
     after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
     cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
     if not cut:
@@ -242,10 +252,14 @@ def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
 
 
 def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendment]:
-    """What no later turn rests on yet takes the form in which it comes back (a template gone, a reply cut)."""
+    """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
+
+    Only those may change on which no carried turn rests. The list is walked backwards along the path.
+    """
     x, end = found.anchor, found.first
     reply = found.form.reply if found.form else None
     while x is not None and tree.is_soft(x):
+        # Behind its question the list may have more than is stored, such as a tool round of the client's own.
         is_turn = any(map(is_user, x.inputs))
         while is_turn and end and listing.role(end - 1) != "user":
             end -= 1
@@ -260,6 +274,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             # What is hashed of pictures is hashed here, since a list's cache is not for the writer's thread.
             media = tuple(listing.media(i) for i in range(*block)) if block else ()
             yield Amendment(x.id, block, reply, media)
+        # Where its question cannot be told from the list, neither can anything in front of it.
         if not fits and is_turn:
             return
         reply, x = None, tree.parent(x)
@@ -267,7 +282,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             end = start
             while end and listing.role(end - 1) == "assistant":
                 end -= 1
-            if x is not None and end < start and _is_told_anew(x, listing, end, start):
+            if x is not None and end < start and _is_new_form(x, listing, end, start):
                 reply = (end, start)
 
 
@@ -276,8 +291,8 @@ def _is_as_stored(x: Exchange, listing: Listing, start: int, end: int) -> bool:
     return tuple(listing.atoms[start:end]) == x.inputs and media == x.media
 
 
-def _is_told_anew(x: Exchange, listing: Listing, start: int, end: int) -> bool:
-    """The reply has not come back before (its request was cancelled), or not in this form."""
+def _is_new_form(x: Exchange, listing: Listing, start: int, end: int) -> bool:
+    """Returns whether a reply came back for the first time (its request was cancelled), or in another form."""
     if x.reply is None:
         return True
     return bool(x.size) and tuple(a for atoms in listing.atoms[start:end] for a in atoms) != x.reply
@@ -289,22 +304,28 @@ def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
 
 
 def _left_out(tree: Tree, listing: Listing, found: Match) -> list[PathElement]:
-    """The front of the anchor's path, as far as the client's list does not have it."""
+    """Returns the front of the anchor's path, as far as the client's list does not have it."""
     assert found.anchor is not None
     line = tree.line(found.anchor)
-    if found.form:  # the reply that came back altered is none of what the list has word for word
+    # An altered reply is in both, but not word for word.
+    if found.form:
         line = [el for el in line if not (el.exchange.id == found.anchor.id and el.place == -1)]
     fill = left_out(line, listing.flat(found.first if found.form else found.last + 1))
     front = [a for el in line[:-1] for a in el.atoms] if fill else []
     if front and listing.flat(len(listing))[: len(front)] == front:
-        return []  # it begins where the path does, which says the same things twice
+        # The list begins where the path does, and the path says the same things twice.
+        return []
     return fill
 
 
 def left_out(line: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
-    """What a trimmed list left out in front, if it is a proper tail of the path, word for word at its first message."""
+    """Returns the front of a path that a trimmed list left out, where the list is a proper tail of the path.
+
+    The first message has to be the same word for word; [] where it is not such a tail.
+    """
     path = [(a, p) for p, el in enumerate(line) for a in el.atoms]
-    for kinds in (b"uatc", b"ua"):  # the second for clients that drop tool rounds
+    # The second time without calls and results: some clients drop tool rounds.
+    for kinds in (b"uatc", b"ua"):
         have = [a for a in listed if a[:1] in kinds]
         full = [(a, p) for a, p in path if a[:1] in kinds]
         if not have or len(have) >= len(full):

@@ -1,7 +1,7 @@
-"""What stands after a request has ended: supersession, confirmation, forms, tombstones.
+"""Settling what stands after a request has ended: supersession, confirmation, forms, tombstones.
 
-`finish` and `cancel` change a tree that was loaded afresh inside the writing transaction (others may have ended
-meanwhile); what they changed is what the store writes. Only what a request was part of is looked at again.
+`finish` and `cancel` change a tree that was loaded again inside the writing transaction, since others may have ended
+meanwhile. What they change is what the store writes. They look again only at what the request was part of.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ __all__ = ["Ended", "cancel", "contents", "finish", "head_of", "mergeable", "ope
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a request ended. full: our reply's messages as the upstream saw them; said: as the client has it.
+    """The end of a request. full: our reply's messages as the upstream saw them; said: as the client has it.
 
     id: of the exchange to be written (negative: not yet stored). ours: ids of the calls that the gateway ran.
-    edits: whether memory operations hang on it. notes: index in the exchange's input -> text. evicted: what the request
-    left out.
+    edits: the turn has memory operations. notes: index in the exchange's input -> text. evicted: what the request left
+    out.
     """
 
     id: int
@@ -42,43 +42,21 @@ class Ended:
 
 
 def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
-    """The request went to its end: its exchange stands, or is the same as one that does already."""
+    """Writes a request that went to its end. Returns its exchange, or one that said the same already.
+
+    Raises: Missing.
+    """
     query = plan.query
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
     revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
     e = _exchange(tree, plan, ended)
-    canon = query.listing.canon
-    reply = canon.atoms(ended.said)
+    reply = query.listing.canon.atoms(ended.said)
     e = replace(e, reply=reply, ended=ended.now, stopped=None, size=len(squash(text_of(ended.said))))
-    twin = next(
-        (
-            x
-            for x in tree.siblings(e)
-            if x.ended is not None
-            and tree.is_same_input(x, e)
-            and x.reply == reply
-            and is_tombstone(x) == is_tombstone(e)
-        ),
-        None,
-    )
-    if twin is not None:
-        e = tree.change(twin.id, touched=max(e.begun, twin.touched), ended=ended.now)
-        if not is_tombstone(e):
-            e = tree.change(e.id, **contents(plan, ended), notes=twin.notes or ended.notes)
-            if not e.merged:
-                e = tree.change(e.id, edits=ended.edits)
-            _refresh_prior(tree, e)
-    else:
-        if not is_tombstone(e):
-            e = replace(e, **contents(plan, ended), edits=ended.edits)
-        e = replace(
-            e,
-            path=_path_of(tree, e, canon),
-            reply_key=canon.reply_key(reply),
-            head=head_of(tree, e),
-        )
-        e = tree.add(e)
+    twin = _find_twin(tree, e)
+    e = _add(tree, e, plan, ended) if twin is None else _repeat(tree, twin, e, plan, ended)
+    # Going on from something that was superseded brings it back, all along the path; what is brought back, revived
+    # or new is compared with what else stands at its place.
     judged = [y for y in tree.chain(e) if (y.id == e.id and twin is None) or y.superseded or y.id in revived]
     tree.load_together(x for y in judged for x in (y, *tree.siblings(y)))
     for y in judged:
@@ -92,14 +70,50 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     return tree.by_id[e.id]
 
 
+def _find_twin(tree: Tree, e: Exchange) -> Exchange | None:
+    """Returns an exchange at the same place with the same words: a request that was sent twice is one exchange."""
+    for x in tree.siblings(e):
+        is_same = x.ended is not None and tree.is_same_input(x, e) and x.reply == e.reply
+        if is_same and is_tombstone(x) == is_tombstone(e):
+            return x
+    return None
+
+
+def _add(tree: Tree, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
+    if not is_tombstone(e):
+        e = replace(e, **contents(plan, ended), edits=ended.edits)
+    canon = plan.query.listing.canon
+    key = canon.reply_key(e.reply or ())
+    return tree.add(replace(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e)))
+
+
+def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
+    """Writes a request into the exchange that says the same, which counts as touched now."""
+    e = tree.change(twin.id, touched=max(e.begun, twin.touched), ended=ended.now)
+    if is_tombstone(e):
+        return e
+    e = tree.change(e.id, **contents(plan, ended), notes=twin.notes or ended.notes)
+    # Edits that entered the blocks already do not enter them once more.
+    if not e.merged:
+        e = tree.change(e.id, edits=ended.edits)
+    _refresh_prior(tree, e)
+    return e
+
+
 def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
-    """Append mode: the user's message, before the model is asked. A process that dies leaves it as a cancelled one."""
+    """Append mode: writes the user's message before the model is asked.
+
+    A process that dies leaves it behind as if it had been cancelled.
+    """
     e = _exchange(tree, plan, ended)
     return tree.add(e if is_tombstone(e) else replace(e, state=State.OPEN))
 
 
 def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
-    """The client left. What was generated is never told; it is kept to recognise the part that comes back as said."""
+    """Writes a request whose client left.
+
+    What was generated is shown to nobody. It is kept to recognise the part that comes back as spoken.
+    """
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
         return tree.add(replace(e, stopped=ended.now))
@@ -112,12 +126,13 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 
 
 def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
-    """The new exchange at its place. An anchor that was forgotten meanwhile leaves a new beginning."""
+    """Returns the new exchange at its place. Where its anchor was forgotten meanwhile, it begins a new tree."""
     conversation = plan.conversation
     parent = tree.get(plan.exchange.parent)
+    # The user's message as it was written before the model was asked.
     draft = tree.get(ended.id)
     if draft is not None:
-        tree.remove(draft)  # the user's message, written before the model was asked
+        tree.remove(draft)
     e = replace(
         plan.exchange,
         id=ended.id,
@@ -137,7 +152,8 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
             offset=end_offset(parent),
             length=parent.length + e.length,
         )
-    if parent is not None and draft is None:  # if nobody else speaks in between, it goes on with the same run
+    # If nobody else speaks in between, it goes on with the same run of numbers; the store looks.
+    if parent is not None and draft is None:
         e = replace(e, seq=parent.seq + len(parent.inputs) + 1, run=parent.run)
     tree.lend(e.id, plan.messages)
     if parent is None and not plan.query.named:
@@ -152,7 +168,10 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 
 
 def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
-    """Of requests that overlap the one that began later joins the earlier; the earlier may end later."""
+    """Returns an opening that began later and that this one extends.
+
+    Of openings that overlap the later one joins the earlier; but the earlier may end, and be written, later.
+    """
     openings = [x for x in tree if x.parent is None]
     tree.load_together(openings)
     later = (x for x in openings if x.begun > e.begun and tree.extends(x, e))
@@ -160,14 +179,14 @@ def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
 
 
 def _kept(plan: Plan) -> list[WireMessage]:
-    """The input with what was off the record reduced to its role."""
+    """Returns the new input; of messages that are not kept only the role is left."""
     return [
         {"role": m.get("role"), "content": ""} if i in plan.hush else m for i, m in enumerate(plan.messages)
     ]
 
 
 def contents(plan: Plan, ended: Ended) -> dict[str, Any]:
-    """The fields of an exchange that hold what was said."""
+    """Returns the fields of an exchange that hold what was said."""
     hidden = len(ended.full) > 1
     full = orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.ours)}) if hidden else None
     said = ended.full[0] if len(ended.full) == 1 else ended.said
@@ -186,7 +205,8 @@ def _flat(e: Exchange) -> list[Atom]:
 
 
 def _path_of(tree: Tree, e: Exchange, canon: Canon) -> bytes:
-    """Hash of the path down to its reply; b"" where what it goes on from is not known, and nothing is found by it."""
+    """Returns the hash of the path down to the reply of e; b"" where its beginning is not known."""
+    # From the nearest ancestor that has a hash of its own; what was cancelled or cut has none.
     rest = [e]
     above = tree.parent(e)
     while above is not None and (above.reply is None or not above.path):
@@ -204,6 +224,7 @@ def _path_of(tree: Tree, e: Exchange, canon: Canon) -> bytes:
 
 
 def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
+    """Gives a stored exchange the form in which it came back. A tombstone gets its hashes, and no words."""
     x = tree.get(amendment.exchange)
     if x is None:
         return
@@ -211,6 +232,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
     if amendment.block is not None:
         start, end = amendment.block
         inputs = tuple(listing.atoms[start:end])
+        # A note stays with a message that is the same; in front of another one it would be another prompt.
         notes = {i: n for i, n in x.notes.items() if inputs[i : i + 1] == x.inputs[i : i + 1]}
         x = tree.change(
             x.id,
@@ -230,6 +252,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         start, end = amendment.reply
         messages = listing.messages[start:end]
         said = visible(messages) if len(messages) > 1 else messages[0]
+        # The text before the calls, as in every reply of ours.
         reply = tuple(sorted(listing.canon.atoms(said), key=lambda a: a[:1]))
         x = tree.change(
             x.id,
@@ -242,7 +265,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
 
 
 def _rehash(tree: Tree, x: Exchange, plan: Plan) -> None:
-    """A changed form changes the hash of its path, and of what (uncarried) already lies below it."""
+    """Renews offsets and path hashes of an exchange whose form changed, and of the uncarried ones below it."""
     canon, todo = plan.query.listing.canon, [x]
     while todo:
         x = todo.pop()
@@ -259,7 +282,7 @@ def _rehash(tree: Tree, x: Exchange, plan: Plan) -> None:
 
 
 def _revive(tree: Tree, amendment: Amendment) -> bool:
-    """A cancelled turn whose reply came back was had after all."""
+    """Marks a cancelled turn as finished, since its reply came back: the client had it after all."""
     x = tree.get(amendment.exchange)
     if x is None or amendment.reply is None or x.ended is not None:
         return False
@@ -269,7 +292,7 @@ def _revive(tree: Tree, amendment: Amendment) -> bool:
 
 
 def _refresh_prior(tree: Tree, x: Exchange) -> None:
-    """What is below learns that x has additions now, or has none any more."""
+    """Corrects `prior` of what is below x, which may have additions now or have lost them."""
     todo = tree.kids(x)
     while todo:
         kid = todo.pop()
@@ -282,34 +305,34 @@ def _refresh_prior(tree: Tree, x: Exchange) -> None:
 
 
 def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float) -> None:
-    """Of alternatives at one place the one touched last stands.
+    """Decides between alternatives at one place: the one touched last stands, the others are superseded.
 
-    A turn replaces what it repeats or extends (after the first: or is extended by); if that is nothing that stands,
-    whatever had ended before it began. What a later turn carried never falls.
+    A turn supersedes what it repeats or extends, and after the first turn also what extends it. If nothing that stands
+    is like it, it supersedes whatever had ended before it began. What a later turn carried is never superseded.
     """
     rivals = [x for x in tree.siblings(y) if x.ended is not None and not x.superseded]
 
-    def grew(a: Exchange, b: Exchange) -> bool:
-        return tree.extends(a, b)
+    def in_order(x: Exchange) -> tuple[Exchange, Exchange]:
+        """The one touched first, and the one touched last; y where they are equal."""
+        return (x, y) if tree.touched(x) <= tree.touched(y) else (y, x)
 
-    def is_later(a: Exchange, b: Exchange) -> bool:
-        return tree.touched(a) <= tree.touched(b)
+    def is_like(x: Exchange) -> bool:
+        old, new = in_order(x)
+        # Behind an anchor the place is known: a shorter form of a question is the same question too.
+        return tree.extends(new, old) or (y.parent is not None and tree.extends(old, new))
 
-    near = [
-        x
-        for x in rivals
-        if (grew(y, x) if is_later(x, y) else grew(x, y))
-        or (y.parent is not None and (grew(x, y) or grew(y, x)))
-    ]
+    near = [x for x in rivals if is_like(x)]
+    # Alternatives that overlapped are requests side by side, and all of them stand.
     apart = [x for x in rivals if y.parent is not None and tree.are_apart(x, y)]
     for x in near or apart:
-        old, new = (x, y) if is_later(x, y) else (y, x)
+        old, new = in_order(x)
+        # Without an id another question is a new chat once the idle time has passed, and the old one stands too.
         if not tree.is_carried(old) and (near or named or tree.touched(new) - tree.end(old) <= idle_s):
             tree.change(old.id, superseded=True)
 
 
 def _mark_carried(tree: Tree, e: Exchange) -> None:
-    """Sets the stored flag of what a finished request with a new user message carried: one turn, all its exchanges."""
+    """Sets the stored flag of what a finished request with a new user message carried: all exchanges of one turn."""
     if tree.goes_on(e):
         return
     x = tree.parent(e)
@@ -322,8 +345,9 @@ def _mark_carried(tree: Tree, e: Exchange) -> None:
 
 
 def refresh_standing(tree: Tree, e: Exchange, *, named: bool) -> None:
-    """Brings the stored flag in line for whatever the changes of one request may have moved."""
+    """Brings the stored flag `standing` in line for all exchanges that the changes of one request may affect."""
     chain = tree.chain(e)
+    # Roots of a conversation compete: whether one is detached depends on the others, and on their first turns.
     todo = [x for i in tree.changed for x in [tree.by_id[i]]]
     if len(chain) <= 2 or any(x.parent is None for x in todo):
         todo += [x for x in tree if x.parent is None and x.conversation == e.conversation]
@@ -340,9 +364,10 @@ def refresh_standing(tree: Tree, e: Exchange, *, named: bool) -> None:
 
 
 def head_of(tree: Tree, e: Exchange) -> int:
-    """Of a first exchange: how many of its messages were made elsewhere.
+    """Returns how many messages of a first exchange were made elsewhere; 0 for any other exchange.
 
-    All up to the last assistant message, but for those with which an opening was already sent here.
+    These are all up to the last assistant message. Of a list that goes on from an opening sent here before, they are
+    those of that opening.
     """
     if e.parent is not None:
         return 0
@@ -355,9 +380,9 @@ def head_of(tree: Tree, e: Exchange) -> int:
 
 
 def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tuple[Exchange, str]]:
-    """Exchanges whose memory edits may enter the blocks, oldest first, and why.
+    """Returns the exchanges whose memory edits may enter the blocks, oldest first, each with the reason.
 
-    What is dated in the future ended before the clock was put back.
+    An exchange that is dated in the future ended before the clock was put back, and counts as old.
     """
     found = [
         (e, "carried" if tree.is_carried(e) else "idle")
