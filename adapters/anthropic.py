@@ -1,10 +1,10 @@
 """Claude, natively: chat completions in and out of `/v1/messages`, whole or streamed.
 
-The translation is pure and lies in `adapters/claude`; here are addresses, credentials, headers and the life of a
-reply. Below `/messages` bytes pass as they are, both ways, for callers that speak Anthropic's own dialect.
+The translation is pure and lies in `adapters/claude`; this module has addresses, credentials, headers and the life of
+a reply. Below `/messages` bytes pass as they are, both ways, for callers that speak Anthropic's own dialect.
 
 Keys go as `x-api-key`, OAuth tokens as bearer tokens. A caller's own credential is used only where the upstream has
-none, as everywhere.
+none, as with every provider.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ class Anthropic:
         self.name = name
         self.base_url = self._http.base_url
         self.capabilities = capabilities or Capabilities()
-        self._limits: dict[str, int] = {}  # model -> max_tokens, as its list told
+        self._limits: dict[str, int] = {}  # model -> max_tokens, from the upstream's list of models
 
     def __repr__(self) -> str:
         return f"Anthropic({self.name!r}, {self.base_url!r})"  # never the key
 
     async def send(self, request: ModelRequest) -> ModelReply:
-        """Raises: ProviderUnreachable, ProviderTimeout."""
+        """Sends a request, translated where OpenAI's dialect asks. Raises: ProviderUnreachable, ProviderTimeout."""
         if request.path == "/chat/completions":
             return await self._chat(request)
         if request.path == "/models" and request.method == "GET":
@@ -93,7 +93,7 @@ class Anthropic:
         return _refuse(404, error_body(why, "not_found_error"))
 
     def has_endpoint(self, path: str) -> bool:
-        """Those that are translated here, and Anthropic's own messages."""
+        """Returns True for paths that are translated here, and for Anthropic's own messages."""
         path = path.partition("?")[0]
         return path in ("/chat/completions", "/models") or path.startswith(("/models/", "/messages"))
 
@@ -179,10 +179,10 @@ class _StreamedReply:
         self._reply = reply
         self._translator = translator
         self._made = self._translate()
-        self._ahead: list[Event] = []  # what was looked at
+        self._ahead: list[Event] = []  # events that `peek` has read
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """After all was said: nothing, but the upstream's body is read to its end."""
+        """Yields the chunks; after the last one it reads the upstream's body to its end, to keep the connection."""
         if self._translator.is_over and not self._ahead:
             async for _ in self._reply.chunks():
                 pass
@@ -228,13 +228,13 @@ def _credential(key: str) -> Header:
 
 
 def _token(credential: str) -> str:
-    """What a bearer token says; "" for other schemes."""
+    """Returns the token of a bearer credential; "" for other schemes."""
     is_bearer = credential[: len(_BEARER)].lower() == _BEARER
     return credential[len(_BEARER) :].strip() if is_bearer else ""
 
 
 def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
-    """With the id under the name, too, that OpenAI's clients know."""
+    """Adds the request's id under the name that OpenAI's clients know."""
     found = dict(headers)
     if "request-id" in found and "x-request-id" not in found:
         return (*headers, ("x-request-id", found["request-id"]))

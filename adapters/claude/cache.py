@@ -1,4 +1,4 @@
-"""Where a prompt is kept by the provider for the next request.
+"""Cache marks: the places up to which the provider keeps a prompt for the next request.
 
 The Messages API keeps a prefix of tools, system and turns up to each mark, four marks at most, and finds it again if
 the bytes before it are the same. Each turn of a conversation sends the one before it as its prefix, so these places
@@ -16,7 +16,7 @@ __all__ = ["place_marks"]
 
 
 def place_marks(wire: Json, ttl: str | None = None) -> None:
-    """Mark a request in which nobody has marked anything. ttl: None is the provider's default, five minutes."""
+    """Marks a request in which the client has marked nothing. ttl: None is the provider's default, five minutes."""
     mark: Json = {"type": "ephemeral"} if ttl is None else {"type": "ephemeral", "ttl": ttl}
     tools = wire.get("tools")
     if tools:
@@ -25,7 +25,7 @@ def place_marks(wire: Json, ttl: str | None = None) -> None:
             tools[place] = {**tools[place], "cache_control": mark}
     if wire.get("system"):
         _mark_last(wire["system"], mark)
-    # Not the assistant's: a thought among them must not be marked, and the user's turns are as good.
+    # Assistant turns stay unmarked: thinking blocks must not be marked, and the user's turns serve as well.
     users = [turn for turn in wire["messages"] if turn["role"] == "user"]
     for turn in users[-2:]:
         _mark_last(turn["content"], mark)

@@ -1,4 +1,4 @@
-"""Content of messages: OpenAI's parts in, Anthropic's blocks out. One message's content at a time.
+"""The content of messages: OpenAI's parts in, Anthropic's blocks out, one message at a time.
 
 Parts that are blocks already (`image` with a `source`, `document`, `search_result`, ...) pass as they are. Text
 without a visible character is left out: the Messages API refuses it.
@@ -22,24 +22,24 @@ from adapters.types import Json
 __all__ = ["assistant_blocks", "text_blocks", "tool_result", "tool_use_id", "user_blocks"]
 
 
-# Fields of a text part, a tool call or a tool message that Anthropic's blocks have, too; others stay behind: OpenAI's
-# Agents for JavaScript put all that a reply had into its text (`role`, `annotations`, ...), which is refused.
+# Fields of a text part, a tool call or a tool message that Anthropic's blocks have as well. Others are left out,
+# because they are refused: OpenAI's Agents for JavaScript put all fields of a reply into its text part.
 _TEXT_FIELDS: Final = ("type", "text", "cache_control", "citations")
 _CALL_FIELDS: Final = ("cache_control", "caller", "toolset_name")
 _RESULT_FIELDS: Final = ("cache_control", "is_error", "toolset_name")
-# What OpenAI has and the Messages API has not.
+# Kinds of content that OpenAI has and the Messages API has not.
 _UNKNOWN_PARTS: Final = ("input_audio", "audio", "video_url", "input_video")
 _ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
 _BAD_IN_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def text_blocks(message: Json, where: str) -> list[Json]:
-    """Of a system or developer message. where: its place in the request, for errors."""
+    """Returns the blocks of a system or developer message. where: its place in the request, for errors."""
     return _mark(_content(message.get("content"), where), message)
 
 
 def user_blocks(message: Json, where: str) -> list[Json]:
-    """A `name` stands before what its bearer says, in a block of its own."""
+    """Returns the blocks of a user's message; its `name` becomes a block of its own in front."""
     blocks = _content(message.get("content"), where)
     name = message.get("name")
     if blocks and isinstance(name, str) and name.strip():
@@ -48,6 +48,7 @@ def user_blocks(message: Json, where: str) -> list[Json]:
 
 
 def tool_result(message: Json, where: str) -> Json:
+    """Returns the block for a tool message. Raises: Untranslatable: it names no call."""
     call_id = message.get("tool_call_id")
     if not isinstance(call_id, str) or not call_id:
         raise Untranslatable(
@@ -69,9 +70,9 @@ def tool_result(message: Json, where: str) -> Json:
 
 
 def assistant_blocks(message: Json, where: str) -> list[Json]:
-    """What only Anthropic can read stands first (see `opaque`), then text, then calls.
+    """Returns the blocks of an assistant message: those that only Anthropic can read, then text, then calls.
 
-    Reasoning without a signature is left out: nobody but its model could have signed it, and it is refused.
+    Thinking without a signature is left out, because it is refused.
     """
     if message.get("function_call") is not None:
         raise Untranslatable("`function_call` is not taken here: use `tool_calls`.", f"{where}.function_call")
@@ -90,7 +91,7 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
 
 
 def tool_use_id(call_id: str) -> str:
-    """The id as Anthropic takes it. One from another provider may hold other characters; call and result agree."""
+    """Returns an id that Anthropic takes, the same for a call and its result, whatever provider made it."""
     if _ID.fullmatch(call_id):
         return call_id
     return f"{_BAD_IN_ID.sub('_', call_id)}_{zlib.crc32(call_id.encode('utf-8', 'replace')):08x}"
@@ -135,7 +136,7 @@ def _with_cache(block: Json, part: Json) -> Json:
 
 
 def _mark(blocks: list[Json], message: Json) -> list[Json]:
-    """`cache_control` beside a message's content stands for its last block."""
+    """Moves `cache_control` from a message to its last block."""
     if blocks and message.get("cache_control"):
         blocks[-1] = {**blocks[-1], "cache_control": message["cache_control"]}
     return blocks
@@ -149,7 +150,7 @@ def _image(part: Json, where: str) -> Json:
     if not url.startswith("data:"):
         return {"type": "url", "url": url}
     media_type, data = _split_data_url(url, f"{where}.image_url.url")
-    if media_type == "image/jpg":  # no such type, yet often sent
+    if media_type == "image/jpg":  # not a media type, yet often sent
         media_type = "image/jpeg"
     return {"type": "base64", "media_type": media_type, "data": data}
 
@@ -184,7 +185,7 @@ def _document(part: Json, where: str) -> Json:
 
 
 def _split_data_url(url: str, where: str) -> tuple[str, str]:
-    """Media type, and the data in base64. (RFC 2397)"""
+    """Returns the media type, and the data in base64. (RFC 2397)"""
     head, comma, data = url[len("data:") :].partition(",")
     if not comma:
         raise Untranslatable(f"'{where}' is a data URL without data.", where, "invalid_value")
@@ -195,10 +196,10 @@ def _split_data_url(url: str, where: str) -> tuple[str, str]:
 
 
 def _opaque(message: Json) -> list[Json]:
-    """Blocks that OpenAI's message has no field for, as we gave them to the client, in the order they had.
+    """Returns the blocks that OpenAI's message has no field for, as the client got them and in their old order.
 
-    `thinking_blocks` are thinking with its signature, redacted or not; `provider_blocks` all others. `index` is
-    the place a block had in its message.
+    `thinking_blocks` are thinking with its signature, redacted or not; `provider_blocks` are all others. `index` is
+    the place that a block had in its message.
     """
     found: list[Json] = []
     for key in OPAQUE:
@@ -231,7 +232,7 @@ def _tool_use(call: Any, where: str) -> Json:
 
 
 def _input(arguments: Any, where: str) -> Any:
-    """The arguments' own bytes: no number is rounded, no key moved."""
+    """Returns the arguments' own bytes, so that no number is rounded and no key moved."""
     if isinstance(arguments, dict):
         return arguments
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):

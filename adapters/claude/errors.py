@@ -1,8 +1,8 @@
-"""Errors between the two dialects: Anthropic's as OpenAI's, and what no translation can say.
+"""The errors of the two dialects: Anthropic's in OpenAI's form, and the error for what cannot be translated.
 
 Anthropic: {"type": "error", "error": {"type", "message", "details"?: {"error_code"}}, "request_id"}
 OpenAI:    {"error": {"message", "type", "param", "code"}}
-Type and message stay as they are, and fields of the error that are not known here stay in it.
+Type and message stay as they are, and unknown fields of the error stay in it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TOO_LONG = "prompt is too long"
 
 
 class Untranslatable(Exception):
-    """A request says what the Messages API has no word for. param: the field, as the caller wrote it."""
+    """A request has something that the Messages API has no word for. param: the field, as the caller wrote it."""
 
     def __init__(self, message: str, param: str, code: str = "unsupported_parameter") -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ def error_body(message: str, kind: str, param: str | None = None, code: str | No
 
 
 def to_openai(body: Json) -> Json | None:
-    """The error that a body or an event tells, in OpenAI's shape; None if it tells none."""
+    """Returns the error of a body or an event in OpenAI's form, or None where there is none."""
     error = body.get("error")
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         return None
@@ -62,7 +62,7 @@ def to_openai(body: Json) -> Json | None:
 
 
 def translate_body(body: bytes) -> bytes:
-    """An error reply's body; one that is no error of Anthropic's (a proxy's page) stays as it is."""
+    """Returns an error reply's body in OpenAI's form; one that is not Anthropic's (a proxy's page) stays as it is."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:

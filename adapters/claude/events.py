@@ -1,4 +1,4 @@
-"""Anthropic's server-sent events: each has a name and one line of data, which is read without looking at every line."""
+"""The decoder for Anthropic's server-sent events, each of which has a name and one line of data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DATA = b"data: "
 
 
 class NamedEventDecoder(EventDecoder):
-    """Says what an EventDecoder says, in half the time where events are `event: <name>` and `data: <line>`."""
+    """An EventDecoder that takes half the time where every event is `event: <name>` and `data: <line>`."""
 
     __slots__ = ()
 

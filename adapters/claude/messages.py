@@ -1,4 +1,4 @@
-"""A list of messages: OpenAI's order in, Anthropic's out.
+"""The order of messages: OpenAI's list in, Anthropic's turns out.
 
 The Messages API wants turns that alternate, beginning with the user's, and within a user's turn the results of the
 calls just before it ahead of everything else. So all that stands between two assistant messages becomes one user
@@ -24,12 +24,12 @@ __all__ = ["OPENING", "ClaudeMessages", "arrange"]
 
 
 OPENING: Final = "(The assistant speaks first.)"
-"""The first turn must be a user's. A list that opens with the assistant's greeting gets one that says no more."""
+"""The first turn must be a user's, so a list that opens with the assistant's greeting gets this one before it."""
 
 
 @dataclass(slots=True)
 class ClaudeMessages:
-    """system: text blocks. turns: as the Messages API takes them, the content always a list of blocks."""
+    """Messages for the Messages API. system: text blocks. turns: their content is always a list of blocks."""
 
     system: list[Json] = field(default_factory=list)
     turns: list[Json] = field(default_factory=list)
@@ -43,7 +43,7 @@ class _UserTurn:
 
 
 def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
-    """late_system: the model takes system messages after user turns. Raises: Untranslatable."""
+    """Returns the turns. late_system: the model takes system messages after user turns. Raises: Untranslatable."""
     found = ClaudeMessages()
     turn = _UserTurn()
     for place, message in enumerate(messages):
@@ -66,7 +66,7 @@ def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
             case role:
                 raise Untranslatable(f"Messages of role '{role}' are not taken here.", f"{where}.role")
     _close(found, turn, late_system)
-    _tell_calls_apart(found)
+    _make_ids_unique(found)
     _trim_prefill(found)
     return found
 
@@ -90,12 +90,11 @@ def _say(found: ClaudeMessages, blocks: list[Json]) -> None:
     found.turns.append({"role": "assistant", "content": blocks})
 
 
-def _tell_calls_apart(found: ClaudeMessages) -> None:
-    """Some providers count their calls anew with each reply; here an id must be the only one of its list."""
+def _make_ids_unique(found: ClaudeMessages) -> None:
+    """Renames calls whose id occurs twice: some providers number the calls of each reply from the start again."""
     taken: set[str] = set()
-    last: dict[
-        str, list[str]
-    ] = {}  # the id a call came with -> what the last assistant's calls of it are called
+    # From the id that a call came with to the ids that the last assistant turn's calls of that id have now.
+    last: dict[str, list[str]] = {}
     for turn in found.turns:
         if turn["role"] == "assistant":
             last = {}
@@ -107,12 +106,13 @@ def _tell_calls_apart(found: ClaudeMessages) -> None:
                     taken.add(block["id"])
                     last.setdefault(own, []).append(block["id"])
                 case {"type": "tool_result", "tool_use_id": str(own)} if own in last:
+                    # Results come in the order of their calls; a result too many belongs to the last call.
                     block["tool_use_id"] = last[own][0]
                     last[own] = last[own][1:] or last[own]
 
 
 def _trim_prefill(found: ClaudeMessages) -> None:
-    """A beginning that the model is to continue must not end with white space."""
+    """Strips the end of a reply that the model is to continue: the API refuses white space there."""
     if not found.turns or found.turns[-1]["role"] != "assistant":
         return
     content = found.turns[-1]["content"]

@@ -1,6 +1,6 @@
-"""What is known of Claude models by name: how much they may write, and whether they take a system message anywhere.
+"""The limits of Claude models by name: how much they may write, and whether they take a system message anywhere.
 
-From the models' pages on platform.claude.com (October 2026). A model's own limit, as GET /v1/models told it, goes
+The values are those of the models' pages on platform.claude.com (October 2026). A limit that GET /v1/models named goes
 before this table.
 """
 
@@ -14,9 +14,9 @@ __all__ = ["Model", "find_model"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """max_tokens: what a request without a limit asks for.
+    """A family of models. max_tokens: the limit of a request that has none of its own.
 
-    late_system: takes `role: system` after a user turn; elsewhere such a message is a 400.
+    late_system: the model takes `role: system` after a user turn; others answer such a message with a 400.
     """
 
     max_tokens: int
@@ -25,7 +25,7 @@ class Model:
 
 _LATEST: Final = Model(128_000, late_system=True)
 _BIG: Final = Model(128_000)
-# Up to the 4.1 family a prompt and max_tokens that together pass the window are a 400, so less is asked for there.
+# Up to the 4.1 family a prompt and max_tokens that together exceed the window are a 400, so less is asked for there.
 _OLD: Final = Model(32_000)
 _UNKNOWN: Final = Model(8_192)  # Claude's dialect is also spoken by others, whose limits differ
 
@@ -55,5 +55,5 @@ _PREFIXES: Final = sorted(_MODELS, key=len, reverse=True)
 
 
 def find_model(name: str) -> Model:
-    """name: as the upstream is asked for it."""
+    """Returns the row with the longest prefix of a model's name, as the upstream is asked for it."""
     return next((_MODELS[prefix] for prefix in _PREFIXES if name.startswith(prefix)), _UNKNOWN)

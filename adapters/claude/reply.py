@@ -1,8 +1,8 @@
-"""A whole message of Anthropic's as a chat completion, and what its stream shares with it: usage, reasons, names.
+"""The translation of a whole message of Anthropic's into a chat completion, and the parts its stream shares with it.
 
-Nothing is lost: fields of the message that are not known here stay beside the completion's own, `usage` keeps
-Anthropic's counts beside OpenAI's, and blocks that a chat message has no field for ride along, unread, for the
-client to send back (`thinking_blocks`, `provider_blocks`; `index` is the block's place).
+Nothing is lost. Fields of the message that are not known here stay beside the completion's own, `usage` keeps
+Anthropic's counts beside OpenAI's, and blocks that a chat message has no field for ride along, unread, so that the
+client can send them back (`thinking_blocks`, `provider_blocks`; `index` is the block's place).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FINISH: Final = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
-    "pause_turn": "stop",  # a server's own tools need another request; `native_finish_reason` tells
+    "pause_turn": "stop",  # a server's own tools need another request; `native_finish_reason` names it
 }
 THINKING: Final = ("thinking", "redacted_thinking")
 OPAQUE: Final = ("thinking_blocks", "provider_blocks")
@@ -44,9 +44,10 @@ MESSAGE_FIELDS: Final = frozenset(
 
 
 def completion(message: Json, created: int, first_index: int = 0) -> Json:
-    """message: the body of a 200. created: seconds since 1970, which Anthropic does not tell.
+    """Returns the chat completion for a message, the body of a 200.
 
-    first_index: of its blocks, see `next_index`.
+    created: seconds since 1970, which Anthropic does not report. first_index: the index of its first block, see
+    `next_index`.
     """
     said: Json = {"role": "assistant", "content": None, "refusal": None}
     texts: list[str] = []
@@ -85,7 +86,7 @@ def completion(message: Json, created: int, first_index: int = 0) -> Json:
     ):
         if found:
             said[key] = found
-    finish, beside, refusal = ending(message)
+    finish, native, refusal = ending(message)
     if refusal is not None:
         said["refusal"] = refusal
     return {
@@ -94,36 +95,36 @@ def completion(message: Json, created: int, first_index: int = 0) -> Json:
         "created": created,
         "model": message.get("model"),
         "choices": [
-            {"index": 0, "message": said, "logprobs": None, "finish_reason": finish or "stop", **beside}
+            {"index": 0, "message": said, "logprobs": None, "finish_reason": finish or "stop", **native}
         ],
         "usage": to_usage(message.get("usage") or {}),
         **{key: value for key, value in message.items() if key not in MESSAGE_FIELDS},
     }
 
 
-def ending(told: Json) -> tuple[str | None, Json, str | None]:
-    """Why a message ended: OpenAI's reason, Anthropic's own words for the choice, and the text of a refusal.
+def ending(source: Json) -> tuple[str | None, Json, str | None]:
+    """Returns why a message ended: OpenAI's reason, Anthropic's fields for the choice, and the text of a refusal.
 
-    told: a message, or the delta of its end. An unknown reason is a stop: the model did.
+    source: a message, or the delta of its end. An unknown reason counts as "stop".
     """
-    reason = told.get("stop_reason")
+    reason = source.get("stop_reason")
     if reason is None:
         return None, {}, None
-    beside: Json = {"native_finish_reason": reason}
+    native: Json = {"native_finish_reason": reason}
     for key in ("stop_sequence", "stop_details"):
-        if told.get(key) is not None:
-            beside[key] = told[key]
-    details = told.get("stop_details")
+        if source.get(key) is not None:
+            native[key] = source[key]
+    details = source.get("stop_details")
     explanation = details.get("explanation") if isinstance(details, dict) else None
     refusal = explanation if reason == "refusal" and isinstance(explanation, str) and explanation else None
-    return _FINISH.get(reason, "stop"), beside, refusal
+    return _FINISH.get(reason, "stop"), native, refusal
 
 
 def next_index(messages: Any) -> int:
-    """What the blocks of the next reply are counted from: more than any since the user spoke.
+    """Returns the index of the next reply's first block: above all that came since the user's last message.
 
-    Replies in a row may reach the client as one message (rounds it does not see), and blocks with the same index would
-    be taken for pieces of one.
+    Replies in a row may reach the client as one message (hidden tool rounds), and a client would take blocks with the
+    same index for pieces of one.
     """
     last = -1
     given: list[Any] = messages if isinstance(messages, list) else []
@@ -139,7 +140,7 @@ def next_index(messages: Any) -> int:
 
 
 def note_citations(citations: Any, start: int, end: int, count: int) -> list[Json]:
-    """A text block's citations, each with the characters of `content` that it stands for. count: those before it."""
+    """Returns a text block's citations, each with its span of `content`. count: how many came before them."""
     if not isinstance(citations, list):
         return []
     return [
@@ -149,7 +150,7 @@ def note_citations(citations: Any, start: int, end: int, count: int) -> list[Jso
 
 
 def to_usage(usage: Json) -> Json:
-    """Anthropic counts what was read from and written to its cache apart; OpenAI's prompt tokens hold all."""
+    """Returns OpenAI's usage beside Anthropic's, which counts apart what it read from and wrote to its cache."""
     read = _count(usage, "cache_read_input_tokens")
     written = _count(usage, "cache_creation_input_tokens")
     prompt = _count(usage, "input_tokens") + read + written

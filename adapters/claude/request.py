@@ -1,4 +1,4 @@
-"""A chat completion request as the Messages API takes it. Pure.
+"""The translation of a chat completion request into one of the Messages API. Pure.
 
 Every field is honoured, passed on, or refused by name: those that both dialects know are translated, those that only
 OpenAI's knows are refused unless they ask for nothing, and all others go on as they are, for Anthropic to judge.
@@ -25,25 +25,33 @@ SAMPLING: Final = ("temperature", "top_p", "top_k")
 
 JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other text, no code fence."
 
-# Translated below, or spent here: `prompt_cache_key` only hints at which machine has the prefix, of `metadata` and
-# `stream_options` no more is known to Anthropic than what is read, and `safety_identifier` stands in for `user`.
+# Fields that are translated below or end here. `prompt_cache_key` only hints at which machine has the prefix; of
+# `metadata` and `stream_options` Anthropic knows no more than what is read; `safety_identifier` stands in for `user`.
 _READ: Final = frozenset(
     (
-        *("max_completion_tokens", "max_tokens", "messages", "metadata", "model", "output_config"),
-        *("parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort"),
-        *(
-            "response_format",
-            "safety_identifier",
-            "service_tier",
-            "stop",
-            "stream",
-            "stream_options",
-            "system",
-        ),
-        *("tool_choice", "tools", "user"),
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "metadata",
+        "model",
+        "output_config",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "response_format",
+        "safety_identifier",
+        "service_tier",
+        "stop",
+        "stream",
+        "stream_options",
+        "system",
+        "tool_choice",
+        "tools",
+        "user",
     )
 )
-# Fields only OpenAI has, each with the test that its value asks for nothing.
+# Fields that only OpenAI has, each with the test that its value asks for nothing.
 _ASKS_NOTHING: Final[Mapping[str, Callable[[Any], bool]]] = {
     "audio": lambda value: False,
     "frequency_penalty": lambda value: value == 0,
@@ -66,10 +74,10 @@ _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 
 
 def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool = True) -> Json:
-    """body: a chat completion request. limits: model -> the most it may write, where known.
+    """Returns the request for the Messages API. body: a chat completion request.
 
-    marks: nothing in the request is marked for the cache, so it is done here.
-    Raises: Untranslatable: names what cannot be said.
+    limits: model -> the most tokens it may write, where known. marks: place cache marks, for a client that set none.
+    Raises: Untranslatable: names the field that the Messages API has no word for.
     """
     for key, asks_nothing in _ASKS_NOTHING.items():
         value = body.get(key)
@@ -114,7 +122,7 @@ def _max_tokens(body: Json, limits: Mapping[str, int], default: int) -> Any:
 
 
 def _own_system(system: Any) -> list[Json]:
-    """A `system` field as Anthropic has it, sent by a client that knows who answers."""
+    """Returns the blocks of a `system` field in Anthropic's own form, sent by a client that knows who answers."""
     if isinstance(system, str):
         return [{"type": "text", "text": system}] if system.strip() else []
     if system is None:
@@ -146,7 +154,7 @@ def _set_tier(wire: Json, tier: Any) -> None:
 
 
 def _set_output(wire: Json, system: list[Json], body: Json) -> None:
-    """What the answer shall look like, and how much effort it is worth."""
+    """Sets the form of the answer and the effort it is worth."""
     given = body.get("output_config")
     config: Json = dict(given) if isinstance(given, dict) else {}
     effort = body.get("reasoning_effort")
@@ -163,7 +171,7 @@ def _set_output(wire: Json, system: list[Json], body: Json) -> None:
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
             config["format"] = {"type": "json_schema", "schema": close_schema(schema)}
         case {"type": "json_object"}:
-            # There is no such mode: it takes a schema, or one's word. OpenAI, too, wants it said in the prompt.
+            # The Messages API has no such mode, so the prompt asks for it, as OpenAI demands of the client as well.
             system.append({"type": "text", "text": JSON_ONLY})
         case _:
             raise Untranslatable("This `response_format` is not taken here.", "response_format")

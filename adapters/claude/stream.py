@@ -1,15 +1,15 @@
-"""Anthropic's events in, OpenAI's chunks out, one by one: nothing is held back, nothing joined.
+"""The translation of a stream: Anthropic's events in, OpenAI's chunks out. Nothing is held back, nothing joined.
 
     message_start          the role's delta
     content_block_start    of a call: its id and name
     content_block_delta    text, reasoning, a piece of a call's arguments
-    content_block_stop     what only its block as a whole says: a signature, citations, a block of a kind not known here
+    content_block_stop     what needs the whole block: a signature, citations, a block of an unknown kind
     message_delta          why it ended
     message_stop           usage, if asked for, and [DONE]
     ping                   a comment
     error                  OpenAI's error event, and the end
 
-Blocks are told apart by their index; calls are counted in the order in which they begin.
+A block is known by its index; calls are counted in the order in which they begin.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ _PING: Final = Event(b": ping\n\n", None)
 
 @dataclass(slots=True)
 class _ContentBlock:
-    """fields: as it began. pieces: of what its deltas continue. call: its number among the calls."""
+    """A block that has begun. fields: as it began. pieces: of the fields that deltas continue.
+
+    start: where its text begins in the content. call: its number among the calls.
+    """
 
     kind: str
     place: int
@@ -46,9 +49,9 @@ class _ContentBlock:
 
 
 class StreamTranslator:
-    """One reply. created: seconds since 1970. wants_usage: the client asked for the usage chunk.
+    """The translator of one reply. created: seconds since 1970. wants_usage: the client asked for the usage chunk.
 
-    first_index: of its blocks, as in `reply.completion`.
+    first_index: the index of its first block, as in `reply.completion`.
     """
 
     def __init__(self, created: int, *, wants_usage: bool, first_index: int = 0) -> None:
@@ -64,44 +67,44 @@ class StreamTranslator:
         self.is_over = False
 
     def feed(self, event: Event) -> list[Event]:
-        """Raises: ProviderBroke: the event is none of Anthropic's."""
+        """Returns the chunks for an event. Raises: ProviderBroke: the event is not one of Anthropic's."""
         data = event.data
         if data is None or self.is_over:
             return []
         try:
-            told = orjson.loads(data)
-            kind = told["type"]
+            parsed = orjson.loads(data)
+            kind = parsed["type"]
             if kind == "content_block_delta":
-                delta = told["delta"]
+                delta = parsed["delta"]
                 if delta["type"] == "text_delta":
                     return self._text(delta["text"])
-                return self._delta(told, delta)
-            return self._take(kind, told)
+                return self._delta(parsed, delta)
+            return self._take(kind, parsed)
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise ProviderBroke(
                 f"an event of the upstream's is none of Anthropic's: {data[:200]!r}"
             ) from error
 
-    def _take(self, kind: Any, told: Json) -> list[Event]:
+    def _take(self, kind: Any, parsed: Json) -> list[Event]:
         match kind:
             case "content_block_start":
-                return self._begin_block(told)
+                return self._begin_block(parsed)
             case "content_block_stop":
-                return self._end_block(told)
+                return self._end_block(parsed)
             case "message_start":
-                return self._begin(told.get("message") or {})
+                return self._begin(parsed.get("message") or {})
             case "message_delta":
-                return self._ending(told)
+                return self._ending(parsed)
             case "message_stop":
                 return self._end()
             case "ping":
                 return [_PING]
             case "error":
-                return self._fail(told)
-        return []  # a kind of tomorrow
+                return self._fail(parsed)
+        return []  # an event of a newer API
 
     def finish(self) -> None:
-        """The stream has ended. Raises: ProviderBroke: its message has not."""
+        """Notes that the stream has ended. Raises: ProviderBroke: its message has not."""
         if not self.is_over:
             raise ProviderBroke("the upstream's stream ended before its message did")
 
@@ -113,16 +116,16 @@ class StreamTranslator:
         more = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
         return [self._chunk({"role": "assistant", "content": "", "refusal": None}, more=more)]
 
-    def _ending(self, told: Json) -> list[Event]:
-        self._add_usage(told.get("usage"))
-        delta = told.get("delta") or {}
-        finish, beside, refusal = ending(delta)
+    def _ending(self, parsed: Json) -> list[Event]:
+        self._add_usage(parsed.get("usage"))
+        delta = parsed.get("delta") or {}
+        finish, native, refusal = ending(delta)
         known = ("stop_reason", "stop_sequence", "stop_details")
         more = {key: value for key, value in delta.items() if key not in known and value is not None}
-        more |= {key: value for key, value in told.items() if key not in ("type", "delta", "usage")}
+        more |= {key: value for key, value in parsed.items() if key not in ("type", "delta", "usage")}
         if finish is None and not more:
             return []
-        return [self._chunk({} if refusal is None else {"refusal": refusal}, finish, beside, more)]
+        return [self._chunk({} if refusal is None else {"refusal": refusal}, finish, native, more)]
 
     def _end(self) -> list[Event]:
         self.is_over = True
@@ -131,21 +134,21 @@ class StreamTranslator:
         chunk = {**self._identity, "choices": [], "usage": to_usage(self._usage)}
         return [_event(orjson.dumps(chunk)), _DONE]
 
-    def _fail(self, told: Json) -> list[Event]:
+    def _fail(self, parsed: Json) -> list[Event]:
         self.is_over = True
-        shaped = to_openai(told) or error_body("The upstream reported an error", "api_error")
+        shaped = to_openai(parsed) or error_body("The upstream reported an error", "api_error")
         return [_event(orjson.dumps(shaped))]
 
     def _add_usage(self, usage: Any) -> None:
-        """The counts are running totals: what comes later replaces, but never with null."""
+        """Merges counts, which are running totals: a later one replaces an earlier, but null replaces nothing."""
         if isinstance(usage, dict):
             self._usage |= {key: value for key, value in usage.items() if value is not None}
 
     # its blocks
 
-    def _begin_block(self, told: Json) -> list[Event]:
-        fields = told.get("content_block") or {}
-        place = told.get("index", len(self._blocks))
+    def _begin_block(self, parsed: Json) -> list[Event]:
+        fields = parsed.get("content_block") or {}
+        place = parsed.get("index", len(self._blocks))
         block = _ContentBlock(fields.get("type") or "", place, fields, self._length)
         self._blocks[place] = block
         match block.kind:
@@ -163,9 +166,9 @@ class StreamTranslator:
                 return [self._chunk({"reasoning_content": fields["thinking"]})]
         return []
 
-    def _delta(self, told: Json, delta: Json) -> list[Event]:
+    def _delta(self, parsed: Json, delta: Json) -> list[Event]:
         kind = delta["type"]
-        block = self._blocks.get(told.get("index", -1))
+        block = self._blocks.get(parsed.get("index", -1))
         if block is None:
             return []
         if kind == "input_json_delta":
@@ -192,8 +195,8 @@ class StreamTranslator:
             return [self._chunk({"reasoning_content": delta["thinking"]})]
         return []
 
-    def _end_block(self, told: Json) -> list[Event]:
-        block = self._blocks.pop(told.get("index", -1), None)
+    def _end_block(self, parsed: Json) -> list[Event]:
+        block = self._blocks.pop(parsed.get("index", -1), None)
         if block is None:
             return []
         if block.kind == "text":
@@ -213,7 +216,7 @@ class StreamTranslator:
     # writing
 
     def _frame(self, id_: Any, model: Any) -> None:
-        """The bytes that every chunk has; a piece of text needs no more than them."""
+        """Prepares the bytes that all chunks share: for most events only the text is put between them."""
         self._identity: Json = {
             "id": id_,
             "object": "chat.completion.chunk",
@@ -231,10 +234,10 @@ class StreamTranslator:
         return [Event(raw, raw[6:-2])]
 
     def _chunk(
-        self, delta: Json, finish: str | None = None, beside: Json | None = None, more: Json | None = None
+        self, delta: Json, finish: str | None = None, native: Json | None = None, more: Json | None = None
     ) -> Event:
-        """beside: fields of the choice; more: of the chunk."""
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, **(beside or {})}
+        """Returns a chunk. native: further fields of the choice; more: further fields of the chunk."""
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, **(native or {})}
         chunk = {**self._identity, "choices": [choice], **(more or {})}
         if self._wants_usage:
             chunk["usage"] = None
@@ -242,7 +245,7 @@ class StreamTranslator:
 
 
 def _whole(block: _ContentBlock) -> Json:
-    """The block as a whole reply would have it."""
+    """Returns the block as it would stand in a whole reply."""
     fields = dict(block.fields)
     for key, pieces in block.pieces.items():
         text = "".join(pieces)
@@ -260,7 +263,7 @@ def _parsed(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return text  # cut off by the end of the message: kept as it is
+        return text  # JSON cut off by the end of the message stays as it is
 
 
 def _event(data: bytes) -> Event:

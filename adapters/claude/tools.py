@@ -1,4 +1,4 @@
-"""Tools, the choice among them, and answers that follow a schema: OpenAI's way of asking in, Anthropic's out."""
+"""Tools, the choice among them, and answers that follow a schema: OpenAI's form in, Anthropic's out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EMPTY: Final[Json] = {"type": "object", "properties": {}}
 
 
 def to_tools(tools: Any) -> list[Json]:
-    """Tools that are Anthropic's already (with an `input_schema`, or of a type of its own) pass as they are."""
+    """Returns tools as Anthropic takes them; those in its own form (`input_schema`, or a type of its own) pass."""
     if not isinstance(tools, list):
         raise Untranslatable("`tools` is a list of tools.", "tools", "invalid_type")
     return [_tool(tool, f"tools[{place}]") for place, tool in enumerate(tools)]
@@ -32,9 +32,9 @@ def _tool(tool: Any, where: str) -> Json:
     if function.get("description") is not None:
         found["description"] = function["description"]
     schema = function.get("parameters")
-    found["input_schema"] = (
-        ({"type": "object", **schema} if isinstance(schema, dict) else schema) if schema else _EMPTY
-    )
+    if isinstance(schema, dict) and schema:
+        schema = {"type": "object", **schema}
+    found["input_schema"] = schema or _EMPTY
     if function.get("strict"):
         found["strict"] = True
     known = ("name", "description", "parameters", "strict")
@@ -44,7 +44,10 @@ def _tool(tool: Any, where: str) -> Json:
 
 
 def to_choice(choice: Any, parallel: Any, has_tools: bool) -> Json | None:
-    """parallel: `parallel_tool_calls`. None: nothing is to be said. Raises: Untranslatable."""
+    """Returns Anthropic's `tool_choice`, or None where none is needed. parallel: `parallel_tool_calls`.
+
+    Raises: Untranslatable.
+    """
     if choice is None and parallel is not False:
         return None
     found = _choice(choice)
@@ -71,7 +74,7 @@ def _choice(choice: Any) -> Json:
 
 
 def close_schema(schema: Any) -> Any:
-    """The schema with every object closed that does not say: open ones are refused, as in OpenAI's strict mode."""
+    """Returns the schema with its objects closed: open ones are refused, as in OpenAI's strict mode."""
     if isinstance(schema, list):
         return [close_schema(each) for each in schema]
     if not isinstance(schema, dict):

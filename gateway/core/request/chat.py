@@ -1,4 +1,4 @@
-"""A chat completion request as the rest of the gateway knows it: the client's bytes, and what of them is acted on."""
+"""A chat completion request as the rest of the gateway knows it: the client's bytes, and the fields we act on."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from gateway.core.request.splice import Layout, scan
 __all__ = ["ChatRequest"]
 
 
-@dataclass(slots=True)  # not frozen: fields set through object.__setattr__ cost 3 us a request
+# Not frozen: fields set through object.__setattr__ cost 3 us a request.
+@dataclass(slots=True)
 class ChatRequest:
-    """A request as it came, and what we act on.
+    """A request as it came, and the fields we act on.
 
     json: the parsed body; never changed, since `raw` is what goes upstream.
     tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
-    has_tools: whether it sent any, named or not.
+    has_tools: it sent tools, named or not.
     max_tokens: the completion's limit; max_tokens_key: the field it came in.
     """
 
@@ -35,7 +36,7 @@ class ChatRequest:
 
     @property
     def layout(self) -> Layout:
-        """Where things are in `raw`; looked for when something is to be spliced in, and then kept."""
+        """Returns the layout of `raw`; it is scanned for the first edit, and then kept."""
         if not self._layout:
             self._layout.append(scan(self.raw))
         return self._layout[0]

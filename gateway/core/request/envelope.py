@@ -1,7 +1,7 @@
-"""What voice platforms and front ends put around a request for whoever serves it: read here, not sent on.
+"""The envelope: fields that voice platforms and front ends add for whoever serves a request. They are not sent on.
 
-OpenAI refuses fields it does not know, and these are known not to be meant for a model. They have said what they have
-to say (whose memory, which conversation) when the request goes up. Everything that is not in the table passes.
+OpenAI refuses fields it does not know, and these are not meant for a model: they name the user or the conversation,
+and are read before the request goes up. Every field that is not in the table passes.
 """
 
 from __future__ import annotations
@@ -16,20 +16,18 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "call": (dict,),  # Vapi, docs.vapi.ai/customization/custom-llm
     "customer": (dict,),
     "phoneNumber": (dict,),
-    "user_id": (
-        str,
-        type(None),
-    ),  # ElevenLabs, elevenlabs.io/docs/agents-platform/customization/llm/custom-llm
+    # ElevenLabs, elevenlabs.io/docs/agents-platform/customization/llm/custom-llm
+    "user_id": (str, type(None)),
     "elevenlabs_extra_body": (dict, type(None)),
 }
 _LOOKED_FOR: Final = frozenset((*_FIELDS, "metadata"))
 
 
 def consumed(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
-    """Names of the fields that do not go upstream.
+    """Returns the names of the fields that do not go upstream.
 
-    takes_metadata: whether the upstream takes `metadata` without `store`. Who sets `store` speaks to OpenAI's own
-    feature, and its judgement of `metadata` is what he wants to hear.
+    takes_metadata: the upstream takes `metadata` without `store`. A client that sets `store` uses OpenAI's own
+    feature, so the upstream judges its `metadata`.
     """
     if _LOOKED_FOR.isdisjoint(body):
         return ()
@@ -43,9 +41,9 @@ def consumed(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
 
 
 def spent(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
-    """Names of the fields that a translation has no place for. fields: those it only reads, of what it may be told.
+    """Returns the names of the fields that a translation reads and has no place for, and which say something here.
 
-    Of `metadata` it has a place for `user_id`, of names for those of users.
+    fields: `Capabilities.spends`. The translation has a place for the `user_id` of `metadata`, and for users' names.
     """
     return tuple(name for name in fields if _SPENT.get(name, _is_there)(body, name))
 
@@ -54,7 +52,7 @@ def _is_there(body: Mapping[str, Any], name: str) -> bool:
     return body.get(name) is not None
 
 
-def _says_more_than_who(body: Mapping[str, Any], name: str) -> bool:
+def _has_more_than_user(body: Mapping[str, Any], name: str) -> bool:
     metadata = body.get(name)
     return metadata is not None and not (isinstance(metadata, dict) and metadata.keys() <= {"user_id"})
 
@@ -67,18 +65,18 @@ def _has_detail(body: Mapping[str, Any], _: str) -> bool:
 
 
 def _has_name(body: Mapping[str, Any], _: str) -> bool:
-    """Of who speaks; a tool's result is told by the id of its call."""
+    """Returns whether a speaker other than a user has a name; a tool's result is known by the id of its call."""
     named = (message.get("role") for message in body["messages"] if message.get("name"))
     return any(role not in ("user", "tool") for role in named)
 
 
 _SPENT: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
-    "metadata": _says_more_than_who,
+    "metadata": _has_more_than_user,
     "messages.content.image_url.detail": _has_detail,
     "messages.name": _has_name,
 }
 
 
 def developer_places(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-    """Where the messages of role `developer` are; an upstream that has no such role calls them `system`."""
+    """Returns the indices of `developer` messages, which are `system` for an upstream that has no such role."""
     return tuple(i for i, message in enumerate(messages) if message.get("role") == "developer")

@@ -55,10 +55,10 @@ USER_ORDER = (
     "customer.number",
     "customer.id",
 )
-# OpenAI's own refuse numbers; what vendors put beside them may be one.
+# OpenAI's own fields refuse numbers; those of other vendors may be one.
 _STRINGS = frozenset(("user", "safety_identifier"))
-# Not `prompt_cache_key` nor x-session-affinity, which whole workloads share; not x-livekit-session-id, which is
-# new with every request.
+# `prompt_cache_key` and x-session-affinity are not among them, because whole workloads share one; nor is
+# x-livekit-session-id, which is new with every request.
 CONVERSATION_ORDER = (
     "x-mnemogate-conversation",
     "x-openwebui-chat-id",

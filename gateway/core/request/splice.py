@@ -1,11 +1,11 @@
-"""Puts ours into the client's own bytes, without dumping the client's JSON anew.
+"""Edits of a request body in the client's own bytes, without serialising the client's JSON again.
 
-`scan` finds where things are: the members of the body and the elements of `messages`, as byte offsets. `Splice`
-collects edits against those offsets and joins the slices once. Everything it was not asked to touch comes out
-as the very bytes that came in, white space, escapes and order of keys included.
+`scan` finds the members of the body and the elements of `messages`, as byte offsets. `Splice` collects edits against
+those offsets and joins the slices once. Everything that no edit touches comes out as the very bytes that came in,
+white space, escapes and order of keys included.
 
 The body has been accepted by a JSON parser before, so the scanner trusts its form: any closing bracket closes.
-Bodies that break that trust raise ValueError; they never hang it. Two rules keep the scanner's cost linear whatever
+Bodies that break that trust raise ValueError; they never hang the scanner. Two rules keep its cost linear whatever
 is nested in what: a pattern looks at most `_WINDOW` bytes ahead, and nothing in it can match in two ways.
 """
 
@@ -34,16 +34,21 @@ _OPENING, _CLOSING = frozenset(b"[{"), frozenset(b"]}")
 _WINDOW = 16_384
 _DEPTH = 8  # brackets within brackets that one pattern follows; a tool declaration has 6
 
-# A string, found by its quotes alone (2 GB/s; looking at each character costs six times that): one behind one
-# or three backslashes is escaped, one behind none, two or four ends it. More backslashes: no match, see _string_end.
-_STRING = (
-    rb'"[^"]*+"(?:(?<!\\")|(?<=\\")(?>(?:(?:(?<=[^\\]\\")|(?<=[^\\]\\\\\\"))[^"]*+")*)'
-    rb'(?:(?<!\\")|(?<=[^\\]\\\\")|(?<=[^\\]\\\\\\\\")))'
-)
+# The pattern of a JSON string jumps from quote to quote (2 GB/s) and looks back at the backslashes before each;
+# looking at every character costs six times as much. An odd number of backslashes escapes the quote, an even number
+# are escaped backslashes, and the quote ends the string. A look-behind has a fixed width, so one alternative stands
+# for each number, up to four. Behind more backslashes the pattern does not match, and `_string_end` counts them.
+_ESCAPED = rb'(?:(?<=[^\\]\\")|(?<=[^\\]\\\\\\"))'  # one or three
+_ENDING = rb'(?:(?<!\\")|(?<=[^\\]\\\\")|(?<=[^\\]\\\\\\\\"))'  # none, two or four
+# The first alternative takes the common case, a string without an escaped quote, after a single look behind. `*+` and
+# `(?>` never give back what they took: a string that does not match fails at once, not after trying every split.
+_STRING = rb'"[^"]*+"(?:(?<!\\")|(?<=\\")(?>(?:' + _ESCAPED + rb'[^"]*+")*)' + _ENDING + rb")"
+# What stands between two strings or brackets of one level: commas, colons, numbers, literals, white space.
 _FILL = rb'[^"\[\]{}]*+'
 
 
 def _nested(depth: int) -> bytes:
+    """Returns the pattern of an object or array in which brackets are nested at most `depth` deep."""
     inner = _STRING + b"|" + _nested(depth - 1) if depth else _STRING
     return rb"[\[{]" + _FILL + rb"(?:(?:" + inner + rb")" + _FILL + rb")*[\]}]"
 
@@ -51,10 +56,12 @@ def _nested(depth: int) -> bytes:
 _NESTED = re.compile(_nested(_DEPTH), re.DOTALL)
 _ELEMENT = re.compile(rb"[\s,]*+(" + _nested(_DEPTH) + rb")", re.DOTALL)
 _STRINGS = re.compile(_STRING, re.DOTALL)
+# Whole strings and everything between them, to cut a long value at a place that is in no string.
 _OUTSIDE = re.compile(rb'[^"]*+(?:' + _STRING + rb'[^"]*+)*', re.DOTALL)
 _BRACKET = re.compile(_STRING + rb"|([\[\]{}])", re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}
+# Both go on for at most 4,096 repeats, because a repeat costs memory until the match ends.
 _ESCAPED_QUOTES = re.compile(rb'(?:[^"]*+"(?<=[^\\]\\")){0,4096}', re.DOTALL)
 _ESCAPES = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+){0,4096}', re.DOTALL)
 _KEY = re.compile(rb'[\s,]*+"([^"\\]*+)"\s*+:\s*+')
@@ -74,9 +81,9 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things are in a request body.
+    """The offsets of the parts of a request body.
 
-    members: of the body, in their order, repeated keys included. index: key -> its last member.
+    members: those of the body, in their order, repeated keys included. index: key -> its last member.
     messages: spans of the elements of the last `messages`, if that is an array.
     start, end: the body's object, without white space around it.
     """
@@ -89,20 +96,23 @@ class Layout:
 
     @property
     def duplicates(self) -> tuple[str, ...]:
-        """Keys that occur more than once; parsers differ in which one they take."""
+        """Returns the keys that occur more than once; parsers differ in which one they take."""
         if len(self.members) == len(self.index):
             return ()
         times = Counter(member.key for member in self.members)
         return tuple(key for key in self.index if times[key] > 1)
 
     def span(self, key: str) -> Span | None:
-        """Where the value of a member is."""
+        """Returns the span of a member's value, or None where there is no such member."""
         member = self.index.get(key)
         return None if member is None else (member.value, member.end)
 
 
 def scan(body: bytes) -> Layout:
-    """Raises: ValueError when the body is no JSON object (most other defects are not noticed: parse it first)."""
+    """Returns the layout of a body that was parsed before.
+
+    Raises: ValueError when the body is not a JSON object; most other defects are not noticed.
+    """
     try:
         start = _skip(_GAP, body, 0)
         if body[start : start + 1] != b"{":
@@ -116,7 +126,7 @@ def scan(body: bytes) -> Layout:
 
 
 def dump(message: Mapping[str, Any]) -> bytes:
-    """A message or tool of our own as JSON."""
+    """Returns a message or tool of our own as JSON."""
     return orjson.dumps(message)
 
 
@@ -153,14 +163,14 @@ class Splice:
         self._opened: dict[int, tuple[list[Member], int]] = {}  # members of the messages looked into
 
     def set_member(self, key: str, value: bytes) -> None:
-        """Replaces the value where it stands, or adds the member at the end. A repeated key is left once."""
+        """Replaces the value where it stands, or adds the member at the end. Of a repeated key one stays."""
         self._members[key] = value
 
     def drop_member(self, key: str) -> None:
         self._members[key] = None
 
     def insert_messages(self, index: int, messages: Iterable[bytes]) -> None:
-        """Before the message `index`; the number of messages means: at the end."""
+        """Inserts before the message `index`; the number of messages as index means the end."""
         if not 0 <= index <= len(self._layout.messages):
             raise IndexError(f"no place {index} among {len(self._layout.messages)} messages")
         self._before.setdefault(index, []).extend(messages)
@@ -173,11 +183,11 @@ class Splice:
         self.replace_message(index, ())
 
     def prefix_text(self, index: int, text: str) -> bool:
-        """Puts `text` before the message's own: inside a string, inside the first part of a list that is text.
+        """Puts `text` before the message's own: inside a string, or inside the first part of a list if that is text.
 
-        So it is the same text to a model, whichever form the client gives its words in: some send the newest message
-        as a list, to mark it for the cache, and later as a string. Before other parts it is one of its own.
-        Returns False, and does nothing, where the content is neither of those, nor null, nor missing.
+        So the model reads the same text in whichever form the client sends its words: some send the newest message as
+        a list, to mark it for the cache, and later as a string. Before parts of another kind it is a part of its own.
+        Returns False, and does nothing, where the content is neither a string, a list, null nor missing.
         """
         self._check_index(index)
         if not self._takes_text(self._content(index)):
@@ -186,23 +196,23 @@ class Splice:
         return True
 
     def set_role(self, index: int, role: str) -> None:
-        """Of a message that has one."""
+        """Sets the role of a message that has one."""
         self._check_index(index)
         self._roles[index] = role
 
     def append_system(self, text: str) -> None:
         """Puts `text`, after an empty line, at the end of the leading system (or developer) message.
 
-        As a part of its own where the content is a list; as a new message in front where there is none.
+        It is a part of its own where the content is a list, and a new message in front where there is no such message.
         """
         self._appended.append(text)
 
     def add_tools(self, tools: Iterable[bytes]) -> None:
-        """Behind the client's own. None given: nothing changes (an empty `tools` is an error to some upstreams)."""
+        """Adds tools behind the client's own. Adding none changes nothing: some upstreams refuse an empty `tools`."""
         self._tools.extend(tools)
 
     def render(self) -> bytes:
-        """The body with all edits in it; the same object when there are none."""
+        """Returns the body with all edits in it; the same object when there are none."""
         edits: list[_Edit] = []
         self._edit_messages(edits)
         self._edit_members(edits, self._edit_tools(edits))
@@ -255,6 +265,7 @@ class Splice:
             if first is not None:
                 edits.append((first, first, _escape("".join(prefixes))))
                 prefixes = []
+            # A comma stands between a new part and the client's, and none where the client's list is empty.
             empty = not self._body[start + 1 : end - 1].strip()
             front, back = (b",".join(map(_text_part, texts)) for texts in (prefixes, appended))
             if empty:
@@ -273,6 +284,7 @@ class Splice:
                 has_text = bool(front) or end - start > 2
                 edits.append((end - 1, end - 1, _escape("\n\n") + back if has_text else back))
         else:
+            # The content is null or missing: the text becomes the content.
             text = "\n\n".join(filter(None, ("".join(prefixes), *appended)))
             value = b'"' + _escape(text) + b'"'
             if content is not None:
@@ -283,7 +295,7 @@ class Splice:
             edits.append((at, at, (b',"content":' if members else b'"content":') + value))
 
     def _first_text(self, start: int) -> int | None:
-        """Behind the opening quote of the first part's text, in the list at `start`; None where that is no text."""
+        """Returns the offset of the text in the first part of the list at `start`; None where that part is no text."""
         at = _skip(_GAP, self._body, start + 1)
         if self._body[at] != 0x7B:
             return None
@@ -300,7 +312,8 @@ class Splice:
         found = None
         for member in self._open(index)[0]:
             if member.key == key:
-                found = (member.value, member.end)  # a repeated key: the last counts, as in the parser
+                # Of a repeated key the last counts, as in the parser: the search goes on.
+                found = (member.value, member.end)
         return found
 
     def _open(self, index: int) -> tuple[list[Member], int]:
@@ -354,6 +367,7 @@ class Splice:
             if member.key not in wanted:
                 continue
             value = wanted[member.key]
+            # A repeated member that was not the last of its key goes, too, so that no parser takes its old value.
             if value is None or member is not layout.index[member.key]:
                 dropped[place] = []
             else:
@@ -373,7 +387,7 @@ def _edit_items(
     before: Mapping[int, list[bytes]],
     instead: Mapping[int, list[bytes]],
 ) -> None:
-    """Edits of a comma-separated list. Between two items that stay neighbours not a byte changes."""
+    """Edits a comma-separated list. Between two items that stay neighbours not a byte changes."""
     if not (before or instead):
         return
     kept_end: int | None = None  # of the last item that stays
@@ -385,6 +399,8 @@ def _edit_items(
             new += instead[place]
             cut = True
             continue
+        # An item that stays, with something removed or added between it and the one kept before it. After a removal
+        # the whole gap is replaced, commas and white space included; else the new items stand just before this one.
         if cut:
             ahead = [*new, b""]  # with a comma behind it
             if kept_end is None:
@@ -395,6 +411,7 @@ def _edit_items(
             edits.append((start, start, b",".join([*new, b""])))
         kept_end, new, cut = end, [], False
     new += before.get(len(spans), ())
+    # The end of the list: after the last item that stays, in place of all items, or in a list that was empty.
     if cut and kept_end is None:
         edits.append((spans[0][0], spans[-1][1], b",".join(new)))
     elif cut and kept_end is not None:
@@ -409,13 +426,14 @@ def _edit_items(
 
 
 def _members(body: bytes, start: int, messages: list[Span] | None = None) -> tuple[list[Member], int]:
-    """The members of the object at `start`, and where it ends.
+    """Returns the members of the object at `start`, and where it ends.
 
-    messages: a list to fill with the elements of the member of that name; of the last, if it is repeated.
+    messages: a list to fill with the elements of the member `messages`; of the last one, if it is repeated.
     """
     members: list[Member] = []
     at = start + 1
     while True:
+        # The pattern takes a key without escapes and its colon in one go; other keys are taken step by step.
         match = _KEY.match(body, at)
         if match is not None:
             key, key_start, at = match[1].decode(), match.start(1) - 1, match.end()
@@ -464,26 +482,29 @@ def _value_end(body: bytes, start: int) -> int:
 
 
 def _nested_end(body: bytes, start: int) -> int:
-    """The end of an object or array that is too deep or too long for a pattern."""
+    """Returns the end of an object or array that is too deep or too long for a pattern."""
     depth = 1
     at = start + 1
     while True:
-        end = _skip(_OUTSIDE, body, at, at + _WINDOW)  # whole strings and all between them
+        # A piece ends outside strings, so its brackets can be counted once its strings are taken out.
+        end = _skip(_OUTSIDE, body, at, at + _WINDOW)
         piece = body[at:end]
         brackets = _STRINGS.sub(b"", piece).translate(None, _NO_BRACKETS)
         depths = list(accumulate(map(_STEPS.__getitem__, brackets), initial=depth))
         if 0 in depths:
+            # The value ends in this piece: at its bracket number `closing`, counted from one.
             closing = depths.index(0)
             found = (match for match in _BRACKET.finditer(piece) if match[1])
             return at + next(islice(found, closing - 1, None)).end()
         depth = depths[-1]
         at = end
-        if body[at] == _QUOTE:  # of a string that is longer than the window, or harder
+        # The pattern stopped at a string that is longer than the window, or has more backslashes than it knows.
+        if body[at] == _QUOTE:
             at = _string_end(body, at)
 
 
 def _string_end(body: bytes, start: int) -> int:
-    """Past the closing quote of the string at `start`. Looks for quotes, not at characters."""
+    """Returns the offset behind the closing quote of the string at `start`."""
     at = start + 1
     while True:
         quote = body.find(b'"', at)
@@ -494,7 +515,7 @@ def _string_end(body: bytes, start: int) -> int:
         ahead = body[at:quote]
         if (len(ahead) - len(ahead.rstrip(b"\\"))) % 2 == 0:
             return quote + 1
-        # Escaped. The two patterns take such quotes by the thousand; what neither takes ends the string.
+        # The quote is escaped. The two patterns skip such quotes by the thousand; the loop then looks at the next.
         at = _skip(_ESCAPED_QUOTES, body, at)
         at = _skip(_ESCAPES, body, at)
 
@@ -510,7 +531,7 @@ def _skip(pattern: re.Pattern[bytes], body: bytes, at: int, stop: int | None = N
 
 
 def _escape(text: str) -> bytes:
-    """What stands between the quotes of a JSON string."""
+    """Returns the text as it stands between the quotes of a JSON string."""
     return orjson.dumps(_clean(text))[1:-1]
 
 
@@ -519,7 +540,7 @@ def _text_part(text: str) -> bytes:
 
 
 def _clean(text: str) -> str:
-    """Half a surrogate pair cannot be sent; memory never fails a request over one."""
+    """Replaces halves of surrogate pairs, which cannot be sent: memory never fails a request over one."""
     try:
         text.encode()
     except UnicodeEncodeError:
