@@ -131,8 +131,8 @@ def run_to_the_end(turns: int, every: int, folder: Path) -> None:
     breaks = sum(same < len(one) for same, one in zip(stable, talk, strict=False))
     sent = sum(map(len, talk[:-1]))
     results = sum(m["role"] == "tool" for m in messages)
-    told = f"{turns:,} turns on a window of {CONTEXT:,} tokens, {results} results of {len(RESULT):,} bytes"
-    print(f"{told}: {len(talk):,} requests, {refused} refused")
+    title = f"{turns:,} turns on a window of {CONTEXT:,} tokens, {results} results of {len(RESULT):,} bytes"
+    print(f"{title}: {len(talk):,} requests, {refused} refused")
     print(
         f"prefix: {sum(stable) / sent:.2%} of the bytes stable, {breaks} breaks, {summaries} background calls"
     )

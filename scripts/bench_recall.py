@@ -220,11 +220,11 @@ def requested(case: Case, embedder: Embedder | None = None) -> Ask:
         sent = orjson.loads(prompt.body())["messages"]
         note = str(sent[-1]["content"]).removesuffix(case.question)
         lines = [_flat(line.partition("] ")[2]).strip("… ") for line in note.splitlines()]
-        told = {seq for seq, text in texts.items() if any(line and line in text for line in lines)}
+        reached = {seq for seq, text in texts.items() if any(line and line in text for line in lines)}
         if budget == BUDGETS[-1]:
             await store.close()
             folder.cleanup()
-        return note, told, prompt.recall.ms / 1000
+        return note, reached, prompt.recall.ms / 1000
 
     return lambda budget: loop.run_until_complete(ask(budget))
 
@@ -272,8 +272,8 @@ def run(cases: Iterable[Case], memory: Memory, budgets: Sequence[int] = BUDGETS)
     for case in cases:
         ask = memory(case)
         for budget in budgets:
-            note, told, took = ask(budget)
-            share = len(case.evidence & told) / len(case.evidence)
+            note, reached, took = ask(budget)
+            share = len(case.evidence & reached) / len(case.evidence)
             shares[case.kind, budget].append(share)
             shares["all", budget].append(share)
             shares[f"all, {'even' if len(times) // len(budgets) % 2 else 'odd'} ones", budget].append(share)

@@ -275,8 +275,8 @@ async def test_what_it_does_not_have_is_not_found(provider: Anthropic) -> None:
 
 async def test_its_own_dialect_passes_as_bytes(provider: Anthropic, upstream: StrictAnthropic) -> None:
     body = b'{"model": "m",  "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}'
-    status, told = await answer(provider, ModelRequest(body, path="/messages"))
-    assert (status, told["type"]) == (200, "message")
+    status, found = await answer(provider, ModelRequest(body, path="/messages"))
+    assert (status, found["type"]) == (200, "message")
     assert upstream.last.body == body
 
 
@@ -459,10 +459,10 @@ async def test_an_error_tells_what_anthropic_told(provider: Anthropic, upstream:
         raw(b"<html>bad gateway</html>", content_type="text/html", status=502),
     )
     reply = await provider.send(request())
-    told = orjson.loads(await reply.read(10_000))
+    found = orjson.loads(await reply.read(10_000))
     await reply.aclose()
-    assert told["error"]["type"] == "rate_limit_error"
-    assert told["request_id"] == "req_refused"
+    assert found["error"]["type"] == "rate_limit_error"
+    assert found["request_id"] == "req_refused"
     headers = dict(reply.headers)
     assert headers["anthropic-ratelimit-requests-remaining"] == "0"
     assert headers["request-id"] == "req_refused"

@@ -54,9 +54,9 @@ def test_a_stream_becomes_these_chunks_one_by_one(file: Path) -> None:
     given = read(file)
     translator = StreamTranslator(CREATED, wants_usage=given["wants_usage"])
     out: list[Any] = []
-    for told in given["in"]:
-        made = translator.feed(Event(b"", orjson.dumps(told)))
-        assert len(made) <= 1 or told["type"] == "message_stop", "nothing waits for what follows it"
+    for event in given["in"]:
+        made = translator.feed(Event(b"", orjson.dumps(event)))
+        assert len(made) <= 1 or event["type"] == "message_stop", "nothing waits for what follows it"
         for event in made:
             if event.data is None:
                 out.append(event.raw.decode().strip())

@@ -220,10 +220,10 @@ async def test_usage_comes_when_asked_for_alone_and_last(
     *before, last = await chunks(provider, asked)
     assert last["choices"] == []
     assert all(chunk["choices"] and chunk["usage"] is None for chunk in before)
-    told = last["usage"]
-    assert (told["prompt_tokens"], told["completion_tokens"], told["total_tokens"]) == (100, 7, 107)
-    assert told["prompt_tokens_details"]["cached_tokens"] == 60
-    assert (await whole(provider, request(family)))["usage"] == told
+    usage = last["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (100, 7, 107)
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 60
+    assert (await whole(provider, request(family)))["usage"] == usage
     assert all("usage" not in chunk for chunk in await chunks(provider, request(family, stream=True)))
 
 

@@ -75,7 +75,7 @@ def as_told(events: list[Event]) -> list[Any]:
 def test_a_stream_is_read_for_what_it_says(golden: Golden) -> None:
     decoder = EventDecoder()
     events = [event for piece in golden.pieces for event in decoder.feed(piece)]
-    told: list[Any] = []
+    messages: list[Any] = []
     chunks = []
     for event in events:
         if event.data is not None and event.data != b"[DONE]":
@@ -84,8 +84,8 @@ def test_a_stream_is_read_for_what_it_says(golden: Golden) -> None:
             if error is None:
                 chunks.append(chunk)
             else:
-                told.append(error["message"])
-    assert told == [each for each in [golden.says.get("error")] if each is not None]
+                messages.append(error["message"])
+    assert messages == [each for each in [golden.says.get("error")] if each is not None]
     check(golden, chunks)
 
 
@@ -94,8 +94,8 @@ async def test_a_reply_passes_as_it_is(
     golden: Golden, upstream: StrictUpstream, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = provider_of(golden, upstream, transport, monkeypatch)
-    told = golden.given.get("headers", {})
-    headers = {"content-type": "application/json", **told}
+    given = golden.given.get("headers", {})
+    headers = {"content-type": "application/json", **given}
     upstream.queue(Reply(status=golden.status, headers=headers, body=[golden.body]))
     reply = await provider.send(ask(stream=False))
     assert await reply.read(1_000_000) == golden.body

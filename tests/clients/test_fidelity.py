@@ -211,16 +211,16 @@ async def test_an_error(
     talk: Talk, client: Client, stream: bool, status: int, request: pytest.FixtureRequest
 ) -> None:
     """Before the first byte of a stream as well: status, message and Retry-After as the upstream has them."""
-    kind, told, retry_after = REFUSED[status]
+    kind, message, retry_after = REFUSED[status]
     if talk.mode.speaks == "anthropic":
-        talk.upstream.queue(refuse(status, kind, told, retry_after=retry_after))
+        talk.upstream.queue(refuse(status, kind, message, retry_after=retry_after))
     else:
-        talk.upstream.queue(fail(status, told, retry_after=retry_after))
+        talk.upstream.queue(fail(status, message, retry_after=retry_after))
     with pytest.raises(Exception) as caught:
         await (all_of(client, "Hi") if stream else client.chat("Hi"))
     found = client.failure(caught.value)
     assert (found.status, found.retry_after) == (status, retry_after if client.tells_retry_after else None)
-    assert told in found.message
+    assert message in found.message
     assert len(talk.upstream.chats) == 1
     assert stored(talk, request, "*") == 0
 
@@ -229,8 +229,8 @@ async def test_an_error(
 async def test_an_error_in_the_middle_of_a_stream(
     talk: Talk, client: Client, request: pytest.FixtureRequest
 ) -> None:
-    told = {"message": "Overloaded.", "type": "server_error", "code": "overloaded", "param": None}
-    talk.upstream.queue(say("One two", tokens=["One", " two"], error_after=(after(talk, 1), told)))
+    error = {"message": "Overloaded.", "type": "server_error", "code": "overloaded", "param": None}
+    talk.upstream.queue(say("One two", tokens=["One", " two"], error_after=(after(talk, 1), error)))
     got = []
     with pytest.raises(Exception) as caught:  # noqa: PT012
         async with aclosing(client.pieces("Count.")) as pieces:  # type: ignore[type-var]

@@ -49,10 +49,10 @@ def refuse(
     status: int, kind: str, message: str = "No.", *, retry_after: str | None = None, **headers: str
 ) -> Reply:
     body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_refused"}
-    told = {"content-type": "application/json", "request-id": "req_refused", **headers}
+    lines = {"content-type": "application/json", "request-id": "req_refused", **headers}
     if retry_after is not None:
-        told["retry-after"] = retry_after
-    return Reply(status=status, headers=told, body=[orjson.dumps(body)])
+        lines["retry-after"] = retry_after
+    return Reply(status=status, headers=lines, body=[orjson.dumps(body)])
 
 
 class StrictAnthropic(StrictUpstream):
@@ -128,8 +128,8 @@ def _render(body: Json, reply: Reply, number: int) -> Reply:
         ]
         if reply.error_after is not None:
             count, error = reply.error_after
-            told = orjson.dumps({"type": "error", "error": dict(error), "request_id": "req_late"})
-            pieces = [*pieces[:count], b"event: error\ndata: %b\n\n" % told]
+            data = orjson.dumps({"type": "error", "error": dict(error), "request_id": "req_late"})
+            pieces = [*pieces[:count], b"event: error\ndata: %b\n\n" % data]
         elif not reply.done:
             pieces.pop()
     else:
@@ -180,8 +180,8 @@ def _usage(body: Json, reply: Reply) -> Json:
 
 def _end(reply: Reply) -> Json:
     reason = reply.finish_reason or ("tool_calls" if reply.calls else "stop")
-    told = {"stop_reason": _STOPS.get(reason, reason), "stop_sequence": None}
-    return {**told, **(reply.stop if isinstance(reply, Message) else {})}
+    end = {"stop_reason": _STOPS.get(reason, reason), "stop_sequence": None}
+    return {**end, **(reply.stop if isinstance(reply, Message) else {})}
 
 
 def _events(body: Json, reply: Reply, number: int) -> list[Json]:

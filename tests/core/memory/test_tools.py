@@ -123,8 +123,8 @@ def test_arguments_are_an_object_or_nothing(text: str, expected: dict[str, Any] 
 def test_what_is_wrong_with_arguments_is_named(
     tool: str, arguments: dict[str, Any], word: str | None
 ) -> None:
-    told = check(tool, arguments)
-    assert told is None if word is None else told is not None and f"`{word}`" in told
+    complaint = check(tool, arguments)
+    assert complaint is None if word is None else complaint is not None and f"`{word}`" in complaint
 
 
 def block(value: str, limit: int = 100, read_only: bool = False) -> Block:

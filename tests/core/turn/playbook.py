@@ -125,9 +125,9 @@ def calls(*pieces: Json, **fields: Any) -> Event:
 
 
 def usage(prompt: int, completion: int, *, id: str = "chatcmpl-1", **fields: Any) -> Event:
-    told = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
     head = {"id": id, "object": "chat.completion.chunk", "created": 1700000000, "model": "m-1"}
-    return event({**head, "choices": [], "usage": {**told, **fields}})
+    return event({**head, "choices": [], "usage": {**counts, **fields}})
 
 
 # What a client makes of what it gets
@@ -241,8 +241,8 @@ def streamed(body: Json, cut: Callable[[str], list[str]] = lambda text: [text]) 
         events += [calls(call_piece(index, piece), id=id) for piece in pieces]
     events.append(chunk({}, choice["finish_reason"], id=id))
     if "usage" in body:
-        told = body["usage"]
-        events.append(usage(told["prompt_tokens"], told["completion_tokens"], id=id))
+        counts = body["usage"]
+        events.append(usage(counts["prompt_tokens"], counts["completion_tokens"], id=id))
     return [*events, DONE]
 
 

@@ -48,6 +48,6 @@ def test_a_hidden_end_says_its_text_and_nothing_else() -> None:
     usage = ReplyEvent(b"u", None, {"id": "a", "choices": [], "usage": {"prompt_tokens": 3}})
     view.hide_round([*ends, usage])
     (line,) = view.take().decode().strip().split("\n\n")
-    told = orjson.loads(line.removeprefix("data: "))
-    assert told["choices"] == [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]
-    assert told["usage"] is None
+    chunk = orjson.loads(line.removeprefix("data: "))
+    assert chunk["choices"] == [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]
+    assert chunk["usage"] is None

@@ -186,8 +186,8 @@ class TestPlain:
 
     def test_all_choices_are_forwarded_and_the_first_is_kept(self) -> None:
         def choice(index: int, text: str, finish: str | None = None) -> Event:
-            told = {"index": index, "delta": {"content": text}, "finish_reason": finish}
-            return event({"id": "c", "choices": [told]})
+            choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
+            return event({"id": "c", "choices": [choice]})
 
         first, second = choice(0, "A", "stop"), choice(1, "B")
         late, last = choice(1, "C"), choice(1, "", "stop")
@@ -879,8 +879,8 @@ def test_however_a_reply_is_cut_client_and_memory_get_the_same(
 
 
 def asked(call: CallModel) -> bytes:
-    told = [call.messages, call.budget_tokens, call.tools_final]
-    return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
+    asked = [call.messages, call.budget_tokens, call.tools_final]
+    return orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
 
 
 def kept(outcome: TurnOutcome) -> Any:

@@ -171,10 +171,10 @@ def test_ranks_go_one_after_the_other() -> None:
 def test_who_rests_is_the_last_resort_and_who_told_us_to_wait_is_spared() -> None:
     broken = [RouteMember("a", 0, failed(5)), RouteMember("b", 1, EndpointHealth())]
     assert order(broken, NOW, 7) == [1, 0]
-    told = [RouteMember("a", 0, failed(1, retry_after_s=20.0)), RouteMember("b", 1, EndpointHealth())]
-    assert order(told, NOW, 7) == [1]
-    assert order(told, NOW + 20, 7) == [0, 1]
-    of_another = [RouteMember("a", 0, told[0].health, "another model"), told[1]]
+    members = [RouteMember("a", 0, failed(1, retry_after_s=20.0)), RouteMember("b", 1, EndpointHealth())]
+    assert order(members, NOW, 7) == [1]
+    assert order(members, NOW + 20, 7) == [0, 1]
+    of_another = [RouteMember("a", 0, members[0].health, "another model"), members[1]]
     assert order(of_another, NOW, 7) == [0, 1]
 
 

@@ -256,13 +256,13 @@ def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
     def forget(*arguments: str) -> tuple[str, list[list[str]]]:
         """The first line of what it says, and the commands that it names."""
         assert main(["memory", "forget", *arguments]) == 0
-        told = capsys.readouterr().err.strip()
-        lines = [line.partition(": mnemogate memory ")[2] for line in told.splitlines()[1:]]
+        report = capsys.readouterr().err.strip()
+        lines = [line.partition(": mnemogate memory ")[2] for line in report.splitlines()[1:]]
         named = [shlex.split(line)[1:] for line in lines if line.startswith("forget ")]
         if named:
             whose = arguments[arguments.index("--user") + 1]
             assert shlex.split(lines[-1]) == ["show", "--user", whose, "--query", "WORDS"]
-        return told.splitlines()[0], named
+        return report.splitlines()[0], named
 
     def shown() -> list[str]:
         assert main(["memory", "show", "--user", "o'hara"]) == 0
@@ -270,12 +270,12 @@ def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
 
     with owner(upstream, database) as gateway:
         talk(gateway, "o'hara")
-        told, (both, all_of_it) = forget("--user", "o'hara", "--message", "1")
-        assert told == "Forgotten: 1 message. What may quote it was kept:"
+        report, (both, all_of_it) = forget("--user", "o'hara", "--message", "1")
+        assert report == "Forgotten: 1 message. What may quote it was kept:"
         assert shown() == ["Noted: My cat is Miso.", "She is grey.", "Noted: She is grey."]
         assert both == ["--user", "o'hara", "--exchange", "1"]
-        told, (again,) = forget(*both)
-        assert (told, again) == ("Forgotten: 1 message. What may quote it was kept:", all_of_it)
+        report, (again,) = forget(*both)
+        assert (report, again) == ("Forgotten: 1 message. What may quote it was kept:", all_of_it)
         assert shown() == ["She is grey.", "Noted: She is grey."]
         assert forget(*all_of_it) == ("Forgotten: 2 messages.", [])
         assert shown() == []

@@ -83,8 +83,8 @@ def test_a_client_that_resends_it_is_answered_with_its_own_words_and_nothing_is_
 def shown(world: World) -> dict[str, int]:
     """What `memory show` tells of, with the numbers by which it can be named."""
     lines = [line.split("]", 1) for line in perform(world, "memory-show", user="alice")["text"].splitlines()]
-    told = [(line[1].partition(": ")[2], line[0].split()[0]) for line in lines if len(line) == 2]
-    return {text: int(number) for text, number in told}
+    counts = [(line[1].partition(": ")[2], line[0].split()[0]) for line in lines if len(line) == 2]
+    return {text: int(number) for text, number in counts}
 
 
 def regenerated(world: World) -> str:
@@ -192,12 +192,12 @@ def test_what_is_put_before_a_message_is_a_valid_list_without_it(world: World, h
     forget(world, user="alice", message=number)
     chat.messages = [] if how == "append" else chat.messages[-2 if how == "trimmed" else -1 :]
     chat.say("And tomorrow?")
-    told = world.upstream.last.messages
+    sent = world.upstream.last.messages
     if how == "cut" and number == 9:  # the question of the answer it begins with: nothing can go in front
-        assert [m["content"] for m in told] == ["Ok.", "And tomorrow?"]
+        assert [m["content"] for m in sent] == ["Ok.", "And tomorrow?"]
         return
-    assert told[0]["role"] == "user"
-    assert len(told) > 3, "the other turns are there"
+    assert sent[0]["role"] == "user"
+    assert len(sent) > 3, "the other turns are there"
 
 
 def test_a_running_conversation_loses_the_note_and_the_section_that_told_of_it(world: World) -> None:

@@ -74,8 +74,8 @@ class Scene:
             self.held.add("compact" if is_summary else "learn")
         knows = WORD in seen.messages[1]["content"]
         if is_summary:
-            told = f"There is a cat, {WORD}." if knows else "There is nothing to tell of."
-            return say(f"Notes: they talked of this and that. {told}", hold_before_headers=self.gate)
+            words = f"There is a cat, {WORD}." if knows else "There is nothing to tell of."
+            return say(f"Notes: they talked of this and that. {words}", hold_before_headers=self.gate)
         calls = (
             Call("remember_fact", {"text": f"The cat is called {WORD}."}),
             Call("memory_insert", {"label": "human", "new_string": f"The cat: {WORD}"}),

@@ -134,13 +134,13 @@ def test_a_summary_stands_for_what_has_left(world: World, notes: Notes) -> None:
     assert "Notes 1: they talked" in system_of(first)
     assert first.messages[1]["role"] == "user"
     # What the summary was made of has left, what follows has not, word for word.
-    told = notes.asked[0].messages[1]["content"]
-    assert "Message 0:" in told
+    shown = notes.asked[0].messages[1]["content"]
+    assert "Message 0:" in shown
     kept = [m["content"] for m in first.messages if m["role"] == "user"]
     asked = [m["content"] for m in chat.messages if m["role"] == "user"]
     assert kept == asked[asked.index(kept[0]) : asked.index(kept[-1]) + 1]
-    assert asked[asked.index(kept[0]) - 1] in told
-    assert kept[0] not in told
+    assert asked[asked.index(kept[0]) - 1] in shown
+    assert kept[0] not in shown
 
 
 def test_the_next_summary_covers_the_one_before(world: World, notes: Notes) -> None:
@@ -354,9 +354,9 @@ def test_by_hand(world: World, notes: Notes) -> None:
     alice = {"project": "default", "user": "alice"}
     world.gateway.call(operations.perform("compact", {**alice, "in": "c1"}))
     compacted(world)
-    told = notes.asked[0].messages[1]["content"]
-    assert "Message 4:" in told
-    assert "Message 5:" not in told  # the last turn stays
+    shown = notes.asked[0].messages[1]["content"]
+    assert "Message 4:" in shown
+    assert "Message 5:" not in shown  # the last turn stays
     world.gateway.call(operations.perform("compact", alice))
     compacted(world)
     assert len(notes.asked) == 1  # there is nothing new

@@ -487,8 +487,8 @@ def test_a_memory_that_is_imported_is_embedded_again(made: Remembering) -> None:
         await transfer.restore({**to, "lines": lines, "end": True})
         return "".join(lines)
 
-    told = made.world.gateway.call(move())
-    assert "vector" not in told
+    exported = made.world.gateway.call(move())
+    assert "vector" not in exported
     made.until(lambda counts: not any(counts.values()))
     assert TORTOISE in made.recalled(user="carol")
 

@@ -220,9 +220,9 @@ def test_what_has_changed_takes_the_place_of_what_was_true(learner: Learner) -> 
 
 
 def test_what_is_known_is_not_learned_twice(learner: Learner) -> None:
-    for told in (MISO, "the CAT is called  Miso!", "Cat called Miso"):
-        learner.teaches(fact(told))
-        learner.world.chat(user="alice").say(f"{KITTEN} {told}")
+    for text in (MISO, "the CAT is called  Miso!", "Cat called Miso"):
+        learner.teaches(fact(text))
+        learner.world.chat(user="alice").say(f"{KITTEN} {text}")
         learner.rest()
     assert len(learner.shown) == 3
     assert learner.texts() == [MISO]

@@ -237,11 +237,11 @@ def test_usage_tells_the_cache(world: World) -> None:
     *_, last = world.sdk.chat.completions.create(
         **{**ask, "user": "bob"}, stream=True, stream_options={"include_usage": True}
     )
-    for told in (whole.usage, last.usage):
-        assert told is not None
-        assert (told.prompt_tokens, told.completion_tokens, told.total_tokens) == (100, 5, 105)
-        assert told.prompt_tokens_details is not None
-        assert told.prompt_tokens_details.cached_tokens == 70
+    for usage in (whole.usage, last.usage):
+        assert usage is not None
+        assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (100, 5, 105)
+        assert usage.prompt_tokens_details is not None
+        assert usage.prompt_tokens_details.cached_tokens == 70
     assert last.choices == []
 
 
@@ -267,9 +267,9 @@ def test_a_schema_goes_up_closed_and_the_sdk_parses_what_comes_back(world: World
     for completion in (whole, final):
         assert completion.choices[0].message.parsed == Cat(name="Miso", toys=["ball"])
     for seen in world.upstream.chats:
-        told = seen.json["output_config"]["format"]
-        assert (told["type"], told["schema"]["required"]) == ("json_schema", ["name", "toys"])
-        assert told["schema"]["additionalProperties"] is False
+        format = seen.json["output_config"]["format"]
+        assert (format["type"], format["schema"]["required"]) == ("json_schema", ["name", "toys"])
+        assert format["schema"]["additionalProperties"] is False
 
 
 @pytest.mark.parametrize("user", ["alice", None], ids=["memory", "none"])
@@ -309,14 +309,14 @@ def test_the_callers_own_key_pays_where_the_gateway_has_none() -> None:
 @pytest.mark.parametrize("user", ["alice", openai.omit], ids=["memory", "none"])
 @both_ways
 def test_the_callers_version_and_betas_reach_claude(world: World, stream: bool, user: Any) -> None:
-    told = {"anthropic-version": OLD_VERSION, "anthropic-beta": "context-1m-2025-08-07,files-api-2025-04-14"}
-    for headers in ({}, told):
+    own = {"anthropic-version": OLD_VERSION, "anthropic-beta": "context-1m-2025-08-07,files-api-2025-04-14"}
+    for headers in ({}, own):
         chat = world.chat(headers=headers, user=user, model=MODEL, stream=stream)
         assert chat.say("Hi") == "Ok."
     plain, seen = world.upstream.chats
     assert plain.headers["anthropic-version"] != OLD_VERSION, "else this would not show whose version it is"
     assert "anthropic-beta" not in plain.headers
-    assert {name: seen.headers[name] for name in told} == told
+    assert {name: seen.headers[name] for name in own} == own
 
 
 @contextmanager
@@ -423,7 +423,7 @@ def test_an_openai_stands_in_for_claude(tmp_path: Path, stream: bool, thought: J
         assert (seen.json["model"], seen.headers["authorization"]) == ("small", "Bearer k2")
         for word in (b"thinking", b"opaque", b"cache_control", b"input_schema", b"tool_use", b"max_tokens"):
             assert word not in seen.body
-        roles = [told["role"] for told in seen.messages if told["role"] != "system"]
+        roles = [message["role"] for message in seen.messages if message["role"] != "system"]
         assert roles == ["user", "assistant", "tool", "assistant", "tool"]
         assert chat.say("And what do I like?") == "Ok."
         assert [each.refusal for each in first.chats] == [None] * 4

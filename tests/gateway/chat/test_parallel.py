@@ -28,7 +28,7 @@ async def ask(world: World, messages: list[Any], **options: Any) -> str:
     return reply.choices[0].message.content or ""
 
 
-def told(world: World) -> list[str]:
+def standing_inputs(world: World) -> list[str]:
     return world.query(
         "SELECT json_extract(input, '$[#-1].content') FROM exchanges WHERE standing ORDER BY id"
     )
@@ -57,7 +57,7 @@ async def test_parallel_sends_on_one_conversation_keep_their_turns(
     await arrived.wait()
     gate.open()
     assert sorted(await asyncio.gather(*asks)) == sorted(f"Reply {n}." for n in range(N))
-    standing = await asyncio.to_thread(told, world)
+    standing = await asyncio.to_thread(standing_inputs, world)
     assert sorted(standing) == sorted(["Hello.", *(f"Item {n}?" for n in range(N))])
     assert await asyncio.to_thread(world.query, "SELECT count(*) FROM conversations") == [1]
 
@@ -80,7 +80,7 @@ async def test_parallel_first_sends_of_a_new_user_make_one_memory(
     await arrived.wait()
     gate.open()
     await asyncio.gather(*asks)
-    assert sorted(await asyncio.to_thread(told, world)) == sorted(f"Topic {n}" for n in range(N))
+    assert sorted(await asyncio.to_thread(standing_inputs, world)) == sorted(f"Topic {n}" for n in range(N))
     assert await asyncio.to_thread(world.query, "SELECT count(*) FROM agents") == [1]
     assert await asyncio.to_thread(world.query, "SELECT count(*) FROM conversations") == [conversations]
 

@@ -117,14 +117,14 @@ def test_usage_is_told_only_to_who_asked(world: World) -> None:
     for options in ({}, {"stream_options": {"include_usage": True}}):
         world.upstream.queue(call_tools(insert, text=None, usage=usage), say("Done.", usage=usage))
         chunks = _chunks(world.gateway.post({**body, **options}).body)
-        told = [c["usage"] for c in chunks if c.get("usage")]
+        usages = [c["usage"] for c in chunks if c.get("usage")]
         if options:
-            (total,) = told
+            (total,) = usages
             assert (total["prompt_tokens"], total["completion_tokens"]) == (10, 10)
             assert chunks[-1]["choices"] == []
             assert all("usage" in c for c in chunks)
         else:
-            assert told == []
+            assert usages == []
             assert all(c["choices"] for c in chunks)
 
 

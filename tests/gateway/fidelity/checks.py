@@ -125,8 +125,8 @@ class Talk:
         if self.is_claude:
             error = {"type": kind, "message": message, "details": {"error_code": code}, "extra": [1]}
             body = {"type": "error", "error": error, "request_id": "req_told"}
-        told = {"content-type": "application/json", **(headers or {})}
-        return Reply(status=status, headers=told, body=[orjson.dumps(body)])
+        lines = {"content-type": "application/json", **(headers or {})}
+        return Reply(status=status, headers=lines, body=[orjson.dumps(body)])
 
     def last_text(self, seen: Seen) -> str:
         """What was said last, our note before it included."""
@@ -145,8 +145,8 @@ class Talk:
         if self.is_claude:
             blocks = [block for block in _blocks(seen) if block["type"] == "tool_result"]
             return [(block["tool_use_id"], block["content"]) for block in blocks]
-        told = [message for message in seen.messages if message["role"] == "tool"]
-        return [(message["tool_call_id"], message["content"]) for message in told]
+        results = [message for message in seen.messages if message["role"] == "tool"]
+        return [(message["tool_call_id"], message["content"]) for message in results]
 
     def tools(self, seen: Seen) -> list[str]:
         if self.is_claude:

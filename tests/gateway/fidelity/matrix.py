@@ -92,11 +92,11 @@ def upstream_id(way: Way) -> Cell:
 
 def usage_asked(way: Way) -> Cell:
     got = list(way.ask(stream=True, stream_options={"include_usage": True}))
-    told = [chunk for chunk in got if chunk.usage is not None]
-    if not told:
+    with_usage = [chunk for chunk in got if chunk.usage is not None]
+    if not with_usage:
         return Cell("lost", False)
-    is_spec = len(told) == 1 and told[0] is got[-1] and not told[0].choices
-    return Cell("spec" if is_spec else "beside choices", is_spec and told[0].usage.total_tokens > 0)
+    is_spec = len(with_usage) == 1 and with_usage[0] is got[-1] and not with_usage[0].choices
+    return Cell("spec" if is_spec else "beside choices", is_spec and with_usage[0].usage.total_tokens > 0)
 
 
 def usage_not_asked(way: Way) -> Cell:
@@ -237,8 +237,8 @@ def unknown_response_field(way: Way) -> Cell:
 
 
 def error_in_stream(way: Way) -> Cell:
-    told = {"message": "Overloaded.", "type": "overloaded_error"}
-    way.upstream.queue(say("One two", tokens=["One ", "two"], error_after=(5 if way.is_claude else 2, told)))
+    error = {"message": "Overloaded.", "type": "overloaded_error"}
+    way.upstream.queue(say("One two", tokens=["One ", "two"], error_after=(5 if way.is_claude else 2, error)))
     text = ""
     try:
         for chunk in way.ask(stream=True):

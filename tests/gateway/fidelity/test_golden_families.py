@@ -248,5 +248,5 @@ def test_the_sdk_puts_geminis_calls_together(tmp_path: Path, golden: Golden, mem
         }
         with world.sdk.chat.completions.stream(**ask) as stream:
             calls = stream.get_final_completion().choices[0].message.tool_calls or ()
-        told = [[call.function.name, call.function.arguments] for call in calls]
-        assert told == golden.says["calls"]
+        assembled = [[call.function.name, call.function.arguments] for call in calls]
+        assert assembled == golden.says["calls"]

@@ -543,8 +543,8 @@ def test_errors_are_the_sdks_own(talk: Talk, stream: bool) -> None:
             talk.sdk.chat.completions.create(**asked(talk, {"stream": stream}))
         error = caught.value
         param = None if talk.is_claude else "p"  # Anthropic has no such thing
-        told = (error.status_code, error.code, error.param, error.type)
-        assert told == (status, f"c{status}", param, f"t{status}")
+        found = (error.status_code, error.code, error.param, error.type)
+        assert found == (status, f"c{status}", param, f"t{status}")
         assert isinstance(error.body, dict)
         assert (error.body["message"], error.body["extra"]) == (f"No {status}.", [1])
         assert error.request_id == f"req_{status}"
@@ -577,9 +577,9 @@ def test_an_error_that_is_not_openais_passes_as_it_is(shared: Talk, kind: str) -
 @claude_too
 def test_an_error_in_the_middle_of_a_stream(talk: Talk) -> None:
     """Told by the upstream or found by us, it is the SDK's APIError after the text that came."""
-    told = {"message": "Overloaded.", "type": "server_error", "code": "overloaded", "param": None}
+    error = {"message": "Overloaded.", "type": "server_error", "code": "overloaded", "param": None}
     for reply, message in (
-        (say("One two", error_after=(talk.events(2), told)), "Overloaded."),
+        (say("One two", error_after=(talk.events(2), error)), "Overloaded."),
         (say("One two", cut_after=talk.events(2)), None),
     ):
         talk.upstream.queue(reply)

@@ -20,10 +20,10 @@ def ask(world: World, *calls: Call, user: str = "alice") -> list[str]:
     world.upstream.queue(call_tools(*calls, text=None), say("Done."))
     chat = world.chat(user=user, model="agent/helper")
     chat.say("Do it.")
-    told = [str(m["content"]) for m in world.upstream.last.messages if m["role"] == "tool"]
+    results = [str(m["content"]) for m in world.upstream.last.messages if m["role"] == "tool"]
     chat.say("Thank you.")
     world.pass_time(10_000)
-    return told
+    return results
 
 
 def insert(label: str, text: str) -> Call:
@@ -62,8 +62,8 @@ def test_a_new_block_of_a_profile_is_given_to_those_who_were_there_before(
             assert "Learn Greek." in upstream.last.body.decode()
             assert "Old rules." in upstream.last.body.decode()
             ask(world, insert("goals", "And Latin."))
-            told = world.block("alice", "goals").value
-    assert told == "Learn Greek.\nAnd Latin.\nAnd Latin."
+            value = world.block("alice", "goals").value
+    assert value == "Learn Greek.\nAnd Latin.\nAnd Latin."
 
 
 def test_a_shared_value_follows_the_settings_until_somebody_writes_in_it(
@@ -72,10 +72,10 @@ def test_a_shared_value_follows_the_settings_until_somebody_writes_in_it(
     def rules(value: str) -> BlockSettings:
         return BlockSettings("rules", value=value, shared=True, writable=True)
 
-    for value, told in (("One.", "One."), ("Two.", "Two."), ("Three.", "Two.\nMine.")):
+    for value, expected in (("One.", "One."), ("Two.", "Two."), ("Three.", "Two.\nMine.")):
         with remember(upstream, tmp_path, agent(blocks=(HUMAN, rules(value)))) as world:
             world.chat(user="alice", model="agent/helper").say("Hello.")
-            assert world.block("alice", "rules").value == told
+            assert world.block("alice", "rules").value == expected
             if value == "Two.":
                 ask(world, insert("rules", "Mine."))
 

@@ -102,7 +102,7 @@ class Client:
         assert head.status == 200, head
         assert head.headers["x-mnemogate-memory"] == "on"
         watch.saw()
-        told = ""
+        said = ""
         if stream:
             ended = False
             while chunk := connection.read_chunk():
@@ -112,25 +112,25 @@ class Client:
                     ended = ended or event == b"data: [DONE]"
                     if event.startswith(b"data: {"):
                         for choice in json.loads(event[6:])["choices"]:
-                            told += choice["delta"].get("content") or ""
+                            said += choice["delta"].get("content") or ""
                 if ended:  # from here on the turn counts, whether or not the chunked body is closed
                     break
-            self._saw(text, told, head.headers)
+            self._saw(text, said, head.headers)
             assert connection.read_chunk() == b""
         else:
             assert "x-mnemogate-durable" not in head.headers
             whole = connection._exactly(int(head.headers["content-length"]))
-            told = json.loads(whole)["choices"][0]["message"]["content"]
-            self._saw(text, told, head.headers)
+            said = json.loads(whole)["choices"][0]["message"]["content"]
+            self._saw(text, said, head.headers)
         watch.saw()
 
     def so_far(self) -> Client:
         count = len(self.turns)
         return replace(self, turns=self.turns[:count], conversations=self.conversations[:count])
 
-    def _saw(self, text: str, told: str, headers: dict[str, str]) -> None:
+    def _saw(self, text: str, said: str, headers: dict[str, str]) -> None:
         self.conversations.append(headers["x-mnemogate-conversation"])
-        self.turns.append((text, told))
+        self.turns.append((text, said))
 
 
 def make_clients() -> list[Client]:

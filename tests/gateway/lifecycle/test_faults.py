@@ -472,11 +472,11 @@ def test_another_users_text_does_not_wait_for_the_write_of_a_turn(
             entered.wait_sync()
             upstream.queue(say("Hello there"))
             ask(alice, "alice", QUESTION, True)
-            told = alice.read_until(b" there")
+            streamed = alice.read_until(b" there")
             upstream.last.settled.wait_sync()
             assert not gate.is_open
             assert b"Miso" in upstream.last.body  # recall reads beside the write
-            assert b"[DONE]" not in told + alice.rest
+            assert b"[DONE]" not in streamed + alice.rest
             gate.open()
             alice.read_until(b"data: [DONE]")
             bob.read_until(b"data: [DONE]") if stream else bob.read_reply()
@@ -502,10 +502,10 @@ def test_the_end_of_a_stream_waits_for_the_disk_and_its_text_does_not(
             }
             upstream.queue(say("Hello there"))
             client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
-            told = client.read_until(b" there")
+            streamed = client.read_until(b" there")
             upstream.last.settled.wait_sync()
-            assert b'finish_reason":"stop' not in told + client.rest
-            assert b"[DONE]" not in told + client.rest
+            assert b'finish_reason":"stop' not in streamed + client.rest
+            assert b"[DONE]" not in streamed + client.rest
             gate.open()
         rest = client.read_until(b"data: [DONE]\n\n")
         assert b"not durable" not in rest

@@ -133,9 +133,9 @@ def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream
         told_first, answered = started.paste(started.example).strip().split("This is what I remember")
         assert "cat is called Miso" in told_first
         assert "cat is called Miso" in answered
-        told = re.search(r'^Say "(.+)" to model="(.+)" and it uses its memory tools.$', started.said, re.M)
-        assert told is not None, started.said
-        with_tools = asks(started.example, told[1]).replace("gpt-4o-mini", told[2])
+        advice = re.search(r'^Say "(.+)" to model="(.+)" and it uses its memory tools.$', started.said, re.M)
+        assert advice is not None, started.said
+        with_tools = asks(started.example, advice[1]).replace("gpt-4o-mini", advice[2])
         assert "memory_insert answered" in started.paste(with_tools)
     shown = subprocess.run(
         [checkout / ".venv/bin/mnemogate", "memory", "show", "--user", "alice"],

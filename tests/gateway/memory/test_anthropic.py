@@ -100,8 +100,8 @@ def test_a_tools_image_is_its_result(world: World, stream: bool) -> None:
     chat = world.chat(user="alice", model=MODEL, tools=[WEATHER], stream=stream)
     chat.say("Show me the weather in Rome.")
     (call,) = chat.messages[-1]["tool_calls"]
-    told = [{"type": "text", "text": "A picture:"}, DATA]
-    chat.messages.append({"role": "tool", "tool_call_id": call["id"], "content": told})
+    content = [{"type": "text", "text": "A picture:"}, DATA]
+    chat.messages.append({"role": "tool", "tool_call_id": call["id"], "content": content})
     assert chat.go_on() == "Sunny."
     assert blocks(world.upstream.last, "user")[-1] == {
         "type": "tool_result",

@@ -135,8 +135,8 @@ def test_a_model_of_another_user_finds_nothing_with_its_tools(world: World) -> N
         assert said[:3] == ["Nothing was found."] * 3
         assert said[3].startswith("Error")
     for seen in world.upstream.seen[since:]:
-        told = [m for m in seen.messages if not m.get("tool_calls")]
-        assert SECRET not in json.dumps(told)
+        messages = [m for m in seen.messages if not m.get("tool_calls")]
+        assert SECRET not in json.dumps(messages)
 
 
 def test_the_same_opening_word_for_word_shares_nothing(world: World) -> None:

@@ -107,8 +107,8 @@ async def test_the_asynchronous_sdk_is_remembered_too(world: World) -> None:
             stream = await sdk.chat.completions.create(
                 model="m", messages=[{"role": "user", "content": text}], user="alice", stream=True
             )
-            told = [c.choices[0].delta.content or "" async for c in stream if c.choices]
-            assert "".join(told) == "Ok."
+            pieces = [c.choices[0].delta.content or "" async for c in stream if c.choices]
+            assert "".join(pieces) == "Ok."
     assert "Miso" in sent(world)
 
 
@@ -237,10 +237,10 @@ def test_memory_show_prints_blocks_messages_and_what_would_be_recalled(
         assert parts[0][1:] == ["  human  (version 2, 16 of 2000 characters)", "    Has a cat, Miso."]
         said = [line.partition("] ")[2] for line in parts[1][1:]]
         assert said == [f"user: {FACT}", "assistant: Noted.", "user: She is grey.", "assistant: Ok."]
-        told = "\n".join(line.removeprefix("  ") for line in parts[2][1:])
-        assert f"user] {FACT}" in told
+        note = "\n".join(line.removeprefix("  ") for line in parts[2][1:])
+        assert f"user] {FACT}" in note
         world.chat(model="agent/helper", user="alice").say(QUESTION)
-        assert upstream.last.messages[-1]["content"] == f"{told}\n\n{QUESTION}"
+        assert upstream.last.messages[-1]["content"] == f"{note}\n\n{QUESTION}"
 
 
 def test_what_stands_in_the_window_is_not_told_again(world: World) -> None:
@@ -393,14 +393,14 @@ def test_what_answers_a_question_off_the_record_is_not_kept_either(world: World)
 
 def test_off_the_record_in_append_mode_the_conversation_is_known_and_not_continued(world: World) -> None:
     headers = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
-    told = []
+    sent = []
     for text, mode in (("My dog is Rex.", "on"), (FACT, "off"), ("And now?", "on")):
         reply = world.post(
             [{"role": "user", "content": text}], {**headers, "x-mnemogate-memory": mode}, user="alice"
         )
         assert reply.status == 200
-        told.append([m["content"] for m in world.upstream.last.messages])
-    assert told == [
+        sent.append([m["content"] for m in world.upstream.last.messages])
+    assert sent == [
         ["My dog is Rex."],
         ["My dog is Rex.", "Ok.", FACT],
         ["My dog is Rex.", "Ok.", "And now?"],

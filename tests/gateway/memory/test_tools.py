@@ -737,15 +737,15 @@ def test_a_refusal_in_the_second_round_is_a_status_while_no_text_was_sent(world:
 
 
 @both_ways
-@pytest.mark.parametrize("told", [None, "Well, "])
+@pytest.mark.parametrize("text", [None, "Well, "])
 def test_an_upstream_lost_before_the_second_round_is_no_end_of_the_reply(
-    world: World, stream: bool, told: str | None
+    world: World, stream: bool, text: str | None
 ) -> None:
     lost = Reply(cut_before_headers=True)  # (the connection of the first round is dialled once more)
-    world.upstream.queue(call_tools(insert("a"), text=told), lost, lost)
+    world.upstream.queue(call_tools(insert("a"), text=text), lost, lost)
     with pytest.raises(openai.APIError) as caught:
         helper(world, stream=stream).say("Hi")
-    assert isinstance(caught.value, openai.InternalServerError) is not bool(stream and told)
+    assert isinstance(caught.value, openai.InternalServerError) is not bool(stream and text)
     assert world.query("SELECT count(*) FROM exchanges WHERE standing") == [0]
 
 

@@ -67,10 +67,10 @@ def family(name: str, tmp_path: Path, **of_upstream: Any) -> Iterator[World]:
 
 def ask(world: World, memory: bool, stream: bool, **more: Any) -> tuple[str, dict[str, str]]:
     """The text, and the reply's headers."""
-    told: Json = {"model": "agent/helper" if memory else "m", "stream": stream, **more}
+    fields: Json = {"model": "agent/helper" if memory else "m", "stream": stream, **more}
     if memory:
-        told["user"] = "alice"
-    answer = world.sdk.chat.completions.with_raw_response.create(**{"messages": MESSAGES, **told})
+        fields["user"] = "alice"
+    answer = world.sdk.chat.completions.with_raw_response.create(**{"messages": MESSAGES, **fields})
     headers = {name.lower(): value for name, value in answer.headers.items()}
     parsed: Any = answer.parse()
     if not stream:
@@ -89,12 +89,12 @@ def roles(world: World) -> list[str]:
 def test_every_family_gets_what_it_takes(name: str, tmp_path: Path) -> None:
     """A hidden round within a limit, a developer's words and metadata, before an upstream as strict as its row."""
     known = PROVIDERS[name].capabilities
-    told: Json = {"max_tokens": 100, "metadata": {"topic": "tea"}, "tools": [WEATHER]}
+    fields: Json = {"max_tokens": 100, "metadata": {"topic": "tea"}, "tools": [WEATHER]}
     with family(name, tmp_path) as world:
         for memory, stream in itertools.product((True, False), repeat=2):
             world.upstream.seen.clear()
             world.upstream.queue(*([call_tools(INSERT)] if memory else []), say("You like tea."))
-            text, headers = ask(world, memory, stream, **told)
+            text, headers = ask(world, memory, stream, **fields)
             assert text == "You like tea."
             seen = world.upstream.seen
             assert [each.refusal for each in seen] == [None] * (1 + memory)
@@ -175,14 +175,14 @@ def test_a_window_and_a_role_that_is_not_taken(tmp_path: Path) -> None:
 @forms
 def test_metadata_without_store(tmp_path: Path, stream: bool, memory: bool) -> None:
     """Kept back where it is refused, said so, and sent where it is taken. The strict upstream judges."""
-    told = {"metadata": {"topic": "tea"}}
+    fields = {"metadata": {"topic": "tea"}}
     for place, name in enumerate(("openai", "openrouter")):
         folder = tmp_path / str(place)
         folder.mkdir()
         with family(name, folder) as world:
-            _, headers = ask(world, memory, stream, **told)
+            _, headers = ask(world, memory, stream, **fields)
             is_taken = name == "openrouter"
-            assert (world.upstream.last.json.get("metadata") == told["metadata"]) is is_taken
+            assert (world.upstream.last.json.get("metadata") == fields["metadata"]) is is_taken
             assert (headers.get("x-mnemogate-consumed") == "metadata") is not is_taken
             _, headers = ask(world, memory, stream, extra_body={"metadata": {"call": {"id": 1}}})
             assert "metadata" not in world.upstream.last.json, "a voice platform's, which nobody takes"
@@ -195,14 +195,14 @@ def test_what_a_translation_has_no_place_for_is_named(tmp_path: Path, memory: bo
     with StrictAnthropic() as upstream:
         claude = (UpstreamSettings("up", "anthropic", upstream.base_url),)
         with remember(upstream, tmp_path, agent(), upstreams=claude) as world:
-            for told, consumed in (
+            for fields, consumed in (
                 ({"metadata": {"user_id": "u-1"}}, None),
                 ({"metadata": {"user_id": "u-1", "topic": "tea"}}, "metadata"),
                 ({"metadata": {"topic": "tea"}, "prompt_cache_key": "k"}, "metadata,prompt_cache_key"),
             ):
-                _, headers = ask(world, memory, False, **told)
+                _, headers = ask(world, memory, False, **fields)
                 assert headers.get("x-mnemogate-consumed") == consumed
-                user = "u-1" if "user_id" in told["metadata"] else "alice" if memory else None
+                user = "u-1" if "user_id" in fields["metadata"] else "alice" if memory else None
                 assert upstream.last.json.get("metadata") == (user and {"user_id": user})
 
 

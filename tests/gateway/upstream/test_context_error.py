@@ -72,11 +72,11 @@ def test_an_error_that_repeats_a_large_request_reaches_the_client_as_it_is(
 ) -> None:
     """As servers do that validate with pydantic: vLLM, and whatever is built on FastAPI."""
     with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
-        told = fail(422, message="Input should be valid: " + "word " * 40_000)
-        upstream.queue(told)
+        refusal = fail(422, message="Input should be valid: " + "word " * 40_000)
+        upstream.queue(refusal)
         body = {"model": "m", "messages": long_list(1), "stream": stream, **({"user": user} if user else {})}
         reply = world.gateway.post(body)
-        assert (reply.status, [reply.body]) == (422, list(told.body or ()))
+        assert (reply.status, [reply.body]) == (422, list(refusal.body or ()))
         assert len(upstream.chats) == 1
 
 

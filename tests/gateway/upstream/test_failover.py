@@ -61,8 +61,12 @@ def _in_claudes_words(reply: Reply) -> Reply:
 
 
 def _error(body: Sequence[bytes]) -> bytes:
-    told = orjson.loads(b"".join(body))["error"]
-    error = {"type": told["type"], "message": told["message"], "details": {"error_code": told["code"]}}
+    error_sent = orjson.loads(b"".join(body))["error"]
+    error = {
+        "type": error_sent["type"],
+        "message": error_sent["message"],
+        "details": {"error_code": error_sent["code"]},
+    }
     return orjson.dumps({"type": "error", "error": error, "request_id": "req_told"})
 
 
@@ -86,11 +90,11 @@ class Two:
         is_claude = self.kind == "anthropic"
         return headers.get("x-api-key") if is_claude else headers.get("authorization", "")[len("Bearer ") :]
 
-    def is_as_told(self, told: bytes, fault: Reply) -> bool:
+    def is_as_sent(self, body: bytes, fault: Reply) -> bool:
         """Whether an error came as it was told: its bytes, or those of an Anthropic in OpenAI's shape."""
         if self.kind == "openai":
-            return [told] == list(fault.body or ())
-        given, got = orjson.loads(b"".join(fault.body or ())), orjson.loads(told)
+            return [body] == list(fault.body or ())
+        given, got = orjson.loads(b"".join(fault.body or ())), orjson.loads(body)
         return {**given["error"], "param": got["error"]["param"]}.items() <= got["error"].items()
 
     def ask(
@@ -407,7 +411,7 @@ def test_an_error_passes_as_it_is(
             it.ask(stream, memory)
         response = caught.value.response
         assert response.status_code == status
-        assert it.is_as_told(response.content, fault)
+        assert it.is_as_sent(response.content, fault)
         assert fault.headers.items() <= dict(response.headers).items()
         assert len(it.first.seen) == 1
 
@@ -548,8 +552,8 @@ def test_conversations_are_spread_and_stay_where_they_are(two: Open, memory: boo
 
 
 def begins_with(kind: str, error: dict[str, Any], *, cut: int | None = None) -> Reply:
-    told = orjson.dumps({"error": error} if kind == "openai" else {"type": "error", "error": error})
-    event = (b"data: " if kind == "openai" else b"event: error\ndata: ") + told + b"\n\n"
+    data = orjson.dumps({"error": error} if kind == "openai" else {"type": "error", "error": error})
+    event = (b"data: " if kind == "openai" else b"event: error\ndata: ") + data + b"\n\n"
     return raw(*((event,) if cut is None else (event[:cut], event[cut:])))
 
 
@@ -690,8 +694,8 @@ def _halves(kind: str, end: bytes) -> tuple[bytes, bytes]:
         begun = {"type": "message_start", "message": {"id": "c", "model": "big", "usage": {}}}
         block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
         said = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "One"}}
-        told = [b"data: " + json.dumps(each).encode() + end for each in (begun, block, said)]
-        return b"".join(told), told[-1] + b'data: {"type": "content_bl'
+        events = [b"data: " + json.dumps(each).encode() + end for each in (begun, block, said)]
+        return b"".join(events), events[-1] + b'data: {"type": "content_bl'
     chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "big"}
     delta = {"index": 0, "delta": {"role": "assistant", "content": "One"}, "finish_reason": None}
     event = b"data: " + json.dumps({**chunk, "choices": [delta]}).encode() + end

@@ -614,8 +614,8 @@ def test_a_stream_that_breaks_ends_with_an_error_that_can_be_read(
     with serve(settings_for(upstream, upstreams=(impatient,))) as gateway:
         reply = gateway.ask("POST", path, json.dumps(body).encode(), JSON)
         counted = gateway.ask("GET", "/metrics").body.decode()
-    told, error, end = reply.body.split(b"\n\n")
-    assert (told + b"\n\n", end) == (first, b"")
+    begun, error, end = reply.body.split(b"\n\n")
+    assert (begun + b"\n\n", end) == (first, b"")
     assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == code
     kind = {"upstream_broke": "broke", "upstream_timeout": "timeout"}[code]
     assert f"mnemogate_upstream_errors_total{{{_labels('kind', kind)}}} 1.0" in counted

@@ -178,10 +178,10 @@ def test_retries_wait_as_long_as_they_are_told(two: Open) -> None:
 def test_what_is_wrong_with_the_request_is_not_asked_again(two: Open) -> None:
     """Not even where the words are those by which a chat would be cut."""
     with two(fallbacks=["other"], retries=2) as it:
-        told = fail(400, "This model's maximum context length is 8192 tokens.")
-        it.first.queue(told)
+        failure = fail(400, "This model's maximum context length is 8192 tokens.")
+        it.first.queue(failure)
         reply = it.embed()
-        assert (reply.status, [reply.body]) == (400, list(told.body or ()))
+        assert (reply.status, [reply.body]) == (400, list(failure.body or ()))
         assert (len(it.first.seen), it.second.seen) == (1, [])
 
 
@@ -199,8 +199,8 @@ def test_what_an_upstream_keeps_is_sent_once_and_with_one_key(
 ) -> None:
     """It may be there although the answer says that it is not; and what one key made another may not see."""
     with two(fallbacks=["other"], api_key=("one", "two"), retries=2) as it:
-        told = fail(500, retry_after="1")
-        it.first.queue(told)
+        failure = fail(500, retry_after="1")
+        it.first.queue(failure)
         reply = it.gateway.ask(method, path, body, JSON if body else {})
         assert (reply.status, reply.headers["retry-after"]) == (500, "1")
         for _ in range(5):

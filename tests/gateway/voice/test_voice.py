@@ -148,9 +148,9 @@ class Caller:
             self.stack.session,
         )
         await Caller(self.world, stack, self.client).speak(text)
-        *_, (role, told) = lines(self.world.upstream.last)
+        *_, (role, content) = lines(self.world.upstream.last)
         assert role == "user"
-        return told.removesuffix(text)
+        return content.removesuffix(text)
 
     def events(self, count: int) -> int:
         """A place in a stream, told for OpenAI's events: three of Claude's come before the first word, not one."""
@@ -281,8 +281,8 @@ async def test_every_question_stands_however_short_the_replies_were_cut(caller: 
     await caller.speak("Goodbye.")
     assert words_of(caller.world.upstream.last.messages)[:-1] == [text for text in said if text]
     stored = caller.world.query("SELECT input, said FROM exchanges WHERE standing ORDER BY seq")
-    told = [m["content"] for input, reply in stored for m in [*json.loads(input), json.loads(reply)]]
-    assert told == [text for text in [*said, "Goodbye.", "Ok."] if text]
+    stored_texts = [m["content"] for input, reply in stored for m in [*json.loads(input), json.loads(reply)]]
+    assert stored_texts == [text for text in [*said, "Goodbye.", "Ok."] if text]
     note = await caller.later("Which items are dddd, hhhh and llll?")
     assert all(f"user] Item {number} is" in note for number in (3, 7, 11))
 
