@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.conversation.match import Keeping, Query
-from gateway.core.conversation.plan import begin
+from gateway.core.conversation.plan import plan_turn
 from gateway.core.conversation.settle import Ended, finish
 from gateway.core.conversation.tree import Tree
 from storage.base import Connection
@@ -45,7 +45,7 @@ async def write_conversation(store: SqlStore, agent: Agent, key: str, turns: Ite
             tree = Tree([replace(parent, parent=None)] if parent else [])
             query = Query(Listing(canon, listed), True, Keeping.ON, at, 120.0, conversation=conversation)
             said = {"role": "assistant", "content": answered}
-            e = finish(tree, begin(tree, query), Ended(-1, [said], said, at + 1.0, {}))
+            e = finish(tree, plan_turn(tree, query), Ended(-1, [said], said, at + 1.0, {}))
             number, seq = await exchanges.insert_exchange(connection, agent.id, e)
             if parent is not None:
                 await exchanges.carry(connection, agent.id, parent.id)

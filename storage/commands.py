@@ -68,8 +68,8 @@ class Probes:
 
     key: the client's conversation id; with one only that conversation matters. replies: keys of replies that the list
     may hold; inputs: hashes of what it asked; marks: hashes of heads and of what may be off the record; since:
-    openings touched later than that may be the same chat. told: hashes of messages that may have been forgotten.
-    reach: how far up from the deepest exchange of a conversation it is loaded, or low: from which depth on; None: all.
+    openings touched later than that may be the same chat. maybe_tombs: hashes of messages that may have been forgotten.
+    recent: how far up from the deepest exchange of a conversation it is loaded, or low: from which depth on; None: all.
     First exchanges are loaded always.
     """
 
@@ -78,8 +78,8 @@ class Probes:
     inputs: Sequence[bytes] = ()
     marks: Sequence[bytes] = ()
     since: float = 0.0
-    told: Sequence[bytes] = ()
-    reach: int | None = None
+    maybe_tombs: Sequence[bytes] = ()
+    recent: int | None = None
     low: int | None = None
 
 
@@ -109,8 +109,8 @@ class Pool:
     """Exchanges as loaded, without content.
 
     conversation: the named one, where it exists. contents: of those exchanges of which rules asked for it (`Missing`).
-    tombs: which of `Probes.told` are off the record or forgotten in any conversation; looked up once something was
-    forgotten.
+    tombs: which of `Probes.maybe_tombs` are off the record or forgotten in any conversation; looked up once
+    something was forgotten.
     """
 
     exchanges: Sequence[Exchange]

@@ -8,13 +8,13 @@ from functools import partial
 
 import numpy as np
 
-from gateway.core.conversation import change as deciding
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of, visible
+from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.lookup import full_probes, plain_probes
 from gateway.core.conversation.match import Keeping, Query
-from gateway.core.conversation.plan import Plan, begin
+from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.compose import Composition, compose, known_note
@@ -96,7 +96,7 @@ class Teller:
             if agent.id:
                 pool = drive(turns.pool(agent, full_probes(query, key)))
                 tree = Tree(pool.exchanges, pool.contents, pool.tombs)
-            plan = drive(with_contents(turns, agent, tree, partial(begin, tree, query)))
+            plan = drive(with_contents(turns, agent, tree, partial(plan_turn, tree, query)))
         fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         if tree is None:
             composition = compose(Tree(look.additions), plan, offered, fresh, look.additions)
@@ -137,7 +137,7 @@ class Teller:
             plain = (finish_plain(plan, ended), turn.look.conversation.rev)
 
         def decide(pool: Pool) -> Change:
-            change = deciding.decide(pool, plan, ended, how)
+            change = plan_change(pool, plan, ended, how)
             decided(change)
             return change
 

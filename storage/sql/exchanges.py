@@ -301,7 +301,7 @@ async def load_pool(
     if probes.key is not None or conversation is not None:
         rows = []
         if conversation is not None:
-            values = (conversation, agent, POOL_LIMIT, probes.reach, probes.low)
+            values = (conversation, agent, POOL_LIMIT, probes.recent, probes.low)
             rows = await connection.rows(SQL["pool_conversation"], values)
     else:
         rows = await connection.rows(
@@ -313,7 +313,7 @@ async def load_pool(
                 *_fill(probes.replies, _REPLIES),
                 *_fill(probes.inputs, _INPUTS),
                 *_fill(probes.marks, _MARKS),
-                probes.reach,
+                probes.recent,
                 probes.low,
             ],
         )

@@ -132,9 +132,8 @@ async def _pool(connection: Connection, of: Agent, probes: Probes, planned: int 
     if probes.key is not None:
         conversation = await history.conversation_of(connection, agent, probes.key)
     exchanges = await history.load_pool(connection, agent, probes, conversation or planned)
-    tombs = (
-        await history.find_tombs(connection, agent, probes.told) if of.epoch and probes.told else frozenset()
-    )
+    # Before anything was forgotten (epoch 0) nothing is looked up.
+    tombs = await history.find_tombs(connection, agent, probes.maybe_tombs if of.epoch else ())
     return Pool(exchanges, conversation, tombs=tombs)
 
 

@@ -25,7 +25,7 @@ from gateway.core.conversation.canonical import (
     visible,
 )
 from gateway.core.conversation.match import Keeping, Query
-from gateway.core.conversation.plan import Plan, begin
+from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import PathElement, Tree, has_additions, is_tombstone
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import shown
@@ -135,17 +135,17 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     plan, fill = request.plan, [m for kind, m in request.sent if kind == "+ "]
     assert fill == request.composition.fill
     assert plan is not None
-    if not fill or any(e.hidden for e in tree.chain(plan.place.anchor)):
+    if not fill or any(e.hidden for e in tree.chain(plan.match.anchor)):
         return
-    line = tree.line(plan.place.anchor)
+    line = tree.line(plan.match.anchor)
     path = [_sent_before(tree, element) for element in line]
     if plan.appending:
         assert fill == [*path, *plan.held]
         return
     listed = listing.atoms[: listing.said]
-    if plan.place.form:  # its last reply came back altered, or not at all
-        listed = listing.atoms[: plan.place.first]
-        line = [el for el in line if el.place >= 0 or el.exchange is not plan.place.anchor]
+    if plan.match.form:  # its last reply came back altered, or not at all
+        listed = listing.atoms[: plan.match.first]
+        line = [el for el in line if el.position >= 0 or el.exchange is not plan.match.anchor]
     begins = [p for p, element in enumerate(line) if element.atoms == listed[0]]
     (end,) = [p for p in begins if _talk(el.atoms for el in line[p:]) == _talk(listed)] or [0]
     assert end, "the list begins nowhere on the path"
@@ -162,11 +162,11 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
 def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
     """A message of a path as it went upstream; None: off the record, or forgotten."""
     e, content = element.exchange, tree.content(element.exchange)
-    if content.messages is None or element.place in e.hush:
+    if content.messages is None or element.position in e.hush:
         return None
-    if element.place < 0:
+    if element.position < 0:
         return content.said
-    return prefixed(content.messages[element.place], e.notes.get(element.place, ""))
+    return prefixed(content.messages[element.position], e.notes.get(element.position, ""))
 
 
 def _talk(messages: Iterable[Sequence[Atom]]) -> list[bytes]:
@@ -345,7 +345,7 @@ class World:
         listing = Listing(memory.canon, request.messages)
         known = memory.keys.get(key) if key is not None else None
         query = Query(listing, key is not None, mode, self.now, IDLE_S, append, retry, known)
-        tree, plan = memory.ask(key, lambda tree: begin(tree, query))
+        tree, plan = memory.ask(key, lambda tree: plan_turn(tree, query))
         request.plan = plan
         fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         request.notes = {} if plan.off else fresh
@@ -388,7 +388,7 @@ class World:
         if plan is None:
             return request
         memory = self.memory(request.who, request.key)
-        if request.key is not None and plan.place.anchor is None:
+        if request.key is not None and plan.match.anchor is None:
             plan = request.plan = replace(plan, conversation=memory.keys.get(request.key))
         ours = frozenset(
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, WireMessage
-from gateway.core.conversation.change import decide
+from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
@@ -403,7 +403,7 @@ def _write(teller: Teller, turn: StoredTurn, plain: tuple[Exchange, int] | None 
         now=ended.now,
         plain=plain,
         probes=Probes(turn.key),
-        decide=lambda pool: decide(pool, turn.plan, ended, settle.finish),
+        decide=lambda pool: plan_change(pool, turn.plan, ended, settle.finish),
         merge=edits.merge,
         carries=True,
     )

@@ -260,16 +260,16 @@ def _canonical_arguments(arguments: object) -> str:
 class Listing:
     """The client's list, system messages aside, with its atoms.
 
-    messages: the client's, in order. places: their indices in the request's own list. atoms: of each message. said:
+    messages: the client's, in order. positions: their indices in the request's own list. atoms: of each message. said:
     how many messages there are up to the last assistant message; what follows is new.
     """
 
-    __slots__ = ("_ends", "_media", "_paths", "atoms", "canon", "messages", "places", "said")
+    __slots__ = ("_ends", "_media", "_paths", "atoms", "canon", "messages", "positions", "said")
 
     def __init__(self, canon: Canon, messages: Sequence[WireMessage]) -> None:
         self.canon = canon
-        self.places = [i for i, m in enumerate(messages) if m.get("role") not in _SYSTEM]
-        self.messages = [messages[i] for i in self.places]
+        self.positions = [i for i, m in enumerate(messages) if m.get("role") not in _SYSTEM]
+        self.messages = [messages[i] for i in self.positions]
         self.atoms = [canon.atoms(m) for m in self.messages]
         self._media: dict[int, bytes] = {}
         self._paths = [b""]

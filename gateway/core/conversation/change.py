@@ -11,17 +11,17 @@ from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
 from storage.records import Exchange, State
 
-__all__ = ["decide"]
+__all__ = ["plan_change"]
 
 
-def decide(
+def plan_change(
     pool: Pool, plan: Plan, ended: settle.Ended, how: Callable[[Tree, Plan, settle.Ended], Exchange]
 ) -> Change:
     """Says what a turn changes of the tree as it is now, inside the writing transaction. Raises: Missing."""
     query = plan.query
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
     before = {x.id: x for x in tree}
-    if query.named and plan.place.anchor is None:
+    if query.named and plan.match.anchor is None:
         plan = replace(plan, conversation=pool.conversation)
     e = how(tree, plan, ended)
     merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)

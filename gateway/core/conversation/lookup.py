@@ -8,32 +8,35 @@ from gateway.core.conversation.match import Query
 from gateway.core.conversation.plan import Plan
 from storage.commands import Probes
 
-__all__ = ["REACH", "full_probes", "plain_probes"]
+__all__ = ["RECENT", "full_probes", "plain_probes"]
 
 # Turns back in which our replies are looked for; further back the hash of the path finds them.
 PROBED_TURNS = 8
 
 
-REACH = 64  # exchanges of a conversation that are looked at; further up only where those do not tell
+# Exchanges at the end of a conversation that are loaded at first; more only where those are not enough.
+RECENT = 64
 
 
-def full_probes(query: Query, key: str | None, *, reach: int | None = None, low: int | None = None) -> Probes:
+def full_probes(
+    query: Query, key: str | None, *, recent: int | None = None, low: int | None = None
+) -> Probes:
     """Returns everything under which the exchanges that may matter to a list can be found.
 
-    reach, low: as in `Probes`.
+    recent, low: as in `Probes`.
     """
     listing = query.listing
     since = query.now - query.idle_s
-    told = [b"".join(atoms) for atoms in listing.atoms[:-1] if atoms and atoms[0][:1] in b"ua"]
+    maybe_tombs = [b"".join(atoms) for atoms in listing.atoms[:-1] if atoms and atoms[0][:1] in b"ua"]
     if key is not None:
-        return Probes(key, since=since, told=told, reach=reach, low=low)
+        return Probes(key, since=since, maybe_tombs=maybe_tombs, recent=recent, low=low)
     asked: dict[bytes, None] = {}
     for i in _questions(listing)[::-1]:
         asked[b"".join(listing.atoms[i])] = None
     marks = [listing.path(listing.said)] if listing.said else []
     marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
     replies = match.spans_of(listing, PROBED_TURNS) if listing.said else []
-    return Probes(None, replies, list(asked), marks, since, told, reach, low)
+    return Probes(None, replies, list(asked), marks, since, maybe_tombs, recent, low)
 
 
 def _questions(listing: Listing) -> list[int]:
@@ -50,8 +53,8 @@ def _questions(listing: Listing) -> list[int]:
 
 def plain_probes(plan: Plan, key: str | None) -> Probes:
     """Returns enough to find a plain turn's conversation again, if it moved before the turn is written."""
-    anchor = plan.place.anchor
+    anchor = plan.match.anchor
     replies = [anchor.reply_key] if anchor is not None and anchor.reply_key else []
     inputs = [b"".join(anchor.inputs[-1])] if anchor is not None and anchor.inputs else []
-    since, low = plan.query.now - plan.query.idle_s, None if anchor is None else max(0, anchor.depth - REACH)
+    since, low = plan.query.now - plan.query.idle_s, None if anchor is None else max(0, anchor.depth - RECENT)
     return Probes(key, replies, inputs, since=since, low=low)

@@ -1,6 +1,6 @@
 """Finding the conversation: the client's list against the stored trees.
 
-A stateless client resends everything; what it resends is matched, what follows the match is new. `place` finds the
+A stateless client resends everything; what it resends is matched, what follows the match is new. `find_match` finds the
 exchange that a list goes on from. Rules are numbered as in docs/conversations.md.
 
 Nothing here knows of scopes or stores: the tree holds only exchanges of the agent that asks, and of a named
@@ -31,8 +31,8 @@ __all__ = [
     "Keeping",
     "Match",
     "Query",
+    "find_match",
     "lcs",
-    "place",
     "spans_of",
 ]
 
@@ -395,7 +395,7 @@ def _asked(line: Sequence[PathElement]) -> list[Atom]:
     return atoms + [a for el in reversed(line) for a in el.atoms if a[:1] == b"u"][:1]
 
 
-def place(tree: Tree, query: Query) -> Match:
+def find_match(tree: Tree, query: Query) -> Match:
     """Finds where the list goes on from what is stored. Raises: Missing."""
     listing, said = query.listing, query.listing.said
     if not said or not tree.by_id:

@@ -1,6 +1,6 @@
 """Planning: what a request adds to the stored tree, once it is known where its list goes on.
 
-`begin` says what is new, what came back in another form and what the client left out in front;
+`plan_turn` says what is new, what came back in another form and what the client left out in front;
 gateway/core/conversation/settle.py says what stands afterwards. Rules are numbered as in docs/conversations.md.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gateway.core.conversation.canonical import Listing, WireMessage, is_user, text_of, words
-from gateway.core.conversation.match import Keeping, Match, Query, place
+from gateway.core.conversation.match import Keeping, Match, Query, find_match
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import frozen
 
-__all__ = ["Amendment", "Plan", "begin", "find_opening", "is_enough", "left_out", "low_of"]
+__all__ = ["Amendment", "Plan", "find_opening", "is_enough", "left_out", "low_of", "plan_turn"]
 
 
 @frozen
@@ -40,7 +40,7 @@ class Plan:
     """
 
     query: Query
-    place: Match
+    match: Match
     new: tuple[int, ...]
     conversation: int | None
     exchange: Exchange
@@ -57,10 +57,10 @@ class Plan:
         return [*self.held, *(self.query.listing.messages[i] for i in self.new)]
 
 
-def begin(tree: Tree, query: Query) -> Plan:
+def plan_turn(tree: Tree, query: Query) -> Plan:
     """Says what a request adds to the tree, and what it needs of it. Nothing is changed yet. Raises: Missing."""
     listing = query.listing
-    found = place(tree, query)
+    found = find_match(tree, query)
     # Results of tools that came back within an altered reply are new as well.
     results = [
         i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in ("tool", "function")
@@ -107,7 +107,7 @@ def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
     It was if the client's list is word for word the end of the path, all of its last turn is there, and what the list
     left out in front of it reaches up to what no longer fits the window anyway.
     """
-    listing, found, anchor = plan.query.listing, plan.place, plan.place.anchor
+    listing, found, anchor = plan.query.listing, plan.match, plan.match.anchor
     if anchor is None:
         return not listing.said and not plan.query.append
     chain = tree.chain(anchor)
@@ -127,7 +127,7 @@ def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
 
 def low_of(tree: Tree, plan: Plan) -> int | None:
     """Returns the depth from which on this request may change anything; None: nothing is known yet."""
-    anchor = plan.place.anchor
+    anchor = plan.match.anchor
     if anchor is None:
         return None
     changed = [x for a in plan.amendments for x in [tree.get(a.exchange)] if x is not None]
@@ -309,7 +309,7 @@ def _left_out(tree: Tree, listing: Listing, found: Match) -> list[PathElement]:
     line = tree.line(found.anchor)
     # An altered reply is in both, but not word for word.
     if found.form:
-        line = [el for el in line if not (el.exchange.id == found.anchor.id and el.place == -1)]
+        line = [el for el in line if not (el.exchange.id == found.anchor.id and el.position == -1)]
     fill = left_out(line, listing.flat(found.first if found.form else found.last + 1))
     front = [a for el in line[:-1] for a in el.atoms] if fill else []
     if front and listing.flat(len(listing))[: len(front)] == front:

@@ -40,17 +40,17 @@ class Content(NamedTuple):
 
 
 class PathElement(NamedTuple):
-    """One message of a path. place: index in the exchange's input, -1 for its reply."""
+    """One message of a path. position: index in the exchange's input, -1 for its reply."""
 
     exchange: Exchange
-    place: int
+    position: int
     atoms: tuple[Atom, ...]
 
     @property
     def at(self) -> tuple[int, int]:
         """The depth of its exchange, and how many atoms the path has in front of it."""
         x = self.exchange
-        before = x.inputs if self.place < 0 else x.inputs[: self.place]
+        before = x.inputs if self.position < 0 else x.inputs[: self.position]
         return x.depth, x.offset + sum(map(len, before))
 
 

@@ -89,7 +89,7 @@ def prefixed(message: WireMessage, note: str) -> WireMessage:
 def known_note(tree: Tree, plan: Plan, i: int) -> str | None:
     """The note that hangs on the i-th new message already: written once, "" (looked and found nothing) included."""
     prefix = plan.exchange.inputs[: i + 1]
-    anchor = plan.place.anchor
+    anchor = plan.match.anchor
     if anchor is not None:
         rivals = tree.kids(anchor)
     else:
@@ -114,7 +114,7 @@ def compose(
     their places are counted then. None: what stands where is found by comparing list and path.
     Raises: Missing.
     """
-    listing, place = plan.query.listing, plan.place
+    listing, place = plan.query.listing, plan.match
     found = Composition()
     _fill(tree, plan, offered, found)
     held = len(plan.held)
@@ -124,7 +124,7 @@ def compose(
         _answer(found, listing.messages)
     for i, note in fresh.items():
         if i >= held and note:
-            found.notes[listing.places[plan.new[i - held]]] = note
+            found.notes[listing.positions[plan.new[i - held]]] = note
     if place.anchor is None or plan.appending:
         return found
     if additions is None:
@@ -133,11 +133,11 @@ def compose(
         pairs = _counted(listing, additions)
     replies: dict[int, Exchange] = {}
     for i, element in pairs:
-        found.list_at.setdefault(listing.places[i], element.at)
-        if element.place == -1:
+        found.list_at.setdefault(listing.positions[i], element.at)
+        if element.position == -1:
             replies[i] = element.exchange
-        elif is_user(element.atoms) and (told := element.exchange.notes.get(element.place)):
-            found.notes[listing.places[i]] = told
+        elif is_user(element.atoms) and (told := element.exchange.notes.get(element.position)):
+            found.notes[listing.positions[i]] = told
     if place.form:
         replies[place.last] = place.anchor
     _hide(tree, plan, replies, offered, found)
@@ -192,7 +192,7 @@ def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathEle
 
 
 def _is_gone(element: PathElement) -> bool:
-    return is_tombstone(element.exchange) or element.place in element.exchange.hush
+    return is_tombstone(element.exchange) or element.position in element.exchange.hush
 
 
 def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -> None:
@@ -200,10 +200,10 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
     tree.load_together(element.exchange for element in elements)
     for element in elements:
         x, content = element.exchange, tree.content(element.exchange)
-        if element.place >= 0:
+        if element.position >= 0:
             if content.messages is not None:
-                note = x.notes.get(element.place, "") if is_user(element.atoms) else ""
-                found.add(prefixed(content.messages[element.place], note), element.atoms, element.at)
+                note = x.notes.get(element.position, "") if is_user(element.atoms) else ""
+                found.add(prefixed(content.messages[element.position], note), element.atoms, element.at)
         elif content.said is not None:
             is_same = bool(plan.query.model) and x.model == plan.query.model
             said = _bare(content.said if is_same else without_opaque(content.said))
@@ -263,13 +263,13 @@ def restore(
     if not x.hidden:
         full = refilled(message, content.said or {}) if is_same else None
         if full is not None:
-            found.hidden[listing.places[i]] = [full]
+            found.hidden[listing.positions[i]] = [full]
         return
     back = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
     if back is None:
         found.breaks += 1
     else:
-        found.hidden[listing.places[i]] = back
+        found.hidden[listing.positions[i]] = back
 
 
 def put_back(

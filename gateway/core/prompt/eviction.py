@@ -34,10 +34,10 @@ class Eviction:
 
     def where(self, index: int) -> tuple[int, int] | None:
         """Where on the path a message of the client's list stands (depth, atoms before it); None: that is not known."""
-        if self.plan is None or self.plan.place.anchor is None:
+        if self.plan is None or self.plan.match.anchor is None:
             return None
-        listing, anchor = self.plan.query.listing, self.plan.place.anchor
-        i = bisect_left(listing.places, index)
+        listing, anchor = self.plan.query.listing, self.plan.match.anchor
+        i = bisect_left(listing.positions, index)
         if i in self.plan.new:
             return anchor.depth + 1, end_offset(anchor)
         if not self.is_plain:
@@ -61,7 +61,7 @@ class Eviction:
 
 def evicted_before(plan: Plan, context_tokens: int | None) -> Evicted | None:
     """What of the path has left the window for good; None: nothing, or what was small for it is not for this one."""
-    anchor = plan.place.anchor
+    anchor = plan.match.anchor
     found = None if anchor is None else anchor.evicted
     return (
         found
@@ -79,8 +79,8 @@ def find_beginning(
         return found  # all of the client's list comes after it
     listing = plan.query.listing
     if is_plain:
-        return replace(found, start=listing.places[bisect_right(listing.ends, evicted.offset)])
-    for i in listing.places[: plan.place.last + 1]:
+        return replace(found, start=listing.positions[bisect_right(listing.ends, evicted.offset)])
+    for i in listing.positions[: plan.match.last + 1]:
         at = composition.list_at.get(i)
         if at is None:
             break  # something that is nowhere on the path: the list is weighed as a whole

@@ -122,7 +122,7 @@ def cut_plain(listing: Listing, summary: Summary) -> SummaryCut | None:
         return None
     if listing.path(count) != x.path:
         return None
-    return SummaryCut(render(summary.text), 0, listing.places[count], summary.id, end)
+    return SummaryCut(render(summary.text), 0, listing.positions[count], summary.id, end)
 
 
 def cut_tree(
@@ -143,9 +143,11 @@ def cut_tree(
     text, end, fill = render(summary.text), end_offset(x), len(composition.fill)
     covered = [index for index, (depth, _) in composition.list_at.items() if depth <= x.depth]
     if covered:
-        count = bisect_right(listing.places, max(covered))
+        count = bisect_right(listing.positions, max(covered))
         return (
-            SummaryCut(text, fill, listing.places[count], summary.id, end) if count < len(listing) else None
+            SummaryCut(text, fill, listing.positions[count], summary.id, end)
+            if count < len(listing)
+            else None
         )
     ats = composition.fill_at
     fill = max((n + 1 for n, at in enumerate(ats) if at is not None and at[0] <= x.depth), default=0)

@@ -94,7 +94,7 @@ class Composer:
 
     def _pin(self, known: Known, *, can_tell: bool) -> Callable[..., Section]:
         """Returns what makes the memory section with a given summary behind it."""
-        anchor, spec = known.plan.place.anchor, known.asked.spec
+        anchor, spec = known.plan.match.anchor, known.asked.spec
         return partial(
             make_section,
             known.blocks,
@@ -111,7 +111,7 @@ class Composer:
 
     async def _with_summaries(self, known: Known, prompt: Prompt) -> Prompt:
         """Adds the newest summaries on this path: read only where the conversation may not fit whole."""
-        anchor = known.plan.place.anchor
+        anchor = known.plan.match.anchor
         if anchor is None or not known.agent.id or not known.asked.spec.summarises:
             return prompt
         try:
@@ -151,7 +151,7 @@ class Composer:
         if window.tokens:
             tokens = window.tokens + await count_tokens(prompt.target.model, recall.note)
             window = replace(window, tokens=tokens)
-        place = plan.query.listing.places[plan.new[-1]]
+        place = plan.query.listing.positions[plan.new[-1]]
         composition = replace(composition, notes={**composition.notes, place: recall.note})
         return replace(prompt, window=window, composition=composition)
 

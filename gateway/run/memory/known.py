@@ -15,7 +15,7 @@ from gateway.core.conversation import match
 from gateway.core.conversation import plan as planning
 from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.conversation.fast_path import plan_plain
-from gateway.core.conversation.lookup import REACH, full_probes
+from gateway.core.conversation.lookup import RECENT, full_probes
 from gateway.core.conversation.match import Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
@@ -112,9 +112,9 @@ async def read(store: Store, asked: MemoryRequest, idle_s: float) -> Known:
     is_plain = plan is not None
     if plan is None:
         plan, tree = await _plan(store, asked, agent, query)
-        path = tuple(tree.chain(plan.place.anchor))
+        path = tuple(tree.chain(plan.match.anchor))
     else:
-        anchor = plan.place.anchor
+        anchor = plan.match.anchor
         last = [] if anchor is None or any(x.id == anchor.id for x in look.additions) else [anchor]
         path = (*reversed(look.additions), *last)
         tree = Tree(path)
@@ -175,20 +175,20 @@ async def _plan(store: Store, asked: MemoryRequest, agent: Agent, query: Query) 
     """
     tree = Tree()
     if not agent.id:
-        return planning.begin(tree, query), tree
-    reach: int | None = REACH
+        return planning.plan_turn(tree, query), tree
+    recent: int | None = RECENT
     low: int | None = None
     while True:
-        probes = full_probes(query, asked.identity.conversation, reach=reach, low=low)
+        probes = full_probes(query, asked.identity.conversation, recent=recent, low=low)
         pool = await store.turns.pool(agent, probes)
         tree = Tree(pool.exchanges, pool.contents, pool.tombs)
-        plan = await with_contents(store.turns, agent, tree, partial(planning.begin, tree, query))
+        plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
         evicted = evicted_before(plan, asked.target.context_window)
-        is_all = reach is None and low is None
+        is_all = recent is None and low is None
         if is_all or not tree.is_partial or planning.is_enough(tree, plan, evicted):
             return plan, tree
-        low = max(0, evicted.depth - 1) if evicted is not None and reach is not None else None
-        reach = None
+        low = max(0, evicted.depth - 1) if evicted is not None and recent is not None else None
+        recent = None
 
 
 async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) -> str:
@@ -203,7 +203,7 @@ async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) 
 
 async def _with_memory(store: Store, known: Known) -> Known:
     """Adds the path's section and blocks, and the tools that go with them."""
-    agent, look, anchor = known.agent, known.look, known.plan.place.anchor
+    agent, look, anchor = known.agent, known.look, known.plan.match.anchor
     pinned = look.snapshot
     if not known.is_plain:
         number = anchor.snapshot if anchor is not None else None

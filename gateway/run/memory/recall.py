@@ -57,7 +57,7 @@ class Recaller:
         text: that message. prompt: as far as it is made, which says what is in sight already.
         """
         is_cut = prompt.window.evicted_tokens > 0
-        anchor = known.plan.place.anchor
+        anchor = known.plan.match.anchor
         elsewhere = known.look.next_seq - 1 - (anchor.length if anchor else 0)
         budget, begun = self.budget(known), time.perf_counter()
         chosen: list[note.Recalled] = []

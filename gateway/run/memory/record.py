@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import text_of
-from gateway.core.conversation.change import decide
+from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain
-from gateway.core.conversation.lookup import REACH, full_probes, plain_probes
+from gateway.core.conversation.lookup import RECENT, full_probes, plain_probes
 from gateway.core.conversation.plan import Plan, low_of
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
@@ -108,7 +108,7 @@ def _write(
         now=ended.now,
         plain=plain,
         probes=plain_probes(plan, key) if known.is_plain else _probes(known, key),
-        decide=lambda pool: decide(pool, plan, ended, how),
+        decide=lambda pool: plan_change(pool, plan, ended, how),
         merge=edits.merge,
         carries=any(m.get("role") == "user" for m in plan.messages),
         ops=changes.ops,
@@ -121,7 +121,7 @@ def _write(
 def _snapshot(known: Known, prompt: Prompt, changes: BlockEdits) -> Snapshot | None:
     """Returns the memory section that the path has from now on."""
     if known.plan.off:  # nothing new is kept, and what the path knew before it knows after
-        anchor = known.plan.place.anchor
+        anchor = known.plan.match.anchor
         number = anchor.snapshot if anchor is not None else None
         return None if number is None else Snapshot(number, "", {})
     snapshot = prompt.section.snapshot
@@ -132,5 +132,5 @@ def _probes(known: Known, key: str | None) -> Probes:
     """Returns what has to be looked at again in the transaction that writes the turn."""
     low = low_of(known.tree, known.plan)
     if low is not None:
-        return full_probes(known.plan.query, key, low=max(0, low - REACH))
-    return full_probes(known.plan.query, key, reach=REACH if known.tree.is_partial else None)
+        return full_probes(known.plan.query, key, low=max(0, low - RECENT))
+    return full_probes(known.plan.query, key, recent=RECENT if known.tree.is_partial else None)

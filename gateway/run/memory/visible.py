@@ -27,7 +27,7 @@ class VisibleContent:
 
     def numbers(self) -> range:
         """Returns messages that need not even be looked at: the client's list has them word for word."""
-        anchor = self.known.plan.place.anchor
+        anchor = self.known.plan.match.anchor
         if not self.known.is_plain or anchor is None or self._is_cut:
             return range(0)
         return range(anchor.run, anchor.seq + len(anchor.inputs) + 1)
@@ -39,7 +39,7 @@ class VisibleContent:
         is_all = not self._is_cut or window.filled is None
         filled = range(len(composed.fill)) if is_all else window.filled or ()
         found = {
-            a for i, atoms in enumerate(listing.atoms) if listing.places[i] not in dropped for a in atoms
+            a for i, atoms in enumerate(listing.atoms) if listing.positions[i] not in dropped for a in atoms
         }
         found.update(a for n in filled for a in composed.fill_atoms[n])
         return found
@@ -56,7 +56,7 @@ class VisibleContent:
         """Whether a fact was learned from what is in sight anyway."""
         if m.source != "fact" or self._is_cut:
             return False
-        anchor = self.known.plan.place.anchor
+        anchor = self.known.plan.match.anchor
         if self.known.is_plain:  # of a plain path not every exchange is known
             return anchor is not None and m.conversation == anchor.conversation
         return bool(m.origins) and self.known.path_ids.issuperset(m.origins)

@@ -176,7 +176,7 @@ def test_broken_arguments_and_lone_surrogates_are_hashed_as_they_are() -> None:
 
 def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -> None:
     listing = Listing(CANON, [system("s"), user("a"), system("t"), assistant("b"), user("c")])
-    assert listing.places == [1, 3, 4]
+    assert listing.positions == [1, 3, 4]
     assert listing.said == 2
     assert len(listing) == 3
     assert listing.flat(2) == flat([user("a"), assistant("b")])

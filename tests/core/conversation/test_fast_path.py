@@ -12,7 +12,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.match import Keeping, Query
-from gateway.core.conversation.plan import Plan, begin
+from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree, has_additions
 from gateway.core.prompt.compose import compose
 from storage.commands import Look
@@ -93,8 +93,8 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     messages = [*long_chat(world), *new]
     tree, look, query, plain = planned(world, messages)
     assert plain is not None
-    general = begin(tree, query)
-    assert (plain.place.anchor, plain.new) == (general.place.anchor, general.new)
+    general = plan_turn(tree, query)
+    assert (plain.match.anchor, plain.new) == (general.match.anchor, general.new)
     assert (plain.fill, plain.off, plain.hush) == (general.fill, general.off, general.hush)
     fresh = {len(plain.messages) - 1: "<note>"}
     counted = compose(Tree(look.additions), plain, offered, fresh, look.additions)
@@ -104,7 +104,7 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     assert without_numbers(written) == without_numbers(settle.finish(tree, general, ended))
     others = [tree.by_id[i] for i in tree.changed if i != 99]
     moved = [e.id for e in others if _without_words(e) != _without_words(world.memory().records[e.id])]
-    assert moved == [plain.place.anchor.id if plain.place.anchor else 0]  # carried: the store's one update
+    assert moved == [plain.match.anchor.id if plain.match.anchor else 0]  # carried: the store's one update
 
 
 def _without_words(e: Exchange) -> Exchange:
@@ -120,7 +120,7 @@ def test_results_of_a_tool_go_on_plainly(world: World) -> None:
     assert plain is not None
     ended = settle.Ended(99, [assistant("Rain.")], assistant("Rain."), world.now, {})
     written = replace(finish_plain(plain, ended), id=99)
-    assert without_numbers(written) == without_numbers(settle.finish(tree, begin(tree, query), ended))
+    assert without_numbers(written) == without_numbers(settle.finish(tree, plan_turn(tree, query), ended))
     assert written.parent == max(e.id for e in world.memory().records.values())
 
 
@@ -202,4 +202,4 @@ def test_a_hidden_round_whose_reply_came_back_in_pieces_stays_out(world: World) 
     assert plain is not None
     composition = compose(Tree(look.additions), plain, OUR_TOOLS, {}, look.additions)
     assert composition.hidden == {}
-    assert composition == compose(tree, begin(tree, query), OUR_TOOLS, {})
+    assert composition == compose(tree, plan_turn(tree, query), OUR_TOOLS, {})

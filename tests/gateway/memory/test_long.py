@@ -13,7 +13,7 @@ from storage.commands import Pool
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.background.test_compact import Notes, compacted, compacting, text_of
 
-REACH = 6
+RECENT = 6
 WAYS: dict[str, tuple[int | None, dict[str, str]]] = {
     "appended": (0, {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}),
     "trimmed, named": (6, {"x-mnemogate-conversation": "c1"}),
@@ -64,7 +64,7 @@ def test_looking_at_the_end_of_a_conversation_is_enough(
     turns = 60
     whole, all_loaded = talk(upstream, tmp_path / "all", way, compaction, turns)
     for module in (lookup, known, record):
-        monkeypatch.setattr(module, "REACH", REACH)
+        monkeypatch.setattr(module, "RECENT", RECENT)
     part, loaded = talk(upstream, tmp_path / "end", way, compaction, turns)
     assert part == whole
     assert any(b"<summary>" in body for body in whole) == (compaction == "summary")
