@@ -1,16 +1,15 @@
-"""The seam to a store, grouped by what is stored. One Store serves one process; SQLite's is the first.
+"""The seam to a store, grouped by what is stored. One Store serves one process.
 
 Reads are awaited, though a local file answers at once. `commit`, `settle` and `index` are plain functions that return a
 future: the write begins whether or not anybody waits for it. Every method raises errors of storage.errors and nothing
-else. Below the groups stand `Database` and `Connection`, over which storage/sql writes them once for all databases.
+else.
 """
 
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Protocol
 
 from storage.commands import (
     Ancestor,
@@ -30,6 +29,7 @@ from storage.commands import (
     Unembedded,
     Unlearned,
 )
+from storage.database import Connection, Database, Effect, Operation, Row, StoreHealth
 from storage.records import (
     Agent,
     Block,
@@ -72,125 +72,36 @@ __all__ = [
     "Vectors",
 ]
 
-T = TypeVar("T")
-
-# A row as every driver gives it: values in the order of the statement's columns.
-Row = Sequence[Any]
-
-
-class Connection(Protocol):
-    """What a function of the store is given: an open connection, inside a transaction where it writes.
-
-    statement: with its parameters in the order of `values`. Results are whole: nothing is left open across an await.
-    """
-
-    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]: ...
-
-    async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
-        """The first one; None where there is none."""
-
-    async def value(self, statement: str, values: Sequence[object] = ()) -> Any:
-        """The first column of the first row; None where there is none."""
-
-    async def run(self, statement: str, values: Sequence[object] = ()) -> int:
-        """Returns how many rows it touched."""
-
-
-# A read or a write: it awaits nothing but its connection, so that a database that never waits needs no event loop.
-Operation = Callable[[Connection], Coroutine[Any, Any, T]]
-
-# A part of a transaction. The store's groups make effects; their callers only hand them on.
-Effect = Operation[object]
-
-
-class Database(Protocol):
-    """Five doors to the data. What goes through one is an `Operation`, and what it raises comes out again.
-
-    Raises, each of them: Unavailable, and Busy where too many bytes wait to be written.
-    """
-
-    async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        """For what is short and indexed. Raises: TooSlow past the deadline."""
-
-    async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        """For what may take long: big indexes, exports. Raises: TooSlow past the deadline."""
-
-    def write(self, operation: Operation[T], *, bytes: int = 0) -> Future[T]:
-        """One transaction. It begins at once and ends on disk, whether the future is awaited or cancelled.
-
-        bytes: about what the operation holds.
-        """
-
-    def write_one(self, statement: str, values: Sequence[object], *, bytes: int = 0) -> Future[list[Row]]:
-        """The same for a statement that is a transaction by itself."""
-
-    def bulk(self, operation: Operation[T], *, bytes: int = 0) -> Future[T]:
-        """A transaction that gives way to turns: index, import, forget. It should stay below 5 ms."""
-
-    async def sweep(self, wait_ms: int) -> bool:
-        """Takes what was overwritten out of the database's own old copies; False while somebody still reads them."""
-
-    def when_recovered(self, function: Callable[[], None]) -> None:
-        """Has it called each time the database works again: what is remembered of it may be wrong by then."""
-
-    @property
-    def health(self) -> StoreHealth: ...
-
-    async def drain(self, timeout_s: float) -> bool:
-        """Waits until every write given to it is on disk; False when that took too long."""
-
-    async def close(self, timeout_s: float = 5.0) -> None:
-        """Drains and closes. What is still waiting after the time fails with Closed. Idempotent."""
-
-
-# (exchange with content, is its imported head shared, seq of the message before it, seqs asked for) -> its messages
+# Tells the messages of an exchange. Its arguments: the exchange with content; does another conversation open with the
+# same head, made elsewhere; the seq of the message before it; the seqs that are asked for.
 MessagesOf = Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
-
-
-@dataclass(frozen=True, slots=True)
-class StoreHealth:
-    """How the store is.
-
-    status: ok, or the `status` word of the error that stops it (full, readonly, locked, corrupt, broken), slow, closed.
-    error: the last failure in words, kept after recovery; failures: how many there were.
-    waiting, waiting_bytes: writes not yet on disk.
-    """
-
-    status: str
-    error: str | None = None
-    failures: int = 0
-    waiting: int = 0
-    waiting_bytes: int = 0
-
-    @property
-    def ok(self) -> bool:
-        return self.status == "ok"
 
 
 class Keys(Protocol):
     async def create(self, project: str, name: str) -> tuple[Key, str]:
-        """A new key and its plain text, which is never to be had again."""
+        """Returns a new key and its plain text, which nobody can ask for again."""
 
     async def revoke(self, name_or_id: str) -> Key:
-        """A number counts before a name. Raises: NotFound; Conflict: several keys have that name."""
+        """Revokes a key by its number, else by its name. Raises: NotFound; WriteConflict: several have that name."""
 
     async def list(self) -> tuple[Key, ...]: ...
 
     async def find(self, presented: str) -> Key | None:
-        """The key that was presented, unless it is revoked or was never ours."""
+        """Returns the key that was presented, unless it is revoked or was never ours."""
 
     async def has_any(self) -> bool:
-        """Whether a key was ever created, revoked ones included."""
+        """Tells whether a key was ever created, revoked ones included."""
 
 
 class Agents(Protocol):
     async def find(self, scope: Scope) -> Agent | None:
-        """Cached: id, uid, secret and epoch are to be relied on; next_seq and indexed_seq are as old as the entry."""
+        """Returns the scope's agent, from a cache: next_seq and indexed_seq may be out of date, the rest is not."""
 
     def draft(self, scope: Scope) -> Agent:
-        """An agent not yet stored (id 0); the same one for all requests of the scope until it is."""
+        """Returns an agent that is not stored yet (id 0): the same one for all requests of the scope until it is."""
 
-    def remember(self, agent: Agent) -> None: ...
+    def remember(self, agent: Agent) -> None:
+        """Puts it into the cache: after it was stored, or with its new epoch."""
 
     def forget(self, scope: Scope) -> None:
         """Drops it from the cache, so that it is read anew."""
@@ -200,59 +111,70 @@ class Blocks(Protocol):
     async def load(self, agent: int) -> tuple[Block, ...]: ...
 
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
-        """Brings what is stored up to a profile's blocks as the settings have them now; ids and versions do not count.
+        """Brings the stored blocks of a profile up to the settings; ids and versions of the arguments do not count.
 
-        Values of people's own blocks stay, and so does a shared one that somebody has written in.
+        The values of people's own blocks stay, and so does a shared one that somebody has written in.
         """
 
     async def write(
         self, block: int, version: int, value: str, *, at: float, origin: str, sources: Sequence[int] = ()
     ) -> Block:
-        """Raises: Conflict when it is no longer at that version, NotFound."""
+        """Sets a block's value. Raises: WriteConflict when it is no longer at that version, NotFound."""
 
     async def revisions(self, block: int) -> tuple[Revision, ...]:
-        """All values that it had, newest first."""
+        """Returns all values that the block had, newest first."""
 
     async def undo(self, block: int, *, at: float) -> Block:
-        """Raises: NotFound when there is nothing left to undo."""
+        """Brings back the value before the last change. Raises: NotFound when there is none."""
 
 
 class Passages(Protocol):
-    async def list(self, agent: int, *, after: int = 0, limit: int = 100) -> tuple[Passage, ...]: ...
+    async def list(self, agent: int, *, after: int = 0, limit: int = 100) -> tuple[Passage, ...]:
+        """Returns a page in order. after: the number last seen."""
 
 
 class Turns(Protocol):
-    """What a turn needs to know before it is answered, and writing it when it has ended."""
+    """Reads what a turn needs before it is answered, and writes it when it has ended."""
 
     async def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
-        """One round trip. None where the agent is not stored any more."""
+        """Reads a request's surroundings in one round trip. None: the agent is not stored any more.
 
-    async def pool(self, agent: Agent, probes: Probes) -> Pool: ...
+        key: the client's own conversation id. path: hash of the client's list up to its last assistant message.
+        """
+
+    async def pool(self, agent: Agent, probes: Probes) -> Pool:
+        """Loads the exchanges that may matter to a request."""
 
     async def contents(self, agent: Agent, exchanges: Sequence[int]) -> Mapping[int, StoredContent]:
-        """What the rules found `Missing`: of each that is asked for, empty where it is gone."""
+        """Loads what the rules found `Missing`. Each exchange has an entry, an empty one where it is gone."""
 
     async def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
-        """With its content."""
+        """Returns an exchange with its content."""
 
     async def snapshot(self, agent: Agent, snapshot: int) -> Snapshot | None: ...
 
     async def conversation_uid(self, agent: Agent, conversation: int) -> str | None: ...
 
-    async def shared_blocks(self, agent: Agent) -> list[Block]: ...
+    async def shared_blocks(self, agent: Agent) -> list[Block]:
+        """Returns the shared blocks that a new user of the agent's profile will see."""
 
     def commit(self, write: TurnWrite) -> Future[Committed]:
-        """Done when it is on disk. Raises: Stale when something was forgotten meanwhile, Unavailable."""
+        """Writes a turn; the future is done when it is on disk.
+
+        Raises: Stale when something was forgotten meanwhile, Unavailable.
+        """
 
     def remember(self, committed: Committed) -> None:
-        """After a first turn: its agent is a stored one now."""
+        """Puts the agent of a first turn, which is stored now, into the cache."""
 
     async def due(self, before: float, after: float, limit: int) -> list[tuple[int, int, bool, float]]:
-        """(conversation, agent, is it named, when it last moved) of what has edits waiting and last moved before the
-        one, or after the other: then the clock has been put back since."""
+        """Returns (conversation, agent, is it named, when it last moved) of conversations with pending edits.
+
+        before, after: they last moved before the one, or after the other: then the clock was put back since.
+        """
 
     async def next_due(self) -> float | None:
-        """When the conversation moved that has waited longest for that."""
+        """Returns when the conversation moved that has waited longest for its edits to be settled."""
 
     def settle(
         self,
@@ -263,7 +185,7 @@ class Turns(Protocol):
         decide: Callable[[Pool], Change],
         merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge],
     ) -> Future[None]:
-        """What idle time confirms, for a conversation that did not move since `last_at`."""
+        """Writes what idle time confirms, for a conversation that did not move since `last_at`."""
 
 
 class Recall(Protocol):
@@ -281,23 +203,22 @@ class Recall(Protocol):
         deadline_ms: float = 150.0,
         vector: Vector | None = None,
     ) -> list[Message]:
-        """Messages and passages of this agent that answer the query, best first.
+        """Returns messages, passages and facts of this agent that answer the query, best first.
 
-        size: how many numbers the agent has given out. indexed: up to which the index knows.
-
-        skip: numbers that are in sight already. vector: the query's, to be compared with those of its model.
+        size: how many numbers the agent has given out. indexed: the last one that the index knows.
+        skip: numbers that the request shows already. vector: the query's, compared with those of the same model.
 
         Raises: TooSlow, Unavailable.
         """
 
     async def recent(self, agent: Agent, limit: int, messages_of: MessagesOf) -> list[Message]:
-        """What stands, of the last exchanges, oldest first."""
+        """Returns the standing messages of the last exchanges, oldest first."""
 
     def index(self, agent: int, messages_of: MessagesOf) -> Future[bool]:
-        """Brings the search index a step further; True while there is more."""
+        """Brings the search index a step further. The future holds True while there is more."""
 
     async def behind(self, at_least: int, limit: int) -> list[int]:
-        """Agents whose index lacks that many messages."""
+        """Returns agents whose index lacks that many messages."""
 
 
 class Jobs(Protocol):
@@ -308,13 +229,13 @@ class Jobs(Protocol):
     """
 
     def watch(self, woken: Callable[[], None]) -> Callable[[], None]:
-        """`woken` is called when there may be something to do. Returns what ends that."""
+        """Has `woken` called when there may be something to do. Returns what ends that."""
 
     def wake(self) -> None:
-        """For those who have enqueued in a transaction of their own."""
+        """Calls the watchers. For those who have enqueued in a transaction of their own."""
 
     async def due_in(self, kinds: Sequence[str]) -> float | None:
-        """Seconds until one of these kinds can be claimed, or a lease runs out; None: nothing waits."""
+        """Returns the seconds until a job of these kinds can be claimed or a lease runs out; None: nothing waits."""
 
     async def enqueue(
         self,
@@ -328,45 +249,49 @@ class Jobs(Protocol):
         merge: Callable[[bytes, bytes], bytes] | None = None,
         postpone: bool = False,
     ) -> int:
-        """One that waits under the same key takes the new payload (or what `merge` makes of old and new), and the
+        """Adds a job and returns its number.
+
+        One that waits under the same key takes the new payload (or what `merge` makes of old and new), and the
         earlier time (`postpone`: the new one). agent: 0 is nobody's. due: None is now; epoch: None is the present one.
 
         Raises: Stale when the agent is gone, or something was forgotten since that epoch.
         """
 
     async def claim(self, kinds: Sequence[str], *, lease_s: float, tries: int) -> Job | None:
-        """The next that is due and whose lane is free; one whose lease ran out is taken over. tries: one that did not
-        end in so many is dead."""
+        """Takes the next job that is due and whose lane is free, or one whose lease ran out.
+
+        tries: a job that did not end in so many is dead.
+        """
 
     async def heartbeat(self, job: Job, lease_s: float) -> bool:
-        """Prolongs the lease. False: what it does would not be committed any more."""
+        """Prolongs the lease. False: what the job does would not be committed any more."""
 
     async def step(self, job: Job, name: str) -> bytes | None:
-        """What the step gave, if it was performed already."""
+        """Returns the result of a step that was performed already."""
 
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
-        """Step and effect in one transaction; what was journaled before stays, and is returned."""
+        """Writes step and effect in one transaction. A result that was journaled before stays, and is returned."""
 
     async def commit(self, job: Job, effect: Effect) -> None:
-        """An effect without a step: if the process is killed before the job ends, it comes again."""
+        """Commits an effect without a step: if the process is killed before the job ends, it comes again."""
 
     async def finish(self, job: Job, effect: Effect | None = None) -> None:
-        """The last effect and the end of the job, its steps with it, in one transaction."""
+        """Commits the last effect and deletes the job with its steps, in one transaction."""
 
     async def fail(self, job: Job, error: str, retry_in_s: float | None) -> str:
-        """Tried again after that time, its lane waiting; None: dead. error: never what was said.
+        """Has the job tried again after that time, its lane waiting; None: it is dead. error: never what was said.
 
         Returns what became of it: retrying, dead, dropped (its memory has changed), lost (another attempt's by now).
         """
 
     async def release(self, job: Job, delay_s: float = 0.0) -> str:
-        """Gives it back as if it had not been tried. Returns as `fail`."""
+        """Gives the job back as if it had not been tried. Returns as `fail`."""
 
     def let_go(self, job: Job) -> None:
-        """Without a word to the database: whoever claims next may take it over."""
+        """Drops the lease without asking the database: whoever claims next may take the job over."""
 
     async def list(self, state: JobState | None = None, limit: int = 100) -> tuple[Job, ...]:
-        """Newest first."""
+        """Returns jobs, newest first."""
 
     async def get(self, id: int) -> Job | None: ...
 
@@ -375,17 +300,17 @@ class Jobs(Protocol):
     async def counts(self) -> dict[JobState, int]: ...
 
     async def retry(self, id: int) -> Job:
-        """A dead letter from its first attempt, one that waits at once. Raises: NotFound, Stale."""
+        """Has a dead job tried anew, and one that waits tried at once. Raises: NotFound, Stale."""
 
     async def cancel(self, id: int) -> Job:
-        """Gone, with its steps; one that runs commits nothing more. Raises: NotFound."""
+        """Deletes a job with its steps; one that runs commits nothing more. Raises: NotFound."""
 
     async def forget(self, agent: int) -> None:
-        """All jobs of a memory, with their steps."""
+        """Deletes all jobs of a memory, with their steps."""
 
 
 class Facts(Protocol):
-    """What was learned, and how far learning has come."""
+    """Facts that were learned, and how far learning has come."""
 
     async def unlearned(
         self,
@@ -397,50 +322,54 @@ class Facts(Protocol):
         limit_chars: int,
         upto: int | None = None,
     ) -> Unlearned | None:
-        """The next that is confirmed; None where the agent is gone. upto: what was read up to there before, again."""
+        """Reads the next confirmed messages; None: the agent is gone. upto: reads again what was read up to there."""
 
     async def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> Sequence[Fact]:
-        """Newest first; is_all: with those that are no longer true."""
+        """Returns facts, newest first. is_all: with those that are no longer true."""
 
     async def get(self, agent: int, seqs: Sequence[int]) -> Sequence[Fact]:
-        """By their numbers, in this order, as far as they are still true."""
+        """Returns the facts with these numbers, in this order, as far as they are still true."""
 
     async def blocks(self, agent: int) -> Sequence[Block]:
-        """Its blocks; those that it shares are read-only here, since what one user says is not for the others."""
+        """Returns an agent's blocks. Shared ones are read-only here: what one user says is not for the others."""
 
     def learning(
         self, agent: Agent, cursor: int, upto: int, now: float, decide: Callable[[Sequence[Block]], Learned]
     ) -> Effect:
-        """What was learned up to `upto`, and the cursor there; nothing where the cursor is not at `cursor` any more.
+        """Returns the effect that writes what was learned and moves the cursor from `cursor` to `upto`.
 
-        decide: given the blocks as they are when it is written.
+        The effect does nothing where the cursor is elsewhere by then. decide: given the blocks as they are when it is
+        written.
         """
 
     async def waiting(self, limit: int) -> Sequence[int]:
-        """People's memories with something that was not learned from yet."""
+        """Returns people's memories with something that was not learned from yet."""
 
 
 class Vectors(Protocol):
-    """How far a memory has been embedded. What is forgotten, or whose words change, has no vector any more."""
+    """Vectors of a memory, and how far it has been embedded. Forgotten or changed messages lose theirs."""
 
     async def unembedded(self, agent: int, model: str, messages_of: MessagesOf) -> Unembedded | None:
-        """The next messages without a vector of this model; None where the agent is gone."""
+        """Reads the next messages without a vector of this model; None: the agent is gone."""
 
     def beginning(self, agent: int, model: str) -> Effect:
-        """From the first message on, with this model."""
+        """Returns the effect that begins at the first message, with this model."""
 
     def adding(self, found: Unembedded, added: Mapping[int, bytes]) -> Effect:
-        """added: float32 of one length, by number. Nothing where something has changed since `found` was read; all
-        begins anew where the vectors of this model have another length than before."""
+        """Returns the effect that adds vectors. added: float32 of one length, by number of the message.
+
+        The effect does nothing where something has changed since `found` was read, and begins anew where the vectors
+        of this model have another length than before.
+        """
 
     async def has(self, agent: int, model: str) -> bool:
-        """Whether anything of it was embedded."""
+        """Tells whether anything of it was embedded."""
 
     async def lacks(self, agent: int, model: str) -> bool:
-        """Whether something that is indexed was not embedded."""
+        """Tells whether something that is indexed was not embedded."""
 
     async def behind(self, model: str, limit: int) -> Sequence[int]:
-        """People's memories of which not all is embedded."""
+        """Returns people's memories of which not all is embedded."""
 
 
 class Spending(Protocol):
@@ -452,96 +381,102 @@ class Spending(Protocol):
 
 
 class Forgetting(Protocol):
-    """Each `begin` is written down at once; what it began is gone when `run` says so, also after a crash in between."""
+    """Forgetting in steps: `begin` writes the intention down, `run` carries it out, also after a crash in between."""
 
     async def find(
         self, project: str, profile: str | None, subject: str | None, *, after: int = 0, limit: int = 100
     ) -> list[int]:
-        """A page of the memories in a scope; None: whatever profile, whatever subject."""
+        """Returns a page of the memories in a scope. profile, subject: None is any."""
 
     async def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
-        """A page of the memories of a project that hold something older than that."""
+        """Returns a page of the memories of a project that hold something older than that."""
 
     async def conversation(self, agent: int, name: str) -> int | None:
-        """By its public name or by the client's own."""
+        """Returns the conversation with this public name, or the client's own."""
 
     async def exchange(self, agent: int, seq: int) -> int | None:
-        """The one that holds this message."""
+        """Returns the exchange that holds this message."""
 
     async def extent(self, agent: int, target: ForgetTarget) -> Extent:
-        """How much that is, now."""
+        """Returns how much the target is, now."""
 
     async def unfinished(self) -> list[int]:
-        """What was begun and not ended, by this process or one before it."""
+        """Returns what was begun and not ended, by this process or one before it."""
 
     async def begin(self, agent: int, target: ForgetTarget) -> int:
-        """Nothing that was under way commits any more; jobs end, and begin again when all is gone. Returns what `run`
-        takes."""
+        """Writes the intention down. Returns its number, for `run`.
+
+        From then on no turn that was under way commits. Jobs end, and begin again when all is gone.
+        """
 
     async def run(self, id: int, rules: ForgetRules, until: Callable[[], bool] = lambda: False) -> bool:
-        """To its end, unless `until` says that it is enough for now. True when all is gone."""
+        """Runs to the end, unless `until` says that it is enough for now. True when all is gone."""
 
     async def forget_project(self, project: str) -> None:
-        """What its users shared. The memories themselves are forgotten one by one, before."""
+        """Deletes the blocks that its users shared. The memories themselves are forgotten one by one, before."""
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
-        """What was forgotten leaves the log too; False: somebody still reads, and it will a little later."""
+        """Takes what was forgotten out of the database's own old copies. False: somebody still reads them."""
 
 
 class Transfer(Protocol):
-    """A memory carried away, and in. Parts: conversation, exchange, block, version, passage, fact,
-    ended, learned, edit."""
+    """Export and import of a memory.
+
+    Parts: conversation, exchange, block, version, passage, fact, ended, learned, edit.
+    """
 
     async def edge(self, agent: Agent) -> dict[str, int]:
-        """Where it ends now, for `page`: `seq` is the last number that was given out, `learned` how far learning
-        has come. Raises: NotFound."""
+        """Returns where the memory ends now, for `page`. Raises: NotFound.
+
+        seq: the last number that was given out. learned: how far learning has come.
+        """
 
     async def page(
         self, agent: Agent, part: str, after: int, limit: int, edge: Mapping[str, int]
     ) -> list[tuple[int, TransferRecord]]:
-        """(what comes after it, record) of one part, up to the edge."""
+        """Returns (position behind it, record) of one part, up to the edge."""
 
     async def begin(self, draft: Agent) -> Agent:
-        """A memory to be filled, out of reach. draft: for the scope where it shall be in the end.
+        """Makes a memory to be filled, which no request reaches. draft: for the scope where it shall be in the end.
 
-        Raises: Conflict, where one is already.
+        Raises: WriteConflict, where one is already.
         """
 
     async def under_way(self, scope: Scope) -> Agent | None:
-        """The one that `begin` made."""
+        """Returns the memory that `begin` made."""
 
     async def chain(self, agent: Agent, seq: int) -> list[Ancestor]:
-        """The path to an exchange of it, oldest first. Raises: NotFound."""
+        """Returns the path to an exchange of it, oldest first. Raises: NotFound."""
 
     async def write(self, agent: Agent, records: Sequence[tuple[str, TransferRecord]]) -> None:
-        """(part, record) in the order in which they were read. Raises: Conflict, NotFound."""
+        """Writes (part, record) in the order in which they were read. Raises: WriteConflict, NotFound."""
 
     async def end(self, agent: Agent, next_seq: int) -> None:
-        """It takes its place. Raises: Conflict, where something was said there meanwhile."""
+        """Puts the memory in its place. Raises: WriteConflict, where something was said there meanwhile."""
 
 
 class Summaries(Protocol):
-    """What was said on a path up to an exchange, told in short."""
+    """Summaries of what was said on a path up to an exchange."""
 
     async def of(self, agent: int, conversation: int, limit: int = 16) -> list[Summary]:
-        """Those of a conversation, whatever branch, the ones that cover most first."""
+        """Returns those of a conversation on any branch, the ones that cover most first."""
 
     async def at(self, agent: int, exchange: int) -> Summary | None:
-        """The one that covers the path up to this exchange."""
+        """Returns the one that covers the path up to this exchange."""
 
     async def tip(self, agent: int, name: str | None) -> tuple[int, int] | None:
-        """(last standing exchange, conversation), by its public name or the client's; None: the newest."""
+        """Returns (last standing exchange, conversation). name: its public one or the client's; None: the newest."""
 
     async def project(self, agent: int) -> str | None:
-        """Whose a memory is."""
+        """Returns the project of a memory."""
 
     async def path(self, agent: int, exchange: int, limit: int = 2000) -> list[Exchange]:
-        """The path to an exchange, oldest first, with content, from the last one that has a summary or its root."""
+        """Returns the path to an exchange with content, oldest first, from the last that has a summary or its root."""
 
     def adding(
         self, agent: int, exchange: Exchange, text: str, *, tokens: int, at: float, model: str
     ) -> Effect:
-        """For the job that made it to commit. One that is there already stays."""
+        """Returns the effect that adds a summary, for the job that made it. One that is there already stays."""
 
 
 class Store(Protocol):
@@ -567,7 +502,7 @@ class Store(Protocol):
     def forgetting(self) -> Forgetting: ...
 
     @property
-    def carry(self) -> Transfer: ...
+    def transfer(self) -> Transfer: ...
 
     @property
     def summaries(self) -> Summaries: ...

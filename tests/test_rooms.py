@@ -72,7 +72,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"open"},
         {"sql", "sqlite"},
         {"base"},
-        {"commands", "search"},
+        {"commands", "database", "search"},
         {"records"},
         {"errors", "value"},
     ],

@@ -48,7 +48,7 @@ class SqlStore:
         self.vectors = Vectors(database)
         self.jobs = Jobs(database, now, tick)
         self.forgetting = Forgetting(database, self.agents, now, cache, self.jobs.wake)
-        self.carry = Transfer(database, self.agents, self.forgetting)
+        self.transfer = Transfer(database, self.agents, self.forgetting)
         self.facts = Facts(database)
         self.spending = Spending(database)
         self.summaries = Summaries(database)

@@ -98,13 +98,13 @@ class TransferOperations:
                 f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}.", param="user"
             )
         if "from" not in arguments:
-            edge = await self._store.carry.edge(agent)
+            edge = await self._store.transfer.edge(agent)
             head = {"memory": {"format": FORMAT, "next_seq": edge["seq"] + 1, "created": agent.created}}
             return _page([head], ExportPosition(agent.uid, PARTS[0], 0, edge))
         at = ExportPosition.read(arguments.optional("from"))
         if at.uid != agent.uid:
             raise BadRequest("This memory was forgotten while it was exported.", param="from")
-        found = await self._store.carry.page(agent, at.part, at.after, PAGE, at.edge)
+        found = await self._store.transfer.page(agent, at.part, at.after, PAGE, at.edge)
         if found:
             lines = [{at.part: _as_line(record)} for _, record in found]
             return _page(lines, ExportPosition(at.uid, at.part, found[-1][0], at.edge))
@@ -131,7 +131,7 @@ class TransferOperations:
     async def _restore(
         self, scope: Scope, at: ImportPosition | None, lines: list[str], *, is_end: bool
     ) -> dict[str, Any]:
-        transfer = self._store.carry
+        transfer = self._store.transfer
         if at is None:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
@@ -166,7 +166,7 @@ class TransferOperations:
             raise BadRequest(f"The first line must name the format, which is {FORMAT}.", param="lines")
         uid, secret = secrets.token_hex(16), secrets.token_bytes(16)
         draft = Agent(0, uid, scope, secret, 0, created=float(head["created"]))
-        agent = await self._store.carry.begin(draft)
+        agent = await self._store.transfer.begin(draft)
         return ImportPosition(agent.uid, int(head["next_seq"]), False)
 
 
@@ -287,7 +287,7 @@ class _LineReader:
             return b"", 0, 0, 0
         if seq not in self._paths:
             path, atoms = b"", 0
-            chain = await self._store.carry.chain(self._agent, seq)
+            chain = await self._store.transfer.chain(self._agent, seq)
             for x in chain:
                 flat = [*(a for each in x.inputs for a in each), *(x.reply or ())]
                 path = self._canon.path(flat, path)

@@ -113,7 +113,7 @@ async def live(alice: Teller, chance: random.Random, turns: int = 60) -> None:
 
 async def learn(store: SqlStore, alice: Teller) -> None:
     """All that was said is learned from; there was nothing in it."""
-    last = (await store.carry.edge(alice.agent))["seq"]
+    last = (await store.transfer.edge(alice.agent))["seq"]
     cursor = store.database.reader.run(lambda c: c.execute("SELECT max(seq) FROM learned").fetchone()[0]) or 0
     await store.database.write(store.facts.learning(alice.agent, cursor, last, 5.0, lambda _: Learned()))
 
@@ -300,12 +300,12 @@ async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_begins_an
 async def test_an_import_ends_where_another_for_the_same_user_begins(other: SqlStore) -> None:
     """Between two lines of one answer: its next one is refused by name anyway."""
     draft = Agent(0, "u1", CAROL, b"k" * 16, 0)
-    first = await other.carry.begin(draft)
-    second = await other.carry.begin(replace(draft, uid="u2"))
-    for step in (other.carry.write(first, []), other.carry.end(first, 5)):
+    first = await other.transfer.begin(draft)
+    second = await other.transfer.begin(replace(draft, uid="u2"))
+    for step in (other.transfer.write(first, []), other.transfer.end(first, 5)):
         with pytest.raises(WriteConflict, match="another import for user:carol"):
             await step
-    await other.carry.end(second, 1)
+    await other.transfer.end(second, 1)
     found = await other.agents.find(CAROL)
     assert found is not None
     assert found.uid == "u2"

@@ -1,0 +1,105 @@
+"""The database below the store: five doors, and the connection that an operation is given.
+
+The store's operations (storage/sql) are written once, over these protocols; each database implements them.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["Connection", "Database", "Effect", "Operation", "Row", "StoreHealth"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """The store's state.
+
+    status: ok, or the `status` word of the error that stops it (full, readonly, locked, corrupt, broken), slow, closed.
+    error: the last failure in words, kept after recovery; failures: how many there were.
+    waiting, waiting_bytes: writes not yet on disk.
+    """
+
+    status: str
+    error: str | None = None
+    failures: int = 0
+    waiting: int = 0
+    waiting_bytes: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+T = TypeVar("T")
+
+# A row as every driver gives it: values in the order of the statement's columns.
+Row = Sequence[Any]
+
+
+class Connection(Protocol):
+    """An open connection, as an operation of the store is given it: inside a transaction where it writes.
+
+    values: the parameters, in the statement's order. Results are whole: nothing is left open across an await.
+    """
+
+    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+        """Returns all rows."""
+
+    async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
+        """Returns the first row; None where there is none."""
+
+    async def value(self, statement: str, values: Sequence[object] = ()) -> Any:
+        """Returns the first column of the first row; None where there is none."""
+
+    async def run(self, statement: str, values: Sequence[object] = ()) -> int:
+        """Runs the statement. Returns how many rows it touched."""
+
+
+# A read or a write. It awaits nothing but its connection, so that a database that never waits needs no event loop.
+Operation = Callable[[Connection], Coroutine[Any, Any, T]]
+
+# A part of a transaction. The store's groups make effects; their callers only hand them on.
+Effect = Operation[object]
+
+
+class Database(Protocol):
+    """Five doors to the data: read, long_read, write, write_one, bulk.
+
+    Each raises what its operation raises, and Unavailable; those that write also Busy, where too many bytes wait.
+    """
+
+    async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
+        """Runs a short, indexed read. Raises: TooSlow past the deadline."""
+
+    async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
+        """Runs a read that may take long: a big index, an export. Raises: TooSlow past the deadline."""
+
+    def write(self, operation: Operation[T], *, bytes: int = 0) -> Future[T]:
+        """Runs a transaction. It begins at once and ends on disk, whether the future is awaited or cancelled.
+
+        bytes: about what the operation holds.
+        """
+
+    def write_one(self, statement: str, values: Sequence[object], *, bytes: int = 0) -> Future[list[Row]]:
+        """Writes one statement that is a transaction by itself, and returns its rows."""
+
+    def bulk(self, operation: Operation[T], *, bytes: int = 0) -> Future[T]:
+        """Runs a transaction that gives way to turns: index, import, forget. It should stay below 5 ms."""
+
+    async def sweep(self, wait_ms: int) -> bool:
+        """Takes what was overwritten out of the database's own old copies; False while somebody still reads them."""
+
+    def when_recovered(self, function: Callable[[], None]) -> None:
+        """Has it called each time the database works again: what a process remembers of it may be wrong by then."""
+
+    @property
+    def health(self) -> StoreHealth: ...
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Waits until every write given to it is on disk; False when that took too long."""
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Drains and closes. What is still waiting after the time fails with Closed. Idempotent."""
