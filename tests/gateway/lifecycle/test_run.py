@@ -136,7 +136,7 @@ def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream
         advice = re.search(r'^Say "(.+)" to model="(.+)" and it uses its memory tools.$', started.said, re.M)
         assert advice is not None, started.said
         with_tools = asks(started.example, advice[1]).replace("gpt-4o-mini", advice[2])
-        assert "memory_insert answered" in started.paste(with_tools)
+        assert "Memory block 'human' changed" in started.paste(with_tools)
     shown = subprocess.run(
         [checkout / ".venv/bin/mnemogate", "memory", "show", "--user", "alice"],
         cwd=checkout,
