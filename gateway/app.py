@@ -46,14 +46,15 @@ from storage.base import Store
 
 __all__ = ["Gateway", "create_app"]
 
-LAST_REQUESTS_S = 5.0  # what requests cut at the end of `shutdown_s` get to write down what became of them
+# Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
+LAST_REQUESTS_S = 5.0
 _log = logging.getLogger("mnemogate")
 
 
 class Gateway:
-    """The ASGI application. `readiness`, `metrics` and `guard` are there for the server and for tests.
+    """The ASGI application. The server and tests use `readiness`, `metrics` and `guard`.
 
-    beside: what works beside the conversations; None without a store.
+    background: the background services; None without a store.
     """
 
     def __init__(
@@ -85,29 +86,30 @@ class Gateway:
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
         self.models = ModelList(settings, named, int(clock()), limits.models_refresh_s)
         pending = Pending()
-        self.beside: BackgroundServices | None = None
+        self.background: BackgroundServices | None = None
         keeper: MemoryKeeper | None = None
         if store is not None:
-            self.beside = BackgroundServices(
+            self.background = BackgroundServices(
                 settings, store, self.metrics, clock, background, embedder, limits
             )
-            keeper = MemoryKeeper(store, settings.memory, clock, self.beside, self.beside.embed_query)
+            keeper = MemoryKeeper(store, settings.memory, clock, self.background, self.background.embed_query)
         self.chat = Chat(settings, keeper, providers, self.metrics, pending, limits)
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
         routes: list[BaseRoute] = [
-            Route(CHAT_PATH, _only_post, methods=["POST"]),  # for its 405; posts never come this far
+            # Gives other methods their 405; posts never come this far.
+            Route(CHAT_PATH, _only_post, methods=["POST"]),
             *model_routes(self.models),
             *forwarding_routes(
                 Forwarding(settings, providers, self.chat.reach), bodies, server.max_upload_bytes, limits
             ),
             *health_routes(self.readiness, self.metrics),
         ]
-        if store is not None and self.beside is not None:
+        if store is not None and self.background is not None:
             self.readiness.checks["store"] = lambda: store.health.status
             self.metrics.watch_writer(lambda: store.health.waiting, lambda: store.health.waiting_bytes)
             if admin_token is not None:
-                operations = make_operations(settings, store, self.beside.embed_query)
+                operations = make_operations(settings, store, self.background.embed_query)
                 routes += admin_routes(operations, admin_token)
         self._router = Router(routes, redirect_slashes=False)
         self._edge = Edge(
@@ -119,7 +121,7 @@ class Gateway:
             open_prefix=ADMIN_PREFIX if admin_token else None,
         )
         self._entry: ASGIApp = self._edge
-        # A preflight brings no key, so it is answered in front of whoever asks for one.
+        # A preflight request has no key, so it is answered before keys are asked for.
         if server.cors_origins:
             self._entry = CORSMiddleware(
                 self._edge,
@@ -147,7 +149,8 @@ class Gateway:
         if scope["path"] == CHAT_PATH and scope["method"] == "POST":
             await self._chat(scope, receive, send)
         else:
-            scope["app"] = self  # makes the router raise, instead of answering, what it does not know
+            # With it the router raises what it does not know, instead of answering itself.
+            scope["app"] = self
             await self._router(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -165,17 +168,17 @@ class Gateway:
 
     async def start(self) -> None:
         self._tasks.append(asyncio.create_task(self.models.run()))
-        if self.store is not None and self.beside is not None:
+        if self.store is not None and self.background is not None:
             await follow_settings(self.store, self.chat.directory.specs, self._clock())
-            self._tasks += self.beside.start()
+            self._tasks += self.background.start()
             self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
-        # What is here now stays: the collector need not look at it again on every round.
+        # All objects of the start stay, so the garbage collector need not look at them again.
         gc.collect()
         gc.freeze()
 
     async def stop(self) -> None:
-        """Everything down, in the order of who needs whom: requests, background work, store, upstreams."""
+        """Stops everything in the order of who needs whom: requests, background work, store, upstreams."""
         self.readiness.draining = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self.idle.wait(), LAST_REQUESTS_S)
@@ -183,14 +186,14 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.chat.pending.drain(LAST_REQUESTS_S)
-        if self.beside is not None:
-            await self.beside.drain(LAST_REQUESTS_S)
+        if self.background is not None:
+            await self.background.drain(LAST_REQUESTS_S)
         if self.store is not None:
             await self.store.close()
         for provider in self.providers.values():
             await provider.aclose()
-        if self.beside is not None:
-            await self.beside.aclose()
+        if self.background is not None:
+            await self.background.aclose()
         if self._embedder is not None:
             await self._embedder.aclose()
         self.access.flush()
@@ -208,11 +211,11 @@ def create_app(
     embedder: Embedder | None = None,
     limits: Limits | None = None,
 ) -> Gateway:
-    """providers: by the names of settings.upstreams; made from the settings if left out.
+    """Makes the application. providers: by the names of settings.upstreams; made of the settings if left out.
 
-    background: whom jobs ask, made likewise; never one of `providers`, whose connections are for live turns.
-    embedder: who makes vectors, made likewise where the settings name one.
-    Raises: SettingsError: nobody answers to memory.background_model or memory.embedder.
+    background: the provider of background calls, made likewise. It is never one of `providers`, whose connections are
+    for live turns. embedder: made likewise, where the settings name one.
+    Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
     """
     return Gateway(
         settings,

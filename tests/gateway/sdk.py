@@ -125,8 +125,8 @@ class World:
         async def settled() -> None:
             await self.gateway.app.idle.wait()
             await self.gateway.app.chat.pending.drain(10.0)
-            if self.gateway.app.beside is not None:
-                await self.gateway.app.beside.drain(10.0)
+            if self.gateway.app.background is not None:
+                await self.gateway.app.background.drain(10.0)
             assert await self.store.drain(10.0)
 
         self.gateway.call(settled())
@@ -137,11 +137,11 @@ class World:
         self.clock.sleep(seconds)
 
         async def work() -> None:
-            upkeep = self.gateway.app.beside.upkeep
-            assert upkeep is not None
+            maintenance = self.gateway.app.background.maintenance
+            assert maintenance is not None
             for agent in await self.store.recall.behind(0, 100):
-                upkeep._grown.add(agent)
-            await upkeep.step()
+                maintenance._grown.add(agent)
+            await maintenance.step()
 
         self.gateway.call(work())
 
@@ -327,10 +327,10 @@ def remember(
         serve(settings, open_here, clock=clock, limits=limits) as gateway,
     ):
         app = gateway.app
-        assert app.beside.upkeep is not None
-        # Upkeep runs when a test lets time pass, not beside it.
-        app.beside.upkeep.grown = lambda agent: None
-        app.beside.upkeep.moved = lambda: None
+        assert app.background.maintenance is not None
+        # Maintenance runs when a test lets time pass, and not while it talks.
+        app.background.maintenance.index_lags = lambda agent: None
+        app.background.maintenance.edits_wait = lambda: None
         world = World(gateway, upstream, clock, statements)
         try:
             yield world

@@ -42,12 +42,12 @@ class Maintenance:
         self._failed = 0
         self._task = PeriodicTask("maintenance", self._start, self.step)
 
-    def grown(self, agent: int) -> None:
+    def index_lags(self, agent: int) -> None:
         """Takes note of a memory that has more messages than its search index."""
         self._grown.add(agent)
         self._task.wake()
 
-    def moved(self) -> None:
+    def edits_wait(self) -> None:
         """Takes note of a turn with memory edits: they are confirmed when they have stood for the idle time."""
         if self._task.is_open_ended:
             self._task.wake()

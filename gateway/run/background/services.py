@@ -1,6 +1,6 @@
-"""What works beside the conversations, put together: jobs and who asks for them, upkeep, retention.
+"""The background services put together: the worker with its jobs, what makes them due, maintenance, retention.
 
-Nothing of it is in front of a reply, but for the vector of a question (gateway.run.background.embed).
+No reply waits for any of it, but for the vector of a question (gateway.run.background.embed).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = ["BackgroundServices"]
 
 
 class BackgroundServices:
-    """handlers: what durable jobs do, by kind; filled before the start. background: None where no model is named.
+    """Implements TurnEvents (gateway.run.memory.keeper), by which turns say that there is work.
 
-    model, embedder: whom it asks; never a provider of live turns.
+    handlers: what durable jobs do, by kind; filled before the start. model: None where no model is named.
     """
 
     def __init__(
@@ -47,43 +47,48 @@ class BackgroundServices:
         embedder: Embedder | None,
         limits: Limits,
     ) -> None:
-        memory, tally = settings.memory, JobMetrics(store.jobs.counts)
-        metrics.register(tally, tally.refresh)
+        """model, embedder: never those of live turns. now: seconds since the epoch."""
+        memory, job_metrics = settings.memory, JobMetrics(store.jobs.counts)
+        metrics.register(job_metrics, job_metrics.refresh)
         self.handlers: dict[str, Handler] = {}
-        self.worker = Worker(store.jobs, self.handlers, count=tally.attempt)
-        self.upkeep = Maintenance(store, memory.idle_s, now)
+        self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempt)
+        self.maintenance = Maintenance(store, memory.idle_s, now)
         days = {name: each.retention_days for name, each in settings.projects.items()}
         self.retention = Retention(store, {n: d for n, d in days.items() if d is not None}, now)
         route = background_route(settings)
-        self.background: BackgroundModel | None = None
+        self.model: BackgroundModel | None = None
         if route is not None and model is not None:
-            self.background = BackgroundModel(
+            self.model = BackgroundModel(
                 model,
                 route.model,
                 store.spending,
                 now,
                 concurrency=limits.background_calls,
                 daily_tokens=memory.background_daily_tokens,
-                count=tally.call,
+                count=job_metrics.call,
             )
         self.embedding: Embedding | None = None
         if embedder is not None:
             self.embedding = Embedding(
-                store, embedder, memory, now, concurrency=limits.background_calls, count=tally.call
+                store, embedder, memory, now, concurrency=limits.background_calls, count=job_metrics.call
             )
             self.handlers[EMBED] = self.embedding.handle
         self.learning: Learning | None = None
-        if memory.learn_every and self.background is not None:
-            self.learning = Learning(store, self.background, memory, now)
+        if memory.learn_every and self.model is not None:
+            self.learning = Learning(store, self.model, memory, now)
             self.handlers[LEARN] = self._learn
         self.compactor: Compactor | None = None
-        if self.background is not None:
-            self.compactor = Compactor(store, self.background, now)
+        if self.model is not None:
+            self.compactor = Compactor(store, self.model, now)
             self.handlers[COMPACT] = self.compactor.run
 
     def start(self) -> list[asyncio.Task[None]]:
-        """Its tasks, until they are cancelled."""
-        runs: list[Coroutine[Any, Any, None]] = [self.upkeep.run(), self.retention.run(), self.worker.run()]
+        """Starts its tasks, which run until they are cancelled."""
+        runs: list[Coroutine[Any, Any, None]] = [
+            self.maintenance.run(),
+            self.retention.run(),
+            self.worker.run(),
+        ]
         if self.learning is not None:
             runs.append(self.learning.schedule.run())
         if self.embedding is not None:
@@ -96,25 +101,25 @@ class BackgroundServices:
             await self.compactor.drain(timeout_s)
 
     async def aclose(self) -> None:
-        if self.background is not None:
-            await self.background.aclose()
+        if self.model is not None:
+            await self.model.aclose()
 
     @property
     def embed_query(self) -> EmbedQuery | None:
-        """None: memory is searched by words alone."""
+        """Makes the vector of a question; None: memory is searched by words alone."""
         return None if self.embedding is None else self.embedding.embed_query
 
-    # -- what turns tell (gateway.run.memory.keeper.TurnEvents)
+    # -- TurnEvents
 
     @property
     def makes_summaries(self) -> bool:
         return self.compactor is not None
 
     def index_lags(self, agent: int) -> None:
-        self.upkeep.grown(agent)
+        self.maintenance.index_lags(agent)
 
     def edits_wait(self) -> None:
-        self.upkeep.moved()
+        self.maintenance.edits_wait()
 
     def turn_kept(self, agent: int, messages: int) -> None:
         if self.embedding is not None:

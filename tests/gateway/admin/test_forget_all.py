@@ -61,9 +61,9 @@ class Scene:
         world.upstream.script = self._answer
         embedder.endpoints.vector_of = self._embed
         app = world.gateway.app
-        assert app.beside.learning is not None
-        assert app.beside.embedding is not None
-        self.learning, self.embedding = app.beside.learning, app.beside.embedding
+        assert app.background.learning is not None
+        assert app.background.embedding is not None
+        self.learning, self.embedding = app.background.learning, app.background.embedding
         self._break_learning()
 
     def _answer(self, seen: Seen) -> Reply:

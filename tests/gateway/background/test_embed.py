@@ -45,8 +45,8 @@ class Remembering:
         self.embedder = embedder
         self.tick = 0.0
         app = world.gateway.app
-        assert app.beside.embedding is not None
-        self.embedding: Embedding = app.beside.embedding
+        assert app.background.embedding is not None
+        self.embedding: Embedding = app.background.embedding
         self.embedding._tick = lambda: self.tick
 
         async def begun() -> None:
@@ -178,7 +178,7 @@ def test_the_models_own_search_and_the_operators_look_use_it_too(made: Rememberi
     made.world.chat(user="alice", model="agent/helper").say("Look it up.")
     assert TORTOISE in str(made.world.upstream.last.messages[-1]["content"])
     operation = ShowOperation(
-        made.world.store, 1000, made.world.clock, embed_query=made.world.gateway.app.beside.embed_query
+        made.world.store, 1000, made.world.clock, embed_query=made.world.gateway.app.background.embed_query
     )
     arguments = {"project": "default", "user": "alice", "profile": "helper", "query": QUESTION}
 

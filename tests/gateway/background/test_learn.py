@@ -51,10 +51,10 @@ class Learner:
         self.world = world
         self.model = ScriptedProvider(script=lambda body: Said("Nothing."))
         app = world.gateway.app
-        assert app.beside.background is not None
-        assert app.beside.learning is not None
-        app.beside.background.provider = self.model
-        self.learning: Learning = app.beside.learning
+        assert app.background.model is not None
+        assert app.background.learning is not None
+        app.background.model.provider = self.model
+        self.learning: Learning = app.background.learning
 
     def teaches(self, *calls: ScriptedCall) -> None:
         self.model.queue(Said(None, calls))
@@ -439,7 +439,7 @@ def test_a_slow_background_model_holds_nobody_up(learner: Learner) -> None:
             return reply
 
     slow = Slow(replies=[Said(None, (fact(MISO),))])
-    background = learner.world.gateway.app.beside.background
+    background = learner.world.gateway.app.background.model
     assert background is not None
     learner.model = background.provider = slow
     chat = learner.world.chat(user="alice")
@@ -528,7 +528,7 @@ def test_two_workers_learn_a_thing_once(learner: Learner) -> None:
     learner.world.chat(user="alice").say(KITTEN)
 
     async def work() -> None:
-        second = asyncio.create_task(Worker(learner.world.store.jobs, app.beside.handlers).run())
+        second = asyncio.create_task(Worker(learner.world.store.jobs, app.background.handlers).run())
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while any((await learner.world.store.jobs.counts()).values()) or not learner.shown:  # noqa: ASYNC110
@@ -616,7 +616,7 @@ def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
     world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
     world.chat(user="alice").say("I live in Bergen.")
     (seq,) = world.query("SELECT min(seq) FROM exchanges")
-    background = world.gateway.app.beside.background
+    background = world.gateway.app.background.model
     assert background is not None
     again = (Said(None, (fact(f"Known: {what}"),)) for what in ("Zqmisox", "Bergen"))
     learner.model = background.provider = Forgetful(replies=again)
@@ -644,7 +644,7 @@ def test_what_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
 
     chat.say("Guess what.")
     chat.say("We got a kitten.")
-    background = world.gateway.app.beside.background
+    background = world.gateway.app.background.model
     assert background is not None
 
     def answer(body: dict[str, Any]) -> Said:
@@ -665,7 +665,7 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
     """What waited for its turn to ask had been read before it was forgotten."""
     with learning(upstream, tmp_path, limits=replace(QUIET, background_calls=1)) as learner:
         world, held, waiting = learner.world, Gate(), [Gate(), Gate()]
-        background = world.gateway.app.beside.background
+        background = world.gateway.app.background.model
         assert background is not None
         ask = background.ask
 
@@ -715,5 +715,5 @@ def test_a_plain_turn_costs_what_it_costs_without(learner: Learner) -> None:
 def test_it_can_be_switched_off(upstream: StrictUpstream, tmp_path: Path, memory: dict[str, Any]) -> None:
     with remember(upstream, tmp_path, memory={"background_model": "small", **memory}) as world:
         app = world.gateway.app
-        assert app.beside.learning is None
-        assert "learn" not in app.beside.handlers
+        assert app.background.learning is None
+        assert "learn" not in app.background.handlers

@@ -188,9 +188,9 @@ QUICK = ModelSettings("quick", "gpt-small", upstream="b")
 
 
 async def test_without_a_model_named_for_it_nothing_is_asked(world: World) -> None:
-    beside = create_app(Settings(upstreams=UPSTREAMS), world.store).beside
-    assert beside is not None
-    assert beside.background is None
+    background = create_app(Settings(upstreams=UPSTREAMS), world.store).background
+    assert background is not None
+    assert background.model is None
 
 
 @pytest.mark.parametrize(
@@ -221,10 +221,10 @@ async def test_the_background_model_has_connections_of_its_own(world: World) -> 
     settings = Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,))
     providers = make_providers(settings)
     app = create_app(settings, world.store, providers)
-    assert app.beside.background is not None
-    assert (app.beside.background.model, app.beside.background.provider.name) == ("gpt-small", "b")
+    assert app.background.model is not None
+    assert (app.background.model.model, app.background.model.provider.name) == ("gpt-small", "b")
     live: Any = providers["b"]
-    own: Any = app.beside.background.provider
+    own: Any = app.background.model.provider
     assert own is not live
     assert own._transport is not live._transport
 

@@ -704,7 +704,7 @@ def wait_for_jobs(gateway: Running) -> list[str]:
             if counts[JobState.DEAD] == 1 and sum(counts.values()) == 1:
                 ended.set()
 
-        gateway.app.beside.handlers.update(bad=bad, good=good)
+        gateway.app.background.handlers.update(bad=bad, good=good)
         store.jobs.watch(look)
         await store.jobs.enqueue("bad", 0, "k")
         await store.jobs.enqueue("good", 0, "k")

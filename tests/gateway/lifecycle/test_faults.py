@@ -299,7 +299,7 @@ def test_a_fault_while_a_job_runs_costs_it_an_attempt_and_the_chat_nothing(
         async def ask() -> bytes:
             return b"answer"
 
-        world.gateway.app.beside.handlers["work"] = work
+        world.gateway.app.background.handlers["work"] = work
         world.gateway.call(jobs.enqueue("work", agent, "k"))
         entered.wait_sync()
         fault.strike(world)
@@ -321,7 +321,7 @@ def test_a_fault_while_a_job_runs_costs_it_an_attempt_and_the_chat_nothing(
 
 async def until_idle(world: World) -> None:
     """The worker has met the fault, and has let go of its job."""
-    worker = world.gateway.app.beside.worker
+    worker = world.gateway.app.background.worker
     assert worker is not None
     async with asyncio.timeout(PATIENCE_S):
         while worker.running:  # noqa: ASYNC110  # nobody tells: there is nothing to do
@@ -652,7 +652,7 @@ def test_no_agent_is_made_twice_when_its_first_turn_was_not_kept(
         assert world.gateway.call(find()).next_seq >= 1
 
 
-def test_one_damaged_row_does_not_keep_the_others_from_their_upkeep(
+def test_one_damaged_row_does_not_keep_the_others_from_their_maintenance(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with world_of(upstream, tmp_path / "m.db") as world:
@@ -661,13 +661,13 @@ def test_one_damaged_row_does_not_keep_the_others_from_their_upkeep(
         world.settle()
         agents = world.write(lambda c: [row[0] for row in c.execute("SELECT id FROM agents ORDER BY id")])
         world.write(lambda c: c.execute("UPDATE exchanges SET input = x'ff' WHERE agent = ?", agents[:1]))
-        upkeep = world.gateway.app.beside.upkeep
-        assert upkeep is not None
+        maintenance = world.gateway.app.background.maintenance
+        assert maintenance is not None
 
         async def work() -> None:
             for agent in agents:
-                upkeep._grown.add(agent)
-                await upkeep.step()
+                maintenance._grown.add(agent)
+                await maintenance.step()
 
         world.gateway.call(work())
         indexed = world.write(
