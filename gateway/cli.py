@@ -1,6 +1,6 @@
-"""The command line: serve, check the settings, and what an operator asks of the database.
+"""The command line: it serves, checks the settings, and performs an operator's operations on the database.
 
-Serving imports lie inside `serve`: the other commands should answer at once.
+Modules that only serving needs are imported where it begins, so that the other commands answer at once.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ __all__ = ["main"]
 
 EXIT_SETTINGS = 2
 EXIT_FAILED = 1
-EXIT_PIPE = 141  # as a shell tells of SIGPIPE
-# What makes sense before the first `serve`.
+# As shells report a process that SIGPIPE ended.
+EXIT_PIPE = 141
+# Operations that make sense before the first `serve`: they may create the database.
 FOUNDERS = ("keys-create", "keys-list", "keys-revoke", "memory-import")
 SECRETS = ("api_key", "headers")
 
-# What a terminal would obey (ECMA-48), or show in another order than it is (Unicode's TR9): users and models wrote it.
-_ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is
+# printed, and must not control the operator's terminal.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read it has enough (`| head`); what Python still holds back must not fail at its end.
+        # The reader has enough, as `| head` does. Python's own last flush must not fail for it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except SettingsError as error:
@@ -77,84 +79,95 @@ def _parser() -> argparse.ArgumentParser:
         sub = group.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=run)
         sub.add_argument(
-            "--config", metavar="FILE", help="settings file (default: mnemogate.toml, if it is there)"
+            "--config", metavar="FILE", help="the settings file (default: mnemogate.toml, if there is one)"
         )
-        sub.add_argument("--db", metavar="FILE", help="the database file")
+        sub.add_argument("--db", metavar="FILE", help="the database file (default: mnemogate.db)")
         return sub
 
-    serve = command("serve", _serve, "answer requests")
-    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    serve.add_argument("--port", type=int, help="port to listen on (default 8080; 0: any free one)")
+    serve = command("serve", _serve, "serve requests until it is stopped")
+    serve.add_argument("--host", help="the address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="the port to listen on (default: 8080; 0 takes any free one)")
     serve.add_argument(
-        "--upstream", metavar="URL", help="base URL of an OpenAI-compatible upstream, with its /v1"
+        "--upstream", metavar="URL", help="the base URL of an OpenAI-compatible upstream, with its /v1"
     )
     serve.add_argument(
-        "--single-user", action="store_true", default=None, help="one person, no `user` needed"
+        "--single-user",
+        action="store_true",
+        default=None,
+        help="treat all callers as one person, so that requests need no `user`",
     )
     command("check-config", _check_config, "check the settings and print them, without secrets")
     sub = commands.add_parser("version", help="print the version")
     sub.set_defaults(run=_version)
 
-    keys = commands.add_parser("keys", help="gateway keys").add_subparsers(required=True, metavar="action")
-    create = command("create", _keys_create, "make a key; it is shown once", keys)
-    create.add_argument("--project", default="default")
-    create.add_argument("--name", default="key")
-    command("list", _keys_list, "list keys", keys)
-    revoke = command("revoke", _keys_revoke, "end a key", keys)
-    revoke.add_argument("key", help="its number or name, as `keys list` shows them")
-
-    memory = commands.add_parser("memory", help="what is remembered").add_subparsers(
+    keys = commands.add_parser("keys", help="create, list and revoke gateway keys").add_subparsers(
         required=True, metavar="action"
     )
-    show = command("show", _memory_show, "blocks, recent messages, what would be recalled", memory)
+    create = command("create", _keys_create, "create a key, which is shown only once", keys)
+    create.add_argument("--project", default="default")
+    create.add_argument("--name", default="key")
+    command("list", _keys_list, "list the keys", keys)
+    revoke = command("revoke", _keys_revoke, "revoke a key", keys)
+    revoke.add_argument("key", help="the key's number or name, as `keys list` shows them")
+
+    memory = commands.add_parser(
+        "memory", help="show, forget, export and import what is remembered"
+    ).add_subparsers(required=True, metavar="action")
+    show = command("show", _memory_show, "show blocks, facts and recent messages of a memory", memory)
     _add_scope(show)
-    show.add_argument("--query", help="also show what would be recalled for this question")
-    show.add_argument("--why", action="store_true", help="also show where each memory comes from")
+    show.add_argument("--query", help="show what would be recalled for this question, too")
+    show.add_argument("--why", action="store_true", help="show where each memory comes from, too")
     _add_memory_commands(lambda name, run, text: command(name, run, text, memory))
 
-    compact = command("compact", _compact, "summarise a conversation now, for when its window is full")
+    compact = command("compact", _compact, "summarise a conversation now, before its window is full")
     _add_scope(compact)
-    compact.add_argument("--in", dest="in_", metavar="ID", help="which of the user's; without, the last")
+    compact.add_argument(
+        "--in", dest="in_", metavar="ID", help="the conversation's id (default: the user's last conversation)"
+    )
 
-    jobs = command("jobs", _jobs_list, "work beside the conversations: what waits, runs or has failed")
+    jobs = command("jobs", _jobs_list, "list, retry and cancel background jobs")
     jobs.set_defaults(state=None, limit=100)
     action = jobs.add_subparsers(metavar="action")
-    sub = command("list", _jobs_list, "list jobs, newest first (as without an action)", action)
+    sub = command("list", _jobs_list, "list jobs, the newest first (the default action)", action)
     sub.add_argument("--state", choices=("pending", "running", "retrying", "dead"))
     sub.add_argument("--limit", type=int, default=100)
     for name, run, text in (
-        ("show", _jobs_show, "one job, with the steps it has done"),
-        ("retry", _jobs_retry, "try a failed job again, now"),
-        ("cancel", _jobs_cancel, "drop a job; one that runs changes nothing more"),
+        ("show", _jobs_show, "show one job with the steps it has done"),
+        ("retry", _jobs_retry, "retry a failed job now"),
+        ("cancel", _jobs_cancel, "cancel a job; one that is running changes nothing more"),
     ):
-        command(name, run, text, action).add_argument("job", type=int, help="its number")
-    command(
-        "worker", _worker, "do the work beside the conversations in a process of its own (PostgreSQL only)"
-    )
+        command(name, run, text, action).add_argument("job", type=int, help="the job's number")
+    command("worker", _worker, "run background jobs in a process of its own (PostgreSQL only)")
     return parser
 
 
 def _add_scope(sub: Any) -> Any:
-    """Whose memory; what is left out is what it is for requests that leave it out."""
-    sub.add_argument("--user", help="default: whom the settings name for requests that name nobody")
-    sub.add_argument("--project", default="default")
-    sub.add_argument("--profile", help="default: the project's; to forget a whole user: all")
-    sub.add_argument("--conversation", help="the memory of a conversation without a user")
+    """Adds the options that name a memory. What is left out is filled in as for a request that leaves it out."""
+    sub.add_argument("--user", help="the user (default: the settings' user of requests that name none)")
+    sub.add_argument("--project", default="default", help="the project (default: default)")
+    sub.add_argument(
+        "--profile", help="the profile (default: the project's; `forget` of a whole user: all profiles)"
+    )
+    sub.add_argument("--conversation", help="a conversation without a user, instead of --user")
     return sub
 
 
 def _add_memory_commands(command: Callable[..., Any]) -> None:
-    forget = _add_scope(command("forget", _memory_forget, "erase for good; nothing brings it back"))
-    forget.add_argument("--message", type=int, metavar="N", help="one message, as `memory show` numbers it")
-    forget.add_argument("--exchange", type=int, metavar="N", help="a message with its question or answer")
-    forget.add_argument("--in", dest="in_", metavar="ID", help="one conversation of the user's")
-    forget.add_argument("--all-users", action="store_true", help="everybody in the project or profile")
-    undo = _add_scope(command("undo", _memory_undo, "take back the last change of a block"))
-    undo.add_argument("--block", required=True, metavar="LABEL")
-    export = _add_scope(command("export", _memory_export, "write a memory as JSON lines"))
-    export.add_argument("file", nargs="?", help="standard output without it")
-    fill = _add_scope(command("import", _memory_import, "read an exported memory into an empty one"))
-    fill.add_argument("file", nargs="?", help="standard input without it")
+    forget = _add_scope(command("forget", _memory_forget, "forget for good: it cannot be undone"))
+    forget.add_argument(
+        "--message", type=int, metavar="N", help="one message, by its number in `memory show`"
+    )
+    forget.add_argument(
+        "--exchange", type=int, metavar="N", help="a message with its question or answer, by its number"
+    )
+    forget.add_argument("--in", dest="in_", metavar="ID", help="one conversation of the user's, by its id")
+    forget.add_argument("--all-users", action="store_true", help="all users of the project or profile")
+    undo = _add_scope(command("undo", _memory_undo, "undo the last change of a block"))
+    undo.add_argument("--block", required=True, metavar="LABEL", help="the block")
+    export = _add_scope(command("export", _memory_export, "export a memory as JSON lines"))
+    export.add_argument("file", nargs="?", help="the file to write (default: standard output)")
+    fill = _add_scope(command("import", _memory_import, "import an exported memory for a user who has none"))
+    fill.add_argument("file", nargs="?", help="the file to read (default: standard input)")
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -179,15 +192,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
-    from gateway.providers import (  # not loaded by other commands
-        make_background,
-        make_embedder,
-        make_providers,
-    )
+    from gateway.providers import make_background, make_embedder, make_providers
 
     settings = _settings(arguments)
     check_models(settings)
-    # What the start would refuse; nothing of it opens anything.
+    # The start would refuse what these refuse. Nothing is opened.
     for make in (make_providers, make_background, make_embedder):
         make(settings)
     print(json.dumps(_without_secrets(asdict(settings)), indent=2, default=str))
@@ -269,12 +278,12 @@ def _worker(arguments: argparse.Namespace) -> int:
     path = _settings(arguments).database.path
     raise GatewayError(
         f"{path} is a SQLite file, which one process owns: `mnemogate serve` does the background work itself. "
-        "A worker beside it needs PostgreSQL, which comes later."
+        "A worker of its own needs PostgreSQL, which comes later."
     )
 
 
 def _scope(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What is named, without the blanks around it, as in requests."""
+    """Returns the options that name a memory, stripped of blanks as requests are."""
     names = ("project", "profile", "user", "conversation")
     return {name: value.strip(" \t") for name in names if (value := getattr(arguments, name)) is not None}
 
@@ -295,12 +304,12 @@ def _memory_forget(arguments: argparse.Namespace) -> int:
     while not answer["done"]:
         answer = _perform(settings, "memory-forget", {**wanted, "left": answer["left"]})
         count += answer["memories"]
-    print(_tell_forgotten(arguments, count, first), file=sys.stderr)
+    print(_describe_forgotten(arguments, count, first), file=sys.stderr)
     return 0
 
 
-def _tell_forgotten(arguments: argparse.Namespace, memories: int, answer: dict[str, Any]) -> str:
-    """What is gone, and how to forget what may still tell of it."""
+def _describe_forgotten(arguments: argparse.Namespace, memories: int, answer: dict[str, Any]) -> str:
+    """Says what is gone, and which commands forget what may still quote it."""
     number = arguments.message if arguments.message is not None else arguments.exchange
     if number is None and arguments.in_ is None:
         count, what = memories, "memory" if memories == 1 else "memories"
@@ -308,15 +317,15 @@ def _tell_forgotten(arguments: argparse.Namespace, memories: int, answer: dict[s
         count, what = answer["messages"], "message" if answer["messages"] == 1 else "messages"
     if not count:
         return "There was nothing to forget."
-    told = f"Forgotten: {count} {what}."
+    summary = f"Forgotten: {count} {what}."
     if number is None:
-        return told
+        return summary
     scope = _scope(arguments)
     if scope["project"] == "default":
         del scope["project"]
     flags = [part for name, value in scope.items() for part in (f"--{name}", value)]
     command, look = (shlex.join(["mnemogate", "memory", verb, *flags]) for verb in ("forget", "show"))
-    lines = [f"{told} What may quote it was kept:"]
+    lines = [f"{summary} What may quote it was kept:"]
     if answer["kept"]:
         lines.append(f"  its question or reply; to forget both: {command} --exchange {number}")
     lines.append(f"  other turns of the conversation; to forget all: {command} --in {answer['conversation']}")
@@ -362,10 +371,11 @@ def _memory_import(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]:
-    """The file, or without one what stands for it. Raises: GatewayError: it cannot be opened, read or written."""
+    """Opens the file, or takes the standard stream without one. Raises: GatewayError: it cannot be used."""
 
     def private(path: str, flags: int) -> int:
-        return os.open(path, flags, 0o600)  # a new one is for this account alone, as the database is
+        # A new file is for this account alone, as the database is.
+        return os.open(path, flags, 0o600)
 
     try:
         with open(path, mode, encoding="utf-8", opener=private) if path else nullcontext(standard) as file:
@@ -378,6 +388,7 @@ def _opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]
 
 
 def _pages(file: Iterable[str]) -> Iterator[list[str]]:
+    """Splits lines into requests: 200 lines or 1 MiB each, but a whole line at least."""
     page: list[str] = []
     size = 0
     for line in file:
@@ -391,7 +402,7 @@ def _pages(file: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> Any:
-    """Ask the process that serves this database, or do it here if there is none."""
+    """Asks the process that serves this database, or performs the operation here if there is none."""
     try:
         body = json.dumps(arguments, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -412,7 +423,10 @@ def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> A
 
 
 def _owner(settings: Settings) -> dict[str, Any] | None:
-    """None when nobody serves: a process that was killed leaves its file, and somebody else may have its port."""
+    """Reads where the process that serves listens, and the token for it; None: nobody serves.
+
+    The lock decides: a process that was killed leaves its file, and another program may have its port by now.
+    """
     try:
         if owner_of(settings.database.path) is None:
             return None
@@ -423,18 +437,20 @@ def _owner(settings: Settings) -> dict[str, Any] | None:
 
 
 def _ask(owner: dict[str, Any], operation: str, body: bytes) -> tuple[bool, Any]:
-    """(False, None) when nobody is there: the file was left over by a process that was killed."""
+    """Returns (True, answer), or (False, None) if the process of the admin file is gone."""
     request = urllib.request.Request(
         f"{owner['address']}/admin/{operation}",
         body,
         {"x-mnemogate-admin": owner["token"], "content-type": "application/json"},
     )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine needs no proxy
+    # Without the proxies of the environment: the process is on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=30) as reply:
             return True, json.loads(reply.read())
     except urllib.error.HTTPError as error:
-        if error.code == 401:  # somebody else listens there now
+        if error.code == 401:
+            # Another program listens there now.
             return False, None
         try:
             message = json.loads(error.read())["error"]["message"]
@@ -446,10 +462,12 @@ def _ask(owner: dict[str, Any], operation: str, body: bytes) -> tuple[bool, Any]
 
 
 def _plain(text: str) -> str:
-    return _ORDERS.sub(lambda found: ascii(found[0])[1:-1], text)
+    """Replaces control characters by their escapes."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _without_secrets(value: Any) -> Any:
+    """Replaces keys and headers, at any depth, by whether they are set."""
     if isinstance(value, dict):
         return {
             name: ("(set)" if each else each) if name in SECRETS else _without_secrets(each)

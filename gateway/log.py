@@ -17,19 +17,21 @@ import orjson
 
 __all__ = ["AccessLog", "configure_logging", "write_stderr"]
 
-FLUSH_S = 0.1  # chosen: soon enough for somebody who watches
+# Chosen: soon enough for somebody who watches.
+FLUSH_S = 0.1
 
 
 def write_stderr(data: bytes) -> None:
+    """Writes whole lines. A stderr that nobody reads any more is no reason to stop serving."""
     try:
         sys.stderr.buffer.write(data)
         sys.stderr.buffer.flush()
-    except (OSError, ValueError):  # nobody reads us any more: no reason to stop answering
+    except (OSError, ValueError):
         pass
 
 
 class AccessLog:
-    """Lines go to `write`, in order. `flush` writes what is waiting."""
+    """Gathers lines and gives them to `write`, in order. `flush` writes those that wait."""
 
     def __init__(self, write: Callable[[bytes], object] = write_stderr, *, enabled: bool = True) -> None:
         self._write = write
@@ -63,7 +65,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: int = logging.WARNING) -> None:
-    """Send the standard library's logging to stderr as JSON lines."""
+    """Sends the standard library's logging to stderr as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
     root = logging.getLogger()

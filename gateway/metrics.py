@@ -1,7 +1,7 @@
-"""What is counted, in Prometheus' form, in a registry of our own. Labels come from short closed lists.
+"""Metrics in Prometheus' form, in a registry of their own. Labels come from short closed lists.
 
-Everything is counted in the event loop's thread, in plain numbers: prometheus-client's own counters take a lock for
-each, some 1.5 us, and a request counts eight things. They become its families when somebody looks.
+Everything is counted in the event loop's thread, in plain numbers: prometheus-client's own counters take a lock,
+some 1.5 us each, and a request counts eight things. A scrape makes families of them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-__all__ = ["Count", "Metrics", "Spread"]
+__all__ = ["Count", "Metrics", "Spread", "counter_family"]
 
+# Upper bounds of the buckets: fine where our own time lies, coarse where a disk or an upstream is slow.
 _MS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 
 
@@ -32,7 +33,7 @@ class Count:
 
 
 class Spread:
-    """How often values fell into which bucket; values in milliseconds."""
+    """A histogram: how many values fell into each bucket. Values are in milliseconds."""
 
     __slots__ = ("counts", "total")
 
@@ -85,11 +86,11 @@ class Metrics(Collector):
         self._in_flight = in_flight
 
     def watch_upstreams(self, resting: Callable[[], dict[tuple[str, ...], int]]) -> None:
-        """By upstream: whether it is passed over at the moment."""
+        """Sets the gauge of open circuits. resting: by upstream, 1 while it is passed over."""
         self._resting = resting
 
     def watch_writer(self, queued: Callable[[], float], queued_bytes: Callable[[], float]) -> None:
-        """Let the gauges of the writer ask when somebody looks."""
+        """Sets the gauges of the writer, which are read at each scrape."""
         self._queued, self._queued_bytes = queued, queued_bytes
 
     def register(self, collector: Collector, refresh: Callable[[], Awaitable[None]]) -> None:
@@ -98,6 +99,7 @@ class Metrics(Collector):
         self._refreshed.append(refresh)
 
     async def scrape(self) -> bytes:
+        """Returns all metrics as text, after those that have to be asked for were."""
         for refresh in self._refreshed:
             await refresh()
         return self.render()
@@ -106,11 +108,11 @@ class Metrics(Collector):
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        yield _counter("requests", "Requests answered.", ("route", "status"), self._requests)
-        yield _counter(
+        yield counter_family("requests", "Requests answered.", ("route", "status"), self._requests)
+        yield counter_family(
             "upstream_errors", "Calls an upstream failed.", ("upstream", "kind"), self._upstream_errors
         )
-        yield _counter(
+        yield counter_family(
             "upstream_tries", "Calls of an upstream.", ("upstream", "outcome"), self._upstream_tries
         )
         resting = GaugeMetricFamily(
@@ -121,7 +123,7 @@ class Metrics(Collector):
         for values, is_resting in self._resting().items():
             resting.add_metric(values, is_resting)
         yield resting
-        yield _counter("memory", "Requests by what became of memory.", ("status",), self._memory)
+        yield counter_family("memory", "Requests by what became of memory.", ("status",), self._memory)
         yield _single("not_durable", "Replies released before their turn was on disk.", self.not_durable)
         yield _single(
             "prefix_breaks", "Turns whose prompt did not extend the one before.", self.prefix_breaks
@@ -135,7 +137,7 @@ class Metrics(Collector):
         yield _gauge("writer_queue_bytes", "Bytes waiting for the store.", self._queued_bytes)
 
 
-def _counter(
+def counter_family(
     name: str, about: str, labels: tuple[str, ...], counts: dict[tuple[str, ...], int]
 ) -> CounterMetricFamily:
     family = CounterMetricFamily(f"mnemogate_{name}", about, labels=labels)

@@ -1,4 +1,7 @@
-"""`mnemogate serve`: address, database, application, server, in this order; and operations when nobody serves."""
+"""`mnemogate serve`: takes the address, the database, the application and the server, in this order.
+
+Operations are performed here, too, when no process serves.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +51,13 @@ print(chat.create(model="{model}", user="alice", messages=ask).choices[0].messag
 
 
 def serve(settings: Settings, limits: Limits | None = None) -> int:
-    """Serve until told to stop. Raises: SettingsError: before anything is listened on."""
+    """Serves until it is stopped, and returns the exit code. Raises: SettingsError: it does not start."""
     configure_logging()
     return uvloop.run(_serve(settings, limits))
 
 
 async def perform_here(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
-    """One operation on the database, without a server. Raises: GatewayError."""
+    """Performs one operation on the database, without a server. Raises: GatewayError."""
     try:
         store = await open_database(settings)
     except StoreError as error:
@@ -111,7 +114,7 @@ async def _serve(settings: Settings, limits: Limits | None) -> int:
 
 
 async def _open_store(settings: Settings, address: str) -> Store | None:
-    """None where not even the lock can be had: then chat goes on without memory. Raises: SettingsError."""
+    """Opens the store; None: not even its lock can be had, and chat goes on without memory. Raises: SettingsError."""
     try:
         return await open_database(settings, address)
     except Unavailable as error:
@@ -122,11 +125,11 @@ async def _open_store(settings: Settings, address: str) -> Store | None:
 
 
 async def _check_keys(settings: Settings, store: Store | None) -> bool:
-    """Whether there are keys. Raises: SettingsError: others could reach us, and there are none."""
+    """Returns whether there are keys. Raises: SettingsError: there are none, and other machines could reach us."""
     try:
         has_keys = store is not None and await store.keys.has_any()
     except Unavailable as error:
-        # Damaged or locked: it may come back. Until it says otherwise, callers from elsewhere wait (see Guard).
+        # Damaged or locked: it may come back. Until then, callers from elsewhere are refused (see Guard).
         _log.error("serving without memory: %s", error.message)
         return not is_loopback(settings.server.host)
     if not has_keys and not is_loopback(settings.server.host):
@@ -164,7 +167,10 @@ def _announce(settings: Settings, store: Store | None, url: str, local: str, has
 
 
 def example_model(settings: Settings) -> str:
-    """A name that is answered here, for the example. The scripted model takes any: it is asked for as others are."""
+    """Returns a model name that is answered here, for the example.
+
+    The scripted model answers to any name, so it is asked for by a name that others have.
+    """
     names = [each.alias for each in settings.models]
     if settings.upstreams[0].kind != "scripted":
         names += [f"{AGENT_PREFIX}{each.name}" for each in settings.profiles if each.model]

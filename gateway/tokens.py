@@ -1,9 +1,8 @@
-"""How many tokens a text or a message takes.
+"""Counts the tokens of texts and messages.
 
-Byte-level BPE never makes more tokens than there are bytes, so `upper_bound` answers most questions without
-a tokenizer. The exact count needs ranks (78 MB once parsed): they lie in gateway/data, are read on first use
-and never at start, and nothing here ever touches the network. Loading takes 0.2 s: call `Tokenizer.load` in a
-thread first.
+Byte-level BPE never makes more tokens than there are bytes, so `upper_bound` answers most questions without a
+tokenizer. The exact count needs ranks (78 MB once parsed). They lie in gateway/data, are read on first use and never
+at start, and nothing here ever touches the network. Loading takes 0.2 s: call `Tokenizer.load` in a thread first.
 """
 
 from __future__ import annotations
@@ -33,38 +32,44 @@ __all__ = [
 
 Encoding = Literal["o200k_base", "cl100k_base"]
 
-MESSAGE_TOKENS = (
-    4  # role and separators; OpenAI's cookbook ("How to count tokens") has 3, and 1 more for a name
-)
-IMAGE_TOKENS = (
-    1_000  # a high-detail image of common size: 85 + 170 a tile is 765 to 1,105 (OpenAI's vision guide)
-)
-IMAGE_LOW_TOKENS = 85  # the same guide, `detail: low`
-AUDIO_BASE64_PER_TOKEN = {"wav": 6_400}  # 10 tokens a second; 24 kHz 16 bit mono is 64,000 base64 characters
-AUDIO_BASE64_PER_TOKEN_OTHER = 2_000  # the same for mp3 at 128 kbit/s
-AUDIO_TOKENS = 600  # a minute, where only a reference is there
-FILE_TOKENS = 3_000  # two pages of a PDF as text and image, where only a reference is there
-FILE_BASE64_PER_TOKEN = 40  # chosen: 60 kB of base64 a page of 1,500 tokens
-OTHER_SCALE = 1.2  # chosen: other vendors' vocabularies take up to about a fifth more for the same text
-CACHED_COUNTS = 16_384  # about 2 MB; a conversation is sent again with every turn, and its texts are the same
+# Role and separators: OpenAI's cookbook ("How to count tokens") has 3, and 1 more for a name.
+MESSAGE_TOKENS = 4
+# A high-detail image of common size: 85 + 170 a tile is 765 to 1,105 (OpenAI's vision guide).
+IMAGE_TOKENS = 1_000
+# The same guide, `detail: low`.
+IMAGE_LOW_TOKENS = 85
+# 10 tokens a second; a second of 24 kHz 16 bit mono is 64,000 base64 characters.
+AUDIO_BASE64_PER_TOKEN = {"wav": 6_400}
+# The same for mp3 at 128 kbit/s.
+AUDIO_BASE64_PER_TOKEN_OTHER = 2_000
+# A minute of audio, where only a reference is there.
+AUDIO_TOKENS = 600
+# Two pages of a PDF as text and image, where only a reference is there.
+FILE_TOKENS = 3_000
+# Chosen: 60 kB of base64 for a page of 1,500 tokens.
+FILE_BASE64_PER_TOKEN = 40
+# Chosen: other vendors' vocabularies take up to about a fifth more tokens for the same text.
+OTHER_SCALE = 1.2
+# About 2 MB. A conversation is sent again with every turn, and its texts are the same.
+CACHED_COUNTS = 16_384
 
 
 def upper_bound(text: str | bytes) -> int:
-    """The most tokens a text can take: its bytes in UTF-8."""
+    """Returns the most tokens that a text can take: its bytes in UTF-8."""
     if isinstance(text, bytes) or text.isascii():
         return len(text)
     return len(text.encode("utf-8", "surrogatepass"))
 
 
 def read_ranks(name: Encoding) -> tuple[str, dict[bytes, int]]:
-    """The split pattern and the ranks of an encoding, as gateway/data/README lays them out."""
+    """Reads the split pattern and the ranks of an encoding, as gateway/data/README lays them out."""
     packed = gzip.decompress(resources.files("gateway").joinpath("data", f"{name}.ranks.gz").read_bytes())
     pattern_bytes, tokens = struct.unpack_from("<II", packed)
     start = 8 + pattern_bytes
     pattern = packed[8:start].decode()
     lengths, joined = packed[start : start + tokens], packed[start + tokens :]
     ends = list(accumulate(lengths))
-    # map and slice instead of a loop of statements: this runs 200,000 times
+    # With map and slice instead of a loop of statements, since this runs 200,000 times.
     pieces = map(joined.__getitem__, map(slice, [0, *ends], ends))
     return pattern, dict(zip(pieces, range(tokens), strict=True))
 
@@ -86,11 +91,11 @@ class Tokenizer:
         return self.encoding in _loaded
 
     def load(self) -> None:
-        """Make the encoding ready; blocks for about 0.2 s the first time, thread-safe, idempotent."""
+        """Makes the encoding ready. Blocks for about 0.2 s the first time; thread-safe, idempotent."""
         _load(self.encoding)
 
     def count(self, text: str) -> int:
-        """Tokens of a text, special tokens as the plain text they are; loads the encoding if need be."""
+        """Counts a text, special tokens as the plain text they are. Loads the encoding if need be."""
         if not text:
             return 0
         key = (hash(text), len(text))
@@ -116,7 +121,8 @@ def _load(name: Encoding) -> tiktoken.Encoding:
     with _lock:
         ready = _loaded.get(name)
         if ready is None:
-            import tiktoken  # not at start: most processes never come near a budget
+            # Not at start: most processes never come near a budget.
+            import tiktoken
 
             pattern, ranks = read_ranks(name)
             ready = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
@@ -128,7 +134,7 @@ _tokenizers: dict[tuple[Encoding, float], Tokenizer] = {}
 
 
 def tokenizer_for(model: str) -> Tokenizer:
-    """The tokenizer for a model's name; the same object for the same kind of model.
+    """Returns the tokenizer for a model's name; the same object for the same kind of model.
 
     OpenAI's own names are counted exactly, all others with o200k_base and a margin.
     """
@@ -143,12 +149,12 @@ def tokenizer_for(model: str) -> Tokenizer:
 
 
 def count(text: str, encoding: Encoding = "o200k_base") -> int:
-    """The exact number of tokens of a text."""
+    """Counts a text exactly."""
     return _tokenizers.setdefault((encoding, 1.0), Tokenizer(encoding)).count(text)
 
 
 def media_tokens(part: Mapping[str, Any]) -> int:
-    """An estimate for a content part that is not text, by kind: bytes say little, a URL nothing."""
+    """Estimates a content part that is not text by its kind, since bytes say little and a URL says nothing."""
     kind = part.get("type")
     body = part.get(kind) if isinstance(kind, str) else None
     body = body if isinstance(body, Mapping) else {}
@@ -167,9 +173,9 @@ def media_tokens(part: Mapping[str, Any]) -> int:
 
 
 def message_tokens(message: Mapping[str, Any], count: Callable[[str], int]) -> int:
-    """Tokens of one chat message: text, calls and media; with `count=upper_bound` an upper bound of its text.
+    """Counts one chat message: text, calls and media. With `count=upper_bound` its text is bounded instead.
 
-    Takes any JSON object: what has the wrong type is passed over here and judged elsewhere.
+    It takes any JSON object: fields of the wrong type are passed over here and judged elsewhere.
     """
     total = MESSAGE_TOKENS
     for field in ("content", "name", "refusal", "reasoning_content", "reasoning"):

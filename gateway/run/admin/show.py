@@ -15,12 +15,15 @@ from storage.records import Agent, Block, Fact, Message, Scope, Vector
 
 __all__ = ["ShowOperation"]
 
-RECENT = 10  # exchanges
-VERSIONS = 5  # of a block, with `--why`
+# Exchanges.
+RECENT = 10
+# Of a block, with `--why`.
+VERSIONS = 5
 PASSAGES = 100
 FACTS = 100
 SEARCH_MS = 5000.0
-SOURCES = 4  # of one version or note
+# Of one version or note.
+SOURCES = 4
 SHOWN_CHARS = 100
 
 ORIGINS = {

@@ -7,8 +7,8 @@ given a `JobContext` and may be ended at any await; what it must not do twice it
         reply = await job.step("ask", lambda: ask(job.payload))    # journaled: not asked again after a crash
         await job.finish(store.facts.adding(job.agent, reply))     # effect, cursor and the job's end: one transaction
 
-A handler that fails is tried again, each time later, until the dead letter; its lane waits for it meanwhile. Words of
-errors that are not ours never reach the database or the log: they may hold what somebody said.
+A handler that fails is tried again, each time later, until its job is a dead letter; its lane waits meanwhile. Words
+of errors that are not ours never reach the database or the log, since they may hold what somebody said.
 """
 
 from __future__ import annotations
@@ -30,15 +30,19 @@ __all__ = ["GiveUp", "Handler", "JobContext", "JobFailed", "Postponed", "Worker"
 
 _log = logging.getLogger("mnemogate")
 
-_AFTER_FAULT_S = 30.0  # a store that comes back says so earlier
-_LEAST_S = 0.05  # between two looks: what falls due within it is taken together
-_NOTHING_FOUND_S = 5.0  # what seemed due could not be claimed: somebody else was faster
-_LAST_WORD_S = 2.0  # at shutdown, to give a job back
+# After a fault; a store that comes back wakes the worker earlier.
+_AFTER_FAULT_S = 30.0
+# Between two looks at the queue, so that jobs that fall due together are taken together.
+_LEAST_S = 0.05
+# When a job that seemed due could not be claimed: another worker was faster.
+_NOTHING_FOUND_S = 5.0
+# At shutdown, for giving a job back.
+_GIVE_BACK_S = 2.0
 _ERROR_LENGTH = 500
 
 
 class JobFailed(Exception):
-    """An attempt failed. message: goes to the database and the operator, so nothing of what was said."""
+    """An attempt failed. message: for the database and the operator, so it holds nothing that was said."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -46,11 +50,11 @@ class JobFailed(Exception):
 
 
 class GiveUp(JobFailed):
-    """Trying again is of no use: the dead letter at once."""
+    """An attempt failed, and another one would: the job becomes a dead letter at once."""
 
 
 class Postponed(JobFailed):
-    """Not now, and not the job's fault: it is tried again after delay_s, and this attempt does not count."""
+    """The job cannot run now, by no fault of its own: it runs after delay_s, and this attempt does not count."""
 
     def __init__(self, message: str, delay_s: float) -> None:
         super().__init__(message)
@@ -59,8 +63,10 @@ class Postponed(JobFailed):
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
-    """Chosen. tries: 8, the last some ten minutes after the first. lease_s: how long a job is left alone that gives no
-    sign of life; heartbeat_s: how often it gives one."""
+    """Chosen limits. tries: 8, the last some ten minutes after the first.
+
+    lease_s: a job without a heartbeat for so long is taken over. heartbeat_s: how often it gives one.
+    """
 
     concurrency: int = 4
     lease_s: float = 60.0
@@ -71,14 +77,17 @@ class WorkerLimits:
 
 
 class JobContext:
-    """One attempt of a job, as its handler sees it. Every commit raises Stale when this attempt has no say any more;
-    a handler lets that pass."""
+    """One attempt of a job, as its handler sees it.
+
+    Every commit raises Stale when the attempt has lost its lease; a handler lets that pass.
+    """
 
     def __init__(self, job: Job, jobs: Jobs) -> None:
         self.job = job
         self._jobs = jobs
         self._ended = False
-        self.lost = asyncio.Event()  # set by the worker: nothing of it would be committed any more
+        # The worker sets it when the lease is lost: nothing of this attempt would be committed any more.
+        self.lost = asyncio.Event()
 
     @property
     def agent(self) -> int:
@@ -90,7 +99,7 @@ class JobContext:
 
     @property
     def ended(self) -> bool:
-        """Whether the end was committed, or is just being."""
+        """True from the moment when the end is being committed."""
         return self._ended
 
     async def step(
@@ -99,7 +108,10 @@ class JobContext:
         perform: Callable[[], Awaitable[bytes]],
         effect: Callable[[bytes], Effect] | None = None,
     ) -> bytes:
-        """The journaled result; or performs it, and journals it in one transaction with the effect made of it."""
+        """Returns the journaled result; without one, performs the step and journals it.
+
+        effect: made of the result, in the transaction of the journal.
+        """
         known = await self._jobs.step(self.job, name)
         if known is not None:
             return known
@@ -107,11 +119,11 @@ class JobContext:
         return await self._jobs.journal(self.job, name, result, effect(result) if effect else None)
 
     async def commit(self, effect: Effect) -> None:
-        """An effect at once. It comes again if the process is killed before the job ends: it must bear that."""
+        """Commits an effect now. It is repeated if the process is killed before the job ends, and must bear that."""
         await self._jobs.commit(self.job, effect)
 
     async def finish(self, effect: Effect | None = None) -> None:
-        """The last effect and the job's end in one transaction. Without it a job ends when its handler returns."""
+        """Commits the last effect and the job's end in one transaction. Without it, a job ends with its handler."""
         self._ended = True
         try:
             await self._jobs.finish(self.job, effect)
@@ -126,8 +138,8 @@ Handler = Callable[[JobContext], Awaitable[None]]
 class Worker:
     """handlers: by kind, filled before `run`; jobs of other kinds are left alone.
 
-    count: told of each attempt's kind and of what became of it. sleep: waits so many seconds of a clock that does not
-    jump. jitter: from 0 to 1.
+    count: is given each attempt's kind and outcome. sleep: waits so many seconds of a clock that does not jump.
+    jitter: from 0 to 1.
     """
 
     def __init__(
@@ -154,7 +166,7 @@ class Worker:
         return len(self._running)
 
     async def run(self) -> None:
-        """Until cancelled; then what runs is cancelled too, and given back."""
+        """Runs until it is cancelled. Jobs that run then are cancelled, too, and given back."""
         unwatch = self._jobs.watch(self._wake.set)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -165,7 +177,7 @@ class Worker:
             unwatch()
 
     async def _start(self, tasks: asyncio.TaskGroup) -> float | None:
-        """Claims what is due while there is room. Returns the seconds until there may be more; None: until woken."""
+        """Claims due jobs while there is room. Returns the seconds until more may be due; None: until it is woken."""
         kinds = tuple(self._handlers)
         try:
             while kinds and await self._keep_running() and len(self._running) < self._limits.concurrency:
@@ -178,16 +190,18 @@ class Worker:
                 context = JobContext(job, self._jobs)
                 self._running.add(context)
                 tasks.create_task(self._live(context), name=f"job-{job.id}")
-        except Exception as error:  # whatever it is, background work must not end for good
+        except Exception as error:
+            # Whatever it is, background work must not end for good.
             _log.warning("jobs: %s", _describe(error))
             return _AFTER_FAULT_S
-        return None  # no room, or one has to end first: its end wakes us
+        # There is no room, or a job has to end first: its end wakes us.
+        return None
 
     async def _keep_running(self) -> bool:
-        """Prolongs our own leases: a process that was stopped for a while must not take its own work for leavings.
+        """Prolongs our own leases, so that a process that was stopped for a while does not take over its own jobs.
 
-        False: one of ours has no say any more (cancelled, forgotten, taken over) and is being ended. Its lane may be
-        free in the database already, but not before it has ended is anybody to run there.
+        Returns False if one of them has lost its lease (cancelled, forgotten, taken over) and is being ended. Its lane
+        may be free in the database already, but nothing may run there before it has ended.
         """
         for context in tuple(self._running):
             await self._prolong(context)
@@ -206,17 +220,17 @@ class Worker:
                 context.lost.set()
 
     async def _live(self, context: JobContext) -> None:
-        """One attempt and what becomes of it. Never raises, but for its cancellation."""
+        """Runs one attempt and writes its outcome. It raises nothing but its cancellation."""
         job = context.job
         try:
             outcome = await self._attempt(context)
         except asyncio.CancelledError:
             with suppress(StoreError, TimeoutError):
-                async with asyncio.timeout(_LAST_WORD_S):
+                async with asyncio.timeout(_GIVE_BACK_S):
                     await self._jobs.release(job)
             raise
         except Exception as error:
-            # What became of it cannot be written: whoever claims next, when it can, takes it over.
+            # The outcome cannot be written. The next claim takes the job over, when the store is back.
             _log.warning("job %d (%s): %s", job.id, job.kind, _describe(error))
             self._jobs.let_go(job)
             outcome = "unwritten"
@@ -226,7 +240,7 @@ class Worker:
         self._count(job.kind, outcome)
 
     async def _attempt(self, context: JobContext) -> str:
-        """What became of it. Raises: StoreError where that could not be written."""
+        """Runs one attempt and returns its outcome. Raises: StoreError: the outcome could not be written."""
         job = context.job
         try:
             if not await self._perform(context):
@@ -244,22 +258,24 @@ class Worker:
             return outcome
 
     async def _perform(self, context: JobContext) -> bool:
-        """Runs the handler under heartbeats; False: the lease is lost, and the handler was ended."""
+        """Runs the handler under heartbeats. Returns False if the lease was lost, and the handler ended for it."""
         lost: asyncio.Future[Any] = asyncio.ensure_future(context.lost.wait())
         work: asyncio.Future[Any] = asyncio.ensure_future(self._handlers[context.job.kind](context))
         try:
             while not work.done():
-                beat: asyncio.Future[Any] = asyncio.ensure_future(self._sleep(self._limits.heartbeat_s))
-                waits = (work, beat) if lost.done() else (work, beat, lost)
+                heartbeat: asyncio.Future[Any] = asyncio.ensure_future(self._sleep(self._limits.heartbeat_s))
+                waits = (work, heartbeat) if lost.done() else (work, heartbeat, lost)
                 try:
                     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    beat.cancel()
-                if work.done() or context.ended:  # its end is being written: then it is gone, but not lost
+                    heartbeat.cancel()
+                # Once its end is being written, the job is gone from the queue, and its lease is not lost.
+                if work.done() or context.ended:
                     continue
                 if lost.done():
                     return False
-                with suppress(Unavailable):  # no news; the lease itself runs on
+                # A store that is down says nothing of the lease, which runs on.
+                with suppress(Unavailable):
                     await self._prolong(context)
         finally:
             lost.cancel()
@@ -272,14 +288,14 @@ class Worker:
         return True
 
     def _backoff(self, tries: int) -> float:
-        """Twice as long each time; half of it is chance, so that what failed together is not tried together."""
+        """Returns seconds, twice as many each time. Half of them are chance, so that jobs that failed together part."""
         limits = self._limits
         most = min(limits.backoff_most_s, limits.backoff_first_s * 2.0 ** (tries - 1))
         return most * (0.5 + self._jitter() / 2)
 
 
 async def _first(*waits: Awaitable[object]) -> None:
-    """Until one of them is over; the others are cancelled."""
+    """Waits until one of them is over, and cancels the others."""
     tasks = [asyncio.ensure_future(each) for each in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -290,7 +306,7 @@ async def _first(*waits: Awaitable[object]) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    """What went wrong and where. Only errors of ours, whose words we chose, speak for themselves."""
+    """Says what went wrong and where. Only errors of ours, whose words we chose, are quoted."""
     is_ours = isinstance(error, JobFailed | GatewayError | Unavailable | Stale)
     words = f": {error}" if is_ours else ""
     where = ""
