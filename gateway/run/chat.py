@@ -112,7 +112,8 @@ class Chat:
         kept, prompt, status = await self._remember(request, attempts.target, form, identity, spec)
         call = ChatCall(request, forwardable(headers), credential, route.upstream, status, receipt)
         try:
-            if kept is None and not spec.system and not _has_window(route, attempts.target):
+            is_bare = kept is None and not spec.system and not _has_window(route, attempts.target)
+            if is_bare and view.speaks_chat:
                 served = await relay(attempts.send(call), sink, receipt, self._limits.beat_s)
             else:
                 run = TurnRun(

@@ -36,22 +36,6 @@ class ClientReply:
     The request's body must have been read before: the watcher takes all that `receive` still has to say.
     """
 
-    __slots__ = (
-        "_blocked_since",
-        "_connection",
-        "_guard",
-        "_head",
-        "_loop",
-        "_receive",
-        "_send",
-        "_send_timeout_s",
-        "_timer",
-        "_watcher",
-        "ended",
-        "gone",
-        "started",
-    )
-
     def __init__(
         self, receive: Receive, send: Send, send_timeout_s: float, connection: ClientConnection | None = None
     ) -> None:

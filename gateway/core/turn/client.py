@@ -125,6 +125,12 @@ class ClientView(Protocol):
 
 
 class MakesView(Protocol):
-    """How a route hands its dialect to the turn: a view is made for each turn, once its request is known."""
+    """The dialect that a route hands to the turn; it makes a view for each turn, once the turn's terms are known.
+
+    speaks_chat: the client reads chat completions, so a reply that the gateway has no part in may pass as it comes.
+    """
+
+    @property
+    def speaks_chat(self) -> bool: ...
 
     def __call__(self, spec: TurnSpec) -> ClientView: ...

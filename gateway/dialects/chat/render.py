@@ -7,6 +7,7 @@ The client sees one reply whatever number of rounds made it: one id, one role, o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import orjson
 
@@ -32,16 +33,7 @@ class ChatView:
     upstream's error in the round after it is then still a status.
     """
 
-    __slots__ = (
-        "_has_begun",
-        "_has_role",
-        "_identity",
-        "_is_later",
-        "_is_open",
-        "_out",
-        "_strips_usage",
-        "_waits",
-    )
+    speaks_chat: ClassVar[bool] = True
 
     def __init__(self, spec: TurnSpec) -> None:
         self._waits = bool(spec.ours)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
 import pytest
 
-from gateway.core.turn.client import ClientView, ReplyEvent
+from gateway.core.turn.client import ClientView
 from gateway.core.turn.commands import (
     CloseUpstream,
     Command,
@@ -19,13 +18,11 @@ from gateway.core.turn.commands import (
     Save,
     SendBody,
     SendHead,
-    TurnOutcome,
 )
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyEnded, ReplyFailed, ReplyStarted, Saved
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import ToolCall
-from gateway.errors import GatewayError, UpstreamBroke
+from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import (
     DONE,
     JSON,
@@ -39,78 +36,10 @@ from tests.core.turn.playbook import (
     play,
     streamed,
 )
+from tests.doubles.lines_view import LinesView
 
 OURS = {"memory_insert": "memory_insert"}
 ARGS = '{"label":"human","new_string":"tea"}'
-
-
-class LinesView:
-    """Everything that happens, each as one line; tools of ours too, as a dialect of agents shows them."""
-
-    def __init__(self, spec: TurnSpec) -> None:
-        self._lines: list[str] = []
-        self._finish = "stop"
-        self._usage: Any = None
-
-    def _line(self, word: str, rest: object) -> None:
-        self._lines.append(f"{word} {rest}\n")
-
-    def take(self) -> bytes:
-        data = "".join(self._lines).encode()
-        self._lines.clear()
-        return data
-
-    def begin(self, first: dict[str, Any]) -> None:
-        self._line("begin", first["id"])
-
-    def show(self, event: ReplyEvent) -> None:
-        for choice in event.choices:
-            delta = choice["delta"]
-            if delta.get("content"):
-                self._line("text", delta["content"])
-            self.add_calls(delta.get("tool_calls", []) if event.calls is None else event.calls)
-            self._finish = choice["finish_reason"] or self._finish
-        if event.chunk is not None:
-            self._usage = event.usage or event.chunk.get("usage") or self._usage
-
-    def add_text(self, text: str) -> None:
-        self._line("text", repr(text))
-
-    def add_calls(self, calls: list[dict[str, Any]]) -> None:
-        for call in calls:
-            self._line("theirs", call["function"])
-
-    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
-        for each in tail:
-            self.show(each)
-        self._line("round", "over")
-
-    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
-        for each in tail:
-            self.show(each)
-        self._line("end", f"{finish or self._finish} {self._usage and self._usage['completion_tokens']}")
-
-    def not_durable(self) -> None:
-        self._line("not", "durable")
-
-    def call_tools(self, calls: Sequence[ToolCall]) -> None:
-        for call in calls:
-            self._line("ours", f"{call.name} {call.text}")
-
-    def tool_result(self, call_id: str, content: str) -> None:
-        self._line("result", content)
-
-    def upstream_error(self, error: dict[str, Any], raw: bytes | None) -> None:
-        self._line("error", error["message"])
-
-    def fail(self, error: GatewayError) -> None:
-        self._line("error", f"{error.status} {error.message}")
-
-    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        return f"whole {outcome.text} {outcome.finish_reason} {len(outcome.full)}".encode()
-
-    def refused(self, status: int, body: bytes) -> bytes:
-        return f"refused {status} {orjson.loads(body)['error']['message']}".encode()
 
 
 def lines_turn(**fields: Any) -> Turn:

@@ -1,0 +1,81 @@
+"""A client of another dialect, from its request to the last byte: only its view knows what it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gateway.core.turn.client import MakesView
+from gateway.dialects.chat.parse import parse
+from gateway.dialects.chat.render import ChatView
+from gateway.run.receipt import Receipt
+from tests.doubles.lines_view import LinesView
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.sdk import agent, remember
+from tests.server import Running, serve, settings_for
+
+HELLO: dict[str, Any] = {
+    "model": "m",
+    "user": "alice",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "stream": True,
+}
+
+
+class Collected:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        self.started = False
+        self.body = b""
+
+    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        self.started = True
+
+    async def write(self, data: bytes) -> None:
+        self.body += data
+
+    async def end(self) -> None:
+        pass
+
+    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        self.body = body
+
+    def while_here(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def answer(gateway: Running, view: MakesView, **fields: Any) -> list[str]:
+    async def ask() -> bytes:
+        sink, request = Collected(), parse(orjson.dumps({**HELLO, **fields}))
+        receipt = Receipt(time.perf_counter())
+        await gateway.app.chat.answer(request, (), "default", None, sink, receipt, view)
+        return sink.body
+
+    return gateway.call(ask()).decode().splitlines()
+
+
+def test_a_hidden_tool_round_is_shown_in_its_form(upstream: StrictUpstream, tmp_path: Path) -> None:
+    edit = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
+    with remember(upstream, tmp_path, agent()) as world:
+        upstream.queue(call_tools(edit), say("Noted."))
+        lines = answer(world.gateway, LinesView, model="agent/helper")
+    words = [line.partition(" ")[0] for line in lines]
+    assert words == ["begin", "round", "ours", "result", *["text"] * words.count("text"), "end"]
+    assert "".join(line[5:] for line in lines if line.startswith("text ")) == "Noted."
+
+
+def test_a_reply_without_memory_is_not_passed_on_in_the_upstreams_form(upstream: StrictUpstream) -> None:
+    with serve(settings_for(upstream)) as gateway:
+        upstream.queue(say("Hi."), say("Hi."))
+        lines = answer(gateway, LinesView)
+        assert lines[0].startswith("begin ")
+        assert lines[-1].startswith("end stop")
+        assert answer(gateway, ChatView)[-2:] == ["data: [DONE]", ""]
