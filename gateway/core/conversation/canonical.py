@@ -43,7 +43,9 @@ WireMessage = dict[str, Any]
 
 _WORD = re.compile(r"\w+")
 _NO_WORD = re.compile(r"\W*+")
-_OPENING, _CLOSING = "[(*<", "])*>"  # "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken
+# "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken.
+_OPENING, _CLOSING = "[(*<", "])*>"
+# White space as `str.split` knows it. What is beyond ASCII has several bytes, which `bytes.translate` cannot remove.
 _SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
 _WIDE_SPACES = tuple(
     c.encode() for c in "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
@@ -184,7 +186,8 @@ def gap(before: object, after: object) -> str:
 
 
 def is_user(atoms: tuple[Atom, ...]) -> bool:
-    return bool(atoms) and atoms[0][0] == 0x75  # b"u"
+    # 0x75 is b"u"; indexing bytes makes no new object, and this is asked of every message of a tree.
+    return bool(atoms) and atoms[0][0] == 0x75
 
 
 class Canon:

@@ -48,7 +48,7 @@ Span = tuple[int, int]  # first and last message of something in a list
 
 
 class Keeping(StrEnum):
-    """How much of a request is kept. ON: all. READ: it knows the memory and leaves nothing in it. OFF: neither."""
+    """The use that a request makes of memory. ON: it reads and is kept. READ: it reads alone. OFF: neither."""
 
     ON = "on"
     OFF = "off"
@@ -129,7 +129,7 @@ def lcs(a: Sequence[Atom], b: Sequence[Atom]) -> list[tuple[int, int]]:
         table.append((above + both | above - both) & every)
 
     def length(i: int, j: int) -> int:
-        """Of the first i and the first j atoms: as many as there are zeros among the first j bits of row i."""
+        """The length for the first i and the first j atoms: the zeros among the first j bits of row i."""
         return j - (table[i] & (1 << j) - 1).bit_count()
 
     # Walked backwards; where both ways are equally long, b gives way, which pairs as late as possible.
@@ -269,7 +269,7 @@ def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
 
 
 class _Rank(NamedTuple):
-    """How well a stored exchange fits as the last reply of ours in a list; of two the greater one fits better.
+    """The fit of a stored exchange as the last reply of ours in a list; of two the greater one fits better.
 
     is_whole: its path is the list, which comes before a path that only ends like it. goes_on: what follows in the list
     was asked after it before, or (of a whole path) nothing was yet. Of these the newest, as the fast path has it.

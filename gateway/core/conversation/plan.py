@@ -32,7 +32,7 @@ class Amendment:
 
 @frozen
 class Plan:
-    """What a request will add.
+    """The additions of a request to the tree, and what it needs of it.
 
     new: indices of its new messages. conversation: row id, None for a new one. exchange: the one to be written, id 0.
     fill: what the client left out in front of its list. held: messages of cancelled sends, append mode.
@@ -58,7 +58,7 @@ class Plan:
 
 
 def plan_turn(tree: Tree, query: Query) -> Plan:
-    """Says what a request adds to the tree, and what it needs of it. Nothing is changed yet. Raises: Missing."""
+    """Plans a request: returns what it will add. Nothing is changed yet. Raises: Missing."""
     listing = query.listing
     found = find_match(tree, query)
     # Results of tools that came back within an altered reply are new as well.

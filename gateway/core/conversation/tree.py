@@ -40,7 +40,7 @@ class Content(NamedTuple):
 
 
 class PathElement(NamedTuple):
-    """One message of a path. position: index in the exchange's input, -1 for its reply."""
+    """A message of a path. position: index in the exchange's input, -1 for its reply."""
 
     exchange: Exchange
     position: int

@@ -40,9 +40,12 @@ __all__ = [
     "with_human",
 ]
 
-MESSAGE_CHARS = 4_000  # of one message: what it says about somebody stands at its edges
-FACT_CHARS = 400  # two or three sentences; more is a document
-MOST_EDITS = 32  # of one reply, against one that never ends
+# Of one message: what it says about somebody stands at its edges.
+MESSAGE_CHARS = 4_000
+# Two or three sentences; more is a document.
+FACT_CHARS = 400
+# Of one reply, against one that never ends.
+MOST_EDITS = 32
 
 HUMAN = Block(0, "human", "What is known about the person you talk to.", "", 2000, version=0)
 
@@ -91,6 +94,7 @@ _SMALL = frozenset(
         "but that this it its he she they his her their user users s said"
     )
 )
+# Sentences that look like orders to an assistant. English only: the prompt asks for the same in any language.
 _ORDER = re.compile(
     r"^\W*(?:please\s+)?(?:always|never|ignore|disregard|forget|pretend|obey|do not|don't|make sure|be sure|remember to"
     r"|respond|reply|answer|act as|you (?:are|must|should|shall|will|have to|need to))\b"
@@ -197,7 +201,8 @@ def keep_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
         function = call.get("function") if isinstance(call, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         arguments = function.get("arguments") if isinstance(function, dict) else None
-        if isinstance(arguments, dict):  # some servers send the object itself
+        # Some servers send the object itself.
+        if isinstance(arguments, dict):
             arguments = orjson.dumps(arguments).decode()
         found.append({"name": str(name or ""), "arguments": arguments if isinstance(arguments, str) else ""})
     return found
