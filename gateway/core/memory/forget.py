@@ -6,18 +6,17 @@ each message that it quotes. In doubt the note is erased as well, since a note c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from gateway.core.dates import date_of
 from gateway.core.memory.edits import perform
-from gateway.core.prompt.note import date_of, mentions_blocks
+from gateway.core.prompt.note import folded_words, mentions_blocks
 from storage.commands import Erased, ForgetRules, Revised
 from storage.records import Block
 
 __all__ = ["FORGET_RULES", "quotes", "rebuild"]
 
-_WORD = re.compile(r"\w+")
 _REVEALING = 4  # letters of a word that can give something away; shorter ones are function words
 
 
@@ -62,9 +61,7 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
 
 
 def _words(text: str) -> set[str]:
-    return {
-        w for w in _WORD.findall(text.casefold()) if len(w) >= _REVEALING or not w.isascii() or w.isdigit()
-    }
+    return {w for w in folded_words(text) if len(w) >= _REVEALING or not w.isascii() or w.isdigit()}
 
 
 FORGET_RULES = ForgetRules(quotes, rebuild)

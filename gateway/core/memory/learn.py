@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from gateway.core.conversation.canonical import squash
+from gateway.core.dates import day_of
 from gateway.core.memory import tools
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.redaction import has_secret, withhold
@@ -167,17 +168,15 @@ def build_request(
     blocks: Sequence[Block], facts: Sequence[Fact], messages: Sequence[Message], now: float
 ) -> list[dict[str, Any]]:
     """Returns the request's `messages`. Facts and messages are numbered by their place in these lists, from 1 on."""
-    lines = [f"Today is {note.day_of(now)}.", "", "# Memory blocks"]
+    lines = [f"Today is {day_of(now)}.", "", "# Memory blocks"]
     for b in blocks:
         kind = ", read-only" if b.read_only else ""
         lines.append(f"## {b.label} ({len(b.value)} of {b.limit} characters{kind}): {_quote(b.description)}")
         lines += [f"> {line}" for line in b.value.splitlines()] or ["> (empty)"]
     lines += ["", "# Known facts"]
-    lines += [f"{i}. [{note.day_of(f.valid_from)}] {_quote(f.text)}" for i, f in enumerate(facts, 1)] or [
-        "none"
-    ]
+    lines += [f"{i}. [{day_of(f.valid_from)}] {_quote(f.text)}" for i, f in enumerate(facts, 1)] or ["none"]
     lines += ["", "# New messages"]
-    lines += [f"{i}. [{note.day_of(m.at)}, {_who(m)}] {_quote(m.text)}" for i, m in enumerate(messages, 1)]
+    lines += [f"{i}. [{day_of(m.at)}, {_who(m)}] {_quote(m.text)}" for i, m in enumerate(messages, 1)]
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
@@ -353,7 +352,7 @@ def said_as_such(line: str) -> str:
 
 def fact_key(text: str) -> str:
     """Returns the key of a fact: facts that differ only in small words, case and punctuation have the same one."""
-    words = _WORD.findall(text.casefold())
+    words = note.folded_words(text)
     return "".join(w for w in words if w not in _SMALL) or "".join(words)
 
 
@@ -388,5 +387,5 @@ class _Origins:
 
 def _keys(text: str) -> frozenset[str]:
     """Returns the words by which a text is recognised, without their endings."""
-    words = (w for w in _WORD.findall(text.casefold()) if w not in _SMALL)
+    words = (w for w in note.folded_words(text) if w not in _SMALL)
     return frozenset(note.stem(w) for w in words if len(w) > 2 or not w.isascii() or w.isdigit())

@@ -12,18 +12,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
 from string import digits, punctuation
 
+from gateway.core.dates import day_of
 from storage.records import Atom, Message
 
 __all__ = [
     "Recalled",
     "choose",
-    "date_of",
-    "day_of",
     "estimate_tokens",
+    "folded_words",
     "make_query",
     "mentions_blocks",
     "render_note",
@@ -47,7 +45,6 @@ _CHANGES = "Changed in the memory blocks since they were last shown:"
 
 _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
 _NOTE = re.compile(re.escape(f"{_OPEN}\n{_HEADING}") + r".*?(?:" + re.escape(_CLOSE) + r"\s*|\Z)", re.DOTALL)
-_DAY_S = 86_400
 _KINDS = {"passage": "saved note", "fact": "learned"}
 _WORD = re.compile(r"\w+")
 
@@ -167,6 +164,11 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
                 yield each
 
 
+def folded_words(text: str) -> list[str]:
+    """Returns the words of a text, in lower case."""
+    return _WORD.findall(text.casefold())
+
+
 def stem(word: str) -> str:
     """Returns the word without what may be an ending: enough to find "walk" in "walking", in most languages."""
     return word[: max(4, len(word) - 2)]
@@ -174,7 +176,7 @@ def stem(word: str) -> str:
 
 def _words(text: str) -> frozenset[str]:
     """What a text is about, without endings; short words count only where they are a script's whole words."""
-    words = _WORD.findall(text[:_SEARCHED_CHARS].casefold())
+    words = folded_words(text[:_SEARCHED_CHARS])
     return frozenset(stem(w) for w in words if len(w) > 3 or not w.isascii() or w.isdigit())
 
 
@@ -211,20 +213,6 @@ def _line(recalled: Recalled) -> str:
     return f"[{day_of(message.at)}, {_quote(who)}] {recalled.text}"
 
 
-def day_of(at: float) -> str:
-    """Returns the date and the day of the week, in UTC. at: seconds since the epoch."""
-    return date_of(int(at // _DAY_S)) if math.isfinite(at) else "undated"
-
-
-@lru_cache(maxsize=512)
-def date_of(day: int) -> str:
-    """Returns the date and the day of the week. day: days since the epoch, UTC."""
-    try:
-        return datetime.fromtimestamp(day * _DAY_S, UTC).strftime("%Y-%m-%d %a")
-    except (OverflowError, OSError, ValueError):
-        return "undated"
-
-
 def _quote(text: str) -> str:
     """On one line, so that no text can pass for a line of the note; a tag of ours inside it becomes plain text."""
     line = " ".join(text.split())
@@ -233,7 +221,7 @@ def _quote(text: str) -> str:
 
 def _keys(query: str) -> list[str]:
     """The query's words without their endings, enough to see where in a text they stand."""
-    words = dict.fromkeys(_WORD.findall(query.casefold()))
+    words = dict.fromkeys(folded_words(query))
     return [stem(word) for word in words if len(word) > 3 or not word.isascii()][:64]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
+from gateway.core.dates import minute_of
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note as recall
 from gateway.run.admin.arguments import DEFAULT_PROFILE, NO_DEFAULTS, Arguments, Defaults, RawArguments
@@ -127,19 +127,19 @@ async def _why(store: Store, agent: Agent, look: Look) -> list[str]:
         for r in (await store.blocks.revisions(b.id))[:VERSIONS]:
             undone = f"undo, back to version {r.restores}"
             what = undone if r.restores is not None else ORIGINS.get(r.origin, r.origin)
-            lines.append(f"    version {r.version}  [{_when(r.at)}]  {what}  ({len(r.value)} characters)")
+            lines.append(f"    version {r.version}  [{minute_of(r.at)}]  {what}  ({len(r.value)} characters)")
             lines += [f"      {line}" for line in await _sources(store, agent, r.sources)]
     passages = await store.passages.list(agent.id, limit=PASSAGES)
     lines += ["", "Saved notes", *([] if passages else ["  none"])]
     for p in passages:
-        lines.append(f"  {p.seq}  [{_when(p.at)}]  {_short(p.text)}")
+        lines.append(f"  {p.seq}  [{minute_of(p.at)}]  {_short(p.text)}")
         lines += [f"    {line}" for line in await _sources(store, agent, p.sources)]
     facts = await store.facts.list(agent.id, is_all=True, limit=FACTS)
     lines += ["", "Facts, and what they were before", *([] if facts else ["  none"])]
     for f in facts:
         ended = ""
         if f.ended_at is not None:
-            ended = f"  (until {_when(f.ended_at)}; then {f.successor or 'something that is forgotten'})"
+            ended = f"  (until {minute_of(f.ended_at)}; then {f.successor or 'something that is forgotten'})"
         lines.append(f"  {_short(_fact(f))}{ended}")
         lines += [f"    {line}" for line in await _sources(store, agent, f.sources)]
     return lines
@@ -160,10 +160,6 @@ async def _sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list
     return lines
 
 
-def _when(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
-
-
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
@@ -176,8 +172,8 @@ def _block(b: Block) -> list[str]:
 
 
 def _fact(f: Fact) -> str:
-    return f"{f.seq}  [{_when(f.valid_from)}]  {f.text}"
+    return f"{f.seq}  [{minute_of(f.valid_from)}]  {f.text}"
 
 
 def _line(m: Message) -> str:
-    return f"{m.seq}  [{_when(m.at)}] {m.speaker or m.role}: {' '.join(m.text.split())}"
+    return f"{m.seq}  [{minute_of(m.at)}] {m.speaker or m.role}: {' '.join(m.text.split())}"

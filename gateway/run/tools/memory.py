@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
+from gateway.core.dates import day_of
 from gateway.core.memory import edits, tools
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note
@@ -135,6 +135,6 @@ def _kept(op: BlockOp, number: int) -> Message:
 
 
 def _result_line(hit: note.Recalled) -> str:
-    at = time.strftime("%Y-%m-%d", time.gmtime(hit.message.at))
+    at = day_of(hit.message.at).split()[0]
     who = hit.message.speaker or hit.message.role
     return f"- [{at}, {who}] {hit.text}" if hit.message.source == "message" else f"- [{at}] {hit.text}"

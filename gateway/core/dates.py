@@ -1,0 +1,31 @@
+"""Dates as models and people read them, in UTC."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from functools import lru_cache
+
+__all__ = ["date_of", "day_of", "minute_of"]
+
+_DAY_S = 86_400
+
+
+def day_of(at: float) -> str:
+    """Returns the date and the day of the week. at: seconds since the epoch."""
+    return date_of(int(at // _DAY_S)) if math.isfinite(at) else "undated"
+
+
+# A note has a date in each line, and most lines of a memory fall on few days.
+@lru_cache(maxsize=512)
+def date_of(day: int) -> str:
+    """Returns the date and the day of the week. day: days since the epoch."""
+    try:
+        return datetime.fromtimestamp(day * _DAY_S, UTC).strftime("%Y-%m-%d %a")
+    except (OverflowError, OSError, ValueError):
+        return "undated"
+
+
+def minute_of(at: float) -> str:
+    """Returns the date and the time of day, to the minute. at: seconds since the epoch."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,108 @@
+"""Calls of one round run side by side where they are independent, and in their order where they are not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from gateway.run.tools.toolbox import Toolbox, ToolCall, run_tools
+
+
+class Doors:
+    """Each call waits until its door is opened. begun, ended: ids in the order in which it happened."""
+
+    def __init__(self, lanes: Mapping[str, str] | None = None) -> None:
+        self._lanes = lanes or {}
+        self._open: dict[str, asyncio.Event] = {}
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+        self.cancelled: list[str] = []
+
+    def definitions(self) -> list[dict[str, Any]]:
+        return []
+
+    def owns(self, name: str) -> bool:
+        return name == "wait"
+
+    def lane(self, call: ToolCall) -> str | None:
+        return self._lanes.get(call.id)
+
+    def door(self, id: str) -> asyncio.Event:
+        return self._open.setdefault(id, asyncio.Event())
+
+    async def run(self, call: ToolCall) -> str:
+        self.begun.append(call.id)
+        try:
+            await self.door(call.id).wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(call.id)
+            raise
+        if call.arguments.get("fails"):
+            raise ValueError("secret detail")
+        self.ended.append(call.id)
+        return f"done {call.id}"
+
+
+def calls(*ids: str, **arguments: Any) -> list[ToolCall]:
+    return [ToolCall(id, "wait", arguments) for id in ids]
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_independent_calls_run_side_by_side_and_answer_in_their_order() -> None:
+    box = Doors()
+    running = asyncio.ensure_future(run_tools(box, calls("a", "b", "c")))
+    await settle()
+    assert box.begun == ["a", "b", "c"]
+    for id in "cba":
+        box.door(id).set()
+        await settle()
+    assert box.ended == ["c", "b", "a"]
+    assert await running == ["done a", "done b", "done c"]
+
+
+async def test_calls_of_one_lane_keep_their_order() -> None:
+    box = Doors({"a": "block human", "c": "block human"})
+    running = asyncio.ensure_future(run_tools(box, calls("a", "b", "c")))
+    box.door("b").set()
+    box.door("c").set()
+    await settle()
+    assert box.begun == ["a", "b"]
+    box.door("a").set()
+    assert await running == ["done a", "done b", "done c"]
+    assert box.ended == ["b", "a", "c"]
+
+
+async def test_a_call_that_fails_is_told_to_the_model_and_takes_no_other_with_it() -> None:
+    box = Doors()
+    for id in "ab":
+        box.door(id).set()
+    failing, fine = calls("a", fails=True), calls("b")
+    results = await run_tools(box, [*failing, *fine])
+    assert results[1] == "done b"
+    assert results[0].startswith("Error:")
+    assert "secret" not in results[0]
+
+
+@pytest.mark.parametrize("ids", [("a",), ("a", "b")])
+async def test_a_client_that_leaves_leaves_no_call_running(ids: tuple[str, ...]) -> None:
+    box = Doors()
+    running = asyncio.ensure_future(run_tools(box, calls(*ids)))
+    await settle()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert sorted(box.cancelled) == list(ids)
+    assert box.ended == []
+
+
+def test_a_test_double_is_a_toolbox() -> None:
+    box: Toolbox = Doors()
+    assert box.owns("wait")
+    assert not box.owns("walk")
