@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.request.chat import ChatRequest
 from gateway.core.request.splice import Splice
-from gateway.dialects.chat.parse import ROLES, ChatRequest, parse
+from gateway.dialects.chat.parse import ROLES, parse
 from gateway.errors import BadRequest
 
 USER = {"role": "user", "content": "hi"}
