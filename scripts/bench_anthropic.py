@@ -1,4 +1,4 @@
-"""What a stream costs the gateway: its processor time per 100 events, for OpenAI's dialect and for Anthropic's.
+"""The cost of a stream: the gateway's processor time per 100 events, for OpenAI's dialect and for Anthropic's.
 
 One mock upstream, one gateway, each a process of its own; streams come one after another, in interleaved rounds. The
 events of a stream come together or 1 ms apart (a wake-up for each). Only text events are counted, the rest is paid.
@@ -75,7 +75,7 @@ async def upstream() -> None:
 
 
 class Streams:
-    """A number of streams, each of a user of its own; every reply is looked through."""
+    """A number of streams, each of a user of its own; every reply is checked."""
 
     def __init__(self, count: int, model: str, headers: bytes) -> None:
         self.left, self.model, self.headers, self.wrong = count, model, headers, 0
@@ -91,7 +91,7 @@ class Streams:
 
 
 async def measure(port: int, pid: int, count: int, model: str, headers: bytes) -> float:
-    """The gateway's processor time for some streams, in seconds."""
+    """Returns the gateway's processor time for some streams, in seconds."""
     flow, before = Streams(count, model, headers), load.cpu_s(pid)
     result = await load.drive(port, flow, 1)
     await asyncio.sleep(SETTLE_S)

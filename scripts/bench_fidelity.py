@@ -1,4 +1,4 @@
-"""The fidelity matrix: what of a request and a reply survives the way, asked over sockets, `scripts/bench fidelity`.
+"""The fidelity matrix: checks over sockets what of a request and a reply arrives, `scripts/bench fidelity`.
 
 The checks lie in tests/gateway/fidelity/matrix.py, where the tests use them too. Each cell is what was found just now,
 with OpenAI's SDK as the client and a strict upstream at the other end; a wrong one is marked, and makes the exit code

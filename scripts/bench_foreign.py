@@ -1,4 +1,4 @@
-"""Does the memory of others slow a query down? One agent's searches beside 1,000 and beside 1,000,000 messages.
+"""Measures whether the memory of others slows a query down: one agent's searches next to 1,000 and 1,000,000 messages.
 
 One agent with 1,000 messages of its own is searched through the real store, in a file on disk, beside one agent and
 beside 1,000 others with as many messages each (copies of one, rows and index alike). Prints both and their ratio.
@@ -65,7 +65,7 @@ def sentence(rng: random.Random) -> str:
 
 
 async def fill(store: SqlStore, agent: Agent, messages: int, seed: int) -> None:
-    """One long conversation of the agent, indexed."""
+    """Writes one long conversation of the agent, and indexes it."""
     rng = random.Random(seed)
     turns = [(float(turn), sentence(rng), sentence(rng)) for turn in range(messages // 2)]
     await write_conversation(store, agent, f"k{seed}", turns)
@@ -74,7 +74,7 @@ async def fill(store: SqlStore, agent: Agent, messages: int, seed: int) -> None:
 
 
 async def crowd(store: SqlStore, model: Agent, agents: int) -> None:
-    """Copies of one agent's rows under new agents."""
+    """Copies one agent's rows to new agents."""
     columns = ", ".join(
         row[1]
         for row in store.database.reader.run(lambda c: c.execute("PRAGMA table_info(exchanges)").fetchall())

@@ -1,4 +1,4 @@
-"""What does a gateway do while nobody asks? The processor time of one that has known users, done its jobs, and waits.
+"""Measures an idle gateway: its processor time when it knows users, has done its jobs, and waits.
 
 A hundred users have two turns each. The background model learns from them, and an embedder that answers nonsense leaves
 jobs that wait to be tried again. Then nothing is asked any more, and the time that the process takes is read. The exit
@@ -40,7 +40,7 @@ def count(port: int, sample: str) -> int:
 
 
 def come_to_rest(port: int) -> None:
-    """Everybody was learned from, and every embedding has failed once."""
+    """Waits until every user was learned from, and every embedding has failed once."""
     end = time.monotonic() + PATIENCE_S
     learned = 'mnemogate_job_attempts_total{kind="learn",outcome="finished"}'
     while count(port, learned) < USERS or count(port, 'mnemogate_jobs{state="retrying"}') < USERS:

@@ -1,4 +1,4 @@
-"""A conversation of 2,000 turns: does it stay inside its window, and what does a turn cost at the end of it?
+"""Measures a conversation of 2,000 turns: whether it stays inside its window, and what a turn costs at its end.
 
 First a client that resends everything talks for 2,000 turns on an 8k window, with a tool result of 20 kB every
 hundred turns (`--every`), to the tests' strict upstream, which refuses what the real API refuses. Printed: requests
@@ -51,7 +51,7 @@ context_window = {context}
 
 
 def words(n: int) -> str:
-    """A turn's text; no two share a rare word."""
+    """Returns a turn's text; no two share a rare word."""
     return f"Message {n}:" + "".join(f" word{n}x{k}" for k in range(12))
 
 
@@ -64,7 +64,7 @@ class Client:
         self._headers = {"content-type": "application/json", **headers}
 
     def post(self, messages: list[dict[str, Any]], **fields: Any) -> tuple[dict[str, Any], float]:
-        """The reply's message, and seconds. Raises: SystemExit where it is an error."""
+        """Returns the reply's message and the seconds it took. Raises: SystemExit: the reply is an error."""
         request = {"model": "bench", "user": self._user, "max_tokens": 512, "messages": messages, **fields}
         body = orjson.dumps(request)
         begun = time.perf_counter()
@@ -80,7 +80,7 @@ class Client:
 
 @contextlib.contextmanager
 def gateway(upstream_port: int, folder: Path) -> Iterator[int]:
-    """A gateway of its own with an 8k window; its port."""
+    """Serves a gateway with an 8k window. Yields its port."""
     folder.mkdir()
     config = folder / "mnemogate.toml"
     config.write_text(SETTINGS.format(port=upstream_port, context=CONTEXT))
@@ -147,7 +147,7 @@ def prompt_bytes(body: bytes) -> bytes:
 
 
 def shared(one: bytes, two: bytes) -> int:
-    """Bytes with which both begin."""
+    """Returns the length of the common prefix."""
     low, high = 0, min(len(one), len(two))
     while low < high:
         middle = (low + high + 1) // 2

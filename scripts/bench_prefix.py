@@ -1,4 +1,4 @@
-"""How much of a conversation's prompt stays where it was for the provider's cache, `scripts/bench prefix`.
+"""Measures how much of a conversation's prompt the provider's cache can reuse, `scripts/bench prefix`.
 
 Conversations of 60 turns, through the real gateway with OpenAI's SDK and a strict upstream; counted on the bytes that
 the upstream received (tools and messages), request by request. The traffic lies in tests/gateway/memory/life.py, where
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 os.chdir(ROOT)
 
 from tests.doubles.upstream import StrictUpstream  # noqa: E402
-from tests.gateway.memory.life import PROFILE, converse, share_of, tell_of_topics  # noqa: E402
+from tests.gateway.memory.life import PROFILE, converse, mention_topics, share_of  # noqa: E402
 from tests.gateway.sdk import remember  # noqa: E402
 
 PAUSE_EVERY = 20
@@ -31,13 +31,13 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def measure(turns: int, way: dict[str, Any]) -> tuple[str, bool]:
-    """The line of the table, and whether every request that breaks the prefix may do so."""
+    """Returns the line of the table, and whether every request that breaks the prefix may do so."""
     with (
         tempfile.TemporaryDirectory() as folder,
         StrictUpstream() as upstream,
         remember(upstream, Path(folder), PROFILE) as world,
     ):
-        tell_of_topics(world)
+        mention_topics(world)
         seen, done = converse(world, turns, **way)
     share = share_of(seen)
     allowed = (turns - 1) // PAUSE_EVERY if "pause_every" in way else 0

@@ -1,4 +1,4 @@
-"""How much of what a question needs reaches the note: LongMemEval's oracle set, `scripts/bench recall`.
+"""Measures how much of what a question needs reaches the note: LongMemEval's oracle set, `scripts/bench recall`.
 
 Each question's evidence sessions are put among 45 sessions of other questions (seeded), the question is asked, and
 the share of its evidence turns that stand in the assembled note is reported for several token budgets.
@@ -80,7 +80,7 @@ Memory = Callable[[Case], Ask]
 
 
 def fetch() -> list[dict[str, Any]]:
-    """The questions, downloaded with pip the first time."""
+    """Returns the questions, downloaded with pip the first time."""
     path = CACHE / "longmemeval_oracle.json"
     if not path.exists():
         CACHE.mkdir(exist_ok=True)
@@ -119,7 +119,7 @@ def _parse_date(text: str) -> float:
 
 
 def make_cases(questions: Sequence[dict[str, Any]], limit: int, seed: int) -> Iterable[Case]:
-    """Questions with evidence turns, shuffled; `limit` 0 means all."""
+    """Returns questions with evidence turns, shuffled; `limit` 0 means all."""
     order = [q for q in questions if any(t.get("has_answer") for s in q["haystack_sessions"] for t in s)]
     random.Random(seed).shuffle(order)
     for question in order[: limit or None]:
@@ -184,7 +184,7 @@ class Remembering:
 
 
 def direct(case: Case) -> Ask:
-    """The index and the core alone, without a store and without vectors."""
+    """Asks the index and the core alone, without a store and without vectors."""
     secret = case.id.encode()[:64]
     blobs = list(blob.encode(case.history, secret).values())
     messages = {d.seq: Message(d.seq, 0, d.role, d.text, d.at, 0, d.speaker) for d in case.history}
@@ -202,7 +202,7 @@ def direct(case: Case) -> Ask:
 
 
 def requested(case: Case, embedder: Embedder | None = None) -> Ask:
-    """The whole way: a store on disk, the gateway's own recollection, and the request as it would go upstream."""
+    """Asks the whole way: a store on disk, the gateway's memory, and the request as it would go upstream."""
     folder = tempfile.TemporaryDirectory()
     loop = asyncio.new_event_loop()
     store, embedding = loop.run_until_complete(_remember(Path(folder.name) / "bench.db", case, embedder))
@@ -265,7 +265,7 @@ def _flat(text: str) -> str:
 
 
 def run(cases: Iterable[Case], memory: Memory, budgets: Sequence[int] = BUDGETS) -> str:
-    """The table."""
+    """Prints the table."""
     shares: dict[tuple[str, int], list[float]] = defaultdict(list)
     tokens: dict[int, list[int]] = defaultdict(list)
     times: list[float] = []
@@ -300,7 +300,7 @@ def _spread(times: Sequence[float]) -> str:
 
 
 def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder | None) -> str:
-    """How long a question takes in a memory of so many messages."""
+    """Prints how long a question takes in a memory of so many messages."""
     history: list[blob.Document] = []
     sessions = [
         (_parse_date(date), session)

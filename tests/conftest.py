@@ -1,4 +1,4 @@
-"""Fixtures that more than one room uses. Settings of the machine that runs the tests have no say in them."""
+"""Fixtures for every test. The environment of the machine that runs the tests does not reach them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _certificates_are_not_read() -> Iterator[None]:
-    """Nothing here speaks TLS, and each of a thousand clients would read the certificates of the whole world."""
+    """Gives every client an empty TLS context.
+
+    No test speaks TLS, and each of a thousand clients would read all certificates of the machine.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", lambda *_, **__: context)

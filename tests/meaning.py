@@ -24,13 +24,13 @@ def _of_word(word: str) -> tuple[float, ...]:
 
 
 def vector_of(text: str) -> list[float]:
-    """Not of length 1, and all zeros where there is no word."""
+    """Returns the text's vector: not normalised, and all zeros where there is no word."""
     words = [_of_word(word) for word in re.findall(r"\w+", text.lower())]
     return [sum(numbers) for numbers in zip(*words, strict=True)] if words else [0.0] * DIMENSION
 
 
 def unit_bytes(text: str) -> bytes:
-    """As it lies in the database."""
+    """Returns the normalised vector in the bytes that the database holds."""
     vector = vector_of(text)
     length = sum(x * x for x in vector) ** 0.5
     return array("f", [x / length for x in vector]).tobytes()

@@ -48,7 +48,7 @@ def settings_for(upstream: Any, *, server: Mapping[str, Any] | None = None, **pa
 
 @dataclass
 class RawReply:
-    """headers: lower-case names; of repeated ones the last."""
+    """A reply with its headers by lower-case name; of repeated ones the last."""
 
     status: int
     headers: dict[str, str]
@@ -65,7 +65,7 @@ class RawReply:
 
 
 class RawClient:
-    """One connection, blocking, without any cleverness."""
+    """One blocking connection that sends the bytes it is given."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
@@ -92,7 +92,7 @@ class RawClient:
         self.send(head.encode("latin-1") + b"\r\n" + (body or b""))
 
     def read_until(self, mark: bytes) -> bytes:
-        """Everything up to and with the mark."""
+        """Returns everything up to and including the mark."""
         while mark not in self.rest:
             data = self.socket.recv(65536)
             if not data:
@@ -107,7 +107,7 @@ class RawClient:
         return RawReply(int(first.split(" ")[1]), headers, b"")
 
     def read_chunk(self) -> bytes:
-        """One chunk of a chunked body; b"" is the last."""
+        """Returns one chunk of a chunked body; b"" is the last."""
         size = int(self.read_until(b"\r\n"), 16)
         return self._exactly(size + 2)[:-2]
 
@@ -121,7 +121,7 @@ class RawClient:
         return reply
 
     def is_closed(self) -> bool:
-        """Waits for the other side to close; False when it says something instead."""
+        """Waits until the other side closes. Returns False when bytes come instead."""
         try:
             return not self.rest and self.socket.recv(1) == b""
         except ConnectionResetError:
@@ -139,7 +139,7 @@ class RawClient:
 
 @dataclass
 class Running:
-    """A gateway that serves. lines: its access log."""
+    """A gateway that serves, with the lines of its access log."""
 
     app: Gateway
     server: GatewayServer
@@ -162,12 +162,12 @@ class Running:
             return client.read_reply()
 
     def post(self, body: Any, headers: Mapping[str, str] | None = None) -> RawReply:
-        """A chat completion; body: bytes as they are, or a value that is dumped."""
+        """Posts a chat completion. body: bytes as they are, or a value that is dumped as JSON."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.ask("POST", "/v1/chat/completions", data, headers)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run something on the gateway's loop, for tests without one."""
+        """Runs a coroutine on the gateway's loop, for tests without a loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE_S)
 
     def last_line(self) -> dict[str, Any]:

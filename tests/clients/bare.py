@@ -1,4 +1,4 @@
-"""No SDK at all: HTTP clients, and a program that reads lines and parses JSON."""
+"""Clients without any SDK: HTTP libraries, and code that reads lines and parses JSON."""
 
 from __future__ import annotations
 

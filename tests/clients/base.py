@@ -1,4 +1,4 @@
-"""What every client is reduced to, whatever it is made of, so that one set of checks holds for all."""
+"""The interface that every client is reduced to, so that one set of checks holds for all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KIND = "You are kind."
 
 
 class City(pydantic.BaseModel):
-    """What a structured answer is about."""
+    """The type of structured answers."""
 
     name: str
     people: int
@@ -27,7 +27,7 @@ class City(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as the client has it. retry_after: None where it does not say."""
+    """An error as the client reports it. retry_after: None where the client does not report it."""
 
     status: int | None
     message: str
@@ -35,23 +35,23 @@ class Failure:
 
 
 class Client(Protocol):
-    """All for one model. tells_retry_after: whether its errors do."""
+    """A client that asks one model. has_retry_after: its errors report Retry-After."""
 
-    tells_retry_after: bool = True
+    has_retry_after: bool = True
 
     def __init__(self, url: str, model: str, headers: Mapping[str, str]) -> None: ...
 
     async def chat(self, *said: str) -> list[str]:
-        """One conversation with a system message, said one after the other; the replies, each whole."""
+        """Says these one after the other in a conversation with a system message; returns the whole replies."""
 
     def pieces(self, said: str) -> AsyncIterator[str]:
-        """The reply in the pieces in which it comes."""
+        """Yields the reply in the pieces in which it comes."""
 
     async def usage(self, said: str, *, stream: bool) -> tuple[int, int]:
-        """Tokens of the prompt and of the reply, as the client has them in the end."""
+        """Returns the tokens of prompt and reply, as the client reports them in the end."""
 
     async def tool(self, said: str, *, stream: bool) -> tuple[str, list[str]]:
-        """With a tool that tells a city's weather: the reply, and for which cities it was called."""
+        """Asks with a weather tool; returns the reply, and the cities for which the tool was called."""
 
     async def structured(self, said: str) -> City: ...
 
@@ -65,7 +65,7 @@ def rain(city: str) -> str:
 
 
 def from_sdk(error: BaseException) -> Failure:
-    """Of an error that is the SDK's, or was raised because of one."""
+    """Returns the failure behind an error that is the SDK's, or was raised because of one."""
     todo, seen = [error], []
     while not isinstance(error := todo.pop(0), openai.APIError):
         seen.append(error)  # some go in circles
@@ -76,17 +76,14 @@ def from_sdk(error: BaseException) -> Failure:
 
 
 class Talks(Client):
-    """The everyday of a client that has nothing but a request and its reply.
-
-    `ask` makes one, `asked` keeps what an application keeps of it.
-    """
+    """A client that has nothing but requests and replies: `ask` makes whole ones, `deltas` streamed ones."""
 
     async def ask(self, messages: Sequence[Json], **more: Any) -> Json:
-        """The reply's message and its usage, as {"message": ..., "usage": ...}."""
+        """Returns the reply's message and its usage, as {"message": ..., "usage": ...}."""
         raise NotImplementedError
 
     def deltas(self, messages: Sequence[Json], **more: Any) -> AsyncIterator[Json]:
-        """The chunks of a stream, parsed."""
+        """Yields the chunks of a stream, parsed."""
         raise NotImplementedError
 
     async def chat(self, *said: str) -> list[str]:
@@ -151,7 +148,7 @@ WEATHER: Json = {
 
 
 def put_together(chunks: Sequence[Json]) -> Json:
-    """A stream's message, by index, as the API's documentation tells clients to do it."""
+    """Returns a stream's message, put together by index as the API's documentation says."""
     text: list[str] = []
     calls: dict[int, Json] = {}
     for chunk in chunks:

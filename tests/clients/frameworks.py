@@ -1,7 +1,4 @@
-"""What people build with, as its documentation says to use it. What it is given is a base URL and headers.
-
-Each is imported when it is made.
-"""
+"""Frameworks, used as their documentation says: each gets a base URL and headers. Each is imported when it is made."""
 
 from __future__ import annotations
 
@@ -241,9 +238,9 @@ class OpenAIAgents(Client):
 
 
 class Agno(Client):
-    """Its agents put an error into their result, its models raise it."""
+    """Agno; its agents put an error into their result, its models raise it."""
 
-    tells_retry_after = False
+    has_retry_after = False
 
     def __init__(self, url: str, model: str, headers: Headers) -> None:
         from agno.models.openai.like import OpenAILike
@@ -461,9 +458,9 @@ class Smolagents(Client):
 
 
 class LiveKit(Client):
-    """Its language model alone, which always streams; tests/clients/phone.py has its sessions."""
+    """LiveKit's language model alone, which always streams; tests/clients/phone.py has its sessions."""
 
-    tells_retry_after = False
+    has_retry_after = False
 
     def __init__(self, url: str, model: str, headers: Headers) -> None:
         import httpx

@@ -1,7 +1,7 @@
 """A phone call through LiveKit Agents: its session, its turn taking, its preemptive requests, its OpenAI plugin.
 
-Only what makes and hears sound is ours. The caller's words come as the events of a speech-to-text, and the agent's
-voice is a loudspeaker that plays as long as a test says. So no test depends on a clock, nor on a model.
+Only ears and voice are doubles: the caller's words come as the events of a speech-to-text, and the loudspeaker plays as
+long as a test says. So no test depends on a clock or on a model.
 
     async with dial(world) as phone:
         assert await phone.say("Hello.") == "Ok."
@@ -37,7 +37,7 @@ Heard = stt.SpeechEventType
 
 
 class _Ears(stt.STT):
-    """Never asked: `_Agent.stt_node` brings the words."""
+    """A speech-to-text that is never asked: `_Agent.stt_node` brings the words."""
 
     def __init__(self) -> None:
         super().__init__(capabilities=stt.STTCapabilities(streaming=True, interim_results=True))
@@ -56,7 +56,7 @@ class _Microphone(io.AudioInput):
 
 
 class _Loudspeaker(io.AudioOutput):
-    """Plays at once and to the end, unless `cut` says how far it comes before somebody interrupts."""
+    """A loudspeaker that plays at once and to the end, unless `cut` says what was heard before an interruption."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -114,7 +114,7 @@ class _Agent(Agent):
 
 @dataclass
 class Phone:
-    """said: what LiveKit took into its list, the caller's and the agent's, as (role, text)."""
+    """A phone call. said: the messages that LiveKit took into its list, as (role, text)."""
 
     world: World
     session: AgentSession[None]
@@ -136,33 +136,33 @@ class Phone:
             return await self.errors.get()
 
     async def say(self, text: str) -> str:
-        """A turn as it should be: the reply, when it was spoken to its end."""
+        """Makes one undisturbed turn. Returns the reply when it was spoken to its end."""
         await self.end(text)
         role, reply = await self.next_said()
         assert role == "assistant"
         return reply
 
     async def end(self, text: str) -> None:
-        """The caller has spoken, and is taken at his word; what the agent says is still to come."""
+        """Ends the caller's sentence; returns before the agent's reply."""
         self.hear(Heard.START_OF_SPEECH)
         self.hear(Heard.FINAL_TRANSCRIPT, text)
         self.hear(Heard.END_OF_SPEECH)
         assert await self.next_said() == ("user", text)
 
     async def begin(self, text: str) -> None:
-        """The caller seems to pause: returns when LiveKit's request for it has arrived at the upstream."""
+        """Pauses in the caller's sentence; returns when LiveKit's preemptive request has reached the upstream."""
         count = len(self.world.upstream.seen)
         self.hear(Heard.START_OF_SPEECH)
         self.hear(Heard.PREFLIGHT_TRANSCRIPT, text)
         await self.world.upstream.arrived(count + 1).wait()
 
     def go_on(self, text: str) -> None:
-        """The caller is heard again, and has not ended."""
+        """Lets the caller speak on, without an end."""
         self.hear(Heard.START_OF_SPEECH)
         self.hear(Heard.INTERIM_TRANSCRIPT, text)
 
     async def cut_in(self, text: str) -> str:
-        """The caller interrupts what is being spoken; what is left of it in LiveKit's list."""
+        """Interrupts the reply that is being spoken. Returns the part of it that LiveKit keeps."""
         self.go_on(text)
         role, spoken = await self.next_said()
         assert role == "assistant"
@@ -173,7 +173,7 @@ class Phone:
 async def dial(
     world: World, room: str | None = None, model: str = "m", **options: Any
 ) -> AsyncIterator[Phone]:
-    """room: the header by which a LiveKit job names its conversation."""
+    """Opens a phone call. room: the header by which a LiveKit job names its conversation."""
     language_model = plugin.LLM(
         model=model,
         base_url=f"{world.gateway.url}/v1",

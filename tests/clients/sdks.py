@@ -1,4 +1,4 @@
-"""OpenAI's SDK in the ways in which it is used: async, sync, and through its helpers that parse and put together."""
+"""OpenAI's SDK as it is used: async, sync, and through its helpers that parse replies and accumulate streams."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Sync(_Sdk):
 
 
 class Helpers(Async):
-    """`stream()`, `parse()` and `with_raw_response`."""
+    """The helpers `stream()`, `parse()` and `with_raw_response`."""
 
     async def ask(self, messages: Sequence[Json], **more: Any) -> Json:
         raw = await self.client.chat.completions.with_raw_response.create(

@@ -219,7 +219,7 @@ async def test_an_error(
     with pytest.raises(Exception) as caught:
         await (all_of(client, "Hi") if stream else client.chat("Hi"))
     found = client.failure(caught.value)
-    assert (found.status, found.retry_after) == (status, retry_after if client.tells_retry_after else None)
+    assert (found.status, found.retry_after) == (status, retry_after if client.has_retry_after else None)
     assert message in found.message
     assert len(talk.upstream.chats) == 1
     assert stored(talk, request, "*") == 0

@@ -1,7 +1,7 @@
 """Clients that talk to the pure core, without a store: a clock moved by hand, records in a dict.
 
-A `World` has one memory for each user. Whatever a client sends is planned, composed, and ended there as a gateway
-would do it; after each end every stored column is compared with what it stands for, worked out anew. `tree` draws
+A `World` has one memory for each user. A request is planned, composed and ended there as in a gateway; after each
+end every stored column is compared with its value, computed again from the whole tree. `tree` draws
 what is stored, `Request.lines` what went upstream, and a client's own messages are checked to be there unchanged.
 """
 
@@ -74,7 +74,10 @@ def picture(text: str, url: str) -> WireMessage:
 
 @dataclass
 class Request:
-    """plan: None where nothing is remembered. sent: what went upstream, each with how it came there."""
+    """A request under way.
+
+    plan: None where nothing is remembered. sent: the messages that went upstream, each with its origin.
+    """
 
     messages: list[WireMessage]
     who: str | None
@@ -160,7 +163,7 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
 
 
 def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
-    """A message of a path as it went upstream; None: off the record, or forgotten."""
+    """Returns a message of a path as it went upstream, None where it is off the record or forgotten."""
     e, content = element.exchange, tree.content(element.exchange)
     if content.messages is None or element.position in e.hush:
         return None
@@ -170,12 +173,12 @@ def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
 
 
 def _talk(messages: Iterable[Sequence[Atom]]) -> list[bytes]:
-    """Who spoke, tool rounds aside."""
+    """Returns the roles that spoke, tool rounds aside."""
     return [atoms[0][:1] for atoms in messages if atoms and atoms[0][:1] in b"ua"]
 
 
 def goes_on_from(later: Request, earlier: Request) -> bool:
-    """The bytes of the earlier prompt are the beginning of the later one's."""
+    """Returns whether the later prompt begins with the bytes of the earlier one."""
     a, b = ([orjson.dumps(m) for _, m in r.sent if not is_system(m)] for r in (earlier, later))
     return b[: len(a)] == a
 
@@ -185,7 +188,7 @@ def goes_on_from(later: Request, earlier: Request) -> bool:
 
 @dataclass
 class Memory:
-    """Of one user. keys: the client's conversation ids."""
+    """The records of one user. keys: the client's conversation ids."""
 
     canon: Canon
     records: dict[int, Exchange] = field(default_factory=dict)
@@ -197,7 +200,7 @@ class Memory:
         return e.conversation in self.keys.values()
 
     def found(self, key: str | None) -> list[Exchange]:
-        """What matters to a request: of a named conversation its own, else all that are found from their messages."""
+        """Returns the records of a named conversation, else all that are found by the messages."""
         if key is not None:
             return [e for e in self.records.values() if e.conversation == self.keys.get(key)]
         return [e for e in self.records.values() if not self.is_named(e)]
@@ -230,7 +233,7 @@ class Memory:
         check_columns(self.records.values(), self.canon, self.keys.values())
 
     def _with_content(self, e: Exchange) -> Exchange:
-        """As the store writes it: content that was not loaded stays."""
+        """Returns a record as the store writes it: content that was not loaded stays."""
         old = self.records.get(e.id)
         if old is None:
             return e
@@ -238,7 +241,7 @@ class Memory:
         return replace(e, input=e.input or old.input, said=e.said or old.said, full=full)
 
     def settle(self, key: str | None, now: float) -> None:
-        """Edits of confirmed turns enter the blocks."""
+        """Applies the edits of confirmed turns to the blocks."""
         tree = Tree(self.found(key))
         for x, why in settle.mergeable(tree, now, IDLE_S, named=key is not None):
             self.records[x.id] = replace(x, merged=why)
@@ -248,7 +251,7 @@ class Memory:
             self.ops = [replace(o, state="merged") if o in mine else o for o in self.ops]
 
     def seen_on(self, path: Iterable[int]) -> list[str]:
-        """What the block says for a request that goes on from this path."""
+        """Returns the block's value for a request that continues this path."""
         pending = [o for o in self.ops if o.state == "pending"]
         return edits.view(self.blocks, pending, set(path))[0].value.split()
 
@@ -263,7 +266,7 @@ def memory_insert(exchange: int, id: str, text: str) -> BlockOp:
 
 
 def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int]) -> None:
-    """Every stored column is what one would work out from the whole tree."""
+    """Checks every stored column against its value, computed from the whole tree."""
     tree, names = Tree(records), set(named)
     carried: dict[int, bool] = {}
 
@@ -287,7 +290,7 @@ def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int
 
 
 def without_numbers(e: Exchange) -> dict[str, object]:
-    """All that the core decides of a record; its place in the agent's order is the store's to say."""
+    """Returns a record without what the store decides: its id and its place in the agent's order."""
     return {f.name: getattr(e, f.name) for f in fields(e) if f.name not in ("seq", "run")}
 
 
@@ -295,8 +298,9 @@ def without_numbers(e: Exchange) -> dict[str, object]:
 
 
 class World:
-    """recall: the note for a question; "" is: looked, and found nothing.
+    """Several users and a clock.
 
+    recall: makes the note for a question; "" means that nothing was found.
     adds_nothing: every request has to go upstream as it was sent.
     """
 
@@ -314,7 +318,7 @@ class World:
         self._memories: dict[str, Memory] = {}
 
     def memory(self, who: str | None = "alice", key: str | None = None) -> Memory:
-        """Somebody without a name has one memory for each conversation they name."""
+        """Returns a user's memory; an unnamed user has one for each conversation they name."""
         name = who or f"conversation {key}"
         canon = Canon(self._secret if name == "alice" else name.encode())
         return self._memories.setdefault(name, Memory(canon))
@@ -367,13 +371,13 @@ class World:
     def finish(
         self, request: Request, reply: str | WireMessage | list[WireMessage], edits: Sequence[str] = ()
     ) -> Request:
-        """reply: its text, its message, or all messages of it as the upstream saw them."""
+        """Ends a request. reply: its text, its message, or all its messages as the upstream saw them."""
         self.now += 1
         full = [assistant(reply)] if isinstance(reply, str) else [reply] if isinstance(reply, dict) else reply
         return self._end(request, full, edits, settle.finish)
 
     def cancel(self, request: Request, got: Sequence[WireMessage] = (), edits: Sequence[str] = ()) -> Request:
-        """The client left. got: what it had been streamed by then."""
+        """Lets the client leave. got: the text that it had received by then."""
         self.now += 1
         return self._end(request, list(got), edits, settle.cancel)
 
@@ -425,7 +429,7 @@ class World:
         start: Sequence[WireMessage] = (),
         who: str | None = "alice",
     ) -> list[WireMessage]:
-        """Turns of a client that resends everything; the list afterwards."""
+        """Makes turns of a client that resends everything. Returns its list afterwards."""
         messages = list(start)
         for question, answer in turns:
             messages.append(user(question))
@@ -445,9 +449,10 @@ class World:
     # -- what became of it
 
     def tree(self, who: str | None = "alice", key: str | None = None) -> str:
-        """A line for each exchange, deeper ones indented; `--` between conversations.
+        """Returns a line for each exchange, deeper ones indented; `--` between conversations.
 
-        carried: confirmed by a later turn. stands. replaced. waits: finished, but detached. cut: cancelled. off.
+        The states are: carried (confirmed by a later turn), stands, replaced, waits (finished, but detached),
+        cut (cancelled), and off (the record).
         """
         tree = Tree(self.memory(who, key).records.values())
 
@@ -460,13 +465,13 @@ class World:
         return "\n--\n".join("\n".join(lines) for lines in drawn)
 
     def standing(self, who: str | None = "alice", key: str | None = None) -> list[str]:
-        """What other conversations may know."""
+        """Returns what other conversations may know."""
         memory = self.memory(who, key)
         tree = Tree(memory.records.values())
         return [text for e in tree if e.standing for text in self._shown(tree, e)]
 
     def confirmed(self, who: str | None = "alice", key: str | None = None) -> list[str]:
-        """What may be learned from."""
+        """Returns what may be learned from."""
         memory = self.memory(who, key)
         tree = Tree(memory.records.values())
         return [
@@ -486,7 +491,7 @@ class World:
         return [text for _, m in spoken if (text := text_of(m))]
 
     def learned(self, who: str | None = "alice") -> list[str]:
-        """What memory edits have left in the block."""
+        """Returns the block's value after all edits."""
         return self.memory(who).blocks[0].value.split()
 
 

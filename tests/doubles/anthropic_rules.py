@@ -1,8 +1,8 @@
-"""What Anthropic's Messages endpoint refuses, as a pure function from a request to its error object.
+"""The rules of Anthropic's Messages endpoint: a pure function from a request to the error object it deserves.
 
-From the API reference, the wording of its errors, and the notes of version 2026-10-21. Where the real one is silent
-about a case, or mends it by itself (turns in a row by one role), this one is strict, so that nothing we send relies on
-leniency.
+They come from the API reference, the wording of its errors, and the notes of version 2026-10-21. Where the real one is
+silent about a case, or repairs it by itself (turns in a row by one role), this one is strict, so that nothing we send
+relies on leniency.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ TOOL_FIELDS = {
 
 
 class Refused(Exception):
-    """The error object the API would send, and its status."""
+    """A request that the API would refuse, with the error object and status it would send."""
 
     def __init__(self, message: str, status: int = 400, kind: str = "invalid_request_error") -> None:
         super().__init__(message)
@@ -66,7 +66,7 @@ class Refused(Exception):
 
 
 def sign(thinking: str) -> str:
-    """The signature this upstream gives to a thought, and takes back with that thought alone."""
+    """Returns the signature of a thought; it is accepted back with that thought alone."""
     return base64.b64encode(hashlib.sha256(thinking.encode()).digest()).decode()
 
 
@@ -116,7 +116,7 @@ def check_request(raw: bytes, headers: Mapping[str, str]) -> Json:
 
 
 def _marks(value: Any) -> list[Any]:
-    """Every cache_control, but for those within a tool's schema or input, where it is a word like others."""
+    """Yields every cache_control, except within a tool's schema or input, where it is an ordinary name."""
     if isinstance(value, list):
         return [mark for each in value for mark in _marks(each)]
     if not isinstance(value, dict):
@@ -249,7 +249,7 @@ def _check_image(source: Any, at: str) -> None:
 
 
 def _check_calls(turns: Sequence[Json]) -> None:
-    """Each call is answered in the very next turn, ahead of everything else in it, and nothing else is."""
+    """Checks that each call is answered in the next turn, before anything else in it, and that nothing else is."""
     ids: set[str] = set()
     open_: list[str] = []
     for place, turn in enumerate(turns):

@@ -29,7 +29,10 @@ _STOPS = {"length": "max_tokens", "stop": "end_turn", "tool_calls": "tool_use", 
 
 @dataclass(frozen=True)
 class Message(Reply):
-    """blocks: before the text and the calls of `Reply`. fields: of the message. stop: put into its end."""
+    """A reply with content blocks of its own.
+
+    blocks: stand before the text and the calls of `Reply`. fields: of the message. stop: fields of its end.
+    """
 
     blocks: Sequence[Json] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -56,7 +59,10 @@ def refuse(
 
 
 class StrictAnthropic(StrictUpstream):
-    """key: the only one it takes, as `x-api-key` or bearer token."""
+    """A strict upstream that speaks the Messages API.
+
+    key: the only one that is accepted, as `x-api-key` or bearer token.
+    """
 
     def names(self, number: int) -> dict[str, str]:
         return {"request-id": f"req_{number}"}
@@ -116,7 +122,7 @@ def _models(names: Sequence[str]) -> Json:
 
 
 def _render(body: Json, reply: Reply, number: int) -> Reply:
-    """The reply with its body made, so that the server has only to write it."""
+    """Returns the reply with its body rendered, ready for the server to write."""
     if reply.body is not None:
         return reply
     headers = {"request-id": f"req_{number:06d}", **reply.headers}
@@ -210,7 +216,7 @@ def _events(body: Json, reply: Reply, number: int) -> list[Json]:
 
 
 def _cut(block: Json) -> tuple[Json, list[Json]]:
-    """A block's start and its deltas, as the API streams its kind."""
+    """Returns a block's start and its deltas, as the API streams blocks of its kind."""
     match block["type"]:
         case "text":
             cited = [{"type": "citations_delta", "citation": each} for each in block.get("citations", ())]

@@ -1,4 +1,4 @@
-"""What OpenAI's chat completions endpoint refuses, as a pure function from request body to its error object.
+"""The rules of OpenAI's chat completions endpoint: a pure function from a request body to the error object it deserves.
 
 Written from the API reference and the wording of its errors. Where the real one is silent about a case, this one
 is strict, so that nothing we send relies on leniency. Switches for what differs between upstreams are `Rules`.
@@ -76,13 +76,15 @@ MESSAGE_NAME = re.compile(r"[^\s<|\\/>]+")
 
 @dataclass(frozen=True)
 class Rules:
-    """unknown_parameters: whether a field the API does not have is a 400.
+    """The switches for what differs between upstreams.
+
+    unknown_parameters: a field that the API does not have is a 400.
 
     strict_template: one system message, at the front, and never two messages of a role in a row, as the chat
     templates of many open models have it (tool messages may follow each other).
-    image_parts: whether the model sees; parallel_tools: whether it takes several calls in one message.
-    developer_role, stream_options: whether there are such; metadata: whether it goes without `store`.
-    limits: the names a completion's limit may have.
+    image_parts: the model accepts images. parallel_tools: it accepts several calls in one message.
+    developer_role, stream_options: these exist. metadata: it is accepted without `store`.
+    limits: the names that a completion's limit may have.
     """
 
     unknown_parameters: bool = True
@@ -96,7 +98,7 @@ class Rules:
 
 
 class Refusal(Exception):
-    """The error object the API would send, and its status."""
+    """A request that the API would refuse, with the error object and status it would send."""
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class Refusal(Exception):
 
 
 def check_chat(body: JSON, rules: Rules = Rules()) -> None:
-    """Raises: Refusal."""
+    """Checks a request body. Raises: Refusal."""
     if not isinstance(body, dict):
         raise Refusal("We could not parse the JSON body of your request: it is not an object.")
     if rules.unknown_parameters:

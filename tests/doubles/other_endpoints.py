@@ -1,4 +1,4 @@
-"""What a strict OpenAI answers beside chat completions: enough of each endpoint for a client to be satisfied.
+"""The other endpoints of a strict OpenAI: enough of each for a client to be satisfied.
 
 Pure: a request in, status, headers and pieces of a body out. It refuses what is cheap to refuse, a form above all.
 """
@@ -22,7 +22,7 @@ CREATED = 1_700_000_000
 
 @dataclass(frozen=True)
 class Answer:
-    """pieces: written apart, chunked, if there are several."""
+    """An answer; several pieces are written one by one, chunked."""
 
     pieces: Sequence[bytes]
     headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
@@ -39,7 +39,7 @@ class Part:
 
 
 def parse_form(content_type: str, body: bytes) -> list[Part]:
-    """Raises: Refusal, for a form that is not complete."""
+    """Returns the parts of a form. Raises: Refusal: the form is not complete."""
     found = re.search(r'boundary="?([^";]+)', content_type)
     if not content_type.startswith("multipart/form-data") or found is None:
         raise Refusal("Unsupported content type: send 'multipart/form-data'.")
@@ -59,14 +59,17 @@ def parse_form(content_type: str, body: bytes) -> list[Part]:
 
 
 class Endpoints:
-    """files: id -> content, as they were uploaded. vector_of: what /embeddings makes of a text."""
+    """The state of the endpoints.
+
+    files: id -> content, as they were uploaded. vector_of: makes the vector of a text for /embeddings.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.vector_of: Callable[[str], list[float]] = lambda text: [0.25, float(len(text))]
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
-        """None: no such endpoint. Raises: Refusal."""
+        """Returns the answer to a request, None where there is no such endpoint. Raises: Refusal."""
         place = path.removeprefix("/v1/").split("/")
         kind = headers.get("content-type", "")
         match method, place:
@@ -182,7 +185,7 @@ def _need_file(parts: list[Part], name: str) -> bytes:
 
 
 def _check_input(given: Any) -> list[str]:
-    """As platform.openai.com/docs/api-reference/embeddings has it; tokens in place of text are left out here."""
+    """Checks `input` as platform.openai.com/docs/api-reference/embeddings has it, without lists of tokens."""
     inputs = given if isinstance(given, list) else [given]
     if not inputs or len(inputs) > 2048:
         raise Refusal(f"Invalid 'input': an array of 1 to 2048 was expected, got {len(inputs)}.", "input")

@@ -48,7 +48,7 @@ PATIENCE_S = 10.0
 
 
 class Gate:
-    """Closed until somebody opens it, for good. Between threads and loops alike."""
+    """A gate that is closed until somebody opens it, for good; for threads and event loops alike."""
 
     def __init__(self) -> None:
         self._future: Future[None] = Future()
@@ -135,7 +135,7 @@ def say(text: str, tokens: Sequence[str] | None = None, **options: Any) -> Reply
 
 
 def call_tools(*calls: Call, text: str | None = None, **options: Any) -> Reply:
-    """text: said before the calls."""
+    """Returns a reply that calls tools. text: stands before the calls."""
     return Reply(text=text, calls=calls, **options)
 
 
@@ -158,14 +158,14 @@ def fail(
 
 
 def raw(*pieces: bytes, content_type: str = "text/event-stream; charset=utf-8", **options: Any) -> Reply:
-    """Exactly these bytes as the body, each piece written by itself."""
+    """Returns a reply with exactly these bytes as its body, each piece written by itself."""
     headers = {"content-type": content_type, **options.pop("headers", {})}
     return Reply(body=pieces, headers=headers, **options)
 
 
 @contextmanager
 def full_backlog() -> Iterator[int]:
-    """A port whose queue of connections is full, so that the next one hangs."""
+    """Yields a port whose queue of connections is full, so that the next one hangs."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
@@ -220,11 +220,13 @@ Script = Callable[[Seen], Reply | None]
 
 
 class StrictUpstream:
-    """key: the only key it takes (as `Bearer <key>`); None: authorization is not looked at.
+    """A strict OpenAI on a port of its own.
 
-    rules: what it refuses, see `Rules`. models: what GET /v1/models lists (model_list: its bytes, if they shall be
-    wrong); a chat with another one is a 404 only if `strict_models`. script: makes the reply when the queue is
-    empty (None: "Ok."). echo: the default reply is the last user text instead. stall_bodies: read the head of a
+    key: the only key that is accepted (as `Bearer <key>`); None: authorization is not looked at.
+
+    rules: what is refused, see `Rules`. models: the list of GET /v1/models (model_list: its bytes, where they must be
+    wrong); a chat with another one is a 404 only with `strict_models`. script: makes the reply when the queue is
+    empty (None: "Ok."). echo: the default reply is the last user text instead. stall_bodies: reads the head of a
     request and then nothing more. hold_models: GET /v1/models is not answered before it is open.
     """
 
@@ -285,11 +287,11 @@ class StrictUpstream:
         self._replies.extend(replies)
 
     def forget_replies(self) -> None:
-        """What was queued and not asked for."""
+        """Drops the replies that were queued and not used."""
         self._replies.clear()
 
     def arrived(self, count: int) -> Gate:
-        """A gate that opens when so many requests have arrived: `await upstream.arrived(1).wait()`."""
+        """Returns a gate that opens when so many requests have arrived: `await upstream.arrived(1).wait()`."""
         gate = Gate()
         with self._changed:
             self._arrivals.append((count, gate))
@@ -297,13 +299,13 @@ class StrictUpstream:
         return gate
 
     def received(self, count: int) -> Gate:
-        """A gate that opens when so many bytes of a request have come that is not complete."""
+        """Returns a gate that opens when so many bytes of an incomplete request have come."""
         gate = Gate()
         self._pending.append((count, gate))
         return gate
 
     def names(self, number: int) -> dict[str, str]:
-        """The headers that every reply of this provider's has."""
+        """Returns the headers that every reply of this provider has."""
         return {"x-request-id": f"req_{number}", "openai-processing-ms": "1"}
 
     def start(self) -> Self:
@@ -320,7 +322,7 @@ class StrictUpstream:
             self._thread.join(PATIENCE_S)
 
     def drop_connections(self) -> None:
-        """Close every connection now, as an idle timeout would; returns when it is done."""
+        """Closes every connection now, as an idle timeout would; returns when it is done."""
         assert self._loop is not None
         done = Gate()
 
@@ -436,7 +438,7 @@ class StrictUpstream:
 
 
 class _Connection(asyncio.Protocol):
-    """One client connection; requests one after the other."""
+    """One connection of a client, with one request after the other."""
 
     transport: asyncio.Transport
 
@@ -521,7 +523,7 @@ class _Connection(asyncio.Protocol):
             self._next()
 
     async def _write(self, seen: Seen, reply: Reply) -> bool:
-        """Returns: whether the connection goes on."""
+        """Writes a reply. Returns True where the connection stays open."""
         if reply.hold_before_headers is not None:
             await reply.hold_before_headers.wait(None)
         if reply.cut_before_headers:
@@ -681,7 +683,7 @@ def _completion(body: Any, reply: Reply, number: int) -> dict[str, Any]:
 
 
 def _deltas(reply: Reply, number: int) -> list[tuple[dict[str, Any], str | None]]:
-    """Delta and finish reason, event by event."""
+    """Yields the delta and finish reason of each event."""
     first: dict[str, Any] = {
         "role": "assistant",
         "content": None if reply.text is None else "",

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def command(*arguments: str, where: Path) -> subprocess.CompletedProcess[str]:
-    """One command of the command line, as the shell runs it."""
+    """Runs one command of the command line, as a shell does."""
     return subprocess.run(
         [sys.executable, "-m", "gateway", *arguments],
         cwd=where,
@@ -35,7 +35,7 @@ def command(*arguments: str, where: Path) -> subprocess.CompletedProcess[str]:
 
 @dataclass
 class Process:
-    """log: where its standard error goes."""
+    """A gateway in a process of its own, whose standard error goes to `log`."""
 
     child: subprocess.Popen[str]
     port: int
@@ -57,7 +57,7 @@ class Process:
         )
 
     def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
+        """Sends SIGKILL, and returns when the process is gone."""
         self.child.kill()
         self.child.wait(20)
 

@@ -50,7 +50,7 @@ _WRITE = re.compile(r"\b(insert|update|delete)\b(?: or \w+)?(?: into| from)? (\w
 
 
 class Clock:
-    """The gateway's and the store's time: a little later at each look, and else as late as a test says."""
+    """The clock of gateway and store: it advances a little at each look, and otherwise only when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1_760_000_000.0
@@ -64,7 +64,7 @@ class Clock:
 
 
 def agent(name: str = "helper", **options: Any) -> ProfileSettings:
-    """A profile with a block for what is known of the human, and memory tools."""
+    """Returns a profile with memory tools and a block about the human."""
     blocks = options.pop("blocks", (BlockSettings("human", "What is known of the user."),))
     return ProfileSettings(
         name, **{"model": "m", "system": "You help.", "memory_tools": True, "blocks": blocks, **options}
@@ -120,7 +120,7 @@ class World:
         return self.gateway.post({"model": "m", "messages": messages, **options}, headers)
 
     def settle(self) -> None:
-        """Until nobody is answered any more and everything is on disk."""
+        """Waits until no request is being answered and everything is on disk."""
 
         async def settled() -> None:
             await self.gateway.app.idle.wait()
@@ -132,7 +132,7 @@ class World:
         self.gateway.call(settled())
 
     def pass_time(self, seconds: float) -> None:
-        """Lets time go by, with what is due then."""
+        """Moves the clock, and does the maintenance that is due then."""
         self.settle()
         self.clock.sleep(seconds)
 
@@ -155,11 +155,11 @@ class World:
         return [row[0] if len(row) == 1 else tuple(row) for row in rows]
 
     def statements_of(self, work: Callable[[], object]) -> list[str]:
-        """The SQL of one request, each statement by its kind, without BEGIN and the like."""
+        """Returns the SQL of one request, each statement by its kind, without BEGIN and the like."""
         return [kind for kind in self.all_statements_of(work) if kind not in CONTROL]
 
     def all_statements_of(self, work: Callable[[], object]) -> list[str]:
-        """The same with what begins and ends transactions."""
+        """Returns the same with the statements that begin and end transactions."""
         self.settle()
         self.statements.clear()
         work()
@@ -179,7 +179,7 @@ class World:
         return self.gateway.call(read())
 
     def write_block(self, user: str, value: str, label: str = "human") -> None:
-        """An edit from outside of any turn."""
+        """Edits a block from outside of any turn."""
         block = self.block(user, label)
 
         async def write() -> None:
@@ -207,7 +207,7 @@ class Chat:
         return reply.get("content") or ""
 
     def complete(self, **options: Any) -> Json:
-        """The reply to the list as it is; the list stays."""
+        """Returns the reply to the list as it is; the list stays."""
         asked = {
             "model": "m",
             "messages": self.messages,
@@ -225,7 +225,7 @@ class Chat:
 
 
 def kept(message: Any) -> Json:
-    """What an application puts into its list."""
+    """Returns the message that an application appends to its list."""
     found = {"role": "assistant", "content": message.content}
     if message.tool_calls:
         found["tool_calls"] = [call.model_dump(exclude_unset=True) for call in message.tool_calls]
@@ -233,7 +233,7 @@ def kept(message: Any) -> Json:
 
 
 def streamed(chunks: Any) -> Json:
-    """A stream as the application has it in the end. Fails unless it is one ordinary reply."""
+    """Returns the message of a stream as an application has it in the end; fails unless it is one ordinary reply."""
     calls: dict[int, Json] = {}
     text, roles, ids, reasons = "", [], set(), []
     for chunk in chunks:
@@ -261,19 +261,19 @@ def streamed(chunks: Any) -> Json:
 
 
 def message_bytes(seen: Seen) -> list[bytes]:
-    """The elements of `messages` as they stand in the body that arrived."""
+    """Returns the elements of `messages` as they stand in the body that arrived."""
     layout = scan(seen.body)
     return [seen.body[start:end] for start, end in layout.messages]
 
 
 def prefix_bytes(seen: Seen) -> bytes:
-    """The messages array from its bracket to its last element, as the provider's cache sees it."""
+    """Returns the messages array from its bracket to its last element, as the provider's cache sees it."""
     layout = scan(seen.body)
     return seen.body[layout.messages[0][0] : layout.messages[-1][1]]
 
 
 def _quick_server(*parts: Any) -> GatewayServer:
-    """uvicorn looks ten times a second whether it shall end, and pauses as long: most of what a short test takes."""
+    """Returns a server that ends at once: uvicorn polls ten times a second, most of the time of a short test."""
     server = make_server(*parts)
     ended = asyncio.Event()
     exit_now = server.exit_now
@@ -312,7 +312,7 @@ def remember(
     limits: Limits = QUIET,
     **parts: Any,
 ) -> Iterator[World]:
-    """memory: values of [memory]; parts: of Settings."""
+    """Serves with memory. memory: values of [memory]; parts: of Settings."""
     statements: list[str] = []
     clock = Clock()
     # No deadline of a busy machine's shall decide what a test finds.

@@ -1,7 +1,7 @@
-"""Golden files by provider family: what goes in and what comes of it, hand-written from the providers' own documents.
+"""Golden files by provider family: inputs and expected outputs, written by hand from the providers' own documents.
 
 `anthropic` is translated, so its files hold both dialects (tests/adapters/test_anthropic_golden.py). All others speak
-OpenAI's dialect, each in its way, and nothing may be lost of it:
+OpenAI's dialect, each with its own additions, none of which may be lost:
 
 requests   in: what an application sends; out: what reaches the provider; consumed, adapted: what the reply says of it
 replies    in: a body, with its status and headers; before: bytes ahead of it
@@ -45,7 +45,7 @@ class Golden:
 
     @property
     def pieces(self) -> list[bytes]:
-        """A stream as the provider writes it, event by event."""
+        """The events of a stream as the provider writes them."""
         return [
             (each if isinstance(each, str) else f"data: {json.dumps(each, ensure_ascii=False)}\n\n").encode()
             for each in self.given["in"]
@@ -53,21 +53,21 @@ class Golden:
 
     @property
     def out(self) -> list[Any]:
-        """What is handed on, as `read` reads it."""
+        """The events that are handed on."""
         return list(self.given.get("out", self.given["in"]))
 
     @property
     def passes(self) -> bool:
-        """Whether bytes are handed on as they came."""
+        """True where the bytes are handed on as they came."""
         return "out" not in self.given
 
     @property
     def body(self) -> bytes:
-        """A whole reply."""
+        """The bytes of a whole reply."""
         return (self.given.get("before", "") + json.dumps(self.given["in"], ensure_ascii=False)).encode()
 
 
 def find(kind: str) -> list[Golden]:
-    """kind: requests, replies or streams."""
+    """Returns the files of one kind: requests, replies or streams."""
     files = sorted(file for file in ROOT.glob(f"*/{kind}/*.json") if file.parts[-3] != "anthropic")
     return [Golden(file.parts[-3], file.stem, json.loads(file.read_text("utf-8"))) for file in files]

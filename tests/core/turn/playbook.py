@@ -87,7 +87,7 @@ class Playbook:
 
 
 def chat_turn(spec: TurnSpec) -> Turn:
-    """A turn whose client speaks chat completions."""
+    """Returns a turn whose client speaks chat completions."""
     return Turn(spec, ChatView(spec))
 
 
@@ -135,7 +135,7 @@ def usage(prompt: int, completion: int, *, id: str = "chatcmpl-1", **fields: Any
 
 @dataclass
 class Client:
-    """An OpenAI SDK's accumulation of a stream."""
+    """A stream, accumulated as OpenAI's SDK does it."""
 
     text: str = ""
     reasoning: str = ""
@@ -204,7 +204,7 @@ def completion(
     tokens: tuple[int, int] | None = (10, 5),
     **fields: Any,
 ) -> Json:
-    """A whole reply. calls: (id, name, arguments)."""
+    """Returns a whole reply. calls: (id, name, arguments)."""
     message: Json = {"role": "assistant", "content": content, **fields}
     if calls:
         message["tool_calls"] = [
@@ -226,7 +226,7 @@ def completion(
 
 
 def streamed(body: Json, cut: Callable[[str], list[str]] = lambda text: [text]) -> list[Event]:
-    """The same reply as a stream. cut: how a string is spread over deltas."""
+    """Returns the same reply as a stream. cut: how a string is spread over deltas."""
     choice = body["choices"][0]
     message, id = choice["message"], body["id"]
     events = [chunk({"role": "assistant", "content": ""}, id=id)]
@@ -273,7 +273,7 @@ def play(
     batches: Callable[[list[Event]], list[list[Event]]] = lambda events: [events],
     result: Callable[[RunTool], str] = lambda run: f"result of {run.call_id}",
 ) -> Played:
-    """Play a turn to its end as the shell would: every RunTool gets a result, every Save is durable."""
+    """Plays a turn to its end as the shell would: every RunTool gets a result, every Save is durable."""
     seen: list[Command] = []
     script = iter(rounds)
 

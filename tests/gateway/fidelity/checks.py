@@ -1,7 +1,7 @@
-"""Real clients in front of a gateway in front of a strict upstream, and the same clients without the gateway between.
+"""Real clients in front of a gateway and a strict upstream, and the same clients without the gateway.
 
-`Mode` is how much memory there is: none, the transparent one, or an agent with its own prompt and tools. Whatever the
-mode, a client must see what it sees when it asks the upstream itself.
+A `Mode` says how much memory there is: none, the transparent one, or an agent with its own prompt and tools. In every
+mode a client must see what it sees when it asks the upstream itself.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ KINDS: tuple[Kind, ...] = ("openai", "anthropic")
 
 @dataclass(frozen=True)
 class Mode:
-    """headers: sent with every request. memory: what the gateway says it did. speaks: the upstream's dialect."""
+    """One way to use the gateway.
+
+    headers: sent with every request. memory: what the reply says of it. speaks: the upstream's dialect.
+    """
 
     name: str
     model: str
@@ -61,7 +64,7 @@ CLAUDE = Mode("claude", "agent/helper", {"x-mnemogate-user": "alice"}, "on", "an
 
 @dataclass
 class Talk:
-    """One mode over sockets. kind: what the upstream speaks. direct: clients that ask it themselves."""
+    """One mode over sockets. kind: the upstream's dialect. direct: a client that asks the upstream itself."""
 
     world: World
     mode: Mode
@@ -91,7 +94,7 @@ class Talk:
         )
 
     def as_user(self, user: str) -> None:
-        """Go on as somebody else, whom the gateway never heard."""
+        """Continues as a user whom the gateway does not know yet."""
         headers = {**self.mode.headers, "x-mnemogate-user": user}
         self.sdk = self.sdk.with_options(default_headers=headers)
 
@@ -103,11 +106,11 @@ class Talk:
 
     @property
     def request_id(self) -> str:
-        """The header by which the upstream names a request."""
+        """The name of the header in which the upstream sends a request's id."""
         return "request-id" if self.is_claude else "x-request-id"
 
     def events(self, count: int) -> int:
-        """A place in a stream, told for OpenAI's events: three of Claude's come before the first text, not one."""
+        """Returns where OpenAI's event `count` stands in this upstream's stream: Claude sends two more first."""
         return count + 2 if self.is_claude else count
 
     def refuse(
@@ -119,7 +122,7 @@ class Talk:
         kind: str = "some_error",
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """An error with all that there may be in one, and something more."""
+        """Returns an error with every field that the API has, and one more."""
         error = {"message": message, "type": kind, "param": "p", "code": code, "extra": [1]}
         body: Json = {"error": error}
         if self.is_claude:
@@ -129,19 +132,19 @@ class Talk:
         return Reply(status=status, headers=lines, body=[orjson.dumps(body)])
 
     def last_text(self, seen: Seen) -> str:
-        """What was said last, our note before it included."""
+        """Returns the last message's text, with the injected note before it."""
         content = seen.messages[-1]["content"]
         return content if isinstance(content, str) else "".join(block["text"] for block in content)
 
     def calls(self, seen: Seen) -> list[tuple[str, Any]]:
-        """Calls that went up, with their arguments as they were read."""
+        """Returns the names and parsed arguments of the calls in a request."""
         if self.is_claude:
             return [(b["name"], b["input"]) for b in _blocks(seen) if b["type"] == "tool_use"]
         calls = [call for message in seen.messages for call in message.get("tool_calls") or ()]
         return [(call["function"]["name"], orjson.loads(call["function"]["arguments"])) for call in calls]
 
     def results(self, seen: Seen) -> list[tuple[str, Any]]:
-        """Results of calls that went up, with their ids."""
+        """Returns the ids and contents of the tool results in a request."""
         if self.is_claude:
             blocks = [block for block in _blocks(seen) if block["type"] == "tool_result"]
             return [(block["tool_use_id"], block["content"]) for block in blocks]
@@ -159,7 +162,7 @@ class Talk:
         return "response_format" in seen.json
 
     def turns(self) -> list[str]:
-        """What is standing in memory, as text."""
+        """Returns the replies that stand in memory, as text."""
         return [
             str(row)
             for row in self.world.query("SELECT said FROM exchanges WHERE standing AND said IS NOT NULL")
@@ -178,7 +181,7 @@ def _blocks(seen: Seen) -> list[Json]:
 def talk_in(
     mode: Mode, tmp_path: Path, *, lenient: bool = False, kind: Kind | None = None, **parts: Any
 ) -> Iterator[Talk]:
-    """lenient: the upstream takes fields that OpenAI's API does not have."""
+    """Serves in one mode. lenient: the upstream accepts fields that OpenAI's API does not have."""
     kind = kind or mode.speaks
     rules = Rules(unknown_parameters=not lenient)
     with (
@@ -198,7 +201,7 @@ def talk_in(
 
 
 def chunks(*deltas: Json, **frame: Any) -> Reply:
-    """A stream of these choices, a list of them or one, each with `index` 0 unless it says otherwise."""
+    """Returns a stream of these chunks."""
     base = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m-2026", **frame}
     events = [b"data: " + orjson.dumps({**base, **each}) + b"\n\n" for each in deltas]
     return raw(*events, b"data: [DONE]\n\n")

@@ -1,7 +1,7 @@
-"""The fidelity matrix: what arrives at either end, found by asking, for one way to a model at a time.
+"""The fidelity matrix: checks of what arrives at either end, for one way to a model at a time.
 
-A way is a client's base URL and the strict upstream behind it. Each check answers with a word, and whether it is the
-right one. The same checks hold for an upstream that is asked directly: it shows what right means.
+A way is a client's base URL and the strict upstream behind it. Each check returns a word, and whether it is the right
+one. The same checks hold for an upstream that is asked directly, which shows what right means.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CANCEL_S = 1.0  # chosen: whoever is slower has gone on generating
 
 @dataclass(frozen=True)
 class Cell:
-    """What a check found. is_right: whether that is as it should be."""
+    """The finding of a check. is_right: it is as it should be."""
 
     text: str
     is_right: bool
@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass
 class Way:
-    """One row. speaks: the upstream's dialect. headers: of every request."""
+    """One row of the matrix. speaks: the upstream's dialect. headers: sent with every request."""
 
     name: str
     url: str
@@ -73,7 +73,7 @@ class Way:
 
 
 def unknown_request_field(way: Way) -> Cell:
-    """It arrives, or is refused by name: Anthropic's API refuses what it does not know."""
+    """An unknown field arrives, or is refused by name: Anthropic's API refuses what it does not know."""
     try:
         way.ask(extra_body=ODD)
     except openai.BadRequestError as error:
@@ -128,7 +128,7 @@ def code_of_400(way: Way) -> Cell:
 
 
 def cancel(way: Way) -> Cell:
-    """The longest of the three: before the answer of a whole and of a streamed reply, and in a stream's middle."""
+    """Returns the longest of three cancels: before a whole and a streamed answer, and in the middle of a stream."""
     longest = 0.0
     for stream, reply in (
         (False, say("Never", hold_before_headers=Gate())),
@@ -161,7 +161,7 @@ def cancel(way: Way) -> Cell:
 
 
 def _one_cancel(way: Way, reply: Reply, mark: bytes | None, *, stream: bool) -> float:
-    """Seconds from a client's leaving to the upstream's seeing it. mark: what the client reads before it leaves."""
+    """Returns the seconds from a client's leaving until the upstream sees it. mark: read before the client leaves."""
     way.upstream.queue(reply)
     count = len(way.upstream.seen)
     body = {
@@ -197,7 +197,7 @@ WINDOWS: dict[str, tuple[Callable[[], Reply], bytes | None, bool]] = {
 
 
 def cancel_times(way: Way, count: int) -> dict[str, list[float]]:
-    """Window -> how many seconds each of so many cancels took to reach the upstream."""
+    """Returns, by window, the seconds that each of so many cancels took to reach the upstream."""
     return {
         name: [_one_cancel(way, reply(), mark, stream=stream) for _ in range(count)]
         for name, (reply, mark, stream) in WINDOWS.items()
@@ -205,7 +205,7 @@ def cancel_times(way: Way, count: int) -> dict[str, list[float]]:
 
 
 def parallel_tools(way: Way) -> Cell:
-    """Index, id, name and arguments of two calls, put together as clients do."""
+    """Compares index, id, name and arguments of two calls, put together as clients do."""
     calls = (
         Call("get_weather", {"city": "Oslo"}, id="call_a", pieces=3),
         Call("get_weather", {"city": "Rome"}, id="call_b", pieces=4),
@@ -229,7 +229,7 @@ def parallel_tools(way: Way) -> Cell:
 
 
 def unknown_response_field(way: Way) -> Cell:
-    """Whole and streamed. Of Anthropic's a field of the message itself, which is where its API adds them."""
+    """Sends an unknown field whole and streamed; Anthropic's stands in the message, where its API adds fields."""
     way.upstream.queue(say("Hi", extra=ODD), say("Hi", extra=ODD))
     replies = [way.ask().model_dump(), *(chunk.model_dump() for chunk in way.ask(stream=True))]
     found = [str(ODD["odd"]) in str(reply) for reply in replies[:2]]
@@ -283,7 +283,7 @@ WAYS: dict[str, tuple[str, Json | None]] = {
 
 @contextmanager
 def open_way(name: str, folder: Path) -> Iterator[Way]:
-    """folder: an empty one, for the database."""
+    """Opens a way. folder: an empty one, for the database."""
     speaks, headers = WAYS[name]
     with ExitStack() as stack:
         if speaks == "anthropic":

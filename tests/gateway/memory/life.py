@@ -1,6 +1,6 @@
-"""A long conversation as people have it: recall, memory tools, the client's own tools, edits from inside and outside.
+"""A long conversation with recall, memory tools, the client's own tools, and edits of blocks by the model and others.
 
-For tests of the prompt's prefix, and for `scripts/bench prefix`, which prints how much of it stays where it was.
+The tests of the prompt's prefix use it, and `scripts/bench prefix`, which prints how much of the prefix stays.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = [
     "converse",
     "drive",
     "insert",
+    "mention_topics",
     "share_of",
-    "tell_of_topics",
 ]
 
 WEATHER: dict[str, Any] = {
@@ -38,8 +38,8 @@ PROFILE = agent(blocks=(BlockSettings("human"), BlockSettings("plans", "What is 
 KINDS = ("plain", "plain", "hidden", "theirs", "mixed")
 
 
-def tell_of_topics(world: World) -> None:
-    """In conversations of their own, so that there is something to recall."""
+def mention_topics(world: World) -> None:
+    """Mentions each topic in a conversation of its own, so that there is something to recall."""
     for topic in TOPICS:
         world.chat(user="alice", model="agent/helper").say(f"I often think about {topic}, since childhood.")
 
@@ -49,7 +49,7 @@ def insert(text: str) -> Call:
 
 
 def drive(world: World, chat: Chat, turn: int, dice: random.Random, kinds: Sequence[str] = KINDS) -> str:
-    """One turn: plain, with a hidden round, with the client's own tool, or with both. Returns which."""
+    """Makes one turn: plain, with a hidden round, with the client's own tool, or with both. Returns which."""
     kind = dice.choice(kinds)
     text = f'Turn {turn}: tell me about {dice.choice(TOPICS)}, please. Ünïcode \u2028 "{turn}".'
     stream = dice.random() < 0.5
@@ -73,9 +73,9 @@ def drive(world: World, chat: Chat, turn: int, dice: random.Random, kinds: Seque
 def converse(
     world: World, turns: int, *, kinds: Sequence[str] = KINDS, pause_every: int = 0, edits: bool = True
 ) -> tuple[list[Seen], Counter[str]]:
-    """A conversation of so many turns: what the upstream received, and what happened how often.
+    """Holds a conversation of so many turns. Returns what the upstream received, and how often which kind of turn came.
 
-    pause_every: after so many turns there is silence for longer than a provider keeps its cache.
+    pause_every: after so many turns comes a pause that is longer than a provider keeps its cache.
     """
     dice, done = random.Random(7), Counter[str]()
     chat = world.chat(system="Be brief.", model="agent/helper", user="alice", tools=[WEATHER])
@@ -100,7 +100,9 @@ def _own_text(message: dict[str, Any]) -> object:
 
 @dataclass(frozen=True)
 class Share:
-    """stable: bytes of each prompt with which the next one begins; total: all bytes of these prompts.
+    """The share of the prompts that providers can cache.
+
+    stable: bytes of each prompt with which the next one begins. total: all bytes of these prompts.
 
     breaks: numbers of the requests that do not extend the one before them.
     """
@@ -127,13 +129,13 @@ def share_of(seen: Sequence[Seen]) -> Share:
 
 
 def _prompt(seen: Seen) -> bytes:
-    """What a provider's cache goes by: the tools, then the messages, as they stand in the body that arrived."""
+    """Returns the bytes a provider's cache compares: the tools, then the messages, as they arrived."""
     span = scan(seen.body).span("tools")
     return (seen.body[slice(*span)] if span else b"") + prefix_bytes(seen)
 
 
 def _common(one: bytes, two: bytes) -> int:
-    """How many bytes both begin with."""
+    """Returns the length of the common prefix."""
     if two.startswith(one):
         return len(one)
     return next(i for i, (a, b) in enumerate(zip(one, two + b"\0" * len(one), strict=False)) if a != b)

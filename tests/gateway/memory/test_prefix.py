@@ -17,8 +17,8 @@ from tests.gateway.memory.life import (
     converse,
     drive,
     insert,
+    mention_topics,
     share_of,
-    tell_of_topics,
 )
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 
@@ -26,7 +26,7 @@ from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
     with remember(upstream, tmp_path, PROFILE) as made:
-        tell_of_topics(made)
+        mention_topics(made)
         yield made
 
 
