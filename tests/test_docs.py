@@ -53,3 +53,11 @@ def test_every_metric_is_documented_and_no_other(upstream: StrictUpstream, tmp_p
     assert len(names) > 10
     in_documents = {name for name in METRIC.findall(documents()) if name != "mnemogate_billed"}
     assert in_documents == names
+
+
+def test_every_path_that_a_document_names_exists() -> None:
+    """A file or a folder of this repository, so that a move takes its mentions along."""
+    named = re.findall(r"`((?:gateway|adapters|storage|tests|scripts|docs)/[\w./-]*\w)`", documents())
+    assert len(named) > 20
+    missing = {name for name in named if not any(ROOT.glob(f"{name}*"))}
+    assert not missing
