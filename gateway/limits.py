@@ -9,7 +9,7 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times are in seconds (`_s`) or milliseconds (`_ms`), sizes in bytes.
+    """Times are in seconds, sizes in bytes.
 
     models_refresh_s: 0 means never.
     """

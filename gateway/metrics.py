@@ -69,12 +69,12 @@ class Metrics(Collector):
         self._requests[key] = self._requests.get(key, 0) + 1
 
     def upstream_error(self, upstream: str, kind: str) -> None:
-        """kind: unreachable, timeout, broke, or an HTTP status."""
+        """Counts a failed call. kind: unreachable, timeout, broke, or an HTTP status."""
         key = (upstream, kind)
         self._upstream_errors[key] = self._upstream_errors.get(key, 0) + 1
 
     def upstream_try(self, upstream: str, outcome: str) -> None:
-        """outcome: an HTTP status, or the kind of error that came instead of one."""
+        """Counts a call. outcome: an HTTP status, or the kind of error that came instead of one."""
         key = (upstream, outcome)
         self._upstream_tries[key] = self._upstream_tries.get(key, 0) + 1
 

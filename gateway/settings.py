@@ -84,7 +84,7 @@ class DatabaseSettings:
 
 @dataclass(frozen=True, slots=True)
 class SideRequest:
-    """A request that an application makes for itself, beside those known to gateway/core/request/side_requests.py.
+    """A request that an application makes for itself. gateway/core/request/side_requests.py knows some more.
 
     pattern: matched at the start of the last message if that is the user's, or of the first if it is a system message.
     """
@@ -97,7 +97,7 @@ class SideRequest:
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """user_order, conversation_order: None means the orders of gateway/core/request/identity.py."""
+    """The table [memory]. user_order, conversation_order: None means the orders of gateway/core/request/identity.py."""
 
     default: DefaultMode = "on"
     recall_tokens: int = ranged(1000, 0)
@@ -122,9 +122,9 @@ class MemorySettings:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """api_key: one key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
+    """A provider. api_key: one key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
 
-    takes: by capability, for what its kind does not tell.
+    takes: by capability, where its kind does not say.
     """
 
     name: str

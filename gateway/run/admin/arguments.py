@@ -95,6 +95,13 @@ class Arguments:
             raise BadRequest(f"{name} must be a list of texts.", param=name)
         return value
 
+    def list_of(self, name: str, length: int) -> list[Any]:
+        """Returns what an earlier answer gave out, to be given back as it is."""
+        value = self._given.get(name)
+        if not isinstance(value, list) or len(value) != length:
+            raise BadRequest(f"{name} must be what the answer before gave, saw {value!r}.", param=name)
+        return value
+
     def numbers(self, name: str) -> list[int]:
         value = self._given.get(name, [])
         if not isinstance(value, list) or not all(type(each) is int for each in value):

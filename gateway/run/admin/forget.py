@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class ForgetRequest:
-    """part: None means all of each memory. left: the begun ones that an earlier call named."""
+    """The arguments of `forget`. part: None means all of each memory. left: begun by an earlier call."""
 
     whose: Whose
     part: Part | None
@@ -54,7 +54,7 @@ class ForgetRequest:
 
     @classmethod
     def read(cls, raw: RawArguments, defaults: Defaults) -> ForgetRequest:
-        """Raises: BadRequest."""
+        """Reads the arguments. Raises: BadRequest."""
         arguments = Arguments(raw)
         named = [name for name in _PARTS if name in arguments]
         if len(named) > 1:
@@ -72,7 +72,10 @@ class ForgetRequest:
 
 
 class ForgetOperations:
-    """now: seconds since the epoch. call_s: after which a call answers with what is left."""
+    """Forgets by hand, and undoes edits. now: seconds since the epoch.
+
+    call_s: after so long a call answers with what is left.
+    """
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ LISTED_JOBS = 100
 
 
 class Operations:
-    """All operations, by name."""
+    """Performs operations by their names."""
 
     def __init__(self, operations: Mapping[str, Operation]) -> None:
         self._operations = operations
@@ -60,7 +60,7 @@ class KeyOperations:
         return [asdict(key) for key in await self.keys.list()]
 
     async def revoke(self, raw: RawArguments) -> dict[str, Any]:
-        """key: its number or its name."""
+        """Revokes a key. key: its number or its name."""
         try:
             return asdict(await self.keys.revoke(Arguments(raw).text("key")))
         except (NotFound, WriteConflict) as error:

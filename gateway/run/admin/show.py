@@ -37,7 +37,7 @@ ORIGINS = {
 
 @dataclass(frozen=True, slots=True)
 class ShowOperation:
-    """recall_tokens: of the note that would be recalled. now: seconds since the epoch.
+    """Shows memories as text. recall_tokens: of the note that would be recalled. now: seconds since the epoch.
 
     profiles: those of the settings; where one has no memory of somebody, those that have one are named.
     embed_query: as replies have it, so that what is shown is what they get.

@@ -47,41 +47,25 @@ _PLAIN = (
 
 @dataclass(frozen=True, slots=True)
 class ExportPosition:
-    """Where an export goes on. after: the row of `part` that was last. edge: the ends of all parts when it began."""
+    """The position of an export. after: the last row of `part`. edge: the ends of all parts when it began."""
 
     uid: str
     part: str
     after: int
     edge: dict[str, Any]
 
-    @classmethod
-    def read(cls, value: Any) -> ExportPosition:
-        """Raises: BadRequest."""
-        if not isinstance(value, list) or len(value) != 4 or value[1] not in PARTS:
-            raise BadRequest(
-                f"from must be what the answer before gave as next, saw {value!r}.", param="from"
-            )
-        return cls(*value)
-
 
 @dataclass(frozen=True, slots=True)
 class ImportPosition:
-    """Where an import goes on. is_whole: the last line of the export was seen."""
+    """The position of an import. is_whole: the last line of the export was seen."""
 
     uid: str
     next_seq: int
     is_whole: bool
 
-    @classmethod
-    def read(cls, value: Any) -> ImportPosition:
-        """Raises: BadRequest."""
-        if not isinstance(value, list) or len(value) != 3:
-            raise BadRequest(f"at must be what the answer before gave as at, saw {value!r}.", param="at")
-        return cls(*value)
-
 
 class TransferOperations:
-    """then: kinds of the jobs that make again what a transfer leaves out, when a memory has come in."""
+    """Exports and imports memories. then: kinds of the jobs that make again what an export leaves out."""
 
     def __init__(self, store: Store, defaults: Defaults = NO_DEFAULTS, then: Sequence[str] = ()) -> None:
         self._store = store
@@ -101,8 +85,8 @@ class TransferOperations:
             edge = await self._store.transfer.edge(agent)
             head = {"memory": {"format": FORMAT, "next_seq": edge["seq"] + 1, "created": agent.created}}
             return _page([head], ExportPosition(agent.uid, PARTS[0], 0, edge))
-        at = ExportPosition.read(arguments.optional("from"))
-        if at.uid != agent.uid:
+        at = ExportPosition(*arguments.list_of("from", 4))
+        if at.uid != agent.uid or at.part not in PARTS:
             raise BadRequest("This memory was forgotten while it was exported.", param="from")
         found = await self._store.transfer.page(agent, at.part, at.after, PAGE, at.edge)
         if found:
@@ -120,7 +104,7 @@ class TransferOperations:
         """
         arguments = Arguments(raw)
         scope, lines = arguments.whose(self._defaults).scope, arguments.texts("lines")
-        at = ImportPosition.read(arguments.optional("at")) if "at" in arguments else None
+        at = ImportPosition(*arguments.list_of("at", 3)) if "at" in arguments else None
         try:
             return await self._restore(scope, at, lines, is_end=arguments.flag("end"))
         except (WriteConflict, NotFound) as error:

@@ -15,7 +15,7 @@ CountCall = Callable[[str, int], None]
 
 
 class DailyBudget:
-    """One for all callers of a model. tokens: for each project and day; 0 sets no bound.
+    """Holds background calls to a number of tokens for each project and day. tokens: 0 sets no bound.
 
     now: seconds since the epoch; days are UTC's.
     """
@@ -27,7 +27,7 @@ class DailyBudget:
         self._count = count
 
     async def check(self, project: str) -> None:
-        """Raises: Postponed: until tomorrow, since the day's tokens are used up."""
+        """Lets a call begin. Raises: Postponed: until tomorrow, since the day's tokens are used up."""
         if not self._tokens:
             return
         spent = await self._spending.spent(project, self._today())
@@ -39,7 +39,7 @@ class DailyBudget:
             )
 
     async def spend(self, project: str, tokens: int) -> None:
-        """Counts a call that was answered, and what it used."""
+        """Counts a call that was answered, and its tokens."""
         self._count("ok", tokens)
         if tokens:
             await self._spending.spend(project, self._today(), tokens)

@@ -65,7 +65,7 @@ class SummaryRequest:
 
 
 class Compactor:
-    """now: seconds since the epoch."""
+    """Asks for summaries when turns say that a window fills up, and makes them. now: seconds since the epoch."""
 
     def __init__(self, store: Store, background: BackgroundModel, now: Callable[[], float]) -> None:
         self._store = store
@@ -166,7 +166,7 @@ def _share(x: Exchange, count: Callable[[str], int]) -> Share:
 
 @dataclass(frozen=True, slots=True)
 class CompactOperation:
-    """Asks for a summary by hand: the process that serves does the job."""
+    """Asks for a summary by hand. The job is done by the process that serves."""
 
     store: Store
     defaults: Defaults

@@ -72,7 +72,10 @@ def embedder_route(settings: Settings) -> Route | None:
 
 
 class Embedding:
-    """now: seconds since the epoch. tick: seconds of a clock that does not jump. concurrency: of its calls."""
+    """Keeps the vectors of all memories, and makes those of questions.
+
+    now: seconds since the epoch. tick: seconds of a clock that does not jump. concurrency: of its calls.
+    """
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ _SEARCH_MS = 5_000.0
 
 
 class Learning:
-    """now: seconds since the epoch, as turns are dated."""
+    """Learns from people's memories when they are due. now: seconds since the epoch, as turns are dated."""
 
     def __init__(
         self, store: Store, background: BackgroundModel, settings: MemorySettings, now: Callable[[], float]

@@ -19,7 +19,7 @@ _log = logging.getLogger("mnemogate")
 
 
 class PeriodicTask:
-    """name: in the log. start: runs once, before the first step.
+    """Repeats `step` when it is due or woken. name: in the log. start: runs once, before the first step.
 
     step: does what is due. Returns the seconds until more will be; None: not before it is woken.
     """

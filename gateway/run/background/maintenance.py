@@ -32,7 +32,7 @@ _LEAST_S = 1.0
 
 
 class Maintenance:
-    """now: seconds since the epoch, as conversations are dated."""
+    """Indexes what grew and settles what stood for the idle time. now: seconds since the epoch, as turns are dated."""
 
     def __init__(self, store: Store, idle_s: float, now: Callable[[], float]) -> None:
         self._store = store

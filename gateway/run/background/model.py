@@ -35,7 +35,7 @@ _BYTES_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
-    """message: the assistant's, as the upstream gave it. finish_reason: stop, length, tool_calls, content_filter."""
+    """A whole reply. message: as the upstream gave it. finish_reason: stop, length, tool_calls, content_filter."""
 
     message: dict[str, Any]
     finish_reason: str | None
@@ -62,9 +62,9 @@ def background_route(settings: Settings) -> Route | None:
 
 
 class BackgroundModel:
-    """model: its name at that provider. daily_tokens: for each project; 0 sets no bound. timeout_s: of a whole call.
+    """Calls one model of one provider, within bounds. model: its name there. timeout_s: of a whole call.
 
-    now: seconds since the epoch.
+    daily_tokens: for each project; 0 sets no bound. now: seconds since the epoch.
     """
 
     def __init__(

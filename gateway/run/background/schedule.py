@@ -25,7 +25,10 @@ _LEAST_S = 1.0
 
 @dataclass(slots=True)
 class _Waiting:
-    """at: of the newest turn. messages: since the last job was enqueued. last: those of the newest turn, if spared."""
+    """A memory that may come to rest. at: of the newest turn. messages: since the last job was enqueued.
+
+    last: messages of the newest turn, where that is spared.
+    """
 
     at: float
     messages: int = 0
@@ -33,9 +36,9 @@ class _Waiting:
 
 
 class Schedule:
-    """name: in the log. kind: of the jobs, one for each memory. start: runs once, before the first step.
+    """Enqueues one kind of job for memories that are due. name: in the log. start: runs once, before the first step.
 
-    every: messages after which a memory is due. rest_s: a memory to which nothing was added for so long is due, too.
+    every: messages after which a memory is due. rest_s: a memory without a turn for so long is due, too.
     spares_last: the newest turn does not count yet. now: seconds since the epoch, as turns are dated.
     """
 

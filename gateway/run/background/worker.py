@@ -136,7 +136,7 @@ Handler = Callable[[JobContext], Awaitable[None]]
 
 
 class Worker:
-    """handlers: by kind, filled before `run`; jobs of other kinds are left alone.
+    """Runs jobs, several at a time. handlers: by kind, filled before `run`; jobs of other kinds are left alone.
 
     count: is given each attempt's kind and outcome. sleep: waits so many seconds of a clock that does not jump.
     jitter: from 0 to 1.

@@ -395,6 +395,17 @@ def test_the_starter_is_short_and_loads() -> None:
     assert settings.upstreams[0].keys == ("k",)
 
 
+def test_the_documents_name_no_setting_that_does_not_exist() -> None:
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text() for page in pages)
+    named = {".".join(each) for each in re.findall(r"`(server|database|memory)\.([a-z_]+)", text)}
+    named |= {f"upstreams.{each}" for each in re.findall(r"`\[\[upstreams\]\] ([a-z_]+)`", text)}
+    assert len(named) > 10, "the pattern found nothing: it looks in the wrong place"
+    # A table's name may stand for a list of tables.
+    known = names_in_code(Settings) | {"memory.side_requests"}
+    assert named - known == set()
+
+
 def test_every_setting_is_read() -> None:
     """Outside the modules of the settings, somebody reads an attribute of its name.
 
