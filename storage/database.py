@@ -6,11 +6,11 @@ The store's operations (storage/sql) are written once, over these protocols; eac
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-__all__ = ["Connection", "Database", "Effect", "Operation", "Row", "StoreHealth"]
+__all__ = ["Connection", "Database", "Effect", "Operation", "Row", "Statement", "StoreHealth"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,52 @@ T = TypeVar("T")
 Row = Sequence[Any]
 
 
+class Statement(str):
+    """A statement of the store: as a string the text that SQLite takes, beside it PostgreSQL's.
+
+    name: for tests and logs. sizes: the parameters that are lists, with the number of placeholders SQLite has for each.
+    measured: how many values SQLite measures, to fill in what keeps a row in its place; is_padded: of a new row.
+    """
+
+    name: str
+    postgres: str
+    sizes: Mapping[int, int]
+    measured: int
+    is_padded: bool
+
+    def __new__(
+        cls, sqlite: str, name: str, postgres: str, sizes: Mapping[int, int], measured: int, is_padded: bool
+    ) -> Self:
+        made = super().__new__(cls, sqlite)
+        made.name, made.postgres, made.sizes = name, postgres, sizes
+        made.measured, made.is_padded = measured, is_padded
+        return made
+
+    def spread(self, values: Sequence[object]) -> Sequence[object]:
+        """Returns the values as SQLite takes them: each list laid out over its placeholders, NULL in those left over.
+
+        PostgreSQL takes a list as one value. Raises: ValueError for a list that is longer than its placeholders.
+        """
+        if not self.sizes:
+            return values
+        found: list[object] = []
+        for number, value in enumerate(values, 1):
+            size = self.sizes.get(number)
+            if size is None:
+                found.append(value)
+                continue
+            assert isinstance(value, Sequence)
+            if len(value) > size:
+                raise ValueError(f"{self.name} takes {size} values at once, not {len(value)}")
+            found += [*value, *([None] * (size - len(value)))]
+        return found
+
+
 class Connection(Protocol):
     """An open connection, as an operation of the store is given it: inside a transaction where it writes.
 
-    values: the parameters, in the statement's order. Results are whole: nothing is left open across an await.
+    statement: of storage/sql/statements.py. values: its parameters in order. Results are whole: nothing is left open
+    across an await.
     """
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:

@@ -14,18 +14,18 @@ from dataclasses import replace
 from storage.base import Connection, Database
 from storage.errors import WriteConflict
 from storage.records import Agent, Scope
-from storage.sql.statements import load_queries
+from storage.sql.statements import load
 
 __all__ = ["Agents", "create_agent", "find_agent", "set_indexed", "take_seq"]
 
-_Q = load_queries()
+SQL = load("statements.sql")
 
 # About 700 bytes each: 3 MB at most, and a miss costs one read by key.
 CACHED_AGENTS = 4096
 
 
 async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
-    row = await connection.row(_Q["agent_find"], (scope.project, scope.profile, scope.subject))
+    row = await connection.row(SQL["agent_find"], (scope.project, scope.profile, scope.subject))
     if row is None:
         return None
     id, uid, secret, epoch, indexed_seq, next_seq, created = row
@@ -36,7 +36,7 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
     """The draft, stored; or the agent that was there first, whose secret then is another than the draft's."""
     scope = draft.scope
     row = await connection.row(
-        _Q["agent_insert"],
+        SQL["agent_insert"],
         (draft.uid, scope.project, scope.profile, scope.subject, draft.secret, draft.epoch, draft.created),
     )
     if row is not None:
@@ -49,13 +49,13 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
 
 async def take_seq(connection: Connection, agent: int) -> int | None:
     """The next number of the agent's order; None when there is no such agent."""
-    row = await connection.row(_Q["agent_take_seq"], (agent,))
+    row = await connection.row(SQL["agent_take_seq"], (agent,))
     return None if row is None else int(row[0])
 
 
 async def set_indexed(connection: Connection, agent: int, seq: int) -> None:
     """The search index has come up to and including this number."""
-    await connection.run(_Q["agent_indexed"], (seq, agent))
+    await connection.run(SQL["agent_indexed"], (seq, agent))
 
 
 class Agents:

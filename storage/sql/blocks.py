@@ -14,7 +14,7 @@ import orjson
 from storage.base import Connection, Database, Row
 from storage.errors import NotFound, WriteConflict
 from storage.records import Block, BlockOp, Revision
-from storage.sql.statements import load_queries
+from storage.sql.statements import load
 
 __all__ = [
     "FORGOTTEN_ORIGIN",
@@ -32,7 +32,7 @@ __all__ = [
     "write_block",
 ]
 
-_Q = load_queries()
+SQL = load("statements.sql")
 
 _FOLLOWED = 200  # memories that one write gives a block: 4 ms, for which turns may have to wait
 DEFAULT_ORIGIN = "default"
@@ -46,7 +46,7 @@ async def load_blocks(connection: Connection, agent: int, *, keep_shared: bool =
 
     keep_shared: for who may not write those, whatever tools may do.
     """
-    rows = await connection.rows(_Q["block_load"], (agent,))
+    rows = await connection.rows(SQL["block_load"], (agent,))
     own = {row[1] for row in rows if not row[7]}
     found = [(_block(row), row[7]) for row in rows if not row[7] or row[1] not in own]
     return tuple(replace(b, read_only=True) if keep_shared and is_shared else b for b, is_shared in found)
@@ -56,7 +56,8 @@ async def ensure_blocks(connection: Connection, agent: int, defaults: Iterable[B
     """Gives the agent what its profile says and it has not (ids and versions of the defaults are ignored)."""
     for block in defaults:
         row = await connection.row(
-            _Q["block_insert_own"], (agent, block.label, block.description, block.limit, int(block.read_only))
+            SQL["block_insert_own"],
+            (agent, block.label, block.description, block.limit, int(block.read_only)),
         )
         await _begin(connection, row, block.value, at)
 
@@ -67,7 +68,7 @@ async def ensure_shared_blocks(
     """The same for blocks that all users of a profile see."""
     for block in defaults:
         row = await connection.row(
-            _Q["block_insert_shared"],
+            SQL["block_insert_shared"],
             (project, profile, block.label, block.description, block.limit, int(block.read_only)),
         )
         await _begin(connection, row, block.value, at)
@@ -84,18 +85,18 @@ async def follow_blocks(
     """
     for block, is_shared in [*((b, 0) for b in own), *((b, 1) for b in shared)]:
         told = (block.description, block.limit, int(block.read_only))
-        await connection.run(_Q["block_follow"], (profile, block.label, is_shared, *told))
+        await connection.run(SQL["block_follow"], (profile, block.label, is_shared, *told))
         if not is_shared:
-            lacking = await connection.rows(_Q["block_lacking"], (profile, block.label, _FOLLOWED))
+            lacking = await connection.rows(SQL["block_lacking"], (profile, block.label, _FOLLOWED))
             for (agent,) in lacking:
                 await ensure_blocks(connection, agent, [block], at)
             if len(lacking) == _FOLLOWED:
                 return True
             continue
-        for (project,) in await connection.rows(_Q["block_profile_projects"], (profile,)):
+        for (project,) in await connection.rows(SQL["block_profile_projects"], (profile,)):
             await ensure_shared_blocks(connection, project, profile, [block], at)
         asked = (profile, block.label, DEFAULT_ORIGIN, block.value)
-        for id, version in await connection.rows(_Q["block_untouched"], asked):
+        for id, version in await connection.rows(SQL["block_untouched"], asked):
             await write_block(connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN)
     return False
 
@@ -121,7 +122,7 @@ async def write_block(
     current = await _revise(
         connection, block, version + 1, restores, at, origin, exchange, orjson.dumps(list(sources)), value
     )
-    await connection.run(_Q["block_advance"], (current, block, version))
+    await connection.run(SQL["block_advance"], (current, block, version))
     return replace(found, value=value, version=version + 1)
 
 
@@ -135,7 +136,7 @@ async def undo_block(connection: Connection, block: int, *, at: float, origin: s
     shown = found.version
     while (restores := (await _version(connection, block, shown))[1]) is not None:
         shown = restores
-    before = await connection.row(_Q["block_history_before"], (block, shown, FORGOTTEN_ORIGIN))
+    before = await connection.row(SQL["block_history_before"], (block, shown, FORGOTTEN_ORIGIN))
     if before is None:
         raise NotFound(f"block {found.label!r} has no change left to undo")
     version, value, sources = before
@@ -153,7 +154,7 @@ async def undo_block(connection: Connection, block: int, *, at: float, origin: s
 
 async def list_revisions(connection: Connection, block: int) -> tuple[Revision, ...]:
     """Newest first."""
-    rows = await connection.rows(_Q["block_history_list"], (block,))
+    rows = await connection.rows(SQL["block_history_list"], (block,))
     return tuple(
         Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
         for version, restores, at, origin, exchange, sources, value in rows
@@ -163,19 +164,19 @@ async def list_revisions(connection: Connection, block: int) -> tuple[Revision, 
 async def add_op(connection: Connection, agent: int, op: BlockOp) -> bool:
     """False when this call of this turn is there already."""
     values = (agent, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments)
-    return await connection.row(_Q["op_insert"], values) is not None
+    return await connection.row(SQL["op_insert"], values) is not None
 
 
 async def load_ops(connection: Connection, agent: int, exchange: int) -> tuple[BlockOp, ...]:
     """All of one turn."""
-    rows = await connection.rows(_Q["op_of_exchange"], (agent, exchange))
+    rows = await connection.rows(SQL["op_of_exchange"], (agent, exchange))
     return tuple(BlockOp(*row) for row in rows)
 
 
-async def settle_ops(connection: Connection, ids: Iterable[int], state: str) -> None:
-    """merged or dropped, once and for all."""
+async def settle_ops(connection: Connection, agent: int, ids: Iterable[int], state: str) -> None:
+    """Marks edits as merged or dropped, once and for all."""
     for id in ids:
-        await connection.run(_Q["op_settle"], (state, id))
+        await connection.run(SQL["op_settle"], (state, id, agent))
 
 
 class Blocks:
@@ -218,7 +219,7 @@ def _block(row: Row) -> Block:
 
 
 async def get_block(connection: Connection, block: int) -> Block:
-    row = await connection.row(_Q["block_get"], (block,))
+    row = await connection.row(SQL["block_get"], (block,))
     if row is None:
         raise NotFound(f"there is no block {block}")
     return _block(row)
@@ -227,16 +228,16 @@ async def get_block(connection: Connection, block: int) -> Block:
 async def _begin(connection: Connection, row: Row | None, value: str, at: float) -> None:
     if row is not None:
         current = await _revise(connection, row[0], 1, None, at, DEFAULT_ORIGIN, None, b"[]", value)
-        await connection.run(_Q["block_point"], (current, row[0]))
+        await connection.run(SQL["block_point"], (current, row[0]))
 
 
 async def _revise(connection: Connection, *values: object) -> int:
-    id = await connection.value(_Q["block_history_insert"], values)
+    id = await connection.value(SQL["block_history_insert"], values)
     return int(id)
 
 
 async def _version(connection: Connection, block: int, version: int) -> tuple[str, int | None, bytes]:
-    row = await connection.row(_Q["block_history_version"], (block, version))
+    row = await connection.row(SQL["block_history_version"], (block, version))
     if row is None:
         raise NotFound(f"version {version} of block {block} is gone")
     return row[0], row[1], row[2]

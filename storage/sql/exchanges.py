@@ -6,7 +6,7 @@ which exchange follows which, and who stands, is decided elsewhere and handed in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -14,8 +14,7 @@ import orjson
 from storage.base import Connection, Row
 from storage.commands import Look, Probes, StoredContent
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
-from storage.sql.statements import load_queries
-from storage.sqlite.padding import pad_bytes, pad_sql, room_for, size_of
+from storage.sql.statements import load, parts
 
 __all__ = [
     "add_exchange",
@@ -23,9 +22,10 @@ __all__ = [
     "insert_exchange",
     "load_pool",
     "look",
-    "padded_values",
-    "prepare",
+    "mark_carried",
+    "put_exchange",
     "rewrite_exchange",
+    "spoken",
     "update_exchange",
 ]
 
@@ -35,56 +35,7 @@ POOL_LIMIT = (
     2000  # exchanges looked at for one request; older ones of a very long conversation are left alone
 )
 
-_COLUMNS = (
-    "conversation", "parent", "depth", "span", "offset", "length", "begun", "touched", "ended", "stopped",
-    "state", "superseded", "carried", "standing", "edits", "adds", "opaque", "model", "merged", "size",
-    "head", "evicted", "prior", "snapshot", "path", "reply_key", "input_key", "hush", "inputs", "media",
-    "reply", "notes", "input", "said", "full",
-)  # fmt: skip
-_SKELETON = (
-    "id", "conversation", "parent", "depth", "seq", "offset", "length", "begun", "touched", "ended", "stopped",
-    "state", "superseded", "carried", "standing", "edits", "merged", "size", "head", "evicted", "prior", "snapshot",
-    "path", "reply_key", "hush", "inputs", "media", "reply", "notes", "run", "opaque", "model",
-)  # fmt: skip
-
-
-def prepare(sql: str) -> str:
-    """With the lists of columns in their places."""
-    texts = {
-        "{skeleton}": ", ".join(f"p.{c}" for c in _SKELETON) + ", p.full IS NOT NULL",
-        "{pad}": ", ".join(["NULL"] * (len(_SKELETON) + 1)),
-        "{columns}": ", ".join((*_COLUMNS, "room", "pad")),
-        "{values}": ", ".join("?" * (len(_COLUMNS) + 2)),
-        "{id}": str(_SKELETON.index("id") + 1),  # of a compound select only the columns' numbers are known
-        "{depth}": str(_SKELETON.index("depth") + 1),
-    }
-    for key, text in texts.items():
-        sql = sql.replace(key, text)
-    return sql
-
-
-SQL: Mapping[str, str] = {name: prepare(sql) for name, sql in load_queries("exchanges.sql").items()}
-_FIXED = len(_COLUMNS) - 3
-_SET = ", ".join(f"{name} = ?{i + 1}" for i, name in enumerate(_COLUMNS[:-3]))
-
-
-def _updating(input_: str, said: str, full: str) -> str:
-    """An update within the row's room. Parameters: columns, contents, has it hidden rounds, size, id."""
-    size = f"?{_FIXED + 5}"
-    return (
-        f"UPDATE exchanges SET {_SET}, input = {input_}, said = {said}, full = {full}, "
-        f"pad = {pad_sql(size, (input_, said, full))} WHERE id = ?{_FIXED + 6}"
-    )
-
-
-_INPUT, _SAID, _FULL, _IS_HIDDEN = (f"?{_FIXED + i}" for i in range(1, 5))
-# Content that was not loaded stays; what hid rounds and does no more loses them.
-_UPDATE = _updating(
-    f"coalesce({_INPUT}, input)",
-    f"coalesce({_SAID}, said)",
-    f"CASE WHEN {_IS_HIDDEN} THEN coalesce({_FULL}, full) END",
-)
-_REWRITE = _updating(_INPUT, _SAID, f"CASE WHEN {_IS_HIDDEN} THEN {_FULL} END")
+SQL = load("exchanges.sql")
 
 
 # -- bytes of a row
@@ -124,7 +75,7 @@ def _unpack_media(data: bytes) -> tuple[bytes, ...]:
 def _exchange(
     row: Row, input_: bytes | None = None, said: bytes | None = None, full: bytes | None = None
 ) -> Exchange:
-    """From the skeleton columns."""
+    """Makes the record of a row of `{skeleton}`."""
     return Exchange(
         id=row[0],
         conversation=row[1],
@@ -166,7 +117,7 @@ def _exchange(
 
 
 def _values(e: Exchange) -> list[Any]:
-    """In the order of _COLUMNS."""
+    """Returns the values of a row in the order of `{columns}`."""
     return [
         e.conversation,
         e.parent,
@@ -223,17 +174,21 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
     return found
 
 
+# A row of `look`: what it is, five numbers, three texts, three contents, a time, and the columns of `{skeleton}`.
+_NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
+
+
 def _read_conversation(found: Look, row: Row) -> None:
-    found.conversation = Conversation(row[1], row[2], row[3], row[4], row[5])
+    found.conversation = Conversation(row[_NUMBER], row[_TEXT], row[_TEXT + 1], row[_NUMBER + 1], row[_TIME])
 
 
 def _read_exchange(found: Look, row: Row) -> None:
-    found.exchange = _exchange(row[9:])
-    found.is_continued, found.has_rivals = bool(row[1]), bool(row[2])
+    found.exchange = _exchange(row[_SKELETON:])
+    found.is_continued, found.has_rivals = bool(row[_NUMBER]), bool(row[_NUMBER + 1])
 
 
 def _read_addition(found: Look, row: Row) -> None:
-    found.additions.append(_exchange(row[9:], row[1], row[2], row[3]))
+    found.additions.append(_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
 
 
 def _read_head(found: Look, row: Row) -> None:
@@ -245,17 +200,20 @@ def _read_tomb(found: Look, row: Row) -> None:
 
 
 def _read_snapshot(found: Look, row: Row) -> None:
-    found.snapshot = Snapshot(row[1], row[2], orjson.loads(row[3]))
+    found.snapshot = Snapshot(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
 
 
 def _read_block(found: Look, row: Row) -> None:
-    if row[8] and any(block.label == row[2] for block in found.blocks):
+    id, limit, read_only, version, is_shared, label, description, value = row[_NUMBER : _TEXT + 3]
+    if is_shared and any(block.label == label for block in found.blocks):
         return  # one the profile shares; the user's own of that label came before it, and counts
-    found.blocks.append(Block(row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7]))
+    found.blocks.append(Block(id, label, description, value, limit, bool(read_only), version))
 
 
 def _read_op(found: Look, row: Row) -> None:
-    found.ops.append(BlockOp(row[1], row[2], row[3], row[4], row[5], row[6], at=row[7]))
+    id, exchange = row[_NUMBER : _NUMBER + 2]
+    call, op, label = row[_TEXT : _TEXT + 3]
+    found.ops.append(BlockOp(id, exchange, call, op, label, row[_CONTENT], at=row[_TIME]))
 
 
 _READ = {
@@ -270,25 +228,9 @@ _READ = {
 }
 
 
-# Fixed numbers of placeholders, so that the statement is prepared once: longer lists are cut, their newest part kept.
+# How long a list `pool_found` and `contents` take: longer ones are cut, their newest part kept.
 _REPLIES, _INPUTS, _MARKS = 64, 16, 32
-_MOST_CONTENTS = 64
-_TOMBS = SQL["tombs"].replace("{n}", ", ".join("?" * _MARKS))
-_CONTENTS = SQL["contents"].replace("{n}", ", ".join("?" * _MOST_CONTENTS))
-
-
-def _fill(values: Sequence[bytes], size: int) -> list[bytes | None]:
-    cut = list(values[:size])
-    return [*cut, *([None] * (size - len(cut)))]
-
-
-_POOL_FOUND = SQL["pool_found"].replace("{replies}", ", ".join(f"?{4 + i}" for i in range(_REPLIES)))
-_POOL_FOUND = _POOL_FOUND.replace("{inputs}", ", ".join(f"?{4 + _REPLIES + i}" for i in range(_INPUTS)))
-_POOL_FOUND = _POOL_FOUND.replace(
-    "{marks}", ", ".join(f"?{4 + _REPLIES + _INPUTS + i}" for i in range(_MARKS))
-)
-_AFTER = 4 + _REPLIES + _INPUTS + _MARKS
-_POOL_FOUND = _POOL_FOUND.replace("{reach}", f"?{_AFTER}").replace("{low}", f"?{_AFTER + 1}")
+_CONTENTS = 64
 
 
 async def load_pool(
@@ -304,18 +246,9 @@ async def load_pool(
             values = (conversation, agent, POOL_LIMIT, probes.recent, probes.low)
             rows = await connection.rows(SQL["pool_conversation"], values)
     else:
+        lists = (probes.replies[:_REPLIES], probes.inputs[:_INPUTS], probes.marks[:_MARKS])
         rows = await connection.rows(
-            _POOL_FOUND,
-            [
-                agent,
-                probes.since,
-                POOL_LIMIT,
-                *_fill(probes.replies, _REPLIES),
-                *_fill(probes.inputs, _INPUTS),
-                *_fill(probes.marks, _MARKS),
-                probes.recent,
-                probes.low,
-            ],
+            SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *lists, probes.recent, probes.low)
         )
     return [_exchange(row) for row in reversed(rows)]
 
@@ -328,9 +261,9 @@ async def conversation_of(connection: Connection, agent: int, key: str) -> int |
 async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
     """Those of these messages that are off the record or forgotten."""
     found: set[bytes] = set()
-    for start in range(0, len(hashes), _MARKS):
-        part = _fill(hashes[start : start + _MARKS], _MARKS)
-        found.update(row[0] for row in await connection.rows(_TOMBS, [agent, *part]))
+    for part in parts(hashes, _MARKS):
+        rows = await connection.rows(SQL["tombs"], (agent, part))
+        found.update(row[0] for row in rows)
     return frozenset(found)
 
 
@@ -341,10 +274,8 @@ async def contents(connection: Connection, agent: int, exchanges: Sequence[int])
         rows = await connection.rows(SQL["content"], (exchanges[0], agent))
         found.update((row[0], StoredContent(*row[1:])) for row in rows)
         return found
-    for start in range(0, len(exchanges), _MOST_CONTENTS):
-        part = exchanges[start : start + _MOST_CONTENTS]
-        padded = [*part, *([None] * (_MOST_CONTENTS - len(part)))]
-        rows = await connection.rows(_CONTENTS, [agent, *padded])
+    for part in parts(exchanges, _CONTENTS):
+        rows = await connection.rows(SQL["contents"], (agent, part))
         found.update((row[0], StoredContent(*row[1:])) for row in rows)
     return found
 
@@ -356,44 +287,45 @@ async def add_exchange(
     connection: Connection, agent: int, epoch: int, rev: int, e: Exchange
 ) -> tuple[int, int] | None:
     """(id, seq) of the new row; None where the conversation moved or something was forgotten since it was planned."""
+    values = _values(e)
     row = await connection.row(
-        SQL["exchange_add"], [*padded_values(e), e.seq, e.run, agent, epoch, e.conversation, rev]
+        SQL["exchange_add"],
+        (*values, e.seq, e.run, agent, epoch, e.conversation, rev),
     )
     return None if row is None else (row[0], row[1])
 
 
 async def insert_exchange(connection: Connection, agent: int, e: Exchange) -> tuple[int, int]:
-    """(id, seq) of the new row."""
-    row = await connection.row(SQL["exchange_insert"], [*padded_values(e), e.seq, e.run, agent])
+    """Returns (id, seq) of the new row."""
+    values = _values(e)
+    row = await connection.row(SQL["exchange_insert"], (*values, e.seq, e.run, agent))
     assert row is not None  # it is inserted, or an error is raised
     return row[0], row[1]
 
 
-async def update_exchange(connection: Connection, e: Exchange) -> None:
-    """Content that was not loaded stays."""
-    await _update(connection, _UPDATE, e)
-
-
-async def rewrite_exchange(connection: Connection, e: Exchange) -> None:
-    """It has the content it is given here, and no other."""
-    await _update(connection, _REWRITE, e)
-
-
-async def _update(connection: Connection, statement: str, e: Exchange) -> None:
+async def put_exchange(connection: Connection, agent: int, e: Exchange) -> int:
+    """Writes one that comes from elsewhere, with its number. Returns the id of the new row."""
     values = _values(e)
-    await connection.run(statement, [*values, e.hidden, size_of(values[:_FIXED]), e.id])
+    return int(await connection.value(SQL["exchange_put"], (*values, e.run, agent, e.seq)))
 
 
-def padded_values(e: Exchange) -> list[Any]:
-    """Of a new row: its columns, its room and its padding."""
+async def update_exchange(connection: Connection, agent: int, e: Exchange) -> None:
+    """Writes what has changed. Content that was not loaded stays."""
+    await _update(connection, agent, e, True)
+
+
+async def rewrite_exchange(connection: Connection, agent: int, e: Exchange) -> None:
+    """Writes an exchange with the content it has here and no other."""
+    await _update(connection, agent, e, False)
+
+
+async def _update(connection: Connection, agent: int, e: Exchange, keeps: bool) -> None:
     values = _values(e)
-    size = size_of(values)
-    room = room_for(size)
-    return [*values, room, bytes(pad_bytes(size, room)) if size < room else None]
+    await connection.run(SQL["exchange_update"], (*values, int(e.hidden), int(keeps), e.id, agent))
 
 
-async def carry(connection: Connection, agent: int, exchange: int) -> None:
-    await connection.run(SQL["exchange_carry"], (exchange, agent))
+async def mark_carried(connection: Connection, agent: int, exchange: int) -> None:
+    await connection.run(SQL["exchange_carried"], (exchange, agent))
 
 
 async def add_conversation(connection: Connection, agent: int, uid: str, key: str | None, now: float) -> int:
@@ -414,3 +346,8 @@ def exchanges(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
 def with_content(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
     """From rows of (input, said, skeleton columns)."""
     return [_exchange(row[2:], row[0], row[1]) for row in rows]
+
+
+def spoken(rows: Iterable[Sequence[Any]]) -> list[tuple[Exchange, bool, int | None]]:
+    """Returns (exchange, did another conversation open with its head, number before it) of rows of `{spoken}`."""
+    return [(_exchange(row[4:], row[0], row[1]), bool(row[2]), row[3]) for row in rows]

@@ -1,57 +1,80 @@
 -- Every statement on exchanges and conversations. `-- name:` begins one; the next line says what it is for.
--- `{skeleton}` is the list of columns without content (history.py); `{n}` a run of placeholders.
+
+-- piece: untold
+-- The skeleton's columns in a row of `look` that has no exchange.
+NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+
+-- piece: typed
+-- The same in its first row, which gives them their types.
+CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
+CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION),
+CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS TEXT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
+CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BYTEA),
+CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA),
+CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BIGINT),
+CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS BIGINT)
 
 -- name: look
--- All that a request needs to know before it is answered, in one round trip: rows told apart by their first column.
--- ?3 is the hash of the client's list up to its last assistant message, NULL where it has none.
+-- All that a request needs to know before it is answered, in one round trip. Rows are told apart by their first column;
+-- then come five numbers, three texts, three contents and a time, each kind in columns of its own, since PostgreSQL takes
+-- their types from the first branch. ?3 is the hash of the client's list up to its last assistant message, NULL where it
+-- has none; ?1 the agent, ?2 the client's conversation id, ?4 to ?6 the scope.
 WITH RECURSIVE
 named(id) AS (SELECT id FROM conversations WHERE agent = ?1 AND key = ?2),
 p AS (
-    SELECT e.* FROM exchanges e JOIN conversations c ON c.id = e.conversation
+    SELECT e.* FROM exchanges e JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
     WHERE e.agent = ?1 AND e.path = ?3
-      AND (c.key = ?2 OR (?2 IS NULL AND c.key IS NULL))
+      AND (c.key = ?2 OR (CAST(?2 AS TEXT) IS NULL AND c.key IS NULL))
     ORDER BY e.begun DESC, e.id DESC LIMIT 1
 ),
 adds(id) AS (
-    SELECT CASE WHEN p.adds THEN p.id ELSE p.prior END FROM p
+    SELECT CASE WHEN p.adds <> 0 THEN p.id ELSE p.prior END FROM p
     UNION ALL
-    SELECT e.prior FROM adds JOIN exchanges e ON e.id = adds.id WHERE e.prior IS NOT NULL
+    SELECT e.prior FROM adds JOIN exchanges e ON e.id = adds.id AND e.agent = ?1 WHERE e.prior IS NOT NULL
 )
-SELECT 'agent', epoch, next_seq, indexed_seq, NULL, NULL, NULL, NULL, NULL, {pad}
+SELECT 'agent', epoch, next_seq, indexed_seq, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
+       CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS TEXT),
+       CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS DOUBLE PRECISION),
+       {typed}
 FROM agents WHERE id = ?1 AND project = ?4 AND profile = ?5 AND subject = ?6
 UNION ALL
-SELECT 'conversation', c.id, c.uid, c.key, c.rev, c.last_at, NULL, NULL, NULL, {pad}
-FROM conversations c WHERE c.id = coalesce((SELECT conversation FROM p), (SELECT id FROM named))
+SELECT 'conversation', c.id, c.rev, NULL, NULL, NULL, c.uid, c.key, NULL, NULL, NULL, NULL, c.last_at, {untold}
+FROM conversations c WHERE c.agent = ?1 AND c.id = coalesce((SELECT conversation FROM p), (SELECT id FROM named))
 UNION ALL
 SELECT 'exchange',
-       EXISTS (SELECT 1 FROM exchanges k
-               WHERE k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id),
-       p.parent IS NULL AND EXISTS (
-           SELECT 1 FROM exchanges r WHERE r.conversation = p.conversation AND r.depth = 0 AND r.id <> p.id),
-       NULL, NULL, NULL, NULL, NULL, NULL, {skeleton}
+       CASE WHEN EXISTS (
+           SELECT 1 FROM exchanges k
+           WHERE k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id AND +k.agent = ?1)
+       THEN 1 ELSE 0 END,
+       CASE WHEN p.parent IS NULL AND EXISTS (
+           SELECT 1 FROM exchanges r
+           WHERE r.conversation = p.conversation AND r.depth = 0 AND r.id <> p.id AND +r.agent = ?1)
+       THEN 1 ELSE 0 END,
+       NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {skeleton}
 FROM p
 UNION ALL
-SELECT 'addition', p.input, p.said, p.full, NULL, NULL, NULL, NULL, NULL, {skeleton}
-FROM adds JOIN exchanges p ON p.id = adds.id
+SELECT 'addition', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.input, p.said, p."full", NULL, {skeleton}
+FROM adds JOIN exchanges p ON p.id = adds.id AND p.agent = ?1
 UNION ALL
-SELECT 'head', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {pad}
+SELECT 'head', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {untold}
 FROM marks WHERE agent = ?1 AND kind = 'head' AND hash = ?3
 UNION ALL
-SELECT * FROM (
-    SELECT 'tomb', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {pad}
-    FROM marks WHERE agent = ?1 AND kind = 'tomb' LIMIT 1)
+SELECT 'tomb', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {untold}
+WHERE EXISTS (SELECT 1 FROM marks WHERE agent = ?1 AND kind = 'tomb')
 UNION ALL
-SELECT 'snapshot', s.id, s.text, s.versions, NULL, NULL, NULL, NULL, NULL, {pad}
-FROM p JOIN snapshots s ON s.id = p.snapshot
+SELECT 'snapshot', s.id, NULL, NULL, NULL, NULL, s.text, NULL, NULL, s.versions, NULL, NULL, NULL, {untold}
+FROM p JOIN snapshots s ON s.id = p.snapshot AND s.agent = ?1
 UNION ALL
-SELECT 'block', b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.agent IS NULL, {pad}
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 0, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {untold}
 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = ?1
 UNION ALL
-SELECT 'block', b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.agent IS NULL, {pad}
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 1, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {untold}
 FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.project = ?4 AND b.profile = ?5
 UNION ALL
-SELECT 'op', o.id, o.exchange, o.call_id, o.op, o.label, o.arguments, o.at, NULL, {pad}
+SELECT 'op', o.id, o.exchange, NULL, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at, {untold}
 FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
 
 -- name: pool_found
@@ -60,217 +83,260 @@ FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
 -- one whose opening nobody continued yet.
 WITH hit(conversation) AS (
     SELECT conversation FROM (SELECT conversation FROM exchanges
-        WHERE agent = ?1 AND reply_key IN ({replies}) ORDER BY id DESC LIMIT 64)
+        WHERE agent = ?1 AND reply_key {in:4:BYTEA:64} ORDER BY id DESC LIMIT 64)
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
-        WHERE agent = ?1 AND path IN ({marks}) ORDER BY id DESC LIMIT 32)
+        WHERE agent = ?1 AND path {in:6:BYTEA:32} ORDER BY id DESC LIMIT 32)
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
-        WHERE agent = ?1 AND input_key IN ({inputs}) ORDER BY id DESC LIMIT 32)
+        WHERE agent = ?1 AND input_key {in:5:BYTEA:16} ORDER BY id DESC LIMIT 32)
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
         WHERE agent = ?1 AND parent IS NULL AND carried = 0 AND touched >= ?2 ORDER BY begun DESC LIMIT 64)
     UNION SELECT e.conversation FROM (SELECT exchange FROM marks
-        WHERE agent = ?1 AND hash IN ({marks}) LIMIT 32) m JOIN exchanges e ON e.id = m.exchange
-)
-, part(conversation, low) AS (
-    SELECT c.id, coalesce({low}, (SELECT max(depth) FROM exchanges e WHERE e.conversation = c.id) - {reach}, 0)
+        WHERE agent = ?1 AND hash {in:6:BYTEA:32} LIMIT 32) m JOIN exchanges e ON e.id = m.exchange AND e.agent = ?1
+),
+part(conversation, low) AS (
+    SELECT c.id, coalesce(?8, (SELECT max(depth) FROM exchanges e WHERE e.conversation = c.id AND +e.agent = ?1) - ?7, 0)
     FROM (SELECT DISTINCT conversation FROM hit) h JOIN conversations c ON c.id = h.conversation
-    WHERE c.key IS NULL
+    WHERE c.agent = ?1 AND c.key IS NULL
 )
-SELECT {skeleton} FROM part CROSS JOIN exchanges p ON p.conversation = part.conversation AND p.depth >= part.low
+SELECT {skeleton} FROM part CROSS JOIN exchanges p
+  ON p.conversation = part.conversation AND p.depth >= part.low AND +p.agent = ?1
 UNION ALL
-SELECT {skeleton} FROM part CROSS JOIN exchanges p ON p.conversation = part.conversation AND p.depth = 0
+SELECT {skeleton} FROM part CROSS JOIN exchanges p
+  ON p.conversation = part.conversation AND p.depth = 0 AND +p.agent = ?1
 WHERE part.low > 0
-ORDER BY {depth} DESC, {id} DESC LIMIT ?3
+ORDER BY 4 DESC, 1 DESC LIMIT ?3
 
 -- name: conversation_of
--- A conversation by the client's id.
+-- Finds a conversation by the client's id.
 SELECT id FROM conversations WHERE agent = ? AND key = ?
 
 -- name: conversation_insert
--- First turn.
+-- Begins a conversation.
 INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, ?) RETURNING id
 
 -- name: epoch
--- Whether something was forgotten since; and up to where the search index knows.
+-- Reads what a commit compares: whether something was forgotten since, and up to where the search index knows.
 SELECT epoch, indexed_seq FROM agents WHERE id = ?
 
 -- name: content
--- What an exchange says.
-SELECT id, input, said, full FROM exchanges WHERE id = ? AND agent = ?
+-- Reads the content of one exchange.
+SELECT id, input, said, "full" FROM exchanges WHERE id = ? AND agent = ?
 
 -- name: contents
--- What several say.
-SELECT id, input, said, full FROM exchanges WHERE agent = ? AND id IN ({n})
+-- Reads the contents of several.
+SELECT id, input, said, "full" FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
 
--- name: exchange_add
--- A turn, planned on a conversation that has not moved since; no row where it has.
-INSERT INTO exchanges ({columns}, run, agent, seq)
-SELECT {values}, CASE WHEN a.next_seq = ? THEN ? ELSE a.next_seq END, a.id, a.next_seq
+-- name: exchange_add (sqlite)
+-- Adds a turn that was planned on a conversation. No row: it has moved since.
+INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
+SELECT {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq, {padded:35}
 FROM agents a JOIN conversations c ON c.agent = a.id
-WHERE a.id = ? AND a.epoch = ? AND c.id = ? AND c.rev = ?
+WHERE a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 RETURNING id, seq
 
--- name: exchange_insert
--- A turn that was resolved inside this transaction.
+-- name: exchange_add (postgres)
 INSERT INTO exchanges ({columns}, run, agent, seq)
-SELECT {values}, CASE WHEN next_seq = ? THEN ? ELSE next_seq END, id, next_seq FROM agents WHERE id = ?
+SELECT {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq
+FROM agents a JOIN conversations c ON c.agent = a.id
+WHERE a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 RETURNING id, seq
 
--- name: exchange_carry
--- A later request has finished on it.
+-- name: exchange_insert (sqlite)
+-- Adds a turn that was resolved inside this transaction.
+INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
+SELECT {?1..35}, CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END, id, next_seq, {padded:35} FROM agents WHERE id = ?38
+RETURNING id, seq
+
+-- name: exchange_insert (postgres)
+INSERT INTO exchanges ({columns}, run, agent, seq)
+SELECT {?1..35}, CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END, id, next_seq FROM agents WHERE id = ?38
+RETURNING id, seq
+
+-- name: exchange_put (sqlite)
+-- Adds an exchange of an import, with the number it has.
+INSERT INTO exchanges ({columns}, run, agent, seq, room, pad) VALUES ({?1..38}, {padded:35}) RETURNING id
+
+-- name: exchange_put (postgres)
+INSERT INTO exchanges ({columns}, run, agent, seq) VALUES ({?1..38}) RETURNING id
+
+-- piece: new_input
+-- Content of an exchange that changes. ?37: content that was not loaded stays; ?36: it has hidden rounds.
+CASE WHEN ?37 <> 0 THEN coalesce(?33, input) ELSE ?33 END
+
+-- piece: new_said
+CASE WHEN ?37 <> 0 THEN coalesce(?34, said) ELSE ?34 END
+
+-- piece: new_full
+CASE WHEN ?36 <> 0 AND ?37 <> 0 THEN coalesce(?35, "full") WHEN ?36 <> 0 THEN ?35 END
+
+-- name: exchange_update (sqlite)
+-- A stored exchange as it is now, within its row's room: storage/sqlite/padding.py says why, and from where the numbers
+-- are.
+UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, said = {new_said}, "full" = {new_full},
+    pad = (
+        SELECT zeroblob(CASE WHEN n >= room THEN 344 + 4092 * max(1, (n + 3747) / 4092) - n
+                             WHEN room - n <= 58 THEN room - n - 1 ELSE max(57, room - n - 2) END)
+        FROM (SELECT {size:32} + sum(CASE WHEN c IS NULL THEN 1 WHEN length(c) < 58 THEN length(c) + 1
+                                    WHEN length(c) < 8186 THEN length(c) + 2 WHEN length(c) < 1048570 THEN length(c) + 3
+                                    ELSE length(c) + 4 END) AS n
+              FROM (SELECT {new_input} AS c UNION ALL SELECT {new_said} UNION ALL SELECT {new_full})))
+WHERE id = ?38 AND agent = ?39
+
+-- name: exchange_update (postgres)
+UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, said = {new_said}, "full" = {new_full}
+WHERE id = ?38 AND agent = ?39
+
+-- name: exchange_carried
+-- Notes that a later request has finished on an exchange.
 UPDATE exchanges SET carried = 1 WHERE id = ? AND agent = ?
 
 -- name: conversation_moved
--- Something but the number of its exchanges has changed.
-UPDATE conversations SET rev = rev + 1, last_at = max(last_at, ?) WHERE id = ?
+-- Notes that something else has changed than the number of a conversation's exchanges.
+UPDATE conversations SET rev = rev + 1, last_at = CASE WHEN last_at < ?1 THEN ?1 ELSE last_at END
+WHERE id = ?2 AND agent = ?3
 
 -- name: mark
--- A hash that has to be recognised.
-INSERT OR IGNORE INTO marks (agent, kind, hash, exchange) VALUES (?, ?, ?, ?)
+-- Marks an exchange with a hash by which it has to be recognised.
+INSERT INTO marks (agent, kind, hash, exchange) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: snapshot_insert
--- A memory section that was sent.
+-- Keeps a memory section as it was sent.
 INSERT INTO snapshots (agent, text, versions) VALUES (?, ?, ?) RETURNING id
 
--- name: told_at
--- The exchanges that hold certain messages, by the agent's order.
-WITH wanted(seq) AS (VALUES {n}),
+-- name: spoken_at
+-- Finds the standing exchanges that hold certain messages.
+WITH wanted(seq) AS ({each:2:BIGINT:48}),
 held(id) AS (
     SELECT DISTINCT (SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
     FROM wanted WHERE wanted.seq IS NOT NULL
 )
-SELECT p.input, p.said, {skeleton} FROM held CROSS JOIN exchanges p ON p.id = held.id
-WHERE p.standing = 1 AND p.state = 'finished'
+SELECT {spoken} FROM held CROSS JOIN exchanges p ON p.id = held.id
+WHERE p.agent = ?1 AND p.standing = 1 AND p.state = 'finished'
 
--- name: told_since
--- What the search index does not know yet.
-SELECT p.input, p.said, {skeleton} FROM exchanges p
-WHERE p.agent = ? AND p.seq >= ? AND NOT p.seq BETWEEN ? AND ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
+-- name: spoken_since
+-- Reads finished exchanges from a number on.
+SELECT {spoken} FROM exchanges p WHERE p.agent = ? AND p.seq >= ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
 
--- name: told_unread
--- What has changed since it was indexed (a message that was indexed before its reply had come), and then the same.
-SELECT p.input, p.said, {skeleton} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
-WHERE m.agent = ?1 AND m.kind = 'stale' AND p.seq < ?2 AND NOT p.seq BETWEEN ?3 AND ?4 AND p.state = 'finished'
+-- name: spoken_unread
+-- Reads what the search index does not know yet: exchanges that changed since they were indexed (a message that was
+-- indexed before its reply had come), and then those from a number on. Numbers from ?3 to ?4 are left out.
+SELECT {spoken} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
+WHERE m.agent = ?1 AND m.kind = 'stale' AND p.agent = ?1 AND p.seq < ?2 AND NOT p.seq BETWEEN ?3 AND ?4
+AND p.state = 'finished'
 UNION ALL
-SELECT * FROM (SELECT p.input, p.said, {skeleton} FROM exchanges p
+SELECT * FROM (SELECT {spoken} FROM exchanges p
     WHERE p.agent = ?1 AND p.seq >= ?2 AND NOT p.seq BETWEEN ?3 AND ?4 AND p.state = 'finished'
-    ORDER BY p.seq LIMIT ?5)
+    ORDER BY p.seq LIMIT ?5) AS fresh
 
--- name: head_openings
--- In how many conversations a head made elsewhere has been an opening.
-SELECT count(DISTINCT e.conversation) FROM marks m JOIN exchanges e ON e.id = m.exchange
-WHERE m.agent = ? AND m.kind = 'head' AND m.hash = ?
+-- name: spoken_stale
+-- Reads indexed exchanges whose words have changed since.
+SELECT {spoken} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
+WHERE m.agent = ?1 AND m.kind = 'stale' AND m.exchange {in:2:BIGINT:64} AND p.agent = ?1
 
 -- name: due
--- Conversations that have gone idle with memory edits that wait for it. (No index on idle conversations: it would be
--- written with every turn, and hardly any of them has anything to settle.) What lies behind ?2 moved before the clock was
--- put back: nobody can tell how long it has been idle, nor whether it was settled since.
+-- Finds conversations that have gone idle with memory edits that wait for it. (No index on idle conversations: it would
+-- be written with every turn, and hardly any of them has anything to settle.) A conversation behind ?2 moved before the
+-- clock was put back: nobody knows how long it has been idle, nor whether it was settled since.
 SELECT DISTINCT c.id, c.agent, c.key, c.last_at
 FROM block_ops o JOIN exchanges e ON e.id = o.exchange JOIN conversations c ON c.id = e.conversation
 WHERE o.state = 'pending' AND (c.last_at > c.settled_at AND c.last_at <= ?1 OR c.last_at > ?2)
 ORDER BY c.last_at LIMIT ?3
 
 -- name: next_due
--- When the next one will.
+-- Returns when the next conversation goes idle.
 SELECT min(c.last_at)
 FROM block_ops o JOIN exchanges e ON e.id = o.exchange JOIN conversations c ON c.id = e.conversation
 WHERE o.state = 'pending' AND c.last_at > c.settled_at
 
 -- name: settled
--- Done with it until it moves again. ?3: when it last moved, ?2: the same, or now where that is still to come.
-UPDATE conversations SET settled_at = ?2, last_at = iif(last_at = ?3, ?2, last_at)
-WHERE id = ?1 AND (settled_at < ?2 OR last_at = ?3)
+-- Ends the settling of a conversation until it moves again. ?3: when it last moved, ?2: the same, or now where that is
+-- still to come.
+UPDATE conversations SET settled_at = ?2, last_at = CASE WHEN last_at = ?3 THEN ?2 ELSE last_at END
+WHERE id = ?1 AND agent = ?4 AND (settled_at < ?2 OR last_at = ?3)
 
 -- name: unmerged
--- Exchanges of a conversation with memory edits that have not entered the blocks.
-SELECT {skeleton} FROM exchanges p WHERE conversation = ? AND edits = 1 AND merged = '' LIMIT 1
+-- Finds an exchange of a conversation whose memory edits have not entered the blocks. (`+`: as below.)
+SELECT {skeleton} FROM exchanges p WHERE p.conversation = ? AND +p.agent = ? AND p.edits = 1 AND p.merged = '' LIMIT 1
 
 -- name: pool_conversation
--- The exchanges of one conversation, the newest if there are very many. (`+`: looked up by conversation, not by agent.)
--- ?4: how far up from the deepest one, ?5: or from which depth on; first exchanges always.
+-- Reads the exchanges of one conversation, the newest if there are very many. ?4: how far up from the deepest one, ?5:
+-- or from which depth on; first exchanges always. (`+`: looked up by conversation, not by agent.)
 WITH part(low) AS (
-    SELECT coalesce(?5, (SELECT max(depth) FROM exchanges WHERE conversation = ?1) - ?4, 0)
+    SELECT coalesce(?5, (SELECT max(depth) FROM exchanges WHERE conversation = ?1 AND +agent = ?2) - ?4, 0)
 )
 SELECT {skeleton} FROM part CROSS JOIN exchanges p ON p.conversation = ?1 AND p.depth >= part.low WHERE +p.agent = ?2
 UNION ALL
 SELECT {skeleton} FROM part CROSS JOIN exchanges p ON p.conversation = ?1 AND p.depth = 0
 WHERE part.low > 0 AND +p.agent = ?2
-ORDER BY {depth} DESC, {id} DESC LIMIT ?3
+ORDER BY 4 DESC, 1 DESC LIMIT ?3
 
 -- name: ops_drop
--- A turn that was asked again keeps the edits of its last answer.
+-- Drops the edits of an answer that was asked for again: those of the last answer count.
 UPDATE block_ops SET state = 'dropped' WHERE agent = ? AND exchange = ? AND state = 'pending'
 
--- name: previous
--- The last message before an exchange.
-SELECT seq + span - 1 FROM exchanges WHERE id = ?
-
 -- name: agent_by_id
--- Whose a row is.
+-- Reads an agent.
 SELECT uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents WHERE id = ?
 
 -- name: stale
--- Indexed exchanges whose words have changed since.
+-- Names indexed exchanges whose words have changed since.
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'stale' LIMIT ?
 
 -- name: stale_done
--- Indexed anew.
+-- Notes that one of them is indexed again.
 DELETE FROM marks WHERE agent = ? AND kind = 'stale' AND exchange = ?
 
 -- name: exchange_get
--- One with its content.
-SELECT p.input, p.said, {skeleton} FROM exchanges p WHERE p.id = ? AND p.agent = ?
+-- Reads one exchange with its content.
+SELECT p.input, p.said, {skeleton}, p."full" FROM exchanges p WHERE p.id = ? AND p.agent = ?
 
 -- name: kept_at
--- Passages, and facts that are still true, by the agent's order.
-WITH wanted(seq) AS (VALUES {n})
+-- Reads passages, and facts that are still true, by their numbers.
+WITH wanted(seq) AS ({each:2:BIGINT:48})
 SELECT p.seq, p.text, p.at, 'passage', NULL, NULL FROM wanted
 JOIN passages p ON p.agent = ?1 AND p.seq = wanted.seq
 UNION ALL
 SELECT f.seq, f.text, f.valid_from, 'fact', f.sources, e.conversation FROM wanted
-JOIN facts f ON f.agent = ?1 AND f.seq = wanted.seq LEFT JOIN exchanges e ON e.id = f.exchange
-WHERE NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id)
+JOIN facts f ON f.agent = ?1 AND f.seq = wanted.seq LEFT JOIN exchanges e ON e.id = f.exchange AND e.agent = f.agent
+WHERE NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 
 -- name: kept_since
--- Those that the search index does not know yet.
+-- Reads those that the search index does not know yet.
 SELECT seq, text, at, 'passage', NULL, NULL FROM passages WHERE agent = ?1 AND seq >= ?2
 UNION ALL
 SELECT f.seq, f.text, f.valid_from, 'fact', f.sources, e.conversation
-FROM facts f LEFT JOIN exchanges e ON e.id = f.exchange
-WHERE f.agent = ?1 AND f.seq >= ?2 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id)
+FROM facts f LEFT JOIN exchanges e ON e.id = f.exchange AND e.agent = f.agent
+WHERE f.agent = ?1 AND f.seq >= ?2 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 ORDER BY 1 LIMIT ?3
 
 -- name: recent
--- What stands, newest first.
-SELECT p.input, p.said, {skeleton} FROM exchanges p
+-- Reads the exchanges that stand, newest first.
+SELECT {spoken} FROM exchanges p
 WHERE p.agent = ? AND p.standing = 1 AND p.state = 'finished' ORDER BY p.seq DESC LIMIT ?
 
 -- name: behind
--- Agents whose search index is behind, after a restart.
+-- Finds agents whose search index is behind, after a restart.
 SELECT id FROM agents WHERE next_seq - indexed_seq > ? LIMIT ?
 
--- name: head_marks
--- Under which hashes an imported head is known.
-SELECT hash FROM marks WHERE agent = ? AND kind = 'head' AND exchange = ?
-
 -- name: snapshot
--- A memory section as it was sent.
+-- Reads a memory section as it was sent.
 SELECT id, text, versions FROM snapshots WHERE id = ? AND agent = ?
 
 -- name: conversation_uid
--- What a conversation is called outside.
+-- Returns the public name of a conversation.
 SELECT uid FROM conversations WHERE id = ? AND agent = ?
 
 -- name: shared_blocks
--- Blocks that all users of a profile see.
+-- Reads the blocks that all users of a profile see.
 SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version
 FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.project = ? AND b.profile = ? ORDER BY b.id
 
 -- name: tombs
--- Which of some messages are off the record or forgotten.
-SELECT hash FROM marks WHERE agent = ? AND kind = 'tomb' AND hash IN ({n})
+-- Finds those of some messages that are off the record or forgotten.
+SELECT hash FROM marks WHERE agent = ?1 AND kind = 'tomb' AND hash {in:2:BYTEA:32}
 
 -- name: unlearned
--- What follows the point where learning is, whatever became of it.
-SELECT p.input, p.said, {skeleton} FROM exchanges p
+-- Reads what follows the point up to which learning has come, whatever became of it.
+SELECT {spoken} FROM exchanges p
 WHERE p.agent = ? AND p.seq > ? AND p.seq <= ? ORDER BY p.seq LIMIT ?

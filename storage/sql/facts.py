@@ -21,16 +21,16 @@ from storage.records import Agent, Block, Exchange, Fact, Message, Scope, State
 from storage.sql import exchanges
 from storage.sql.agents import take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
-from storage.sql.recall import is_shared
-from storage.sql.statements import load_queries
+from storage.sql.statements import load, parts
 from storage.sql.vectors import forget_indexed
 
 __all__ = ["Facts", "hash_key"]
 
-_Q = load_queries("facts.sql")
+SQL = load("facts.sql")
 
 ORIGIN = "learning"
 _BATCH = 32  # exchanges that are read at once
+_LIST = 64  # facts that are read at once by their numbers
 _MESSAGE_CHARS = 4_000  # what one message counts at most: longer ones are shown cut
 _OPEN_S = 3_600.0  # after so long nobody answers any more what was written down before its answer
 _READ_MS = 5_000.0
@@ -59,16 +59,19 @@ class Facts:
 
     async def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> list[Fact]:
         """Newest first; is_all: with those that are no longer true."""
-        statement = _Q["all" if is_all else "current"]
+        statement = SQL["all" if is_all else "current"]
         rows = await self._database.read(lambda connection: connection.rows(statement, (agent, limit)))
         return [_fact(row) for row in rows]
 
     async def get(self, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
-        """By their numbers, in this order, as far as they are still true."""
+        """Returns facts by their numbers, in this order, as far as they are still true."""
 
         async def read(connection: Connection) -> builtins.list[Fact]:
-            rows = [await connection.row(_Q["get"], (agent, seq)) for seq in seqs]
-            return [_fact(row) for row in rows if row is not None]
+            rows = [
+                row for part in parts(seqs, _LIST) for row in await connection.rows(SQL["get"], (agent, part))
+            ]
+            found = {fact.seq: fact for fact in map(_fact, rows)}
+            return [found[seq] for seq in seqs if seq in found]
 
         return await self._database.read(read)
 
@@ -84,12 +87,12 @@ class Facts:
 
     async def waiting(self, limit: int) -> builtins.list[int]:
         """People's memories with something that was not learned from yet."""
-        rows = await self._database.read(lambda connection: connection.rows(_Q["waiting"], (limit,)))
+        rows = await self._database.read(lambda connection: connection.rows(SQL["waiting"], (limit,)))
         return [row[0] for row in rows]
 
 
 async def _cursor(connection: Connection, agent: int) -> int:
-    row = await connection.row(_Q["cursor"], (agent,))
+    row = await connection.row(SQL["cursor"], (agent,))
     return 0 if row is None else int(row[0])
 
 
@@ -113,11 +116,11 @@ async def _unlearned(
     found = Unlearned(of, cursor, cursor, [], is_more=len(rows) == _BATCH)
     messages: builtins.list[Message] = []
     size = 0
-    for e in exchanges.with_content(rows):
+    for e, is_shared, _ in exchanges.spoken(rows):
         if upto is None and not _is_decided(e, now, idle_s):
             return replace(found, messages=messages, is_more=False, is_waiting=True)
         if e.standing and e.state is State.FINISHED:
-            new = messages_of(e, await is_shared(connection, agent, e), None, None)
+            new = messages_of(e, is_shared, None, None)
             size += sum(min(len(m.text), _MESSAGE_CHARS) for m in new)
             if upto is None and messages and size > limit_chars:
                 return replace(found, messages=messages, is_more=True)
@@ -155,13 +158,13 @@ async def _learn(
         await write_block(connection, block.id, block.version, value, at=now, origin=ORIGIN, sources=sources)
     for fact in learned.facts:
         await _keep(connection, agent, fact, now)
-    await connection.run(_Q["advance"], (agent.id, upto))
+    await connection.run(SQL["advance"], (agent.id, upto))
 
 
 async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: float) -> None:
     """Adds nothing where one that says the same is there; what it replaces ends in any case."""
     key = hash_key(agent.secret, fact.key)
-    id = await connection.value(_Q["same"], (agent.id, key))
+    id = await connection.value(SQL["same"], (agent.id, key))
     if id is None:
         seq = await take_seq(connection, agent.id)
         if seq is None:
@@ -178,11 +181,11 @@ async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: fl
             fact.about,
             fact.text,
         )
-        id = await connection.value(_Q["insert"], values)
+        id = await connection.value(SQL["insert"], values)
     for old in fact.replaces:
         if old != id:
-            await connection.run(_Q["end"], (id, fact.valid_from or now, old, agent.id))
-            ended = await connection.rows(_Q["seq_of"], (old, agent.id))
+            await connection.run(SQL["end"], (id, fact.valid_from or now, old, agent.id))
+            ended = await connection.rows(SQL["seq_of"], (old, agent.id))
             # Nobody is told it any more; in the index it would still be the best hit, by which others are measured.
             await forget_indexed(connection, agent.id, [seq for (seq,) in ended])
 

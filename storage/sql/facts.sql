@@ -1,52 +1,52 @@
 -- Every statement on facts and on how far learning has come. `-- name:` begins one; the next line says what it is for.
 
 -- name: cursor
--- Up to where learning has come.
+-- Returns up to where learning has come.
 SELECT seq FROM learned WHERE agent = ?
 
 -- name: advance
--- It has come further.
-INSERT INTO learned (agent, seq) VALUES (?, ?) ON CONFLICT DO UPDATE SET seq = excluded.seq
+-- Moves that point.
+INSERT INTO learned (agent, seq) VALUES (?, ?) ON CONFLICT (agent) DO UPDATE SET seq = excluded.seq
 
 -- name: waiting
--- People's memories with something that was not learned from.
+-- Finds memories of people with something that was not learned from.
 SELECT a.id FROM agents a LEFT JOIN learned l ON l.agent = a.id
 WHERE a.subject LIKE 'user:%' AND EXISTS (
     SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.seq > coalesce(l.seq, 0) AND e.state = 'finished')
 LIMIT ?
 
 -- name: insert
--- A new fact.
+-- Adds a fact.
 INSERT INTO facts (agent, seq, at, valid_from, key, exchange, sources, about, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 RETURNING id
 
 -- name: same
--- One that says the same and is still true.
+-- Finds a fact that says the same and is still true.
 SELECT f.id FROM facts f WHERE f.agent = ? AND f.key = ?
-AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id) LIMIT 1
+AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent) LIMIT 1
 
 -- name: end
--- It is no longer true; once ended it stays so.
+-- Ends a fact. One that has ended stays so.
 INSERT INTO facts_ended (fact, agent, successor, at)
 SELECT id, agent, ?, ? FROM facts WHERE id = ? AND agent = ?
 ON CONFLICT DO NOTHING
 
 -- name: seq_of
--- A fact's number.
+-- Returns a fact's number.
 SELECT seq FROM facts WHERE id = ? AND agent = ?
 
 -- name: current
--- What is true, newest first.
+-- Reads the facts that are true, newest first.
 SELECT f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, NULL, NULL FROM facts f
-WHERE f.agent = ? AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id) ORDER BY f.seq DESC LIMIT ?
+WHERE f.agent = ? AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent) ORDER BY f.seq DESC LIMIT ?
 
 -- name: all
--- What is or was true, newest first.
+-- Reads the facts that are or were true, newest first.
 SELECT f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, x.at, s.seq
-FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id LEFT JOIN facts s ON s.id = x.successor
+FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id AND x.agent = f.agent LEFT JOIN facts s ON s.id = x.successor AND s.agent = f.agent
 WHERE f.agent = ? ORDER BY f.seq DESC LIMIT ?
 
 -- name: get
--- One, by its number, if it is true.
+-- Reads the facts with some numbers that are still true.
 SELECT f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, NULL, NULL FROM facts f
-WHERE f.agent = ? AND f.seq = ? AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id)
+WHERE f.agent = ?1 AND f.seq {in:2:BIGINT:64} AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)

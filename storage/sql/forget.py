@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from typing import Any
 
 import orjson
@@ -31,17 +32,19 @@ from storage.sql import exchanges as history
 from storage.sql.agents import Agents
 from storage.sql.blocks import FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.jobs import forget_jobs
-from storage.sql.statements import load_queries
+from storage.sql.statements import load, parts
 from storage.sql.vectors import VectorCache, forget_indexed
 
 __all__ = ["Forgetting"]
 
-_Q = load_queries("forget.sql")
+SQL = load("forget.sql")
 
 # Rows a transaction; measured at 20 to 60 us each, and a bulk write shall stay below 5 ms.
 _PAGE = 32
 _READ_PAGE = 128  # rows that are looked at and mostly stay
 _DAY_S = 86_400
+_LIST = 64  # exchanges that one statement is asked about
+_NO_SOURCES = b"[]"
 
 _Cursor = tuple[str, int]
 _Phase = Callable[[Connection, "_Work", int], Awaitable[int | None]]
@@ -85,7 +88,9 @@ class Forgetting:
     async def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
         """A page of the memories of a project that hold something older than that."""
         values = (project, before, after, limit)
-        rows = await self._database.long_read(lambda connection: connection.rows(_Q["agents_before"], values))
+        rows = await self._database.long_read(
+            lambda connection: connection.rows(SQL["agents_before"], values)
+        )
         return [row[0] for row in rows]
 
     async def conversation(self, agent: int, name: str) -> int | None:
@@ -145,10 +150,10 @@ class Forgetting:
         return await self._database.sweep(wait_ms=wait_ms)
 
     async def _read(self, name: str, values: Sequence[object]) -> list[Row]:
-        return await self._database.read(lambda connection: connection.rows(_Q[name], values))
+        return await self._database.read(lambda connection: connection.rows(SQL[name], values))
 
     async def _value(self, name: str, values: Sequence[object]) -> int | None:
-        found: int | None = await self._database.read(lambda connection: connection.value(_Q[name], values))
+        found: int | None = await self._database.read(lambda connection: connection.value(SQL[name], values))
         return found
 
     def _clear(self, scope: Scope | None) -> None:
@@ -160,14 +165,14 @@ class Forgetting:
 
 async def _extent(connection: Connection, agent: int, target: ForgetTarget) -> Extent:
     """Of messages and exchanges named one at a time, or of a conversation."""
-    ids = [await connection.value(_Q["exchange_of"], (agent, seq)) for seq in target.messages]
+    ids = [await connection.value(SQL["exchange_of"], (agent, seq)) for seq in target.messages]
     found = [e for id in (*ids, *target.exchanges) if (e := await _load(connection, agent, id)) is not None]
     if not found:
-        count = await connection.value(_Q["messages_in"], (agent, target.conversation))
+        count = await connection.value(SQL["messages_in"], (agent, target.conversation))
         return Extent(count)
     named, left = set(target.messages), [seq for e in found for seq in _numbers(e)]
     gone = [seq for seq in left if not named or seq in named]
-    name = await connection.value(_Q["name_of"], (found[0].conversation,))
+    name = await connection.value(SQL["name_of"], (found[0].conversation, agent))
     return Extent(len(gone), len(left) - len(gone), name)
 
 
@@ -183,13 +188,13 @@ def _numbers(e: Exchange) -> list[int]:
 async def _begin(connection: Connection, agent: int, target: ForgetTarget) -> tuple[int, Scope | None]:
     wanted: dict[str, Any] = {}
     if target.is_all:
-        row = await connection.row(_Q["agent_delete"], (agent,))
+        row = await connection.row(SQL["agent_delete"], (agent,))
         if row is None:
             row = ("", "", "")
         wanted = {"all": [row[0], row[1]]}
         await forget_jobs(connection, agent)
     else:
-        row = await connection.row(_Q["scope_of"], (agent,))
+        row = await connection.row(SQL["scope_of"], (agent,))
         await _raise_epoch(connection, agent)
         wanted = {
             "messages": list(target.messages),
@@ -197,12 +202,12 @@ async def _begin(connection: Connection, agent: int, target: ForgetTarget) -> tu
             "conversation": target.conversation,
             "before": target.before,
         }
-    id = await connection.value(_Q["intend"], (agent, orjson.dumps(wanted)))
+    id = await connection.value(SQL["intend"], (agent, orjson.dumps(wanted)))
     return id, None if row is None else Scope(*row)
 
 
 async def _raise_epoch(connection: Connection, agent: int) -> None:
-    await connection.run(_Q["raise_epoch"], (agent,))
+    await connection.run(SQL["raise_epoch"], (agent,))
     await forget_jobs(connection, agent, keep=lambda job: job.payload)
 
 
@@ -210,22 +215,22 @@ async def _step(
     connection: Connection, id: int, rules: ForgetRules, at: _Cursor, now: float
 ) -> tuple[_Cursor | None, list[Scope | None]]:
     """One transaction of it. Returns where to go on, and whose epochs have changed."""
-    row = await connection.row(_Q["intended"], (id,))
+    row = await connection.row(SQL["intended"], (id,))
     if row is None:
         return None, []
     work = _Work(id, row[0], orjson.loads(row[1]), rules, now)
     phases = _WIPING if "all" in work.target else _ERASING
     phase, after = at
+    # What was begun by another process, or was left off in another table, begins anew: each phase can be done again.
     if phase not in phases:
         phase, after = next(iter(phases)), 0
-    names = list(phases)
     following = await phases[phase](connection, work, after)
     scopes: list[Scope | None] = [None] if phase in ("exchanges", "blocks", "shared") else []
     if following is not None:
         return (phase, following), scopes
-    if phase != names[-1]:
-        return (names[names.index(phase) + 1], 0), scopes
-    await connection.run(_Q["forgotten"], (id,))
+    if phase in _NEXT:
+        return (_NEXT[phase], 0), scopes
+    await connection.run(SQL["forgotten"], (id,))
     return None, scopes
 
 
@@ -241,7 +246,7 @@ async def _erase_exchanges(connection: Connection, work: _Work, after: int) -> i
     messages, exchanges = target["messages"], target["exchanges"]
     if after < len(messages):
         for seq in messages[after : after + _PAGE]:
-            found = await connection.row(_Q["exchange_of"], (agent, seq))
+            found = await connection.row(SQL["exchange_of"], (agent, seq))
             if found is not None:
                 await _erase_message(connection, agent, found[0], seq)
                 await _erase_alternatives(connection, agent, found[0], seq)
@@ -255,10 +260,10 @@ async def _erase_exchanges(connection: Connection, work: _Work, after: int) -> i
         return after + _PAGE
     ids: list[int] = []
     if target["conversation"] is not None:
-        rows = await connection.rows(_Q["exchanges_of"], (agent, target["conversation"], _PAGE))
+        rows = await connection.rows(SQL["exchanges_of"], (agent, target["conversation"], _PAGE))
         ids += [row[0] for row in rows]
     if target["before"] is not None and not ids:
-        rows = await connection.rows(_Q["exchanges_before"], (agent, target["before"], _PAGE))
+        rows = await connection.rows(SQL["exchanges_before"], (agent, target["before"], _PAGE))
         ids += [row[0] for row in rows]
     if not ids:
         return None
@@ -279,33 +284,17 @@ async def _load(connection: Connection, agent: int, id: int) -> Exchange | None:
     if not rows:
         return None
     (e,) = history.with_content(rows)
-    return replace(e, full=await connection.value(_Q["exchange_full"], (id,)))
+    return replace(e, full=rows[0][-1])
 
 
 async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
     """All of it: a tombstone stays."""
     await _unlink(connection, agent, e, [*range(len(e.inputs)), -1])
-    await history.rewrite_exchange(
-        connection,
-        replace(
-            e,
-            state=State.FORGOTTEN,
-            standing=False,
-            edits=False,
-            merged="",
-            model="",
-            opaque=False,
-            hidden=False,
-            hush=frozenset(),
-            notes={},
-            snapshot=None,
-            size=0,
-            evicted=None,
-            input=None,
-            said=None,
-            full=None,
-        ),
-    )
+    tombstone = replace(
+        e, state=State.FORGOTTEN, standing=False, edits=False, merged="", model="", opaque=False, hidden=False,
+        hush=frozenset(), notes={}, snapshot=None, size=0, evicted=None, input=None, said=None, full=None,
+    )  # fmt: skip
+    await history.rewrite_exchange(connection, agent, tombstone)
 
 
 async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
@@ -327,6 +316,7 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
         messages[place] = {"role": messages[place].get("role"), "content": ""}
     await history.rewrite_exchange(
         connection,
+        agent,
         replace(
             e,
             hush=hush,
@@ -351,7 +341,9 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
     if e is None:
         return
     is_reply = seq == e.seq + len(e.inputs)
-    for (other,) in await connection.rows(_Q["alternatives"], (agent, e.conversation, e.depth, e.parent, id)):
+    for (other,) in await connection.rows(
+        SQL["alternatives"], (agent, e.conversation, e.depth, e.parent, id)
+    ):
         if is_reply:
             x = await _load(connection, agent, other)
             assert x is not None
@@ -371,52 +363,65 @@ async def _unlink(connection: Connection, agent: int, e: Exchange, places: Itera
             tombs.append(b"".join(atoms))
     await history.mark(connection, agent, "tomb", tombs, e.id)
     await history.mark(connection, agent, "erased", (b"",), e.id)
-    if await connection.run(_Q["ops_erase"], (agent, e.id)):
+    if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
         # Its path saw them at once, and may have a memory section that shows them.
         await history.mark(connection, agent, "blocks", (b"",), 0)
-        await connection.run(_Q["snapshots_erase"], (agent,))
+        await _erase_snapshots(connection, "snapshots_shown", (agent,))
     await forget_indexed(connection, agent, seqs)
 
 
 # -- what came from them
 
 
-async def _is_erased(connection: Connection, known: dict[int, bool], exchange: int) -> bool:
-    if exchange not in known:
-        known[exchange] = bool(await connection.value(_Q["is_erased"], (exchange,)))
-    return known[exchange]
+async def _erased_among(connection: Connection, exchanges: Iterable[int]) -> set[int]:
+    """Returns those of these exchanges, of whatever memory, that are being forgotten."""
+    found: set[int] = set()
+    for part in parts(sorted(set(exchanges)), _LIST):
+        found.update(row[0] for row in await connection.rows(SQL["erased_among"], (part,)))
+    return found
 
 
-async def _is_any_erased(connection: Connection, known: dict[int, bool], exchanges: Iterable[int]) -> bool:
-    return True in [await _is_erased(connection, known, x) for x in exchanges]
+async def _erase_snapshots(connection: Connection, statement: str, values: Sequence[object]) -> None:
+    """Empties memory sections that may show what is gone, so that each path takes a new one."""
+    for id, agent, known in await connection.rows(SQL[statement], values):
+        emptied = {"blocks": {}, "tools": orjson.loads(known).get("tools"), "epoch": -1}
+        await connection.run(SQL["snapshot_erase"], (id, agent, orjson.dumps(emptied)))
+
+
+def _origins(exchange: int | None, sources: bytes) -> set[int]:
+    """Returns the exchanges that something came from."""
+    return {*orjson.loads(sources), *([] if exchange is None else [exchange])}
 
 
 async def _erase_passages(connection: Connection, work: _Work, after: int) -> int | None:
     agent, before = work.agent, work.target["before"]
-    rows = await connection.rows(_Q["passages_of"], (agent, after, _READ_PAGE))
-    known: dict[int, bool] = {}
-    for id, seq, at, exchange, sources in rows:
-        origins = {*orjson.loads(sources), *([] if exchange is None else [exchange])}
-        is_old = before is not None and at < before
-        if is_old or await _is_any_erased(connection, known, origins):
-            await connection.run(_Q["passage_erase"], (id,))
-            await history.mark(connection, agent, "day", (b"",), int(at // _DAY_S))
-            await forget_indexed(connection, agent, [seq])
+    rows = await connection.rows(SQL["passages_of"], (agent, after, _READ_PAGE))
+    origins = {id: _origins(exchange, sources) for id, _, _, exchange, sources in rows}
+    erased = await _erased_among(connection, chain.from_iterable(origins.values()))
+    for id, seq, at, *_ in rows:
+        if (before is not None and at < before) or origins[id] & erased:
+            await connection.run(SQL["passage_erase"], (id, agent, _NO_SOURCES))
+            await _forget_saved(connection, agent, seq, at)
     return rows[-1][0] if len(rows) == _READ_PAGE else None
 
 
 async def _erase_facts(connection: Connection, work: _Work, after: int) -> int | None:
     agent, before = work.agent, work.target["before"]
-    rows = await connection.rows(_Q["facts_of"], (agent, after, _READ_PAGE))
-    known: dict[int, bool] = {}
-    for id, seq, said_at, sources in rows:
-        is_old = before is not None and said_at < before
-        if is_old or await _is_any_erased(connection, known, orjson.loads(sources)):
-            await connection.run(_Q["fact_erase"], (id,))
-            await connection.run(_Q["fact_ended_erase"], (id,))
-            await history.mark(connection, agent, "day", (b"",), int(said_at // _DAY_S))
-            await forget_indexed(connection, agent, [seq])
+    rows = await connection.rows(SQL["facts_of"], (agent, after, _READ_PAGE))
+    origins = {id: _origins(None, sources) for id, _, _, sources in rows}
+    erased = await _erased_among(connection, chain.from_iterable(origins.values()))
+    for id, seq, said_at, _ in rows:
+        if (before is not None and said_at < before) or origins[id] & erased:
+            await connection.run(SQL["fact_erase"], (id, agent, _NO_SOURCES, b""))
+            await connection.run(SQL["fact_ended_erase"], (id, agent))
+            await _forget_saved(connection, agent, seq, said_at)
     return rows[-1][0] if len(rows) == _READ_PAGE else None
+
+
+async def _forget_saved(connection: Connection, agent: int, seq: int, at: float) -> None:
+    """Takes a passage or fact out of the index; its day is kept until what quotes it is gone too."""
+    await history.mark(connection, agent, "day", (b"",), int(at // _DAY_S))
+    await forget_indexed(connection, agent, [seq])
 
 
 async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> int | None:
@@ -424,45 +429,45 @@ async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> in
     if "all" in work.target:
         project, profile = work.target["all"]
     else:
-        row = await connection.row(_Q["scope_of"], (work.agent,))
+        row = await connection.row(SQL["scope_of"], (work.agent,))
         if row is None:
             return None
         project, profile = row[0], row[1]
-    known: dict[int, bool] = {}
-    for (block,) in await connection.rows(_Q["blocks_seen"], (work.agent, project, profile)):
-        if await _rebuild(connection, work, block, known):
+    for (block,) in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
+        if await _rebuild(connection, work, block):
             await history.mark(connection, work.agent, "blocks", (b"",), 0)
             if await _owner(connection, block) is None:
-                await connection.run(_Q["snapshots_erase_shared"], (project, profile))
-                await connection.run(_Q["raise_epochs_shared"], (project, profile))
+                await _erase_snapshots(connection, "snapshots_shown_shared", (project, profile))
+                await connection.run(SQL["raise_epochs_shared"], (project, profile))
             else:
-                await connection.run(_Q["snapshots_erase"], (work.agent,))
+                await _erase_snapshots(connection, "snapshots_shown", (work.agent,))
                 await _raise_epoch(connection, work.agent)
     return None
 
 
 async def _owner(connection: Connection, block: int) -> int | None:
     """None: it is shared."""
-    row = await connection.row(_Q["block_owner"], (block,))
+    row = await connection.row(SQL["block_owner"], (block,))
     owner: int | None = None if row is None else row[0]
     return owner
 
 
-async def _rebuild(connection: Connection, work: _Work, block: int, known: dict[int, bool]) -> bool:
+async def _rebuild(connection: Connection, work: _Work, block: int) -> bool:
     """Drops the versions that came from what is gone and all that were built on them. True: it had some."""
-    rows = await connection.rows(_Q["block_versions"], (block,))
+    rows = await connection.rows(SQL["block_versions"], (block,))
+    origins = {version: _origins(exchange, listed) for version, _, _, exchange, listed, _ in rows}
+    erased = await _erased_among(connection, chain.from_iterable(origins.values()))
     clean: dict[int, str] = {}  # what may stay as it is
     later: list[Revised] = []  # from the first one that may not
     sources: set[int] = set()
     kept: set[int] = set()
-    for version, restores, origin, exchange, listed, value in rows:
+    for version, restores, origin, exchange, _, value in rows:
         if origin == FORGOTTEN_ORIGIN:
             continue
-        origins = {*orjson.loads(listed), *([] if exchange is None else [exchange])}
-        is_erased = await _is_any_erased(connection, known, origins)
+        is_erased = bool(origins[version] & erased)
         if not later and not is_erased:
             clean[version] = value
-            kept = origins
+            kept = origins[version]
             continue
         if restores in clean and not is_erased:
             later.append(Revised(clean[restores], is_whole=True))
@@ -470,7 +475,7 @@ async def _rebuild(connection: Connection, work: _Work, block: int, known: dict[
         op = await _op_of(connection, exchange, origin) if not is_erased else None
         later.append(Revised(value, is_erased=is_erased, op=op))
         if not is_erased:
-            sources |= origins
+            sources |= origins[version]
     if not any(r.is_erased for r in later):
         return False
     now = await get_block(connection, block)
@@ -478,7 +483,7 @@ async def _rebuild(connection: Connection, work: _Work, block: int, known: dict[
     value = work.rules.rebuild(replace(now, value=base), later)
     for version, _, origin, *_ in rows:
         if version not in clean and origin != FORGOTTEN_ORIGIN:
-            await connection.run(_Q["version_erase"], (FORGOTTEN_ORIGIN, block, version))
+            await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version, _NO_SOURCES))
     await write_block(
         connection,
         block,
@@ -494,24 +499,24 @@ async def _rebuild(connection: Connection, work: _Work, block: int, known: dict[
 async def _op_of(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:
     if exchange is None or not origin.startswith("tool:"):
         return None
-    row = await connection.row(_Q["op_done"], (exchange, origin.removeprefix("tool:")))
+    row = await connection.row(SQL["op_done"], (exchange, origin.removeprefix("tool:")))
     return None if row is None else BlockOp(*row)
 
 
 async def _erase_additions(connection: Connection, work: _Work, after: int) -> int | None:
     """Notes and hidden rounds, later than what is gone, that may quote it."""
     agent = work.agent
-    touched = await connection.rows(_Q["touched"], (agent,))
-    days = {int(row[0]) for row in await connection.rows(_Q["gone_days"], (agent,))}
+    touched = await connection.rows(SQL["touched"], (agent,))
+    days = {int(row[0]) for row in await connection.rows(SQL["gone_days"], (agent,))}
     for _, _, _, begun, ended in touched:
         days.update(int(at // _DAY_S) for at in (begun, ended) if at is not None)
-    has_blocks = await connection.value(_Q["is_blocks"], (agent,))
+    has_blocks = await connection.value(SQL["is_blocks"], (agent,))
     if not days and not has_blocks:
         return None
     erased = Erased(frozenset(days), bool(has_blocks))
     first = min((row[1] for row in touched), default=0)
     places = {row[2]: row[1] for row in sorted(touched, key=lambda row: -int(row[1]))}
-    rows = await connection.rows(_Q["additions"], (agent, first if touched else 0, after, _PAGE))
+    rows = await connection.rows(SQL["additions"], (agent, first if touched else 0, after, _PAGE))
     for (id,) in rows:
         e = await _load(connection, agent, id)
         if e is None:
@@ -525,14 +530,14 @@ async def _erase_additions(connection: Connection, work: _Work, after: int) -> i
         if notes != e.notes or drops:
             full = None if drops else e.full
             await history.rewrite_exchange(
-                connection, replace(e, notes=notes, full=full, hidden=full is not None)
+                connection, agent, replace(e, notes=notes, full=full, hidden=full is not None)
             )
     return rows[-1][0] if len(rows) == _PAGE else None
 
 
 async def _end(connection: Connection, work: _Work, after: int) -> int | None:
     await _raise_epoch(connection, work.agent)
-    await connection.run(_Q["erased_done"], (work.agent, work.id))
+    await connection.run(SQL["erased_done"], (work.agent, work.id))
     return None
 
 
@@ -540,25 +545,29 @@ async def _end(connection: Connection, work: _Work, after: int) -> int | None:
 
 
 def _wiping(name: str) -> _Phase:
+    """Makes a phase of a statement that takes a page of rows."""
+
     async def wipe(connection: Connection, work: _Work, after: int) -> int | None:
-        gone = await connection.run(_Q[name], (work.agent, _PAGE))
+        gone = await connection.run(SQL[name], (work.agent, _PAGE))
         return after + gone if gone == _PAGE else None
 
     return wipe
 
 
 def _deleting(name: str) -> _Phase:
+    """Makes a phase of a statement that takes all rows at once."""
+
     async def delete(connection: Connection, work: _Work, after: int) -> int | None:
-        await connection.run(_Q[name], (work.agent,))
+        await connection.run(SQL[name], (work.agent,))
         return None
 
     return delete
 
 
 async def _wipe_shared(connection: Connection, project: str) -> bool:
-    gone = await connection.run(_Q["wipe_shared_versions"], (project, _PAGE))
+    gone = await connection.run(SQL["wipe_shared_versions"], (project, _PAGE))
     if gone < _PAGE:
-        await connection.run(_Q["wipe_shared_blocks"], (project,))
+        await connection.run(SQL["wipe_shared_blocks"], (project,))
     return gone == _PAGE
 
 
@@ -570,20 +579,13 @@ _ERASING: dict[str, _Phase] = {
     "additions": _erase_additions,
     "end": _end,
 }
+# Rows with text are emptied a page at a time; whatever holds none is deleted, blocks once their versions are empty.
+_PAGED = ("versions", "passages", "facts", "ops", "snapshots", "exchanges", "conversations", "vectors")
+_WHOLE = ("blocks", "ended", "learned", "marks", "terms", "embedded")
 _WIPING: dict[str, _Phase] = {
     "shared": _rebuild_blocks,
-    **{
-        name: _wiping(name)
-        for name in ("wipe_versions", "wipe_passages", "wipe_facts", "wipe_ops", "wipe_snapshots")
-    },
-    "wipe_blocks": _deleting("wipe_blocks"),
-    "wipe_exchanges": _wiping("wipe_exchanges"),
-    "wipe_conversations": _wiping("wipe_conversations"),
-    "wipe_ended": _deleting("wipe_ended"),
-    "wipe_learned": _deleting("wipe_learned"),
-    "wipe_marks": _deleting("wipe_marks"),
-    "wipe_terms": _deleting("wipe_terms"),
-    "wipe_vectors": _wiping("wipe_vectors"),
-    "wipe_embedded": _deleting("wipe_embedded"),
+    **{f"wipe_{name}": _wiping(f"wipe_{name}") for name in _PAGED},
+    **{f"wipe_{name}": _deleting(f"wipe_{name}") for name in _WHOLE},
 }
 _FIRST = "exchanges"
+_NEXT = {**dict(pairwise(_ERASING)), **dict(pairwise(_WIPING))}

@@ -23,18 +23,16 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import orjson
-
 from storage.base import Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale
 from storage.records import Job, JobState, Step
-from storage.sql.statements import load_queries
+from storage.sql.statements import load
 
 __all__ = ["Jobs", "enqueue_job", "forget_jobs"]
 
 T = TypeVar("T")
 Coalesce = Callable[[bytes, bytes], bytes]
-_Q = load_queries("jobs.sql")
+SQL = load("jobs.sql")
 
 NO_AGENT = 0
 
@@ -63,15 +61,15 @@ async def enqueue_job(
     current = await _epoch(connection, agent)
     if current is None or epoch not in (None, current):
         raise Stale(f"the memory of agent {agent} has changed since this {kind} job was thought of")
-    row = await connection.row(_Q["pending"], (agent, kind, key))
+    row = await connection.row(SQL["pending"], (agent, kind, key))
     if row is None:
         values = (agent, kind, key, current, due, now, now, payload)
-        return int(await connection.value(_Q["insert"], values))
+        return int(await connection.value(SQL["insert"], values))
     id, made_on, waiting, falls_due = row
     if merge is not None and made_on == current:  # an old epoch's payload may name what was forgotten
         payload = merge(waiting, payload)
     due = due if postpone else min(due, falls_due)
-    await connection.run(_Q["coalesce"], (current, due, now, payload, id))
+    await connection.run(SQL["coalesce"], (current, due, now, payload, id))
     return int(id)
 
 
@@ -84,15 +82,15 @@ async def forget_jobs(
     without it. Results of steps and words of errors go in any case.
     """
     epoch = await _epoch(connection, agent)
-    for row in await connection.rows(_Q["of_agent"], (agent,)):
+    for row in await connection.rows(SQL["of_agent"], (agent,)):
         job = _job(row)
         payload = None if keep is None or epoch is None else keep(job)
         if payload is None:
             await _delete(connection, job.id)
             continue
-        await connection.run(_Q["steps_delete"], (job.id,))
+        await connection.run(SQL["steps_delete"], (job.id,))
         state = JobState.RETRYING if job.state is JobState.RUNNING else job.state
-        await connection.run(_Q["renew"], (state, epoch, payload, job.id))
+        await connection.run(SQL["renew"], (state, epoch, payload, job.id))
 
 
 class _Leases:
@@ -150,7 +148,7 @@ class Jobs:
         """Seconds until one of these kinds can be claimed, or a lease runs out; None: nothing waits."""
 
         async def read(connection: Connection) -> float | None:
-            waits = [self._left(row) for row in await connection.rows(_Q["running"]) if row[3] in kinds]
+            waits = [self._left(row) for row in await connection.rows(SQL["running"]) if row[3] in kinds]
             now = self._now()
             first = await _first(connection, kinds, now)
             if first is not None:
@@ -190,7 +188,7 @@ class Jobs:
         """
 
         async def take(connection: Connection) -> Job | None:
-            for row in await connection.rows(_Q["running"]):
+            for row in await connection.rows(SQL["running"]):
                 id, _, _, kind, tried = row
                 if kind not in kinds or self._left(row):
                     continue
@@ -211,12 +209,12 @@ class Jobs:
         if not self._leases.has(job.id, job.attempt):
             return False
         self._leases.hold(job.id, job.attempt, lease_s)
-        row = await self._database.read(lambda c: c.row(_Q["fence"], (job.id, job.attempt)))
+        row = await self._database.read(lambda c: c.row(SQL["fence"], (job.id, job.attempt)))
         return row is not None and bool(row[0])
 
     async def step(self, job: Job, name: str) -> bytes | None:
         """What the step gave when it was performed, in this attempt or an earlier one."""
-        row = await self._database.read(lambda c: c.row(_Q["step"], (job.id, name)))
+        row = await self._database.read(lambda c: c.row(SQL["step"], (job.id, name)))
         return None if row is None else bytes(row[0])
 
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
@@ -227,12 +225,12 @@ class Jobs:
 
         async def write(connection: Connection) -> bytes:
             await self._check(connection, job)
-            row = await connection.row(_Q["step"], (job.id, name))
+            row = await connection.row(SQL["step"], (job.id, name))
             if row is not None:
                 return bytes(row[0])
             if effect is not None:
                 await effect(connection)
-            await connection.run(_Q["step_insert"], (job.id, name, self._now(), result))
+            await connection.run(SQL["step_insert"], (job.id, name, self._now(), result))
             return result
 
         return await asyncio.shield(self._database.bulk(write, bytes=len(result)))
@@ -278,19 +276,19 @@ class Jobs:
     async def list(self, state: JobState | None = None, limit: int = 100) -> tuple[Job, ...]:
         """Newest first."""
         values = ("" if state is None else state, limit)
-        return tuple(map(_job, await self._database.read(lambda c: c.rows(_Q["list"], values))))
+        return tuple(map(_job, await self._database.read(lambda c: c.rows(SQL["list"], values))))
 
     async def get(self, id: int) -> Job | None:
-        row = await self._database.read(lambda c: c.row(_Q["get"], (id,)))
+        row = await self._database.read(lambda c: c.row(SQL["get"], (id,)))
         return None if row is None else _job(row)
 
     async def steps(self, id: int) -> tuple[Step, ...]:
         """What a job has done so far."""
-        rows = await self._database.read(lambda c: c.rows(_Q["step_list"], (id,)))
+        rows = await self._database.read(lambda c: c.rows(SQL["step_list"], (id,)))
         return tuple(Step(*row) for row in rows)
 
     async def counts(self) -> dict[JobState, int]:
-        rows = await self._database.read(lambda c: c.rows(_Q["counts"]))
+        rows = await self._database.read(lambda c: c.rows(SQL["counts"]))
         found = {row[0]: row[1] for row in rows}
         return {state: found.get(state, 0) for state in JobState}
 
@@ -305,14 +303,14 @@ class Jobs:
             if not await _is_current(connection, id):
                 raise Stale(f"job {id} was made before something was forgotten: it cannot be tried again")
             if job.state is JobState.DEAD:
-                newer = await connection.row(_Q["pending"], (job.agent, job.kind, job.key))
+                newer = await connection.row(SQL["pending"], (job.agent, job.kind, job.key))
                 if newer is None:
-                    await connection.run(_Q["revive"], (now, now, id))
+                    await connection.run(SQL["revive"], (now, now, id))
                     return await _get(connection, id)
                 await _delete(connection, id)
                 job = await _get(connection, newer[0])
             if job.state is not JobState.RUNNING:
-                await connection.run(_Q["hasten"], (now, now, job.id))
+                await connection.run(SQL["hasten"], (now, now, job.id))
             return await _get(connection, job.id)
 
         return await self._write(write)
@@ -347,7 +345,7 @@ class Jobs:
         if not await _is_current(connection, id):
             await _delete(connection, id)
             return None
-        row = await connection.row(_Q["claim"], (self._holder, id))
+        row = await connection.row(SQL["claim"], (self._holder, id))
         assert row is not None  # `_is_current` has just seen it
         job = _job(row)
         # Here, not when the answer arrives: the next claim may be in the same batch. If this one is undone after all,
@@ -356,7 +354,7 @@ class Jobs:
         return job
 
     async def _check(self, connection: Connection, job: Job) -> None:
-        row = await connection.row(_Q["fence"], (job.id, job.attempt))
+        row = await connection.row(SQL["fence"], (job.id, job.attempt))
         if row is None:
             raise Stale(f"job {job.id} is not attempt {job.attempt}'s any more")
         if not row[0]:
@@ -364,7 +362,7 @@ class Jobs:
 
     async def _end(self, job: Job, error: str | None, delay_s: float | None, tries: int) -> str:
         async def write(connection: Connection) -> str:
-            row = await connection.row(_Q["fence"], (job.id, job.attempt))
+            row = await connection.row(SQL["fence"], (job.id, job.attempt))
             if row is None:
                 return "lost"
             if not row[0]:
@@ -374,7 +372,7 @@ class Jobs:
                 await _bury(connection, job.id, error or "")
                 return "dead"
             now = self._now()
-            await connection.run(_Q["retrying"], (now + delay_s, now, tries, error, job.id))
+            await connection.run(SQL["retrying"], (now + delay_s, now, tries, error, job.id))
             return "retrying"
 
         outcome = await self._write(write)
@@ -385,45 +383,46 @@ class Jobs:
 async def _epoch(connection: Connection, agent: int) -> int | None:
     if agent == NO_AGENT:
         return 0
-    row = await connection.row(_Q["epoch"], (agent,))
+    row = await connection.row(SQL["epoch"], (agent,))
     return None if row is None else int(row[0])
 
 
-async def _first(connection: Connection, kinds: Sequence[str], now: float) -> Row | None:
-    """(id, due) of the job whose turn is next.
+async def _first(connection: Connection, kinds: Sequence[str], now: float) -> tuple[int, float] | None:
+    """Returns the job whose turn is next, and when that is.
 
-    Walks indices in order: thousands may wait, and the loop's thread asks.
+    Each statement walks an index in order: thousands of jobs may wait, and the event loop's thread asks.
     """
-    names = orjson.dumps(list(kinds)).decode()
-    row = await connection.row(_Q["put_back"], (now, names))
-    if row is not None:
-        return row
-    states = (JobState.RETRYING, JobState.PENDING)
-    rows = [await connection.row(_Q["first"], (state, names)) for state in states]
-    return min((row for row in rows if row is not None), key=lambda row: row[1], default=None)
+    # A clock that was put back says nothing of when such a job is due: it is due now.
+    misdated = await connection.value(SQL["put_back"], (now + 1, kinds))
+    if misdated is not None:
+        return misdated, now
+    rows = [
+        await connection.row(SQL["first"], (state, kinds)) for state in (JobState.RETRYING, JobState.PENDING)
+    ]
+    return min(((row[0], row[1]) for row in rows if row is not None), key=lambda each: each[1], default=None)
 
 
 async def _is_current(connection: Connection, id: int) -> bool:
-    row = await connection.row(_Q["is_current"], (id,))
+    row = await connection.row(SQL["is_current"], (id,))
     return row is not None and bool(row[0])
 
 
 async def _get(connection: Connection, id: int) -> Job:
-    row = await connection.row(_Q["get"], (id,))
+    row = await connection.row(SQL["get"], (id,))
     if row is None:
         raise NotFound(f"there is no job {id}")
     return _job(row)
 
 
 async def _bury(connection: Connection, id: int, error: str) -> None:
-    for (older,) in await connection.rows(_Q["older_dead"], (id,)):
+    for (older,) in await connection.rows(SQL["older_dead"], (id,)):
         await _delete(connection, older)
-    await connection.run(_Q["dead"], (error, id))
+    await connection.run(SQL["dead"], (error, id))
 
 
 async def _delete(connection: Connection, id: int) -> None:
-    await connection.run(_Q["steps_delete"], (id,))
-    await connection.run(_Q["delete"], (id,))
+    await connection.run(SQL["steps_delete"], (id,))
+    await connection.run(SQL["delete"], (id,))
 
 
 def _job(row: Row) -> Job:

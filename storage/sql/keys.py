@@ -18,11 +18,11 @@ from pathlib import Path
 from storage.base import Connection, Database
 from storage.errors import NotFound, WriteConflict
 from storage.records import Key
-from storage.sql.statements import load_queries
+from storage.sql.statements import load
 
 __all__ = ["Keys", "create_key", "digest_of", "find_key", "revoke_key", "was_keyed"]
 
-_Q = load_queries()
+SQL = load("statements.sql")
 
 PREFIX = "mg-"
 SHOWN = 7  # characters of a key that `keys list` shows: enough to tell keys apart, of 43 that are random
@@ -45,12 +45,12 @@ def digest_of(presented: str) -> bytes:
 
 async def create_key(connection: Connection, project: str, name: str, plain: str, now: float) -> Key:
     shown = plain[:SHOWN]
-    id = await connection.value(_Q["key_insert"], (project, name, digest_of(plain), shown, now))
+    id = await connection.value(SQL["key_insert"], (project, name, digest_of(plain), shown, now))
     return Key(id, project, name, shown, now)
 
 
 async def find_key(connection: Connection, digest: bytes) -> Key | None:
-    row = await connection.row(_Q["key_find"], (digest,))
+    row = await connection.row(SQL["key_find"], (digest,))
     if row is None or not hmac.compare_digest(row[6], digest):
         return None
     return Key(*row[:6])
@@ -59,14 +59,14 @@ async def find_key(connection: Connection, digest: bytes) -> Key | None:
 async def revoke_key(connection: Connection, name_or_id: str, now: float) -> Key:
     """A number counts before a name. Raises: NotFound; WriteConflict: several keys have that name."""
     number = int(name_or_id) if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19 else -1
-    found = [row[0] for row in await connection.rows(_Q["key_named"], (number, name_or_id))]
+    found = [row[0] for row in await connection.rows(SQL["key_named"], (number, name_or_id))]
     if not found:
         raise NotFound(f"there is no key in use with the name or number {name_or_id!r}")
     if len(found) > 1 and found[0] != number:
         raise WriteConflict(
             f"the keys {', '.join(map(str, found))} are all named {name_or_id!r}; give a number"
         )
-    row = await connection.row(_Q["key_revoke"], (now, found[0]))
+    row = await connection.row(SQL["key_revoke"], (now, found[0]))
     assert row is not None  # it was found in this transaction
     return Key(*row)
 
@@ -100,7 +100,7 @@ class Keys:
             self._known.clear()
 
     async def list(self) -> tuple[Key, ...]:
-        rows = await self._database.read(lambda connection: connection.rows(_Q["key_list"]))
+        rows = await self._database.read(lambda connection: connection.rows(SQL["key_list"]))
         return tuple(Key(*row) for row in rows)
 
     async def find(self, presented: str) -> Key | None:
@@ -118,7 +118,7 @@ class Keys:
     async def has_any(self) -> bool:
         """Whether a key was ever created. Revoked ones count: taking back the last key must not open the server."""
         if self._any is None:
-            found = await self._database.read(lambda connection: connection.value(_Q["key_any"]))
+            found = await self._database.read(lambda connection: connection.value(SQL["key_any"]))
             self._any = bool(found)
             self._leave_sign(self._any)
         return self._any

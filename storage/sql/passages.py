@@ -13,11 +13,11 @@ from storage.base import Connection, Database
 from storage.errors import NotFound
 from storage.records import Message, Passage
 from storage.sql.agents import take_seq
-from storage.sql.statements import load_queries
+from storage.sql.statements import load
 
 __all__ = ["Passages", "insert_passage", "list_passages", "load_kept"]
 
-_Q = load_queries()
+SQL = load("statements.sql")
 
 
 async def insert_passage(
@@ -34,7 +34,7 @@ async def insert_passage(
     if seq is None:
         raise NotFound(f"there is no agent {agent}")
     values = (agent, seq, at, exchange, orjson.dumps(list(sources)), text)
-    id = await connection.value(_Q["passage_insert"], values)
+    id = await connection.value(SQL["passage_insert"], values)
     return Passage(id, seq, text, at, tuple(sources))
 
 
@@ -42,7 +42,7 @@ async def list_passages(
     connection: Connection, agent: int, *, after: int = 0, limit: int = 100
 ) -> tuple[Passage, ...]:
     """A page in order, after the number last seen."""
-    rows = await connection.rows(_Q["passage_list"], (agent, after, limit))
+    rows = await connection.rows(SQL["passage_list"], (agent, after, limit))
     return tuple(
         Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows
     )

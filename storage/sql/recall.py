@@ -12,22 +12,22 @@ from collections.abc import Sequence
 
 from storage.base import Connection, Database, MessagesOf
 from storage.errors import TooSlow
-from storage.records import Agent, Exchange, Message, Vector
+from storage.records import Agent, Message, Vector
 from storage.search import blob, rank
-from storage.sql import exchanges
+from storage.sql import exchanges, vectors
 from storage.sql.agents import set_indexed
 from storage.sql.passages import load_kept
 from storage.sql.terms import get_terms, load_terms, replace_terms
-from storage.sql.vectors import VECTORS, VectorCache, find_near, forget_indexed
+from storage.sql.vectors import VectorCache, find_near, forget_indexed
 
-__all__ = ["Recall", "is_shared"]
+__all__ = ["Recall"]
 
 # From about this many messages on, ranking takes longer than a hop to the reader's thread (measured: 0.1 ms for 100
 # messages, 1.6 ms for 10,000).
 _LONG = 20_000
 _LONG_UNREAD = 2_000  # where vectors have to be read first: of so many that takes 2 ms
 _TAIL = 64  # exchanges not indexed yet that a query reads at most
-_ROWS = 48  # placeholders of the statement that fetches hits
+_ROWS = 48  # hits that are fetched at once
 _BATCH = 64  # exchanges indexed in one write
 _KEPT_BATCH = 1000  # passages and facts that one step indexes
 
@@ -80,10 +80,8 @@ class Recall:
 
         async def read(connection: Connection) -> list[Message]:
             rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
-            found = exchanges.with_content(reversed(rows))
-            return [
-                m for e in found for m in messages_of(e, await is_shared(connection, agent.id, e), None, None)
-            ]
+            found = exchanges.spoken(reversed(rows))
+            return [m for e, is_shared, _ in found for m in messages_of(e, is_shared, None, None)]
 
         return await self._database.read(read)
 
@@ -113,14 +111,11 @@ async def _search(
     blobs = [data for _, data in await load_terms(connection, agent.id)]
     known: dict[int, Message] = {}
     rows = await connection.rows(
-        exchanges.SQL["told_unread"], (agent.id, indexed + 1, skip.start, skip.stop - 1, _TAIL)
+        exchanges.SQL["spoken_unread"], (agent.id, indexed + 1, skip.start, skip.stop - 1, _TAIL)
     )
-    ends: dict[int | None, int] = {}
-    for e in exchanges.with_content(rows):
-        ends[e.id] = e.seq + len(e.inputs)
+    for e, is_shared, previous in exchanges.spoken(rows):
         if e.standing:
-            previous = ends.get(e.parent) or await _previous(connection, e)
-            for m in messages_of(e, await is_shared(connection, agent.id, e), previous, None):
+            for m in messages_of(e, is_shared, previous, None):
                 known[m.seq] = m
     for m in await load_kept(connection, exchanges.SQL["kept_since"], (agent.id, indexed + 1, _TAIL)):
         known[m.seq] = m
@@ -138,38 +133,17 @@ async def _fetch(
 ) -> dict[int, Message]:
     if not seqs:
         return {}
-    padded = [*seqs, *([None] * (_ROWS - len(seqs)))]
     wanted = frozenset(seqs)
-    rows = await connection.rows(_TOLD_AT, [agent, *padded])
+    rows = await connection.rows(exchanges.SQL["spoken_at"], (agent, seqs))
     found = {
         m.seq: m
-        for e in exchanges.with_content(rows)
-        for m in messages_of(e, await is_shared(connection, agent, e), None, wanted)
+        for e, is_shared, _ in exchanges.spoken(rows)
+        for m in messages_of(e, is_shared, None, wanted)
     }
     if any(seq not in found for seq in seqs):
-        found.update({m.seq: m for m in await load_kept(connection, _KEPT_AT, (agent, *padded))})
+        kept = await load_kept(connection, exchanges.SQL["kept_at"], (agent, seqs))
+        found.update({m.seq: m for m in kept})
     return found
-
-
-_TOLD_AT = exchanges.SQL["told_at"].replace("{n}", ", ".join(f"(?{i + 2})" for i in range(_ROWS)))
-_KEPT_AT = exchanges.SQL["kept_at"].replace("{n}", ", ".join(f"(?{i + 2})" for i in range(_ROWS)))
-
-
-async def is_shared(connection: Connection, agent: int, e: Exchange) -> bool:
-    """Whether another conversation opened with the same head, made elsewhere."""
-    if not e.head or not e.carried:
-        return False
-    for (hash_,) in await connection.rows(exchanges.SQL["head_marks"], (agent, e.id)):
-        if await connection.value(exchanges.SQL["head_openings"], (agent, hash_)) > 1:
-            return True
-    return False
-
-
-async def _previous(connection: Connection, e: Exchange) -> int | None:
-    if e.parent is None:
-        return None
-    row = await connection.row(exchanges.SQL["previous"], (e.parent,))
-    return None if row is None else int(row[0])
 
 
 def _document(m: Message) -> blob.Document:
@@ -185,25 +159,23 @@ async def _index(connection: Connection, agent: int, messages_of: MessagesOf) ->
         return False
     secret, indexed, next_seq = row[4], row[6], row[7]
     stale = [e for (e,) in await connection.rows(exchanges.SQL["stale"], (agent, _BATCH))]
-    rows = await connection.rows(exchanges.SQL["told_since"], (agent, indexed + 1, 0, -1, _BATCH))
-    fresh = exchanges.with_content(rows)
+    rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, indexed + 1, _BATCH))
+    fresh = exchanges.spoken(rows)
     is_all = len(rows) < _BATCH
-    end = next_seq - 1 if is_all else max(e.seq + len(e.inputs) for e in fresh)
-    again = exchanges.with_content(
-        [r for e in stale for r in await connection.rows(exchanges.SQL["exchange_get"], (e, agent))]
-    )
-    again = [e for e in again if e.seq <= indexed]
-    for e in again:
+    end = next_seq - 1 if is_all else max(e.seq + len(e.inputs) for e, _, _ in fresh)
+    again = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
+    again = [each for each in again if each[0].seq <= indexed]
+    for e, _, _ in again:
         await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
-        await connection.run(VECTORS["look_again"], (e.seq - 1, agent))
+        await connection.run(vectors.SQL["look_again"], (e.seq - 1, agent))
     kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, indexed + 1, _KEPT_BATCH))
     if len(kept) == _KEPT_BATCH and kept[-1].seq < end:
         end, is_all = kept[-1].seq, False  # the rest comes with the next step
     documents = [
         _document(m)
-        for e in (*again, *fresh)
+        for e, _, previous in (*again, *fresh)
         if e.standing and e.state == "finished" and e.seq <= end
-        for m in messages_of(e, False, await _previous(connection, e), None)
+        for m in messages_of(e, False, previous, None)
     ]
     documents += [_document(m) for m in kept if m.seq <= end]
     for chunk, data in blob.encode(documents, secret).items():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from storage.base import Database
-from storage.sql.statements import load_queries
+from storage.sql.statements import load
 
 __all__ = ["Spending"]
 
-_Q = load_queries("jobs.sql")
+SQL = load("jobs.sql")
 
 
 class Spending:
@@ -18,9 +18,9 @@ class Spending:
 
     async def spent(self, project: str, day: int) -> int:
         """Tokens. day: days since the epoch, UTC."""
-        tokens = await self._database.read(lambda c: c.value(_Q["spent"], (project, day)))
+        tokens = await self._database.read(lambda c: c.value(SQL["spent"], (project, day)))
         return int(tokens or 0)
 
     async def spend(self, project: str, day: int, tokens: int) -> None:
         """Counted even if the caller goes away."""
-        await asyncio.shield(self._database.bulk(lambda c: c.run(_Q["spend"], (project, day, tokens))))
+        await asyncio.shield(self._database.bulk(lambda c: c.run(SQL["spend"], (project, day, tokens))))

@@ -1,28 +1,123 @@
-"""Named statements from .sql files beside this module: SQL stays in SQL.
+"""The loader of the statements: SQL stays in .sql files, and each statement is a named object with a text per database.
 
-A file holds statements that begin with `-- name: <name>`; a missing name fails at import, not in the middle of a turn.
+A file holds statements that begin with `-- name: <name>`, for both databases, or with `-- name: <name> (sqlite)` and
+`-- name: <name> (postgres)` where the two must differ. `-- piece: <name>` begins text that statements use as `{name}`;
+those of pieces.sql are known in every file. What the two databases write differently has a word of its own:
+
+    ?, ?3                 parameters, all of a statement numbered or none; `$3` in PostgreSQL
+    {?1..4}               a run of them: ?1, ?2, ?3, ?4
+    {in:2:BYTEA:64}       parameter 2 is a list that has it: `= ANY($2::BYTEA[])`, here IN with 64 placeholders
+    {each:2:BIGINT:64}    the list as rows of one column: unnest, here VALUES
+    CROSS JOIN .. ON      a join that SQLite performs in this order; JOIN in PostgreSQL
+    +name                 keeps SQLite from the index on this column; PostgreSQL is given the name alone
+
+    {padded:35}           room and padding of a new row, whose columns are the first 35 values (sqlite/padding.py)
+    {size:32}             how large the first 32 values are in a row. SQLite's connection fills in these two.
+
+A missing name fails at import, not in the middle of a turn.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from types import MappingProxyType
+from typing import TypeVar
 
-__all__ = ["load_queries"]
+from storage.database import Statement
 
-_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+__all__ = ["load", "parts"]
+
+T = TypeVar("T")
+
+_BEGIN = re.compile(r"^-- (name|piece): (\w+)(?: \((sqlite|postgres)\))?$", re.MULTILINE)
+_PIECE = re.compile(r"\{(\w+)\}")
+_RUN = re.compile(r"\{\?(\d+)\.\.(\d+)\}")
+_LIST = re.compile(r"\{(in|each):(\d+):([A-Z]+):(\d+)\}")
+_FILLED = re.compile(r"\{(padded|size):(\d+)\}")
+_PARAMETER = re.compile(r"\?(\d*)")
+_PLUS = re.compile(r"(?<=[\s(])\+(?=[a-z])")
 
 
-def load_queries(file: str = "statements.sql") -> Mapping[str, str]:
-    """Name to statement, comments dropped. Raises: ValueError for a name that is there twice."""
-    text = resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
-    _, *parts = _NAME.split(text)
-    queries: dict[str, str] = {}
-    for name, body in zip(parts[::2], parts[1::2], strict=True):
-        if name in queries:
-            raise ValueError(f"{file} has two statements named {name}")
+def load(file: str) -> Mapping[str, Statement]:
+    """Name to statement. Raises: ValueError for a name that is there twice, or a statement that one database lacks."""
+    shared, _ = _parse("pieces.sql")
+    pieces, texts = _parse(file)
+    found: dict[str, Statement] = {}
+    for name, by_database in texts.items():
+        both = by_database.get("", "")
+        sqlite, postgres = by_database.get("sqlite", both), by_database.get("postgres", both)
+        if not sqlite or not postgres:
+            raise ValueError(f"{file}: {name} is there for one database alone")
+        found[name] = _statement(f"{file}: {name}", sqlite, postgres, {**shared, **pieces})
+    return MappingProxyType(found)
+
+
+@cache
+def _parse(file: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Pieces by name, and texts by name and database ("": both), comments dropped."""
+    pieces: dict[str, str] = {}
+    texts: dict[str, dict[str, str]] = {}
+    _, *parts = _BEGIN.split(resources.files(__package__).joinpath(file).read_text(encoding="utf-8"))
+    for kind, name, database, body in zip(*(iter(parts),) * 4, strict=True):
         lines = (line for line in body.splitlines() if not line.startswith("--"))
-        queries[name] = "\n".join(lines).strip().rstrip(";")
-    return MappingProxyType(queries)
+        text = "\n".join(lines).strip().rstrip(";")
+        known = pieces if kind == "piece" else texts.setdefault(name, {})
+        key = name if kind == "piece" else database or ""
+        if key in known or (kind == "name" and known and "" in (key, *known)):
+            raise ValueError(f"{file} has {name} twice")
+        known[key] = text
+    return pieces, texts
+
+
+def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str]) -> Statement:
+    text = _assemble(sqlite, pieces)
+    filled = _FILLED.search(text)
+    if filled is not None:
+        last = max(int(number) for number in re.findall(r"\?(\d+)", text))
+        text = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if filled[1] == "padded" else f"?{last + 1}", text)
+    laid_out, sizes = _for_sqlite(text)
+    measured, is_padded = (int(filled[2]), filled[1] == "padded") if filled else (0, False)
+    return Statement(laid_out, name, _for_postgres(_assemble(postgres, pieces)), sizes, measured, is_padded)
+
+
+def _assemble(text: str, pieces: Mapping[str, str]) -> str:
+    while _PIECE.search(text):  # a piece may use others
+        text = _PIECE.sub(lambda found: pieces[found[1]], text)
+    return _RUN.sub(lambda run: ", ".join(f"?{n}" for n in range(int(run[1]), int(run[2]) + 1)), text)
+
+
+def _for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
+    sizes = {int(number): int(size) for _, number, _, size in _LIST.findall(text)}
+    if not sizes:
+        return text, sizes
+
+    def moved(number: int) -> int:
+        # A list takes more than one placeholder, so that the parameters behind it have higher numbers here.
+        return number + sum(size - 1 for other, size in sizes.items() if other < number)
+
+    def placeholders(found: re.Match[str]) -> str:
+        first = moved(int(found[2]))
+        numbers = [f"?_{n}" for n in range(first, first + int(found[4]))]
+        return f"IN ({', '.join(numbers)})" if found[1] == "in" else f"VALUES ({'), ('.join(numbers)})"
+
+    text = _LIST.sub(placeholders, text)
+    text = _PARAMETER.sub(lambda found: f"?{moved(int(found[1]))}" if found[1] else "?", text)
+    return text.replace("?_", "?"), sizes
+
+
+def _for_postgres(text: str) -> str:
+    def array(found: re.Match[str]) -> str:
+        values = f"${found[2]}::{found[3]}[]"
+        return f"= ANY({values})" if found[1] == "in" else f"SELECT unnest({values})"
+
+    numbers = iter(range(1, 1000))
+    text = _PARAMETER.sub(lambda found: f"${found[1] or next(numbers)}", _LIST.sub(array, text))
+    return _PLUS.sub("", text.replace("CROSS JOIN", "JOIN"))
+
+
+def parts(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yields the values in lists that a statement takes at once."""
+    return (values[start : start + size] for start in range(0, len(values), size))

@@ -8,11 +8,11 @@ from typing import Any
 from storage.base import Connection, Database, Effect, Row
 from storage.records import Exchange, Summary
 from storage.sql import exchanges
-from storage.sql.statements import load_queries
+from storage.sql.statements import load
 
 __all__ = ["Summaries"]
 
-_Q = {name: exchanges.prepare(sql) for name, sql in load_queries("summaries.sql").items()}
+SQL = load("summaries.sql")
 
 
 class Summaries:
@@ -36,7 +36,7 @@ class Summaries:
 
     async def path(self, agent: int, exchange: int, limit: int = 2000) -> list[Exchange]:
         rows = await self._database.long_read(
-            lambda connection: connection.rows(_Q["path"], (agent, exchange, limit))
+            lambda connection: connection.rows(SQL["path"], (agent, exchange, limit))
         )
         return exchanges.with_content(reversed(rows))
 
@@ -46,12 +46,12 @@ class Summaries:
         values = (agent, exchange.id, at, tokens, model, text)
 
         async def add(connection: Connection) -> None:
-            await connection.run(_Q["insert"], values)
+            await connection.run(SQL["insert"], values)
 
         return add
 
     async def _read(self, name: str, values: Sequence[object]) -> list[Any]:
-        return await self._database.read(lambda connection: connection.rows(_Q[name], values))
+        return await self._database.read(lambda connection: connection.rows(SQL[name], values))
 
 
 def _summary(row: Row) -> Summary:

@@ -9,25 +9,25 @@ from collections.abc import Iterable
 
 from storage.base import Connection, Row
 from storage.search import blob
-from storage.sql.statements import load_queries
+from storage.sql.statements import load
 
 __all__ = ["forget_terms", "get_terms", "load_terms", "replace_terms"]
 
-_Q = load_queries()
+SQL = load("statements.sql")
 
 
 async def load_terms(connection: Connection, agent: int) -> list[Row]:
     """Chunk number and bytes, in order."""
-    return await connection.rows(_Q["terms_load"], (agent,))
+    return await connection.rows(SQL["terms_load"], (agent,))
 
 
 async def get_terms(connection: Connection, agent: int, chunk: int) -> bytes | None:
-    row = await connection.row(_Q["terms_get"], (agent, chunk))
+    row = await connection.row(SQL["terms_get"], (agent, chunk))
     return None if row is None else row[0]
 
 
 async def replace_terms(connection: Connection, agent: int, chunk: int, data: bytes) -> None:
-    await connection.run(_Q["terms_replace"], (agent, chunk, data))
+    await connection.run(SQL["terms_replace"], (agent, chunk, data))
 
 
 async def forget_terms(connection: Connection, agent: int, seqs: Iterable[int]) -> None:

@@ -20,17 +20,18 @@ from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent
-from storage.sql.exchanges import padded_values, unpack_atoms, unpack_inputs
+from storage.sql.exchanges import unpack_atoms, unpack_inputs
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
-from storage.sql.statements import load_queries
+from storage.sql.statements import load, parts
 
 __all__ = ["IMPORTING", "Transfer"]
 
-_Q = {name: exchanges.prepare(sql) for name, sql in load_queries("transfer.sql").items()}
+SQL = load("transfer.sql")
 
 IMPORTING = "importing:"
 _EDGE = ("seq", "conversation", "block", "version", "edit", "learned")
+_LIST = 64  # exchanges that one statement is asked for
 _NUMBERED = ("exchange", "passage", "fact")
 PAGE_BYTES = 1 << 20  # about; one exchange may be larger
 _FEW = 8
@@ -52,7 +53,7 @@ class Transfer:
     async def edge(self, agent: Agent) -> dict[str, int]:
         """Where it ends now, for `page`: `seq` is the last number that was given out, `learned` how far learning
         has come. Raises: NotFound."""
-        row = await self._database.read(lambda c: c.row(_Q["edge"], (agent.id,)))
+        row = await self._database.read(lambda c: c.row(SQL["edge"], (agent.id,)))
         if row is None:
             raise NotFound("this memory is gone")
         return {name: last or 0 for name, last in zip(_EDGE, row, strict=True)}
@@ -96,7 +97,7 @@ class Transfer:
 
     async def chain(self, agent: Agent, seq: int) -> list[Ancestor]:
         """The path to an exchange of it, oldest first. Raises: NotFound."""
-        rows = await self._database.read(lambda c: c.rows(_Q["chain"], (agent.id, seq)))
+        rows = await self._database.read(lambda c: c.rows(SQL["chain"], (agent.id, seq)))
         if not rows:
             raise NotFound(f"there is no exchange {seq}")
         return [
@@ -122,9 +123,9 @@ class Transfer:
             await _check_begun(connection, agent)
             there = await _check_empty(connection, scope)
             if there is not None:
-                await connection.run(_Q["settle_in"], (f"replaced:{there}", there))
-            await connection.run(_Q["count_to"], (next_seq, agent.id))
-            await connection.run(_Q["settle_in"], (scope.subject, agent.id))
+                await connection.run(SQL["settle_in"], (f"replaced:{there}", there))
+            await connection.run(SQL["count_to"], (next_seq, agent.id))
+            await connection.run(SQL["settle_in"], (scope.subject, agent.id))
             return there
 
         replaced = await self._database.bulk(settle)
@@ -143,7 +144,7 @@ async def _check_empty(connection: Connection, scope: Scope) -> int | None:
     there = await find_agent(connection, scope)
     if there is None:
         return None
-    if not await connection.value(_Q["is_empty"], (there.id,)):
+    if not await connection.value(SQL["is_empty"], (there.id,)):
         raise WriteConflict(
             f"{scope.subject} has a memory here already; forget it first, or import it for somebody else"
         )
@@ -156,7 +157,7 @@ async def _check_empty(connection: Connection, scope: Scope) -> int | None:
 async def _conversations(
     connection: Connection, agent: int, after: int, limit: int
 ) -> list[tuple[int, TransferRecord]]:
-    rows = await connection.rows(_Q["conversations"], (agent, after, limit))
+    rows = await connection.rows(SQL["conversations"], (agent, after, limit))
     names = ("uid", "key", "begun", "last_at", "settled_at")
     return [(row[0], TransferRecord(dict(zip(names, row[1:], strict=True)))) for row in rows]
 
@@ -169,7 +170,7 @@ async def _exchanges(
     while size <= PAGE_BYTES and len(found) < limit:
         # A few at a time: one exchange may be a megabyte, and all of a result is in memory.
         count = min(_FEW, limit - len(found))
-        rows = await connection.rows(_Q["exchanges"], (agent, found[-1][0] if found else after, count))
+        rows = await connection.rows(SQL["exchanges"], (agent, found[-1][0] if found else after, count))
         for input_, said, full, uid, parent, prior, *skeleton in rows:
             (e,) = exchanges.exchanges([skeleton])
             e = replace(e, input=input_, said=said, full=full)
@@ -180,20 +181,26 @@ async def _exchanges(
     return found
 
 
-async def _seqs(connection: Connection, agent: int, ids: Sequence[int]) -> list[int]:
-    """Numbers of exchanges; of those that are gone, or not this agent's, nothing."""
-    rows = [await connection.row(_Q["seq_of"], (id, agent)) for id in ids]
-    return [row[0] for row in rows if row is not None]
+async def _seqs(connection: Connection, agent: int, rows: Sequence[Sequence[Any]]) -> dict[int | None, int]:
+    """Returns the numbers of the exchanges that records came from, by row id.
+
+    Those that are gone, or another agent's, are missing. rows: (exchange, JSON list of exchanges) of each record.
+    """
+    wanted = {id for exchange, sources in rows for id in (exchange, *orjson.loads(sources)) if id is not None}
+    found: dict[int | None, int] = {}
+    for part in parts(sorted(wanted), _LIST):
+        found.update((row[0], row[1]) for row in await connection.rows(SQL["seqs_of"], (agent, part)))
+    return found
 
 
-async def _seq(connection: Connection, agent: int, id: int | None) -> int | None:
-    return None if id is None else next(iter(await _seqs(connection, agent, [id])), None)
+def _sources(seqs: Mapping[int | None, int], sources: bytes) -> list[int]:
+    return [seqs[id] for id in orjson.loads(sources) if id in seqs]
 
 
 async def _blocks(
     connection: Connection, agent: int, after: int, limit: int
 ) -> list[tuple[int, TransferRecord]]:
-    rows = await connection.rows(_Q["blocks"], (agent,))
+    rows = await connection.rows(SQL["blocks"], (agent,))
     names = ("label", "description", "limit", "read_only")
     values = [(row[0], dict(zip(names, row[1:], strict=True))) for row in rows]
     return [
@@ -206,52 +213,49 @@ async def _blocks(
 async def _versions(
     connection: Connection, agent: int, after: int, limit: int
 ) -> list[tuple[int, TransferRecord]]:
-    found = []
-    for id, label, version, restores, at, origin, exchange, sources, value in await connection.rows(
-        _Q["versions"], (agent, after, limit)
-    ):
-        record = {
+    rows = await connection.rows(SQL["versions"], (agent, after, limit))
+    seqs = await _seqs(connection, agent, [row[6:8] for row in rows])
+    return [
+        (id, TransferRecord({
             "block": label, "version": version, "restores": restores, "at": at, "origin": origin,
-            "exchange": await _seq(connection, agent, exchange),
-            "sources": await _seqs(connection, agent, orjson.loads(sources)), "value": value,
-        }  # fmt: skip
-        found.append((id, TransferRecord(record)))
-    return found
+            "exchange": seqs.get(exchange), "sources": _sources(seqs, sources), "value": value,
+        }))
+        for id, label, version, restores, at, origin, exchange, sources, value in rows
+    ]  # fmt: skip
 
 
 async def _passages(
     connection: Connection, agent: int, after: int, limit: int
 ) -> list[tuple[int, TransferRecord]]:
-    found = []
-    for seq, at, exchange, sources, text in await connection.rows(_Q["passages"], (agent, after, limit)):
-        record = {
-            "seq": seq, "at": at, "exchange": await _seq(connection, agent, exchange),
-            "sources": await _seqs(connection, agent, orjson.loads(sources)), "text": text,
-        }  # fmt: skip
-        found.append((seq, TransferRecord(record)))
-    return found
+    rows = await connection.rows(SQL["passages"], (agent, after, limit))
+    seqs = await _seqs(connection, agent, [row[2:4] for row in rows])
+    return [
+        (seq, TransferRecord({
+            "seq": seq, "at": at, "exchange": seqs.get(exchange), "sources": _sources(seqs, sources), "text": text,
+        }))
+        for seq, at, exchange, sources, text in rows
+    ]  # fmt: skip
 
 
 async def _facts(
     connection: Connection, agent: int, after: int, limit: int
 ) -> list[tuple[int, TransferRecord]]:
-    found = []
-    for seq, at, valid_from, exchange, sources, about, text in await connection.rows(
-        _Q["facts"], (agent, after, limit)
-    ):
-        record = {
-            "seq": seq, "at": at, "valid_from": valid_from, "exchange": await _seq(connection, agent, exchange),
-            "sources": await _seqs(connection, agent, orjson.loads(sources)), "about": about, "text": text,
-        }  # fmt: skip
-        found.append((seq, TransferRecord(record)))
-    return found
+    rows = await connection.rows(SQL["facts"], (agent, after, limit))
+    seqs = await _seqs(connection, agent, [row[3:5] for row in rows])
+    return [
+        (seq, TransferRecord({
+            "seq": seq, "at": at, "valid_from": valid_from, "exchange": seqs.get(exchange),
+            "sources": _sources(seqs, sources), "about": about, "text": text,
+        }))
+        for seq, at, valid_from, exchange, sources, about, text in rows
+    ]  # fmt: skip
 
 
 async def _ended(
     connection: Connection, agent: int, after: int, limit: int, *, upto: int
 ) -> list[tuple[int, TransferRecord]]:
     """upto: what a later fact took the place of is still true, for who is not told of that one."""
-    rows = await connection.rows(_Q["ended"], (agent, after, upto, limit))
+    rows = await connection.rows(SQL["ended"], (agent, after, upto, limit))
     return [(id, TransferRecord({"fact": seq, "at": at, "successor": by})) for id, seq, at, by in rows]
 
 
@@ -260,23 +264,22 @@ async def _learned(
 ) -> list[tuple[int, TransferRecord]]:
     if after:  # there is but one, which moves on with what is said
         return []
-    rows = await connection.rows(_Q["learned"], (agent, after, limit))
+    rows = await connection.rows(SQL["learned"], (agent, after, limit))
     return [(seq, TransferRecord({"seq": seq})) for (seq,) in rows]
 
 
 async def _edits(
     connection: Connection, agent: int, after: int, limit: int
 ) -> list[tuple[int, TransferRecord]]:
-    found = []
-    for id, exchange, call, state, at, op, label, arguments in await connection.rows(
-        _Q["ops"], (agent, after, limit)
-    ):
-        record = {
-            "exchange": await _seq(connection, agent, exchange), "call": call, "state": state, "at": at, "op": op,
-            "label": label, "arguments": orjson.loads(arguments),
-        }  # fmt: skip
-        found.append((id, TransferRecord(record)))
-    return found
+    rows = await connection.rows(SQL["ops"], (agent, after, limit))
+    seqs = await _seqs(connection, agent, [(row[1], b"[]") for row in rows])
+    return [
+        (id, TransferRecord({
+            "exchange": seqs.get(exchange), "call": call, "state": state, "at": at, "op": op, "label": label,
+            "arguments": orjson.loads(arguments),
+        }))
+        for id, exchange, call, state, at, op, label, arguments in rows
+    ]  # fmt: skip
 
 
 # -- in
@@ -284,10 +287,10 @@ async def _edits(
 
 async def _put_conversation(connection: Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
-    is_taken = await connection.row(_Q["uid_taken"], (v["uid"],)) is not None
+    is_taken = await connection.row(SQL["uid_taken"], (v["uid"],)) is not None
     uid = _another(agent, v["uid"]) if is_taken else v["uid"]
     await connection.run(
-        _Q["conversation_add"], (agent, uid, v["key"], v["begun"], v["last_at"], v["settled_at"])
+        SQL["conversation_add"], (agent, uid, v["key"], v["begun"], v["last_at"], v["settled_at"])
     )
 
 
@@ -296,46 +299,52 @@ def _another(agent: int, uid: str) -> str:
     return blake2b(f"{agent} {uid}".encode(), digest_size=16).hexdigest()
 
 
-async def _id(connection: Connection, agent: int, seq: int | None) -> int | None:
-    if seq is None:
-        return None
-    row = await connection.row(_Q["exchange_at"], (agent, seq))
-    if row is None:
-        raise NotFound(f"there is no exchange {seq}")
-    return int(row[0])
+async def _ids(
+    connection: Connection, agent: int, seqs: Sequence[int | None]
+) -> dict[int | None, int | None]:
+    """Returns the row ids of exchanges by their numbers. Raises: NotFound."""
+    wanted = sorted({seq for seq in seqs if seq is not None})
+    found: dict[int | None, int | None] = {None: None}
+    for part in parts(wanted, _LIST):
+        found.update((row[0], row[1]) for row in await connection.rows(SQL["exchanges_at"], (agent, part)))
+    for seq in wanted:
+        if seq not in found:
+            raise NotFound(f"there is no exchange {seq}")
+    return found
 
 
-async def _ids(connection: Connection, agent: int, seqs: Sequence[int]) -> bytes:
-    return orjson.dumps([await _id(connection, agent, seq) for seq in seqs])
+async def _found_sources(
+    connection: Connection, agent: int, values: Mapping[str, Any]
+) -> tuple[int | None, bytes]:
+    """Returns exchange and sources of a record as its row has them. Raises: NotFound."""
+    ids = await _ids(connection, agent, (values["exchange"], *values["sources"]))
+    return ids[values["exchange"]], orjson.dumps([ids[seq] for seq in values["sources"]])
 
 
 async def _put_exchange(connection: Connection, agent: int, record: TransferRecord) -> None:
     e, v = record.exchange, record.values
     assert e is not None
     uids = (v["conversation"], _another(agent, v["conversation"]))
-    rows = [await connection.row(_Q["conversation_at"], (agent, uid)) for uid in uids]
+    rows = [await connection.row(SQL["conversation_at"], (agent, uid)) for uid in uids]
     row = next((row for row in rows if row is not None), None)
     if row is None:
         raise NotFound(f"there is no conversation {v['conversation']!r}")
-    parent, prior = await _id(connection, agent, v["parent"]), await _id(connection, agent, v["prior"])
-    e = replace(e, conversation=row[0], parent=parent, prior=prior)
-    id = await connection.value(_Q["exchange_put"], [*padded_values(e), e.run, agent, e.seq])
+    ids = await _ids(connection, agent, (v["parent"], v["prior"]))
+    e = replace(e, conversation=row[0], parent=ids[v["parent"]], prior=ids[v["prior"]])
+    id = await exchanges.put_exchange(connection, agent, e)
     await exchanges.mark(connection, agent, "head", v.get("heads", ()), id)
 
 
 async def _put_block(connection: Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
     await connection.run(
-        _Q["block_add"], (agent, v["label"], v["description"], v["limit"], int(v["read_only"]))
+        SQL["block_add"], (agent, v["label"], v["description"], v["limit"], int(v["read_only"]))
     )
 
 
 async def _put_version(connection: Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
-    exchange, sources = (
-        await _id(connection, agent, v["exchange"]),
-        await _ids(connection, agent, v["sources"]),
-    )
+    exchange, sources = await _found_sources(connection, agent, v)
     values = (
         agent,
         v["block"],
@@ -347,19 +356,16 @@ async def _put_version(connection: Connection, agent: int, record: TransferRecor
         sources,
         v["value"],
     )
-    row = await connection.row(_Q["version_add"], values)
+    row = await connection.row(SQL["version_add"], values)
     if row is None:
         raise NotFound(f"there is no block {v['block']!r}")
-    await connection.run(_Q["version_point"], (v["version"], row[0], row[1]))
+    await connection.run(SQL["version_point"], (v["version"], row[0], row[1], agent))
 
 
 async def _put_passage(connection: Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
-    exchange, sources = (
-        await _id(connection, agent, v["exchange"]),
-        await _ids(connection, agent, v["sources"]),
-    )
-    await connection.run(_Q["passage_put"], (agent, v["seq"], v["at"], exchange, sources, v["text"]))
+    exchange, sources = await _found_sources(connection, agent, v)
+    await connection.run(SQL["passage_put"], (agent, v["seq"], v["at"], exchange, sources, v["text"]))
 
 
 async def _put_fact(connection: Connection, agent: int, record: TransferRecord) -> None:
@@ -367,29 +373,35 @@ async def _put_fact(connection: Connection, agent: int, record: TransferRecord) 
     row = await connection.row(exchanges.SQL["agent_by_id"], (agent,))
     assert row is not None  # the agent was looked for at the begin of this transaction
     secret = row[4]
-    exchange, sources = (
-        await _id(connection, agent, v["exchange"]),
-        await _ids(connection, agent, v["sources"]),
-    )
+    exchange, sources = await _found_sources(connection, agent, v)
     key = hash_key(secret, v["key"])
     values = (agent, v["seq"], v["at"], v["valid_from"], key, exchange, sources, v["about"], v["text"])
-    await connection.run(_Q["fact_put"], values)
+    await connection.run(SQL["fact_put"], values)
 
 
 async def _put_ended(connection: Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
-    await connection.run(_Q["ended_put"], (agent, v["fact"], v["successor"], v["at"]))
+    await connection.run(SQL["ended_put"], (agent, v["fact"], v["successor"], v["at"]))
 
 
 async def _put_learned(connection: Connection, agent: int, record: TransferRecord) -> None:
-    await connection.run(_Q["learned_put"], (agent, record.values["seq"]))
+    await connection.run(SQL["learned_put"], (agent, record.values["seq"]))
 
 
 async def _put_edit(connection: Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
-    exchange, arguments = await _id(connection, agent, v["exchange"]), orjson.dumps(v["arguments"])
-    values: Sequence[Any] = (agent, exchange, v["call"], v["state"], v["at"], v["op"], v["label"], arguments)
-    await connection.run(_Q["op_put"], values)
+    ids, arguments = await _ids(connection, agent, (v["exchange"],)), orjson.dumps(v["arguments"])
+    values: Sequence[Any] = (
+        agent,
+        ids[v["exchange"]],
+        v["call"],
+        v["state"],
+        v["at"],
+        v["op"],
+        v["label"],
+        arguments,
+    )
+    await connection.run(SQL["op_put"], values)
 
 
 _PAGES = {

@@ -168,7 +168,7 @@ async def _commit(connection: Connection, write: TurnWrite) -> Committed:
         added = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
         if added is not None:
             if write.carries and e.parent is not None:
-                await history.carry(connection, agent.id, e.parent)
+                await history.mark_carried(connection, agent.id, e.parent)
             await _store_ops(connection, agent.id, added[0], write.ops)
             return Committed(agent, added[0], e.conversation, True)
     indexed = 0
@@ -204,7 +204,7 @@ async def _apply(
     assert e is not None
     e = replace(e, snapshot=snapshot)
     if e.id > 0:
-        await history.update_exchange(connection, e)
+        await history.update_exchange(connection, agent, e)
         await connection.run(history.SQL["ops_drop"], (agent, e.id))
     else:
         if e.conversation <= 0:
@@ -215,8 +215,8 @@ async def _apply(
         id, _ = await history.insert_exchange(connection, agent, e)
         e = replace(e, id=id)
     for other in change.others:
-        await history.update_exchange(connection, other)
-    await connection.run(history.SQL["conversation_moved"], (write.now, e.conversation))
+        await history.update_exchange(connection, agent, other)
+    await connection.run(history.SQL["conversation_moved"], (write.now, e.conversation, agent))
     # Not those of a turn off the record, nor, of one asked again after its edits entered the blocks, these once more.
     if e.edits and (not e.merged or e.id in change.merge):
         await _store_ops(connection, agent, e.id, write.ops)
@@ -254,8 +254,8 @@ async def _merge(
     for text, op in done.passages:
         await insert_passage(connection, agent, text, at=op.at, exchange=op.exchange, sources=(op.exchange,))
     dropped = {op.id for op in done.dropped}
-    await settle_ops(connection, [op.id for op in ops if op.id not in dropped], "merged")
-    await settle_ops(connection, dropped, "dropped")
+    await settle_ops(connection, agent, [op.id for op in ops if op.id not in dropped], "merged")
+    await settle_ops(connection, agent, dropped, "dropped")
 
 
 async def _settle(
@@ -268,7 +268,7 @@ async def _settle(
     merge: MergeOps,
 ) -> None:
     at = min(last_at, now)
-    if await connection.row(history.SQL["unmerged"], (conversation,)) is not None:
+    if await connection.row(history.SQL["unmerged"], (conversation, agent)) is not None:
         rows = await connection.rows(
             history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT, None, None)
         )
@@ -278,6 +278,6 @@ async def _settle(
         )
         change = await _decided(connection, agent, pool, decide)
         for other in change.others:
-            await history.update_exchange(connection, other)
+            await history.update_exchange(connection, agent, other)
         await _merge(connection, agent, change.merge, merge, at)
-    await connection.run(history.SQL["settled"], (conversation, at, last_at))
+    await connection.run(history.SQL["settled"], (conversation, at, last_at, agent))

@@ -23,12 +23,12 @@ from storage.search.blob import CHUNK, CorruptIndex, chunk_of
 from storage.search.rank import Near
 from storage.sql import exchanges
 from storage.sql.passages import load_kept
-from storage.sql.statements import load_queries
+from storage.sql.statements import load
 from storage.sql.terms import forget_terms
 
-__all__ = ["VECTORS", "VectorCache", "Vectors", "add_vectors", "find_near", "forget_indexed", "known_seqs"]
+__all__ = ["VectorCache", "Vectors", "add_vectors", "find_near", "forget_indexed", "known_seqs"]
 
-VECTORS = load_queries("vectors.sql")
+SQL = load("vectors.sql")
 
 _BATCH = 32  # exchanges read at once
 _KEPT = 64  # passages and facts
@@ -88,7 +88,7 @@ class VectorCache:
 
 async def find_near(connection: Connection, cache: VectorCache, agent: int, asked: Vector) -> Near | None:
     """How far the agent's messages stand out; None where none has a vector of this model."""
-    row = await connection.row(VECTORS["state"], (agent,))
+    row = await connection.row(SQL["state"], (agent,))
     if row is None or row[0] != asked.model:
         return None
     _, dimension, _, stamp = row
@@ -108,7 +108,7 @@ async def _load(
     found: list[vectors.Chunk] = []
     parts: dict[int, tuple[int, int, int]] = {}
     rows = 0
-    for number, since in await connection.rows(VECTORS["chunks"], (agent, model)):
+    for number, since in await connection.rows(SQL["chunks"], (agent, model)):
         known = before.parts.get(number) if before is not None else None
         if before is not None and known is not None and known[0] == since:
             chunk = before.all.part(*known[1:])
@@ -126,7 +126,7 @@ async def _load(
 
 async def _read(connection: Connection, agent: int, number: int, model: str) -> vectors.Chunk | None:
     """None: there is none, or it is damaged, which is found out when it is written."""
-    row = await connection.row(VECTORS["get"], (agent, number, model))
+    row = await connection.row(SQL["get"], (agent, number, model))
     try:
         return None if row is None else vectors.open_chunk(row[0])
     except CorruptIndex:
@@ -154,13 +154,13 @@ async def add_vectors(
         by_chunk.setdefault(chunk_of(seq), {})[seq] = data
     damaged: int | None = None
     for number, of_chunk in by_chunk.items():
-        row = await connection.row(VECTORS["any"], (agent, number))
+        row = await connection.row(SQL["any"], (agent, number))
         try:
             data = vectors.merge(row[0] if row is not None and row[1] == model else None, of_chunk)
         except CorruptIndex:
             data = vectors.merge(None, of_chunk)
             damaged = min(number * CHUNK, number * CHUNK if damaged is None else damaged)
-        await connection.run(VECTORS["put"], (agent, number, stamp, model, data))
+        await connection.run(SQL["put"], (agent, number, stamp, model, data))
     return damaged
 
 
@@ -172,21 +172,21 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
         by_chunk.setdefault(chunk_of(seq), []).append(seq)
     stamp: int | None = None
     for number, gone in by_chunk.items():
-        row = await connection.row(VECTORS["any"], (agent, number))
+        row = await connection.row(SQL["any"], (agent, number))
         if row is None:
             continue
         try:
             left = vectors.forget(row[0], gone)
         except CorruptIndex:  # nobody knows what is in it
             left = b""
-            await connection.run(VECTORS["look_again"], (number * CHUNK - 1, agent))
+            await connection.run(SQL["look_again"], (number * CHUNK - 1, agent))
         if stamp is None:
-            changed = await connection.row(VECTORS["changed"], (agent,))
+            changed = await connection.row(SQL["changed"], (agent,))
             stamp = 0 if changed is None else changed[0]
         if left:
-            await connection.run(VECTORS["put"], (agent, number, stamp, row[1], left))
+            await connection.run(SQL["put"], (agent, number, stamp, row[1], left))
         else:
-            await connection.run(VECTORS["drop"], (agent, number))
+            await connection.run(SQL["drop"], (agent, number))
 
 
 class Vectors:
@@ -201,7 +201,7 @@ class Vectors:
 
     def beginning(self, agent: int, model: str) -> Effect:
         """From the first message on, with this model."""
-        return lambda connection: connection.run(VECTORS["begin"], (agent, model, 0))
+        return lambda connection: connection.run(SQL["begin"], (agent, model, 0))
 
     def adding(self, found: Unembedded, added: Mapping[int, bytes]) -> Effect:
         """added: float32 of one length, by number. Nothing where something has changed since `found` was read; all
@@ -210,17 +210,17 @@ class Vectors:
 
     async def has(self, agent: int, model: str) -> bool:
         """Whether anything of it was embedded."""
-        row = await self._database.read(lambda c: c.row(VECTORS["state"], (agent,)))
+        row = await self._database.read(lambda c: c.row(SQL["state"], (agent,)))
         return row is not None and row[0] == model and row[1] > 0
 
     async def lacks(self, agent: int, model: str) -> bool:
         """Whether something that is indexed was not embedded."""
-        row = await self._database.read(lambda c: c.row(VECTORS["lacks"], (model, agent)))
+        row = await self._database.read(lambda c: c.row(SQL["lacks"], (model, agent)))
         return row is not None and bool(row[0])
 
     async def behind(self, model: str, limit: int) -> Sequence[int]:
         """People's memories of which not all is embedded."""
-        rows = await self._database.read(lambda c: c.rows(VECTORS["behind"], (model, limit)))
+        rows = await self._database.read(lambda c: c.rows(SQL["behind"], (model, limit)))
         return [row[0] for row in rows]
 
 
@@ -232,13 +232,13 @@ async def _unembedded(
         return None
     uid, project, profile, subject, secret, epoch, indexed, next_seq, created = row
     of = Agent(agent, uid, Scope(project, profile, subject), secret, epoch, indexed, next_seq, created)
-    state = await connection.row(VECTORS["state"], (agent,))
+    state = await connection.row(SQL["state"], (agent,))
     if state is None or state[0] != model:
         return Unembedded(of, model, 0, 0, 0, is_new=True)
     _, dimension, cursor, stamp = state
     found = Unembedded(of, model, cursor, max(cursor, indexed), stamp)
-    rows = await connection.rows(exchanges.SQL["told_since"], (agent, cursor + 1, 0, -1, _BATCH))
-    fresh = exchanges.with_content(rows)
+    rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, cursor + 1, _BATCH))
+    fresh = [e for e, _, _ in exchanges.spoken(rows)]
     if len(rows) == _BATCH:
         found = replace(found, upto=min(found.upto, fresh[-1].seq + len(fresh[-1].inputs)))
     kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, cursor + 1, _KEPT))
@@ -253,15 +253,15 @@ async def _unembedded(
 
 async def _add(connection: Connection, found: Unembedded, added: Mapping[int, bytes]) -> None:
     agent, model = found.agent.id, found.model
-    state = await connection.row(VECTORS["state"], (agent,))
+    state = await connection.row(SQL["state"], (agent,))
     if state is None or (state[0], state[3]) != (model, found.stamp):
         return
     dimension = len(next(iter(added.values()))) // 4 if added else state[1]
     if state[1] not in (0, dimension) and found.cursor:
-        await connection.run(VECTORS["begin"], (agent, model, dimension))
+        await connection.run(SQL["begin"], (agent, model, dimension))
         return
-    stamp = await connection.value(VECTORS["advance"], (dimension, found.upto, agent))
+    stamp = await connection.value(SQL["advance"], (dimension, found.upto, agent))
     damaged = await add_vectors(connection, agent, model, stamp, added)
     if damaged is not None:
-        await connection.run(VECTORS["look_again"], (damaged - 1, agent))
-    await connection.run(VECTORS["drop_others"], (agent, model, chunk_of(found.upto), _OTHERS))
+        await connection.run(SQL["look_again"], (damaged - 1, agent))
+    await connection.run(SQL["drop_others"], (agent, model, chunk_of(found.upto), _OTHERS))

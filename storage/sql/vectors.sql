@@ -1,58 +1,63 @@
 -- Every statement on vectors. `-- name:` begins one; the next line says what it is for.
 
 -- name: state
--- How far an agent's order has been embedded.
+-- Returns how far an agent's order has been embedded.
 SELECT model, dimension, seq, stamp FROM embedded WHERE agent = ?
 
 -- name: begin
--- From the first number on, with this model.
+-- Begins at the first number, with this model.
 INSERT INTO embedded (agent, model, dimension, seq, stamp) VALUES (?, ?, ?, 0, 1)
-ON CONFLICT DO UPDATE SET model = excluded.model, dimension = excluded.dimension, seq = 0, stamp = stamp + 1
+ON CONFLICT (agent) DO UPDATE SET model = excluded.model, dimension = excluded.dimension, seq = 0,
+    stamp = embedded.stamp + 1
 
 -- name: advance
--- It has come further.
+-- Moves that point.
 UPDATE embedded SET dimension = ?, seq = ?, stamp = stamp + 1 WHERE agent = ? RETURNING stamp
 
 -- name: look_again
--- From a number on there is something to embed anew.
-UPDATE embedded SET seq = min(seq, ?), stamp = stamp + 1 WHERE agent = ?
+-- Goes back to a number from which there is something to embed again.
+UPDATE embedded SET seq = CASE WHEN seq < ?1 THEN seq ELSE ?1 END, stamp = stamp + 1 WHERE agent = ?2
 
 -- name: changed
--- Its vectors are not what they were.
+-- Notes that an agent's vectors have changed.
 UPDATE embedded SET stamp = stamp + 1 WHERE agent = ? RETURNING stamp
 
 -- name: chunks
--- Which chunks there are, and since when they are as they are.
+-- Lists the chunks, with the stamp of their last change.
 SELECT chunk, stamp FROM vectors WHERE agent = ? AND model = ? ORDER BY chunk
 
 -- name: get
--- One of them.
+-- Reads a chunk of this model.
 SELECT data FROM vectors WHERE agent = ? AND chunk = ? AND model = ?
 
 -- name: any
--- One of them, whose model ever.
+-- Reads a chunk, whatever its model.
 SELECT data, model FROM vectors WHERE agent = ? AND chunk = ?
 
--- name: put
--- One as it is now.
+-- name: put (sqlite)
+-- Writes a chunk. Its padding keeps the vectors out of the page (0005_vectors.sql).
 INSERT INTO vectors (agent, chunk, stamp, model, pad, data) VALUES (?, ?, ?, ?, zeroblob(1024), ?)
-ON CONFLICT DO UPDATE SET stamp = excluded.stamp, model = excluded.model, data = excluded.data
+ON CONFLICT (agent, chunk) DO UPDATE SET stamp = excluded.stamp, model = excluded.model, data = excluded.data
+
+-- name: put (postgres)
+INSERT INTO vectors (agent, chunk, stamp, model, data) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (agent, chunk) DO UPDATE SET stamp = excluded.stamp, model = excluded.model, data = excluded.data
 
 -- name: drop
--- One of which nothing is left.
+-- Deletes a chunk of which nothing is left.
 DELETE FROM vectors WHERE agent = ? AND chunk = ?
 
 -- name: drop_others
--- Another model's, as far as this one has come.
+-- Deletes chunks of other models, as far as this one has come.
 DELETE FROM vectors WHERE (agent, chunk) IN (
     SELECT agent, chunk FROM vectors WHERE agent = ? AND model <> ? AND chunk <= ? LIMIT ?)
 
 -- name: lacks
--- Whether something that is indexed was not embedded by this model.
+-- Says whether something that is indexed was not embedded by this model.
 SELECT a.indexed_seq > coalesce(e.seq, 0) FROM agents a LEFT JOIN embedded e ON e.agent = a.id AND e.model = ?
 WHERE a.id = ?
 
 -- name: behind
--- People's memories of which not all is embedded by this model. A memory that is being imported is not one yet.
+-- Finds people's memories of which not all is embedded by this model. A memory that is being imported is not one yet.
 SELECT a.id FROM agents a LEFT JOIN embedded e ON e.agent = a.id AND e.model = ?
 WHERE a.subject LIKE 'user:%' AND a.next_seq - 1 > coalesce(e.seq, 0) LIMIT ?

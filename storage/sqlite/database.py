@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from storage.base import Operation, Row, StoreHealth
+from storage.database import Statement
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
+from storage.sqlite.padding import padding_of, size_of
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writer import Writer, WriterLimits
 
@@ -37,6 +39,16 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError(f"{coroutine!r} waited: an operation may await nothing but its connection")
 
 
+def _laid_out(statement: str, values: Sequence[object]) -> Sequence[object]:
+    """Returns the values as the statement's text takes them."""
+    if not isinstance(statement, Statement):
+        return values
+    if not statement.measured:
+        return statement.spread(values)
+    columns = values[: statement.measured]
+    return (*values, *(padding_of(columns) if statement.is_padded else (size_of(columns),)))
+
+
 class SqliteConnection:
     """A connection of the sqlite3 module as the store's operations use one."""
 
@@ -46,19 +58,19 @@ class SqliteConnection:
         self._raw = raw
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
-        return self._raw.execute(statement, values).fetchall()
+        return self._raw.execute(statement, _laid_out(statement, values)).fetchall()
 
     async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
         # The cursor ends with this line: a statement left open would keep its snapshot, and the log with it.
-        row: Row | None = self._raw.execute(statement, values).fetchone()
+        row: Row | None = self._raw.execute(statement, _laid_out(statement, values)).fetchone()
         return row
 
     async def value(self, statement: str, values: Sequence[object] = ()) -> Any:
-        row = self._raw.execute(statement, values).fetchone()
+        row = self._raw.execute(statement, _laid_out(statement, values)).fetchone()
         return None if row is None else row[0]
 
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
-        return self._raw.execute(statement, values).rowcount
+        return self._raw.execute(statement, _laid_out(statement, values)).rowcount
 
 
 class SqliteDatabase:

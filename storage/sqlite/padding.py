@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["FLOOR", "pad_bytes", "pad_sql", "room_for", "size_of"]
+__all__ = ["FLOOR", "pad_bytes", "padding_of", "room_for", "size_of"]
 
 _USABLE = 4096
 _LOCAL = _USABLE - 35  # the longest record without overflow pages
@@ -58,7 +58,7 @@ def room_for(size: int) -> int:
 
 
 def pad_bytes(size: int, room: int) -> int:
-    """Zeros that bring a row to its room, or beyond it to overflow pages. `pad_sql` is the same."""
+    """Returns how many zeros bring a row to its room, or beyond it to overflow pages: as `exchange_update` has it."""
     if size < room:
         left = room - size
         return left - 1 if left <= 58 else max(57, left - 2)
@@ -66,17 +66,8 @@ def pad_bytes(size: int, room: int) -> int:
     return _SPILL + _STEP * pages - _OTHERS - size
 
 
-def _content(value: str) -> str:
-    n = f"length({value})"
-    head = f"CASE WHEN {n} < 58 THEN 1 WHEN {n} < 8186 THEN 2 WHEN {n} < 1048570 THEN 3 ELSE 4 END"
-    return f"CASE WHEN {value} IS NULL THEN 1 ELSE {n} + {head} END"
-
-
-def pad_sql(size: str, blobs: Iterable[str]) -> str:
-    """The same as an expression. size: of all but these blobs; it reads the row's own `room`."""
-    n = " + ".join([size, *(f"({_content(blob)})" for blob in blobs)])
-    pages = f"max(1, (n + {_OTHERS - _SPILL + _STEP - 1}) / {_STEP})"
-    return (
-        "(SELECT zeroblob(CASE WHEN n < room THEN CASE WHEN room - n <= 58 THEN room - n - 1 "
-        f"ELSE max(57, room - n - 2) END ELSE {_SPILL - _OTHERS} + {_STEP} * {pages} - n END) FROM (SELECT {n} AS n))"
-    )
+def padding_of(values: Iterable[object]) -> tuple[int, bytes | None]:
+    """Returns room and padding of a new row with these values."""
+    size = size_of(values)
+    room = room_for(size)
+    return room, bytes(pad_bytes(size, room)) if size < room else None

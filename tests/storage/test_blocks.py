@@ -114,8 +114,8 @@ async def test_edits_wait_until_they_are_settled_and_are_there_once(store: SqlSt
             await blocks.add_op(connection, agent.id, o) for o in (op, op, replace(op, call_id="call_2"))
         ]
         pending = await blocks.load_ops(connection, agent.id, 7)
-        await blocks.settle_ops(connection, [pending[0].id], "merged")
-        await blocks.settle_ops(connection, [pending[0].id], "dropped")
+        await blocks.settle_ops(connection, agent.id, [pending[0].id], "merged")
+        await blocks.settle_ops(connection, agent.id, [pending[0].id], "dropped")
         return [
             added,
             [o.call_id for o in pending],

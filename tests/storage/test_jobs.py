@@ -18,7 +18,7 @@ from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import create_agent
 from storage.sql.jobs import Jobs, enqueue_job, forget_jobs
 from storage.sql.passages import insert_passage
-from storage.sql.statements import load_queries
+from storage.sql.statements import load
 from storage.sql.store import SqlStore
 from storage.sqlite.database import drive
 
@@ -156,11 +156,13 @@ async def test_only_what_is_due_and_has_a_handler_is_claimed(
 
 async def test_who_is_next_is_found_without_looking_at_all_who_wait(store: SqlStore, jobs: Jobs) -> None:
     """The loop's own thread asks, whenever something was enqueued."""
-    queries = load_queries("jobs.sql")
+    statements = load("jobs.sql")
 
     def plan(name: str, first: object) -> list[str]:
         def read(connection: sqlite3.Connection) -> list[str]:
-            rows = connection.execute(f"EXPLAIN QUERY PLAN {queries[name]}", (first, "[]"))
+            rows = connection.execute(
+                f"EXPLAIN QUERY PLAN {statements[name]}", statements[name].spread((first, ["x"]))
+            )
             return [row[3] for row in rows.fetchall()]
 
         return store.database.reader.run(read)

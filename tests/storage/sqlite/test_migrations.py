@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from storage.errors import Foreign, StoreError, TooNew
-from storage.sql.statements import load_queries
+from storage.sql.statements import load
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.migration import load_migrations, migrate
 
@@ -93,17 +93,9 @@ async def test_a_database_of_something_else_is_refused(open_store: Any, path: Pa
         await open_store()
 
 
-def test_every_statement_is_understood_by_the_schema(connection: sqlite3.Connection) -> None:
-    migrate(connection, "x")
-    for name, sql in load_queries().items():
-        places = {f"{i}": None for i in range(1, 9)} if "?1" in sql else None
-        count = max(int(p) for p in places if f"?{p}" in sql) if places else sql.count("?")
-        assert connection.execute(f"EXPLAIN {sql}", (None,) * count).fetchone(), name
-
-
 async def test_text_is_read_by_index(store: Any) -> None:
     """No statement of the hot path reads a table from end to end."""
-    queries = load_queries()
+    queries = load("statements.sql")
     for name in ("agent_find", "key_find", "block_load", "op_of_exchange", "terms_load", "passage_list"):
         sql = queries[name]
         count = 1 if "?1" in sql else sql.count("?")

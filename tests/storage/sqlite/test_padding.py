@@ -96,9 +96,9 @@ async def test_rows_stay_where_they_are_whatever_they_become(
             for i in chance.sample(ids, count // 2):
                 made = replace(exchange(chance, i), id=i)
                 if step % 2:
-                    await exchanges.rewrite_exchange(connection, made)
+                    await exchanges.rewrite_exchange(connection, agent.id, made)
                 else:
-                    await exchanges.update_exchange(connection, made)
+                    await exchanges.update_exchange(connection, agent.id, made)
 
         await store.database.write(update)
         await store.database.writer.checkpoint()
@@ -125,6 +125,7 @@ async def test_a_short_row_is_exactly_as_long_after_as_before(
         for row, _ in before:
             await exchanges.rewrite_exchange(
                 connection,
+                agent.id,
                 replace(exchange(chance, row), id=row, input=b"y" * 40, said=None, notes={}, inputs=()),
             )
 
@@ -134,11 +135,30 @@ async def test_a_short_row_is_exactly_as_long_after_as_before(
 
 
 @pytest.mark.parametrize("size", [1, 100, 480, 481, 482, 483, 539, 540, 541, 600, 4000, 4015, 4016, 9000])
-def test_python_and_sql_agree(size: int) -> None:
+def test_a_short_row_is_padded_to_its_room(size: int) -> None:
     room = room_for(size)
     if size < room:
         pad = bytes(pad_bytes(size, room))
         assert room - 1 <= size - 1 + size_of([pad]) <= room or size_of([pad]) in (58, 59)
+
+
+async def test_python_and_sql_agree(store: SqlStore, agent: Agent) -> None:
+    chance = random.Random(5)
+
+    async def write(connection: Connection) -> list[tuple[int, int]]:
+        found = []
+        for length in range(0, 400, 7):
+            made = replace(exchange(chance, 1), input=b"x" * length, said=None, notes={}, inputs=())
+            id, _ = await exchanges.insert_exchange(connection, agent.id, made)
+            read = "SELECT length(pad) FROM exchanges WHERE id = ?"
+            before = await connection.value(read, (id,))
+            await exchanges.update_exchange(connection, agent.id, replace(made, id=id))
+            found.append((before, await connection.value(read, (id,))))
+        return found
+
+    found = await store.database.write(write)
+    assert [after for _, after in found] == [before for before, _ in found]
+    assert len({before for before, _ in found}) > 20
 
 
 def test_sizes_are_sqlites() -> None:
