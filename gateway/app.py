@@ -101,7 +101,7 @@ class Gateway:
             Route(CHAT_PATH, _only_post, methods=["POST"]),
             *model_routes(self.models),
             *forwarding_routes(
-                Forwarding(settings, providers, self.chat.reach), bodies, server.max_upload_bytes, limits
+                Forwarding(settings, providers, self.chat.failover), bodies, server.max_upload_bytes, limits
             ),
             *health_routes(self.readiness, self.metrics),
         ]

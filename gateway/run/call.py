@@ -34,9 +34,9 @@ class ChatCall:
     memory: str
     receipt: Receipt
 
-    async def request_for(self, target: Target, place: Endpoint) -> ModelRequest:
+    async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request as it came, where nothing of ours goes in."""
-        form = form_for(self.request, place)
+        form = form_for(self.request, endpoint)
         if target.context_window is not None:
             prompt = Prompt(self.request, target, form)
             prompt = replace(prompt, window=await fit(prompt))
@@ -82,9 +82,9 @@ class ChatCall:
             say("x-mnemogate-recall", "unavailable" if prompt.recall.has_failed else None)
 
 
-def form_for(request: ChatRequest, place: Endpoint) -> EndpointForm:
+def form_for(request: ChatRequest, endpoint: Endpoint) -> EndpointForm:
     """Returns how the request has to look for an endpoint, by what that is known to take."""
-    known = place.provider.capabilities
+    known = endpoint.provider.capabilities
     names = consumed(request.json, known.metadata)
     takes_developer = known.developer_role is not False
     return EndpointForm(

@@ -26,7 +26,7 @@ from gateway.core.request.identity import (
 from gateway.core.request.side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.turn.client import MakesView
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, MemoryUnavailable, UpstreamError
+from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
@@ -41,7 +41,6 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.turn import Kept, TurnLimits, TurnRun
-from gateway.run.upstream.errors import kind_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
@@ -81,7 +80,7 @@ class Chat:
             beat_s=settings.server.keep_alive_comment_s,
         )
         self._metrics = metrics
-        self.reach = Failover(settings, providers, metrics)
+        self.failover = Failover(settings, providers, metrics)
         self.pending = pending
         self.keeper = keeper
         self.directory = Directory(settings)
@@ -107,27 +106,22 @@ class Chat:
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
         if not identity.append and spec.history == "append" and identity.conversation is not None:
             identity = replace(identity, append=True)
-        attempts = self.reach.tries(route, partial(_conversation_key, request), sink, receipt)
-        form = form_for(request, attempts.place)
+        attempts = self.failover.attempts(route, partial(_conversation_key, request), sink, receipt)
+        form = form_for(request, attempts.endpoint)
         kept, prompt, status = await self._remember(request, attempts.target, form, identity, spec)
         call = ChatCall(request, forwardable(headers), credential, route.upstream, status, receipt)
         try:
             is_bare = kept is None and not spec.system and not _has_window(route, attempts.target)
-            if is_bare and view.speaks_chat:
-                served = await relay(attempts.send(call), sink, receipt, self._limits.beat_s)
-            else:
-                run = TurnRun(
-                    call, attempts, prompt, kept, view, sink, self.pending, self._metrics, self._limits
-                )
-                served = await run.run()
+            with attempts:
+                if is_bare and view.speaks_chat:
+                    served = await relay(attempts.send(call), sink, receipt, self._limits.beat_s)
+                else:
+                    run = TurnRun(
+                        call, attempts, prompt, kept, view, sink, self.pending, self._metrics, self._limits
+                    )
+                    served = await run.run()
             return Served(served, status)
-        except UpstreamError as error:
-            if attempts.is_answered:  # what failed without an answer is counted already
-                attempts.broke(kind_of(error))
-            error.headers = tuple(receipt.close())
-            raise
         finally:
-            attempts.done()
             self._metrics.added_ms.observe(receipt.added_ms)
             self._metrics.memory(status)
 

@@ -58,7 +58,7 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
 from gateway.run.sink import ClientGone, Sink
 from gateway.run.tools.toolbox import Toolbox, ToolCall, run_tools
-from gateway.run.upstream.errors import kind_of, translate
+from gateway.run.upstream.errors import translate
 from gateway.run.upstream.failover import Attempts, Endpoint
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, with_beats
 from gateway.run.upstream.relay import handed_on
@@ -111,7 +111,7 @@ class TurnRun:
     status: int = 0
     _turn: Turn | None = None
     _reply: ModelReply | None = None
-    _place: Endpoint | None = None  # whom the prompt is for
+    _endpoint: Endpoint | None = None  # the one that the prompt is for
     _next: CallModel | None = field(default_factory=lambda: CallModel((), None))  # the round that follows
     _asked: CallModel = field(default_factory=lambda: CallModel((), None))  # the round that is under way
     _whole: list[bytes] | None = None
@@ -122,7 +122,7 @@ class TurnRun:
 
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
-        self._place = self.attempts.place
+        self._endpoint = self.attempts.endpoint
         known = self.kept.known if self.kept is not None else None
         self.call.describe(self.prompt.form, self.prompt, known)
         spec = self._spec()
@@ -164,10 +164,10 @@ class TurnRun:
 
     # -- what is asked (gateway.run.upstream.failover.RequestSource)
 
-    async def request_for(self, target: Target, place: Endpoint) -> ModelRequest:
+    async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the round's request for this target, with a prompt of its own if another one was expected."""
-        if target != self.prompt.target or place is not self._place:
-            await self._aim(target, place)
+        if target != self.prompt.target or endpoint is not self._endpoint:
+            await self._aim(target, endpoint)
         else:
             self.call.receipt.upstream_called()
         asked = self._asked
@@ -177,15 +177,15 @@ class TurnRun:
     def fault(self) -> Exception | None:
         return None  # the whole request was here before anybody was asked
 
-    async def _aim(self, target: Target, place: Endpoint) -> None:
-        form, known = form_for(self.call.request, place), None
+    async def _aim(self, target: Target, endpoint: Endpoint) -> None:
+        form, known = form_for(self.call.request, endpoint), None
         if self.kept is not None:
             known = self.kept.known = self.kept.known.answered_by(target)
             self.prompt = await self.kept.keeper.composer.remake(known, self.prompt, target, form)
         else:
             prompt = replace(self.prompt, target=target, form=form)
             self.prompt = replace(prompt, window=await fit(prompt))
-        self._place = place
+        self._endpoint = endpoint
         self.call.describe(form, self.prompt, known)
 
     # -- a round of the model
@@ -220,7 +220,7 @@ class TurnRun:
         except ProviderError as error:
             failure = translate(error)
             if self.sink.started and self.attempts.is_answered:
-                self.attempts.broke(kind_of(failure))  # (what is raised is counted by who catches it)
+                self.attempts.broke(failure)  # (what is raised is counted by who catches it)
             await self._feed(ReplyFailed(failure))
         finally:
             if beats is not None:

@@ -1,7 +1,7 @@
-"""What is known of the contexts of models: what settings say, and what upstreams tell when they refuse or count.
+"""The context windows of models: from the settings, and from what upstreams report when they refuse or count.
 
 Sizes are in tokens as we count them. An upstream with a vocabulary of its own may take more of them for the same
-words, and a window that is full by its count is not by ours: so its context counts as that much smaller here.
+words, and a window that is full by its count is not full by ours. Its context counts as that much smaller here.
 """
 
 from __future__ import annotations
@@ -12,51 +12,58 @@ from math import ceil
 
 import orjson
 
-__all__ = ["GUESS", "Contexts", "context_from_error"]
+__all__ = ["GUESS", "ContextWindows", "context_from_error"]
 
-GUESS = 2.0  # vocabularies made for other languages take up to about so many tokens for each of ours
+# Vocabularies made for other languages take up to about so many tokens for each of ours.
+GUESS = 2.0
 _MOST_SCALE = 4.0
-_STEPS = 16  # in which a scale is rounded up: every new one moves what fits, and costs the provider's cache
+# Scales are rounded up to sixteenths: every new scale moves what fits, and costs the provider's cache.
+_STEPS = 16
 _TOLERANCE = 1.05  # chosen: what a chat's template and the form of its tools may add
 _NEARLY_FULL = 0.9  # of the window: before that no correction is worth its price
 
 ModelAt = tuple[str, str]  # upstream, model
 
 
-class Contexts:
-    """Learned from replies, for the life of the process."""
+class ContextWindows:
+    """Learned from replies, for the life of the process. Its methods take a model as (upstream, name)."""
 
     def __init__(self) -> None:
-        self._told: dict[ModelAt, int] = {}
+        self._reported: dict[ModelAt, int] = {}
         self._measured: dict[ModelAt, float] = {}  # tokens by the upstream's count for each of ours
         self._guessed: dict[ModelAt, float] = {}
 
-    def of(self, place: ModelAt, known: int | None) -> int | None:
-        """known: what the settings say. Less where an error has said less, or where the upstream counts more."""
-        told = self._told.get(place)
-        found = told if known is None else known if told is None else min(told, known)
-        scale = self._measured.get(place) or self._guessed.get(place)
+    def of(self, at: ModelAt, known: int | None) -> int | None:
+        """Returns a model's window in tokens, or None. known: the one of the settings.
+
+        It is smaller where an error has named a smaller one, or where the upstream counts more than we do.
+        """
+        reported = self._reported.get(at)
+        found = min((each for each in (reported, known) if each is not None), default=None)
+        scale = self._measured.get(at) or self._guessed.get(at)
         return found if found is None or scale is None else int(found / scale)
 
-    def told(self, place: ModelAt, tokens: int) -> None:
-        """By an error, in the upstream's own tokens."""
-        self._told[place] = tokens
+    def reported(self, at: ModelAt, tokens: int) -> None:
+        """Notes the context that an error named, in the upstream's own tokens."""
+        self._reported[at] = tokens
 
-    def counted(self, place: ModelAt, ours: int, theirs: int, most: int) -> None:
-        """What an upstream has counted for a prompt of `ours`; `most` would have fitted."""
-        scale = self._measured.get(place, 1.0)
-        is_guess = place in self._guessed and place not in self._measured
+    def counted(self, at: ModelAt, ours: int, theirs: int, most: int) -> None:
+        """Notes an upstream's count for a prompt of `ours` tokens; `most` tokens would have fitted."""
+        scale = self._measured.get(at, 1.0)
+        # A first count replaces a guess. Later ones count only near the end of the window, where they matter.
+        is_guess = at in self._guessed and at not in self._measured
         is_off = theirs > ours * scale * _TOLERANCE and theirs > most * scale * _NEARLY_FULL
         if is_guess or is_off:
-            self._measured[place] = max(scale, min(ceil(theirs / ours * _STEPS) / _STEPS, _MOST_SCALE))
+            self._measured[at] = max(scale, min(ceil(theirs / ours * _STEPS) / _STEPS, _MOST_SCALE))
 
-    def guessed(self, place: ModelAt) -> None:
-        """A prompt was taken that had been cut by guess, after one that fitted by our count was not."""
-        self._guessed[place] = GUESS
+    def guessed(self, at: ModelAt) -> None:
+        """Notes that a prompt cut to a guessed window was taken, after one that fitted by our count was not."""
+        self._guessed[at] = GUESS
 
 
-_MOST_DIGITS = 12  # no context is as long, and Python refuses to read a number of thousands of them
-# The sentences of servers that say how long their context is; the number wanted is the group.
+# No context is as long, and Python refuses to parse a number of thousands of digits.
+_MOST_DIGITS = 12
+# The sentences in which servers name the length of their context; the group is the number.
 _CONTEXT_SENTENCES = (
     re.compile(r"maximum context length (?:is|of) (\d[\d,]*)", re.I),  # OpenAI, vLLM, TGI, OpenRouter
     re.compile(r"(\d[\d,]*) maximum context length", re.I),  # Mistral
@@ -65,29 +72,27 @@ _CONTEXT_SENTENCES = (
     re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
     re.compile(r"\"n_ctx\"\s*:\s*(\d+)", re.I),  # llama.cpp, a field of its error
 )
-
-
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
 
 
 def context_from_error(body: str, request: bytes = b"") -> int | None:
-    """The context length in tokens that an upstream's error names, or None.
+    """Returns the context length in tokens that an upstream's error names, or None.
 
-    request: the JSON it is about. Some errors repeat it, and what somebody said in it is nothing the upstream told.
+    request: the JSON it is about. Some errors repeat the request, and a length that stands there does not count.
     """
-    told = list(_contexts(body))
-    if not told or not request:
-        return told[0] if told else None
-    text = orjson.dumps(orjson.loads(request)).decode()  # no letter is escaped any more
-    said = set(_contexts(_ESCAPE.sub(" ", text)))
-    return next((tokens for tokens in told if tokens not in said), None)
+    named = list(_contexts(body))
+    if not named or not request:
+        return named[0] if named else None
+    # Serialised again, the request has no escaped letters, so that the same words are found in both.
+    text = orjson.dumps(orjson.loads(request)).decode()
+    quoted = set(_contexts(_ESCAPE.sub(" ", text)))
+    return next((tokens for tokens in named if tokens not in quoted), None)
 
 
 def _contexts(text: str) -> Iterator[int]:
     for sentence in _CONTEXT_SENTENCES:
         for found in sentence.finditer(text):
             digits = found[1].replace(",", "")
-            if (
-                len(digits) < _MOST_DIGITS and int(digits) >= 256
-            ):  # smaller ones are a count of something else
+            # A smaller number is a count of something else.
+            if len(digits) < _MOST_DIGITS and int(digits) >= 256:
                 yield int(digits)

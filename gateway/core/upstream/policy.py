@@ -1,12 +1,13 @@
-"""Who is asked, who is asked next when that fails, and how long to wait before it. No clock, no chance, no IO.
+"""Failover policy: which endpoint is asked, which one next when it fails, and how long to wait before that.
 
-A route is a row of targets by rank: those of one rank are places of the same model and share the load, a higher rank
-is a fallback. What is known of a place is its `EndpointHealth`, in two parts. Its *breaker* opens after so many
-failures in a row; when its rest is over one request probes, and closes it or opens it again. And it may have
-*told* us to wait for a model (Retry-After). A place that rests is passed over while there is another; it is
-never taken out when it is the only one, since the upstream's own answer says more than any of ours.
+No clock, no chance, no IO. A route is a row of targets by rank: targets of one rank are endpoints of the same model
+and share the load, a higher rank is a fallback. `EndpointHealth` is what is known of an endpoint, in two parts. Its
+*circuit breaker* opens after several failures in a row; when its time is over one request probes the endpoint, and
+closes the circuit or opens it again. A *cooldown* is a model's own Retry-After. An endpoint with an open circuit or a
+cooldown is passed over while there is another; it is never taken out when it is the only one, because the upstream's
+own answer says more than any of ours.
 
-A conversation stays where it was (the provider's prompt cache is there), unless that place is clearly busier than
+A conversation stays at its endpoint (the provider's prompt cache is there), unless that one is clearly busier than
 another: rendezvous hashing with bounded load.
 """
 
@@ -27,25 +28,27 @@ __all__ = [
     "RouteMember",
     "Target",
     "backoff_s",
-    "decide",
-    "has_credit",
+    "choose_next",
     "is_failure",
     "order",
-    "take_credit",
 ]
 
-# What another try may mend; 529 is Anthropic's "overloaded". Other statuses are about the request.
+# Statuses that another attempt may mend; 529 is Anthropic's "overloaded". Other statuses are about the request.
 _TRANSIENT: Final = frozenset((429, 500, 502, 503, 504, 529))
-_BACKOFF_FIRST_S: Final = (
-    0.1  # chosen: a voice caller does not notice it, a restarting upstream often needs no more
-)
-_LONGEST_REST_S: Final = 3600.0  # a Retry-After of a day would be a decision of the operator's
-_LEAN: Final = 4  # how many more requests a conversation's own place may have in flight than the idlest
-_CREDIT_MOST: Final = 10.0
+# Chosen: a voice caller does not notice it, and a restarting upstream often needs no more.
+_FIRST_BACKOFF_S: Final = 0.1
+_LONGEST_COOLDOWN_S: Final = 3600.0  # a Retry-After of a day would be a decision of the operator's
+# Chosen: how many more requests than the idlest endpoint a conversation's own may have in flight.
+_MAX_LEAN: Final = 4
+_MOST_RETRIES_LEFT: Final = 10.0
 
 
-class Target(NamedTuple):  # a frozen dataclass costs three times as much to make, and each request makes one
-    """upstream: a name of the settings. model: what that upstream calls it. context_window: tokens, None if unknown."""
+# A NamedTuple, because a frozen dataclass costs three times as much to make, and each request makes one.
+class Target(NamedTuple):
+    """A model at an upstream. upstream: a name of the settings. model: the upstream's name for it.
+
+    context_window: tokens, None if unknown. rank: 0 for what was asked for, higher for fallbacks.
+    """
 
     upstream: str
     model: str
@@ -53,13 +56,17 @@ class Target(NamedTuple):  # a frozen dataclass costs three times as much to mak
     rank: int = 0
 
     def gets_credential(self, upstream: str) -> bool:
-        """Whether it gets the caller's own: that is for whom he asked, not for whoever stands in."""
+        """Returns whether it gets the caller's own credential, which is meant for `upstream` and not for a fallback."""
         return self.rank == 0 or self.upstream == upstream
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator decided for an upstream; see `mnemogate.example.toml`."""
+    """The operator's decisions for an upstream; see docs/settings.toml.
+
+    retry_budget: retries as a share of requests. retry_wait_s: the longest wait before a retry. breaker_failures: how
+    many in a row open the circuit, 0 for never; breaker_s: for how long.
+    """
 
     retries: int = 0
     retry_budget: float = 0.2
@@ -70,9 +77,9 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """kind: an HTTP status or a word. sent: whether the upstream may have seen the request.
+    """A failed attempt. kind: an HTTP status or a word. sent: the upstream may have seen the request.
 
-    repeatable: whether the same upstream may be asked again: not after a wait of ours ran out.
+    repeatable: the same endpoint may be asked again; False after a wait of ours ran out.
     """
 
     kind: str
@@ -83,165 +90,176 @@ class Failure:
 
 @dataclass(slots=True)
 class EndpointHealth:
-    """What is known of one place. Times are those of the caller's monotonic clock."""
+    """The state of one endpoint. Times are those of the caller's monotonic clock.
 
-    failures: int = 0  # in a row
-    rests_until: float = -math.inf  # the breaker
-    told: dict[str, float] = field(default_factory=dict)  # model -> until when, by its own Retry-After
-    is_probed: bool = False
+    failures: in a row. open_until: the end of the open circuit. cooldowns: model -> until when, by its own Retry-After.
+    is_probing: the one request that may close the circuit is under way. requests: since the retry budget was filled.
+    """
+
+    failures: int = 0
+    open_until: float = -math.inf
+    cooldowns: dict[str, float] = field(default_factory=dict)
+    is_probing: bool = False
     in_flight: int = 0
-    requests: int = 0  # since the credit was looked at
-    credit: float = _CREDIT_MOST  # for retries
+    requests: int = 0
+    retries_left: float = _MOST_RETRIES_LEFT
 
     def begin(self, policy: Policy) -> bool:
-        """A request goes out; whether it is the breaker's probe."""
+        """Counts a request that goes out; returns whether it is the circuit breaker's probe."""
         self.requests += 1
         if self.failures and 0 < policy.breaker_failures <= self.failures:
-            self.is_probed = True
+            self.is_probing = True
             return True
         return False
 
     def succeeded(self, model: str) -> None:
         self.failures = 0
-        self.rests_until = -math.inf
-        self.told.pop(model, None)
+        self.open_until = -math.inf
+        self.cooldowns.pop(model, None)
 
     def failed(self, policy: Policy, now: float, model: str, retry_after_s: float | None = None) -> None:
         self.failures += 1
         if policy.breaker_failures and self.failures >= policy.breaker_failures:
-            self.rests_until = now + policy.breaker_s
+            self.open_until = now + policy.breaker_s
         if retry_after_s:
-            self._wait(now, model, retry_after_s)
+            self._cool_down(now, model, retry_after_s)
 
     def limited(self, now: float, model: str, retry_after_s: float) -> None:
-        """It is well, but has had enough of one model's requests for so long."""
+        """Notes a rate limit of one model: the endpoint itself is well."""
         self.succeeded(model)
-        self._wait(now, model, retry_after_s)
+        self._cool_down(now, model, retry_after_s)
 
-    def _wait(self, now: float, model: str, seconds: float) -> None:
-        # Those that are over go, since names are the callers'.
-        self.told = {name: until for name, until in self.told.items() if until > now}
-        self.told[model] = now + min(seconds, _LONGEST_REST_S)
+    def _cool_down(self, now: float, model: str, seconds: float) -> None:
+        # Cooldowns that are over are dropped here, because callers choose the names and could fill the memory.
+        self.cooldowns = {name: until for name, until in self.cooldowns.items() if until > now}
+        self.cooldowns[model] = now + min(seconds, _LONGEST_COOLDOWN_S)
 
-    def told_until(self, model: str) -> float:
-        return self.told.get(model, -math.inf)
+    def cooldown_until(self, model: str) -> float:
+        return self.cooldowns.get(model, -math.inf)
 
-    def is_willing(self, now: float, model: str) -> bool:
-        return now >= self.rests_until and now >= self.told_until(model) and not self.is_probed
+    def is_available(self, now: float, model: str) -> bool:
+        return now >= self.open_until and now >= self.cooldown_until(model) and not self.is_probing
 
-    def is_resting(self, now: float) -> bool:
-        """Whether somebody is kept from it, for one model at least."""
-        return self.is_probed or now < max(self.rests_until, *self.told.values(), -math.inf)
+    def is_passed_over(self, now: float) -> bool:
+        """Returns whether requests are kept from it, for one model at least."""
+        return self.is_probing or now < max(self.open_until, *self.cooldowns.values(), -math.inf)
+
+    def may_retry(self, policy: Policy) -> bool:
+        """Returns whether the retry budget allows one more: a share of the requests, and a few for a quiet time."""
+        self.retries_left = min(_MOST_RETRIES_LEFT, self.retries_left + self.requests * policy.retry_budget)
+        self.requests = 0
+        return self.retries_left >= 1
+
+    def spend_retry(self, policy: Policy) -> bool:
+        """Takes a retry from the budget; returns False where none is left."""
+        if not self.may_retry(policy):
+            return False
+        self.retries_left -= 1
+        return True
 
 
 @dataclass(frozen=True, slots=True)
 class RouteMember:
-    """A place as a candidate. name: what its hash is made of. model: what it would be asked for."""
+    """An endpoint as a candidate. name: the input of its hash. model: the one it would be asked for."""
 
     name: str
     rank: int
     health: EndpointHealth
     model: str = ""
 
-    def is_willing(self, now: float) -> bool:
-        return self.health.is_willing(now, self.model)
+    def is_available(self, now: float) -> bool:
+        return self.health.is_available(now, self.model)
 
     @property
-    def told_until(self) -> float:
-        return self.health.told_until(self.model)
+    def cooldown_until(self) -> float:
+        return self.health.cooldown_until(self.model)
+
+    @property
+    def available_at(self) -> float:
+        return max(self.health.open_until, self.cooldown_until)
 
 
 class NextAttempt(Enum):
-    AGAIN = "again"  # the same place
-    NEXT = "next"
+    """The step after a failure."""
+
+    RETRY = "retry"  # the same endpoint
+    FAIL_OVER = "fail over"  # the next one
     STOP = "stop"  # the client gets what came
 
 
 def is_failure(status: int) -> bool:
-    """Whether another place or another moment may answer better."""
+    """Returns whether another endpoint or another moment may answer better."""
     return status in _TRANSIENT
 
 
-def decide(
+def choose_next(
     failure: Failure,
     policy: Policy,
     *,
-    tries: int,
+    attempts: int,
     has_peer: bool,
     has_fallback: bool,
-    has_credit: bool,
+    may_retry: bool,
     chance: float,
 ) -> tuple[NextAttempt, float]:
-    """What follows a failed try, and the seconds to wait before it.
+    """Returns the step after a failed attempt, and the seconds to wait before it.
 
-    tries: of this place, for this request. has_peer: another place of the same rank is left; has_fallback: one of a
-    higher rank. has_credit: the retry budget allows one more. chance: between 0 and 1.
+    attempts: at this endpoint, for this request. has_peer: another endpoint of the same rank is left; has_fallback: any
+    endpoint is left. may_retry: the retry budget allows one more. chance: between 0 and 1.
     """
+    # Another endpoint of the same model answers sooner than a retry, and as well.
     if has_peer:
-        return NextAttempt.NEXT, 0.0
+        return NextAttempt.FAIL_OVER, 0.0
     limit = policy.retries if failure.repeatable else 0
+    # Where nothing was sent, dialling once more is always safe.
     if not failure.sent and failure.repeatable and not has_fallback:
-        limit = max(limit, 1)  # nothing was asked yet: dialling once more is always safe
-    if tries <= limit and has_credit:
-        wait = backoff_s(tries, chance, policy.retry_wait_s)
+        limit = max(limit, 1)
+    if attempts <= limit and may_retry:
+        wait = backoff_s(attempts, chance, policy.retry_wait_s)
         if failure.retry_after_s is not None:
             wait = max(wait, failure.retry_after_s)
+        # A client that has to wait longer than this is better served by the fallback, or by the error.
         if wait <= policy.retry_wait_s:
-            return NextAttempt.AGAIN, wait
-    return (NextAttempt.NEXT if has_fallback else NextAttempt.STOP), 0.0
+            return NextAttempt.RETRY, wait
+    return (NextAttempt.FAIL_OVER if has_fallback else NextAttempt.STOP), 0.0
 
 
-def backoff_s(tries: int, chance: float, longest_s: float) -> float:
-    """Doubling, the upper half of it by chance, so that those who failed together do not come back together."""
-    wait: float = min(_BACKOFF_FIRST_S * 2.0 ** (tries - 1), longest_s)
+def backoff_s(attempts: int, chance: float, longest_s: float) -> float:
+    """Returns a wait that doubles; its upper half is chance, so that requests that failed together do not return so."""
+    wait: float = min(_FIRST_BACKOFF_S * 2.0 ** (attempts - 1), longest_s)
     return wait * (0.5 + 0.5 * chance)
 
 
-def take_credit(health: EndpointHealth, policy: Policy) -> bool:
-    """Whether one more retry is within the budget: a share of the requests, and a few for a quiet time."""
-    if not has_credit(health, policy):
-        return False
-    health.credit -= 1
-    return True
-
-
-def has_credit(health: EndpointHealth, policy: Policy) -> bool:
-    health.credit = min(_CREDIT_MOST, health.credit + health.requests * policy.retry_budget)
-    health.requests = 0
-    return health.credit >= 1
-
-
 def order(members: Sequence[RouteMember], now: float, key: int) -> list[int]:
-    """Indices of who is to be tried, first to last. key: the same for the requests of one conversation.
+    """Returns the indices of the members to try, first to last. key: the same for all requests of one conversation.
 
-    Willing ones by rank. Behind them, as a last resort, the one whose breaker closes next; one that told us when to
-    come back is spared. If none is willing, the one that will be first.
+    Available members stand by rank. Behind them, as a last resort, stands the one whose circuit closes next; one in
+    its cooldown is spared. If none is available, the one that will be first is tried.
     """
     found: list[int] = []
     for rank in sorted({member.rank for member in members}):
-        group = [i for i, m in enumerate(members) if m.rank == rank and m.is_willing(now)]
+        group = [i for i, m in enumerate(members) if m.rank == rank and m.is_available(now)]
         if len(group) > 1:
-            group = _shared(members, group, key)
+            group = _spread(members, group, key)
         found += group
-    resting = [i for i in range(len(members)) if i not in found]
+    passed_over = [i for i in range(len(members)) if i not in found]
     if found:
-        resting = [i for i in resting if now >= members[i].told_until]
-    if resting:
-        found.append(min(resting, key=lambda i: (_wakes(members[i]), members[i].rank)))
+        passed_over = [i for i in passed_over if now >= members[i].cooldown_until]
+    if passed_over:
+        found.append(min(passed_over, key=lambda i: (members[i].available_at, members[i].rank)))
     return found
 
 
-def _shared(members: Sequence[RouteMember], group: list[int], key: int) -> list[int]:
-    least = min(members[i].health.in_flight for i in group)
+def _spread(members: Sequence[RouteMember], group: list[int], key: int) -> list[int]:
+    # Rendezvous hashing: each key ranks all members in an order of its own. When a member goes, only the keys that it
+    # led move, and they spread over all others.
     ranked = sorted(group, key=lambda i: _score(key, members[i].name), reverse=True)
-    lean = [i for i in ranked if members[i].health.in_flight <= least + _LEAN]
+    # Bounded load: a member with too many requests in flight stands behind those that have room.
+    least = min(members[i].health.in_flight for i in group)
+    lean = [i for i in ranked if members[i].health.in_flight <= least + _MAX_LEAN]
     return lean + sorted(set(ranked) - set(lean), key=lambda i: members[i].health.in_flight)
 
 
 def _score(key: int, name: str) -> bytes:
-    """Not a CRC: those of two names differ in the same bits for every key."""
+    # Not a CRC: those of two names differ in the same bits for every key.
     return blake2b(f"{key}:{name}".encode(), digest_size=8).digest()
-
-
-def _wakes(member: RouteMember) -> float:
-    return max(member.health.rests_until, member.told_until)

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final, Protocol
 
-from adapters.base import ModelReply, Provider
-from adapters.errors import ProviderError
+from adapters.base import Provider
 from adapters.types import ModelRequest
 from gateway.core.request.headers import forwardable
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, UnknownPath
+from gateway.errors import BadRequest, UnknownPath, UpstreamError
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.upstream.errors import kind_of, translate
 from gateway.run.upstream.failover import Endpoint, Failover
-from gateway.run.upstream.relay import hand_on
+from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import AGENT_PREFIX, Route, resolve_route
 from gateway.settings import Settings
 
@@ -104,7 +102,7 @@ class _Source:
     asked: Outgoing
     upstream: str
 
-    async def request_for(self, target: Target, place: Endpoint) -> ModelRequest:
+    async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         return self.asked.request(target, self.upstream)
 
     def fault(self) -> Exception | None:
@@ -112,13 +110,13 @@ class _Source:
 
 
 class Forwarding:
-    """One for the process."""
+    """The pass-through of every endpoint that has no route of its own; one for the process."""
 
-    def __init__(self, settings: Settings, providers: Mapping[str, Provider], reach: Failover) -> None:
+    def __init__(self, settings: Settings, providers: Mapping[str, Provider], failover: Failover) -> None:
         self._settings = settings
         self._providers = providers
         self._names = frozenset(each.name for each in settings.upstreams)
-        self._reach = reach
+        self._failover = failover
         self._turns = count()
 
     def find(self, path: str, model: str | None, named: str | None) -> Route:
@@ -171,28 +169,17 @@ class Forwarding:
         the error of the upload instead.
         """
         if asked.is_kept:
-            tries = self._reach.first(route, sink, receipt)
+            attempts = self._failover.at_first_key(route, sink, receipt)
         else:
-            tries = self._reach.tries(route, lambda: next(self._turns), sink, receipt, asked.path)
-
-        tries.is_once = asked.is_kept and asked.method != "GET"
-        reply: ModelReply | None = None
-        try:
-            with sink.while_here():
-                receipt.upstream_called()
-                reply = await tries.send(_Source(asked, route.upstream))
-                is_json = dict(reply.headers).get("content-type", "").startswith("application/json")
-                beat_s = self._settings.server.keep_alive_comment_s
-                await hand_on(reply, sink, receipt, beat_s, _HELD_JSON_BYTES if is_json else 0)
-        except ProviderError as error:
-            if (cause := asked.failure()) is not None:
-                raise cause from error
-            failed = translate(error)
-            if tries.is_answered:  # what failed without an answer is counted already
-                tries.broke(kind_of(failed))
-            failed.headers = tuple(receipt.close())
-            raise failed from error
-        finally:
-            tries.done()
-            if reply is not None:
-                await reply.aclose()
+            # Requests without a conversation are dealt out in turn.
+            attempts = self._failover.attempts(route, lambda: next(self._turns), sink, receipt, asked.path)
+        attempts.is_once = asked.is_kept and asked.method != "GET"
+        beat_s = self._settings.server.keep_alive_comment_s
+        with attempts:
+            try:
+                sending = attempts.send(_Source(asked, route.upstream))
+                await relay(sending, sink, receipt, beat_s, _HELD_JSON_BYTES)
+            except UpstreamError as error:
+                if (cause := asked.failure()) is not None:
+                    raise cause from error
+                raise

@@ -14,7 +14,7 @@ from gateway.run.sink import Sink
 from gateway.run.upstream.errors import translate
 from gateway.run.upstream.keepalive import BEAT, with_beats
 
-__all__ = ["hand_on", "handed_on", "relay"]
+__all__ = ["handed_on", "relay"]
 
 # Cookies are between the upstream and us; the date of this response is our server's to say, and which web pages may
 # read it (access-control-*) and what was done here (x-mnemogate-*) ours too.
@@ -24,10 +24,17 @@ _OURS: Final = ("access-control-", "x-mnemogate-")
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 
 
-async def relay(sending: Awaitable[ModelReply], sink: Sink, receipt: Receipt, beat_s: float = 0.0) -> int:
+async def relay(
+    sending: Awaitable[ModelReply],
+    sink: Sink,
+    receipt: Receipt,
+    beat_s: float = 0.0,
+    json_bytes: int | None = None,
+) -> int:
     """Answers `sink` with the upstream's reply; returns its status.
 
-    beat_s: a comment goes into an event stream after so much silence; 0: never.
+    beat_s: a comment goes into an event stream after so much silence; 0: never. json_bytes: of the bodies that are no
+    event stream only JSON is held until it is whole, and no more than this of it; None: every body is held.
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
     """
     reply: ModelReply | None = None
@@ -35,7 +42,12 @@ async def relay(sending: Awaitable[ModelReply], sink: Sink, receipt: Receipt, be
         with sink.while_here():
             receipt.upstream_called()
             reply = await sending
-            await hand_on(reply, sink, receipt, beat_s, MAX_REPLY_BYTES)
+            if json_bytes is None:
+                held_bytes = MAX_REPLY_BYTES
+            else:
+                is_json = dict(reply.headers).get("content-type", "").startswith("application/json")
+                held_bytes = json_bytes if is_json else 0
+            await _hand_on(reply, sink, receipt, beat_s, held_bytes)
             return reply.status
     except ProviderError as error:
         raise translate(error) from error
@@ -44,7 +56,7 @@ async def relay(sending: Awaitable[ModelReply], sink: Sink, receipt: Receipt, be
             await reply.aclose()
 
 
-async def hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float, held_bytes: int) -> None:
+async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float, held_bytes: int) -> None:
     """Writes a reply to `sink` as it arrives.
 
     held_bytes: a body that is no event stream and no larger than this is sent only when it is whole, so that one

@@ -1,12 +1,12 @@
-"""What is known of the contexts of models, and what corrects it."""
+"""What is known of the windows of models, and what corrects it."""
 
 from __future__ import annotations
 
 import pytest
 
-from gateway.core.upstream.context_window import GUESS, Contexts, context_from_error
+from gateway.core.upstream.context_window import GUESS, ContextWindows, context_from_error
 
-PLACE = ("up", "m")
+MODEL = ("up", "m")
 
 
 @pytest.mark.parametrize(
@@ -32,36 +32,38 @@ def test_an_error_tells_the_context(body: str, tokens: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "told", "found"),
+    ("known", "reported", "found"),
     [(None, None, None), (8000, None, 8000), (8000, 4000, 4000), (4000, 8000, 4000)],
 )
-def test_the_smaller_of_what_is_known_counts(known: int | None, told: int | None, found: int | None) -> None:
-    contexts = Contexts()
-    if told is not None:
-        contexts.told(PLACE, told)
-    assert contexts.of(PLACE, known) == found
-    assert contexts.of(("up", "other"), known) == known
+def test_the_smaller_of_what_is_known_counts(
+    known: int | None, reported: int | None, found: int | None
+) -> None:
+    windows = ContextWindows()
+    if reported is not None:
+        windows.reported(MODEL, reported)
+    assert windows.of(MODEL, known) == found
+    assert windows.of(("up", "other"), known) == known
 
 
 def test_a_count_that_is_higher_than_ours_makes_the_window_smaller_once_it_fills_up() -> None:
-    contexts = Contexts()
-    contexts.counted(PLACE, ours=1000, theirs=1500, most=4000)
-    assert contexts.of(PLACE, 8000) == 8000, "every correction costs the provider's cache"
-    contexts.counted(PLACE, ours=3000, theirs=4500, most=4000)
-    assert contexts.of(PLACE, 8000) == int(8000 / 1.5)
-    contexts.counted(PLACE, ours=2600, theirs=2600, most=2666)
-    assert contexts.of(PLACE, 8000) == int(8000 / 1.5), "another prompt may be like the first again"
+    windows = ContextWindows()
+    windows.counted(MODEL, ours=1000, theirs=1500, most=4000)
+    assert windows.of(MODEL, 8000) == 8000, "every correction costs the provider's cache"
+    windows.counted(MODEL, ours=3000, theirs=4500, most=4000)
+    assert windows.of(MODEL, 8000) == int(8000 / 1.5)
+    windows.counted(MODEL, ours=2600, theirs=2600, most=2666)
+    assert windows.of(MODEL, 8000) == int(8000 / 1.5), "another prompt may be like the first again"
 
 
 def test_what_a_form_of_chat_adds_is_no_other_count() -> None:
-    contexts = Contexts()
-    contexts.counted(PLACE, ours=4000, theirs=4100, most=4000)
-    assert contexts.of(PLACE, 8000) == 8000
+    windows = ContextWindows()
+    windows.counted(MODEL, ours=4000, theirs=4100, most=4000)
+    assert windows.of(MODEL, 8000) == 8000
 
 
 def test_a_guess_holds_until_the_upstream_has_counted() -> None:
-    contexts = Contexts()
-    contexts.guessed(PLACE)
-    assert contexts.of(PLACE, 8000) == 8000 / GUESS
-    contexts.counted(PLACE, ours=1000, theirs=1250, most=4000)
-    assert contexts.of(PLACE, 8000) == 8000 / 1.25
+    windows = ContextWindows()
+    windows.guessed(MODEL)
+    assert windows.of(MODEL, 8000) == 8000 / GUESS
+    windows.counted(MODEL, ours=1000, theirs=1250, most=4000)
+    assert windows.of(MODEL, 8000) == 8000 / 1.25

@@ -1,4 +1,4 @@
-"""Whom to ask next, when, and who is passed over meanwhile."""
+"""Which endpoint is asked next, when, and which one is passed over meanwhile."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from gateway.core.upstream.policy import (
     Policy,
     RouteMember,
     backoff_s,
-    decide,
+    choose_next,
     order,
-    take_credit,
 )
 
 NOW = 1000.0
@@ -27,55 +26,55 @@ SLOW = Failure("timeout", repeatable=False)
 
 
 @pytest.mark.parametrize(
-    ("failure", "retries", "tries", "peer", "fallback", "credit", "step", "wait"),
+    ("failure", "retries", "attempts", "peer", "fallback", "budget", "step", "wait"),
     [
         # by default only dialling is repeated, once, and only where nobody else can be asked
         (BUSY, 0, 1, False, False, True, NextAttempt.STOP, 0.0),
         (LOST, 0, 1, False, False, True, NextAttempt.STOP, 0.0),
-        (NOT_DIALLED, 0, 1, False, False, True, NextAttempt.AGAIN, 0.075),
+        (NOT_DIALLED, 0, 1, False, False, True, NextAttempt.RETRY, 0.075),
         (NOT_DIALLED, 0, 2, False, False, True, NextAttempt.STOP, 0.0),
-        (NOT_DIALLED, 0, 1, False, True, True, NextAttempt.NEXT, 0.0),
+        (NOT_DIALLED, 0, 1, False, True, True, NextAttempt.FAIL_OVER, 0.0),
         (NO_DIAL_TONE, 0, 1, False, False, True, NextAttempt.STOP, 0.0),
         # a fallback is asked at once
-        (BUSY, 0, 1, False, True, True, NextAttempt.NEXT, 0.0),
-        (COMES_BACK_LATE, 0, 1, False, True, True, NextAttempt.NEXT, 0.0),
-        (SLOW, 3, 1, False, True, True, NextAttempt.NEXT, 0.0),
+        (BUSY, 0, 1, False, True, True, NextAttempt.FAIL_OVER, 0.0),
+        (COMES_BACK_LATE, 0, 1, False, True, True, NextAttempt.FAIL_OVER, 0.0),
+        (SLOW, 3, 1, False, True, True, NextAttempt.FAIL_OVER, 0.0),
         # retries, before the fallback, as long as the wait is short
-        (BUSY, 2, 1, False, True, True, NextAttempt.AGAIN, 0.075),
-        (BUSY, 2, 2, False, True, True, NextAttempt.AGAIN, 0.15),
-        (BUSY, 2, 3, False, True, True, NextAttempt.NEXT, 0.0),
+        (BUSY, 2, 1, False, True, True, NextAttempt.RETRY, 0.075),
+        (BUSY, 2, 2, False, True, True, NextAttempt.RETRY, 0.15),
+        (BUSY, 2, 3, False, True, True, NextAttempt.FAIL_OVER, 0.0),
         (BUSY, 2, 3, False, False, True, NextAttempt.STOP, 0.0),
-        (LOST, 1, 1, False, False, True, NextAttempt.AGAIN, 0.075),
-        (COMES_BACK, 1, 1, False, True, True, NextAttempt.AGAIN, 1.5),
-        (COMES_BACK_LATE, 1, 1, False, True, True, NextAttempt.NEXT, 0.0),
+        (LOST, 1, 1, False, False, True, NextAttempt.RETRY, 0.075),
+        (COMES_BACK, 1, 1, False, True, True, NextAttempt.RETRY, 1.5),
+        (COMES_BACK_LATE, 1, 1, False, True, True, NextAttempt.FAIL_OVER, 0.0),
         (COMES_BACK_LATE, 1, 1, False, False, True, NextAttempt.STOP, 0.0),
         # what took our patience is not asked again
         (SLOW, 3, 1, False, False, True, NextAttempt.STOP, 0.0),
-        # another place of the same model is better than waiting
-        (BUSY, 2, 1, True, True, True, NextAttempt.NEXT, 0.0),
-        (NOT_DIALLED, 2, 1, True, True, True, NextAttempt.NEXT, 0.0),
+        # another endpoint of the same model is better than waiting
+        (BUSY, 2, 1, True, True, True, NextAttempt.FAIL_OVER, 0.0),
+        (NOT_DIALLED, 2, 1, True, True, True, NextAttempt.FAIL_OVER, 0.0),
         # the budget is used up
-        (BUSY, 2, 1, False, True, False, NextAttempt.NEXT, 0.0),
+        (BUSY, 2, 1, False, True, False, NextAttempt.FAIL_OVER, 0.0),
         (NOT_DIALLED, 0, 1, False, False, False, NextAttempt.STOP, 0.0),
     ],
 )
-def test_what_follows_a_failed_try(
+def test_what_follows_a_failed_attempt(
     failure: Failure,
     retries: int,
-    tries: int,
+    attempts: int,
     peer: bool,
     fallback: bool,
-    credit: bool,
+    budget: bool,
     step: NextAttempt,
     wait: float,
 ) -> None:
-    found = decide(
+    found = choose_next(
         failure,
         Policy(retries=retries),
-        tries=tries,
+        attempts=attempts,
         has_peer=peer,
         has_fallback=fallback,
-        has_credit=credit,
+        may_retry=budget,
         chance=0.5,
     )
     assert found[0] is step
@@ -90,13 +89,13 @@ def test_backoff_doubles_up_to_its_limit_and_half_of_it_is_chance() -> None:
 
 def test_retries_are_a_share_of_the_requests() -> None:
     health, policy = EndpointHealth(), Policy(retry_budget=0.2)
-    assert [take_credit(health, policy) for _ in range(11)] == [True] * 10 + [False]
+    assert [health.spend_retry(policy) for _ in range(11)] == [True] * 10 + [False]
     for _ in range(4):
         health.begin(policy)
-    assert not take_credit(health, policy)
+    assert not health.spend_retry(policy)
     health.begin(policy)
     health.begin(policy)
-    assert (take_credit(health, policy), take_credit(health, policy)) == (True, False)
+    assert (health.spend_retry(policy), health.spend_retry(policy)) == (True, False)
 
 
 # --- the breaker
@@ -107,17 +106,17 @@ def failed(times: int, at: float = NOW, retry_after_s: float | None = None) -> E
     for _ in range(times):
         health.begin(Policy())
         health.failed(Policy(), at, "", retry_after_s)
-        health.is_probed = False
+        health.is_probing = False
     return health
 
 
 def test_the_breaker_opens_after_failures_in_a_row_and_for_its_time() -> None:
-    assert failed(4).is_willing(NOW, "")
+    assert failed(4).is_available(NOW, "")
     health = failed(5)
     assert (
-        health.is_willing(NOW, ""),
-        health.is_willing(NOW + 9.9, ""),
-        health.is_willing(NOW + 10, ""),
+        health.is_available(NOW, ""),
+        health.is_available(NOW + 9.9, ""),
+        health.is_available(NOW + 10, ""),
     ) == (
         False,
         False,
@@ -129,31 +128,31 @@ def test_a_success_between_them_starts_the_count_anew() -> None:
     health = failed(4)
     health.succeeded("")
     health.failed(Policy(), NOW, "")
-    assert health.is_willing(NOW, "")
+    assert health.is_available(NOW, "")
 
 
 def test_one_probe_closes_it_or_opens_it_again() -> None:
     health = failed(5)
     assert health.begin(Policy())  # the probe
-    assert not health.is_willing(NOW + 20, "")  # nobody else meanwhile
-    health.is_probed = False
+    assert not health.is_available(NOW + 20, "")  # nobody else meanwhile
+    health.is_probing = False
     health.failed(Policy(), NOW + 20, "")
-    assert (health.is_willing(NOW + 29, ""), health.is_willing(NOW + 30, "")) == (False, True)
+    assert (health.is_available(NOW + 29, ""), health.is_available(NOW + 30, "")) == (False, True)
     health.begin(Policy())
-    health.is_probed = False
+    health.is_probing = False
     health.succeeded("")
     assert not health.begin(Policy())
-    assert health.is_willing(NOW + 30, "")
+    assert health.is_available(NOW + 30, "")
 
 
-def test_without_a_breaker_nothing_rests_but_by_retry_after() -> None:
+def test_without_a_breaker_only_retry_after_makes_a_cooldown() -> None:
     policy, health = Policy(breaker_failures=0), EndpointHealth()
     for _ in range(50):
         assert not health.begin(policy)
         health.failed(policy, NOW, "")
-    assert health.is_willing(NOW, "")
+    assert health.is_available(NOW, "")
     health.failed(policy, NOW, "", 7.0)
-    assert (health.is_willing(NOW + 6.9, ""), health.is_willing(NOW + 7, "")) == (False, True)
+    assert (health.is_available(NOW + 6.9, ""), health.is_available(NOW + 7, "")) == (False, True)
 
 
 # --- the order
@@ -168,13 +167,13 @@ def test_ranks_go_one_after_the_other() -> None:
     assert order(members, NOW, 7) == [2, 0, 1]
 
 
-def test_who_rests_is_the_last_resort_and_who_told_us_to_wait_is_spared() -> None:
+def test_an_open_circuit_is_the_last_resort_and_a_cooldown_is_spared() -> None:
     broken = [RouteMember("a", 0, failed(5)), RouteMember("b", 1, EndpointHealth())]
     assert order(broken, NOW, 7) == [1, 0]
-    members = [RouteMember("a", 0, failed(1, retry_after_s=20.0)), RouteMember("b", 1, EndpointHealth())]
-    assert order(members, NOW, 7) == [1]
-    assert order(members, NOW + 20, 7) == [0, 1]
-    of_another = [RouteMember("a", 0, members[0].health, "another model"), members[1]]
+    cooling = [RouteMember("a", 0, failed(1, retry_after_s=20.0)), RouteMember("b", 1, EndpointHealth())]
+    assert order(cooling, NOW, 7) == [1]
+    assert order(cooling, NOW + 20, 7) == [0, 1]
+    of_another = [RouteMember("a", 0, cooling[0].health, "another model"), cooling[1]]
     assert order(of_another, NOW, 7) == [0, 1]
 
 
@@ -182,7 +181,7 @@ def test_the_only_one_is_never_taken_out() -> None:
     assert order([RouteMember("a", 0, failed(5, retry_after_s=20.0))], NOW, 7) == [0]
 
 
-def test_of_those_that_all_rest_the_first_to_wake_is_asked() -> None:
+def test_if_none_is_available_the_first_that_will_be_is_asked() -> None:
     members = [
         RouteMember("a", 0, failed(1, retry_after_s=20.0)),
         RouteMember("b", 0, failed(5)),
@@ -191,14 +190,14 @@ def test_of_those_that_all_rest_the_first_to_wake_is_asked() -> None:
     assert order(members, NOW, 7) == [2]
 
 
-def test_a_conversation_keeps_its_place_and_conversations_are_spread() -> None:
+def test_a_conversation_keeps_its_endpoint_and_conversations_are_spread() -> None:
     members = [RouteMember(name, 0, EndpointHealth()) for name in "abc"]
     firsts = [order(members, NOW, key)[0] for key in range(300)]
     assert firsts == [order(members, NOW, key)[0] for key in range(300)]
     assert min(firsts.count(i) for i in range(3)) > 60
 
 
-def test_those_of_a_place_that_is_gone_move_and_no_others() -> None:
+def test_conversations_of_an_endpoint_that_is_gone_move_and_no_others() -> None:
     members = [RouteMember(name, 0, EndpointHealth()) for name in "abc"]
     before = [order(members, NOW, key)[0] for key in range(100)]
     members[1] = RouteMember("b", 0, failed(5))
@@ -207,7 +206,7 @@ def test_those_of_a_place_that_is_gone_move_and_no_others() -> None:
     assert {new for old, new in zip(before, after, strict=True) if old == 1} == {0, 2}
 
 
-def test_a_place_that_is_clearly_busier_gives_some_away() -> None:
+def test_an_endpoint_that_is_clearly_busier_gives_some_away() -> None:
     members = [RouteMember(name, 0, EndpointHealth()) for name in "ab"]
     home = order(members, NOW, 7)[0]
     members[home].health.in_flight = 4

@@ -111,8 +111,8 @@ class Two:
             return parsed.choices[0].message.content or "", found
         return "".join(c.choices[0].delta.content or "" for c in parsed if c.choices), found
 
-    def place(self, name: str) -> Endpoint:
-        places = self.world.gateway.app.chat.reach._places
+    def endpoint(self, name: str) -> Endpoint:
+        places = self.world.gateway.app.chat.failover.endpoints
         return next(place for group in places.values() for place in group if place.name == name)
 
     def counted(self, line: str) -> float:
@@ -123,8 +123,8 @@ class Two:
     def settle(self) -> None:
         """Everything is closed, and nobody counts as busy any more."""
         self.world.settle()
-        for places in self.world.gateway.app.chat.reach._places.values():
-            assert [(p.health.in_flight, p.health.is_probed) for p in places] == [(0, False)] * len(places)
+        for places in self.world.gateway.app.chat.failover.endpoints.values():
+            assert [(p.health.in_flight, p.health.is_probing) for p in places] == [(0, False)] * len(places)
 
 
 Open = Callable[..., AbstractContextManager[Two]]
@@ -169,12 +169,12 @@ def two(tmp_path: Path, kind: Any) -> Iterator[Open]:
             parts: dict[str, Any] = {"upstreams": upstreams, "models": models, "server": server}
             with remember(first, tmp_path, *profiles, **parts) as world:
                 found = Two(world, first, second, [], kind)
-                reach = world.gateway.app.chat.reach
+                failover = world.gateway.app.chat.failover
 
                 async def sleep(seconds: float) -> None:
                     found.waits.append(seconds)
 
-                reach.now, reach.sleep, reach.chance = (lambda: found.now), sleep, (lambda: 1.0)
+                failover.now, failover.sleep, failover.chance = (lambda: found.now), sleep, (lambda: 1.0)
                 yield found
                 found.settle()
 
@@ -572,7 +572,7 @@ def test_an_error_in_a_streams_first_event_is_tried_elsewhere(
         assert text == "From the second."
         assert headers["x-mnemogate-tries"] == "first:529;second:200"
         it.settle()
-        assert it.place("first").health.failures == 1
+        assert it.endpoint("first").health.failures == 1
 
 
 @both
@@ -624,7 +624,7 @@ def test_a_stream_that_stalls_ends_with_an_error_event(two: Open, memory: bool) 
         assert it.second.seen == []
         it.settle()
         assert it.counted('mnemogate_upstream_errors_total{kind="timeout",upstream="first"}') == 1
-        assert it.place("first").health.failures == 1
+        assert it.endpoint("first").health.failures == 1
 
 
 @both
@@ -773,7 +773,7 @@ def test_a_client_that_leaves_between_two_tries(two: Open, stream: bool, memory:
             finally:
                 ended.open()
 
-        it.world.gateway.app.chat.reach.sleep = sleep
+        it.world.gateway.app.chat.failover.sleep = sleep
         it.first.queue(fail(503))
         leave(it, memory, waiting.wait_sync, stream=stream)
         ended.wait_sync()

@@ -88,10 +88,10 @@ def two(upstream: StrictUpstream) -> Iterator[Open]:
                 async def sleep(seconds: float) -> None:
                     waits.append(seconds)
 
-                reach = gateway.app.chat.reach
-                reach.sleep, reach.chance = sleep, (lambda: 1.0)
+                failover = gateway.app.chat.failover
+                failover.sleep, failover.chance = sleep, (lambda: 1.0)
                 yield Two(gateway, upstream, second, waits)
-                places = [place for group in reach._places.values() for place in group]
+                places = [place for group in failover.endpoints.values() for place in group]
                 assert [place.health.in_flight for place in places] == [0] * len(places)
 
         yield opened
