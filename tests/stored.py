@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,6 @@ from storage.search.blob import PRESENT, document_type, open_blob
 from storage.sql import exchanges
 from storage.sql.passages import insert_passage
 from storage.sql.store import SqlStore
-from storage.sqlite.database import drive
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
 
 ALICE = Scope("default", "default", "user:alice")
@@ -71,22 +71,25 @@ class Teller:
         self.scope = scope
         self.now = now
         self.recall = recall
+        self._agent: Agent | None = None
 
     @property
     def agent(self) -> Agent:
-        return drive(self.store.agents.find(self.scope)) or self.store.agents.draft(self.scope)
+        """As the last turn knew it; a draft before the first one."""
+        return self._agent or self.store.agents.draft(self.scope)
 
-    def begin(
+    async def begin(
         self,
         messages: Sequence[WireMessage],
         key: str | None = None,
         mode: Keeping = Keeping.ON,
         offered: Collection[str] = OUR_TOOLS,
     ) -> StoredTurn:
+        self._agent = await self.store.agents.find(self.scope)
         turns, agent = self.store.turns, self.agent
         listing = Listing(Canon(agent.secret), list(messages))
         path = listing.canon.path(listing.flat(listing.said)) if listing.said else None
-        look = drive(turns.look(agent, key, path)) if agent.id else Look()
+        look = await turns.look(agent, key, path) if agent.id else Look()
         assert look is not None
         known = look.conversation.id if key is not None and look.conversation else None
         query = Query(listing, key is not None, mode, self.now(), IDLE_S, conversation=known)
@@ -94,15 +97,15 @@ class Teller:
         if plan is None:
             tree = Tree()
             if agent.id:
-                pool = drive(turns.pool(agent, full_probes(query, key)))
+                pool = await turns.pool(agent, full_probes(query, key))
                 tree = Tree(pool.exchanges, pool.contents, pool.tombs)
-            plan = drive(with_contents(turns, agent, tree, partial(plan_turn, tree, query)))
+            plan = await with_contents(turns, agent, tree, partial(plan_turn, tree, query))
         fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         if tree is None:
             composition = compose(Tree(look.additions), plan, offered, fresh, look.additions)
         else:
             composing = partial(compose, tree, plan, offered, fresh)
-            composition = drive(with_contents(turns, agent, tree, composing))
+            composition = await with_contents(turns, agent, tree, composing)
         return StoredTurn(agent, key, look, plan, tree, composition, {} if plan.off else fresh)
 
     def _notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:
@@ -158,16 +161,19 @@ class Teller:
         )
         committed = await self.store.turns.commit(write)
         self.store.turns.remember(committed)
+        self._agent = committed.agent
         return committed
 
     async def say(
         self, messages: Sequence[WireMessage], reply: WireMessage, key: str | None = None
     ) -> Committed:
-        return await self.end(self.begin(messages, key), [reply])
+        return await self.end(await self.begin(messages, key), [reply])
 
-    def rows(self) -> list[Exchange]:
+    async def rows(self) -> list[Exchange]:
         """Everything stored of this scope, with its content."""
-        agent = self.agent
+        agent = await self.store.agents.find(self.scope)
+        if agent is None:
+            return []
 
         async def read(connection: Connection) -> list[Exchange]:
             sql = "SELECT id FROM exchanges WHERE agent = ? ORDER BY id"
@@ -179,7 +185,13 @@ class Teller:
                 found.append(replace(e, full=content[row].full))
             return found
 
-        return drive(self.store.database.read(read))
+        return await self.store.database.read(read)
+
+
+async def rows(store: SqlStore, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    """Runs a statement of the test's own, in a transaction. Returns its rows."""
+    found = await store.database.write(lambda connection: connection.rows(statement, values))
+    return [tuple(row) for row in found]
 
 
 async def save_passage(

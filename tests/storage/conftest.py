@@ -1,4 +1,7 @@
-"""Stores on real files; every one that a test opens is closed after it."""
+"""The contract of a store, over each database; every store that a test opens is closed after it.
+
+The tests beside this file hold for all databases. What is SQLite's own is in tests/storage/sqlite.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,52 @@ from typing import Any
 
 import pytest
 
-import storage.open
+from storage import open as opening
 from storage.records import Agent, Scope
 from storage.sql.agents import create_agent
 from storage.sql.store import SqlStore
 
 OpenStore = Callable[..., Awaitable[SqlStore]]
+Holds = Callable[[bytes], bool]
+
+
+class SqliteFile:
+    """A SQLite database in a folder of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "memory.db"
+
+    async def open(self, **options: Any) -> SqlStore:
+        options.setdefault("busy_timeout_ms", 0)  # a test that waits for a lock would only wait
+        return await opening.open_store(options.pop("path", self.path), **options)
+
+    def holds(self, data: bytes) -> bool:
+        """Tells whether these bytes are anywhere in the file, its log or its index of the log."""
+        files = (Path(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm"))
+        return data in b"".join(file.read_bytes() for file in files if file.exists())
+
+
+# Each database that keeps the contract. One more needs `open`, and `holds` as far as it promises to erase.
+DATABASES = {"sqlite": SqliteFile}
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> SqliteFile:
+    return DATABASES[request.param](tmp_path)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "memory.db"
+def holds(database: SqliteFile) -> Holds:
+    """Tells whether the database still has these bytes anywhere."""
+    return database.holds
 
 
 @pytest.fixture
-async def open_store(path: Path) -> AsyncIterator[OpenStore]:
+async def open_store(database: SqliteFile) -> AsyncIterator[OpenStore]:
     opened: list[SqlStore] = []
 
     async def open_one(**options: Any) -> SqlStore:
-        options.setdefault("busy_timeout_ms", 0)  # a test that waits for a lock would only wait
-        store = await storage.open.open_store(options.pop("path", path), now=lambda: 1000.0, **options)
+        store = await database.open(**{"now": lambda: 1000.0, **options})
         opened.append(store)
         return store
 

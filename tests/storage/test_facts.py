@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,21 +11,19 @@ from gateway.core.conversation import settle
 from gateway.core.memory.visibility import messages_of
 from gateway.run.admin.transfer import TransferOperations
 from storage.commands import Learned, LearnedFact, Unlearned
-from storage.open import open_store
 from storage.records import Agent, Block, Scope
 from storage.sql.store import SqlStore
 from tests.core.conversations import assistant, user
-from tests.stored import ALICE, Teller
+from tests.storage.conftest import OpenStore
+from tests.stored import ALICE, Teller, rows
 
 IDLE_S = 60.0
 NOW = 1_000_000.0
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
-    opened = await open_store(tmp_path / "a.db", now=lambda: NOW)
-    yield opened
-    await opened.close()
+async def store(open_store: OpenStore) -> SqlStore:
+    return await open_store(now=lambda: NOW)
 
 
 @pytest.fixture
@@ -134,7 +131,7 @@ async def test_what_was_carried_on_need_not_wait(store: SqlStore, alice: Teller)
 
 
 async def test_nothing_is_learned_past_what_is_open(store: SqlStore, alice: Teller) -> None:
-    await alice.end(alice.begin([user("Hello.")], "c1"), [], how=settle.open_)
+    await alice.end(await alice.begin([user("Hello.")], "c1"), [], how=settle.open_)
     await alice.say([user("Elsewhere.")], assistant("Hi."), key="c2")
     assert texts(await unlearned(store, alice.agent, IDLE_S + 1)) == []
     found = await unlearned(store, alice.agent, 3601)  # whoever was to answer is dead
@@ -162,7 +159,8 @@ async def test_a_shared_block_is_read_only_to_learning(store: SqlStore, alice: T
         "INSERT INTO blocks (id, agent, project, profile, label, description, lim, read_only, version, current) "
         "SELECT 99, NULL, 'default', 'default', 'news', '', 100, 0, 1, max(id) FROM block_history"
     )
-    await store.database.writer.submit(lambda c: (c.execute(sql), c.execute(blocks)))
+    for statement in (sql, blocks):
+        await rows(store, statement)
     assert {b.label: b.read_only for b in await store.facts.blocks(alice.agent.id)} == {
         "human": False,
         "news": True,
@@ -191,7 +189,8 @@ async def test_facts_are_carried_away_and_in(store: SqlStore, alice: Teller) -> 
     ours = [line for line in lines if line.startswith(('{"fact"', '{"ended"', '{"learned"'))]
     assert len(ours) == 5
     assert [line for line in await _export(store, carol) if line in ours] == ours
-    copy = Teller(store, carol, now=lambda: NOW).agent
+    copy = await store.agents.find(carol)
+    assert copy is not None
     assert [f.text for f in await store.facts.list(copy.id)] == ["Bergen", "Tea"]
     assert (await unlearned(store, copy)).cursor == 3
     # What says the same is recognised under the new memory's secret; keys are those of gateway.core.memory.learn there.
@@ -216,7 +215,8 @@ async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_t
     lines = await _export(store, ALICE, meanwhile)
     operation = TransferOperations(store).restore
     await operation({"project": "other", "user": "carol", "lines": lines, "at": None, "end": True})
-    copy = Teller(store, Scope("other", "default", "user:carol"), now=lambda: NOW).agent
+    copy = await store.agents.find(Scope("other", "default", "user:carol"))
+    assert copy is not None
     assert [f.text for f in await store.facts.list(copy.id)] == ["Coffee", "Oslo"]
     found = await unlearned(store, copy, after_s=2 * IDLE_S)
     assert texts(found)[-2:] == ["Now I live in Bergen.", "Good."]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +16,8 @@ from storage.errors import Stale
 from storage.records import Agent, Exchange, Scope, Snapshot, State
 from storage.sql.store import SqlStore
 from tests.core.conversations import assistant, call, result, user
-from tests.storage.conftest import OpenStore
-from tests.stored import ALICE, Teller, save_passage
+from tests.storage.conftest import Holds, OpenStore
+from tests.stored import ALICE, Teller, rows, save_passage
 
 BOB = Scope("default", "default", "user:bob")
 DAY = 86_400.0
@@ -43,14 +41,9 @@ def words(mark: str, size: int = 30) -> str:
     return " ".join([f"zq{mark}x", *["common"] * size, f"zq{mark}x"])
 
 
-def in_file(path: Path, *marks: str) -> list[str]:
-    """Those that can be found in the database or its log."""
-    data = b"".join(p.read_bytes() for p in (path, Path(f"{path}-wal"), Path(f"{path}-shm")) if p.exists())
-    return [mark for mark in marks if f"zq{mark}x".encode() in data]
-
-
-def contains(path: Path, data: bytes) -> bool:
-    return data in path.read_bytes()
+def left(holds: Holds, *marks: str) -> list[str]:
+    """Those whose words can still be found in the database."""
+    return [mark for mark in marks if holds(f"zq{mark}x".encode())]
 
 
 async def forget(store: SqlStore, agent: Agent, target: ForgetTarget) -> None:
@@ -77,67 +70,65 @@ async def index(store: SqlStore, agent: Agent) -> None:
 
 
 async def found(store: SqlStore, agent: Agent, mark: str) -> list[str]:
-    row = store.database.reader.run(
-        lambda c: c.execute("SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,)).fetchone()
-    )
+    (row,) = await rows(store, "SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,))
     hits = await store.recall.search(
         agent, f"zq{mark}x", messages_of, size=row[0], indexed=row[1], only_strong=True
     )
     return [hit.text for hit in hits if f"zq{mark}x" in hit.text]
 
 
-def row_of(alice: Teller, mark: str) -> Exchange:
-    return next(e for e in alice.rows() if f"zq{mark}x".encode() in (e.input or b"") + (e.said or b""))
+async def row_of(alice: Teller, mark: str) -> Exchange:
+    return next(e for e in await alice.rows() if f"zq{mark}x".encode() in (e.input or b"") + (e.said or b""))
 
 
 # -- one exchange, one message
 
 
 async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_stay(
-    store: SqlStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, holds: Holds
 ) -> None:
     await talk(alice, ["one", "two", "three"], "c1")
     await index(store, alice.agent)
-    gone = row_of(alice, "twou")
+    gone = await row_of(alice, "twou")
     assert await found(store, alice.agent, "twou")
     await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
-    assert in_file(path, "oneu", "twou", "twoa", "threea") == ["oneu", "threea"]
+    assert left(holds, "oneu", "twou", "twoa", "threea") == ["oneu", "threea"]
     assert not await found(store, alice.agent, "twou")
     assert await found(store, alice.agent, "threeu")
-    (tomb,) = [e for e in alice.rows() if e.state is State.FORGOTTEN]
+    (tomb,) = [e for e in await alice.rows() if e.state is State.FORGOTTEN]
     assert (tomb.id, tomb.path, tomb.inputs, tomb.reply) == (gone.id, gone.path, gone.inputs, gone.reply)
     assert (tomb.input, tomb.said, tomb.full, tomb.notes, tomb.standing) == (None, None, None, {}, False)
 
 
 async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
-    store: SqlStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, holds: Holds
 ) -> None:
     await talk(alice, ["one"], "c1")
     await index(store, alice.agent)
-    await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "oneu").id]))
+    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
     await talk(alice, ["two"], "c2")  # its place in the index is what the first one left empty
-    await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "twou").id]))
-    assert in_file(path, "oneu", "twou", "twoa") == []
+    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "twou")).id]))
+    assert left(holds, "oneu", "twou", "twoa") == []
 
 
 async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
-    store: SqlStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, holds: Holds
 ) -> None:
     await talk(alice, ["one", "two"], "c1")
-    e = row_of(alice, "oneu")
+    e = await row_of(alice, "oneu")
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq]))
-    assert in_file(path, "oneu", "onea") == ["onea"]
+    assert left(holds, "oneu", "onea") == ["onea"]
     assert await found(store, alice.agent, "onea")
     assert not await found(store, alice.agent, "oneu")
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
-    assert in_file(path, "oneu", "onea") == []
-    assert next(x for x in alice.rows() if x.id == e.id).state is State.FORGOTTEN
+    assert left(holds, "oneu", "onea") == []
+    assert next(x for x in await alice.rows() if x.id == e.id).state is State.FORGOTTEN
 
 
-async def test_a_reply_goes_alone(store: SqlStore, alice: Teller, path: Path) -> None:
+async def test_a_reply_goes_alone(store: SqlStore, alice: Teller, holds: Holds) -> None:
     await talk(alice, ["one"], "c1")
-    await forget(store, alice.agent, ForgetTarget(messages=[row_of(alice, "oneu").seq + 1]))
-    assert in_file(path, "oneu", "onea") == ["oneu"]
+    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "oneu")).seq + 1]))
+    assert left(holds, "oneu", "onea") == ["oneu"]
 
 
 # -- a client that sends it again
@@ -145,56 +136,56 @@ async def test_a_reply_goes_alone(store: SqlStore, alice: Teller, path: Path) ->
 
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
-    store: SqlStore, alice: Teller, path: Path, key: str | None
+    store: SqlStore, alice: Teller, holds: Holds, key: str | None
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
-    await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "oneu").id]))
-    before = len(alice.rows())
+    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
+    before = len(await alice.rows())
     await alice.say([*history, user(words("threeu"))], assistant("Yes."), key)
-    rows = alice.rows()
+    rows = await alice.rows()
     assert len(rows) == before + 1
     assert rows[-1].parent == rows[-2].id
     assert rows[-1].standing
-    await store.database.writer.checkpoint()
-    assert in_file(path, "oneu", "onea", "twou", "threeu") == ["twou", "threeu"]
+    await store.database.sweep(1000)
+    assert left(holds, "oneu", "onea", "twou", "threeu") == ["twou", "threeu"]
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["the question", "the reply"])
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 async def test_asked_again_at_its_place_it_is_answered_and_not_kept(
-    store: SqlStore, alice: Teller, path: Path, key: str | None, place: int
+    store: SqlStore, alice: Teller, holds: Holds, key: str | None, place: int
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
-    await forget(store, alice.agent, ForgetTarget(messages=[row_of(alice, "twou").seq + place]))
+    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "twou")).seq + place]))
     await alice.say(history[:3], assistant(words("twoa")), key)
-    await store.database.writer.checkpoint()
-    assert in_file(path, "twou", "twoa") == [["twoa"], ["twou"]][place]
+    await store.database.sweep(1000)
+    assert left(holds, "twou", "twoa") == [["twoa"], ["twou"]][place]
 
 
 async def test_another_conversation_that_begins_with_it_does_not_keep_it_either(
-    store: SqlStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, holds: Holds
 ) -> None:
     history = await talk(alice, [f"n{i}n" for i in range(40)], "c1", size=2)
     agent = alice.agent
     conversation = await store.forgetting.conversation(agent.id, "c1")
     await forget(store, agent, ForgetTarget(conversation=conversation))
     marks = [f"n{i}n{who}" for i in range(40) for who in "ua"]
-    assert in_file(path, *marks) == []
+    assert left(holds, *marks) == []
     for key in ("c2", None):
         await alice.say([*history, user("something new")], assistant("Fine."), key)
-    await store.database.writer.checkpoint()
-    assert in_file(path, *marks) == []
+    await store.database.sweep(1000)
+    assert left(holds, *marks) == []
 
 
 async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back(
-    store: SqlStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, holds: Holds
 ) -> None:
     await alice.say([user("Tell me.")], assistant("It was zqsecretx and then some more words."), "c1")
-    await forget(store, alice.agent, ForgetTarget(messages=[row_of(alice, "secret").seq + 1]))
+    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "secret")).seq + 1]))
     heard = [user("Tell me."), assistant("It was zqsecretx and"), user("Stop.")]
     await alice.say(heard, assistant("Fine."), "c1")
-    await store.database.writer.checkpoint()
-    assert in_file(path, "secret") == []
+    await store.database.sweep(1000)
+    assert left(holds, "secret") == []
 
 
 # -- a turn under way
@@ -202,75 +193,77 @@ async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back
 
 async def test_a_turn_that_was_under_way_does_not_commit(store: SqlStore, alice: Teller) -> None:
     history = await talk(alice, ["one"], "c1")
-    turn = alice.begin([*history, user("and then?")], "c1")
-    await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "oneu").id]))
+    turn = await alice.begin([*history, user("and then?")], "c1")
+    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
     with pytest.raises(Stale):
         await alice.end(turn, [assistant("zqonex")])
 
 
 async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either(
-    store: SqlStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, holds: Holds
 ) -> None:
     history = await talk(alice, ["one"], "c1")
-    turn = alice.begin([*history, user("and then?")], "c1")
+    turn = await alice.begin([*history, user("and then?")], "c1")
     await forget(store, alice.agent, ForgetTarget(is_all=True))
     with pytest.raises(Stale):
         await alice.end(turn, [assistant(words("onea"))])
-    assert in_file(path, "oneu", "onea") == []
+    assert left(holds, "oneu", "onea") == []
 
 
 # -- what came from it
 
 
 async def test_block_values_that_came_from_it_go_and_later_edits_stay(
-    store: SqlStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, holds: Holds
 ) -> None:
     history: list[WireMessage] = []
     for mark in ("red", "green", "blue"):
         history += [user(f"I like {mark}")]
         reply = assistant(f"Noted {mark}.")
-        await alice.end(alice.begin(history, "c1"), [reply], [f"likes zq{mark}x"])
+        await alice.end(await alice.begin(history, "c1"), [reply], [f"likes zq{mark}x"])
         history.append(reply)
     await alice.say([*history, user("bye")], assistant("Bye."), "c1")
     (block,) = await store.blocks.load(alice.agent.id)
     assert block.value == "likes zqredx\nlikes zqgreenx\nlikes zqbluex"
-    gone = next(e for e in alice.rows() if e.input and b"I like green" in e.input)
+    gone = next(e for e in await alice.rows() if e.input and b"I like green" in e.input)
     await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
     (now,) = await store.blocks.load(alice.agent.id)
     assert now.value == "likes zqredx\nlikes zqbluex"
     assert now.version == block.version + 1
-    assert in_file(path, "red", "green", "blue") == ["red", "blue"]
+    assert left(holds, "red", "green", "blue") == ["red", "blue"]
     undone = await store.blocks.undo(block.id, at=1.0)
     assert undone.value == "likes zqredx"  # the versions in between are gone for an undo, too
 
 
 async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
-    store: SqlStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, holds: Holds
 ) -> None:
     section = Snapshot(0, words("section"), {"blocks": {"human": "d"}, "tools": {"a": "b"}, "epoch": 0})
-    turn = alice.begin([user("hello")], "c1")
+    turn = await alice.begin([user("hello")], "c1")
     await alice.end(turn, [assistant("Hi.")], [words("pending")], snapshot=section)
-    (e,) = alice.rows()
-    assert in_file(path, "section", "pending") == ["section", "pending"]
+    (e,) = await alice.rows()
+    assert left(holds, "section", "pending") == ["section", "pending"]
     await forget(store, alice.agent, ForgetTarget(exchanges=[e.id]))
-    assert in_file(path, "section", "pending") == []
+    assert left(holds, "section", "pending") == []
 
 
-async def test_passages_that_came_from_it_go(store: SqlStore, alice: Teller, path: Path) -> None:
+async def test_passages_that_came_from_it_go(store: SqlStore, alice: Teller, holds: Holds) -> None:
     await talk(alice, ["one", "two"], "c1")
     agent = alice.agent
-    one, two = (row_of(alice, mark) for mark in ("oneu", "twou"))
+    one, two = [await row_of(alice, mark) for mark in ("oneu", "twou")]
     await save_passage(store, agent.id, words("kept"), at=5.0, sources=[two.id])
     await save_passage(store, agent.id, words("gone"), at=5.0, sources=[two.id, one.id])
     await index(store, agent)
     await forget(store, agent, ForgetTarget(exchanges=[one.id]))
     assert [p.text for p in await store.passages.list(agent.id)] == [words("kept")]
-    assert in_file(path, "kept", "gone") == ["kept"]
+    assert left(holds, "kept", "gone") == ["kept"]
     assert not await found(store, agent, "gone")
     assert await found(store, agent, "kept")
 
 
-async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(store: SqlStore, path: Path) -> None:
+async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(
+    store: SqlStore, holds: Holds
+) -> None:
     clock = Clock()
     alice = Teller(store, ALICE, clock)
     await talk(alice, ["one"], "c1")
@@ -280,19 +273,22 @@ async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(store: S
         assistant("", call("m1", "memory_insert")),
         result("m1", f"- [2025-10-09, user] {words('hid')}"),
     ]
-    await alice.end(alice.begin([user("what was it?")], "c2"), [*hidden, assistant("It was that.")])
+    await alice.end(await alice.begin([user("what was it?")], "c2"), [*hidden, assistant("It was that.")])
     alice.recall = lambda question: "[2025-10-01 Wed, user] " + words("other")
     await alice.say([user("and what else?")], assistant("Nothing."), "c3")
-    assert in_file(path, "quoted", "hid", "other") == ["quoted", "hid", "other"]
-    await forget(store, alice.agent, ForgetTarget(exchanges=[row_of(alice, "oneu").id]))
-    assert in_file(path, "quoted", "hid", "other") == ["other"]
-    assert [e.notes for e in alice.rows()[1:]] == [{0: ""}, {0: "[2025-10-01 Wed, user] " + words("other")}]
+    assert left(holds, "quoted", "hid", "other") == ["quoted", "hid", "other"]
+    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
+    assert left(holds, "quoted", "hid", "other") == ["other"]
+    assert [e.notes for e in (await alice.rows())[1:]] == [
+        {0: ""},
+        {0: "[2025-10-01 Wed, user] " + words("other")},
+    ]
 
 
 # -- a user, a project, isolation
 
 
-async def test_a_user_leaves_nothing_and_begins_anew(store: SqlStore, path: Path) -> None:
+async def test_a_user_leaves_nothing_and_begins_anew(store: SqlStore, holds: Holds) -> None:
     clock = Clock()
     alice, bob = Teller(store, ALICE, clock), Teller(store, BOB, clock)
     for i in range(30):
@@ -300,42 +296,38 @@ async def test_a_user_leaves_nothing_and_begins_anew(store: SqlStore, path: Path
         await talk(bob, [f"b{i}"], f"c{i}", size=i * 20)
     for who in (alice, bob):
         await index(store, who.agent)
-    old, kept = alice.agent, bob.rows()
+    old, kept = alice.agent, await bob.rows()
     await forget(store, old, ForgetTarget(is_all=True))
     marks = [f"a{i}{who}" for i in range(30) for who in "ua"]
-    assert in_file(path, *marks) == []
-    assert bob.rows() == kept
+    assert left(holds, *marks) == []
+    assert await bob.rows() == kept
     assert await found(store, bob.agent, "b7u")
-    assert not contains(path, old.secret)
-    assert not any(_rows_of(store, old.id).values())
+    assert not holds(old.secret)
+    assert not any((await _rows_of(store, old.id)).values())
     await alice.say([user(words("a1u"))], assistant("New."), "c1")
     assert alice.agent.secret != old.secret
-    assert len(alice.rows()) == 1
+    assert len(await alice.rows()) == 1
 
 
-def _rows_of(store: SqlStore, agent: int) -> dict[str, int]:
+async def _rows_of(store: SqlStore, agent: int) -> dict[str, int]:
     tables = ("conversations", "exchanges", "marks", "snapshots", "blocks", "block_ops", "passages", "terms")
-
-    def read(connection: sqlite3.Connection) -> dict[str, int]:
-        return {
-            table: connection.execute(f"SELECT count(*) FROM {table} WHERE agent = ?", (agent,)).fetchone()[0]
-            for table in tables
-        }
-
-    return store.database.reader.run(read)
+    return {
+        table: (await rows(store, f"SELECT count(*) FROM {table} WHERE agent = ?", (agent,)))[0][0]
+        for table in tables
+    }
 
 
-async def test_another_agents_ids_do_nothing(store: SqlStore, path: Path) -> None:
+async def test_another_agents_ids_do_nothing(store: SqlStore, holds: Holds) -> None:
     clock = Clock()
     alice, bob = Teller(store, ALICE, clock), Teller(store, BOB, clock)
     await talk(alice, ["one"], "c1")
     await talk(bob, ["two"], "c1")
-    before = alice.rows()
+    before = await alice.rows()
     mine = await store.forgetting.conversation(alice.agent.id, "c1")
     target = ForgetTarget(exchanges=[e.id for e in before], conversation=mine, messages=[900])
     await forget(store, bob.agent, target)
-    assert alice.rows() == before
-    assert in_file(path, "oneu", "twou") == ["oneu", "twou"]
+    assert await alice.rows() == before
+    assert left(holds, "oneu", "twou") == ["oneu", "twou"]
 
 
 async def test_a_scope_finds_its_memories_and_no_others(store: SqlStore) -> None:
@@ -360,7 +352,7 @@ async def test_a_scope_finds_its_memories_and_no_others(store: SqlStore) -> None
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
-    store: SqlStore, path: Path, seed: int
+    store: SqlStore, holds: Holds, seed: int
 ) -> None:
     """Conversations of two users grow side by side; turns are cut, cancelled and amended, some are long."""
     chance = random.Random(seed)
@@ -374,7 +366,7 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
         size = chance.choice((2, 10, 60, 200, 900, 2500))
         ask, reply = words(f"{number}u", size), words(f"{number}a", chance.choice((2, 40, 300, 1500)))
         told.setdefault((who, key), []).extend((f"{number}u", f"{number}a"))
-        turn = alice.begin([*history, user(ask)], key)
+        turn = await alice.begin([*history, user(ask)], key)
         kind = chance.random()
         if kind < 0.1:
             await alice.end(turn, [assistant(reply[:200])], how=settle.cancel)
@@ -392,14 +384,14 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
         lists[who, key] = [*history, user(ask if kind < 0.8 else ask + " grown"), assistant(heard)]
     for (who, key), marks in told.items():
         agent = tellers[who].agent
-        assert in_file(path, *marks)
+        assert left(holds, *marks)
         conversation = await store.forgetting.conversation(agent.id, key)
         assert conversation
         await forget(store, agent, ForgetTarget(conversation=conversation))
-        assert in_file(path, *marks) == []
+        assert left(holds, *marks) == []
 
 
-async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenStore, path: Path) -> None:
+async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenStore, holds: Holds) -> None:
     store = await open_store()
     alice = Teller(store, ALICE, Clock())
     await talk(alice, [f"n{i}n" for i in range(100)], "c1", size=3)
@@ -407,7 +399,7 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     conversation = await store.forgetting.conversation(agent.id, "c1")
     id = await store.forgetting.begin(agent.id, ForgetTarget(conversation=conversation))
     assert not await store.forgetting.run(id, FORGET_RULES, until=lambda: True)
-    states = {e.state for e in alice.rows()}
+    states = {e.state for e in await alice.rows()}
     assert states == {State.FINISHED, State.FORGOTTEN}
     await store.close()
     again = await open_store()
@@ -416,10 +408,10 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     assert await again.forgetting.run(id, FORGET_RULES)  # once more does nothing
     await again.forgetting.sweep()
     assert await again.forgetting.unfinished() == []
-    assert in_file(path, *(f"n{i}n{who}" for i in range(100) for who in "ua")) == []
+    assert left(holds, *(f"n{i}n{who}" for i in range(100) for who in "ua")) == []
 
 
-async def test_what_is_too_old_goes(store: SqlStore, path: Path) -> None:
+async def test_what_is_too_old_goes(store: SqlStore, holds: Holds) -> None:
     clock = Clock()
     alice = Teller(store, ALICE, clock)
     await talk(alice, ["old"], "c1")
@@ -431,5 +423,5 @@ async def test_what_is_too_old_goes(store: SqlStore, path: Path) -> None:
     assert await store.forgetting.aged("default", before) == [alice.agent.id]
     assert await store.forgetting.aged("other", before) == []
     await forget(store, alice.agent, ForgetTarget(before=before))
-    assert in_file(path, "oldu", "olda", "oldp", "newu", "newa", "newp") == ["newu", "newa", "newp"]
+    assert left(holds, "oldu", "olda", "oldp", "newu", "newa", "newp") == ["newu", "newa", "newp"]
     assert await store.forgetting.aged("default", before) == []

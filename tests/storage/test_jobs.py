@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-import threading
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage.base import Connection, Operation
-from storage.errors import Full, NotFound, Stale
-from storage.open import open_store
+from storage.errors import NotFound, Stale
 from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import create_agent
 from storage.sql.jobs import Jobs, enqueue_job, forget_jobs
 from storage.sql.passages import insert_passage
-from storage.sql.statements import load
 from storage.sql.store import SqlStore
-from storage.sqlite.database import drive
+from tests.storage.conftest import Holds, OpenStore
+from tests.stored import rows
 
 KINDS = ("learn", "compact")
 LEASE_S = 60.0
@@ -44,20 +39,13 @@ def clock() -> Clock:
     return Clock()
 
 
-OpenStore = Callable[..., Awaitable[SqlStore]]
-
-
 @pytest.fixture
-async def store(path: Path, clock: Clock) -> Any:
-    store = await open_at(path, clock)
-    yield store
-    await store.close()
+async def store(open_store: OpenStore, clock: Clock) -> SqlStore:
+    return await open_at(open_store, clock)
 
 
-async def open_at(path: Path, clock: Clock, **options: Any) -> SqlStore:
-    return await open_store(
-        path, now=lambda: clock.now, tick=lambda: clock.tick, busy_timeout_ms=0, **options
-    )
+async def open_at(open_store: OpenStore, clock: Clock) -> SqlStore:
+    return await open_store(now=lambda: clock.now, tick=lambda: clock.tick)
 
 
 @pytest.fixture
@@ -84,16 +72,12 @@ def remember(agent: Agent, text: str) -> Operation[Any]:
     return lambda connection: insert_passage(connection, agent.id, text, at=1.0)
 
 
-def texts(store: SqlStore, agent: Agent) -> list[str]:
-    return [passage.text for passage in drive(store.passages.list(agent.id))]
+async def texts(store: SqlStore, agent: Agent) -> list[str]:
+    return [passage.text for passage in await store.passages.list(agent.id)]
 
 
 def raise_epoch(agent: Agent) -> Operation[Any]:
     return lambda c: c.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
-
-
-def content_of(path: Path) -> str:
-    return path.read_bytes().decode("latin-1")
 
 
 # --- from enqueueing to the end ---------------------------------------------------------------------------------------
@@ -110,7 +94,7 @@ async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: SqlStore, jobs
     await jobs.finish(job, remember(agent, "done"))
     assert await jobs.list() == ()
     assert await jobs.steps(id) == ()
-    assert texts(store, agent) == ["done"]
+    assert await texts(store, agent) == ["done"]
     assert await jobs.due_in(KINDS) is None
 
 
@@ -125,7 +109,7 @@ async def test_what_fails_in_the_last_effect_leaves_the_job_as_it_was(store: Sql
 
     with pytest.raises(ValueError, match="no"):
         await jobs.finish(job, half)
-    assert texts(store, agent) == []
+    assert await texts(store, agent) == []
     assert [each.state for each in await jobs.list()] == [JobState.RUNNING]
     await jobs.finish(job)
 
@@ -154,31 +138,6 @@ async def test_only_what_is_due_and_has_a_handler_is_claimed(
     assert (await take(jobs)).kind == "learn"
 
 
-async def test_who_is_next_is_found_without_looking_at_all_who_wait(store: SqlStore, jobs: Jobs) -> None:
-    """The loop's own thread asks, whenever something was enqueued."""
-    statements = load("jobs.sql")
-
-    def plan(name: str, first: object) -> list[str]:
-        def read(connection: sqlite3.Connection) -> list[str]:
-            rows = connection.execute(
-                f"EXPLAIN QUERY PLAN {statements[name]}", statements[name].spread((first, ["x"]))
-            )
-            return [row[3] for row in rows.fetchall()]
-
-        return store.database.reader.run(read)
-
-    for steps, index in (
-        (plan("first", "pending"), "jobs_state (state=?)"),
-        (plan("put_back", 1.0), "jobs_asked (asked>?)"),
-    ):
-        assert steps[0] == f"SEARCH j USING INDEX {index}"
-        assert any("SEARCH o USING" in step and "jobs_lane" in step for step in steps), steps
-        assert not any("TEMP B-TREE" in step for step in steps), steps
-
-
-# --- lanes and keys ---------------------------------------------------------------------------------------------------
-
-
 async def test_one_job_of_a_kind_runs_for_an_agent(store: SqlStore, jobs: Jobs) -> None:
     a, b = await make_agent(store, "a"), await make_agent(store, "b")
     await jobs.enqueue("learn", a.id, "1")
@@ -201,7 +160,7 @@ async def test_the_schema_itself_forbids_two_in_a_lane(store: SqlStore, jobs: Jo
     await jobs.enqueue("learn", 0, "2")
     await take(jobs)
     with pytest.raises(Exception, match="UNIQUE"):
-        await store.database.writer.submit(lambda c: c.execute("UPDATE jobs SET state = 'running'"))
+        await rows(store, "UPDATE jobs SET state = 'running'")
 
 
 async def test_jobs_of_one_key_that_wait_are_one(store: SqlStore, jobs: Jobs, clock: Clock) -> None:
@@ -301,7 +260,7 @@ async def test_a_cancelled_job_is_gone_and_commits_nothing(store: SqlStore, jobs
     with pytest.raises(Stale):
         await jobs.finish(job, remember(agent, "late"))
     assert await jobs.fail(job, "late", 1.0) == "lost"
-    assert texts(store, agent) == []
+    assert await texts(store, agent) == []
     for missing in (jobs.cancel, jobs.retry):
         with pytest.raises(NotFound):
             await missing(id)
@@ -332,7 +291,7 @@ async def test_a_lease_that_ran_out_is_taken_over_and_its_worker_commits_nothing
             await late
     assert await jobs.fail(old, "late", None) == "lost"
     await jobs.finish(new, remember(agent, "good"))
-    assert texts(store, agent) == ["good"]
+    assert await texts(store, agent) == ["good"]
 
 
 async def test_a_heartbeat_keeps_the_lease(store: SqlStore, jobs: Jobs, clock: Clock) -> None:
@@ -345,15 +304,17 @@ async def test_a_heartbeat_keeps_the_lease(store: SqlStore, jobs: Jobs, clock: C
     await jobs.finish(job)
 
 
-async def test_what_another_process_left_running_is_taken_over_at_once(path: Path, clock: Clock) -> None:
+async def test_what_another_process_left_running_is_taken_over_at_once(
+    open_store: OpenStore, clock: Clock
+) -> None:
     """Its steps are there: none is performed again."""
-    first = await open_at(path, clock)
+    first = await open_at(open_store, clock)
     await first.jobs.enqueue("learn", 0, "k")
     job = await take(first.jobs)
     await first.jobs.journal(job, "ask", b"answer")
     await first.close()  # without an end of the job, as after a kill
     clock.now -= 10_000
-    second = await open_at(path, clock)
+    second = await open_at(open_store, clock)
     assert await second.jobs.due_in(KINDS) == 0.0
     again = await take(second.jobs)
     assert (again.id, again.attempt, again.tries) == (job.id, 2, 2)
@@ -361,14 +322,16 @@ async def test_what_another_process_left_running_is_taken_over_at_once(path: Pat
     await second.close()
 
 
-async def test_a_job_that_kills_every_process_ends_in_the_dead_letter(path: Path, clock: Clock) -> None:
+async def test_a_job_that_kills_every_process_ends_in_the_dead_letter(
+    open_store: OpenStore, clock: Clock
+) -> None:
     for attempt in range(TRIES):
-        store = await open_at(path, clock)
+        store = await open_at(open_store, clock)
         if attempt == 0:
             await store.jobs.enqueue("learn", 0, "k")
         assert (await take(store.jobs)).tries == attempt + 1
         await store.close()
-    store = await open_at(path, clock)
+    store = await open_at(open_store, clock)
     assert await claim(store.jobs) is None
     (dead,) = await store.jobs.list()
     assert dead.state is JobState.DEAD
@@ -401,7 +364,7 @@ async def test_a_step_is_journaled_once_with_its_effect(store: SqlStore, jobs: J
     assert await jobs.journal(job, "ask", b"one", remember(agent, "one")) == b"one"
     assert await jobs.journal(job, "ask", b"two", remember(agent, "two")) == b"one"
     assert await jobs.step(job, "ask") == b"one"
-    assert texts(store, agent) == ["one"]
+    assert await texts(store, agent) == ["one"]
     assert [(step.name, step.size) for step in await jobs.steps(job.id)] == [("ask", 3)]
 
 
@@ -434,7 +397,7 @@ async def test_a_running_job_brings_nothing_back(store: SqlStore, jobs: Jobs) ->
             await late
     assert await jobs.fail(job, "late", 1.0) == "dropped"
     assert await jobs.list() == ()
-    assert texts(store, agent) == []
+    assert await texts(store, agent) == []
 
 
 async def test_a_waiting_job_of_an_old_epoch_is_dropped_not_run(store: SqlStore, jobs: Jobs) -> None:
@@ -455,7 +418,7 @@ async def test_a_payload_of_an_old_epoch_is_not_merged_into_a_new_one(store: Sql
 
 
 async def test_forgetting_drops_jobs_steps_and_words_of_errors(
-    store: SqlStore, jobs: Jobs, path: Path
+    store: SqlStore, jobs: Jobs, holds: Holds
 ) -> None:
     alice, bob = await make_agent(store), await make_agent(store, "bob")
     await jobs.enqueue("learn", alice.id, "k")
@@ -466,7 +429,7 @@ async def test_forgetting_drops_jobs_steps_and_words_of_errors(
     await jobs.forget(alice.id)
     assert [job.agent for job in await jobs.list()] == [bob.id]
     await store.close()
-    assert "zanzibar" not in content_of(path)
+    assert not holds(b"zanzibar")
 
 
 async def test_forgetting_can_let_a_job_begin_again(store: SqlStore, jobs: Jobs) -> None:
@@ -516,22 +479,6 @@ async def test_watchers_are_told_of_what_there_may_be_to_do(store: SqlStore, job
     assert len(told) == 2
 
 
-async def test_a_caller_that_goes_away_hides_no_job(store: SqlStore, jobs: Jobs) -> None:
-    told: list[int] = []
-    jobs.watch(lambda: told.append(len(drive(jobs.list()))))
-    gate = threading.Event()
-    stalled = store.database.writer.submit(lambda _: gate.wait(10))
-    task = asyncio.create_task(jobs.enqueue("learn", 0, "k"))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    gate.set()
-    assert await stalled
-    assert await store.drain(10)
-    assert told == [1]
-
-
 # --- spending ---------------------------------------------------------------------------------------------------------
 
 
@@ -544,18 +491,3 @@ async def test_spending_is_counted_by_project_and_day(store: SqlStore) -> None:
         1,
         0,
     ]
-
-
-async def test_a_full_disk_is_named(store: SqlStore, jobs: Jobs) -> None:
-    await jobs.enqueue("learn", 0, "k")
-    job = await take(jobs)
-
-    def fill(connection: sqlite3.Connection) -> None:
-        error = sqlite3.OperationalError("database or disk is full")
-        error.sqlite_errorcode = sqlite3.SQLITE_FULL
-        raise error
-
-    with pytest.raises(Full):
-        await jobs.commit(job, fill)
-    assert await store.database.writer.probe()
-    await jobs.finish(job)

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage.errors import NotFound, WriteConflict
-from storage.open import open_store
 from storage.records import Agent, Scope
 from storage.sql.agents import Agents, create_agent
-from storage.sql.keys import was_keyed
 from storage.sql.store import SqlStore
 from tests.doubles.statements import counting
+from tests.storage.conftest import Holds
 
 ALICE = Scope("default", "default", "user:alice")
-
-
-def holds(path: Path, text: str) -> bool:
-    return text.encode() in path.read_bytes()
-
-
-def damage(path: Path) -> None:
-    path.write_bytes(b"\xff" * 100)
-
-
-def remove(path: Path, suffixes: set[str]) -> None:
-    gone = [each for each in path.parent.glob(f"{path.name}*") if each.suffix in suffixes]
-    assert path in gone or ".keyed" in suffixes
-    for each in gone:
-        each.unlink()
 
 
 async def test_a_key_is_shown_once_and_found_by_what_was_shown(store: SqlStore) -> None:
@@ -44,42 +27,10 @@ async def test_a_key_is_shown_once_and_found_by_what_was_shown(store: SqlStore) 
     assert plain.startswith(key.prefix)
 
 
-async def test_the_file_does_not_hold_the_key(store: SqlStore, path: Path) -> None:
+async def test_the_database_does_not_hold_the_key(store: SqlStore, holds: Holds) -> None:
     _, plain = await store.keys.create("shop", "laptop")
     await store.close()
-    assert not holds(path, plain.removeprefix("mg-")[4:])
-
-
-async def test_that_there_are_keys_can_be_told_without_the_file(store: SqlStore, path: Path) -> None:
-    assert not await store.keys.has_any()
-    assert not was_keyed(path)
-    key, _ = await store.keys.create("shop", "laptop")
-    await store.keys.revoke(str(key.id))  # taking back the last one does not open the door
-    await store.close()
-    damage(path)
-    assert was_keyed(path)
-
-
-async def test_keys_made_before_there_was_a_sign_leave_one_at_the_next_start(
-    store: SqlStore, path: Path
-) -> None:
-    await store.keys.create("shop", "laptop")
-    await store.close()
-    remove(path, {".keyed"})
-    store = await open_store(path)
-    assert await store.keys.has_any()
-    await store.close()
-    assert was_keyed(path)
-
-
-async def test_a_new_file_in_the_place_of_one_with_keys_has_none(store: SqlStore, path: Path) -> None:
-    await store.keys.create("shop", "laptop")
-    await store.close()
-    remove(path, {".db", ".db-wal", ".db-shm", ".lock"})
-    store = await open_store(path)
-    assert not await store.keys.has_any()
-    await store.close()
-    assert not was_keyed(path)
+    assert not holds(plain.removeprefix("mg-")[4:].encode())
 
 
 @pytest.mark.parametrize("presented", ["", "mg-", "mg-nothing", "' OR 1=1 --", "\udc80\x00", "x" * 100_000])

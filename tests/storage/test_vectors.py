@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,9 @@ from storage.search.blob import CorruptIndex, Document, encode
 from storage.sql.store import SqlStore
 from storage.sql.vectors import add_vectors, forget_indexed
 from tests.core.conversations import assistant, user
+from tests.storage.conftest import Holds
 from tests.storage.test_forget import Clock
-from tests.stored import ALICE, Teller, save_passage
+from tests.stored import ALICE, Teller, rows, save_passage
 
 DIMENSION = 16
 MODEL = "test/m"
@@ -200,9 +200,7 @@ async def embed(
 
 
 async def search(store: SqlStore, agent: Agent, text: str, model: str = MODEL, **options: Any) -> list[str]:
-    row = store.database.reader.run(
-        lambda c: c.execute("SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,)).fetchone()
-    )
+    (row,) = await rows(store, "SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,))
     hits = await store.recall.search(
         agent,
         "unheard",
@@ -216,20 +214,15 @@ async def search(store: SqlStore, agent: Agent, text: str, model: str = MODEL, *
     return [hit.text for hit in hits]
 
 
-def stored(store: SqlStore, agent: Agent) -> list[tuple[str, list[int]]]:
+async def stored(store: SqlStore, agent: Agent) -> list[tuple[str, list[int]]]:
     """(model, numbers) of each chunk."""
-    rows = store.database.reader.run(
-        lambda c: c.execute(
-            "SELECT model, data FROM vectors WHERE agent = ? ORDER BY chunk", (agent.id,)
-        ).fetchall()
-    )
-    return [(model, vectors.open_chunk(data).seqs.tolist()) for model, data in rows]
+    found = await rows(store, "SELECT model, data FROM vectors WHERE agent = ? ORDER BY chunk", (agent.id,))
+    return [(model, vectors.open_chunk(data).seqs.tolist()) for model, data in found]
 
 
-def on_disk(path: Path, *seeds: object) -> list[object]:
-    """Whose vectors can be found in the database or its log, be it a part of them."""
-    data = b"".join(p.read_bytes() for p in (path, Path(f"{path}-wal")) if p.exists())
-    return [seed for seed in seeds if any(unit(seed)[i : i + 16] in data for i in (0, 16, 32, 48))]
+def left(holds: Holds, *seeds: object) -> list[object]:
+    """Those whose vectors can still be found in the database, be it a part of them."""
+    return [seed for seed in seeds if any(holds(unit(seed)[i : i + 16]) for i in (0, 16, 32, 48))]
 
 
 async def forget(store: SqlStore, agent: Agent, target: ForgetTarget) -> None:
@@ -262,15 +255,15 @@ async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
     await talk(alice, *(f"n{i}" for i in range(70)))
     agent = alice.agent
     await embed(store, agent)
-    assert {model for model, _ in stored(store, agent)} == {MODEL}
+    assert {model for model, _ in await stored(store, agent)} == {MODEL}
     assert await store.vectors.lacks(agent.id, "b")
     found = await read(store, agent, "b")
     await store.database.write(store.vectors.adding(found, {m.seq: unit(m.text, 8) for m in found.messages}))
-    assert [model for model, _ in stored(store, agent)] == ["b", "b", MODEL]
+    assert [model for model, _ in await stored(store, agent)] == ["b", "b", MODEL]
     assert await search(store, agent, "What of n3?") == []  # its vectors are no longer compared
     await embed(store, agent, "b", lambda m: unit(m.text, 8))
-    assert [model for model, _ in stored(store, agent)] == ["b"] * 3
-    assert sum(len(seqs) for _, seqs in stored(store, agent)) == 140
+    assert [model for model, _ in await stored(store, agent)] == ["b"] * 3
+    assert sum(len(seqs) for _, seqs in await stored(store, agent)) == 140
 
 
 async def test_vectors_of_another_length_under_the_same_name_begin_anew(
@@ -292,7 +285,7 @@ async def test_what_has_changed_since_it_was_read_is_read_again(store: SqlStore,
     found = await read(store, agent)
     await store.database.write(store.vectors.beginning(agent.id, MODEL))
     await store.database.write(store.vectors.adding(found, {1: unit("late")}))
-    assert stored(store, agent) == []
+    assert await stored(store, agent) == []
     assert await store.vectors.lacks(agent.id, MODEL)
 
 
@@ -313,11 +306,8 @@ async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqlStore, ali
     await talk(alice, "tea")
     agent = alice.agent
     await embed(store, agent)
-    await store.database.writer.submit(
-        lambda c: c.execute("UPDATE vectors SET data = x'00', stamp = 99") and c.execute(
-            "UPDATE embedded SET stamp = 99"
-        )
-    )  # fmt: skip
+    await rows(store, "UPDATE vectors SET data = ?, stamp = 99", (b"\0",))
+    await rows(store, "UPDATE embedded SET stamp = 99")
     assert await search(store, agent, "What of tea?") == []
     await talk(alice, "rain", key="c2")
     texts = await embed(store, agent)
@@ -329,39 +319,35 @@ async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqlStore, ali
 # -- forgetting
 
 
-async def test_forgetting_takes_the_vectors_along(store: SqlStore, alice: Teller, path: Path) -> None:
+async def test_forgetting_takes_the_vectors_along(store: SqlStore, alice: Teller, holds: Holds) -> None:
     await talk(alice, "one", "two", "three")
     await talk(alice, "four", key="c2")
     agent = alice.agent
-    note = await save_passage(store, agent.id, "A note on one.", at=5.0, sources=[alice.rows()[0].id])
+    note = await save_passage(store, agent.id, "A note on one.", at=5.0, sources=[(await alice.rows())[0].id])
     while await store.recall.index(agent.id, messages_of):
         pass
     await embed(store, agent)
     texts = [f"{what} of {n}{end}" for n in ("one", "two", "three", "four")
              for what, end in (("What", "?"), ("This", "."))] + [note.text]  # fmt: skip
-    await store.database.writer.checkpoint()
-    assert on_disk(path, *texts) == texts
+    await store.database.sweep(1000)
+    assert left(holds, *texts) == texts
     assert "What of one?" in await search(store, agent, "What of one?")
-    await forget(store, agent, ForgetTarget(exchanges=[alice.rows()[0].id]))
-    assert on_disk(path, *texts) == texts[2:-1]
+    await forget(store, agent, ForgetTarget(exchanges=[(await alice.rows())[0].id]))
+    assert left(holds, *texts) == texts[2:-1]
     assert "What of one?" not in await search(store, agent, "What of one?")
-    await forget(store, agent, ForgetTarget(messages=[alice.rows()[1].seq]))
-    assert on_disk(path, *texts) == texts[3:-1]
+    await forget(store, agent, ForgetTarget(messages=[(await alice.rows())[1].seq]))
+    assert left(holds, *texts) == texts[3:-1]
     await forget(store, agent, ForgetTarget(conversation=await store.forgetting.conversation(agent.id, "c1")))
-    assert on_disk(path, *texts) == texts[6:-1]
+    assert left(holds, *texts) == texts[6:-1]
     assert not await store.vectors.lacks(agent.id, MODEL)
     await forget(store, agent, ForgetTarget(is_all=True))
-    assert on_disk(path, *texts) == []
-    rows = store.database.reader.run(
-        lambda c: c.execute(
-            "SELECT (SELECT count(*) FROM vectors), (SELECT count(*) FROM embedded)"
-        ).fetchone()
-    )
-    assert rows == (0, 0)
+    assert left(holds, *texts) == []
+    counts = "SELECT (SELECT count(*) FROM vectors), (SELECT count(*) FROM embedded)"
+    assert await rows(store, counts) == [(0, 0)]
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_rows_that_come_grow_and_go_leave_no_copies(store: SqlStore, path: Path, seed: int) -> None:
+async def test_rows_that_come_grow_and_go_leave_no_copies(store: SqlStore, holds: Holds, seed: int) -> None:
     """Rows of several memories share pages and move as others come and go. (Without padding each of these fails.)"""
     rng = random.Random(seed)
     kept: dict[tuple[int, int], dict[int, object]] = {}
@@ -385,14 +371,14 @@ async def test_rows_that_come_grow_and_go_leave_no_copies(store: SqlStore, path:
                 await forget_indexed(connection, agent, seqs)
 
     await store.database.write(change)
-    assert await store.database.writer.checkpoint()
+    assert await store.database.sweep(1000)
     there = [seed for held in kept.values() for seed in held.values()]
-    assert on_disk(path, *gone) == []
-    assert on_disk(path, *there[:20]) == there[:20]
+    assert left(holds, *gone) == []
+    assert left(holds, *there[:20]) == there[:20]
 
 
 async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_back(
-    store: SqlStore, alice: Teller, path: Path
+    store: SqlStore, alice: Teller, holds: Holds
 ) -> None:
     await talk(alice, "one", "two")
     agent = alice.agent
@@ -402,18 +388,18 @@ async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_ba
     assert job is not None
     found = await read(store, agent)
     added = {m.seq: of_text(m) for m in found.messages}
-    await forget(store, agent, ForgetTarget(exchanges=[alice.rows()[0].id]))
+    await forget(store, agent, ForgetTarget(exchanges=[(await alice.rows())[0].id]))
     with pytest.raises(Stale):
         await store.jobs.finish(job, store.vectors.adding(found, added))
-    await store.database.writer.checkpoint()
-    assert on_disk(path, "What of one?", "This of one.") == []
+    await store.database.sweep(1000)
+    assert left(holds, "What of one?", "This of one.") == []
     assert await embed(store, agent) == ["What of two?", "This of two."]
 
 
-async def test_what_was_forgotten_is_not_embedded_later(store: SqlStore, alice: Teller, path: Path) -> None:
+async def test_what_was_forgotten_is_not_embedded_later(store: SqlStore, alice: Teller, holds: Holds) -> None:
     await talk(alice, "one", "two")
     agent = alice.agent
-    await forget(store, agent, ForgetTarget(messages=[alice.rows()[0].seq]))
+    await forget(store, agent, ForgetTarget(messages=[(await alice.rows())[0].seq]))
     assert await embed(store, agent) == ["This of one.", "What of two?", "This of two."]
 
 
@@ -425,7 +411,7 @@ async def test_the_numbers_remembered_between_queries_are_those_on_disk(
     agent = alice.agent
     await embed(store, agent)
     assert "What of one?" in await search(store, agent, "What of one?")
-    id = await store.forgetting.begin(agent.id, ForgetTarget(exchanges=[alice.rows()[0].id]))
+    id = await store.forgetting.begin(agent.id, ForgetTarget(exchanges=[(await alice.rows())[0].id]))
     assert await store.forgetting.run(id, FORGET_RULES)  # nothing is swept yet
     near: list[str] = []
     for text in ("What of one?", "What of two?"):

@@ -96,7 +96,7 @@ async def live(alice: Teller, chance: random.Random, turns: int = 60) -> None:
             new = result(history[-1]["tool_calls"][0]["id"], f"result {number}")
         mode = Keeping.OFF if chance.random() < 0.1 else Keeping.ON
         alice.recall = lambda question: f"[2025-01-02 Thu, user] {question}" if len(question) % 3 == 0 else ""
-        turn = alice.begin([*history, new], key, mode)
+        turn = await alice.begin([*history, new], key, mode)
         kind = chance.random()
         reply = assistant(f"Reply {number} ☂") if kind < 0.85 else assistant(None, call(f"x{number}"))
         if kind < 0.1:
@@ -124,7 +124,7 @@ async def test_export_import_export_is_the_same(store: SqlStore, other: SqlStore
     alice = Teller(store, ALICE, Clock())
     await live(alice, chance)
     agent = alice.agent
-    rows = alice.rows()
+    rows = await alice.rows()
     await save_passage(store, agent.id, "A passage ☂", at=5.5, sources=[rows[0].id, rows[1].id])
     (block,) = await store.blocks.load(agent.id)
     await store.blocks.write(block.id, block.version, "by hand", at=7.0, origin="api", sources=[rows[1].id])
@@ -194,7 +194,7 @@ async def test_what_is_told_holds_no_secret_and_no_hash(store: SqlStore) -> None
     await live(alice, random.Random(1), 20)
     text = "\n".join(await export(store))
     agent = alice.agent
-    for data in [agent.secret, *(e.path for e in alice.rows() if e.path)]:
+    for data in [agent.secret, *(e.path for e in await alice.rows() if e.path)]:
         assert data.hex() not in text
     assert agent.uid not in text
 
@@ -209,13 +209,13 @@ async def test_a_conversation_goes_on_where_it_was(store: SqlStore, other: SqlSt
         history.append(assistant(f"Answer {number}"))
     await fill(other, await export(store))
     carol = Teller(other, CAROL, alice.now)
-    turn = carol.begin([*history, user("And now?")], key)
+    turn = await carol.begin([*history, user("And now?")], key)
     assert turn.is_plain
     await carol.end(turn, [assistant("Yes.")])
-    rows = carol.rows()
+    rows = await carol.rows()
     assert [e.depth for e in rows] == [0, 1, 2, 3]
     assert [(e.seq, e.offset, e.length) for e in rows[:3]] == [
-        (e.seq, e.offset, e.length) for e in alice.rows()
+        (e.seq, e.offset, e.length) for e in await alice.rows()
     ]
     assert rows[3].parent == rows[2].id
     agent = carol.agent
@@ -232,12 +232,12 @@ async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(
     history = [user("Secret"), assistant("Well."), user("More")]
     await alice.say(history[:1], assistant("Well."), "c1")
     await alice.say(history, assistant("Fine."), "c1")
-    (first, _) = alice.rows()
+    (first, _) = await alice.rows()
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[first.id]))
     await store.forgetting.run(id, FORGET_RULES)
     await fill(other, await export(store))
     carol = Teller(other, CAROL, alice.now)
-    tomb, second = carol.rows()
+    tomb, second = await carol.rows()
     assert (tomb.state, second.parent) == (State.FORGOTTEN, tomb.id)
     assert not set(tomb.inputs) & {carol_atoms(carol, user("Secret"))}
 
@@ -256,7 +256,7 @@ async def test_a_memory_is_not_written_over(store: SqlStore, other: SqlStore) ->
     await carol.say([user("I was here first")], assistant("Hi."), "c1")
     with pytest.raises(BadRequest, match="has a memory here already"):
         await fill(other, lines)
-    assert len(carol.rows()) == 1
+    assert len(await carol.rows()) == 1
 
 
 async def test_one_that_began_meanwhile_is_not_written_over_either(store: SqlStore, other: SqlStore) -> None:
@@ -267,7 +267,7 @@ async def test_one_that_began_meanwhile_is_not_written_over_either(store: SqlSto
     await carol.say([user("I was here first")], assistant("Hi."), "c1")
     with pytest.raises(BadRequest, match="has a memory here already"):
         await operation({**of(CAROL), "lines": [], "at": at, "end": True})
-    assert len(carol.rows()) == 1
+    assert len(await carol.rows()) == 1
 
 
 async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(

@@ -21,7 +21,6 @@ from gateway.core.conversation.tree import Tree
 from storage.open import open_store
 from storage.records import Exchange
 from storage.sql.store import SqlStore
-from storage.sqlite.database import drive
 from tests.core.conversations import (
     IDLE_S,
     OUR_TOOLS,
@@ -58,7 +57,7 @@ class Pair:
     def edits(self, id: str) -> list[str]:
         return [f"fact-{id}"] if self.has_edits else []
 
-    def begin(
+    async def begin(
         self,
         messages: Sequence[WireMessage],
         key: str | None,
@@ -67,7 +66,7 @@ class Pair:
     ) -> Request:
         offered = OUR_TOOLS if has_tools else frozenset()
         request = self.world.begin(messages, key, mode=mode, tools=offered)
-        stored = self.teller.begin(messages, key, mode, offered)
+        stored = await self.teller.begin(messages, key, mode, offered)
         assert request.plan is not None
         for what, a, b in (
             ("parent", _parent(request.plan), _parent(stored.plan)),
@@ -99,10 +98,10 @@ class Pair:
     ) -> None:
         committed = await self.teller.end(self.stored.pop(id(request)), full, edits, how)
         assert committed.exchange == request.exchange
-        self._compare()
+        await self._compare()
 
-    def _compare(self) -> None:
-        memory, rows = self.world.memory(), self.teller.rows()
+    async def _compare(self) -> None:
+        memory, rows = self.world.memory(), await self.teller.rows()
         firsts: dict[int, int] = {}
         named = {e.conversation for e in rows if memory.is_named(memory.records[e.id])}
         check_columns(rows, memory.canon, named)
@@ -113,7 +112,7 @@ class Pair:
             assert without_numbers(row) == general, f"\n{row}\n{general}\n{self.world.tree()}"
         assert len(rows) == len(memory.records)
         _check_runs(rows)
-        blocks = drive(self.teller.store.blocks.load(self.teller.agent.id))
+        blocks = await self.teller.store.blocks.load(self.teller.agent.id)
         assert [b.value for b in blocks] == [b.value for b in memory.blocks]
 
 
@@ -149,11 +148,11 @@ class Client:
         self.count = 0
         self.calls = 0
 
-    def begin(self, messages: Sequence[WireMessage], mode: Keeping = Keeping.ON) -> Request:
+    async def begin(self, messages: Sequence[WireMessage], mode: Keeping = Keeping.ON) -> Request:
         listed = list(messages)
         if self.has_template and listed[-1]["role"] == "user":
             listed[-1] = user(f"Documents: some {self.count}. Question: {text_of(listed[-1])}")
-        return self.pair.begin(listed[-self.keeps :], self.key, mode, self.has_tools)
+        return await self.pair.begin(listed[-self.keeps :], self.key, mode, self.has_tools)
 
     def question(self) -> WireMessage:
         self.count += 1
@@ -206,11 +205,11 @@ class Client:
         self.messages = [*asked, visible(full, ours)]
 
     async def plain(self, asked: list[WireMessage]) -> None:
-        await self.answered(self.begin(asked), asked)
+        await self.answered(await self.begin(asked), asked)
 
     async def regenerated(self, asked: list[WireMessage]) -> None:
         for _ in range(self.dice.randint(2, 3)):
-            await self.answered(self.begin(asked), asked)
+            await self.answered(await self.begin(asked), asked)
 
     async def edited(self, asked: list[WireMessage]) -> None:
         await self.plain(asked)
@@ -219,7 +218,7 @@ class Client:
     async def grown(self, asked: list[WireMessage]) -> None:
         words = text_of(asked[-1]).split()
         for n in range(1, len(words)):
-            request = self.begin([*asked[:-1], user(" ".join(words[:n]))])
+            request = await self.begin([*asked[:-1], user(" ".join(words[:n]))])
             if self.dice.random() < 0.5:
                 await self.pair.cancel(request, [])
             else:
@@ -236,7 +235,7 @@ class Client:
         self.messages[-1] = assistant(spoken[: self.dice.randint(min(6, len(spoken)), len(spoken))])
 
     async def cancelled(self, asked: list[WireMessage]) -> None:
-        request = self.begin(asked)
+        request = await self.begin(asked)
         full, new = self.reply()
         if self.dice.random() < 0.5:
             await self.pair.cancel(request, [])
@@ -251,7 +250,7 @@ class Client:
     async def parallel(self, asked: list[WireMessage]) -> None:
         other = [*self.messages, user(f"drawer {self.count} of chat {self.number}")]
         lists = self.dice.choice([[asked, other], [asked, asked], [asked, other, asked]])
-        requests = [self.begin(messages) for messages in lists]
+        requests = [await self.begin(messages) for messages in lists]
         order = list(range(len(lists)))
         self.dice.shuffle(order)
         for i in order:
@@ -259,7 +258,7 @@ class Client:
 
     async def off(self, asked: list[WireMessage]) -> None:
         mode = self.dice.choice([Keeping.OFF, Keeping.READ])
-        request = self.begin(asked, mode)
+        request = await self.begin(asked, mode)
         await self.pair.finish(request, [assistant(f"secret {self.count}")])
         self.messages = [*asked, assistant(f"secret {self.count}")]
 
@@ -269,7 +268,7 @@ class Client:
         said = assistant(
             self.dice.choice([None, "Let me look."]), call(id, arguments=f'{{"n":{self.calls}}}')
         )
-        request = self.begin(asked)
+        request = await self.begin(asked)
         if self.has_tools and self.dice.random() < 0.5:  # ours in the same round, kept back from the client
             ours = call("m" + id, "memory_insert", "{}")
             both = {**said, "tool_calls": [ours, *said["tool_calls"]]}
@@ -314,7 +313,7 @@ async def test_an_ordinary_chat_takes_the_plain_path(store: SqlStore, key: str |
     messages: list[WireMessage] = []
     for k in range(5):
         messages.append(user(f"where is thing {k}"))
-        await pair.finish(pair.begin(messages, key), [assistant(f"Here, {k}.")])
+        await pair.finish(await pair.begin(messages, key), [assistant(f"Here, {k}.")])
         messages.append(assistant(f"Here, {k}."))
     assert pair.plain == 4  # all but the first
 
@@ -322,8 +321,8 @@ async def test_an_ordinary_chat_takes_the_plain_path(store: SqlStore, key: str |
 async def test_two_plain_turns_at_once_are_weighed_when_they_end(store: SqlStore) -> None:
     pair = Pair(store, has_edits=False)
     messages = [user("Hi"), assistant("Hello!")]
-    await pair.finish(pair.begin(messages[:1], "c1"), [assistant("Hello!")])
-    requests = [pair.begin([*messages, user(f"drawer {word}")], "c1") for word in ("one", "two")]
+    await pair.finish(await pair.begin(messages[:1], "c1"), [assistant("Hello!")])
+    requests = [await pair.begin([*messages, user(f"drawer {word}")], "c1") for word in ("one", "two")]
     assert pair.plain == 2
     for request in reversed(requests):
         await pair.finish(request, [assistant("Socks.")])
@@ -332,8 +331,8 @@ async def test_two_plain_turns_at_once_are_weighed_when_they_end(store: SqlStore
 async def test_a_growing_message_that_ends_out_of_order_is_weighed(store: SqlStore) -> None:
     pair = Pair(store, has_edits=False)
     messages = [user("Hi"), assistant("Hello!")]
-    await pair.finish(pair.begin(messages[:1], None), [assistant("Hello!")])
-    requests = [pair.begin([*messages, user(text)], None) for text in ("I would", "I would like tea")]
+    await pair.finish(await pair.begin(messages[:1], None), [assistant("Hello!")])
+    requests = [await pair.begin([*messages, user(text)], None) for text in ("I would", "I would like tea")]
     assert pair.plain == 2
     for request in reversed(requests):
         await pair.finish(request, [assistant("Tea.")])

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from storage.errors import Foreign, StoreError, TooNew
-from storage.sql.statements import load
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.migration import load_migrations, migrate
 
@@ -91,37 +90,6 @@ async def test_a_database_of_something_else_is_refused(open_store: Any, path: Pa
     connection.close()
     with pytest.raises(Foreign):
         await open_store()
-
-
-async def test_text_is_read_by_index(store: Any) -> None:
-    """No statement of the hot path reads a table from end to end."""
-    queries = load("statements.sql")
-    for name in ("agent_find", "key_find", "block_load", "op_of_exchange", "terms_load", "passage_list"):
-        sql = queries[name]
-        count = 1 if "?1" in sql else sql.count("?")
-        plan = store.database.reader.connection.execute(
-            f"EXPLAIN QUERY PLAN {sql}", (None,) * count
-        ).fetchall()
-        assert not [row[3] for row in plan if row[3].startswith("SCAN")], name
-
-
-@pytest.mark.parametrize(
-    ("where", "index"),
-    [
-        ("agent = 1 AND path IN (x'01', x'02')", "exchanges_path"),
-        ("agent = 1 AND reply_key = x'01'", "exchanges_reply"),
-        ("agent = 1 AND input_key = x'01'", "exchanges_input"),
-        ("conversation = 1 AND parent = 3", "exchanges_tree"),
-        ("conversation = 1 AND parent IS NULL", "exchanges_tree"),
-        ("agent = 1 AND begun > 5 AND parent IS NULL AND carried = 0", "exchanges_openings"),
-        ("agent = 1 AND seq >= 5", "exchanges_order"),
-    ],
-)
-async def test_exchanges_are_found_by(store: Any, where: str, index: str) -> None:
-    plan = store.database.reader.connection.execute(
-        f"EXPLAIN QUERY PLAN SELECT said FROM exchanges WHERE {where}"
-    ).fetchall()
-    assert f"USING INDEX {index} " in plan[0][3]
 
 
 async def test_an_exchange_moves_its_conversation_and_its_agent(store: Any, agent: Any) -> None:

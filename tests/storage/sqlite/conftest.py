@@ -1,0 +1,19 @@
+"""What is SQLite's own: the file, its lock, its log, its writer, and what is erased in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.storage.conftest import SqliteFile
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> SqliteFile:
+    return SqliteFile(tmp_path)
+
+
+@pytest.fixture
+def path(database: SqliteFile) -> Path:
+    return database.path

@@ -1,0 +1,48 @@
+"""Jobs where the writer is held up, or the disk is full."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+
+import pytest
+
+from storage.base import Connection
+from storage.errors import Full
+from storage.sql.store import SqlStore
+from storage.sqlite.database import drive
+
+
+async def test_a_caller_that_goes_away_hides_no_job(store: SqlStore) -> None:
+    jobs = store.jobs
+    told: list[int] = []
+    jobs.watch(lambda: told.append(len(drive(jobs.list()))))
+    gate = threading.Event()
+    stalled = store.database.writer.submit(lambda _: gate.wait(10))
+    task = asyncio.create_task(jobs.enqueue("learn", 0, "k"))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.set()
+    assert await stalled
+    assert await store.drain(10)
+    assert told == [1]
+
+
+async def test_a_full_disk_is_named(store: SqlStore) -> None:
+    jobs = store.jobs
+    await jobs.enqueue("learn", 0, "k")
+    job = await jobs.claim(("learn",), lease_s=60.0, tries=3)
+    assert job is not None
+
+    async def fill(connection: Connection) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    with pytest.raises(Full):
+        await jobs.commit(job, fill)
+    assert await store.database.writer.probe()
+    await jobs.finish(job)

@@ -1,0 +1,52 @@
+"""The sign beside the database file that there are keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from storage.open import open_store
+from storage.sql.keys import was_keyed
+from storage.sql.store import SqlStore
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(b"\xff" * 100)
+
+
+def remove(path: Path, suffixes: set[str]) -> None:
+    gone = [each for each in path.parent.glob(f"{path.name}*") if each.suffix in suffixes]
+    assert path in gone or ".keyed" in suffixes
+    for each in gone:
+        each.unlink()
+
+
+async def test_that_there_are_keys_can_be_told_without_the_file(store: SqlStore, path: Path) -> None:
+    assert not await store.keys.has_any()
+    assert not was_keyed(path)
+    key, _ = await store.keys.create("shop", "laptop")
+    await store.keys.revoke(str(key.id))  # taking back the last one does not open the door
+    await store.close()
+    damage(path)
+    assert was_keyed(path)
+
+
+async def test_keys_made_before_there_was_a_sign_leave_one_at_the_next_start(
+    store: SqlStore, path: Path
+) -> None:
+    await store.keys.create("shop", "laptop")
+    await store.close()
+    remove(path, {".keyed"})
+    store = await open_store(path)
+    assert await store.keys.has_any()
+    await store.close()
+    assert was_keyed(path)
+
+
+async def test_a_new_file_in_the_place_of_one_with_keys_has_none(store: SqlStore, path: Path) -> None:
+    await store.keys.create("shop", "laptop")
+    await store.close()
+    remove(path, {".db", ".db-wal", ".db-shm", ".lock"})
+    store = await open_store(path)
+    assert not await store.keys.has_any()
+    await store.close()
+    assert not was_keyed(path)

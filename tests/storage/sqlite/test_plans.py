@@ -1,0 +1,76 @@
+"""By which index SQLite finds what the store asks for."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import pytest
+
+from storage.sql.exchanges import SQL
+from storage.sql.statements import load
+from storage.sql.store import SqlStore
+
+
+async def test_text_is_read_by_index(store: Any) -> None:
+    """No statement of the hot path reads a table from end to end."""
+    queries = load("statements.sql")
+    for name in ("agent_find", "key_find", "block_load", "op_of_exchange", "terms_load", "passage_list"):
+        sql = queries[name]
+        count = 1 if "?1" in sql else sql.count("?")
+        plan = store.database.reader.connection.execute(
+            f"EXPLAIN QUERY PLAN {sql}", (None,) * count
+        ).fetchall()
+        assert not [row[3] for row in plan if row[3].startswith("SCAN")], name
+
+
+@pytest.mark.parametrize(
+    ("where", "index"),
+    [
+        ("agent = 1 AND path IN (x'01', x'02')", "exchanges_path"),
+        ("agent = 1 AND reply_key = x'01'", "exchanges_reply"),
+        ("agent = 1 AND input_key = x'01'", "exchanges_input"),
+        ("conversation = 1 AND parent = 3", "exchanges_tree"),
+        ("conversation = 1 AND parent IS NULL", "exchanges_tree"),
+        ("agent = 1 AND begun > 5 AND parent IS NULL AND carried = 0", "exchanges_openings"),
+        ("agent = 1 AND seq >= 5", "exchanges_order"),
+    ],
+)
+async def test_exchanges_are_found_by(store: Any, where: str, index: str) -> None:
+    plan = store.database.reader.connection.execute(
+        f"EXPLAIN QUERY PLAN SELECT said FROM exchanges WHERE {where}"
+    ).fetchall()
+    assert f"USING INDEX {index} " in plan[0][3]
+
+
+async def test_who_is_next_is_found_without_looking_at_all_who_wait(store: SqlStore) -> None:
+    """The loop's own thread asks, whenever something was enqueued."""
+    queries = load("jobs.sql")
+
+    def plan(name: str, first: object) -> list[str]:
+        def read(connection: sqlite3.Connection) -> list[str]:
+            values = queries[name].spread((first, ["x"]))
+            rows = connection.execute(f"EXPLAIN QUERY PLAN {queries[name]}", values)
+            return [row[3] for row in rows.fetchall()]
+
+        return store.database.reader.run(read)
+
+    for steps, index in (
+        (plan("first", "pending"), "jobs_state (state=?)"),
+        (plan("put_back", 1.0), "jobs_asked (asked>?)"),
+    ):
+        assert steps[0] == f"SEARCH j USING INDEX {index}"
+        assert any("SEARCH o USING" in step and "jobs_lane" in step for step in steps), steps
+        assert not any("TEMP B-TREE" in step for step in steps), steps
+
+
+async def test_a_conversation_is_looked_up_by_itself_and_not_through_all_its_agent_ever_said(
+    store: SqlStore,
+) -> None:
+    def plans(connection: sqlite3.Connection) -> list[str]:
+        queries = {SQL["pool_conversation"]: 5, SQL["unmerged"]: 2}  # statement: how many values it takes
+        explained = [connection.execute(f"EXPLAIN QUERY PLAN {q}", (1,) * n) for q, n in queries.items()]
+        return [str(rows.fetchall()) for rows in explained]
+
+    for plan in await store.database.writer.submit(plans):
+        assert "conversation=?" in plan
