@@ -84,8 +84,8 @@ async def follow_blocks(
     stays: it may hold what somebody said.
     """
     for block, is_shared in [*((b, 0) for b in own), *((b, 1) for b in shared)]:
-        told = (block.description, block.limit, int(block.read_only))
-        await connection.run(SQL["block_follow"], (profile, block.label, is_shared, *told))
+        settings = (block.description, block.limit, int(block.read_only))
+        await connection.run(SQL["block_follow"], (profile, block.label, is_shared, *settings))
         if not is_shared:
             lacking = await connection.rows(SQL["block_lacking"], (profile, block.label, _FOLLOWED))
             for (agent,) in lacking:

@@ -1,8 +1,8 @@
-"""Facts that were learned, and how far learning has come.
+"""Learned facts, and how far learning has come.
 
 A fact's row is never changed; one that gives way to another is named in a table of its own. Numbers are of the agent's
-one order, among its messages, so that the search index can name them. What is learned, and what a message of an
-exchange is, the caller decides; what is confirmed is read off the row here.
+one order, among its messages, so that the search index can name them. The caller decides what is learned, and what a
+message of an exchange is; what is confirmed is read off the row here.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ __all__ = ["Facts", "hash_key"]
 SQL = load("facts.sql")
 
 ORIGIN = "learning"
-_BATCH = 32  # exchanges that are read at once
-_LIST = 64  # facts that are read at once by their numbers
-_MESSAGE_CHARS = 4_000  # what one message counts at most: longer ones are shown cut
-_OPEN_S = 3_600.0  # after so long nobody answers any more what was written down before its answer
+# Exchanges that are read at once, and facts by their numbers.
+_BATCH = 32
+_LIST = 64
+# What one message counts at most: longer ones are shown cut.
+_MESSAGE_CHARS = 4_000
+# After so long nobody answers any more what was written down before its answer.
+_OPEN_S = 3_600.0
 _READ_MS = 5_000.0
 
 
@@ -50,7 +53,10 @@ class Facts:
         limit_chars: int,
         upto: int | None = None,
     ) -> Unlearned | None:
-        """The next that is confirmed; None where the agent is gone. upto: what was read up to there before, again."""
+        """Reads the next messages that are confirmed; None where the agent is gone.
+
+        upto: reads again what was read up to there before.
+        """
 
         async def read(connection: Connection) -> Unlearned | None:
             return await _unlearned(connection, agent, messages_of, now, idle_s, limit_chars, upto)
@@ -58,7 +64,7 @@ class Facts:
         return await self._database.long_read(read, deadline_ms=_READ_MS)
 
     async def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> list[Fact]:
-        """Newest first; is_all: with those that are no longer true."""
+        """Returns facts, newest first. is_all: with those that are no longer true."""
         statement = SQL["all" if is_all else "current"]
         rows = await self._database.read(lambda connection: connection.rows(statement, (agent, limit)))
         return [_fact(row) for row in rows]
@@ -76,17 +82,20 @@ class Facts:
         return await self._database.read(read)
 
     async def blocks(self, agent: int) -> tuple[Block, ...]:
-        """Its blocks; those that it shares are read-only here, since what one user says is not for the others."""
+        """Returns an agent's blocks, shared ones read-only: what one user says is not for the others."""
         return await self._database.read(lambda connection: load_blocks(connection, agent, keep_shared=True))
 
     def learning(
         self, agent: Agent, cursor: int, upto: int, now: float, decide: Callable[[Sequence[Block]], Learned]
     ) -> Effect:
-        """What was learned up to `upto`, and the cursor there; nothing where the cursor is not at `cursor` any more."""
+        """Makes the effect that writes what was learned up to `upto`, and moves the cursor there.
+
+        It does nothing where the cursor is not at `cursor` any more.
+        """
         return lambda connection: _learn(connection, agent, cursor, upto, now, decide)
 
     async def waiting(self, limit: int) -> builtins.list[int]:
-        """People's memories with something that was not learned from yet."""
+        """Finds memories of people with something that was not learned from yet."""
         rows = await self._database.read(lambda connection: connection.rows(SQL["waiting"], (limit,)))
         return [row[0] for row in rows]
 
@@ -130,9 +139,9 @@ async def _unlearned(
 
 
 def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:
-    """Whether it is settled what it says and whether it stands: it was carried on, or left alone for the idle time.
+    """Says whether the text and the standing of an exchange are settled: a turn followed it, or the idle time is over.
 
-    What is dated in the future was written before the clock was put back.
+    An exchange that is dated in the future was written before the clock was put back.
     """
     if e.carried or e.state in (State.OFF, State.FORGOTTEN):
         return True
@@ -162,7 +171,7 @@ async def _learn(
 
 
 async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: float) -> None:
-    """Adds nothing where one that says the same is there; what it replaces ends in any case."""
+    """Adds a fact unless one that says the same is there; the facts that it replaces end in any case."""
     key = hash_key(agent.secret, fact.key)
     id = await connection.value(SQL["same"], (agent.id, key))
     if id is None:
@@ -186,12 +195,12 @@ async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: fl
         if old != id:
             await connection.run(SQL["end"], (id, fact.valid_from or now, old, agent.id))
             ended = await connection.rows(SQL["seq_of"], (old, agent.id))
-            # Nobody is told it any more; in the index it would still be the best hit, by which others are measured.
+            # It is not shown any more; in the index it would still be the best hit, by which others are measured.
             await forget_indexed(connection, agent.id, [seq for (seq,) in ended])
 
 
 def hash_key(secret: bytes, key: str) -> bytes:
-    """As a fact's key is stored: nobody can try words against it once the secret is gone."""
+    """Returns a fact's key as it is stored: nobody can try words against it once the secret is gone."""
     return blake2b(key.encode("utf-8", "replace"), key=secret, digest_size=16).digest()
 
 

@@ -1,18 +1,18 @@
 """Forgetting: of messages, exchanges, conversations, whole memories, and of what has grown too old.
 
-What is to go is written down first (`forgetting`), with the epoch raised, so that turns under way commit no more. Then
-it goes in short transactions, each of which can be done again, so that a process that dies goes on where it was:
+The target is written down first (`forgetting`), with the epoch raised, so that turns under way commit no more. Then it
+goes in short transactions. Each of them can be done again, so that a process that dies goes on where it was:
 
-    exchanges  content erased in place; the row stays as a tombstone that matches by hashes; its words leave the index,
-               and its vectors go; with one that was named go those that it took the place of
+    exchanges  content is erased in place; the row stays as a tombstone that matches by hashes; its words leave the
+               index, and its vectors go; with one that was named go those that it took the place of
     passages   those that came from an erased exchange, or are too old
     facts      likewise
     blocks     versions that came from one, and those built on them; a new value is made of what is left
     additions  notes and hidden rounds that may quote what is gone
-    the end    marks and intention deleted
+    end        marks and intention are deleted
 
 A memory that goes as a whole loses its row in `agents`, and with it its secret, before anything else.
-What quotes what, and what is left of a block, is decided by the caller's rules.
+The caller's rules decide what quotes what, and what is left of a block.
 """
 
 from __future__ import annotations
@@ -41,9 +41,11 @@ SQL = load("forget.sql")
 
 # Rows a transaction; measured at 20 to 60 us each, and a bulk write shall stay below 5 ms.
 _PAGE = 32
-_READ_PAGE = 128  # rows that are looked at and mostly stay
+# Rows that are looked at and mostly stay.
+_READ_PAGE = 128
 _DAY_S = 86_400
-_LIST = 64  # exchanges that one statement is asked about
+# Exchanges that one statement is asked about.
+_LIST = 64
 _NO_SOURCES = b"[]"
 
 _Cursor = tuple[str, int]
@@ -52,7 +54,7 @@ _Phase = Callable[[Connection, "_Work", int], Awaitable[int | None]]
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What one step needs to know."""
+    """The parameters of one step."""
 
     id: int
     agent: int
@@ -70,23 +72,24 @@ class Forgetting:
         cache: VectorCache,
         wake: Callable[[], None],
     ) -> None:
-        """wake: told when jobs have to end, and when they may begin again."""
+        """wake: called when jobs have to end, and when they may begin again."""
         self._database = database
         self._agents = agents
         self._now = now
         self._cache = cache
         self._wake = wake
-        self._cursors: dict[int, _Cursor] = {}  # of what was left off
+        # Where forgettings go on that were left off.
+        self._cursors: dict[int, _Cursor] = {}
 
     async def find(
         self, project: str, profile: str | None, subject: str | None, *, after: int = 0, limit: int = 100
     ) -> list[int]:
-        """A page of the memories in a scope; None: whatever profile, whatever subject."""
+        """Returns a page of the memories in a scope. None stands for any profile, or any subject."""
         values = (project, profile, subject, after, limit)
         return [row[0] for row in await self._read("agents_of", values)]
 
     async def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
-        """A page of the memories of a project that hold something older than that."""
+        """Returns a page of the memories of a project that hold something older than `before`."""
         values = (project, before, after, limit)
         rows = await self._database.long_read(
             lambda connection: connection.rows(SQL["agents_before"], values)
@@ -94,41 +97,43 @@ class Forgetting:
         return [row[0] for row in rows]
 
     async def conversation(self, agent: int, name: str) -> int | None:
-        """By its public name or by the client's own."""
+        """Returns a conversation by its public name or by the client's own."""
         return await self._value("conversation_of", (agent, name))
 
     async def exchange(self, agent: int, seq: int) -> int | None:
-        """The one that holds this message."""
+        """Returns the exchange that holds this message."""
         return await self._value("exchange_of", (agent, seq))
 
     async def extent(self, agent: int, target: ForgetTarget) -> Extent:
-        """How much that is, now."""
+        """Returns how much a target is now."""
         return await self._database.read(lambda connection: _extent(connection, agent, target))
 
     async def unfinished(self) -> list[int]:
-        """What was begun and not ended, by this process or one before it."""
+        """Returns what was begun and not ended, by this process or one before it."""
         return [row[0] for row in await self._read("unfinished", ())]
 
     async def begin(self, agent: int, target: ForgetTarget) -> int:
-        """Written down; nothing that was under way commits any more. Jobs end, and begin again when all is gone: no
-        model is asked about what is to go. Returns what `run` takes."""
+        """Writes the target down, after which nothing that was under way commits any more. Returns what `run` takes.
+
+        Jobs end, and begin again when all is gone: no model is asked about what is to go.
+        """
         id, scope = await self._database.bulk(lambda connection: _begin(connection, agent, target))
         self._clear(scope)
         self._wake()
         return id
 
     async def wipe(self, agent: int) -> None:
-        """A memory that nobody's blocks come from, such as an import that was given up."""
+        """Forgets a memory that nobody's blocks come from, such as an import that was given up."""
         rules = ForgetRules(lambda *_: True, lambda block, _: block.value)
         await self.run(await self.begin(agent, ForgetTarget(is_all=True)), rules)
 
     async def forget_project(self, project: str) -> None:
-        """What its users shared. The memories themselves are forgotten one by one, before."""
+        """Forgets what a project's users shared. The memories themselves are forgotten one by one, before."""
         while await self._database.bulk(lambda connection: _wipe_shared(connection, project)):
             pass
 
     async def run(self, id: int, rules: ForgetRules, until: Callable[[], bool] = lambda: False) -> bool:
-        """To its end, unless `until` says that it is enough for now. True when all is gone."""
+        """Forgets to the end, unless `until` says that it is enough for now. True when all is gone."""
         cursor: _Cursor | None = self._cursors.pop(id, (_FIRST, 0))
         while cursor is not None:
             at, now = cursor, self._now()
@@ -144,7 +149,7 @@ class Forgetting:
         return True
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
-        """What was forgotten leaves the write-ahead log too, and what this process remembers of words."""
+        """Takes what was forgotten out of the log and out of this process. False: somebody still reads it."""
         rank.clear_caches()
         self._cache.clear()
         return await self._database.sweep(wait_ms=wait_ms)
@@ -164,7 +169,7 @@ class Forgetting:
 
 
 async def _extent(connection: Connection, agent: int, target: ForgetTarget) -> Extent:
-    """Of messages and exchanges named one at a time, or of a conversation."""
+    """Counts messages and exchanges named one at a time, or those of a conversation."""
     ids = [await connection.value(SQL["exchange_of"], (agent, seq)) for seq in target.messages]
     found = [e for id in (*ids, *target.exchanges) if (e := await _load(connection, agent, id)) is not None]
     if not found:
@@ -177,7 +182,7 @@ async def _extent(connection: Connection, agent: int, target: ForgetTarget) -> E
 
 
 def _numbers(e: Exchange) -> list[int]:
-    """Of the messages of people and models that are still there."""
+    """Returns the numbers of the messages of people and models that are still there."""
     if e.state in (State.FORGOTTEN, State.OFF):
         return []
     spoken = [i for i, atoms in enumerate(e.inputs) if i not in e.hush and atoms]
@@ -214,7 +219,8 @@ async def _raise_epoch(connection: Connection, agent: int) -> None:
 async def _step(
     connection: Connection, id: int, rules: ForgetRules, at: _Cursor, now: float
 ) -> tuple[_Cursor | None, list[Scope | None]]:
-    """One transaction of it. Returns where to go on, and whose epochs have changed."""
+    """Runs one transaction of a phase. Returns where to go on, and whose epochs have changed (None: anybody's)."""
+    # Another process may have ended it.
     row = await connection.row(SQL["intended"], (id,))
     if row is None:
         return None, []
@@ -238,12 +244,15 @@ async def _step(
 
 
 async def _erase_exchanges(connection: Connection, work: _Work, after: int) -> int | None:
-    """after: how many of the named ones are done."""
+    """Erases a page of the target. after: how many of the named messages and exchanges are done."""
     agent, target = work.agent, work.target
     row = await connection.row(history.SQL["agent_by_id"], (agent,))
-    if row is None:  # the whole memory has gone meanwhile
+    # The whole memory may have gone meanwhile.
+    if row is None:
         return None
     messages, exchanges = target["messages"], target["exchanges"]
+    # What is named one by one comes first, so that `after` counts it. A conversation and what is too old are found
+    # again on each step: what is erased drops out of these statements.
     if after < len(messages):
         for seq in messages[after : after + _PAGE]:
             found = await connection.row(SQL["exchange_of"], (agent, seq))
@@ -280,6 +289,7 @@ async def _erase_all(connection: Connection, agent: int, ids: Iterable[int]) -> 
 
 
 async def _load(connection: Connection, agent: int, id: int) -> Exchange | None:
+    """Returns an exchange with all its content."""
     rows = await connection.rows(history.SQL["exchange_get"], (id, agent))
     if not rows:
         return None
@@ -288,7 +298,7 @@ async def _load(connection: Connection, agent: int, id: int) -> Exchange | None:
 
 
 async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
-    """All of it: a tombstone stays."""
+    """Erases a whole exchange; a tombstone stays."""
     await _unlink(connection, agent, e, [*range(len(e.inputs)), -1])
     tombstone = replace(
         e, state=State.FORGOTTEN, standing=False, edits=False, merged="", model="", opaque=False, hidden=False,
@@ -298,12 +308,13 @@ async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
 
 
 async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
-    """One message of it; with the last of them all of it."""
+    """Erases one message of an exchange, and with the last of them the whole exchange."""
     e = await _load(connection, agent, id)
     if e is None or e.state in (State.FORGOTTEN, State.OFF):
         return
     place = seq - e.seq if seq < e.seq + len(e.inputs) else -1
     hush = e.hush | {place}
+    # Results of tools (`t`) do not count: with nothing but these left, nobody said anything here any more.
     left = [i for i, atoms in enumerate(e.inputs) if i not in hush and atoms and atoms[0][:1] != b"t"]
     if e.said is not None and -1 not in hush:
         left.append(-1)
@@ -314,26 +325,16 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     messages = orjson.loads(e.input or b"[]")
     if 0 <= place < len(messages):
         messages[place] = {"role": messages[place].get("role"), "content": ""}
-    await history.rewrite_exchange(
-        connection,
-        agent,
-        replace(
-            e,
-            hush=hush,
-            edits=False,
-            hidden=False,
-            opaque=False if place < 0 else e.opaque,
-            notes=dict.fromkeys(e.notes, ""),
-            snapshot=None,
-            input=orjson.dumps(messages),
-            said=None if place < 0 else e.said,
-            full=None,
-        ),
-    )
+    # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
+    rest = replace(
+        e, hush=hush, edits=False, hidden=False, opaque=False if place < 0 else e.opaque, snapshot=None,
+        notes=dict.fromkeys(e.notes, ""), input=orjson.dumps(messages), said=None if place < 0 else e.said, full=None,
+    )  # fmt: skip
+    await history.rewrite_exchange(connection, agent, rest)
 
 
 async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
-    """What it took the place of: a transcript that grew, a cancelled request, an answer that was asked for again.
+    """Erases what an exchange took the place of: a transcript that grew, a cancelled request, an answer repeated.
 
     Nobody is shown these, so nobody can name them. seq: the message that is forgotten; of a reply their replies alone.
     """
@@ -353,7 +354,7 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
 
 
 async def _unlink(connection: Connection, agent: int, e: Exchange, places: Iterable[int]) -> None:
-    """What knows of these messages by something else than text; and the edits that the turn made."""
+    """Erases what knows of these messages otherwise than by their text, and the edits that the turn made."""
     seqs = []
     tombs = []
     for place in places:
@@ -425,7 +426,7 @@ async def _forget_saved(connection: Connection, agent: int, seq: int, at: float)
 
 
 async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> int | None:
-    """All of an agent's blocks at once: there are a few."""
+    """Rebuilds all blocks that an agent could write, at once: there are a few."""
     if "all" in work.target:
         project, profile = work.target["all"]
     else:
@@ -446,19 +447,21 @@ async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> in
 
 
 async def _owner(connection: Connection, block: int) -> int | None:
-    """None: it is shared."""
+    """Returns the agent that a block belongs to; None where it is shared."""
     row = await connection.row(SQL["block_owner"], (block,))
     owner: int | None = None if row is None else row[0]
     return owner
 
 
 async def _rebuild(connection: Connection, work: _Work, block: int) -> bool:
-    """Drops the versions that came from what is gone and all that were built on them. True: it had some."""
+    """Drops the versions of a block that came from what is gone, and all that were built on them. True: it had some."""
     rows = await connection.rows(SQL["block_versions"], (block,))
     origins = {version: _origins(exchange, listed) for version, _, _, exchange, listed, _ in rows}
     erased = await _erased_among(connection, chain.from_iterable(origins.values()))
-    clean: dict[int, str] = {}  # what may stay as it is
-    later: list[Revised] = []  # from the first one that may not
+    # The versions before the first one that came from what is gone stay as they are. From that one on each may hold
+    # words of it, since a version is written on top of the one before it.
+    clean: dict[int, str] = {}
+    later: list[Revised] = []
     sources: set[int] = set()
     kept: set[int] = set()
     for version, restores, origin, exchange, _, value in rows:
@@ -469,6 +472,7 @@ async def _rebuild(connection: Connection, work: _Work, block: int) -> bool:
             clean[version] = value
             kept = origins[version]
             continue
+        # An undo that went back to an untouched value starts afresh from it.
         if restores in clean and not is_erased:
             later.append(Revised(clean[restores], is_whole=True))
             continue
@@ -478,25 +482,22 @@ async def _rebuild(connection: Connection, work: _Work, block: int) -> bool:
             sources |= origins[version]
     if not any(r.is_erased for r in later):
         return False
+    # The new value first counts as built on what stayed; only then are the values in between emptied.
     now = await get_block(connection, block)
     base = clean[max(clean)] if clean else ""
     value = work.rules.rebuild(replace(now, value=base), later)
     for version, _, origin, *_ in rows:
         if version not in clean and origin != FORGOTTEN_ORIGIN:
             await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version, _NO_SOURCES))
+    origin, sources = "forget", sources | kept
     await write_block(
-        connection,
-        block,
-        now.version,
-        value,
-        at=work.now,
-        origin="forget",
-        sources=sorted(sources | kept),
+        connection, block, now.version, value, at=work.now, origin=origin, sources=sorted(sources)
     )
     return True
 
 
 async def _op_of(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:
+    """Returns the edit that made a version of a block, if a turn's tool did."""
     if exchange is None or not origin.startswith("tool:"):
         return None
     row = await connection.row(SQL["op_done"], (exchange, origin.removeprefix("tool:")))
@@ -504,7 +505,7 @@ async def _op_of(connection: Connection, exchange: int | None, origin: str) -> B
 
 
 async def _erase_additions(connection: Connection, work: _Work, after: int) -> int | None:
-    """Notes and hidden rounds, later than what is gone, that may quote it."""
+    """Erases notes and hidden rounds, later than what is gone, that may quote it."""
     agent = work.agent
     touched = await connection.rows(SQL["touched"], (agent,))
     days = {int(row[0]) for row in await connection.rows(SQL["gone_days"], (agent,))}
@@ -514,6 +515,7 @@ async def _erase_additions(connection: Connection, work: _Work, after: int) -> i
     if not days and not has_blocks:
         return None
     erased = Erased(frozenset(days), bool(has_blocks))
+    # By conversation the first number that is gone: whatever followed it there may have been built on it.
     first = min((row[1] for row in touched), default=0)
     places = {row[2]: row[1] for row in sorted(touched, key=lambda row: -int(row[1]))}
     rows = await connection.rows(SQL["additions"], (agent, first if touched else 0, after, _PAGE))
@@ -522,6 +524,8 @@ async def _erase_additions(connection: Connection, work: _Work, after: int) -> i
         if e is None:
             continue
         notes = {i: "" if note and work.rules.quotes(note, erased) else note for i, note in e.notes.items()}
+        # A note is text that can be searched for what is gone. A hidden round may have used it in other words: behind
+        # it in its conversation, or where a block went too, it goes unread.
         is_near = e.seq > places.get(e.conversation, e.seq)
         is_hidden = e.full is not None
         drops = is_hidden and (
@@ -536,6 +540,7 @@ async def _erase_additions(connection: Connection, work: _Work, after: int) -> i
 
 
 async def _end(connection: Connection, work: _Work, after: int) -> int | None:
+    """Drops the marks of this forgetting, and keeps out whatever began while it was under way."""
     await _raise_epoch(connection, work.agent)
     await connection.run(SQL["erased_done"], (work.agent, work.id))
     return None
@@ -548,6 +553,7 @@ def _wiping(name: str) -> _Phase:
     """Makes a phase of a statement that takes a page of rows."""
 
     async def wipe(connection: Connection, work: _Work, after: int) -> int | None:
+        """Forgets a memory that nobody's blocks come from, such as an import that was given up."""
         gone = await connection.run(SQL[name], (work.agent, _PAGE))
         return after + gone if gone == _PAGE else None
 
@@ -565,6 +571,7 @@ def _deleting(name: str) -> _Phase:
 
 
 async def _wipe_shared(connection: Connection, project: str) -> bool:
+    """Empties a page of what a project's users shared. True: there is more."""
     gone = await connection.run(SQL["wipe_shared_versions"], (project, _PAGE))
     if gone < _PAGE:
         await connection.run(SQL["wipe_shared_blocks"], (project,))

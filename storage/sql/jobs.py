@@ -50,7 +50,7 @@ async def enqueue_job(
     merge: Coalesce | None = None,
     postpone: bool = False,
 ) -> int:
-    """A job, within the caller's own transaction; call `Jobs.wake` when that is committed. Returns its number.
+    """Adds a job within the caller's own transaction; call `Jobs.wake` when that is committed. Returns its number.
 
     One that waits under the same key takes this one's payload (or what `merge` makes of the old and the new) and the
     earlier of both times (`postpone`: the new one). agent: 0 for work that belongs to no memory. epoch: the one that
@@ -66,7 +66,8 @@ async def enqueue_job(
         values = (agent, kind, key, current, due, now, now, payload)
         return int(await connection.value(SQL["insert"], values))
     id, made_on, waiting, falls_due = row
-    if merge is not None and made_on == current:  # an old epoch's payload may name what was forgotten
+    # An old epoch's payload may name what was forgotten.
+    if merge is not None and made_on == current:
         payload = merge(waiting, payload)
     due = due if postpone else min(due, falls_due)
     await connection.run(SQL["coalesce"], (current, due, now, payload, id))
@@ -76,10 +77,12 @@ async def enqueue_job(
 async def forget_jobs(
     connection: Connection, agent: int, keep: Callable[[Job], bytes | None] | None = None
 ) -> None:
-    """For the transaction that forgets, after it has raised the epoch: no job brings back what is gone.
+    """Ends an agent's jobs within the transaction that forgets, after the epoch was raised.
 
-    keep: the payload with which a job goes on under the new epoch, from its start; None: it is dropped, as all are
-    without it. Results of steps and words of errors go in any case.
+    No job brings back what is gone.
+
+    keep: returns the payload with which a job goes on under the new epoch, from its start; None: it is dropped, as all
+    are without it. Results of steps and words of errors go in any case.
     """
     epoch = await _epoch(connection, agent)
     for row in await connection.rows(SQL["of_agent"], (agent,)):
@@ -94,7 +97,7 @@ async def forget_jobs(
 
 
 class _Leases:
-    """Which attempts are alive here. Asked in the writer's thread, prolonged in the loop's."""
+    """The leases of attempts that run here. They are asked in the writer's thread and prolonged in the loop's."""
 
     def __init__(self, tick: Callable[[], float]) -> None:
         self._tick = tick
@@ -110,7 +113,7 @@ class _Leases:
             self._until.pop((id, attempt), None)
 
     def left(self, id: int, attempt: int) -> float:
-        """Seconds; 0 when it has run out, or never was."""
+        """Returns the seconds that are left; 0 when the lease has run out, or never was."""
         with self._lock:
             return max(0.0, self._until.get((id, attempt), 0.0) - self._tick())
 
@@ -136,7 +139,7 @@ class Jobs:
     # -- who waits for jobs -------------------------------------------------------------------------------------------
 
     def watch(self, woken: Callable[[], None]) -> Callable[[], None]:
-        """`woken` is called when there may be something to do. Returns what ends that."""
+        """Has `woken` called when there may be something to do. Returns what ends that."""
         self._watchers.append(woken)
         return lambda: self._watchers.remove(woken)
 
@@ -145,7 +148,7 @@ class Jobs:
             woken()
 
     async def due_in(self, kinds: Sequence[str]) -> float | None:
-        """Seconds until one of these kinds can be claimed, or a lease runs out; None: nothing waits."""
+        """Returns the seconds until one of these kinds can be claimed, or a lease runs out; None: nothing waits."""
 
         async def read(connection: Connection) -> float | None:
             waits = [self._left(row) for row in await connection.rows(SQL["running"]) if row[3] in kinds]
@@ -171,7 +174,7 @@ class Jobs:
         merge: Coalesce | None = None,
         postpone: bool = False,
     ) -> int:
-        """As `enqueue_job`. due: None is now. Raises: Stale, Unavailable."""
+        """Adds a job as `enqueue_job` does. due: None is now. Raises: Stale, Unavailable."""
         now = self._now()
         at = now if due is None else due
         return await self._write(
@@ -182,7 +185,7 @@ class Jobs:
         )  # fmt: skip
 
     async def claim(self, kinds: Sequence[str], *, lease_s: float, tries: int) -> Job | None:
-        """The next job of these kinds, ours for the time of the lease; None: nothing is due whose lane is free.
+        """Claims the next job of these kinds for the time of the lease; None: nothing is due whose lane is free.
 
         A job whose lease ran out is taken over. tries: one that was never ended in so many is dead.
         """
@@ -213,12 +216,12 @@ class Jobs:
         return row is not None and bool(row[0])
 
     async def step(self, job: Job, name: str) -> bytes | None:
-        """What the step gave when it was performed, in this attempt or an earlier one."""
+        """Returns the result of a step that was performed, in this attempt or an earlier one."""
         row = await self._database.read(lambda c: c.row(SQL["step"], (job.id, name)))
         return None if row is None else bytes(row[0])
 
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
-        """Step and effect in one transaction; what was journaled before stays, and is returned.
+        """Writes step and effect in one transaction; a result that was journaled before stays, and is returned.
 
         Raises: Stale when this attempt has no say any more; what the effect raises.
         """
@@ -236,7 +239,7 @@ class Jobs:
         return await asyncio.shield(self._database.bulk(write, bytes=len(result)))
 
     async def commit(self, job: Job, effect: Effect) -> None:
-        """An effect without a step: if the job is killed later it comes again. Raises: Stale; what it raises."""
+        """Writes an effect without a step: a job that is killed later repeats it. Raises: Stale; what it raises."""
 
         async def write(connection: Connection) -> None:
             await self._check(connection, job)
@@ -245,7 +248,7 @@ class Jobs:
         await asyncio.shield(self._database.bulk(write))
 
     async def finish(self, job: Job, effect: Effect | None = None) -> None:
-        """The last effect and the job's end in one transaction. Raises: Stale; what the effect raises."""
+        """Writes the last effect and the job's end in one transaction. Raises: Stale; what the effect raises."""
 
         async def write(connection: Connection) -> None:
             await self._check(connection, job)
@@ -257,24 +260,24 @@ class Jobs:
         self._leases.drop(job.id, job.attempt)
 
     async def fail(self, job: Job, error: str, retry_in_s: float | None) -> str:
-        """Tried again after that time, its lane waiting for it; None: dead. error: never what was said.
+        """Puts the job back for that time, its lane waiting for it; None: buries it. error: never what was said.
 
         Returns what became of it: retrying, dead, dropped (its memory has changed), lost (another attempt's now).
         """
         return await self._end(job, error, retry_in_s, job.tries)
 
     async def release(self, job: Job, delay_s: float = 0.0) -> str:
-        """Gives it back as if it had not been tried. Returns as `fail`."""
+        """Gives a job back as if it had not been tried. Returns as `fail`."""
         return await self._end(job, job.error, delay_s, job.tries - 1)
 
     def let_go(self, job: Job) -> None:
-        """Without a word to the database, which may be out of reach: whoever claims next takes it over."""
+        """Ends a lease without the database, which may be out of reach: whoever claims next takes the job over."""
         self._leases.drop(job.id, job.attempt)
 
     # -- operators and forgetting -------------------------------------------------------------------------------------
 
     async def list(self, state: JobState | None = None, limit: int = 100) -> tuple[Job, ...]:
-        """Newest first."""
+        """Returns jobs, newest first."""
         values = ("" if state is None else state, limit)
         return tuple(map(_job, await self._database.read(lambda c: c.rows(SQL["list"], values))))
 
@@ -283,7 +286,7 @@ class Jobs:
         return None if row is None else _job(row)
 
     async def steps(self, id: int) -> tuple[Step, ...]:
-        """What a job has done so far."""
+        """Returns the steps that a job has performed so far."""
         rows = await self._database.read(lambda c: c.rows(SQL["step_list"], (id,)))
         return tuple(Step(*row) for row in rows)
 
@@ -293,7 +296,7 @@ class Jobs:
         return {state: found.get(state, 0) for state in JobState}
 
     async def retry(self, id: int) -> Job:
-        """Now: a dead letter from its first attempt (a newer job of its key takes its place), one that waits at once.
+        """Has a job run now: a dead letter from its first attempt, or a newer job of its key, or one that waits.
 
         Raises: NotFound; Stale when it belongs to what was forgotten since.
         """
@@ -316,7 +319,7 @@ class Jobs:
         return await self._write(write)
 
     async def cancel(self, id: int) -> Job:
-        """Gone, with its steps; one that runs commits nothing more. Raises: NotFound."""
+        """Deletes a job with its steps; one that runs commits nothing more. Raises: NotFound."""
 
         async def write(connection: Connection) -> Job:
             job = await _get(connection, id)
@@ -326,22 +329,24 @@ class Jobs:
         return await self._write(write)
 
     async def forget(self, agent: int) -> None:
-        """All jobs of a memory, with their steps."""
+        """Deletes all jobs of a memory, with their steps."""
         await self._write(lambda connection: forget_jobs(connection, agent))
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
     async def _write(self, operation: Operation[T], bytes: int = 0) -> T:
-        """Shielded: a caller that goes away must not hide from the workers what is written all the same."""
+        """Writes, shielded: a caller that goes away must not hide from the workers what is written all the same."""
         future = self._database.bulk(operation, bytes=bytes)
         future.add_done_callback(lambda _: self.wake())
         return await asyncio.shield(future)
 
     def _left(self, row: Row) -> float:
+        """Returns the seconds that are left of a running job's lease; 0 where another opening of the store holds it."""
         id, attempt, holder = row[:3]
         return self._leases.left(id, attempt) if holder == self._holder else 0.0
 
     async def _take(self, connection: Connection, id: int, lease_s: float) -> Job | None:
+        """Claims a job, or deletes one that was made before something was forgotten."""
         if not await _is_current(connection, id):
             await _delete(connection, id)
             return None
@@ -354,6 +359,7 @@ class Jobs:
         return job
 
     async def _check(self, connection: Connection, job: Job) -> None:
+        """Keeps an attempt from writing that has no say any more. Raises: Stale."""
         row = await connection.row(SQL["fence"], (job.id, job.attempt))
         if row is None:
             raise Stale(f"job {job.id} is not attempt {job.attempt}'s any more")
@@ -415,6 +421,7 @@ async def _get(connection: Connection, id: int) -> Job:
 
 
 async def _bury(connection: Connection, id: int, error: str) -> None:
+    """Makes a dead letter of a job, the only one of its key."""
     for (older,) in await connection.rows(SQL["older_dead"], (id,)):
         await _delete(connection, older)
     await connection.run(SQL["dead"], (error, id))

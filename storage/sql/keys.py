@@ -1,4 +1,4 @@
-"""Gateway keys. What is kept is a SHA-256: keys are long and random, so nothing slower is needed to protect them.
+"""Gateway keys. Only their SHA-256 is kept: keys are long and random, so nothing slower is needed to protect them.
 
 An empty file beside the database, `<real path>.keyed`, says that there are keys: a gateway whose database cannot be
 read any more must still know that it has a door.
@@ -25,21 +25,23 @@ __all__ = ["Keys", "create_key", "digest_of", "find_key", "revoke_key", "was_key
 SQL = load("statements.sql")
 
 PREFIX = "mg-"
-SHOWN = 7  # characters of a key that `keys list` shows: enough to tell keys apart, of 43 that are random
+# Characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
+SHOWN = 7
 CACHED_KEYS = 1024
 
 
 def was_keyed(database: str | Path) -> bool:
-    """Whether keys were made for this database, as far as can be told without opening it."""
+    """Says whether keys were made for this database, as far as that is known without opening it."""
     return os.path.exists(_sign(database))
 
 
 def _sign(database: str | Path) -> str:
+    """Returns the path of the file that says that there are keys."""
     return f"{os.path.realpath(database)}.keyed"
 
 
 def digest_of(presented: str) -> bytes:
-    """Any string has one, so that whatever a caller sends can be looked up."""
+    """Returns the digest of a key. Any string has one, so that whatever a caller sends can be looked up."""
     return hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -50,6 +52,7 @@ async def create_key(connection: Connection, project: str, name: str, plain: str
 
 
 async def find_key(connection: Connection, digest: bytes) -> Key | None:
+    """Returns the key with this digest, unless it is revoked. The digests are compared in constant time."""
     row = await connection.row(SQL["key_find"], (digest,))
     if row is None or not hmac.compare_digest(row[6], digest):
         return None
@@ -57,7 +60,7 @@ async def find_key(connection: Connection, digest: bytes) -> Key | None:
 
 
 async def revoke_key(connection: Connection, name_or_id: str, now: float) -> Key:
-    """A number counts before a name. Raises: NotFound; WriteConflict: several keys have that name."""
+    """Revokes a key; a number counts before a name. Raises: NotFound; WriteConflict: several keys have that name."""
     number = int(name_or_id) if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19 else -1
     found = [row[0] for row in await connection.rows(SQL["key_named"], (number, name_or_id))]
     if not found:
@@ -72,8 +75,11 @@ async def revoke_key(connection: Connection, name_or_id: str, now: float) -> Key
 
 
 class Keys:
-    """Those presented lately are kept in memory: the common request costs no statement, and known callers stay known
-    while the store is down. Only this process writes the file, so nothing else can change them."""
+    """The keys of callers. Those presented lately are kept in memory.
+
+    So the common request costs no statement, and known callers stay known while the store is down. Only this process
+    writes the file, so nothing else can change them.
+    """
 
     def __init__(self, database: Database, now: Callable[[], float], path: str | Path) -> None:
         self._database = database
@@ -83,7 +89,7 @@ class Keys:
         self._any: bool | None = None
 
     async def create(self, project: str, name: str) -> tuple[Key, str]:
-        """A new key and its plain text, which is never to be had again."""
+        """Returns a new key and its plain text, which is never to be had again."""
         plain = PREFIX + secrets.token_urlsafe(32)
         now = self._now()
         key = await self._database.write(lambda connection: create_key(connection, project, name, plain, now))
@@ -92,7 +98,7 @@ class Keys:
         return key, plain
 
     async def revoke(self, name_or_id: str) -> Key:
-        """By number or name. Raises: NotFound; WriteConflict: several keys have that name."""
+        """Revokes a key by number or name. Raises: NotFound; WriteConflict: several keys have that name."""
         now = self._now()
         try:
             return await self._database.write(lambda connection: revoke_key(connection, name_or_id, now))
@@ -104,7 +110,7 @@ class Keys:
         return tuple(Key(*row) for row in rows)
 
     async def find(self, presented: str) -> Key | None:
-        """The key that was presented, unless it is revoked or was never ours. Raises: Unavailable."""
+        """Returns the key that was presented, unless it is revoked or was never ours. Raises: Unavailable."""
         digest = digest_of(presented)
         key = self._known.get(digest)
         if key is None:
@@ -116,7 +122,7 @@ class Keys:
         return key
 
     async def has_any(self) -> bool:
-        """Whether a key was ever created. Revoked ones count: taking back the last key must not open the server."""
+        """Says whether a key was ever created. Revoked ones count: revoking the last must not open the server."""
         if self._any is None:
             found = await self._database.read(lambda connection: connection.value(SQL["key_any"]))
             self._any = bool(found)
@@ -124,7 +130,8 @@ class Keys:
         return self._any
 
     def _leave_sign(self, keyed: bool) -> None:
-        with contextlib.suppress(OSError):  # where nothing can be written the database alone has to say it
+        # Where nothing can be written the database alone has to say it.
+        with contextlib.suppress(OSError):
             if keyed:
                 os.close(os.open(_sign(self._path), os.O_CREAT | os.O_CLOEXEC, 0o600))
             else:

@@ -1,7 +1,4 @@
-"""Where the packed search index lies: a blob for each chunk of an agent.
-
-What is in one only storage/search/blob.py knows.
-"""
+"""The packed search index as it is stored, a blob for each chunk of an agent: see storage/search/blob.py."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ SQL = load("statements.sql")
 
 
 async def load_terms(connection: Connection, agent: int) -> list[Row]:
-    """Chunk number and bytes, in order."""
+    """Returns (chunk number, bytes) of all chunks, in order."""
     return await connection.rows(SQL["terms_load"], (agent,))
 
 
@@ -31,7 +28,7 @@ async def replace_terms(connection: Connection, agent: int, chunk: int, data: by
 
 
 async def forget_terms(connection: Connection, agent: int, seqs: Iterable[int]) -> None:
-    """These messages leave the index."""
+    """Takes these messages out of the index."""
     by_chunk: dict[int, list[int]] = {}
     for seq in seqs:
         by_chunk.setdefault(blob.chunk_of(seq), []).append(seq)

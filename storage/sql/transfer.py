@@ -1,4 +1,4 @@
-"""Carrying a memory away, and in: pages of records without database ids, read and written.
+"""Export and import of a memory: pages of records without database ids, read and written.
 
 An import grows in a memory of its own that no request can reach (`importing:` before its subject) and takes its place
 in one transaction, when all of it is there.
@@ -31,9 +31,11 @@ SQL = load("transfer.sql")
 
 IMPORTING = "importing:"
 _EDGE = ("seq", "conversation", "block", "version", "edit", "learned")
-_LIST = 64  # exchanges that one statement is asked for
+# Exchanges that one statement is asked for.
+_LIST = 64
 _NUMBERED = ("exchange", "passage", "fact")
-PAGE_BYTES = 1 << 20  # about; one exchange may be larger
+# Of a page, about; one exchange may be larger.
+PAGE_BYTES = 1 << 20
 _FEW = 8
 
 
@@ -48,11 +50,13 @@ class Transfer:
         self._agents = agents
         self._forgetting = forgetting
 
-    # -- away
+    # -- export
 
     async def edge(self, agent: Agent) -> dict[str, int]:
-        """Where it ends now, for `page`: `seq` is the last number that was given out, `learned` how far learning
-        has come. Raises: NotFound."""
+        """Returns where a memory ends now, for `page`.
+
+        `seq` is the last number that was given out, `learned` how far learning has come. Raises: NotFound.
+        """
         row = await self._database.read(lambda c: c.row(SQL["edge"], (agent.id,)))
         if row is None:
             raise NotFound("this memory is gone")
@@ -61,21 +65,25 @@ class Transfer:
     async def page(
         self, agent: Agent, part: str, after: int, limit: int, edge: Mapping[str, int]
     ) -> list[tuple[int, TransferRecord]]:
-        """(what comes after it, record) of one part: conversation, exchange, block, version, passage, fact, ended,
-        learned or edit. Nothing beyond the edge: what is said meanwhile would refer to what was not told."""
+        """Returns (what comes after it, record) of one part.
+
+        part: conversation, exchange, block, version, passage, fact, ended, learned or edit. Nothing lies beyond the
+        edge: what is said meanwhile would refer to what is not exported.
+        """
         read = partial(_ended, upto=edge["seq"]) if part == "ended" else _PAGES[part]
         found = await self._database.long_read(lambda connection: read(connection, agent.id, after, limit))
-        if part == "learned":  # what was learned meanwhile is not told, and is learned again
+        # What was learned meanwhile is not exported, and is learned again.
+        if part == "learned":
             return [(at, TransferRecord({"seq": edge["learned"]})) for at, _ in found if edge["learned"]]
         last = edge.get("seq" if part in _NUMBERED else part)
         return found if last is None else [each for each in found if each[0] <= last]
 
-    # -- in
+    # -- import
 
     async def begin(self, draft: Agent) -> Agent:
-        """A memory to be filled. draft: for the scope where it shall be in the end.
+        """Makes a memory to be filled. draft: for the scope where it shall be in the end.
 
-        Raises: WriteConflict, where one is.
+        Raises: WriteConflict, where there is one.
         """
         scope = draft.scope
 
@@ -85,18 +93,19 @@ class Transfer:
         await self._database.read(check)
         hidden = replace(scope, subject=IMPORTING + scope.subject)
         left = await self._forgetting.find(hidden.project, hidden.profile, hidden.subject)
-        for agent in left:  # of an import that did not come to its end
+        # An import may not have come to its end.
+        for agent in left:
             await self._forgetting.wipe(agent)
         made = replace(draft, id=0, scope=hidden)
         return await self._database.bulk(lambda connection: create_agent(connection, made))
 
     async def under_way(self, scope: Scope) -> Agent | None:
-        """The one that `begin` made."""
+        """Returns the memory that `begin` made."""
         hidden = replace(scope, subject=IMPORTING + scope.subject)
         return await self._database.read(lambda connection: find_agent(connection, hidden))
 
     async def chain(self, agent: Agent, seq: int) -> list[Ancestor]:
-        """The path to an exchange of it, oldest first. Raises: NotFound."""
+        """Returns the path to an exchange of the import, oldest first. Raises: NotFound."""
         rows = await self._database.read(lambda c: c.rows(SQL["chain"], (agent.id, seq)))
         if not rows:
             raise NotFound(f"there is no exchange {seq}")
@@ -106,7 +115,7 @@ class Transfer:
         ]
 
     async def write(self, agent: Agent, records: Sequence[tuple[str, TransferRecord]]) -> None:
-        """(part, record) in the order in which they were read. Raises: WriteConflict, NotFound."""
+        """Writes (part, record) in the order in which they were read. Raises: WriteConflict, NotFound."""
 
         async def put(connection: Connection) -> None:
             await _check_begun(connection, agent)
@@ -116,7 +125,7 @@ class Transfer:
         await self._database.bulk(put)
 
     async def end(self, agent: Agent, next_seq: int) -> None:
-        """It takes its place. Raises: WriteConflict, where something was said there meanwhile."""
+        """Puts the import into its place. Raises: WriteConflict, where something was said there meanwhile."""
         scope = replace(agent.scope, subject=agent.scope.subject.removeprefix(IMPORTING))
 
         async def settle(connection: Connection) -> int | None:
@@ -135,12 +144,14 @@ class Transfer:
 
 
 async def _check_begun(connection: Connection, agent: Agent) -> None:
+    """Raises: WriteConflict where another import has taken the place of this one."""
     if await connection.row(exchanges.SQL["agent_by_id"], (agent.id,)) is None:
         subject = agent.scope.subject.removeprefix(IMPORTING)
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")
 
 
 async def _check_empty(connection: Connection, scope: Scope) -> int | None:
+    """Returns the memory of a scope, where there is one, and it may be replaced. Raises: WriteConflict."""
     there = await find_agent(connection, scope)
     if there is None:
         return None
@@ -151,7 +162,7 @@ async def _check_empty(connection: Connection, scope: Scope) -> int | None:
     return there.id
 
 
-# -- away
+# -- export
 
 
 async def _conversations(
@@ -194,6 +205,7 @@ async def _seqs(connection: Connection, agent: int, rows: Sequence[Sequence[Any]
 
 
 def _sources(seqs: Mapping[int | None, int], sources: bytes) -> list[int]:
+    """Returns the numbers of the exchanges that are left of a list."""
     return [seqs[id] for id in orjson.loads(sources) if id in seqs]
 
 
@@ -254,7 +266,7 @@ async def _facts(
 async def _ended(
     connection: Connection, agent: int, after: int, limit: int, *, upto: int
 ) -> list[tuple[int, TransferRecord]]:
-    """upto: what a later fact took the place of is still true, for who is not told of that one."""
+    """Reads facts that have ended. upto: one that gave way to a later fact is still true without that one."""
     rows = await connection.rows(SQL["ended"], (agent, after, upto, limit))
     return [(id, TransferRecord({"fact": seq, "at": at, "successor": by})) for id, seq, at, by in rows]
 
@@ -262,7 +274,8 @@ async def _ended(
 async def _learned(
     connection: Connection, agent: int, after: int, limit: int
 ) -> list[tuple[int, TransferRecord]]:
-    if after:  # there is but one, which moves on with what is said
+    # There is but one, which moves on with what is said.
+    if after:
         return []
     rows = await connection.rows(SQL["learned"], (agent, after, limit))
     return [(seq, TransferRecord({"seq": seq})) for (seq,) in rows]
@@ -282,7 +295,7 @@ async def _edits(
     ]  # fmt: skip
 
 
-# -- in
+# -- import
 
 
 async def _put_conversation(connection: Connection, agent: int, record: TransferRecord) -> None:
@@ -295,7 +308,7 @@ async def _put_conversation(connection: Connection, agent: int, record: Transfer
 
 
 def _another(agent: int, uid: str) -> str:
-    """The name of a conversation that is copied within a database."""
+    """Returns the name of a conversation that is copied within a database."""
     return blake2b(f"{agent} {uid}".encode(), digest_size=16).hexdigest()
 
 

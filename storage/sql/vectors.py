@@ -3,9 +3,9 @@
 They lie in a blob for each chunk of an agent, as storage/search/vectors.py makes them. What leaves the search index
 leaves here too (`forget_indexed`), in the same transaction.
 
-Who embeds, and what a message of an exchange is, the caller decides. Embedded is what the search index knows: finished
+The caller decides who embeds, and what a message of an exchange is. What the search index knows is embedded: finished
 exchanges whether they stand or not, since that may change, passages and facts. It goes on from a number in the agent's
-order; where words change, or the embedder, that number goes back, and what has a vector already is passed over.
+order. Where words change, or the embedder, that number goes back; messages that have a vector are passed over.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ __all__ = ["VectorCache", "Vectors", "add_vectors", "find_near", "forget_indexed
 
 SQL = load("vectors.sql")
 
-_BATCH = 32  # exchanges read at once
-_KEPT = 64  # passages and facts
-_OTHERS = 8  # chunks of another model that go with one write, of some 60 kB each
+# Exchanges, and passages with facts, that are read at once.
+_BATCH = 32
+_KEPT = 64
+# Chunks of another model that go with one write, of some 60 kB each.
+_OTHERS = 8
 _READ_MS = 5_000.0
 
 # Measured: reading 10,000 vectors of 256 numbers takes some 10 ms, comparing them half of one.
@@ -52,7 +54,7 @@ class _Kept:
 
 
 class VectorCache:
-    """Vectors of the memories asked last, by agent and model. Used from two threads."""
+    """The vectors of the memories asked last, by agent and model. Two threads use it."""
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
@@ -87,7 +89,7 @@ class VectorCache:
 
 
 async def find_near(connection: Connection, cache: VectorCache, agent: int, asked: Vector) -> Near | None:
-    """How far the agent's messages stand out; None where none has a vector of this model."""
+    """Returns how far the agent's messages stand out; None where none has a vector of this model."""
     row = await connection.row(SQL["state"], (agent,))
     if row is None or row[0] != asked.model:
         return None
@@ -104,7 +106,7 @@ async def find_near(connection: Connection, cache: VectorCache, agent: int, aske
 async def _load(
     connection: Connection, agent: int, model: str, dimension: int, stamp: int, before: _Kept | None
 ) -> _Kept | None:
-    """All chunks as they are now; those that have not changed are not read again."""
+    """Returns all chunks as they are now; those that have not changed are not read again."""
     found: list[vectors.Chunk] = []
     parts: dict[int, tuple[int, int, int]] = {}
     rows = 0
@@ -125,7 +127,7 @@ async def _load(
 
 
 async def _read(connection: Connection, agent: int, number: int, model: str) -> vectors.Chunk | None:
-    """None: there is none, or it is damaged, which is found out when it is written."""
+    """Returns a chunk; None where there is none, or it is damaged, which is found out when it is written."""
     row = await connection.row(SQL["get"], (agent, number, model))
     try:
         return None if row is None else vectors.open_chunk(row[0])
@@ -136,7 +138,7 @@ async def _read(connection: Connection, agent: int, number: int, model: str) -> 
 async def known_seqs(
     connection: Connection, agent: int, model: str, dimension: int, chunks: Iterable[int]
 ) -> set[int]:
-    """Which messages of these chunks have a vector."""
+    """Returns the messages of these chunks that have a vector."""
     found: set[int] = set()
     for number in chunks:
         chunk = await _read(connection, agent, number, model)
@@ -148,7 +150,7 @@ async def known_seqs(
 async def add_vectors(
     connection: Connection, agent: int, model: str, stamp: int, added: Mapping[int, bytes]
 ) -> int | None:
-    """added: by seq. Returns the first number of a chunk that was damaged and has to be embedded anew."""
+    """Writes vectors by seq. Returns the first number of a chunk that was damaged and has to be embedded again."""
     by_chunk: dict[int, dict[int, bytes]] = {}
     for seq, data in added.items():
         by_chunk.setdefault(chunk_of(seq), {})[seq] = data
@@ -165,7 +167,7 @@ async def add_vectors(
 
 
 async def forget_indexed(connection: Connection, agent: int, seqs: Collection[int]) -> None:
-    """These messages leave the search index and have no vectors any more."""
+    """Takes these messages out of the search index and drops their vectors."""
     await forget_terms(connection, agent, seqs)
     by_chunk: dict[int, list[int]] = {}
     for seq in seqs:
@@ -177,7 +179,8 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
             continue
         try:
             left = vectors.forget(row[0], gone)
-        except CorruptIndex:  # nobody knows what is in it
+        except CorruptIndex:
+            # Nobody knows what is in it, so nothing of it may stay.
             left = b""
             await connection.run(SQL["look_again"], (number * CHUNK - 1, agent))
         if stamp is None:
@@ -194,32 +197,35 @@ class Vectors:
         self._database = database
 
     async def unembedded(self, agent: int, model: str, messages_of: MessagesOf) -> Unembedded | None:
-        """The next messages without a vector of this model; None where the agent is gone."""
+        """Returns the next messages without a vector of this model; None where the agent is gone."""
         return await self._database.long_read(
             lambda connection: _unembedded(connection, agent, model, messages_of), deadline_ms=_READ_MS
         )
 
     def beginning(self, agent: int, model: str) -> Effect:
-        """From the first message on, with this model."""
+        """Makes the effect that begins with the first message, with this model."""
         return lambda connection: connection.run(SQL["begin"], (agent, model, 0))
 
     def adding(self, found: Unembedded, added: Mapping[int, bytes]) -> Effect:
-        """added: float32 of one length, by number. Nothing where something has changed since `found` was read; all
-        begins anew where the vectors of this model have another length than before."""
+        """Makes the effect that writes vectors. added: float32 of one length, by number.
+
+        It does nothing where something has changed since `found` was read, and begins again with the first message
+        where the vectors of this model have another length than before.
+        """
         return lambda connection: _add(connection, found, added)
 
     async def has(self, agent: int, model: str) -> bool:
-        """Whether anything of it was embedded."""
+        """Says whether anything of a memory was embedded."""
         row = await self._database.read(lambda c: c.row(SQL["state"], (agent,)))
         return row is not None and row[0] == model and row[1] > 0
 
     async def lacks(self, agent: int, model: str) -> bool:
-        """Whether something that is indexed was not embedded."""
+        """Says whether something that is indexed was not embedded."""
         row = await self._database.read(lambda c: c.row(SQL["lacks"], (model, agent)))
         return row is not None and bool(row[0])
 
     async def behind(self, model: str, limit: int) -> Sequence[int]:
-        """People's memories of which not all is embedded."""
+        """Finds people's memories of which not all is embedded."""
         rows = await self._database.read(lambda c: c.rows(SQL["behind"], (model, limit)))
         return [row[0] for row in rows]
 
