@@ -39,10 +39,10 @@ class Composer:
     async def make(self, known: Known, form: EndpointForm, tools: Sequence[dict[str, Any]]) -> Prompt:
         """Returns the prompt for the target that is expected to answer."""
         asked, plan = known.asked, known.plan
-        prompt = Prompt(asked.request, asked.target, form, asked.spec.system)
         if known.is_off:
-            if plan.appending:  # nobody else has the conversation
-                prompt = replace(prompt, composition=await self._compose(known, {}))
+            # In append mode nobody else has the conversation, so it goes in all the same.
+            composition = await self._compose(known, {}) if plan.appending else Composition()
+            prompt = Prompt(asked.request, asked.target, form, asked.spec.system, composition=composition)
             return replace(prompt, window=await fit(prompt))
         new = plan.messages
         last = len(new) - 1
@@ -53,11 +53,14 @@ class Composer:
         pin = self._pin(known, can_tell=takes_note)
         section = pin(summary=in_use)
         composition = await self._compose(known, notes)
-        prompt = replace(
-            prompt,
+        prompt = Prompt(
+            asked.request,
+            asked.target,
+            form,
+            section.text,
+            tools,
             section=section,
-            system=section.text,
-            tools=tools,
+            notes={} if plan.off else notes,
             composition=composition,
             beginning=find_beginning(
                 plan, composition, known.evicted, is_plain=known.is_plain, in_use=in_use
@@ -70,9 +73,7 @@ class Composer:
         ):
             prompt = await self._with_summaries(known, prompt)
         prompt = await self._fitted(known, prompt, pin, takes_note=takes_note)
-        if takes_note:
-            prompt = await self._with_note(known, prompt, notes)
-        return replace(prompt, notes={} if plan.off else notes)
+        return await self._with_note(known, prompt) if takes_note else prompt
 
     async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         """Returns the prompt for another target than was expected, whose window may be another one too.
@@ -125,6 +126,8 @@ class Composer:
         self, known: Known, prompt: Prompt, pin: Callable[..., Section], *, takes_note: bool
     ) -> Prompt:
         """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
+        if prompt.target.context_window is None:
+            return prompt
         beginning = prompt.beginning
         newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
         renewed = None if newer is None else pin(summary=newer)
@@ -132,28 +135,26 @@ class Composer:
         if takes_note:
             room = self.recaller.budget(known) + sum(map(estimate_tokens, prompt.section.changes))
         window = await fit(prompt, renewed=None if renewed is None else renewed.text, note_tokens=room)
-        prompt = replace(prompt, window=window)
         if window.summary_id in (0, beginning.in_use):
-            return prompt
+            return replace(prompt, window=window)
         # The prompt begins anew with another summary: what it knows of blocks is said anew too.
         section = pin(summary=window.summary_id)
-        return replace(prompt, section=section, system=section.text)
+        return replace(prompt, window=window, section=section, system=section.text)
 
-    async def _with_note(self, known: Known, prompt: Prompt, notes: dict[int, str]) -> Prompt:
-        """notes: by index among the new messages; the one of the last is added."""
-        plan = known.plan
-        recall = await self.recaller.recall(known, prompt, text_of(plan.messages[-1]))
-        notes[len(plan.messages) - 1] = recall.note
-        prompt = replace(prompt, recall=recall)
+    async def _with_note(self, known: Known, prompt: Prompt) -> Prompt:
+        """Adds the note for the last of the new messages. "" is written as well: what found nothing is not asked again."""
+        plan, messages = known.plan, known.plan.messages
+        recall = await self.recaller.recall(known, prompt, text_of(messages[-1]))
+        notes = prompt.notes if plan.off else {**prompt.notes, len(messages) - 1: recall.note}
         if not recall.note:
-            return prompt
+            return replace(prompt, recall=recall, notes=notes)
         window, composition = prompt.window, prompt.composition
         if window.tokens:
             tokens = window.tokens + await count_tokens(prompt.target.model, recall.note)
             window = replace(window, tokens=tokens)
         place = plan.query.listing.positions[plan.new[-1]]
         composition = replace(composition, notes={**composition.notes, place: recall.note})
-        return replace(prompt, window=window, composition=composition)
+        return replace(prompt, window=window, composition=composition, recall=recall, notes=notes)
 
 
 def _known_notes(known: Known) -> dict[int, str]:

@@ -209,9 +209,10 @@ async def _with_memory(store: Store, known: Known) -> Known:
         number = anchor.snapshot if anchor is not None else None
         pinned = await store.turns.snapshot(agent, number) if number is not None else None
     blocks = await _blocks(store, known)
+    fill = _put_in_front(known)
     return replace(
         known,
-        plan=replace(known.plan, fill=_put_in_front(known)),
+        plan=known.plan if fill == known.plan.fill else replace(known.plan, fill=fill),
         pinned=pinned,
         blocks=tuple(edits.view(blocks, look.ops, known.path_ids)),
         offered=_offer(known, pinned.known.get("tools") if pinned else None),
