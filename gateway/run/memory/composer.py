@@ -142,7 +142,7 @@ class Composer:
         return replace(prompt, window=window, section=section, system=section.text)
 
     async def _with_note(self, known: Known, prompt: Prompt) -> Prompt:
-        """Adds the note for the last of the new messages. "" is written as well: what found nothing is not asked again."""
+        """Adds the note for the last new message. "" is kept as well: what found nothing is not searched again."""
         plan, messages = known.plan, known.plan.messages
         recall = await self.recaller.recall(known, prompt, text_of(messages[-1]))
         notes = prompt.notes if plan.off else {**prompt.notes, len(messages) - 1: recall.note}
