@@ -9,7 +9,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -85,33 +85,18 @@ class Gateway:
         )
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
         self.models = ModelList(settings, named, int(clock()), limits.models_refresh_s)
-        pending = Pending()
         self.background: BackgroundServices | None = None
         keeper: MemoryKeeper | None = None
         if store is not None:
-            self.background = BackgroundServices(
-                settings, store, self.metrics, clock, background, embedder, limits
-            )
-            keeper = MemoryKeeper(store, settings.memory, clock, self.background, self.background.embed_query)
-        self.chat = Chat(settings, keeper, providers, self.metrics, pending, limits)
-        bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
-        self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
-        routes: list[BaseRoute] = [
-            # Gives other methods their 405; posts never come this far.
-            Route(CHAT_PATH, _only_post, methods=["POST"]),
-            *model_routes(self.models),
-            *forwarding_routes(
-                Forwarding(settings, providers, self.chat.failover), bodies, server.max_upload_bytes, limits
-            ),
-            *health_routes(self.readiness, self.metrics),
-        ]
-        if store is not None and self.background is not None:
+            services = BackgroundServices(settings, store, self.metrics, clock, background, embedder, limits)
+            keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
+            self.background = services
             self.readiness.checks["store"] = lambda: store.health.status
             self.metrics.watch_writer(lambda: store.health.waiting, lambda: store.health.waiting_bytes)
-            if admin_token is not None:
-                operations = make_operations(settings, store, self.background.embed_query)
-                routes += admin_routes(operations, admin_token)
-        self._router = Router(routes, redirect_slashes=False)
+        self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits)
+        bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
+        self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
+        self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
         self._edge = Edge(
             self._dispatch,
             self.guard,
@@ -120,19 +105,24 @@ class Gateway:
             clock,
             open_prefix=ADMIN_PREFIX if admin_token else None,
         )
-        self._entry: ASGIApp = self._edge
-        # A preflight request has no key, so it is answered before keys are asked for.
-        if server.cors_origins:
-            self._entry = CORSMiddleware(
-                self._edge,
-                allow_origins=server.cors_origins,
-                allow_methods=("GET", "POST", "DELETE"),
-                allow_headers=("*",),
-                expose_headers=("*",),
-                allow_private_network=True,
-            )
+        self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._embedder = embedder
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
+        settings, max_upload_bytes = self.settings, self.settings.server.max_upload_bytes
+        forwarding = Forwarding(settings, self.providers, self.chat.failover)
+        routes: list[BaseRoute] = [
+            # Gives other methods their 405; posts never come this far.
+            Route(CHAT_PATH, _only_post, methods=["POST"]),
+            *model_routes(self.models),
+            *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
+            *health_routes(self.readiness, self.metrics),
+        ]
+        if self.store is not None and self.background is not None and admin_token is not None:
+            operations = make_operations(settings, self.store, self.background.embed_query)
+            routes += admin_routes(operations, admin_token)
+        return routes
 
     @property
     def idle(self) -> asyncio.Event:
@@ -227,6 +217,20 @@ def create_app(
         limits or Limits(),
         make_background(settings) if background is None else background,
         make_embedder(settings) if embedder is None else embedder,
+    )
+
+
+def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Lets pages of these origins in. A preflight request has no key, so it is answered before keys are asked for."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=("*",),
+        allow_private_network=True,
     )
 
 

@@ -74,61 +74,59 @@ def _parser() -> argparse.ArgumentParser:
         prog="mnemogate", description="The OpenAI-compatible gateway that remembers."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
+    _add_serving(commands)
+    keys = commands.add_parser("keys", help="create, list and revoke gateway keys")
+    _add_keys(keys.add_subparsers(required=True, metavar="action"))
+    memory = commands.add_parser("memory", help="show, forget, export and import what is remembered")
+    _add_memory(memory.add_subparsers(required=True, metavar="action"))
+    compact = _add_scope(
+        _command(commands, "compact", _compact, "summarise a conversation now, before its window is full")
+    )
+    which = "the conversation's id (default: the user's last conversation)"
+    compact.add_argument("--in", dest="in_", metavar="ID", help=which)
+    _add_jobs(commands)
+    text = "run background jobs in a process of its own (PostgreSQL only)"
+    _command(commands, "worker", _worker, text)
+    return parser
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, group: Any = commands) -> Any:
-        sub = group.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(run=run)
-        sub.add_argument(
-            "--config", metavar="FILE", help="the settings file (default: mnemogate.toml, if there is one)"
-        )
-        sub.add_argument("--db", metavar="FILE", help="the database file (default: mnemogate.db)")
-        return sub
 
-    serve = command("serve", _serve, "serve requests until it is stopped")
+def _command(group: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
+    """Adds a command, with the options that all commands have which read the settings."""
+    sub = group.add_parser(name, help=text, description=text, allow_abbrev=False)
+    sub.set_defaults(run=run)
+    sub.add_argument(
+        "--config", metavar="FILE", help="the settings file (default: mnemogate.toml, if there is one)"
+    )
+    sub.add_argument("--db", metavar="FILE", help="the database file (default: mnemogate.db)")
+    return sub
+
+
+def _add_serving(commands: Any) -> None:
+    serve = _command(commands, "serve", _serve, "serve requests until it is stopped")
     serve.add_argument("--host", help="the address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="the port to listen on (default: 8080; 0 takes any free one)")
-    serve.add_argument(
-        "--upstream", metavar="URL", help="the base URL of an OpenAI-compatible upstream, with its /v1"
-    )
-    serve.add_argument(
-        "--single-user",
-        action="store_true",
-        default=None,
-        help="treat all callers as one person, so that requests need no `user`",
-    )
-    command("check-config", _check_config, "check the settings and print them, without secrets")
-    sub = commands.add_parser("version", help="print the version")
-    sub.set_defaults(run=_version)
+    upstream = "the base URL of an OpenAI-compatible upstream, with its /v1"
+    serve.add_argument("--upstream", metavar="URL", help=upstream)
+    one = "treat all callers as one person, so that requests need no `user`"
+    serve.add_argument("--single-user", action="store_true", default=None, help=one)
+    _command(commands, "check-config", _check_config, "check the settings and print them, without secrets")
+    commands.add_parser("version", help="print the version").set_defaults(run=_version)
 
-    keys = commands.add_parser("keys", help="create, list and revoke gateway keys").add_subparsers(
-        required=True, metavar="action"
-    )
-    create = command("create", _keys_create, "create a key, which is shown only once", keys)
+
+def _add_keys(actions: Any) -> None:
+    create = _command(actions, "create", _keys_create, "create a key, which is shown only once")
     create.add_argument("--project", default="default")
     create.add_argument("--name", default="key")
-    command("list", _keys_list, "list the keys", keys)
-    revoke = command("revoke", _keys_revoke, "revoke a key", keys)
+    _command(actions, "list", _keys_list, "list the keys")
+    revoke = _command(actions, "revoke", _keys_revoke, "revoke a key")
     revoke.add_argument("key", help="the key's number or name, as `keys list` shows them")
 
-    memory = commands.add_parser(
-        "memory", help="show, forget, export and import what is remembered"
-    ).add_subparsers(required=True, metavar="action")
-    show = command("show", _memory_show, "show blocks, facts and recent messages of a memory", memory)
-    _add_scope(show)
-    show.add_argument("--query", help="show what would be recalled for this question, too")
-    show.add_argument("--why", action="store_true", help="show where each memory comes from, too")
-    _add_memory_commands(lambda name, run, text: command(name, run, text, memory))
 
-    compact = command("compact", _compact, "summarise a conversation now, before its window is full")
-    _add_scope(compact)
-    compact.add_argument(
-        "--in", dest="in_", metavar="ID", help="the conversation's id (default: the user's last conversation)"
-    )
-
-    jobs = command("jobs", _jobs_list, "list, retry and cancel background jobs")
+def _add_jobs(commands: Any) -> None:
+    jobs = _command(commands, "jobs", _jobs_list, "list, retry and cancel background jobs")
     jobs.set_defaults(state=None, limit=100)
-    action = jobs.add_subparsers(metavar="action")
-    sub = command("list", _jobs_list, "list jobs, the newest first (the default action)", action)
+    actions = jobs.add_subparsers(metavar="action")
+    sub = _command(actions, "list", _jobs_list, "list jobs, the newest first (the default action)")
     sub.add_argument("--state", choices=("pending", "running", "retrying", "dead"))
     sub.add_argument("--limit", type=int, default=100)
     for name, run, text in (
@@ -136,9 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         ("retry", _jobs_retry, "retry a failed job now"),
         ("cancel", _jobs_cancel, "cancel a job; one that is running changes nothing more"),
     ):
-        command(name, run, text, action).add_argument("job", type=int, help="the job's number")
-    command("worker", _worker, "run background jobs in a process of its own (PostgreSQL only)")
-    return parser
+        _command(actions, name, run, text).add_argument("job", type=int, help="the job's number")
 
 
 def _add_scope(sub: Any) -> Any:
@@ -152,22 +148,25 @@ def _add_scope(sub: Any) -> Any:
     return sub
 
 
-def _add_memory_commands(command: Callable[..., Any]) -> None:
-    forget = _add_scope(command("forget", _memory_forget, "forget for good: it cannot be undone"))
+def _add_memory(actions: Any) -> None:
+    text = "show blocks, facts and recent messages of a memory"
+    show = _add_scope(_command(actions, "show", _memory_show, text))
+    show.add_argument("--query", help="show what would be recalled for this question, too")
+    show.add_argument("--why", action="store_true", help="show where each memory comes from, too")
+    forget = _add_scope(_command(actions, "forget", _memory_forget, "forget for good: it cannot be undone"))
     forget.add_argument(
         "--message", type=int, metavar="N", help="one message, by its number in `memory show`"
     )
-    forget.add_argument(
-        "--exchange", type=int, metavar="N", help="a message with its question or answer, by its number"
-    )
+    forget.add_argument("--exchange", type=int, metavar="N", help="a message with its question or answer")
     forget.add_argument("--in", dest="in_", metavar="ID", help="one conversation of the user's, by its id")
     forget.add_argument("--all-users", action="store_true", help="all users of the project or profile")
-    undo = _add_scope(command("undo", _memory_undo, "undo the last change of a block"))
+    undo = _add_scope(_command(actions, "undo", _memory_undo, "undo the last change of a block"))
     undo.add_argument("--block", required=True, metavar="LABEL", help="the block")
-    export = _add_scope(command("export", _memory_export, "export a memory as JSON lines"))
+    export = _add_scope(_command(actions, "export", _memory_export, "export a memory as JSON lines"))
     export.add_argument("file", nargs="?", help="the file to write (default: standard output)")
-    fill = _add_scope(command("import", _memory_import, "import an exported memory for a user who has none"))
-    fill.add_argument("file", nargs="?", help="the file to read (default: standard input)")
+    text = "import an exported memory for a user who has none"
+    restore = _add_scope(_command(actions, "import", _memory_import, text))
+    restore.add_argument("file", nargs="?", help="the file to read (default: standard input)")
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Encoding",
     "Tokenizer",
-    "count",
     "media_tokens",
     "message_tokens",
     "read_ranks",
@@ -146,11 +145,6 @@ def tokenizer_for(model: str) -> Tokenizer:
     elif name.startswith(("gpt-", "chatgpt-", "o1", "o3", "o4")):
         scale = 1.0
     return _tokenizers.setdefault((encoding, scale), Tokenizer(encoding, scale))
-
-
-def count(text: str, encoding: Encoding = "o200k_base") -> int:
-    """Counts a text exactly."""
-    return _tokenizers.setdefault((encoding, 1.0), Tokenizer(encoding)).count(text)
 
 
 def media_tokens(part: Mapping[str, Any]) -> int:

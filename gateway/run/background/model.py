@@ -94,14 +94,12 @@ class BackgroundModel:
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int | None = None,
-        **options: Any,
     ) -> ModelAnswer:
         """Asks for one whole reply. max_tokens: its limit, sent under the name that the upstream takes.
 
-        options: further fields of the request.
         Raises: Postponed: the day's budget is used up, or the upstream is busy; JobFailed: it failed otherwise.
         """
-        body: dict[str, Any] = {"model": self.model, "messages": list(messages), **options}
+        body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
         if max_tokens is not None:
             # Some of the models that know the newer name refuse the older one.
             newer = self.provider.capabilities.max_completion_tokens

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.prompt.note import Recalled, choose, estimate_tokens, make_query, render_note, strip_notes
-from gateway.tokens import count
+from gateway.tokens import tokenizer_for
 from storage.records import Message
+
+count = tokenizer_for("gpt-4o").count
 
 DAY = 86_400.0
 MARCH = datetime(2026, 3, 1, 9, tzinfo=UTC).timestamp()  # a Sunday

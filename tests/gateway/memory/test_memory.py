@@ -14,12 +14,14 @@ import pytest
 from gateway.core.memory.visibility import messages_of
 from gateway.run.admin.show import ShowOperation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
-from gateway.tokens import count
+from gateway.tokens import tokenizer_for
 from storage.sql.terms import load_terms
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, agent, remember
 from tests.stored import indexed_seqs
+
+count = tokenizer_for("gpt-4o").count
 
 FACT = "My cat is called Miso and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"

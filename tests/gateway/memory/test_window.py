@@ -11,9 +11,11 @@ import pytest
 
 from gateway.core.request.splice import scan
 from gateway.settings import UpstreamSettings
-from gateway.tokens import count, message_tokens
+from gateway.tokens import message_tokens, tokenizer_for
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, message_bytes, prefix_bytes, remember
+
+count = tokenizer_for("gpt-4o").count
 
 CONTEXT = 1500  # tokens
 RESERVE = 300
