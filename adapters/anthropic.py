@@ -112,6 +112,7 @@ class Anthropic:
         except RecursionError:
             why = "A schema or a message of the request is nested too deep."
             return _refuse(400, error_body(why, "invalid_request_error"))
+        # The newest version refuses temperature and the like, the one before takes them.
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
         reply = await self._call(request, "/messages", orjson.dumps(wire), version)
         if reply.status != 200:
@@ -131,6 +132,8 @@ class Anthropic:
             headers.append(("anthropic-version", version))
         credential = None
         if self._key is None and request.credential is not None:
+            # OpenAI's clients send every key as a bearer token. Anthropic takes keys in a header of its own, and only
+            # OAuth tokens as bearer tokens.
             token = _token(request.credential)
             if token.startswith(_KEY) and not token.startswith(_OAUTH):
                 headers = [each for each in headers if each[0].lower() != "x-api-key"]
@@ -148,6 +151,7 @@ class Anthropic:
             raise ProviderBroke(
                 f"{self.name} answered no list of models: {body[:200]!r}", provider=self.name
             ) from error
+        # The limits fill in for requests without `max_tokens`, which the Messages API demands.
         for entry in entries:
             if isinstance(entry.get("max_tokens"), int) and isinstance(entry.get("id"), str):
                 self._limits[entry["id"]] = entry["max_tokens"]

@@ -59,6 +59,7 @@ class CallIndexer:
             self._counts[choice] = max(count, index + 1)
             return piece
         function = piece.get("function")
+        # A piece without id and name continues the call before it; the very first piece begins one in any case.
         begins = piece.get("id") or (isinstance(function, dict) and function.get("name")) or not count
         count += bool(begins)
         self._counts[choice] = count

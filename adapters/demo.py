@@ -40,7 +40,7 @@ _HELP: Final = (
 class DemoProvider(ScriptedProvider):
     """The built-in model of a gateway without a key. pause_s: between two events, so that a stream looks like one."""
 
-    keeps_requests = False  # it serves: they would pile up
+    keeps_requests = False  # it serves, and they would pile up
 
     def __init__(self, name: str = "demo", *, pause_s: float = 0.01) -> None:
         super().__init__(name, script=_try_to_answer, pause_s=pause_s)
@@ -109,6 +109,7 @@ def _question(messages: Sequence[Mapping[str, Any]]) -> str:
 def _known(messages: Sequence[Mapping[str, Any]], question: str) -> str:
     """Returns the lines that share most words with the question; "" where no line shares any."""
     stems = _stems(question)
+    # Five letters of a word stand for its forms: "colour" finds "colours".
     scored = [(len(stems & _stems(line)), line) for line in _lines(messages)]
     best = max((shared for shared, _ in scored), default=0)
     lines = list(dict.fromkeys(line for shared, line in scored if shared * 2 > best))[-_SHOWN:]
@@ -137,6 +138,7 @@ def _lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
             lines += [line for section in _SECTION.finditer(text) for line in section[2].splitlines()]
         if role == "user" and message is not users[-1]:
             lines += _NOTE.sub("", text).splitlines()
+    # A question is no answer, and the assistant's own lines would repeat its guesses.
     kept = (line.strip() for line in lines if not _TAG_LINE.match(line) and not _BY_ASSISTANT.match(line))
     return [line for line in kept if line and not line.endswith("?")]
 

@@ -1,7 +1,7 @@
 """An embedder behind OpenAI's `/embeddings`, which many others serve too.
 
-It goes through a provider, for address, key and timeouts, and believes nothing of what comes back: a vector that is
-missing, not finite or of another length than its neighbours would be found out only by wrong answers much later.
+It goes through a provider, for address, key and timeouts, and checks every vector that comes back: one that is
+missing, not finite or of another length than its neighbours would show only in wrong answers much later.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from adapters.types import Embedded, ModelRequest, read_retry_after
 __all__ = ["ApiEmbedder"]
 
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
-_LONG_BYTES = (
-    64 * 1024
-)  # reading more takes longer than a hop to a thread: 64 vectors of 1,536 numbers are 2 MB, 15 ms
-_BYTES_PER_TOKEN = 4  # a guess, where it does not say what it used
+# Reading more than this takes longer than a hop to a thread: 64 vectors of 1,536 numbers are 2 MB, 15 ms.
+_LONG_BYTES = 64 * 1024
+_BYTES_PER_TOKEN = 4  # an estimate, where the reply has no usage
 
 
 class ApiEmbedder:
-    """model: as that provider calls it. The provider is this one's own, and closed with it."""
+    """An embedder at a provider, which it owns and closes. model: the provider's name for it."""
 
     is_local = False
 
@@ -37,7 +36,7 @@ class ApiEmbedder:
         self._model = model
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
-        """Raises: ProviderError; ProviderRefused for an error status, ProviderBroke for what is no answer."""
+        """Returns the vectors. Raises: ProviderError, ProviderRefused for an error status among them."""
         body = orjson.dumps({"model": self._model, "input": list(texts)})
         reply = await self._provider.send(ModelRequest(body, path="/embeddings"))
         try:
@@ -56,7 +55,7 @@ class ApiEmbedder:
                 return await asyncio.to_thread(_read, answer, len(texts), len(body))
             return _read(answer, len(texts), len(body))
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-            # Its words are not quoted: they may be those it was asked about.
+            # The answer is not quoted: it may repeat the texts.
             raise ProviderBroke(
                 f"{self.name} answered with something that is not a vector for each text",
                 provider=self._provider.name,
@@ -67,7 +66,7 @@ class ApiEmbedder:
 
 
 def _read(answer: bytes, count: int, asked_bytes: int) -> Embedded:
-    """Raises: ValueError and its like, for what is no answer."""
+    """Returns the vectors of an answer. Raises: ValueError and its like, where it is not one."""
     import numpy as np
 
     body = orjson.loads(answer)
@@ -75,8 +74,8 @@ def _read(answer: bytes, count: int, asked_bytes: int) -> Embedded:
     data = body["data"]
     if len(data) != count:
         raise ValueError(f"{len(data)} vectors for {count} texts")
-    for place, each in enumerate(data):
-        index = each.get("index", place)
+    for position, each in enumerate(data):
+        index = each.get("index", position)
         if rows[index] is not None or index < 0:
             raise ValueError("one text has two vectors")
         rows[index] = each["embedding"]

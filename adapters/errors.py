@@ -1,4 +1,4 @@
-"""Everything that can go wrong between us and a provider. An HTTP error status is a reply, not one of these.
+"""The errors between us and a provider. An HTTP error status is a reply, not one of these.
 
 ProviderError
 ├── ProviderUnreachable   no reply at all: refused, name not found, TLS, cut before the response's headers
@@ -28,7 +28,7 @@ Phase = Literal["connect", "first byte", "between chunks", "total"]
 
 
 class ProviderError(Exception):
-    """message: what was wrong and what was seen. provider: the name it has in the settings, where known."""
+    """The root. message: what was wrong and what was seen. provider: its name in the settings, where known."""
 
     def __init__(self, message: str, *, provider: str | None = None) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class ProviderError(Exception):
 
 
 class ProviderUnreachable(ProviderError):
-    """Nothing came back. sent: whether the request may have been seen; False: there was no connection."""
+    """Nothing came back. sent: the request may have been seen; False where there was no connection."""
 
     def __init__(self, message: str, *, sent: bool = True, provider: str | None = None) -> None:
         super().__init__(message, provider=provider)
@@ -55,7 +55,7 @@ class ProviderBroke(ProviderError):
 
 
 class UnfinishedEvent(ProviderBroke):
-    """rest: the bytes after the last whole event."""
+    """The stream ended inside an event. rest: the bytes after the last whole event."""
 
     def __init__(self, rest: bytes) -> None:
         super().__init__(f"the stream ended inside an event, after {len(rest)} bytes of it")
@@ -67,7 +67,7 @@ class ProviderTooLarge(ProviderError):
 
 
 class ProviderRefused(ProviderError):
-    """retry_after_s: when to come back, where it said so."""
+    """An error status where only an answer will do. retry_after_s: when to ask again, where the reply named it."""
 
     def __init__(
         self, message: str, *, status: int, provider: str | None = None, retry_after_s: float | None = None

@@ -29,17 +29,19 @@ _PACKAGE = "wordllama"
 _TABLE = "weights/l2_supercat_256.safetensors"
 _TENSOR = "embedding.weight"
 _PIECES = "tokenizers/l2_supercat_tokenizer_config.json"
-_AT_ONCE = 8  # texts in one visit to the thread, which holds the interpreter for about 0.2 ms each
-_SHORT_CHARS = 1_000  # a question, which takes no longer than the hop to a thread, and less on a busy machine
+# Texts in one visit to the thread, which holds the interpreter for about 0.2 ms each.
+_AT_ONCE = 8
+# A question of this length takes no longer than the hop to a thread, and less on a busy machine.
+_SHORT_CHARS = 1_000
 _THREADS = 2  # so that a query need not wait for a batch
 
 
 class EmbedderMissing(ImportError):
-    """The extra is not installed, or is not what it was. The message says what to do."""
+    """The extra is not installed, or has other files than expected. The message says what to do."""
 
 
 class LocalEmbedder:
-    """Opens its files when first asked. Raises: EmbedderMissing: at once where they are not there."""
+    """The embedder; it opens its files for the first text. Raises: EmbedderMissing: at once where they are missing."""
 
     is_local = True
     name = "local/wordllama-l2-supercat-256"
@@ -51,7 +53,7 @@ class LocalEmbedder:
         self._pieces: Any = None
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
-        """Raises: EmbedderMissing, where the files are not as they should be."""
+        """Returns the vectors. Raises: EmbedderMissing: a file is not what it should be."""
         if self._table is not None and len(texts) == 1 and len(texts[0]) <= _SHORT_CHARS:
             return Embedded(self._embed(texts))
         loop, vectors = asyncio.get_running_loop(), list[bytes]()
@@ -76,7 +78,7 @@ class LocalEmbedder:
         return vectors
 
     def _open(self) -> tuple[Any, NDArray[np.float16]]:
-        """Two threads may do so at once: both get the same."""
+        # Two threads may open the files at once; both get the same.
         if self._table is None:
             from tokenizers import Tokenizer  # type: ignore[import-not-found, unused-ignore]
 
@@ -105,8 +107,10 @@ def _find_files() -> tuple[Path, Path]:
 
 
 def _read_table(path: Path) -> NDArray[np.float16]:
-    """A safetensors file: the length of a JSON header, the header, the numbers. 16 MB, read whole: nothing shall wait
-    for the disk later."""
+    """Reads a safetensors file: the length of a JSON header, the header, the numbers.
+
+    Its 16 MB are read whole, so that no query waits for the disk later.
+    """
     import numpy as np
 
     data = path.read_bytes()

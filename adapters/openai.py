@@ -75,6 +75,8 @@ class OpenAICompatible:
         if self._key is None and request.credential is not None and "Authorization" not in headers:
             headers["Authorization"] = request.credential
         if request.headers:
+            # The settings' headers stand in place of the caller's of the same name; only the type of the body is the
+            # caller's to say.
             for name, value in request_headers(end_to_end(request.headers)).items():
                 if name not in self._taken:
                     headers.add(name, value)
@@ -104,7 +106,8 @@ class OpenAICompatible:
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
         if url is None:
-            if len(self._urls) >= _MAX_URLS:  # paths may carry ids
+            # Paths may carry ids, so the cache is bounded.
+            if len(self._urls) >= _MAX_URLS:
                 self._urls.clear()
             url = self._urls[path] = URL(self.base_url + path, encoded=True)
         return url

@@ -86,6 +86,7 @@ class ScriptedProvider:
     pause_s: between two events of a stream. requests: what was sent here, oldest first.
     """
 
+    # A provider that serves for days must not keep what it was asked.
     keeps_requests = True
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Server-sent events, incrementally: bytes in, whole events out. Knows nothing of what the events say.
+"""The decoder of server-sent events, incremental: bytes in, whole events out. It does not look at their data.
 
 An event is everything up to and including two line ends in a row, so that joining `Event.raw` gives the
 stream back byte for byte (blank lines too many begin the next event). The same bytes cut anywhere give the
@@ -19,8 +19,8 @@ from adapters.types import Event
 
 __all__ = ["MAX_EVENT_BYTES", "EventDecoder", "read_end"]
 
+# Chosen: an image in base64 fits into one event; a line that never ends cannot fill the memory.
 MAX_EVENT_BYTES = 32 * 1024 * 1024
-"""Chosen: an image in base64 fits into one event; a line that never ends cannot fill the memory."""
 
 _BLANK = re.compile(rb"(?>\r\n|\n)(?>\r\n|\n|\r)|\r\r")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -30,27 +30,28 @@ _PLAIN = b"data: "
 
 
 class EventDecoder:
-    """One stream. `feed` bytes as they come, `finish` when they end.
-
-    Raises (feed): ProviderTooLarge: one event passes `max_event_bytes`.
-    """
+    """The decoder of one stream. `feed` it bytes as they come, and `finish` it when they end."""
 
     __slots__ = ("_begun", "_buffer", "_has_cr", "_max", "_searched")
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._buffer = bytearray()  # begins with the first byte that belongs to no event yet
         self._searched = 0  # up to here the buffer holds no blank line
-        self._has_cr = False  # as long as none was seen, a plain find does
+        self._has_cr = False  # without a carriage return a plain find is enough
         self._begun = False
         self._max = max_event_bytes
 
     def feed(self, data: bytes) -> list[Event]:
-        """Every event that is whole now, in order; often none, often several."""
+        """Returns every event that is whole now, in order; often none, often several.
+
+        Raises: ProviderTooLarge: one event is larger than `max_event_bytes`.
+        """
         if not self._has_cr and b"\r" in data:
             self._has_cr = True
         if self._buffer or self._has_cr:
             self._buffer += data
             raws = self._cut()
+        # The common case: nothing waits, so the bytes are split without a copy into the buffer.
         elif data:
             parts = data.split(b"\n\n")
             rest = parts.pop()
@@ -65,7 +66,7 @@ class EventDecoder:
         return [self._event(raw) for raw in raws]
 
     def finish(self) -> list[Event]:
-        """What the end of the stream completes: an event whose last blank line waited, or stray blank lines.
+        """Returns what the end of the stream completes: an event whose last blank line waited, or stray blank lines.
 
         Raises: UnfinishedEvent: the stream ended inside an event.
         """
@@ -80,17 +81,18 @@ class EventDecoder:
         raise UnfinishedEvent(rest)
 
     def _cut(self) -> list[bytes]:
-        """Take the whole events off the buffer; no byte is searched twice but the last few."""
+        """Takes the whole events off the buffer; only its last few bytes are searched again."""
         buffer = self._buffer
         raws: list[bytes] = []
         begin = 0
         at = self._searched
         if self._has_cr:
+            # A blank line of "\r" at the very end is held back, see the module's docstring.
             held = len(buffer) if buffer.endswith(b"\r") else -1
             while (blank := _BLANK.search(buffer, at)) is not None:
                 end = blank.end()
                 if end == held and blank.group() != b"\r\r":
-                    break  # the next byte may be the "\n" of this "\r"
+                    break
                 raws.append(bytes(buffer[begin:end]))
                 begin = at = end
         else:
@@ -108,13 +110,14 @@ class EventDecoder:
             self._begun = True
             if raw.startswith(_BOM):
                 return _parse(raw, raw[len(_BOM) :])
+        # An event of one data line, which is nearly all there are, needs no parser.
         if not self._has_cr and raw.startswith(_PLAIN) and raw.find(b"\n") == len(raw) - 2:
             return Event(raw, raw[len(_PLAIN) : -2])
         return _parse(raw, raw)
 
 
 def read_end(unfinished: UnfinishedEvent) -> list[Event]:
-    """What an end without its blank line says: `[DONE]`, and then all is said. Else: raises the error itself."""
+    """Returns the last event of a stream that ends without a blank line, if it is `[DONE]`. Raises: `unfinished`."""
     event = _parse(unfinished.rest, unfinished.rest)
     if event.data is None or event.data.strip() != b"[DONE]":
         raise unfinished
@@ -122,7 +125,7 @@ def read_end(unfinished: UnfinishedEvent) -> list[Event]:
 
 
 def _parse(raw: bytes, text: bytes) -> Event:
-    """text: raw without a byte order mark."""
+    """Returns the event of these bytes. text: `raw` without a byte order mark."""
     data: list[bytes] = []
     name: str | None = None
     for line in _LINE_END.split(text):

@@ -7,7 +7,7 @@ no redirects, no proxies or credentials from the environment. Every wait has a b
     first byte       from the call to the response's headers, the sending of the body included; of an upload, from
                      its end
     between chunks   silence of the upstream within the body (our own slowness does not count: a full buffer
-                     stops the clock); of an upload, how long it takes no piece
+                     stops the clock); for an upload, how long it may take no piece
     total            from the call to the last byte; none unless asked for
 
 A kept-alive connection may be closed by the other side at the very moment we send on it. Such a request is
@@ -45,28 +45,30 @@ __all__ = ["HttpReply", "HttpTransport", "Timeouts", "Upload", "end_to_end", "re
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. A whole reply's first byte comes when the model is done: as long as OpenAI's SDK waits."""
+    """The bounds of a call, in seconds."""
 
     connect_s: float = 10.0
+    # A whole reply's first byte comes when the model is done; OpenAI's SDK waits as long.
     first_byte_s: float = 600.0
     between_chunks_s: float = 300.0
     total_s: float | None = None
 
     @property
     def headers_s(self) -> float:
-        """How long the headers are waited for."""
+        """Returns how long the headers are waited for."""
         return self.first_byte_s if self.total_s is None else min(self.first_byte_s, self.total_s)
 
 
-_KEEP_ALIVE_S: Final = (
-    30.0  # chosen: below the idle time of common balancers (60 s), above gaps of a conversation
-)
-_IDLE_CLOSE_S: Final = 1.0  # an idle close that crosses our request shows within one round trip
-_LARGE_BODY_BYTES: Final = 512 * 1024  # above it aiohttp would hand the socket all bytes at once, and warn
+# Chosen: below the idle time of common balancers (60 s), above the gaps of a conversation.
+_KEEP_ALIVE_S: Final = 30.0
+# An idle close that crosses our request shows within one round trip.
+_IDLE_CLOSE_S: Final = 1.0
+# Above this aiohttp would hand the socket all bytes at once, and warn.
+_LARGE_BODY_BYTES: Final = 512 * 1024
 _PIECE_BYTES: Final = 256 * 1024
 _HEADER_LIMIT_BYTES: Final = 64 * 1024
 
-# RFC 9110 7.6.1, and what describes the connection's own framing; `alt-svc` is about the upstream's host.
+# The list of RFC 9110 7.6.1, and headers of the connection's own framing; `alt-svc` is about the upstream's host.
 _HOP_BY_HOP: Final = frozenset(
     (
         "alt-svc",
@@ -82,15 +84,16 @@ _HOP_BY_HOP: Final = frozenset(
         "upgrade",
     )
 )
-_DECODED: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))  # what aiohttp undoes by itself
-
+# Encodings that aiohttp undoes by itself.
+_DECODED: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
 _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
+# Filled by `_dial` when this request opens a connection of its own; empty, it went out on a kept one.
 _dialled: ContextVar[list[bool]] = ContextVar("dialled")
 
 
 class HttpTransport:
-    """Sends requests; make one per process and close it in the loop that used it."""
+    """The sender of requests; make one per process and close it in the loop that used it."""
 
     def __init__(self, timeouts: Timeouts | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
@@ -107,9 +110,9 @@ class HttpTransport:
         timeouts: Timeouts | None = None,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> HttpReply:
-        """Return when the response's headers are there.
+        """Sends a request; returns when the response's headers are there.
 
-        headers: all that are sent, but for `Host` and `Content-Length`.
+        headers: all headers to send, except `Host` and `Content-Length`.
         Raises: ProviderUnreachable, ProviderTimeout.
         """
         session = self._session
@@ -130,6 +133,8 @@ class HttpTransport:
                 try:
                     response = await self._request(session, method, url, headers, data, times)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                    # The other side had most likely closed a kept connection before it saw the request, which may
+                    # then be sent once more. An upload that was begun cannot.
                     lost_idle = not fresh and time.monotonic() - begun < _IDLE_CLOSE_S
                     is_begun = upload is not None and upload.consumed
                     if not lost_idle or is_begun or isinstance(error, aiohttp.ClientConnectorError):
@@ -152,24 +157,23 @@ class HttpTransport:
             ) from error
         except aiohttp.ServerDisconnectedError as error:
             raise ProviderUnreachable(f"{url.authority} closed the connection before it answered") from error
-        except (
-            ValueError
-        ) as error:  # a control character in a header: aiohttp does not send what could be two
+        except ValueError as error:
+            # A control character in a header: aiohttp refuses to send what a server could read as two headers.
             raise ProviderUnreachable(f"a request that cannot be sent to {url.authority}: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
-            # What aiohttp says of bytes that are no HTTP quotes them: they may be what somebody said.
+            # aiohttp's message quotes bytes that are no HTTP, and they may be somebody's words.
             why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
             raise ProviderUnreachable(f"no answer from {url.authority}: {why}") from error
 
         connection = response.connection
         if connection is not None and connection.protocol is not None:
-            # Set only now, because aiohttp would count the wait for the headers as a wait for data.
+            # The clock starts only now, because aiohttp would count the wait for the headers as a wait for data.
             connection.protocol.read_timeout = times.between_chunks_s
             connection.protocol.start_timeout()
         return HttpReply(response, times, max_event_bytes, begun)
 
     async def aclose(self) -> None:
-        """Close every connection, busy ones too. A later `send` opens a new session."""
+        """Closes every connection, busy ones too. A later `send` opens a new session."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -206,31 +210,31 @@ class HttpTransport:
 
 
 class HttpReply:
-    """A response whose headers have arrived. Read the body to its end, else closing costs the connection."""
+    """A response whose headers have arrived. Unless its body is read to its end, closing costs the connection."""
 
     __slots__ = ("_ahead", "_ends_at", "_max_event_bytes", "_response", "_times", "headers", "status")
 
     def __init__(
         self, response: aiohttp.ClientResponse, times: Timeouts, max_event_bytes: int, begun: float
     ) -> None:
-        """begun: when it was asked for, by time.monotonic()."""
+        """begun: when the request was sent, by time.monotonic()."""
         self._ends_at = None if times.total_s is None else begun + times.total_s
         self.status = response.status
         self.headers: tuple[Header, ...] = _received(response.raw_headers)
         self._response = response
         self._times = times
         self._max_event_bytes = max_event_bytes
-        self._ahead = b""  # what was looked at
+        self._ahead = b""  # bytes that `peek` has read
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
+        """Yields the body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
         while data := await self._next():
             yield data
 
     async def events(self) -> AsyncIterator[list[Event]]:
-        """The body as server-sent events, all that one read completed at a time.
+        """Yields the body as server-sent events, all that one read completed at a time.
 
-        An upstream that forgets the blank line after its `[DONE]` has said all: that is no error.
+        An upstream that forgets the blank line after its `[DONE]` has ended its stream: that is no error.
         Raises: ProviderBroke (UnfinishedEvent among them), ProviderTimeout, ProviderTooLarge.
         """
         decoder = EventDecoder(self._max_event_bytes)
@@ -245,7 +249,7 @@ class HttpReply:
             yield events
 
     async def peek(self) -> Event | None:
-        """The first event of the body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
+        """Returns the first event of the body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
         decoder = EventDecoder(self._max_event_bytes)
         seen: list[bytes] = []
         try:
@@ -258,7 +262,7 @@ class HttpReply:
             self._ahead = b"".join(seen)
 
     async def read(self, limit_bytes: int) -> bytes:
-        """The whole body, at most `limit_bytes`. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
+        """Returns the whole body, at most `limit_bytes`. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
         data = await self._next()
         if not data:
             return b""
@@ -273,14 +277,15 @@ class HttpReply:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def aclose(self) -> None:
-        """Let go of the response; if it is not finished, at once and with its connection. Idempotent."""
+        """Releases the response; one that is not finished loses its connection at once. Idempotent."""
         connection = self._response.connection
         if connection is not None and (transport := connection.transport) is not None:
-            transport.abort()  # close() would wait until an upstream that does not read has taken our body
+            # close() would wait until an upstream that does not read has taken our body.
+            transport.abort()
         self._response.close()
 
     async def _next(self) -> bytes:
-        """What has arrived, waiting for at least one byte; empty at the end."""
+        """Returns the bytes that have arrived, after a wait for the first; empty at the end."""
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
@@ -312,7 +317,7 @@ class HttpReply:
 
 
 class _LargeBody(payload.Payload):
-    """A body given to the socket in pieces, so that the loop is not held and the memory not doubled."""
+    """A body that is written in pieces, so that it neither blocks the loop nor doubles the memory."""
 
     _autoclose = True
     _value: bytes
@@ -335,9 +340,9 @@ class _LargeBody(payload.Payload):
 
 
 class Upload(payload.Payload):
-    """A body of which only a piece at a time is here: the next is asked for when the upstream has taken the last.
+    """A body that is here one piece at a time: the next is asked for when the upstream has taken the last.
 
-    An exception of `pieces` breaks the request off; its maker has to remember it, for what arrives here is aiohttp's.
+    An exception of `pieces` breaks the request off. Its maker has to remember it, because aiohttp raises its own here.
     """
 
     _autoclose = True
@@ -351,7 +356,7 @@ class Upload(payload.Payload):
         self.is_over = False
 
     def watch(self, timer: asyncio.Timeout, times: Timeouts) -> None:
-        """Start the clock anew with every piece, for as long as it runs."""
+        """Restarts `timer` with every piece, for as long as it runs."""
         self._timer, self._times = timer, times
         self._restart(times.between_chunks_s)
 
@@ -372,14 +377,16 @@ class Upload(payload.Payload):
 
     def _restart(self, seconds: float) -> None:
         if self._timer is not None:
-            with suppress(RuntimeError):  # the response's headers are there, or the time is up: no clock
+            # The timer refuses once the response's headers are there or the time is up: then nothing is left to do.
+            with suppress(RuntimeError):
                 self._timer.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 @contextmanager
 def _or_abort(writer: Any) -> Iterator[None]:
-    """Drop the connection if the body was not written: aiohttp's close() would wait for what was to be taken."""
-    transport = writer.transport  # by the time of the failure aiohttp has let go of it
+    """Drops the connection if the body could not be written: aiohttp's close() would wait until it is taken."""
+    # Kept here, because by the time of a failure aiohttp has dropped its reference.
+    transport = writer.transport
     try:
         yield
     except BaseException:
@@ -389,7 +396,7 @@ def _or_abort(writer: Any) -> Iterator[None]:
 
 
 def _dial(address: tuple[Any, ...]) -> socket.socket:
-    """Make the socket of a new connection, and note in the request's context that it has one."""
+    """Makes the socket of a new connection, and notes in the request's context that it has one."""
     family, kind, protocol = address[:3]
     fresh = _dialled.get(None)
     if fresh is not None:
@@ -398,7 +405,7 @@ def _dial(address: tuple[Any, ...]) -> socket.socket:
 
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
-    """The headers meant for the other end: without hop-by-hop ones and those that `Connection` names."""
+    """Returns the headers for the other end: without hop-by-hop ones and those that `Connection` names."""
     kept = [(name.lower(), value) for name, value in headers]
     named = {
         token.strip().lower() for name, value in kept if name == "connection" for token in value.split(",")
@@ -416,11 +423,12 @@ def _received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
 
 
 def request_headers(pairs: Iterable[Header]) -> CIMultiDict[str]:
-    """Headers as aiohttp takes them. It writes UTF-8, while names and values came in as latin-1."""
+    """Returns headers as aiohttp takes them. It writes UTF-8, while names and values came in as latin-1."""
     out: CIMultiDict[str] = CIMultiDict()
     for name, value in pairs:
         if not value.isascii():
-            with suppress(UnicodeError):  # what was not UTF-8 goes as it is
+            # A value that was not UTF-8 goes as it is.
+            with suppress(UnicodeError):
                 value = value.encode("latin-1").decode("utf-8")
         out.add(name, value)
     return out

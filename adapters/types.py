@@ -1,7 +1,7 @@
-"""What passes between the gateway and a provider.
+"""The values that pass between the gateway and a provider.
 
 The gateway speaks one dialect inside: OpenAI's chat completion, as bytes. A provider that speaks another
-one translates both ways in its own module. Only what is acted on is typed; everything else rides in the bytes.
+one translates both ways in its own module. Only fields that are acted on are typed; everything else stays in the bytes.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an upstream is known to take, as far as anything is done by it. Of an unknown one nothing is known.
+    """The capabilities of an upstream that the gateway acts on; those of an unknown upstream are the defaults.
 
-    max_completion_tokens: our own calls are limited by it, else by the older `max_tokens`.
-    developer_role: False: it is known to have no such role, so `system` stands in; None: not known, it passes.
-    metadata: taken without `store`; elsewhere it is kept back then.
-    stream_usage: takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit.
-    omits_call_index: pieces of tool calls in its streams have no `index`, so they are given one.
-    spends: fields of a request that its translation reads, and for which it has no place.
+    max_completion_tokens: it takes this field, by which our own calls are limited; else the older `max_tokens`.
+    developer_role: False where it is known to have no such role, so that `system` stands in; None where not known.
+    metadata: it takes `metadata` without `store`; for others the field is held back then.
+    stream_usage: it takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit.
+    omits_call_index: pieces of tool calls in its streams have no `index`, so we add one.
+    spends: fields of a request that its translation reads and does not pass on.
 
-    What its models can do (tools, images, schemas) has no column: a request that asks for it goes on, and the
+    The abilities of its models (tools, images, schemas) have no column: a request that needs one goes on, and the
     upstream answers.
     """
 
@@ -78,14 +78,14 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One call of a model.
+    """A request to an upstream.
 
     body: the whole JSON body in OpenAI's chat completion dialect, as it shall reach the upstream.
-    path: below the upstream's base URL, `/chat/completions` unless said otherwise.
-    headers: what of the caller's headers goes on (never a credential of ours).
+    path: below the upstream's base URL.
+    headers: the caller's headers that go on (never a credential of ours).
     credential: the caller's own `Authorization` value; used only by an upstream without a key of its own.
     upload: the body piece by piece as it comes in, instead of `body`; it is read once, so nothing sends it again.
-    upload_bytes: how much that is, if it is known.
+    upload_bytes: its size, if it is known.
     """
 
     body: bytes
@@ -99,9 +99,9 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """What an embedder made of some texts.
+    """The vectors of some texts.
 
-    vectors: one each, float32, little endian, of one dimension and of length 1 (or all zeros). tokens: what it billed.
+    vectors: one for each text, float32, little endian, of one dimension and of length 1 (or all zeros). tokens: billed.
     """
 
     vectors: Sequence[bytes]
@@ -110,7 +110,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One server-sent event.
+    """A server-sent event.
 
     raw: its bytes as they came, line ends and the closing blank line included; joining all `raw` gives the stream.
     data: the joined `data:` lines, or None for a comment or an event without data.

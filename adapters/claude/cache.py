@@ -4,7 +4,7 @@ The Messages API keeps a prefix of tools, system and turns up to each mark, four
 the bytes before it are the same. Each turn of a conversation sends the one before it as its prefix, so these places
 pay: the end of the tools (memory may change the system prompt), the end of the system prompt, the end of the list
 (the next turn reads up to there), and the user turn before (for a turn with more blocks than are looked back over,
-and for a newest message that is sent anew with other words).
+and for a newest message that is sent again with other words).
 (platform.claude.com/docs/en/build-with-claude/prompt-caching)
 """
 

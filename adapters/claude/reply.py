@@ -57,6 +57,7 @@ def completion(message: Json, created: int, first_index: int = 0) -> Json:
     citations: list[Json] = []
     thinking_blocks: list[Json] = []
     provider_blocks: list[Json] = []
+    # The parts of one kind are joined: `content` is one text, `index` says where the other blocks stood.
     for place, block in enumerate(message.get("content") or (), first_index):
         kind = block.get("type")
         if kind == "text":

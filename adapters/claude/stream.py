@@ -171,6 +171,7 @@ class StreamTranslator:
         block = self._blocks.get(parsed.get("index", -1))
         if block is None:
             return []
+        # A call's arguments go on at once; the input of a server's own tool waits for the end of its block.
         if kind == "input_json_delta":
             piece = delta.get("partial_json") or ""
             if block.kind != "tool_use":
@@ -184,6 +185,7 @@ class StreamTranslator:
         if kind == "citations_delta":
             block.citations.append(delta.get("citation"))
             return []
+        # Every other delta is kept until its block ends: a signature counts only as a whole.
         for key, value in delta.items():
             if key == "type":
                 continue

@@ -218,6 +218,7 @@ class Attempts:
         while True:
             attempts += 1
             found = await self._attempt(request, source)
+            # The context's length was learned from the error: the same request, shorter, goes to the same endpoint.
             if isinstance(found, ModelRequest):
                 request = found
                 continue
@@ -227,6 +228,7 @@ class Attempts:
             if step is NextAttempt.STOP:
                 return self._give_up(found)
             self._note(found.failure.kind, is_error=True)
+            # Only now, since a reply that is the last one goes to the client.
             if found.reply is not None:
                 await _discard(found.reply)
             if wait_s:
@@ -251,6 +253,7 @@ class Attempts:
             if is_failure(reply.status):
                 retry_after_s = read_retry_after(reply.headers, failover.wall())
                 return self._blame(_Failed(Failure(str(reply.status), retry_after_s=retry_after_s), reply))
+            # Any other status is an answer: the endpoint is well, whatever it thinks of the request.
             health.succeeded(self.target.model)
             if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
                 shorter_or_error = await self._look_for_window(reply, request, source)
@@ -262,6 +265,7 @@ class Attempts:
             self._answered(str(reply.status), is_error=reply.status >= 400)
             return reply
         except ProviderError as error:
+            # An upload that the caller broke off is no failure of the upstream.
             if (fault := source.fault()) is not None:
                 raise fault from error
             return self._blame(_Failed(failure_of(error), error=error))
@@ -317,6 +321,7 @@ class Attempts:
         endpoint, failure = self.endpoint, failed.failure
         model, now = self.target.model, self._failover.now()
         is_limit = failure.kind == "429"
+        # Without a key of ours the limit is the caller's own, and says nothing about the endpoint.
         if is_limit and failure.retry_after_s and endpoint.has_key:
             endpoint.health.limited(now, model, failure.retry_after_s)
         elif not is_limit or endpoint.has_key:
@@ -342,6 +347,7 @@ class Attempts:
         # A 429 had no effect, whatever it was about.
         if self.is_once and failure.sent and failure.kind != "429":
             return NextAttempt.STOP, 0.0
+        # Hidden rounds of one turn stay where the first was answered.
         left = [] if self._is_settled else self._candidates
         health, policy = self.endpoint.health, self.endpoint.policy
         step, wait_s = choose_next(

@@ -24,18 +24,19 @@ from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import AGENT_PREFIX, Route, resolve_route
 from gateway.settings import Settings
 
-__all__ = ["UPSTREAM_HEADER", "Forwarding", "Named", "Outgoing", "StreamedBody"]
+__all__ = ["UPSTREAM_HEADER", "Forwarding", "Outgoing", "StreamedBody", "WholeBody"]
 
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
-_HELD_JSON_BYTES: Final = 8 * 1024 * 1024  # chosen: no JSON answer but a list of embeddings is larger
+# Chosen: a JSON answer is held up to this size, so that one which breaks in its middle is still a status.
+_HELD_JSON_BYTES: Final = 8 * 1024 * 1024
 _NO_ENDPOINT: Final = "unsupported_endpoint"
 # The body goes as it came, so the caller's own headers describe it.
 _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
-# The objects that an upstream keeps.
+# Paths of objects that an upstream keeps.
 _KEPT: Final = ("/files", "/uploads", "/batches", "/responses")
 
 
-class Named(Protocol):
+class WholeBody(Protocol):
     """A body that is here."""
 
     def with_model(self, model: str) -> bytes:
@@ -65,7 +66,7 @@ class Outgoing:
     path: str
     headers: Sequence[tuple[bytes, bytes]]
     credential: str | None
-    named: Named | None = None
+    named: WholeBody | None = None
     upload: StreamedBody | None = None
 
     @property
@@ -74,7 +75,7 @@ class Outgoing:
 
     def request(self, target: Target, upstream: str) -> ModelRequest:
         """Returns the request for one target. upstream: the one that the caller asked for."""
-        about = [
+        described = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in self.headers
             if name in _BODY_HEADERS
@@ -83,7 +84,7 @@ class Outgoing:
             self.upload.put(target.model)
         return ModelRequest(
             b"" if self.named is None else self.named.with_model(target.model),
-            (*forwardable(self.headers), *about),
+            (*forwardable(self.headers), *described),
             self.credential if target.gets_credential(upstream) else None,
             self.path,
             self.method,
@@ -97,16 +98,16 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Makes the request for each target. upstream: the one that was asked for."""
+    """Makes the request for each target. upstream: the one that the caller asked for."""
 
-    asked: Outgoing
+    outgoing: Outgoing
     upstream: str
 
     async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        return self.asked.request(target, self.upstream)
+        return self.outgoing.request(target, self.upstream)
 
     def fault(self) -> Exception | None:
-        return self.asked.failure()
+        return self.outgoing.failure()
 
 
 class Forwarding:
@@ -145,6 +146,7 @@ class Forwarding:
                 f"There is no upstream {named!r}. Send the name of one in the settings.",
                 param=UPSTREAM_HEADER,
             )
+        # Files, models and the like are asked for without a model.
         if model is None:
             return Route(named or self._first_with(path), "")
         if model.startswith(AGENT_PREFIX):
@@ -162,24 +164,26 @@ class Forwarding:
         names = [each.name for each in self._settings.upstreams]
         return next((name for name in names if self._providers[name].has_endpoint(path)), names[0])
 
-    async def answer(self, route: Route, asked: Outgoing, sink: Sink, receipt: Receipt) -> None:
+    async def answer(self, route: Route, outgoing: Outgoing, sink: Sink, receipt: Receipt) -> None:
         """Answers `sink` with the upstream's reply.
 
         Raises: UpstreamError and below; ClientGone, with the upstream's connection closed; where the upload failed,
         the error of the upload instead.
         """
-        if asked.is_kept:
+        if outgoing.is_kept:
             attempts = self._failover.at_first_key(route, sink, receipt)
         else:
             # Requests without a conversation are dealt out in turn.
-            attempts = self._failover.attempts(route, lambda: next(self._turns), sink, receipt, asked.path)
-        attempts.is_once = asked.is_kept and asked.method != "GET"
+            attempts = self._failover.attempts(route, lambda: next(self._turns), sink, receipt, outgoing.path)
+        # A second POST could make a second batch, although the first one had seemed to fail.
+        attempts.is_once = outgoing.is_kept and outgoing.method != "GET"
         beat_s = self._settings.server.keep_alive_comment_s
         with attempts:
             try:
-                sending = attempts.send(_Source(asked, route.upstream))
+                sending = attempts.send(_Source(outgoing, route.upstream))
                 await relay(sending, sink, receipt, beat_s, _HELD_JSON_BYTES)
             except UpstreamError as error:
-                if (cause := asked.failure()) is not None:
+                # The upload broke off on the client's side, and what the upstream made of that says less.
+                if (cause := outgoing.failure()) is not None:
                     raise cause from error
                 raise

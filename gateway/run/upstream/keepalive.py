@@ -1,5 +1,7 @@
-"""Signs of life for a client while its upstream is silent within a reply: comments, which event streams allow anywhere
-between two events and clients ignore. Costs a task for each read, so it is only there where it is asked for.
+"""Keep-alive comments for a client whose upstream is silent within a reply.
+
+Event streams allow a comment anywhere between two events, and clients ignore it. Watching for silence costs a task for
+each read, so it is done only where the settings ask for it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ _END: Final[Any] = object()
 
 
 async def with_beats(items: AsyncIterator[T], every_s: float) -> AsyncGenerator[T]:
-    """The items, and `BEAT` after each `every_s` without one."""
+    """Yields the items, and `BEAT` after each `every_s` seconds without one."""
+    # A task, because a wait that ran out must not cancel the read: its item would be lost.
     task: asyncio.Task[Any] | None = None
     try:
         while True:
@@ -33,7 +36,7 @@ async def with_beats(items: AsyncIterator[T], every_s: float) -> AsyncGenerator[
 
 
 async def await_with_beats(work: Awaitable[T], every_s: float, beat: Callable[[], Awaitable[None]]) -> T:
-    """What `work` returns; `beat` is called after each `every_s` of waiting for it."""
+    """Returns the result of `work`; calls `beat` after each `every_s` seconds of waiting for it."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait((task,), timeout=every_s))[0]:

@@ -1,7 +1,7 @@
-"""Which models there are, from what is known: profiles and aliases of the settings, and the upstreams' own lists.
+"""The list of models: profiles and aliases of the settings, and the upstreams' own lists.
 
-Those lists are fetched in the background, at start and again from time to time. Nobody waits for them, and an upstream
-that does not answer keeps the list it had.
+Those lists are fetched in the background, at start and again from time to time. No request waits for them, and an
+upstream that does not answer keeps the list it had.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger("mnemogate")
 
 
 class ModelList:
-    """`run` keeps the lists fresh until it is cancelled; `entries` is what to show now."""
+    """The models of all upstreams. `run` keeps them fresh until it is cancelled; `entries` is the current list."""
 
     def __init__(
         self, settings: Settings, providers: Mapping[str, Provider], created: int, refresh_s: float = 0.0
@@ -58,7 +58,7 @@ class ModelList:
             await asyncio.sleep(self._refresh_s if is_fresh else RETRY_S)
 
     async def refresh(self, name: str, provider: Provider) -> bool:
-        """Fetch one upstream's list; False when it gave none."""
+        """Fetches one upstream's list; returns False when it gave none."""
         try:
             reply = await provider.send(ModelRequest(b"", path="/models", method="GET"))
             try:
@@ -87,6 +87,7 @@ class ModelList:
         for name, entries in self._fetched.items():
             for entry in entries:
                 public = self._public_name(name, entry["id"])
+                # An alias hides a model of the same name, as it does when a request asks for it.
                 if public is not None and public not in merged:
                     merged[public] = {**entry, "id": public}
         return list(merged.values())
@@ -95,7 +96,7 @@ class ModelList:
         merged[name] = {"id": name, "object": "model", "created": self._created, "owned_by": "mnemogate"}
 
     def _public_name(self, upstream: str, model: str) -> str | None:
-        """The name under which a request would reach this model there; None if there is none."""
+        """Returns the name that routes a request to this model of an upstream, or None."""
         for name in (model, f"{upstream}/{model}"):
             try:
                 route = resolve_route(self._settings, name)

@@ -1,4 +1,4 @@
-"""The pass-through: one upstream call, its bytes handed on as they arrive. Memory has no part in it."""
+"""The relay of a reply: its bytes are handed on as they arrive. Memory has no part in it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gateway.run.upstream.keepalive import BEAT, with_beats
 
 __all__ = ["handed_on", "relay"]
 
-# Cookies are between the upstream and us; the date of this response is our server's to say, and which web pages may
-# read it (access-control-*) and what was done here (x-mnemogate-*) ours too.
+# Cookies are between the upstream and us. The date of this response, which web pages may read it (access-control-*)
+# and the receipt (x-mnemogate-*) are our own to say.
 _NOT_HANDED_ON: Final = frozenset(("date", "set-cookie"))
 _OURS: Final = ("access-control-", "x-mnemogate-")
 # Chosen: events are some hundred bytes; one with an image may be larger than this.
@@ -66,7 +66,8 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: floa
     is_stream = is_event_stream(reply.status, headers)
     held: list[bytes] | None = None if is_stream or not held_bytes else []
     size = 0
-    rest = b""  # of an event that is not complete: a comment after it must stand on a line of its own
+    # Bytes of an event that is not complete. They wait, because a comment or our last event must not break into it.
+    rest = b""
 
     def start() -> None:
         if not sink.started:
@@ -81,8 +82,10 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: floa
                 size += len(chunk)
                 if size <= held_bytes:
                     continue
+                # Too large to hold: from here on it goes as it comes.
                 chunk, held = b"".join(held), None
             start()
+            # The common chunk ends with its event, and is passed on without a search.
             if is_stream and chunk is not BEAT and (rest or not chunk.endswith(b"\n\n")):
                 chunk, rest = _split_events(rest + chunk)
             await sink.write(chunk)

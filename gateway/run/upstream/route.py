@@ -1,4 +1,4 @@
-"""Which upstream answers to which model name. Knows settings; opens nothing."""
+"""Routes: the upstream that answers to a model's name, and the fallbacks behind it. Knows settings; opens nothing."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["AGENT_PREFIX", "Route", "agent_route", "check_models", "resolve_rout
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """upstream: a name of the settings. model: what that upstream calls it. context_window: tokens, None if unknown.
+    """Where a request can go. upstream: a name of the settings. model: the upstream's name for it.
 
-    others: further places of the same model (rank 0), and what is asked when it cannot answer.
+    context_window: tokens, None if unknown. others: further deployments of the same model (rank 0), and the fallbacks.
     """
 
     upstream: str
@@ -32,9 +32,10 @@ class Route:
 
 
 def resolve_route(settings: Settings, model: str) -> Route:
-    """Find who answers to `model`: a profile (`agent/<name>`), an alias, `<upstream>/<model>`, a pattern, the only one.
+    """Returns the route for a model's name.
 
-    A list of aliases is closed: with one, other names are unknown unless an upstream's patterns take them.
+    The name is a profile's (`agent/<name>`), an alias, `<upstream>/<model>`, one that a pattern takes, or any if there
+    is only one upstream. A list of aliases is closed: with one, other names are unknown unless a pattern takes them.
     Raises: UnknownModel.
     """
     if model.startswith(AGENT_PREFIX):
@@ -46,7 +47,7 @@ def resolve_route(settings: Settings, model: str) -> Route:
 
 
 def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route:
-    """Returns who answers to `agent/<name>`. Raises: UnknownModel: the agent has no model of its own."""
+    """Returns the route for `agent/<name>`. Raises: UnknownModel: the agent has no model of its own."""
     if agent.model is None:
         raise UnknownModel(f"The model {AGENT_PREFIX + agent.name!r} has no model of its own.", param="model")
     base = _resolve(settings, agent.model, agent.upstream)
@@ -56,12 +57,12 @@ def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route
 
 
 def _smaller(own: int | None, known: int | None) -> int | None:
-    """A profile may ask for less than its model has, and not for more."""
+    """Returns the window of a profile, which may ask for less than its model has, and not for more."""
     return known if own is None else own if known is None else min(own, known)
 
 
 def check_models(settings: Settings) -> None:
-    """Raises: SettingsError: a fallback, or a profile's model, that nobody answers to."""
+    """Raises: SettingsError: no upstream answers to a fallback, or to the model of a profile."""
     for profile in settings.profiles:
         if profile.model is not None:
             try:
@@ -87,14 +88,14 @@ def _resolve(settings: Settings, model: str, upstream: str | None, *, is_fallbac
             others = _others(settings, alias, fallbacks, windows) if alias.deployments or fallbacks else ()
             return Route(name, alias.model, alias.context_window or windows[name], others)
     if len(settings.upstreams) > 1:
-        name, slash, rest = model.partition("/")
-        if slash and rest and name in windows:
-            return Route(name, rest, windows[name])
+        name, _, inner = model.partition("/")
+        if inner and name in windows:
+            return Route(name, inner, windows[name])
     for each in settings.upstreams:
         if any(fnmatchcase(model, pattern) for pattern in each.models):
             return Route(each.name, model, each.context_window)
     if not settings.models:
-        # Upstreams with patterns take only those; what is left must leave no choice.
+        # Upstreams with patterns take only the names that match, so any other name needs a single one without.
         open_ones = [each for each in settings.upstreams if not each.models]
         if len(open_ones) == 1:
             return Route(open_ones[0].name, model, open_ones[0].context_window)
@@ -106,7 +107,10 @@ def _resolve(settings: Settings, model: str, upstream: str | None, *, is_fallbac
 def _others(
     settings: Settings, alias: ModelSettings, fallbacks: tuple[str, ...], windows: dict[str, int | None]
 ) -> tuple[Target, ...]:
-    """A fallback brings its own deployments, but not its own fallbacks: a chain is what stands in one list."""
+    """Returns the targets behind the first one: deployments, then fallbacks with their own deployments.
+
+    Fallbacks of a fallback are left out: the chain is what stands in one list.
+    """
     found = [
         Target(
             each.upstream,
