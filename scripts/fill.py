@@ -10,7 +10,7 @@ from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import plan_turn
 from gateway.core.conversation.settle import Ended, finish
 from gateway.core.conversation.tree import Tree
-from storage.base import Connection
+from storage.database import Connection
 from storage.records import Agent, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import create_agent

@@ -29,7 +29,7 @@ from storage.commands import (
     Unembedded,
     Unlearned,
 )
-from storage.database import Connection, Database, Effect, Operation, Row, StoreHealth
+from storage.database import Effect, StoreHealth
 from storage.records import (
     Agent,
     Block,
@@ -52,18 +52,14 @@ from storage.records import (
 __all__ = [
     "Agents",
     "Blocks",
-    "Connection",
-    "Database",
     "Effect",
     "Facts",
     "Forgetting",
     "Jobs",
     "Keys",
     "MessagesOf",
-    "Operation",
     "Passages",
     "Recall",
-    "Row",
     "Spending",
     "Store",
     "StoreHealth",

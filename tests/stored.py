@@ -20,8 +20,8 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.run.memory.contents import with_contents
-from storage.base import Connection
 from storage.commands import Change, Committed, Look, Pool, TurnWrite
+from storage.database import Connection
 from storage.records import Agent, Block, Exchange, Passage, Scope, Snapshot
 from storage.search.blob import PRESENT, document_type, open_blob
 from storage.sql import exchanges

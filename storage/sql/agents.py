@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
-from storage.base import Connection, Database
+from storage.database import Connection, Database
 from storage.errors import WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.statements import load

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import orjson
 
-from storage.base import Connection, Database, Row
+from storage.database import Connection, Database, Row
 from storage.errors import NotFound, WriteConflict
 from storage.records import Block, BlockOp, Revision
 from storage.sql.statements import load

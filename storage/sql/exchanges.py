@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from storage.base import Connection, Row
 from storage.commands import Look, Probes, StoredContent
+from storage.database import Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
 from storage.sql.statements import load, parts
 

@@ -14,8 +14,9 @@ from hashlib import blake2b
 
 import orjson
 
-from storage.base import Connection, Database, Effect, MessagesOf, Row
+from storage.base import MessagesOf
 from storage.commands import Learned, LearnedFact, Unlearned
+from storage.database import Connection, Database, Effect, Row
 from storage.errors import NotFound
 from storage.records import Agent, Block, Exchange, Fact, Message, Scope, State
 from storage.sql import exchanges

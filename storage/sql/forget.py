@@ -24,8 +24,8 @@ from typing import Any
 
 import orjson
 
-from storage.base import Connection, Database, Row
 from storage.commands import Erased, Extent, ForgetRules, ForgetTarget, Revised
+from storage.database import Connection, Database, Row
 from storage.records import BlockOp, Exchange, Scope, State
 from storage.search import rank
 from storage.sql import exchanges as history

@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from storage.base import Connection, Database, Effect, Operation, Row
+from storage.database import Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale
 from storage.records import Job, JobState, Step
 from storage.sql.statements import load

@@ -15,12 +15,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from storage.base import Connection, Database
+from storage.database import Connection, Database
 from storage.errors import NotFound, WriteConflict
 from storage.records import Key
 from storage.sql.statements import load
 
-__all__ = ["Keys", "create_key", "digest_of", "find_key", "revoke_key", "was_keyed"]
+__all__ = ["Keys", "digest_of", "was_keyed"]
 
 SQL = load("statements.sql")
 
@@ -45,13 +45,7 @@ def digest_of(presented: str) -> bytes:
     return hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
 
 
-async def create_key(connection: Connection, project: str, name: str, plain: str, now: float) -> Key:
-    shown = plain[:SHOWN]
-    id = await connection.value(SQL["key_insert"], (project, name, digest_of(plain), shown, now))
-    return Key(id, project, name, shown, now)
-
-
-async def find_key(connection: Connection, digest: bytes) -> Key | None:
+async def _find(connection: Connection, digest: bytes) -> Key | None:
     """Returns the key with this digest, unless it is revoked. The digests are compared in constant time."""
     row = await connection.row(SQL["key_find"], (digest,))
     if row is None or not hmac.compare_digest(row[6], digest):
@@ -59,7 +53,7 @@ async def find_key(connection: Connection, digest: bytes) -> Key | None:
     return Key(*row[:6])
 
 
-async def revoke_key(connection: Connection, name_or_id: str, now: float) -> Key:
+async def _revoke(connection: Connection, name_or_id: str, now: float) -> Key:
     """Revokes a key; a number counts before a name. Raises: NotFound; WriteConflict: several keys have that name."""
     number = int(name_or_id) if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19 else -1
     found = [row[0] for row in await connection.rows(SQL["key_named"], (number, name_or_id))]
@@ -91,17 +85,18 @@ class Keys:
     async def create(self, project: str, name: str) -> tuple[Key, str]:
         """Returns a new key and its plain text, which is never to be had again."""
         plain = PREFIX + secrets.token_urlsafe(32)
-        now = self._now()
-        key = await self._database.write(lambda connection: create_key(connection, project, name, plain, now))
+        shown, now = plain[:SHOWN], self._now()
+        values = (project, name, digest_of(plain), shown, now)
+        ((id,),) = await self._database.write_one(SQL["key_insert"], values)
         self._any = True
         self._leave_sign(True)
-        return key, plain
+        return Key(id, project, name, shown, now), plain
 
     async def revoke(self, name_or_id: str) -> Key:
         """Revokes a key by number or name. Raises: NotFound; WriteConflict: several keys have that name."""
         now = self._now()
         try:
-            return await self._database.write(lambda connection: revoke_key(connection, name_or_id, now))
+            return await self._database.write(lambda connection: _revoke(connection, name_or_id, now))
         finally:
             self._known.clear()
 
@@ -114,7 +109,7 @@ class Keys:
         digest = digest_of(presented)
         key = self._known.get(digest)
         if key is None:
-            key = await self._database.read(lambda connection: find_key(connection, digest))
+            key = await self._database.read(lambda connection: _find(connection, digest))
             if key is not None:
                 self._known[digest] = key
                 if len(self._known) > CACHED_KEYS:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from storage.base import Connection, Database
+from storage.database import Connection, Database
 from storage.errors import NotFound
 from storage.records import Message, Passage
 from storage.sql.agents import take_seq

@@ -10,7 +10,8 @@ import asyncio
 from asyncio import Future
 from collections.abc import Sequence
 
-from storage.base import Connection, Database, MessagesOf
+from storage.base import MessagesOf
+from storage.database import Connection, Database
 from storage.errors import TooSlow
 from storage.records import Agent, Message, Vector
 from storage.search import blob, rank

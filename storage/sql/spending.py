@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from storage.base import Database
+from storage.database import Database
 from storage.sql.statements import load
 
 __all__ = ["Spending"]

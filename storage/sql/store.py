@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from storage.base import Database, StoreHealth
+from storage.database import Database, StoreHealth
 from storage.sql.agents import Agents
 from storage.sql.blocks import Blocks
 from storage.sql.facts import Facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from storage.base import Connection, Database, Effect, Row
+from storage.database import Connection, Database, Effect, Row
 from storage.records import Exchange, Summary
 from storage.sql import exchanges
 from storage.sql.statements import load

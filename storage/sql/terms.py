@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from storage.base import Connection, Row
+from storage.database import Connection, Row
 from storage.search import blob
 from storage.sql.statements import load
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-from storage.base import Connection, Database
 from storage.commands import Ancestor, TransferRecord
+from storage.database import Connection, Database
 from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql import exchanges

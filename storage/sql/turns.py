@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import orjson
 
-from storage.base import Connection, Database
 from storage.commands import (
     MAX_RULE_CALLS,
     BlockMerge,
@@ -21,6 +20,7 @@ from storage.commands import (
     StoredContent,
     TurnWrite,
 )
+from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
 from storage.records import Agent, Block, BlockOp, Exchange, Scope, Snapshot
 from storage.sql import exchanges as history

@@ -15,8 +15,9 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from storage.base import Connection, Database, Effect, MessagesOf
+from storage.base import MessagesOf
 from storage.commands import Unembedded
+from storage.database import Connection, Database, Effect
 from storage.records import Agent, Scope, Vector
 from storage.search import vectors
 from storage.search.blob import CHUNK, CorruptIndex, chunk_of

@@ -14,8 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from storage.base import Operation, Row, StoreHealth
-from storage.database import Statement
+from storage.database import Operation, Row, Statement, StoreHealth
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from storage.base import StoreHealth
+from storage.database import StoreHealth
 from storage.errors import Broken, Busy, Closed, Corrupt, StatementFailed, StoreError, Unavailable
 from storage.sqlite.connection import Driver, translate
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from storage.base import Connection, Operation
+from storage.database import Connection, Operation
 from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Block, BlockOp
 from storage.sql import blocks

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage.base import Connection, Operation
+from storage.database import Connection, Operation
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import create_agent

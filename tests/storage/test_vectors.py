@@ -12,8 +12,8 @@ import pytest
 
 from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.memory.visibility import messages_of
-from storage.base import Connection
 from storage.commands import ForgetTarget, Unembedded
+from storage.database import Connection
 from storage.errors import Stale
 from storage.records import Agent, Message, Vector
 from storage.search import rank, vectors

@@ -17,7 +17,7 @@ import pytest
 from gateway.cli import main
 from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.worker import GiveUp, Handler, JobContext, Postponed, Worker, WorkerLimits
-from storage.base import Connection, Effect
+from storage.database import Connection, Effect
 from storage.errors import Broken, Full, Stale
 from storage.open import open_store
 from storage.records import Agent, Job, JobState, Scope

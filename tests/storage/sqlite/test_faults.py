@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from storage.base import Operation
+from storage.database import Operation
 from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, StatementFailed, Unavailable
 from storage.records import Agent, Passage, Scope
 from storage.sql.agents import create_agent

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from storage.base import Connection
+from storage.database import Connection
 from storage.errors import Full
 from storage.sql.store import SqlStore
 from storage.sqlite.database import drive

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.base import Connection
+from storage.database import Connection
 from storage.records import Agent, Evicted, Exchange, State
 from storage.sql import exchanges
 from storage.sql.store import SqlStore

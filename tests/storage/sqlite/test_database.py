@@ -1,0 +1,111 @@
+"""The doors to a SQLite file, and how operations are driven through them without a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from storage.database import Connection, Database
+from storage.errors import Full
+from storage.sql.store import SqlStore
+from storage.sqlite.database import drive
+
+NOTE = "INSERT INTO marks (agent, kind, hash, exchange) VALUES (1, 'head', ?, 1)"
+NOTED = "SELECT hash FROM marks ORDER BY hash"
+
+
+@pytest.fixture
+def doors(store: SqlStore) -> Database:
+    return store.database
+
+
+async def noted(doors: Database) -> list[bytes]:
+    return [hash_ for (hash_,) in await doors.read(lambda connection: connection.rows(NOTED))]
+
+
+def test_what_never_waits_is_driven_to_its_end() -> None:
+    async def one() -> int:
+        return 1
+
+    async def two() -> int:
+        return await one() + await one()
+
+    assert drive(two()) == 2
+
+
+def test_what_it_raises_comes_out() -> None:
+    async def fail() -> None:
+        raise Full("no room")
+
+    with pytest.raises(Full):
+        drive(fail())
+
+
+async def test_what_waits_is_a_bug_and_is_ended() -> None:
+    ended = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    with pytest.raises(RuntimeError, match="waited"):
+        drive(wait())
+    assert ended == [True]
+
+
+@pytest.mark.parametrize("door", ["read", "long_read", "write", "bulk"])
+async def test_an_operation_may_await_its_connection_alone(doors: Database, door: str) -> None:
+    async def wait(connection: Connection) -> None:
+        if door in ("write", "bulk"):
+            await connection.run(NOTE, (b"lost",))
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="waited"):
+        await getattr(doors, door)(wait)
+    assert await noted(doors) == []
+
+
+@pytest.mark.parametrize("door", ["read", "long_read", "write", "bulk"])
+async def test_where_an_operation_runs(doors: Database, door: str) -> None:
+    """A short read is no hop to a thread; all else never holds the loop's."""
+
+    async def name(connection: Connection) -> str:
+        return threading.current_thread().name
+
+    expected = {"read": threading.current_thread().name, "long_read": "mnemogate-reader"}
+    assert await getattr(doors, door)(name) == expected.get(door, "mnemogate-writer")
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda doors: doors.write(lambda connection: connection.run(NOTE, (b"x",))),
+        lambda doors: doors.bulk(lambda connection: connection.run(NOTE, (b"x",))),
+        lambda doors: doors.write_one(NOTE, (b"x",)),
+    ],
+    ids=["write", "bulk", "write_one"],
+)
+async def test_a_write_begins_though_nobody_waits_for_it(
+    doors: Database, begin: Callable[[Database], asyncio.Future[Any]]
+) -> None:
+    begin(doors).cancel()
+    assert await doors.drain(10)
+    assert await noted(doors) == [b"x"]
+
+
+async def test_one_statement_gives_its_rows(doors: Database) -> None:
+    assert await doors.write_one(NOTE + " RETURNING hash, exchange", (b"x",)) == [(b"x", 1)]
+
+
+async def test_whoever_remembers_hears_that_the_database_works_again(store: Any) -> None:
+    heard: list[int] = []
+    store.database.when_recovered(lambda: heard.append(1))
+    store.database.writer.report(Full("no room"))
+    assert await store.database.writer.probe()
+    assert heard == [1]
