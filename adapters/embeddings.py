@@ -15,14 +15,13 @@ import orjson
 
 from adapters.base import Provider
 from adapters.errors import ProviderBroke, ProviderRefused
-from adapters.types import Embedded, ModelRequest, read_retry_after
+from adapters.types import BYTES_PER_TOKEN, Embedded, ModelRequest, read_retry_after
 
 __all__ = ["ApiEmbedder"]
 
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
 # Reading more than this takes longer than a hop to a thread: 64 vectors of 1,536 numbers are 2 MB, 15 ms.
 _LONG_BYTES = 64 * 1024
-_BYTES_PER_TOKEN = 4  # an estimate, where the reply has no usage
 
 
 class ApiEmbedder:
@@ -90,5 +89,5 @@ def _read(answer: bytes, count: int, asked_bytes: int) -> Embedded:
     usage = body.get("usage")
     tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
     if not isinstance(tokens, int) or tokens <= 0:
-        tokens = asked_bytes // _BYTES_PER_TOKEN
+        tokens = asked_bytes // BYTES_PER_TOKEN
     return Embedded([row.tobytes() for row in unit], tokens)

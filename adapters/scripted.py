@@ -20,7 +20,7 @@ import orjson
 from adapters.base import ModelReply, read_whole
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.sse import EventDecoder, read_end
-from adapters.types import Capabilities, Event, Header, ModelRequest
+from adapters.types import BYTES_PER_TOKEN, Capabilities, Event, Header, ModelRequest
 
 __all__ = [
     "Raw",
@@ -238,8 +238,8 @@ def _frame(body: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:
 
 
 def _usage(body: Mapping[str, Any], said: Said) -> dict[str, int]:
-    prompt = len(orjson.dumps(body.get("messages"))) // 4 + 1
-    completion = len(_tokens(said)) + sum(len(call.arguments) // 4 + 4 for call in said.calls)
+    prompt = len(orjson.dumps(body.get("messages"))) // BYTES_PER_TOKEN + 1
+    completion = len(_tokens(said)) + sum(len(call.arguments) // BYTES_PER_TOKEN + 4 for call in said.calls)
     completion *= _count(body)  # each choice is paid for
     return {
         "prompt_tokens": prompt,

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 __all__ = [
+    "BYTES_PER_TOKEN",
     "Capabilities",
     "Embedded",
     "Event",
@@ -25,6 +26,7 @@ __all__ = [
 
 Header = tuple[str, str]
 Json = dict[str, Any]  # an object as orjson returns it
+BYTES_PER_TOKEN = 4  # an estimate, where an upstream does not say what it counted
 
 
 def announces_events(headers: Iterable[Header]) -> bool:

@@ -14,7 +14,7 @@ import orjson
 
 from adapters.base import Provider
 from adapters.errors import ProviderError
-from adapters.types import ModelRequest, read_retry_after
+from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
@@ -29,8 +29,6 @@ CALL_S = 120.0
 # An upstream that is busy and does not say for how long is left alone for so long.
 BUSY_S = 30.0
 _MAX_REPLY_BYTES = 8 * 1024 * 1024
-# A guess, where an upstream does not say what it used.
-_BYTES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +154,7 @@ def _read(raw: bytes, request_bytes: int) -> ModelAnswer:
         usage = body.get("usage") or {}
         tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
         if not isinstance(tokens, int) or tokens <= 0:
-            tokens = (request_bytes + len(raw)) // _BYTES_PER_TOKEN
+            tokens = (request_bytes + len(raw)) // BYTES_PER_TOKEN
         return ModelAnswer(message, choice.get("finish_reason"), tokens)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise JobFailed("the background model answered with something that is no chat completion") from None
