@@ -1,4 +1,4 @@
-"""What a turn has to know of an agent, wherever its definition lies: in the settings, or one day in the store."""
+"""The value that a turn has of its agent, wherever the definition lies: in the settings, or one day in the store."""
 
 from __future__ import annotations
 

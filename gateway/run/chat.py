@@ -218,7 +218,7 @@ async def _bare(request: ChatRequest, target: Target, form: EndpointForm, spec: 
 
 
 def _conversation_key(request: ChatRequest) -> int:
-    """The same for all turns of a conversation: its messages up to the user's first."""
+    """Returns a number that all turns of a conversation share: it is made of the messages up to the user's first."""
     head = []
     for message in request.messages:
         head.append(message)

@@ -1,4 +1,4 @@
-"""Writes that outlive their request: what was answered, failed or hung up before the store had it."""
+"""Writes that outlive their request, because it was answered, failed or was cut before the store had its turn."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from storage.records import Scope
 __all__ = ["Pending"]
 
 _log = logging.getLogger("mnemogate")
-# Turns of the loop from a connection that closes to the end of its turn: 1 to 3 where the next request comes with it.
+# Rounds of the event loop from a connection that closes to the end of its turn. Measured: 1 to 3 where the next request
+# comes at once, as it does when a voice agent is interrupted.
 LEAVING_TICKS = 5
 
 
 class Pending:
-    """Writes that no reply waits for any more: the process does when it stops, and who hung up and speaks on."""
+    """Writes that no reply waits for any more.
+
+    The process waits for them when it stops, and so does the next request of a client that hung up.
+    """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -25,7 +29,7 @@ class Pending:
         self._under_way: dict[Scope, int] = {}
 
     def began(self, scope: Scope) -> None:
-        """One of its turns is being answered."""
+        """Notes that a turn of this scope is being answered."""
         self._under_way[scope] = self._under_way.get(scope, 0) + 1
 
     def ended(self, scope: Scope) -> None:
@@ -34,7 +38,7 @@ class Pending:
             self._under_way[scope] = left
 
     def add(self, work: Awaitable[object], what: str, left: Scope | None = None) -> None:
-        """left: whose client did not stay for the end of its turn."""
+        """Takes over a write. what: its name in the log. left: the scope of a client that did not stay for the end."""
         task = asyncio.ensure_future(self._run(work, what))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -43,7 +47,10 @@ class Pending:
             task.add_done_callback(self._left.pop)
 
     async def written(self, scope: Scope, timeout_s: float) -> None:
-        """Until the turns are on disk that this scope's clients left: what the store has not cannot be recognised."""
+        """Waits until the turns that this scope's clients left are on disk.
+
+        A conversation is recognised by what is stored, so the next request has to come after the write.
+        """
         if scope in self._under_way:
             for _ in range(LEAVING_TICKS):
                 await asyncio.sleep(0)

@@ -10,7 +10,7 @@ __all__ = ["Receipt"]
 
 
 class Receipt:
-    """What a reply says about its own making. added_ms: our part of the time up to its head."""
+    """The account that a reply gives of its making. added_ms: our part of the time up to its head."""
 
     __slots__ = ("_came", "_said", "_sent", "added_ms", "begun")
 

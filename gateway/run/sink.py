@@ -1,4 +1,4 @@
-"""Where a reply goes: the seam between what runs a turn and the connection it answers on."""
+"""The seam between a turn and the connection on which it answers."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Sink(Protocol):
     def started(self) -> bool: ...
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        """Say status and headers; they leave with the first bytes written."""
+        """Sets status and headers; they leave with the first bytes written."""
 
     async def write(self, data: bytes) -> None:
         """Raises: ClientGone."""
 
     async def end(self) -> None:
-        """The body is complete. Raises: ClientGone."""
+        """Ends the body. Raises: ClientGone."""
 
     async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        """start, write and end at once, with a content-length. Raises: ClientGone."""
+        """Starts, writes and ends at once, with a content-length. Raises: ClientGone."""
 
     def while_here(self) -> AbstractContextManager[None]:
         """Cancels what is awaited inside when the client leaves; it then raises ClientGone at the end of the block.

@@ -1,4 +1,4 @@
-"""The loop of a turn: feed the machine what happens, perform what it commands.
+"""The loop of a turn: it feeds the machine what happens, and performs what the machine commands.
 
 The machine (gateway.core.turn.machine) decides; the upstream, the client, the memory tools and the store are
 reached from here. A client that leaves cancels whatever is waited for, and what had become of the turn is still
@@ -67,12 +67,13 @@ from storage.errors import StoreError
 __all__ = ["Kept", "TurnLimits", "TurnRun"]
 
 _log = logging.getLogger("mnemogate")
-LAST_BYTES_S = 0.25  # for an upstream to end its body after [DONE], so that its connection can be used again
+# For an upstream to end its body after [DONE], so that its connection can be used again.
+LAST_BYTES_S = 0.25
 
 
 @dataclass(slots=True)
 class Kept:
-    """What a turn has of memory. known: of the target that answers. changes: what its tools do to memory."""
+    """Memory's part of a turn. known: for the target that answers. changes: what the turn's tools do to memory."""
 
     keeper: MemoryKeeper
     known: Known
@@ -144,7 +145,8 @@ class TurnRun:
             if known is not None:
                 self.pending.ended(known.agent.scope)
                 if not self._is_written:
-                    known.leave()  # an error of our own: nothing will be written
+                    # An error of our own: nothing will be written.
+                    known.leave()
             await self._close()
         if self._refusal is not None:
             raise self._refusal
@@ -175,7 +177,8 @@ class TurnRun:
         return self.call.send(target, body)
 
     def fault(self) -> Exception | None:
-        return None  # the whole request was here before anybody was asked
+        # The whole request was here before anybody was asked.
+        return None
 
     async def _aim(self, target: Target, endpoint: Endpoint) -> None:
         form, known = form_for(self.call.request, endpoint), None
@@ -228,7 +231,7 @@ class TurnRun:
         await self._close()
 
     async def _beat(self) -> None:
-        """A comment, unless it would commit us to a status that a later round may take back."""
+        """Sends a comment, unless that would commit us to a status that a later round may take back."""
         assert self._turn is not None
         if not self.sink.started:
             if self._reply is None or self._turn.spec.ours:
@@ -261,7 +264,7 @@ class TurnRun:
         return commands
 
     async def _perform(self, command: Command) -> list[Command]:
-        """What the machine commands next, where a command has a result."""
+        """Performs a command. Returns what the machine commands next, if the command has a result."""
         assert self._turn is not None
         match command:
             case SendBody(data):
@@ -312,7 +315,7 @@ class TurnRun:
             await _read_out(self._reply)
 
     async def _left(self) -> None:
-        """The client is gone, or we are being stopped: nothing more is sent, and nothing is waited for."""
+        """Ends a turn whose client is gone, or that is being stopped: nothing more is sent or waited for."""
         assert self._turn is not None
         for command in self._turn.feed(ClientLeft()):
             match command:
@@ -328,7 +331,7 @@ class TurnRun:
             await reply.aclose()
 
     def _compare(self, outcome: TurnOutcome) -> None:
-        """What the prompt took by the upstream's count, and by ours."""
+        """Compares the upstream's count of the prompt with ours, which learns from it."""
         told = (outcome.usage or {}).get("prompt_tokens")
         window = self.prompt.window
         if window.tokens and outcome.rounds == 1 and isinstance(told, int):
@@ -375,7 +378,7 @@ class TurnRun:
 
 
 async def _read_out(reply: ModelReply) -> None:
-    """What is left after the client has everything, so that the upstream's connection is kept."""
+    """Reads to the end of a reply of which the client has everything, so that the upstream's connection is kept."""
     try:
         async with asyncio.timeout(LAST_BYTES_S):
             async for _ in reply.chunks():

@@ -1,4 +1,4 @@
-"""The memory section of a system prompt: rendered from blocks, pinned as a snapshot, taken anew by rules.
+"""The memory section of a system prompt: how blocks are rendered, and when the pinned snapshot is taken again.
 
 The bytes are a function of the blocks' contents alone. No clock, no count and nothing recalled goes in: one
 changed byte here costs the provider's cache for the whole conversation. What blocks say came out of
@@ -25,7 +25,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def render_section(blocks: Sequence[Block], about: str = "") -> str:
-    """The section as it stands in the system message; "" where there is nothing to say.
+    """Returns the section as it stands in the system message; "" where there is nothing to say.
 
     blocks: in the order in which they shall stand; without tools the empty ones say nothing and are left out. about:
     the sentence of `describe_tools`, or "" where none are offered.
@@ -43,12 +43,13 @@ def render_section(blocks: Sequence[Block], about: str = "") -> str:
 
 
 def section_changes(known: Mapping[str, int], blocks: Sequence[Block]) -> list[str]:
-    """What the model has to be told about blocks that others edited since it last saw them; a text for each.
+    """Returns a text for each block that others edited since the model last saw it.
 
     known: label -> the version the model has seen, in its snapshot, a tool's result or an earlier note.
     blocks: as they are now.
     """
     changes = []
+    # By id, since the order of the blocks may change without anything to say about it.
     for block in sorted(blocks, key=lambda block: block.id):
         seen = known.get(block.label)
         if seen == block.version or (seen is None and not block.value.strip()):
@@ -66,7 +67,7 @@ def section_changes(known: Mapping[str, int], blocks: Sequence[Block]) -> list[s
 
 
 def describe_tools(names: Sequence[str]) -> str:
-    """What the model is told about the memory tools on offer, by their names in this request."""
+    """Returns the sentence about the memory tools on offer. names: as in this request."""
     if not names:
         return ""
     listed = ", ".join(sorted(names))
@@ -77,7 +78,7 @@ def describe_tools(names: Sequence[str]) -> str:
 
 
 class Retake(StrEnum):
-    """Why the snapshot is taken anew."""
+    """The reason for which a snapshot is taken again."""
 
     FIRST = "first"  # a conversation without one
     COMPACTED = "compacted"  # the prefix breaks anyway
@@ -96,7 +97,7 @@ def needs_new_snapshot(
     cache_s: float,
     always: bool = False,
 ) -> Retake | None:
-    """Whether the memory section is rendered anew for this request, and why; None keeps the pinned bytes.
+    """Returns why the memory section is rendered again for this request; None keeps the pinned bytes.
 
     snapshot_epoch, epoch: the agent's epoch when it was taken and now. idle_s: since the path was last sent
     upstream. cache_s: how long the provider keeps its prompt cache.
@@ -128,5 +129,5 @@ def _quoted(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """A value that cannot close its frame; all else stays, so that the model can quote it in an edit."""
+    """Returns a value that cannot close its frame; all else stays, so that the model can quote it in an edit."""
     return _FRAME_TAG.sub("‹", _CONTROL.sub("", text.replace("\r\n", "\n")))

@@ -1,4 +1,4 @@
-"""What of ours goes around the client's messages: what a trimmed list left out, notes, hidden rounds.
+"""Composing: our messages around the client's, which are what a trimmed list left out, notes and hidden rounds.
 
 The client's own messages go upstream contiguous and unchanged. A note hangs before a user message's text; a hidden
 round takes the place of the assistant message in which the client has only what was streamed, and together they say
@@ -43,7 +43,7 @@ UNANSWERED = "No result was given."
 
 @dataclass(slots=True)
 class Composition:
-    """Around the client's list. Indices are those of the request's own `messages`.
+    """The messages and texts of ours around the client's list. Indices are those of the request's own `messages`.
 
     fill: messages to go before the first of the client's that is not a system message; fill_atoms: what each of them
         says, without our notes; fill_at: where on the path it stands (`Element.at`), None where it does not yet.
@@ -55,9 +55,8 @@ class Composition:
     fill: list[WireMessage] = field(default_factory=list)
     fill_atoms: list[tuple[Atom, ...]] = field(default_factory=list)
     fill_at: list[tuple[int, int] | None] = field(default_factory=list)
-    list_at: dict[int, tuple[int, int]] = field(
-        default_factory=dict, compare=False
-    )  # of a plain list: by counting
+    # Empty for a plain list, where places are counted.
+    list_at: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False)
     notes: dict[int, str] = field(default_factory=dict)
     hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     breaks: int = 0
@@ -74,7 +73,7 @@ class Composition:
 
 
 def prefixed(message: WireMessage, note: str) -> WireMessage:
-    """The message with a note before its text, as `Splice.prefix_text` writes it."""
+    """Returns the message with a note before its text, as `Splice.prefix_text` writes it."""
     if not note:
         return message
     content = message.get("content")
@@ -87,7 +86,7 @@ def prefixed(message: WireMessage, note: str) -> WireMessage:
 
 
 def known_note(tree: Tree, plan: Plan, i: int) -> str | None:
-    """The note that hangs on the i-th new message already: written once, "" (looked and found nothing) included."""
+    """Returns the note that the i-th new message has already; "" if nothing was found for it, None if it has none."""
     prefix = plan.exchange.inputs[: i + 1]
     anchor = plan.match.anchor
     if anchor is not None:
@@ -133,7 +132,8 @@ def compose(
         pairs = _counted(listing, additions)
     replies: dict[int, Exchange] = {}
     for i, element in pairs:
-        found.list_at.setdefault(listing.positions[i], element.at)
+        if additions is None:
+            found.list_at.setdefault(listing.positions[i], element.at)
         if element.position == -1:
             replies[i] = element.exchange
         elif is_user(element.atoms) and (told := element.exchange.notes.get(element.position)):
@@ -164,7 +164,7 @@ def _counted(listing: Listing, additions: Sequence[Exchange]) -> Iterator[tuple[
 
 
 def matches(listing: Listing, end: int, line: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
-    """Pairs of (message of the list, element of the path), oldest first."""
+    """Returns pairs of (message of the list, element of the path), oldest first."""
     listed: list[tuple[Atom, int]] = [(a, i) for i in range(end) for a in listing.atoms[i]]
     path: list[tuple[Atom, int]] = [(a, p) for p, el in enumerate(line) for a in el.atoms]
     pairs = lcs([a for a, _ in listed], [a for a, _ in path])
@@ -172,15 +172,20 @@ def matches(listing: Listing, end: int, line: Sequence[PathElement]) -> list[tup
 
 
 def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathElement]:
-    """Without what was forgotten or off the record, and what cannot stand without it: templates refuse an answer
-    without its question, two questions in a row, and a tool's result without its call."""
-    runs: list[list[PathElement]] = []  # each the user's messages and what answers them
+    """Leaves out what was forgotten or off the record, and what cannot stand without it.
+
+    Chat templates refuse an answer without its question, two questions in a row, and a result without its call.
+    """
+    # Each the user's messages and what answers them.
+    runs: list[list[PathElement]] = []
     for element in elements:
         if not runs or (is_user(element.atoms) and not is_user(runs[-1][-1].atoms)):
             runs.append([])
         runs[-1].append(element)
     found: list[PathElement] = []
-    goes_on = bool(len(listing)) and not is_user(listing.atoms[0])  # the list begins within the last of them
+    # The list begins within the last of them.
+    goes_on = bool(len(listing)) and not is_user(listing.atoms[0])
+    # A run goes as a whole if something of it is gone, except where its other messages can stand alone.
     for run in runs:
         left = [e for e in run if not _is_gone(e)]
         gone = [e for e in run if _is_gone(e)]
@@ -212,12 +217,12 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
 
 
 def _bare(said: WireMessage) -> WireMessage:
-    """A reply as clients send it back: what it does not say (`refusal: null`, no annotations) is left out."""
+    """Returns a reply as clients send it back, without fields that say nothing (`refusal: null`, no annotations)."""
     return {k: v for k, v in said.items() if k in ("role", "content") or v not in (None, [])}
 
 
 def _answer(found: Composition, new: Sequence[WireMessage]) -> None:
-    """Where the history is ours, a call that was never answered gets a result, so that it locks nothing.
+    """Gives a result to calls that were never answered, where the history is ours, so that they lock nothing.
 
     new: what follows. The result stands right behind the call, where it is found again with the next request.
     """
@@ -236,7 +241,7 @@ def _answer(found: Composition, new: Sequence[WireMessage]) -> None:
 def _hide(
     tree: Tree, plan: Plan, replies: dict[int, Exchange], offered: Container[str], found: Composition
 ) -> None:
-    """What of ours belongs to a reply goes back where the reply is one message of the list."""
+    """Puts back what of ours belongs to a reply, where the reply is one message of the list."""
     listing, model = plan.query.listing, plan.query.model
     back: list[tuple[int, Exchange]] = []
     for i, x in replies.items():
@@ -257,7 +262,7 @@ def restore(
     model: str,
     found: Composition,
 ) -> None:
-    """The i-th message of the list is x's reply: hidden rounds and what only its provider reads go with it again."""
+    """Puts hidden rounds and what only its provider reads back to the i-th message of the list, which is x's reply."""
     message = listing.messages[i]
     is_same = bool(model) and x.model == model and listing.atoms[i] == x.reply
     if not x.hidden:
@@ -280,8 +285,9 @@ def put_back(
     *,
     is_same_model: bool = True,
 ) -> list[WireMessage] | None:
-    """The hidden rounds and then the rest of the message, if its text begins with what was streamed before them
-    (white space aside: clients strip it).
+    """Returns the hidden rounds and then the rest of the message, whose text begins with what was streamed before them.
+
+    White space does not count, since clients strip it.
 
     after: the messages behind it, None where the history is ours. Of a mixed round both halves go back or none:
     results of the client's own calls have to follow. Returns None where the message has to stay as it is.
@@ -301,10 +307,12 @@ def put_back(
         return None
     rest = rest.lstrip()
     theirs = [c for c in calls if call_id(c) not in content.ours]
+    # A mixed round: the client has its own calls, and the results to them, in its list.
     if theirs:
         return _put_back_mixed(before, mine, theirs, after, is_longer=bool(rest))
     own = in_a_row(map(text_of, full[last + 1 :]))
-    rest = rest and own[: len(own) - len(own.lstrip())] + rest  # white space as the model made it
+    # White space as the model made it.
+    rest = rest and own[: len(own) - len(own.lstrip())] + rest
     if not rest and not mine:
         return list(before)
     end = {**message, "content": rest}

@@ -1,4 +1,4 @@
-"""Where the window of a request begins: what earlier requests left out, and the summaries that may stand for that."""
+"""Eviction: what earlier requests left out of the window, and the summaries that may stand for it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ __all__ = ["Eviction", "evicted_before", "find_beginning"]
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """evicted: what of the path has left the window before, which is not in the composition's fill, and of the client's
-    list what comes before message `start`. cuts: summaries that may stand for the beginning, the one that covers least
+    """The beginning of a request that is left out.
+
+    evicted: what of the path has left the window before. It is not in the composition's fill, and of the client's list
+    it is what comes before message `start`. cuts: summaries that may stand for the beginning, the one that covers least
     first; in_use: the id of the one that did before.
 
     is_plain: the list is the path word for word.
@@ -33,13 +35,14 @@ class Eviction:
     in_use: int = 0
 
     def where(self, index: int) -> tuple[int, int] | None:
-        """Where on the path a message of the client's list stands (depth, atoms before it); None: that is not known."""
+        """Returns where on the path a message of the client's stands (depth, atoms before it); None: unknown."""
         if self.plan is None or self.plan.match.anchor is None:
             return None
         listing, anchor = self.plan.query.listing, self.plan.match.anchor
         i = bisect_left(listing.positions, index)
         if i in self.plan.new:
             return anchor.depth + 1, end_offset(anchor)
+        # A plain list is its path, so the place is a number of atoms; the depth is not known, and asked by nobody.
         if not self.is_plain:
             return self.composition.list_at.get(index)
         return 0, listing.ends[i - 1] if i else 0
@@ -60,7 +63,7 @@ class Eviction:
 
 
 def evicted_before(plan: Plan, context_tokens: int | None) -> Evicted | None:
-    """What of the path has left the window for good; None: nothing, or what was small for it is not for this one."""
+    """Returns what of the path has left the window; None: nothing, or it left a smaller one than this request has."""
     anchor = plan.match.anchor
     found = None if anchor is None else anchor.evicted
     return (
@@ -76,14 +79,16 @@ def find_beginning(
     """Returns where the request's window begins, as yet without its cuts."""
     found = Eviction(plan, composition, is_plain=is_plain, evicted=evicted, in_use=in_use)
     if evicted is None or composition.fill:
-        return found  # all of the client's list comes after it
+        # All of the client's list comes after it.
+        return found
     listing = plan.query.listing
     if is_plain:
         return replace(found, start=listing.positions[bisect_right(listing.ends, evicted.offset)])
     for i in listing.positions[: plan.match.last + 1]:
         at = composition.list_at.get(i)
         if at is None:
-            break  # something that is nowhere on the path: the list is weighed as a whole
+            # Something that is nowhere on the path: the list is weighed as a whole.
+            break
         if at[1] >= evicted.offset:
             return replace(found, start=i)
     return replace(found, evicted=None)

@@ -1,4 +1,4 @@
-"""What of the memory is told again: the query made of a message, the choice among what was found, the note.
+"""The note of recalled messages: the query made of a message, the choice among what was found, the text.
 
 Sans-IO. It knows nothing of how messages are found; candidates come best first. A note is reference material from
 outside the conversation: it is dated, says where it comes from and asks for nothing, since text that gives orders
@@ -29,14 +29,21 @@ __all__ = [
     "strip_notes",
 ]
 
-QUERY_CHARS = 4_000  # about 1,000 tokens; what is longer is a template or a document, not a question
-_EDGE_CHARS = 500  # of such a message, what its last lines and its first lines may give
-CUT_CHARS = 600  # of a long turn; whole ones crowd the others out (measured: 6 points at 2,000 tokens)
-_SEARCHED_CHARS = 20_000  # of a long turn, what is compared and where the best part is looked for
-_MOST = 2 / 3  # of a message's words, which facts have to say to take its place; chosen
+# About 1,000 tokens; what is longer is a template or a document, not a question.
+QUERY_CHARS = 4_000
+# Of such a message, what its last lines and its first lines may give.
+_EDGE_CHARS = 500
+# Of a long turn; whole ones crowd the others out (measured: 6 points at 2,000 tokens).
+CUT_CHARS = 600
+# Of a long turn, what is compared and where the best part is looked for.
+_SEARCHED_CHARS = 20_000
+# Of a message's words, which facts have to say to take its place; chosen.
+_MOST = 2 / 3
 _SIGNS = (digits + punctuation).encode()
-_WIDE = bytes(range(0xE0, 0xF5))  # what begins a character of three bytes or four: one token each
-_LEAST_TOKENS = 12  # a remaining budget that holds no line any more
+# What begins a character of three bytes or four: one token each.
+_WIDE = bytes(range(0xE0, 0xF5))
+# A remaining budget that holds no line any more.
+_LEAST_TOKENS = 12
 
 _OPEN = "<memory>"
 _CLOSE = "</memory>"
@@ -58,7 +65,7 @@ class Recalled:
 
 
 def estimate_tokens(text: str) -> int:
-    """Without a tokenizer: a fifth of the bytes, three fourths for a digit or a sign, one for a character of CJK.
+    """Returns the tokens of a text, estimated: a fifth of the bytes, 3/4 for a digit or sign, 1 for a character of CJK.
 
     Fitted to 250 notes of LongMemEval in OpenAI's o200k: 7% above its count on average, so that the bound holds for 99%
     of them, and never more than 3% below it. (A quarter of the bytes: 9% above, and up to 25% below, where a note is
@@ -72,7 +79,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def make_query(text: str, limit_chars: int = QUERY_CHARS) -> str:
-    """What to search for: the message itself, or of a long one its last and its first lines, in this order."""
+    """Returns what to search for: the message itself, or of a long one its last and its first lines, in this order."""
     text = strip_notes(text).strip()
     if len(text) <= limit_chars:
         return text
@@ -83,7 +90,7 @@ def make_query(text: str, limit_chars: int = QUERY_CHARS) -> str:
 
 
 def _take(lines: Iterable[str], limit: int, *, from_end: bool) -> list[str]:
-    """Whole lines up to the limit; of a line that is itself too long, the part at the message's edge."""
+    """Takes whole lines up to the limit; of a line that is itself too long, the part at the message's edge."""
     taken: list[str] = []
     for line in lines:
         if len(line) >= limit:
@@ -107,7 +114,7 @@ def choose(
     count_tokens: Callable[[str], int] = estimate_tokens,
     cut_chars: int = CUT_CHARS,
 ) -> list[Recalled]:
-    """The candidates worth telling, in the order they were said.
+    """Returns the candidates worth a line, in the order in which they were said.
 
     candidates: best first. exclude_atoms: what stands in the window; a message with one of them is left out, as is
     one that repeats another, the query, or what a note on this path told already.
@@ -115,9 +122,8 @@ def choose(
     A message of which facts say most is left out for them.
     """
     room = budget_tokens - count_tokens(f"{_frame(0.0)}\n{_CLOSE}\n\n")
-    generous = (
-        room // 2
-    )  # below it turns are cut shorter: the first hits hold most answers, the rest are many
+    # Below half of the room turns are cut shorter: the first hits hold most answers, the rest are many.
+    generous = room // 2
     window = frozenset(exclude_atoms)
     known = "\n".join(told)
     seen = {_quote(query).casefold()}
@@ -126,6 +132,7 @@ def choose(
     for message in _with_facts_first(candidates):
         if room < _LEAST_TOKENS:
             break
+        # One message of it in sight is enough: a note would say it twice.
         if not window.isdisjoint(message.atoms):
             continue
         line = _quote(message.text[:_SEARCHED_CHARS])
@@ -145,7 +152,7 @@ def choose(
 
 
 def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
-    """Facts that say most of a message they were learned from take its place."""
+    """Puts facts that say most of a message they were learned from in its place."""
     facts: dict[int, list[Message]] = {}
     for m in candidates:
         for origin in m.origins if m.source == "fact" else ():
@@ -175,13 +182,13 @@ def stem(word: str) -> str:
 
 
 def _words(text: str) -> frozenset[str]:
-    """What a text is about, without endings; short words count only where they are a script's whole words."""
+    """Returns the words of a text without endings; short ones count only where they are a script's whole words."""
     words = folded_words(text[:_SEARCHED_CHARS])
     return frozenset(stem(w) for w in words if len(w) > 3 or not w.isascii() or w.isdigit())
 
 
 def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) -> str:
-    """The note that goes before the user's own words; empty when there is nothing to tell.
+    """Returns the note that goes before the user's own words; "" if there is nothing to say.
 
     changes: one line for each change of a memory block. now: seconds since the epoch; the note's own date.
     """
@@ -194,7 +201,7 @@ def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) ->
 
 
 def strip_notes(text: str) -> str:
-    """The text without notes of ours: a reply that quotes one must not be learned as if it had been said."""
+    """Returns the text without notes of ours: a reply that quotes one must not be learned as if it had been said."""
     return _NOTE.sub("", text) if _HEADING in text else text
 
 
@@ -214,19 +221,19 @@ def _line(recalled: Recalled) -> str:
 
 
 def _quote(text: str) -> str:
-    """On one line, so that no text can pass for a line of the note; a tag of ours inside it becomes plain text."""
+    """Puts a text on one line, so that it cannot pass for lines of the note; a tag of ours in it becomes plain text."""
     line = " ".join(text.split())
     return _TAG.sub("‹", line) if "<" in line else line
 
 
 def _keys(query: str) -> list[str]:
-    """The query's words without their endings, enough to see where in a text they stand."""
+    """Returns the query's words without their endings, enough to see where in a text they stand."""
     words = dict.fromkeys(folded_words(query))
     return [stem(word) for word in words if len(word) > 3 or not word.isascii()][:64]
 
 
 def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:
-    """At most `limit` characters and two ellipses: the beginning, or the part that says most of the query's words.
+    """Returns at most `limit` characters: the beginning, or the part that has most of the query's words.
 
     text: on one line.
     """
@@ -234,7 +241,8 @@ def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:
         return text
     low = text.lower()
     start = _densest(low, keys, limit * 3 // 4) if len(low) == len(text) else 0
-    start = min(start - limit // 4, len(text) - limit)  # what leads up to the words, and what follows them
+    # What leads up to the words is as good as what follows them.
+    start = min(start - limit // 4, len(text) - limit)
     if start <= 0:
         start = 0
     else:
@@ -248,7 +256,7 @@ def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:
 
 
 def _densest(low: str, keys: Sequence[str], width: int) -> int:
-    """Where a part of this width begins that holds the most different keys, rare ones counting more; 0 if none does."""
+    """Returns where the part of this width begins that holds most different keys, rare ones counting more; else 0."""
     found: list[tuple[int, str]] = []
     worth: dict[str, float] = {}
     for key in keys:
@@ -260,6 +268,7 @@ def _densest(low: str, keys: Sequence[str], width: int) -> int:
     found.sort()
     inside: Counter[str] = Counter()
     value, most, best, first = 0.0, 0.0, 0, 0
+    # A window slides over the keys' places; each key counts once, however often it stands inside.
     for at, key in found:
         if not inside[key]:
             value += worth[key]

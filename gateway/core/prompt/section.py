@@ -1,4 +1,4 @@
-"""The memory section of a conversation's system prompt: a snapshot, pinned to the path until taking it anew is free.
+"""The memory section of a conversation: a snapshot, pinned to the path until taking it again costs nothing.
 
 What the model itself changes it learns from its tools' results; what others change rides in the next note. So the
 first bytes of the prompt stay what they were, and the provider's cache holds.
@@ -18,7 +18,7 @@ __all__ = ["Section", "digest", "learned", "make_section"]
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """snapshot: what the path will have; id 0 where it has to be stored. None: there is nothing to say.
+    """A section for one request. snapshot: the path's from now on; id 0: it has to be stored; None: nothing to say.
 
     changes: what a note has to tell, or [].
     """
@@ -32,7 +32,7 @@ class Section:
 
 
 def digest(value: str) -> str:
-    """By which a path remembers what it knows of a block."""
+    """Returns the hash by which a path remembers what it knows of a block."""
     return blake2b(value.encode(), digest_size=8).hexdigest()
 
 
@@ -50,13 +50,16 @@ def make_section(
     can_tell: bool,
     summary: int = 0,
 ) -> Section:
-    """blocks: as this path sees them. pinned: the path's snapshot. goes_on: the conversation exists already.
+    """Returns the section for one request.
+
+    blocks: as this path sees them. pinned: the path's snapshot. goes_on: the conversation exists already.
 
     offered: names of our tools in this request. system: the profile's own prompt, which stands before the blocks.
     can_tell: a note can be attached to this request. summary: which one stands behind the section, 0: none; with
     another one the prompt begins anew anyway.
     """
-    if goes_on and pinned is None:  # it began off the record, with the profile's prompt alone
+    # It began off the record, with the profile's prompt alone.
+    if goes_on and pinned is None:
         pinned = Snapshot(0, system, {"blocks": {}, "tools": dict(offered), "epoch": epoch})
     why = needs_new_snapshot(
         has_snapshot=pinned is not None,
@@ -82,6 +85,7 @@ def make_section(
     seen = pinned.known.get("blocks", {})
     if seen == now or not can_tell:
         return Section(pinned if pinned.id or pinned.text else None)
+    # The model learns of the changes by a note; the section's bytes stay, and with them the cached prefix.
     versions = {
         b.label: b.version if seen[b.label] == now[b.label] else -1 for b in blocks if b.label in seen
     }
@@ -91,7 +95,7 @@ def make_section(
 
 
 def learned(snapshot: Snapshot | None, blocks: Sequence[Block]) -> Snapshot | None:
-    """The snapshot of a path whose model has just edited blocks: it knows what they say now."""
+    """Returns the snapshot of a path whose model has just edited blocks, and so knows what they say now."""
     if snapshot is None:
         return None
     now = {b.label: digest(b.value) for b in blocks}

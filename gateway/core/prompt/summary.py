@@ -1,4 +1,4 @@
-"""What leaves a long conversation, told in short: when, up to where, what a model is asked, and whether it answered.
+"""Summaries of what leaves a long conversation: when one is made, up to where, what is asked, and how it is checked.
 
 A summary covers a path from its root up to an exchange. The messages up to there leave together, the text stands at
 the end of the system message, and what follows goes on word for word. It is made before there is need of it, while
@@ -31,24 +31,35 @@ __all__ = [
     "end_of_span",
     "parts",
     "render",
+    "spoken_lines",
     "summary_tokens",
-    "told",
 ]
 
-EARLY = 0.9  # of the window: past it a summary is made, to be there when the window is full
-KEPT = 0.15  # of the window: what stays word for word behind it, and grows until then
-ROOMY = 0.7  # of the window: with no more than that behind it, a summary will do for some while
-WORTH = 0.2  # of the window: less than that is not worth a call, nor a new prefix
-SIZE_SHARE = 8  # of the model's context, what a summary may take
-MOST_TOKENS = 1_500  # chosen: some eight hundred words
+# Of the window: past it a summary is made, to be there when the window is full.
+EARLY = 0.9
+# Of the window: what stays word for word behind it, and grows until then.
+KEPT = 0.15
+# Of the window: with no more than that behind it, a summary will do for some while.
+ROOMY = 0.7
+# Of the window: less than that is not worth a call, nor a new prefix.
+WORTH = 0.2
+# Of the model's context, what a summary may take.
+SIZE_SHARE = 8
+# Chosen: some eight hundred words.
+MOST_TOKENS = 1_500
 LEAST_TOKENS = 128
-IN_USE = 3  # newest ones of a path that may come into use, beside the one that is
+# Newest ones of a path that may come into use, beside the one that is.
+IN_USE = 3
 
-PART_CHARS = 48_000  # that one call reads: 12,000 tokens, so that a small model will do
-TOLD_CHARS = 6_000  # of one message
-RESULT_CHARS = 1_200  # of what a tool gave; what matters of it, the reply says
+# That one call reads: 12,000 tokens, so that a small model will do.
+PART_CHARS = 48_000
+# Of one message.
+MESSAGE_CHARS = 6_000
+# Of what a tool gave; what matters of it, the reply says.
+RESULT_CHARS = 1_200
 CALL_CHARS = 400
-CHARS_PER_TOKEN = 6  # more than any text has; the bound of what an answer may be long
+# More than any text has; the bound of what an answer may be long.
+CHARS_PER_TOKEN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +92,7 @@ class Share:
 
 
 class Nonsense(Exception):
-    """No summary of what was to be summarised. message: says nothing of what was said."""
+    """The answer is no summary. message: the reason, without a word of what was said."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -92,16 +103,17 @@ class Nonsense(Exception):
 
 
 def summary_tokens(context_tokens: int) -> int:
-    """What a summary may take of a window."""
+    """Returns the tokens that a summary may take of a window."""
     return max(LEAST_TOKENS, min(MOST_TOKENS, context_tokens // SIZE_SHARE))
 
 
 def end_of_span(path: Sequence[Share], keep: int) -> int | None:
-    """The last exchange to be covered, as an index; None: there is nothing, or it all has to stay.
+    """Returns the index of the last exchange to be covered; None: there is nothing, or it all has to stay.
 
     The last turn stays whole, and so much before it that at least `keep` tokens do. A turn's exchanges stay together.
     """
     kept = 0
+    # From the end: the first turn that begins before `keep` tokens is the first that stays.
     for i in range(len(path) - 1, 0, -1):
         kept += path[i].tokens
         if path[i].opens and kept >= keep:
@@ -113,7 +125,7 @@ def end_of_span(path: Sequence[Share], keep: int) -> int | None:
 
 
 def cut_plain(listing: Listing, summary: Summary) -> SummaryCut | None:
-    """For a list that is its path word for word; None: this summary is of another path."""
+    """Returns where a summary ends in a list that is its path word for word; None: it is of another path."""
     x = summary.exchange
     end = end_offset(x)
     ends = listing.ends
@@ -133,7 +145,9 @@ def cut_tree(
     *,
     is_begun: bool = False,
 ) -> SummaryCut | None:
-    """For any list, by the path that it was found to go on from: the ids of its exchanges. None: not of this path.
+    """Returns where a summary ends in any list; None: it is of another path.
+
+    path: ids of the exchanges that the list goes on from.
 
     is_begun: the path's beginning has left already.
     """
@@ -167,7 +181,7 @@ PREAMBLE = (
 
 
 def render(text: str) -> str:
-    """What stands in the system message. It cannot close its own frame."""
+    """Returns a summary as it stands in the system message. It cannot close its own frame."""
     return f"<summary>\n{PREAMBLE}\n\n{_TAG.sub('‹', _CONTROL.sub('', text)).strip()}\n</summary>"
 
 
@@ -185,16 +199,16 @@ INSTRUCTIONS = (
 )
 
 
-def told(exchanges: Sequence[Exchange]) -> list[str]:
-    """What was said, message by message; what was forgotten or was off the record is not in it.
+def spoken_lines(exchanges: Sequence[Exchange]) -> list[str]:
+    """Returns what was said, message by message, without what was forgotten or off the record.
 
-    Of the client's words and of the reply as the client has it: notes of ours and hidden rounds may quote other
+    These are the client's words and the reply as the client has it: notes of ours and hidden rounds may quote other
     conversations, and what is derived from those would have to be forgotten with them.
     """
-    return [line for x in exchanges for line in _told(x)]
+    return [line for x in exchanges for line in _lines_of(x)]
 
 
-def _told(x: Exchange) -> Iterator[str]:
+def _lines_of(x: Exchange) -> Iterator[str]:
     if is_tombstone(x):
         return
     content = Tree([x]).content(x)
@@ -212,21 +226,21 @@ def _line(message: WireMessage) -> Iterator[str]:
         yield f"Tool result: {_clipped(text, RESULT_CHARS)}"
         return
     if text:
-        yield f"{role.capitalize()}: {_clipped(text, TOLD_CHARS)}"
+        yield f"{role.capitalize()}: {_clipped(text, MESSAGE_CHARS)}"
     if role == "assistant":
         for name, arguments in calls_of(message):
             yield f"Assistant called {name}: {_clipped(str(arguments), CALL_CHARS)}"
 
 
 def _clipped(text: str, most: int) -> str:
-    """Its beginning and its end."""
+    """Returns the beginning and the end of a text."""
     if len(text) <= most:
         return text
     return f"{text[: most * 2 // 3]} […] {text[-(most // 3) :]}"
 
 
 def parts(lines: Sequence[str], most: int = PART_CHARS) -> list[list[str]]:
-    """What one call reads, and then the next, with the notes that came of it."""
+    """Returns the lines in parts: one call reads each, with the notes that came of the part before it."""
     found: list[list[str]] = [[]]
     size = 0
     for line in lines:
@@ -239,7 +253,7 @@ def parts(lines: Sequence[str], most: int = PART_CHARS) -> list[list[str]]:
 
 
 def ask_for(earlier: str, lines: Sequence[str], size: int) -> list[dict[str, Any]]:
-    """The messages for a model. earlier: the notes so far, or "". size: tokens the answer may take."""
+    """Returns the messages for a model. earlier: the notes so far, or "". size: tokens the answer may take."""
     body = "\n\n".join(_TAG.sub("‹", line) for line in lines)
     notes = f"<notes>\n{_TAG.sub('‹', earlier).strip()}\n</notes>\n\n" if earlier else ""
     words = max(60, size // 2)
@@ -256,13 +270,15 @@ _REFUSAL = re.compile(
     r"|won['’]t|must decline)\b|as an ai\b|unfortunately,? i\b|es tut mir leid|je suis désolé|lo siento)",
     re.I,
 )
-_SHORT = 600  # characters: in a longer answer an apology is part of what is told
+# Characters: in a longer answer an apology is part of what is told.
+_SHORT = 600
 _ENOUGH = 24
-_WORDS = 60  # from so many words on, repeating oneself shows
+# From so many words on, repeating oneself shows.
+_WORDS = 60
 
 
 def check(answer: str, source: Sequence[str], earlier: str, *, size: int, finish_reason: str | None) -> str:
-    """The summary as it is kept. Raises: Nonsense; then nothing changes."""
+    """Returns the summary as it is kept. Raises: Nonsense: the answer is no summary, and nothing changes."""
     text = _unwrapped(answer)
     length = len(earlier) + sum(map(len, source))
     if finish_reason == "content_filter":
@@ -292,7 +308,7 @@ def _unwrapped(answer: str) -> str:
 
 
 def _whole_lines(text: str) -> str:
-    """Without the line, or the sentence, that was cut off."""
+    """Returns a text without the line, or the sentence, that was cut off."""
     for end in ("\n", ". "):
         at = text.rfind(end)
         if at > len(text) // 2:

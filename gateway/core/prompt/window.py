@@ -28,8 +28,10 @@ __all__ = [
     "plan_budget",
 ]
 
-STEP_SHARE = 5  # chosen: a fifth leaves at a time, so the cached prefix breaks once per fifth of the context
-DEFAULT_RESERVE_TOKENS = 4_096  # chosen, for requests that do not say how long the reply may get
+# Chosen: a fifth leaves at a time, so the cached prefix breaks once per fifth of the context.
+STEP_SHARE = 5
+# Chosen, for requests that do not say how long the reply may get.
+DEFAULT_RESERVE_TOKENS = 4_096
 
 SYSTEM = frozenset({"system", "developer"})
 OPENERS = SYSTEM | {"user"}
@@ -64,7 +66,7 @@ class WindowItem:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What goes upstream of a list. kept: ranges of indices, ascending."""
+    """The part of a list that goes upstream. kept: ranges of indices, ascending."""
 
     kept: tuple[range, ...]
     evicted_tokens: int = 0
@@ -85,7 +87,7 @@ def plan_budget(
     max_tokens: int | None = None,
     fixed_tokens: int = 0,
 ) -> Budget | None:
-    """The budget of one request; None where the context is unknown, and then nothing is trimmed.
+    """Returns the budget of one request; None where the context is unknown, and then nothing is trimmed.
 
     max_tokens: the request's, for the reply.
     fixed_tokens: what is sent besides the list, such as the system message and the tools.
@@ -95,15 +97,17 @@ def plan_budget(
     capacity = context_tokens
     reserve = min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max(0, max_tokens), capacity // 4)
     step = max(1, capacity // STEP_SHARE)
-    grain = max(1, step // 8)  # a clock in the system message must not move the cut
+    # A clock in the system message must not move the cut.
+    grain = max(1, step // 8)
     high = max(0, capacity - reserve - -(-fixed_tokens // grain) * grain)
     while step > 1 and step > high // 2:
-        step //= 2  # a large system message: halving, so that the amounts stay multiples of each other
+        # A large system message: halving, so that the amounts stay multiples of each other.
+        step //= 2
     return Budget(high, step)
 
 
 def describe(message: Mapping[str, Any], bound: int) -> WindowItem:
-    """A chat message as an element; what has the wrong type is passed over."""
+    """Returns a chat message as the window sees it; fields of the wrong type are passed over."""
     role = message.get("role")
     calls = message.get("tool_calls")
     ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
@@ -117,7 +121,7 @@ def describe(message: Mapping[str, Any], bound: int) -> WindowItem:
 
 
 def fit_window(elements: Sequence[WindowItem], budget: Budget | None, count: Callable[[int], int]) -> Window:
-    """Choose what is kept of a list, oldest first, without its leading system message.
+    """Chooses what is kept of a list, oldest first, without its leading system message.
 
     count: the tokens of the element at an index; asked only where the bounds do not fit. System messages that
     stand at the head all the same are kept.
@@ -130,9 +134,11 @@ def fit_window(elements: Sequence[WindowItem], budget: Budget | None, count: Cal
     if excess <= 0:
         return Window((range(size),))
     cuts = list(_cuts(elements, before))
+    # Whole steps leave at a time, so that the next messages do not move the cut, and the cached prefix holds.
     wanted = -(-excess // budget.step) * budget.step
     chosen = next((cut for cut in cuts if cut.tokens >= wanted), None)
-    if chosen is None:  # little of the list may go: what is enough for once, else all of it
+    # Little of the list may go: then it is what is enough for once, else all of it.
+    if chosen is None:
         chosen = next((cut for cut in cuts if cut.tokens >= excess), cuts[-1] if cuts else None)
     if chosen is None:
         return Window((range(size),))
@@ -141,7 +147,7 @@ def fit_window(elements: Sequence[WindowItem], budget: Budget | None, count: Cal
 
 
 def may_begin(elements: Sequence[WindowItem], index: int) -> bool:
-    """Whether a list may begin here, with all before it gone: on a turn's opening, and on no call's result."""
+    """Returns whether a list may begin here, with all before it gone: where a turn opens, and not behind a call."""
     return elements[index].role in OPENERS and not _splits_a_call(elements)[index]
 
 
@@ -155,7 +161,7 @@ class _WindowCut:
 
 
 def _cuts(elements: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_WindowCut]:
-    """Every allowed cut, oldest first; the last one still keeps the last user message and round."""
+    """Yields every allowed cut, oldest first; the last one still keeps the last user message and round."""
     size = len(elements)
     lead = next((i for i, element in enumerate(elements) if element.role not in SYSTEM), size)
     split = _splits_a_call(elements)
@@ -168,12 +174,15 @@ def _cuts(elements: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_Wi
         if element.role in OPENERS and _opens_a_turn(elements, index, previous, last_user):
             opening = range(index, index + 1)
         elif opening is None:
-            continue  # the list began in the middle of a turn: no user message to start on
+            # The list began in the middle of a turn: no user message to start on.
+            continue
         elif element.role in OPENERS and opening.stop == index:
-            opening = range(opening.start, index + 1)  # the rest of a run such as [system, user]
+            # The rest of a run such as [system, user].
+            opening = range(opening.start, index + 1)
             continue
         elif element.role in ANSWERS or opening.stop == index:
-            continue  # a result, or the turn's first round, which begins where the turn does
+            # A result, or the turn's first round, which begins where the turn does.
+            continue
         else:
             pinned = (range(lead), opening)
         tokens = before[index] - sum(before[part.stop] - before[part.start] for part in pinned)
@@ -182,11 +191,12 @@ def _cuts(elements: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_Wi
 
 
 def _opens_a_turn(elements: Sequence[WindowItem], index: int, previous: str, last_user: int) -> bool:
-    """Whether a turn begins here: a user message, or the system messages that lead up to one."""
+    """Returns whether a turn begins here: with a user message, or the system messages that lead up to one."""
     if index > last_user:
         return False
     if elements[index].role == "user":
-        return previous not in SYSTEM  # else the turn began with the system message before it
+        # Else the turn began with the system message before it.
+        return previous not in SYSTEM
     if previous in SYSTEM:
         return False
     upcoming = next(i for i in range(index, len(elements)) if elements[i].role not in SYSTEM)
@@ -194,8 +204,9 @@ def _opens_a_turn(elements: Sequence[WindowItem], index: int, previous: str, las
 
 
 def _splits_a_call(elements: Sequence[WindowItem]) -> list[bool]:
-    """For each index whether a list that begins there would have a result without its call."""
-    callers: dict[str, int] = {}  # ids come again in some clients; the newest caller is meant
+    """Returns for each index whether a list that begins there would have a result without its call."""
+    # Ids come again in some clients; the newest caller is meant.
+    callers: dict[str, int] = {}
     nearest = -1
     changes = [0] * (len(elements) + 1)
     for index, element in enumerate(elements):

@@ -25,7 +25,7 @@ from gateway.core.prompt.summary import (
     check,
     end_of_span,
     parts,
-    told,
+    spoken_lines,
 )
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import Arguments, Defaults, RawArguments
@@ -114,7 +114,7 @@ class Compactor:
         if end is None or end < first:
             # All of it is covered already, or all of it stays.
             return
-        lines = told(path[first : end + 1])
+        lines = spoken_lines(path[first : end + 1])
         text = earlier.text if earlier is not None else ""
         done = 0
         for part in parts(lines, PART_CHARS):

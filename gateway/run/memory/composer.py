@@ -158,7 +158,8 @@ class Composer:
 
 
 def _known_notes(known: Known) -> dict[int, str]:
-    if known.is_plain:  # nothing else stands in this place
+    # Nothing else stands in this place.
+    if known.is_plain:
         return {}
     users = [i for i, m in enumerate(known.plan.messages) if m.get("role") == "user"]
     found = {i: known_note(known.tree, known.plan, i) for i in users}

@@ -32,7 +32,8 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note_tokens: int = 
     context = prompt.target.context_window
     gone = prompt.beginning.evicted
     if context is None or (gone is None and not may_exceed(prompt, context, note_tokens)):
-        return FittedWindow()  # bytes are an upper bound of tokens: most requests are never counted
+        # Bytes are an upper bound of tokens: most requests are never counted.
+        return FittedWindow()
     tokenizer = tokenizer_for(prompt.target.model)
     if not tokenizer.is_loaded:
         await asyncio.to_thread(tokenizer.load)
@@ -54,6 +55,7 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note_tokens: int = 
     tokens, most = room.prompt_tokens(kept, chosen)
     if window.is_whole and chosen is None and gone is None:
         return FittedWindow(tokens=tokens, most=most, overfull=overfull)
+    # Everything before the first entry that is kept is gone for the next request as well.
     first = min(kept, default=len(room.entries))
     before = gone.tokens if gone is not None else 0
     filled, dropped, hidden = _split(prompt, room.entries, frozenset(kept))
@@ -72,7 +74,7 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note_tokens: int = 
 
 
 def may_exceed(prompt: Prompt, context_tokens: int, note_tokens: int = 0) -> bool:
-    """Whether it takes counting to know that a request fits."""
+    """Returns whether it takes counting to know that a request fits."""
     request, composition = prompt.request, prompt.composition
     ours = [*composition.fill, *(m for back in composition.hidden.values() for m in back)]
     texts = [prompt.system, *composition.notes.values()]
@@ -118,6 +120,7 @@ def _split(
     for n, (index, message) in enumerate(entries):
         if index is None:
             continue
+        # Of hidden rounds the window may have taken only the last ones.
         if index in prompt.composition.hidden:
             rounds = hidden.setdefault(index, [])
             if n in kept:
@@ -138,6 +141,7 @@ def _evicted(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int)
         at = prompt.composition.fill_at[first] if index is None else prompt.beginning.where(index)
     if at is None or not tokens:
         return gone
+    # What left for a smaller window may come back in a larger one, so the smallest is kept with it.
     if gone is not None:
         tokens, context_tokens = tokens + gone.tokens, min(context_tokens, gone.context)
     return Evicted(*at, tokens, context_tokens)
@@ -156,7 +160,7 @@ def _entries(prompt: Prompt) -> list[_Entry]:
 
 
 class _WindowRoom:
-    """What a request has of its window, and what its messages take of it."""
+    """The window of a request, and the tokens its messages take of it. Nothing is counted before it has to be."""
 
     def __init__(
         self,
@@ -179,7 +183,8 @@ class _WindowRoom:
         self._system = count(system) if system else 0
         self._renewed = self._system if renewed is None else count(renewed)
         self._fixed = self._count_fixed(prompt)
-        self._before: list[int] | None = None  # counted when it is needed first
+        # Counted when it is needed first.
+        self._before: list[int] | None = None
 
     def _count_fixed(self, prompt: Prompt) -> int:
         """Counts what is sent whatever is kept: the client's leading system messages, and all tools."""
@@ -193,6 +198,7 @@ class _WindowRoom:
     def _fixed_with(self, cut: SummaryCut | None) -> int:
         if cut is None:
             return self._fixed + self._system
+        # With another summary than before the prompt begins anew, and so the memory section is taken anew.
         system = self._system if cut.id == self._in_use else self._renewed
         return self._fixed + system + self._count(cut.text)
 
@@ -231,8 +237,9 @@ class _WindowRoom:
         return fixed + sum(map(self.count, kept)), fixed + self._note_tokens + self.budget(cut).high
 
     def is_over(self, start: int = 0, cut: SummaryCut | None = None, share: float = 1.0) -> bool:
-        """Whether what begins there is more than that share of the window."""
+        """Returns whether the entries from `start` on take more than that share of the window."""
         most = self.budget(cut).high * share
+        # Bytes are an upper bound of tokens: where they fit, nothing has to be counted.
         if sum(element.bound for element in self.elements[start:]) <= most:
             return False
         return self.tokens(start, len(self.elements)) > most
@@ -249,6 +256,7 @@ class _WindowRoom:
             return Overfull(keep, summary_tokens(self._context))
         if not self.is_over(start, newest, EARLY):
             return None
+        # A summary covers whole turns, and leaves the last ones as they are.
         opens = (i for i in range(len(self.elements) - 1, start, -1) if self.elements[i].role == "user")
         at = next((i for i in opens if self.tokens(i, len(self.elements)) >= keep), start)
         return (

@@ -26,13 +26,16 @@ from storage.errors import TooSlow
 
 __all__ = ["MemoryKeeper", "NoEvents", "TurnEvents"]
 
-INDEX_EVERY = 16  # messages a memory may grow before its search index follows
-INDEX_CHARS = 32_000  # or that many characters: until they are indexed, every query reads them
-OPEN_WAIT_S = 5.0  # chosen: a disk slower than that is down for a mode that cannot do without it
+# Messages a memory may grow before its search index follows.
+INDEX_EVERY = 16
+# Or that many characters: until they are indexed, every query reads them.
+INDEX_CHARS = 32_000
+# Chosen: a disk slower than that is down for a mode that cannot do without it.
+OPEN_WAIT_S = 5.0
 
 
 class TurnEvents(Protocol):
-    """What the keeper tells whoever works in the background. Everything returns at once.
+    """The events that the keeper reports to whoever works in the background. Every method returns at once.
 
     makes_summaries: whether somebody answers to `window_fills`.
     """
@@ -121,6 +124,7 @@ class MemoryKeeper:
                 return
             has_left = True
             lock.release()
+            # The last one out takes the queue with it, so that the table does not grow with every conversation.
             if not lock.locked() and not getattr(lock, "_waiters", None):
                 self._queues.pop(name, None)
 
@@ -160,6 +164,7 @@ class MemoryKeeper:
 
     def _tell(self, record: TurnRecord, committed: Committed) -> None:
         known, events, agent = record.known, self._events, committed.agent
+        # The counts are as they were read at the beginning, which is near enough for work that is only put off.
         waiting = known.look.next_seq - known.look.indexed_seq
         if waiting >= INDEX_EVERY or record.chars > INDEX_CHARS:
             events.index_lags(agent.id)

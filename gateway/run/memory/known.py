@@ -1,4 +1,4 @@
-"""What memory knows of a request when its turn begins: the conversation that it goes on, and what that has of ours.
+"""The knowledge that memory has of a request when its turn begins: its conversation, and what that has of ours.
 
 Everything is read here, before the prompt is made: one round trip for a plain turn. Decisions are gateway.core's.
 """
@@ -33,7 +33,8 @@ from storage.records import Agent, Block, Evicted, Exchange, Snapshot
 
 __all__ = ["Known", "MemoryRequest", "read"]
 
-_ids = random.Random()  # conversations' names are no secrets: knowing one opens nothing
+# Conversations' names are no secrets: knowing one opens nothing.
+_ids = random.Random()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What was read for one request.
+    """Everything that was read for one request.
 
     agent: the memory's owner as it is stored, or a draft of it. look: what one round trip told.
     plan: what the request adds to its conversation. tree: the exchanges at hand. path: those that the request goes on
@@ -93,11 +94,11 @@ class Known:
 
     @property
     def evicted(self) -> Evicted | None:
-        """What of the path has left the window before."""
+        """The part of the path that has left the window before."""
         return evicted_before(self.plan, self.asked.target.context_window)
 
     def answered_by(self, target: Target) -> Known:
-        """The same for another target than the one that was expected."""
+        """Returns the same for another target than the one that was expected."""
         model = f"{target.upstream}/{target.model}"
         if model == self.plan.query.model:
             return self
@@ -136,6 +137,7 @@ async def _look(store: Store, asked: MemoryRequest) -> tuple[Agent, Listing, Loo
     scope, key = asked.identity.scope, asked.identity.conversation
     assert scope is not None
     agents = store.agents
+    # A remembered agent may have been forgotten by another process: then it is looked for once more.
     for _ in range(2):
         agent = await agents.find(scope) or agents.draft(scope)
         listing = Listing(Canon(agent.secret), asked.request.messages)
@@ -143,9 +145,11 @@ async def _look(store: Store, asked: MemoryRequest) -> tuple[Agent, Listing, Loo
         look = await store.turns.look(agent, key, path) if agent.id else Look()
         if look is not None:
             break
-        agents.forget(scope)  # it was forgotten, and may be made anew
+        # It was forgotten, and may be made anew.
+        agents.forget(scope)
     else:
         raise StoreError("the memory of this user is being removed")
+    # Something of it was forgotten since it was remembered here.
     if agent.epoch != look.epoch:
         agent = replace(agent, epoch=look.epoch)
         agents.remember(agent)
@@ -187,6 +191,7 @@ async def _plan(store: Store, asked: MemoryRequest, agent: Agent, query: Query) 
         is_all = recent is None and low is None
         if is_all or not tree.is_partial or planning.is_enough(tree, plan, evicted):
             return plan, tree
+        # What has left the window is not sent, so nothing further up is needed to compose the request.
         low = max(0, evicted.depth - 1) if evicted is not None and recent is not None else None
         recent = None
 
@@ -204,6 +209,7 @@ async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) 
 async def _with_memory(store: Store, known: Known) -> Known:
     """Adds the path's section and blocks, and the tools that go with them."""
     agent, look, anchor = known.agent, known.look, known.plan.match.anchor
+    # The look-up has brought the section of the path that a plain list goes on from.
     pinned = look.snapshot
     if not known.is_plain:
         number = anchor.snapshot if anchor is not None else None
@@ -220,7 +226,7 @@ async def _with_memory(store: Store, known: Known) -> Known:
 
 
 async def _blocks(store: Store, known: Known) -> list[Block]:
-    """As the agent declares them, in the same order for all its users; then what was made since."""
+    """Returns the blocks in the order in which the agent declares them, then those that were made since."""
     spec = known.asked.spec
     if known.agent.id:
         order = {block.label: n for n, block in enumerate(spec.blocks)}
@@ -233,7 +239,10 @@ async def _blocks(store: Store, known: Known) -> list[Block]:
 
 
 def _offer(known: Known, agreed: Mapping[str, str] | None) -> dict[str, str]:
-    """agreed: the tools under the names by which this conversation has them already."""
+    """Returns the memory tools for this request, offered name -> tool.
+
+    agreed: those that this conversation has already, by the names it knows.
+    """
     request, identity = known.asked.request, known.asked.identity
     wanted = known.asked.spec.offers_tools and (identity.agent is not None or request.has_tools)
     if not wanted or identity.mode is Mode.READ or not memory_tools.may_offer(request.json):

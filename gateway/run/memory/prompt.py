@@ -39,7 +39,7 @@ class EndpointForm:
 
 @dataclass(frozen=True, slots=True)
 class FittedWindow:
-    """What of a conversation goes into the model's window.
+    """The part of a conversation that goes into the model's window.
 
     dropped: indices of the client's messages that stay out. filled: indices of the composition's fill that go in;
     hidden: its hidden rounds that do, by the message they replace; None: all.
@@ -72,7 +72,7 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What goes upstream for one target, whatever rounds follow.
+    """All that goes upstream for one target, whatever rounds follow.
 
     system: text for the leading system message. tools: definitions of ours. section: the memory section that `system`
     ends with. notes: by index among the new messages; they are written with the turn. summarises: a summary is made
@@ -104,7 +104,7 @@ class Prompt:
 
     @property
     def adds_usage(self) -> bool:
-        """Whether we ask for the usage of a stream: hidden rounds share the client's limit of tokens."""
+        """True where we ask for the usage of a stream, because hidden rounds share the client's limit of tokens."""
         request = self.request
         is_limited = request.stream and not request.wants_usage and request.max_tokens is not None
         return self.form.takes_usage and bool(self.tools) and is_limited

@@ -25,11 +25,14 @@ _log = logging.getLogger("mnemogate")
 # (agent, text, milliseconds that there are) -> the text's vector, or None
 EmbedQuery = Callable[[int, str, float], Awaitable[Vector | None]]
 
-LINE_TOKENS = 40  # of a note, a line with its date: more of what was found than would fit need not be read
-LEAST_HITS, MOST_HITS = 16, 40  # the most where what is found may be in sight, and is told no more
+# Of a note, a line with its date: more of what was found than would fit need not be read.
+LINE_TOKENS = 40
+# The most where what is found may be in sight, and is told no more.
+LEAST_HITS, MOST_HITS = 16, 40
 # Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
 STREAM_HASTE = 5
-NOTE_SHARE = 16  # of the model's context, what one note may take at most
+# Of the model's context, what one note may take at most.
+NOTE_SHARE = 16
 
 
 class Recaller:

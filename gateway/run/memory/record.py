@@ -1,4 +1,4 @@
-"""What a turn leaves to be written: a value made when it has ended, from what was known and what went in."""
+"""The record of a turn: the value that is written when it has ended, made of what was known and what went in."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from storage.records import Block, BlockOp, Exchange, Snapshot
 
 __all__ = ["BlockEdits", "TurnRecord", "record_open", "record_turn"]
 
-_OPEN = TurnOutcome(End.CANCELLED)  # of a message that is written before the model is asked
+# Of a message that is written before the model is asked.
+_OPEN = TurnOutcome(End.CANCELLED)
 
 
 @dataclass(slots=True)
 class BlockEdits:
-    """What a turn's model does to memory: its blocks as it sees them, and its edits, pending until it is confirmed."""
+    """The changes of a turn's model to memory: blocks as the model sees them, and its edits, which stay pending."""
 
     blocks: list[Block] = field(default_factory=list)
     ops: list[BlockOp] = field(default_factory=list)
@@ -59,7 +60,7 @@ def record_turn(
 
 
 def record_open(known: Known, prompt: Prompt, now: float) -> TurnRecord:
-    """Returns the user's message of a turn that has not begun yet; who writes it, knows it if the process dies."""
+    """Returns the record of a turn that has not been answered yet, so that the user's message survives the process."""
     ended = _ended(known, prompt, (), _OPEN, now)
     return TurnRecord(known, _write(known, prompt, BlockEdits(), ended, settle.open_), False, 0)
 
@@ -99,6 +100,7 @@ def _write(
 ) -> TurnWrite:
     plan, key, look = known.plan, known.asked.identity.conversation, known.look
     plain: tuple[Exchange, int] | None = None
+    # A plain turn that finished is one insert, unless the conversation has moved since it was read.
     if known.is_plain and how is settle.finish and look.conversation is not None:
         plain = (finish_plain(plan, ended), look.conversation.rev)
     return TurnWrite(
@@ -120,7 +122,8 @@ def _write(
 
 def _snapshot(known: Known, prompt: Prompt, changes: BlockEdits) -> Snapshot | None:
     """Returns the memory section that the path has from now on."""
-    if known.plan.off:  # nothing new is kept, and what the path knew before it knows after
+    # Nothing new is kept, and what the path knew before it knows after.
+    if known.plan.off:
         anchor = known.plan.match.anchor
         number = anchor.snapshot if anchor is not None else None
         return None if number is None else Snapshot(number, "", {})

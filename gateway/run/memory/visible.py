@@ -1,4 +1,4 @@
-"""What a request shows already, so that no note says it again."""
+"""The content that a request shows already, so that no note says it again."""
 
 from __future__ import annotations
 
@@ -53,11 +53,12 @@ class VisibleContent:
         return [note for x in self.known.path for note in x.notes.values() if note]
 
     def shows_origin(self, m: Message) -> bool:
-        """Whether a fact was learned from what is in sight anyway."""
+        """Returns whether a fact was learned from what is in sight anyway."""
         if m.source != "fact" or self._is_cut:
             return False
         anchor = self.known.plan.match.anchor
-        if self.known.is_plain:  # of a plain path not every exchange is known
+        # Of a plain path not every exchange is known.
+        if self.known.is_plain:
             return anchor is not None and m.conversation == anchor.conversation
         return bool(m.origins) and self.known.path_ids.issuperset(m.origins)
 
@@ -70,7 +71,8 @@ class VisibleContent:
         # A reply that came back cut is stored as it was generated until this request has finished.
         found = {amendment.exchange for amendment in plan.amendments}
         if self.known.is_plain:
-            return found  # it stands alone, in the form in which it came back
+            # It stands alone, in the form in which it came back.
+            return found
         unsettled = [x for x in self.known.path if not tree.is_carried(x)]
         found |= {x.id for x in unsettled}
         for x in (*unsettled, plan.exchange):

@@ -23,9 +23,11 @@ from storage.records import BlockOp, Message
 __all__ = ["MemoryTools"]
 
 _log = logging.getLogger("mnemogate")
-SEARCH_RESULTS = 5  # of a search that does not say how many it wants
+# Of a search that does not say how many it wants.
+SEARCH_RESULTS = 5
 SEARCH_MS = 1000.0
-DEFAULT_TOKENS = 1000  # of a search's result, where automatic recall is switched off
+# Of a search's result, where automatic recall is switched off.
+DEFAULT_TOKENS = 1000
 
 
 class MemoryTools:

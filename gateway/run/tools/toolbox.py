@@ -30,7 +30,7 @@ class Toolbox(Protocol):
         """Returns the entries for a request's `tools`, always the same ones."""
 
     def owns(self, name: str) -> bool:
-        """Whether the tool of this name is in this box."""
+        """Returns whether the tool of this name is in this box."""
 
     def lane(self, call: ToolCall) -> str | None:
         """Returns the lane of a call: those of one lane run in their order. None: it depends on no other."""
@@ -53,6 +53,7 @@ async def run_tools(toolbox: Toolbox, calls: Sequence[ToolCall]) -> list[str]:
         for n in lane:
             results[n] = await _run(toolbox, calls[n])
 
+    # One lane needs no task: most rounds have one call.
     if len(lanes) == 1:
         await run(range(len(calls)))
         return results

@@ -15,8 +15,8 @@ from gateway.core.prompt.summary import (
     end_of_span,
     parts,
     render,
+    spoken_lines,
     summary_tokens,
-    told,
 )
 from storage.records import Exchange, State, Summary
 
@@ -113,7 +113,7 @@ def test_what_is_told_of_an_exchange() -> None:
         full=b'{"messages":[{"role":"tool","content":"hidden"}],"ours":[]}',
         notes={1: "a note"},
     )
-    lines = told([x])
+    lines = spoken_lines([x])
     assert [line.partition(":")[0] for line in lines] == [
         "Tool result",
         "User",
@@ -130,9 +130,9 @@ def test_what_was_forgotten_is_not_told() -> None:
         "input": b'[{"role":"user","content":"Secret."}]',
         "said": b'{"role":"assistant","content":"Ah."}',
     }
-    assert told([exchange(state=State.FORGOTTEN, **content)]) == []
-    assert told([exchange(hush=frozenset({0}), **content)]) == ["Assistant: Ah."]
-    assert told([exchange(hush=frozenset({-1}), **content)]) == ["User: Secret."]
+    assert spoken_lines([exchange(state=State.FORGOTTEN, **content)]) == []
+    assert spoken_lines([exchange(hush=frozenset({0}), **content)]) == ["Assistant: Ah."]
+    assert spoken_lines([exchange(hush=frozenset({-1}), **content)]) == ["User: Secret."]
 
 
 def test_long_conversations_are_read_in_parts() -> None:
