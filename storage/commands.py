@@ -151,7 +151,7 @@ class BlockMerge:
 
 @frozen
 class TurnWrite:
-    """One turn to be written, in one transaction.
+    """A turn to be written, in one transaction.
 
     plain: the new exchange where nothing but its parent is concerned, with the rev of the conversation it was planned
     on; if that has moved, or without it, `decide` says from the exchanges as they are then what changes. It is called

@@ -1,4 +1,4 @@
-"""Values that nobody changes, made by the score for each turn."""
+"""A decorator for values that nobody changes, of which each turn makes dozens."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ those of pieces.sql are known in every file. What the two databases write differ
     {each:2:BIGINT:64}    the list as rows of one column: unnest, here VALUES
     CROSS JOIN .. ON      a join that SQLite performs in this order; JOIN in PostgreSQL
     +name                 keeps SQLite from the index on this column; PostgreSQL is given the name alone
-
     {padded:35}           room and padding of a new row, whose columns are the first 35 values (sqlite/padding.py)
     {size:32}             how large the first 32 values are in a row. SQLite's connection fills in these two.
 
@@ -42,7 +41,10 @@ _PLUS = re.compile(r"(?<=[\s(])\+(?=[a-z])")
 
 
 def load(file: str) -> Mapping[str, Statement]:
-    """Name to statement. Raises: ValueError for a name that is there twice, or a statement that one database lacks."""
+    """Returns the statements of a file by name.
+
+    Raises: ValueError for a name that is there twice, or a statement that one database lacks.
+    """
     shared, _ = _parse("pieces.sql")
     pieces, texts = _parse(file)
     found: dict[str, Statement] = {}
@@ -57,7 +59,7 @@ def load(file: str) -> Mapping[str, Statement]:
 
 @cache
 def _parse(file: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Pieces by name, and texts by name and database ("": both), comments dropped."""
+    """Returns pieces by name, and texts by name and database ("": both), comments dropped."""
     pieces: dict[str, str] = {}
     texts: dict[str, dict[str, str]] = {}
     _, *parts = _BEGIN.split(resources.files(__package__).joinpath(file).read_text(encoding="utf-8"))
@@ -76,6 +78,7 @@ def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str])
     text = _assemble(sqlite, pieces)
     filled = _FILLED.search(text)
     if filled is not None:
+        # SQLite's connection adds these values behind those that both databases are given.
         last = max(int(number) for number in re.findall(r"\?(\d+)", text))
         text = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if filled[1] == "padded" else f"?{last + 1}", text)
     laid_out, sizes = _for_sqlite(text)
@@ -84,7 +87,8 @@ def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str])
 
 
 def _assemble(text: str, pieces: Mapping[str, str]) -> str:
-    while _PIECE.search(text):  # a piece may use others
+    # A piece may use others.
+    while _PIECE.search(text):
         text = _PIECE.sub(lambda found: pieces[found[1]], text)
     return _RUN.sub(lambda run: ", ".join(f"?{n}" for n in range(int(run[1]), int(run[2]) + 1)), text)
 
@@ -100,6 +104,7 @@ def _for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
 
     def placeholders(found: re.Match[str]) -> str:
         first = moved(int(found[2]))
+        # Marked, so that the parameters that are moved next are the others.
         numbers = [f"?_{n}" for n in range(first, first + int(found[4]))]
         return f"IN ({', '.join(numbers)})" if found[1] == "in" else f"VALUES ({'), ('.join(numbers)})"
 
