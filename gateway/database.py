@@ -5,6 +5,7 @@ The one exception is gateway/cli.py, which asks the database's lock who serves i
 
 from __future__ import annotations
 
+from gateway.core.memory.rules import RULES
 from gateway.settings import Settings
 from storage.base import Store
 from storage.open import open_store
@@ -20,4 +21,4 @@ async def open_database(settings: Settings, address: str | None = None) -> Store
     Raises: StoreError: why it cannot be opened.
     """
     database = settings.database
-    return await open_store(database.path, address=address, synchronous=database.synchronous)
+    return await open_store(database.path, RULES, address=address, synchronous=database.synchronous)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gateway.core.memory.visibility import messages_of
+from gateway.core.memory.rules import RULES
 from scripts.fill import new_agent, write_conversation
 from storage.open import open_store
 from storage.records import Agent, Scope
@@ -69,7 +69,7 @@ async def fill(store: SqlStore, agent: Agent, messages: int, seed: int) -> None:
     rng = random.Random(seed)
     turns = [(float(turn), sentence(rng), sentence(rng)) for turn in range(messages // 2)]
     await write_conversation(store, agent, f"k{seed}", turns)
-    while await store.recall.index(agent.id, messages_of):
+    while await store.recall.index(agent.id):
         pass
 
 
@@ -106,7 +106,7 @@ async def measure(store: SqlStore, agent: Agent, queries: int) -> list[float]:
         query = f"where did I leave the {rng.choice(NOUNS)} and the {rng.choice(NOUNS)}?"
         begun = time.perf_counter()
         hits = await store.recall.search(
-            agent, query, messages_of, size=found.next_seq, indexed=found.indexed_seq, only_strong=True
+            agent, query, size=found.next_seq, indexed=found.indexed_seq, only_strong=True
         )
         times.append((time.perf_counter() - begun) * 1000)
         assert hits
@@ -115,7 +115,7 @@ async def measure(store: SqlStore, agent: Agent, queries: int) -> list[float]:
 
 async def main(others: int, queries: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        store = await open_store(Path(folder) / "bench.db")
+        store = await open_store(Path(folder) / "bench.db", RULES)
         made = []
         for name in ("me", "model"):
             agent = await new_agent(store, name)

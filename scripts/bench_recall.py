@@ -36,7 +36,7 @@ import orjson  # noqa: E402
 from adapters.base import Embedder  # noqa: E402
 from adapters.types import Embedded  # noqa: E402
 from gateway.core.agent import AgentSpec  # noqa: E402
-from gateway.core.memory.visibility import messages_of  # noqa: E402
+from gateway.core.memory.rules import RULES  # noqa: E402
 from gateway.core.prompt import note as recall  # noqa: E402
 from gateway.core.request.identity import IdentityRules, identify  # noqa: E402
 from gateway.core.upstream.policy import Target  # noqa: E402
@@ -232,7 +232,7 @@ def requested(case: Case, embedder: Embedder | None = None) -> Ask:
 async def _remember(
     path: Path, case: Case, embedder: Embedder | None = None
 ) -> tuple[SqlStore, Embedding | None]:
-    store = await open_store(path)
+    store = await open_store(path, RULES)
     agent = await new_agent(store, "reader")
     sessions: list[list[blob.Document]] = []
     for document in case.history:
@@ -247,7 +247,7 @@ async def _remember(
             elif turns:
                 turns[-1] = (turns[-1][0], turns[-1][1], document.text)
         await write_conversation(store, agent, f"s{number}", turns)
-    while await store.recall.index(agent.id, messages_of):
+    while await store.recall.index(agent.id):
         pass
     if embedder is None:
         return store, None

@@ -8,16 +8,14 @@ else.
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from storage.commands import (
     Ancestor,
-    BlockMerge,
     Change,
     Committed,
     Extent,
-    ForgetRules,
     ForgetTarget,
     Learned,
     Look,
@@ -33,7 +31,6 @@ from storage.database import Effect, StoreHealth
 from storage.records import (
     Agent,
     Block,
-    BlockOp,
     Exchange,
     Fact,
     Job,
@@ -57,7 +54,6 @@ __all__ = [
     "Forgetting",
     "Jobs",
     "Keys",
-    "MessagesOf",
     "Passages",
     "Recall",
     "Spending",
@@ -67,10 +63,6 @@ __all__ = [
     "Turns",
     "Vectors",
 ]
-
-# Tells the messages of an exchange. Its arguments: the exchange with content; does another conversation open with the
-# same head, made elsewhere; the seq of the message before it; the seqs that are asked for.
-MessagesOf = Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
 
 
 class Keys(Protocol):
@@ -179,7 +171,6 @@ class Turns(Protocol):
         last_at: float,
         now: float,
         decide: Callable[[Pool], Change],
-        merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge],
     ) -> Future[None]:
         """Writes what idle time confirms, for a conversation that did not move since `last_at`."""
 
@@ -189,7 +180,6 @@ class Recall(Protocol):
         self,
         agent: Agent,
         query: str,
-        messages_of: MessagesOf,
         *,
         size: int,
         indexed: int,
@@ -207,10 +197,10 @@ class Recall(Protocol):
         Raises: TooSlow, Unavailable.
         """
 
-    async def recent(self, agent: Agent, limit: int, messages_of: MessagesOf) -> list[Message]:
+    async def recent(self, agent: Agent, limit: int) -> list[Message]:
         """Returns the standing messages of the last exchanges, oldest first."""
 
-    def index(self, agent: int, messages_of: MessagesOf) -> Future[bool]:
+    def index(self, agent: int) -> Future[bool]:
         """Brings the search index a step further. The future holds True while there is more."""
 
     async def behind(self, at_least: int, limit: int) -> list[int]:
@@ -311,7 +301,6 @@ class Facts(Protocol):
     async def unlearned(
         self,
         agent: int,
-        messages_of: MessagesOf,
         *,
         now: float,
         idle_s: float,
@@ -345,7 +334,7 @@ class Facts(Protocol):
 class Vectors(Protocol):
     """Vectors of a memory, and how far it has been embedded. Forgotten or changed messages lose theirs."""
 
-    async def unembedded(self, agent: int, model: str, messages_of: MessagesOf) -> Unembedded | None:
+    async def unembedded(self, agent: int, model: str) -> Unembedded | None:
         """Reads the next messages without a vector of this model; None: the agent is gone."""
 
     def beginning(self, agent: int, model: str) -> Effect:
@@ -405,7 +394,7 @@ class Forgetting(Protocol):
         From then on no turn that was under way commits. Jobs end, and begin again when all is gone.
         """
 
-    async def run(self, id: int, rules: ForgetRules, until: Callable[[], bool] = lambda: False) -> bool:
+    async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
         """Runs to the end, unless `until` says that it is enough for now. True when all is gone."""
 
     async def forget_project(self, project: str) -> None:

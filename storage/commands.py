@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ __all__ = [
     "Committed",
     "Erased",
     "Extent",
-    "ForgetRules",
     "ForgetTarget",
     "Learned",
     "LearnedFact",
@@ -26,6 +25,7 @@ __all__ = [
     "Pool",
     "Probes",
     "Revised",
+    "Rules",
     "StoredContent",
     "TransferRecord",
     "TurnWrite",
@@ -168,7 +168,6 @@ class TurnWrite:
     plain: tuple[Exchange, int] | None
     probes: Probes
     decide: Callable[[Pool], Change]
-    merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
     carries: bool = False
     ops: Sequence[BlockOp] = ()
     snapshot: Snapshot | None = None
@@ -245,13 +244,18 @@ class Revised:
 
 
 @frozen
-class ForgetRules:
-    """The caller's rules of forgetting. quotes: may this note or hidden round quote what is gone?
+class Rules:
+    """The pure functions by which the store decides what it does not know itself. It is given them when it is opened.
 
-    rebuild: the value of a block without what is gone. Its arguments: the block with its last untouched value, and
-    the values it had since, oldest first.
+    messages_of: (an exchange with its content, did another conversation open with its head, seq of the message before
+    it, seqs that are wanted or None) -> its messages that may be found. merge: what pending operations come to on the
+    blocks as they are now. quotes: may this note or hidden round quote what is gone? rebuild: the value of a block
+    without what is gone. Its arguments: the block with its last untouched value, and the values it had since, oldest
+    first.
     """
 
+    messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
+    merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
     quotes: Callable[[str, Erased], bool]
     rebuild: Callable[[Block, Sequence[Revised]], str]
 

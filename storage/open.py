@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from storage.commands import Rules
 from storage.sql.store import SqlStore
 from storage.sqlite.database import SqliteDatabase
 
@@ -15,6 +16,7 @@ __all__ = ["open_store"]
 
 async def open_store(
     path: str | Path,
+    rules: Rules,
     *,
     now: Callable[[], float] = time.time,
     tick: Callable[[], float] = time.monotonic,
@@ -22,4 +24,4 @@ async def open_store(
 ) -> SqlStore:
     """Opens the store in a SQLite file. now, tick: as SqlStore; options, Raises: as `SqliteDatabase.open`."""
     database = await SqliteDatabase.open(path, **options)
-    return SqlStore(database, database.path, now, tick)
+    return SqlStore(database, rules, database.path, now, tick)

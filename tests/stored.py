@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import storage.open
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of, visible
 from gateway.core.conversation.change import plan_change
@@ -17,7 +19,7 @@ from gateway.core.conversation.lookup import full_probes, plain_probes
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
-from gateway.core.memory import edits
+from gateway.core.memory.rules import RULES
 from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.run.memory.contents import with_contents
 from storage.commands import Change, Committed, Look, Pool, TurnWrite
@@ -28,6 +30,12 @@ from storage.sql import exchanges
 from storage.sql.passages import insert_passage
 from storage.sql.store import SqlStore
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
+
+
+async def open_store(path: str | Path, **options: Any) -> SqlStore:
+    """Opens a store with the rules of the gateway."""
+    return await storage.open.open_store(path, RULES, **options)
+
 
 ALICE = Scope("default", "default", "user:alice")
 HUMAN = Block(0, "human", "The user", "", 1000)
@@ -153,7 +161,6 @@ class Teller:
             plain=plain,
             probes=plain_probes(plan, key) if is_plain else full_probes(plan.query, key),
             decide=decide,
-            merge=edits.merge,
             carries=any(m["role"] == "user" for m in plan.messages),
             ops=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
             snapshot=snapshot,

@@ -14,8 +14,7 @@ from hashlib import blake2b
 
 import orjson
 
-from storage.base import MessagesOf
-from storage.commands import Learned, LearnedFact, Unlearned
+from storage.commands import Learned, LearnedFact, Rules, Unlearned
 from storage.database import Connection, Database, Effect, Row
 from storage.errors import NotFound
 from storage.records import Agent, Block, Exchange, Fact, Message, Scope, State
@@ -41,13 +40,13 @@ _READ_MS = 5_000.0
 
 
 class Facts:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, rules: Rules) -> None:
+        self._rules = rules
         self._database = database
 
     async def unlearned(
         self,
         agent: int,
-        messages_of: MessagesOf,
         *,
         now: float,
         idle_s: float,
@@ -60,7 +59,7 @@ class Facts:
         """
 
         async def read(connection: Connection) -> Unlearned | None:
-            return await _unlearned(connection, agent, messages_of, now, idle_s, limit_chars, upto)
+            return await _unlearned(connection, agent, self._rules, now, idle_s, limit_chars, upto)
 
         return await self._database.long_read(read, deadline_ms=_READ_MS)
 
@@ -109,7 +108,7 @@ async def _cursor(connection: Connection, agent: int) -> int:
 async def _unlearned(
     connection: Connection,
     agent: int,
-    messages_of: MessagesOf,
+    rules: Rules,
     now: float,
     idle_s: float,
     limit_chars: int,
@@ -130,7 +129,7 @@ async def _unlearned(
         if upto is None and not _is_decided(e, now, idle_s):
             return replace(found, messages=messages, is_more=False, is_waiting=True)
         if e.standing and e.state is State.FINISHED:
-            new = messages_of(e, is_shared, None, None)
+            new = rules.messages_of(e, is_shared, None, None)
             size += sum(min(len(m.text), _MESSAGE_CHARS) for m in new)
             if upto is None and messages and size > limit_chars:
                 return replace(found, messages=messages, is_more=True)

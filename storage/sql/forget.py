@@ -12,7 +12,7 @@ goes in short transactions. Each of them can be done again, so that a process th
     end        marks and intention are deleted
 
 A memory that goes as a whole loses its row in `agents`, and with it its secret, before anything else.
-The caller's rules decide what quotes what, and what is left of a block.
+The store's `Rules` decide what quotes what, and what is left of a block.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import orjson
 
-from storage.commands import Erased, Extent, ForgetRules, ForgetTarget, Revised
+from storage.commands import Erased, Extent, ForgetTarget, Revised, Rules
 from storage.database import Connection, Database, Row
 from storage.records import BlockOp, Exchange, Scope, State
 from storage.search import rank
@@ -59,7 +59,7 @@ class _Work:
     id: int
     agent: int
     target: dict[str, Any]
-    rules: ForgetRules
+    rules: Rules
     now: float
 
 
@@ -71,8 +71,10 @@ class Forgetting:
         now: Callable[[], float],
         cache: VectorCache,
         wake: Callable[[], None],
+        rules: Rules,
     ) -> None:
         """wake: called when jobs have to end, and when they may begin again."""
+        self._rules = rules
         self._database = database
         self._agents = agents
         self._now = now
@@ -124,21 +126,20 @@ class Forgetting:
 
     async def wipe(self, agent: int) -> None:
         """Forgets a memory that nobody's blocks come from, such as an import that was given up."""
-        rules = ForgetRules(lambda *_: True, lambda block, _: block.value)
-        await self.run(await self.begin(agent, ForgetTarget(is_all=True)), rules)
+        await self.run(await self.begin(agent, ForgetTarget(is_all=True)))
 
     async def forget_project(self, project: str) -> None:
         """Forgets what a project's users shared. The memories themselves are forgotten one by one, before."""
         while await self._database.bulk(lambda connection: _wipe_shared(connection, project)):
             pass
 
-    async def run(self, id: int, rules: ForgetRules, until: Callable[[], bool] = lambda: False) -> bool:
+    async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
         """Forgets to the end, unless `until` says that it is enough for now. True when all is gone."""
         cursor: _Cursor | None = self._cursors.pop(id, (_FIRST, 0))
         while cursor is not None:
             at, now = cursor, self._now()
             cursor, scopes = await self._database.bulk(
-                lambda connection, at=at, now=now: _step(connection, id, rules, at, now)  # type: ignore[misc]
+                lambda connection, at=at, now=now: _step(connection, id, self._rules, at, now)  # type: ignore[misc]
             )
             for scope in scopes:
                 self._clear(scope)
@@ -217,7 +218,7 @@ async def _raise_epoch(connection: Connection, agent: int) -> None:
 
 
 async def _step(
-    connection: Connection, id: int, rules: ForgetRules, at: _Cursor, now: float
+    connection: Connection, id: int, rules: Rules, at: _Cursor, now: float
 ) -> tuple[_Cursor | None, list[Scope | None]]:
     """Runs one transaction of a phase. Returns where to go on, and whose epochs have changed (None: anybody's)."""
     # Another process may have ended it.

@@ -1,7 +1,7 @@
 """Finding what was said: the packed index of one agent, what it does not know yet, and keeping it up.
 
 Cost and order depend on this agent's rows alone. What a message of an exchange is, and who may know it, is decided by
-the caller (`messages_of`); superseded and forgotten turns are left out here, by the row.
+the caller (`Rules.messages_of`); superseded and forgotten turns are left out here, by the row.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from asyncio import Future
 from collections.abc import Sequence
 
-from storage.base import MessagesOf
+from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.errors import TooSlow
 from storage.records import Agent, Message, Vector
@@ -34,7 +34,8 @@ _KEPT_BATCH = 1000  # passages and facts that one step indexes
 
 
 class Recall:
-    def __init__(self, database: Database, cache: VectorCache) -> None:
+    def __init__(self, database: Database, cache: VectorCache, rules: Rules) -> None:
+        self._rules = rules
         self._cache = cache
         self._database = database
 
@@ -42,7 +43,6 @@ class Recall:
         self,
         agent: Agent,
         query: str,
-        messages_of: MessagesOf,
         *,
         size: int,
         indexed: int,
@@ -64,7 +64,7 @@ class Recall:
         async def read(connection: Connection) -> list[Message]:
             near = None if vector is None else await find_near(connection, self._cache, agent.id, vector)
             return await _search(
-                connection, agent, query, messages_of, indexed, skip, min(limit, _ROWS), only_strong, near
+                connection, agent, query, self._rules, indexed, skip, min(limit, _ROWS), only_strong, near
             )
 
         is_unread = vector is not None and self._cache.get(agent.id, vector.model) is None
@@ -76,19 +76,19 @@ class Recall:
                 raise TooSlow(f"the search did not end within {deadline_ms:.0f} ms") from None
         return await self._database.read(read, deadline_ms=deadline_ms)
 
-    async def recent(self, agent: Agent, limit: int, messages_of: MessagesOf) -> list[Message]:
+    async def recent(self, agent: Agent, limit: int) -> list[Message]:
         """What stands, oldest first."""
 
         async def read(connection: Connection) -> list[Message]:
             rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
             found = exchanges.spoken(reversed(rows))
-            return [m for e, is_shared, _ in found for m in messages_of(e, is_shared, None, None)]
+            return [m for e, is_shared, _ in found for m in self._rules.messages_of(e, is_shared, None, None)]
 
         return await self._database.read(read)
 
-    def index(self, agent: int, messages_of: MessagesOf) -> Future[bool]:
+    def index(self, agent: int) -> Future[bool]:
         """Brings the index a step further, in the lane of bulk work; True while there is more."""
-        return self._database.bulk(lambda connection: _index(connection, agent, messages_of))
+        return self._database.bulk(lambda connection: _index(connection, agent, self._rules))
 
     async def behind(self, at_least: int, limit: int) -> list[int]:
         """Agents whose index lacks that many messages."""
@@ -102,7 +102,7 @@ async def _search(
     connection: Connection,
     agent: Agent,
     query: str,
-    messages_of: MessagesOf,
+    rules: Rules,
     indexed: int,
     skip: range,
     limit: int,
@@ -116,7 +116,7 @@ async def _search(
     )
     for e, is_shared, previous in exchanges.spoken(rows):
         if e.standing:
-            for m in messages_of(e, is_shared, previous, None):
+            for m in rules.messages_of(e, is_shared, previous, None):
                 known[m.seq] = m
     for m in await load_kept(connection, exchanges.SQL["kept_since"], (agent.id, indexed + 1, _TAIL)):
         known[m.seq] = m
@@ -125,13 +125,11 @@ async def _search(
         blobs, query, agent.secret, tail=tail, skip=skip, limit=limit, only_strong=only_strong, near=near
     )
     wanted = [seq for seq in hits if seq not in known]
-    known.update(await _fetch(connection, agent.id, wanted, messages_of))
+    known.update(await _fetch(connection, agent.id, wanted, rules))
     return [known[seq] for seq in hits if seq in known]
 
 
-async def _fetch(
-    connection: Connection, agent: int, seqs: Sequence[int], messages_of: MessagesOf
-) -> dict[int, Message]:
+async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules: Rules) -> dict[int, Message]:
     if not seqs:
         return {}
     wanted = frozenset(seqs)
@@ -139,7 +137,7 @@ async def _fetch(
     found = {
         m.seq: m
         for e, is_shared, _ in exchanges.spoken(rows)
-        for m in messages_of(e, is_shared, None, wanted)
+        for m in rules.messages_of(e, is_shared, None, wanted)
     }
     if any(seq not in found for seq in seqs):
         kept = await load_kept(connection, exchanges.SQL["kept_at"], (agent, seqs))
@@ -154,7 +152,7 @@ def _document(m: Message) -> blob.Document:
 # -- keeping it up
 
 
-async def _index(connection: Connection, agent: int, messages_of: MessagesOf) -> bool:
+async def _index(connection: Connection, agent: int, rules: Rules) -> bool:
     row = await connection.row(exchanges.SQL["agent_by_id"], (agent,))
     if row is None:
         return False
@@ -176,7 +174,7 @@ async def _index(connection: Connection, agent: int, messages_of: MessagesOf) ->
         _document(m)
         for e, _, previous in (*again, *fresh)
         if e.standing and e.state == "finished" and e.seq <= end
-        for m in messages_of(e, False, previous, None)
+        for m in rules.messages_of(e, False, previous, None)
     ]
     documents += [_document(m) for m in kept if m.seq <= end]
     for chunk, data in blob.encode(documents, secret).items():

@@ -1,6 +1,6 @@
 """The store: its groups of operations over one database.
 
-store = await open_store("mnemogate.db")         # storage/open.py
+store = await open_store("mnemogate.db", rules)       # storage/open.py
 agent = await store.agents.find(scope)
 await store.turns.commit(write)
 await store.close()
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from storage.commands import Rules
 from storage.database import Database, StoreHealth
 from storage.sql.agents import Agents
 from storage.sql.blocks import Blocks
@@ -35,21 +36,26 @@ class SqlStore:
     """
 
     def __init__(
-        self, database: Database, path: str, now: Callable[[], float], tick: Callable[[], float]
+        self,
+        database: Database,
+        rules: Rules,
+        path: str,
+        now: Callable[[], float],
+        tick: Callable[[], float],
     ) -> None:
         self.database = database
         self.agents = Agents(database, now)
         self.keys = Keys(database, now, path)
         self.blocks = Blocks(database)
         self.passages = Passages(database)
-        self.turns = Turns(database, self.agents)
+        self.turns = Turns(database, self.agents, rules)
         cache = VectorCache()
-        self.recall = Recall(database, cache)
-        self.vectors = Vectors(database)
+        self.recall = Recall(database, cache, rules)
+        self.vectors = Vectors(database, rules)
         self.jobs = Jobs(database, now, tick)
-        self.forgetting = Forgetting(database, self.agents, now, cache, self.jobs.wake)
+        self.forgetting = Forgetting(database, self.agents, now, cache, self.jobs.wake, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)
-        self.facts = Facts(database)
+        self.facts = Facts(database, rules)
         self.spending = Spending(database)
         self.summaries = Summaries(database)
         database.when_recovered(self.agents.clear)

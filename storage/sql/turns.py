@@ -10,13 +10,13 @@ import orjson
 
 from storage.commands import (
     MAX_RULE_CALLS,
-    BlockMerge,
     Change,
     Committed,
     Look,
     Missing,
     Pool,
     Probes,
+    Rules,
     StoredContent,
     TurnWrite,
 )
@@ -38,11 +38,10 @@ from storage.sql.passages import insert_passage
 
 __all__ = ["Turns"]
 
-MergeOps = Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
-
 
 class Turns:
-    def __init__(self, database: Database, agents: Agents) -> None:
+    def __init__(self, database: Database, agents: Agents, rules: Rules) -> None:
+        self._rules = rules
         self._database = database
         self._agents = agents
 
@@ -91,7 +90,9 @@ class Turns:
 
     def commit(self, write: TurnWrite) -> Future[Committed]:
         """Done when it is on disk. Raises: Stale when something was forgotten meanwhile, Unavailable."""
-        return self._database.write(lambda connection: _commit(connection, write), bytes=_size(write))
+        return self._database.write(
+            lambda connection: _commit(connection, write, self._rules), bytes=_size(write)
+        )
 
     def remember(self, committed: Committed) -> None:
         """After a first turn: its agent is a stored one now."""
@@ -113,11 +114,10 @@ class Turns:
         last_at: float,
         now: float,
         decide: Callable[[Pool], Change],
-        merge: MergeOps,
     ) -> Future[None]:
         """What idle time confirms, for a conversation that did not move since `last_at`."""
         return self._database.bulk(
-            lambda connection: _settle(connection, conversation, agent, last_at, now, decide, merge)
+            lambda connection: _settle(connection, conversation, agent, last_at, now, decide, self._rules)
         )
 
 
@@ -150,7 +150,7 @@ async def _decided(
     raise StatementFailed(f"rules called {MAX_RULE_CALLS} times ask for still more contents")
 
 
-async def _commit(connection: Connection, write: TurnWrite) -> Committed:
+async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Committed:
     agent = write.agent
     is_new = agent.id == 0
     if is_new:
@@ -181,7 +181,7 @@ async def _commit(connection: Connection, write: TurnWrite) -> Committed:
     pool = await _pool(connection, agent, write.probes, planned=planned)
     change = await _decided(connection, agent.id, pool, write.decide)
     e = await _apply(connection, agent.id, write, change, snapshot, indexed)
-    await _merge(connection, agent.id, change.merge, write.merge, write.now)
+    await _merge(connection, agent.id, change.merge, rules, write.now)
     return Committed(agent, e.id, e.conversation, False)
 
 
@@ -235,7 +235,7 @@ async def _store_ops(connection: Connection, agent: int, exchange: int, ops: Seq
 
 
 async def _merge(
-    connection: Connection, agent: int, exchanges: Sequence[int], merge: MergeOps, now: float
+    connection: Connection, agent: int, exchanges: Sequence[int], rules: Rules, now: float
 ) -> None:
     """Pending operations of confirmed turns enter the blocks, once."""
     ops = [op for x in exchanges for op in await load_ops(connection, agent, x) if op.state == "pending"]
@@ -243,7 +243,7 @@ async def _merge(
         return
     blocks = await load_blocks(connection, agent)
     versions = {block.id: block.version for block in blocks}
-    done = merge(blocks, ops)
+    done = rules.merge(blocks, ops)
     for block, value, op in done.writes:
         origin = f"tool:{op.call_id}"
         await write_block(
@@ -265,7 +265,7 @@ async def _settle(
     last_at: float,
     now: float,
     decide: Callable[[Pool], Change],
-    merge: MergeOps,
+    rules: Rules,
 ) -> None:
     at = min(last_at, now)
     if await connection.row(history.SQL["unmerged"], (conversation, agent)) is not None:
@@ -279,5 +279,5 @@ async def _settle(
         change = await _decided(connection, agent, pool, decide)
         for other in change.others:
             await history.update_exchange(connection, agent, other)
-        await _merge(connection, agent, change.merge, merge, at)
+        await _merge(connection, agent, change.merge, rules, at)
     await connection.run(history.SQL["settled"], (conversation, at, last_at, agent))

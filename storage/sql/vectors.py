@@ -15,8 +15,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from storage.base import MessagesOf
-from storage.commands import Unembedded
+from storage.commands import Rules, Unembedded
 from storage.database import Connection, Database, Effect
 from storage.records import Agent, Scope, Vector
 from storage.search import vectors
@@ -194,13 +193,14 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
 
 
 class Vectors:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, rules: Rules) -> None:
+        self._rules = rules
         self._database = database
 
-    async def unembedded(self, agent: int, model: str, messages_of: MessagesOf) -> Unembedded | None:
+    async def unembedded(self, agent: int, model: str) -> Unembedded | None:
         """Returns the next messages without a vector of this model; None where the agent is gone."""
         return await self._database.long_read(
-            lambda connection: _unembedded(connection, agent, model, messages_of), deadline_ms=_READ_MS
+            lambda connection: _unembedded(connection, agent, model, self._rules), deadline_ms=_READ_MS
         )
 
     def beginning(self, agent: int, model: str) -> Effect:
@@ -231,9 +231,7 @@ class Vectors:
         return [row[0] for row in rows]
 
 
-async def _unembedded(
-    connection: Connection, agent: int, model: str, messages_of: MessagesOf
-) -> Unembedded | None:
+async def _unembedded(connection: Connection, agent: int, model: str, rules: Rules) -> Unembedded | None:
     row = await connection.row(exchanges.SQL["agent_by_id"], (agent,))
     if row is None:
         return None
@@ -251,7 +249,7 @@ async def _unembedded(
     kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, cursor + 1, _KEPT))
     if len(kept) == _KEPT:
         found = replace(found, upto=min(found.upto, kept[-1].seq))
-    messages = [m for e in fresh if e.seq <= found.upto for m in messages_of(e, False, None, None)]
+    messages = [m for e in fresh if e.seq <= found.upto for m in rules.messages_of(e, False, None, None)]
     messages += [m for m in kept if m.seq <= found.upto]
     chunks = {chunk_of(m.seq) for m in messages}
     known = await known_seqs(connection, agent, model, dimension, chunks)

@@ -24,12 +24,12 @@ from gateway.core.request.splice import scan
 from gateway.limits import Limits
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from gateway.web.server import GatewayServer, make_server
-from storage.open import open_store
 from storage.records import Block, Scope
 from storage.sql.store import SqlStore
 from tests.doubles.statements import counting
 from tests.doubles.upstream import Seen, StrictUpstream
 from tests.server import QUIET, RawReply, Running, serve, settings_for
+from tests.stored import open_store
 
 __all__ = [
     "CHAT",

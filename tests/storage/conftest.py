@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from storage import open as opening
 from storage.records import Agent, Scope
 from storage.sql.agents import create_agent
 from storage.sql.store import SqlStore
+from tests import stored
 
 OpenStore = Callable[..., Awaitable[SqlStore]]
 Holds = Callable[[bytes], bool]
@@ -28,7 +28,7 @@ class SqliteFile:
 
     async def open(self, **options: Any) -> SqlStore:
         options.setdefault("busy_timeout_ms", 0)  # a test that waits for a lock would only wait
-        return await opening.open_store(options.pop("path", self.path), **options)
+        return await stored.open_store(options.pop("path", self.path), **options)
 
     def holds(self, data: bytes) -> bool:
         """Tells whether these bytes are anywhere in the file, its log or its index of the log."""

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from gateway.core.conversation import settle
-from gateway.core.memory.visibility import messages_of
 from gateway.run.admin.transfer import TransferOperations
 from storage.commands import Learned, LearnedFact, Unlearned
 from storage.records import Agent, Block, Scope
@@ -42,9 +41,7 @@ async def learn(store: SqlStore, agent: Agent, cursor: int, upto: int, learned: 
 async def unlearned(
     store: SqlStore, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000
 ) -> Unlearned:
-    found = await store.facts.unlearned(
-        agent.id, messages_of, now=NOW + after_s, idle_s=IDLE_S, limit_chars=limit_chars
-    )
+    found = await store.facts.unlearned(agent.id, now=NOW + after_s, idle_s=IDLE_S, limit_chars=limit_chars)
     assert found is not None
     return found
 
@@ -73,13 +70,13 @@ async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
     words = " ".join(f"word{n}" for n in range(300))
     await alice.say([user("Tell me a story.")], assistant(f"{words} Bergen {words}"))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Bergen")]))
-    await store.recall.index(alice.agent.id, messages_of)
+    await store.recall.index(alice.agent.id)
     (bergen,) = await store.facts.list(alice.agent.id)
     await learn(store, alice.agent, 1, 2, Learned(facts=[fact("Oslo", replaces=[bergen.id])]))
-    await store.recall.index(alice.agent.id, messages_of)
+    await store.recall.index(alice.agent.id)
     agent = alice.agent
     found = await store.recall.search(
-        agent, "Bergen", messages_of, size=agent.next_seq, indexed=agent.indexed_seq, only_strong=True
+        agent, "Bergen", size=agent.next_seq, indexed=agent.indexed_seq, only_strong=True
     )
     assert [m.seq for m in found] == [2]
 

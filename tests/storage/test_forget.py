@@ -9,8 +9,6 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.memory.forget import FORGET_RULES
-from gateway.core.memory.visibility import messages_of
 from storage.commands import ForgetTarget
 from storage.errors import Stale
 from storage.records import Agent, Exchange, Scope, Snapshot, State
@@ -48,7 +46,7 @@ def left(holds: Holds, *marks: str) -> list[str]:
 
 async def forget(store: SqlStore, agent: Agent, target: ForgetTarget) -> None:
     id = await store.forgetting.begin(agent.id, target)
-    assert await store.forgetting.run(id, FORGET_RULES)
+    assert await store.forgetting.run(id)
     assert await store.forgetting.sweep()
 
 
@@ -65,15 +63,13 @@ async def talk(
 
 
 async def index(store: SqlStore, agent: Agent) -> None:
-    while await store.recall.index(agent.id, messages_of):
+    while await store.recall.index(agent.id):
         pass
 
 
 async def found(store: SqlStore, agent: Agent, mark: str) -> list[str]:
     (row,) = await rows(store, "SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,))
-    hits = await store.recall.search(
-        agent, f"zq{mark}x", messages_of, size=row[0], indexed=row[1], only_strong=True
-    )
+    hits = await store.recall.search(agent, f"zq{mark}x", size=row[0], indexed=row[1], only_strong=True)
     return [hit.text for hit in hits if f"zq{mark}x" in hit.text]
 
 
@@ -398,14 +394,14 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     agent = alice.agent
     conversation = await store.forgetting.conversation(agent.id, "c1")
     id = await store.forgetting.begin(agent.id, ForgetTarget(conversation=conversation))
-    assert not await store.forgetting.run(id, FORGET_RULES, until=lambda: True)
+    assert not await store.forgetting.run(id, until=lambda: True)
     states = {e.state for e in await alice.rows()}
     assert states == {State.FINISHED, State.FORGOTTEN}
     await store.close()
     again = await open_store()
     assert await again.forgetting.unfinished() == [id]
-    assert await again.forgetting.run(id, FORGET_RULES)
-    assert await again.forgetting.run(id, FORGET_RULES)  # once more does nothing
+    assert await again.forgetting.run(id)
+    assert await again.forgetting.run(id)  # once more does nothing
     await again.forgetting.sweep()
     assert await again.forgetting.unfinished() == []
     assert left(holds, *(f"n{i}n{who}" for i in range(100) for who in "ua")) == []

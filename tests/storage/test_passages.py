@@ -48,7 +48,7 @@ async def test_the_index_says_how_far_it_has_come(store: SqlStore, agent: Agent)
 async def test_more_passages_than_one_step_takes_are_all_indexed(store: SqlStore, agent: Agent) -> None:
     for n in range(_KEPT_BATCH + 50):
         last = await save_passage(store, agent.id, f"zebra{n}", at=1.0)
-    assert await store.recall.index(agent.id, lambda *_: ())
-    assert not await store.recall.index(agent.id, lambda *_: ())
+    assert await store.recall.index(agent.id)
+    assert not await store.recall.index(agent.id)
     found = await store.database.read(lambda c: load_terms(c, agent.id))
     assert max(indexed_seqs(data)[-1] for _, data in found) == last.seq

@@ -17,7 +17,6 @@ from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
-from gateway.core.memory import edits
 from storage.commands import (
     MAX_RULE_CALLS,
     Change,
@@ -385,7 +384,7 @@ async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Teller,
         seen.append(pool)
         return Change(None)
 
-    await bob.store.turns.settle(theirs[0].conversation, bob.agent.id, 1.0, 1.0, decide, edits.merge)
+    await bob.store.turns.settle(theirs[0].conversation, bob.agent.id, 1.0, 1.0, decide)
     assert [e for pool in seen for e in pool.exchanges] == []
     assert await alice.rows() == theirs
 
@@ -407,7 +406,6 @@ def _write(teller: Teller, turn: StoredTurn, plain: tuple[Exchange, int] | None 
         plain=plain,
         probes=Probes(turn.key),
         decide=lambda pool: plan_change(pool, turn.plan, ended, settle.finish),
-        merge=edits.merge,
         carries=True,
     )
 

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.core.memory.forget import FORGET_RULES
-from gateway.core.memory.visibility import messages_of
 from storage.commands import ForgetTarget, Unembedded
 from storage.database import Connection
 from storage.errors import Stale
@@ -173,12 +171,12 @@ async def talk(alice: Teller, *marks: str, key: str = "c1") -> None:
         history.append(user(f"What of {mark}?"))
         await alice.say(history, assistant(f"This of {mark}."), key)
         history.append(assistant(f"This of {mark}."))
-    while await alice.store.recall.index(alice.agent.id, messages_of):
+    while await alice.store.recall.index(alice.agent.id):
         pass
 
 
 async def read(store: SqlStore, agent: Agent, model: str = MODEL) -> Unembedded:
-    found = await store.vectors.unembedded(agent.id, model, messages_of)
+    found = await store.vectors.unembedded(agent.id, model)
     assert found is not None
     if found.is_new:
         await store.database.write(store.vectors.beginning(agent.id, model))
@@ -204,7 +202,6 @@ async def search(store: SqlStore, agent: Agent, text: str, model: str = MODEL, *
     hits = await store.recall.search(
         agent,
         "unheard",
-        messages_of,
         size=row[0],
         indexed=row[1],
         vector=Vector(model, unit(text)),
@@ -226,7 +223,7 @@ def left(holds: Holds, *seeds: object) -> list[object]:
 
 
 async def forget(store: SqlStore, agent: Agent, target: ForgetTarget) -> None:
-    assert await store.forgetting.run(await store.forgetting.begin(agent.id, target), FORGET_RULES)
+    assert await store.forgetting.run(await store.forgetting.begin(agent.id, target))
     assert await store.forgetting.sweep()
 
 
@@ -234,7 +231,7 @@ async def test_messages_passages_and_facts_are_embedded_and_found(store: SqlStor
     await talk(alice, "tea", "rain")
     agent = alice.agent
     await save_passage(store, agent.id, "A saved note.", at=5.0)
-    while await store.recall.index(agent.id, messages_of):
+    while await store.recall.index(agent.id):
         pass
     assert await store.vectors.behind(MODEL, 10) == [agent.id]
     texts = ["What of tea?", "This of tea.", "What of rain?", "This of rain.", "A saved note."]
@@ -297,7 +294,7 @@ async def test_a_reply_that_came_back_cut_is_embedded_anew(store: SqlStore, alic
     await embed(store, agent)
     cut = assistant("It was on Tuesday, and then")
     await alice.say([user("When?"), cut, user("Stop.")], assistant("Fine."), "c1")
-    while await store.recall.index(agent.id, messages_of):
+    while await store.recall.index(agent.id):
         pass
     assert await embed(store, agent) == ["When?", "It was on Tuesday, and then", "Stop.", "Fine."]
 
@@ -324,7 +321,7 @@ async def test_forgetting_takes_the_vectors_along(store: SqlStore, alice: Teller
     await talk(alice, "four", key="c2")
     agent = alice.agent
     note = await save_passage(store, agent.id, "A note on one.", at=5.0, sources=[(await alice.rows())[0].id])
-    while await store.recall.index(agent.id, messages_of):
+    while await store.recall.index(agent.id):
         pass
     await embed(store, agent)
     texts = [f"{what} of {n}{end}" for n in ("one", "two", "three", "four")
@@ -412,7 +409,7 @@ async def test_the_numbers_remembered_between_queries_are_those_on_disk(
     await embed(store, agent)
     assert "What of one?" in await search(store, agent, "What of one?")
     id = await store.forgetting.begin(agent.id, ForgetTarget(exchanges=[(await alice.rows())[0].id]))
-    assert await store.forgetting.run(id, FORGET_RULES)  # nothing is swept yet
+    assert await store.forgetting.run(id)  # nothing is swept yet
     near: list[str] = []
     for text in ("What of one?", "What of two?"):
         near += await search(store, agent, text)

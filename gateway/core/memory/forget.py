@@ -12,10 +12,10 @@ from dataclasses import replace
 from gateway.core.dates import date_of
 from gateway.core.memory.edits import perform
 from gateway.core.prompt.note import folded_words, mentions_blocks
-from storage.commands import Erased, ForgetRules, Revised
+from storage.commands import Erased, Revised
 from storage.records import Block
 
-__all__ = ["FORGET_RULES", "quotes", "rebuild"]
+__all__ = ["quotes", "rebuild"]
 
 _REVEALING = 4  # letters of a word that can give something away; shorter ones are function words
 
@@ -62,6 +62,3 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
 
 def _words(text: str) -> set[str]:
     return {w for w in folded_words(text) if len(w) >= _REVEALING or not w.isascii() or w.isdigit()}
-
-
-FORGET_RULES = ForgetRules(quotes, rebuild)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from gateway.core.memory.forget import FORGET_RULES
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import DEFAULT_PROFILE, NO_DEFAULTS, Arguments, Defaults, RawArguments, Whose
 from storage.base import Store
@@ -112,7 +111,7 @@ class ForgetOperations:
         elif not request.left:
             begun_part, extent = await self._begin_part(request.whose, request.part)
             count, left = 1, [begun_part]
-        while left and await forgetting.run(left[0], FORGET_RULES, is_late):
+        while left and await forgetting.run(left[0], is_late):
             left.pop(0)
             if is_late():
                 break
@@ -204,14 +203,14 @@ class Retention:
         """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
         forgetting, count = self._store.forgetting, 0
         for id in await forgetting.unfinished():
-            await forgetting.run(id, FORGET_RULES)
+            await forgetting.run(id)
             count += 1
         for project, days in self._days.items():
             before, after = self._now() - days * _DAY_S, 0
             while agents := await forgetting.aged(project, before, after=after, limit=_PAGE):
                 for agent in agents:
                     id = await forgetting.begin(agent, ForgetTarget(before=before))
-                    await forgetting.run(id, FORGET_RULES)
+                    await forgetting.run(id)
                 count, after = count + len(agents), agents[-1]
         if count:
             await forgetting.sweep()

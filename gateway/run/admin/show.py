@@ -63,7 +63,7 @@ class ShowOperation:
         look = None if agent is None else await store.turns.look(agent, None, None)
         if agent is None or look is None:
             return {"text": "\n".join(await self._nothing(scope))}
-        recent = await store.recall.recent(agent, RECENT, messages_of)
+        recent = await store.recall.recent(agent, RECENT)
         facts = await store.facts.list(agent.id, limit=FACTS)
         note = None if query is None else await self._note(agent, look, query)
         lines = [_text(agent, look, facts, recent, note)]
@@ -88,7 +88,6 @@ class ShowOperation:
         found = await self.store.recall.search(
             agent,
             question,
-            messages_of,
             size=look.next_seq,
             indexed=look.indexed_seq,
             only_strong=True,

@@ -19,7 +19,6 @@ from contextlib import suppress
 from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
-from gateway.core.memory.visibility import messages_of
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.model import BUSY_S, CALL_S
@@ -136,12 +135,12 @@ class Embedding:
             # Otherwise the jobs of many memories would fail one after the other, and hold up other work.
             raise Postponed("the embedder has just failed", rest_s)
         # Vectors stand in the order of the search index, which therefore comes first.
-        while await self._store.recall.index(job.agent, messages_of):
+        while await self._store.recall.index(job.agent):
             pass
-        found = await vectors.unembedded(job.agent, name, messages_of)
+        found = await vectors.unembedded(job.agent, name)
         if found is not None and found.is_new:
             await job.commit(vectors.beginning(job.agent, name))
-            found = await vectors.unembedded(job.agent, name, messages_of)
+            found = await vectors.unembedded(job.agent, name)
         if found is None or found.is_new or not found.agent.scope.is_person:
             return
         try:

@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 
 from gateway.core.memory import learn
-from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note
 from gateway.run.background.model import BackgroundModel
 from gateway.run.background.schedule import AT_START, Schedule
@@ -89,7 +88,6 @@ class Learning:
         """Reads the next batch. upto: the batch that an earlier attempt read, by its end."""
         return await self._store.facts.unlearned(
             job.agent,
-            messages_of,
             now=self._now(),
             idle_s=self._idle_s,
             limit_chars=BATCH_CHARS >> min(max(job.job.tries - 1, 0), 3),
@@ -134,7 +132,6 @@ class Learning:
             hits = await self._store.recall.search(
                 found.agent,
                 query,
-                messages_of,
                 size=found.agent.next_seq,
                 indexed=found.agent.indexed_seq,
                 limit=SHOWN_FACTS - len(newest),

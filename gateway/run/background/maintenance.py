@@ -12,8 +12,6 @@ from typing import TypeVar
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.tree import Tree
-from gateway.core.memory import edits
-from gateway.core.memory.visibility import messages_of
 from gateway.run.background.loop import AFTER_FAULT_S, PeriodicTask
 from gateway.run.memory.keeper import INDEX_EVERY
 from storage.base import Store
@@ -64,9 +62,7 @@ class Maintenance:
         while self._grown:
             agent = self._grown.pop()
             try:
-                is_more = await self._alone(
-                    partial(self._store.recall.index, agent, messages_of), "indexing a memory"
-                )
+                is_more = await self._alone(partial(self._store.recall.index, agent), "indexing a memory")
             except Unavailable:
                 # It is indexed when the store is back.
                 self._grown.add(agent)
@@ -78,7 +74,7 @@ class Maintenance:
         failed = self._failed
         for conversation, agent, is_named, last_at in due:
             decide = partial(_confirm, now=now, idle_s=self._idle_s, named=is_named)
-            work = partial(self._store.turns.settle, conversation, agent, last_at, now, decide, edits.merge)
+            work = partial(self._store.turns.settle, conversation, agent, last_at, now, decide)
             await self._alone(work, "settling a conversation")
         if self._failed > failed:
             return AFTER_FAULT_S

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.known import Known
@@ -91,7 +90,6 @@ class Recaller:
         return await self._store.recall.search(
             known.agent,
             query,
-            messages_of,
             size=known.look.next_seq,
             indexed=known.look.indexed_seq,
             skip=visible.numbers(),

@@ -12,7 +12,6 @@ from gateway.core.conversation.fast_path import finish_plain
 from gateway.core.conversation.lookup import RECENT, full_probes, plain_probes
 from gateway.core.conversation.plan import Plan, low_of
 from gateway.core.conversation.tree import Tree
-from gateway.core.memory import edits
 from gateway.core.prompt.section import learned
 from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import End, TurnOutcome
@@ -111,7 +110,6 @@ def _write(
         plain=plain,
         probes=plain_probes(plan, key) if known.is_plain else _probes(known, key),
         decide=lambda pool: plan_change(pool, plan, ended, how),
-        merge=edits.merge,
         carries=any(m.get("role") == "user" for m in plan.messages),
         ops=changes.ops,
         snapshot=_snapshot(known, prompt, changes),

@@ -10,7 +10,6 @@ import orjson
 
 from gateway.core.dates import day_of
 from gateway.core.memory import edits, tools
-from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note
 from gateway.run.memory.known import Known
 from gateway.run.memory.recall import EmbedQuery
@@ -122,7 +121,6 @@ class MemoryTools:
         return await self._store.recall.search(
             agent,
             query,
-            messages_of,
             size=look.next_seq,
             indexed=look.indexed_seq,
             deadline_ms=SEARCH_MS,

@@ -19,10 +19,10 @@ from gateway.cli import main
 from gateway.settings import Settings
 from gateway.settings_load import load_settings
 from gateway.web.admin import AdminFile
-from storage.open import open_store
 from storage.sql.store import SqlStore
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.server import RawClient, Running, serve, settings_for
+from tests.stored import open_store
 
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 Out = pytest.CaptureFixture[str]

@@ -17,12 +17,12 @@ from starlette.routing import Route
 
 from gateway.settings import MemorySettings, UpstreamSettings
 from gateway.web.admin import ADMIN_PREFIX, AdminFile
-from storage.open import open_store
 from storage.sql.store import SqlStore
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.process import Process, command, serving
 from tests.server import Running, serve, settings_for
+from tests.stored import open_store
 
 CHAT = "/v1/chat/completions"
 FACT = "My cat is called Miso and she hates thunderstorms."

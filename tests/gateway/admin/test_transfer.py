@@ -17,17 +17,14 @@ from gateway.cli import main
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, WireMessage
 from gateway.core.conversation.match import Keeping
-from gateway.core.memory.forget import FORGET_RULES
-from gateway.core.memory.visibility import messages_of
 from gateway.errors import BadRequest
 from gateway.run.admin.transfer import TransferOperations
 from storage.commands import ForgetTarget, Learned
 from storage.errors import WriteConflict
-from storage.open import open_store
 from storage.records import Agent, Scope, State
 from storage.sql.store import SqlStore
 from tests.core.conversations import assistant, call, picture, result, user
-from tests.stored import ALICE, Teller, save_passage
+from tests.stored import ALICE, Teller, open_store, save_passage
 
 CAROL = Scope("other", "default", "user:carol")
 Lines = list[str]
@@ -134,7 +131,7 @@ async def test_export_import_export_is_the_same(store: SqlStore, other: SqlStore
         ForgetTarget(messages=[rows[8].seq, rows[11].seq + len(rows[11].inputs)]),
     ]
     for target in targets:
-        assert await store.forgetting.run(await store.forgetting.begin(agent.id, target), FORGET_RULES)
+        assert await store.forgetting.run(await store.forgetting.begin(agent.id, target))
     lines = await export(store)
     kinds = {next(iter(json.loads(line))) for line in lines}
     assert kinds == {"memory", "conversation", "exchange", "block", "version", "passage", "edit", "end"}
@@ -219,9 +216,9 @@ async def test_a_conversation_goes_on_where_it_was(store: SqlStore, other: SqlSt
     ]
     assert rows[3].parent == rows[2].id
     agent = carol.agent
-    while await other.recall.index(agent.id, messages_of):
+    while await other.recall.index(agent.id):
         pass
-    hits = await other.recall.search(agent, "question 1", messages_of, size=20, indexed=20)
+    hits = await other.recall.search(agent, "question 1", size=20, indexed=20)
     assert "Question 1" in [hit.text for hit in hits]
 
 
@@ -234,7 +231,7 @@ async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(
     await alice.say(history, assistant("Fine."), "c1")
     (first, _) = await alice.rows()
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[first.id]))
-    await store.forgetting.run(id, FORGET_RULES)
+    await store.forgetting.run(id)
     await fill(other, await export(store))
     carol = Teller(other, CAROL, alice.now)
     tomb, second = await carol.rows()

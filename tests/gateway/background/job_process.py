@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from gateway.run.background.worker import JobContext, Worker
-from storage.open import open_store
 from storage.sql.passages import insert_passage
+from tests.stored import open_store
 
 STEPS = 5
 

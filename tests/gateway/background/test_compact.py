@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from gateway.core.memory.forget import FORGET_RULES
 from gateway.core.prompt.summary import INSTRUCTIONS
 from gateway.errors import BadRequest
 from gateway.operations import make_operations
@@ -290,7 +289,7 @@ def test_what_is_forgotten_takes_its_summaries_along(world: World, notes: Notes)
         found = await world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
         id = await world.store.forgetting.begin(found.id, ForgetTarget(messages=[1]))
-        await world.store.forgetting.run(id, FORGET_RULES)
+        await world.store.forgetting.run(id)
 
     world.gateway.call(forget())
     assert set(world.query("SELECT agent, text FROM summaries")) == {(0, "")}

@@ -14,8 +14,6 @@ import pytest
 
 from gateway.app import create_app
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
-from gateway.core.memory.forget import FORGET_RULES
-from gateway.core.memory.visibility import messages_of
 from gateway.errors import SettingsError
 from gateway.providers import make_embedder
 from gateway.run.admin.show import ShowOperation
@@ -424,7 +422,7 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(made
     store, id = made.world.store, made.agent_id()
 
     async def forget(target: ForgetTarget) -> None:
-        assert await store.forgetting.run(await store.forgetting.begin(id, target), FORGET_RULES)
+        assert await store.forgetting.run(await store.forgetting.begin(id, target))
         assert await store.forgetting.sweep()
 
     made.world.gateway.call(forget(ForgetTarget(messages=[1])))
@@ -544,8 +542,6 @@ def test_the_index_is_what_is_embedded(made: Remembering) -> None:
     async def read() -> Any:
         found = await made.world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
-        return await made.world.store.recall.search(
-            found, "tortoise", messages_of, size=found.next_seq, indexed=2
-        )
+        return await made.world.store.recall.search(found, "tortoise", size=found.next_seq, indexed=2)
 
     assert made.world.gateway.call(read())[0].text == TORTOISE

@@ -21,8 +21,8 @@ from gateway.providers import make_providers
 from gateway.run.background.model import BackgroundModel, background_route
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings
-from storage.open import open_store
 from storage.sql.store import SqlStore
+from tests.stored import open_store
 
 DAY = 86_400
 NOON = 100 * DAY + DAY // 2

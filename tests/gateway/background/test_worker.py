@@ -19,7 +19,6 @@ from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.worker import GiveUp, Handler, JobContext, Postponed, Worker, WorkerLimits
 from storage.database import Connection, Effect
 from storage.errors import Broken, Full, Stale
-from storage.open import open_store
 from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import create_agent
 from storage.sql.jobs import Jobs, forget_jobs
@@ -32,6 +31,7 @@ from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.background.job_process import STEPS
 from tests.gateway.process import ROOT
 from tests.server import Running, serve, settings_for
+from tests.stored import open_store
 
 LIMITS = WorkerLimits(concurrency=3, lease_s=60, heartbeat_s=20, tries=3, backoff_first_s=10)
 PATIENCE_S = 10.0

@@ -21,7 +21,6 @@ import pytest
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings, ProfileSettings
 from storage.errors import Corrupt
-from storage.open import open_store
 from storage.records import Scope
 from storage.sql.passages import insert_passage
 from storage.sql.store import SqlStore
@@ -31,6 +30,7 @@ from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, raw, say
 from tests.gateway.process import serving
 from tests.server import QUIET, RawClient, RawReply, Running, serve, settings_for
+from tests.stored import open_store
 
 FACT = "My cat is called Miso and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from storage.open import open_store
 from storage.sql.store import SqlStore
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import serving
 from tests.server import QUIET, RawClient, Running, serve, settings_for
+from tests.stored import open_store
 
 CHAT = "/v1/chat/completions"
 

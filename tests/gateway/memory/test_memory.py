@@ -11,7 +11,6 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.core.memory.visibility import messages_of
 from gateway.run.admin.show import ShowOperation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import tokenizer_for
@@ -606,7 +605,7 @@ def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_li
     async def index() -> list[int]:
         found = []
         for each in await world.store.recall.behind(-1, 100):
-            await world.store.recall.index(each, messages_of)
+            await world.store.recall.index(each)
             blobs = await world.store.database.read(lambda c, agent=each: load_terms(c, agent))
             found += [seq for _, blob in blobs for seq in indexed_seqs(blob)]
         return found
@@ -632,7 +631,7 @@ def test_what_was_indexed_before_it_was_answered_is_known_when_it_is(world: Worl
 
     async def index() -> None:
         for each in await world.store.recall.behind(0, 100):
-            await world.store.recall.index(each, messages_of)
+            await world.store.recall.index(each)
 
     with world.gateway.connect() as client:
         arrived = world.upstream.arrived(1)

@@ -18,7 +18,6 @@ from gateway.core.conversation.canonical import WireMessage, text_of, visible
 from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
-from storage.open import open_store
 from storage.records import Exchange
 from storage.sql.store import SqlStore
 from tests.core.conversations import (
@@ -34,7 +33,7 @@ from tests.core.conversations import (
     user,
     without_numbers,
 )
-from tests.stored import ALICE, StoredTurn, Teller
+from tests.stored import ALICE, StoredTurn, Teller, open_store
 
 
 class Pair:

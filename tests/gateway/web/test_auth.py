@@ -12,11 +12,11 @@ from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.settings import UpstreamSettings
 from gateway.web.auth import Caller, Guard
 from storage.errors import Corrupt
-from storage.open import open_store
 from storage.records import Key
 from storage.sql.store import SqlStore
 from tests.doubles.upstream import StrictUpstream
 from tests.server import Running, serve, settings_for
+from tests.stored import open_store
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 

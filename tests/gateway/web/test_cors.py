@@ -11,10 +11,10 @@ import pytest
 
 from gateway.errors import SettingsError
 from gateway.settings_load import load_settings
-from storage.open import open_store
 from storage.sql.store import SqlStore
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, say
 from tests.server import RawReply, Running, serve, settings_for
+from tests.stored import open_store
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 APP, OTHER = "https://app.example.org", "https://evil.example"

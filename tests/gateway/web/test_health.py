@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from gateway.web.health import Readiness
-from storage.open import open_store
 from storage.sql.store import SqlStore
 from tests.doubles.upstream import StrictUpstream, fail
 from tests.server import serve, settings_for
+from tests.stored import open_store
 
 
 def test_live_and_ready(upstream: StrictUpstream, tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ import asyncio, os, sys
 from storage.records import Scope
 from storage.sql.agents import create_agent
 from storage.sql.passages import insert_passage
-from storage.open import open_store
+from tests.stored import open_store
 from storage.sql.terms import replace_terms
 from storage.sqlite.writer import WriterLimits
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.open import open_store
 from storage.sql.keys import was_keyed
 from storage.sql.store import SqlStore
+from tests.stored import open_store
 
 
 def damage(path: Path) -> None:

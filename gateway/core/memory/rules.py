@@ -1,0 +1,14 @@
+"""The rules that the store is given when it is opened: pure functions, called wherever it reads or writes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.core.memory.edits import merge
+from gateway.core.memory.forget import quotes, rebuild
+from gateway.core.memory.visibility import messages_of
+from storage.commands import Rules
+
+__all__ = ["RULES"]
+
+RULES: Final = Rules(messages_of, merge, quotes, rebuild)
