@@ -168,7 +168,7 @@ class Gateway:
         gc.freeze()
 
     async def stop(self) -> None:
-        """Stops everything in the order of who needs whom: requests, background work, store, upstreams."""
+        """Stops requests, background work, store and upstreams, in this order: each needs those after it."""
         self.readiness.draining = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self.idle.wait(), LAST_REQUESTS_S)

@@ -328,7 +328,7 @@ def _describe_forgotten(arguments: argparse.Namespace, memories: int, answer: di
     if answer["kept"]:
         lines.append(f"  its question or reply; to forget both: {command} --exchange {number}")
     lines.append(f"  other turns of the conversation; to forget all: {command} --in {answer['conversation']}")
-    lines.append(f"  replies in other conversations that told of it; to look for them: {look} --query WORDS")
+    lines.append(f"  replies in other conversations that mention it; to look for them: {look} --query WORDS")
     return "\n".join(lines)
 
 

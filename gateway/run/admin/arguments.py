@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import BadRequest
+from gateway.settings import DEFAULT_PROFILE
 from storage.records import Scope
 
-__all__ = ["DEFAULT_PROFILE", "NO_DEFAULTS", "Arguments", "Defaults", "RawArguments", "Whose"]
+__all__ = ["NO_DEFAULTS", "Arguments", "Defaults", "RawArguments", "Whose"]
 
 RawArguments = Mapping[str, Any]
-DEFAULT_PROFILE = "default"
 # Above every number that SQLite gives out, and below what it cannot hold.
 _NUMBERS_END = 1 << 62
 

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from gateway.errors import BadRequest
-from gateway.run.admin.arguments import DEFAULT_PROFILE, NO_DEFAULTS, Arguments, Defaults, RawArguments, Whose
+from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, Whose
+from gateway.settings import DEFAULT_PROFILE
 from storage.base import Store
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound, StoreError

@@ -16,9 +16,9 @@ from storage.base import Jobs, Keys
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Job, JobState
 
-__all__ = ["JobOperations", "KeyOperations", "Operation", "Operations"]
+__all__ = ["JobOperations", "KeyOperations", "Operations"]
 
-Operation = Callable[[RawArguments], Awaitable[Any]]
+_Perform = Callable[[RawArguments], Awaitable[Any]]
 # Jobs that are listed where no limit is given.
 LISTED_JOBS = 100
 
@@ -26,7 +26,7 @@ LISTED_JOBS = 100
 class Operations:
     """Performs operations by their names."""
 
-    def __init__(self, operations: Mapping[str, Operation]) -> None:
+    def __init__(self, operations: Mapping[str, _Perform]) -> None:
         self._operations = operations
 
     def __contains__(self, name: str) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from gateway.core.dates import minute_of
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note as recall
-from gateway.run.admin.arguments import DEFAULT_PROFILE, NO_DEFAULTS, Arguments, Defaults, RawArguments
+from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
+from gateway.settings import DEFAULT_PROFILE
 from storage.base import Store
 from storage.commands import Look
 from storage.records import Agent, Block, Fact, Message, Scope, Vector
