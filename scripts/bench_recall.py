@@ -212,7 +212,7 @@ def requested(case: Case, embedder: Embedder | None = None) -> Ask:
         settings = MemorySettings(recall_tokens=budget, recall_deadline_ms=10_000)
         body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": case.question}]})
         request = parse(body)
-        identity = identify([], {"user": "reader"}, IdentityRules(), "default")
+        identity = identify([], {"user": "reader"}, IdentityRules("default"), "default")
         search = None if embedding is None else embedding.embed_query
         keeper = MemoryKeeper(store, settings, lambda: case.asked, embed_query=search)
         known = await keeper.begin(MemoryRequest(request, identity, AgentSpec("default"), case.asked, TARGET))
@@ -326,7 +326,7 @@ def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder 
             times, worked = list[float](), list[float]()
             for question in asked:
                 body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
-                identity = identify([], {"user": "reader"}, IdentityRules(), "default")
+                identity = identify([], {"user": "reader"}, IdentityRules("default"), "default")
                 asked_now = MemoryRequest(parse(body), identity, AgentSpec("default"), case.asked, TARGET)
                 began = time.process_time()
                 known = await keeper.begin(asked_now)

@@ -332,10 +332,10 @@ class TurnRun:
 
     def _compare(self, outcome: TurnOutcome) -> None:
         """Compares the upstream's count of the prompt with ours, which learns from it."""
-        told = (outcome.usage or {}).get("prompt_tokens")
+        counted = (outcome.usage or {}).get("prompt_tokens")
         window = self.prompt.window
-        if window.tokens and outcome.rounds == 1 and isinstance(told, int):
-            self.attempts.counted(window.tokens, told, window.most)
+        if window.tokens and outcome.rounds == 1 and isinstance(counted, int):
+            self.attempts.counted(window.tokens, counted, window.most)
 
     # -- the store
 

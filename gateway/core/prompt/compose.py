@@ -136,8 +136,8 @@ def compose(
             found.list_at.setdefault(listing.positions[i], element.at)
         if element.position == -1:
             replies[i] = element.exchange
-        elif is_user(element.atoms) and (told := element.exchange.notes.get(element.position)):
-            found.notes[listing.positions[i]] = told
+        elif is_user(element.atoms) and (earlier := element.exchange.notes.get(element.position)):
+            found.notes[listing.positions[i]] = earlier
     if place.form:
         replies[place.last] = place.anchor
     _hide(tree, plan, replies, offered, found)

@@ -109,7 +109,7 @@ def choose(
     query: str,
     *,
     exclude_atoms: Collection[Atom] = frozenset(),
-    told: Iterable[str] = (),
+    noted: Iterable[str] = (),
     budget_tokens: int = 1_000,
     count_tokens: Callable[[str], int] = estimate_tokens,
     cut_chars: int = CUT_CHARS,
@@ -117,22 +117,22 @@ def choose(
     """Returns the candidates worth a line, in the order in which they were said.
 
     candidates: best first. exclude_atoms: what stands in the window; a message with one of them is left out, as is
-    one that repeats another, the query, or what a note on this path told already.
-    told: the texts of those notes. budget_tokens: for the whole note as `render_note` makes it.
+    one that repeats another, the query, or what a note on this path says already.
+    noted: the texts of those notes. budget_tokens: for the whole note as `render_note` makes it.
     A message of which facts say most is left out for them.
     """
     room = budget_tokens - count_tokens(f"{_frame(0.0)}\n{_CLOSE}\n\n")
     # Below half of the room turns are cut shorter: the first hits hold most answers, the rest are many.
     generous = room // 2
     window = frozenset(exclude_atoms)
-    known = "\n".join(told)
+    known = "\n".join(noted)
     seen = {_quote(query).casefold()}
     keys = _keys(query)
     chosen: list[Recalled] = []
     for message in _with_facts_first(candidates):
         if room < _LEAST_TOKENS:
             break
-        # One message of it in sight is enough: a note would say it twice.
+        # One visible message of it is enough: a note would say it twice.
         if not window.isdisjoint(message.atoms):
             continue
         line = _quote(message.text[:_SEARCHED_CHARS])
@@ -157,7 +157,7 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
     for m in candidates:
         for origin in m.origins if m.source == "fact" else ():
             facts.setdefault(origin, []).append(m)
-    told: set[int] = set()
+    taken: set[int] = set()
     for m in candidates:
         in_place = [m]
         if m.source == "message" and m.exchange in facts:
@@ -166,8 +166,8 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
             if words and len(words & said) >= _MOST * len(words):
                 in_place = [f for f in facts[m.exchange] if words & _words(f.text)]
         for each in in_place:
-            if each.seq not in told:
-                told.add(each.seq)
+            if each.seq not in taken:
+                taken.add(each.seq)
                 yield each
 
 

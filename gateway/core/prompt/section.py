@@ -20,7 +20,7 @@ __all__ = ["Section", "digest", "learned", "make_section"]
 class Section:
     """A section for one request. snapshot: the path's from now on; id 0: it has to be stored; None: nothing to say.
 
-    changes: what a note has to tell, or [].
+    changes: what a note has to say, or [].
     """
 
     snapshot: Snapshot | None

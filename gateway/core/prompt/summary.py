@@ -48,7 +48,7 @@ SIZE_SHARE = 8
 # Chosen: some eight hundred words.
 MOST_TOKENS = 1_500
 LEAST_TOKENS = 128
-# Newest ones of a path that may come into use, beside the one that is.
+# Newest ones of a path that may come into use, with the one that is.
 IN_USE = 3
 
 # That one call reads: 12,000 tokens, so that a small model will do.
@@ -270,7 +270,7 @@ _REFUSAL = re.compile(
     r"|won['’]t|must decline)\b|as an ai\b|unfortunately,? i\b|es tut mir leid|je suis désolé|lo siento)",
     re.I,
 )
-# Characters: in a longer answer an apology is part of what is told.
+# Characters: in a longer answer an apology is part of what is said.
 _SHORT = 600
 _ENOUGH = 24
 # From so many words on, repeating oneself shows.

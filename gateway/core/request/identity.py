@@ -88,10 +88,10 @@ class IdentityRules:
     header.
     """
 
+    default_profile: str
     user_order: tuple[str, ...] = USER_ORDER
     conversation_order: tuple[str, ...] = CONVERSATION_ORDER
     default_user: str | None = None
-    default_profile: str = "default"
     default_mode: Mode = Mode.ON
     profile_modes: Mapping[str, Mode] = field(default_factory=dict)
     side_rules: tuple[SideRule, ...] = KNOWN_SIDE_REQUESTS

@@ -27,7 +27,7 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note_tokens: int = 
     """Returns what of the prompt goes into its target's window.
 
     renewed: the system text that goes with a summary that was not in use before; None: the prompt's own.
-    note_tokens: room that is kept for a note of this request, which is made when it is known what is in sight.
+    note_tokens: room that is kept for a note of this request, which is made when it is known what is visible.
     """
     context = prompt.target.context_window
     gone = prompt.beginning.evicted

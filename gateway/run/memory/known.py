@@ -59,7 +59,7 @@ def _nothing() -> None:
 class Known:
     """Everything that was read for one request.
 
-    agent: the memory's owner as it is stored, or a draft of it. look: what one round trip told.
+    agent: the memory's owner as it is stored, or a draft of it. look: the result of one round trip.
     plan: what the request adds to its conversation. tree: the exchanges at hand. path: those that the request goes on
     from, oldest first, as far as they matter. is_plain: the list is its path word for word, and only the exchanges that
     have something of ours are in `tree` and `path`.
@@ -175,7 +175,7 @@ def _query(asked: MemoryRequest, listing: Listing, look: Look, idle_s: float) ->
 async def _plan(store: Store, asked: MemoryRequest, agent: Agent, query: Query) -> tuple[Plan, Tree]:
     """Loads of a conversation what it takes to know where the list goes on.
 
-    Its end tells nearly always. If not, what goes back to where its window began does; if not, all of it has to.
+    Its end is nearly always enough. If not, the part back to where its window began is tried, and then all of it.
     """
     tree = Tree()
     if not agent.id:

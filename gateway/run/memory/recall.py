@@ -26,7 +26,7 @@ EmbedQuery = Callable[[int, str, float], Awaitable[Vector | None]]
 
 # Of a note, a line with its date: more of what was found than would fit need not be read.
 LINE_TOKENS = 40
-# The most where what is found may be in sight, and is told no more.
+# The second is for conversations of which much is visible, so that many hits are left out.
 LEAST_HITS, MOST_HITS = 16, 40
 # Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
 STREAM_HASTE = 5
@@ -54,9 +54,9 @@ class Recaller:
         return budget if context is None else min(budget, context // NOTE_SHARE)
 
     async def recall(self, known: Known, prompt: Prompt, text: str) -> Recall:
-        """Returns the note for the user's last message, which also tells of changed blocks.
+        """Returns the note for the user's last message, which also names changed blocks.
 
-        text: that message. prompt: as far as it is made, which says what is in sight already.
+        text: that message. prompt: as far as it is made, which says what is visible already.
         """
         is_cut = prompt.window.evicted_tokens > 0
         anchor = known.plan.match.anchor
@@ -106,12 +106,14 @@ class Recaller:
             self._store.turns, known.agent, known.tree, partial(visible.replaced, self._settings.idle_s)
         )
         is_whole = known.asked.spec.history != "client"
-        told = [m for m in found if m.exchange not in left_out and not (is_whole and visible.shows_origin(m))]
+        useful = [
+            m for m in found if m.exchange not in left_out and not (is_whole and visible.shows_origin(m))
+        ]
         return note.choose(
-            told,
+            useful,
             query,
             exclude_atoms=visible.atoms(),
-            told=visible.notes(),
+            noted=visible.notes(),
             budget_tokens=budget,
             cut_chars=min(note.CUT_CHARS, 2 * budget),
         )

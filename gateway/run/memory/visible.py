@@ -33,7 +33,7 @@ class VisibleContent:
         return range(anchor.run, anchor.seq + len(anchor.inputs) + 1)
 
     def atoms(self) -> set[bytes]:
-        """Returns the hashes of all that is in sight."""
+        """Returns the hashes of all that is visible."""
         listing, composed, window = self.known.plan.query.listing, self.prompt.composition, self.prompt.window
         dropped: Container[int] = window.dropped if self._is_cut else ()
         is_all = not self._is_cut or window.filled is None
@@ -45,7 +45,7 @@ class VisibleContent:
         return found
 
     def notes(self) -> list[str]:
-        """Returns earlier notes of ours, as far as they are still in sight."""
+        """Returns earlier notes of ours, as far as they are still visible."""
         if self._is_cut:
             dropped = self.prompt.window.dropped
             notes = [note for i, note in self.prompt.composition.notes.items() if i not in dropped]
@@ -53,7 +53,7 @@ class VisibleContent:
         return [note for x in self.known.path for note in x.notes.values() if note]
 
     def shows_origin(self, m: Message) -> bool:
-        """Returns whether a fact was learned from what is in sight anyway."""
+        """Returns whether a fact was learned from what is visible anyway."""
         if m.source != "fact" or self._is_cut:
             return False
         anchor = self.known.plan.match.anchor

@@ -36,7 +36,7 @@ class Toolbox(Protocol):
         """Returns the lane of a call: those of one lane run in their order. None: it depends on no other."""
 
     async def run(self, call: ToolCall) -> str:
-        """Returns the result, as the model reads it. What is raised, the model is told of without details."""
+        """Returns the result, as the model reads it. An exception becomes an error without details."""
 
 
 async def run_tools(toolbox: Toolbox, calls: Sequence[ToolCall]) -> list[str]:
@@ -67,6 +67,6 @@ async def _run(toolbox: Toolbox, call: ToolCall) -> str:
     try:
         return await toolbox.run(call)
     except Exception:
-        # A tool never breaks chat: the model is told, and answers without.
+        # A tool never breaks chat: the model gets an error, and answers without.
         _log.exception("a tool failed")
         return FAILED.format(name=call.name)

@@ -95,7 +95,7 @@ def test_what_a_note_on_this_path_told_is_not_told_again() -> None:
     first = choose([message(1, "I like <memory> games"), long], "zebra")
     note = render_note(first, [], MARCH)
     assert [hit.message.seq for hit in first] == [1, 2]
-    again = choose([message(1, "I like <memory> games"), long, message(3, "new")], "zebra", told=["", note])
+    again = choose([message(1, "I like <memory> games"), long, message(3, "new")], "zebra", noted=["", note])
     assert [hit.message.seq for hit in again] == [3]
 
 

@@ -12,7 +12,7 @@ from gateway.errors import BadRequest
 from gateway.settings import SideRequest
 from storage.records import Scope
 
-RULES = IdentityRules()
+RULES = IdentityRules("default")
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -58,7 +58,7 @@ def test_a_user_is_named_in_many_places_and_the_first_counts(place: int) -> None
 
 
 def test_the_order_is_a_setting() -> None:
-    rules = IdentityRules(user_order=("metadata.tenant.person", "X-Employee"))
+    rules = IdentityRules("default", user_order=("metadata.tenant.person", "X-Employee"))
     assert ask({"x-employee": "e"}, rules, metadata={"tenant": {"person": "p"}}).user == "p"
     assert ask({"x-employee": "e"}, rules, user="not asked").user == "e"
 
@@ -73,7 +73,7 @@ def test_numbers_are_ids_and_empty_ones_are_absent() -> None:
 def test_nobody_named_is_nobody_unless_the_settings_name_one() -> None:
     found = ask()
     assert (found.user, found.subject, found.scope) == (None, None, None)
-    rules = IdentityRules(default_user="owner")
+    rules = IdentityRules("default", default_user="owner")
     assert ask(rules=rules).subject == "user:owner"
     assert ask(rules=rules, user="alice").subject == "user:alice"
 
@@ -184,7 +184,7 @@ def test_the_control_header_says_what_memory_may_do(mode: Mode) -> None:
 
 
 def test_without_it_the_profile_decides_then_the_project() -> None:
-    rules = IdentityRules(default_mode=Mode.READ, profile_modes={"coach": Mode.STRICT})
+    rules = IdentityRules("default", default_mode=Mode.READ, profile_modes={"coach": Mode.STRICT})
     assert ask(rules=rules).mode is Mode.READ
     assert ask(rules=rules, model="agent/coach").mode is Mode.STRICT
     assert ask({"x-mnemogate-memory": ""}, rules).mode is Mode.READ
@@ -322,11 +322,11 @@ def test_what_a_person_asks_is_remembered(messages: list[dict[str, Any]]) -> Non
 def test_side_rules_are_settings_and_never_widen_what_memory_may_do() -> None:
     own = (SideRequest("a", "(x)(y)"), SideRequest("b", "ping(?P<n>!)?", "read"))
     assert [SideRequests(own).find(say(("user", text))) for text in ("xy", "Ping!")] == list(own)
-    rules = IdentityRules(side_rules=own)
+    rules = IdentityRules("default", side_rules=own)
     assert ask(rules=rules, messages=say(("user", "\n PING"))).mode is Mode.READ
-    off = IdentityRules(default_mode=Mode.OFF, side_rules=rules.side_rules)
+    off = IdentityRules("default", default_mode=Mode.OFF, side_rules=rules.side_rules)
     assert ask(rules=off, messages=say(("user", "ping"))).mode is Mode.OFF
-    none = IdentityRules(side_rules=())
+    none = IdentityRules("default", side_rules=())
     assert ask(rules=none, messages=say(("user", OPEN_WEBUI))).mode is Mode.ON
 
 
