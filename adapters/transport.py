@@ -32,6 +32,7 @@ from yarl import URL
 
 from adapters.errors import (
     ProviderBroke,
+    ProviderError,
     ProviderTimeout,
     ProviderTooLarge,
     ProviderUnreachable,
@@ -140,30 +141,8 @@ class HttpTransport:
                     if not lost_idle or is_begun or isinstance(error, aiohttp.ClientConnectorError):
                         raise
                     response = await self._request(session, method, url, headers, data, times)
-        except aiohttp.ConnectionTimeoutError as error:
-            raise ProviderTimeout(
-                f"no connection to {url.authority} within {times.connect_s} s", phase="connect"
-            ) from error
-        except aiohttp.ClientConnectorError as error:
-            raise ProviderUnreachable(f"no connection to {url.authority}: {error}", sent=False) from error
-        except TimeoutError as error:
-            if upload is not None and not upload.is_over:
-                raise ProviderTimeout(
-                    f"{url.authority} took no more of the upload for {times.between_chunks_s} s",
-                    phase="between chunks",
-                ) from error
-            raise ProviderTimeout(
-                f"no response from {url.authority} within {times.headers_s} s", phase="first byte"
-            ) from error
-        except aiohttp.ServerDisconnectedError as error:
-            raise ProviderUnreachable(f"{url.authority} closed the connection before it answered") from error
-        except ValueError as error:
-            # A control character in a header: aiohttp refuses to send what a server could read as two headers.
-            raise ProviderUnreachable(f"a request that cannot be sent to {url.authority}: {error}") from error
-        except (aiohttp.ClientError, OSError) as error:
-            # aiohttp's message quotes bytes that are no HTTP, and they may be somebody's words.
-            why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
-            raise ProviderUnreachable(f"no answer from {url.authority}: {why}") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _translate(error, url.authority, times, upload) from error
 
         connection = response.connection
         if connection is not None and connection.protocol is not None:
@@ -380,6 +359,29 @@ class Upload(payload.Payload):
             # The timer refuses once the response's headers are there or the time is up: then nothing is left to do.
             with suppress(RuntimeError):
                 self._timer.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+def _translate(error: Exception, host: str, times: Timeouts, upload: Upload | None) -> ProviderError:
+    """Returns the provider's error for one that came before the response's headers."""
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return ProviderTimeout(f"no connection to {host} within {times.connect_s} s", phase="connect")
+        case aiohttp.ClientConnectorError():
+            return ProviderUnreachable(f"no connection to {host}: {error}", sent=False)
+        case TimeoutError() if upload is not None and not upload.is_over:
+            why = f"{host} took no more of the upload for {times.between_chunks_s} s"
+            return ProviderTimeout(why, phase="between chunks")
+        case TimeoutError():
+            return ProviderTimeout(f"no response from {host} within {times.headers_s} s", phase="first byte")
+        case aiohttp.ServerDisconnectedError():
+            return ProviderUnreachable(f"{host} closed the connection before it answered")
+        case ValueError():
+            # A control character in a header: aiohttp refuses to send what a server could read as two headers.
+            return ProviderUnreachable(f"a request that cannot be sent to {host}: {error}")
+        case _:
+            # aiohttp's message quotes bytes that are no HTTP, and they may be somebody's words.
+            why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+            return ProviderUnreachable(f"no answer from {host}: {why}")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ client can send them back (`thinking_blocks`, `provider_blocks`; `index` is the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -49,44 +50,10 @@ def completion(message: Json, created: int, first_index: int = 0) -> Json:
     created: seconds since 1970, which Anthropic does not report. first_index: the index of its first block, see
     `next_index`.
     """
-    said: Json = {"role": "assistant", "content": None, "refusal": None}
-    texts: list[str] = []
-    length = 0
-    calls: list[Json] = []
-    thoughts: list[str] = []
-    citations: list[Json] = []
-    thinking_blocks: list[Json] = []
-    provider_blocks: list[Json] = []
-    # The parts of one kind are joined: `content` is one text, `index` says where the other blocks stood.
+    parts = _Parts()
     for place, block in enumerate(message.get("content") or (), first_index):
-        kind = block.get("type")
-        if kind == "text":
-            text = block.get("text") or ""
-            texts.append(text)
-            citations += note_citations(block.get("citations"), length, length + len(text), len(citations))
-            length += len(text)
-        elif kind == "tool_use":
-            arguments = orjson.dumps(block.get("input") or {}).decode()
-            function = {"name": block.get("name"), "arguments": arguments}
-            more = {key: value for key, value in block.items() if key not in CALL_FIELDS}
-            calls.append({"id": block.get("id"), "type": "function", "function": function, **more})
-        elif kind in THINKING:
-            if block.get("thinking"):
-                thoughts.append(block["thinking"])
-            thinking_blocks.append({"index": place, **block})
-        else:
-            provider_blocks.append({"index": place, **block})
-    if texts:
-        said["content"] = "".join(texts)
-    for key, found in (
-        ("tool_calls", calls),
-        ("reasoning_content", "".join(thoughts)),
-        ("thinking_blocks", thinking_blocks),
-        ("provider_blocks", provider_blocks),
-        ("citations", citations),
-    ):
-        if found:
-            said[key] = found
+        parts.add(place, block)
+    said = parts.message()
     finish, native, refusal = ending(message)
     if refusal is not None:
         said["refusal"] = refusal
@@ -101,6 +68,49 @@ def completion(message: Json, created: int, first_index: int = 0) -> Json:
         "usage": to_usage(message.get("usage") or {}),
         **{key: value for key, value in message.items() if key not in MESSAGE_FIELDS},
     }
+
+
+@dataclass(slots=True)
+class _Parts:
+    """The parts of a chat message, collected from blocks: those of one kind are joined."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[Json] = field(default_factory=list)
+    thinking_blocks: list[Json] = field(default_factory=list)
+    provider_blocks: list[Json] = field(default_factory=list)
+    citations: list[Json] = field(default_factory=list)
+    has_text: bool = False
+
+    def add(self, place: int, block: Json) -> None:
+        kind = block.get("type")
+        if kind == "text":
+            text = block.get("text") or ""
+            start, count = len(self.text), len(self.citations)
+            self.citations += note_citations(block.get("citations"), start, start + len(text), count)
+            self.text += text
+            self.has_text = True
+        elif kind == "tool_use":
+            arguments = orjson.dumps(block.get("input") or {}).decode()
+            function = {"name": block.get("name"), "arguments": arguments}
+            more = {key: value for key, value in block.items() if key not in CALL_FIELDS}
+            self.calls.append({"id": block.get("id"), "type": "function", "function": function, **more})
+        elif kind in THINKING:
+            self.reasoning += block.get("thinking") or ""
+            self.thinking_blocks.append({"index": place, **block})
+        else:
+            self.provider_blocks.append({"index": place, **block})
+
+    def message(self) -> Json:
+        more = {
+            "tool_calls": self.calls,
+            "reasoning_content": self.reasoning,
+            "thinking_blocks": self.thinking_blocks,
+            "provider_blocks": self.provider_blocks,
+            "citations": self.citations,
+        }
+        said: Json = {"role": "assistant", "content": self.text if self.has_text else None, "refusal": None}
+        return said | {key: value for key, value in more.items() if value}
 
 
 def ending(source: Json) -> tuple[str | None, Json, str | None]:
