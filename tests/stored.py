@@ -65,7 +65,7 @@ class StoredTurn:
         return self.tree is None
 
 
-class Teller:
+class Speaker:
     """One scope's requests. recall: the note for a question."""
 
     def __init__(

@@ -15,7 +15,7 @@ from storage.records import Agent, Exchange, Scope, Snapshot, State
 from storage.sql.store import SqlStore
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import Holds, OpenStore
-from tests.stored import ALICE, Teller, rows, save_passage
+from tests.stored import ALICE, Speaker, rows, save_passage
 
 BOB = Scope("default", "default", "user:bob")
 DAY = 86_400.0
@@ -30,8 +30,8 @@ class Clock:
 
 
 @pytest.fixture
-async def alice(store: SqlStore) -> Teller:
-    return Teller(store, ALICE, Clock())
+async def alice(store: SqlStore) -> Speaker:
+    return Speaker(store, ALICE, Clock())
 
 
 def words(mark: str, size: int = 30) -> str:
@@ -51,7 +51,7 @@ async def forget(store: SqlStore, agent: Agent, target: ForgetTarget) -> None:
 
 
 async def talk(
-    alice: Teller, marks: Sequence[str], key: str | None = None, size: int = 30
+    alice: Speaker, marks: Sequence[str], key: str | None = None, size: int = 30
 ) -> list[WireMessage]:
     """A turn for each mark: `zqMARKux` is what the user said, `zqMARKax` the reply."""
     history: list[WireMessage] = []
@@ -73,7 +73,7 @@ async def found(store: SqlStore, agent: Agent, mark: str) -> list[str]:
     return [hit.text for hit in hits if f"zq{mark}x" in hit.text]
 
 
-async def row_of(alice: Teller, mark: str) -> Exchange:
+async def row_of(alice: Speaker, mark: str) -> Exchange:
     return next(e for e in await alice.rows() if f"zq{mark}x".encode() in (e.input or b"") + (e.said or b""))
 
 
@@ -81,7 +81,7 @@ async def row_of(alice: Teller, mark: str) -> Exchange:
 
 
 async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_stay(
-    store: SqlStore, alice: Teller, holds: Holds
+    store: SqlStore, alice: Speaker, holds: Holds
 ) -> None:
     await talk(alice, ["one", "two", "three"], "c1")
     await index(store, alice.agent)
@@ -97,7 +97,7 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
 
 
 async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
-    store: SqlStore, alice: Teller, holds: Holds
+    store: SqlStore, alice: Speaker, holds: Holds
 ) -> None:
     await talk(alice, ["one"], "c1")
     await index(store, alice.agent)
@@ -108,7 +108,7 @@ async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
 
 
 async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
-    store: SqlStore, alice: Teller, holds: Holds
+    store: SqlStore, alice: Speaker, holds: Holds
 ) -> None:
     await talk(alice, ["one", "two"], "c1")
     e = await row_of(alice, "oneu")
@@ -121,7 +121,7 @@ async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
     assert next(x for x in await alice.rows() if x.id == e.id).state is State.FORGOTTEN
 
 
-async def test_a_reply_goes_alone(store: SqlStore, alice: Teller, holds: Holds) -> None:
+async def test_a_reply_goes_alone(store: SqlStore, alice: Speaker, holds: Holds) -> None:
     await talk(alice, ["one"], "c1")
     await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "oneu")).seq + 1]))
     assert left(holds, "oneu", "onea") == ["oneu"]
@@ -132,7 +132,7 @@ async def test_a_reply_goes_alone(store: SqlStore, alice: Teller, holds: Holds) 
 
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
-    store: SqlStore, alice: Teller, holds: Holds, key: str | None
+    store: SqlStore, alice: Speaker, holds: Holds, key: str | None
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
     await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
@@ -149,7 +149,7 @@ async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
 @pytest.mark.parametrize("place", [0, 1], ids=["the question", "the reply"])
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 async def test_asked_again_at_its_place_it_is_answered_and_not_kept(
-    store: SqlStore, alice: Teller, holds: Holds, key: str | None, place: int
+    store: SqlStore, alice: Speaker, holds: Holds, key: str | None, place: int
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
     await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "twou")).seq + place]))
@@ -159,7 +159,7 @@ async def test_asked_again_at_its_place_it_is_answered_and_not_kept(
 
 
 async def test_another_conversation_that_begins_with_it_does_not_keep_it_either(
-    store: SqlStore, alice: Teller, holds: Holds
+    store: SqlStore, alice: Speaker, holds: Holds
 ) -> None:
     history = await talk(alice, [f"n{i}n" for i in range(40)], "c1", size=2)
     agent = alice.agent
@@ -174,7 +174,7 @@ async def test_another_conversation_that_begins_with_it_does_not_keep_it_either(
 
 
 async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back(
-    store: SqlStore, alice: Teller, holds: Holds
+    store: SqlStore, alice: Speaker, holds: Holds
 ) -> None:
     await alice.say([user("Tell me.")], assistant("It was zqsecretx and then some more words."), "c1")
     await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "secret")).seq + 1]))
@@ -187,7 +187,7 @@ async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back
 # -- a turn under way
 
 
-async def test_a_turn_that_was_under_way_does_not_commit(store: SqlStore, alice: Teller) -> None:
+async def test_a_turn_that_was_under_way_does_not_commit(store: SqlStore, alice: Speaker) -> None:
     history = await talk(alice, ["one"], "c1")
     turn = await alice.begin([*history, user("and then?")], "c1")
     await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
@@ -196,7 +196,7 @@ async def test_a_turn_that_was_under_way_does_not_commit(store: SqlStore, alice:
 
 
 async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either(
-    store: SqlStore, alice: Teller, holds: Holds
+    store: SqlStore, alice: Speaker, holds: Holds
 ) -> None:
     history = await talk(alice, ["one"], "c1")
     turn = await alice.begin([*history, user("and then?")], "c1")
@@ -210,7 +210,7 @@ async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either
 
 
 async def test_block_values_that_came_from_it_go_and_later_edits_stay(
-    store: SqlStore, alice: Teller, holds: Holds
+    store: SqlStore, alice: Speaker, holds: Holds
 ) -> None:
     history: list[WireMessage] = []
     for mark in ("red", "green", "blue"):
@@ -232,7 +232,7 @@ async def test_block_values_that_came_from_it_go_and_later_edits_stay(
 
 
 async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
-    store: SqlStore, alice: Teller, holds: Holds
+    store: SqlStore, alice: Speaker, holds: Holds
 ) -> None:
     section = Snapshot(0, words("section"), {"blocks": {"human": "d"}, "tools": {"a": "b"}, "epoch": 0})
     turn = await alice.begin([user("hello")], "c1")
@@ -243,7 +243,7 @@ async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
     assert left(holds, "section", "pending") == []
 
 
-async def test_passages_that_came_from_it_go(store: SqlStore, alice: Teller, holds: Holds) -> None:
+async def test_passages_that_came_from_it_go(store: SqlStore, alice: Speaker, holds: Holds) -> None:
     await talk(alice, ["one", "two"], "c1")
     agent = alice.agent
     one, two = [await row_of(alice, mark) for mark in ("oneu", "twou")]
@@ -261,7 +261,7 @@ async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(
     store: SqlStore, holds: Holds
 ) -> None:
     clock = Clock()
-    alice = Teller(store, ALICE, clock)
+    alice = Speaker(store, ALICE, clock)
     await talk(alice, ["one"], "c1")
     clock.now += 3 * DAY
     alice.recall = lambda question: "[2025-10-09 Thu, user] " + words("quoted")
@@ -286,7 +286,7 @@ async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(
 
 async def test_a_user_leaves_nothing_and_begins_anew(store: SqlStore, holds: Holds) -> None:
     clock = Clock()
-    alice, bob = Teller(store, ALICE, clock), Teller(store, BOB, clock)
+    alice, bob = Speaker(store, ALICE, clock), Speaker(store, BOB, clock)
     for i in range(30):
         await talk(alice, [f"a{i}"], f"c{i}", size=i * 20)
         await talk(bob, [f"b{i}"], f"c{i}", size=i * 20)
@@ -315,7 +315,7 @@ async def _rows_of(store: SqlStore, agent: int) -> dict[str, int]:
 
 async def test_another_agents_ids_do_nothing(store: SqlStore, holds: Holds) -> None:
     clock = Clock()
-    alice, bob = Teller(store, ALICE, clock), Teller(store, BOB, clock)
+    alice, bob = Speaker(store, ALICE, clock), Speaker(store, BOB, clock)
     await talk(alice, ["one"], "c1")
     await talk(bob, ["two"], "c1")
     before = await alice.rows()
@@ -331,7 +331,7 @@ async def test_a_scope_finds_its_memories_and_no_others(store: SqlStore) -> None
     scopes = [Scope(p, f, f"user:{u}") for p in ("p", "q") for f in ("f", "g") for u in ("a", "b")]
     ids = {}
     for scope in scopes:
-        await talk(Teller(store, scope, clock), ["x"])
+        await talk(Speaker(store, scope, clock), ["x"])
         found = await store.agents.find(scope)
         assert found is not None
         ids[scope] = found.id
@@ -353,12 +353,12 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
     """Conversations of two users grow side by side; turns are cut, cancelled and amended, some are long."""
     chance = random.Random(seed)
     clock = Clock()
-    tellers = [Teller(store, scope, clock) for scope in (ALICE, BOB)]
+    speakers = [Speaker(store, scope, clock) for scope in (ALICE, BOB)]
     told: dict[tuple[int, str], list[str]] = {}
     lists: dict[tuple[int, str], list[WireMessage]] = {}
     for number in range(160):
         who, key = chance.randrange(2), f"c{chance.randrange(12)}"
-        alice, history = tellers[who], lists.setdefault((who, key), [])
+        alice, history = speakers[who], lists.setdefault((who, key), [])
         size = chance.choice((2, 10, 60, 200, 900, 2500))
         ask, reply = words(f"{number}u", size), words(f"{number}a", chance.choice((2, 40, 300, 1500)))
         told.setdefault((who, key), []).extend((f"{number}u", f"{number}a"))
@@ -379,7 +379,7 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
         heard = reply if kind < 0.7 else reply[: chance.randrange(8, len(reply))]
         lists[who, key] = [*history, user(ask if kind < 0.8 else ask + " grown"), assistant(heard)]
     for (who, key), marks in told.items():
-        agent = tellers[who].agent
+        agent = speakers[who].agent
         assert left(holds, *marks)
         conversation = await store.forgetting.conversation(agent.id, key)
         assert conversation
@@ -389,7 +389,7 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
 
 async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenStore, holds: Holds) -> None:
     store = await open_store()
-    alice = Teller(store, ALICE, Clock())
+    alice = Speaker(store, ALICE, Clock())
     await talk(alice, [f"n{i}n" for i in range(100)], "c1", size=3)
     agent = alice.agent
     conversation = await store.forgetting.conversation(agent.id, "c1")
@@ -409,7 +409,7 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
 
 async def test_what_is_too_old_goes(store: SqlStore, holds: Holds) -> None:
     clock = Clock()
-    alice = Teller(store, ALICE, clock)
+    alice = Speaker(store, ALICE, clock)
     await talk(alice, ["old"], "c1")
     await save_passage(store, alice.agent.id, words("oldp"), at=clock.now)
     clock.now += 40 * DAY

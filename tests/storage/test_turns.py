@@ -33,7 +33,7 @@ from storage.sql.store import SqlStore
 from tests.core.conversations import assistant, call, check_columns, result, user
 from tests.doubles.statements import counting
 from tests.storage.conftest import OpenStore
-from tests.stored import ALICE, StoredTurn, Teller, rows
+from tests.stored import ALICE, Speaker, StoredTurn, rows
 
 both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 
@@ -60,8 +60,8 @@ def statements() -> list[str]:
 
 
 @pytest.fixture
-async def alice(open_store: OpenStore, statements: list[str]) -> Teller:
-    return Teller(await open_store(factory=counting(statements.append)), ALICE, Clock())
+async def alice(open_store: OpenStore, statements: list[str]) -> Speaker:
+    return Speaker(await open_store(factory=counting(statements.append)), ALICE, Clock())
 
 
 def kinds(statements: list[str]) -> list[str]:
@@ -82,7 +82,7 @@ ADD, CHANGE, MOVED = "INSERT INTO exchanges", "UPDATE exchanges", "UPDATE conver
 KEEP_EDIT = "INSERT INTO block_ops"
 
 
-async def opened(alice: Teller, key: str | None) -> list[WireMessage]:
+async def opened(alice: Speaker, key: str | None) -> list[WireMessage]:
     """A conversation of two turns."""
     await alice.say([user("one")], assistant("First."), key)
     history = [user("one"), assistant("First."), user("two")]
@@ -92,7 +92,7 @@ async def opened(alice: Teller, key: str | None) -> list[WireMessage]:
 
 @both
 async def test_a_plain_turn_is_one_read_one_insert_one_update(
-    alice: Teller, statements: list[str], key: str | None
+    alice: Speaker, statements: list[str], key: str | None
 ) -> None:
     history = await opened(alice, key)
     statements.clear()
@@ -102,7 +102,7 @@ async def test_a_plain_turn_is_one_read_one_insert_one_update(
 
 @both
 async def test_tool_results_are_one_statement_less(
-    alice: Teller, statements: list[str], key: str | None
+    alice: Speaker, statements: list[str], key: str | None
 ) -> None:
     """They carry nothing; the results after them are weighed, since they go on with a turn that did not end."""
     history = await opened(alice, key)
@@ -114,7 +114,7 @@ async def test_tool_results_are_one_statement_less(
 
 
 @both
-async def test_a_first_turn(alice: Teller, statements: list[str], key: str | None) -> None:
+async def test_a_first_turn(alice: Speaker, statements: list[str], key: str | None) -> None:
     await alice.say([user("somebody known")], assistant("Yes."), "another")
     statements.clear()
     await alice.say([user("one")], assistant("First."), key)
@@ -126,7 +126,7 @@ async def test_a_first_turn(alice: Teller, statements: list[str], key: str | Non
 
 
 @both
-async def test_a_first_turn_of_somebody_new(alice: Teller, statements: list[str], key: str | None) -> None:
+async def test_a_first_turn_of_somebody_new(alice: Speaker, statements: list[str], key: str | None) -> None:
     turn = await alice.begin([user("one")], key)
     statements.clear()
     await alice.end(turn, [assistant("First.")])
@@ -143,7 +143,7 @@ async def test_a_first_turn_of_somebody_new(alice: Teller, statements: list[str]
 
 
 @both
-async def test_a_fork(alice: Teller, statements: list[str], key: str | None) -> None:
+async def test_a_fork(alice: Speaker, statements: list[str], key: str | None) -> None:
     history = await opened(alice, key)
     statements.clear()
     await alice.say(history[:3], assistant("Another second."), key)
@@ -152,7 +152,7 @@ async def test_a_fork(alice: Teller, statements: list[str], key: str | None) -> 
 
 
 @both
-async def test_a_repeat_writes_no_new_row(alice: Teller, statements: list[str], key: str | None) -> None:
+async def test_a_repeat_writes_no_new_row(alice: Speaker, statements: list[str], key: str | None) -> None:
     history = await opened(alice, key)
     statements.clear()
     await alice.say(history[:3], assistant("Second."), key)
@@ -164,7 +164,7 @@ async def test_a_repeat_writes_no_new_row(alice: Teller, statements: list[str], 
 
 @both
 async def test_a_hidden_round_and_what_carries_it(
-    alice: Teller, statements: list[str], key: str | None
+    alice: Speaker, statements: list[str], key: str | None
 ) -> None:
     history = await opened(alice, key)
     asked = [*history, user("I like tea")]
@@ -195,7 +195,7 @@ async def test_a_hidden_round_and_what_carries_it(
 
 
 async def test_a_turn_costs_the_same_however_long_the_conversation(
-    alice: Teller, statements: list[str]
+    alice: Speaker, statements: list[str]
 ) -> None:
     history: list[WireMessage] = []
     for k in range(12):
@@ -210,7 +210,9 @@ async def test_a_turn_costs_the_same_however_long_the_conversation(
 
 
 @both
-async def test_of_two_plain_turns_at_once_the_second_is_weighed_again(alice: Teller, key: str | None) -> None:
+async def test_of_two_plain_turns_at_once_the_second_is_weighed_again(
+    alice: Speaker, key: str | None
+) -> None:
     history = await opened(alice, key)
     turns = [await alice.begin([*history, user(f"drawer {word}")], key) for word in ("one", "two")]
     assert all(turn.is_plain for turn in turns)
@@ -223,7 +225,7 @@ async def test_of_two_plain_turns_at_once_the_second_is_weighed_again(alice: Tel
     assert {e.conversation for e in await alice.rows()} == {ends[0].conversation}
 
 
-async def test_of_a_growing_message_that_was_planned_twice_the_longer_stands(alice: Teller) -> None:
+async def test_of_a_growing_message_that_was_planned_twice_the_longer_stands(alice: Speaker) -> None:
     history = await opened(alice, "c1")
     turns = [await alice.begin([*history, user(text)], "c1") for text in ("I would", "I would like tea")]
     for turn in reversed(turns):
@@ -231,7 +233,7 @@ async def test_of_a_growing_message_that_was_planned_twice_the_longer_stands(ali
     assert [e.standing for e in await alice.rows()] == [True, True, True, False]
 
 
-async def test_two_first_turns_of_somebody_new_meet_in_one_memory(alice: Teller) -> None:
+async def test_two_first_turns_of_somebody_new_meet_in_one_memory(alice: Speaker) -> None:
     turns = [await alice.begin([user(f"fact {k}")], "c1") for k in range(2)]
     ends = [await alice.end(turn, [assistant(f"r{k}")]) for k, turn in enumerate(turns)]
     assert ends[0].agent.id == ends[1].agent.id
@@ -239,7 +241,7 @@ async def test_two_first_turns_of_somebody_new_meet_in_one_memory(alice: Teller)
     assert [e.standing for e in await alice.rows()] == [True, True]
 
 
-async def test_edits_of_a_repeated_turn_are_kept_once(alice: Teller) -> None:
+async def test_edits_of_a_repeated_turn_are_kept_once(alice: Speaker) -> None:
     history = [user("I like tea")]
     for k in range(2):
         await alice.end(await alice.begin(history, "c1"), noted("Noted.", f"m{k}"), ["tea"])
@@ -255,7 +257,7 @@ async def test_edits_of_a_repeated_turn_are_kept_once(alice: Teller) -> None:
     assert look.blocks[0].value == "tea"
 
 
-async def test_edits_of_a_turn_off_the_record_are_not_kept(alice: Teller) -> None:
+async def test_edits_of_a_turn_off_the_record_are_not_kept(alice: Speaker) -> None:
     asked = [user("a secret")]
     await alice.end(await alice.begin(asked, "c1", Keeping.OFF), [assistant("Sorry.")])
     await alice.end(
@@ -272,7 +274,7 @@ async def test_edits_of_a_turn_off_the_record_are_not_kept(alice: Teller) -> Non
 
 @pytest.mark.parametrize("is_plain", [True, False], ids=["plain", "weighed"])
 async def test_what_was_planned_before_something_was_forgotten_is_not_written(
-    alice: Teller, is_plain: bool
+    alice: Speaker, is_plain: bool
 ) -> None:
     history = await opened(alice, "c1")
     turn = await alice.begin([*history, user("three")] if is_plain else history[:3], "c1")
@@ -299,18 +301,18 @@ async def _everything(store: SqlStore) -> list[list[tuple[Any, ...]]]:
 
 
 @pytest.fixture
-async def bob(alice: Teller) -> Teller:
+async def bob(alice: Speaker) -> Speaker:
     """Somebody else, after alice said much: a hidden round, an edit, a turn off the record, a memory section."""
     history = [user("my pin is 1234"), assistant("Noted.")]
     await alice.end(await alice.begin(history[:1], "c1"), noted("Noted."), ["1234"], snapshot=SECTION)
     await alice.end(await alice.begin([user("a secret")], "c2", Keeping.OFF), [assistant("Sorry.")])
     await alice.say([user("found without an id")], assistant("Yes, it is."))
-    other = Teller(alice.store, BOB, alice.now)
+    other = Speaker(alice.store, BOB, alice.now)
     await other.say([user("Hi")], assistant("Hello!"), "of bob")
     return other
 
 
-async def test_a_look_sees_nothing_of_another_agent(alice: Teller, bob: Teller) -> None:
+async def test_a_look_sees_nothing_of_another_agent(alice: Speaker, bob: Speaker) -> None:
     for e in await alice.rows():
         look = await bob.store.turns.look(bob.agent, "c1", e.path)
         assert look is not None
@@ -320,12 +322,14 @@ async def test_a_look_sees_nothing_of_another_agent(alice: Teller, bob: Teller) 
         assert [b.value for b in look.blocks] == [""]
 
 
-async def test_a_look_with_another_agents_row_and_ones_own_scope_is_none(alice: Teller, bob: Teller) -> None:
+async def test_a_look_with_another_agents_row_and_ones_own_scope_is_none(
+    alice: Speaker, bob: Speaker
+) -> None:
     mixed = replace(alice.agent, scope=BOB)
     assert await bob.store.turns.look(mixed, "c1", (await alice.rows())[0].path) is None
 
 
-async def test_a_pool_holds_nothing_of_another_agent(alice: Teller, bob: Teller) -> None:
+async def test_a_pool_holds_nothing_of_another_agent(alice: Speaker, bob: Speaker) -> None:
     theirs = await alice.rows()
     probes = [
         Probes("c1"),
@@ -346,7 +350,7 @@ async def test_a_pool_holds_nothing_of_another_agent(alice: Teller, bob: Teller)
             assert await bob.store.turns.contents(bob.agent, [e.id]) == {e.id: StoredContent()}
 
 
-async def test_a_snapshot_and_a_uid_are_their_agents_alone(alice: Teller, bob: Teller) -> None:
+async def test_a_snapshot_and_a_uid_are_their_agents_alone(alice: Speaker, bob: Speaker) -> None:
     e = (await alice.rows())[0]
     turns = bob.store.turns
     assert e.snapshot is not None
@@ -358,7 +362,9 @@ async def test_a_snapshot_and_a_uid_are_their_agents_alone(alice: Teller, bob: T
     assert await turns.conversation_uid(bob.agent, e.conversation) is None
 
 
-async def test_a_turn_written_with_anothers_ids_touches_nothing_of_theirs(alice: Teller, bob: Teller) -> None:
+async def test_a_turn_written_with_anothers_ids_touches_nothing_of_theirs(
+    alice: Speaker, bob: Speaker
+) -> None:
     theirs = await alice.rows()
     history = [user("my pin is 1234"), assistant("Noted."), user("on")]
     rev = await _rev(alice, "c1")
@@ -376,7 +382,7 @@ async def test_a_turn_written_with_anothers_ids_touches_nothing_of_theirs(alice:
     assert await alice.rows() == theirs  # not even marked as carried
 
 
-async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Teller, bob: Teller) -> None:
+async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Speaker, bob: Speaker) -> None:
     theirs = await alice.rows()
     seen: list[Pool] = []
 
@@ -389,19 +395,19 @@ async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Teller,
     assert await alice.rows() == theirs
 
 
-async def _rev(teller: Teller, key: str) -> int:
-    look = await teller.store.turns.look(teller.agent, key, None)
+async def _rev(speaker: Speaker, key: str) -> int:
+    look = await speaker.store.turns.look(speaker.agent, key, None)
     assert look is not None
     assert look.conversation is not None
     return look.conversation.rev
 
 
-def _write(teller: Teller, turn: StoredTurn, plain: tuple[Exchange, int] | None = None) -> TurnWrite:
-    ended = settle.Ended(-1, [assistant("Yes.")], assistant("Yes."), teller.now(), {})
+def _write(speaker: Speaker, turn: StoredTurn, plain: tuple[Exchange, int] | None = None) -> TurnWrite:
+    ended = settle.Ended(-1, [assistant("Yes.")], assistant("Yes."), speaker.now(), {})
     return TurnWrite(
-        agent=teller.agent,
+        agent=speaker.agent,
         key=turn.key,
-        uid=f"of {teller.scope.subject} {ended.now}",
+        uid=f"of {speaker.scope.subject} {ended.now}",
         now=ended.now,
         plain=plain,
         probes=Probes(turn.key),
@@ -414,7 +420,7 @@ def _write(teller: Teller, turn: StoredTurn, plain: tuple[Exchange, int] | None 
 
 
 async def test_contents_that_the_rules_miss_are_loaded_with_one_statement_each_time(
-    alice: Teller, statements: list[str]
+    alice: Speaker, statements: list[str]
 ) -> None:
     history = await opened(alice, "c1")
     turn = await alice.begin([*history, user("three")], "c1")
@@ -437,7 +443,7 @@ async def test_contents_that_the_rules_miss_are_loaded_with_one_statement_each_t
     assert kinds(statements) == expected
 
 
-async def test_rules_that_never_have_enough_fail_their_turn_and_no_other(alice: Teller) -> None:
+async def test_rules_that_never_have_enough_fail_their_turn_and_no_other(alice: Speaker) -> None:
     history = await opened(alice, "c1")
     turn = await alice.begin([*history, user("three")], "c1")
     before, calls = await alice.rows(), 0
@@ -455,7 +461,7 @@ async def test_rules_that_never_have_enough_fail_their_turn_and_no_other(alice: 
     assert len(await alice.rows()) == len(before) + 1
 
 
-async def test_what_is_compared_together_is_asked_for_together(alice: Teller, statements: list[str]) -> None:
+async def test_what_is_compared_together_is_asked_for_together(alice: Speaker, statements: list[str]) -> None:
     for n in range(70):  # more than one statement takes
         await alice.say([user(f"Question number {n}")], assistant("Yes."))
     statements.clear()
@@ -466,7 +472,7 @@ async def test_what_is_compared_together_is_asked_for_together(alice: Teller, st
 @both
 @pytest.mark.parametrize("how", [settle.finish, settle.cancel])
 async def test_nothing_of_a_request_is_changed_where_it_is_written(
-    alice: Teller, key: str | None, how: Callable[[Tree, Plan, settle.Ended], Exchange]
+    alice: Speaker, key: str | None, how: Callable[[Tree, Plan, settle.Ended], Exchange]
 ) -> None:
     # Its last reply came back cut, with a picture in the question: the writer sees another form, hashes it anew, and
     # finds an alternative to compare with.
@@ -502,7 +508,7 @@ async def test_nothing_of_a_request_is_changed_where_it_is_written(
 
 
 @both
-async def test_what_is_stored_is_what_one_would_work_out(alice: Teller, key: str | None) -> None:
+async def test_what_is_stored_is_what_one_would_work_out(alice: Speaker, key: str | None) -> None:
     history = await opened(alice, key)
     asked = [*history, user("I like tea")]
     await alice.end(await alice.begin(asked, key), noted("One moment. Noted."), ["tea"])
@@ -517,7 +523,7 @@ async def test_what_is_stored_is_what_one_would_work_out(alice: Teller, key: str
 # -- among many that are alike
 
 
-async def test_an_exact_parent_is_found_among_many_with_the_same_words(alice: Teller) -> None:
+async def test_an_exact_parent_is_found_among_many_with_the_same_words(alice: Speaker) -> None:
     """Look-ups by a reply or a question are bounded; what a list repeats from its first message on is never missed."""
     opening = [user("where were we?"), assistant("In the garden."), user("yes")]
     history = [*opening, assistant("Ok."), user("go on")]
@@ -539,7 +545,7 @@ async def test_an_exact_parent_is_found_among_many_with_the_same_words(alice: Te
     assert [end.conversation for end in ends] == [1, 1]
 
 
-async def test_a_conflict_finds_its_conversation_among_many_with_the_same_words(alice: Teller) -> None:
+async def test_a_conflict_finds_its_conversation_among_many_with_the_same_words(alice: Speaker) -> None:
     opening = [user("where were we?"), assistant("In the garden."), user("yes")]
     await alice.say(opening[:1], assistant("In the garden."))
     await alice.say(opening, assistant("Ok."))

@@ -21,7 +21,7 @@ from storage.sql.vectors import add_vectors, forget_indexed
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import Holds
 from tests.storage.test_forget import Clock
-from tests.stored import ALICE, Teller, rows, save_passage
+from tests.stored import ALICE, Speaker, rows, save_passage
 
 DIMENSION = 16
 MODEL = "test/m"
@@ -161,11 +161,11 @@ def test_what_is_in_sight_is_not_wanted_and_what_the_index_does_not_know_is_no_h
 
 
 @pytest.fixture
-async def alice(store: SqlStore) -> Teller:
-    return Teller(store, ALICE, Clock())
+async def alice(store: SqlStore) -> Speaker:
+    return Speaker(store, ALICE, Clock())
 
 
-async def talk(alice: Teller, *marks: str, key: str = "c1") -> None:
+async def talk(alice: Speaker, *marks: str, key: str = "c1") -> None:
     history: list[Any] = []
     for mark in marks:
         history.append(user(f"What of {mark}?"))
@@ -227,7 +227,7 @@ async def forget(store: SqlStore, agent: Agent, target: ForgetTarget) -> None:
     assert await store.forgetting.sweep()
 
 
-async def test_messages_passages_and_facts_are_embedded_and_found(store: SqlStore, alice: Teller) -> None:
+async def test_messages_passages_and_facts_are_embedded_and_found(store: SqlStore, alice: Speaker) -> None:
     await talk(alice, "tea", "rain")
     agent = alice.agent
     await save_passage(store, agent.id, "A saved note.", at=5.0)
@@ -247,7 +247,7 @@ async def test_messages_passages_and_facts_are_embedded_and_found(store: SqlStor
 
 
 async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
-    store: SqlStore, alice: Teller
+    store: SqlStore, alice: Speaker
 ) -> None:
     await talk(alice, *(f"n{i}" for i in range(70)))
     agent = alice.agent
@@ -264,7 +264,7 @@ async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
 
 
 async def test_vectors_of_another_length_under_the_same_name_begin_anew(
-    store: SqlStore, alice: Teller
+    store: SqlStore, alice: Speaker
 ) -> None:
     await talk(alice, "tea")
     agent = alice.agent
@@ -276,7 +276,7 @@ async def test_vectors_of_another_length_under_the_same_name_begin_anew(
     assert "What of tea?" in await search(store, agent, "What of tea?")
 
 
-async def test_what_has_changed_since_it_was_read_is_read_again(store: SqlStore, alice: Teller) -> None:
+async def test_what_has_changed_since_it_was_read_is_read_again(store: SqlStore, alice: Speaker) -> None:
     await talk(alice, "tea")
     agent = alice.agent
     found = await read(store, agent)
@@ -286,7 +286,7 @@ async def test_what_has_changed_since_it_was_read_is_read_again(store: SqlStore,
     assert await store.vectors.lacks(agent.id, MODEL)
 
 
-async def test_a_reply_that_came_back_cut_is_embedded_anew(store: SqlStore, alice: Teller) -> None:
+async def test_a_reply_that_came_back_cut_is_embedded_anew(store: SqlStore, alice: Speaker) -> None:
     whole = assistant("It was on Tuesday, and then we went home by train and slept.")
     await alice.say([user("When?")], whole, "c1")
     await talk(alice, "tea", key="c2")
@@ -299,7 +299,7 @@ async def test_a_reply_that_came_back_cut_is_embedded_anew(store: SqlStore, alic
     assert await embed(store, agent) == ["When?", "It was on Tuesday, and then", "Stop.", "Fine."]
 
 
-async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqlStore, alice: Teller) -> None:
+async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqlStore, alice: Speaker) -> None:
     await talk(alice, "tea")
     agent = alice.agent
     await embed(store, agent)
@@ -316,7 +316,7 @@ async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqlStore, ali
 # -- forgetting
 
 
-async def test_forgetting_takes_the_vectors_along(store: SqlStore, alice: Teller, holds: Holds) -> None:
+async def test_forgetting_takes_the_vectors_along(store: SqlStore, alice: Speaker, holds: Holds) -> None:
     await talk(alice, "one", "two", "three")
     await talk(alice, "four", key="c2")
     agent = alice.agent
@@ -375,7 +375,7 @@ async def test_rows_that_come_grow_and_go_leave_no_copies(store: SqlStore, holds
 
 
 async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_back(
-    store: SqlStore, alice: Teller, holds: Holds
+    store: SqlStore, alice: Speaker, holds: Holds
 ) -> None:
     await talk(alice, "one", "two")
     agent = alice.agent
@@ -393,7 +393,9 @@ async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_ba
     assert await embed(store, agent) == ["What of two?", "This of two."]
 
 
-async def test_what_was_forgotten_is_not_embedded_later(store: SqlStore, alice: Teller, holds: Holds) -> None:
+async def test_what_was_forgotten_is_not_embedded_later(
+    store: SqlStore, alice: Speaker, holds: Holds
+) -> None:
     await talk(alice, "one", "two")
     agent = alice.agent
     await forget(store, agent, ForgetTarget(messages=[(await alice.rows())[0].seq]))
@@ -401,7 +403,7 @@ async def test_what_was_forgotten_is_not_embedded_later(store: SqlStore, alice: 
 
 
 async def test_the_numbers_remembered_between_queries_are_those_on_disk(
-    store: SqlStore, alice: Teller
+    store: SqlStore, alice: Speaker
 ) -> None:
     agents: Sequence[str] = ("one", "two")
     await talk(alice, *agents)

@@ -755,7 +755,7 @@ def test_a_few_shot_answer_that_the_model_repeats_is_no_evidence(world: World, a
 
 
 @both
-def test_an_imported_history_is_told_once_it_was_carried_on(world: World, key: str | None) -> None:
+def test_an_imported_history_is_shown_once_it_was_carried_on(world: World, key: str | None) -> None:
     start = [user("my boat is Ada"), assistant("A boat.")]
     history = world.chat(("one", "r1"), key=key, start=start)
     world.wait(900)
@@ -1037,7 +1037,7 @@ def test_looking_for_a_common_reply_costs_no_more_for_longer_lists(
     assert costs[0] == costs[1] > 0
 
 
-def test_what_is_told_of_a_long_head_is_read_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_shown_of_a_long_head_is_read_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for each of its messages took seconds, with every search until they were indexed."""
     head = [m for k in range(50) for m in (user(f"q{k}"), assistant(f"a{k}"))]
     world.say([*head, user("bye")], "Bye.")

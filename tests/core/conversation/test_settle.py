@@ -129,7 +129,7 @@ def test_a_request_that_was_cancelled_confirms_nothing(world: World) -> None:
 
 
 @both
-def test_a_partial_reply_is_never_told(world: World, key: str | None) -> None:
+def test_a_partial_reply_is_never_shown(world: World, key: str | None) -> None:
     world.cancel(world.begin([user("a story?")], key), [assistant("Once upon a time")])
     world.wait(500)
     assert world.standing() == world.confirmed() == []

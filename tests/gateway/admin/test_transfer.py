@@ -24,7 +24,7 @@ from storage.errors import WriteConflict
 from storage.records import Agent, Scope, State
 from storage.sql.store import SqlStore
 from tests.core.conversations import assistant, call, picture, result, user
-from tests.stored import ALICE, Teller, open_store, save_passage
+from tests.stored import ALICE, Speaker, open_store, save_passage
 
 CAROL = Scope("other", "default", "user:carol")
 Lines = list[str]
@@ -76,7 +76,7 @@ async def fill(store: SqlStore, lines: Lines, scope: Scope = CAROL, page: int = 
     await operation({**of(scope), "lines": [], "at": at, "end": True})
 
 
-async def live(alice: Teller, chance: random.Random, turns: int = 60) -> None:
+async def live(alice: Speaker, chance: random.Random, turns: int = 60) -> None:
     """Conversations as they come: forks, cuts, tools, pictures, edits, what is off, in any script."""
     lists: dict[str | None, list[WireMessage]] = {}
     for number in range(turns):
@@ -108,7 +108,7 @@ async def live(alice: Teller, chance: random.Random, turns: int = 60) -> None:
         lists[key] = [*history, new, reply if kind < 0.7 or kind > 0.85 else assistant(f"Reply {number}")]
 
 
-async def learn(store: SqlStore, alice: Teller) -> None:
+async def learn(store: SqlStore, alice: Speaker) -> None:
     """All that was said is learned from; there was nothing in it."""
     last = (await store.transfer.edge(alice.agent))["seq"]
     cursor = store.database.reader.run(lambda c: c.execute("SELECT max(seq) FROM learned").fetchone()[0]) or 0
@@ -118,7 +118,7 @@ async def learn(store: SqlStore, alice: Teller) -> None:
 @pytest.mark.parametrize("seed", range(6))
 async def test_export_import_export_is_the_same(store: SqlStore, other: SqlStore, seed: int) -> None:
     chance = random.Random(seed)
-    alice = Teller(store, ALICE, Clock())
+    alice = Speaker(store, ALICE, Clock())
     await live(alice, chance)
     agent = alice.agent
     rows = await alice.rows()
@@ -162,7 +162,7 @@ async def test_what_is_said_while_a_memory_is_carried_away_is_not_in_it(
     store: SqlStore, other: SqlStore, seed: int
 ) -> None:
     chance = random.Random(seed)
-    alice = Teller(store, ALICE, Clock())
+    alice = Speaker(store, ALICE, Clock())
     await live(alice, chance, turns=20)
     await learn(store, alice)
     before = await export(store)
@@ -182,12 +182,12 @@ async def test_what_is_said_while_a_memory_is_carried_away_is_not_in_it(
         orjson.loads(line)["exchange"]["seq"] for line in before if line.startswith('{"exchange"')
     ]
     await fill(other, lines)
-    carol = Teller(other, CAROL, Clock())
+    carol = Speaker(other, CAROL, Clock())
     await live(carol, chance, turns=5)  # goes on: no number is given out twice
 
 
 async def test_what_is_told_holds_no_secret_and_no_hash(store: SqlStore) -> None:
-    alice = Teller(store, ALICE, Clock())
+    alice = Speaker(store, ALICE, Clock())
     await live(alice, random.Random(1), 20)
     text = "\n".join(await export(store))
     agent = alice.agent
@@ -198,14 +198,14 @@ async def test_what_is_told_holds_no_secret_and_no_hash(store: SqlStore) -> None
 
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 async def test_a_conversation_goes_on_where_it_was(store: SqlStore, other: SqlStore, key: str | None) -> None:
-    alice = Teller(store, ALICE, Clock())
+    alice = Speaker(store, ALICE, Clock())
     history: list[WireMessage] = []
     for number in range(3):
         history += [user(f"Question {number}")]
         await alice.say(history, assistant(f"Answer {number}"), key)
         history.append(assistant(f"Answer {number}"))
     await fill(other, await export(store))
-    carol = Teller(other, CAROL, alice.now)
+    carol = Speaker(other, CAROL, alice.now)
     turn = await carol.begin([*history, user("And now?")], key)
     assert turn.is_plain
     await carol.end(turn, [assistant("Yes.")])
@@ -225,7 +225,7 @@ async def test_a_conversation_goes_on_where_it_was(store: SqlStore, other: SqlSt
 async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(
     store: SqlStore, other: SqlStore
 ) -> None:
-    alice = Teller(store, ALICE, Clock())
+    alice = Speaker(store, ALICE, Clock())
     history = [user("Secret"), assistant("Well."), user("More")]
     await alice.say(history[:1], assistant("Well."), "c1")
     await alice.say(history, assistant("Fine."), "c1")
@@ -233,13 +233,13 @@ async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[first.id]))
     await store.forgetting.run(id)
     await fill(other, await export(store))
-    carol = Teller(other, CAROL, alice.now)
+    carol = Speaker(other, CAROL, alice.now)
     tomb, second = await carol.rows()
     assert (tomb.state, second.parent) == (State.FORGOTTEN, tomb.id)
     assert not set(tomb.inputs) & {carol_atoms(carol, user("Secret"))}
 
 
-def carol_atoms(carol: Teller, message: WireMessage) -> tuple[bytes, ...]:
+def carol_atoms(carol: Speaker, message: WireMessage) -> tuple[bytes, ...]:
     return Canon(carol.agent.secret).atoms(message)
 
 
@@ -247,7 +247,7 @@ def carol_atoms(carol: Teller, message: WireMessage) -> tuple[bytes, ...]:
 
 
 async def test_a_memory_is_not_written_over(store: SqlStore, other: SqlStore) -> None:
-    alice, carol = Teller(store, ALICE, Clock()), Teller(other, CAROL, Clock())
+    alice, carol = Speaker(store, ALICE, Clock()), Speaker(other, CAROL, Clock())
     await alice.say([user("Hello")], assistant("Hi."), "c1")
     lines = await export(store)
     await carol.say([user("I was here first")], assistant("Hi."), "c1")
@@ -257,7 +257,7 @@ async def test_a_memory_is_not_written_over(store: SqlStore, other: SqlStore) ->
 
 
 async def test_one_that_began_meanwhile_is_not_written_over_either(store: SqlStore, other: SqlStore) -> None:
-    alice, carol = Teller(store, ALICE, Clock()), Teller(other, CAROL, Clock())
+    alice, carol = Speaker(store, ALICE, Clock()), Speaker(other, CAROL, Clock())
     await alice.say([user("Hello")], assistant("Hi."), "c1")
     operation = TransferOperations(other).restore
     at = (await operation({**of(CAROL), "lines": await export(store), "at": None}))["at"]
@@ -270,7 +270,7 @@ async def test_one_that_began_meanwhile_is_not_written_over_either(store: SqlSto
 async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(
     store: SqlStore, other: SqlStore
 ) -> None:
-    alice = Teller(store, ALICE, Clock())
+    alice = Speaker(store, ALICE, Clock())
     await live(alice, random.Random(1), turns=10)
     lines = await export(store)
     for cut in (1, len(lines) // 2, len(lines) - 1):
@@ -284,7 +284,7 @@ async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(
 async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_begins_anew(
     store: SqlStore, other: SqlStore
 ) -> None:
-    alice = Teller(store, ALICE, Clock())
+    alice = Speaker(store, ALICE, Clock())
     await live(alice, random.Random(4), 30)
     lines = await export(store)
     operation = TransferOperations(other).restore
@@ -327,7 +327,7 @@ async def test_what_is_no_export_is_refused(other: SqlStore, lines: Sequence[str
 
 
 async def test_another_scope_is_not_told(store: SqlStore) -> None:
-    await Teller(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
+    await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
     for scope in (CAROL, Scope("other", "default", "user:alice"), Scope("default", "x", "user:alice")):
         with pytest.raises(BadRequest):
             await export(store, scope)
@@ -341,7 +341,7 @@ async def test_the_command_line_writes_a_file_and_reads_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store = await open_store(tmp_path / "mnemogate.db", now=lambda: 1000.0)
-    await live(Teller(store, ALICE, Clock()), random.Random(2), 30)
+    await live(Speaker(store, ALICE, Clock()), random.Random(2), 30)
     lines = await export(store)
     await store.close()
 

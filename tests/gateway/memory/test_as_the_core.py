@@ -21,7 +21,7 @@ from tests.core.conversations import World as Core
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.sdk import CHAT, World, remember
-from tests.stored import ALICE, Teller
+from tests.stored import ALICE, Speaker
 
 EXAMPLES = [user("Example: red"), assistant("Colour: red."), user("Example: two"), assistant("Number: 2.")]
 
@@ -109,7 +109,7 @@ class Both:
         stored = Core(self.core.memory().canon.secret)
 
         async def read() -> None:
-            stored.memory().records = {e.id: e for e in drive(Teller(self.world.store, ALICE).rows())}
+            stored.memory().records = {e.id: e for e in drive(Speaker(self.world.store, ALICE).rows())}
 
         self.world.gateway.call(read())
         assert stored.tree() == self.core.tree()

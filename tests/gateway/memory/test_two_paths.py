@@ -33,7 +33,7 @@ from tests.core.conversations import (
     user,
     without_numbers,
 )
-from tests.stored import ALICE, StoredTurn, Teller, open_store
+from tests.stored import ALICE, Speaker, StoredTurn, open_store
 
 
 class Pair:
@@ -46,7 +46,7 @@ class Pair:
         self.has_edits = has_edits
         self.plain = 0
         self.world = World(store.agents.draft(ALICE).secret, self._recall)
-        self.teller = Teller(store, ALICE, lambda: self.world.now, self._recall)
+        self.speaker = Speaker(store, ALICE, lambda: self.world.now, self._recall)
         self.stored: dict[int, StoredTurn] = {}
 
     def _recall(self, question: str) -> str:
@@ -65,7 +65,7 @@ class Pair:
     ) -> Request:
         offered = OUR_TOOLS if has_tools else frozenset()
         request = self.world.begin(messages, key, mode=mode, tools=offered)
-        stored = await self.teller.begin(messages, key, mode, offered)
+        stored = await self.speaker.begin(messages, key, mode, offered)
         assert request.plan is not None
         for what, a, b in (
             ("parent", _parent(request.plan), _parent(stored.plan)),
@@ -95,12 +95,12 @@ class Pair:
         edits: Sequence[str],
         how: Callable[[Tree, Plan, settle.Ended], Exchange],
     ) -> None:
-        committed = await self.teller.end(self.stored.pop(id(request)), full, edits, how)
+        committed = await self.speaker.end(self.stored.pop(id(request)), full, edits, how)
         assert committed.exchange == request.exchange
         await self._compare()
 
     async def _compare(self) -> None:
-        memory, rows = self.world.memory(), await self.teller.rows()
+        memory, rows = self.world.memory(), await self.speaker.rows()
         firsts: dict[int, int] = {}
         named = {e.conversation for e in rows if memory.is_named(memory.records[e.id])}
         check_columns(rows, memory.canon, named)
@@ -111,7 +111,7 @@ class Pair:
             assert without_numbers(row) == general, f"\n{row}\n{general}\n{self.world.tree()}"
         assert len(rows) == len(memory.records)
         _check_runs(rows)
-        blocks = await self.teller.store.blocks.load(self.teller.agent.id)
+        blocks = await self.speaker.store.blocks.load(self.speaker.agent.id)
         assert [b.value for b in blocks] == [b.value for b in memory.blocks]
 
 
