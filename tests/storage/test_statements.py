@@ -24,7 +24,7 @@ FILES = sorted(
 )
 STATEMENTS = {statement.name: statement for file in FILES for statement in load(file).values()}
 
-# Tables whose rows are an agent's, with the column that says whose.
+# Tables whose rows are an agent's. Blocks and their history are not: a block may be shared, and then it is a profile's.
 OF_AN_AGENT = (
     "block_ops", "conversations", "embedded", "exchanges", "facts", "facts_ended", "learned", "marks", "passages",
     "snapshots", "summaries", "terms", "vectors",
