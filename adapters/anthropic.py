@@ -30,8 +30,6 @@ from adapters.openai import OpenAICompatible
 from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Capabilities, Event, Header, Json, ModelRequest, announces_events
 
-__all__ = ["DEFAULT_VERSION", "SAMPLING_VERSION", "Anthropic"]
-
 DEFAULT_VERSION: Final = "2026-10-21"  # as Anthropic's own SDKs send it since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last one that takes temperature, top_p and top_k
 _MODELS: Final = "/models?limit=1000"

@@ -13,16 +13,6 @@ from typing import Protocol
 from adapters.errors import ProviderTooLarge
 from adapters.types import Capabilities, Embedded, Event, Header, ModelRequest
 
-__all__ = [
-    "MAX_REPLY_BYTES",
-    "BufferedReply",
-    "Embedder",
-    "ModelReply",
-    "Provider",
-    "WholeReply",
-    "read_whole",
-]
-
 MAX_REPLY_BYTES = 256 * 1024 * 1024  # chosen: far above any completion, far below what would hurt the process
 
 

@@ -13,8 +13,6 @@ import orjson
 from adapters.base import ModelReply, read_whole
 from adapters.types import Event, Json
 
-__all__ = ["CallIndexer", "IndexedReply"]
-
 _CALLS = b'"tool_calls"'
 
 

@@ -13,8 +13,6 @@ from typing import Any, Final
 
 from adapters.scripted import Said, Scripted, ScriptedCall, ScriptedFailure, ScriptedProvider
 
-__all__ = ["DemoProvider", "answer"]
-
 _REMEMBER: Final = re.compile(r"^\s*remember\s*:\s*(\S.*?)\s*$", re.I | re.M)
 _NOTE: Final = re.compile(r"<memory>.*?(?:</memory>|\Z)", re.S)
 _SECTION: Final = re.compile(r"<(memory_blocks|memory|summary)\b[^>]*>(.*?)(?:</\1>|\Z)", re.S)

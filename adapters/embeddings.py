@@ -17,8 +17,6 @@ from adapters.base import Provider
 from adapters.errors import ProviderBroke, ProviderRefused
 from adapters.types import BYTES_PER_TOKEN, Embedded, ModelRequest, read_retry_after
 
-__all__ = ["ApiEmbedder"]
-
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
 # Reading more than this takes longer than a hop to a thread: 64 vectors of 1,536 numbers are 2 MB, 15 ms.
 _LONG_BYTES = 64 * 1024

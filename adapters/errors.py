@@ -13,17 +13,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = [
-    "Phase",
-    "ProviderBroke",
-    "ProviderError",
-    "ProviderRefused",
-    "ProviderTimeout",
-    "ProviderTooLarge",
-    "ProviderUnreachable",
-    "UnfinishedEvent",
-]
-
 Phase = Literal["connect", "first byte", "between chunks", "total"]
 
 

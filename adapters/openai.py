@@ -17,8 +17,6 @@ from adapters.errors import ProviderError
 from adapters.transport import HttpTransport, Timeouts, Upload, end_to_end, request_headers
 from adapters.types import Capabilities, Header, ModelRequest, announces_events
 
-__all__ = ["OpenAICompatible"]
-
 _OURS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
 _MAX_URLS: Final = 256
 

@@ -12,8 +12,6 @@ from typing import Final, Literal
 
 from adapters.types import Capabilities
 
-__all__ = ["PROVIDERS", "ProviderSpec"]
-
 _PLAIN: Final = Capabilities()
 _COUNTS: Final = Capabilities(stream_usage=True)
 _NEWER: Final = replace(_COUNTS, max_completion_tokens=True)

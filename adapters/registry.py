@@ -12,8 +12,6 @@ from adapters.providers import PROVIDERS, ProviderSpec
 from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Capabilities, Header
 
-__all__ = ["PROVIDERS", "ProviderSpec", "make_provider"]
-
 
 def make_provider(
     kind: str = "openai",

@@ -22,17 +22,6 @@ from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.sse import EventDecoder, read_end
 from adapters.types import BYTES_PER_TOKEN, Capabilities, Event, Header, ModelRequest
 
-__all__ = [
-    "Raw",
-    "Said",
-    "Script",
-    "Scripted",
-    "ScriptedCall",
-    "ScriptedFailure",
-    "ScriptedProvider",
-    "ScriptedReply",
-]
-
 _TOKEN = re.compile(r"\s*\S+|\s+")
 
 

@@ -17,8 +17,6 @@ import re
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
 from adapters.types import Event
 
-__all__ = ["MAX_EVENT_BYTES", "EventDecoder", "read_end"]
-
 # Chosen: an image in base64 fits into one event; a line that never ends cannot fill the memory.
 MAX_EVENT_BYTES = 32 * 1024 * 1024
 

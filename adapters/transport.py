@@ -41,8 +41,6 @@ from adapters.errors import (
 from adapters.sse import MAX_EVENT_BYTES, EventDecoder, read_end
 from adapters.types import Event, Header
 
-__all__ = ["HttpReply", "HttpTransport", "Timeouts", "Upload", "end_to_end", "request_headers"]
-
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:

@@ -12,18 +12,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-__all__ = [
-    "BYTES_PER_TOKEN",
-    "Capabilities",
-    "Embedded",
-    "Event",
-    "Header",
-    "Json",
-    "ModelRequest",
-    "announces_events",
-    "read_retry_after",
-]
-
 Header = tuple[str, str]
 Json = dict[str, Any]  # an object as orjson returns it
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream does not say what it counted

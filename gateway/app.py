@@ -44,8 +44,6 @@ from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from storage.base import Store
 
-__all__ = ["Gateway", "create_app"]
-
 # Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
 LAST_REQUESTS_S = 5.0
 _log = logging.getLogger("mnemogate")

@@ -32,8 +32,6 @@ from gateway.settings_load import load_settings
 from storage.errors import StoreError
 from storage.sqlite.lock import owner_of
 
-__all__ = ["main"]
-
 EXIT_SETTINGS = 2
 EXIT_FAILED = 1
 # As shells report a process that SIGPIPE ended.

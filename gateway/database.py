@@ -9,10 +9,8 @@ from gateway.core.memory.rules import RULES
 from gateway.settings import Settings
 from storage.base import Store
 from storage.open import open_store
-from storage.search.rank import preload
-from storage.sql.keys import was_keyed
-
-__all__ = ["open_database", "preload", "was_keyed"]
+from storage.search.rank import preload as preload
+from storage.sql.keys import was_keyed as was_keyed
 
 
 async def open_database(settings: Settings, address: str | None = None) -> Store:

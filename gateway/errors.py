@@ -27,29 +27,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
-__all__ = [
-    "BadRequest",
-    "BodyTimeout",
-    "BodyTooLarge",
-    "CallerError",
-    "Conflict",
-    "ErrorForm",
-    "GatewayError",
-    "MemoryUnavailable",
-    "MethodNotAllowed",
-    "NotAllowed",
-    "NotAuthenticated",
-    "Overloaded",
-    "SettingsError",
-    "UnknownModel",
-    "UnknownPath",
-    "UnsupportedEncoding",
-    "UpstreamBroke",
-    "UpstreamError",
-    "UpstreamTimeout",
-    "UpstreamUnreachable",
-]
-
 
 class GatewayError(Exception):
     """The facts of an error.

@@ -15,8 +15,6 @@ from typing import Any
 
 import orjson
 
-__all__ = ["AccessLog", "configure_logging", "write_stderr"]
-
 # Chosen: soon enough for somebody who watches.
 FLUSH_S = 0.1
 

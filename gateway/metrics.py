@@ -14,8 +14,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-__all__ = ["Count", "Metrics", "Spread", "counter_family"]
-
 # Upper bounds of the buckets: fine where our own time lies, coarse where a disk or an upstream is slow.
 _MS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 

@@ -15,8 +15,6 @@ from gateway.run.memory.recall import EmbedQuery
 from gateway.settings import Settings
 from storage.base import Store
 
-__all__ = ["make_operations"]
-
 # Of the note that is shown where recall itself is off.
 SHOWN_RECALL_TOKENS = 1000
 

@@ -6,15 +6,14 @@ Modules that hardly anybody needs (the demo's model, the embedders) are loaded w
 from __future__ import annotations
 
 from adapters.base import Embedder, Provider
-from adapters.registry import PROVIDERS, make_provider
+from adapters.providers import PROVIDERS
+from adapters.registry import make_provider
 from adapters.transport import Timeouts
 from gateway.errors import SettingsError
 from gateway.run.background.embed import LOCAL, embedder_route
 from gateway.run.background.model import background_route
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings, UpstreamSettings
-
-__all__ = ["make_background", "make_embedder", "make_providers"]
 
 
 def make_providers(settings: Settings) -> dict[str, Provider]:

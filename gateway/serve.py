@@ -16,6 +16,7 @@ from typing import Any
 import uvloop
 
 from gateway.app import create_app
+from gateway.core.request.identity import AGENT_PREFIX
 from gateway.database import open_database
 from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
@@ -23,14 +24,12 @@ from gateway.log import configure_logging
 from gateway.operations import make_operations
 from gateway.providers import make_embedder
 from gateway.run.background.embed import Embedding
-from gateway.run.upstream.route import AGENT_PREFIX, resolve_route
+from gateway.run.upstream.route import resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, is_loopback
 from gateway.web.admin import AdminFile
 from gateway.web.server import bind, make_server
 from storage.base import Store
 from storage.errors import StoreError, Unavailable
-
-__all__ = ["example_model", "perform_here", "serve"]
 
 _log = logging.getLogger("mnemogate")
 

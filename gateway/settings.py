@@ -12,23 +12,6 @@ from typing import Literal
 
 from gateway.settings_schema import ranged
 
-__all__ = [
-    "DEFAULT_PROFILE",
-    "DEMO_PROFILE",
-    "BlockSettings",
-    "DatabaseSettings",
-    "DeploymentSettings",
-    "MemorySettings",
-    "ModelSettings",
-    "ProfileSettings",
-    "ProjectSettings",
-    "ServerSettings",
-    "Settings",
-    "SideRequest",
-    "UpstreamSettings",
-    "is_loopback",
-]
-
 DefaultMode = Literal["on", "read", "off"]
 Compaction = Literal["summary", "truncate"]
 History = Literal["full", "client", "append"]

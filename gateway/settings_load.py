@@ -29,8 +29,6 @@ from gateway.settings import (
 )
 from gateway.settings_schema import build, convert_text, unknown_name
 
-__all__ = ["load_settings"]
-
 DEFAULT_CONFIG = "mnemogate.toml"
 # A key written so is the value of the variable that follows.
 FROM_ENVIRONMENT = "env:"

@@ -13,8 +13,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from gateway.errors import SettingsError
 
-__all__ = ["build", "convert_text", "ranged", "unknown_name"]
-
 T = TypeVar("T")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _TRUTH = {

@@ -19,16 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = [
-    "Encoding",
-    "Tokenizer",
-    "media_tokens",
-    "message_tokens",
-    "read_ranks",
-    "tokenizer_for",
-    "upper_bound",
-]
-
 Encoding = Literal["o200k_base", "cl100k_base"]
 
 # Role and separators: OpenAI's cookbook ("How to count tokens") has 3, and 1 more for a name.

@@ -16,8 +16,6 @@ from storage.sql import exchanges
 from storage.sql.agents import create_agent
 from storage.sql.store import SqlStore
 
-__all__ = ["new_agent", "write_conversation"]
-
 Turn = tuple[float, str, str]  # when (seconds), what the user said, what was answered
 
 

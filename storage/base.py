@@ -46,24 +46,6 @@ from storage.records import (
     Vector,
 )
 
-__all__ = [
-    "Agents",
-    "Blocks",
-    "Effect",
-    "Facts",
-    "Forgetting",
-    "Jobs",
-    "Keys",
-    "Passages",
-    "Recall",
-    "Spending",
-    "Store",
-    "StoreHealth",
-    "Summaries",
-    "Turns",
-    "Vectors",
-]
-
 
 class Keys(Protocol):
     async def create(self, project: str, name: str) -> tuple[Key, str]:

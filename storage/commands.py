@@ -9,30 +9,6 @@ from typing import Any, NamedTuple
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Exchange, Message, Snapshot
 from storage.value import frozen
 
-__all__ = [
-    "MAX_RULE_CALLS",
-    "Ancestor",
-    "BlockMerge",
-    "Change",
-    "Committed",
-    "Erased",
-    "Extent",
-    "ForgetTarget",
-    "Learned",
-    "LearnedFact",
-    "Look",
-    "Missing",
-    "Pool",
-    "Probes",
-    "Revised",
-    "Rules",
-    "StoredContent",
-    "TransferRecord",
-    "TurnWrite",
-    "Unembedded",
-    "Unlearned",
-]
-
 # -- what passes between a turn and the store
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
-__all__ = ["Connection", "Database", "Effect", "Operation", "Row", "Statement", "StoreHealth"]
-
 
 @dataclass(frozen=True, slots=True)
 class StoreHealth:

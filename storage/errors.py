@@ -23,26 +23,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-__all__ = [
-    "Broken",
-    "Busy",
-    "Closed",
-    "Corrupt",
-    "Foreign",
-    "Full",
-    "Locked",
-    "NotFound",
-    "Owned",
-    "ReadOnly",
-    "Stale",
-    "StatementFailed",
-    "StoreError",
-    "TooNew",
-    "TooSlow",
-    "Unavailable",
-    "WriteConflict",
-]
-
 
 class StoreError(Exception):
     """message: what was wrong, what was seen, what to do."""

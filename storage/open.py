@@ -11,8 +11,6 @@ from storage.commands import Rules
 from storage.sql.store import SqlStore
 from storage.sqlite.database import SqliteDatabase
 
-__all__ = ["open_store"]
-
 
 async def open_store(
     path: str | Path,

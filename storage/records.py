@@ -14,28 +14,6 @@ from typing import Any, NamedTuple
 
 from storage.value import frozen
 
-__all__ = [
-    "Agent",
-    "Atom",
-    "Block",
-    "BlockOp",
-    "Conversation",
-    "Exchange",
-    "Fact",
-    "Job",
-    "JobState",
-    "Key",
-    "Message",
-    "Passage",
-    "Revision",
-    "Scope",
-    "Snapshot",
-    "State",
-    "Step",
-    "Summary",
-    "Vector",
-]
-
 # One kind byte (u, t, a, c) and a keyed digest.
 Atom = bytes
 

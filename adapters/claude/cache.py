@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from adapters.types import Json
 
-__all__ = ["place_marks"]
-
 
 def place_marks(wire: Json, ttl: str | None = None) -> None:
     """Marks a request in which the client has marked nothing. ttl: None is the provider's default, five minutes."""

@@ -19,9 +19,6 @@ from adapters.claude.errors import Untranslatable
 from adapters.claude.reply import OPAQUE
 from adapters.types import Json
 
-__all__ = ["assistant_blocks", "text_blocks", "tool_result", "tool_use_id", "user_blocks"]
-
-
 # Fields of a text part, a tool call or a tool message that Anthropic's blocks have as well. Others are left out,
 # because they are refused: OpenAI's Agents for JavaScript put all fields of a reply into its text part.
 _TEXT_FIELDS: Final = ("type", "text", "cache_control", "citations")

@@ -13,9 +13,6 @@ import orjson
 
 from adapters.types import Json
 
-__all__ = ["Untranslatable", "error_body", "to_openai", "translate_body"]
-
-
 # "temperature: Extra inputs are not permitted". A path such as messages.3.content.0 is one of our own body, which
 # the caller has never seen.
 _PARAM = re.compile(r"([A-Za-z_]\w*): ")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from adapters.sse import EventDecoder
 from adapters.types import Event
 
-__all__ = ["NamedEventDecoder"]
-
 _NAME = b"event: "
 _DATA = b"data: "
 

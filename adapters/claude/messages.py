@@ -20,9 +20,6 @@ from adapters.claude.content import assistant_blocks, text_blocks, tool_result, 
 from adapters.claude.errors import Untranslatable
 from adapters.types import Json
 
-__all__ = ["OPENING", "ClaudeMessages", "arrange"]
-
-
 OPENING: Final = "(The assistant speaks first.)"
 """The first turn must be a user's, so a list that opens with the assistant's greeting gets this one before it."""
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Model", "find_model"]
-
 
 @dataclass(frozen=True, slots=True)
 class Model:

@@ -14,19 +14,6 @@ import orjson
 
 from adapters.types import Json
 
-__all__ = [
-    "CALL_FIELDS",
-    "MESSAGE_FIELDS",
-    "OPAQUE",
-    "THINKING",
-    "completion",
-    "ending",
-    "next_index",
-    "note_citations",
-    "to_usage",
-]
-
-
 _FINISH: Final = {
     "end_turn": "stop",
     "stop_sequence": "stop",

@@ -17,9 +17,6 @@ from adapters.claude.models import find_model
 from adapters.claude.tools import close_schema, to_choice, to_tools
 from adapters.types import Json
 
-__all__ = ["SAMPLING", "to_wire"]
-
-
 SAMPLING: Final = ("temperature", "top_p", "top_k")
 """Fields that version 2026-10-21 of the API refuses whatever their value, and the one before it takes."""
 

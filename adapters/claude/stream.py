@@ -24,9 +24,6 @@ from adapters.claude.reply import CALL_FIELDS, MESSAGE_FIELDS, THINKING, ending,
 from adapters.errors import ProviderBroke
 from adapters.types import Event, Json
 
-__all__ = ["StreamTranslator"]
-
-
 _DONE: Final = Event(b"data: [DONE]\n\n", b"[DONE]")
 _PING: Final = Event(b": ping\n\n", None)
 

@@ -7,9 +7,6 @@ from typing import Any, Final
 from adapters.claude.errors import Untranslatable
 from adapters.types import Json
 
-__all__ = ["close_schema", "to_choice", "to_tools"]
-
-
 _EMPTY: Final[Json] = {"type": "object", "properties": {}}
 
 

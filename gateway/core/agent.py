@@ -7,8 +7,6 @@ from typing import Literal
 
 from storage.records import Block
 
-__all__ = ["AgentSpec"]
-
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:

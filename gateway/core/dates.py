@@ -6,8 +6,6 @@ import math
 from datetime import UTC, datetime
 from functools import lru_cache
 
-__all__ = ["date_of", "day_of", "minute_of"]
-
 _DAY_S = 86_400
 
 

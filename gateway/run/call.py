@@ -17,8 +17,6 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.failover import Endpoint
 
-__all__ = ["ChatCall", "form_for"]
-
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:

@@ -47,8 +47,6 @@ from gateway.run.upstream.route import Route, agent_route, check_models, resolve
 from gateway.settings import Settings
 from storage.errors import StoreError
 
-__all__ = ["Chat", "Served"]
-
 _log = logging.getLogger("mnemogate")
 
 

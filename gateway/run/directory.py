@@ -8,8 +8,6 @@ from gateway.errors import BadRequest, UnknownModel
 from gateway.settings import DEFAULT_PROFILE, BlockSettings, MemorySettings, ProfileSettings, Settings
 from storage.records import Block
 
-__all__ = ["Directory"]
-
 
 class Directory:
     """The agents of the settings. specs: those that are declared there, in their order."""

@@ -9,8 +9,6 @@ from collections.abc import Awaitable
 from storage.errors import StoreError
 from storage.records import Scope
 
-__all__ = ["Pending"]
-
 _log = logging.getLogger("mnemogate")
 # Rounds of the event loop from a connection that closes to the end of its turn. Measured: 1 to 3 where the next request
 # comes at once, as it does when a voice agent is interrupted.

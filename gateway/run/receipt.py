@@ -6,8 +6,6 @@ import time
 
 from adapters.types import Header
 
-__all__ = ["Receipt"]
-
 
 class Receipt:
     """The account that a reply gives of its making. added_ms: our part of the time up to its head."""

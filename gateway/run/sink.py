@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-__all__ = ["ClientGone", "Sink"]
-
 
 class ClientGone(Exception):
     """The client left, or stopped reading, before its reply was complete."""

@@ -64,8 +64,6 @@ from gateway.run.upstream.keepalive import BEAT, await_with_beats, with_beats
 from gateway.run.upstream.relay import handed_on
 from storage.errors import StoreError
 
-__all__ = ["Kept", "TurnLimits", "TurnRun"]
-
 _log = logging.getLogger("mnemogate")
 # For an upstream to end its body after [DONE], so that its connection can be used again.
 LAST_BYTES_S = 0.25

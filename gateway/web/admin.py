@@ -21,8 +21,6 @@ from gateway.errors import BadRequest, NotAuthenticated, UnknownPath
 from gateway.run.admin.operations import Operations
 from gateway.web.middleware import trace_of
 
-__all__ = ["ADMIN_PREFIX", "AdminFile", "admin_routes"]
-
 ADMIN_PREFIX = "/admin/"
 MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and JSON within JSON grows
 

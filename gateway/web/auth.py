@@ -15,8 +15,6 @@ from gateway.settings import is_loopback
 from storage.base import Keys
 from storage.errors import StoreError
 
-__all__ = ["KEY_PREFIX", "Caller", "Guard"]
-
 KEY_PREFIX = "mg-"
 DEFAULT_PROJECT = "default"
 

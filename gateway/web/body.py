@@ -9,8 +9,6 @@ from starlette.types import Receive, Scope
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, UnsupportedEncoding
 from gateway.run.sink import ClientGone
 
-__all__ = ["SLOWEST_BYTES_PER_S", "BodyReader", "ByteQuota", "content_length"]
-
 LARGE_BYTES = 1024 * 1024  # chosen: below it a thousand bodies in flight are not a matter for concern
 SLOWEST_BYTES_PER_S = 16 * 1024  # chosen: what arrives more slowly than this runs out of time
 

@@ -13,8 +13,6 @@ from gateway.web.body import BodyReader
 from gateway.web.middleware import trace_of
 from gateway.web.sse import ClientReply
 
-__all__ = ["CHAT_PATH", "ChatRoute"]
-
 CHAT_PATH = "/v1/chat/completions"
 
 

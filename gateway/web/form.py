@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["FieldSearch", "boundary_of"]
-
 _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.IGNORECASE)
 _NAME = re.compile(rb"""^content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M)
 _MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear

@@ -27,8 +27,6 @@ from gateway.web.model_field import parse_named
 from gateway.web.sse import ClientReply
 from gateway.web.upload import UploadBody
 
-__all__ = ["FORWARDED", "forwarding_routes"]
-
 _ANY: Final = ("GET", "POST", "DELETE")
 
 # path -> its methods, and the name under which it is counted. The upstream knows what lies below a path.

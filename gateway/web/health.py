@@ -13,8 +13,6 @@ from starlette.routing import Route
 
 from gateway.metrics import Metrics
 
-__all__ = ["Readiness", "health_routes"]
-
 
 @dataclass(slots=True)
 class Readiness:

@@ -12,8 +12,6 @@ import re
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["HttpToolsShim"]
-
 _UPGRADE = re.compile(rb"(^|\n)[Uu]pgrade(?=[ \t]*:)")
 
 

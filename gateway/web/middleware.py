@@ -25,8 +25,6 @@ from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
 from gateway.web.auth import Caller, Guard
 
-__all__ = ["Edge", "Trace", "trace_of"]
-
 OPEN_PATHS = frozenset(("/health", "/health/ready"))
 OPENAI_ERRORS: Final = ChatErrors()
 CLIENT_GONE = 499  # nginx's status for it; it appears in logs and metrics only

@@ -9,8 +9,6 @@ import orjson
 from gateway.core.request.splice import Splice, scan
 from gateway.errors import BadRequest
 
-__all__ = ["NamedRequest", "parse_named"]
-
 
 @dataclass(frozen=True, slots=True)
 class NamedRequest:

@@ -13,8 +13,6 @@ from gateway.errors import UnknownModel
 from gateway.run.upstream.models import ModelList
 from gateway.web.middleware import trace_of
 
-__all__ = ["model_routes"]
-
 
 def model_routes(models: ModelList) -> list[Route]:
     async def index(request: Request) -> Response:

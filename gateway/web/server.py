@@ -17,8 +17,6 @@ from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
 from gateway.web.httptools_shim import HttpToolsShim
 
-__all__ = ["GatewayServer", "bind", "make_server"]
-
 # Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
 KEEP_ALIVE_S = 135
 MAX_HEAD_BYTES = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB

@@ -18,8 +18,6 @@ from starlette.types import Receive, Send
 
 from gateway.run.sink import ClientGone
 
-__all__ = ["ClientConnection", "ClientReply"]
-
 
 class ClientConnection(Protocol):
     """A client's connection, which tells when it is lost."""

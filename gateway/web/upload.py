@@ -18,8 +18,6 @@ from gateway.run.sink import ClientGone
 from gateway.web.body import SLOWEST_BYTES_PER_S, ByteQuota, content_length
 from gateway.web.form import FieldSearch
 
-__all__ = ["UploadBody"]
-
 PIECE_BYTES = 256 * 1024  # chosen: what was kept goes on in such pieces, so that the loop is not blocked
 
 

@@ -33,26 +33,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "CHUNK",
-    "IN_HEAD",
-    "PRESENT",
-    "SLOT",
-    "USER",
-    "CorruptIndex",
-    "Document",
-    "OpenBlob",
-    "chunk_of",
-    "count_terms",
-    "document_row",
-    "document_type",
-    "encode",
-    "forget",
-    "hash_terms",
-    "merge",
-    "open_blob",
-]
-
 # Messages in a blob. A slot must fit into 6 bits.
 CHUNK = 64
 

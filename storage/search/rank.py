@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Near", "clear_caches", "preload", "rank"]
-
 # BM25's own: how soon a repeated word stops counting, and how much a long message is held against it.
 _K1 = 1.2
 _B = 0.75

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Chunk", "compare", "forget", "join", "merge", "open_chunk"]
-
 _MAGIC = b"mv"
 _VERSION = 1
 _HEADER = struct.Struct("<2sHIII")

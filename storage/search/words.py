@@ -15,8 +15,6 @@ from typing import Any
 
 import Stemmer  # type: ignore[import-not-found, unused-ignore]
 
-__all__ = ["COURTESY", "date_words", "terms_of_word", "words_of"]
-
 # Longer words are hashes and the like, which come once: their terms are not cached.
 _WORD_CHARS = 40
 

@@ -16,8 +16,6 @@ from storage.errors import WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.statements import load
 
-__all__ = ["Agents", "create_agent", "find_agent", "set_indexed", "take_seq"]
-
 SQL = load("statements.sql")
 
 # About 700 bytes each: 3 MB at most, and a miss costs one read by key.

@@ -16,22 +16,6 @@ from storage.errors import NotFound, WriteConflict
 from storage.records import Block, BlockOp, Revision
 from storage.sql.statements import load
 
-__all__ = [
-    "FORGOTTEN_ORIGIN",
-    "Blocks",
-    "add_op",
-    "ensure_blocks",
-    "ensure_shared_blocks",
-    "follow_blocks",
-    "get_block",
-    "list_revisions",
-    "load_blocks",
-    "load_ops",
-    "settle_ops",
-    "undo_block",
-    "write_block",
-]
-
 SQL = load("statements.sql")
 
 _FOLLOWED = 200  # memories that one write gives a block: 4 ms, for which turns may have to wait

@@ -16,19 +16,6 @@ from storage.database import Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
 from storage.sql.statements import load, parts
 
-__all__ = [
-    "add_exchange",
-    "contents",
-    "insert_exchange",
-    "load_pool",
-    "look",
-    "mark_carried",
-    "put_exchange",
-    "rewrite_exchange",
-    "spoken",
-    "update_exchange",
-]
-
 ATOM_BYTES = 12
 MEDIA_BYTES = 11
 POOL_LIMIT = (

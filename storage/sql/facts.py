@@ -24,8 +24,6 @@ from storage.sql.blocks import ensure_blocks, load_blocks, write_block
 from storage.sql.statements import load, parts
 from storage.sql.vectors import forget_indexed
 
-__all__ = ["Facts", "hash_key"]
-
 SQL = load("facts.sql")
 
 ORIGIN = "learning"

@@ -35,8 +35,6 @@ from storage.sql.jobs import forget_jobs
 from storage.sql.statements import load, parts
 from storage.sql.vectors import VectorCache, forget_indexed
 
-__all__ = ["Forgetting"]
-
 SQL = load("forget.sql")
 
 # Rows a transaction; measured at 20 to 60 us each, and a bulk write shall stay below 5 ms.

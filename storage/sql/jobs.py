@@ -28,8 +28,6 @@ from storage.errors import NotFound, Stale
 from storage.records import Job, JobState, Step
 from storage.sql.statements import load
 
-__all__ = ["Jobs", "enqueue_job", "forget_jobs"]
-
 T = TypeVar("T")
 Coalesce = Callable[[bytes, bytes], bytes]
 SQL = load("jobs.sql")

@@ -20,8 +20,6 @@ from storage.errors import NotFound, WriteConflict
 from storage.records import Key
 from storage.sql.statements import load
 
-__all__ = ["Keys", "digest_of", "was_keyed"]
-
 SQL = load("statements.sql")
 
 PREFIX = "mg-"

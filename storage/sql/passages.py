@@ -15,8 +15,6 @@ from storage.records import Message, Passage
 from storage.sql.agents import take_seq
 from storage.sql.statements import load
 
-__all__ = ["Passages", "insert_passage", "list_passages", "load_kept"]
-
 SQL = load("statements.sql")
 
 

@@ -21,8 +21,6 @@ from storage.sql.passages import load_kept
 from storage.sql.terms import get_terms, load_terms, replace_terms
 from storage.sql.vectors import VectorCache, find_near, forget_indexed
 
-__all__ = ["Recall"]
-
 # From about this many messages on, ranking takes longer than a hop to the reader's thread (measured: 0.1 ms for 100
 # messages, 1.6 ms for 10,000).
 _LONG = 20_000

@@ -7,8 +7,6 @@ import asyncio
 from storage.database import Database
 from storage.sql.statements import load
 
-__all__ = ["Spending"]
-
 SQL = load("jobs.sql")
 
 

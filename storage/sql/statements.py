@@ -27,8 +27,6 @@ from typing import TypeVar
 
 from storage.database import Statement
 
-__all__ = ["load", "parts"]
-
 T = TypeVar("T")
 
 _BEGIN = re.compile(r"^-- (name|piece): (\w+)(?: \((sqlite|postgres)\))?$", re.MULTILINE)

@@ -26,8 +26,6 @@ from storage.sql.transfer import Transfer
 from storage.sql.turns import Turns
 from storage.sql.vectors import VectorCache, Vectors
 
-__all__ = ["SqlStore"]
-
 
 class SqlStore:
     """Implements storage.base.Store.

@@ -10,8 +10,6 @@ from storage.records import Exchange, Summary
 from storage.sql import exchanges
 from storage.sql.statements import load
 
-__all__ = ["Summaries"]
-
 SQL = load("summaries.sql")
 
 

@@ -8,8 +8,6 @@ from storage.database import Connection, Row
 from storage.search import blob
 from storage.sql.statements import load
 
-__all__ = ["forget_terms", "get_terms", "load_terms", "replace_terms"]
-
 SQL = load("statements.sql")
 
 

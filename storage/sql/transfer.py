@@ -25,8 +25,6 @@ from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
 from storage.sql.statements import load, parts
 
-__all__ = ["IMPORTING", "Transfer"]
-
 SQL = load("transfer.sql")
 
 IMPORTING = "importing:"

@@ -36,8 +36,6 @@ from storage.sql.blocks import (
 )
 from storage.sql.passages import insert_passage
 
-__all__ = ["Turns"]
-
 
 class Turns:
     def __init__(self, database: Database, agents: Agents, rules: Rules) -> None:

@@ -26,8 +26,6 @@ from storage.sql.passages import load_kept
 from storage.sql.statements import load
 from storage.sql.terms import forget_terms
 
-__all__ = ["VectorCache", "Vectors", "add_vectors", "find_near", "forget_indexed", "known_seqs"]
-
 SQL = load("vectors.sql")
 
 # Exchanges, and passages with facts, that are read at once.

@@ -33,8 +33,6 @@ from storage.errors import (
     WriteConflict,
 )
 
-__all__ = ["DatabaseFile", "Driver", "open_reader", "open_writer", "translate", "translated"]
-
 T = TypeVar("T")
 
 # RETURNING came with 3.35, STRICT tables with 3.37.

@@ -22,8 +22,6 @@ from storage.sqlite.padding import padding_of, size_of
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writer import Writer, WriterLimits
 
-__all__ = ["SqliteConnection", "SqliteDatabase", "connect_current", "drive"]
-
 T = TypeVar("T")
 
 

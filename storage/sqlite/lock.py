@@ -18,8 +18,6 @@ import orjson
 
 from storage.errors import Broken, Owned, ReadOnly
 
-__all__ = ["Lock", "LockOwner", "owner_of"]
-
 # `owner_of` holds a shared lock for an instant. A start that meets one tries again before it believes in an owner.
 _TRIES = 5
 _PAUSE_S = 0.02

@@ -14,8 +14,6 @@ from importlib import resources
 from storage.errors import Foreign, TooNew
 from storage.sqlite.connection import translated
 
-__all__ = ["load_migrations", "migrate"]
-
 # "Mnem" in ASCII: tells our files from other SQLite databases.
 APPLICATION_ID = 0x4D6E656D
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["FLOOR", "pad_bytes", "padding_of", "room_for", "size_of"]
-
 _USABLE = 4096
 _LOCAL = _USABLE - 35  # the longest record without overflow pages
 _LEAST = (_USABLE - 12) * 32 // 255 - 23  # of a longer one, what lies in its page at least

@@ -16,8 +16,6 @@ from typing import TypeVar
 from storage.errors import Broken, Closed, Corrupt, Unavailable
 from storage.sqlite.connection import DatabaseFile, Driver, open_reader, translate
 
-__all__ = ["Reader", "ThreadReader"]
-
 T = TypeVar("T")
 
 # Machine instructions between two looks at the clock: some 10-50 us of work each.

@@ -32,8 +32,6 @@ from storage.database import StoreHealth
 from storage.errors import Broken, Busy, Closed, Corrupt, StatementFailed, StoreError, Unavailable
 from storage.sqlite.connection import Driver, translate
 
-__all__ = ["Writer", "WriterLimits"]
-
 T = TypeVar("T")
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from adapters import registry
 from adapters.base import Provider
-from adapters.registry import PROVIDERS, make_provider
+from adapters.providers import PROVIDERS
+from adapters.registry import make_provider
 from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest

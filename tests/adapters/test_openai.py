@@ -8,7 +8,8 @@ import pytest
 
 from adapters.errors import ProviderUnreachable
 from adapters.openai import OpenAICompatible
-from adapters.registry import PROVIDERS, make_provider
+from adapters.providers import PROVIDERS
+from adapters.registry import make_provider
 from adapters.transport import HttpTransport
 from adapters.types import Header, ModelRequest
 from tests.doubles.upstream import StrictUpstream

@@ -10,7 +10,8 @@ from yarl import URL
 
 from adapters.anthropic import Anthropic
 from adapters.openai import OpenAICompatible
-from adapters.registry import PROVIDERS, ProviderSpec, make_provider
+from adapters.providers import PROVIDERS, ProviderSpec
+from adapters.registry import make_provider
 from adapters.types import Capabilities
 from gateway.providers import make_providers
 from gateway.settings import NEEDS_ADDRESS, Kind, Settings, UpstreamSettings

@@ -18,27 +18,6 @@ import orjson
 
 from storage.records import Atom
 
-__all__ = [
-    "Canon",
-    "Listing",
-    "WireMessage",
-    "begins",
-    "call_id",
-    "calls_of",
-    "gap",
-    "grows",
-    "in_a_row",
-    "is_system",
-    "is_user",
-    "letters",
-    "rest_after",
-    "squash",
-    "text_of",
-    "visible",
-    "without_remark",
-    "words",
-]
-
 WireMessage = dict[str, Any]
 
 _WORD = re.compile(r"\w+")

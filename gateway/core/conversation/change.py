@@ -11,8 +11,6 @@ from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
 from storage.records import Exchange, State
 
-__all__ = ["plan_change"]
-
 
 def plan_change(
     pool: Pool, plan: Plan, ended: settle.Ended, how: Callable[[Tree, Plan, settle.Ended], Exchange]

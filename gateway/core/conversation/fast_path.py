@@ -17,8 +17,6 @@ from gateway.core.conversation.tree import end_offset, has_additions
 from storage.commands import Look
 from storage.records import Exchange, State
 
-__all__ = ["finish_plain", "plan_plain"]
-
 
 def plan_plain(look: Look, query: Query) -> Plan | None:
     """Plans a plain turn. Returns None where the turn is not plain."""

@@ -8,8 +8,6 @@ from gateway.core.conversation.match import Query
 from gateway.core.conversation.plan import Plan
 from storage.commands import Probes
 
-__all__ = ["RECENT", "full_probes", "plain_probes"]
-
 # Turns back in which our replies are looked for; further back the hash of the path finds them.
 PROBED_TURNS = 8
 

@@ -26,16 +26,6 @@ from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from storage.records import Atom, Exchange
 from storage.value import frozen
 
-__all__ = [
-    "Form",
-    "Keeping",
-    "Match",
-    "Query",
-    "find_match",
-    "lcs",
-    "spans_of",
-]
-
 LONG_REPLY = 32  # characters of a reply that nobody else will have written word for word
 _LCS_ATOMS = 160  # compared at most; about 32 turns with tools
 _MAX_TURNS = 8  # turns back in which the same reply is searched once more

@@ -14,8 +14,6 @@ from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_for
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import frozen
 
-__all__ = ["Amendment", "Plan", "find_opening", "is_enough", "left_out", "low_of", "plan_turn"]
-
 
 @frozen
 class Amendment:

@@ -12,8 +12,6 @@ from typing import Any
 
 from gateway.core.conversation.canonical import call_id
 
-__all__ = ["has_opaque", "refilled", "refilled_calls", "without_opaque"]
-
 # As adapters/claude writes them, and OpenRouter (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
 FIELDS = ("thinking_blocks", "provider_blocks", "reasoning_details")
 CALL_FIELDS = ("extra_content",)  # ai.google.dev/gemini-api/docs/thought-signatures

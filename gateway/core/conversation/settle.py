@@ -18,8 +18,6 @@ from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
 
-__all__ = ["Ended", "cancel", "contents", "finish", "head_of", "mergeable", "open_", "refresh_standing"]
-
 
 @dataclass(frozen=True, slots=True)
 class Ended:

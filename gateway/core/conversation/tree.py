@@ -21,8 +21,6 @@ from gateway.core.conversation.canonical import WireMessage, grows, is_user, tex
 from storage.commands import Missing, StoredContent
 from storage.records import Atom, Exchange, State
 
-__all__ = ["Content", "PathElement", "Tree", "end_offset", "has_additions", "is_forgotten", "is_tombstone"]
-
 _TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BASELINE_TEXTS"]
-
 BASELINE_TEXTS: Final = (
     "The meeting was moved to Thursday afternoon.",
     "She bought a red bicycle at the market.",

@@ -11,8 +11,6 @@ from gateway.core.memory.tools import Edit, apply
 from storage.commands import BlockMerge
 from storage.records import Block, BlockOp
 
-__all__ = ["ARCHIVAL_INSERT", "merge", "perform", "view"]
-
 ARCHIVAL_INSERT = "archival_insert"
 
 

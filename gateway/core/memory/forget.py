@@ -15,8 +15,6 @@ from gateway.core.prompt.note import folded_words, mentions_blocks
 from storage.commands import Erased, Revised
 from storage.records import Block
 
-__all__ = ["quotes", "rebuild"]
-
 _REVEALING = 4  # letters of a word that can give something away; shorter ones are function words
 
 

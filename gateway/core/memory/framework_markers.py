@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["strip_marks"]
-
 # Pipecat's filter of incomplete turns prefixes a reply with a mark: a check mark or a filled circle, by version; a
 # hollow or a half circle alone means "incomplete, say nothing".
 _TURN_MARK = re.compile(r"^[\s✓✔●⬤○◯◐◑◒◓]+")

@@ -25,22 +25,6 @@ from gateway.core.prompt import note
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message
 
-__all__ = [
-    "HUMAN",
-    "BlockEdit",
-    "FactEdit",
-    "Reading",
-    "build_request",
-    "clean",
-    "definitions",
-    "fact_key",
-    "keep_calls",
-    "learn",
-    "read_reply",
-    "said_as_such",
-    "with_human",
-]
-
 # Of one message: what it says about somebody stands at its edges.
 MESSAGE_CHARS = 4_000
 # Two or three sentences; more is a document.

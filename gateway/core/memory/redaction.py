@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["WITHHELD", "has_secret", "withhold"]
-
 WITHHELD = "[withheld]"
 
 _PRIVATE_KEY = re.compile(

@@ -9,6 +9,4 @@ from gateway.core.memory.forget import quotes, rebuild
 from gateway.core.memory.visibility import messages_of
 from storage.commands import Rules
 
-__all__ = ["RULES"]
-
 RULES: Final = Rules(messages_of, merge, quotes, rebuild)

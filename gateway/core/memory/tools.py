@@ -16,19 +16,6 @@ import orjson
 from adapters.types import Json
 from storage.records import Block
 
-__all__ = [
-    "BLOCK_TOOLS",
-    "EDITS",
-    "MEMORY_TOOLS",
-    "Edit",
-    "apply",
-    "check",
-    "definitions",
-    "may_offer",
-    "offer",
-    "read_arguments",
-]
-
 PREFIX = "mnemogate_"
 
 _LABEL: Json = {

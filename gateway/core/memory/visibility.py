@@ -15,8 +15,6 @@ from gateway.core.conversation.tree import is_tombstone
 from gateway.core.prompt import note
 from storage.records import Exchange, Message
 
-__all__ = ["messages_of", "shown"]
-
 
 def _shown_places(e: Exchange, head_is_shared: bool) -> list[int]:
     if is_tombstone(e) or e.input is None:

@@ -28,16 +28,6 @@ from gateway.core.conversation.provider_fields import refilled, refilled_calls, 
 from gateway.core.conversation.tree import Content, PathElement, Tree, is_tombstone
 from storage.records import Atom, Exchange
 
-__all__ = [
-    "Composition",
-    "compose",
-    "known_note",
-    "matches",
-    "prefixed",
-    "put_back",
-    "restore",
-]
-
 UNANSWERED = "No result was given."
 
 

@@ -12,8 +12,6 @@ from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.summary import IN_USE, SummaryCut, cut_plain, cut_tree
 from storage.records import Evicted, Summary
 
-__all__ = ["Eviction", "evicted_before", "find_beginning"]
-
 
 @dataclass(frozen=True, slots=True)
 class Eviction:

@@ -17,18 +17,6 @@ from string import digits, punctuation
 from gateway.core.dates import day_of
 from storage.records import Atom, Message
 
-__all__ = [
-    "Recalled",
-    "choose",
-    "estimate_tokens",
-    "folded_words",
-    "make_query",
-    "mentions_blocks",
-    "render_note",
-    "stem",
-    "strip_notes",
-]
-
 # About 1,000 tokens; what is longer is a template or a document, not a question.
 QUERY_CHARS = 4_000
 # Of such a message, what its last lines and its first lines may give.

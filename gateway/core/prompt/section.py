@@ -13,8 +13,6 @@ from hashlib import blake2b
 from gateway.core.prompt.blocks import describe_tools, needs_new_snapshot, render_section, section_changes
 from storage.records import Block, Snapshot
 
-__all__ = ["Section", "digest", "learned", "make_section"]
-
 
 @dataclass(frozen=True, slots=True)
 class Section:

@@ -19,22 +19,6 @@ from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
 from gateway.core.prompt.compose import Composition
 from storage.records import Exchange, Summary
 
-__all__ = [
-    "Nonsense",
-    "Overfull",
-    "Share",
-    "SummaryCut",
-    "ask_for",
-    "check",
-    "cut_plain",
-    "cut_tree",
-    "end_of_span",
-    "parts",
-    "render",
-    "spoken_lines",
-    "summary_tokens",
-]
-
 # Of the window: past it a summary is made, to be there when the window is full.
 EARLY = 0.9
 # Of the window: what stays word for word behind it, and grows until then.

@@ -18,16 +18,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-__all__ = [
-    "Budget",
-    "Window",
-    "WindowItem",
-    "describe",
-    "fit_window",
-    "may_begin",
-    "plan_budget",
-]
-
 # Chosen: a fifth leaves at a time, so the cached prefix breaks once per fifth of the context.
 STEP_SHARE = 5
 # Chosen, for requests that do not say how long the reply may get.

@@ -7,8 +7,6 @@ from typing import Any
 
 from gateway.core.request.splice import Layout, scan
 
-__all__ = ["ChatRequest"]
-
 
 # Not frozen: fields set through object.__setattr__ cost 3 us a request.
 @dataclass(slots=True)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["consumed", "developer_places", "spent"]
-
 # Field -> the types in which its vendor sends it; in another form it is somebody else's field.
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "call": (dict,),  # Vapi, docs.vapi.ai/customization/custom-llm

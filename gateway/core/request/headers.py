@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-__all__ = ["RawHeaders", "forwardable"]
-
 RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 
 _PASS = frozenset(

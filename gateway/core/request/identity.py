@@ -23,16 +23,6 @@ from gateway.core.request.side_requests import (
 from gateway.errors import BadRequest
 from storage.records import Scope
 
-__all__ = [
-    "AGENT_PREFIX",
-    "CONVERSATION_ORDER",
-    "USER_ORDER",
-    "Identity",
-    "IdentityRules",
-    "Mode",
-    "identify",
-]
-
 
 class Mode(StrEnum):
     """The memory mode of a request. STRICT is ON, but the request fails where memory is not available."""

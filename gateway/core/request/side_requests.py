@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-__all__ = ["KNOWN_SIDE_REQUESTS", "SideRequests", "SideRule", "is_single_structured_turn"]
-
 
 class SideRule(Protocol):
     """A rule by which a side request is recognised; gateway.settings.SideRequest is one, as are the known ones here.

@@ -21,8 +21,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-__all__ = ["Layout", "Member", "Span", "Splice", "dump", "scan"]
-
 Span = tuple[int, int]  # from the first byte to the one after the last
 _Edit = tuple[int, int, bytes]  # replace body[start:end]
 

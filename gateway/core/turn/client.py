@@ -17,8 +17,6 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import ToolCall
 from gateway.errors import GatewayError
 
-__all__ = ["ClientView", "MakesView", "ReplyEvent"]
-
 
 @dataclass(slots=True)
 class ReplyEvent:

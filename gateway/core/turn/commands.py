@@ -8,20 +8,6 @@ from adapters.types import Header, Json
 from gateway.errors import GatewayError
 from storage.value import frozen
 
-__all__ = [
-    "CallModel",
-    "CloseUpstream",
-    "Command",
-    "End",
-    "Finish",
-    "Refuse",
-    "RunTool",
-    "Save",
-    "SendBody",
-    "SendHead",
-    "TurnOutcome",
-]
-
 
 @frozen
 class SendHead:

@@ -6,18 +6,6 @@ from adapters.types import Event, Header
 from gateway.errors import GatewayError
 from storage.value import frozen
 
-__all__ = [
-    "ClientLeft",
-    "Received",
-    "ReceivedWhole",
-    "ReplyEnded",
-    "ReplyFailed",
-    "ReplyStarted",
-    "Saved",
-    "ToolFinished",
-    "TurnEvent",
-]
-
 
 @frozen
 class ReplyStarted:

@@ -10,8 +10,6 @@ from adapters.types import Json
 from gateway.core.turn.stream import Draft
 from storage.value import frozen
 
-__all__ = ["Ledger"]
-
 BILLED = "mnemogate_billed"  # field of `usage`, beside what the real API sends
 DETAILS = "completion_tokens_details"
 

@@ -68,8 +68,6 @@ from gateway.core.turn.stream import (
 from gateway.core.turn.upstream_error import error_in, error_of
 from gateway.errors import GatewayError, UpstreamBroke
 
-__all__ = ["Turn"]
-
 LIMIT_REACHED = (
     "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
     "Answer now, without tools."

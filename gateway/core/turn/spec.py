@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection
 from gateway.core.prompt.note import estimate_tokens
 from storage.value import frozen
 
-__all__ = ["TurnSpec"]
-
 
 @frozen
 class TurnSpec:

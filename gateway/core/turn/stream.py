@@ -16,17 +16,6 @@ import orjson
 from adapters.types import Json, announces_events
 from gateway.core.conversation.canonical import gap
 
-__all__ = [
-    "CallOwner",
-    "Draft",
-    "ToolCall",
-    "chunk_of",
-    "decide_owner",
-    "is_event_stream",
-    "join_messages",
-    "says_nothing",
-]
-
 # String fields that name something: a later piece replaces the earlier one. All other strings are continued.
 NAMING = frozenset(
     {"role", "type", "id", "name", "format", "object", "model", "index", "mime_type", "expires_at"}

@@ -8,8 +8,6 @@ import orjson
 
 from adapters.types import Event, Json
 
-__all__ = ["error_in", "error_of", "refusal_in"]
-
 # Status by OpenAI's codes and types, by Anthropic's types, and by the names of HTTP errors that vLLM gives.
 _NAMES: Final = {
     400: "invalid_request_error badrequesterror context_length_exceeded",

@@ -12,8 +12,6 @@ from math import ceil
 
 import orjson
 
-__all__ = ["GUESS", "ContextWindows", "context_from_error"]
-
 # Vocabularies made for other languages take up to about so many tokens for each of ours.
 GUESS = 2.0
 _MOST_SCALE = 4.0

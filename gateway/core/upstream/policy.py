@@ -20,19 +20,6 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-__all__ = [
-    "EndpointHealth",
-    "Failure",
-    "NextAttempt",
-    "Policy",
-    "RouteMember",
-    "Target",
-    "backoff_s",
-    "choose_next",
-    "is_failure",
-    "order",
-]
-
 # Statuses that another attempt may mend; 529 is Anthropic's "overloaded". Other statuses are about the request.
 _TRANSIENT: Final = frozenset((429, 500, 502, 503, 504, 529))
 # Chosen: a voice caller does not notice it, and a restarting upstream often needs no more.

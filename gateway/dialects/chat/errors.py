@@ -11,8 +11,6 @@ import orjson
 
 from gateway.errors import GatewayError
 
-__all__ = ["ChatErrors", "error_event"]
-
 
 class ChatErrors:
     """The `ErrorForm` of chat completions, and of all routes that have no dialect of their own."""

@@ -15,8 +15,6 @@ from gateway.core.request.chat import ChatRequest
 from gateway.core.request.splice import scan
 from gateway.errors import BadRequest
 
-__all__ = ["MAX_MESSAGES", "ROLES", "parse"]
-
 MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs about 10 us a message
 
 ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))

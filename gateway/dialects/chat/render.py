@@ -19,8 +19,6 @@ from gateway.core.turn.stream import ToolCall, says_nothing
 from gateway.dialects.chat.errors import error_event
 from gateway.errors import GatewayError
 
-__all__ = ["ChatView"]
-
 NOT_DURABLE = b": mnemogate not durable\n\n"
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _NO_USAGE = b',"usage":null'

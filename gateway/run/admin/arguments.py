@@ -13,8 +13,6 @@ from gateway.errors import BadRequest
 from gateway.settings import DEFAULT_PROFILE
 from storage.records import Scope
 
-__all__ = ["NO_DEFAULTS", "Arguments", "Defaults", "RawArguments", "Whose"]
-
 RawArguments = Mapping[str, Any]
 # Above every number that SQLite gives out, and below what it cannot hold.
 _NUMBERS_END = 1 << 62

@@ -20,8 +20,6 @@ from storage.base import Store
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound, StoreError
 
-__all__ = ["ForgetOperations", "Retention"]
-
 _log = logging.getLogger("mnemogate")
 
 # Of one call; the command line calls again. Well below its timeout of 30 s.

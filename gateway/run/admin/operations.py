@@ -16,8 +16,6 @@ from storage.base import Jobs, Keys
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Job, JobState
 
-__all__ = ["JobOperations", "KeyOperations", "Operations"]
-
 _Perform = Callable[[RawArguments], Awaitable[Any]]
 # Jobs that are listed where no limit is given.
 LISTED_JOBS = 100

@@ -14,8 +14,6 @@ from storage.base import Store
 from storage.commands import Look
 from storage.records import Agent, Block, Fact, Message, Scope, Vector
 
-__all__ = ["ShowOperation"]
-
 # Exchanges.
 RECENT = 10
 # Of a block, with `--why`.

@@ -25,8 +25,6 @@ from storage.commands import TransferRecord
 from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Atom, Exchange, Scope, State
 
-__all__ = ["TransferOperations"]
-
 FORMAT = 1
 PARTS = ("conversation", "exchange", "block", "version", "passage", "fact", "ended", "learned", "edit")
 # The last line: without it something is missing.

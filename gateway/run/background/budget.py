@@ -7,8 +7,6 @@ from collections.abc import Callable
 from gateway.run.background.worker import Postponed
 from storage.base import Spending
 
-__all__ = ["DAY_S", "CountCall", "DailyBudget"]
-
 DAY_S = 86_400
 # Is given a call's outcome (ok, failed, or refused: over the budget) and its tokens.
 CountCall = Callable[[str, int], None]

@@ -37,8 +37,6 @@ from storage.commands import Committed
 from storage.errors import Stale, StoreError
 from storage.records import Exchange
 
-__all__ = ["COMPACT", "CompactOperation", "Compactor"]
-
 _log = logging.getLogger("mnemogate")
 
 # The kind of the job.

@@ -31,8 +31,6 @@ from storage.commands import Unembedded
 from storage.errors import Stale
 from storage.records import Vector
 
-__all__ = ["KIND", "LOCAL", "Embedding", "embedder_route"]
-
 _log = logging.getLogger("mnemogate")
 
 KIND = "embed"

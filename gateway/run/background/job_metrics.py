@@ -12,8 +12,6 @@ from gateway.metrics import counter_family
 from storage.errors import StoreError
 from storage.records import JobState
 
-__all__ = ["JobMetrics"]
-
 
 class JobMetrics(Collector):
     """Lives in the event loop's thread. count: how many jobs there are by state."""

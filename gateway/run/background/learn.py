@@ -23,8 +23,6 @@ from storage.commands import Learned, Unlearned
 from storage.errors import TooSlow
 from storage.records import Block, Fact, Message
 
-__all__ = ["KIND", "Learning"]
-
 _log = logging.getLogger("mnemogate")
 
 KIND = "learn"

@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable
 
 from storage.errors import StoreError
 
-__all__ = ["AFTER_FAULT_S", "PeriodicTask"]
-
 # Until a failed run is repeated.
 AFTER_FAULT_S = 30.0
 _log = logging.getLogger("mnemogate")

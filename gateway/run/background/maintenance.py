@@ -18,8 +18,6 @@ from storage.base import Store
 from storage.commands import Change, Pool
 from storage.errors import Unavailable
 
-__all__ = ["Maintenance"]
-
 T = TypeVar("T")
 _log = logging.getLogger("mnemogate")
 

@@ -22,8 +22,6 @@ from gateway.run.upstream.route import Route, resolve_route
 from gateway.settings import Settings
 from storage.base import Spending
 
-__all__ = ["BUSY_S", "CALL_S", "BackgroundModel", "ModelAnswer", "background_route"]
-
 # Of one call. Chosen: a model on a machine of its own may need a minute for a summary.
 CALL_S = 120.0
 # An upstream that is busy and does not say for how long is left alone for so long.

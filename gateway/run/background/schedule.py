@@ -14,8 +14,6 @@ from gateway.run.background.loop import PeriodicTask
 from storage.base import Jobs
 from storage.errors import Stale
 
-__all__ = ["AT_START", "Schedule"]
-
 # Memories that are looked after when the process starts.
 AT_START = 10_000
 # Jobs that are enqueued in a second, so that other work takes its turn among them.

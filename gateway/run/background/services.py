@@ -28,8 +28,6 @@ from gateway.settings import Settings
 from storage.base import Store
 from storage.commands import Committed
 
-__all__ = ["BackgroundServices"]
-
 
 class BackgroundServices:
     """Implements TurnEvents (gateway.run.memory.keeper), by which turns say that there is work.

@@ -22,11 +22,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import GatewayError
-from storage.base import Effect, Jobs
+from storage.base import Jobs
+from storage.database import Effect
 from storage.errors import Stale, StoreError, Unavailable
 from storage.records import Job
-
-__all__ = ["GiveUp", "Handler", "JobContext", "JobFailed", "Postponed", "Worker", "WorkerLimits"]
 
 _log = logging.getLogger("mnemogate")
 

@@ -9,8 +9,6 @@ from gateway.core.agent import AgentSpec
 from storage.base import Store
 from storage.errors import StoreError
 
-__all__ = ["follow_settings"]
-
 _log = logging.getLogger("mnemogate")
 
 

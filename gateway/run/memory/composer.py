@@ -22,8 +22,6 @@ from gateway.run.memory.recall import Recaller
 from storage.base import Store
 from storage.errors import StoreError
 
-__all__ = ["Composer"]
-
 _log = logging.getLogger("mnemogate")
 
 

@@ -11,8 +11,6 @@ from storage.commands import MAX_RULE_CALLS, Missing
 from storage.errors import StatementFailed
 from storage.records import Agent
 
-__all__ = ["with_contents"]
-
 T = TypeVar("T")
 
 

@@ -17,8 +17,6 @@ from gateway.run.memory.prompt import FittedWindow, Prompt, first_spoken
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
 from storage.records import Evicted
 
-__all__ = ["count_tokens", "fit", "may_exceed"]
-
 # The client's message by its index, or (None) one of ours that goes in front.
 _Entry = tuple[int | None, WireMessage]
 

@@ -24,8 +24,6 @@ from storage.base import Store
 from storage.commands import Committed
 from storage.errors import TooSlow
 
-__all__ = ["MemoryKeeper", "NoEvents", "TurnEvents"]
-
 # Messages a memory may grow before its search index follows.
 INDEX_EVERY = 16
 # Or that many characters: until they are indexed, every query reads them.

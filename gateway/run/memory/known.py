@@ -31,8 +31,6 @@ from storage.commands import Look
 from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, Snapshot
 
-__all__ = ["Known", "MemoryRequest", "read"]
-
 # Conversations' names are no secrets: knowing one opens nothing.
 _ids = random.Random()
 

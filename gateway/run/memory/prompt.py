@@ -19,8 +19,6 @@ from gateway.core.request.splice import Splice, dump
 from gateway.core.upstream.policy import Target
 from storage.records import Evicted
 
-__all__ = ["EndpointForm", "FittedWindow", "Prompt", "Recall", "first_spoken"]
-
 
 @dataclass(frozen=True, slots=True)
 class EndpointForm:

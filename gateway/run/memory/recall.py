@@ -17,8 +17,6 @@ from storage.base import Store
 from storage.errors import StoreError
 from storage.records import Message, Vector
 
-__all__ = ["EmbedQuery", "Recaller"]
-
 _log = logging.getLogger("mnemogate")
 
 # (agent, text, milliseconds that there are) -> the text's vector, or None

@@ -20,8 +20,6 @@ from gateway.run.memory.prompt import Prompt
 from storage.commands import Probes, TurnWrite
 from storage.records import Block, BlockOp, Exchange, Snapshot
 
-__all__ = ["BlockEdits", "TurnRecord", "record_open", "record_turn"]
-
 # Of a message that is written before the model is asked.
 _OPEN = TurnOutcome(End.CANCELLED)
 

@@ -11,8 +11,6 @@ from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
 from storage.records import Exchange, Message
 
-__all__ = ["VisibleContent"]
-
 
 @dataclass(frozen=True, slots=True)
 class VisibleContent:

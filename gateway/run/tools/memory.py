@@ -19,8 +19,6 @@ from storage.base import Store
 from storage.errors import StoreError
 from storage.records import BlockOp, Message
 
-__all__ = ["MemoryTools"]
-
 _log = logging.getLogger("mnemogate")
 # Of a search that does not say how many it wants.
 SEARCH_RESULTS = 5

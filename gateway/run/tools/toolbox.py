@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["ToolCall", "Toolbox", "run_tools"]
-
 _log = logging.getLogger("mnemogate")
 FAILED = "Error: {name} is not available at the moment."
 

@@ -14,8 +14,6 @@ from adapters.errors import (
 from gateway.core.upstream.policy import Failure
 from gateway.errors import GatewayError, UpstreamBroke, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 
-__all__ = ["failure_of", "kind_of", "translate"]
-
 _TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], ...]] = (
     (ProviderTimeout, UpstreamTimeout, "timeout"),
     (ProviderUnreachable, UpstreamUnreachable, "unreachable"),

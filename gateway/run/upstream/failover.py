@@ -42,8 +42,6 @@ from gateway.run.upstream.errors import failure_of, kind_of
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings
 
-__all__ = ["Attempts", "Endpoint", "Failover", "RequestSource"]
-
 CHAT: Final = "/chat/completions"
 # How much of an error is read, and for how long, when nobody gets to see it: its connection can then be used again.
 # So much is also searched for the length of a context, because some errors repeat the whole request.

@@ -15,16 +15,15 @@ from typing import Final, Protocol
 from adapters.base import Provider
 from adapters.types import ModelRequest
 from gateway.core.request.headers import forwardable
+from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, UnknownPath, UpstreamError
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.relay import relay
-from gateway.run.upstream.route import AGENT_PREFIX, Route, resolve_route
+from gateway.run.upstream.route import Route, resolve_route
 from gateway.settings import Settings
-
-__all__ = ["UPSTREAM_HEADER", "Forwarding", "Outgoing", "StreamedBody", "WholeBody"]
 
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
 # Chosen: a JSON answer is held up to this size, so that one which breaks in its middle is still a status.

@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar
 
-__all__ = ["BEAT", "await_with_beats", "with_beats"]
-
 T = TypeVar("T")
 BEAT: Final[Any] = b": keep-alive\n\n"  # compared by identity
 _END: Final[Any] = object()

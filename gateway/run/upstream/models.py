@@ -16,11 +16,10 @@ import orjson
 from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
+from gateway.core.request.identity import AGENT_PREFIX
 from gateway.errors import UnknownModel
-from gateway.run.upstream.route import AGENT_PREFIX, resolve_route
+from gateway.run.upstream.route import resolve_route
 from gateway.settings import Settings
-
-__all__ = ["ModelList"]
 
 MAX_LIST_BYTES = 8 * 1024 * 1024
 RETRY_S = 15.0

@@ -14,8 +14,6 @@ from gateway.run.sink import Sink
 from gateway.run.upstream.errors import translate
 from gateway.run.upstream.keepalive import BEAT, with_beats
 
-__all__ = ["handed_on", "relay"]
-
 # Cookies are between the upstream and us. The date of this response, which web pages may read it (access-control-*)
 # and the receipt (x-mnemogate-*) are our own to say.
 _NOT_HANDED_ON: Final = frozenset(("date", "set-cookie"))

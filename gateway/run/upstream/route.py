@@ -11,8 +11,6 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import SettingsError, UnknownModel
 from gateway.settings import ModelSettings, ProfileSettings, Settings
 
-__all__ = ["AGENT_PREFIX", "Route", "agent_route", "check_models", "resolve_route"]
-
 
 @dataclass(frozen=True, slots=True)
 class Route:

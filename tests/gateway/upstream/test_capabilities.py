@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from adapters import registry
-from adapters.registry import PROVIDERS
+from adapters.providers import PROVIDERS
 from adapters.types import Capabilities
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
