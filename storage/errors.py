@@ -1,4 +1,4 @@
-"""Everything a store can answer instead of doing what it was asked.
+"""Errors that a store raises instead of doing what it was asked.
 
 StoreError
 ├── Unavailable            the store cannot serve now; chat goes on without memory; `status` is what health shows
@@ -14,9 +14,9 @@ StoreError
 ├── TooNew                 at start: the file was written by a newer program
 ├── Foreign                at start: the file is a database of something else
 ├── NotFound               what was asked for does not exist
-├── Conflict               somebody else was faster, or a rule of the schema forbids it
+├── WriteConflict          somebody else was faster, or a rule of the schema forbids it
 ├── Stale                  planned on what is no longer so: resolve again
-└── Failed                 our bug: a statement that the database does not understand
+└── StatementFailed        our bug: a statement that the database does not understand
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import ClassVar, Self
 
 
 class StoreError(Exception):
-    """message: what was wrong, what was seen, what to do."""
+    """The root. message: what was wrong, what was seen, what to do."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class Unavailable(StoreError):
     status: ClassVar[str] = "broken"
 
     def again(self) -> Self:
-        """The same error for another waiter: exceptions carry the traceback of whoever raised them."""
+        """Returns the same error for another waiter: exceptions carry the traceback of whoever raised them."""
         copy = type(self)(self.message)
         copy.__cause__ = self.__cause__
         return copy
@@ -75,7 +75,7 @@ class Closed(Unavailable):
 
 
 class Owned(StoreError):
-    """pid, address: of the owner, as far as it has said so."""
+    """Another process owns the file. pid, address: the owner's, as far as it has said so."""
 
     def __init__(self, path: str, pid: int | None, address: str | None) -> None:
         who = f"process {pid}" if pid else "another process"

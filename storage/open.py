@@ -1,4 +1,4 @@
-"""Opens a store. The only place that knows both the store and the databases below it."""
+"""Opening a store. No other place knows both the store and the databases below it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
 
 
 async def create_agent(connection: Connection, draft: Agent) -> Agent:
-    """The draft, stored; or the agent that was there first, whose secret then is another than the draft's."""
+    """Stores a draft. Returns it, or the agent that was there first, whose secret is another than the draft's."""
     scope = draft.scope
     row = await connection.row(
         SQL["agent_insert"],
@@ -46,18 +46,18 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
 
 
 async def take_seq(connection: Connection, agent: int) -> int | None:
-    """The next number of the agent's order; None when there is no such agent."""
+    """Takes the next number of the agent's order; None when there is no such agent."""
     row = await connection.row(SQL["agent_take_seq"], (agent,))
     return None if row is None else int(row[0])
 
 
 async def set_indexed(connection: Connection, agent: int, seq: int) -> None:
-    """The search index has come up to and including this number."""
+    """Notes that the search index has come up to and including this number."""
     await connection.run(SQL["agent_indexed"], (seq, agent))
 
 
 class Agents:
-    """Found and drafted agents, the lately used ones in memory."""
+    """Implements storage.base.Agents; the lately used ones, and drafts, are in memory."""
 
     def __init__(self, database: Database, now: Callable[[], float], *, cached: int = CACHED_AGENTS) -> None:
         self._database = database
@@ -67,7 +67,6 @@ class Agents:
         self._drafts: OrderedDict[Scope, Agent] = OrderedDict()
 
     async def find(self, scope: Scope) -> Agent | None:
-        """id, uid, secret and epoch are to be relied on; next_seq and indexed_seq are as old as the entry."""
         agent = self._found.get(scope)
         if agent is not None:
             self._found.move_to_end(scope)
@@ -78,7 +77,7 @@ class Agents:
         return agent
 
     def draft(self, scope: Scope) -> Agent:
-        """An agent not yet stored (id 0). Requests side by side get the same one, and so agree on hashes."""
+        # Requests side by side get the same draft, so that they agree on hashes.
         draft = self._drafts.get(scope)
         if draft is None:
             draft = Agent(0, uuid.uuid4().hex, scope, secrets.token_bytes(16), 0, created=self._now())
@@ -86,16 +85,15 @@ class Agents:
         return draft
 
     def remember(self, agent: Agent) -> None:
-        """After it was created, or with its new epoch."""
         self._drafts.pop(agent.scope, None)
         self._keep(self._found, agent)
 
     def forget(self, scope: Scope) -> None:
-        """Out of the cache, so that it is read anew."""
         self._found.pop(scope, None)
         self._drafts.pop(scope, None)
 
     def clear(self) -> None:
+        """Empties the cache: another database may lie at the path now."""
         self._found.clear()
         self._drafts.clear()
 

@@ -21,14 +21,15 @@ SQL = load("statements.sql")
 _FOLLOWED = 200  # memories that one write gives a block: 4 ms, for which turns may have to wait
 DEFAULT_ORIGIN = "default"
 UNDO_ORIGIN = "undo"
-# Of a version whose value was erased: there is nothing to bring back. Short, so that the row does not grow (room.py).
+# The origin of a version whose value was erased: there is nothing to bring back. It is short, so that the row does not
+# grow (storage/sqlite/padding.py says why).
 FORGOTTEN_ORIGIN = "-"
 
 
 async def load_blocks(connection: Connection, agent: int, *, keep_shared: bool = False) -> tuple[Block, ...]:
-    """The agent's blocks in the order they were made, with those its profile shares; of one label its own counts.
+    """Returns the agent's blocks in the order they were made, with those its profile shares; its own label counts.
 
-    keep_shared: for who may not write those, whatever tools may do.
+    keep_shared: shared ones are read-only, for those who may not write them, whatever tools may do.
     """
     rows = await connection.rows(SQL["block_load"], (agent,))
     own = {row[1] for row in rows if not row[7]}
@@ -37,7 +38,7 @@ async def load_blocks(connection: Connection, agent: int, *, keep_shared: bool =
 
 
 async def ensure_blocks(connection: Connection, agent: int, defaults: Iterable[Block], at: float) -> None:
-    """Gives the agent what its profile says and it has not (ids and versions of the defaults are ignored)."""
+    """Gives the agent the blocks of its profile that it lacks; ids and versions of the defaults do not count."""
     for block in defaults:
         row = await connection.row(
             SQL["block_insert_own"],
@@ -49,7 +50,7 @@ async def ensure_blocks(connection: Connection, agent: int, defaults: Iterable[B
 async def ensure_shared_blocks(
     connection: Connection, project: str, profile: str, defaults: Iterable[Block], at: float
 ) -> None:
-    """The same for blocks that all users of a profile see."""
+    """Gives a profile the shared blocks that it lacks."""
     for block in defaults:
         row = await connection.row(
             SQL["block_insert_shared"],
@@ -117,6 +118,7 @@ async def undo_block(connection: Connection, block: int, *, at: float, origin: s
     was written last: undoing twice is not redoing.
     """
     found = await get_block(connection, block)
+    # What is shown may have been brought back by undos: go on from where it was written.
     shown = found.version
     while (restores := (await _version(connection, block, shown))[1]) is not None:
         shown = restores
@@ -137,7 +139,7 @@ async def undo_block(connection: Connection, block: int, *, at: float, origin: s
 
 
 async def list_revisions(connection: Connection, block: int) -> tuple[Revision, ...]:
-    """Newest first."""
+    """Returns all values that the block had, newest first."""
     rows = await connection.rows(SQL["block_history_list"], (block,))
     return tuple(
         Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
@@ -146,13 +148,13 @@ async def list_revisions(connection: Connection, block: int) -> tuple[Revision, 
 
 
 async def add_op(connection: Connection, agent: int, op: BlockOp) -> bool:
-    """False when this call of this turn is there already."""
+    """Adds a memory edit of a turn. False when this call of this turn is there already."""
     values = (agent, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments)
     return await connection.row(SQL["op_insert"], values) is not None
 
 
 async def load_ops(connection: Connection, agent: int, exchange: int) -> tuple[BlockOp, ...]:
-    """All of one turn."""
+    """Returns all memory edits of one turn."""
     rows = await connection.rows(SQL["op_of_exchange"], (agent, exchange))
     return tuple(BlockOp(*row) for row in rows)
 
@@ -164,7 +166,7 @@ async def settle_ops(connection: Connection, agent: int, ids: Iterable[int], sta
 
 
 class Blocks:
-    """Blocks for those who have no transaction of their own."""
+    """Implements storage.base.Blocks, for those who have no transaction of their own."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -173,11 +175,10 @@ class Blocks:
         return await self._database.read(lambda connection: load_blocks(connection, agent))
 
     async def revisions(self, block: int) -> tuple[Revision, ...]:
-        """Newest first."""
         return await self._database.read(lambda connection: list_revisions(connection, block))
 
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
-        """The blocks of a profile as the settings have them now."""
+        # In short transactions, since turns wait for each.
         while await self._database.bulk(
             lambda connection: follow_blocks(connection, profile, own, shared, at)
         ):
@@ -186,7 +187,6 @@ class Blocks:
     async def write(
         self, block: int, version: int, value: str, *, at: float, origin: str, sources: Sequence[int] = ()
     ) -> Block:
-        """Raises: WriteConflict when it is no longer at that version, NotFound."""
         return await self._database.write(
             lambda connection: write_block(
                 connection, block, version, value, at=at, origin=origin, sources=sources
@@ -194,7 +194,6 @@ class Blocks:
         )
 
     async def undo(self, block: int, *, at: float) -> Block:
-        """Raises: NotFound when there is nothing left to undo."""
         return await self._database.write(lambda connection: undo_block(connection, block, at=at))
 
 

@@ -1,7 +1,7 @@
-"""Exchanges and conversations in SQLite: loading what a request needs, writing what it changed.
+"""Exchanges and conversations: loading what a request needs, writing what it changed.
 
-Plain functions over a connection; the reader's or, inside a transaction, the writer's. They know rows and records;
-which exchange follows which, and who stands, is decided elsewhere and handed in.
+Functions of a connection, inside a transaction where they write. They know rows and records; which exchange follows
+which, and which stand, is decided elsewhere and handed in.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from storage.sql.statements import load, parts
 
 ATOM_BYTES = 12
 MEDIA_BYTES = 11
-POOL_LIMIT = (
-    2000  # exchanges looked at for one request; older ones of a very long conversation are left alone
-)
+# Exchanges that are looked at for one request; older ones of a very long conversation are left alone.
+POOL_LIMIT = 2000
 
 SQL = load("exchanges.sql")
 
@@ -29,7 +28,7 @@ SQL = load("exchanges.sql")
 
 
 def pack_inputs(inputs: Sequence[Sequence[Atom]]) -> bytes:
-    """Message by message: how many atoms, then these."""
+    """Packs atoms message by message: how many, in two bytes, then these."""
     return b"".join(len(atoms).to_bytes(2, "big") + b"".join(atoms) for atoms in inputs)
 
 
@@ -148,7 +147,7 @@ def _values(e: Exchange) -> list[Any]:
 
 
 async def look(connection: Connection, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
-    """None where the agent is gone. Raises: sqlite3.Error."""
+    """Reads a request's surroundings with one statement; None where the agent is gone."""
     scope = agent.scope
     rows = await connection.rows(
         SQL["look"], (agent.id, key, path, scope.project, scope.profile, scope.subject)
@@ -223,7 +222,7 @@ _CONTENTS = 64
 async def load_pool(
     connection: Connection, agent: int, probes: Probes, conversation: int | None
 ) -> list[Exchange]:
-    """Skeletons of all exchanges that may matter, parents before their children. Raises: sqlite3.Error.
+    """Returns skeletons of all exchanges that may matter, parents before their children.
 
     conversation: the only one that matters, if it is known; if the probes name one, nothing else does.
     """
@@ -246,7 +245,7 @@ async def conversation_of(connection: Connection, agent: int, key: str) -> int |
 
 
 async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
-    """Those of these messages that are off the record or forgotten."""
+    """Returns those of these messages that are off the record or forgotten."""
     found: set[bytes] = set()
     for part in parts(hashes, _MARKS):
         rows = await connection.rows(SQL["tombs"], (agent, part))
@@ -255,7 +254,7 @@ async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]
 
 
 async def contents(connection: Connection, agent: int, exchanges: Sequence[int]) -> dict[int, StoredContent]:
-    """The contents of exchanges of this agent, of each that is asked for: empty ones where it is gone."""
+    """Returns the contents of exchanges of this agent: an entry for each, an empty one where it is gone."""
     found = dict.fromkeys(exchanges, StoredContent())
     if len(exchanges) == 1:
         rows = await connection.rows(SQL["content"], (exchanges[0], agent))
@@ -273,7 +272,10 @@ async def contents(connection: Connection, agent: int, exchanges: Sequence[int])
 async def add_exchange(
     connection: Connection, agent: int, epoch: int, rev: int, e: Exchange
 ) -> tuple[int, int] | None:
-    """(id, seq) of the new row; None where the conversation moved or something was forgotten since it was planned."""
+    """Adds a turn as it was planned. Returns (id, seq) of the new row.
+
+    None: the conversation moved, or something was forgotten, since it was planned.
+    """
     values = _values(e)
     row = await connection.row(
         SQL["exchange_add"],
@@ -283,7 +285,7 @@ async def add_exchange(
 
 
 async def insert_exchange(connection: Connection, agent: int, e: Exchange) -> tuple[int, int]:
-    """Returns (id, seq) of the new row."""
+    """Adds a turn that was resolved in this transaction. Returns (id, seq) of the new row."""
     values = _values(e)
     row = await connection.row(SQL["exchange_insert"], (*values, e.seq, e.run, agent))
     assert row is not None  # it is inserted, or an error is raised
@@ -320,18 +322,18 @@ async def add_conversation(connection: Connection, agent: int, uid: str, key: st
 
 
 async def mark(connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int) -> None:
-    """kind: head | tomb."""
+    """Notes hashes that have to be recognised. kind: head, tomb, and those of forgetting."""
     for each in hashes:
         await connection.run(SQL["mark"], (agent, kind, each, exchange))
 
 
 def exchanges(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
-    """From rows of skeleton columns."""
+    """Makes exchanges of rows of `{skeleton}`."""
     return [_exchange(row) for row in rows]
 
 
 def with_content(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
-    """From rows of (input, said, skeleton columns)."""
+    """Makes exchanges of rows of (input, said, `{skeleton}`)."""
     return [_exchange(row[2:], row[0], row[1]) for row in rows]
 
 

@@ -27,7 +27,7 @@ async def insert_passage(
     exchange: int | None = None,
     sources: Sequence[int] = (),
 ) -> Passage:
-    """Raises: NotFound when there is no such agent."""
+    """Adds an archival memory. Raises: NotFound when there is no such agent."""
     seq = await take_seq(connection, agent)
     if seq is None:
         raise NotFound(f"there is no agent {agent}")
@@ -39,7 +39,7 @@ async def insert_passage(
 async def list_passages(
     connection: Connection, agent: int, *, after: int = 0, limit: int = 100
 ) -> tuple[Passage, ...]:
-    """A page in order, after the number last seen."""
+    """Returns a page in order. after: the number last seen."""
     rows = await connection.rows(SQL["passage_list"], (agent, after, limit))
     return tuple(
         Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows
@@ -47,7 +47,7 @@ async def list_passages(
 
 
 async def load_kept(connection: Connection, statement: str, parameters: Sequence[object]) -> list[Message]:
-    """Passages and facts. A fact counts as said by the user: it is looked for as what users say is."""
+    """Returns passages and facts as messages. A fact counts as said by the user, as whom it is searched for."""
     return [
         Message(
             seq,

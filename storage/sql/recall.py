@@ -1,7 +1,7 @@
-"""Finding what was said: the packed index of one agent, what it does not know yet, and keeping it up.
+"""Recall: searching the packed index of one agent and what it does not know yet, and keeping it up.
 
-Cost and order depend on this agent's rows alone. What a message of an exchange is, and who may know it, is decided by
-the caller (`Rules.messages_of`); superseded and forgotten turns are left out here, by the row.
+Cost and order depend on this agent's rows alone. What the messages of an exchange are, and who may know
+them, the rules decide (`Rules.messages_of`); superseded and forgotten turns are left out here, by the row.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _KEPT_BATCH = 1000  # passages and facts that one step indexes
 
 
 class Recall:
+    """Implements storage.base.Recall."""
+
     def __init__(self, database: Database, cache: VectorCache, rules: Rules) -> None:
         self._rules = rules
         self._cache = cache
@@ -50,15 +52,6 @@ class Recall:
         deadline_ms: float = 150.0,
         vector: Vector | None = None,
     ) -> list[Message]:
-        """Messages and passages that answer the query, best first.
-
-        size: how many numbers the agent has given out. indexed: up to which the index knows.
-
-        skip: numbers that are in sight already. vector: the query's, to be compared with those of its model.
-
-        Raises: TooSlow, Unavailable.
-        """
-
         async def read(connection: Connection) -> list[Message]:
             near = None if vector is None else await find_near(connection, self._cache, agent.id, vector)
             return await _search(
@@ -75,8 +68,6 @@ class Recall:
         return await self._database.read(read, deadline_ms=deadline_ms)
 
     async def recent(self, agent: Agent, limit: int) -> list[Message]:
-        """What stands, oldest first."""
-
         async def read(connection: Connection) -> list[Message]:
             rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
             found = exchanges.spoken(reversed(rows))
@@ -85,11 +76,9 @@ class Recall:
         return await self._database.read(read)
 
     def index(self, agent: int) -> Future[bool]:
-        """Brings the index a step further, in the lane of bulk work; True while there is more."""
         return self._database.bulk(lambda connection: _index(connection, agent, self._rules))
 
     async def behind(self, at_least: int, limit: int) -> list[int]:
-        """Agents whose index lacks that many messages."""
         return [
             row[0]
             for row in await self._database.read(lambda c: c.rows(exchanges.SQL["behind"], (at_least, limit)))
@@ -107,6 +96,7 @@ async def _search(
     only_strong: bool,
     near: rank.Near | None,
 ) -> list[Message]:
+    # The index does not know the newest exchanges yet: they are read, and ranked beside what it finds.
     blobs = [data for _, data in await load_terms(connection, agent.id)]
     known: dict[int, Message] = {}
     rows = await connection.rows(
@@ -161,6 +151,7 @@ async def _index(connection: Connection, agent: int, rules: Rules) -> bool:
     is_all = len(rows) < _BATCH
     end = next_seq - 1 if is_all else max(e.seq + len(e.inputs) for e, _, _ in fresh)
     again = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
+    # What the index has not come to is among the fresh ones.
     again = [each for each in again if each[0].seq <= indexed]
     for e, _, _ in again:
         await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))

@@ -1,4 +1,4 @@
-"""What background calls have cost, by project and day."""
+"""Tokens that background calls used, by project and day."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ SQL = load("jobs.sql")
 
 
 class Spending:
+    """Implements storage.base.Spending."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def spent(self, project: str, day: int) -> int:
-        """Tokens. day: days since the epoch, UTC."""
         tokens = await self._database.read(lambda c: c.value(SQL["spent"], (project, day)))
         return int(tokens or 0)
 
     async def spend(self, project: str, day: int, tokens: int) -> None:
-        """Counted even if the caller goes away."""
+        # Shielded: tokens count even if the caller goes away.
         await asyncio.shield(self._database.bulk(lambda c: c.run(SQL["spend"], (project, day, tokens))))

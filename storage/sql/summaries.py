@@ -1,4 +1,4 @@
-"""Summaries in SQLite. What is forgotten takes them along by triggers (migrations/0003_summaries.sql)."""
+"""Summaries. What is forgotten takes them along by triggers (storage/sqlite/migrations/0003_summaries.sql)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ SQL = load("summaries.sql")
 
 
 class Summaries:
+    """Implements storage.base.Summaries."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -1,4 +1,4 @@
-"""Turns: what one needs to know before it is answered, and writing it in one transaction when it has ended."""
+"""Turns: reading what one needs before it is answered, and writing it in one transaction when it has ended."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ from storage.sql.passages import insert_passage
 
 
 class Turns:
+    """Implements storage.base.Turns."""
+
     def __init__(self, database: Database, agents: Agents, rules: Rules) -> None:
         self._rules = rules
         self._database = database
         self._agents = agents
 
     async def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
-        """None where the agent is not stored any more."""
         return await self._database.read(lambda connection: history.look(connection, agent, key, path))
 
     async def pool(self, agent: Agent, probes: Probes) -> Pool:
@@ -54,8 +55,6 @@ class Turns:
         return await self._database.read(lambda connection: history.contents(connection, agent.id, exchanges))
 
     async def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
-        """With its content."""
-
         async def read(connection: Connection) -> Exchange | None:
             rows = await connection.rows(history.SQL["exchange_get"], (exchange, agent.id))
             return next(iter(history.with_content(rows)), None)
@@ -77,8 +76,6 @@ class Turns:
         return await self._database.read(read)
 
     async def shared_blocks(self, agent: Agent) -> list[Block]:
-        """What a new user of the profile will see of its shared blocks."""
-
         async def read(connection: Connection) -> list[Block]:
             values = (agent.scope.project, agent.scope.profile)
             rows = await connection.rows(history.SQL["shared_blocks"], values)
@@ -87,17 +84,14 @@ class Turns:
         return await self._database.read(read)
 
     def commit(self, write: TurnWrite) -> Future[Committed]:
-        """Done when it is on disk. Raises: Stale when something was forgotten meanwhile, Unavailable."""
         return self._database.write(
             lambda connection: _commit(connection, write, self._rules), bytes=_size(write)
         )
 
     def remember(self, committed: Committed) -> None:
-        """After a first turn: its agent is a stored one now."""
         self._agents.remember(committed.agent)
 
     async def due(self, before: float, after: float, limit: int) -> list[tuple[int, int, bool, float]]:
-        """(conversation, agent, is it named, when it last moved) of what moved before the one, or after the other."""
         rows = await self._database.read(lambda c: c.rows(history.SQL["due"], (before, after, limit)))
         return [(row[0], row[1], row[2] is not None, row[3]) for row in rows]
 
@@ -113,19 +107,19 @@ class Turns:
         now: float,
         decide: Callable[[Pool], Change],
     ) -> Future[None]:
-        """What idle time confirms, for a conversation that did not move since `last_at`."""
         return self._database.bulk(
             lambda connection: _settle(connection, conversation, agent, last_at, now, decide, self._rules)
         )
 
 
 def _size(write: TurnWrite) -> int:
+    """Returns about how many bytes a write holds while it waits."""
     e = write.plain[0] if write.plain else None
     return 4096 if e is None else 2 * sum(len(part or b"") for part in (e.input, e.said, e.full))
 
 
 async def _pool(connection: Connection, of: Agent, probes: Probes, planned: int | None = None) -> Pool:
-    """planned: a plain turn's conversation."""
+    """Loads the exchanges that may matter. planned: the conversation that a plain turn goes on with."""
     agent, conversation = of.id, None
     if probes.key is not None:
         conversation = await history.conversation_of(connection, agent, probes.key)
@@ -138,7 +132,7 @@ async def _pool(connection: Connection, of: Agent, probes: Probes, planned: int 
 async def _decided(
     connection: Connection, agent: int, pool: Pool, decide: Callable[[Pool], Change]
 ) -> Change:
-    """What the rules decide; the contents that they find missing are loaded, and they are called again."""
+    """Returns what the rules decide. Contents that they find missing are loaded, and they are called again."""
     for _ in range(MAX_RULE_CALLS):
         try:
             return decide(pool)
@@ -149,11 +143,12 @@ async def _decided(
 
 
 async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Committed:
+    """Writes a turn: as it was planned where nothing moved since, else as the rules decide on what is there now."""
     agent = write.agent
     is_new = agent.id == 0
     if is_new:
         agent = await create_agent(connection, agent)
-        if agent.secret != write.agent.secret:
+        if agent.secret != write.agent.secret:  # the turn's hashes are keyed with a secret that nobody has
             raise Stale(f"the memory of {agent.scope.subject!r} was made by somebody else meanwhile")
         await ensure_blocks(connection, agent.id, write.defaults, write.now)
         await ensure_shared_blocks(
@@ -161,6 +156,7 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
         )
     snapshot = await _store_snapshot(connection, agent.id, write.snapshot)
     if write.plain is not None and not is_new:
+        # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.
         e, rev = write.plain
         e = replace(e, snapshot=snapshot)
         added = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
@@ -175,6 +171,7 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
         if row is None or row[0] != agent.epoch:
             raise Stale("something was forgotten while this turn was under way")
         indexed = row[1]
+    # Another turn was faster, or the list needs rules: all is looked at anew, inside the transaction.
     planned = write.plain[0].conversation if write.plain else None
     pool = await _pool(connection, agent, write.probes, planned=planned)
     change = await _decided(connection, agent.id, pool, write.decide)
@@ -198,8 +195,9 @@ async def _apply(
     snapshot: int | None,
     indexed: int,
 ) -> Exchange:
+    """Writes what a turn changes in the tree. indexed: the last number that the search index knows."""
     e = change.exchange
-    assert e is not None
+    assert e is not None  # a turn always has one; what idle time confirms has not
     e = replace(e, snapshot=snapshot)
     if e.id > 0:
         await history.update_exchange(connection, agent, e)
@@ -215,14 +213,16 @@ async def _apply(
     for other in change.others:
         await history.update_exchange(connection, agent, other)
     await connection.run(history.SQL["conversation_moved"], (write.now, e.conversation, agent))
-    # Not those of a turn off the record, nor, of one asked again after its edits entered the blocks, these once more.
+    # A turn off the record has no edits. One that is asked again after its edits entered the blocks keeps those.
     if e.edits and (not e.merged or e.id in change.merge):
         await _store_ops(connection, agent, e.id, write.ops)
     await history.mark(connection, agent, "head", change.heads, e.id)
     await history.mark(connection, agent, "tomb", change.tombs, e.id)
     seqs = {x.id: x.seq for x in (e, *change.others)}
     for exchange in change.stale:
-        if seqs[exchange] <= indexed:  # what the index has not come to yet it will find as it is then
+        if (
+            seqs[exchange] <= indexed
+        ):  # the index has not come to the others; it will find them as they are then
             await history.mark(connection, agent, "stale", (b"",), exchange)
     return e
 
@@ -235,7 +235,7 @@ async def _store_ops(connection: Connection, agent: int, exchange: int, ops: Seq
 async def _merge(
     connection: Connection, agent: int, exchanges: Sequence[int], rules: Rules, now: float
 ) -> None:
-    """Pending operations of confirmed turns enter the blocks, once."""
+    """Lets pending operations of confirmed turns enter the blocks, once."""
     ops = [op for x in exchanges for op in await load_ops(connection, agent, x) if op.state == "pending"]
     if not ops:
         return
@@ -265,11 +265,14 @@ async def _settle(
     decide: Callable[[Pool], Change],
     rules: Rules,
 ) -> None:
+    """Confirms what stood unchallenged, and notes that the conversation was looked at."""
+    # A conversation that moved in the future was written before the clock was put back.
     at = min(last_at, now)
     if await connection.row(history.SQL["unmerged"], (conversation, agent)) is not None:
         rows = await connection.rows(
             history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT, None, None)
         )
+        # Rules that confirm look up no key and no tomb, so the agent's number is all of it that matters.
         owner = Agent(agent, "", Scope("", "", ""), b"", 0)
         pool = replace(
             await _pool(connection, owner, Probes("")), exchanges=history.exchanges(reversed(rows))

@@ -66,7 +66,7 @@ _ERRORS: dict[int, type[StoreError]] = {
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFile:
-    """Which file, and how.
+    """A database file and how it is opened.
 
     synchronous: NORMAL survives the death of the process, FULL that of the machine.
     busy_timeout_ms: how long the writer waits for another process that holds the file.
@@ -80,7 +80,7 @@ class DatabaseFile:
 
 
 def translate(error: sqlite3.Error, path: str = "the database") -> StoreError:
-    """The store's own error for one of SQLite's; its cause is set."""
+    """Returns the store's own error for one of SQLite's; its cause is set."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # raised by the sqlite3 module itself: a closed connection, a wrong number of parameters
         kind: type[StoreError] = Closed if "closed" in str(error) else StatementFailed
@@ -102,7 +102,7 @@ def translated(path: str = "the database") -> Iterator[None]:
 
 
 def open_writer(target: DatabaseFile) -> sqlite3.Connection:
-    """The one connection that writes. Raises: Unavailable."""
+    """Opens the one connection that writes. Raises: Unavailable."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise StatementFailed(f"SQLite {needed} or newer is needed; this Python has {sqlite3.sqlite_version}")
@@ -121,7 +121,7 @@ def open_writer(target: DatabaseFile) -> sqlite3.Connection:
 
 
 def open_reader(target: DatabaseFile, *, busy_timeout_ms: int) -> sqlite3.Connection:
-    """A connection that cannot write. Raises: Unavailable."""
+    """Opens a connection that cannot write. Raises: Unavailable."""
     with translated(target.path), _closing_on_error(_connect(target)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms:d}")
         connection.execute("PRAGMA query_only = ON")

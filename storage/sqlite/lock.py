@@ -25,14 +25,14 @@ _PAUSE_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """Who owns a database file; None where it has not said so."""
+    """The process that owns a database file; None where it has not said so."""
 
     pid: int | None
     address: str | None
 
 
 class Lock:
-    """Held from `acquire` to `release` or the end of the process."""
+    """A lock that is held from `acquire` to `release` or the end of the process."""
 
     def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor: int | None = descriptor
@@ -40,7 +40,7 @@ class Lock:
 
     @classmethod
     def acquire(cls, database: str | Path, address: str | None = None) -> Lock:
-        """Raises: Owned, with what the owner wrote; ReadOnly, Broken when there can be no lock file."""
+        """Takes the lock. Raises: Owned, with what the owner wrote; ReadOnly, Broken: there can be no lock file."""
         path = _lock_path(database)
         descriptor = _open(path, os.O_RDWR | os.O_CREAT)
         try:
@@ -68,18 +68,19 @@ class Lock:
         if self._descriptor is None:
             return
         data = orjson.dumps({"pid": os.getpid(), "address": address})
-        os.pwrite(self._descriptor, data, 0)  # before the cut, so that a reader never finds the file empty
+        # Written before the file is cut, so that a reader never finds it empty.
+        os.pwrite(self._descriptor, data, 0)
         os.ftruncate(self._descriptor, len(data))
 
     def release(self) -> None:
-        """Idempotent."""
+        """Gives the lock back. Idempotent."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
 
 def owner_of(database: str | Path) -> LockOwner | None:
-    """Who owns the file now, or None when nobody does. Raises: ReadOnly, Broken when the lock file cannot be read."""
+    """Returns who owns the file now; None: nobody. Raises: ReadOnly, Broken when the lock file cannot be read."""
     path = _lock_path(database)
     if not os.path.exists(path):
         return None

@@ -1,4 +1,4 @@
-"""Brings a database file to the schema this program knows; each step in a transaction of its own.
+"""Migration of a database file to the schema this program knows; each step is a transaction of its own.
 
 The version is `PRAGMA user_version`, the number of the last file applied. Files are append-only.
 """
@@ -19,7 +19,7 @@ APPLICATION_ID = 0x4D6E656D
 
 
 def load_migrations() -> tuple[tuple[int, str], ...]:
-    """Number and script, in order. Raises: ValueError when a number is missing."""
+    """Returns (number, script) in order. Raises: ValueError when a number is missing."""
     found = []
     for file in resources.files(__package__).joinpath("migrations").iterdir():
         if match := re.fullmatch(r"(\d{4})_\w+\.sql", file.name):
@@ -74,7 +74,7 @@ def _made_by(steps: tuple[tuple[int, str], ...]) -> frozenset[str]:
 
 
 def _names(connection: sqlite3.Connection) -> frozenset[str]:
-    """Tables with each of their columns, indexes and triggers."""
+    """Returns the names of tables with each of their columns, of indexes and of triggers."""
     return frozenset(
         f"{kind} {name}" if column is None else f"{kind} {name}, column {column}"
         for kind, name, column in connection.execute(

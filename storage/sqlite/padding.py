@@ -1,4 +1,4 @@
-"""How large a row may become without moving its neighbours.
+"""Padding, which keeps a row from moving its neighbours when it grows.
 
 SQLite erases in place what is overwritten (`secure_delete`), but a row that no longer fits its page makes it deal the
 rows of several pages out anew, and then bytes of rows that moved may stay behind between the new ones: forgotten text
@@ -28,7 +28,7 @@ _SPILL = _LEAST - 100
 
 
 def size_of(values: Iterable[object]) -> int:
-    """Bytes in a record, type codes included. Booleans are numbers, as SQLite has them."""
+    """Returns the bytes in a record, type codes included. Booleans are numbers, as SQLite has them."""
     return sum(map(_size, values))
 
 
@@ -49,7 +49,7 @@ def _width(value: int) -> int:
 
 
 def room_for(size: int) -> int:
-    """Of a new row, given its size without padding."""
+    """Returns the room of a new row, given its size without padding."""
     if size + 1 + _OTHERS > _LOCAL:
         return _SPILLED
     return max(FLOOR, size + 1)

@@ -1,4 +1,4 @@
-"""Reading: in the event loop's own thread what is short and indexed, on a thread what may take long.
+"""The readers: one in the event loop's own thread for short, indexed reads, one on a thread for long ones.
 
 A local read by key costs about 3 us, a hop to a thread 60-100 us. Neither reader can write. Results are fetched whole:
 a statement left open across an await would hold its snapshot, and the write-ahead log with it.
@@ -27,10 +27,10 @@ _THREAD_BUSY_MS = 200
 
 
 class _Answers:
-    """What both readers do about a failure: name it, open the file anew after a bad one, tell of a damaged one."""
+    """Answers failures for both readers: names them, opens the file anew after a bad one, reports a damaged one."""
 
     def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], None]) -> None:
-        """damaged: told when a read meets a damaged file."""
+        """damaged: called when a read meets a damaged file."""
         self._target = target
         self._damaged = damaged
 
@@ -63,7 +63,7 @@ class Reader(_Answers):
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """For a function that takes one; prefer `run`, which translates errors. Raises: Unavailable."""
+        """The open connection. Prefer `run`, which translates errors. Raises: Unavailable."""
         if self._connection is None:
             if self._closed:
                 raise Closed(f"{self._target.path} is closed")
@@ -71,7 +71,7 @@ class Reader(_Answers):
         return self._connection
 
     def open(self) -> None:
-        """Where the file cannot be opened now, the next read tries it again.
+        """Opens the file; where that cannot be done now, the next read tries it again.
 
         While this connection is open, a writer that closes is not the last one: SQLite writes the whole log back when
         the last one closes, and refuses whoever opens the file meanwhile.
@@ -80,12 +80,12 @@ class Reader(_Answers):
             self.run(lambda opened: None)
 
     def run(self, function: Callable[[sqlite3.Connection], T], *, deadline_ms: float | None = None) -> T:
-        """Raises: Unavailable (TooSlow past the deadline), and what the function raises."""
+        """Runs a read. Raises: Unavailable (TooSlow past the deadline), and what the function raises."""
         with self._answering():
             return _read(self.connection, function, deadline_ms)
 
     def reset(self) -> None:
-        """The next read opens the file anew."""
+        """Closes the connection; the next read opens the file anew."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(sqlite3.Error):
@@ -108,7 +108,7 @@ class ThreadReader(_Answers):
     async def run(
         self, function: Callable[[sqlite3.Connection], T], *, deadline_ms: float | None = None
     ) -> T:
-        """Raises: Unavailable (TooSlow past the deadline), and what the function raises.
+        """Runs a read in the thread. Raises: Unavailable (TooSlow past the deadline), and what the function raises.
 
         The deadline counts from when the thread begins. A cancelled wait does not interrupt the read.
         """
@@ -128,7 +128,7 @@ class ThreadReader(_Answers):
             return self._driver
 
     def reset(self) -> None:
-        """The next read opens the file anew; one that runs still ends."""
+        """Drops the connection when a read that runs has ended; the next read opens the file anew."""
         driver, self._driver = self._driver, None
         if driver is not None:
             driver.abandon()
@@ -153,6 +153,7 @@ def _read(
 ) -> T:
     if deadline_ms is None:
         return function(connection)
+    # SQLite asks the handler every so many instructions, and ends the statement when it answers True.
     end = time.perf_counter() + deadline_ms / 1000
     connection.set_progress_handler(lambda: time.perf_counter() > end, _INSTRUCTIONS)
     try:

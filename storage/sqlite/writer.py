@@ -1,4 +1,4 @@
-"""The one that writes: one connection, one thread, many writes in one transaction.
+"""The writer: one connection, one thread, many writes in one transaction.
 
 A write is a function of the connection. While a batch is in the thread the next one gathers; a batch is one hop to the
 thread and one COMMIT, and each function in it has a savepoint, so that one that fails takes no other with it.
@@ -99,7 +99,7 @@ WriteResult = tuple[bool, Any]  # (True, the function's result) or (False, the e
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """outcomes: one for each write. fault: what is wrong with the database itself, if anything."""
+    """The end of a batch. outcomes: one for each write. fault: what is wrong with the database itself, if anything."""
 
     outcomes: Sequence[WriteResult]
     fault: Unavailable | None = None
@@ -130,7 +130,7 @@ class Writer:
         self._streak = 0
         self._driver: Driver | None = None
         self._fault: Unavailable | None = None
-        self._tried = False  # whether an attempt to mend the present fault has failed
+        self._tried = False  # an attempt to mend the present fault has failed
         self._mending: asyncio.Task[None] | None = None
         self._probing = asyncio.Lock()
         self._closing = False
@@ -234,7 +234,7 @@ class Writer:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def submit(self, function: Callable[[sqlite3.Connection], T], *, bytes: int = 0) -> asyncio.Future[T]:
-        """A turn's write. The future has the function's result once it is committed.
+        """Queues a turn's write. The future has the function's result once it is committed.
 
         The function runs in the writer's thread, inside a transaction that it must not end. Cancelling the future, or
         the task that awaits it, abandons the result and never the write. bytes: about what the function holds.
@@ -247,8 +247,11 @@ class Writer:
     def submit_bulk(
         self, function: Callable[[sqlite3.Connection], T], *, bytes: int = 0
     ) -> asyncio.Future[T]:
-        """Work that can wait: index, import, forget. A transaction of its own when no turn waits; since turns that come
-        meanwhile wait for it, it should stay below 5 ms. Otherwise as `submit`."""
+        """Queues work that can wait: index, import, forget. Otherwise as `submit`.
+
+        The write is a transaction of its own, performed when no turn waits. Turns that come meanwhile wait for it, so
+        that it should stay below 5 ms.
+        """
         return self._enqueue(self._bulk, function, bytes)
 
     async def checkpoint(self, *, wait_ms: int = 1000) -> bool:
@@ -287,6 +290,7 @@ class Writer:
         if self._running or self._fault is not None or driver is None:
             return
         turns, bulk = self._turns, self._bulk
+        # Turns go first, but after so many batches of them one bulk write is let through.
         if turns.writes and not (bulk.writes and self._streak >= self._limits.fair_batches):
             self._running = turns.take(self._limits.batch_items)
             self._streak += 1
@@ -301,12 +305,13 @@ class Writer:
         driver.post(partial(self._perform, self._running))
 
     def _perform(self, batch: list[_Write[Any]], connection: sqlite3.Connection) -> None:
-        """In the writer's thread. Never raises."""
+        """Runs a batch in the writer's thread. Never raises."""
         try:
             report = _run_batch(connection, [write.function for write in batch], self._path)
         except BaseException as error:  # nobody else would ever answer these futures
             answer = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
             report = _Report([(False, answer)] * len(batch), answer)
+        # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
         if report.fault is None and self._was_moved():
             lost = self._moved()
             report = _Report([(False, lost.again()) for _ in batch], lost)
@@ -335,7 +340,7 @@ class Writer:
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def report(self, fault: Unavailable) -> None:
-        """What somebody who reads has found to be wrong with the file."""
+        """Takes note of a fault that a reader has found in the file."""
         if self._fault is None and not self._closing and not self._probing.locked():
             self._fail(fault)
 
@@ -371,7 +376,7 @@ class Writer:
         return True
 
     async def _open(self, *, check: bool) -> Driver:
-        """A connection that has shown that it can write. Raises: StoreError, sqlite3.Error."""
+        """Opens a connection and has it show that it can write. Raises: StoreError, sqlite3.Error."""
         driver = await Driver(self._connect, "mnemogate-writer").open()
         try:
             await driver.call(partial(_try_writing, check=check))
@@ -419,7 +424,7 @@ class Writer:
     # -- the log ------------------------------------------------------------------------------------------------------
 
     def _rest(self) -> None:
-        """Nothing to do. One timer stands while there may be something to write back, and looks again if work came."""
+        """Rests. One timer stands while there may be something to write back, and looks again if work came."""
         self._active_at = self._loop.time()
         if self._idle_timer is None and self._wal_bytes and not self._closing:
             self._idle_timer = self._loop.call_later(self._limits.idle_s, self._idle)
@@ -437,7 +442,7 @@ class Writer:
             self._driver.post(partial(self._write_back, wait_ms=0))
 
     def _write_back(self, connection: sqlite3.Connection, wait_ms: int) -> None:
-        """In the writer's thread. Never raises."""
+        """Writes the log back, in the writer's thread. Never raises."""
         try:
             done = _checkpoint(connection, wait_ms)
         except sqlite3.Error as error:
@@ -453,7 +458,7 @@ class Writer:
         return Broken(f"{self._path} was removed or replaced under the process that has it open")
 
     def _was_moved(self) -> bool:
-        """Whether another file, or none, lies at the path by now: what is written to this one nobody will find."""
+        """Tells whether another file, or none, lies at the path: nobody will find what is written to this one."""
         try:
             inode = os.stat(self._path).st_ino
         except FileNotFoundError:
@@ -494,7 +499,7 @@ def _settle(write: _Write[Any], outcome: WriteResult) -> None:
 def _run_batch(
     connection: sqlite3.Connection, functions: Sequence[Callable[[sqlite3.Connection], Any]], path: str
 ) -> _Report:
-    """One transaction. Whatever goes wrong, every function has an outcome and no transaction is left open."""
+    """Runs one transaction. Whatever goes wrong, every function has an outcome and no transaction is left open."""
     try:
         connection.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
@@ -551,7 +556,7 @@ def _close_quietly(connection: sqlite3.Connection) -> None:
 
 
 def _checkpoint(connection: sqlite3.Connection, wait_ms: int) -> bool:
-    """True when the log is empty. Without waiting it does as much as readers allow."""
+    """Writes the log back, without waiting as far as readers allow. True when it is empty."""
     (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
     try:
@@ -562,7 +567,7 @@ def _checkpoint(connection: sqlite3.Connection, wait_ms: int) -> bool:
 
 
 def _try_writing(connection: sqlite3.Connection, check: bool) -> None:
-    """Raises what is wrong, if anything still is."""
+    """Makes a trial write. Raises what is wrong, if anything still is."""
     if check:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
