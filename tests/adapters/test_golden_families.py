@@ -53,7 +53,7 @@ async def test_a_stream_becomes_these_events_and_passes_byte_by_byte(
     reply = await provider.send(ask(stream=True))
     events = [event async for batch in reply.events() for event in batch]
     await reply.aclose()
-    assert as_told(events) == golden.out
+    assert as_written(events) == golden.out
     if not golden.passes:
         return
     assert b"".join(event.raw for event in events) == b"".join(golden.pieces)
@@ -62,7 +62,7 @@ async def test_a_stream_becomes_these_events_and_passes_byte_by_byte(
     assert cut + decoder.finish() == events
 
 
-def as_told(events: list[Event]) -> list[Any]:
+def as_written(events: list[Event]) -> list[Any]:
     """Events as files hold them: data without a name as JSON, all else as it stands."""
     return [
         event.raw.decode()

@@ -354,14 +354,14 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
     chance = random.Random(seed)
     clock = Clock()
     speakers = [Speaker(store, scope, clock) for scope in (ALICE, BOB)]
-    told: dict[tuple[int, str], list[str]] = {}
+    said_marks: dict[tuple[int, str], list[str]] = {}
     lists: dict[tuple[int, str], list[WireMessage]] = {}
     for number in range(160):
         who, key = chance.randrange(2), f"c{chance.randrange(12)}"
         alice, history = speakers[who], lists.setdefault((who, key), [])
         size = chance.choice((2, 10, 60, 200, 900, 2500))
         ask, reply = words(f"{number}u", size), words(f"{number}a", chance.choice((2, 40, 300, 1500)))
-        told.setdefault((who, key), []).extend((f"{number}u", f"{number}a"))
+        said_marks.setdefault((who, key), []).extend((f"{number}u", f"{number}a"))
         turn = await alice.begin([*history, user(ask)], key)
         kind = chance.random()
         if kind < 0.1:
@@ -373,12 +373,12 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
             continue
         hidden = [assistant("", call("m1", "memory_insert")), result("m1", words(f"{number}h", 80))]
         full = [*hidden, assistant(reply)] if kind < 0.4 else [assistant(reply)]
-        told[who, key].append(f"{number}h")
+        said_marks[who, key].append(f"{number}h")
         await alice.end(turn, full, [f"knows zq{number}ex"] if kind > 0.9 else [])
-        told[who, key].append(f"{number}e")
+        said_marks[who, key].append(f"{number}e")
         heard = reply if kind < 0.7 else reply[: chance.randrange(8, len(reply))]
         lists[who, key] = [*history, user(ask if kind < 0.8 else ask + " grown"), assistant(heard)]
-    for (who, key), marks in told.items():
+    for (who, key), marks in said_marks.items():
         agent = speakers[who].agent
         assert left(holds, *marks)
         conversation = await store.forgetting.conversation(agent.id, key)

@@ -466,17 +466,17 @@ async def test_a_dead_letter_of_an_old_epoch_is_not_tried_again(store: SqlStore,
 
 
 async def test_watchers_are_told_of_what_there_may_be_to_do(store: SqlStore, jobs: Jobs) -> None:
-    told: list[int] = []
-    stop = jobs.watch(lambda: told.append(1))
+    wakes: list[int] = []
+    stop = jobs.watch(lambda: wakes.append(1))
     await jobs.enqueue("learn", 0, "k")
-    assert len(told) == 1
+    assert len(wakes) == 1
     job = await take(jobs)
-    assert len(told) == 1
+    assert len(wakes) == 1
     await jobs.finish(job)
-    assert len(told) == 2
+    assert len(wakes) == 2
     stop()
     jobs.wake()
-    assert len(told) == 2
+    assert len(wakes) == 2
 
 
 # --- spending ---------------------------------------------------------------------------------------------------------

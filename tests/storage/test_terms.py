@@ -133,13 +133,13 @@ def test_the_first_fact_of_a_new_user_is_recalled() -> None:
 
 
 def test_what_a_small_memory_is_all_about_counts_as_known() -> None:
-    told = [
+    texts = [
         "My cat is called Miso.",
         "A cat! How nice.",
         "What does a cat eat?",
         "Meat. Your cat is no vegetarian.",
     ]
-    documents = [said(n, text, "user" if n % 2 else "assistant") for n, text in enumerate(told, 1)]
+    documents = [said(n, text, "user" if n % 2 else "assistant") for n, text in enumerate(texts, 1)]
     assert 1 in found("what is the cat's name", *documents, only_strong=True)
 
 

@@ -425,10 +425,10 @@ async def test_contents_that_the_rules_miss_are_loaded_with_one_statement_each_t
     history = await opened(alice, "c1")
     turn = await alice.begin([*history, user("three")], "c1")
     first, second = (row.id for row in await alice.rows())
-    told: list[set[int]] = []
+    contents_read: list[set[int]] = []
 
     def decide_late(pool: Pool) -> Change:
-        told.append(set(pool.contents))
+        contents_read.append(set(pool.contents))
         for ids in ([first, second], [999]):
             if not pool.contents.keys() >= set(ids):
                 raise Missing(ids)
@@ -438,7 +438,7 @@ async def test_contents_that_the_rules_miss_are_loaded_with_one_statement_each_t
 
     statements.clear()
     await alice.store.turns.commit(replace(_write(alice, turn), decide=decide_late))
-    assert told == [set(), {first, second}, {first, second, 999}]
+    assert contents_read == [set(), {first, second}, {first, second, 999}]
     expected = ["SELECT epoch,", *POOL["c1"], *["SELECT id,"] * 2, ADD, MOVED]
     assert kinds(statements) == expected
 
@@ -478,9 +478,9 @@ async def test_nothing_of_a_request_is_changed_where_it_is_written(
     # finds an alternative to compare with.
     picture = {"type": "image_url", "image_url": {"url": "data:1"}}
     shown = {"role": "user", "content": [{"type": "text", "text": "Look at this, please."}, picture]}
-    told = assistant("It is a cat on a roof, and it looks as if it wants to come down.")
+    shown_reply = assistant("It is a cat on a roof, and it looks as if it wants to come down.")
     await alice.say([user("one")], assistant("First."), key)
-    await alice.say([user("one"), assistant("First."), shown], told, key)
+    await alice.say([user("one"), assistant("First."), shown], shown_reply, key)
     await alice.say([user("one"), assistant("First."), user("two?")], assistant("Second."), key)
     again = [user("one"), assistant("First."), shown, assistant("It is a cat on a roof"), user("on")]
     turn = await alice.begin(again, key)

@@ -89,9 +89,9 @@ def test_the_nearest_message_stands_out_most() -> None:
     assert near.outstanding.max() > 2.5
     assert abs(float(near.outstanding.mean())) < 1e-6
     assert near.beyond.max() == pytest.approx((1.0 - 0.1) / 0.2, rel=0.1)
-    less_usual = vectors.compare(vectors.join(chunks), Vector(MODEL, unit(71), -0.9, 0.2))
-    assert less_usual is not None
-    assert less_usual.beyond.mean() == pytest.approx(
+    weaker = vectors.compare(vectors.join(chunks), Vector(MODEL, unit(71), -0.9, 0.2))
+    assert weaker is not None
+    assert weaker.beyond.mean() == pytest.approx(
         0.0, abs=1e-6
     )  # what these messages have in common is no news
 

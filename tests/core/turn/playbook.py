@@ -52,7 +52,7 @@ class Playbook:
 
     def __lshift__(self, expected: Expected) -> Playbook:
         if not self._due:
-            raise AssertionError(self._told(f"<< {expected}", "nothing"))
+            raise AssertionError(self._mismatch(f"<< {expected}", "nothing"))
         command = self._due.pop(0)
         if isinstance(expected, type):
             fits = isinstance(command, expected)
@@ -61,7 +61,7 @@ class Playbook:
         else:
             fits = command == expected
         if not fits:
-            raise AssertionError(self._told(f"<< {expected}", f"<< {command}"))
+            raise AssertionError(self._mismatch(f"<< {expected}", f"<< {command}"))
         self._log.append(f"<< {command}")
         return self
 
@@ -80,9 +80,9 @@ class Playbook:
 
     def _nothing_left(self, expected: str) -> None:
         if self._due:
-            raise AssertionError(self._told(expected, f"<< {self._due[0]}"))
+            raise AssertionError(self._mismatch(expected, f"<< {self._due[0]}"))
 
-    def _told(self, expected: str, seen: str) -> str:
+    def _mismatch(self, expected: str, seen: str) -> str:
         return "\n".join(["the transcript so far:", *self._log, f"expected: {expected}", f"came:     {seen}"])
 
 

@@ -77,7 +77,7 @@ class Remembering:
         self.world.gateway.call(wait())
         self.world.settle()
 
-    def tell(self, *texts: str, others: int = 6, user: str = "alice") -> None:
+    def mention(self, *texts: str, others: int = 6, user: str = "alice") -> None:
         """A conversation with these and enough of other things for them to stand out among."""
         chat = self.world.chat(user=user)
         for text in (*texts, *(f"Entry {i}: item{i} of list{i}." for i in range(others))):
@@ -146,7 +146,7 @@ def made(upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path) -> Ite
 
 @pytest.mark.parametrize("others", [2, 60])
 def test_what_shares_no_word_with_the_question_is_recalled(made: Remembering, others: int) -> None:
-    made.tell(TORTOISE, others=others)
+    made.mention(TORTOISE, others=others)
     made.rest()
     assert TORTOISE in made.recalled()
     assert "Entry" not in made.recalled()
@@ -190,18 +190,18 @@ def test_the_operators_look_uses_it_where_nobody_serves_too(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
 ) -> None:
     with remembering(upstream, other, tmp_path) as made:
-        made.tell(TORTOISE)
+        made.mention(TORTOISE)
         made.rest()
         settings = made.world.gateway.app.settings
     here = replace(settings, database=DatabaseSettings(path=str(tmp_path / "memory.db")))
-    for question, is_told in ((QUESTION, True), ("Thank you!", False)):
+    for question, is_recalled in ((QUESTION, True), ("Thank you!", False)):
         whose = {"project": "default", "user": "alice"}
         shown = asyncio.run(perform_here(here, "memory-show", {**whose, "query": question}))
-        assert (TORTOISE in shown["text"].partition("Would be recalled")[2]) is is_told
+        assert (TORTOISE in shown["text"].partition("Would be recalled")[2]) is is_recalled
 
 
 def test_passages_and_facts_have_vectors_as_messages_do(made: Remembering) -> None:
-    made.tell()
+    made.mention()
     made.rest()
 
     id = made.agent_id()
@@ -231,7 +231,7 @@ def test_a_memory_is_embedded_when_it_rests_or_when_enough_was_said(made: Rememb
 
 def test_a_long_memory_is_embedded_batch_by_batch(made: Remembering) -> None:
     words = "word " * 400
-    made.tell(words, others=70)
+    made.mention(words, others=70)
     made.rest()
     sizes = [len(texts) for texts in made.asked]
     assert sum(sizes) == 142
@@ -244,7 +244,7 @@ def test_another_embedder_begins_anew_at_the_next_start(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
 ) -> None:
     with remembering(upstream, other, tmp_path) as made:
-        made.tell(TORTOISE)
+        made.mention(TORTOISE)
         made.rest()
     with remembering(upstream, other, tmp_path, embedder="emb/better") as made:
         made.rest()
@@ -345,7 +345,7 @@ def test_a_text_that_it_refuses_does_not_keep_the_others_out(made: Remembering) 
         return vector_of(text)
 
     made.embedder.endpoints.vector_of = picky
-    made.tell(TORTOISE, "A forbidden word.")
+    made.mention(TORTOISE, "A forbidden word.")
     made.rest()
     assert TORTOISE in made.recalled()
     assert made.world.query("SELECT seq FROM embedded") == [16]
@@ -353,7 +353,7 @@ def test_a_text_that_it_refuses_does_not_keep_the_others_out(made: Remembering) 
 
 
 def test_one_that_refuses_everything_is_not_asked_for_each_text(made: Remembering) -> None:
-    made.tell(TORTOISE, others=20)
+    made.mention(TORTOISE, others=20)
     made.embedder.queue(*[fail(400)] * 50)
     before = len(made.embedder.seen)
     made.rest(ends=False)
@@ -366,7 +366,7 @@ def test_a_slow_one_is_not_waited_for_and_then_left_alone(
 ) -> None:
     with remembering(upstream, other, tmp_path, embedder_wait_ms=1) as made:
         made.embedding._wait_ms = 10_000.0
-        made.tell(TORTOISE)
+        made.mention(TORTOISE)
         made.rest()
         made.embedding._wait_ms = 1.0
         gate = Gate()
@@ -388,7 +388,7 @@ def test_with_no_time_to_wait_a_question_is_not_embedded(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
 ) -> None:
     with remembering(upstream, other, tmp_path, embedder_wait_ms=0) as made:
-        made.tell(TORTOISE)
+        made.mention(TORTOISE)
         made.rest()
         count = len(other.seen)
         assert made.recalled() == QUESTION
@@ -416,7 +416,7 @@ def test_what_it_costs_counts_towards_the_day(
 
 
 def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(made: Remembering) -> None:
-    made.tell(TORTOISE, "My sister plays the cello.", others=3)
+    made.mention(TORTOISE, "My sister plays the cello.", others=3)
     made.rest()
     assert made.on_disk(TORTOISE, "My sister plays the cello.") == [TORTOISE, "My sister plays the cello."]
     store, id = made.world.store, made.agent_id()
@@ -467,7 +467,7 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(made
 
 
 def test_a_memory_that_is_imported_is_embedded_again(made: Remembering) -> None:
-    made.tell(TORTOISE)
+    made.mention(TORTOISE)
     made.rest()
     store = made.world.store
     transfer = TransferOperations(store, then=("embed",))

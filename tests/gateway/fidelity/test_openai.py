@@ -1,6 +1,6 @@
 """OpenAI's own SDK through the gateway: it sees what it sees without it, whatever memory does meanwhile.
 
-What is told of the SDK itself, of errors and of who leaves holds for a Claude behind the gateway as well.
+The tests of the SDK itself, of errors and of clients that leave run with a Claude behind the gateway as well.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Watch:
             self._failed = True
             self._changed.notify_all()
 
-    def reach(self, count: int) -> bool:
+    def wait_for(self, count: int) -> bool:
         """Returns when it is so much; False where a client has failed."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._failed or self._count >= count, PATIENCE_S)
@@ -212,7 +212,7 @@ def talk_until(
     found = []
     try:
         for number, moment in enumerate(moments):
-            if not watch.reach(moment):
+            if not watch.wait_for(moment):
                 break
             time.sleep(dice.random() * LATER_S)  # into the middle of what follows
             if number < len(moments) - 1:

@@ -17,7 +17,7 @@ import pytest
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.process import ROOT
 
-TOLD = "My cat is called Miso."
+FACT = "My cat is called Miso."
 PATIENT = """
 [memory]
 recall_deadline_ms = 50000  # no deadline of a busy machine's shall decide what a test finds
@@ -118,8 +118,8 @@ def test_it_says_where_it_is_and_its_example_works_when_pasted(checkout: Path) -
 
 def asks(program: str, text: str) -> str:
     """The example with something else to say."""
-    assert TOLD in program
-    return program.replace(TOLD, text)
+    assert FACT in program
+    return program.replace(FACT, text)
 
 
 def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream) -> None:
@@ -130,8 +130,8 @@ def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream
         written = [line for line in readme.splitlines() if line]
         printed = re.sub(r":\d+/v1", ":8080/v1", started.example)
         assert printed.splitlines() == written
-        told_first, answered = started.paste(started.example).strip().split("This is what I remember")
-        assert "cat is called Miso" in told_first
+        first_reply, answered = started.paste(started.example).strip().split("This is what I remember")
+        assert "cat is called Miso" in first_reply
         assert "cat is called Miso" in answered
         advice = re.search(r'^Say "(.+)" to model="(.+)" and it uses its memory tools.$', started.said, re.M)
         assert advice is not None, started.said
@@ -146,11 +146,11 @@ def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream
         timeout=60,
         check=True,
     ).stdout
-    assert f"user: {TOLD}" in shown
+    assert f"user: {FACT}" in shown
     assert "edits of turns that are not confirmed: 1" in shown
     with run(checkout, "--port", "0", "--upstream", upstream.base_url) as started:
         started.paste(asks(started.example, "What is my cat called?"))
-    assert TOLD in upstream.chats[-1].messages[-1]["content"]
+    assert FACT in upstream.chats[-1].messages[-1]["content"]
 
 
 def test_without_its_stamp_it_makes_the_environment_first(checkout: Path) -> None:

@@ -31,7 +31,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def tell(world: World, user: str = "alice", headers: dict[str, str] | None = None) -> RawReply:
+def say_secret(world: World, user: str = "alice", headers: dict[str, str] | None = None) -> RawReply:
     """Alice has a secret in a message, in a block, in archival memory and in a named conversation."""
     chat = world.chat(
         user=user, model="agent/helper", headers={"x-mnemogate-conversation": "c-alice", **(headers or {})}
@@ -60,7 +60,7 @@ def tell(world: World, user: str = "alice", headers: dict[str, str] | None = Non
     return reply
 
 
-def assert_not_told(world: World, since: int) -> None:
+def assert_not_sent(world: World, since: int) -> None:
     for seen in world.upstream.seen[since:]:
         assert SECRET not in seen.body.decode()
         assert SECRET not in str(seen.headers)
@@ -98,7 +98,7 @@ def probes(receipt: RawReply) -> list[tuple[dict[str, str], dict[str, Any]]]:
 
 @pytest.mark.parametrize("history", [None, "append"])
 def test_no_id_of_a_conversation_opens_it_to_another(world: World, history: str | None) -> None:
-    receipt = tell(world)
+    receipt = say_secret(world)
     since = len(world.upstream.seen)
     for (headers, body), model in itertools.product(probes(receipt), ("m", "agent/helper")):
         if history is not None:
@@ -108,11 +108,11 @@ def test_no_id_of_a_conversation_opens_it_to_another(world: World, history: str 
         assert SECRET not in str(reply.headers)
         assert SECRET not in reply.body.decode()
     assert len(world.upstream.seen) > since + 20
-    assert_not_told(world, since)
+    assert_not_sent(world, since)
 
 
 def test_a_model_of_another_user_finds_nothing_with_its_tools(world: World) -> None:
-    receipt = tell(world)
+    receipt = say_secret(world)
     since = len(world.upstream.seen)
     calls = [
         Call("conversation_search", {"query": "password safe xyzzy"}),
@@ -153,11 +153,11 @@ def test_the_same_opening_word_for_word_shares_nothing(world: World) -> None:
             {"role": "assistant", "content": "Ok."},
         ]
         chat.say(QUESTION)
-    assert_not_told(world, since)
+    assert_not_sent(world, since)
 
 
 def test_an_agent_by_its_id_is_not_to_be_had_from_outside(world: World) -> None:
-    receipt = tell(world)
+    receipt = say_secret(world)
     since = len(world.upstream.seen)
     uid = receipt.headers["x-mnemogate-agent"]
     hello = [{"role": "user", "content": QUESTION}]
@@ -171,7 +171,7 @@ def test_an_agent_by_its_id_is_not_to_be_had_from_outside(world: World) -> None:
 
 
 def test_profiles_of_one_user_are_apart(world: World) -> None:
-    tell(world)
+    say_secret(world)
     since = len(world.upstream.seen)
     for headers, model in (({}, "agent/other"), ({"x-mnemogate-agent": "other"}, "m")):
         world.post([{"role": "user", "content": QUESTION}], headers, user="alice", model=model)
@@ -182,11 +182,11 @@ def test_profiles_of_one_user_are_apart(world: World) -> None:
             model=model,
         )
     assert len(world.upstream.seen) == since + 4
-    assert_not_told(world, since)
+    assert_not_sent(world, since)
 
 
 def test_a_user_whose_name_looks_like_a_scope_gets_a_memory_of_its_own(world: World) -> None:
-    tell(world)
+    say_secret(world)
     since = len(world.upstream.seen)
     for user in (
         "user:alice",
@@ -202,7 +202,7 @@ def test_a_user_whose_name_looks_like_a_scope_gets_a_memory_of_its_own(world: Wo
             continue  # white space around an id is not part of it
         reply = world.post([{"role": "user", "content": QUESTION}], user=user)
         assert reply.status == 200, user
-    assert_not_told(world, since)
+    assert_not_sent(world, since)
 
 
 # -- projects and credentials
@@ -214,7 +214,7 @@ def key_of(world: World, project: str) -> str:
 
 def test_projects_are_apart(world: World) -> None:
     one, two = key_of(world, "default"), key_of(world, "two")
-    receipt = tell_with_key(world, one)
+    receipt = say_secret_with_key(world, one)
     since = len(world.upstream.seen)
     for (headers, body), model in itertools.product(probes(receipt)[::3], ("m", "agent/helper")):
         reply = world.post(
@@ -224,19 +224,19 @@ def test_projects_are_apart(world: World) -> None:
             **{**body, "user": "alice"},
         )
         assert reply.status == 200
-    assert_not_told(world, since)
+    assert_not_sent(world, since)
     hello = {"authorization": f"Bearer {two}", "x-mnemogate-project": "default"}
     world.post([{"role": "user", "content": QUESTION}], hello, user="alice")
-    assert_not_told(world, since)
+    assert_not_sent(world, since)
     again = {"authorization": f"Bearer {one}"}
     world.post([{"role": "user", "content": QUESTION}], again, user="alice")
     assert SECRET in world.upstream.last.body.decode()
 
 
-def tell_with_key(world: World, key: str) -> RawReply:
+def say_secret_with_key(world: World, key: str) -> RawReply:
     world.sdk.close()
     world.sdk = world.client(key)
-    return tell(world, headers={KEY: key})
+    return say_secret(world, headers={KEY: key})
 
 
 def test_without_a_key_nothing_is_answered_once_there_is_one(world: World) -> None:
@@ -280,7 +280,7 @@ def test_no_credential_of_ours_reaches_the_upstream(world: World, place: str) ->
 
 
 def test_every_stored_row_belongs_to_one_scope(world: World) -> None:
-    tell(world)
+    say_secret(world)
     world.chat(user="bob", model="agent/helper").say(QUESTION)
     world.settle()
 

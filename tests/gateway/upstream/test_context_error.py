@@ -125,18 +125,22 @@ class Counting:
 
 
 @pytest.mark.parametrize("form", ["whole", "streamed", "streamed without usage"])
-@pytest.mark.parametrize("told", [True, False], ids=["in the settings", "by an error"])
-def test_an_upstream_that_counts_more_than_we_do_is_believed(tmp_path: Path, form: str, told: bool) -> None:
+@pytest.mark.parametrize("is_configured", [True, False], ids=["in the settings", "by an error"])
+def test_an_upstream_that_counts_more_than_we_do_is_believed(
+    tmp_path: Path, form: str, is_configured: bool
+) -> None:
     """Its figures correct ours, so that a conversation that grows does not end where its window does."""
     counting = Counting(4000, per_word=1.7)
     with StrictUpstream(script=counting) as upstream:
-        window = UpstreamSettings("up", base_url=upstream.base_url, context_window=4000 if told else None)
+        window = UpstreamSettings(
+            "up", base_url=upstream.base_url, context_window=4000 if is_configured else None
+        )
         with remember(upstream, tmp_path, upstreams=(window,)) as world:
             options = {"stream_options": {"include_usage": True}} if form == "streamed" else {}
             chat = world.chat(user="alice", stream=form != "whole", max_tokens=100, **options)
             for n in range(80):
                 assert chat.say(f"{n} {WORDS}") == "Fine."
             kept = [len(seen.messages) for seen in upstream.chats]
-            assert counting.refused == (0 if told and form != "streamed without usage" else 1)
+            assert counting.refused == (0 if is_configured and form != "streamed without usage" else 1)
             assert kept[:10] == [*range(1, 20, 2)], "nothing leaves before the window is full"
             assert 16 < kept[-1] < 161

@@ -251,8 +251,8 @@ async def test_a_damaged_file_at_the_start(open_store: Any, path: Path, garbage:
 @pytest.mark.parametrize("kind", [Reader, ThreadReader])
 async def test_either_reader_tells_of_a_file_that_cannot_be_opened(path: Path, kind: Any) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
-    told: list[Corrupt] = []
-    reader = kind(DatabaseFile(str(path)), told.append)
+    reported: list[Corrupt] = []
+    reader = kind(DatabaseFile(str(path)), reported.append)
 
     async def read() -> None:
         found = reader.run(lambda connection: connection.execute("SELECT 1").fetchall())
@@ -261,15 +261,15 @@ async def test_either_reader_tells_of_a_file_that_cannot_be_opened(path: Path, k
 
     with pytest.raises(Corrupt):
         await read()
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 async def test_a_reader_with_a_deadline_tells_of_it_too(path: Path) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
-    told: list[Corrupt] = []
+    reported: list[Corrupt] = []
     with pytest.raises(Corrupt):
-        Reader(DatabaseFile(str(path)), told.append).run(lambda _: None, deadline_ms=1000)
-    assert len(told) == 1
+        Reader(DatabaseFile(str(path)), reported.append).run(lambda _: None, deadline_ms=1000)
+    assert len(reported) == 1
 
 
 async def test_a_damaged_page_is_found_when_it_is_met(open_store: Any, path: Path) -> None:

@@ -16,8 +16,8 @@ from storage.sqlite.database import drive
 
 async def test_a_caller_that_goes_away_hides_no_job(store: SqlStore) -> None:
     jobs = store.jobs
-    told: list[int] = []
-    jobs.watch(lambda: told.append(len(drive(jobs.list()))))
+    counts: list[int] = []
+    jobs.watch(lambda: counts.append(len(drive(jobs.list()))))
     gate = threading.Event()
     stalled = store.database.writer.submit(lambda _: gate.wait(10))
     task = asyncio.create_task(jobs.enqueue("learn", 0, "k"))
@@ -28,7 +28,7 @@ async def test_a_caller_that_goes_away_hides_no_job(store: SqlStore) -> None:
     gate.set()
     assert await stalled
     assert await store.drain(10)
-    assert told == [1]
+    assert counts == [1]
 
 
 async def test_a_full_disk_is_named(store: SqlStore) -> None:
