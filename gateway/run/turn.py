@@ -121,14 +121,14 @@ class TurnRun:
 
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
-        self._endpoint = self.attempts.endpoint
         known = self.kept.known if self.kept is not None else None
-        self.call.describe(self.prompt.form, self.prompt, known)
-        spec = self._spec()
-        self._turn = Turn(spec, self.view(spec))
         if known is not None:
             self.pending.began(known.agent.scope)
         try:
+            self._endpoint = self.attempts.endpoint
+            self.call.describe(self.prompt.form, self.prompt, known)
+            spec = self._spec()
+            self._turn = Turn(spec, self.view(spec))
             with self.sink.while_here():
                 while self._next is not None:
                     self._asked, self._next = self._next, None

@@ -57,7 +57,7 @@ class MemoryTools:
 
     def lane(self, call: ToolCall) -> str | None:
         # Edits of a block go in their order, and a search finds what was kept just before it.
-        tool = self._known.offered[call.name]
+        tool = self._known.offered.get(call.name)
         if tool in ("archival_memory_insert", "archival_memory_search"):
             return "archive"
         return f"block {call.arguments.get('label')}" if tool in tools.EDITS else None

@@ -62,6 +62,8 @@ async def run_tools(toolbox: Toolbox, calls: Sequence[ToolCall]) -> list[str]:
 
 
 async def _run(toolbox: Toolbox, call: ToolCall) -> str:
+    if not toolbox.owns(call.name):
+        return FAILED.format(name=call.name)
     try:
         return await toolbox.run(call)
     except Exception:

@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 
 from gateway.core.request.splice import scan
+from gateway.run import chat as chat_module
+from gateway.run import turn as turn_module
+from gateway.run.memory import composer
+from gateway.run.memory.fit import fit
+from gateway.run.memory.prompt import FittedWindow, Prompt
 from gateway.settings import UpstreamSettings
 from gateway.tokens import message_tokens, tokenizer_for
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
@@ -63,6 +68,29 @@ def test_a_long_conversation_fits_its_window(world: World, user: dict[str, Any])
         assert each.messages[-1]["content"].endswith(chat.messages[1 + 2 * n]["content"])
     moved = sum(not prefix_bytes(two).startswith(prefix_bytes(one)) for one, two in itertools.pairwise(seen))
     assert 0 < moved <= 10, f"the window moved {moved} times in 40 turns"
+
+
+def test_the_window_of_a_request_is_fitted_once_and_has_room_for_its_note(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[FittedWindow] = []
+
+    async def noted(prompt: Prompt, **options: Any) -> FittedWindow:
+        fitted.append(await fit(prompt, **options))
+        return fitted[-1]
+
+    for module in (composer, chat_module, turn_module):
+        monkeypatch.setattr(module, "fit", noted)
+    chat = world.chat(user="alice", max_tokens=RESERVE)
+    chat.say("My bicycle is a red Bianchi.")
+    long_talk(chat, 30)
+    requests = len(world.upstream.seen)
+    assert len(fitted) == requests
+    chat.say("What colour is my bicycle, and who made it?")
+    assert "Bianchi" in world.upstream.last.messages[-1]["content"], "there is a note"
+    assert fitted[-1].evicted_tokens > 0
+    assert len(fitted) == requests + 1
+    assert tokens(world.upstream.last) <= CONTEXT - RESERVE
 
 
 def test_what_was_cut_is_still_to_be_found(world: World) -> None:

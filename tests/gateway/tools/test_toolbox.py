@@ -106,3 +106,10 @@ def test_a_test_double_is_a_toolbox() -> None:
     box: Toolbox = Doors()
     assert box.owns("wait")
     assert not box.owns("walk")
+
+
+async def test_a_call_of_another_box_is_not_run() -> None:
+    box = Doors()
+    (result,) = await run_tools(box, [ToolCall("a", "walk", {})])
+    assert result.startswith("Error:")
+    assert box.begun == []
