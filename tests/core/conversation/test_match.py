@@ -1236,3 +1236,14 @@ def test_any_number_of_replies_in_a_row_may_be_cut(world: World) -> None:
         history.append(assistant(f"Answer {number}"))
     last = world.say([*history, user("bye")], "Bye.", "c1")
     assert _path_texts(world, last.exchange) == [*map(text_of, history), "bye", "Bye."]
+
+
+def test_the_questions_of_many_short_replies_are_asked_for_together(world: World) -> None:
+    # Each reply is found, and none of their questions is akin: the search compares one turn after the other.
+    world.chat(*((f"question number {n}", f"Yes, {n}.") for n in range(7)), key="c1")
+    rewritten: list[WireMessage] = []
+    for n in range(7):
+        rewritten += [user(f"something else entirely, {n}"), assistant(f"Yes, {n}.")]
+    request = world.begin([*rewritten, user("and now?")], "c1")
+    assert request.plan is not None
+    assert request.plan.match.anchor is None
