@@ -60,7 +60,6 @@ class Conversation:
     uid: str
     key: str | None
     rev: int = 0
-    last_at: float = 0.0
 
 
 class State(StrEnum):

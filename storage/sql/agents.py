@@ -40,7 +40,8 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
     if row is not None:
         return replace(draft, id=row[0])
     found = await find_agent(connection, scope)
-    if found is None:  # only a uid can have collided, and those are random
+    if found is None:
+        # Only a uid can have collided, and those are random.
         raise WriteConflict(f"agent uid {draft.uid} is taken")
     return found
 

@@ -100,6 +100,7 @@ async def write_block(
 ) -> Block:
     """Sets the value if the block is still at that version. Raises: WriteConflict, NotFound."""
     found = await get_block(connection, block)
+    # Compare and set: whoever read an older version has not seen what it would overwrite.
     if found.version != version:
         raise WriteConflict(
             f"block {found.label!r} is at version {found.version}, not {version}: it was changed since"

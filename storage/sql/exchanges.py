@@ -120,6 +120,7 @@ def _values(e: Exchange) -> list[Any]:
         e.carried,
         e.standing,
         e.edits,
+        # Whether a path through it carries something that the client does not know of.
         e.hidden or e.opaque or any(e.notes.values()),
         e.opaque,
         e.model,
@@ -165,7 +166,7 @@ _NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
 
 
 def _read_conversation(found: Look, row: Row) -> None:
-    found.conversation = Conversation(row[_NUMBER], row[_TEXT], row[_TEXT + 1], row[_NUMBER + 1], row[_TIME])
+    found.conversation = Conversation(row[_NUMBER], row[_TEXT], row[_TEXT + 1], row[_NUMBER + 1])
 
 
 def _read_exchange(found: Look, row: Row) -> None:
@@ -192,7 +193,8 @@ def _read_snapshot(found: Look, row: Row) -> None:
 def _read_block(found: Look, row: Row) -> None:
     id, limit, read_only, version, is_shared, label, description, value = row[_NUMBER : _TEXT + 3]
     if is_shared and any(block.label == label for block in found.blocks):
-        return  # one the profile shares; the user's own of that label came before it, and counts
+        # Shared by the profile: the user's own block of that label came before it, and counts.
+        return
     found.blocks.append(Block(id, label, description, value, limit, bool(read_only), version))
 
 

@@ -40,7 +40,7 @@ SELECT 'agent', epoch, next_seq, indexed_seq, CAST(NULL AS BIGINT), CAST(NULL AS
        {typed}
 FROM agents WHERE id = ?1 AND project = ?4 AND profile = ?5 AND subject = ?6
 UNION ALL
-SELECT 'conversation', c.id, c.rev, NULL, NULL, NULL, c.uid, c.key, NULL, NULL, NULL, NULL, c.last_at, {untold}
+SELECT 'conversation', c.id, c.rev, NULL, NULL, NULL, c.uid, c.key, NULL, NULL, NULL, NULL, NULL, {untold}
 FROM conversations c WHERE c.agent = ?1 AND c.id = coalesce((SELECT conversation FROM p), (SELECT id FROM named))
 UNION ALL
 SELECT 'exchange',

@@ -28,6 +28,7 @@ async def insert_passage(
     sources: Sequence[int] = (),
 ) -> Passage:
     """Adds an archival memory. Raises: NotFound when there is no such agent."""
+    # Of the same order as messages, so that the search index can name both.
     seq = await take_seq(connection, agent)
     if seq is None:
         raise NotFound(f"there is no agent {agent}")

@@ -169,7 +169,8 @@ class Driver(aiosqlite.Connection):
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
         super().__init__(connect, iter_chunk_size=64)
         self._thread.name = name
-        self._thread.daemon = True  # a disk that never answers must not keep a process that was told to stop
+        # A disk that never answers must not keep a process that has to stop.
+        self._thread.daemon = True
 
     async def open(self) -> Self:
         """Starts the thread and opens the connection in it. Raises: what `connect` raises."""
