@@ -75,7 +75,7 @@ class Closed(Unavailable):
 
 
 class Owned(StoreError):
-    """Another process owns the file. pid, address: the owner's, as far as it has said so."""
+    """The file belongs to another process. pid, address: the owner's, as far as it has said so."""
 
     def __init__(self, path: str, pid: int | None, address: str | None) -> None:
         who = f"process {pid}" if pid else "another process"

@@ -120,7 +120,7 @@ def _values(e: Exchange) -> list[Any]:
         e.carried,
         e.standing,
         e.edits,
-        # Whether a path through it carries something that the client does not know of.
+        # `adds`: a path through it carries something that the client does not know of.
         e.hidden or e.opaque or any(e.notes.values()),
         e.opaque,
         e.model,
