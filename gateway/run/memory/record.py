@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain
 from gateway.core.conversation.lookup import RECENT, full_probes, plain_probes
@@ -84,8 +84,8 @@ def _ended(
     )
 
 
-def _call_ids(messages: Iterable[dict[str, object]]) -> set[str]:
-    return {str(call.get("id")) for m in messages for call in m.get("tool_calls") or ()}  # type: ignore[attr-defined]
+def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
+    return {str(call.get("id")) for m in messages for call in m.get("tool_calls") or ()}
 
 
 def _write(
