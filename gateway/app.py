@@ -83,6 +83,12 @@ class Gateway:
         )
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
         self.models = ModelList(settings, named, int(clock()), limits.models_refresh_s)
+        waiting = "Writes waiting for the store."
+        self.metrics.watch("writer_queue", waiting, lambda: {(): store.health.waiting if store else 0})
+        waiting = "Bytes waiting for the store."
+        self.metrics.watch(
+            "writer_queue_bytes", waiting, lambda: {(): store.health.waiting_bytes if store else 0}
+        )
         self.background: BackgroundServices | None = None
         keeper: MemoryKeeper | None = None
         if store is not None:
@@ -90,7 +96,6 @@ class Gateway:
             keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
             self.background = services
             self.readiness.checks["store"] = lambda: store.health.status
-            self.metrics.watch_writer(lambda: store.health.waiting, lambda: store.health.waiting_bytes)
         self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits)
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)

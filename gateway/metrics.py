@@ -7,7 +7,7 @@ some 1.5 us each, and a request counts eight things. A scrape makes families of 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -16,18 +16,20 @@ from prometheus_client.registry import Collector
 
 # Upper bounds of the buckets: fine where our own time lies, coarse where a disk or an upstream is slow.
 _MS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
+# Numbers by the values of their labels, whose order is the metric's; () where it has none.
+Readings = Mapping[tuple[str, ...], float]
 
 
 class Count:
-    """A number that rises."""
+    """A number that rises, for each combination of its labels' values."""
 
-    __slots__ = ("value",)
+    __slots__ = ("values",)
 
-    def __init__(self) -> None:
-        self.value = 0
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self.values: dict[tuple[str, ...], int] = {} if labels else {(): 0}
 
-    def inc(self) -> None:
-        self.value += 1
+    def inc(self, *labels: str, by: int = 1) -> None:
+        self.values[labels] = self.values.get(labels, 0) + by
 
 
 class Spread:
@@ -48,115 +50,74 @@ class Metrics(Collector):
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self) -> None:
-        self.added_ms, self.recall_ms, self.commit_ms = Spread(), Spread(), Spread()
-        self.not_durable, self.prefix_breaks, self.clients_gone = Count(), Count(), Count()
-        self._requests: dict[tuple[str, ...], int] = {}
-        self._upstream_errors: dict[tuple[str, ...], int] = {}
-        self._upstream_tries: dict[tuple[str, ...], int] = {}
-        self._memory: dict[tuple[str, ...], int] = {}
-        self._in_flight: Callable[[], float] = lambda: 0
-        self._resting: Callable[[], dict[tuple[str, ...], int]] = dict
-        self._queued: Callable[[], float] = lambda: 0
-        self._queued_bytes: Callable[[], float] = lambda: 0
+        self._families: list[Callable[[], Metric]] = []
         self._refreshed: list[Callable[[], Awaitable[None]]] = []
-        self.registry = CollectorRegistry()
-        self.registry.register(self)
+        self.requests = self.count("requests", "Requests answered.", "route", "status")
+        # kind: unreachable, timeout, broke, or an HTTP status. outcome: a status, or the kind that came instead of one.
+        self.upstream_errors = self.count("upstream_errors", "Calls an upstream failed.", "upstream", "kind")
+        self.upstream_tries = self.count("upstream_tries", "Calls of an upstream.", "upstream", "outcome")
+        self.memory = self.count("memory", "Requests by what became of memory.", "status")
+        released = "Replies released before their turn was on disk."
+        self.not_durable = self.count("not_durable", released)
+        broken = "Turns whose prompt did not extend the one before."
+        self.prefix_breaks = self.count("prefix_breaks", broken)
+        self.clients_gone = self.count("clients_gone", "Clients that left before the end.")
+        self.added_ms = self._spread("added_ms", "Our own time to first byte.")
+        self.recall_ms = self._spread("recall_ms", "Time recall took.")
+        self.commit_ms = self._spread("commit_ms", "Time an end of a reply waited for its commit.")
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
 
-    def request(self, route: str, status: int) -> None:
-        key = (route, str(status))
-        self._requests[key] = self._requests.get(key, 0) + 1
+    def count(self, name: str, about: str, *labels: str) -> Count:
+        """Adds a counter."""
+        count = Count(labels)
+        self._add(CounterMetricFamily, name, about, labels, lambda: count.values)
+        return count
 
-    def upstream_error(self, upstream: str, kind: str) -> None:
-        """Counts a failed call. kind: unreachable, timeout, broke, or an HTTP status."""
-        key = (upstream, kind)
-        self._upstream_errors[key] = self._upstream_errors.get(key, 0) + 1
+    def watch(self, name: str, about: str, read: Callable[[], Readings], *labels: str) -> None:
+        """Adds a gauge, which is read at each scrape."""
+        self._add(GaugeMetricFamily, name, about, labels, read)
 
-    def upstream_try(self, upstream: str, outcome: str) -> None:
-        """Counts a call. outcome: an HTTP status, or the kind of error that came instead of one."""
-        key = (upstream, outcome)
-        self._upstream_tries[key] = self._upstream_tries.get(key, 0) + 1
-
-    def memory(self, status: str) -> None:
-        key = (status,)
-        self._memory[key] = self._memory.get(key, 0) + 1
-
-    def watch_requests(self, in_flight: Callable[[], float]) -> None:
-        self._in_flight = in_flight
-
-    def watch_upstreams(self, resting: Callable[[], dict[tuple[str, ...], int]]) -> None:
-        """Sets the gauge of open circuits. resting: by upstream, 1 while it is passed over."""
-        self._resting = resting
-
-    def watch_writer(self, queued: Callable[[], float], queued_bytes: Callable[[], float]) -> None:
-        """Sets the gauges of the writer, which are read at each scrape."""
-        self._queued, self._queued_bytes = queued, queued_bytes
-
-    def register(self, collector: Collector, refresh: Callable[[], Awaitable[None]]) -> None:
-        """Adds a collector. refresh: awaited before each scrape, for figures that have to be asked for."""
-        self.registry.register(collector)
+    def refresh_with(self, refresh: Callable[[], Awaitable[None]]) -> None:
+        """Awaits this before each scrape, for figures that have to be asked for."""
         self._refreshed.append(refresh)
 
     async def scrape(self) -> bytes:
         """Returns all metrics as text, after those that have to be asked for were."""
         for refresh in self._refreshed:
             await refresh()
-        return self.render()
-
-    def render(self) -> bytes:
-        return generate_latest(self.registry)
+        return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        yield counter_family("requests", "Requests answered.", ("route", "status"), self._requests)
-        yield counter_family(
-            "upstream_errors", "Calls an upstream failed.", ("upstream", "kind"), self._upstream_errors
-        )
-        yield counter_family(
-            "upstream_tries", "Calls of an upstream.", ("upstream", "outcome"), self._upstream_tries
-        )
-        resting = GaugeMetricFamily(
-            "mnemogate_upstream_resting",
-            "Whether an upstream is passed over, for one model at least, while there is another.",
-            labels=("upstream",),
-        )
-        for values, is_resting in self._resting().items():
-            resting.add_metric(values, is_resting)
-        yield resting
-        yield counter_family("memory", "Requests by what became of memory.", ("status",), self._memory)
-        yield _single("not_durable", "Replies released before their turn was on disk.", self.not_durable)
-        yield _single(
-            "prefix_breaks", "Turns whose prompt did not extend the one before.", self.prefix_breaks
-        )
-        yield _single("clients_gone", "Clients that left before the end.", self.clients_gone)
-        yield _histogram("added_ms", "Our own time to first byte.", self.added_ms)
-        yield _histogram("recall_ms", "Time recall took.", self.recall_ms)
-        yield _histogram("commit_ms", "Time an end of a reply waited for its commit.", self.commit_ms)
-        yield _gauge("requests_in_flight", "Requests being answered.", self._in_flight)
-        yield _gauge("writer_queue", "Writes waiting for the store.", self._queued)
-        yield _gauge("writer_queue_bytes", "Bytes waiting for the store.", self._queued_bytes)
+        return (family() for family in self._families)
 
+    def _add(
+        self,
+        kind: type[CounterMetricFamily | GaugeMetricFamily],
+        name: str,
+        about: str,
+        labels: tuple[str, ...],
+        read: Callable[[], Readings],
+    ) -> None:
+        def family() -> Metric:
+            made = kind(f"mnemogate_{name}", about, labels=labels)
+            for values, value in read().items():
+                made.add_metric(values, value)
+            return made
 
-def counter_family(
-    name: str, about: str, labels: tuple[str, ...], counts: dict[tuple[str, ...], int]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"mnemogate_{name}", about, labels=labels)
-    for values, count in list(counts.items()):
-        family.add_metric(values, count)
-    return family
+        self._families.append(family)
 
+    def _spread(self, name: str, about: str) -> Spread:
+        spread = Spread()
 
-def _single(name: str, about: str, count: Count) -> CounterMetricFamily:
-    return CounterMetricFamily(f"mnemogate_{name}", about, value=count.value)
+        def family() -> Metric:
+            made = HistogramMetricFamily(f"mnemogate_{name}", about)
+            buckets, sum_ = [], 0
+            for bound, count in zip((*map(str, map(float, _MS)), "+Inf"), spread.counts, strict=True):
+                sum_ += count
+                buckets.append((bound, sum_))
+            made.add_metric((), buckets, spread.total)
+            return made
 
-
-def _histogram(name: str, about: str, spread: Spread) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(f"mnemogate_{name}", about)
-    buckets, sum_ = [], 0
-    for bound, count in zip((*map(str, map(float, _MS)), "+Inf"), spread.counts, strict=True):
-        sum_ += count
-        buckets.append((bound, sum_))
-    family.add_metric((), buckets, spread.total)
-    return family
-
-
-def _gauge(name: str, about: str, value: Callable[[], float]) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"mnemogate_{name}", about, value=value())
+        self._families.append(family)
+        return spread

@@ -121,7 +121,7 @@ class Chat:
             return Served(served, status)
         finally:
             self._metrics.added_ms.observe(receipt.added_ms)
-            self._metrics.memory(status)
+            self._metrics.memory.inc(status)
 
     async def _remember(
         self, request: ChatRequest, target: Target, form: EndpointForm, identity: Identity, spec: AgentSpec

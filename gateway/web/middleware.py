@@ -101,7 +101,7 @@ class Edge:
         self._active = 0
         self.idle = asyncio.Event()
         self.idle.set()
-        metrics.watch_requests(lambda: self._active)
+        metrics.watch("requests_in_flight", "Requests being answered.", lambda: {(): self._active})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -158,7 +158,7 @@ class Edge:
             self._active -= 1
             if not self._active:
                 self.idle.set()
-            self._metrics.request(trace.route, trace.status)
+            self._metrics.requests.inc(trace.route, str(trace.status))
             self._write_line(scope, trace)
 
     async def _last_words(self, error: GatewayError, trace: Trace, answer: Callable[[Message], Any]) -> None:

@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
-
-from gateway.metrics import counter_family
+from gateway.metrics import Metrics
 from storage.errors import StoreError
 from storage.records import JobState
 
 
-class JobMetrics(Collector):
-    """Lives in the event loop's thread. count: how many jobs there are by state."""
+class JobMetrics:
+    """Adds its figures to the process's. count: how many jobs there are by state."""
 
-    def __init__(self, count: Callable[[], Awaitable[Mapping[JobState, int]]]) -> None:
+    def __init__(self, metrics: Metrics, count: Callable[[], Awaitable[Mapping[JobState, int]]]) -> None:
         self._count = count
         self._counts: Mapping[JobState, int] = {}
-        self._attempts: dict[tuple[str, ...], int] = {}
-        self._calls: dict[tuple[str, ...], int] = {}
-        self._tokens = 0
-
-    def attempt(self, kind: str, outcome: str) -> None:
-        """Counts an attempt of a job. outcome: finished, retrying, dead, dropped, lost, unwritten."""
-        self._attempts[kind, outcome] = self._attempts.get((kind, outcome), 0) + 1
+        # outcome: finished, retrying, dead, dropped, lost, unwritten.
+        attempts = "Attempts of jobs by what became of them."
+        self.attempts = metrics.count("job_attempts", attempts, "kind", "outcome")
+        metrics.watch(
+            "jobs", "Jobs by their state.", lambda: {(s,): n for s, n in self._counts.items()}, "state"
+        )
+        self._calls = metrics.count("background_calls", "Calls of the background model.", "outcome")
+        self._tokens = metrics.count("background_tokens", "Tokens that background calls used.")
+        metrics.refresh_with(self._refresh)
 
     def call(self, outcome: str, tokens: int) -> None:
         """Counts a call of a model or embedder. outcome: ok, failed, refused (over the budget)."""
-        self._calls[outcome,] = self._calls.get((outcome,), 0) + 1
-        self._tokens += tokens
+        self._calls.inc(outcome)
+        self._tokens.inc(by=tokens)
 
-    def collect(self) -> Iterator[Metric]:
-        attempts = "Attempts of jobs by what became of them."
-        yield counter_family("job_attempts", attempts, ("kind", "outcome"), self._attempts)
-        jobs = GaugeMetricFamily("mnemogate_jobs", "Jobs by their state.", labels=("state",))
-        for state, count in self._counts.items():
-            jobs.add_metric((state,), count)
-        yield jobs
-        calls = "Calls of the background model."
-        yield counter_family("background_calls", calls, ("outcome",), self._calls)
-        yield CounterMetricFamily(
-            "mnemogate_background_tokens", "Tokens that background calls used.", value=self._tokens
-        )
-
-    async def refresh(self) -> None:
-        """Counts the jobs again; to be awaited before each scrape."""
+    async def _refresh(self) -> None:
         try:
             self._counts = await self._count()
         except StoreError:

@@ -46,10 +46,9 @@ class BackgroundServices:
         limits: Limits,
     ) -> None:
         """model, embedder: never those of live turns. now: seconds since the epoch."""
-        memory, job_metrics = settings.memory, JobMetrics(store.jobs.counts)
-        metrics.register(job_metrics, job_metrics.refresh)
+        memory, job_metrics = settings.memory, JobMetrics(metrics, store.jobs.counts)
         self.handlers: dict[str, Handler] = {}
-        self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempt)
+        self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempts.inc)
         self.maintenance = Maintenance(store, memory.idle_s, now)
         days = {name: each.retention_days for name, each in settings.projects.items()}
         self.retention = Retention(store, {n: d for n, d in days.items() if d is not None}, now)

@@ -107,7 +107,8 @@ class Failover:
                 for name in names
                 if name in providers
             ]
-        metrics.watch_upstreams(self._passed_over)
+        about = "Whether an upstream is passed over, for one model at least, while there is another."
+        metrics.watch("upstream_resting", about, self._passed_over, "upstream")
 
     def attempts(
         self, route: Route, key: Callable[[], int], sink: Sink, receipt: Receipt, path: str = CHAT
@@ -311,7 +312,7 @@ class Attempts:
     def broke(self, error: GatewayError) -> None:
         """Notes that a reply which had begun did not end as it must."""
         self.is_answered = False
-        self._failover.metrics.upstream_error(self.endpoint.name, kind_of(error))
+        self._failover.metrics.upstream_errors.inc(self.endpoint.name, kind_of(error))
         self.endpoint.health.failed(self.endpoint.policy, self._failover.now(), self.target.model)
 
     def _blame(self, failed: _Failed) -> _Failed:
@@ -381,9 +382,9 @@ class Attempts:
     def _note(self, outcome: str, *, is_error: bool) -> None:
         name = self.endpoint.name
         self._log.append(f"{name}:{outcome}")
-        self._failover.metrics.upstream_try(name, outcome)
+        self._failover.metrics.upstream_tries.inc(name, outcome)
         if is_error:
-            self._failover.metrics.upstream_error(name, outcome)
+            self._failover.metrics.upstream_errors.inc(name, outcome)
 
 
 async def _unmask(reply: ModelReply) -> ModelReply:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
+from gateway.metrics import Metrics
 from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.worker import GiveUp, Handler, JobContext, Postponed, Worker, WorkerLimits
 from storage.database import Connection, Effect
@@ -597,12 +598,13 @@ async def test_shutdown_leaves_a_job_that_can_go_on(bench: Bench) -> None:
 
 
 async def test_attempts_and_states_are_counted(bench: Bench) -> None:
-    tally = JobMetrics(bench.jobs.counts)
+    metrics = Metrics()
+    tally = JobMetrics(metrics, bench.jobs.counts)
     await bench.jobs.enqueue("learn", 0, "k")
-    tally.attempt("learn", "finished")
+    tally.attempts.inc("learn", "finished")
     tally.call("ok", 7)
-    await tally.refresh()
-    samples = {(s.name, *s.labels.values()): s.value for family in tally.collect() for s in family.samples}
+    await metrics.scrape()
+    samples = {(s.name, *s.labels.values()): s.value for family in metrics.collect() for s in family.samples}
     assert samples["mnemogate_job_attempts_total", "learn", "finished"] == 1
     assert samples["mnemogate_jobs", "pending"] == 1
     assert samples["mnemogate_background_tokens_total",] == 7
