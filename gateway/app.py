@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from adapters.base import Embedder, Provider
+from adapters.base import Provider
 from gateway.database import preload, was_keyed
 from gateway.limits import Limits
 from gateway.log import AccessLog
@@ -58,22 +58,28 @@ class Gateway:
     def __init__(
         self,
         settings: Settings,
-        store: Store | None,
-        providers: Mapping[str, Provider],
-        clock: Callable[[], float],
-        admin_token: str | None,
-        access: AccessLog,
-        limits: Limits,
-        background: Provider | None = None,
-        embedder: Embedder | None = None,
+        store: Store | None = None,
+        providers: Mapping[str, Provider] | None = None,
+        clock: Callable[[], float] = time.time,
+        *,
+        admin_token: str | None = None,
+        access: AccessLog | None = None,
+        limits: Limits | None = None,
     ) -> None:
+        """providers: by the names of settings.upstreams; made of the settings if left out.
+
+        Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
+        """
+        limits = limits or Limits()
         self.settings = settings
         self.store = store
-        self.providers = providers
+        self.providers = providers = make_providers(settings) if providers is None else providers
         self._clock = clock
         self.readiness = Readiness()
         self.metrics = Metrics()
-        self.access = access
+        self.access = access or AccessLog(enabled=settings.server.access_log)
+        # Never one of `providers`, whose connections are for live turns.
+        background, embedder = make_background(settings), make_embedder(settings)
         server = settings.server
         self.guard = Guard(
             store.keys if store else None,
@@ -104,7 +110,7 @@ class Gateway:
             self._dispatch,
             self.guard,
             self.metrics,
-            access,
+            self.access,
             clock,
             open_prefix=ADMIN_PREFIX if admin_token else None,
         )
@@ -190,37 +196,6 @@ class Gateway:
         if self._embedder is not None:
             await self._embedder.aclose()
         self.access.flush()
-
-
-def create_app(
-    settings: Settings,
-    store: Store | None = None,
-    providers: Mapping[str, Provider] | None = None,
-    clock: Callable[[], float] = time.time,
-    *,
-    admin_token: str | None = None,
-    access: AccessLog | None = None,
-    background: Provider | None = None,
-    embedder: Embedder | None = None,
-    limits: Limits | None = None,
-) -> Gateway:
-    """Makes the application. providers: by the names of settings.upstreams; made of the settings if left out.
-
-    background: the provider of background calls, made likewise. It is never one of `providers`, whose connections are
-    for live turns. embedder: made likewise, where the settings name one.
-    Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
-    """
-    return Gateway(
-        settings,
-        store,
-        make_providers(settings) if providers is None else providers,
-        clock,
-        admin_token,
-        access or AccessLog(enabled=settings.server.access_log),
-        limits or Limits(),
-        make_background(settings) if background is None else background,
-        make_embedder(settings) if embedder is None else embedder,
-    )
 
 
 def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

@@ -1,4 +1,4 @@
-"""Limits that nobody needs to set, each with its reason. `create_app` takes others, which tests use."""
+"""Limits that nobody needs to set, each with its reason. `Gateway` takes others, which tests use."""
 
 from __future__ import annotations
 

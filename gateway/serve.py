@@ -15,7 +15,7 @@ from typing import Any
 
 import uvloop
 
-from gateway.app import create_app
+from gateway.app import Gateway
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.database import open_database
 from gateway.errors import GatewayError, SettingsError, UnknownModel
@@ -94,7 +94,7 @@ async def _serve(settings: Settings, limits: Limits | None) -> int:
             await store.close()
         raise
     admin = AdminFile(settings.database.path)
-    app = create_app(settings, store, admin_token=admin.token, limits=limits)
+    app = Gateway(settings, store, admin_token=admin.token, limits=limits)
     if store is None:
         app.readiness.checks["store"] = lambda: "unavailable"
     server = make_server(

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from gateway.app import Gateway, create_app
+from gateway.app import Gateway
 from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.settings import MemorySettings, ServerSettings, Settings, UpstreamSettings
@@ -206,7 +206,7 @@ def serve(
             lines.extend(json.loads(line) for line in data.splitlines())
 
         store = await open_store() if open_store is not None else None
-        app = create_app(
+        app = Gateway(
             settings, store, clock=clock, admin_token=admin_token, access=AccessLog(write), limits=limits
         )
         server = make_server(app, settings.server, app.readiness, started.set, limits)

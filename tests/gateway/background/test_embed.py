@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.app import create_app
+from gateway.app import Gateway
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.errors import SettingsError
 from gateway.providers import make_embedder
@@ -510,7 +510,7 @@ def test_an_embedder_that_nobody_can_be_is_refused_at_the_start(name: str, messa
         ),
     )
     with pytest.raises(SettingsError) as refused:
-        create_app(settings)
+        Gateway(settings)
     assert message in refused.value.message
 
 

@@ -14,7 +14,7 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderUnreachable
 from adapters.scripted import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import Capabilities, ModelRequest
-from gateway.app import create_app
+from gateway.app import Gateway
 from gateway.cli import main
 from gateway.errors import SettingsError
 from gateway.providers import make_providers
@@ -188,7 +188,7 @@ QUICK = ModelSettings("quick", "gpt-small", upstream="b")
 
 
 async def test_without_a_model_named_for_it_nothing_is_asked(world: World) -> None:
-    background = create_app(Settings(upstreams=UPSTREAMS), world.store).background
+    background = Gateway(Settings(upstreams=UPSTREAMS), world.store).background
     assert background is not None
     assert background.model is None
 
@@ -220,7 +220,7 @@ async def test_the_background_model_has_connections_of_its_own(world: World) -> 
     memory = MemorySettings(background_model="quick")
     settings = Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,))
     providers = make_providers(settings)
-    app = create_app(settings, world.store, providers)
+    app = Gateway(settings, world.store, providers)
     assert app.background.model is not None
     assert (app.background.model.model, app.background.model.provider.name) == ("gpt-small", "b")
     live: Any = providers["b"]
@@ -232,7 +232,7 @@ async def test_the_background_model_has_connections_of_its_own(world: World) -> 
 async def test_a_background_model_nobody_answers_to_is_refused_at_start(world: World) -> None:
     memory = MemorySettings(background_model="quikc")
     with pytest.raises(SettingsError, match=r"memory\.background_model"):
-        create_app(Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,)), world.store)
+        Gateway(Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,)), world.store)
 
 
 @pytest.mark.parametrize("url", ["http://x:99999/v1", "http://[::1/v1", "https://x/v1?key=1"])
