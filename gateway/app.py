@@ -42,7 +42,7 @@ from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
-from storage.base import Store
+from storage.sql.store import Store
 
 # Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
 LAST_REQUESTS_S = 5.0

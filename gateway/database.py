@@ -1,4 +1,4 @@
-"""Opens the database that the settings name. No other module of the gateway names the store or what lies below it.
+"""Opens the database that the settings name. Other modules know the store's types; none knows what lies below it.
 
 The one exception is gateway/cli.py, which asks the database's lock who serves it, and has to start fast.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from gateway.core.memory.rules import RULES
 from gateway.settings import Settings
-from storage.base import Store
 from storage.open import open_store
 from storage.search.rank import preload as preload
 from storage.sql.keys import was_keyed as was_keyed
+from storage.sql.store import Store
 
 
 async def open_database(settings: Settings, address: str | None = None) -> Store:

@@ -13,7 +13,7 @@ from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.memory.recall import EmbedQuery
 from gateway.settings import Settings
-from storage.base import Store
+from storage.sql.store import Store
 
 # Of the note that is shown where recall itself is off.
 SHOWN_RECALL_TOKENS = 1000

@@ -28,8 +28,8 @@ from gateway.run.upstream.route import resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, is_loopback
 from gateway.web.admin import AdminFile
 from gateway.web.server import bind, make_server
-from storage.base import Store
 from storage.errors import StoreError, Unavailable
+from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 

@@ -22,7 +22,7 @@ from scripts.fill import new_agent, write_conversation
 from storage.open import open_store
 from storage.records import Agent, Scope
 from storage.sql.agents import create_agent
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 
 NOUNS = [
     "kayak",
@@ -64,7 +64,7 @@ def sentence(rng: random.Random) -> str:
     )
 
 
-async def fill(store: SqlStore, agent: Agent, messages: int, seed: int) -> None:
+async def fill(store: Store, agent: Agent, messages: int, seed: int) -> None:
     """Writes one long conversation of the agent, and indexes it."""
     rng = random.Random(seed)
     turns = [(float(turn), sentence(rng), sentence(rng)) for turn in range(messages // 2)]
@@ -73,7 +73,7 @@ async def fill(store: SqlStore, agent: Agent, messages: int, seed: int) -> None:
         pass
 
 
-async def crowd(store: SqlStore, model: Agent, agents: int) -> None:
+async def crowd(store: Store, model: Agent, agents: int) -> None:
     """Copies one agent's rows to new agents."""
     columns = ", ".join(
         row[1]
@@ -97,7 +97,7 @@ async def crowd(store: SqlStore, model: Agent, agents: int) -> None:
         await store.database.writer.submit(lambda c, n=number: copy(c, n))
 
 
-async def measure(store: SqlStore, agent: Agent, queries: int) -> list[float]:
+async def measure(store: Store, agent: Agent, queries: int) -> list[float]:
     rng = random.Random(7)
     found = await store.turns.look(agent, None, None)
     assert found is not None

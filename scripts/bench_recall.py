@@ -51,7 +51,7 @@ from scripts.fill import new_agent, write_conversation  # noqa: E402
 from storage.open import open_store  # noqa: E402
 from storage.records import Message  # noqa: E402
 from storage.search import blob, rank  # noqa: E402
-from storage.sql.store import SqlStore  # noqa: E402
+from storage.sql.store import Store  # noqa: E402
 
 CACHE = ROOT / ".cache"
 TARGET = Target("bench", "m")
@@ -231,7 +231,7 @@ def requested(case: Case, embedder: Embedder | None = None) -> Ask:
 
 async def _remember(
     path: Path, case: Case, embedder: Embedder | None = None
-) -> tuple[SqlStore, Embedding | None]:
+) -> tuple[Store, Embedding | None]:
     store = await open_store(path, RULES)
     agent = await new_agent(store, "reader")
     sessions: list[list[blob.Document]] = []

@@ -14,19 +14,19 @@ from storage.database import Connection
 from storage.records import Agent, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import create_agent
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 
 Turn = tuple[float, str, str]  # when (seconds), what the user said, what was answered
 
 
-async def new_agent(store: SqlStore, user: str) -> Agent:
+async def new_agent(store: Store, user: str) -> Agent:
     draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
     agent = await store.database.write(lambda connection: create_agent(connection, draft))
     store.agents.remember(agent)
     return agent
 
 
-async def write_conversation(store: SqlStore, agent: Agent, key: str, turns: Iterable[Turn]) -> None:
+async def write_conversation(store: Store, agent: Agent, key: str, turns: Iterable[Turn]) -> None:
     """One conversation, decided by the same core as live turns are; each turn is seen as the tail of a long list."""
     canon = Canon(agent.secret)
 

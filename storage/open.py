@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.commands import Rules
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sqlite.database import SqliteDatabase
 
 
@@ -19,7 +19,7 @@ async def open_store(
     now: Callable[[], float] = time.time,
     tick: Callable[[], float] = time.monotonic,
     **options: Any,
-) -> SqlStore:
-    """Opens the store in a SQLite file. now, tick: as SqlStore; options, Raises: as `SqliteDatabase.open`."""
+) -> Store:
+    """Opens the store in a SQLite file. now, tick: as Store; options, Raises: as `SqliteDatabase.open`."""
     database = await SqliteDatabase.open(path, **options)
-    return SqlStore(database, rules, database.path, now, tick)
+    return Store(database, rules, database.path, now, tick)

@@ -24,7 +24,7 @@ from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.settings import MemorySettings, ServerSettings, Settings, UpstreamSettings
 from gateway.web.server import GatewayServer, bind, make_server
-from storage.base import Store
+from storage.sql.store import Store
 
 __all__ = ["QUIET", "RawClient", "RawReply", "Running", "serve", "settings_for"]
 

@@ -28,11 +28,11 @@ from storage.records import Agent, Block, Exchange, Passage, Scope, Snapshot
 from storage.search.blob import PRESENT, document_type, open_blob
 from storage.sql import exchanges
 from storage.sql.passages import insert_passage
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
 
 
-async def open_store(path: str | Path, **options: Any) -> SqlStore:
+async def open_store(path: str | Path, **options: Any) -> Store:
     """Opens a store with the rules of the gateway."""
     return await storage.open.open_store(path, RULES, **options)
 
@@ -70,7 +70,7 @@ class Speaker:
 
     def __init__(
         self,
-        store: SqlStore,
+        store: Store,
         scope: Scope = ALICE,
         now: Callable[[], float] = lambda: 1.0,
         recall: Callable[[str], str] = lambda question: "",
@@ -195,14 +195,14 @@ class Speaker:
         return await self.store.database.read(read)
 
 
-async def rows(store: SqlStore, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+async def rows(store: Store, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
     """Runs a statement of the test's own, in a transaction. Returns its rows."""
     found = await store.database.write(lambda connection: connection.rows(statement, values))
     return [tuple(row) for row in found]
 
 
 async def save_passage(
-    store: SqlStore, agent: int, text: str, *, at: float, sources: Sequence[int] = ()
+    store: Store, agent: int, text: str, *, at: float, sources: Sequence[int] = ()
 ) -> Passage:
     """An archival memory that no turn made."""
     return await store.database.write(lambda c: insert_passage(c, agent, text, at=at, sources=sources))

@@ -23,7 +23,6 @@ LEAVES = {
 DATA = {"adapters.types", "storage.commands", "storage.records", "storage.value"}
 ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors"}
 STORAGE = {
-    "storage.base",
     "storage.commands",
     "storage.database",
     "storage.records",
@@ -31,13 +30,17 @@ STORAGE = {
     "storage.value",
 }
 
+# The store and its groups, for the types of what a room is handed. Nobody can make one of these without a database,
+# and those are behind `storage.open`.
+STORE = {f"storage.sql.{group}" for group in ("store", "jobs", "keys", "spending", "turns")}
+
 # room -> what it may import of ours beside itself; a name ending in "." stands for everything below it.
 ALLOWED: dict[str, set[str]] = {
     "adapters": set(),
     "storage": set(),
     "gateway.core": {"gateway.errors", *DATA},
     "gateway.dialects": {"gateway.core.", "gateway.errors", "adapters.types"},
-    "gateway.run": {"gateway.core.", *LEAVES, *ADAPTERS, *STORAGE},
+    "gateway.run": {"gateway.core.", *LEAVES, *ADAPTERS, *STORAGE, *STORE},
     # The chat route hands a Provider on: it names the seam, never one of its makers.
     "gateway.web": {
         "gateway.run.",
@@ -46,12 +49,12 @@ ALLOWED: dict[str, set[str]] = {
         *LEAVES,
         "adapters.base",
         "adapters.types",
-        "storage.base",
         "storage.errors",
+        "storage.sql.keys",
     },
-    "gateway": {"gateway.", *ADAPTERS, *STORAGE},
+    "gateway": {"gateway.", *ADAPTERS, *STORAGE, "storage.sql.store"},
 }
-# These alone name the adapters' classes, the store and what lies below it; the command line reads who serves.
+# These alone make adapters, the store and what lies below it; the command line reads who serves.
 MAKERS = {
     "gateway.providers": {"adapters."},
     "gateway.database": {"storage."},
@@ -78,7 +81,6 @@ FLOORS: dict[str, list[set[str]]] = {
     "storage": [
         {"open"},
         {"sql", "sqlite"},
-        {"base"},
         {"commands", "database", "search"},
         {"records"},
         {"errors", "value"},

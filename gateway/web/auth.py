@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.settings import is_loopback
-from storage.base import Keys
 from storage.errors import StoreError
+from storage.sql.keys import Keys
 
 KEY_PREFIX = "mg-"
 DEFAULT_PROJECT = "default"

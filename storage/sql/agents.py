@@ -58,7 +58,7 @@ async def set_indexed(connection: Connection, agent: int, seq: int) -> None:
 
 
 class Agents:
-    """Implements storage.base.Agents; the lately used ones, and drafts, are in memory."""
+    """Agents by scope; the lately used ones, and drafts, are in memory."""
 
     def __init__(self, database: Database, now: Callable[[], float], *, cached: int = CACHED_AGENTS) -> None:
         self._database = database
@@ -68,6 +68,7 @@ class Agents:
         self._drafts: OrderedDict[Scope, Agent] = OrderedDict()
 
     async def find(self, scope: Scope) -> Agent | None:
+        """Returns the scope's agent, from a cache: next_seq and indexed_seq may be out of date, the rest is not."""
         agent = self._found.get(scope)
         if agent is not None:
             self._found.move_to_end(scope)
@@ -78,6 +79,7 @@ class Agents:
         return agent
 
     def draft(self, scope: Scope) -> Agent:
+        """Returns an agent that is not stored yet (id 0): the same one for all requests of the scope until it is."""
         # Requests side by side get the same draft, so that they agree on hashes.
         draft = self._drafts.get(scope)
         if draft is None:
@@ -86,10 +88,12 @@ class Agents:
         return draft
 
     def remember(self, agent: Agent) -> None:
+        """Puts it into the cache: after it was stored, or with its new epoch."""
         self._drafts.pop(agent.scope, None)
         self._keep(self._found, agent)
 
     def forget(self, scope: Scope) -> None:
+        """Drops it from the cache, so that it is read anew."""
         self._found.pop(scope, None)
         self._drafts.pop(scope, None)
 

@@ -167,7 +167,7 @@ async def settle_ops(connection: Connection, agent: int, ids: Iterable[int], sta
 
 
 class Blocks:
-    """Implements storage.base.Blocks, for those who have no transaction of their own."""
+    """Blocks, for those who have no transaction of their own."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -176,9 +176,14 @@ class Blocks:
         return await self._database.read(lambda connection: load_blocks(connection, agent))
 
     async def revisions(self, block: int) -> tuple[Revision, ...]:
+        """Returns all values that the block had, newest first."""
         return await self._database.read(lambda connection: list_revisions(connection, block))
 
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
+        """Brings the stored blocks of a profile up to the settings; ids and versions of the arguments do not count.
+
+        The values of people's own blocks stay, and so does a shared one that somebody has written in.
+        """
         # In short transactions, since turns wait for each.
         while await self._database.bulk(
             lambda connection: follow_blocks(connection, profile, own, shared, at)
@@ -188,6 +193,7 @@ class Blocks:
     async def write(
         self, block: int, version: int, value: str, *, at: float, origin: str, sources: Sequence[int] = ()
     ) -> Block:
+        """Sets a block's value. Raises: WriteConflict when it is no longer at that version, NotFound."""
         return await self._database.write(
             lambda connection: write_block(
                 connection, block, version, value, at=at, origin=origin, sources=sources
@@ -195,6 +201,7 @@ class Blocks:
         )
 
     async def undo(self, block: int, *, at: float) -> Block:
+        """Brings back the value before the last change. Raises: NotFound when there is none."""
         return await self._database.write(lambda connection: undo_block(connection, block, at=at))
 
 

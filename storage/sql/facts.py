@@ -38,6 +38,8 @@ _READ_MS = 5_000.0
 
 
 class Facts:
+    """Facts that were learned, and how far learning has come."""
+
     def __init__(self, database: Database, rules: Rules) -> None:
         self._rules = rules
         self._database = database
@@ -68,7 +70,7 @@ class Facts:
         return [_fact(row) for row in rows]
 
     async def get(self, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
-        """Returns facts by their numbers, in this order, as far as they are still true."""
+        """Returns the facts with these numbers, in this order, as far as they are still true."""
 
         async def read(connection: Connection) -> builtins.list[Fact]:
             rows = [
@@ -80,20 +82,21 @@ class Facts:
         return await self._database.read(read)
 
     async def blocks(self, agent: int) -> tuple[Block, ...]:
-        """Returns an agent's blocks, shared ones read-only: what one user says is not for the others."""
+        """Returns an agent's blocks. Shared ones are read-only here: what one user says is not for the others."""
         return await self._database.read(lambda connection: load_blocks(connection, agent, keep_shared=True))
 
     def learning(
         self, agent: Agent, cursor: int, upto: int, now: float, decide: Callable[[Sequence[Block]], Learned]
     ) -> Effect:
-        """Makes the effect that writes what was learned up to `upto`, and moves the cursor there.
+        """Returns the effect that writes what was learned and moves the cursor from `cursor` to `upto`.
 
-        It does nothing where the cursor is not at `cursor` any more.
+        The effect does nothing where the cursor is elsewhere by then. decide: given the blocks as they are when it is
+        written.
         """
         return lambda connection: _learn(connection, agent, cursor, upto, now, decide)
 
     async def waiting(self, limit: int) -> builtins.list[int]:
-        """Finds memories of people with something that was not learned from yet."""
+        """Returns people's memories with something that was not learned from yet."""
         rows = await self._database.read(lambda connection: connection.rows(SQL["waiting"], (limit,)))
         return [row[0] for row in rows]
 

@@ -62,6 +62,8 @@ class _Work:
 
 
 class Forgetting:
+    """Forgetting in steps: `begin` writes the intention down, `run` carries it out, also after a crash in between."""
+
     def __init__(
         self,
         database: Database,
@@ -89,7 +91,7 @@ class Forgetting:
         return [row[0] for row in await self._read("agents_of", values)]
 
     async def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
-        """Returns a page of the memories of a project that hold something older than `before`."""
+        """Returns a page of the memories of a project that hold something older than that."""
         values = (project, before, after, limit)
         rows = await self._database.long_read(
             lambda connection: connection.rows(SQL["agents_before"], values)
@@ -97,7 +99,7 @@ class Forgetting:
         return [row[0] for row in rows]
 
     async def conversation(self, agent: int, name: str) -> int | None:
-        """Returns a conversation by its public name or by the client's own."""
+        """Returns the conversation with this public name, or the client's own."""
         return await self._value("conversation_of", (agent, name))
 
     async def exchange(self, agent: int, seq: int) -> int | None:
@@ -105,7 +107,7 @@ class Forgetting:
         return await self._value("exchange_of", (agent, seq))
 
     async def extent(self, agent: int, target: ForgetTarget) -> Extent:
-        """Returns how much a target is now."""
+        """Returns how much the target is, now."""
         return await self._database.read(lambda connection: _extent(connection, agent, target))
 
     async def unfinished(self) -> list[int]:
@@ -127,12 +129,12 @@ class Forgetting:
         await self.run(await self.begin(agent, ForgetTarget(is_all=True)))
 
     async def forget_project(self, project: str) -> None:
-        """Forgets what a project's users shared. The memories themselves are forgotten one by one, before."""
+        """Deletes the blocks that its users shared. The memories themselves are forgotten one by one, before."""
         while await self._database.bulk(lambda connection: _wipe_shared(connection, project)):
             pass
 
     async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
-        """Forgets to the end, unless `until` says that it is enough for now. True when all is gone."""
+        """Runs to the end, unless `until` says that it is enough for now. True when all is gone."""
         cursor: _Cursor | None = self._cursors.pop(id, (_FIRST, 0))
         while cursor is not None:
             at, now = cursor, self._now()
@@ -148,7 +150,7 @@ class Forgetting:
         return True
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
-        """Takes what was forgotten out of the log and out of this process. False: somebody still reads it."""
+        """Takes what was forgotten out of the database's own old copies. False: somebody still reads them."""
         rank.clear_caches()
         self._cache.clear()
         return await self._database.sweep(wait_ms=wait_ms)

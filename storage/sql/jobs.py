@@ -121,6 +121,8 @@ class _Leases:
 
 
 class Jobs:
+    """Durable work. Times are the store's: it knows what is due and whose lease has run out."""
+
     def __init__(
         self,
         database: Database,
@@ -142,11 +144,12 @@ class Jobs:
         return lambda: self._watchers.remove(woken)
 
     def wake(self) -> None:
+        """Calls the watchers. For those who have enqueued in a transaction of their own."""
         for woken in tuple(self._watchers):
             woken()
 
     async def due_in(self, kinds: Sequence[str]) -> float | None:
-        """Returns the seconds until one of these kinds can be claimed, or a lease runs out; None: nothing waits."""
+        """Returns the seconds until a job of these kinds can be claimed or a lease runs out; None: nothing waits."""
 
         async def read(connection: Connection) -> float | None:
             waits = [self._left(row) for row in await connection.rows(SQL["running"]) if row[3] in kinds]
@@ -172,7 +175,13 @@ class Jobs:
         merge: Coalesce | None = None,
         postpone: bool = False,
     ) -> int:
-        """Adds a job as `enqueue_job` does. due: None is now. Raises: Stale, Unavailable."""
+        """Adds a job and returns its number.
+
+        One that waits under the same key takes the new payload (or what `merge` makes of old and new), and the
+        earlier time (`postpone`: the new one). agent: 0 is nobody's. due: None is now; epoch: None is the present one.
+
+        Raises: Stale when the agent is gone, or something was forgotten since that epoch.
+        """
         now = self._now()
         at = now if due is None else due
         return await self._write(
@@ -237,7 +246,10 @@ class Jobs:
         return await asyncio.shield(self._database.bulk(write, bytes=len(result)))
 
     async def commit(self, job: Job, effect: Effect) -> None:
-        """Writes an effect without a step: a job that is killed later repeats it. Raises: Stale; what it raises."""
+        """Commits an effect without a step: if the process is killed before the job ends, it comes again.
+
+        Raises: Stale; what the effect raises.
+        """
 
         async def write(connection: Connection) -> None:
             await self._check(connection, job)
@@ -258,14 +270,14 @@ class Jobs:
         self._leases.drop(job.id, job.attempt)
 
     async def fail(self, job: Job, error: str, retry_in_s: float | None) -> str:
-        """Puts the job back for that time, its lane waiting for it; None: buries it. error: never what was said.
+        """Has the job tried again after that time, its lane waiting; None: it is dead. error: never what was said.
 
-        Returns what became of it: retrying, dead, dropped (its memory has changed), lost (another attempt's now).
+        Returns what became of it: retrying, dead, dropped (its memory has changed), lost (another attempt's by now).
         """
         return await self._end(job, error, retry_in_s, job.tries)
 
     async def release(self, job: Job, delay_s: float = 0.0) -> str:
-        """Gives a job back as if it had not been tried. Returns as `fail`."""
+        """Gives the job back as if it had not been tried. Returns as `fail`."""
         return await self._end(job, job.error, delay_s, job.tries - 1)
 
     def let_go(self, job: Job) -> None:

@@ -81,7 +81,7 @@ class Keys:
         self._any: bool | None = None
 
     async def create(self, project: str, name: str) -> tuple[Key, str]:
-        """Returns a new key and its plain text, which is never to be had again."""
+        """Returns a new key and its plain text, which nobody can ask for again."""
         plain = PREFIX + secrets.token_urlsafe(32)
         shown, now = plain[:SHOWN], self._now()
         values = (project, name, digest_of(plain), shown, now)
@@ -91,7 +91,7 @@ class Keys:
         return Key(id, project, name, shown, now), plain
 
     async def revoke(self, name_or_id: str) -> Key:
-        """Revokes a key by number or name. Raises: NotFound; WriteConflict: several keys have that name."""
+        """Revokes a key by its number, else by its name. Raises: NotFound; WriteConflict: several have that name."""
         now = self._now()
         try:
             return await self._database.write(lambda connection: _revoke(connection, name_or_id, now))

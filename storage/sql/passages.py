@@ -65,12 +65,13 @@ async def load_kept(connection: Connection, statement: str, parameters: Sequence
 
 
 class Passages:
-    """Implements storage.base.Passages."""
+    """Archival memories, a page at a time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def list(self, agent: int, *, after: int = 0, limit: int = 100) -> tuple[Passage, ...]:
+        """Returns a page in order. after: the number last seen."""
         return await self._database.read(
             lambda connection: list_passages(connection, agent, after=after, limit=limit)
         )

@@ -32,7 +32,7 @@ _KEPT_BATCH = 1000  # passages and facts that one step indexes
 
 
 class Recall:
-    """Implements storage.base.Recall."""
+    """The search of a memory, and the upkeep of its index."""
 
     def __init__(self, database: Database, cache: VectorCache, rules: Rules) -> None:
         self._rules = rules
@@ -52,6 +52,14 @@ class Recall:
         deadline_ms: float = 150.0,
         vector: Vector | None = None,
     ) -> list[Message]:
+        """Returns messages, passages and facts of this agent that answer the query, best first.
+
+        size: how many numbers the agent has given out. indexed: the last one that the index knows.
+        skip: numbers that the request shows already. vector: the query's, compared with those of the same model.
+
+        Raises: TooSlow, Unavailable.
+        """
+
         async def read(connection: Connection) -> list[Message]:
             near = None if vector is None else await find_near(connection, self._cache, agent.id, vector)
             return await _search(
@@ -68,6 +76,8 @@ class Recall:
         return await self._database.read(read, deadline_ms=deadline_ms)
 
     async def recent(self, agent: Agent, limit: int) -> list[Message]:
+        """Returns the standing messages of the last exchanges, oldest first."""
+
         async def read(connection: Connection) -> list[Message]:
             rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
             found = exchanges.spoken(reversed(rows))
@@ -76,9 +86,11 @@ class Recall:
         return await self._database.read(read)
 
     def index(self, agent: int) -> Future[bool]:
+        """Brings the search index a step further. The future holds True while there is more."""
         return self._database.bulk(lambda connection: _index(connection, agent, self._rules))
 
     async def behind(self, at_least: int, limit: int) -> list[int]:
+        """Returns agents whose index lacks that many messages."""
         return [
             row[0]
             for row in await self._database.read(lambda c: c.rows(exchanges.SQL["behind"], (at_least, limit)))

@@ -11,7 +11,7 @@ SQL = load("jobs.sql")
 
 
 class Spending:
-    """Implements storage.base.Spending."""
+    """Tokens that background calls used. day: days since the epoch, UTC."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,4 +1,7 @@
-"""The store: its groups of operations over one database.
+"""The store: its groups of operations over one database. No protocol stands before it; the seam is storage/database.py.
+
+Reads are awaited, though a local file answers at once. What returns a future is a plain function: the write begins
+whether or not anybody waits for it. Every method raises errors of storage.errors and nothing else.
 
 store = await open_store("mnemogate.db", rules)       # storage/open.py
 agent = await store.agents.find(scope)
@@ -27,8 +30,8 @@ from storage.sql.turns import Turns
 from storage.sql.vectors import VectorCache, Vectors
 
 
-class SqlStore:
-    """Implements storage.base.Store.
+class Store:
+    """All groups of one store. One of these serves one process.
 
     now: seconds since the epoch. tick: a clock that never jumps, for leases. path: of the database's file.
     """

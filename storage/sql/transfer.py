@@ -51,9 +51,9 @@ class Transfer:
     # -- export
 
     async def edge(self, agent: Agent) -> dict[str, int]:
-        """Returns where a memory ends now, for `page`.
+        """Returns where the memory ends now, for `page`. Raises: NotFound.
 
-        `seq` is the last number that was given out, `learned` how far learning has come. Raises: NotFound.
+        seq: the last number that was given out. learned: how far learning has come.
         """
         row = await self._database.read(lambda c: c.row(SQL["edge"], (agent.id,)))
         if row is None:
@@ -79,9 +79,9 @@ class Transfer:
     # -- import
 
     async def begin(self, draft: Agent) -> Agent:
-        """Makes a memory to be filled. draft: for the scope where it shall be in the end.
+        """Makes a memory to be filled, which no request reaches. draft: for the scope where it shall be in the end.
 
-        Raises: WriteConflict, where there is one.
+        Raises: WriteConflict, where one is already.
         """
         scope = draft.scope
 
@@ -103,7 +103,7 @@ class Transfer:
         return await self._database.read(lambda connection: find_agent(connection, hidden))
 
     async def chain(self, agent: Agent, seq: int) -> list[Ancestor]:
-        """Returns the path to an exchange of the import, oldest first. Raises: NotFound."""
+        """Returns the path to an exchange of it, oldest first. Raises: NotFound."""
         rows = await self._database.read(lambda c: c.rows(SQL["chain"], (agent.id, seq)))
         if not rows:
             raise NotFound(f"there is no exchange {seq}")
@@ -123,7 +123,7 @@ class Transfer:
         await self._database.bulk(put)
 
     async def end(self, agent: Agent, next_seq: int) -> None:
-        """Puts the import into its place. Raises: WriteConflict, where something was said there meanwhile."""
+        """Puts the memory in its place. Raises: WriteConflict, where something was said there meanwhile."""
         scope = replace(agent.scope, subject=agent.scope.subject.removeprefix(IMPORTING))
 
         async def settle(connection: Connection) -> int | None:

@@ -38,7 +38,7 @@ from storage.sql.passages import insert_passage
 
 
 class Turns:
-    """Implements storage.base.Turns."""
+    """Reads what a turn needs before it is answered, and writes it when it has ended."""
 
     def __init__(self, database: Database, agents: Agents, rules: Rules) -> None:
         self._rules = rules
@@ -46,15 +46,23 @@ class Turns:
         self._agents = agents
 
     async def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
+        """Reads a request's surroundings in one round trip. None: the agent is not stored any more.
+
+        key: the client's own conversation id. path: hash of the client's list up to its last assistant message.
+        """
         return await self._database.read(lambda connection: history.look(connection, agent, key, path))
 
     async def pool(self, agent: Agent, probes: Probes) -> Pool:
+        """Loads the exchanges that may matter to a request."""
         return await self._database.read(lambda connection: _pool(connection, agent, probes))
 
     async def contents(self, agent: Agent, exchanges: Sequence[int]) -> Mapping[int, StoredContent]:
+        """Loads what the rules found `Missing`. Each exchange has an entry, an empty one where it is gone."""
         return await self._database.read(lambda connection: history.contents(connection, agent.id, exchanges))
 
     async def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
+        """Returns an exchange with its content."""
+
         async def read(connection: Connection) -> Exchange | None:
             rows = await connection.rows(history.SQL["exchange_get"], (exchange, agent.id))
             return next(iter(history.with_content(rows)), None)
@@ -76,6 +84,8 @@ class Turns:
         return await self._database.read(read)
 
     async def shared_blocks(self, agent: Agent) -> list[Block]:
+        """Returns the shared blocks that a new user of the agent's profile will see."""
+
         async def read(connection: Connection) -> list[Block]:
             values = (agent.scope.project, agent.scope.profile)
             rows = await connection.rows(history.SQL["shared_blocks"], values)
@@ -84,18 +94,28 @@ class Turns:
         return await self._database.read(read)
 
     def commit(self, write: TurnWrite) -> Future[Committed]:
+        """Writes a turn; the future is done when it is on disk.
+
+        Raises: Stale when something was forgotten meanwhile, Unavailable.
+        """
         return self._database.write(
             lambda connection: _commit(connection, write, self._rules), bytes=_size(write)
         )
 
     def remember(self, committed: Committed) -> None:
+        """Puts the agent of a first turn, which is stored now, into the cache."""
         self._agents.remember(committed.agent)
 
     async def due(self, before: float, after: float, limit: int) -> list[tuple[int, int, bool, float]]:
+        """Returns (conversation, agent, is it named, when it last moved) of conversations with pending edits.
+
+        before, after: they last moved before the one, or after the other: then the clock was put back since.
+        """
         rows = await self._database.read(lambda c: c.rows(history.SQL["due"], (before, after, limit)))
         return [(row[0], row[1], row[2] is not None, row[3]) for row in rows]
 
     async def next_due(self) -> float | None:
+        """Returns when the conversation moved that has waited longest for its edits to be settled."""
         at = await self._database.read(lambda c: c.value(history.SQL["next_due"]))
         return None if at is None else float(at)
 
@@ -107,6 +127,7 @@ class Turns:
         now: float,
         decide: Callable[[Pool], Change],
     ) -> Future[None]:
+        """Writes what idle time confirms, for a conversation that did not move since `last_at`."""
         return self._database.bulk(
             lambda connection: _settle(connection, conversation, agent, last_at, now, decide, self._rules)
         )

@@ -191,40 +191,42 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
 
 
 class Vectors:
+    """Vectors of a memory, and how far it has been embedded. Forgotten or changed messages lose theirs."""
+
     def __init__(self, database: Database, rules: Rules) -> None:
         self._rules = rules
         self._database = database
 
     async def unembedded(self, agent: int, model: str) -> Unembedded | None:
-        """Returns the next messages without a vector of this model; None where the agent is gone."""
+        """Reads the next messages without a vector of this model; None: the agent is gone."""
         return await self._database.long_read(
             lambda connection: _unembedded(connection, agent, model, self._rules), deadline_ms=_READ_MS
         )
 
     def beginning(self, agent: int, model: str) -> Effect:
-        """Makes the effect that begins with the first message, with this model."""
+        """Returns the effect that begins at the first message, with this model."""
         return lambda connection: connection.run(SQL["begin"], (agent, model, 0))
 
     def adding(self, found: Unembedded, added: Mapping[int, bytes]) -> Effect:
-        """Makes the effect that writes vectors. added: float32 of one length, by number.
+        """Returns the effect that adds vectors. added: float32 of one length, by number of the message.
 
-        It does nothing where something has changed since `found` was read, and begins again with the first message
-        where the vectors of this model have another length than before.
+        The effect does nothing where something has changed since `found` was read, and begins anew where the vectors
+        of this model have another length than before.
         """
         return lambda connection: _add(connection, found, added)
 
     async def has(self, agent: int, model: str) -> bool:
-        """Says whether anything of a memory was embedded."""
+        """Tells whether anything of it was embedded."""
         row = await self._database.read(lambda c: c.row(SQL["state"], (agent,)))
         return row is not None and row[0] == model and row[1] > 0
 
     async def lacks(self, agent: int, model: str) -> bool:
-        """Says whether something that is indexed was not embedded."""
+        """Tells whether something that is indexed was not embedded."""
         row = await self._database.read(lambda c: c.row(SQL["lacks"], (model, agent)))
         return row is not None and bool(row[0])
 
     async def behind(self, model: str, limit: int) -> Sequence[int]:
-        """Finds people's memories of which not all is embedded."""
+        """Returns people's memories of which not all is embedded."""
         rows = await self._database.read(lambda c: c.rows(SQL["behind"], (model, limit)))
         return [row[0] for row in rows]
 

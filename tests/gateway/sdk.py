@@ -25,7 +25,7 @@ from gateway.limits import Limits
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from gateway.web.server import GatewayServer, make_server
 from storage.records import Block, Scope
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.doubles.statements import counting
 from tests.doubles.upstream import Seen, StrictUpstream
 from tests.server import QUIET, RawReply, Running, serve, settings_for
@@ -94,9 +94,9 @@ class World:
         self.sdk = self.client()
 
     @property
-    def store(self) -> SqlStore:
+    def store(self) -> Store:
         store = self.gateway.app.store
-        assert isinstance(store, SqlStore)
+        assert isinstance(store, Store)
         return store
 
     def client(self, key: str = "sk-app", **options: Any) -> openai.OpenAI:
@@ -319,7 +319,7 @@ def remember(
     memory = {"recall_deadline_ms": 50_000, **(memory or {})}
     settings = settings_for(upstream, memory=MemorySettings(**memory), profiles=profiles, **parts)
 
-    async def open_here() -> SqlStore:
+    async def open_here() -> Store:
         return await open_store(tmp_path / "memory.db", now=clock, factory=counting(statements.append))
 
     with (

@@ -13,10 +13,10 @@ import pytest
 
 from storage.records import Agent, Scope
 from storage.sql.agents import create_agent
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests import stored
 
-OpenStore = Callable[..., Awaitable[SqlStore]]
+OpenStore = Callable[..., Awaitable[Store]]
 Holds = Callable[[bytes], bool]
 
 
@@ -26,7 +26,7 @@ class SqliteFile:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "memory.db"
 
-    async def open(self, **options: Any) -> SqlStore:
+    async def open(self, **options: Any) -> Store:
         options.setdefault("busy_timeout_ms", 0)  # a test that waits for a lock would only wait
         return await stored.open_store(options.pop("path", self.path), **options)
 
@@ -53,9 +53,9 @@ def holds(database: SqliteFile) -> Holds:
 
 @pytest.fixture
 async def open_store(database: SqliteFile) -> AsyncIterator[OpenStore]:
-    opened: list[SqlStore] = []
+    opened: list[Store] = []
 
-    async def open_one(**options: Any) -> SqlStore:
+    async def open_one(**options: Any) -> Store:
         store = await database.open(**{"now": lambda: 1000.0, **options})
         opened.append(store)
         return store
@@ -66,12 +66,12 @@ async def open_store(database: SqliteFile) -> AsyncIterator[OpenStore]:
 
 
 @pytest.fixture
-async def store(open_store: OpenStore) -> SqlStore:
+async def store(open_store: OpenStore) -> Store:
     return await open_store()
 
 
 @pytest.fixture
-async def agent(store: SqlStore) -> Agent:
+async def agent(store: Store) -> Agent:
     draft = store.agents.draft(Scope("default", "default", "user:alice"))
     made = await store.database.write(lambda connection: create_agent(connection, draft))
     store.agents.remember(made)

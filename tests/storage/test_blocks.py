@@ -12,23 +12,23 @@ from storage.database import Connection, Operation
 from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Block, BlockOp
 from storage.sql import blocks
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 
 HUMAN = Block(0, "human", "Who the user is", "Unknown.", 2000)
 PERSONA = Block(0, "persona", "Who you are", "A friend.", 2000, read_only=True)
 
 
-async def put(store: SqlStore, operation: Operation[Any]) -> Any:
+async def put(store: Store, operation: Operation[Any]) -> Any:
     return await store.database.write(operation)
 
 
 @pytest.fixture
-async def human(store: SqlStore, agent: Agent) -> Block:
+async def human(store: Store, agent: Agent) -> Block:
     await put(store, lambda c: blocks.ensure_blocks(c, agent.id, [HUMAN, PERSONA], 1.0))
     return (await store.blocks.load(agent.id))[0]
 
 
-async def test_defaults_are_copied_once(store: SqlStore, agent: Agent, human: Block) -> None:
+async def test_defaults_are_copied_once(store: Store, agent: Agent, human: Block) -> None:
     assert [replace(b, id=0) for b in await store.blocks.load(agent.id)] == [HUMAN, PERSONA]
     await store.blocks.write(human.id, 1, "Alice.", at=2.0, origin="tool")
     changed = replace(HUMAN, value="another default")
@@ -36,7 +36,7 @@ async def test_defaults_are_copied_once(store: SqlStore, agent: Agent, human: Bl
     assert [b.value for b in await store.blocks.load(agent.id)] == ["Alice.", "A friend."]
 
 
-async def test_shared_blocks_reach_the_profile_and_nobody_else(store: SqlStore, agent: Agent) -> None:
+async def test_shared_blocks_reach_the_profile_and_nobody_else(store: Store, agent: Agent) -> None:
     rules = Block(0, "rules", "Of the house", "Be brief.", 100, read_only=True)
     for profile in ("default", "other"):
         await put(
@@ -48,7 +48,7 @@ async def test_shared_blocks_reach_the_profile_and_nobody_else(store: SqlStore, 
 
 
 async def test_an_own_block_counts_before_a_shared_one_of_its_label(
-    store: SqlStore, agent: Agent, human: Block
+    store: Store, agent: Agent, human: Block
 ) -> None:
     shared = replace(HUMAN, value="everybody")
     await put(store, lambda c: blocks.ensure_shared_blocks(c, "default", "default", [shared], 1.0))
@@ -59,7 +59,7 @@ async def test_an_own_block_counts_before_a_shared_one_of_its_label(
 
 
 async def test_a_write_on_an_old_version_is_a_conflict_and_changes_nothing(
-    store: SqlStore, agent: Agent, human: Block
+    store: Store, agent: Agent, human: Block
 ) -> None:
     written = await store.blocks.write(human.id, 1, "Alice.", at=2.0, origin="tool", sources=[4, 5])
     assert written == replace(human, value="Alice.", version=2) == (await store.blocks.load(agent.id))[0]
@@ -73,7 +73,7 @@ async def test_a_write_on_an_old_version_is_a_conflict_and_changes_nothing(
     assert (oldest.version, oldest.value, oldest.origin) == (1, "Unknown.", "default")
 
 
-async def test_of_many_writers_of_one_version_one_wins(store: SqlStore, human: Block) -> None:
+async def test_of_many_writers_of_one_version_one_wins(store: Store, human: Block) -> None:
     writes = [store.blocks.write(human.id, 1, f"{i}", at=2.0, origin="tool") for i in range(8)]
     results = await asyncio.gather(*writes, return_exceptions=True)
     assert sum(isinstance(result, Block) for result in results) == 1
@@ -81,7 +81,7 @@ async def test_of_many_writers_of_one_version_one_wins(store: SqlStore, human: B
 
 
 async def test_undo_walks_back_and_a_new_change_can_be_undone_too(
-    store: SqlStore, agent: Agent, human: Block
+    store: Store, agent: Agent, human: Block
 ) -> None:
     async def undo() -> str:
         return (await store.blocks.undo(human.id, at=9.0)).value
@@ -107,7 +107,7 @@ async def test_undo_walks_back_and_a_new_change_can_be_undone_too(
     ]
 
 
-async def test_edits_wait_until_they_are_settled_and_are_there_once(store: SqlStore, agent: Agent) -> None:
+async def test_edits_wait_until_they_are_settled_and_are_there_once(store: Store, agent: Agent) -> None:
     async def run(connection: Connection) -> list[Any]:
         op = BlockOp(0, 7, "call_1", "insert", "human", b'{"text":"x"}', at=1.0)
         added = [

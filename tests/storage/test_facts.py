@@ -11,7 +11,7 @@ from gateway.core.conversation import settle
 from gateway.run.admin.transfer import TransferOperations
 from storage.commands import Learned, LearnedFact, Unlearned
 from storage.records import Agent, Block, Scope
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import OpenStore
 from tests.stored import ALICE, Speaker, rows
@@ -21,12 +21,12 @@ NOW = 1_000_000.0
 
 
 @pytest.fixture
-async def store(open_store: OpenStore) -> SqlStore:
+async def store(open_store: OpenStore) -> Store:
     return await open_store(now=lambda: NOW)
 
 
 @pytest.fixture
-def alice(store: SqlStore) -> Speaker:
+def alice(store: Store) -> Speaker:
     return Speaker(store, now=lambda: NOW)
 
 
@@ -34,13 +34,11 @@ def fact(text: str, *, replaces: Sequence[int] = (), sources: Sequence[int] = (1
     return LearnedFact(text, "", text.casefold(), NOW - 10, sources[0], sources, replaces)
 
 
-async def learn(store: SqlStore, agent: Agent, cursor: int, upto: int, learned: Learned) -> None:
+async def learn(store: Store, agent: Agent, cursor: int, upto: int, learned: Learned) -> None:
     await store.database.write(store.facts.learning(agent, cursor, upto, NOW, lambda blocks: learned))
 
 
-async def unlearned(
-    store: SqlStore, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000
-) -> Unlearned:
+async def unlearned(store: Store, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000) -> Unlearned:
     found = await store.facts.unlearned(agent.id, now=NOW + after_s, idle_s=IDLE_S, limit_chars=limit_chars)
     assert found is not None
     return found
@@ -51,7 +49,7 @@ def texts(found: Unlearned) -> list[str]:
 
 
 async def test_what_replaces_another_ends_it_with_the_date_on_which_it_was_said(
-    store: SqlStore, alice: Speaker
+    store: Store, alice: Speaker
 ) -> None:
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo")]))
@@ -64,7 +62,7 @@ async def test_what_replaces_another_ends_it_with_the_date_on_which_it_was_said(
 
 
 async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
-    store: SqlStore, alice: Speaker
+    store: Store, alice: Speaker
 ) -> None:
     """It was the best hit there is, told to nobody, and what was said fell short of it."""
     words = " ".join(f"word{n}" for n in range(300))
@@ -82,7 +80,7 @@ async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
 
 
 async def test_the_same_again_adds_nothing_and_still_ends_what_it_replaces(
-    store: SqlStore, alice: Speaker
+    store: Store, alice: Speaker
 ) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo"), fact("Bergen"), fact("oslo")]))
@@ -92,7 +90,7 @@ async def test_the_same_again_adds_nothing_and_still_ends_what_it_replaces(
     assert await store.facts.list(alice.agent.id) == [first]
 
 
-async def test_nobody_ends_the_facts_of_somebody_else(store: SqlStore, alice: Speaker) -> None:
+async def test_nobody_ends_the_facts_of_somebody_else(store: Store, alice: Speaker) -> None:
     bob = Speaker(store, Scope("default", "default", "user:bob"), now=lambda: NOW)
     await alice.say([user("Hello.")], assistant("Hi."))
     await bob.say([user("Hello.")], assistant("Hi."))
@@ -103,7 +101,7 @@ async def test_nobody_ends_the_facts_of_somebody_else(store: SqlStore, alice: Sp
     assert await store.facts.get(bob.agent.id, [oslo.seq]) != [oslo]
 
 
-async def test_a_cursor_that_moved_keeps_an_old_attempt_out(store: SqlStore, alice: Speaker) -> None:
+async def test_a_cursor_that_moved_keeps_an_old_attempt_out(store: Store, alice: Speaker) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo")]))
     await learn(store, alice.agent, 0, 5, Learned(facts=[fact("Bergen")]))
@@ -111,7 +109,7 @@ async def test_a_cursor_that_moved_keeps_an_old_attempt_out(store: SqlStore, ali
     assert (await unlearned(store, alice.agent)).cursor == 1
 
 
-async def test_what_stands_alone_has_to_stand_its_time(store: SqlStore, alice: Speaker) -> None:
+async def test_what_stands_alone_has_to_stand_its_time(store: Store, alice: Speaker) -> None:
     await alice.say([user("Hello.")], assistant("Hi."), key="c1")
     found = await unlearned(store, alice.agent)
     assert (texts(found), found.is_waiting) == ([], True)
@@ -119,7 +117,7 @@ async def test_what_stands_alone_has_to_stand_its_time(store: SqlStore, alice: S
     assert (texts(found), found.is_waiting, found.is_more) == (["Hello.", "Hi."], False, False)
 
 
-async def test_what_was_carried_on_need_not_wait(store: SqlStore, alice: Speaker) -> None:
+async def test_what_was_carried_on_need_not_wait(store: Store, alice: Speaker) -> None:
     begun = [user("Hello."), assistant("Hi.")]
     await alice.say(begun[:1], begun[1], key="c1")
     await alice.say([*begun, user("More.")], assistant("Yes."), key="c1")
@@ -127,7 +125,7 @@ async def test_what_was_carried_on_need_not_wait(store: SqlStore, alice: Speaker
     assert (texts(found), found.is_waiting) == (["Hello.", "Hi."], True)
 
 
-async def test_nothing_is_learned_past_what_is_open(store: SqlStore, alice: Speaker) -> None:
+async def test_nothing_is_learned_past_what_is_open(store: Store, alice: Speaker) -> None:
     await alice.end(await alice.begin([user("Hello.")], "c1"), [], how=settle.open_)
     await alice.say([user("Elsewhere.")], assistant("Hi."), key="c2")
     assert texts(await unlearned(store, alice.agent, IDLE_S + 1)) == []
@@ -135,12 +133,12 @@ async def test_nothing_is_learned_past_what_is_open(store: SqlStore, alice: Spea
     assert texts(found) == ["Elsewhere.", "Hi."]
 
 
-async def test_a_clock_that_was_put_back_does_not_stop_learning(store: SqlStore, alice: Speaker) -> None:
+async def test_a_clock_that_was_put_back_does_not_stop_learning(store: Store, alice: Speaker) -> None:
     await alice.say([user("Hello.")], assistant("Hi."), key="c1")
     assert texts(await unlearned(store, alice.agent, -86_400.0)) == ["Hello.", "Hi."]
 
 
-async def test_a_batch_ends_when_it_is_large_enough(store: SqlStore, alice: Speaker) -> None:
+async def test_a_batch_ends_when_it_is_large_enough(store: Store, alice: Speaker) -> None:
     for n in range(3):
         await alice.say([user(f"{n}" * 50)], assistant("."), key=f"c{n}")
     found = await unlearned(store, alice.agent, IDLE_S + 1, limit_chars=60)
@@ -149,7 +147,7 @@ async def test_a_batch_ends_when_it_is_large_enough(store: SqlStore, alice: Spea
     assert len(found.messages) == 2  # one exchange at least
 
 
-async def test_a_shared_block_is_read_only_to_learning(store: SqlStore, alice: Speaker) -> None:
+async def test_a_shared_block_is_read_only_to_learning(store: Store, alice: Speaker) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
     sql = "INSERT INTO block_history (block, version, at, origin, sources, value) VALUES (99, 1, 0, '', x'5b5d', '')"
     blocks = (
@@ -164,7 +162,7 @@ async def test_a_shared_block_is_read_only_to_learning(store: SqlStore, alice: S
     }
 
 
-async def test_a_block_is_made_when_it_is_first_written_to(store: SqlStore, alice: Speaker) -> None:
+async def test_a_block_is_made_when_it_is_first_written_to(store: Store, alice: Speaker) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
     pets = Block(0, "pets", "What lives there.", "", 100)
     await learn(store, alice.agent, 0, 1, Learned(writes=[(pets, "A cat.", (1,))]))
@@ -174,7 +172,7 @@ async def test_a_block_is_made_when_it_is_first_written_to(store: SqlStore, alic
     assert (newest.origin, newest.sources, first.value) == ("learning", (1,), "")
 
 
-async def test_facts_are_carried_away_and_in(store: SqlStore, alice: Speaker) -> None:
+async def test_facts_are_carried_away_and_in(store: Store, alice: Speaker) -> None:
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo"), fact("Tea")]))
     oslo = (await store.facts.list(alice.agent.id))[-1]
@@ -197,7 +195,7 @@ async def test_facts_are_carried_away_and_in(store: SqlStore, alice: Speaker) ->
 
 
 async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_there(
-    store: SqlStore, alice: Speaker
+    store: Store, alice: Speaker
 ) -> None:
     """And what it takes the place of is still true there: not neither of the two."""
     await alice.say([user("I live in Oslo.")], assistant("Nice."))
@@ -220,7 +218,7 @@ async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_t
 
 
 async def _export(
-    store: SqlStore, scope: Scope, meanwhile: Callable[[], Awaitable[None]] | None = None
+    store: Store, scope: Scope, meanwhile: Callable[[], Awaitable[None]] | None = None
 ) -> list[str]:
     """meanwhile: what happens behind the first page."""
     operation = TransferOperations(store).export

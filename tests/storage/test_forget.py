@@ -12,7 +12,7 @@ from gateway.core.conversation.canonical import WireMessage
 from storage.commands import ForgetTarget
 from storage.errors import Stale
 from storage.records import Agent, Exchange, Scope, Snapshot, State
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import Holds, OpenStore
 from tests.stored import ALICE, Speaker, rows, save_passage
@@ -30,7 +30,7 @@ class Clock:
 
 
 @pytest.fixture
-async def alice(store: SqlStore) -> Speaker:
+async def alice(store: Store) -> Speaker:
     return Speaker(store, ALICE, Clock())
 
 
@@ -44,7 +44,7 @@ def left(holds: Holds, *marks: str) -> list[str]:
     return [mark for mark in marks if holds(f"zq{mark}x".encode())]
 
 
-async def forget(store: SqlStore, agent: Agent, target: ForgetTarget) -> None:
+async def forget(store: Store, agent: Agent, target: ForgetTarget) -> None:
     id = await store.forgetting.begin(agent.id, target)
     assert await store.forgetting.run(id)
     assert await store.forgetting.sweep()
@@ -62,12 +62,12 @@ async def talk(
     return history
 
 
-async def index(store: SqlStore, agent: Agent) -> None:
+async def index(store: Store, agent: Agent) -> None:
     while await store.recall.index(agent.id):
         pass
 
 
-async def found(store: SqlStore, agent: Agent, mark: str) -> list[str]:
+async def found(store: Store, agent: Agent, mark: str) -> list[str]:
     (row,) = await rows(store, "SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,))
     hits = await store.recall.search(agent, f"zq{mark}x", size=row[0], indexed=row[1], only_strong=True)
     return [hit.text for hit in hits if f"zq{mark}x" in hit.text]
@@ -81,7 +81,7 @@ async def row_of(alice: Speaker, mark: str) -> Exchange:
 
 
 async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_stay(
-    store: SqlStore, alice: Speaker, holds: Holds
+    store: Store, alice: Speaker, holds: Holds
 ) -> None:
     await talk(alice, ["one", "two", "three"], "c1")
     await index(store, alice.agent)
@@ -97,7 +97,7 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
 
 
 async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
-    store: SqlStore, alice: Speaker, holds: Holds
+    store: Store, alice: Speaker, holds: Holds
 ) -> None:
     await talk(alice, ["one"], "c1")
     await index(store, alice.agent)
@@ -108,7 +108,7 @@ async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
 
 
 async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
-    store: SqlStore, alice: Speaker, holds: Holds
+    store: Store, alice: Speaker, holds: Holds
 ) -> None:
     await talk(alice, ["one", "two"], "c1")
     e = await row_of(alice, "oneu")
@@ -121,7 +121,7 @@ async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
     assert next(x for x in await alice.rows() if x.id == e.id).state is State.FORGOTTEN
 
 
-async def test_a_reply_goes_alone(store: SqlStore, alice: Speaker, holds: Holds) -> None:
+async def test_a_reply_goes_alone(store: Store, alice: Speaker, holds: Holds) -> None:
     await talk(alice, ["one"], "c1")
     await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "oneu")).seq + 1]))
     assert left(holds, "oneu", "onea") == ["oneu"]
@@ -132,7 +132,7 @@ async def test_a_reply_goes_alone(store: SqlStore, alice: Speaker, holds: Holds)
 
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
-    store: SqlStore, alice: Speaker, holds: Holds, key: str | None
+    store: Store, alice: Speaker, holds: Holds, key: str | None
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
     await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
@@ -149,7 +149,7 @@ async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
 @pytest.mark.parametrize("place", [0, 1], ids=["the question", "the reply"])
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 async def test_asked_again_at_its_place_it_is_answered_and_not_kept(
-    store: SqlStore, alice: Speaker, holds: Holds, key: str | None, place: int
+    store: Store, alice: Speaker, holds: Holds, key: str | None, place: int
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
     await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "twou")).seq + place]))
@@ -159,7 +159,7 @@ async def test_asked_again_at_its_place_it_is_answered_and_not_kept(
 
 
 async def test_another_conversation_that_begins_with_it_does_not_keep_it_either(
-    store: SqlStore, alice: Speaker, holds: Holds
+    store: Store, alice: Speaker, holds: Holds
 ) -> None:
     history = await talk(alice, [f"n{i}n" for i in range(40)], "c1", size=2)
     agent = alice.agent
@@ -174,7 +174,7 @@ async def test_another_conversation_that_begins_with_it_does_not_keep_it_either(
 
 
 async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back(
-    store: SqlStore, alice: Speaker, holds: Holds
+    store: Store, alice: Speaker, holds: Holds
 ) -> None:
     await alice.say([user("Tell me.")], assistant("It was zqsecretx and then some more words."), "c1")
     await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "secret")).seq + 1]))
@@ -187,7 +187,7 @@ async def test_a_reply_that_comes_back_cut_does_not_bring_the_forgotten_one_back
 # -- a turn under way
 
 
-async def test_a_turn_that_was_under_way_does_not_commit(store: SqlStore, alice: Speaker) -> None:
+async def test_a_turn_that_was_under_way_does_not_commit(store: Store, alice: Speaker) -> None:
     history = await talk(alice, ["one"], "c1")
     turn = await alice.begin([*history, user("and then?")], "c1")
     await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
@@ -196,7 +196,7 @@ async def test_a_turn_that_was_under_way_does_not_commit(store: SqlStore, alice:
 
 
 async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either(
-    store: SqlStore, alice: Speaker, holds: Holds
+    store: Store, alice: Speaker, holds: Holds
 ) -> None:
     history = await talk(alice, ["one"], "c1")
     turn = await alice.begin([*history, user("and then?")], "c1")
@@ -210,7 +210,7 @@ async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either
 
 
 async def test_block_values_that_came_from_it_go_and_later_edits_stay(
-    store: SqlStore, alice: Speaker, holds: Holds
+    store: Store, alice: Speaker, holds: Holds
 ) -> None:
     history: list[WireMessage] = []
     for mark in ("red", "green", "blue"):
@@ -232,7 +232,7 @@ async def test_block_values_that_came_from_it_go_and_later_edits_stay(
 
 
 async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
-    store: SqlStore, alice: Speaker, holds: Holds
+    store: Store, alice: Speaker, holds: Holds
 ) -> None:
     section = Snapshot(0, words("section"), {"blocks": {"human": "d"}, "tools": {"a": "b"}, "epoch": 0})
     turn = await alice.begin([user("hello")], "c1")
@@ -243,7 +243,7 @@ async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
     assert left(holds, "section", "pending") == []
 
 
-async def test_passages_that_came_from_it_go(store: SqlStore, alice: Speaker, holds: Holds) -> None:
+async def test_passages_that_came_from_it_go(store: Store, alice: Speaker, holds: Holds) -> None:
     await talk(alice, ["one", "two"], "c1")
     agent = alice.agent
     one, two = [await row_of(alice, mark) for mark in ("oneu", "twou")]
@@ -257,9 +257,7 @@ async def test_passages_that_came_from_it_go(store: SqlStore, alice: Speaker, ho
     assert await found(store, agent, "kept")
 
 
-async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(
-    store: SqlStore, holds: Holds
-) -> None:
+async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(store: Store, holds: Holds) -> None:
     clock = Clock()
     alice = Speaker(store, ALICE, clock)
     await talk(alice, ["one"], "c1")
@@ -284,7 +282,7 @@ async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(
 # -- a user, a project, isolation
 
 
-async def test_a_user_leaves_nothing_and_begins_anew(store: SqlStore, holds: Holds) -> None:
+async def test_a_user_leaves_nothing_and_begins_anew(store: Store, holds: Holds) -> None:
     clock = Clock()
     alice, bob = Speaker(store, ALICE, clock), Speaker(store, BOB, clock)
     for i in range(30):
@@ -305,7 +303,7 @@ async def test_a_user_leaves_nothing_and_begins_anew(store: SqlStore, holds: Hol
     assert len(await alice.rows()) == 1
 
 
-async def _rows_of(store: SqlStore, agent: int) -> dict[str, int]:
+async def _rows_of(store: Store, agent: int) -> dict[str, int]:
     tables = ("conversations", "exchanges", "marks", "snapshots", "blocks", "block_ops", "passages", "terms")
     return {
         table: (await rows(store, f"SELECT count(*) FROM {table} WHERE agent = ?", (agent,)))[0][0]
@@ -313,7 +311,7 @@ async def _rows_of(store: SqlStore, agent: int) -> dict[str, int]:
     }
 
 
-async def test_another_agents_ids_do_nothing(store: SqlStore, holds: Holds) -> None:
+async def test_another_agents_ids_do_nothing(store: Store, holds: Holds) -> None:
     clock = Clock()
     alice, bob = Speaker(store, ALICE, clock), Speaker(store, BOB, clock)
     await talk(alice, ["one"], "c1")
@@ -326,7 +324,7 @@ async def test_another_agents_ids_do_nothing(store: SqlStore, holds: Holds) -> N
     assert left(holds, "oneu", "twou") == ["oneu", "twou"]
 
 
-async def test_a_scope_finds_its_memories_and_no_others(store: SqlStore) -> None:
+async def test_a_scope_finds_its_memories_and_no_others(store: Store) -> None:
     clock = Clock()
     scopes = [Scope(p, f, f"user:{u}") for p in ("p", "q") for f in ("f", "g") for u in ("a", "b")]
     ids = {}
@@ -348,7 +346,7 @@ async def test_a_scope_finds_its_memories_and_no_others(store: SqlStore) -> None
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
-    store: SqlStore, holds: Holds, seed: int
+    store: Store, holds: Holds, seed: int
 ) -> None:
     """Conversations of two users grow side by side; turns are cut, cancelled and amended, some are long."""
     chance = random.Random(seed)
@@ -407,7 +405,7 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     assert left(holds, *(f"n{i}n{who}" for i in range(100) for who in "ua")) == []
 
 
-async def test_what_is_too_old_goes(store: SqlStore, holds: Holds) -> None:
+async def test_what_is_too_old_goes(store: Store, holds: Holds) -> None:
     clock = Clock()
     alice = Speaker(store, ALICE, clock)
     await talk(alice, ["old"], "c1")

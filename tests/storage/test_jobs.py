@@ -13,7 +13,7 @@ from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import create_agent
 from storage.sql.jobs import Jobs, enqueue_job, forget_jobs
 from storage.sql.passages import insert_passage
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.storage.conftest import Holds, OpenStore
 from tests.stored import rows
 
@@ -40,20 +40,20 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def store(open_store: OpenStore, clock: Clock) -> SqlStore:
+async def store(open_store: OpenStore, clock: Clock) -> Store:
     return await open_at(open_store, clock)
 
 
-async def open_at(open_store: OpenStore, clock: Clock) -> SqlStore:
+async def open_at(open_store: OpenStore, clock: Clock) -> Store:
     return await open_store(now=lambda: clock.now, tick=lambda: clock.tick)
 
 
 @pytest.fixture
-def jobs(store: SqlStore) -> Jobs:
+def jobs(store: Store) -> Jobs:
     return store.jobs
 
 
-async def make_agent(store: SqlStore, user: str = "alice") -> Agent:
+async def make_agent(store: Store, user: str = "alice") -> Agent:
     draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
     return await store.database.write(lambda connection: create_agent(connection, draft))
 
@@ -72,7 +72,7 @@ def remember(agent: Agent, text: str) -> Operation[Any]:
     return lambda connection: insert_passage(connection, agent.id, text, at=1.0)
 
 
-async def texts(store: SqlStore, agent: Agent) -> list[str]:
+async def texts(store: Store, agent: Agent) -> list[str]:
     return [passage.text for passage in await store.passages.list(agent.id)]
 
 
@@ -83,7 +83,7 @@ def raise_epoch(agent: Agent) -> Operation[Any]:
 # --- from enqueueing to the end ---------------------------------------------------------------------------------------
 
 
-async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: SqlStore, jobs: Jobs) -> None:
+async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     id = await jobs.enqueue("learn", agent.id, "k", b'{"from":7}')
     job = await take(jobs)
@@ -98,7 +98,7 @@ async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: SqlStore, jobs
     assert await jobs.due_in(KINDS) is None
 
 
-async def test_what_fails_in_the_last_effect_leaves_the_job_as_it_was(store: SqlStore, jobs: Jobs) -> None:
+async def test_what_fails_in_the_last_effect_leaves_the_job_as_it_was(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
@@ -114,7 +114,7 @@ async def test_what_fails_in_the_last_effect_leaves_the_job_as_it_was(store: Sql
     await jobs.finish(job)
 
 
-async def test_a_job_enqueued_in_a_transaction_that_fails_is_not_there(store: SqlStore, jobs: Jobs) -> None:
+async def test_a_job_enqueued_in_a_transaction_that_fails_is_not_there(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
 
     async def turn(connection: Connection) -> None:
@@ -126,9 +126,7 @@ async def test_a_job_enqueued_in_a_transaction_that_fails_is_not_there(store: Sq
     assert await jobs.list() == ()
 
 
-async def test_only_what_is_due_and_has_a_handler_is_claimed(
-    store: SqlStore, jobs: Jobs, clock: Clock
-) -> None:
+async def test_only_what_is_due_and_has_a_handler_is_claimed(store: Store, jobs: Jobs, clock: Clock) -> None:
     await jobs.enqueue("learn", 0, "k", due=clock.now + 10)
     await jobs.enqueue("index", 0, "k")
     assert await claim(jobs) is None
@@ -138,7 +136,7 @@ async def test_only_what_is_due_and_has_a_handler_is_claimed(
     assert (await take(jobs)).kind == "learn"
 
 
-async def test_one_job_of_a_kind_runs_for_an_agent(store: SqlStore, jobs: Jobs) -> None:
+async def test_one_job_of_a_kind_runs_for_an_agent(store: Store, jobs: Jobs) -> None:
     a, b = await make_agent(store, "a"), await make_agent(store, "b")
     await jobs.enqueue("learn", a.id, "1")
     await jobs.enqueue("learn", a.id, "2")
@@ -155,7 +153,7 @@ async def test_one_job_of_a_kind_runs_for_an_agent(store: SqlStore, jobs: Jobs) 
     assert (await take(jobs)).key == "2"
 
 
-async def test_the_schema_itself_forbids_two_in_a_lane(store: SqlStore, jobs: Jobs) -> None:
+async def test_the_schema_itself_forbids_two_in_a_lane(store: Store, jobs: Jobs) -> None:
     await jobs.enqueue("learn", 0, "1")
     await jobs.enqueue("learn", 0, "2")
     await take(jobs)
@@ -163,7 +161,7 @@ async def test_the_schema_itself_forbids_two_in_a_lane(store: SqlStore, jobs: Jo
         await rows(store, "UPDATE jobs SET state = 'running'")
 
 
-async def test_jobs_of_one_key_that_wait_are_one(store: SqlStore, jobs: Jobs, clock: Clock) -> None:
+async def test_jobs_of_one_key_that_wait_are_one(store: Store, jobs: Jobs, clock: Clock) -> None:
     first = await jobs.enqueue("learn", 0, "k", b"old", due=clock.now + 5)
     assert await jobs.enqueue("learn", 0, "k", b"new", due=clock.now + 50) == first
     (job,) = await jobs.list()
@@ -173,7 +171,7 @@ async def test_jobs_of_one_key_that_wait_are_one(store: SqlStore, jobs: Jobs, cl
     assert (job.payload, job.due) == (b"newer", clock.now + 50)
 
 
-async def test_enqueueing_while_one_runs_leaves_one_waiting(store: SqlStore, jobs: Jobs) -> None:
+async def test_enqueueing_while_one_runs_leaves_one_waiting(store: Store, jobs: Jobs) -> None:
     await jobs.enqueue("learn", 0, "k", b"1")
     job = await take(jobs)
     for payload in (b"2", b"3"):
@@ -184,7 +182,7 @@ async def test_enqueueing_while_one_runs_leaves_one_waiting(store: SqlStore, job
     assert (await take(jobs)).payload == b"3"
 
 
-async def test_claims_in_one_batch_share_the_lanes(store: SqlStore, jobs: Jobs) -> None:
+async def test_claims_in_one_batch_share_the_lanes(store: Store, jobs: Jobs) -> None:
     for key in "12345":
         await jobs.enqueue("learn", 0, key)
     claimed = await asyncio.gather(*(claim(jobs) for _ in range(5)))
@@ -195,7 +193,7 @@ async def test_claims_in_one_batch_share_the_lanes(store: SqlStore, jobs: Jobs) 
 
 
 async def test_a_failing_job_holds_its_lane_until_its_dead_letter(
-    store: SqlStore, jobs: Jobs, clock: Clock
+    store: Store, jobs: Jobs, clock: Clock
 ) -> None:
     poison = await jobs.enqueue("learn", 0, "poison")
     await jobs.enqueue("learn", 0, "next")
@@ -212,7 +210,7 @@ async def test_a_failing_job_holds_its_lane_until_its_dead_letter(
     assert (dead.id, dead.error) == (poison, "second")
 
 
-async def test_a_dead_letter_is_tried_again_from_where_it_was(store: SqlStore, jobs: Jobs) -> None:
+async def test_a_dead_letter_is_tried_again_from_where_it_was(store: Store, jobs: Jobs) -> None:
     id = await jobs.enqueue("learn", 0, "k")
     job = await take(jobs)
     await jobs.journal(job, "ask", b"answer")
@@ -225,7 +223,7 @@ async def test_a_dead_letter_is_tried_again_from_where_it_was(store: SqlStore, j
 
 
 async def test_a_newer_job_of_the_key_takes_the_dead_ones_place(
-    store: SqlStore, jobs: Jobs, clock: Clock
+    store: Store, jobs: Jobs, clock: Clock
 ) -> None:
     id = await jobs.enqueue("learn", 0, "k", b"old")
     await jobs.fail(await take(jobs), "no", None)
@@ -235,14 +233,14 @@ async def test_a_newer_job_of_the_key_takes_the_dead_ones_place(
     assert [each.id for each in await jobs.list()] == [newer]
 
 
-async def test_a_key_has_one_dead_letter(store: SqlStore, jobs: Jobs) -> None:
+async def test_a_key_has_one_dead_letter(store: Store, jobs: Jobs) -> None:
     for error in ("1", "2"):
         await jobs.enqueue("learn", 0, "k")
         await jobs.fail(await take(jobs), error, None)
     assert [job.error for job in await jobs.list()] == ["2"]
 
 
-async def test_one_that_is_given_back_was_not_tried(store: SqlStore, jobs: Jobs, clock: Clock) -> None:
+async def test_one_that_is_given_back_was_not_tried(store: Store, jobs: Jobs, clock: Clock) -> None:
     await jobs.enqueue("learn", 0, "k")
     await jobs.release(await take(jobs), 5.0)
     assert await claim(jobs) is None
@@ -251,7 +249,7 @@ async def test_one_that_is_given_back_was_not_tried(store: SqlStore, jobs: Jobs,
     assert (job.tries, job.attempt) == (1, 2)
 
 
-async def test_a_cancelled_job_is_gone_and_commits_nothing(store: SqlStore, jobs: Jobs) -> None:
+async def test_a_cancelled_job_is_gone_and_commits_nothing(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     id = await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
@@ -270,7 +268,7 @@ async def test_a_cancelled_job_is_gone_and_commits_nothing(store: SqlStore, jobs
 
 
 async def test_a_lease_that_ran_out_is_taken_over_and_its_worker_commits_nothing(
-    store: SqlStore, jobs: Jobs, clock: Clock
+    store: Store, jobs: Jobs, clock: Clock
 ) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k")
@@ -294,7 +292,7 @@ async def test_a_lease_that_ran_out_is_taken_over_and_its_worker_commits_nothing
     assert await texts(store, agent) == ["good"]
 
 
-async def test_a_heartbeat_keeps_the_lease(store: SqlStore, jobs: Jobs, clock: Clock) -> None:
+async def test_a_heartbeat_keeps_the_lease(store: Store, jobs: Jobs, clock: Clock) -> None:
     await jobs.enqueue("learn", 0, "k")
     job = await take(jobs)
     for _ in range(5):
@@ -341,7 +339,7 @@ async def test_a_job_that_kills_every_process_ends_in_the_dead_letter(
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
 async def test_a_jumping_clock_neither_ends_a_lease_nor_loses_a_job(
-    store: SqlStore, jobs: Jobs, clock: Clock, jump: float
+    store: Store, jobs: Jobs, clock: Clock, jump: float
 ) -> None:
     await jobs.enqueue("learn", 0, "running")
     job = await take(jobs)
@@ -356,7 +354,7 @@ async def test_a_jumping_clock_neither_ends_a_lease_nor_loses_a_job(
 # --- the journal ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_step_is_journaled_once_with_its_effect(store: SqlStore, jobs: Jobs) -> None:
+async def test_a_step_is_journaled_once_with_its_effect(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
@@ -371,7 +369,7 @@ async def test_a_step_is_journaled_once_with_its_effect(store: SqlStore, jobs: J
 # --- forgetting -------------------------------------------------------------------------------------------------------
 
 
-async def test_nothing_is_enqueued_on_an_epoch_that_has_gone(store: SqlStore, jobs: Jobs) -> None:
+async def test_nothing_is_enqueued_on_an_epoch_that_has_gone(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await store.database.write(raise_epoch(agent))
     with pytest.raises(Stale):
@@ -381,7 +379,7 @@ async def test_nothing_is_enqueued_on_an_epoch_that_has_gone(store: SqlStore, jo
     assert await jobs.enqueue("learn", agent.id, "k")
 
 
-async def test_a_running_job_brings_nothing_back(store: SqlStore, jobs: Jobs) -> None:
+async def test_a_running_job_brings_nothing_back(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
@@ -400,7 +398,7 @@ async def test_a_running_job_brings_nothing_back(store: SqlStore, jobs: Jobs) ->
     assert await texts(store, agent) == []
 
 
-async def test_a_waiting_job_of_an_old_epoch_is_dropped_not_run(store: SqlStore, jobs: Jobs) -> None:
+async def test_a_waiting_job_of_an_old_epoch_is_dropped_not_run(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "old")
     await store.database.write(raise_epoch(agent))
@@ -409,7 +407,7 @@ async def test_a_waiting_job_of_an_old_epoch_is_dropped_not_run(store: SqlStore,
     assert [job.key for job in await jobs.list()] == ["new"]
 
 
-async def test_a_payload_of_an_old_epoch_is_not_merged_into_a_new_one(store: SqlStore, jobs: Jobs) -> None:
+async def test_a_payload_of_an_old_epoch_is_not_merged_into_a_new_one(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k", b"forgotten,")
     await store.database.write(raise_epoch(agent))
@@ -418,7 +416,7 @@ async def test_a_payload_of_an_old_epoch_is_not_merged_into_a_new_one(store: Sql
 
 
 async def test_forgetting_drops_jobs_steps_and_words_of_errors(
-    store: SqlStore, jobs: Jobs, holds: Holds
+    store: Store, jobs: Jobs, holds: Holds
 ) -> None:
     alice, bob = await make_agent(store), await make_agent(store, "bob")
     await jobs.enqueue("learn", alice.id, "k")
@@ -432,7 +430,7 @@ async def test_forgetting_drops_jobs_steps_and_words_of_errors(
     assert not holds(b"zanzibar")
 
 
-async def test_forgetting_can_let_a_job_begin_again(store: SqlStore, jobs: Jobs) -> None:
+async def test_forgetting_can_let_a_job_begin_again(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "runs", b"1")
     job = await take(jobs)
@@ -453,7 +451,7 @@ async def test_forgetting_can_let_a_job_begin_again(store: SqlStore, jobs: Jobs)
     assert (await take(jobs)).payload == b"2!"
 
 
-async def test_a_dead_letter_of_an_old_epoch_is_not_tried_again(store: SqlStore, jobs: Jobs) -> None:
+async def test_a_dead_letter_of_an_old_epoch_is_not_tried_again(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     id = await jobs.enqueue("learn", agent.id, "k")
     await jobs.fail(await take(jobs), "no", None)
@@ -465,7 +463,7 @@ async def test_a_dead_letter_of_an_old_epoch_is_not_tried_again(store: SqlStore,
 # --- who waits --------------------------------------------------------------------------------------------------------
 
 
-async def test_watchers_are_told_of_what_there_may_be_to_do(store: SqlStore, jobs: Jobs) -> None:
+async def test_watchers_are_told_of_what_there_may_be_to_do(store: Store, jobs: Jobs) -> None:
     wakes: list[int] = []
     stop = jobs.watch(lambda: wakes.append(1))
     await jobs.enqueue("learn", 0, "k")
@@ -482,7 +480,7 @@ async def test_watchers_are_told_of_what_there_may_be_to_do(store: SqlStore, job
 # --- spending ---------------------------------------------------------------------------------------------------------
 
 
-async def test_spending_is_counted_by_project_and_day(store: SqlStore) -> None:
+async def test_spending_is_counted_by_project_and_day(store: Store) -> None:
     for project, day, tokens in (("a", 1, 10), ("a", 1, 5), ("a", 2, 7), ("b", 1, 1)):
         await store.spending.spend(project, day, tokens)
     assert [await store.spending.spent(*of) for of in (("a", 1), ("a", 2), ("b", 1), ("b", 2))] == [

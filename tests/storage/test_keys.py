@@ -10,14 +10,14 @@ import pytest
 from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.agents import Agents, create_agent
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.doubles.statements import counting
 from tests.storage.conftest import Holds
 
 ALICE = Scope("default", "default", "user:alice")
 
 
-async def test_a_key_is_shown_once_and_found_by_what_was_shown(store: SqlStore) -> None:
+async def test_a_key_is_shown_once_and_found_by_what_was_shown(store: Store) -> None:
     key, plain = await store.keys.create("shop", "laptop")
     assert plain.startswith("mg-")
     assert len(plain) > 40
@@ -27,20 +27,20 @@ async def test_a_key_is_shown_once_and_found_by_what_was_shown(store: SqlStore) 
     assert plain.startswith(key.prefix)
 
 
-async def test_the_database_does_not_hold_the_key(store: SqlStore, holds: Holds) -> None:
+async def test_the_database_does_not_hold_the_key(store: Store, holds: Holds) -> None:
     _, plain = await store.keys.create("shop", "laptop")
     await store.close()
     assert not holds(plain.removeprefix("mg-")[4:].encode())
 
 
 @pytest.mark.parametrize("presented", ["", "mg-", "mg-nothing", "' OR 1=1 --", "\udc80\x00", "x" * 100_000])
-async def test_what_was_never_a_key_is_none(store: SqlStore, presented: str) -> None:
+async def test_what_was_never_a_key_is_none(store: Store, presented: str) -> None:
     await store.keys.create("shop", "laptop")
     assert await store.keys.find(presented) is None
 
 
 @pytest.mark.parametrize("by", ["name", "id"])
-async def test_a_revoked_key_is_known_no_more_at_once(store: SqlStore, by: str) -> None:
+async def test_a_revoked_key_is_known_no_more_at_once(store: Store, by: str) -> None:
     key, plain = await store.keys.create("shop", "laptop")
     _, other = await store.keys.create("shop", "phone")
     assert await store.keys.find(plain)
@@ -73,7 +73,7 @@ async def test_a_known_key_costs_no_statement(open_store: Any) -> None:
     assert statements == []
 
 
-async def test_agents_are_told_apart_by_every_part_of_their_scope(store: SqlStore, agent: Agent) -> None:
+async def test_agents_are_told_apart_by_every_part_of_their_scope(store: Store, agent: Agent) -> None:
     assert await store.agents.find(ALICE) == agent
     for other in (
         replace(ALICE, project="p"),
@@ -84,7 +84,7 @@ async def test_agents_are_told_apart_by_every_part_of_their_scope(store: SqlStor
         assert await store.agents.find(other) is None
 
 
-async def test_two_first_requests_at_once_make_one_agent(store: SqlStore) -> None:
+async def test_two_first_requests_at_once_make_one_agent(store: Store) -> None:
     first, second = store.agents.draft(ALICE), store.agents.draft(ALICE)
     assert first == second
     assert first.id == 0
@@ -94,13 +94,13 @@ async def test_two_first_requests_at_once_make_one_agent(store: SqlStore) -> Non
     assert one.id > 0
 
 
-async def test_a_late_draft_learns_whose_agent_was_first(store: SqlStore, agent: Agent) -> None:
+async def test_a_late_draft_learns_whose_agent_was_first(store: Store, agent: Agent) -> None:
     late = store.agents.draft(ALICE)
     assert late.secret != agent.secret
     assert await store.database.write(lambda connection: create_agent(connection, late)) == agent
 
 
-async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: SqlStore, agent: Agent) -> None:
+async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: Store, agent: Agent) -> None:
     agents = Agents(store.database, lambda: 0.0, cached=2)
     for name in "abcd":
         agents.remember(replace(agent, scope=replace(ALICE, subject=name)))
@@ -111,7 +111,7 @@ async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: SqlStore
     assert await agents.find(ALICE) == agent
 
 
-async def test_a_name_that_several_keys_have_revokes_none_of_them(store: SqlStore) -> None:
+async def test_a_name_that_several_keys_have_revokes_none_of_them(store: Store) -> None:
     made = [(await store.keys.create("default", name))[0] for name in ("key", "key", "1")]
     with pytest.raises(WriteConflict, match="1, 2 are all named 'key'"):
         await store.keys.revoke("key")

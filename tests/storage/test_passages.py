@@ -8,12 +8,12 @@ from storage.errors import NotFound
 from storage.records import Agent
 from storage.sql.agents import set_indexed
 from storage.sql.recall import _KEPT_BATCH
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sql.terms import get_terms, load_terms, replace_terms
 from tests.stored import indexed_seqs, save_passage
 
 
-async def test_passages_are_numbered_in_the_agents_order_and_paged(store: SqlStore, agent: Agent) -> None:
+async def test_passages_are_numbered_in_the_agents_order_and_paged(store: Store, agent: Agent) -> None:
     made = [await save_passage(store, agent.id, text, at=1.0, sources=[3]) for text in ("a", "b", "c")]
     assert [p.seq for p in made] == [1, 2, 3]
     assert await store.passages.list(agent.id, limit=2) == tuple(made[:2])
@@ -22,12 +22,12 @@ async def test_passages_are_numbered_in_the_agents_order_and_paged(store: SqlSto
     assert (made[1].text, made[1].at) == ("b", 1.0)
 
 
-async def test_a_passage_of_nobody_is_refused(store: SqlStore) -> None:
+async def test_a_passage_of_nobody_is_refused(store: Store) -> None:
     with pytest.raises(NotFound):
         await save_passage(store, 77, "a", at=1.0)
 
 
-async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: SqlStore, agent: Agent) -> None:
+async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: Store, agent: Agent) -> None:
     for chunk, data in ((0, b"zero"), (1, b"one"), (0, b"zero again")):
         await store.database.bulk(lambda c, n=chunk, d=data: replace_terms(c, agent.id, n, d))
     read = store.database.read
@@ -37,7 +37,7 @@ async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: SqlSto
     assert await read(lambda c: get_terms(c, agent.id, 2)) is None
 
 
-async def test_the_index_says_how_far_it_has_come(store: SqlStore, agent: Agent) -> None:
+async def test_the_index_says_how_far_it_has_come(store: Store, agent: Agent) -> None:
     await store.database.bulk(lambda c: set_indexed(c, agent.id, 64))
     store.agents.forget(agent.scope)
     found = await store.agents.find(agent.scope)
@@ -45,7 +45,7 @@ async def test_the_index_says_how_far_it_has_come(store: SqlStore, agent: Agent)
     assert found.indexed_seq == 64
 
 
-async def test_more_passages_than_one_step_takes_are_all_indexed(store: SqlStore, agent: Agent) -> None:
+async def test_more_passages_than_one_step_takes_are_all_indexed(store: Store, agent: Agent) -> None:
     for n in range(_KEPT_BATCH + 50):
         last = await save_passage(store, agent.id, f"zebra{n}", at=1.0)
     assert await store.recall.index(agent.id)

@@ -29,7 +29,7 @@ from storage.commands import (
 )
 from storage.errors import Stale, StatementFailed
 from storage.records import Exchange, Scope, Snapshot
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.core.conversations import assistant, call, check_columns, result, user
 from tests.doubles.statements import counting
 from tests.storage.conftest import OpenStore
@@ -293,7 +293,7 @@ _TABLES = ("agents", "conversations", "exchanges", "marks", "snapshots", "blocks
            "passages", "terms", "jobs")  # fmt: skip
 
 
-async def _everything(store: SqlStore) -> list[list[tuple[Any, ...]]]:
+async def _everything(store: Store) -> list[list[tuple[Any, ...]]]:
     return [await rows(store, f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in _TABLES]
 
 

@@ -16,7 +16,7 @@ from storage.errors import Stale
 from storage.records import Agent, Message, Vector
 from storage.search import rank, vectors
 from storage.search.blob import CorruptIndex, Document, encode
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sql.vectors import add_vectors, forget_indexed
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import Holds
@@ -161,7 +161,7 @@ def test_what_is_in_sight_is_not_wanted_and_what_the_index_does_not_know_is_no_h
 
 
 @pytest.fixture
-async def alice(store: SqlStore) -> Speaker:
+async def alice(store: Store) -> Speaker:
     return Speaker(store, ALICE, Clock())
 
 
@@ -175,7 +175,7 @@ async def talk(alice: Speaker, *marks: str, key: str = "c1") -> None:
         pass
 
 
-async def read(store: SqlStore, agent: Agent, model: str = MODEL) -> Unembedded:
+async def read(store: Store, agent: Agent, model: str = MODEL) -> Unembedded:
     found = await store.vectors.unembedded(agent.id, model)
     assert found is not None
     if found.is_new:
@@ -185,7 +185,7 @@ async def read(store: SqlStore, agent: Agent, model: str = MODEL) -> Unembedded:
 
 
 async def embed(
-    store: SqlStore, agent: Agent, model: str = MODEL, vector: Callable[[Message], bytes] = of_text
+    store: Store, agent: Agent, model: str = MODEL, vector: Callable[[Message], bytes] = of_text
 ) -> list[str]:
     """All that lacks a vector. Returns the texts of what did."""
     texts: list[str] = []
@@ -197,7 +197,7 @@ async def embed(
     return texts
 
 
-async def search(store: SqlStore, agent: Agent, text: str, model: str = MODEL, **options: Any) -> list[str]:
+async def search(store: Store, agent: Agent, text: str, model: str = MODEL, **options: Any) -> list[str]:
     (row,) = await rows(store, "SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,))
     hits = await store.recall.search(
         agent,
@@ -211,7 +211,7 @@ async def search(store: SqlStore, agent: Agent, text: str, model: str = MODEL, *
     return [hit.text for hit in hits]
 
 
-async def stored(store: SqlStore, agent: Agent) -> list[tuple[str, list[int]]]:
+async def stored(store: Store, agent: Agent) -> list[tuple[str, list[int]]]:
     """(model, numbers) of each chunk."""
     found = await rows(store, "SELECT model, data FROM vectors WHERE agent = ? ORDER BY chunk", (agent.id,))
     return [(model, vectors.open_chunk(data).seqs.tolist()) for model, data in found]
@@ -222,12 +222,12 @@ def left(holds: Holds, *seeds: object) -> list[object]:
     return [seed for seed in seeds if any(holds(unit(seed)[i : i + 16]) for i in (0, 16, 32, 48))]
 
 
-async def forget(store: SqlStore, agent: Agent, target: ForgetTarget) -> None:
+async def forget(store: Store, agent: Agent, target: ForgetTarget) -> None:
     assert await store.forgetting.run(await store.forgetting.begin(agent.id, target))
     assert await store.forgetting.sweep()
 
 
-async def test_messages_passages_and_facts_are_embedded_and_found(store: SqlStore, alice: Speaker) -> None:
+async def test_messages_passages_and_facts_are_embedded_and_found(store: Store, alice: Speaker) -> None:
     await talk(alice, "tea", "rain")
     agent = alice.agent
     await save_passage(store, agent.id, "A saved note.", at=5.0)
@@ -247,7 +247,7 @@ async def test_messages_passages_and_facts_are_embedded_and_found(store: SqlStor
 
 
 async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
-    store: SqlStore, alice: Speaker
+    store: Store, alice: Speaker
 ) -> None:
     await talk(alice, *(f"n{i}" for i in range(70)))
     agent = alice.agent
@@ -263,9 +263,7 @@ async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
     assert sum(len(seqs) for _, seqs in await stored(store, agent)) == 140
 
 
-async def test_vectors_of_another_length_under_the_same_name_begin_anew(
-    store: SqlStore, alice: Speaker
-) -> None:
+async def test_vectors_of_another_length_under_the_same_name_begin_anew(store: Store, alice: Speaker) -> None:
     await talk(alice, "tea")
     agent = alice.agent
     await embed(store, agent, vector=lambda m: unit(m.text, 8))
@@ -276,7 +274,7 @@ async def test_vectors_of_another_length_under_the_same_name_begin_anew(
     assert "What of tea?" in await search(store, agent, "What of tea?")
 
 
-async def test_what_has_changed_since_it_was_read_is_read_again(store: SqlStore, alice: Speaker) -> None:
+async def test_what_has_changed_since_it_was_read_is_read_again(store: Store, alice: Speaker) -> None:
     await talk(alice, "tea")
     agent = alice.agent
     found = await read(store, agent)
@@ -286,7 +284,7 @@ async def test_what_has_changed_since_it_was_read_is_read_again(store: SqlStore,
     assert await store.vectors.lacks(agent.id, MODEL)
 
 
-async def test_a_reply_that_came_back_cut_is_embedded_anew(store: SqlStore, alice: Speaker) -> None:
+async def test_a_reply_that_came_back_cut_is_embedded_anew(store: Store, alice: Speaker) -> None:
     whole = assistant("It was on Tuesday, and then we went home by train and slept.")
     await alice.say([user("When?")], whole, "c1")
     await talk(alice, "tea", key="c2")
@@ -299,7 +297,7 @@ async def test_a_reply_that_came_back_cut_is_embedded_anew(store: SqlStore, alic
     assert await embed(store, agent) == ["When?", "It was on Tuesday, and then", "Stop.", "Fine."]
 
 
-async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqlStore, alice: Speaker) -> None:
+async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: Store, alice: Speaker) -> None:
     await talk(alice, "tea")
     agent = alice.agent
     await embed(store, agent)
@@ -316,7 +314,7 @@ async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: SqlStore, ali
 # -- forgetting
 
 
-async def test_forgetting_takes_the_vectors_along(store: SqlStore, alice: Speaker, holds: Holds) -> None:
+async def test_forgetting_takes_the_vectors_along(store: Store, alice: Speaker, holds: Holds) -> None:
     await talk(alice, "one", "two", "three")
     await talk(alice, "four", key="c2")
     agent = alice.agent
@@ -344,7 +342,7 @@ async def test_forgetting_takes_the_vectors_along(store: SqlStore, alice: Speake
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_rows_that_come_grow_and_go_leave_no_copies(store: SqlStore, holds: Holds, seed: int) -> None:
+async def test_rows_that_come_grow_and_go_leave_no_copies(store: Store, holds: Holds, seed: int) -> None:
     """Rows of several memories share pages and move as others come and go. (Without padding each of these fails.)"""
     rng = random.Random(seed)
     kept: dict[tuple[int, int], dict[int, object]] = {}
@@ -375,7 +373,7 @@ async def test_rows_that_come_grow_and_go_leave_no_copies(store: SqlStore, holds
 
 
 async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_back(
-    store: SqlStore, alice: Speaker, holds: Holds
+    store: Store, alice: Speaker, holds: Holds
 ) -> None:
     await talk(alice, "one", "two")
     agent = alice.agent
@@ -393,18 +391,14 @@ async def test_what_was_under_way_when_something_was_forgotten_brings_nothing_ba
     assert await embed(store, agent) == ["What of two?", "This of two."]
 
 
-async def test_what_was_forgotten_is_not_embedded_later(
-    store: SqlStore, alice: Speaker, holds: Holds
-) -> None:
+async def test_what_was_forgotten_is_not_embedded_later(store: Store, alice: Speaker, holds: Holds) -> None:
     await talk(alice, "one", "two")
     agent = alice.agent
     await forget(store, agent, ForgetTarget(messages=[(await alice.rows())[0].seq]))
     assert await embed(store, agent) == ["This of one.", "What of two?", "This of two."]
 
 
-async def test_the_numbers_remembered_between_queries_are_those_on_disk(
-    store: SqlStore, alice: Speaker
-) -> None:
+async def test_the_numbers_remembered_between_queries_are_those_on_disk(store: Store, alice: Speaker) -> None:
     agents: Sequence[str] = ("one", "two")
     await talk(alice, *agents)
     agent = alice.agent

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, Whose
 from gateway.settings import DEFAULT_PROFILE
-from storage.base import Store
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound, StoreError
+from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
 from gateway.run.admin.arguments import Arguments, RawArguments
-from storage.base import Jobs, Keys
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Job, JobState
+from storage.sql.jobs import Jobs
+from storage.sql.keys import Keys
 
 _Perform = Callable[[RawArguments], Awaitable[Any]]
 # Jobs that are listed where no limit is given.

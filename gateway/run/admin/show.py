@@ -10,9 +10,9 @@ from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note as recall
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.settings import DEFAULT_PROFILE
-from storage.base import Store
 from storage.commands import Look
 from storage.records import Agent, Block, Fact, Message, Scope, Vector
+from storage.sql.store import Store
 
 # Exchanges.
 RECENT = 10

@@ -20,10 +20,10 @@ from gateway.core.conversation.tree import is_tombstone
 from gateway.core.memory.learn import fact_key
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
-from storage.base import Store
 from storage.commands import TransferRecord
 from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Atom, Exchange, Scope, State
+from storage.sql.store import Store
 
 FORMAT = 1
 PARTS = ("conversation", "exchange", "block", "version", "passage", "fact", "ended", "learned", "edit")

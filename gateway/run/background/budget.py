@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.run.background.worker import Postponed
-from storage.base import Spending
+from storage.sql.spending import Spending
 
 DAY_S = 86_400
 # Is given a call's outcome (ok, failed, or refused: over the budget) and its tokens.

@@ -32,10 +32,10 @@ from gateway.run.admin.arguments import Arguments, Defaults, RawArguments
 from gateway.run.background.model import BackgroundModel
 from gateway.run.background.worker import JobContext, JobFailed
 from gateway.tokens import message_tokens, tokenizer_for
-from storage.base import Store
 from storage.commands import Committed
 from storage.errors import Stale, StoreError
 from storage.records import Exchange
+from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 

@@ -26,10 +26,10 @@ from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route
 from gateway.settings import MemorySettings, Settings
-from storage.base import Store
 from storage.commands import Unembedded
 from storage.errors import Stale
 from storage.records import Vector
+from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 

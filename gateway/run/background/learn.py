@@ -18,10 +18,10 @@ from gateway.run.background.model import BackgroundModel
 from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings
-from storage.base import Store
 from storage.commands import Learned, Unlearned
 from storage.errors import TooSlow
 from storage.records import Block, Fact, Message
+from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 

@@ -14,9 +14,9 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.tree import Tree
 from gateway.run.background.loop import AFTER_FAULT_S, PeriodicTask
 from gateway.run.memory.keeper import INDEX_EVERY
-from storage.base import Store
 from storage.commands import Change, Pool
 from storage.errors import Unavailable
+from storage.sql.store import Store
 
 T = TypeVar("T")
 _log = logging.getLogger("mnemogate")

@@ -20,7 +20,7 @@ from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route
 from gateway.settings import Settings
-from storage.base import Spending
+from storage.sql.spending import Spending
 
 # Of one call. Chosen: a model on a machine of its own may need a minute for a summary.
 CALL_S = 120.0

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway.run.background.loop import PeriodicTask
-from storage.base import Jobs
 from storage.errors import Stale
+from storage.sql.jobs import Jobs
 
 # Memories that are looked after when the process starts.
 AT_START = 10_000

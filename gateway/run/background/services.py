@@ -25,8 +25,8 @@ from gateway.run.background.model import BackgroundModel, background_route
 from gateway.run.background.worker import Handler, JobContext, Worker
 from gateway.run.memory.recall import EmbedQuery
 from gateway.settings import Settings
-from storage.base import Store
 from storage.commands import Committed
+from storage.sql.store import Store
 
 
 class BackgroundServices:

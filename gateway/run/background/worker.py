@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import GatewayError
-from storage.base import Jobs
 from storage.database import Effect
 from storage.errors import Stale, StoreError, Unavailable
 from storage.records import Job
+from storage.sql.jobs import Jobs
 
 _log = logging.getLogger("mnemogate")
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterable
 
 from gateway.core.agent import AgentSpec
-from storage.base import Store
 from storage.errors import StoreError
+from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 

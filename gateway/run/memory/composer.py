@@ -19,8 +19,8 @@ from gateway.run.memory.fit import count_tokens, fit, may_exceed
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.recall import Recaller
-from storage.base import Store
 from storage.errors import StoreError
+from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 

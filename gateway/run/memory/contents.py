@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gateway.core.conversation.tree import Tree
-from storage.base import Turns
 from storage.commands import MAX_RULE_CALLS, Missing
 from storage.errors import StatementFailed
 from storage.records import Agent
+from storage.sql.turns import Turns
 
 T = TypeVar("T")
 

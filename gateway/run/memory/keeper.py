@@ -20,9 +20,9 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall import EmbedQuery, Recaller
 from gateway.run.memory.record import BlockEdits, TurnRecord, record_open, record_turn
 from gateway.settings import MemorySettings
-from storage.base import Store
 from storage.commands import Committed
 from storage.errors import TooSlow
+from storage.sql.store import Store
 
 # Messages a memory may grow before its search index follows.
 INDEX_EVERY = 16

@@ -26,10 +26,10 @@ from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
-from storage.base import Store
 from storage.commands import Look
 from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, Snapshot
+from storage.sql.store import Store
 
 # Conversations' names are no secrets: knowing one opens nothing.
 _ids = random.Random()

@@ -13,9 +13,9 @@ from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt, Recall
 from gateway.run.memory.visible import VisibleContent
 from gateway.settings import MemorySettings
-from storage.base import Store
 from storage.errors import StoreError
 from storage.records import Message, Vector
+from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 

@@ -15,9 +15,9 @@ from gateway.run.memory.known import Known
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import ToolCall
-from storage.base import Store
 from storage.errors import StoreError
 from storage.records import BlockOp, Message
+from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 # Of a search that does not say how many it wants.

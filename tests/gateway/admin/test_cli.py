@@ -19,7 +19,7 @@ from gateway.cli import main
 from gateway.settings import Settings
 from gateway.settings_load import load_settings
 from gateway.web.admin import AdminFile
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.server import RawClient, Running, serve, settings_for
 from tests.stored import open_store
@@ -38,7 +38,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def owner(upstream: StrictUpstream, database: Path, settings: Settings | None = None) -> Iterator[Running]:
     """A gateway that owns the database, as `serve` leaves it for the command line to find."""
 
-    async def open_here() -> SqlStore:
+    async def open_here() -> Store:
         return await open_store(database)
 
     admin = AdminFile(str(database))

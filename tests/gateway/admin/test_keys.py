@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from gateway.settings import MemorySettings, UpstreamSettings
 from gateway.web.admin import ADMIN_PREFIX, AdminFile
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.process import Process, command, serving
@@ -132,7 +132,7 @@ def test_without_keys_only_this_machine_is_served(tmp_path: Path) -> None:
 
 @pytest.fixture
 def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
-    async def open_here() -> SqlStore:
+    async def open_here() -> Store:
         return await open_store(tmp_path / "m.db")
 
     # No deadline of a busy machine's shall decide what a test finds.
@@ -193,7 +193,7 @@ def test_what_is_not_admitted_leaves_no_trace(gateway: Running, upstream: Strict
 
     async def count() -> Any:
         store = gateway.app.store
-        assert isinstance(store, SqlStore)
+        assert isinstance(store, Store)
         return store.database.reader.run(lambda c: c.execute("SELECT count(*) FROM agents").fetchone()[0])
 
     assert gateway.call(count()) == 0
@@ -224,7 +224,7 @@ def test_the_callers_own_credential_goes_on_and_the_gateways_key_never(
 
 
 def test_an_upstream_with_a_key_is_called_with_that_one(upstream: StrictUpstream, tmp_path: Path) -> None:
-    async def open_here() -> SqlStore:
+    async def open_here() -> Store:
         return await open_store(tmp_path / "m.db")
 
     own = UpstreamSettings("up", base_url=upstream.base_url, api_key="sk-of-the-gateway")

@@ -22,7 +22,7 @@ from gateway.run.admin.transfer import TransferOperations
 from storage.commands import ForgetTarget, Learned
 from storage.errors import WriteConflict
 from storage.records import Agent, Scope, State
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.stored import ALICE, Speaker, open_store, save_passage
 
@@ -39,14 +39,14 @@ class Clock:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
     opened = await open_store(tmp_path / "a.db", now=lambda: 1000.0)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-async def other(tmp_path: Path) -> AsyncIterator[SqlStore]:
+async def other(tmp_path: Path) -> AsyncIterator[Store]:
     opened = await open_store(tmp_path / "b.db", now=lambda: 1000.0)
     yield opened
     await opened.close()
@@ -56,7 +56,7 @@ def of(scope: Scope) -> dict[str, Any]:
     return {"project": scope.project, "profile": scope.profile, "user": scope.subject.removeprefix("user:")}
 
 
-async def export(store: SqlStore, scope: Scope = ALICE) -> Lines:
+async def export(store: Store, scope: Scope = ALICE) -> Lines:
     operation = TransferOperations(store).export
     lines: Lines = []
     place = None
@@ -68,7 +68,7 @@ async def export(store: SqlStore, scope: Scope = ALICE) -> Lines:
             return lines
 
 
-async def fill(store: SqlStore, lines: Lines, scope: Scope = CAROL, page: int = 7) -> None:
+async def fill(store: Store, lines: Lines, scope: Scope = CAROL, page: int = 7) -> None:
     operation = TransferOperations(store).restore
     at = None
     for start in range(0, len(lines), page):
@@ -108,7 +108,7 @@ async def live(alice: Speaker, chance: random.Random, turns: int = 60) -> None:
         lists[key] = [*history, new, reply if kind < 0.7 or kind > 0.85 else assistant(f"Reply {number}")]
 
 
-async def learn(store: SqlStore, alice: Speaker) -> None:
+async def learn(store: Store, alice: Speaker) -> None:
     """All that was said is learned from; there was nothing in it."""
     last = (await store.transfer.edge(alice.agent))["seq"]
     cursor = store.database.reader.run(lambda c: c.execute("SELECT max(seq) FROM learned").fetchone()[0]) or 0
@@ -116,7 +116,7 @@ async def learn(store: SqlStore, alice: Speaker) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_export_import_export_is_the_same(store: SqlStore, other: SqlStore, seed: int) -> None:
+async def test_export_import_export_is_the_same(store: Store, other: Store, seed: int) -> None:
     chance = random.Random(seed)
     alice = Speaker(store, ALICE, Clock())
     await live(alice, chance)
@@ -159,7 +159,7 @@ def without_uids(lines: Lines) -> list[Any]:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_what_is_said_while_a_memory_is_carried_away_is_not_in_it(
-    store: SqlStore, other: SqlStore, seed: int
+    store: Store, other: Store, seed: int
 ) -> None:
     chance = random.Random(seed)
     alice = Speaker(store, ALICE, Clock())
@@ -186,7 +186,7 @@ async def test_what_is_said_while_a_memory_is_carried_away_is_not_in_it(
     await live(carol, chance, turns=5)  # goes on: no number is given out twice
 
 
-async def test_what_is_told_holds_no_secret_and_no_hash(store: SqlStore) -> None:
+async def test_what_is_told_holds_no_secret_and_no_hash(store: Store) -> None:
     alice = Speaker(store, ALICE, Clock())
     await live(alice, random.Random(1), 20)
     text = "\n".join(await export(store))
@@ -197,7 +197,7 @@ async def test_what_is_told_holds_no_secret_and_no_hash(store: SqlStore) -> None
 
 
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
-async def test_a_conversation_goes_on_where_it_was(store: SqlStore, other: SqlStore, key: str | None) -> None:
+async def test_a_conversation_goes_on_where_it_was(store: Store, other: Store, key: str | None) -> None:
     alice = Speaker(store, ALICE, Clock())
     history: list[WireMessage] = []
     for number in range(3):
@@ -222,9 +222,7 @@ async def test_a_conversation_goes_on_where_it_was(store: SqlStore, other: SqlSt
     assert "Question 1" in [hit.text for hit in hits]
 
 
-async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(
-    store: SqlStore, other: SqlStore
-) -> None:
+async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(store: Store, other: Store) -> None:
     alice = Speaker(store, ALICE, Clock())
     history = [user("Secret"), assistant("Well."), user("More")]
     await alice.say(history[:1], assistant("Well."), "c1")
@@ -246,7 +244,7 @@ def carol_atoms(carol: Speaker, message: WireMessage) -> tuple[bytes, ...]:
 # -- what is refused
 
 
-async def test_a_memory_is_not_written_over(store: SqlStore, other: SqlStore) -> None:
+async def test_a_memory_is_not_written_over(store: Store, other: Store) -> None:
     alice, carol = Speaker(store, ALICE, Clock()), Speaker(other, CAROL, Clock())
     await alice.say([user("Hello")], assistant("Hi."), "c1")
     lines = await export(store)
@@ -256,7 +254,7 @@ async def test_a_memory_is_not_written_over(store: SqlStore, other: SqlStore) ->
     assert len(await carol.rows()) == 1
 
 
-async def test_one_that_began_meanwhile_is_not_written_over_either(store: SqlStore, other: SqlStore) -> None:
+async def test_one_that_began_meanwhile_is_not_written_over_either(store: Store, other: Store) -> None:
     alice, carol = Speaker(store, ALICE, Clock()), Speaker(other, CAROL, Clock())
     await alice.say([user("Hello")], assistant("Hi."), "c1")
     operation = TransferOperations(other).restore
@@ -267,9 +265,7 @@ async def test_one_that_began_meanwhile_is_not_written_over_either(store: SqlSto
     assert len(await carol.rows()) == 1
 
 
-async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(
-    store: SqlStore, other: SqlStore
-) -> None:
+async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(store: Store, other: Store) -> None:
     alice = Speaker(store, ALICE, Clock())
     await live(alice, random.Random(1), turns=10)
     lines = await export(store)
@@ -282,7 +278,7 @@ async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(
 
 
 async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_begins_anew(
-    store: SqlStore, other: SqlStore
+    store: Store, other: Store
 ) -> None:
     alice = Speaker(store, ALICE, Clock())
     await live(alice, random.Random(4), 30)
@@ -294,7 +290,7 @@ async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_begins_an
     assert await export(other, CAROL) == lines
 
 
-async def test_an_import_ends_where_another_for_the_same_user_begins(other: SqlStore) -> None:
+async def test_an_import_ends_where_another_for_the_same_user_begins(other: Store) -> None:
     """Between two lines of one answer: its next one is refused by name anyway."""
     draft = Agent(0, "u1", CAROL, b"k" * 16, 0)
     first = await other.transfer.begin(draft)
@@ -320,13 +316,13 @@ async def test_an_import_ends_where_another_for_the_same_user_begins(other: SqlS
         ['{"memory":{"format":1,"next_seq":1,"created":0}}', "[]"],
     ],
 )
-async def test_what_is_no_export_is_refused(other: SqlStore, lines: Sequence[str]) -> None:
+async def test_what_is_no_export_is_refused(other: Store, lines: Sequence[str]) -> None:
     with pytest.raises(BadRequest):
         await fill(other, list(lines))
     assert await other.agents.find(CAROL) is None
 
 
-async def test_another_scope_is_not_told(store: SqlStore) -> None:
+async def test_another_scope_is_not_told(store: Store) -> None:
     await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
     for scope in (CAROL, Scope("other", "default", "user:alice"), Scope("default", "x", "user:alice")):
         with pytest.raises(BadRequest):

@@ -21,7 +21,7 @@ from gateway.providers import make_providers
 from gateway.run.background.model import BackgroundModel, background_route
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.stored import open_store
 
 DAY = 86_400
@@ -31,7 +31,7 @@ ASK = [{"role": "user", "content": "My cat is called Miso."}]
 
 @dataclass
 class World:
-    store: SqlStore
+    store: Store
     provider: ScriptedProvider = field(default_factory=ScriptedProvider)
     now: float = float(NOON)
     counted: list[tuple[str, int]] = field(default_factory=list)

@@ -24,7 +24,7 @@ from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import create_agent
 from storage.sql.jobs import Jobs, forget_jobs
 from storage.sql.passages import insert_passage
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sqlite.database import drive
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.statements import counting
@@ -71,7 +71,7 @@ class Time:
 class Bench:
     """A store, workers on it, and what they did."""
 
-    def __init__(self, store: SqlStore, time: Time, statements: list[str]) -> None:
+    def __init__(self, store: Store, time: Time, statements: list[str]) -> None:
         self.store = store
         self.jobs: Jobs = store.jobs
         self.time = time
@@ -671,7 +671,7 @@ def run_until(database: Path, marks: Path, where: str) -> list[str]:
 def test_the_gateway_performs_jobs_and_its_chat_does_not_notice_their_failing(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    async def open_here() -> SqlStore:
+    async def open_here() -> Store:
         return await open_store(tmp_path / "memory.db")
 
     with serve(settings_for(upstream), open_here) as gateway:

@@ -23,7 +23,7 @@ from gateway.settings import MemorySettings, ProfileSettings
 from storage.errors import Corrupt
 from storage.records import Scope
 from storage.sql.passages import insert_passage
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current, drive
 from storage.sqlite.writer import WriterLimits
@@ -54,9 +54,9 @@ class World:
     disk: Disk
 
     @property
-    def store(self) -> SqlStore:
+    def store(self) -> Store:
         store = self.gateway.app.store
-        assert isinstance(store, SqlStore)
+        assert isinstance(store, Store)
         return store
 
     def post(
@@ -160,7 +160,7 @@ def world_of(
 ) -> Iterator[World]:
     disk = Disk()
 
-    async def open_here() -> SqlStore:
+    async def open_here() -> Store:
         return await open_store(path, limits=limits, busy_timeout_ms=0, connect=disk.connect)
 
     settings = settings_for(upstream, memory=PATIENT, **parts)
@@ -328,7 +328,7 @@ async def until_idle(world: World) -> None:
             await asyncio.sleep(0)
 
 
-async def until_ended(store: SqlStore) -> None:
+async def until_ended(store: Store) -> None:
     ended = asyncio.Event()
     unwatch = store.jobs.watch(lambda: None if drive(store.jobs.list()) else ended.set())
     if await store.jobs.list():

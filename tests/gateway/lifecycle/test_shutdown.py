@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import serving
@@ -32,7 +32,7 @@ def database(tmp_path: Path) -> Path:
 def gateway_on(
     upstream: StrictUpstream, database: Path, *, commit_wait_s: float = 20.0, **server: Any
 ) -> Iterator[Running]:
-    async def open_here() -> SqlStore:
+    async def open_here() -> Store:
         return await open_store(database)
 
     settings = settings_for(upstream, server=server)
@@ -74,7 +74,7 @@ def stalled(gateway: Running) -> Iterator[Gate]:
         gate.wait_sync()
 
     async def submit() -> None:
-        assert isinstance(gateway.app.store, SqlStore)
+        assert isinstance(gateway.app.store, Store)
         gateway.app.store.database.writer.submit(wait)
 
     gateway.call(submit())
@@ -136,7 +136,7 @@ def test_a_reply_cut_at_the_bound_is_a_cancelled_turn(
     ((state, said, _, standing),) = rows(database)
     assert (state, said, standing) == ("cancelled", "Hi", 0)
     store = gateway.app.store
-    assert isinstance(store, SqlStore)
+    assert isinstance(store, Store)
     assert store.health.waiting == 0
     assert not gateway.app.chat.pending._tasks
 

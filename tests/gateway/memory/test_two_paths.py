@@ -19,7 +19,7 @@ from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
 from storage.records import Exchange
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.core.conversations import (
     IDLE_S,
     OUR_TOOLS,
@@ -42,7 +42,7 @@ class Pair:
     has_edits: memory is edited; if so idle time never passes, since what it confirms the store settles later.
     """
 
-    def __init__(self, store: SqlStore, *, has_edits: bool) -> None:
+    def __init__(self, store: Store, *, has_edits: bool) -> None:
         self.has_edits = has_edits
         self.plain = 0
         self.world = World(store.agents.draft(ALICE).secret, self._recall)
@@ -279,13 +279,13 @@ class Client:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
     opened = await open_store(tmp_path / "memory.db")
     yield opened
     await opened.close()
 
 
-async def converse(store: SqlStore, seed: int, turns: int) -> Pair:
+async def converse(store: Store, seed: int, turns: int) -> Pair:
     dice = random.Random(seed)
     pair = Pair(store, has_edits=seed % 2 == 0)
     clients = [Client(pair, dice, n) for n in range(3)]
@@ -302,12 +302,12 @@ async def converse(store: SqlStore, seed: int, turns: int) -> Pair:
 
 
 @pytest.mark.parametrize("seed", range(10))
-async def test_both_paths_store_and_send_the_same(store: SqlStore, seed: int) -> None:
+async def test_both_paths_store_and_send_the_same(store: Store, seed: int) -> None:
     await converse(store, seed, 16)
 
 
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
-async def test_an_ordinary_chat_takes_the_plain_path(store: SqlStore, key: str | None) -> None:
+async def test_an_ordinary_chat_takes_the_plain_path(store: Store, key: str | None) -> None:
     pair = Pair(store, has_edits=False)
     messages: list[WireMessage] = []
     for k in range(5):
@@ -317,7 +317,7 @@ async def test_an_ordinary_chat_takes_the_plain_path(store: SqlStore, key: str |
     assert pair.plain == 4  # all but the first
 
 
-async def test_two_plain_turns_at_once_are_weighed_when_they_end(store: SqlStore) -> None:
+async def test_two_plain_turns_at_once_are_weighed_when_they_end(store: Store) -> None:
     pair = Pair(store, has_edits=False)
     messages = [user("Hi"), assistant("Hello!")]
     await pair.finish(await pair.begin(messages[:1], "c1"), [assistant("Hello!")])
@@ -327,7 +327,7 @@ async def test_two_plain_turns_at_once_are_weighed_when_they_end(store: SqlStore
         await pair.finish(request, [assistant("Socks.")])
 
 
-async def test_a_growing_message_that_ends_out_of_order_is_weighed(store: SqlStore) -> None:
+async def test_a_growing_message_that_ends_out_of_order_is_weighed(store: Store) -> None:
     pair = Pair(store, has_edits=False)
     messages = [user("Hi"), assistant("Hello!")]
     await pair.finish(await pair.begin(messages[:1], None), [assistant("Hello!")])

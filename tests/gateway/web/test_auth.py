@@ -13,7 +13,7 @@ from gateway.settings import UpstreamSettings
 from gateway.web.auth import Caller, Guard
 from storage.errors import Corrupt
 from storage.records import Key
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.doubles.upstream import StrictUpstream
 from tests.server import Running, serve, settings_for
 from tests.stored import open_store
@@ -23,7 +23,7 @@ HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": 
 
 @pytest.fixture
 def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
-    async def open_here() -> SqlStore:
+    async def open_here() -> Store:
         return await open_store(tmp_path / "m.db")
 
     with serve(settings_for(upstream), open_here, admin_token="token") as running:

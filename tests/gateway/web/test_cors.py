@@ -11,7 +11,7 @@ import pytest
 
 from gateway.errors import SettingsError
 from gateway.settings_load import load_settings
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, say
 from tests.server import RawReply, Running, serve, settings_for
 from tests.stored import open_store
@@ -34,7 +34,7 @@ def upstream() -> Iterator[StrictUpstream]:
 
 @pytest.fixture
 def gateway(request: pytest.FixtureRequest, upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
-    async def open_here() -> SqlStore:
+    async def open_here() -> Store:
         return await open_store(tmp_path / "m.db")
 
     with serve(settings_for(upstream, server={"cors_origins": (request.param,)}), open_here) as running:

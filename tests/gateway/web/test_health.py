@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from gateway.web.health import Readiness
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.doubles.upstream import StrictUpstream, fail
 from tests.server import serve, settings_for
 from tests.stored import open_store
 
 
 def test_live_and_ready(upstream: StrictUpstream, tmp_path: Path) -> None:
-    async def open_here() -> SqlStore:
+    async def open_here() -> Store:
         return await open_store(tmp_path / "m.db")
 
     with serve(settings_for(upstream), open_here) as gateway:

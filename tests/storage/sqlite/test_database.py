@@ -11,7 +11,7 @@ import pytest
 
 from storage.database import Connection, Database
 from storage.errors import Full
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sqlite.database import drive
 
 NOTE = "INSERT INTO marks (agent, kind, hash, exchange) VALUES (1, 'head', ?, 1)"
@@ -19,7 +19,7 @@ NOTED = "SELECT hash FROM marks ORDER BY hash"
 
 
 @pytest.fixture
-def doors(store: SqlStore) -> Database:
+def doors(store: Store) -> Database:
     return store.database
 
 

@@ -20,7 +20,7 @@ from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, StatementFai
 from storage.records import Agent, Passage, Scope
 from storage.sql.agents import create_agent
 from storage.sql.passages import insert_passage
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
 from storage.sqlite.reader import Reader, ThreadReader
@@ -64,12 +64,12 @@ def write(agent: Agent, text: str = "something") -> Operation[Passage]:
     return lambda connection: insert_passage(connection, agent.id, text, at=1.0)
 
 
-async def make_agent(store: SqlStore) -> Agent:
+async def make_agent(store: Store) -> Agent:
     draft = store.agents.draft(Scope("default", "default", "user:alice"))
     return await store.database.write(lambda connection: create_agent(connection, draft))
 
 
-async def assert_refuses(store: SqlStore, agent: Agent, error: type[Unavailable]) -> None:
+async def assert_refuses(store: Store, agent: Agent, error: type[Unavailable]) -> None:
     """Writes fail with the named error, at once, and health says so."""
     assert not await store.database.writer.probe()
     with pytest.raises(error):
@@ -83,7 +83,7 @@ async def assert_refuses(store: SqlStore, agent: Agent, error: type[Unavailable]
     assert await store.drain(5)
 
 
-async def assert_recovers(store: SqlStore, agent: Agent) -> None:
+async def assert_recovers(store: Store, agent: Agent) -> None:
     assert await store.database.writer.probe()
     assert store.health.ok
     passage = await store.database.write(write(agent, "after"))
@@ -106,7 +106,7 @@ async def test_disk_full(open_store: Any) -> None:
     await assert_recovers(store, agent)
 
 
-async def stall(store: SqlStore) -> threading.Event:
+async def stall(store: Store) -> threading.Event:
     """Keeps the writer busy, so that what follows gathers in one batch; until the event is set."""
     gate, entered = threading.Event(), threading.Event()
     store.database.writer.submit(lambda _: (entered.set(), gate.wait()))

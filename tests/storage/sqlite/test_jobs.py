@@ -10,11 +10,11 @@ import pytest
 
 from storage.database import Connection
 from storage.errors import Full
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sqlite.database import drive
 
 
-async def test_a_caller_that_goes_away_hides_no_job(store: SqlStore) -> None:
+async def test_a_caller_that_goes_away_hides_no_job(store: Store) -> None:
     jobs = store.jobs
     counts: list[int] = []
     jobs.watch(lambda: counts.append(len(drive(jobs.list()))))
@@ -31,7 +31,7 @@ async def test_a_caller_that_goes_away_hides_no_job(store: SqlStore) -> None:
     assert counts == [1]
 
 
-async def test_a_full_disk_is_named(store: SqlStore) -> None:
+async def test_a_full_disk_is_named(store: Store) -> None:
     jobs = store.jobs
     await jobs.enqueue("learn", 0, "k")
     job = await jobs.claim(("learn",), lease_s=60.0, tries=3)

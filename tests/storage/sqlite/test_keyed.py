@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.sql.keys import was_keyed
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from tests.stored import open_store
 
 
@@ -20,7 +20,7 @@ def remove(path: Path, suffixes: set[str]) -> None:
         each.unlink()
 
 
-async def test_that_there_are_keys_can_be_told_without_the_file(store: SqlStore, path: Path) -> None:
+async def test_that_there_are_keys_can_be_told_without_the_file(store: Store, path: Path) -> None:
     assert not await store.keys.has_any()
     assert not was_keyed(path)
     key, _ = await store.keys.create("shop", "laptop")
@@ -31,7 +31,7 @@ async def test_that_there_are_keys_can_be_told_without_the_file(store: SqlStore,
 
 
 async def test_keys_made_before_there_was_a_sign_leave_one_at_the_next_start(
-    store: SqlStore, path: Path
+    store: Store, path: Path
 ) -> None:
     await store.keys.create("shop", "laptop")
     await store.close()
@@ -42,7 +42,7 @@ async def test_keys_made_before_there_was_a_sign_leave_one_at_the_next_start(
     assert was_keyed(path)
 
 
-async def test_a_new_file_in_the_place_of_one_with_keys_has_none(store: SqlStore, path: Path) -> None:
+async def test_a_new_file_in_the_place_of_one_with_keys_has_none(store: Store, path: Path) -> None:
     await store.keys.create("shop", "laptop")
     await store.close()
     remove(path, {".db", ".db-wal", ".db-shm", ".lock"})

@@ -12,7 +12,7 @@ import pytest
 from storage.database import Connection
 from storage.records import Agent, Evicted, Exchange, State
 from storage.sql import exchanges
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sqlite.padding import pad_bytes, room_for, size_of
 
 PAGE = 4096
@@ -72,9 +72,7 @@ def cells(path: Path) -> Iterator[tuple[int, int, int]]:
             yield number, varint(page, at)[0], length
 
 
-async def test_rows_stay_where_they_are_whatever_they_become(
-    store: SqlStore, agent: Agent, path: Path
-) -> None:
+async def test_rows_stay_where_they_are_whatever_they_become(store: Store, agent: Agent, path: Path) -> None:
     chance = random.Random(7)
     count = 300
 
@@ -106,9 +104,7 @@ async def test_rows_stay_where_they_are_whatever_they_become(
         assert now == before
 
 
-async def test_a_short_row_is_exactly_as_long_after_as_before(
-    store: SqlStore, agent: Agent, path: Path
-) -> None:
+async def test_a_short_row_is_exactly_as_long_after_as_before(store: Store, agent: Agent, path: Path) -> None:
     chance = random.Random(3)
     made = [replace(exchange(chance, i), input=b"x" * (500 + 40 * i), said=None, notes={}) for i in range(50)]
 
@@ -142,7 +138,7 @@ def test_a_short_row_is_padded_to_its_room(size: int) -> None:
         assert room - 1 <= size - 1 + size_of([pad]) <= room or size_of([pad]) in (58, 59)
 
 
-async def test_python_and_sql_agree(store: SqlStore, agent: Agent) -> None:
+async def test_python_and_sql_agree(store: Store, agent: Agent) -> None:
     chance = random.Random(5)
 
     async def write(connection: Connection) -> list[tuple[int, int]]:

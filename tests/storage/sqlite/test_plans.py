@@ -9,7 +9,7 @@ import pytest
 
 from storage.sql.exchanges import SQL
 from storage.sql.statements import load
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 
 
 async def test_text_is_read_by_index(store: Any) -> None:
@@ -43,7 +43,7 @@ async def test_exchanges_are_found_by(store: Any, where: str, index: str) -> Non
     assert f"USING INDEX {index} " in plan[0][3]
 
 
-async def test_who_is_next_is_found_without_looking_at_all_who_wait(store: SqlStore) -> None:
+async def test_who_is_next_is_found_without_looking_at_all_who_wait(store: Store) -> None:
     """The loop's own thread asks, whenever something was enqueued."""
     queries = load("jobs.sql")
 
@@ -65,7 +65,7 @@ async def test_who_is_next_is_found_without_looking_at_all_who_wait(store: SqlSt
 
 
 async def test_a_conversation_is_looked_up_by_itself_and_not_through_all_its_agent_ever_said(
-    store: SqlStore,
+    store: Store,
 ) -> None:
     def plans(connection: sqlite3.Connection) -> list[str]:
         queries = {SQL["pool_conversation"]: 5, SQL["unmerged"]: 2}  # statement: how many values it takes

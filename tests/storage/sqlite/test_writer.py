@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage.errors import Broken, Busy, Closed, NotFound, StatementFailed, TooSlow, WriteConflict
-from storage.sql.store import SqlStore
+from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile, Driver, open_writer
 from storage.sqlite.writer import Writer, WriterLimits
 from tests.doubles.statements import counting
@@ -325,7 +325,7 @@ async def test_the_log_is_written_back_when_idle(make: Any) -> None:
     assert bench.log_size() == 0
 
 
-async def test_reads_have_a_deadline(store: SqlStore) -> None:
+async def test_reads_have_a_deadline(store: Store) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
     def read(connection: sqlite3.Connection) -> Any:
@@ -351,7 +351,7 @@ async def test_how_it_is_written_to_disk(open_store: OpenStore, asked: dict[str,
     assert await store.database.writer.submit(read) == [level, "wal", 1, 0]
 
 
-async def test_readers_cannot_write(store: SqlStore) -> None:
+async def test_readers_cannot_write(store: Store) -> None:
     def write(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM agents")
 
