@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Final
 
 import orjson
@@ -27,8 +27,7 @@ from adapters.claude.request import SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.openai import OpenAICompatible
-from adapters.transport import HttpTransport, Timeouts
-from adapters.types import Capabilities, Event, Header, Json, ModelRequest, announces_events
+from adapters.types import Event, Header, Json, ModelRequest, announces_events
 
 DEFAULT_VERSION: Final = "2026-10-21"  # as Anthropic's own SDKs send it since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last one that takes temperature, top_p and top_k
@@ -40,40 +39,15 @@ _BEARER: Final = "bearer "
 _OPENAI_ONLY: Final = ("openai-organization", "openai-project", "openai-beta")
 
 
-class Anthropic:
-    """One upstream. base_url: with the version, `https://api.anthropic.com/v1`; a bare host gets it.
+class Anthropic(OpenAICompatible):
+    """One upstream. Its address and key take Anthropic's form, and bodies are translated."""
 
-    The other arguments are those of `OpenAICompatible`.
-    """
+    default_path = "/v1"
 
-    def __init__(
-        self,
-        name: str,
-        base_url: str,
-        *,
-        key: str | None = None,
-        headers: tuple[Header, ...] = (),
-        capabilities: Capabilities | None = None,
-        transport: HttpTransport | None = None,
-        timeouts: Timeouts | None = None,
-    ) -> None:
-        if URL(base_url).path in ("", "/"):
-            base_url = base_url.rstrip("/") + "/v1"
-        self._key = key
-        self._http = OpenAICompatible(
-            name,
-            base_url,
-            headers=(*(() if key is None else (_credential(key),)), *headers),
-            transport=transport,
-            timeouts=timeouts,
-        )
-        self.name = name
-        self.base_url = self._http.base_url
-        self.capabilities = capabilities or Capabilities()
-        self._limits: dict[str, int] = {}  # model -> max_tokens, from the upstream's list of models
-
-    def __repr__(self) -> str:
-        return f"Anthropic({self.name!r}, {self.base_url!r})"  # never the key
+    @cached_property
+    def _limits(self) -> dict[str, int]:
+        """The limits of completions, from the upstream's list of models: model -> max_tokens."""
+        return {}
 
     async def send(self, request: ModelRequest) -> ModelReply:
         """Sends a request, translated where OpenAI's dialect asks. Raises: ProviderUnreachable, ProviderTimeout."""
@@ -95,8 +69,8 @@ class Anthropic:
         path = path.partition("?")[0]
         return path in ("/chat/completions", "/models") or path.startswith(("/models/", "/messages"))
 
-    async def aclose(self) -> None:
-        await self._http.aclose()
+    def _key_header(self, key: str) -> Header:
+        return ("authorization", f"Bearer {key}") if key.startswith(_OAUTH) else ("x-api-key", key)
 
     async def _chat(self, request: ModelRequest) -> ModelReply:
         try:
@@ -138,7 +112,7 @@ class Anthropic:
                 headers.append(("x-api-key", token))
             else:
                 credential = request.credential
-        return await self._http.send(
+        return await super().send(
             replace(request, body=body, headers=tuple(headers), credential=credential, path=path)
         )
 
@@ -223,10 +197,6 @@ class _StreamedReply:
 def _refuse(status: int, body: Json) -> BufferedReply:
     """Returns an answer of our own, where nothing can be sent."""
     return BufferedReply(status, (("content-type", "application/json"),), orjson.dumps(body))
-
-
-def _credential(key: str) -> Header:
-    return ("authorization", f"Bearer {key}") if key.startswith(_OAUTH) else ("x-api-key", key)
 
 
 def _token(credential: str) -> str:

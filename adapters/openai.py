@@ -22,13 +22,15 @@ _MAX_URLS: Final = 256
 
 
 class OpenAICompatible:
-    """One upstream.
+    """One upstream. default_path: the path of an address that has none.
 
     base_url: with the version, without a slash at its end: `https://api.openai.com/v1`.
     key: sent as a bearer token; None: the caller's own `Authorization` value is passed on.
     headers: sent with every request, before and instead of the caller's of the same name.
     transport: a shared one is closed by its owner; without one the provider makes its own and closes it.
     """
+
+    default_path = ""
 
     def __init__(
         self,
@@ -49,23 +51,25 @@ class OpenAICompatible:
         if url.user is not None or url.query_string:
             raise ValueError(f"{name}: an upstream's address has neither a user nor a query")
         self.name = name
-        self.base_url = base_url.rstrip("/")
+        self.base_url = base_url.rstrip("/") + (self.default_path if url.path in ("", "/") else "")
         self.capabilities = capabilities or Capabilities()
         self._key = key
         self._timeouts = timeouts
         self._owns_transport = transport is None
         self._transport = transport or HttpTransport()
         self._urls: dict[str, URL] = {}
-        fixed = [("Content-Type", "application/json"), ("Accept-Encoding", "identity")]
         if key is not None:
-            fixed.append(("Authorization", f"Bearer {key}"))
-        self._fixed = CIMultiDict(fixed)
+            headers = (self._key_header(key), *headers)
+        self._fixed = CIMultiDict([("Content-Type", "application/json"), ("Accept-Encoding", "identity")])
         for extra_name, value in headers:
             self._fixed[extra_name] = value
         self._taken = _OURS | {extra_name.lower() for extra_name, _ in headers}
 
     def __repr__(self) -> str:
-        return f"OpenAICompatible({self.name!r}, {self.base_url!r})"  # never the key
+        return f"{type(self).__name__}({self.name!r}, {self.base_url!r})"  # never the key
+
+    def _key_header(self, key: str) -> Header:
+        return "Authorization", f"Bearer {key}"
 
     async def send(self, request: ModelRequest) -> ModelReply:
         """Sends a request with this upstream's own headers. Raises: ProviderUnreachable, ProviderTimeout."""

@@ -24,7 +24,7 @@ def make_provider(
     known: Mapping[str, Any] | None = None,
     transport: HttpTransport | None = None,
     timeouts: Timeouts | None = None,
-) -> OpenAICompatible | Anthropic:
+) -> OpenAICompatible:
     """Returns a provider made from a row, each of whose values can be replaced.
 
     kind: a row's name, or any name if `base_url` is given. The row's capabilities count at the row's address only,

@@ -9,7 +9,6 @@ import pytest
 from yarl import URL
 
 from adapters.anthropic import Anthropic
-from adapters.openai import OpenAICompatible
 from adapters.providers import PROVIDERS, ProviderSpec
 from adapters.registry import make_provider
 from adapters.types import Capabilities
@@ -79,6 +78,6 @@ def test_the_settings_kind_decides_what_is_spoken() -> None:
         )
     )
     assert isinstance(providers["claude"], Anthropic)
-    assert isinstance(providers["anthropic"], OpenAICompatible)
+    assert not isinstance(providers["anthropic"], Anthropic)
     assert providers["quick"].capabilities == PROVIDERS["groq"].capabilities
     assert providers["mistral"].capabilities == PROVIDERS["mistral"].capabilities != Capabilities()
