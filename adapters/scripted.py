@@ -18,8 +18,8 @@ from typing import Any
 import orjson
 
 from adapters.base import ModelReply, read_whole
-from adapters.errors import ProviderError, UnfinishedEvent
-from adapters.sse import EventDecoder, read_end
+from adapters.errors import ProviderError
+from adapters.sse import EventDecoder
 from adapters.types import BYTES_PER_TOKEN, Capabilities, Event, Header, ModelRequest
 
 _TOKEN = re.compile(r"\s*\S+|\s+")
@@ -187,11 +187,7 @@ class ScriptedReply:
         async for piece in self.chunks():
             if events := decoder.feed(piece):
                 yield events
-        try:
-            events = decoder.finish()
-        except UnfinishedEvent as error:
-            events = read_end(error)
-        if events:
+        if events := decoder.finish():
             yield events
 
     async def peek(self) -> Event | None:

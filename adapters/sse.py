@@ -66,6 +66,7 @@ class EventDecoder:
     def finish(self) -> list[Event]:
         """Returns what the end of the stream completes: an event whose last blank line waited, or stray blank lines.
 
+        An upstream that forgets the blank line after its `[DONE]` has ended its stream.
         Raises: UnfinishedEvent: the stream ended inside an event.
         """
         rest = bytes(self._buffer)
@@ -76,6 +77,9 @@ class EventDecoder:
         blank = _BLANK.search(rest)
         if (blank is not None and blank.end() == len(rest)) or not rest.strip(b"\r\n"):
             return [self._event(rest)]
+        event = _parse(rest, rest)
+        if event.data is not None and event.data.strip() == b"[DONE]":
+            return [Event(rest, b"[DONE]", event.name)]
         raise UnfinishedEvent(rest)
 
     def _cut(self) -> list[bytes]:
@@ -112,14 +116,6 @@ class EventDecoder:
         if not self._has_cr and raw.startswith(_PLAIN) and raw.find(b"\n") == len(raw) - 2:
             return Event(raw, raw[len(_PLAIN) : -2])
         return _parse(raw, raw)
-
-
-def read_end(unfinished: UnfinishedEvent) -> list[Event]:
-    """Returns the last event of a stream that ends without a blank line, if it is `[DONE]`. Raises: `unfinished`."""
-    event = _parse(unfinished.rest, unfinished.rest)
-    if event.data is None or event.data.strip() != b"[DONE]":
-        raise unfinished
-    return [Event(event.raw, b"[DONE]", event.name)]
 
 
 def _parse(raw: bytes, text: bytes) -> Event:

@@ -36,9 +36,8 @@ from adapters.errors import (
     ProviderTimeout,
     ProviderTooLarge,
     ProviderUnreachable,
-    UnfinishedEvent,
 )
-from adapters.sse import MAX_EVENT_BYTES, EventDecoder, read_end
+from adapters.sse import MAX_EVENT_BYTES, EventDecoder
 from adapters.types import Event, Header
 
 
@@ -211,18 +210,13 @@ class HttpReply:
     async def events(self) -> AsyncIterator[list[Event]]:
         """Yields the body as server-sent events, all that one read completed at a time.
 
-        An upstream that forgets the blank line after its `[DONE]` has ended its stream: that is no error.
         Raises: ProviderBroke (UnfinishedEvent among them), ProviderTimeout, ProviderTooLarge.
         """
         decoder = EventDecoder(self._max_event_bytes)
         while data := await self._next():
             if events := decoder.feed(data):
                 yield events
-        try:
-            events = decoder.finish()
-        except UnfinishedEvent as error:
-            events = read_end(error)
-        if events:
+        if events := decoder.finish():
             yield events
 
     async def peek(self) -> Event | None:
