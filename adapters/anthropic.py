@@ -55,10 +55,10 @@ class Anthropic(OpenAICompatible):
             return await self._chat(request)
         if request.path == "/models" and request.method == "GET":
             reply = await self._call(request, _MODELS, b"", DEFAULT_VERSION)
-            return _TranslatedReply(reply, self._read_models if reply.status == 200 else translate_body)
+            return _TranslatedReply(reply, self._models, f"{self.name} answered no list of models")
         if request.path.startswith("/models/") and request.method == "GET":
             reply = await self._call(request, request.path, b"", DEFAULT_VERSION)
-            return _TranslatedReply(reply, _read_model if reply.status == 200 else translate_body)
+            return _TranslatedReply(reply, _model, "the upstream answered no model")
         if self.has_endpoint(request.path):
             return await self._call(request, request.path, request.body, DEFAULT_VERSION)
         why = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
@@ -87,16 +87,15 @@ class Anthropic(OpenAICompatible):
         # The newest version refuses temperature and the like, the one before takes them.
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
         reply = await self._call(request, "/messages", orjson.dumps(wire), version)
-        if reply.status != 200:
-            return _TranslatedReply(reply, translate_body)
         created, first_index = int(time.time()), next_index(body.get("messages"))
-        if announces_events(reply.headers):
+        if reply.status == 200 and announces_events(reply.headers):
             options = body.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
             return _StreamedReply(
                 reply, StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
             )
-        return _TranslatedReply(reply, partial(_completion, created=created, first_index=first_index))
+        translate = partial(_completion, created=created, first_index=first_index)
+        return _TranslatedReply(reply, translate, "the upstream's answer is no message")
 
     async def _call(self, request: ModelRequest, path: str, body: bytes, version: str) -> ModelReply:
         headers = [each for each in request.headers if each[0].lower() not in _OPENAI_ONLY]
@@ -116,31 +115,35 @@ class Anthropic(OpenAICompatible):
             replace(request, body=body, headers=tuple(headers), credential=credential, path=path)
         )
 
-    def _read_models(self, body: bytes) -> bytes:
-        try:
-            entries = [entry for entry in orjson.loads(body)["data"] if isinstance(entry, dict)]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ProviderBroke(
-                f"{self.name} answered no list of models: {body[:200]!r}", provider=self.name
-            ) from error
+    def _models(self, body: Json) -> Json:
+        entries = [entry for entry in body["data"] if isinstance(entry, dict)]
         # The limits fill in for requests without `max_tokens`, which the Messages API demands.
         for entry in entries:
             if isinstance(entry.get("max_tokens"), int) and isinstance(entry.get("id"), str):
                 self._limits[entry["id"]] = entry["max_tokens"]
-        return orjson.dumps({"object": "list", "data": [_model(entry) for entry in entries]})
+        return {"object": "list", "data": [_model(entry) for entry in entries]}
 
 
 class _TranslatedReply(WholeReply):
-    """A body that is translated when it is whole: an answer, an error, a list."""
+    """A body that is translated when it is whole: an answer, an error, a list.
 
-    def __init__(self, reply: ModelReply, translate: Callable[[bytes], bytes]) -> None:
+    translate: for the body of a 200. complaint: begins the error about one that is something else.
+    """
+
+    def __init__(self, reply: ModelReply, translate: Callable[[Json], Json], complaint: str) -> None:
         super().__init__(reply.status, _with_request_id(reply.headers))
         self._reply = reply
         self._translate = translate
+        self._complaint = complaint
 
     async def read(self, limit_bytes: int) -> bytes:
         body = await self._reply.read(limit_bytes)
-        return self._translate(body) if body else body
+        if not body or self.status != 200:
+            return translate_body(body)
+        try:
+            return orjson.dumps(self._translate(orjson.loads(body)))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ProviderBroke(f"{self._complaint}: {body[:200]!r}") from error
 
     async def aclose(self) -> None:
         await self._reply.aclose()
@@ -213,21 +216,10 @@ def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
     return headers
 
 
-def _completion(body: bytes, created: int, first_index: int) -> bytes:
-    try:
-        message = orjson.loads(body)
-        if message["type"] != "message":
-            raise KeyError("type")
-        return orjson.dumps(completion(message, created, first_index))
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ProviderBroke(f"the upstream's answer is no message: {body[:200]!r}") from error
-
-
-def _read_model(body: bytes) -> bytes:
-    try:
-        return orjson.dumps(_model({**orjson.loads(body)}))
-    except (orjson.JSONDecodeError, TypeError) as error:
-        raise ProviderBroke(f"the upstream answered no model: {body[:200]!r}") from error
+def _completion(message: Json, created: int, first_index: int) -> Json:
+    if message["type"] != "message":
+        raise KeyError("type")
+    return completion(message, created, first_index)
 
 
 def _model(entry: Json) -> Json:
