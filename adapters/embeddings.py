@@ -44,7 +44,6 @@ class ApiEmbedder:
             raise ProviderRefused(
                 f"{self.name} answered {reply.status}",
                 status=reply.status,
-                provider=self._provider.name,
                 retry_after_s=read_retry_after(reply.headers, time.time()),
             )
         try:
@@ -54,8 +53,7 @@ class ApiEmbedder:
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             # The answer is not quoted: it may repeat the texts.
             raise ProviderBroke(
-                f"{self.name} answered with something that is not a vector for each text",
-                provider=self._provider.name,
+                f"{self.name} answered with something that is not a vector for each text"
             ) from error
 
     async def aclose(self) -> None:

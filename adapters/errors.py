@@ -17,25 +17,24 @@ Phase = Literal["connect", "first byte", "between chunks", "total"]
 
 
 class ProviderError(Exception):
-    """The root. message: what was wrong and what was seen. provider: its name in the settings, where known."""
+    """The root. message: what was wrong and what was seen."""
 
-    def __init__(self, message: str, *, provider: str | None = None) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
-        self.provider = provider
 
 
 class ProviderUnreachable(ProviderError):
     """Nothing came back. sent: the request may have been seen; False where there was no connection."""
 
-    def __init__(self, message: str, *, sent: bool = True, provider: str | None = None) -> None:
-        super().__init__(message, provider=provider)
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
         self.sent = sent
 
 
 class ProviderTimeout(ProviderError):
-    def __init__(self, message: str, *, phase: Phase, provider: str | None = None) -> None:
-        super().__init__(message, provider=provider)
+    def __init__(self, message: str, *, phase: Phase) -> None:
+        super().__init__(message)
         self.phase: Phase = phase
 
 
@@ -58,9 +57,7 @@ class ProviderTooLarge(ProviderError):
 class ProviderRefused(ProviderError):
     """An error status where only an answer will do. retry_after_s: when to ask again, where the reply named it."""
 
-    def __init__(
-        self, message: str, *, status: int, provider: str | None = None, retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(message, provider=provider)
+    def __init__(self, message: str, *, status: int, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s

@@ -13,7 +13,6 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.call_index import IndexedReply
-from adapters.errors import ProviderError
 from adapters.transport import HttpTransport, Timeouts, Upload, end_to_end, request_headers
 from adapters.types import Capabilities, Header, ModelRequest, announces_events
 
@@ -87,13 +86,9 @@ class OpenAICompatible:
         body: bytes | Upload | None = request.body if request.body or request.method != "GET" else None
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)
-        try:
-            reply = await self._transport.send(
-                request.method, self._url(request.path), headers, body, timeouts=self._timeouts
-            )
-        except ProviderError as error:
-            error.provider = self.name
-            raise
+        reply = await self._transport.send(
+            request.method, self._url(request.path), headers, body, timeouts=self._timeouts
+        )
         if self.capabilities.omits_call_index and announces_events(reply.headers):
             return IndexedReply(reply)
         return reply

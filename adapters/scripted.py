@@ -123,7 +123,6 @@ class ScriptedProvider:
             return self._render({}, ScriptedFailure(400, "We could not parse the JSON body of your request."))
         scripted = self._replies.popleft() if self._replies else self._make(body)
         if isinstance(scripted, ProviderError):
-            scripted.provider = self.name
             raise scripted
         return self._render(body, scripted)
 

@@ -418,7 +418,7 @@ async def test_who_cannot_be_reached_is_named(family: Family) -> None:
     provider = family.provider("gone", "http://127.0.0.1:1/v1")
     with pytest.raises(ProviderUnreachable) as caught:
         await provider.send(request(family))
-    assert caught.value.provider == "gone"
+    assert "127.0.0.1" in str(caught.value)
     await provider.aclose()
 
 

@@ -123,14 +123,6 @@ async def test_a_header_that_would_end_its_line_is_not_sent(
     assert upstream.seen == []
 
 
-async def test_an_error_names_the_provider() -> None:
-    provider = OpenAICompatible("gone", "http://127.0.0.1:1/v1")
-    with pytest.raises(ProviderUnreachable) as caught:
-        await provider.send(request())
-    assert caught.value.provider == "gone"
-    await provider.aclose()
-
-
 @pytest.mark.parametrize(
     "address", ["", "api.openai.com", "ftp://x/v1", "http://", "http://u:p@x/v1", "http://x/?a=1"]
 )
