@@ -18,31 +18,10 @@ from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError
 from adapters.types import Event, Header, ModelRequest
 from gateway.core.request.identity import Mode
+from gateway.core.turn import commands, events
 from gateway.core.turn.client import MakesView
-from gateway.core.turn.commands import (
-    CallModel,
-    CloseUpstream,
-    Command,
-    End,
-    Finish,
-    Refuse,
-    RunTool,
-    Save,
-    SendBody,
-    SendHead,
-    TurnOutcome,
-)
-from gateway.core.turn.events import (
-    ClientLeft,
-    Received,
-    ReceivedWhole,
-    ReplyEnded,
-    ReplyFailed,
-    ReplyStarted,
-    Saved,
-    ToolFinished,
-    TurnEvent,
-)
+from gateway.core.turn.commands import Command, End, TurnOutcome
+from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import is_event_stream
@@ -111,8 +90,12 @@ class TurnRun:
     _turn: Turn | None = None
     _reply: ModelReply | None = None
     _endpoint: Endpoint | None = None  # the one that the prompt is for
-    _next: CallModel | None = field(default_factory=lambda: CallModel((), None))  # the round that follows
-    _asked: CallModel = field(default_factory=lambda: CallModel((), None))  # the round that is under way
+    _next: commands.CallModel | None = field(
+        default_factory=lambda: commands.CallModel((), None)
+    )  # the round that follows
+    _asked: commands.CallModel = field(
+        default_factory=lambda: commands.CallModel((), None)
+    )  # the round that is under way
     _whole: list[bytes] | None = None
     _head: tuple[int, list[Header]] = (200, [])
     _refusal: GatewayError | None = None
@@ -203,26 +186,26 @@ class TurnRun:
                 reply = await sending
             self._reply = reply
             headers = tuple(handed_on(reply.headers))
-            await self._feed(ReplyStarted(reply.status, headers))
+            await self._feed(events.ReplyStarted(reply.status, headers))
             if is_event_stream(reply.status, headers):
                 beats = with_beats(reply.events(), beat_s) if beat_s else None
-                async for events in beats or reply.events():
-                    if events is BEAT:
+                async for batch in beats or reply.events():
+                    if batch is BEAT:
                         await self._beat()
                         continue
-                    await self._feed(Received(events))
+                    await self._feed(events.Received(batch))
                     if self._finished or self._next is not None:
                         break
                 else:
-                    await self._feed(ReplyEnded())
+                    await self._feed(events.ReplyEnded())
             else:
                 whole = await reply.read(MAX_REPLY_BYTES)
-                await self._feed(ReceivedWhole(whole))
+                await self._feed(events.ReceivedWhole(whole))
         except ProviderError as error:
             failure = translate(error)
             if self.sink.started and self.attempts.is_answered:
                 self.attempts.broke(failure)  # (what is raised is counted by who catches it)
-            await self._feed(ReplyFailed(failure))
+            await self._feed(events.ReplyFailed(failure))
         finally:
             if beats is not None:
                 await beats.aclose()
@@ -239,51 +222,51 @@ class TurnRun:
 
     async def _feed(self, fact: TurnEvent) -> None:
         assert self._turn is not None
-        commands = self._turn.feed(fact)
-        while commands:
+        due = self._turn.feed(fact)
+        while due:
             later: list[Command] = []
-            calls = [command for command in commands if isinstance(command, RunTool)]
-            for command in commands:
-                if not isinstance(command, RunTool):
+            calls = [command for command in due if isinstance(command, commands.RunTool)]
+            for command in due:
+                if not isinstance(command, commands.RunTool):
                     later += await self._perform(command)
             if calls:
                 later += await self._run_tools(calls)
-            commands = later
+            due = later
 
-    async def _run_tools(self, calls: Sequence[RunTool]) -> list[Command]:
+    async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
         """Runs the calls of a round; the machine gets their results in the order of the calls."""
         assert self._turn is not None
         assert self.kept is not None
         wanted = [ToolCall(call.call_id, call.name, call.arguments) for call in calls]
         results = await run_tools(self.kept.toolbox, wanted)
-        commands: list[Command] = []
+        due: list[Command] = []
         for call, result in zip(wanted, results, strict=True):
-            commands += self._turn.feed(ToolFinished(call.id, result))
-        return commands
+            due += self._turn.feed(events.ToolFinished(call.id, result))
+        return due
 
     async def _perform(self, command: Command) -> list[Command]:
         """Performs a command. Returns what the machine commands next, if the command has a result."""
         assert self._turn is not None
         match command:
-            case SendBody(data):
+            case commands.SendBody(data):
                 if self._whole is not None:
                     self._whole.append(data)
                 else:
                     await self.sink.write(data)
-            case SendHead(status, headers):
+            case commands.SendHead(status, headers):
                 self._start(status, headers)
-            case CallModel():
+            case commands.CallModel():
                 self._next = command
-            case Save(outcome):
+            case commands.Save(outcome):
                 self._compare(outcome)
-                return self._turn.feed(Saved(await self._save(outcome)))
-            case Finish():
+                return self._turn.feed(events.Saved(await self._save(outcome)))
+            case commands.Finish():
                 await self._finish()
-            case Refuse(error):
+            case commands.Refuse(error):
                 self._refusal = error
-            case CloseUpstream():
+            case commands.CloseUpstream():
                 await self._close()
-            case RunTool():
+            case commands.RunTool():
                 raise AssertionError("the calls of a round are run together")
         return []
 
@@ -315,12 +298,12 @@ class TurnRun:
     async def _left(self) -> None:
         """Ends a turn whose client is gone, or that is being stopped: nothing more is sent or waited for."""
         assert self._turn is not None
-        for command in self._turn.feed(ClientLeft()):
+        for command in self._turn.feed(events.ClientLeft()):
             match command:
-                case Save(outcome) if self.kept is not None and not self._is_written:
+                case commands.Save(outcome) if self.kept is not None and not self._is_written:
                     scope = self.kept.known.agent.scope
                     self.pending.add(self._write(self.kept, outcome), "a cancelled turn", left=scope)
-                case CloseUpstream():
+                case commands.CloseUpstream():
                     await self._close()
 
     async def _close(self) -> None:

@@ -30,31 +30,10 @@ import orjson
 from adapters.types import Event, Header, Json
 from gateway.core.conversation.canonical import gap
 from gateway.core.memory.tools import read_arguments
+from gateway.core.turn import commands, events
 from gateway.core.turn.client import ClientView, ReplyEvent
-from gateway.core.turn.commands import (
-    CallModel,
-    CloseUpstream,
-    Command,
-    End,
-    Finish,
-    Refuse,
-    RunTool,
-    Save,
-    SendBody,
-    SendHead,
-    TurnOutcome,
-)
-from gateway.core.turn.events import (
-    ClientLeft,
-    Received,
-    ReceivedWhole,
-    ReplyEnded,
-    ReplyFailed,
-    ReplyStarted,
-    Saved,
-    ToolFinished,
-    TurnEvent,
-)
+from gateway.core.turn.commands import Command, End, TurnOutcome
+from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.ledger import Ledger
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import (
@@ -137,40 +116,40 @@ class Turn:
         """Returns what is to be done about an event, in order. An event that comes too late commands nothing."""
         state = self._state
         match event:
-            case Received() if state is _State.READING:
+            case events.Received() if state is _State.READING:
                 return self._received(event.events)
-            case ReplyStarted() if state is _State.WAITING:
+            case events.ReplyStarted() if state is _State.WAITING:
                 return self._started(event)
-            case ReceivedWhole() if state is _State.READING:
+            case events.ReceivedWhole() if state is _State.READING:
                 return self._received_whole(event.body)
-            case ReplyEnded() if state is _State.READING:
+            case events.ReplyEnded() if state is _State.READING:
                 return self._reply_ended()
-            case ReplyFailed() if state in (_State.WAITING, _State.READING):
+            case events.ReplyFailed() if state in (_State.WAITING, _State.READING):
                 return self._reply_failed(event.error)
-            case ToolFinished() if state is _State.TOOLS:
+            case events.ToolFinished() if state is _State.TOOLS:
                 return self._tool_finished(event)
-            case Saved() if state is _State.SAVING:
+            case events.Saved() if state is _State.SAVING:
                 return self._release(event.durable)
-            case ClientLeft() if state is not _State.DONE:
+            case events.ClientLeft() if state is not _State.DONE:
                 return self._client_left()
         return []
 
     # A reply comes in
 
-    def _started(self, reply: ReplyStarted) -> list[Command]:
+    def _started(self, reply: events.ReplyStarted) -> list[Command]:
         self._state = _State.READING
         self._status, self._headers = reply.status, reply.headers
         self._rounds += 1
         return []
 
-    def _received(self, events: list[Event]) -> list[Command]:
+    def _received(self, read: list[Event]) -> list[Command]:
         if not _is_success(self._status):
-            self._refusal.extend(event.raw for event in events)
+            self._refusal.extend(event.raw for event in read)
             return []
         if self._form is not _ReplyForm.EVENTS:
             self._begin_events()
         after: list[Command] = []
-        for event in events:
+        for event in read:
             after = self._take(event)
             if self._state is not _State.READING:
                 break
@@ -207,7 +186,7 @@ class Turn:
                 own = chunk.get("error")
                 is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
                 self._view.upstream_error(error, event.raw if is_shaped else None)
-                return [*self._flush(), CloseUpstream(), *self._stop(End.FAILED)]
+                return [*self._flush(), commands.CloseUpstream(), *self._stop(End.FAILED)]
         self._take_chunk(chunk, event.raw, event.name)
         return []
 
@@ -311,21 +290,25 @@ class Turn:
             self._view.upstream_error(error_of(self._status, body), None)
             return [*self._flush(), *self._stop(End.FAILED)]
         data = self._view.refused(self._status, body)
-        return [SendHead(self._status, self._headers), SendBody(data), *self._stop(End.FAILED)]
+        return [
+            commands.SendHead(self._status, self._headers),
+            commands.SendBody(data),
+            *self._stop(End.FAILED),
+        ]
 
     def _reply_failed(self, error: GatewayError) -> list[Command]:
         if self._form is _ReplyForm.EVENTS and self._choices_done >= self.spec.choices:
             return self._round_over()  # all was said; what broke is its wrapping
         if self._head_sent:
             self._view.fail(error)
-            return [*self._flush(), CloseUpstream(), *self._stop(End.FAILED)]
-        return [Refuse(error), CloseUpstream(), *self._stop(End.FAILED)]
+            return [*self._flush(), commands.CloseUpstream(), *self._stop(End.FAILED)]
+        return [commands.Refuse(error), commands.CloseUpstream(), *self._stop(End.FAILED)]
 
     def _client_left(self) -> list[Command]:
         if self._state is _State.SAVING:  # its outcome is on its way already
             self._state = _State.DONE
-            return [CloseUpstream(), Finish()]
-        return [CloseUpstream(), *self._stop(End.CANCELLED)]
+            return [commands.CloseUpstream(), commands.Finish()]
+        return [commands.CloseUpstream(), *self._stop(End.CANCELLED)]
 
     def _stop(self, end: End) -> list[Command]:
         """Ends the turn before its reply was complete."""
@@ -333,7 +316,7 @@ class Turn:
             self._ledger = self._ledger.plus(self._draft)
         self._state = _State.DONE
         said = join_messages([*self._said, self._draft.message(self._theirs())])
-        return [Save(self._make_outcome(end, tuple(self._messages), said)), Finish()]
+        return [commands.Save(self._make_outcome(end, tuple(self._messages), said)), commands.Finish()]
 
     # A reply is complete
 
@@ -364,7 +347,7 @@ class Turn:
         """Has calls of ours run; those that cannot be run have their result at once."""
         self._state = _State.TOOLS
         self._results = {}
-        commands: list[Command] = []
+        calls: list[Command] = []
         # Some servers begin to count anew with each reply ("call_0"), but an id stands for one call of the turn.
         taken = {call.id for call in self._theirs()} | _ids(self._messages)
         for n, call in enumerate(ours):
@@ -383,15 +366,15 @@ class Turn:
                 result = LIMIT_REACHED.format(rounds=self.spec.max_rounds)
             self._results[call.id] = result
             if result is None:
-                commands.append(RunTool(call.id, call.name, arguments or {}))
+                calls.append(commands.RunTool(call.id, call.name, arguments or {}))
         if self._form is _ReplyForm.EVENTS:
             self._view.call_tools(ours)
             for call_id, result in self._results.items():
                 if result is not None:
                     self._view.tool_result(call_id, result)
-        return [*self._flush(), *(commands or self._tools_finished())]
+        return [*self._flush(), *(calls or self._tools_finished())]
 
-    def _tool_finished(self, tool: ToolFinished) -> list[Command]:
+    def _tool_finished(self, tool: events.ToolFinished) -> list[Command]:
         if tool.call_id not in self._results or self._results[tool.call_id] is not None:
             return []
         self._results[tool.call_id] = tool.content
@@ -418,7 +401,9 @@ class Turn:
         self._hidden_rounds += 1
         self._results = {}
         self._state = _State.WAITING
-        return [CallModel(tuple(self._messages), self._budget_left(self._ledger), self._tools_are_off)]
+        return [
+            commands.CallModel(tuple(self._messages), self._budget_left(self._ledger), self._tools_are_off)
+        ]
 
     def _theirs(self) -> list[ToolCall]:
         """Returns the calls of the round that the client has to answer."""
@@ -445,7 +430,7 @@ class Turn:
         said = said if len(self._said) == 1 else join_messages(self._said)
         finish = self._finish_instead or draft.finish_reason
         self._outcome = self._make_outcome(End.FINISHED, (*self._messages, *last), said, finish)
-        save = Save(self._outcome)
+        save = commands.Save(self._outcome)
         self._state = _State.SAVING
         if self.spec.hold_end:
             return [*self._flush(), save]
@@ -459,11 +444,15 @@ class Turn:
             assert self._outcome is not None
             is_unchanged = self._rounds == 1 and len(self._theirs()) == len(self._draft.calls)
             data = self._view.whole(self._body, self._outcome, is_unchanged=is_unchanged)
-            return [SendHead(self._status, self._headers), SendBody(data), Finish()]
+            return [
+                commands.SendHead(self._status, self._headers),
+                commands.SendBody(data),
+                commands.Finish(),
+            ]
         if not durable:
             self._view.not_durable()
         self._view.end(self._tail, self._finish_instead, self._done)
-        return [*self._flush(), Finish()]
+        return [*self._flush(), commands.Finish()]
 
     def _flush(self) -> list[Command]:
         """Sends what the view has ready; the head leaves with the first of it."""
@@ -473,9 +462,9 @@ class Turn:
         if not data:
             return []
         if self._head_sent:
-            return [SendBody(data)]
+            return [commands.SendBody(data)]
         self._head_sent = True
-        return [SendHead(self._status, self._headers), SendBody(data)]
+        return [commands.SendHead(self._status, self._headers), commands.SendBody(data)]
 
     def _make_outcome(
         self, end: End, full: tuple[Json, ...], said: Json, finish: str | None = None
