@@ -53,9 +53,6 @@ class ChatCall:
             body = splice.render()
         return self.send(target, body)
 
-    def fault(self) -> Exception | None:
-        return None  # the whole request was here before anybody was asked
-
     def send(self, target: Target, body: bytes) -> ModelRequest:
         """Returns the request with the credential that this target may see."""
         credential = self.credential if target.gets_credential(self.upstream) else None

@@ -112,7 +112,7 @@ class Chat:
             is_bare = kept is None and not spec.system and not _has_window(route, attempts.target)
             with attempts:
                 if is_bare and view.speaks_chat:
-                    served = await relay(attempts.send(call), sink, receipt, self._limits.beat_s)
+                    served = await relay(attempts.send(call.request_for), sink, receipt, self._limits.beat_s)
                 else:
                     run = TurnRun(
                         call, attempts, prompt, kept, view, sink, self.pending, self._metrics, self._limits

@@ -145,9 +145,9 @@ class TurnRun:
             choices=request.n,
         )
 
-    # -- what is asked (gateway.run.upstream.failover.RequestSource)
+    # -- what is asked
 
-    async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
+    async def _request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the round's request for this target, with a prompt of its own if another one was expected."""
         if target != self.prompt.target or endpoint is not self._endpoint:
             await self._aim(target, endpoint)
@@ -156,10 +156,6 @@ class TurnRun:
         asked = self._asked
         body = self.prompt.body(asked.messages, asked.budget_tokens, tools_final=asked.tools_final)
         return self.call.send(target, body)
-
-    def fault(self) -> Exception | None:
-        # The whole request was here before anybody was asked.
-        return None
 
     async def _aim(self, target: Target, endpoint: Endpoint) -> None:
         form, known = form_for(self.call.request, endpoint), None
@@ -179,7 +175,7 @@ class TurnRun:
         beats: AsyncGenerator[list[Event]] | None = None
         beat_s = self.limits.beat_s
         try:
-            sending = self.attempts.send(self)
+            sending = self.attempts.send(self._request_for)
             if beat_s and self.sink.started:
                 reply = await await_with_beats(sending, beat_s, self._beat)
             else:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Final
 
 from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
 from adapters.errors import ProviderError
@@ -68,13 +68,12 @@ class Endpoint:
 Candidate = tuple[Endpoint, Target]
 
 
-class RequestSource(Protocol):
-    """Whoever asks: it makes the request for each target that is tried."""
+# Whoever asks makes the request for each target that is tried.
+RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
 
-    async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest: ...
 
-    def fault(self) -> Exception | None:
-        """Returns why the request could not be sent to its end, if the caller is to blame; no upstream is then."""
+def no_fault() -> None:
+    """Finds no fault with a caller whose whole request was here before anybody was asked."""
 
 
 class Failover:
@@ -123,7 +122,7 @@ class Failover:
         if not route.others and len(endpoints) == 1:
             window = self.windows.of((route.upstream, route.model), route.context_window)
             target = Target(route.upstream, route.model, window)
-            return Attempts(self, [(endpoints[0], target)], sink, receipt)
+            return Attempts(self, endpoints[0], target, [], sink, receipt)
         targets = [
             each._replace(context_window=self.windows.of(each[:2], each.context_window))
             for each in route.targets
@@ -135,13 +134,13 @@ class Failover:
             if path == CHAT or endpoint.provider.has_endpoint(path)
         ]
         members = [RouteMember(f"{e.name}/{t.model}", t.rank, e.health, t.model) for e, t in candidates]
-        found = order(members, self.now(), key())
-        return Attempts(self, [candidates[i] for i in found], sink, receipt)
+        first, *rest = [candidates[i] for i in order(members, self.now(), key())]
+        return Attempts(self, *first, rest, sink, receipt)
 
     def at_first_key(self, route: Route, sink: Sink, receipt: Receipt) -> Attempts:
         """Returns attempts at the first key alone, whose account holds an upstream's files and the like."""
         target = Target(route.upstream, route.model)
-        return Attempts(self, [(self.endpoints[route.upstream][0], target)], sink, receipt)
+        return Attempts(self, self.endpoints[route.upstream][0], target, [], sink, receipt)
 
     def _passed_over(self) -> dict[tuple[str, ...], int]:
         now = self.now()
@@ -161,40 +160,29 @@ class _Failed:
     error: ProviderError | None = None
 
 
+@dataclass(slots=True)
 class Attempts:
     """The attempts of one request, within a `with` block that ends when the request is over.
 
     endpoint, target: those of the next attempt; after an answer, those that answered. is_answered: the last attempt
-    had a reply, whatever its status. is_once: a request that may have had its effect is not sent again.
+    had a reply, whatever its status. is_once: a request that may have had its effect is not sent again. rest: the
+    endpoints that follow. fault: why the request could not be sent to its end, if the caller is to blame; no upstream
+    is then.
     """
 
-    __slots__ = (
-        "_busy",
-        "_candidates",
-        "_failover",
-        "_is_guess",
-        "_is_settled",
-        "_log",
-        "_receipt",
-        "_sink",
-        "endpoint",
-        "is_answered",
-        "is_once",
-        "target",
-    )
-
-    def __init__(self, failover: Failover, candidates: list[Candidate], sink: Sink, receipt: Receipt) -> None:
-        self._failover = failover
-        self._sink = sink
-        self._receipt = receipt
-        self.endpoint, self.target = candidates[0]
-        self._candidates = candidates[1:]
-        self._log: list[str] = []
-        self._busy: Endpoint | None = None  # the one whose requests in flight include this one
-        self._is_settled = False
-        self._is_guess = False  # this request was cut to a guessed window
-        self.is_answered = False
-        self.is_once = False
+    _failover: Failover
+    endpoint: Endpoint
+    target: Target
+    _rest: list[Candidate]
+    _sink: Sink
+    _receipt: Receipt
+    is_answered: bool = False
+    is_once: bool = False
+    fault: Callable[[], Exception | None] = no_fault
+    _log: list[str] = field(default_factory=list)
+    _busy: Endpoint | None = None  # the one whose requests in flight include this one
+    _is_settled: bool = False
+    _is_guess: bool = False  # this request was cut to a guessed window
 
     def __enter__(self) -> Attempts:
         return self
@@ -210,13 +198,13 @@ class Attempts:
             error.headers = tuple(self._receipt.close())
         self._occupy(None)
 
-    async def send(self, source: RequestSource) -> ModelReply:
+    async def send(self, make: RequestMaker) -> ModelReply:
         """Returns the first reply that will do, or the last one. Raises: ProviderError: the last error."""
         attempts = 0
-        request = await source.request_for(self.target, self.endpoint)
+        request = await make(self.target, self.endpoint)
         while True:
             attempts += 1
-            found = await self._attempt(request, source)
+            found = await self._attempt(request, make)
             # The context's length was learned from the error: the same request, shorter, goes to the same endpoint.
             if isinstance(found, ModelRequest):
                 request = found
@@ -233,12 +221,12 @@ class Attempts:
             if wait_s:
                 await self._failover.sleep(wait_s)
             if step is NextAttempt.FAIL_OVER:
-                self.endpoint, self.target = self._candidates.pop(0)
+                self.endpoint, self.target = self._rest.pop(0)
                 attempts = 0
-                request = await source.request_for(self.target, self.endpoint)
+                request = await make(self.target, self.endpoint)
 
     async def _attempt(
-        self, request: ModelRequest, source: RequestSource
+        self, request: ModelRequest, make: RequestMaker
     ) -> ModelReply | ModelRequest | _Failed:
         """Sends a request once. Returns the reply, its failure, or a shorter request to send in its place."""
         failover, health = self._failover, self.endpoint.health
@@ -255,7 +243,7 @@ class Attempts:
             # Any other status is an answer: the endpoint is well, whatever it thinks of the request.
             health.succeeded(self.target.model)
             if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
-                shorter_or_error = await self._look_for_window(reply, request, source)
+                shorter_or_error = await self._look_for_window(reply, request, make)
                 if isinstance(shorter_or_error, ModelRequest):
                     return shorter_or_error
                 reply = shorter_or_error
@@ -265,7 +253,7 @@ class Attempts:
             return reply
         except ProviderError as error:
             # An upload that the caller broke off is no failure of the upstream.
-            if (fault := source.fault()) is not None:
+            if (fault := self.fault()) is not None:
                 raise fault from error
             return self._blame(_Failed(failure_of(error), error=error))
         finally:
@@ -273,7 +261,7 @@ class Attempts:
                 health.is_probing = False
 
     async def _look_for_window(
-        self, reply: ModelReply, request: ModelRequest, source: RequestSource
+        self, reply: ModelReply, request: ModelRequest, make: RequestMaker
     ) -> ModelReply | ModelRequest:
         """Returns a shorter request where an error names the context's length; else the error as it came."""
         try:
@@ -295,7 +283,7 @@ class Attempts:
         if not self._is_guess:
             windows.append(int(known / GUESS))
         for window in windows:
-            shorter = await source.request_for(target._replace(context_window=window), self.endpoint)
+            shorter = await make(target._replace(context_window=window), self.endpoint)
             if shorter.body == request.body:
                 continue  # by our count it fits
             self._is_guess = window < known
@@ -347,7 +335,7 @@ class Attempts:
         if self.is_once and failure.sent and failure.kind != "429":
             return NextAttempt.STOP, 0.0
         # Hidden rounds of one turn stay where the first was answered.
-        left = [] if self._is_settled else self._candidates
+        left = [] if self._is_settled else self._rest
         health, policy = self.endpoint.health, self.endpoint.policy
         step, wait_s = choose_next(
             failure,

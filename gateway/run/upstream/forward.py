@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Final, Protocol
 
@@ -72,7 +73,7 @@ class Outgoing:
     def is_kept(self) -> bool:
         return self.path.startswith(_KEPT)
 
-    def request(self, target: Target, upstream: str) -> ModelRequest:
+    async def request_for(self, target: Target, _: Endpoint, *, upstream: str) -> ModelRequest:
         """Returns the request for one target. upstream: the one that the caller asked for."""
         described = [
             (name.decode("latin-1"), value.decode("latin-1"))
@@ -91,22 +92,8 @@ class Outgoing:
             None if self.upload is None else self.upload.size,
         )
 
-    def failure(self) -> Exception | None:
-        return None if self.upload is None else self.upload.error
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Makes the request for each target. upstream: the one that the caller asked for."""
-
-    outgoing: Outgoing
-    upstream: str
-
-    async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        return self.outgoing.request(target, self.upstream)
-
     def fault(self) -> Exception | None:
-        return self.outgoing.failure()
+        return None if self.upload is None else self.upload.error
 
 
 class Forwarding:
@@ -176,13 +163,14 @@ class Forwarding:
             attempts = self._failover.attempts(route, lambda: next(self._turns), sink, receipt, outgoing.path)
         # A second POST could make a second batch, although the first one had seemed to fail.
         attempts.is_once = outgoing.is_kept and outgoing.method != "GET"
+        attempts.fault = outgoing.fault
         beat_s = self._settings.server.keep_alive_comment_s
         with attempts:
             try:
-                sending = attempts.send(_Source(outgoing, route.upstream))
+                sending = attempts.send(partial(outgoing.request_for, upstream=route.upstream))
                 await relay(sending, sink, receipt, beat_s, _HELD_JSON_BYTES)
             except UpstreamError as error:
                 # The upload broke off on the client's side, and what the upstream made of that says less.
-                if (cause := outgoing.failure()) is not None:
+                if (cause := outgoing.fault()) is not None:
                     raise cause from error
                 raise
