@@ -24,10 +24,13 @@ CACHED_AGENTS = 4096
 
 async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
     row = await connection.row(SQL["agent_find"], (scope.project, scope.profile, scope.subject))
-    if row is None:
-        return None
-    id, uid, secret, epoch, indexed_seq, next_seq, created = row
-    return Agent(id, uid, scope, secret, epoch, indexed_seq, next_seq, created)
+    return None if row is None else Agent(row[0], row[1], scope, *row[2:])
+
+
+async def load_agent(connection: Connection, id: int) -> Agent | None:
+    """Returns an agent with its present numbers; None where it is gone."""
+    row = await connection.row(SQL["agent_by_id"], (id,))
+    return None if row is None else Agent(id, row[0], Scope(*row[1:4]), *row[4:])
 
 
 async def create_agent(connection: Connection, draft: Agent) -> Agent:

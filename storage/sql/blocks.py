@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import orjson
 
-from storage.database import Connection, Database, Row
+from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.records import Block, BlockOp, Revision
+from storage.sql.group import Group, alone, reads, writes
 from storage.sql.statements import load
 
 SQL = load("statements.sql")
@@ -33,7 +34,7 @@ async def load_blocks(connection: Connection, agent: int, *, keep_shared: bool =
     """
     rows = await connection.rows(SQL["block_load"], (agent,))
     own = {row[1] for row in rows if not row[7]}
-    found = [(_block(row), row[7]) for row in rows if not row[7] or row[1] not in own]
+    found = [(make_block(row), row[7]) for row in rows if not row[7] or row[1] not in own]
     return tuple(replace(b, read_only=True) if keep_shared and is_shared else b for b, is_shared in found)
 
 
@@ -166,18 +167,13 @@ async def settle_ops(connection: Connection, agent: int, ids: Iterable[int], sta
         await connection.run(SQL["op_settle"], (state, id, agent))
 
 
-class Blocks:
+class Blocks(Group):
     """Blocks, for those who have no transaction of their own."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def load(self, agent: int) -> tuple[Block, ...]:
-        return await self._database.read(lambda connection: load_blocks(connection, agent))
-
-    async def revisions(self, block: int) -> tuple[Revision, ...]:
-        """Returns all values that the block had, newest first."""
-        return await self._database.read(lambda connection: list_revisions(connection, block))
+    load = reads(alone(load_blocks))
+    revisions = reads(alone(list_revisions))
+    write = writes(alone(write_block))
+    undo = writes(alone(undo_block))
 
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
         """Brings the stored blocks of a profile up to the settings; ids and versions of the arguments do not count.
@@ -190,22 +186,8 @@ class Blocks:
         ):
             pass
 
-    async def write(
-        self, block: int, version: int, value: str, *, at: float, origin: str, sources: Sequence[int] = ()
-    ) -> Block:
-        """Sets a block's value. Raises: WriteConflict when it is no longer at that version, NotFound."""
-        return await self._database.write(
-            lambda connection: write_block(
-                connection, block, version, value, at=at, origin=origin, sources=sources
-            )
-        )
 
-    async def undo(self, block: int, *, at: float) -> Block:
-        """Brings back the value before the last change. Raises: NotFound when there is none."""
-        return await self._database.write(lambda connection: undo_block(connection, block, at=at))
-
-
-def _block(row: Row) -> Block:
+def make_block(row: Row) -> Block:
     return Block(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6])
 
 
@@ -213,7 +195,7 @@ async def get_block(connection: Connection, block: int) -> Block:
     row = await connection.row(SQL["block_get"], (block,))
     if row is None:
         raise NotFound(f"there is no block {block}")
-    return _block(row)
+    return make_block(row)
 
 
 async def _begin(connection: Connection, row: Row | None, value: str, at: float) -> None:

@@ -148,7 +148,10 @@ def _values(e: Exchange) -> list[Any]:
 
 
 async def look(connection: Connection, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
-    """Reads a request's surroundings with one statement; None where the agent is gone."""
+    """Reads a request's surroundings with one statement; None where the agent is not stored any more.
+
+    key: the client's own conversation id. path: hash of the client's list up to its last assistant message.
+    """
     scope = agent.scope
     rows = await connection.rows(
         SQL["look"], (agent.id, key, path, scope.project, scope.profile, scope.subject)

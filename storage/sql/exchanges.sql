@@ -274,10 +274,6 @@ ORDER BY 4 DESC, 1 DESC LIMIT ?3
 -- Drops the edits of an answer that was asked for again: those of the last answer count.
 UPDATE block_ops SET state = 'dropped' WHERE agent = ? AND exchange = ? AND state = 'pending'
 
--- name: agent_by_id
--- Reads an agent.
-SELECT uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents WHERE id = ?
-
 -- name: stale
 -- Names indexed exchanges whose words have changed since.
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'stale' LIMIT ?

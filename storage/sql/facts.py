@@ -15,12 +15,13 @@ from hashlib import blake2b
 import orjson
 
 from storage.commands import Learned, LearnedFact, Rules, Unlearned
-from storage.database import Connection, Database, Effect, Row
+from storage.database import Connection, Database, Row
 from storage.errors import NotFound
-from storage.records import Agent, Block, Exchange, Fact, Message, Scope, State
+from storage.records import Agent, Block, Exchange, Fact, Message, State
 from storage.sql import exchanges
-from storage.sql.agents import take_seq
+from storage.sql.agents import load_agent, take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
+from storage.sql.group import Group, effect, reads
 from storage.sql.statements import load, parts
 from storage.sql.vectors import forget_indexed
 
@@ -37,12 +38,12 @@ _OPEN_S = 3_600.0
 _READ_MS = 5_000.0
 
 
-class Facts:
+class Facts(Group):
     """Facts that were learned, and how far learning has come."""
 
     def __init__(self, database: Database, rules: Rules) -> None:
+        super().__init__(database)
         self._rules = rules
-        self._database = database
 
     async def unlearned(
         self,
@@ -59,84 +60,88 @@ class Facts:
         """
 
         async def read(connection: Connection) -> Unlearned | None:
-            return await _unlearned(connection, agent, self._rules, now, idle_s, limit_chars, upto)
+            of = await load_agent(connection, agent)
+            if of is None:
+                return None
+            cursor = await _cursor(connection, agent)
+            values = (agent, cursor, of.next_seq if upto is None else upto, _BATCH)
+            rows = await connection.rows(exchanges.SQL["unlearned"], values)
+            found = Unlearned(of, cursor, cursor, [], is_more=len(rows) == _BATCH)
+            messages: builtins.list[Message] = []
+            size = 0
+            for e, is_shared, _ in exchanges.spoken(rows):
+                if upto is None and not _is_decided(e, now, idle_s):
+                    return replace(found, messages=messages, is_more=False, is_waiting=True)
+                if e.standing and e.state is State.FINISHED:
+                    new = self._rules.messages_of(e, is_shared, None, None)
+                    size += sum(min(len(m.text), _MESSAGE_CHARS) for m in new)
+                    if upto is None and messages and size > limit_chars:
+                        return replace(found, messages=messages, is_more=True)
+                    messages += new
+                found = replace(found, upto=e.seq)
+            return replace(found, messages=messages)
 
         return await self._database.long_read(read, deadline_ms=_READ_MS)
 
-    async def list(self, agent: int, *, is_all: bool = False, limit: int = 100) -> list[Fact]:
+    @reads
+    async def list(
+        self, connection: Connection, agent: int, *, is_all: bool = False, limit: int = 100
+    ) -> list[Fact]:
         """Returns facts, newest first. is_all: with those that are no longer true."""
-        statement = SQL["all" if is_all else "current"]
-        rows = await self._database.read(lambda connection: connection.rows(statement, (agent, limit)))
+        rows = await connection.rows(SQL["all" if is_all else "current"], (agent, limit))
         return [_fact(row) for row in rows]
 
-    async def get(self, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
+    @reads
+    async def get(self, connection: Connection, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
         """Returns the facts with these numbers, in this order, as far as they are still true."""
+        rows = [
+            row for part in parts(seqs, _LIST) for row in await connection.rows(SQL["get"], (agent, part))
+        ]
+        found = {fact.seq: fact for fact in map(_fact, rows)}
+        return [found[seq] for seq in seqs if seq in found]
 
-        async def read(connection: Connection) -> builtins.list[Fact]:
-            rows = [
-                row for part in parts(seqs, _LIST) for row in await connection.rows(SQL["get"], (agent, part))
-            ]
-            found = {fact.seq: fact for fact in map(_fact, rows)}
-            return [found[seq] for seq in seqs if seq in found]
-
-        return await self._database.read(read)
-
-    async def blocks(self, agent: int) -> tuple[Block, ...]:
+    @reads
+    async def blocks(self, connection: Connection, agent: int) -> tuple[Block, ...]:
         """Returns an agent's blocks. Shared ones are read-only here: what one user says is not for the others."""
-        return await self._database.read(lambda connection: load_blocks(connection, agent, keep_shared=True))
+        return await load_blocks(connection, agent, keep_shared=True)
 
-    def learning(
-        self, agent: Agent, cursor: int, upto: int, now: float, decide: Callable[[Sequence[Block]], Learned]
-    ) -> Effect:
+    @effect
+    async def learning(
+        self,
+        connection: Connection,
+        agent: Agent,
+        cursor: int,
+        upto: int,
+        now: float,
+        decide: Callable[[Sequence[Block]], Learned],
+    ) -> None:
         """Returns the effect that writes what was learned and moves the cursor from `cursor` to `upto`.
 
         The effect does nothing where the cursor is elsewhere by then. decide: given the blocks as they are when it is
         written.
         """
-        return lambda connection: _learn(connection, agent, cursor, upto, now, decide)
+        if await _cursor(connection, agent.id) != cursor:
+            return
+        learned = decide(await load_blocks(connection, agent.id, keep_shared=True))
+        for block, value, sources in learned.writes:
+            if not block.id:
+                await ensure_blocks(connection, agent.id, [replace(block, value="")], now)
+                block = next(b for b in await load_blocks(connection, agent.id) if b.label == block.label)
+            await write_block(
+                connection, block.id, block.version, value, at=now, origin=ORIGIN, sources=sources
+            )
+        for fact in learned.facts:
+            await _keep(connection, agent, fact, now)
+        await connection.run(SQL["advance"], (agent.id, upto))
 
-    async def waiting(self, limit: int) -> builtins.list[int]:
+    @reads
+    async def waiting(self, connection: Connection, limit: int) -> builtins.list[int]:
         """Returns people's memories with something that was not learned from yet."""
-        rows = await self._database.read(lambda connection: connection.rows(SQL["waiting"], (limit,)))
-        return [row[0] for row in rows]
+        return [id for (id,) in await connection.rows(SQL["waiting"], (limit,))]
 
 
 async def _cursor(connection: Connection, agent: int) -> int:
-    row = await connection.row(SQL["cursor"], (agent,))
-    return 0 if row is None else int(row[0])
-
-
-async def _unlearned(
-    connection: Connection,
-    agent: int,
-    rules: Rules,
-    now: float,
-    idle_s: float,
-    limit_chars: int,
-    upto: int | None,
-) -> Unlearned | None:
-    row = await connection.row(exchanges.SQL["agent_by_id"], (agent,))
-    if row is None:
-        return None
-    uid, project, profile, subject, secret, epoch, indexed, next_seq, created = row
-    of = Agent(agent, uid, Scope(project, profile, subject), secret, epoch, indexed, next_seq, created)
-    cursor = await _cursor(connection, agent)
-    values = (agent, cursor, next_seq if upto is None else upto, _BATCH)
-    rows = await connection.rows(exchanges.SQL["unlearned"], values)
-    found = Unlearned(of, cursor, cursor, [], is_more=len(rows) == _BATCH)
-    messages: builtins.list[Message] = []
-    size = 0
-    for e, is_shared, _ in exchanges.spoken(rows):
-        if upto is None and not _is_decided(e, now, idle_s):
-            return replace(found, messages=messages, is_more=False, is_waiting=True)
-        if e.standing and e.state is State.FINISHED:
-            new = rules.messages_of(e, is_shared, None, None)
-            size += sum(min(len(m.text), _MESSAGE_CHARS) for m in new)
-            if upto is None and messages and size > limit_chars:
-                return replace(found, messages=messages, is_more=True)
-            messages += new
-        found = replace(found, upto=e.seq)
-    return replace(found, messages=messages)
+    return await connection.value(SQL["cursor"], (agent,)) or 0
 
 
 def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:
@@ -148,27 +153,6 @@ def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:
         return True
     patience_s = _OPEN_S if e.state is State.OPEN else idle_s
     return abs(now - max(e.ended or e.stopped or e.begun, e.touched)) > patience_s
-
-
-async def _learn(
-    connection: Connection,
-    agent: Agent,
-    cursor: int,
-    upto: int,
-    now: float,
-    decide: Callable[[Sequence[Block]], Learned],
-) -> None:
-    if await _cursor(connection, agent.id) != cursor:
-        return
-    learned = decide(await load_blocks(connection, agent.id, keep_shared=True))
-    for block, value, sources in learned.writes:
-        if not block.id:
-            await ensure_blocks(connection, agent.id, [replace(block, value="")], now)
-            block = next(b for b in await load_blocks(connection, agent.id) if b.label == block.label)
-        await write_block(connection, block.id, block.version, value, at=now, origin=ORIGIN, sources=sources)
-    for fact in learned.facts:
-        await _keep(connection, agent, fact, now)
-    await connection.run(SQL["advance"], (agent.id, upto))
 
 
 async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: float) -> None:

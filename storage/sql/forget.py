@@ -29,7 +29,7 @@ from storage.database import Connection, Database, Row
 from storage.records import BlockOp, Exchange, Scope, State
 from storage.search import rank
 from storage.sql import exchanges as history
-from storage.sql.agents import Agents
+from storage.sql.agents import Agents, load_agent
 from storage.sql.blocks import FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.jobs import forget_jobs
 from storage.sql.statements import load, parts
@@ -247,9 +247,8 @@ async def _step(
 async def _erase_exchanges(connection: Connection, work: _Work, after: int) -> int | None:
     """Erases a page of the target. after: how many of the named messages and exchanges are done."""
     agent, target = work.agent, work.target
-    row = await connection.row(history.SQL["agent_by_id"], (agent,))
     # The whole memory may have gone meanwhile.
-    if row is None:
+    if await load_agent(connection, agent) is None:
         return None
     messages, exchanges = target["messages"], target["exchanges"]
     # What is named one by one comes first, so that `after` counts it. A conversation and what is too old are found

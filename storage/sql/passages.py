@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import orjson
 
-from storage.database import Connection, Database
+from storage.database import Connection
 from storage.errors import NotFound
 from storage.records import Message, Passage
 from storage.sql.agents import take_seq
+from storage.sql.group import Group, alone, reads
 from storage.sql.statements import load
 
 SQL = load("statements.sql")
@@ -64,14 +65,7 @@ async def load_kept(connection: Connection, statement: str, parameters: Sequence
     ]
 
 
-class Passages:
+class Passages(Group):
     """Archival memories, a page at a time."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def list(self, agent: int, *, after: int = 0, limit: int = 100) -> tuple[Passage, ...]:
-        """Returns a page in order. after: the number last seen."""
-        return await self._database.read(
-            lambda connection: list_passages(connection, agent, after=after, limit=limit)
-        )
+    list = reads(alone(list_passages))

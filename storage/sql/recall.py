@@ -7,7 +7,6 @@ the rules decide (`Rules.messages_of`); superseded and forgotten turns are left 
 from __future__ import annotations
 
 import asyncio
-from asyncio import Future
 from collections.abc import Sequence
 
 from storage.commands import Rules
@@ -16,7 +15,8 @@ from storage.errors import TooSlow
 from storage.records import Agent, Message, Vector
 from storage.search import blob, rank
 from storage.sql import exchanges, vectors
-from storage.sql.agents import set_indexed
+from storage.sql.agents import load_agent, set_indexed
+from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.passages import load_kept
 from storage.sql.terms import get_terms, load_terms, replace_terms
 from storage.sql.vectors import VectorCache, find_near, forget_indexed
@@ -31,13 +31,13 @@ _BATCH = 64  # exchanges indexed in one write
 _KEPT_BATCH = 1000  # passages and facts that one step indexes
 
 
-class Recall:
+class Recall(Group):
     """The search of a memory, and the upkeep of its index."""
 
     def __init__(self, database: Database, cache: VectorCache, rules: Rules) -> None:
+        super().__init__(database)
         self._rules = rules
         self._cache = cache
-        self._database = database
 
     async def search(
         self,
@@ -62,9 +62,32 @@ class Recall:
 
         async def read(connection: Connection) -> list[Message]:
             near = None if vector is None else await find_near(connection, self._cache, agent.id, vector)
-            return await _search(
-                connection, agent, query, self._rules, indexed, skip, min(limit, _ROWS), only_strong, near
+            # The index does not know the newest exchanges yet: they are read, and ranked beside what it finds.
+            blobs = [data for _, data in await load_terms(connection, agent.id)]
+            known: dict[int, Message] = {}
+            rows = await connection.rows(
+                exchanges.SQL["spoken_unread"], (agent.id, indexed + 1, skip.start, skip.stop - 1, _TAIL)
             )
+            for e, is_shared, previous in exchanges.spoken(rows):
+                if e.standing:
+                    for m in self._rules.messages_of(e, is_shared, previous, None):
+                        known[m.seq] = m
+            for m in await load_kept(connection, exchanges.SQL["kept_since"], (agent.id, indexed + 1, _TAIL)):
+                known[m.seq] = m
+            tail = [_document(m) for m in known.values()]
+            hits = rank.rank(
+                blobs,
+                query,
+                agent.secret,
+                tail=tail,
+                skip=skip,
+                limit=min(limit, _ROWS),
+                only_strong=only_strong,
+                near=near,
+            )  # fmt: skip
+            wanted = [seq for seq in hits if seq not in known]
+            known.update(await _fetch(connection, agent.id, wanted, self._rules))
+            return [known[seq] for seq in hits if seq in known]
 
         is_unread = vector is not None and self._cache.get(agent.id, vector.model) is None
         if size > (_LONG_UNREAD if is_unread else _LONG):
@@ -75,58 +98,55 @@ class Recall:
                 raise TooSlow(f"the search did not end within {deadline_ms:.0f} ms") from None
         return await self._database.read(read, deadline_ms=deadline_ms)
 
-    async def recent(self, agent: Agent, limit: int) -> list[Message]:
+    @reads
+    async def recent(self, connection: Connection, agent: Agent, limit: int) -> list[Message]:
         """Returns the standing messages of the last exchanges, oldest first."""
+        rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
+        found = exchanges.spoken(reversed(rows))
+        return [m for e, is_shared, _ in found for m in self._rules.messages_of(e, is_shared, None, None)]
 
-        async def read(connection: Connection) -> list[Message]:
-            rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
-            found = exchanges.spoken(reversed(rows))
-            return [m for e, is_shared, _ in found for m in self._rules.messages_of(e, is_shared, None, None)]
-
-        return await self._database.read(read)
-
-    def index(self, agent: int) -> Future[bool]:
-        """Brings the search index a step further. The future holds True while there is more."""
-        return self._database.bulk(lambda connection: _index(connection, agent, self._rules))
-
-    async def behind(self, at_least: int, limit: int) -> list[int]:
+    @reads
+    async def behind(self, connection: Connection, at_least: int, limit: int) -> list[int]:
         """Returns agents whose index lacks that many messages."""
-        return [
-            row[0]
-            for row in await self._database.read(lambda c: c.rows(exchanges.SQL["behind"], (at_least, limit)))
+        return [id for (id,) in await connection.rows(exchanges.SQL["behind"], (at_least, limit))]
+
+    @bulk_writes
+    async def index(self, connection: Connection, agent: int) -> bool:
+        """Brings the search index a step further. The future holds True while there is more."""
+        of = await load_agent(connection, agent)
+        if of is None:
+            return False
+        indexed = of.indexed_seq
+        stale = [e for (e,) in await connection.rows(exchanges.SQL["stale"], (agent, _BATCH))]
+        rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, indexed + 1, _BATCH))
+        fresh = exchanges.spoken(rows)
+        is_all = len(rows) < _BATCH
+        end = of.next_seq - 1 if is_all else max(e.seq + len(e.inputs) for e, _, _ in fresh)
+        again = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
+        # What the index has not come to is among the fresh ones.
+        again = [each for each in again if each[0].seq <= indexed]
+        for e, _, _ in again:
+            await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
+            await connection.run(vectors.SQL["look_again"], (e.seq - 1, agent))
+        kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, indexed + 1, _KEPT_BATCH))
+        if len(kept) == _KEPT_BATCH and kept[-1].seq < end:
+            end, is_all = kept[-1].seq, False  # the rest comes with the next step
+        documents = [
+            _document(m)
+            for e, _, previous in (*again, *fresh)
+            if e.standing and e.state == "finished" and e.seq <= end
+            for m in self._rules.messages_of(e, False, previous, None)
         ]
-
-
-async def _search(
-    connection: Connection,
-    agent: Agent,
-    query: str,
-    rules: Rules,
-    indexed: int,
-    skip: range,
-    limit: int,
-    only_strong: bool,
-    near: rank.Near | None,
-) -> list[Message]:
-    # The index does not know the newest exchanges yet: they are read, and ranked beside what it finds.
-    blobs = [data for _, data in await load_terms(connection, agent.id)]
-    known: dict[int, Message] = {}
-    rows = await connection.rows(
-        exchanges.SQL["spoken_unread"], (agent.id, indexed + 1, skip.start, skip.stop - 1, _TAIL)
-    )
-    for e, is_shared, previous in exchanges.spoken(rows):
-        if e.standing:
-            for m in rules.messages_of(e, is_shared, previous, None):
-                known[m.seq] = m
-    for m in await load_kept(connection, exchanges.SQL["kept_since"], (agent.id, indexed + 1, _TAIL)):
-        known[m.seq] = m
-    tail = [_document(m) for m in known.values()]
-    hits = rank.rank(
-        blobs, query, agent.secret, tail=tail, skip=skip, limit=limit, only_strong=only_strong, near=near
-    )
-    wanted = [seq for seq in hits if seq not in known]
-    known.update(await _fetch(connection, agent.id, wanted, rules))
-    return [known[seq] for seq in hits if seq in known]
+        documents += [_document(m) for m in kept if m.seq <= end]
+        for chunk, data in blob.encode(documents, of.secret).items():
+            await replace_terms(
+                connection, agent, chunk, blob.merge(await get_terms(connection, agent, chunk), data)
+            )
+        for exchange in stale:
+            await connection.run(exchanges.SQL["stale_done"], (agent, exchange))
+        if end > indexed:
+            await set_indexed(connection, agent, end)
+        return not is_all or len(stale) == _BATCH
 
 
 async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules: Rules) -> dict[int, Message]:
@@ -147,43 +167,3 @@ async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules:
 
 def _document(m: Message) -> blob.Document:
     return blob.Document(m.seq, m.role, m.text, m.at, m.speaker, m.previous)
-
-
-# -- keeping it up
-
-
-async def _index(connection: Connection, agent: int, rules: Rules) -> bool:
-    row = await connection.row(exchanges.SQL["agent_by_id"], (agent,))
-    if row is None:
-        return False
-    secret, indexed, next_seq = row[4], row[6], row[7]
-    stale = [e for (e,) in await connection.rows(exchanges.SQL["stale"], (agent, _BATCH))]
-    rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, indexed + 1, _BATCH))
-    fresh = exchanges.spoken(rows)
-    is_all = len(rows) < _BATCH
-    end = next_seq - 1 if is_all else max(e.seq + len(e.inputs) for e, _, _ in fresh)
-    again = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
-    # What the index has not come to is among the fresh ones.
-    again = [each for each in again if each[0].seq <= indexed]
-    for e, _, _ in again:
-        await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
-        await connection.run(vectors.SQL["look_again"], (e.seq - 1, agent))
-    kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, indexed + 1, _KEPT_BATCH))
-    if len(kept) == _KEPT_BATCH and kept[-1].seq < end:
-        end, is_all = kept[-1].seq, False  # the rest comes with the next step
-    documents = [
-        _document(m)
-        for e, _, previous in (*again, *fresh)
-        if e.standing and e.state == "finished" and e.seq <= end
-        for m in rules.messages_of(e, False, previous, None)
-    ]
-    documents += [_document(m) for m in kept if m.seq <= end]
-    for chunk, data in blob.encode(documents, secret).items():
-        await replace_terms(
-            connection, agent, chunk, blob.merge(await get_terms(connection, agent, chunk), data)
-        )
-    for exchange in stale:
-        await connection.run(exchanges.SQL["stale_done"], (agent, exchange))
-    if end > indexed:
-        await set_indexed(connection, agent, end)
-    return not is_all or len(stale) == _BATCH

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
-from storage.database import Database
+from storage.database import Connection
+from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
 SQL = load("jobs.sql")
 
 
-class Spending:
+class Spending(Group):
     """Tokens that background calls used. day: days since the epoch, UTC."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def spent(self, project: str, day: int) -> int:
-        tokens = await self._database.read(lambda c: c.value(SQL["spent"], (project, day)))
-        return int(tokens or 0)
+    @reads
+    async def spent(self, connection: Connection, project: str, day: int) -> int:
+        return int(await connection.value(SQL["spent"], (project, day)) or 0)
 
     async def spend(self, project: str, day: int, tokens: int) -> None:
         # Shielded: tokens count even if the caller goes away.

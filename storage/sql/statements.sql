@@ -30,6 +30,10 @@ SELECT EXISTS (SELECT 1 FROM keys)
 SELECT id, uid, secret, epoch, indexed_seq, next_seq, created FROM agents
 WHERE project = ? AND profile = ? AND subject = ?
 
+-- name: agent_by_id
+-- Reads an agent.
+SELECT uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents WHERE id = ?
+
 -- name: agent_insert
 -- Adds an agent at first use. No row: somebody was faster.
 INSERT INTO agents (uid, project, profile, subject, secret, epoch, created) VALUES (?, ?, ?, ?, ?, ?, ?)

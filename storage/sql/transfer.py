@@ -19,7 +19,7 @@ from storage.database import Connection, Database
 from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql import exchanges
-from storage.sql.agents import Agents, create_agent, find_agent
+from storage.sql.agents import Agents, create_agent, find_agent, load_agent
 from storage.sql.exchanges import unpack_atoms, unpack_inputs
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
@@ -143,7 +143,7 @@ class Transfer:
 
 async def _check_begun(connection: Connection, agent: Agent) -> None:
     """Raises: WriteConflict where another import has taken the place of this one."""
-    if await connection.row(exchanges.SQL["agent_by_id"], (agent.id,)) is None:
+    if await load_agent(connection, agent.id) is None:
         subject = agent.scope.subject.removeprefix(IMPORTING)
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")
 
@@ -381,11 +381,10 @@ async def _put_passage(connection: Connection, agent: int, record: TransferRecor
 
 async def _put_fact(connection: Connection, agent: int, record: TransferRecord) -> None:
     v = record.values
-    row = await connection.row(exchanges.SQL["agent_by_id"], (agent,))
-    assert row is not None  # the agent was looked for at the begin of this transaction
-    secret = row[4]
+    of = await load_agent(connection, agent)
+    assert of is not None  # the agent was looked for at the begin of this transaction
     exchange, sources = await _found_sources(connection, agent, v)
-    key = hash_key(secret, v["key"])
+    key = hash_key(of.secret, v["key"])
     values = (agent, v["seq"], v["at"], v["valid_from"], key, exchange, sources, v["about"], v["text"])
     await connection.run(SQL["fact_put"], values)
 

@@ -12,7 +12,6 @@ from storage.commands import (
     MAX_RULE_CALLS,
     Change,
     Committed,
-    Look,
     Missing,
     Pool,
     Probes,
@@ -31,67 +30,57 @@ from storage.sql.blocks import (
     ensure_shared_blocks,
     load_blocks,
     load_ops,
+    make_block,
     settle_ops,
     write_block,
 )
+from storage.sql.group import Group, alone, bulk_writes, reads
 from storage.sql.passages import insert_passage
 
 
-class Turns:
+class Turns(Group):
     """Reads what a turn needs before it is answered, and writes it when it has ended."""
 
     def __init__(self, database: Database, agents: Agents, rules: Rules) -> None:
+        super().__init__(database)
         self._rules = rules
-        self._database = database
         self._agents = agents
 
-    async def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
-        """Reads a request's surroundings in one round trip. None: the agent is not stored any more.
+    look = reads(alone(history.look))
 
-        key: the client's own conversation id. path: hash of the client's list up to its last assistant message.
-        """
-        return await self._database.read(lambda connection: history.look(connection, agent, key, path))
-
-    async def pool(self, agent: Agent, probes: Probes) -> Pool:
+    @reads
+    async def pool(self, connection: Connection, agent: Agent, probes: Probes) -> Pool:
         """Loads the exchanges that may matter to a request."""
-        return await self._database.read(lambda connection: _pool(connection, agent, probes))
+        return await _pool(connection, agent, probes)
 
-    async def contents(self, agent: Agent, exchanges: Sequence[int]) -> Mapping[int, StoredContent]:
+    @reads
+    async def contents(
+        self, connection: Connection, agent: Agent, exchanges: Sequence[int]
+    ) -> Mapping[int, StoredContent]:
         """Loads what the rules found `Missing`. Each exchange has an entry, an empty one where it is gone."""
-        return await self._database.read(lambda connection: history.contents(connection, agent.id, exchanges))
+        return await history.contents(connection, agent.id, exchanges)
 
-    async def exchange(self, agent: Agent, exchange: int) -> Exchange | None:
+    @reads
+    async def exchange(self, connection: Connection, agent: Agent, exchange: int) -> Exchange | None:
         """Returns an exchange with its content."""
+        rows = await connection.rows(history.SQL["exchange_get"], (exchange, agent.id))
+        return next(iter(history.with_content(rows)), None)
 
-        async def read(connection: Connection) -> Exchange | None:
-            rows = await connection.rows(history.SQL["exchange_get"], (exchange, agent.id))
-            return next(iter(history.with_content(rows)), None)
+    @reads
+    async def snapshot(self, connection: Connection, agent: Agent, snapshot: int) -> Snapshot | None:
+        row = await connection.row(history.SQL["snapshot"], (snapshot, agent.id))
+        return None if row is None else Snapshot(row[0], row[1], orjson.loads(row[2]))
 
-        return await self._database.read(read)
+    @reads
+    async def conversation_uid(self, connection: Connection, agent: Agent, conversation: int) -> str | None:
+        uid: str | None = await connection.value(history.SQL["conversation_uid"], (conversation, agent.id))
+        return uid
 
-    async def snapshot(self, agent: Agent, snapshot: int) -> Snapshot | None:
-        async def read(connection: Connection) -> Snapshot | None:
-            row = await connection.row(history.SQL["snapshot"], (snapshot, agent.id))
-            return None if row is None else Snapshot(row[0], row[1], orjson.loads(row[2]))
-
-        return await self._database.read(read)
-
-    async def conversation_uid(self, agent: Agent, conversation: int) -> str | None:
-        async def read(connection: Connection) -> str | None:
-            row = await connection.row(history.SQL["conversation_uid"], (conversation, agent.id))
-            return None if row is None else str(row[0])
-
-        return await self._database.read(read)
-
-    async def shared_blocks(self, agent: Agent) -> list[Block]:
+    @reads
+    async def shared_blocks(self, connection: Connection, agent: Agent) -> list[Block]:
         """Returns the shared blocks that a new user of the agent's profile will see."""
-
-        async def read(connection: Connection) -> list[Block]:
-            values = (agent.scope.project, agent.scope.profile)
-            rows = await connection.rows(history.SQL["shared_blocks"], values)
-            return [Block(r[0], r[1], r[2], r[3], r[4], bool(r[5]), r[6]) for r in rows]
-
-        return await self._database.read(read)
+        values = (agent.scope.project, agent.scope.profile)
+        return list(map(make_block, await connection.rows(history.SQL["shared_blocks"], values)))
 
     def commit(self, write: TurnWrite) -> Future[Committed]:
         """Writes a turn; the future is done when it is on disk.
@@ -106,31 +95,50 @@ class Turns:
         """Puts the agent of a first turn, which is stored now, into the cache."""
         self._agents.remember(committed.agent)
 
-    async def due(self, before: float, after: float, limit: int) -> list[tuple[int, int, bool, float]]:
+    @reads
+    async def due(
+        self, connection: Connection, before: float, after: float, limit: int
+    ) -> list[tuple[int, int, bool, float]]:
         """Returns (conversation, agent, is it named, when it last moved) of conversations with pending edits.
 
         before, after: they last moved before the one, or after the other: then the clock was put back since.
         """
-        rows = await self._database.read(lambda c: c.rows(history.SQL["due"], (before, after, limit)))
+        rows = await connection.rows(history.SQL["due"], (before, after, limit))
         return [(row[0], row[1], row[2] is not None, row[3]) for row in rows]
 
-    async def next_due(self) -> float | None:
+    @reads
+    async def next_due(self, connection: Connection) -> float | None:
         """Returns when the conversation moved that has waited longest for its edits to be settled."""
-        at = await self._database.read(lambda c: c.value(history.SQL["next_due"]))
-        return None if at is None else float(at)
+        at: float | None = await connection.value(history.SQL["next_due"])
+        return at
 
-    def settle(
+    @bulk_writes
+    async def settle(
         self,
+        connection: Connection,
         conversation: int,
         agent: int,
         last_at: float,
         now: float,
         decide: Callable[[Pool], Change],
-    ) -> Future[None]:
+    ) -> None:
         """Writes what idle time confirms, for a conversation that did not move since `last_at`."""
-        return self._database.bulk(
-            lambda connection: _settle(connection, conversation, agent, last_at, now, decide, self._rules)
-        )
+        # A conversation that moved in the future was written before the clock was put back.
+        at = min(last_at, now)
+        if await connection.row(history.SQL["unmerged"], (conversation, agent)) is not None:
+            rows = await connection.rows(
+                history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT, None, None)
+            )
+            # Rules that confirm look up no key and no tomb, so the agent's number is all of it that matters.
+            owner = Agent(agent, "", Scope("", "", ""), b"", 0)
+            pool = replace(
+                await _pool(connection, owner, Probes("")), exchanges=history.exchanges(reversed(rows))
+            )
+            change = await _decided(connection, agent, pool, decide)
+            for other in change.others:
+                await history.update_exchange(connection, agent, other)
+            await _merge(connection, agent, change.merge, self._rules, at)
+        await connection.run(history.SQL["settled"], (conversation, at, last_at, agent))
 
 
 def _size(write: TurnWrite) -> int:
@@ -275,31 +283,3 @@ async def _merge(
     dropped = {op.id for op in done.dropped}
     await settle_ops(connection, agent, [op.id for op in ops if op.id not in dropped], "merged")
     await settle_ops(connection, agent, dropped, "dropped")
-
-
-async def _settle(
-    connection: Connection,
-    conversation: int,
-    agent: int,
-    last_at: float,
-    now: float,
-    decide: Callable[[Pool], Change],
-    rules: Rules,
-) -> None:
-    """Confirms what stood unchallenged, and notes that the conversation was looked at."""
-    # A conversation that moved in the future was written before the clock was put back.
-    at = min(last_at, now)
-    if await connection.row(history.SQL["unmerged"], (conversation, agent)) is not None:
-        rows = await connection.rows(
-            history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT, None, None)
-        )
-        # Rules that confirm look up no key and no tomb, so the agent's number is all of it that matters.
-        owner = Agent(agent, "", Scope("", "", ""), b"", 0)
-        pool = replace(
-            await _pool(connection, owner, Probes("")), exchanges=history.exchanges(reversed(rows))
-        )
-        change = await _decided(connection, agent, pool, decide)
-        for other in change.others:
-            await history.update_exchange(connection, agent, other)
-        await _merge(connection, agent, change.merge, rules, at)
-    await connection.run(history.SQL["settled"], (conversation, at, last_at, agent))

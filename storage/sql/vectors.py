@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from storage.commands import Rules, Unembedded
-from storage.database import Connection, Database, Effect
-from storage.records import Agent, Scope, Vector
+from storage.database import Connection, Database
+from storage.records import Vector
 from storage.search import vectors
 from storage.search.blob import CHUNK, CorruptIndex, chunk_of
 from storage.search.rank import Near
 from storage.sql import exchanges
+from storage.sql.agents import load_agent
+from storage.sql.group import Group, effect, reads
 from storage.sql.passages import load_kept
 from storage.sql.statements import load
 from storage.sql.terms import forget_terms
@@ -190,83 +192,80 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
             await connection.run(SQL["drop"], (agent, number))
 
 
-class Vectors:
+class Vectors(Group):
     """Vectors of a memory, and how far it has been embedded. Forgotten or changed messages lose theirs."""
 
     def __init__(self, database: Database, rules: Rules) -> None:
+        super().__init__(database)
         self._rules = rules
-        self._database = database
 
     async def unembedded(self, agent: int, model: str) -> Unembedded | None:
         """Reads the next messages without a vector of this model; None: the agent is gone."""
-        return await self._database.long_read(
-            lambda connection: _unembedded(connection, agent, model, self._rules), deadline_ms=_READ_MS
-        )
 
-    def beginning(self, agent: int, model: str) -> Effect:
+        async def read(connection: Connection) -> Unembedded | None:
+            of = await load_agent(connection, agent)
+            if of is None:
+                return None
+            state = await connection.row(SQL["state"], (agent,))
+            if state is None or state[0] != model:
+                return Unembedded(of, model, 0, 0, 0, is_new=True)
+            _, dimension, cursor, stamp = state
+            found = Unembedded(of, model, cursor, max(cursor, of.indexed_seq), stamp)
+            rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, cursor + 1, _BATCH))
+            fresh = [e for e, _, _ in exchanges.spoken(rows)]
+            if len(rows) == _BATCH:
+                found = replace(found, upto=min(found.upto, fresh[-1].seq + len(fresh[-1].inputs)))
+            kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, cursor + 1, _KEPT))
+            if len(kept) == _KEPT:
+                found = replace(found, upto=min(found.upto, kept[-1].seq))
+            messages = [
+                m for e in fresh if e.seq <= found.upto for m in self._rules.messages_of(e, False, None, None)
+            ]
+            messages += [m for m in kept if m.seq <= found.upto]
+            chunks = {chunk_of(m.seq) for m in messages}
+            known = await known_seqs(connection, agent, model, dimension, chunks)
+            return replace(found, messages=[m for m in messages if m.seq not in known])
+
+        return await self._database.long_read(read, deadline_ms=_READ_MS)
+
+    @effect
+    async def beginning(self, connection: Connection, agent: int, model: str) -> None:
         """Returns the effect that begins at the first message, with this model."""
-        return lambda connection: connection.run(SQL["begin"], (agent, model, 0))
+        await connection.run(SQL["begin"], (agent, model, 0))
 
-    def adding(self, found: Unembedded, added: Mapping[int, bytes]) -> Effect:
+    @effect
+    async def adding(self, connection: Connection, found: Unembedded, added: Mapping[int, bytes]) -> None:
         """Returns the effect that adds vectors. added: float32 of one length, by number of the message.
 
         The effect does nothing where something has changed since `found` was read, and begins anew where the vectors
         of this model have another length than before.
         """
-        return lambda connection: _add(connection, found, added)
+        agent, model = found.agent.id, found.model
+        state = await connection.row(SQL["state"], (agent,))
+        if state is None or (state[0], state[3]) != (model, found.stamp):
+            return
+        dimension = len(next(iter(added.values()))) // 4 if added else state[1]
+        if state[1] not in (0, dimension) and found.cursor:
+            await connection.run(SQL["begin"], (agent, model, dimension))
+            return
+        stamp = await connection.value(SQL["advance"], (dimension, found.upto, agent))
+        damaged = await add_vectors(connection, agent, model, stamp, added)
+        if damaged is not None:
+            await connection.run(SQL["look_again"], (damaged - 1, agent))
+        await connection.run(SQL["drop_others"], (agent, model, chunk_of(found.upto), _OTHERS))
 
-    async def has(self, agent: int, model: str) -> bool:
+    @reads
+    async def has(self, connection: Connection, agent: int, model: str) -> bool:
         """Tells whether anything of it was embedded."""
-        row = await self._database.read(lambda c: c.row(SQL["state"], (agent,)))
+        row = await connection.row(SQL["state"], (agent,))
         return row is not None and row[0] == model and row[1] > 0
 
-    async def lacks(self, agent: int, model: str) -> bool:
+    @reads
+    async def lacks(self, connection: Connection, agent: int, model: str) -> bool:
         """Tells whether something that is indexed was not embedded."""
-        row = await self._database.read(lambda c: c.row(SQL["lacks"], (model, agent)))
-        return row is not None and bool(row[0])
+        return bool(await connection.value(SQL["lacks"], (model, agent)))
 
-    async def behind(self, model: str, limit: int) -> Sequence[int]:
+    @reads
+    async def behind(self, connection: Connection, model: str, limit: int) -> list[int]:
         """Returns people's memories of which not all is embedded."""
-        rows = await self._database.read(lambda c: c.rows(SQL["behind"], (model, limit)))
-        return [row[0] for row in rows]
-
-
-async def _unembedded(connection: Connection, agent: int, model: str, rules: Rules) -> Unembedded | None:
-    row = await connection.row(exchanges.SQL["agent_by_id"], (agent,))
-    if row is None:
-        return None
-    uid, project, profile, subject, secret, epoch, indexed, next_seq, created = row
-    of = Agent(agent, uid, Scope(project, profile, subject), secret, epoch, indexed, next_seq, created)
-    state = await connection.row(SQL["state"], (agent,))
-    if state is None or state[0] != model:
-        return Unembedded(of, model, 0, 0, 0, is_new=True)
-    _, dimension, cursor, stamp = state
-    found = Unembedded(of, model, cursor, max(cursor, indexed), stamp)
-    rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, cursor + 1, _BATCH))
-    fresh = [e for e, _, _ in exchanges.spoken(rows)]
-    if len(rows) == _BATCH:
-        found = replace(found, upto=min(found.upto, fresh[-1].seq + len(fresh[-1].inputs)))
-    kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, cursor + 1, _KEPT))
-    if len(kept) == _KEPT:
-        found = replace(found, upto=min(found.upto, kept[-1].seq))
-    messages = [m for e in fresh if e.seq <= found.upto for m in rules.messages_of(e, False, None, None)]
-    messages += [m for m in kept if m.seq <= found.upto]
-    chunks = {chunk_of(m.seq) for m in messages}
-    known = await known_seqs(connection, agent, model, dimension, chunks)
-    return replace(found, messages=[m for m in messages if m.seq not in known])
-
-
-async def _add(connection: Connection, found: Unembedded, added: Mapping[int, bytes]) -> None:
-    agent, model = found.agent.id, found.model
-    state = await connection.row(SQL["state"], (agent,))
-    if state is None or (state[0], state[3]) != (model, found.stamp):
-        return
-    dimension = len(next(iter(added.values()))) // 4 if added else state[1]
-    if state[1] not in (0, dimension) and found.cursor:
-        await connection.run(SQL["begin"], (agent, model, dimension))
-        return
-    stamp = await connection.value(SQL["advance"], (dimension, found.upto, agent))
-    damaged = await add_vectors(connection, agent, model, stamp, added)
-    if damaged is not None:
-        await connection.run(SQL["look_again"], (damaged - 1, agent))
-    await connection.run(SQL["drop_others"], (agent, model, chunk_of(found.upto), _OTHERS))
+        return [id for (id,) in await connection.rows(SQL["behind"], (model, limit))]
