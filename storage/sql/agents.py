@@ -51,8 +51,8 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
 
 async def take_seq(connection: Connection, agent: int) -> int | None:
     """Takes the next number of the agent's order; None when there is no such agent."""
-    row = await connection.row(SQL["agent_take_seq"], (agent,))
-    return None if row is None else int(row[0])
+    seq: int | None = await connection.value(SQL["agent_take_seq"], (agent,))
+    return seq
 
 
 async def set_indexed(connection: Connection, agent: int, seq: int) -> None:

@@ -25,12 +25,13 @@ from typing import Any
 import orjson
 
 from storage.commands import Erased, Extent, ForgetTarget, Revised, Rules
-from storage.database import Connection, Database, Row
+from storage.database import Connection, Database
 from storage.records import BlockOp, Exchange, Scope, State
 from storage.search import rank
 from storage.sql import exchanges as history
 from storage.sql.agents import Agents, load_agent
 from storage.sql.blocks import FORGOTTEN_ORIGIN, get_block, write_block
+from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
 from storage.sql.statements import load, parts
 from storage.sql.vectors import VectorCache, forget_indexed
@@ -61,7 +62,7 @@ class _Work:
     now: float
 
 
-class Forgetting:
+class Forgetting(Group):
     """Forgetting in steps: `begin` writes the intention down, `run` carries it out, also after a crash in between."""
 
     def __init__(
@@ -74,8 +75,8 @@ class Forgetting:
         rules: Rules,
     ) -> None:
         """wake: called when jobs have to end, and when they may begin again."""
+        super().__init__(database)
         self._rules = rules
-        self._database = database
         self._agents = agents
         self._now = now
         self._cache = cache
@@ -83,36 +84,55 @@ class Forgetting:
         # Where forgettings go on that were left off.
         self._cursors: dict[int, _Cursor] = {}
 
+    @reads
     async def find(
-        self, project: str, profile: str | None, subject: str | None, *, after: int = 0, limit: int = 100
+        self,
+        connection: Connection,
+        project: str,
+        profile: str | None,
+        subject: str | None,
+        *,
+        after: int = 0,
+        limit: int = 100,
     ) -> list[int]:
         """Returns a page of the memories in a scope. None stands for any profile, or any subject."""
-        values = (project, profile, subject, after, limit)
-        return [row[0] for row in await self._read("agents_of", values)]
+        return await _ids(connection, "agents_of", (project, profile, subject, after, limit))
 
-    async def aged(self, project: str, before: float, *, after: int = 0, limit: int = 100) -> list[int]:
+    @long_reads
+    async def aged(
+        self, connection: Connection, project: str, before: float, *, after: int = 0, limit: int = 100
+    ) -> list[int]:
         """Returns a page of the memories of a project that hold something older than that."""
-        values = (project, before, after, limit)
-        rows = await self._database.long_read(
-            lambda connection: connection.rows(SQL["agents_before"], values)
-        )
-        return [row[0] for row in rows]
+        return await _ids(connection, "agents_before", (project, before, after, limit))
 
-    async def conversation(self, agent: int, name: str) -> int | None:
+    @reads
+    async def conversation(self, connection: Connection, agent: int, name: str) -> int | None:
         """Returns the conversation with this public name, or the client's own."""
-        return await self._value("conversation_of", (agent, name))
+        found: int | None = await connection.value(SQL["conversation_of"], (agent, name))
+        return found
 
-    async def exchange(self, agent: int, seq: int) -> int | None:
+    @reads
+    async def exchange(self, connection: Connection, agent: int, seq: int) -> int | None:
         """Returns the exchange that holds this message."""
-        return await self._value("exchange_of", (agent, seq))
+        return await _exchange_of(connection, agent, seq)
 
-    async def extent(self, agent: int, target: ForgetTarget) -> Extent:
-        """Returns how much the target is, now."""
-        return await self._database.read(lambda connection: _extent(connection, agent, target))
+    @reads
+    async def extent(self, connection: Connection, agent: int, target: ForgetTarget) -> Extent:
+        """Returns how much the target is, now: messages and exchanges named one at a time, or a conversation."""
+        ids = [await _exchange_of(connection, agent, seq) for seq in target.messages]
+        loaded = [await _load(connection, agent, id) for id in (*ids, *target.exchanges) if id is not None]
+        found = [e for e in loaded if e is not None]
+        if not found:
+            return Extent(await connection.value(SQL["messages_in"], (agent, target.conversation)))
+        named, left = set(target.messages), [seq for e in found for seq in _numbers(e)]
+        gone = [seq for seq in left if not named or seq in named]
+        name = await connection.value(SQL["name_of"], (found[0].conversation, agent))
+        return Extent(len(gone), len(left) - len(gone), name)
 
-    async def unfinished(self) -> list[int]:
+    @reads
+    async def unfinished(self, connection: Connection) -> list[int]:
         """Returns what was begun and not ended, by this process or one before it."""
-        return [row[0] for row in await self._read("unfinished", ())]
+        return await _ids(connection, "unfinished", ())
 
     async def begin(self, agent: int, target: ForgetTarget) -> int:
         """Writes the target down, after which nothing that was under way commits any more. Returns what `run` takes.
@@ -155,13 +175,6 @@ class Forgetting:
         self._cache.clear()
         return await self._database.sweep(wait_ms=wait_ms)
 
-    async def _read(self, name: str, values: Sequence[object]) -> list[Row]:
-        return await self._database.read(lambda connection: connection.rows(SQL[name], values))
-
-    async def _value(self, name: str, values: Sequence[object]) -> int | None:
-        found: int | None = await self._database.read(lambda connection: connection.value(SQL[name], values))
-        return found
-
     def _clear(self, scope: Scope | None) -> None:
         if scope is None:
             self._agents.clear()
@@ -169,17 +182,14 @@ class Forgetting:
             self._agents.forget(scope)
 
 
-async def _extent(connection: Connection, agent: int, target: ForgetTarget) -> Extent:
-    """Counts messages and exchanges named one at a time, or those of a conversation."""
-    ids = [await connection.value(SQL["exchange_of"], (agent, seq)) for seq in target.messages]
-    found = [e for id in (*ids, *target.exchanges) if (e := await _load(connection, agent, id)) is not None]
-    if not found:
-        count = await connection.value(SQL["messages_in"], (agent, target.conversation))
-        return Extent(count)
-    named, left = set(target.messages), [seq for e in found for seq in _numbers(e)]
-    gone = [seq for seq in left if not named or seq in named]
-    name = await connection.value(SQL["name_of"], (found[0].conversation, agent))
-    return Extent(len(gone), len(left) - len(gone), name)
+async def _ids(connection: Connection, statement: str, values: Sequence[object]) -> list[int]:
+    return [row[0] for row in await connection.rows(SQL[statement], values)]
+
+
+async def _exchange_of(connection: Connection, agent: int, seq: int) -> int | None:
+    """Returns the exchange that holds a message."""
+    found: int | None = await connection.value(SQL["exchange_of"], (agent, seq))
+    return found
 
 
 def _numbers(e: Exchange) -> list[int]:
@@ -255,10 +265,10 @@ async def _erase_exchanges(connection: Connection, work: _Work, after: int) -> i
     # again on each step: what is erased drops out of these statements.
     if after < len(messages):
         for seq in messages[after : after + _PAGE]:
-            found = await connection.row(SQL["exchange_of"], (agent, seq))
-            if found is not None:
-                await _erase_message(connection, agent, found[0], seq)
-                await _erase_alternatives(connection, agent, found[0], seq)
+            id = await _exchange_of(connection, agent, seq)
+            if id is not None:
+                await _erase_message(connection, agent, id, seq)
+                await _erase_alternatives(connection, agent, id, seq)
         await _raise_epoch(connection, agent)
         return after + _PAGE
     if after - len(messages) < len(exchanges):
@@ -269,11 +279,9 @@ async def _erase_exchanges(connection: Connection, work: _Work, after: int) -> i
         return after + _PAGE
     ids: list[int] = []
     if target["conversation"] is not None:
-        rows = await connection.rows(SQL["exchanges_of"], (agent, target["conversation"], _PAGE))
-        ids += [row[0] for row in rows]
+        ids = await _ids(connection, "exchanges_of", (agent, target["conversation"], _PAGE))
     if target["before"] is not None and not ids:
-        rows = await connection.rows(SQL["exchanges_before"], (agent, target["before"], _PAGE))
-        ids += [row[0] for row in rows]
+        ids = await _ids(connection, "exchanges_before", (agent, target["before"], _PAGE))
     if not ids:
         return None
     await _erase_all(connection, agent, ids)
@@ -394,35 +402,25 @@ def _origins(exchange: int | None, sources: bytes) -> set[int]:
     return {*orjson.loads(sources), *([] if exchange is None else [exchange])}
 
 
-async def _erase_passages(connection: Connection, work: _Work, after: int) -> int | None:
-    agent, before = work.agent, work.target["before"]
-    rows = await connection.rows(SQL["passages_of"], (agent, after, _READ_PAGE))
-    origins = {id: _origins(exchange, sources) for id, _, _, exchange, sources in rows}
-    erased = await _erased_among(connection, chain.from_iterable(origins.values()))
-    for id, seq, at, *_ in rows:
-        if (before is not None and at < before) or origins[id] & erased:
-            await connection.run(SQL["passage_erase"], (id, agent, _NO_SOURCES))
-            await _forget_saved(connection, agent, seq, at)
-    return rows[-1][0] if len(rows) == _READ_PAGE else None
+def _erasing(kind: str) -> _Phase:
+    """Makes a phase that goes through what was saved of one kind, passages or facts."""
 
+    async def erase(connection: Connection, work: _Work, after: int) -> int | None:
+        agent, before = work.agent, work.target["before"]
+        rows = await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
+        origins = {id: _origins(exchange, sources) for id, _, _, exchange, sources in rows}
+        erased = await _erased_among(connection, chain.from_iterable(origins.values()))
+        for id, seq, at, *_ in rows:
+            if (before is not None and at < before) or origins[id] & erased:
+                await connection.run(SQL[f"{kind}_erase"], (id, agent, _NO_SOURCES))
+                if kind == "fact":
+                    await connection.run(SQL["fact_ended_erase"], (id, agent))
+                # Its day is kept until what quotes it is gone too.
+                await history.mark(connection, agent, "day", (b"",), int(at // _DAY_S))
+                await forget_indexed(connection, agent, [seq])
+        return rows[-1][0] if len(rows) == _READ_PAGE else None
 
-async def _erase_facts(connection: Connection, work: _Work, after: int) -> int | None:
-    agent, before = work.agent, work.target["before"]
-    rows = await connection.rows(SQL["facts_of"], (agent, after, _READ_PAGE))
-    origins = {id: _origins(None, sources) for id, _, _, sources in rows}
-    erased = await _erased_among(connection, chain.from_iterable(origins.values()))
-    for id, seq, said_at, _ in rows:
-        if (before is not None and said_at < before) or origins[id] & erased:
-            await connection.run(SQL["fact_erase"], (id, agent, _NO_SOURCES, b""))
-            await connection.run(SQL["fact_ended_erase"], (id, agent))
-            await _forget_saved(connection, agent, seq, said_at)
-    return rows[-1][0] if len(rows) == _READ_PAGE else None
-
-
-async def _forget_saved(connection: Connection, agent: int, seq: int, at: float) -> None:
-    """Takes a passage or fact out of the index; its day is kept until what quotes it is gone too."""
-    await history.mark(connection, agent, "day", (b"",), int(at // _DAY_S))
-    await forget_indexed(connection, agent, [seq])
+    return erase
 
 
 async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> int | None:
@@ -434,23 +432,16 @@ async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> in
         if row is None:
             return None
         project, profile = row[0], row[1]
-    for (block,) in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
+    for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
         if await _rebuild(connection, work, block):
             await history.mark(connection, work.agent, "blocks", (b"",), 0)
-            if await _owner(connection, block) is None:
+            if owner is None:
                 await _erase_snapshots(connection, "snapshots_shown_shared", (project, profile))
                 await connection.run(SQL["raise_epochs_shared"], (project, profile))
             else:
                 await _erase_snapshots(connection, "snapshots_shown", (work.agent,))
                 await _raise_epoch(connection, work.agent)
     return None
-
-
-async def _owner(connection: Connection, block: int) -> int | None:
-    """Returns the agent that a block belongs to; None where it is shared."""
-    row = await connection.row(SQL["block_owner"], (block,))
-    owner: int | None = None if row is None else row[0]
-    return owner
 
 
 async def _rebuild(connection: Connection, work: _Work, block: int) -> bool:
@@ -549,25 +540,14 @@ async def _end(connection: Connection, work: _Work, after: int) -> int | None:
 # -- a whole memory
 
 
-def _wiping(name: str) -> _Phase:
-    """Makes a phase of a statement that takes a page of rows."""
+def _wiping(name: str, *, is_paged: bool) -> _Phase:
+    """Makes a phase of a statement that takes a page of rows, or all of them at once."""
 
     async def wipe(connection: Connection, work: _Work, after: int) -> int | None:
-        """Forgets a memory that nobody's blocks come from, such as an import that was given up."""
-        gone = await connection.run(SQL[name], (work.agent, _PAGE))
-        return after + gone if gone == _PAGE else None
+        gone = await connection.run(SQL[name], (work.agent, _PAGE) if is_paged else (work.agent,))
+        return after + gone if is_paged and gone == _PAGE else None
 
     return wipe
-
-
-def _deleting(name: str) -> _Phase:
-    """Makes a phase of a statement that takes all rows at once."""
-
-    async def delete(connection: Connection, work: _Work, after: int) -> int | None:
-        await connection.run(SQL[name], (work.agent,))
-        return None
-
-    return delete
 
 
 async def _wipe_shared(connection: Connection, project: str) -> bool:
@@ -580,8 +560,8 @@ async def _wipe_shared(connection: Connection, project: str) -> bool:
 
 _ERASING: dict[str, _Phase] = {
     "exchanges": _erase_exchanges,
-    "passages": _erase_passages,
-    "facts": _erase_facts,
+    "passages": _erasing("passage"),
+    "facts": _erasing("fact"),
     "blocks": _rebuild_blocks,
     "additions": _erase_additions,
     "end": _end,
@@ -591,8 +571,7 @@ _PAGED = ("versions", "passages", "facts", "ops", "snapshots", "exchanges", "con
 _WHOLE = ("blocks", "ended", "learned", "marks", "terms", "embedded")
 _WIPING: dict[str, _Phase] = {
     "shared": _rebuild_blocks,
-    **{f"wipe_{name}": _wiping(f"wipe_{name}") for name in _PAGED},
-    **{f"wipe_{name}": _deleting(f"wipe_{name}") for name in _WHOLE},
+    **{f"wipe_{name}": _wiping(f"wipe_{name}", is_paged=name in _PAGED) for name in (*_PAGED, *_WHOLE)},
 }
 _FIRST = "exchanges"
 _NEXT = {**dict(pairwise(_ERASING)), **dict(pairwise(_WIPING))}

@@ -118,21 +118,21 @@ WHERE id = ?1 AND agent = ?2
 
 -- name: facts_of
 -- Reads a page of facts with their sources.
-SELECT id, seq, valid_from, sources FROM facts WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
+SELECT id, seq, valid_from, NULL, sources FROM facts WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: fact_erase
 -- Empties a fact, which is nobody's from now on. Facts that it took the place of stay untrue.
-UPDATE facts SET agent = -id, seq = 0, at = 0, valid_from = 0, key = ?4, exchange = NULL, sources = ?3, about = '',
-    text = '' WHERE id = ?1 AND agent = ?2
+UPDATE facts SET agent = -id, seq = 0, at = 0, valid_from = 0, key = substr(key, 1, 0), exchange = NULL, sources = ?3,
+    about = '', text = '' WHERE id = ?1 AND agent = ?2
 
 -- name: fact_ended_erase
 -- Drops when it ended.
 DELETE FROM facts_ended WHERE fact = ? AND agent = ?
 
 -- name: blocks_seen
--- Finds the blocks that a memory could write: its own and its profile's.
-SELECT b.id FROM blocks b WHERE b.agent = ?1
-UNION ALL SELECT b.id FROM blocks b WHERE b.agent IS NULL AND b.project = ?2 AND b.profile = ?3
+-- Finds the blocks that a memory could write, and whose they are: its own and its profile's, which are nobody's.
+SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
+UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.project = ?2 AND b.profile = ?3
 
 -- name: block_versions
 -- Reads all values of a block, oldest first.
@@ -169,10 +169,6 @@ UPDATE agents SET epoch = epoch + 1 WHERE project = ? AND profile = ?
 -- Finds a page of exchanges to which we added something.
 SELECT id FROM exchanges WHERE agent = ?1 AND seq > ?2 AND id > ?3 AND (notes IS NOT NULL OR "full" IS NOT NULL)
 ORDER BY id LIMIT ?4
-
--- name: block_owner
--- Returns whose a block is, NULL for a shared one.
-SELECT agent FROM blocks WHERE id = ?
 
 -- name: wipe_exchanges (sqlite)
 -- Empties a page of a memory that is gone.

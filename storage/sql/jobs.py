@@ -26,6 +26,7 @@ from typing import TypeVar
 from storage.database import Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale
 from storage.records import Job, JobState, Step
+from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ class _Leases:
             return (id, attempt) in self._until
 
 
-class Jobs:
+class Jobs(Group):
     """Durable work. Times are the store's: it knows what is due and whose lease has run out."""
 
     def __init__(
@@ -130,7 +131,7 @@ class Jobs:
         tick: Callable[[], float] = time.monotonic,
     ) -> None:
         """now: seconds since the epoch, as jobs fall due. tick: never jumps, as leases run out."""
-        self._database = database
+        super().__init__(database)
         self._now = now
         self._leases = _Leases(tick)
         self._holder = uuid.uuid4().hex
@@ -148,18 +149,15 @@ class Jobs:
         for woken in tuple(self._watchers):
             woken()
 
-    async def due_in(self, kinds: Sequence[str]) -> float | None:
+    @reads
+    async def due_in(self, connection: Connection, kinds: Sequence[str]) -> float | None:
         """Returns the seconds until a job of these kinds can be claimed or a lease runs out; None: nothing waits."""
-
-        async def read(connection: Connection) -> float | None:
-            waits = [self._left(row) for row in await connection.rows(SQL["running"]) if row[3] in kinds]
-            now = self._now()
-            first = await _first(connection, kinds, now)
-            if first is not None:
-                waits.append(max(0.0, first[1] - now))
-            return min(waits, default=None)
-
-        return await self._database.read(read)
+        waits = [self._left(row) for row in await connection.rows(SQL["running"]) if row[3] in kinds]
+        now = self._now()
+        first = await _first(connection, kinds, now)
+        if first is not None:
+            waits.append(max(0.0, first[1] - now))
+        return min(waits, default=None)
 
     # -- a job's life -------------------------------------------------------------------------------------------------
 
@@ -219,13 +217,13 @@ class Jobs:
         if not self._leases.has(job.id, job.attempt):
             return False
         self._leases.hold(job.id, job.attempt, lease_s)
-        row = await self._database.read(lambda c: c.row(SQL["fence"], (job.id, job.attempt)))
-        return row is not None and bool(row[0])
+        return bool(await self._database.read(lambda c: c.value(SQL["fence"], (job.id, job.attempt))))
 
-    async def step(self, job: Job, name: str) -> bytes | None:
+    @reads
+    async def step(self, connection: Connection, job: Job, name: str) -> bytes | None:
         """Returns the result of a step that was performed, in this attempt or an earlier one."""
-        row = await self._database.read(lambda c: c.row(SQL["step"], (job.id, name)))
-        return None if row is None else bytes(row[0])
+        result: bytes | None = await connection.value(SQL["step"], (job.id, name))
+        return result
 
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
         """Writes step and effect in one transaction; a result that was journaled before stays, and is returned.
@@ -235,9 +233,9 @@ class Jobs:
 
         async def write(connection: Connection) -> bytes:
             await self._check(connection, job)
-            row = await connection.row(SQL["step"], (job.id, name))
-            if row is not None:
-                return bytes(row[0])
+            found: bytes | None = await connection.value(SQL["step"], (job.id, name))
+            if found is not None:
+                return found
             if effect is not None:
                 await effect(connection)
             await connection.run(SQL["step_insert"], (job.id, name, self._now(), result))
@@ -250,20 +248,13 @@ class Jobs:
 
         Raises: Stale; what the effect raises.
         """
-
-        async def write(connection: Connection) -> None:
-            await self._check(connection, job)
-            await effect(connection)
-
-        await asyncio.shield(self._database.bulk(write))
+        await asyncio.shield(self._database.bulk(lambda connection: self._perform(connection, job, effect)))
 
     async def finish(self, job: Job, effect: Effect | None = None) -> None:
         """Writes the last effect and the job's end in one transaction. Raises: Stale; what the effect raises."""
 
         async def write(connection: Connection) -> None:
-            await self._check(connection, job)
-            if effect is not None:
-                await effect(connection)
+            await self._perform(connection, job, effect)
             await _delete(connection, job.id)
 
         await self._write(write)
@@ -286,24 +277,28 @@ class Jobs:
 
     # -- operators and forgetting -------------------------------------------------------------------------------------
 
-    async def list(self, state: JobState | None = None, limit: int = 100) -> tuple[Job, ...]:
+    @reads
+    async def list(
+        self, connection: Connection, state: JobState | None = None, limit: int = 100
+    ) -> tuple[Job, ...]:
         """Returns jobs, newest first."""
-        values = ("" if state is None else state, limit)
-        return tuple(map(_job, await self._database.read(lambda c: c.rows(SQL["list"], values))))
+        return tuple(map(_job, await connection.rows(SQL["list"], ("" if state is None else state, limit))))
 
-    async def get(self, id: int) -> Job | None:
-        row = await self._database.read(lambda c: c.row(SQL["get"], (id,)))
+    @reads
+    async def get(self, connection: Connection, id: int) -> Job | None:
+        row = await connection.row(SQL["get"], (id,))
         return None if row is None else _job(row)
 
-    async def steps(self, id: int) -> tuple[Step, ...]:
+    @reads
+    async def steps(self, connection: Connection, id: int) -> tuple[Step, ...]:
         """Returns the steps that a job has performed so far."""
-        rows = await self._database.read(lambda c: c.rows(SQL["step_list"], (id,)))
-        return tuple(Step(*row) for row in rows)
+        return tuple(Step(*row) for row in await connection.rows(SQL["step_list"], (id,)))
 
-    async def counts(self) -> dict[JobState, int]:
-        rows = await self._database.read(lambda c: c.rows(SQL["counts"]))
-        found = {row[0]: row[1] for row in rows}
-        return {state: found.get(state, 0) for state in JobState}
+    @reads
+    async def counts(self, connection: Connection) -> dict[JobState, int]:
+        found = dict.fromkeys(JobState, 0)
+        found.update((JobState(state), count) for state, count in await connection.rows(SQL["counts"]))
+        return found
 
     async def retry(self, id: int) -> Job:
         """Has a job run now: a dead letter from its first attempt, or a newer job of its key, or one that waits.
@@ -376,6 +371,11 @@ class Jobs:
         if not row[0]:
             raise Stale(f"something was forgotten while job {job.id} was under way")
 
+    async def _perform(self, connection: Connection, job: Job, effect: Effect | None) -> None:
+        await self._check(connection, job)
+        if effect is not None:
+            await effect(connection)
+
     async def _end(self, job: Job, error: str | None, delay_s: float | None, tries: int) -> str:
         async def write(connection: Connection) -> str:
             row = await connection.row(SQL["fence"], (job.id, job.attempt))
@@ -399,8 +399,8 @@ class Jobs:
 async def _epoch(connection: Connection, agent: int) -> int | None:
     if agent == NO_AGENT:
         return 0
-    row = await connection.row(SQL["epoch"], (agent,))
-    return None if row is None else int(row[0])
+    epoch: int | None = await connection.value(SQL["epoch"], (agent,))
+    return epoch
 
 
 async def _first(connection: Connection, kinds: Sequence[str], now: float) -> tuple[int, float] | None:
@@ -419,8 +419,7 @@ async def _first(connection: Connection, kinds: Sequence[str], now: float) -> tu
 
 
 async def _is_current(connection: Connection, id: int) -> bool:
-    row = await connection.row(SQL["is_current"], (id,))
-    return row is not None and bool(row[0])
+    return bool(await connection.value(SQL["is_current"], (id,)))
 
 
 async def _get(connection: Connection, id: int) -> Job:

@@ -18,6 +18,7 @@ from pathlib import Path
 from storage.database import Connection, Database
 from storage.errors import NotFound, WriteConflict
 from storage.records import Key
+from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
 SQL = load("statements.sql")
@@ -66,7 +67,7 @@ async def _revoke(connection: Connection, name_or_id: str, now: float) -> Key:
     return Key(*row)
 
 
-class Keys:
+class Keys(Group):
     """The keys of callers. Those presented lately are kept in memory.
 
     So the common request costs no statement, and known callers stay known while the store is down. Only this process
@@ -74,7 +75,7 @@ class Keys:
     """
 
     def __init__(self, database: Database, now: Callable[[], float], path: str | Path) -> None:
-        self._database = database
+        super().__init__(database)
         self._path = path
         self._now = now
         self._known: OrderedDict[bytes, Key] = OrderedDict()
@@ -98,9 +99,9 @@ class Keys:
         finally:
             self._known.clear()
 
-    async def list(self) -> tuple[Key, ...]:
-        rows = await self._database.read(lambda connection: connection.rows(SQL["key_list"]))
-        return tuple(Key(*row) for row in rows)
+    @reads
+    async def list(self, connection: Connection) -> tuple[Key, ...]:
+        return tuple(Key(*row) for row in await connection.rows(SQL["key_list"]))
 
     async def find(self, presented: str) -> Key | None:
         """Returns the key that was presented, unless it is revoked or was never ours. Raises: Unavailable."""
