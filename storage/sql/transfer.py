@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -23,6 +22,7 @@ from storage.sql.agents import Agents, create_agent, find_agent, load_agent
 from storage.sql.exchanges import unpack_atoms, unpack_inputs
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
+from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load, parts
 
 SQL = load("transfer.sql")
@@ -35,41 +35,56 @@ _NUMBERED = ("exchange", "passage", "fact")
 # Of a page, about; one exchange may be larger.
 PAGE_BYTES = 1 << 20
 _FEW = 8
+# What a record says, part by part, in the order in which rows are read and written.
+_NAMES = {
+    "conversation": ("uid", "key", "begun", "last_at", "settled_at"),
+    "block": ("label", "description", "limit", "read_only"),
+    "version": ("block", "version", "restores", "at", "origin", "exchange", "sources", "value"),
+    "passage": ("seq", "at", "exchange", "sources", "text"),
+    "fact": ("seq", "at", "valid_from", "exchange", "sources", "about", "text"),
+    "ended": ("fact", "at", "successor"),
+    "learned": ("seq",),
+    "edit": ("exchange", "call", "state", "at", "op", "label", "arguments"),
+}
+# Of these, what a row holds as JSON.
+_JSON = ("sources", "arguments")
 
 
-class Transfer:
-    def __init__(
-        self,
-        database: Database,
-        agents: Agents,
-        forgetting: Forgetting,
-    ) -> None:
-        self._database = database
+class Transfer(Group):
+    """Export and import of a memory, part by part."""
+
+    def __init__(self, database: Database, agents: Agents, forgetting: Forgetting) -> None:
+        super().__init__(database)
         self._agents = agents
         self._forgetting = forgetting
 
     # -- export
 
-    async def edge(self, agent: Agent) -> dict[str, int]:
+    @reads
+    async def edge(self, connection: Connection, agent: Agent) -> dict[str, int]:
         """Returns where the memory ends now, for `page`. Raises: NotFound.
 
         seq: the last number that was given out. learned: how far learning has come.
         """
-        row = await self._database.read(lambda c: c.row(SQL["edge"], (agent.id,)))
+        row = await connection.row(SQL["edge"], (agent.id,))
         if row is None:
             raise NotFound("this memory is gone")
         return {name: last or 0 for name, last in zip(_EDGE, row, strict=True)}
 
+    @long_reads
     async def page(
-        self, agent: Agent, part: str, after: int, limit: int, edge: Mapping[str, int]
+        self, connection: Connection, agent: Agent, part: str, after: int, limit: int, edge: Mapping[str, int]
     ) -> list[tuple[int, TransferRecord]]:
         """Returns (what comes after it, record) of one part.
 
         part: conversation, exchange, block, version, passage, fact, ended, learned or edit. Nothing lies beyond the
         edge: what is said meanwhile would refer to what is not exported.
         """
-        read = partial(_ended, upto=edge["seq"]) if part == "ended" else _PAGES[part]
-        found = await self._database.long_read(lambda connection: read(connection, agent.id, after, limit))
+        found = (
+            await _exchanges(connection, agent.id, after, limit)
+            if part == "exchange"
+            else await _records(connection, agent.id, part, after, limit, edge["seq"])
+        )
         # What was learned meanwhile is not exported, and is learned again.
         if part == "learned":
             return [(at, TransferRecord({"seq": edge["learned"]})) for at, _ in found if edge["learned"]]
@@ -84,11 +99,7 @@ class Transfer:
         Raises: WriteConflict, where one is already.
         """
         scope = draft.scope
-
-        async def check(connection: Connection) -> None:
-            await _check_empty(connection, scope)
-
-        await self._database.read(check)
+        await self._database.read(lambda connection: _check_empty(connection, scope))
         hidden = replace(scope, subject=IMPORTING + scope.subject)
         left = await self._forgetting.find(hidden.project, hidden.profile, hidden.subject)
         # An import may not have come to its end.
@@ -97,14 +108,15 @@ class Transfer:
         made = replace(draft, id=0, scope=hidden)
         return await self._database.bulk(lambda connection: create_agent(connection, made))
 
-    async def under_way(self, scope: Scope) -> Agent | None:
+    @reads
+    async def under_way(self, connection: Connection, scope: Scope) -> Agent | None:
         """Returns the memory that `begin` made."""
-        hidden = replace(scope, subject=IMPORTING + scope.subject)
-        return await self._database.read(lambda connection: find_agent(connection, hidden))
+        return await find_agent(connection, replace(scope, subject=IMPORTING + scope.subject))
 
-    async def chain(self, agent: Agent, seq: int) -> list[Ancestor]:
+    @reads
+    async def chain(self, connection: Connection, agent: Agent, seq: int) -> list[Ancestor]:
         """Returns the path to an exchange of it, oldest first. Raises: NotFound."""
-        rows = await self._database.read(lambda c: c.rows(SQL["chain"], (agent.id, seq)))
+        rows = await connection.rows(SQL["chain"], (agent.id, seq))
         if not rows:
             raise NotFound(f"there is no exchange {seq}")
         return [
@@ -112,15 +124,17 @@ class Transfer:
             for seq, depth, offset, length, i, r in rows
         ]
 
-    async def write(self, agent: Agent, records: Sequence[tuple[str, TransferRecord]]) -> None:
+    @bulk_writes
+    async def write(
+        self, connection: Connection, agent: Agent, records: Sequence[tuple[str, TransferRecord]]
+    ) -> None:
         """Writes (part, record) in the order in which they were read. Raises: WriteConflict, NotFound."""
-
-        async def put(connection: Connection) -> None:
-            await _check_begun(connection, agent)
-            for part, record in records:
-                await _PUT[part](connection, agent.id, record)
-
-        await self._database.bulk(put)
+        await _check_begun(connection, agent)
+        for part, record in records:
+            if part == "exchange":
+                await _put_exchange(connection, agent.id, record)
+            else:
+                await _put(connection, agent, part, record.values)
 
     async def end(self, agent: Agent, next_seq: int) -> None:
         """Puts the memory in its place. Raises: WriteConflict, where something was said there meanwhile."""
@@ -163,12 +177,30 @@ async def _check_empty(connection: Connection, scope: Scope) -> int | None:
 # -- export
 
 
-async def _conversations(
-    connection: Connection, agent: int, after: int, limit: int
+async def _records(
+    connection: Connection, agent: int, part: str, after: int, limit: int, upto: int
 ) -> list[tuple[int, TransferRecord]]:
-    rows = await connection.rows(SQL["conversations"], (agent, after, limit))
-    names = ("uid", "key", "begun", "last_at", "settled_at")
-    return [(row[0], TransferRecord(dict(zip(names, row[1:], strict=True)))) for row in rows]
+    """Reads a page of a part. upto: a fact that gave way to a later one is still true without that one.
+
+    Each row begins with what comes after it. Of its exchanges are left those that this memory still has.
+    """
+    values = (agent, after, limit, upto) if part == "ended" else (agent, after, limit)
+    rows = await connection.rows(SQL[f"{part}_read"], values)
+    records = [dict(zip(_NAMES[part], row[1:], strict=True)) for row in rows]
+    for v in records:
+        v.update({name: orjson.loads(v[name]) for name in _JSON if name in v})
+    wanted = {id for v in records for id in (v.get("exchange"), *v.get("sources", ())) if id is not None}
+    seqs: dict[int | None, int] = {}
+    for ids in parts(sorted(wanted), _LIST):
+        seqs.update((row[0], row[1]) for row in await connection.rows(SQL["seqs_of"], (agent, ids)))
+    for v in records:
+        if "exchange" in v:
+            v["exchange"] = seqs.get(v["exchange"])
+        if "sources" in v:
+            v["sources"] = [seqs[id] for id in v["sources"] if id in seqs]
+        if "read_only" in v:
+            v["read_only"] = bool(v["read_only"])
+    return [(row[0], TransferRecord(v)) for row, v in zip(rows, records, strict=True)]
 
 
 async def _exchanges(
@@ -190,119 +222,29 @@ async def _exchanges(
     return found
 
 
-async def _seqs(connection: Connection, agent: int, rows: Sequence[Sequence[Any]]) -> dict[int | None, int]:
-    """Returns the numbers of the exchanges that records came from, by row id.
-
-    Those that are gone, or another agent's, are missing. rows: (exchange, JSON list of exchanges) of each record.
-    """
-    wanted = {id for exchange, sources in rows for id in (exchange, *orjson.loads(sources)) if id is not None}
-    found: dict[int | None, int] = {}
-    for part in parts(sorted(wanted), _LIST):
-        found.update((row[0], row[1]) for row in await connection.rows(SQL["seqs_of"], (agent, part)))
-    return found
-
-
-def _sources(seqs: Mapping[int | None, int], sources: bytes) -> list[int]:
-    """Returns the numbers of the exchanges that are left of a list."""
-    return [seqs[id] for id in orjson.loads(sources) if id in seqs]
-
-
-async def _blocks(
-    connection: Connection, agent: int, after: int, limit: int
-) -> list[tuple[int, TransferRecord]]:
-    rows = await connection.rows(SQL["blocks"], (agent,))
-    names = ("label", "description", "limit", "read_only")
-    values = [(row[0], dict(zip(names, row[1:], strict=True))) for row in rows]
-    return [
-        (id, TransferRecord({**each, "read_only": bool(each["read_only"])}))
-        for id, each in values
-        if id > after
-    ]
-
-
-async def _versions(
-    connection: Connection, agent: int, after: int, limit: int
-) -> list[tuple[int, TransferRecord]]:
-    rows = await connection.rows(SQL["versions"], (agent, after, limit))
-    seqs = await _seqs(connection, agent, [row[6:8] for row in rows])
-    return [
-        (id, TransferRecord({
-            "block": label, "version": version, "restores": restores, "at": at, "origin": origin,
-            "exchange": seqs.get(exchange), "sources": _sources(seqs, sources), "value": value,
-        }))
-        for id, label, version, restores, at, origin, exchange, sources, value in rows
-    ]  # fmt: skip
-
-
-async def _passages(
-    connection: Connection, agent: int, after: int, limit: int
-) -> list[tuple[int, TransferRecord]]:
-    rows = await connection.rows(SQL["passages"], (agent, after, limit))
-    seqs = await _seqs(connection, agent, [row[2:4] for row in rows])
-    return [
-        (seq, TransferRecord({
-            "seq": seq, "at": at, "exchange": seqs.get(exchange), "sources": _sources(seqs, sources), "text": text,
-        }))
-        for seq, at, exchange, sources, text in rows
-    ]  # fmt: skip
-
-
-async def _facts(
-    connection: Connection, agent: int, after: int, limit: int
-) -> list[tuple[int, TransferRecord]]:
-    rows = await connection.rows(SQL["facts"], (agent, after, limit))
-    seqs = await _seqs(connection, agent, [row[3:5] for row in rows])
-    return [
-        (seq, TransferRecord({
-            "seq": seq, "at": at, "valid_from": valid_from, "exchange": seqs.get(exchange),
-            "sources": _sources(seqs, sources), "about": about, "text": text,
-        }))
-        for seq, at, valid_from, exchange, sources, about, text in rows
-    ]  # fmt: skip
-
-
-async def _ended(
-    connection: Connection, agent: int, after: int, limit: int, *, upto: int
-) -> list[tuple[int, TransferRecord]]:
-    """Reads facts that have ended. upto: one that gave way to a later fact is still true without that one."""
-    rows = await connection.rows(SQL["ended"], (agent, after, upto, limit))
-    return [(id, TransferRecord({"fact": seq, "at": at, "successor": by})) for id, seq, at, by in rows]
-
-
-async def _learned(
-    connection: Connection, agent: int, after: int, limit: int
-) -> list[tuple[int, TransferRecord]]:
-    # There is but one, which moves on with what is said.
-    if after:
-        return []
-    rows = await connection.rows(SQL["learned"], (agent, after, limit))
-    return [(seq, TransferRecord({"seq": seq})) for (seq,) in rows]
-
-
-async def _edits(
-    connection: Connection, agent: int, after: int, limit: int
-) -> list[tuple[int, TransferRecord]]:
-    rows = await connection.rows(SQL["ops"], (agent, after, limit))
-    seqs = await _seqs(connection, agent, [(row[1], b"[]") for row in rows])
-    return [
-        (id, TransferRecord({
-            "exchange": seqs.get(exchange), "call": call, "state": state, "at": at, "op": op, "label": label,
-            "arguments": orjson.loads(arguments),
-        }))
-        for id, exchange, call, state, at, op, label, arguments in rows
-    ]  # fmt: skip
-
-
 # -- import
 
 
-async def _put_conversation(connection: Connection, agent: int, record: TransferRecord) -> None:
-    v = record.values
-    is_taken = await connection.row(SQL["uid_taken"], (v["uid"],)) is not None
-    uid = _another(agent, v["uid"]) if is_taken else v["uid"]
-    await connection.run(
-        SQL["conversation_add"], (agent, uid, v["key"], v["begun"], v["last_at"], v["settled_at"])
-    )
+async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[str, Any]) -> None:
+    """Writes a record of any part but exchanges. Raises: NotFound."""
+    v = {name: values[name] for name in _NAMES[part]}
+    if "exchange" in v:
+        ids = await _ids(connection, agent.id, (v["exchange"], *v.get("sources", ())))
+        v["exchange"] = ids[v["exchange"]]
+        if "sources" in v:
+            v["sources"] = [ids[seq] for seq in v["sources"]]
+    v.update({name: orjson.dumps(v[name]) for name in _JSON if name in v})
+    if part == "conversation" and await connection.row(SQL["uid_taken"], (v["uid"],)) is not None:
+        v["uid"] = _another(agent.id, v["uid"])
+    if part == "block":
+        v["read_only"] = int(v["read_only"])
+    if part == "fact":
+        v["key"] = hash_key(agent.secret, values["key"])
+    row = await connection.row(SQL[f"{part}_put"], (agent.id, *v.values()))
+    if part == "version":
+        if row is None:
+            raise NotFound(f"there is no block {v['block']!r}")
+        await connection.run(SQL["version_point"], (v["version"], row[0], row[1], agent.id))
 
 
 def _another(agent: int, uid: str) -> str:
@@ -324,14 +266,6 @@ async def _ids(
     return found
 
 
-async def _found_sources(
-    connection: Connection, agent: int, values: Mapping[str, Any]
-) -> tuple[int | None, bytes]:
-    """Returns exchange and sources of a record as its row has them. Raises: NotFound."""
-    ids = await _ids(connection, agent, (values["exchange"], *values["sources"]))
-    return ids[values["exchange"]], orjson.dumps([ids[seq] for seq in values["sources"]])
-
-
 async def _put_exchange(connection: Connection, agent: int, record: TransferRecord) -> None:
     e, v = record.exchange, record.values
     assert e is not None
@@ -344,94 +278,3 @@ async def _put_exchange(connection: Connection, agent: int, record: TransferReco
     e = replace(e, conversation=row[0], parent=ids[v["parent"]], prior=ids[v["prior"]])
     id = await exchanges.put_exchange(connection, agent, e)
     await exchanges.mark(connection, agent, "head", v.get("heads", ()), id)
-
-
-async def _put_block(connection: Connection, agent: int, record: TransferRecord) -> None:
-    v = record.values
-    await connection.run(
-        SQL["block_add"], (agent, v["label"], v["description"], v["limit"], int(v["read_only"]))
-    )
-
-
-async def _put_version(connection: Connection, agent: int, record: TransferRecord) -> None:
-    v = record.values
-    exchange, sources = await _found_sources(connection, agent, v)
-    values = (
-        agent,
-        v["block"],
-        v["version"],
-        v["restores"],
-        v["at"],
-        v["origin"],
-        exchange,
-        sources,
-        v["value"],
-    )
-    row = await connection.row(SQL["version_add"], values)
-    if row is None:
-        raise NotFound(f"there is no block {v['block']!r}")
-    await connection.run(SQL["version_point"], (v["version"], row[0], row[1], agent))
-
-
-async def _put_passage(connection: Connection, agent: int, record: TransferRecord) -> None:
-    v = record.values
-    exchange, sources = await _found_sources(connection, agent, v)
-    await connection.run(SQL["passage_put"], (agent, v["seq"], v["at"], exchange, sources, v["text"]))
-
-
-async def _put_fact(connection: Connection, agent: int, record: TransferRecord) -> None:
-    v = record.values
-    of = await load_agent(connection, agent)
-    assert of is not None  # the agent was looked for at the begin of this transaction
-    exchange, sources = await _found_sources(connection, agent, v)
-    key = hash_key(of.secret, v["key"])
-    values = (agent, v["seq"], v["at"], v["valid_from"], key, exchange, sources, v["about"], v["text"])
-    await connection.run(SQL["fact_put"], values)
-
-
-async def _put_ended(connection: Connection, agent: int, record: TransferRecord) -> None:
-    v = record.values
-    await connection.run(SQL["ended_put"], (agent, v["fact"], v["successor"], v["at"]))
-
-
-async def _put_learned(connection: Connection, agent: int, record: TransferRecord) -> None:
-    await connection.run(SQL["learned_put"], (agent, record.values["seq"]))
-
-
-async def _put_edit(connection: Connection, agent: int, record: TransferRecord) -> None:
-    v = record.values
-    ids, arguments = await _ids(connection, agent, (v["exchange"],)), orjson.dumps(v["arguments"])
-    values: Sequence[Any] = (
-        agent,
-        ids[v["exchange"]],
-        v["call"],
-        v["state"],
-        v["at"],
-        v["op"],
-        v["label"],
-        arguments,
-    )
-    await connection.run(SQL["op_put"], values)
-
-
-_PAGES = {
-    "conversation": _conversations,
-    "exchange": _exchanges,
-    "block": _blocks,
-    "version": _versions,
-    "passage": _passages,
-    "fact": _facts,
-    "learned": _learned,
-    "edit": _edits,
-}
-_PUT = {
-    "conversation": _put_conversation,
-    "exchange": _put_exchange,
-    "block": _put_block,
-    "version": _put_version,
-    "passage": _put_passage,
-    "fact": _put_fact,
-    "ended": _put_ended,
-    "learned": _put_learned,
-    "edit": _put_edit,
-}

@@ -1,6 +1,6 @@
 -- Every statement of export and import. Outside, an exchange is known by its number, a conversation by its uid.
 
--- name: conversations
+-- name: conversation_read
 -- Reads a page of an agent's conversations.
 SELECT id, uid, key, begun, last_at, settled_at FROM conversations WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
@@ -11,34 +11,35 @@ SELECT p.input, p.said, p."full", c.uid, (SELECT seq FROM exchanges x WHERE x.id
 FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
 WHERE p.agent = ? AND p.seq > ? ORDER BY p.seq LIMIT ?
 
--- name: blocks
--- Reads an agent's own blocks.
-SELECT id, label, description, lim, read_only FROM blocks WHERE agent = ? ORDER BY id
+-- name: block_read
+-- Reads a page of an agent's own blocks.
+SELECT id, label, description, lim, read_only FROM blocks WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
--- name: versions
+-- name: version_read
 -- Reads a page of the values of these blocks.
 SELECT h.id, b.label, h.version, h.restores, h.at, h.origin, h.exchange, h.sources, h.value
 FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = ? AND h.id > ? ORDER BY h.id LIMIT ?
 
--- name: passages
+-- name: passage_read
 -- Reads a page of passages.
-SELECT seq, at, exchange, sources, text FROM passages WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
+SELECT seq, seq, at, exchange, sources, text FROM passages WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
 
--- name: facts
+-- name: fact_read
 -- Reads a page of facts.
-SELECT seq, at, valid_from, exchange, sources, about, text FROM facts WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
+SELECT seq, seq, at, valid_from, exchange, sources, about, text FROM facts
+WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
 
--- name: ended
+-- name: ended_read
 -- Reads a page of facts that have ended, and what took their place; NULL: that is forgotten, or came later.
 SELECT x.fact, f.seq, x.at, s.seq
 FROM facts_ended x JOIN facts f ON f.id = x.fact AND f.agent = x.agent LEFT JOIN facts s ON s.id = x.successor AND s.agent = x.agent
-WHERE x.agent = ? AND x.fact > ? AND coalesce(s.seq, 0) <= ? ORDER BY x.fact LIMIT ?
+WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact LIMIT ?3
 
--- name: learned
--- Returns up to where learning has come.
-SELECT seq FROM learned WHERE agent = ? AND seq > ? LIMIT ?
+-- name: learned_read
+-- Returns up to where learning has come. There is but one row, which moves on with what is said: nothing comes after it.
+SELECT seq, seq FROM learned WHERE agent = ?1 AND seq > 0 AND CAST(?2 AS BIGINT) = 0 LIMIT ?3
 
--- name: ops
+-- name: edit_read
 -- Reads a page of memory edits; emptied ones say nothing.
 SELECT id, exchange, call_id, state, at, op, label, arguments FROM block_ops
 WHERE agent = ? AND id > ? AND length(arguments) > 2 ORDER BY id LIMIT ?
@@ -71,7 +72,7 @@ WITH RECURSIVE up(id) AS (
     UNION ALL SELECT e.parent FROM up JOIN exchanges e ON e.id = up.id AND e.agent = ?1 WHERE e.parent IS NOT NULL)
 SELECT p.seq, p.depth, p."offset", p.length, p.inputs, p.reply FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY p.depth
 
--- name: conversation_add
+-- name: conversation_put
 -- Adds a conversation as it was.
 INSERT INTO conversations (agent, uid, key, begun, last_at, settled_at) VALUES (?, ?, ?, ?, ?, ?)
 
@@ -83,12 +84,12 @@ SELECT id FROM conversations WHERE agent = ? AND uid = ?
 -- Says whether any memory has a conversation of that name, as where one is copied within a database.
 SELECT 1 FROM conversations WHERE uid = ?
 
--- name: block_add
+-- name: block_put
 -- Adds a block, without a value yet.
 INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, version, current)
 SELECT id, project, profile, ?2, ?3, ?4, ?5, 0, 0 FROM agents WHERE id = ?1
 
--- name: version_add
+-- name: version_put
 -- Adds a value of a block.
 INSERT INTO block_history (block, version, restores, at, origin, exchange, sources, value)
 SELECT id, ?3, ?4, ?5, ?6, ?7, ?8, ?9 FROM blocks WHERE agent = ?1 AND label = ?2 RETURNING id, block
@@ -101,7 +102,7 @@ UPDATE blocks SET version = ?, current = ? WHERE id = ? AND agent = ?
 -- Adds a passage with its number.
 INSERT INTO passages (agent, seq, at, exchange, sources, text) VALUES (?, ?, ?, ?, ?, ?)
 
--- name: op_put
+-- name: edit_put
 -- Adds a memory edit as it was.
 INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
@@ -115,12 +116,12 @@ UPDATE agents SET subject = ? WHERE id = ?
 
 -- name: fact_put
 -- Adds a fact with its number.
-INSERT INTO facts (agent, seq, at, valid_from, key, exchange, sources, about, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO facts (agent, seq, at, valid_from, exchange, sources, about, text, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: ended_put
 -- Ends a fact. What took its place may be forgotten.
 INSERT INTO facts_ended (fact, agent, successor, at)
-SELECT id, agent, coalesce((SELECT s.id FROM facts s WHERE s.agent = ?1 AND s.seq = ?3), 0), ?4
+SELECT id, agent, coalesce((SELECT s.id FROM facts s WHERE s.agent = ?1 AND s.seq = ?4), 0), ?3
 FROM facts WHERE agent = ?1 AND seq = ?2
 
 -- name: learned_put
