@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -125,16 +124,11 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=10, help="of each kind and round")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, ExitStack() as stack:
-        folder, port, log = Path(name), load.free_port(), Path(name) / "log"
-        at = stack.enter_context(load.mock(log, __file__, "--mock"))
-        rows = [UPSTREAM.format(way.lower(), at, model) for way, model in MODELS.items()]
-        (folder / "bench.toml").write_text("[server]\naccess_log = false\n" + "".join(rows))
-        serve = [sys.executable, *f"-m gateway serve --port {port} --db {folder}/bench.db".split()]
-        clean = load.clean_environment(MNEMOGATE_CONFIG=f"{folder}/bench.toml")
-        place = {"env": clean, "cwd": load.HERE.parent, "stdout": subprocess.DEVNULL}
-        gateway = stack.enter_context(load.process(serve, log, **place))
-        load.wait_ready(port, "/health/ready", gateway, log)
-        return uvloop.run(bench(port, gateway.pid, options.rounds, options.streams))
+        folder = Path(name)
+        port = stack.enter_context(load.mock(folder / "log", __file__, "--mock"))
+        rows = "".join(UPSTREAM.format(way.lower(), port, model) for way, model in MODELS.items())
+        gateway = stack.enter_context(load.gateway(folder, "[server]\naccess_log = false\n" + rows))
+        uvloop.run(bench(gateway.port, gateway.pid, options.rounds, options.streams))
 
 
 if __name__ == "__main__":

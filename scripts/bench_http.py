@@ -10,14 +10,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
 import httpx
+import load
 import uvloop
 
 BODY = b'{"model":"bench","messages":[{"role":"user","content":"Say something."}]}'
@@ -82,12 +82,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    mock = Path(__file__).with_name("mock_upstream.py")
-    with subprocess.Popen(
-        [sys.executable, mock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as upstream:
-        assert upstream.stdout is not None
-        port = int(upstream.stdout.readline())
+    with (
+        tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder,
+        load.mock(Path(folder) / "log") as port,
+    ):
         uvloop.run(measure(f"http://127.0.0.1:{port}/v1/chat/completions", options.rounds))
 
 

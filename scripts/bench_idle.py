@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -52,36 +50,21 @@ def come_to_rest(port: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench idle", description=__doc__)
-    parser.add_argument(
-        "--seconds", type=float, default=30.0, help="how long it is watched (default: %(default)s)"
-    )
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long it is watched (30)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        log = folder / "log"
-        upstream = stack.enter_context(load.mock(log))
-        (folder / "mnemogate.toml").write_text(SETTINGS.format(port=upstream))
-        port = load.free_port()
-        gateway = stack.enter_context(
-            load.process(
-                [sys.executable, "-m", "gateway", "serve", "--port", str(port)],
-                log,
-                env=load.clean_environment(PYTHONPATH=str(load.HERE.parent)),
-                cwd=folder,
-                stdout=subprocess.DEVNULL,
-            )
-        )
-        load.wait_ready(port, "/health/ready", gateway, log)
-        result = uvloop.run(
-            load.drive(port, load.Talks([load.Talk(f"person-{n}") for n in range(USERS)], 2), 16)
-        )
+        upstream = stack.enter_context(load.mock(folder / "log"))
+        gateway = stack.enter_context(load.gateway(folder, SETTINGS.format(port=upstream)))
+        talks = load.Talks([load.Talk(f"person-{n}") for n in range(USERS)], 2)
+        result = uvloop.run(load.drive(gateway.port, talks, 16))
         if result.errors:
             raise SystemExit(f"errors: {result.errors[:5]}")
-        come_to_rest(port)
+        come_to_rest(gateway.port)
         before, begun = load.cpu_s(gateway.pid), time.monotonic()
         time.sleep(options.seconds)
         share = (load.cpu_s(gateway.pid) - before) / (time.monotonic() - begun)
-        waiting = count(port, 'mnemogate_jobs{state="retrying"}')
+        waiting = count(gateway.port, 'mnemogate_jobs{state="retrying"}')
     print(f"{share:.2%} of a core while idle, {waiting} jobs waiting to be tried again (goal: < {GOAL:.0%})")
     return 0 if share < GOAL else 1
 

@@ -1,7 +1,7 @@
 """Measures a conversation of 2,000 turns: whether it stays inside its window, and what a turn costs at its end.
 
 First a client that resends everything talks for 2,000 turns on an 8k window, with a tool result of 20 kB every
-hundred turns (`--every`), to the tests' strict upstream, which refuses what the real API refuses. Printed: requests
+hundred turns, to the tests' strict upstream, which refuses what the real API refuses. Printed: requests
 refused, the share of the bytes of each prompt with which the next one begins, and how often the prefix broke.
 
 Then three clients, each with a conversation of its own and a mock upstream that answers at once: one resends
@@ -12,15 +12,12 @@ of 100 turns at a time, the gateway and a direct call alike.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import http.client
 import itertools
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ import orjson
 sys.path.insert(0, str(load.HERE.parent))
 
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.gateway.memory.life import share_of
 
 TURNS = 2_000
 CONTEXT = 8_192  # tokens
@@ -48,6 +46,10 @@ base_url = "http://127.0.0.1:{port}/v1"
 api_key = "none"
 context_window = {context}
 """
+
+
+def settings(port: int) -> str:
+    return SETTINGS.format(port=port, context=CONTEXT)
 
 
 def words(n: int) -> str:
@@ -78,28 +80,10 @@ class Client:
         return message, took
 
 
-@contextlib.contextmanager
-def gateway(upstream_port: int, folder: Path) -> Iterator[int]:
-    """Serves a gateway with an 8k window. Yields its port."""
-    folder.mkdir()
-    config = folder / "mnemogate.toml"
-    config.write_text(SETTINGS.format(port=upstream_port, context=CONTEXT))
-    port = load.free_port()
-    command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
-    command += ["--db", str(folder / "bench.db"), "--config", str(config)]
-    log = folder / "log"
-    log.touch()
-    with load.process(
-        command, log, env=load.clean_environment(), cwd=load.HERE.parent, stdout=subprocess.DEVNULL
-    ) as running:
-        load.wait_ready(port, "/health/ready", running, log)
-        yield port
-
-
 # -- inside its window
 
 
-def run_to_the_end(turns: int, every: int, folder: Path) -> None:
+def run_to_the_end(turns: int, folder: Path) -> None:
     numbers = itertools.count(1)
 
     def answer(seen: Seen) -> Reply:
@@ -110,11 +94,11 @@ def run_to_the_end(turns: int, every: int, folder: Path) -> None:
             return call_tools(Call("weather", {"n": n}), text=None)
         return say(f"Answer {n}: yes, and no.")
 
-    with StrictUpstream(script=answer) as upstream, gateway(upstream.port, folder) as port:
-        client = Client(port, "full")
+    with StrictUpstream(script=answer) as upstream, load.gateway(folder, settings(upstream.port)) as served:
+        client = Client(served.port, "full")
         messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
         for n in range(turns):
-            asks = " What is the weather?" if n % every == 60 % every else ""
+            asks = " What is the weather?" if n % 100 == 60 else ""
             messages.append({"role": "user", "content": words(n) + asks})
             said, _ = client.post(messages, tools=[WEATHER])
             messages.append(said)
@@ -126,33 +110,15 @@ def run_to_the_end(turns: int, every: int, folder: Path) -> None:
         seen = list(upstream.chats)
     summaries = sum(s.json["model"] == "small" for s in seen)
     refused = sum(s.refusal is not None for s in seen)
-    talk = [prompt_bytes(s.body) for s in seen if s.json["model"] != "small"]
-    stable = [shared(one, two) for one, two in itertools.pairwise(talk)]
-    breaks = sum(same < len(one) for same, one in zip(stable, talk, strict=False))
-    sent = sum(map(len, talk[:-1]))
+    talk = [s for s in seen if s.json["model"] != "small"]
+    share = share_of(talk)
     results = sum(m["role"] == "tool" for m in messages)
     title = f"{turns:,} turns on a window of {CONTEXT:,} tokens, {results} results of {len(RESULT):,} bytes"
     print(f"{title}: {len(talk):,} requests, {refused} refused")
-    print(
-        f"prefix: {sum(stable) / sent:.2%} of the bytes stable, {breaks} breaks, {summaries} background calls"
-    )
-    whole = len(orjson.dumps(messages))
-    print(f"longest prompt: {max(map(len, talk)):,} bytes; the client's list at the end: {whole:,}")
-
-
-def prompt_bytes(body: bytes) -> bytes:
-    """Returns what a provider's prompt cache sees: the tools, then the messages, in their order."""
-    request = orjson.loads(body)
-    return b"\n".join(map(orjson.dumps, [*(request.get("tools") or ()), *request["messages"]]))
-
-
-def shared(one: bytes, two: bytes) -> int:
-    """Returns the length of the common prefix."""
-    low, high = 0, min(len(one), len(two))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[:middle] == two[:middle] else (low, middle - 1)
-    return low
+    stable = f"{share.ratio:.2%} of the bytes stable, {len(share.breaks)} breaks"
+    print(f"prefix: {stable}, {summaries} background calls")
+    longest, whole = max(len(s.body) for s in talk), len(orjson.dumps(messages))
+    print(f"longest request: {longest:,} bytes; the client's list at the end: {whole:,}")
 
 
 # -- what a turn costs
@@ -175,21 +141,16 @@ class Talk:
         self.times.append(took * 1e3)
 
 
-def compare(turns: int, folder: Path, log: Path) -> None:
-    with load.mock(log) as mock_port, gateway(mock_port, folder) as port:
+def compare(turns: int, folder: Path) -> None:
+    with load.mock(folder / "log") as mock, load.gateway(folder, settings(mock)) as served:
+        named = {"x-mnemogate-conversation": "c1"}
+        append = {**named, "x-mnemogate-history": "append"}
         talks = {
-            "direct, all": Talk(Client(mock_port, "direct"), None),
-            "resends all": Talk(Client(port, "all"), None),
-            f"last {TAIL}": Talk(Client(port, "tail"), TAIL),
-            f"last {TAIL}, named": Talk(Client(port, "named", **{"x-mnemogate-conversation": "c1"}), TAIL),
-            "new message alone": Talk(
-                Client(
-                    port,
-                    "append",
-                    **{"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"},
-                ),
-                1,
-            ),
+            "direct, all": Talk(Client(mock, "direct"), None),
+            "resends all": Talk(Client(served.port, "all"), None),
+            f"last {TAIL}": Talk(Client(served.port, "tail"), TAIL),
+            f"last {TAIL}, named": Talk(Client(served.port, "named", **named), TAIL),
+            "new message alone": Talk(Client(served.port, "append", **append), 1),
         }
         for n in range(turns):
             for talk in talks.values():
@@ -205,22 +166,14 @@ def compare(turns: int, folder: Path, log: Path) -> None:
         print(f"{name:20}" + "".join(f"{cell:>16}" for cell in cells))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench long", description=__doc__)
     parser.add_argument("--turns", type=int, default=TURNS)
-    parser.add_argument("--every", type=int, default=100, help="turns from one tool result to the next")
-    parser.add_argument("--only", choices=("window", "cost"))
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name:
-        folder = Path(name)
-        if options.only != "cost":
-            run_to_the_end(options.turns, options.every, folder / "window")
-        if options.only != "window":
-            log = folder / "mock-log"
-            log.touch()
-            compare(options.turns, folder / "cost", log)
-    return 0
+    turns = parser.parse_args().turns
+    for measure in (run_to_the_end, compare):
+        with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder:
+            measure(turns, Path(folder))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -19,8 +19,10 @@ from storage.sql.store import Store
 Turn = tuple[float, str, str]  # when (seconds), what the user said, what was answered
 
 
-async def new_agent(store: Store, user: str) -> Agent:
+async def new_agent(store: Store, user: str, secret: bytes | None = None) -> Agent:
+    """Makes an agent. secret: instead of one of its own."""
     draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
+    draft = replace(draft, secret=secret or draft.secret)
     agent = await store.database.write(lambda connection: create_agent(connection, draft))
     store.agents.remember(agent)
     return agent

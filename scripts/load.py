@@ -305,6 +305,26 @@ def wait_ready(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A gateway that is ready. ready_s: after so many seconds."""
+
+    port: int
+    pid: int
+    ready_s: float
+
+
+@contextlib.contextmanager
+def gateway(folder: Path, settings: str) -> Iterator[Served]:
+    """Serves a gateway, whose settings, database and log lie in the folder."""
+    (folder / "mnemogate.toml").write_text(settings)
+    log, port = folder / "log", free_port()
+    command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
+    clean = clean_environment(PYTHONPATH=str(HERE.parent))
+    with process(command, log, env=clean, cwd=folder, stdout=subprocess.DEVNULL) as running:
+        yield Served(port, running.pid, wait_ready(port, "/health/ready", running, log))
+
+
 def fetch(port: int, path: str, data: bytes | None = None) -> bytes:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}", data, {"content-type": "application/json"}
