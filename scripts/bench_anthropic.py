@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import load
+import mock_upstream
 import orjson
 import uvloop
 from mock_upstream import STREAM_HEAD, Mock, framed
@@ -65,12 +66,6 @@ class Upstream(Mock):
         if self.transport is not None:
             self.transport.write(pieces[0])
             self.timer = self.loop.call_later(GAP_S, self.send, pieces[1:]) if pieces[1:] else None
-
-
-async def upstream() -> None:
-    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends with whoever started it
 
 
 class Streams:
@@ -132,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(upstream()) if sys.argv[1:] == ["--mock"] else main()
+    uvloop.run(mock_upstream.main(Upstream)) if sys.argv[1:] == ["--mock"] else main()

@@ -153,40 +153,36 @@ async def run_rounds(targets: list[Target], sizes: Sizes) -> None:
 
 async def remembers(port: int, mock_port: int) -> bool:
     """Returns whether a fact of one conversation reaches the upstream in the same user's next one."""
-    asked = ("My sister Clara moved to Lisbon in spring.", "Do you know where my sister Clara lives?")
-    for words in asked:
-        await asyncio.to_thread(load.fetch, mock_port, "/record", b"")
+    for words in ("My sister Clara moved to Lisbon in spring.", "Do you know where my sister Clara lives?"):
         body = load.body_of([load.message("user", words)], "bench-proof", stream=False)
         await asyncio.to_thread(load.fetch, port, "/v1/chat/completions", body)
-    return "Lisbon" in (await asyncio.to_thread(load.fetch, mock_port, "/recorded")).decode()
+    return b"Lisbon" in await asyncio.to_thread(load.fetch, mock_port, "/last")
 
 
-def start(mock_port: int, folder: Path, log: Path, stack: contextlib.ExitStack) -> list[Target]:
+def start(mock_port: int, folder: Path, stack: contextlib.ExitStack) -> list[Target]:
     """Starts everything that is measured."""
     targets = [Target("direct", mock_port)]
 
-    def serve(path: str, port: int, *command: str) -> tuple[int, float]:
-        options = {"env": load.clean_environment(), "cwd": load.HERE.parent, "stdout": subprocess.DEVNULL}
-        running = stack.enter_context(load.process([*command], log, **options))
-        return running.pid, load.wait_ready(port, path, running, log)
+    def serve(name: str, path: str, port: int, *command: object) -> None:
+        log = folder / "log"
+        running = stack.enter_context(load.process([*map(str, command)], log, stdout=subprocess.DEVNULL))
+        load.wait_ready(port, path, running, log)
+        targets.append(Target(name, port, pid=running.pid))
 
     if shutil.which("nginx"):
         port = load.free_port()
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, upstream=mock_port))
-        serve("/v1/models", port, "nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"))
-        targets.append(Target("nginx", port))
+        serve("nginx", "/v1/models", port, "nginx", "-p", folder, "-c", folder / "nginx.conf")
+        targets[-1].pid = None  # its master's, which does nothing
     port = load.free_port()
-    pid, _ = serve("/", port, sys.executable, str(load.HERE / "bare_proxy.py"), str(port), str(mock_port))
-    targets.append(Target("bare parts", port, pid=pid))
-    port = load.free_port()
-    place = ["--port", str(port), "--db", str(folder / "bench.db")]
-    place += ["--upstream", f"http://127.0.0.1:{mock_port}/v1"]
-    pid, ready_s = serve("/health/ready", port, sys.executable, "-m", "gateway", "serve", *place)
-    off = Target("memory off", port, load.HEADERS_OFF, pid=pid)
-    on = Target("memory on", port, is_memory=True, pid=pid)
-    off.note("idle MB", load.resident_mb(pid))
+    serve("bare parts", "/", port, sys.executable, load.HERE / "bare_proxy.py", port, mock_port)
+    settings = f'[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{mock_port}/v1"\n'
+    gateway = stack.enter_context(load.gateway(folder, settings))
+    off = Target("memory off", gateway.port, load.HEADERS_OFF, pid=gateway.pid)
+    on = Target("memory on", gateway.port, is_memory=True, pid=gateway.pid)
+    off.note("idle MB", load.resident_mb(gateway.pid))
     for target in (off, on):
-        target.note("ready s", ready_s)
+        target.note("ready s", gateway.ready_s)
     return [*targets, off, on]
 
 
@@ -208,7 +204,7 @@ def table(targets: list[Target]) -> str:
 async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> int:
     log = folder / "log"
     mock_port = stack.enter_context(load.mock(log))
-    targets = start(mock_port, folder, log, stack)
+    targets = start(mock_port, folder, stack)
     memory = targets[-1]
     assert memory.pid is not None
     if not await remembers(memory.port, mock_port):

@@ -1,16 +1,14 @@
 """A fast upstream to measure against: chat completions of about 1 kB, streams of 50 events 10 ms apart.
 
 It parses as little HTTP as the measured servers send (content-length, keep-alive) and no JSON at all. Every reply is
-different, so that a conversation can be found by it. `POST /record` starts keeping request bodies, `GET /recorded`
-returns them. Prints its port and serves until its standard input closes. It binds to 127.0.0.1 only.
+different, so that a conversation can be found by it. `GET /last` returns the body of the last completion's request.
+Prints its port and serves until its standard input closes. It binds to 127.0.0.1 only.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import json
 import re
 import sys
 from typing import Any
@@ -19,7 +17,6 @@ import uvloop
 
 EVENTS = 50
 GAP_S = 0.010
-RECORDED_MAX = 500
 WORDS = "the gateway answers with plain words that carry no meaning at all but take their time to be read "
 
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.I)
@@ -37,11 +34,8 @@ def completion(number: int) -> bytes:
 
 
 def answer(body: bytes, status: bytes = b"200 OK") -> bytes:
-    head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (
-        status,
-        len(body),
-    )
-    return head + body
+    head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+    return head % (status, len(body), body)
 
 
 def event(number: int, delta: bytes, finish: bytes = b"null") -> bytes:
@@ -58,7 +52,7 @@ WORD_LIST = WORDS.split()
 
 
 class Mock(asyncio.Protocol):
-    recording: list[str] | None = None  # shared by all connections
+    last = b""  # of all connections
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -90,8 +84,7 @@ class Mock(asyncio.Protocol):
     def serve(self, head: bytes, body: bytes) -> None:
         target = head.split(b" ", 2)[1]
         if target.endswith(b"/chat/completions"):
-            if Mock.recording is not None and len(Mock.recording) < RECORDED_MAX:
-                Mock.recording.append(body.decode("utf-8", "replace"))
+            Mock.last = body
             number = next(_number)
             if b'"stream":true' in body or b'"stream": true' in body:
                 first = event(number, b'{"role":"assistant","content":""}')
@@ -102,12 +95,8 @@ class Mock(asyncio.Protocol):
                 self.transport.write(completion(number))
         elif target.endswith(b"/models"):
             self.transport.write(answer(b'{"object":"list","data":[{"id":"bench","object":"model"}]}'))
-        elif target == b"/record":
-            Mock.recording = []
-            self.transport.write(answer(b"{}"))
-        elif target == b"/recorded":
-            self.transport.write(answer(json.dumps(Mock.recording or []).encode()))
-            Mock.recording = None
+        elif target == b"/last":
+            self.transport.write(answer(Mock.last))
         else:
             self.transport.write(answer(b'{"error":{"message":"not here"}}', b"404 Not Found"))
 
@@ -124,12 +113,9 @@ class Mock(asyncio.Protocol):
             self.transport.write(end)
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
-    options = parser.parse_args()
+async def main(protocol: type[Mock] = Mock) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Mock, "127.0.0.1", options.port, backlog=1024)
+    server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)  # ends with whoever started it
     server.close()
