@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import random
+import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,11 @@ from gateway.run.background.embed import KIND, Embedding  # noqa: E402
 from gateway.run.background.worker import JobContext  # noqa: E402
 from gateway.run.memory.keeper import MemoryKeeper  # noqa: E402
 from gateway.run.memory.known import MemoryRequest  # noqa: E402
-from gateway.run.memory.prompt import EndpointForm  # noqa: E402
+from gateway.run.memory.prompt import EndpointForm, Prompt  # noqa: E402
 from gateway.settings import MemorySettings  # noqa: E402
 from scripts.fill import new_agent, write_conversation  # noqa: E402
 from storage.open import open_store  # noqa: E402
-from storage.records import Message  # noqa: E402
-from storage.search import blob, rank  # noqa: E402
+from storage.search import blob  # noqa: E402
 from storage.sql.store import Store  # noqa: E402
 
 CACHE = ROOT / ".cache"
@@ -59,6 +60,7 @@ PACKAGE = "graphiti-core==0.31.2"
 MEMBER = "tests/evals/data/longmemeval_data/longmemeval_oracle.json"
 BUDGETS = (1_000, 2_000, 4_000)
 OTHERS = 45
+SEED = 1
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,8 @@ class Case:
     evidence: frozenset[int]
 
 
-# Takes a case, prepares its memory, and gives back what answers a question: (note, seqs in the note, seconds).
-# The bench of the whole gateway puts the assembled request in this one's place.
-Ask = Callable[[int], tuple[str, set[int], float]]
-Memory = Callable[[Case], Ask]
+# Takes a question and a budget of tokens, and returns the prompt in which the question would go upstream.
+Ask = Callable[[str, int], Awaitable[Prompt]]
 
 
 def fetch() -> list[dict[str, Any]]:
@@ -118,46 +118,43 @@ def _parse_date(text: str) -> float:
     return datetime.strptime(text, "%Y/%m/%d (%a) %H:%M").replace(tzinfo=UTC).timestamp()
 
 
-def make_cases(questions: Sequence[dict[str, Any]], limit: int, seed: int) -> Iterable[Case]:
+def sessions_of(question: dict[str, Any]) -> list[tuple[str, float, list[dict[str, Any]]]]:
+    """Returns the sessions of a question's own history: their ids, times and turns."""
+    dates = map(_parse_date, question["haystack_dates"])
+    return list(zip(question["haystack_session_ids"], dates, question["haystack_sessions"], strict=True))
+
+
+def history_of(sessions: Iterable[tuple[float, list[dict[str, Any]]]]) -> list[blob.Document]:
+    """Numbers the turns of sessions, which are given with their times, one after the other."""
+    history: list[blob.Document] = []
+    for at, session in sessions:
+        for number, turn in enumerate(session):
+            seq = len(history) + 1
+            previous = seq - 1 if number else None
+            history.append(blob.Document(seq, turn["role"], turn["content"], at + number, None, previous))
+    return history
+
+
+def make_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterable[Case]:
     """Returns questions with evidence turns, shuffled; `limit` 0 means all."""
     order = [q for q in questions if any(t.get("has_answer") for s in q["haystack_sessions"] for t in s)]
-    random.Random(seed).shuffle(order)
+    random.Random(SEED).shuffle(order)
     for question in order[: limit or None]:
-        own = set(question["haystack_session_ids"])
-        pool = [
-            (_parse_date(date), session)
-            for other in questions
-            if other is not question
-            for id_, date, session in zip(
-                other["haystack_session_ids"],
-                other["haystack_dates"],
-                other["haystack_sessions"],
-                strict=True,
-            )
-            if id_ not in own
-        ]
-        sessions = random.Random(f"{seed} {question['question_id']}").sample(pool, OTHERS)
+        own = sessions_of(question)
+        ids = {id for id, _, _ in own}
+        others = [each for other in questions if other is not question for each in sessions_of(other)]
+        pool = [(at, session) for id, at, session in others if id not in ids]
+        sessions = random.Random(f"{SEED} {question['question_id']}").sample(pool, OTHERS)
         sessions = [(at, [{**turn, "has_answer": False} for turn in session]) for at, session in sessions]
-        sessions += [
-            (_parse_date(date), session)
-            for date, session in zip(question["haystack_dates"], question["haystack_sessions"], strict=True)
-        ]
-        history: list[blob.Document] = []
-        evidence = set()
-        for at, session in sorted(sessions, key=lambda one: one[0]):
-            for number, turn in enumerate(session):
-                seq = len(history) + 1
-                previous = seq - 1 if number else None
-                history.append(blob.Document(seq, turn["role"], turn["content"], at + number, None, previous))
-                if turn.get("has_answer"):
-                    evidence.add(seq)
+        sessions = sorted([*sessions, *((at, session) for _, at, session in own)], key=lambda one: one[0])
+        turns = [turn for _, session in sessions for turn in session]
         yield Case(
             question["question_id"],
             question["question_type"],
             question["question"],
             _parse_date(question["question_date"]),
-            history,
-            frozenset(evidence),
+            history_of(sessions),
+            frozenset(seq for seq, turn in enumerate(turns, 1) if turn.get("has_answer")),
         )
 
 
@@ -183,55 +180,30 @@ class Remembering:
         await self._embedder.aclose()
 
 
-def direct(case: Case) -> Ask:
-    """Asks the index and the core alone, without a store and without vectors."""
-    secret = case.id.encode()[:64]
-    blobs = list(blob.encode(case.history, secret).values())
-    messages = {d.seq: Message(d.seq, 0, d.role, d.text, d.at, 0, d.speaker) for d in case.history}
-
-    def ask(budget: int) -> tuple[str, set[int], float]:
-        began = time.perf_counter()
-        query = recall.make_query(case.question)
-        hits = rank.rank(blobs, query, secret, only_strong=True)
-        took = time.perf_counter() - began
-        chosen = recall.choose([messages[seq] for seq in hits], query, budget_tokens=budget)
-        note = recall.render_note(chosen, (), case.asked)
-        return note, {one.message.seq for one in chosen}, took
-
-    return ask
-
-
-def requested(case: Case, embedder: Embedder | None = None) -> Ask:
-    """Asks the whole way: a store on disk, the gateway's memory, and the request as it would go upstream."""
-    folder = tempfile.TemporaryDirectory()
-    loop = asyncio.new_event_loop()
-    store, embedding = loop.run_until_complete(_remember(Path(folder.name) / "bench.db", case, embedder))
-    texts = {d.seq: _flat(d.text) for d in case.history if d.seq in case.evidence}
-
-    async def ask(budget: int) -> tuple[str, set[int], float]:
-        settings = MemorySettings(recall_tokens=budget, recall_deadline_ms=10_000)
-        body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": case.question}]})
-        request = parse(body)
-        identity = identify([], {"user": "reader"}, IdentityRules("default"), "default")
+@contextlib.asynccontextmanager
+async def remembered(case: Case, embedder: Embedder | None) -> AsyncIterator[Ask]:
+    """Yields what asks the whole way: a store on disk, the gateway's memory, the request as it would go upstream."""
+    with tempfile.TemporaryDirectory() as folder:
+        store, embedding = await _remember(Path(folder) / "bench.db", case, embedder)
         search = None if embedding is None else embedding.embed_query
-        keeper = MemoryKeeper(store, settings, lambda: case.asked, embed_query=search)
-        known = await keeper.begin(MemoryRequest(request, identity, AgentSpec("default"), case.asked, TARGET))
-        prompt = await keeper.composer.make(known, EndpointForm(), ())
-        sent = orjson.loads(prompt.body())["messages"]
-        note = str(sent[-1]["content"]).removesuffix(case.question)
-        lines = [_flat(line.partition("] ")[2]).strip("… ") for line in note.splitlines()]
-        reached = {seq for seq, text in texts.items() if any(line and line in text for line in lines)}
-        if budget == BUDGETS[-1]:
-            await store.close()
-            folder.cleanup()
-        return note, reached, prompt.recall.ms / 1000
+        identity = identify([], {"user": "reader"}, IdentityRules("default"), "default")
 
-    return lambda budget: loop.run_until_complete(ask(budget))
+        @cache
+        def keeper_of(budget: int) -> MemoryKeeper:
+            settings = MemorySettings(recall_tokens=budget, recall_deadline_ms=10_000)
+            return MemoryKeeper(store, settings, lambda: case.asked, embed_query=search)
+
+        async def ask(question: str, budget: int) -> Prompt:
+            body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
+            keeper = keeper_of(budget)
+            request = MemoryRequest(parse(body), identity, AgentSpec("default"), case.asked, TARGET)
+            return await keeper.composer.make(await keeper.begin(request), EndpointForm(), ())
+
+        yield ask
+        await store.close()
 
 
-async def _remember(
-    path: Path, case: Case, embedder: Embedder | None = None
-) -> tuple[Store, Embedding | None]:
+async def _remember(path: Path, case: Case, embedder: Embedder | None) -> tuple[Store, Embedding | None]:
     store = await open_store(path, RULES)
     agent = await new_agent(store, "reader")
     sessions: list[list[blob.Document]] = []
@@ -264,108 +236,77 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def run(cases: Iterable[Case], memory: Memory, budgets: Sequence[int] = BUDGETS) -> str:
-    """Prints the table."""
+async def run(cases: Iterable[Case], embedder: Embedder | None) -> None:
+    """Prints the share of the evidence that is found, by kinds of questions and budgets."""
     shares: dict[tuple[str, int], list[float]] = defaultdict(list)
     tokens: dict[int, list[int]] = defaultdict(list)
     times: list[float] = []
     for case in cases:
-        ask = memory(case)
-        for budget in budgets:
-            note, reached, took = ask(budget)
-            share = len(case.evidence & reached) / len(case.evidence)
-            shares[case.kind, budget].append(share)
-            shares["all", budget].append(share)
-            shares[f"all, {'even' if len(times) // len(budgets) % 2 else 'odd'} ones", budget].append(share)
-            tokens[budget].append(recall.estimate_tokens(note))
-            times.append(took)
-    if not times:
-        return "no cases"
-    halves = {"all, odd ones", "all, even ones"}
-    kinds = sorted({kind for kind, _ in shares} - {"all"} - halves)
-    lines = [f"{'evidence recall, tokens':28}{'n':>5}" + "".join(f"{budget:>8}" for budget in budgets)]
-    for kind in (*kinds, "all", *sorted(halves & {kind for kind, _ in shares})):
-        row = [shares[kind, budget] for budget in budgets]
-        lines.append(f"{kind:28}{len(row[0]):>5}" + "".join(f"{100 * sum(r) / len(r):7.1f}%" for r in row))
-    mean = [sum(tokens[budget]) / len(tokens[budget]) for budget in budgets]
-    lines.append(f"{'tokens in the note, mean':33}" + "".join(f"{value:8.0f}" for value in mean))
-    lines.append(_spread(times))
-    return "\n".join(lines)
+        texts = {d.seq: _flat(d.text) for d in case.history if d.seq in case.evidence}
+        async with remembered(case, embedder) as ask:
+            for budget in BUDGETS:
+                prompt = await ask(case.question, budget)
+                content = str(orjson.loads(prompt.body())["messages"][-1]["content"])
+                note = content.removesuffix(case.question)
+                lines = [_flat(line.partition("] ")[2]).strip("… ") for line in note.splitlines()]
+                found = sum(any(line and line in text for line in lines) for text in texts.values())
+                for kind in (case.kind, "all"):
+                    shares[kind, budget].append(found / len(texts))
+                tokens[budget].append(recall.estimate_tokens(note))
+                times.append(prompt.recall.ms)
+    print(f"{'evidence recall, tokens':28}{'n':>5}" + "".join(f"{budget:>8}" for budget in BUDGETS))
+    for kind in (*sorted({kind for kind, _ in shares} - {"all"}), "all"):
+        row = [shares[kind, budget] for budget in BUDGETS]
+        print(f"{kind:28}{len(row[0]):>5}" + "".join(f"{100 * statistics.mean(r):7.1f}%" for r in row))
+    mean = "".join(f"{statistics.mean(tokens[budget]):8.0f}" for budget in BUDGETS)
+    print(f"{'tokens in the note, mean':33}{mean}")
+    print(_spread(times))
 
 
 def _spread(times: Sequence[float]) -> str:
     times = sorted(times)
-    p50, p95 = times[len(times) // 2], times[int(len(times) * 0.95)]
-    return f"query time: p50 {p50 * 1000:.2f} ms, p95 {p95 * 1000:.2f} ms"
+    return f"query time: p50 {times[len(times) // 2]:.2f} ms, p95 {times[int(len(times) * 0.95)]:.2f} ms"
 
 
-def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder | None) -> str:
+async def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder | None) -> None:
     """Prints how long a question takes in a memory of so many messages."""
-    history: list[blob.Document] = []
-    sessions = [
-        (_parse_date(date), session)
-        for question in questions
-        for date, session in zip(question["haystack_dates"], question["haystack_sessions"], strict=True)
-    ]
-    for at, session in itertools.cycle(sorted(sessions, key=lambda one: one[0])):
-        for number, turn in enumerate(session):
-            seq = len(history) + 1
-            previous = seq - 1 if number else None
-            history.append(blob.Document(seq, turn["role"], turn["content"], at + number, None, previous))
-        if len(history) >= size:
-            break
-    asked = [question["question"] for question in questions]
+    sessions = [(at, session) for question in questions for _, at, session in sessions_of(question)]
+    sessions.sort(key=lambda one: one[0])
+    lengths = itertools.accumulate(len(session) for _, session in itertools.cycle(sessions))
+    count = 1 + sum(1 for _ in itertools.takewhile(lambda length: length < size, lengths))
+    history = history_of(itertools.islice(itertools.cycle(sessions), count))
     case = Case("long", "long", "", history[-1].at, history[:size], frozenset())
-
-    async def time_all() -> tuple[list[float], list[float]]:
-        with tempfile.TemporaryDirectory() as folder:
-            store, embedding = await _remember(Path(folder) / "bench.db", case, embedder)
-            search = None if embedding is None else embedding.embed_query
-            settings = MemorySettings(recall_deadline_ms=10_000)
-            keeper = MemoryKeeper(store, settings, lambda: case.asked, embed_query=search)
-            times, worked = list[float](), list[float]()
-            for question in asked:
-                body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
-                identity = identify([], {"user": "reader"}, IdentityRules("default"), "default")
-                asked_now = MemoryRequest(parse(body), identity, AgentSpec("default"), case.asked, TARGET)
-                began = time.process_time()
-                known = await keeper.begin(asked_now)
-                prompt = await keeper.composer.make(known, EndpointForm(), ())
-                times.append(prompt.recall.ms / 1000)
-                worked.append(time.process_time() - began)
-            await store.close()
-            return times, worked
-
-    times, worked = asyncio.run(time_all())
-    lines = [f"one memory of {size} messages, {len(asked)} questions", _spread(times)]
+    times, worked = list[float](), list[float]()
+    async with remembered(case, embedder) as ask:
+        for question in questions:
+            began = time.process_time()
+            times.append((await ask(question["question"], BUDGETS[0])).recall.ms)
+            worked.append((time.process_time() - began) * 1000)
+    print(f"one memory of {size} messages, {len(questions)} questions", _spread(times), sep="\n")
     # On a machine that does other things as well this one tells more; it is of the whole turn's beginning.
-    lines.append("of the processor: " + _spread(worked))
-    return "\n".join(lines)
+    print("of the processor: " + _spread(worked))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench recall", description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=0, help="how many (0: all)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--core", action="store_true", help="index and note alone, without store and request")
     parser.add_argument("--embedder", choices=("local",), help="once more with vectors")
     parser.add_argument(
         "--size", type=int, default=0, help="time questions in one memory of so many messages"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     questions = fetch()
-    embedder: Embedder | None = None
+    embedders: list[Embedder | None] = [None]
     if options.embedder:
         from adapters.local_embeddings import LocalEmbedder
 
-        embedder = Remembering(LocalEmbedder())
-    for each in (None, embedder) if embedder else (None,):
+        embedders.append(Remembering(LocalEmbedder()))
+    for each in embedders:
         print(f"vectors: {each.name if each else 'none'}")
         if options.size:
-            print(run_long(questions, options.size, each))
-            continue
-        memory: Memory = direct if options.core else partial(requested, embedder=each)
-        print(run(make_cases(questions, options.questions, options.seed), memory))
+            asyncio.run(run_long(questions, options.size, each))
+        else:
+            asyncio.run(run(make_cases(questions, options.questions), each))
 
 
 if __name__ == "__main__":
