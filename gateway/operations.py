@@ -15,7 +15,7 @@ from gateway.run.memory.recall import EmbedQuery
 from gateway.settings import Settings
 from storage.sql.store import Store
 
-# Of the note that is shown where recall itself is off.
+# The budget of the note that is shown where recall itself is off.
 SHOWN_RECALL_TOKENS = 1000
 
 

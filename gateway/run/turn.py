@@ -44,7 +44,7 @@ from gateway.run.upstream.relay import handed_on
 from storage.errors import StoreError
 
 _log = logging.getLogger("mnemogate")
-# For an upstream to end its body after [DONE], so that its connection can be used again.
+# The time that an upstream has to end its body after [DONE], so that its connection can be used again.
 LAST_BYTES_S = 0.25
 
 

@@ -28,12 +28,12 @@ from storage.sql.vectors import forget_indexed
 SQL = load("facts.sql")
 
 ORIGIN = "learning"
-# Exchanges that are read at once, and facts by their numbers.
+# So many exchanges are read at once, and so many facts by their numbers.
 _BATCH = 32
 _LIST = 64
-# What one message counts at most: longer ones are shown cut.
+# A message counts with this length at most, because a longer one is shown cut.
 _MESSAGE_CHARS = 4_000
-# After so long nobody answers any more what was written down before its answer.
+# A message that was written before its reply, and has had none for this long, will not get one.
 _OPEN_S = 3_600.0
 _READ_MS = 5_000.0
 

@@ -38,9 +38,9 @@ from storage.sql.vectors import VectorCache, forget_indexed
 
 SQL = load("forget.sql")
 
-# Rows a transaction; measured at 20 to 60 us each, and a bulk write shall stay below 5 ms.
+# The rows of one transaction. A row was measured at 20 to 60 us, and a bulk write should stay below 5 ms.
 _PAGE = 32
-# Rows that are looked at and mostly stay.
+# The rows of one transaction where most are read and stay.
 _READ_PAGE = 128
 _DAY_S = 86_400
 # Exchanges that one statement is asked about.

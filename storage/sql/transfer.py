@@ -32,7 +32,7 @@ _EDGE = ("seq", "conversation", "block", "version", "edit", "learned")
 # Exchanges that one statement is asked for.
 _LIST = 64
 _NUMBERED = ("exchange", "passage", "fact")
-# Of a page, about; one exchange may be larger.
+# The size of a page, about; a single exchange may be larger.
 PAGE_BYTES = 1 << 20
 _FEW = 8
 # What a record says, part by part, in the order in which rows are read and written.

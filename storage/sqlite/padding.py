@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 _USABLE = 4096
 _LOCAL = _USABLE - 35  # the longest record without overflow pages
-_LEAST = (_USABLE - 12) * 32 // 255 - 23  # of a longer one, what lies in its page at least
+_LEAST = (_USABLE - 12) * 32 // 255 - 23  # what a longer record has in its page at least
 _STEP = _USABLE - 4  # what an overflow page holds
 _OTHERS = 45  # the columns that are not counted here, since they never change: id, agent, seq, run, room
 FLOOR = 540  # a row's room is enough for the head of one that overflows
@@ -23,7 +23,7 @@ _SPILLED = (
     _LEAST + 4 - _OTHERS - 8
 )  # of one that overflows from the beginning: its head may be as short as that
 
-# Of this length modulo _STEP a record leaves no more than _LEAST bytes in its page, give or take a hundred.
+# A record of this length modulo _STEP leaves no more than _LEAST bytes in its page, give or take a hundred.
 _SPILL = _LEAST - 100
 
 

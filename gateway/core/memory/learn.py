@@ -25,11 +25,11 @@ from gateway.core.prompt import note
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message
 
-# Of one message: what it says about somebody stands at its edges.
+# A longer message is cut in its middle: what it says about somebody stands at its edges.
 MESSAGE_CHARS = 4_000
-# Two or three sentences; more is a document.
+# A fact has two or three sentences; a longer text is a document.
 FACT_CHARS = 400
-# Of one reply, against one that never ends.
+# No more edits of one reply are read, in case it never ends.
 MOST_EDITS = 32
 
 HUMAN = Block(0, "human", "What is known about the person you talk to.", "", 2000, version=0)

@@ -207,7 +207,7 @@ class Edit:
     result: str
 
 
-# Of each side of a diff: enough to recognise the edit, short enough not to repeat the block.
+# Each side of a diff is shown up to this length: enough to recognise the edit, and not the whole block again.
 SHOWN_CHARS = 200
 
 

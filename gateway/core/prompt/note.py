@@ -17,20 +17,20 @@ from string import digits, punctuation
 from gateway.core.dates import day_of
 from storage.records import Atom, Message
 
-# About 1,000 tokens; what is longer is a template or a document, not a question.
+# A query has about 1,000 tokens at most; a longer message is a template or a document, not a question.
 QUERY_CHARS = 4_000
-# Of such a message, what its last lines and its first lines may give.
+# The first lines and the last lines of such a message give so much each.
 _EDGE_CHARS = 500
-# Of a long turn; whole ones crowd the others out (measured: 6 points at 2,000 tokens).
+# A long turn is cut to this length, because whole ones crowd the others out (measured: 6 points at 2,000 tokens).
 CUT_CHARS = 600
-# Of a long turn, what is compared and where the best part is looked for.
+# Only the beginning of a very long turn is compared and searched for its best part.
 _SEARCHED_CHARS = 20_000
-# Of a message's words, which facts have to say to take its place; chosen.
+# Facts take the place of a message if they have at least this share of its words. Chosen.
 _MOST = 2 / 3
 _SIGNS = (digits + punctuation).encode()
-# What begins a character of three bytes or four: one token each.
+# These bytes begin a character of three or four bytes, which counts as one token.
 _WIDE = bytes(range(0xE0, 0xF5))
-# A remaining budget that holds no line any more.
+# A smaller rest of the budget holds no further line.
 _LEAST_TOKENS = 12
 
 _OPEN = "<memory>"

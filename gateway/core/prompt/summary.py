@@ -19,30 +19,30 @@ from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
 from gateway.core.prompt.compose import Composition
 from storage.records import Exchange, Summary
 
-# Of the window: past it a summary is made, to be there when the window is full.
+# A summary is made when this share of the window is used, so that it is ready when the window is full.
 EARLY = 0.9
-# Of the window: what stays word for word behind it, and grows until then.
+# The newest messages stay word for word, up to this share of the window; a summary covers what is before them.
 KEPT = 0.15
-# Of the window: with no more than that behind it, a summary will do for some while.
+# A summary lasts for a while if the messages after it use no more than this share of the window.
 ROOMY = 0.7
-# Of the window: less than that is not worth a call, nor a new prefix.
+# Messages that use less than this share of the window are not worth a call, nor a new prefix.
 WORTH = 0.2
-# Of the model's context, what a summary may take.
+# A summary may take one part in this many of the model's context.
 SIZE_SHARE = 8
 # Chosen: some eight hundred words.
 MOST_TOKENS = 1_500
 LEAST_TOKENS = 128
-# Newest ones of a path that may come into use, with the one that is.
+# So many of a path's newest summaries may be used, the one in use among them.
 IN_USE = 3
 
-# That one call reads: 12,000 tokens, so that a small model will do.
+# One call reads at most this much, about 12,000 tokens, so that a small model will do.
 PART_CHARS = 48_000
-# Of one message.
+# A longer message is clipped.
 MESSAGE_CHARS = 6_000
-# Of what a tool gave; what matters of it, the reply says.
+# A tool's result is clipped sooner, because the reply repeats what matters of it.
 RESULT_CHARS = 1_200
 CALL_CHARS = 400
-# More than any text has; the bound of what an answer may be long.
+# No text has more characters for a token, so this bounds the length of an answer.
 CHARS_PER_TOKEN = 6
 
 

@@ -29,7 +29,7 @@ class Defaults:
     profile: Callable[[str], str] = lambda project: DEFAULT_PROFILE
 
 
-# Of a gateway without users or profiles in its settings.
+# The defaults of a gateway whose settings name no user and no profile.
 NO_DEFAULTS = Defaults()
 
 

@@ -22,11 +22,11 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# Of one call; the command line calls again. Well below its timeout of 30 s.
+# One call may take this long, well below the command line's timeout of 30 s; the command line calls again.
 CALL_S = 5.0
-# Between two looks for what is too old: retention is counted in days.
+# The pause between two searches for what is too old. Retention is counted in days, so hours are enough.
 RETENTION_S = 6 * 3600.0
-# Memories that one call, or one look, begins to forget.
+# One call, or one search, begins to forget so many memories at a time.
 _PAGE = 64
 _DAY_S = 86_400.0
 

@@ -14,14 +14,14 @@ from storage.commands import Look
 from storage.records import Agent, Block, Fact, Message, Scope, Vector
 from storage.sql.store import Store
 
-# Exchanges.
+# The number of newest exchanges that are shown.
 RECENT = 10
-# Of a block, with `--why`.
+# The number of versions that `--why` shows of a block.
 VERSIONS = 5
 PASSAGES = 100
 FACTS = 100
 SEARCH_MS = 5000.0
-# Of one version or note.
+# The number of sources that `--why` quotes for a version or a note.
 SOURCES = 4
 SHOWN_CHARS = 100
 

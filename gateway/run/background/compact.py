@@ -41,7 +41,7 @@ _log = logging.getLogger("mnemogate")
 
 # The kind of the job.
 COMPACT = "compact"
-# Tokens that a model may take for each that it was asked for; a longer summary is cut.
+# A model gets so many times the tokens that it is asked for; a longer summary is cut.
 _SLACK = 2
 
 

@@ -35,19 +35,19 @@ _log = logging.getLogger("mnemogate")
 
 KIND = "embed"
 LOCAL = "local"
-# Messages, as for the search index: the newest are found by their words.
+# A memory is embedded each time it has so many new messages. Until then the newest are found by their words.
 EVERY = 16
 # A long message is embedded by its beginning; the best or the mean of several parts found less (measured).
 TEXT_CHARS = 800
-# Texts in one call; OpenAI takes 2,048.
+# The number of texts in one call. OpenAI takes 2,048.
 BATCH = 64
 # Chosen: a local table answers in less than one millisecond, unless the machine has no time at all.
 LOCAL_WAIT_MS = 20.0
-# After a wait in vain, or a failure, the embedder is left alone for so long.
+# After a failure, or a wait without an answer, no question is embedded for this long.
 REST_S = 30.0
-# The same for the local one: then the machine was busy.
+# The local embedder is asked again sooner: when it was late, the machine was busy.
 LOCAL_REST_S = 1.0
-# After so many refusals of single texts in a row, the fault is not the texts'.
+# When so many single texts in a row are refused, the texts are not at fault, and the job fails.
 _REFUSALS = 3
 
 

@@ -26,13 +26,14 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 
 KIND = "learn"
-# Of messages in one call, about 6,000 tokens; halved each time a job fails, down to an eighth.
+# One call reads messages of this length, about 6,000 tokens. Each failure of the job halves it, down to an eighth.
 BATCH_CHARS = 24_000
-# Known facts in one call; of a memory with more, the newest third and those that the messages recall.
+# One call shows so many known facts. Of a larger memory these are the newest (a third) and those that the messages
+# recall.
 SHOWN_FACTS = 60
-# After the idle time, so that the last message is confirmed by then as well.
+# The job waits this much longer than the idle time, so that the last message is confirmed by then.
 _MARGIN_S = 1.0
-# A job is in no hurry, unlike a reply.
+# The deadline of a job's searches: no reply waits for them.
 _SEARCH_MS = 5_000.0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from storage.errors import StoreError
 
-# Until a failed run is repeated.
+# The pause before a failed run is repeated.
 AFTER_FAULT_S = 30.0
 _log = logging.getLogger("mnemogate")
 

@@ -21,9 +21,9 @@ from storage.sql.store import Store
 T = TypeVar("T")
 _log = logging.getLogger("mnemogate")
 
-# Conversations that are settled before it looks again.
+# One step settles so many conversations.
 _BATCH = 64
-# Between two steps, so that conversations that fall due one after the other are settled together.
+# The least pause between two steps, so that conversations that fall due one after the other are settled together.
 _LEAST_S = 1.0
 
 

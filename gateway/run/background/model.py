@@ -22,9 +22,9 @@ from gateway.run.upstream.route import Route, resolve_route
 from gateway.settings import Settings
 from storage.sql.spending import Spending
 
-# Of one call. Chosen: a model on a machine of its own may need a minute for a summary.
+# The longest time of one call. Chosen: a model on a machine of its own may need a minute for a summary.
 CALL_S = 120.0
-# An upstream that is busy and does not say for how long is left alone for so long.
+# An upstream that is busy and gives no Retry-After is not called for this long.
 BUSY_S = 30.0
 _MAX_REPLY_BYTES = 8 * 1024 * 1024
 

@@ -14,9 +14,9 @@ from gateway.run.background.loop import PeriodicTask
 from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
-# Memories that are looked after when the process starts.
+# So many memories are read when the process starts.
 AT_START = 10_000
-# Jobs that are enqueued in a second, so that other work takes its turn among them.
+# So many jobs are enqueued in a second, so that other work gets its turn among them.
 _AT_ONCE = 64
 _LEAST_S = 1.0
 

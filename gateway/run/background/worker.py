@@ -29,13 +29,13 @@ from storage.sql.jobs import Jobs
 
 _log = logging.getLogger("mnemogate")
 
-# After a fault; a store that comes back wakes the worker earlier.
+# The pause after a fault; a store that works again wakes the worker earlier.
 _AFTER_FAULT_S = 30.0
-# Between two looks at the queue, so that jobs that fall due together are taken together.
+# The least pause between two looks at the queue, so that jobs that fall due together are taken together.
 _LEAST_S = 0.05
-# When a job that seemed due could not be claimed: another worker was faster.
+# The pause after a job that seemed due could not be claimed, because another worker was faster.
 _NOTHING_FOUND_S = 5.0
-# At shutdown, for giving a job back.
+# The time that giving a job back may take at shutdown.
 _GIVE_BACK_S = 2.0
 _ERROR_LENGTH = 500
 

@@ -24,11 +24,11 @@ from storage.commands import Committed
 from storage.errors import TooSlow
 from storage.sql.store import Store
 
-# Messages a memory may grow before its search index follows.
+# A memory is indexed when it has so many new messages,
 INDEX_EVERY = 16
-# Or that many characters: until they are indexed, every query reads them.
+# or when a turn has so many characters: every query reads them until they are indexed.
 INDEX_CHARS = 32_000
-# Chosen: a disk slower than that is down for a mode that cannot do without it.
+# Chosen: append mode needs the disk, and counts one that is slower than this as down.
 OPEN_WAIT_S = 5.0
 
 

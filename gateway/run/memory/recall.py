@@ -22,13 +22,14 @@ _log = logging.getLogger("mnemogate")
 # (agent, text, milliseconds that there are) -> the text's vector, or None
 EmbedQuery = Callable[[int, str, float], Awaitable[Vector | None]]
 
-# Of a note, a line with its date: more of what was found than would fit need not be read.
+# A line of a note takes about this much with its date, so that no more hits are read than may fit.
 LINE_TOKENS = 40
-# The second is for conversations of which much is visible, so that many hits are left out.
+# The bounds on the hits that are read. MOST_HITS is for conversations with an eviction, where many hits are visible
+# anyway and are left out.
 LEAST_HITS, MOST_HITS = 16, 40
 # Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
 STREAM_HASTE = 5
-# Of the model's context, what one note may take at most.
+# A note may take one part in this many of the model's context.
 NOTE_SHARE = 16
 
 

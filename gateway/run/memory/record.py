@@ -20,7 +20,7 @@ from gateway.run.memory.prompt import Prompt
 from storage.commands import Probes, TurnWrite
 from storage.records import Block, BlockOp, Exchange, Snapshot
 
-# Of a message that is written before the model is asked.
+# The outcome that is written with a user's message before the model is asked.
 _OPEN = TurnOutcome(End.CANCELLED)
 
 

@@ -20,10 +20,10 @@ from storage.records import BlockOp, Message
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-# Of a search that does not say how many it wants.
+# The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
 SEARCH_MS = 1000.0
-# Of a search's result, where automatic recall is switched off.
+# The budget of a search's results where automatic recall is switched off.
 DEFAULT_TOKENS = 1000
 
 
