@@ -1,4 +1,4 @@
-"""The memory section of a system prompt: how blocks are rendered, and when the pinned snapshot is taken again.
+"""The memory section of a system prompt: how blocks are rendered.
 
 The bytes are a function of the blocks' contents alone. No clock, no count and nothing recalled goes in: one
 changed byte here costs the provider's cache for the whole conversation. What blocks say came out of
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 
 from storage.records import Block
 
@@ -73,42 +72,6 @@ def describe_tools(names: Sequence[str]) -> str:
         f"The blocks can be kept up to date, and earlier conversations searched, with these tools: {listed}."
         " They work silently; the user sees only the reply."
     )
-
-
-class Retake(StrEnum):
-    """The reason for which a snapshot is taken again."""
-
-    FIRST = "first"  # a conversation without one
-    COMPACTED = "compacted"  # the prefix breaks anyway
-    FORGOTTEN = "forgotten"  # it may show what is to be forgotten: at once
-    IDLE = "idle"  # the provider's cache is gone
-    ALWAYS = "always"  # the profile asks for it
-
-
-def needs_new_snapshot(
-    *,
-    has_snapshot: bool,
-    snapshot_epoch: int = 0,
-    epoch: int = 0,
-    compacted: bool = False,
-    idle_s: float = 0.0,
-    cache_s: float,
-    always: bool = False,
-) -> Retake | None:
-    """Returns why the memory section is rendered again for this request; None keeps the pinned bytes.
-
-    snapshot_epoch, epoch: the agent's epoch when it was taken and now. idle_s: since the path was last sent
-    upstream. cache_s: how long the provider keeps its prompt cache.
-    """
-    if not has_snapshot:
-        return Retake.FIRST
-    if snapshot_epoch != epoch:
-        return Retake.FORGOTTEN
-    if always:
-        return Retake.ALWAYS
-    if compacted:
-        return Retake.COMPACTED
-    return Retake.IDLE if idle_s > cache_s else None
 
 
 def _attributes(block: Block) -> str:

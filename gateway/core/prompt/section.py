@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from gateway.core.prompt.blocks import describe_tools, needs_new_snapshot, render_section, section_changes
+from gateway.core.prompt.blocks import describe_tools, render_section, section_changes
 from storage.records import Block, Snapshot
 
 
@@ -53,23 +53,22 @@ def make_section(
     blocks: as this path sees them. pinned: the path's snapshot. goes_on: the conversation exists already.
 
     offered: names of our tools in this request. system: the profile's own prompt, which stands before the blocks.
-    can_tell: a note can be attached to this request. summary: which one stands behind the section, 0: none; with
-    another one the prompt begins anew anyway.
+    epoch: the agent's now. idle_s: since the path was last sent upstream. cache_s: how long the provider keeps its
+    prompt cache. always: the profile asks for a new one with each request. can_tell: a note can be attached to this
+    request. summary: which one stands behind the section, 0: none; with another one the prompt begins anew anyway.
     """
     # It began off the record, with the profile's prompt alone.
     if goes_on and pinned is None:
         pinned = Snapshot(0, system, {"blocks": {}, "tools": dict(offered), "epoch": epoch})
-    why = needs_new_snapshot(
-        has_snapshot=pinned is not None,
-        snapshot_epoch=int(pinned.known.get("epoch", 0)) if pinned else 0,
-        epoch=epoch,
-        idle_s=idle_s,
-        cache_s=cache_s,
-        always=always,
-        compacted=summary != (pinned.known.get("summary", 0) if pinned else 0),
-    )
     now = {b.label: digest(b.value) for b in blocks}
-    if why is not None or pinned is None:
+    # It is taken again where it may show what is to be forgotten, and where the provider's cache is gone: after the
+    # idle time, or because the prefix breaks anyway.
+    if (
+        pinned is None
+        or (pinned.known.get("epoch", 0), pinned.known.get("summary", 0)) != (epoch, summary)
+        or always
+        or idle_s > cache_s
+    ):
         section = render_section(blocks, describe_tools(list(offered)))
         text = "\n\n".join(part for part in (system, section) if part)
         known = {"blocks": now, "tools": dict(offered), "epoch": epoch}

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.core.prompt.blocks import (
     PREAMBLE,
-    Retake,
     describe_tools,
-    needs_new_snapshot,
     render_section,
     section_changes,
 )
@@ -130,21 +128,3 @@ def test_what_changed_outside(known: dict[str, int], blocks: list[Block], expect
 def test_a_change_carries_the_new_value() -> None:
     (change,) = section_changes({"human": 1}, [replace(HUMAN, value="Name: Grace.", version=2)])
     assert "\nName: Grace.\n" in change
-
-
-@pytest.mark.parametrize(
-    ("facts", "expected"),
-    [
-        ({"has_snapshot": False}, Retake.FIRST),
-        ({"has_snapshot": True}, None),
-        ({"has_snapshot": True, "idle_s": 300.0}, None),
-        ({"has_snapshot": True, "idle_s": 300.1}, Retake.IDLE),
-        ({"has_snapshot": True, "compacted": True}, Retake.COMPACTED),
-        ({"has_snapshot": True, "snapshot_epoch": 1, "epoch": 2}, Retake.FORGOTTEN),
-        ({"has_snapshot": True, "snapshot_epoch": 2, "epoch": 2}, None),
-        ({"has_snapshot": True, "always": True}, Retake.ALWAYS),
-        ({"has_snapshot": True, "always": True, "epoch": 1}, Retake.FORGOTTEN),
-    ],
-)
-def test_when_the_snapshot_is_taken_anew(facts: dict[str, Any], expected: Retake | None) -> None:
-    assert needs_new_snapshot(cache_s=300.0, **facts) == expected

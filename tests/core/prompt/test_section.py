@@ -49,6 +49,7 @@ def test_the_first_turn_takes_it(pinned: Snapshot) -> None:
 
 def test_nothing_changed_keeps_the_stored_one(pinned: Snapshot) -> None:
     assert make([HUMAN], pinned) == Section(pinned)
+    assert make([HUMAN], pinned, idle_s=300.0) == Section(pinned)
 
 
 def test_a_change_from_outside_is_told_and_the_bytes_stay(pinned: Snapshot) -> None:
@@ -80,6 +81,7 @@ def test_new_and_removed_blocks_are_told(pinned: Snapshot) -> None:
         {"epoch": 2},  # it may show what is to be forgotten
         {"idle_s": 301.0},  # the provider's cache is gone
         {"always": True},
+        {"summary": 3},  # the prefix breaks anyway
     ],
 )
 def test_it_is_taken_anew_when_that_is_free_or_due(pinned: Snapshot, how: dict[str, Any]) -> None:
