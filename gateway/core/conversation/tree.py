@@ -12,7 +12,7 @@ call; most questions are asked of turns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -80,14 +80,6 @@ def _load(data: bytes | None) -> Any:
     return None if data is None else orjson.loads(data)
 
 
-@dataclass(slots=True)
-class _Memo:
-    """Answers worked out before; a change of the tree drops those that it touches."""
-
-    content: dict[int, Content]
-    touched: dict[int, float]
-
-
 class Tree:
     """The exchanges of some conversations, with their changes.
 
@@ -107,7 +99,9 @@ class Tree:
         self._roots: dict[int, list[int]] = {}
         self._contents = None if contents is None else dict(contents)
         self._groups: list[list[int]] = []
-        self._memo = _Memo({}, {})
+        # Answers worked out before; a change of the tree drops those that it touches.
+        self._known: dict[int, Content] = {}
+        self._touched: dict[int, float] = {}
         self.changed: set[int] = set()
         for exchange in exchanges:
             self._link(exchange)
@@ -128,7 +122,7 @@ class Tree:
             self.remove(old)
         self._link(exchange)
         self.changed.add(exchange.id)
-        self._memo.touched.clear()
+        self._touched.clear()
         return exchange
 
     def remove(self, exchange: Exchange) -> None:
@@ -136,16 +130,16 @@ class Tree:
         del self.by_id[exchange.id]
         of = self._roots[exchange.conversation] if exchange.parent is None else self._kids[exchange.parent]
         of.remove(exchange.id)
-        self._memo.content.pop(exchange.id, None)
-        self._memo.touched.clear()
+        self._known.pop(exchange.id, None)
+        self._touched.clear()
 
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
         """Replaces fields of an exchange, which keeps its position in the tree."""
         new = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
         self.changed.add(exchange_id)
         if not fields.keys().isdisjoint(("input", "said", "full", "state")):
-            self._memo.content.pop(exchange_id, None)
-        self._memo.touched.clear()
+            self._known.pop(exchange_id, None)
+        self._touched.clear()
         return new
 
     def __iter__(self) -> Iterator[Exchange]:
@@ -164,7 +158,7 @@ class Tree:
 
     def content(self, e: Exchange) -> Content:
         """Raises: Missing where the store has it and it was not loaded."""
-        known = self._memo.content.get(e.id)
+        known = self._known.get(e.id)
         if known is not None:
             return known
         if is_tombstone(e):
@@ -178,7 +172,7 @@ class Tree:
                 full.get("messages"),
                 frozenset(full.get("ours", ())),
             )
-        self._memo.content[e.id] = found
+        self._known[e.id] = found
         return found
 
     def _stored(self, e: Exchange) -> StoredContent | Exchange:
@@ -197,7 +191,7 @@ class Tree:
 
     def lend(self, exchange_id: int, messages: list[WireMessage]) -> None:
         """Makes the messages of an exchange that is not stored yet known to the comparisons below."""
-        self._memo.content[exchange_id] = Content(messages)
+        self._known[exchange_id] = Content(messages)
 
     # -- the shape
 
@@ -284,7 +278,7 @@ class Tree:
     def touched(self, e: Exchange) -> float:
         """Returns when a finished request last repeated e or went on from it."""
         # Children first, with a list in place of recursion: a path may be thousands of exchanges deep.
-        memo, todo = self._memo.touched, [e]
+        memo, todo = self._touched, [e]
         while todo:
             x = todo[-1]
             later = [c for c in self.kids(x) if c.ended is not None]
