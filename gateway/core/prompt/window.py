@@ -35,10 +35,6 @@ class Budget:
     high: int
     step: int
 
-    @property
-    def low(self) -> int:
-        return self.high - self.step
-
 
 @dataclass(frozen=True, slots=True)
 class WindowItem:
@@ -60,31 +56,22 @@ class Window:
 
     kept: tuple[range, ...]
     evicted_tokens: int = 0
-    evicted: int = 0
 
     @property
     def is_whole(self) -> bool:
-        return not self.evicted
+        return not self.evicted_tokens
 
     @property
     def indices(self) -> list[int]:
         return [index for kept in self.kept for index in kept]
 
 
-def plan_budget(
-    context_tokens: int | None,
-    *,
-    max_tokens: int | None = None,
-    fixed_tokens: int = 0,
-) -> Budget | None:
-    """Returns the budget of one request; None where the context is unknown, and then nothing is trimmed.
+def plan_budget(capacity: int, *, max_tokens: int | None = None, fixed_tokens: int = 0) -> Budget:
+    """Returns the budget of one request. capacity: the model's context in tokens.
 
     max_tokens: the request's, for the reply.
     fixed_tokens: what is sent besides the list, such as the system message and the tools.
     """
-    if context_tokens is None:
-        return None
-    capacity = context_tokens
     reserve = min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max(0, max_tokens), capacity // 4)
     step = max(1, capacity // STEP_SHARE)
     # A clock in the system message must not move the cut.
@@ -110,14 +97,14 @@ def describe(message: Mapping[str, Any], bound: int) -> WindowItem:
     )
 
 
-def fit_window(elements: Sequence[WindowItem], budget: Budget | None, count: Callable[[int], int]) -> Window:
+def fit_window(elements: Sequence[WindowItem], budget: Budget, count: Callable[[int], int]) -> Window:
     """Chooses what is kept of a list, oldest first, without its leading system message.
 
     count: the tokens of the element at an index; asked only where the bounds do not fit. System messages that
     stand at the head all the same are kept.
     """
     size = len(elements)
-    if budget is None or sum(element.bound for element in elements) <= budget.high:
+    if sum(element.bound for element in elements) <= budget.high:
         return Window((range(size),))
     before = [0, *accumulate(count(index) for index in range(size))]
     excess = before[size] - budget.high
@@ -126,14 +113,13 @@ def fit_window(elements: Sequence[WindowItem], budget: Budget | None, count: Cal
     cuts = list(_cuts(elements, before))
     # Whole steps leave at a time, so that the next messages do not move the cut, and the cached prefix holds.
     wanted = -(-excess // budget.step) * budget.step
-    chosen = next((cut for cut in cuts if cut.tokens >= wanted), None)
+    enough = [cut for cut in cuts if cut.tokens >= wanted] or [cut for cut in cuts if cut.tokens >= excess]
     # Little of the list may go: then it is what is enough for once, else all of it.
-    if chosen is None:
-        chosen = next((cut for cut in cuts if cut.tokens >= excess), cuts[-1] if cuts else None)
+    chosen = next(iter([*enough, *cuts[-1:]]), None)
     if chosen is None:
         return Window((range(size),))
     kept = tuple(part for part in (*chosen.pinned, range(chosen.index, size)) if part)
-    return Window(kept, chosen.tokens, size - sum(map(len, kept)))
+    return Window(kept, chosen.tokens)
 
 
 def may_begin(elements: Sequence[WindowItem], index: int) -> bool:

@@ -203,9 +203,7 @@ class _WindowRoom:
     def budget(self, cut: SummaryCut | None = None) -> Budget:
         """Returns what the messages may take with this summary in front of them."""
         fixed = self._fixed_with(cut) + self._note_tokens
-        found = plan_budget(self._context, max_tokens=self._max_tokens, fixed_tokens=fixed)
-        assert found is not None
-        return found
+        return plan_budget(self._context, max_tokens=self._max_tokens, fixed_tokens=fixed)
 
     def place(self, cut: SummaryCut) -> int:
         """Returns the first entry behind a summary."""
