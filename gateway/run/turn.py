@@ -87,7 +87,7 @@ class TurnRun:
     metrics: Metrics
     limits: TurnLimits
     status: int = 0
-    _turn: Turn | None = None
+    _turn: Turn = field(init=False)
     _reply: ModelReply | None = None
     _endpoint: Endpoint | None = None  # the one that the prompt is for
     _next: commands.CallModel | None = field(
@@ -102,6 +102,10 @@ class TurnRun:
     _finished: bool = False
     _is_written: bool = False
 
+    def __post_init__(self) -> None:
+        spec = self._spec()
+        self._turn = Turn(spec, self.view(spec))
+
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
         known = self.kept.known if self.kept is not None else None
@@ -110,8 +114,6 @@ class TurnRun:
         try:
             self._endpoint = self.attempts.endpoint
             self.call.describe(self.prompt.form, self.prompt, known)
-            spec = self._spec()
-            self._turn = Turn(spec, self.view(spec))
             with self.sink.while_here():
                 while self._next is not None:
                     self._asked, self._next = self._next, None
@@ -171,7 +173,6 @@ class TurnRun:
     # -- a round of the model
 
     async def _round(self) -> None:
-        assert self._turn is not None
         beats: AsyncGenerator[list[Event]] | None = None
         beat_s = self.limits.beat_s
         try:
@@ -209,7 +210,6 @@ class TurnRun:
 
     async def _beat(self) -> None:
         """Sends a comment, unless that would commit us to a status that a later round may take back."""
-        assert self._turn is not None
         if not self.sink.started:
             if self._reply is None or self._turn.spec.ours:
                 return
@@ -217,7 +217,6 @@ class TurnRun:
         await self.sink.write(BEAT)
 
     async def _feed(self, fact: TurnEvent) -> None:
-        assert self._turn is not None
         due = self._turn.feed(fact)
         while due:
             later: list[Command] = []
@@ -231,7 +230,6 @@ class TurnRun:
 
     async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
         """Runs the calls of a round; the machine gets their results in the order of the calls."""
-        assert self._turn is not None
         assert self.kept is not None
         wanted = [ToolCall(call.call_id, call.name, call.arguments) for call in calls]
         results = await run_tools(self.kept.toolbox, wanted)
@@ -242,7 +240,6 @@ class TurnRun:
 
     async def _perform(self, command: Command) -> list[Command]:
         """Performs a command. Returns what the machine commands next, if the command has a result."""
-        assert self._turn is not None
         match command:
             case commands.SendBody(data):
                 if self._whole is not None:
@@ -293,7 +290,6 @@ class TurnRun:
 
     async def _left(self) -> None:
         """Ends a turn whose client is gone, or that is being stopped: nothing more is sent or waited for."""
-        assert self._turn is not None
         for command in self._turn.feed(events.ClientLeft()):
             match command:
                 case commands.Save(outcome) if self.kept is not None and not self._is_written:
