@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -128,6 +128,7 @@ def dump(message: Mapping[str, Any]) -> bytes:
     return orjson.dumps(message)
 
 
+@dataclass(slots=True)
 class Splice:
     """Edits of one body, rendered once. Indices are those of the client's messages, whatever was edited before.
 
@@ -135,30 +136,18 @@ class Splice:
     replaced or dropped cannot be edited inside (ValueError), nor a member that is set or dropped as a whole.
     """
 
-    __slots__ = (
-        "_appended",
-        "_before",
-        "_body",
-        "_instead",
-        "_layout",
-        "_members",
-        "_opened",
-        "_prefixes",
-        "_roles",
-        "_tools",
-    )
-
-    def __init__(self, layout: Layout, body: bytes) -> None:
-        self._layout = layout
-        self._body = body
-        self._members: dict[str, bytes | None] = {}
-        self._before: dict[int, list[bytes]] = {}
-        self._instead: dict[int, list[bytes]] = {}
-        self._prefixes: dict[int, list[str]] = {}
-        self._roles: dict[int, str] = {}
-        self._appended: list[str] = []
-        self._tools: list[bytes] = []
-        self._opened: dict[int, tuple[list[Member], int]] = {}  # members of the messages looked into
+    _layout: Layout
+    _body: bytes
+    _members: dict[str, bytes | None] = field(default_factory=dict)
+    _before: dict[int, list[bytes]] = field(default_factory=dict)
+    _instead: dict[int, list[bytes]] = field(default_factory=dict)
+    _prefixes: dict[int, list[str]] = field(default_factory=dict)
+    _roles: dict[int, str] = field(default_factory=dict)
+    _appended: list[str] = field(default_factory=list)
+    _tools: list[bytes] = field(default_factory=list)
+    _opened: dict[int, tuple[list[Member], int]] = field(
+        default_factory=dict
+    )  # members of messages looked into
 
     def set_member(self, key: str, value: bytes) -> None:
         """Replaces the value where it stands, or adds the member at the end. Of a repeated key one stays."""

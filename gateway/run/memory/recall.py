@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 
 from gateway.core.prompt import note
@@ -33,13 +34,13 @@ STREAM_HASTE = 5
 NOTE_SHARE = 16
 
 
+@dataclass(frozen=True, slots=True)
 class Recaller:
     """embed_query: None: memory is searched by words alone."""
 
-    def __init__(self, store: Store, settings: MemorySettings, embed_query: EmbedQuery | None) -> None:
-        self._store = store
-        self._settings = settings
-        self._embed_query = embed_query
+    store: Store
+    settings: MemorySettings
+    embed_query: EmbedQuery | None
 
     def budget(self, known: Known) -> int:
         """Returns the tokens that a note may take; 0: nothing is recalled for this request.
@@ -49,7 +50,7 @@ class Recaller:
         scope, context = known.asked.identity.scope, known.asked.target.context_window
         if scope is None or not scope.is_person:
             return 0
-        budget = self._settings.recall_tokens
+        budget = self.settings.recall_tokens
         return budget if context is None else min(budget, context // NOTE_SHARE)
 
     async def recall(self, known: Known, prompt: Prompt, text: str) -> Recall:
@@ -80,13 +81,13 @@ class Recaller:
     async def _search(
         self, known: Known, query: str, visible: VisibleContent, budget: int, *, is_cut: bool
     ) -> list[Message]:
-        settings, begun = self._settings, time.perf_counter()
-        left_ms = settings.recall_deadline_ms / (STREAM_HASTE if known.asked.request.stream else 1)
+        begun = time.perf_counter()
+        left_ms = self.settings.recall_deadline_ms / (STREAM_HASTE if known.asked.request.stream else 1)
         vector = None
-        if self._embed_query is not None:
-            vector = await self._embed_query(known.agent.id, query, left_ms)
+        if self.embed_query is not None:
+            vector = await self.embed_query(known.agent.id, query, left_ms)
             left_ms = max(1.0, left_ms - (time.perf_counter() - begun) * 1000)
-        return await self._store.recall.search(
+        return await self.store.recall.search(
             known.agent,
             query,
             size=known.look.next_seq,
@@ -102,7 +103,7 @@ class Recaller:
         self, known: Known, found: list[Message], query: str, visible: VisibleContent, budget: int
     ) -> list[note.Recalled]:
         left_out = await with_contents(
-            self._store.turns, known.agent, known.tree, partial(visible.replaced, self._settings.idle_s)
+            self.store.turns, known.agent, known.tree, partial(visible.replaced, self.settings.idle_s)
         )
         is_whole = known.asked.spec.history != "client"
         useful = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -27,43 +28,35 @@ SEARCH_MS = 1000.0
 DEFAULT_TOKENS = 1000
 
 
+@dataclass(frozen=True, slots=True)
 class MemoryTools:
     """The memory tools of one turn, which reads and edits blocks as its path sees them.
 
     changes: the turn's blocks and edits, written with it and pending until it is confirmed.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        known: Known,
-        changes: BlockEdits,
-        recall_tokens: int,
-        now: Callable[[], float],
-        embed_query: EmbedQuery | None = None,
-    ) -> None:
-        self._store = store
-        self._known = known
-        self._changes = changes
-        self._recall_tokens = recall_tokens
-        self._now = now
-        self._embed_query = embed_query
+    store: Store
+    known: Known
+    changes: BlockEdits
+    recall_tokens: int
+    now: Callable[[], float]
+    embed_query: EmbedQuery | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
-        return tools.definitions(self._known.offered)
+        return tools.definitions(self.known.offered)
 
     def owns(self, name: str) -> bool:
-        return name in self._known.offered
+        return name in self.known.offered
 
     def lane(self, call: ToolCall) -> str | None:
         # Edits of a block go in their order, and a search finds what was kept just before it.
-        tool = self._known.offered.get(call.name)
+        tool = self.known.offered.get(call.name)
         if tool in ("archival_memory_insert", "archival_memory_search"):
             return "archive"
         return f"block {call.arguments.get('label')}" if tool in tools.EDITS else None
 
     async def run(self, call: ToolCall) -> str:
-        tool, changes = self._known.offered[call.name], self._changes
+        tool, changes = self.known.offered[call.name], self.changes
         if tool in tools.BLOCK_TOOLS:
             # What edits a block checks the arguments itself, since the edit is done again when it is confirmed.
             op = self._op(tool, call)
@@ -87,7 +80,7 @@ class MemoryTools:
             op=tools.EDITS[tool],
             label=str(call.arguments.get("label", "")),
             arguments=orjson.dumps(call.arguments),
-            at=self._now(),
+            at=self.now(),
         )
 
     async def _search(self, tool: str, arguments: Mapping[str, Any]) -> str:
@@ -100,10 +93,10 @@ class MemoryTools:
         role, limit = arguments.get("role"), max(1, arguments.get("limit") or SEARCH_RESULTS)
         hits = [m for m in found if (m.source == "passage") is is_archive and role in (None, m.role)]
         # Of the agent's pending edits those on this path count, and this turn's own.
-        path = self._known.path_ids
-        pending = [*(op for op in self._known.look.ops if op.exchange in path), *self._changes.ops]
+        path = self.known.path_ids
+        pending = [*(op for op in self.known.look.ops if op.exchange in path), *self.changes.ops]
         kept = [_kept(op, n) for n, op in enumerate(pending) if is_archive and op.op == edits.ARCHIVAL_INSERT]
-        budget = self._recall_tokens or DEFAULT_TOKENS
+        budget = self.recall_tokens or DEFAULT_TOKENS
         # What is not confirmed is in no index. The newest first, and as short as all that is found.
         mine = [f"- {c.text}" for c in note.choose(kept[: -limit - 1 : -1], "", budget_tokens=budget)]
         budget -= note.estimate_tokens("\n".join(mine))
@@ -112,11 +105,11 @@ class MemoryTools:
         return "\n".join(lines) if lines else "Nothing was found."
 
     async def _found(self, query: str) -> list[Message]:
-        agent, look = self._known.agent, self._known.look
+        agent, look = self.known.agent, self.known.look
         if not agent.scope.is_person or not agent.id:
             return []
-        vector = None if self._embed_query is None else await self._embed_query(agent.id, query, SEARCH_MS)
-        return await self._store.recall.search(
+        vector = None if self.embed_query is None else await self.embed_query(agent.id, query, SEARCH_MS)
+        return await self.store.recall.search(
             agent,
             query,
             size=look.next_seq,
