@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from urllib.parse import quote
 from zlib import crc32
 
 import orjson
@@ -96,6 +97,9 @@ class Chat:
     ) -> Served:
         """view: makes the view of the client's dialect. Raises: GatewayError while nothing was sent; ClientGone."""
         identity = identify(headers, request.json, self._rules_of(project), project)
+        if identity.side_request is not None:
+            # A name of the settings may have any letters.
+            receipt.say("x-mnemogate-side-request", quote(identity.side_request, safe=" "))
         spec = self.directory.find(identity, request.model)
         if request.model.startswith(AGENT_PREFIX):
             route = agent_route(self._settings, spec)

@@ -61,6 +61,8 @@ CONVERSATION_ORDER = (
 
 _MEMORY, _HISTORY, _AGENT = b"x-mnemogate-memory", b"x-mnemogate-history", b"x-mnemogate-agent"
 _RETRIES = b"x-stainless-retry-count"
+_OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
+_TEMPORARY = (b"temporary:", b"local:")  # how such an id begins: in Open WebUI, and in its older versions
 AGENT_PREFIX = "agent/"  # of a model's name that asks for an agent
 MAX_ID_CHARS = 256  # chosen: far above the ids of any front end
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -106,6 +108,7 @@ class Identity:
     agent: the name or id asked for, None for the default; profile: that, or the default's name.
     subject: as in Scope; None when neither a user nor a conversation is named, and then nothing is remembered.
     append: the client sends its new message only. retry: the client's library sends this request again.
+    side_request: the name of the rule that took the request for the application's own, and so set the mode.
     """
 
     project: str
@@ -117,6 +120,7 @@ class Identity:
     mode: Mode
     append: bool = False
     retry: bool = False
+    side_request: str | None = None
 
     @property
     def scope(self) -> Scope | None:
@@ -144,13 +148,29 @@ def identify(headers: RawHeaders, body: Mapping[str, Any], rules: IdentityRules,
         )
     asked = _asked_mode(found)
     mode = asked or rules.profile_modes.get(profile, rules.default_mode)
-    if asked is None and mode is not Mode.OFF:
+    side: SideRule | None = None
+    if found.get(_OPEN_WEBUI_CHAT, b"").startswith(_TEMPORARY):
+        # The front end promised the person that this chat is off the record; a header that its operator set for all
+        # chats takes nothing of that back.
+        mode = Mode.OFF
+    elif asked is None and mode is not Mode.OFF:
         # A rule may take from what memory may do, and never add to it.
         if (side := rules._side.find(body.get("messages") or ())) is not None:
             mode = Mode(side.memory)
         elif is_single_structured_turn(body):
             mode = Mode.READ
-    return Identity(project, profile, agent, user, conversation, subject, mode, append, _is_retry(found))
+    return Identity(
+        project,
+        profile,
+        agent,
+        user,
+        conversation,
+        subject,
+        mode,
+        append,
+        _is_retry(found),
+        None if side is None else side.name,
+    )
 
 
 # ids

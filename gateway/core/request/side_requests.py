@@ -1,7 +1,8 @@
 """Requests that an application makes for itself and not for its user: titles, tags, follow-up questions.
 
-They are recognised by fixed sentences of well-known front ends and by rules of the operator. Beside them stands the
-single turn whose answer goes to a program: it reads memory and leaves nothing in it.
+They are recognised by fixed sentences of well-known applications, by the form of Open WebUI's templates, whose
+sentences change with each release and are translated, and by rules of the operator. Beside them stands the single
+turn whose answer goes to a program: it reads memory and leaves nothing in it.
 """
 
 from __future__ import annotations
@@ -35,20 +36,33 @@ class _Known(NamedTuple):
     memory: Literal["off", "read"] = "off"
 
 
-# The fixed sentences of chat front ends, from their sources. Whole sentences, because a person may well ask for
-# "a short title" or "tags for this post", and Open WebUI's template for answers from documents, which is the
-# person's own question, begins with "### Task:" like its side requests do.
+# The fixed sentences of chat front ends and coding agents, from their sources. Whole sentences, because a person may
+# well ask for "a short title" or "tags for this post", and Open WebUI's template for answers from documents, which is
+# the person's own question, begins with "### Task:" like its side requests do.
 KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
-    _Known("open-webui title", r"### Task:\s+Generate a concise, 3-5 word title"),
+    _Known(
+        "open-webui title",
+        r"### Task:\s+Generate a concise(?:, 3-5 word title| title summarizing the chat history)",
+    ),
     _Known("open-webui tags", r"### Task:\s+Generate 1-3 broad tags categorizing"),
-    _Known("open-webui follow-ups", r"### Task:\s+Suggest 3-5 relevant follow-up questions"),
+    _Known(
+        "open-webui follow-ups",
+        r"### Task:\s+(?:Suggest 3-5 relevant follow-up questions|Predict 3-5 useful messages this user might)",
+    ),
     _Known(
         "open-webui queries", r"### Task:\s+Analyze the chat history to determine the necessity of generating"
     ),
     _Known(
         "open-webui image prompt", r"### Task:\s+Generate a detailed prompt for am? image generation task"
     ),
+    _Known(
+        "open-webui summary",
+        r"### Task:\s+Summarize the conversation (?:above|history) that will be compacted",
+    ),
     _Known("open-webui autocompletion", r"### Task:\s+You are an autocompletion system"),
+    # The form that these templates share: the quoted chat ends the message. It is looked for from the end, so that a
+    # long message costs one pass.
+    _Known("open-webui task", r"### Task:(?=(?s:.*?)<chat_history>)(?s:.*)</chat_history>\s*\Z"),
     _Known(
         "open-webui emoji",
         r"Your task is to reflect the speaker's likely facial expression through a fitting emoji",
@@ -72,6 +86,20 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         "system",
     ),
     _Known("chat-ui title", r"You are a chat thread titling assistant\.", "system"),
+    # Coding agents. A model's settings in aider may put a line of their own in front.
+    _Known("opencode title", r"You are a title generator\. You output ONLY", "system"),
+    _Known(
+        "aider commit message",
+        r"(?:[^\n]*\n)?You are an expert software engineer (?:that|who) (?:generates|writes) concise, one-line Git",
+        "system",
+    ),
+    _Known(
+        "aider summary",
+        r"(?:[^\n]*\n)?\*Briefly\* summarize this partial conversation about programming",
+        "system",
+    ),
+    # Without a person at hand gptme answers in the person's place.
+    _Known("gptme nudge", r"<system>No tool call detected"),
 )
 # Fields by which local servers take a schema or a grammar.
 _GRAMMARS = frozenset(

@@ -1,0 +1,90 @@
+"""Requests that applications make for themselves, as they send them; the text is shortened where nothing hangs on it.
+
+Open WebUI's are rendered from the templates of its backend/open_webui/config.py and utils/context_compaction.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+_HISTORY = "<chat_history>\nUSER: {question}\nASSISTANT: {answer}\n</chat_history>"
+OPEN_WEBUI_TITLE = (
+    "### Task:\nGenerate a concise title summarizing the chat history.\n### Guidelines:\n"
+    "- The title should clearly represent the main theme or subject of the conversation.\n"
+    "- Keep it short: 2-4 words is best.\n- Do not use emojis, quotation marks, or special formatting.\n"
+    '### Output:\nJSON format: { "title": "your concise title here" }\n### Examples:\n- { "title": "Stock Trends" },\n'
+    '- { "title": "Remote Work" }\n### Chat History:\n' + _HISTORY
+)
+OPEN_WEBUI_FOLLOW_UPS = (
+    "### Task:\nPredict 3-5 useful messages this user might send next.\n### Output:\n"
+    'JSON format: { "follow_ups": ["Question 1?", "Question 2?"] }\n### Chat History:\n' + _HISTORY
+)
+OPEN_WEBUI_TAGS = (
+    "### Task:\nGenerate 1-3 broad tags categorizing the main themes of the chat history, along with 1-3 more "
+    'specific subtopic tags.\n\n### Output:\nJSON format: { "tags": ["tag1", "tag2"] }\n\n### Chat History:\n'
+    + _HISTORY
+)
+# An operator's own template (TITLE_GENERATION_PROMPT_TEMPLATE): first in the form of the others, then in none.
+OPEN_WEBUI_IN_GERMAN = (
+    "### Task:\nFasse das Gespräch in einem Titel von höchstens vier Wörtern zusammen.\n### Verlauf:\n"
+    + _HISTORY
+    + "\n"
+)
+NO_FORM = (
+    "Gib diesem Gespräch einen kurzen Titel.\n\nUSER: {question}\nASSISTANT: {answer}\n\nAntworte als JSON."
+)
+OPEN_WEBUI_SUMMARY = (
+    "### Task:\nSummarize the conversation above that will be compacted out of the active chat context.\n\n"
+    "### Instructions:\n- Preserve key decisions, user preferences, and constraints.\n\n### Previous Summary:\n"
+)
+# Its template for answers from documents, which holds the person's own question.
+OPEN_WEBUI_DOCUMENTS = (
+    "### Task:\nRespond to the user query using the provided context, incorporating inline citations in the format "
+    '[id] **only when the <source> tag includes an explicit id attribute**.\n\n<context>\n<source id="1">Cats sleep '
+    "16 hours.</source>\n</context>\n\nHow long does my cat sleep?"
+)
+
+
+def opencode_title(text: str) -> list[Json]:
+    """Sent before the chat's first request, under the same x-session-id."""
+    return [
+        {
+            "role": "system",
+            "content": "You are a title generator. You output ONLY a thread title. Nothing else.\n\n<task>\n"
+            "Generate a brief title that would help the user find this conversation later.\n</task>",
+        },
+        {"role": "user", "content": "Generate a title for this conversation:\n"},
+        {"role": "user", "content": text},
+    ]
+
+
+def aider_commit(diff: str, prefix: str = "") -> list[Json]:
+    """prefix: the line of a model's own settings."""
+    return [
+        {
+            "role": "system",
+            "content": f"{prefix}You are an expert software engineer that generates concise, one-line Git commit "
+            "messages based on the provided diffs.\nReview the provided context and diffs which are about to be "
+            "committed to a git repo.",
+        },
+        {"role": "user", "content": diff},
+    ]
+
+
+def aider_summary(transcript: str) -> list[Json]:
+    return [
+        {
+            "role": "system",
+            "content": "*Briefly* summarize this partial conversation about programming.\nInclude less detail about "
+            "older parts and more detail about the most recent messages.",
+        },
+        {"role": "user", "content": transcript},
+    ]
+
+
+GPTME_NUDGE = (
+    "<system>No tool call detected in last message. Did you mean to finish? If so, make sure you are completely done "
+    "and then use the `complete` tool to end the session.</system>"
+)

@@ -1,0 +1,128 @@
+"""Requests in which nobody speaks: what an application asks for itself, and chats that are off the record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.settings import SideRequest
+from tests.doubles import side_requests as recorded
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import World, remember
+
+Json = dict[str, Any]
+
+FACT = "My cat is called Miso and she hates thunderstorms."
+ANSWER = "Poor Miso! Thunder is loud."
+QUESTION = "What is the name of my cat?"
+CHAT = {"x-openwebui-chat-id": "2b1e6f0c-6a1f-4a58-93d1-0d2a54d0e0aa"}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path) as made:
+        yield made
+
+
+def user(text: str) -> list[Json]:
+    return [{"role": "user", "content": text}]
+
+
+def quoting(template: str) -> str:
+    return template.replace("{question}", FACT).replace("{answer}", ANSWER)
+
+
+def kept(world: World) -> str:
+    """Everything that was said and is stored."""
+    return str(world.query("SELECT input, said, full, notes FROM exchanges"))
+
+
+ASKED = [
+    ("open-webui title", user(quoting(recorded.OPEN_WEBUI_TITLE))),
+    ("open-webui follow-ups", user(quoting(recorded.OPEN_WEBUI_FOLLOW_UPS))),
+    ("open-webui tags", user(quoting(recorded.OPEN_WEBUI_TAGS))),
+    ("open-webui task", user(quoting(recorded.OPEN_WEBUI_IN_GERMAN))),
+    ("open-webui summary", [*user(FACT), {"role": "assistant", "content": ANSWER}, *user(recorded.OPEN_WEBUI_SUMMARY)]),
+    ("opencode title", recorded.opencode_title(FACT)),
+    ("aider commit message", recorded.aider_commit("+TOKEN = 'sk-very-secret'")),
+    ("aider commit message", recorded.aider_commit("+TOKEN = 'sk-very-secret'", prefix="Formatting re-enabled.\n")),
+    ("aider summary", recorded.aider_summary("# USER\nMy cat is called Miso.")),
+    ("gptme nudge", [*user(FACT), {"role": "assistant", "content": ANSWER}, *user(recorded.GPTME_NUDGE)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "messages"), ASKED)
+def test_what_an_application_asks_for_itself_passes_by_memory(
+    world: World, name: str, messages: list[Json]
+) -> None:
+    world.chat(user="alice").say("I am afraid of thunderstorms, as my cat is.")
+    before = kept(world)
+    reply = world.post(messages, CHAT, user="alice")
+    assert reply.status == 200
+    assert (reply.headers["x-mnemogate-memory"], reply.headers["x-mnemogate-side-request"]) == ("off", name)
+    assert world.upstream.last.messages == messages
+    assert kept(world).count("content") == before.count("content")
+    later = "Which token, which thread title and which tool call of mine was it?"
+    world.chat(user="alice").say(later)
+    assert world.upstream.last.messages == user(later)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        recorded.OPEN_WEBUI_DOCUMENTS,
+        "### Task:\nFind the bug in this template:\n<chat_history>\nUSER: hi\n</chat_history>\nIt renders twice.",
+        "You are a title generator. You output ONLY nonsense, my friend said to me.",
+        "No tool call detected, says gptme. What does it mean?",
+    ],
+)
+def test_what_a_person_asks_is_not_taken_for_it(world: World, text: str) -> None:
+    reply = world.post(user(text), CHAT, user="alice")
+    assert reply.headers["x-mnemogate-memory"] == "on"
+    assert "x-mnemogate-side-request" not in reply.headers
+    assert "content" in kept(world)
+
+
+def test_a_coding_agents_session_begins_with_its_title_and_goes_on(world: World) -> None:
+    session = {"x-session-id": "ses_1"}
+    world.post(recorded.opencode_title(FACT), session, user="alice")
+    chat = world.chat(user="alice", headers=session)
+    chat.say(FACT)
+    chat.say("Go on.")
+    assert world.upstream.last.messages == chat.messages[:-1]
+    assert "thread title" not in kept(world)
+    world.chat(user="alice").say(QUESTION)
+    assert FACT in world.upstream.last.body.decode()
+
+
+def test_a_conversation_goes_on_after_words_that_a_framework_said_in_the_users_place(world: World) -> None:
+    chat = world.chat(user="alice")
+    for text in (FACT, recorded.GPTME_NUDGE, "Her birthday is in May."):
+        chat.say(text)
+        assert world.upstream.last.messages == chat.messages[:-1]
+    assert "No tool call" not in kept(world)
+    assert "May" in kept(world)
+
+
+def test_the_name_of_an_operators_rule_may_have_any_letters(upstream: StrictUpstream, tmp_path: Path) -> None:
+    rules = (SideRequest("titre à nous\n", "Donne un titre"),)
+    with remember(upstream, tmp_path, memory={"side_requests": rules}) as world:
+        reply = world.post(user("Donne un titre"), user="alice")
+        assert reply.headers["x-mnemogate-side-request"] == "titre %C3%A0 nous%0A"
+
+
+@pytest.mark.parametrize("mode", [{}, {"x-mnemogate-memory": "on"}, {"x-mnemogate-memory": "strict"}])
+@pytest.mark.parametrize("chat_id", ["temporary:qk3v", "local:qk3v"])
+def test_a_temporary_chat_is_off_the_record(world: World, chat_id: str, mode: dict[str, str]) -> None:
+    world.chat(user="alice").say("My dog is called Rex.")
+    chat = world.chat(user="alice", headers={"x-openwebui-chat-id": chat_id, **mode})
+    chat.say(FACT)
+    chat.say("Does my dog Rex like her?")
+    assert world.upstream.last.messages == chat.messages[:-1]
+    assert "Miso" not in kept(world)
+    reply = world.post(user(QUESTION), CHAT, user="alice")
+    assert reply.headers["x-mnemogate-memory"] == "on"
+    assert "Miso" not in world.upstream.last.body.decode()
