@@ -86,6 +86,7 @@ class Gateway:
             hosts=(server.host, *server.allowed_hosts),
             origins=server.cors_origins,
             is_local=is_loopback(server.host) and not was_keyed(settings.database.path),
+            is_keyed=server.key is not None,
         )
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
         self.models = ModelList(settings, named, int(clock()), limits.models_refresh_s)

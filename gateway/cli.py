@@ -38,7 +38,7 @@ EXIT_FAILED = 1
 EXIT_PIPE = 141
 # Operations that make sense before the first `serve`: they may create the database.
 FOUNDERS = ("keys-create", "keys-list", "keys-revoke", "memory-import")
-SECRETS = ("api_key", "headers")
+SECRETS = ("api_key", "headers", "key")
 
 # Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is
 # printed, and must not control the operator's terminal.

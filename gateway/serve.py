@@ -33,6 +33,8 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
+# The name of the key that the settings give.
+GIVEN_KEY = "server.key"
 EXAMPLE_MODELS = ("gpt-4o-mini", "claude-haiku-5")
 
 # Flush left, so that what is copied is what Python takes.
@@ -125,16 +127,19 @@ async def _open_store(settings: Settings, address: str) -> Store | None:
 
 async def _check_keys(settings: Settings, store: Store | None) -> bool:
     """Returns whether there are keys. Raises: SettingsError: there are none, and other machines could reach us."""
+    key = settings.server.key
     try:
+        if store is not None and key is not None and not await store.keys.install(key, GIVEN_KEY):
+            _log.warning("server.key (MNEMOGATE_KEY) was revoked and stays so; set another one")
         has_keys = store is not None and await store.keys.has_any()
     except Unavailable as error:
         # Damaged or locked: it may come back. Until then, callers from elsewhere are refused (see Guard).
         _log.error("serving without memory: %s", error.message)
-        return not is_loopback(settings.server.host)
+        return key is not None or not is_loopback(settings.server.host)
     if not has_keys and not is_loopback(settings.server.host):
         raise SettingsError(
             f"server.host: {settings.server.host!r} would open this gateway to others, and it has no keys. "
-            "Make one with `mnemogate keys create`, or listen on 127.0.0.1."
+            "Make one with `mnemogate keys create`, set MNEMOGATE_KEY, or listen on 127.0.0.1."
         )
     return has_keys
 

@@ -49,6 +49,7 @@ NOBODY = "none"
 class ServerSettings:
     host: str = "127.0.0.1"
     port: int = ranged(8080, 0, 65535)
+    key: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = ranged(32 * 1024 * 1024, 1024)

@@ -33,10 +33,15 @@ DEFAULT_CONFIG = "mnemogate.toml"
 # A key written so is the value of the variable that follows.
 FROM_ENVIRONMENT = "env:"
 
+_KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
+# So many different characters at least. Of 32 random hexadecimal digits one set in thirty million has fewer.
+_KEY_LETTERS = 8
+
 # Short names for what people set most; every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.
 _SHORT = {
     "MNEMOGATE_HOST": ("server", "host"),
     "MNEMOGATE_PORT": ("server", "port"),
+    "MNEMOGATE_KEY": ("server", "key"),
     "MNEMOGATE_DB": ("database", "path"),
     "MNEMOGATE_SINGLE_USER": ("memory", "single_user"),
     "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),
@@ -169,6 +174,8 @@ def _check(settings: Settings) -> None:
     path = settings.database.path
     if not path or "\0" in path:
         raise SettingsError(f"database.path: expected the name of a file, saw {path!r}")
+    if settings.server.key is not None:
+        _check_key(settings.server.key)
     for origin in settings.server.cors_origins:
         if origin != "*" and not _is_origin(origin):
             raise SettingsError(
@@ -194,6 +201,15 @@ def _check(settings: Settings) -> None:
         _exists(f"projects.{name}: profile", project.profile, profiles)
     for rule in settings.memory.side_requests:
         _check_side_request(rule)
+
+
+def _check_key(key: str) -> None:
+    """Refuses a gateway key that could be guessed: only its plain SHA-256 is kept, which protects random keys alone."""
+    if _KEY.fullmatch(key) is None or len(set(key.removeprefix("mg-"))) < _KEY_LETTERS:
+        raise SettingsError(
+            "server.key (MNEMOGATE_KEY): expected mg- and at least 32 random letters, digits, - or _; "
+            'make one with `echo "mg-$(openssl rand -hex 24)"`'
+        )
 
 
 def _check_upstream(upstream: UpstreamSettings) -> None:

@@ -40,6 +40,7 @@ class Guard:
         hosts: tuple[str, ...] = (),
         origins: tuple[str, ...] = (),
         is_local: bool = True,
+        is_keyed: bool = False,
     ) -> None:
         """Sets what is allowed while there are no keys.
 
@@ -49,12 +50,13 @@ class Guard:
         is_local: only this machine can reach the gateway, and there were no keys when that was last known. While the
         store cannot say whether there are keys, a local caller is served (chat does not depend on the store), and
         others are asked to wait.
+        is_keyed: the settings give a key, so that one is demanded whatever the store says.
         """
         self._keys = keys
         self._hosts = frozenset(name.lower() for name in hosts)
         self._origins = frozenset(origins)
         self._is_local = is_local
-        self._demanded = False
+        self._demanded = is_keyed
 
     async def demands_key(self) -> bool:
         """Says whether a key was ever made. Once that is known it holds, whatever becomes of the store."""

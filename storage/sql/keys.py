@@ -24,6 +24,7 @@ from storage.sql.statements import load
 SQL = load("statements.sql")
 
 PREFIX = "mg-"
+DEFAULT_PROJECT = "default"
 # Characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
 SHOWN = 7
 CACHED_KEYS = 1024
@@ -90,6 +91,30 @@ class Keys(Group):
         self._any = True
         self._leave_sign(True)
         return Key(id, project, name, shown, now), plain
+
+    async def install(self, plain: str, name: str) -> bool:
+        """Makes a key that was chosen elsewhere, unless it is there; it takes the place of the one before of that name.
+
+        Returns: False: this key was revoked. It stays revoked, and the others stay as they are.
+        """
+        digest, now = digest_of(plain), self._now()
+
+        async def install(connection: Connection) -> bool:
+            row = await connection.row(SQL["key_of"], (digest,))
+            if row is not None and row[0] is not None:
+                return False
+            await connection.run(SQL["key_replace"], (now, name, digest))
+            if row is None:
+                values = (DEFAULT_PROJECT, name, digest, plain[:SHOWN], now)
+                await connection.rows(SQL["key_insert"], values)
+            return True
+
+        done = await self._database.write(install)
+        self._known.clear()
+        if done:
+            self._any = True
+            self._leave_sign(True)
+        return done
 
     async def revoke(self, name_or_id: str) -> Key:
         """Revokes a key by its number, else by its name. Raises: NotFound; WriteConflict: several have that name."""

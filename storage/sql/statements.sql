@@ -21,6 +21,14 @@ SELECT id FROM keys WHERE (id = ?1 OR name = ?2) AND revoked IS NULL ORDER BY id
 UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL
 RETURNING id, project, name, prefix, created, revoked
 
+-- name: key_of
+-- Finds when the key with this digest was revoked; no row if there is no such key.
+SELECT revoked FROM keys WHERE digest = ?
+
+-- name: key_replace
+-- Revokes the keys of a name that another key takes the place of.
+UPDATE keys SET revoked = ? WHERE name = ? AND digest <> ? AND revoked IS NULL
+
 -- name: key_any
 -- Says whether there ever was a key: a server whose last key was revoked must not open itself.
 SELECT EXISTS (SELECT 1 FROM keys)

@@ -85,7 +85,7 @@ def serving(where: Path, *arguments: str, settings: str = "") -> Iterator[Proces
                 line = child.stdout.readline()
                 assert line, f"the gateway did not start: {log.read_text()}"
                 said += line
-            found = re.search(r"listens on http://127\.0\.0\.1:(\d+)", said)
+            found = re.search(r"listens on http://(?:127\.0\.0\.1|0\.0\.0\.0):(\d+)", said)
             assert found is not None, said
             yield Process(child, int(found[1]), log)
         finally:

@@ -39,6 +39,26 @@ async def test_what_was_never_a_key_is_none(store: Store, presented: str) -> Non
     assert await store.keys.find(presented) is None
 
 
+async def test_a_key_that_was_chosen_elsewhere_is_installed_once(store: Store, holds: Holds) -> None:
+    mine, next_one = "mg-" + "0123456789abcdef" * 2, "mg-" + "fedcba9876543210" * 2
+    _, other = await store.keys.create("shop", "laptop")
+    for _ in range(2):
+        assert await store.keys.install(mine, "given")
+    found = await store.keys.find(mine)
+    assert found is not None
+    assert (found.project, found.name) == ("default", "given")
+    assert len(await store.keys.list()) == 2
+    # Another one takes its place, and nobody else's; what was revoked does not come back.
+    assert await store.keys.install(next_one, "given")
+    assert await store.keys.find(mine) is None
+    assert not await store.keys.install(mine, "given")
+    assert await store.keys.find(mine) is None
+    assert await store.keys.find(next_one)
+    assert await store.keys.find(other)
+    await store.close()
+    assert not holds(mine.removeprefix("mg-").encode())
+
+
 @pytest.mark.parametrize("by", ["name", "id"])
 async def test_a_revoked_key_is_known_no_more_at_once(store: Store, by: str) -> None:
     key, plain = await store.keys.create("shop", "laptop")

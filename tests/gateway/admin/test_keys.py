@@ -53,6 +53,31 @@ def test_memory_show_says_which_profile_has_a_memory_if_this_one_has_none(tmp_pa
         assert "Miso" in found.stdout
 
 
+def test_the_first_key_can_come_from_the_environment(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, which listens to others from its first second and in which nobody can run a command first."""
+    first, second = ("mg-" + text * 3 for text in ("0123456789abcdef", "abcdefghijklmnop"))
+    arguments = ("--host", "0.0.0.0", "--upstream", upstream.base_url)
+    for key, others in ((first, second), (first, second), (second, first)):
+        monkeypatch.setenv("MNEMOGATE_KEY", key)
+        with serving(tmp_path, *arguments, settings=SETTINGS) as gateway:
+            assert ask(gateway) == 401
+            assert ask(gateway, headers={"authorization": f"Bearer {others}"}) == 401
+            assert ask(gateway, headers={"authorization": f"Bearer {key}"}) == 200
+    listed = command("keys", "list", where=tmp_path).stdout.splitlines()
+    assert [line.split("\t")[2:] for line in listed] == [
+        ["default", "server.key", "revoked"],
+        ["default", "server.key", "active"],
+    ]
+    shown = command("check-config", where=tmp_path).stdout
+    assert second not in shown
+    monkeypatch.setenv("MNEMOGATE_KEY", first)
+    with serving(tmp_path, *arguments, settings=SETTINGS) as gateway:
+        assert ask(gateway, headers={"authorization": f"Bearer {first}"}) == 401
+        assert "was revoked and stays so" in gateway.log.read_text()
+
+
 def test_a_damaged_database_does_not_open_the_door(upstream: StrictUpstream, tmp_path: Path) -> None:
     made = command("keys", "create", "--db", "m.db", where=tmp_path)
     assert made.returncode == 0, made.stderr

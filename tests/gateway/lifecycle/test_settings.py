@@ -284,6 +284,29 @@ def test_a_key_that_cannot_be_sent_is_refused_at_the_start(
     assert "secret" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "mg-short",
+        "mg-" + "a" * 40,
+        "mg-" + "password" * 4,
+        "sk-" + "0123456789abcdef" * 3,
+        "mg-" + "0123456789 abcdef" * 3,
+    ],
+)
+def test_a_gateway_key_that_could_be_guessed_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(SettingsError, match=r"MNEMOGATE_KEY.*at least 32 random") as caught:
+        load(tmp_path, "", {"MNEMOGATE_KEY": key})
+    assert key not in caught.value.message
+
+
+def test_a_gateway_key_may_come_from_the_environment(tmp_path: Path) -> None:
+    key = "mg-" + "0123456789abcdef" * 3
+    settings = load(tmp_path, "", {"MNEMOGATE_KEY": key})
+    assert settings.server.key == key
+    assert key not in repr(settings)
+
+
 def test_several_keys_come_from_the_file_or_the_environment(tmp_path: Path) -> None:
     head = "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\n"
     assert load(tmp_path, head + "api_key = ['k', 'l']").upstreams[0].keys == ("k", "l")
