@@ -39,6 +39,8 @@ EXIT_PIPE = 141
 # Operations that make sense before the first `serve`: they may create the database.
 FOUNDERS = ("keys-create", "keys-list", "keys-revoke", "memory-import")
 SECRETS = ("api_key", "headers", "key")
+# What is for this process, and not for an operation.
+OWN = ("run", "limits", "config", "db", "file", "all_users")
 
 # Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is
 # printed, and must not control the operator's terminal.
@@ -50,9 +52,9 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
     arguments = _parser().parse_args(argv)
     arguments.limits = limits
     try:
-        code: int = arguments.run(arguments)
+        code: int | None = arguments.run(arguments)
         sys.stdout.flush()
-        return code
+        return code or 0
     except BrokenPipeError:
         # The reader has enough, as `| head` does. Python's own last flush must not fail for it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,18 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_keys(keys.add_subparsers(required=True, metavar="action"))
     memory = commands.add_parser("memory", help="show, forget, export and import what is remembered")
     _add_memory(memory.add_subparsers(required=True, metavar="action"))
-    compact = _add_scope(
-        _command(commands, "compact", _compact, "summarise a conversation now, before its window is full")
-    )
+    text = "summarise a conversation now, before its window is full"
+    compact = _add_scope(_add_operation(commands, "compact", _show_enqueued, text))
     which = "the conversation's id (default: the user's last conversation)"
-    compact.add_argument("--in", dest="in_", metavar="ID", help=which)
+    compact.add_argument("--in", metavar="ID", help=which)
     _add_jobs(commands)
     text = "run background jobs in a process of its own (PostgreSQL only)"
     _command(commands, "worker", _worker, text)
     return parser
 
 
-def _command(group: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
+def _command(group: Any, name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> Any:
     """Adds a command, with the options that all commands have which read the settings."""
     sub = group.add_parser(name, help=text, description=text, allow_abbrev=False)
     sub.set_defaults(run=run)
@@ -97,6 +98,17 @@ def _command(group: Any, name: str, run: Callable[[argparse.Namespace], int], te
     )
     sub.add_argument("--db", metavar="FILE", help="the database file (default: mnemogate.db)")
     return sub
+
+
+def _add_operation(
+    group: Any, operation: str, show: Callable[[Any], None], text: str, name: str | None = None
+) -> Any:
+    """Adds a command that performs one operation and shows its answer. name: by default the end of the operation's."""
+
+    def run(arguments: argparse.Namespace) -> None:
+        show(_perform(_settings(arguments), operation, _given(arguments)))
+
+    return _command(group, name or operation.rpartition("-")[2], run, text)
 
 
 def _add_serving(commands: Any) -> None:
@@ -112,43 +124,47 @@ def _add_serving(commands: Any) -> None:
 
 
 def _add_keys(actions: Any) -> None:
-    create = _command(actions, "create", _keys_create, "create a key, which is shown only once")
+    create = _add_operation(actions, "keys-create", _show_new_key, "create a key, which is shown only once")
     create.add_argument("--project", default="default")
     create.add_argument("--name", default="key")
-    _command(actions, "list", _keys_list, "list the keys")
-    revoke = _command(actions, "revoke", _keys_revoke, "revoke a key")
+    _add_operation(actions, "keys-list", _show_keys, "list the keys")
+    revoke = _add_operation(actions, "keys-revoke", _show_revoked, "revoke a key")
     revoke.add_argument("key", help="the key's number or name, as `keys list` shows them")
 
 
 def _add_jobs(commands: Any) -> None:
-    jobs = _command(commands, "jobs", _jobs_list, "list, retry and cancel background jobs")
-    jobs.set_defaults(state=None, limit=100)
+    text = "list, retry and cancel background jobs"
+    jobs = _add_operation(commands, "jobs-list", _show_jobs, text, name="jobs")
     actions = jobs.add_subparsers(metavar="action")
-    sub = _command(actions, "list", _jobs_list, "list jobs, the newest first (the default action)")
+    text = "list jobs, the newest first (the default action)"
+    sub = _add_operation(actions, "jobs-list", _show_jobs, text)
     sub.add_argument("--state", choices=("pending", "running", "retrying", "dead"))
     sub.add_argument("--limit", type=int, default=100)
-    for name, run, text in (
-        ("show", _jobs_show, "show one job with the steps it has done"),
-        ("retry", _jobs_retry, "retry a failed job now"),
-        ("cancel", _jobs_cancel, "cancel a job; one that is running changes nothing more"),
+    for name, show, text in (
+        ("show", _show_as_json, "show one job with the steps it has done"),
+        ("retry", _show_job, "retry a failed job now"),
+        ("cancel", _show_cancelled, "cancel a job; one that is running changes nothing more"),
     ):
-        _command(actions, name, run, text).add_argument("job", type=int, help="the job's number")
+        sub = _add_operation(actions, f"jobs-{name}", show, text)
+        sub.add_argument("job", type=int, help="the job's number")
 
 
 def _add_scope(sub: Any) -> Any:
     """Adds the options that name a memory. What is left out is filled in as for a request that leaves it out."""
-    sub.add_argument("--user", help="the user (default: the settings' user of requests that name none)")
-    sub.add_argument("--project", default="default", help="the project (default: default)")
-    sub.add_argument(
-        "--profile", help="the profile (default: the project's; `forget` of a whole user: all profiles)"
-    )
-    sub.add_argument("--conversation", help="a conversation without a user, instead of --user")
+    for name, default, text in (
+        ("user", None, "the user (default: the settings' user of requests that name none)"),
+        ("project", "default", "the project (default: default)"),
+        ("profile", None, "the profile (default: the project's; `forget` of a whole user: all profiles)"),
+        ("conversation", None, "a conversation without a user, instead of --user"),
+    ):
+        # Stripped of blanks as in requests.
+        sub.add_argument(f"--{name}", type=lambda value: value.strip(" \t"), default=default, help=text)
     return sub
 
 
 def _add_memory(actions: Any) -> None:
     text = "show blocks, facts and recent messages of a memory"
-    show = _add_scope(_command(actions, "show", _memory_show, text))
+    show = _add_scope(_add_operation(actions, "memory-show", _show_memory, text))
     show.add_argument("--query", help="show what would be recalled for this question, too")
     show.add_argument("--why", action="store_true", help="show where each memory comes from, too")
     forget = _add_scope(_command(actions, "forget", _memory_forget, "forget for good: it cannot be undone"))
@@ -156,15 +172,21 @@ def _add_memory(actions: Any) -> None:
         "--message", type=int, metavar="N", help="one message, by its number in `memory show`"
     )
     forget.add_argument("--exchange", type=int, metavar="N", help="a message with its question or answer")
-    forget.add_argument("--in", dest="in_", metavar="ID", help="one conversation of the user's, by its id")
+    forget.add_argument("--in", metavar="ID", help="one conversation of the user's, by its id")
     forget.add_argument("--all-users", action="store_true", help="all users of the project or profile")
-    undo = _add_scope(_command(actions, "undo", _memory_undo, "undo the last change of a block"))
+    text = "undo the last change of a block"
+    undo = _add_scope(_add_operation(actions, "memory-undo", _show_block, text))
     undo.add_argument("--block", required=True, metavar="LABEL", help="the block")
     export = _add_scope(_command(actions, "export", _memory_export, "export a memory as JSON lines"))
     export.add_argument("file", nargs="?", help="the file to write (default: standard output)")
     text = "import an exported memory for a user who has none"
     restore = _add_scope(_command(actions, "import", _memory_import, text))
     restore.add_argument("file", nargs="?", help="the file to read (default: standard input)")
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns what was given for an operation, which passes over what it does not know."""
+    return {name: value for name, value in vars(arguments).items() if name not in OWN and value is not None}
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -188,7 +210,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     return serve(_settings(arguments), arguments.limits)
 
 
-def _check_config(arguments: argparse.Namespace) -> int:
+def _check_config(arguments: argparse.Namespace) -> None:
     from gateway.providers import make_background, make_embedder, make_providers
 
     settings = _settings(arguments)
@@ -197,81 +219,13 @@ def _check_config(arguments: argparse.Namespace) -> int:
     for make in (make_providers, make_background, make_embedder):
         make(settings)
     print(json.dumps(_without_secrets(asdict(settings)), indent=2, default=str))
-    return 0
 
 
-def _version(_: argparse.Namespace) -> int:
+def _version(_: argparse.Namespace) -> None:
     print(f"mnemogate {version('mnemogate')}")
-    return 0
 
 
-def _keys_create(arguments: argparse.Namespace) -> int:
-    key = _perform(
-        _settings(arguments), "keys-create", {"project": arguments.project, "name": arguments.name}
-    )
-    print(key["secret"])
-    print(f"Key {key['id']} for project {key['project']!r}. It is not shown again.", file=sys.stderr)
-    return 0
-
-
-def _keys_list(arguments: argparse.Namespace) -> int:
-    keys = _perform(_settings(arguments), "keys-list", {})
-    for key in keys:
-        state = "revoked" if key["revoked"] is not None else "active"
-        print(f"{key['id']}\t{key['prefix']}…\t{key['project']}\t{key['name']}\t{state}")
-    if not keys:
-        print("There are no keys; only this machine can use the gateway.", file=sys.stderr)
-    return 0
-
-
-def _keys_revoke(arguments: argparse.Namespace) -> int:
-    key = _perform(_settings(arguments), "keys-revoke", {"key": arguments.key})
-    print(f"Key {key['id']} ({key['name']}) is revoked.", file=sys.stderr)
-    return 0
-
-
-def _memory_show(arguments: argparse.Namespace) -> int:
-    wanted = {**_scope(arguments), "query": arguments.query, "why": arguments.why}
-    shown = _perform(_settings(arguments), "memory-show", wanted)
-    print(_plain(shown["text"]))
-    return 0
-
-
-def _jobs_list(arguments: argparse.Namespace) -> int:
-    wanted = {"state": arguments.state, "limit": arguments.limit}
-    jobs = _perform(_settings(arguments), "jobs-list", wanted)
-    for job in jobs:
-        print(_job_line(job))
-    if not jobs:
-        print("There are no such jobs.", file=sys.stderr)
-    return 0
-
-
-def _jobs_show(arguments: argparse.Namespace) -> int:
-    job = _perform(_settings(arguments), "jobs-show", {"job": arguments.job})
-    print(json.dumps(job, indent=2))
-    return 0
-
-
-def _jobs_retry(arguments: argparse.Namespace) -> int:
-    job = _perform(_settings(arguments), "jobs-retry", {"job": arguments.job})
-    print(_job_line(job))
-    return 0
-
-
-def _jobs_cancel(arguments: argparse.Namespace) -> int:
-    job = _perform(_settings(arguments), "jobs-cancel", {"job": arguments.job})
-    print(f"Job {job['id']} ({job['kind']}) is gone.", file=sys.stderr)
-    return 0
-
-
-def _job_line(job: dict[str, Any]) -> str:
-    due = datetime.fromtimestamp(job["due"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-    fields = (job["id"], job["state"], job["kind"], f"memory {job['agent']}", job["key"])
-    return "\t".join(map(str, (*fields, f"tries {job['tries']}", f"due {due}", job["error"] or "")))
-
-
-def _worker(arguments: argparse.Namespace) -> int:
+def _worker(arguments: argparse.Namespace) -> None:
     path = _settings(arguments).database.path
     raise GatewayError(
         f"{path} is a SQLite file, which one process owns: `mnemogate serve` does the background work itself. "
@@ -279,36 +233,83 @@ def _worker(arguments: argparse.Namespace) -> int:
     )
 
 
-def _scope(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the options that name a memory, stripped of blanks as requests are."""
-    names = ("project", "profile", "user", "conversation")
-    return {name: value.strip(" \t") for name in names if (value := getattr(arguments, name)) is not None}
+# -- how answers are shown
 
 
-def _memory_forget(arguments: argparse.Namespace) -> int:
-    wanted = _scope(arguments)
-    parts = {"message": arguments.message, "exchange": arguments.exchange, "in": arguments.in_}
-    named = {name: value for name, value in parts.items() if value is not None}
-    is_narrowed = bool(named) or "user" in wanted or "conversation" in wanted
+def _show_new_key(key: dict[str, Any]) -> None:
+    print(key["secret"])
+    print(f"Key {key['id']} for project {key['project']!r}. It is not shown again.", file=sys.stderr)
+
+
+def _show_keys(keys: list[dict[str, Any]]) -> None:
+    for key in keys:
+        state = "revoked" if key["revoked"] is not None else "active"
+        print(f"{key['id']}\t{key['prefix']}…\t{key['project']}\t{key['name']}\t{state}")
+    if not keys:
+        print("There are no keys; only this machine can use the gateway.", file=sys.stderr)
+
+
+def _show_revoked(key: dict[str, Any]) -> None:
+    print(f"Key {key['id']} ({key['name']}) is revoked.", file=sys.stderr)
+
+
+def _show_memory(shown: dict[str, str]) -> None:
+    print(_plain(shown["text"]))
+
+
+def _show_block(block: dict[str, Any]) -> None:
+    print(f"{block['label']} (version {block['version']})", file=sys.stderr)
+    print(_plain(block["value"]))
+
+
+def _show_enqueued(answer: dict[str, int]) -> None:
+    print(f"Job {answer['job']}; `mnemogate jobs` shows it until it is done.", file=sys.stderr)
+
+
+def _show_jobs(jobs: list[dict[str, Any]]) -> None:
+    for job in jobs:
+        _show_job(job)
+    if not jobs:
+        print("There are no such jobs.", file=sys.stderr)
+
+
+def _show_job(job: dict[str, Any]) -> None:
+    due = datetime.fromtimestamp(job["due"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    fields = (job["id"], job["state"], job["kind"], f"memory {job['agent']}", job["key"])
+    print(*fields, f"tries {job['tries']}", f"due {due}", job["error"] or "", sep="\t")
+
+
+def _show_as_json(job: dict[str, Any]) -> None:
+    print(json.dumps(job, indent=2))
+
+
+def _show_cancelled(job: dict[str, Any]) -> None:
+    print(f"Job {job['id']} ({job['kind']}) is gone.", file=sys.stderr)
+
+
+# -- operations of several calls
+
+
+def _memory_forget(arguments: argparse.Namespace) -> None:
+    wanted = _given(arguments)
+    is_narrowed = not wanted.keys().isdisjoint(("message", "exchange", "in", "user", "conversation"))
     if arguments.all_users and is_narrowed:
         raise BadRequest("Say what to forget: --all-users is everybody, the others name somebody.")
     if not arguments.all_users and not is_narrowed:
         raise BadRequest("Say what to forget: --user, --conversation, or --all-users.")
-    wanted.update(named)
     settings = _settings(arguments)
     answer = first = _perform(settings, "memory-forget", wanted)
     count = answer["memories"]
     while not answer["done"]:
         answer = _perform(settings, "memory-forget", {**wanted, "left": answer["left"]})
         count += answer["memories"]
-    print(_describe_forgotten(arguments, count, first), file=sys.stderr)
-    return 0
+    print(_describe_forgotten(wanted, count, first), file=sys.stderr)
 
 
-def _describe_forgotten(arguments: argparse.Namespace, memories: int, answer: dict[str, Any]) -> str:
+def _describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
     """Says what is gone, and which commands forget what may still quote it."""
-    number = arguments.message if arguments.message is not None else arguments.exchange
-    if number is None and arguments.in_ is None:
+    number = wanted.get("message", wanted.get("exchange"))
+    if number is None and "in" not in wanted:
         count, what = memories, "memory" if memories == 1 else "memories"
     else:
         count, what = answer["messages"], "message" if answer["messages"] == 1 else "messages"
@@ -317,10 +318,9 @@ def _describe_forgotten(arguments: argparse.Namespace, memories: int, answer: di
     summary = f"Forgotten: {count} {what}."
     if number is None:
         return summary
-    scope = _scope(arguments)
-    if scope["project"] == "default":
-        del scope["project"]
-    flags = [part for name, value in scope.items() for part in (f"--{name}", value)]
+    names = [name for name in ("project", "profile", "user", "conversation") if name in wanted]
+    named = [(name, wanted[name]) for name in names if (name, wanted[name]) != ("project", "default")]
+    flags = [part for name, value in named for part in (f"--{name}", value)]
     command, look = (shlex.join(["mnemogate", "memory", verb, *flags]) for verb in ("forget", "show"))
     lines = [f"{summary} What may quote it was kept:"]
     if answer["kept"]:
@@ -330,40 +330,25 @@ def _describe_forgotten(arguments: argparse.Namespace, memories: int, answer: di
     return "\n".join(lines)
 
 
-def _compact(arguments: argparse.Namespace) -> int:
-    wanted = {**_scope(arguments), **({"in": arguments.in_} if arguments.in_ is not None else {})}
-    job = _perform(_settings(arguments), "compact", wanted)["job"]
-    print(f"Job {job}; `mnemogate jobs` shows it until it is done.", file=sys.stderr)
-    return 0
-
-
-def _memory_undo(arguments: argparse.Namespace) -> int:
-    block = _perform(_settings(arguments), "memory-undo", {**_scope(arguments), "block": arguments.block})
-    print(f"{block['label']} (version {block['version']})", file=sys.stderr)
-    print(_plain(block["value"]))
-    return 0
-
-
-def _memory_export(arguments: argparse.Namespace) -> int:
-    settings, wanted = _settings(arguments), _scope(arguments)
+def _memory_export(arguments: argparse.Namespace) -> None:
+    settings, wanted = _settings(arguments), _given(arguments)
     answer = _perform(settings, "memory-export", wanted)
     with _opened(arguments.file, "w", sys.stdout) as file:
         while True:
             file.writelines(f"{line}\n" for line in answer["lines"])
             if answer["next"] is None:
-                return 0
+                return
             answer = _perform(settings, "memory-export", {**wanted, "from": answer["next"]})
 
 
-def _memory_import(arguments: argparse.Namespace) -> int:
-    settings, wanted, place = _settings(arguments), _scope(arguments), None
+def _memory_import(arguments: argparse.Namespace) -> None:
+    settings, wanted, place = _settings(arguments), _given(arguments), None
     with _opened(arguments.file, "r", sys.stdin) as file:
         for lines in _pages(file):
             place = _perform(settings, "memory-import", {**wanted, "lines": lines, "at": place})["at"]
     if place is None:
         raise BadRequest("There is nothing to import.")
     _perform(settings, "memory-import", {**wanted, "lines": [], "at": place, "end": True})
-    return 0
 
 
 @contextmanager
@@ -406,10 +391,9 @@ def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> A
         around = error.object[max(error.start - 8, 0) : error.end]
         raise BadRequest(f"What was given is not UTF-8: {around!r}.") from error
     owner = _owner(settings)
-    if owner is not None:
-        found, result = _ask(owner, operation, body)
-        if found:
-            return result
+    found, result = _ask(owner, operation, body) if owner is not None else (False, None)
+    if found:
+        return result
     if operation not in FOUNDERS and not os.path.exists(settings.database.path):
         where = os.path.abspath(settings.database.path)
         raise GatewayError(f"There is no database at {where}; --db or database.path says where it is.")
