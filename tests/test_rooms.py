@@ -244,3 +244,18 @@ def test_a_long_file_says_why_it_is_one() -> None:
             if "one file" not in reason:
                 long.append(name)
     assert long == []
+
+
+def test_a_public_type_name_stands_for_one_thing() -> None:
+    """One thing for one name: two modules define no class or alias alike."""
+    defined: dict[str, list[str]] = {}
+    for module, path in _modules():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            names = [node.name] if isinstance(node, ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                names = [each.id for each in node.targets if isinstance(each, ast.Name)]
+            for name in names:
+                if name[0].isupper() and not name.isupper():
+                    defined.setdefault(name, []).append(module)
+    assert len(defined) > 200
+    assert {name: modules for name, modules in defined.items() if len(modules) > 1} == {}

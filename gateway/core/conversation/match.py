@@ -34,7 +34,7 @@ _MAX_BLOCKS = 64  # last replies of a list that are tried as an altered one of o
 _MAX_TEXTS = 8  # assistant texts of one turn that are tried in combination
 
 
-Span = tuple[int, int]  # first and last message of something in a list
+ListSpan = tuple[int, int]  # first and last message of something in a list
 
 
 class Keeping(StrEnum):
@@ -158,7 +158,7 @@ class _Segment:
         texts = [(i, squash(listing.text(i))) for i in assistants]
         texts = [(i, t) for i, t in texts if t][-_MAX_TEXTS:]
         # A client may split one reply into messages, or merge two: each run of texts may be one of ours.
-        self.spans: dict[Atom, Span] = {}
+        self.spans: dict[Atom, ListSpan] = {}
         for end in range(len(texts), 0, -1):
             for start in range(end):
                 joined = "".join(t for _, t in texts[start:end])
@@ -166,7 +166,7 @@ class _Segment:
                 span = (texts[start][0], texts[end - 1][0])
                 self.spans.setdefault(listing.canon.text_atom(name, joined), span)
 
-    def find(self, reply: Sequence[Atom]) -> Span | None:
+    def find(self, reply: Sequence[Atom]) -> ListSpan | None:
         """Returns the first and the last message of a reply; None where the turn does not have all of it."""
         texts = [a for a in reply if a[:1] == b"a"]
         calls = [a for a in reply if a[:1] == b"c"]
@@ -277,7 +277,7 @@ class _Candidate(NamedTuple):
 
     rank: _Rank
     exchange: Exchange
-    span: Span
+    span: ListSpan
     line: list[PathElement]
 
 
@@ -307,7 +307,7 @@ class _Search:
                 return Match(best.exchange, *best.span)
         return Match()
 
-    def _tries(self) -> Iterator[tuple[int, list[tuple[Span, Exchange]]]]:
+    def _tries(self) -> Iterator[tuple[int, list[tuple[ListSpan, Exchange]]]]:
         """Yields (number of a turn, the replies of ours that end latest in it), the last turn first."""
         tried = 0
         for number in range(len(self._turns) - 1, -1, -1):
@@ -321,7 +321,7 @@ class _Search:
             if tried == _MAX_PLACES:
                 return
 
-    def _ranked(self, number: int, found: list[tuple[Span, Exchange]]) -> list[_Candidate]:
+    def _ranked(self, number: int, found: list[tuple[ListSpan, Exchange]]) -> list[_Candidate]:
         """Returns those of the replies found in a turn that may be meant, the best one last."""
         tree, listing = self._tree, self._query.listing
         last = found[0][0][1]
@@ -341,14 +341,14 @@ class _Search:
         return sorted(ranked, key=lambda candidate: candidate.rank)
 
     def _nearest(
-        self, found: list[tuple[Span, Exchange]], listed: Sequence[Atom]
-    ) -> list[tuple[Span, Exchange]]:
+        self, found: list[tuple[ListSpan, Exchange]], listed: Sequence[Atom]
+    ) -> list[tuple[ListSpan, Exchange]]:
         """Returns as many as are compared path by path. Replies like "Yes." may be there by the hundred."""
         if len(found) <= _MAX_PLACES:
             return found
         whole = self._query.listing.path(found[0][0][1] + 1)
 
-        def rank(one: tuple[Span, Exchange]) -> tuple[bool, int, float, int]:
+        def rank(one: tuple[ListSpan, Exchange]) -> tuple[bool, int, float, int]:
             e = one[1]
             return e.path == whole, _common_end(self._tree, e, listed), e.begun, e.id
 

@@ -59,7 +59,7 @@ class FittedWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
+class RecallResult:
     """The note that was made for a request, "" for none, and how making it went. ms: 0 if nothing was searched."""
 
     note: str = ""
@@ -87,7 +87,7 @@ class Prompt:
     window: FittedWindow = FittedWindow()
     section: Section = field(default_factory=lambda: Section(None))
     notes: Mapping[int, str] = field(default_factory=dict)
-    recall: Recall = Recall()
+    recall: RecallResult = RecallResult()
     summarises: bool = False
 
     @property

@@ -11,7 +11,7 @@ from functools import partial
 from gateway.core.prompt import note
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.known import Known
-from gateway.run.memory.prompt import Prompt, Recall
+from gateway.run.memory.prompt import Prompt, RecallResult
 from gateway.run.memory.visible import VisibleContent
 from gateway.settings import MemorySettings
 from storage.errors import StoreError
@@ -53,7 +53,7 @@ class Recaller:
         budget = self.settings.recall_tokens
         return budget if context is None else min(budget, context // NOTE_SHARE)
 
-    async def recall(self, known: Known, prompt: Prompt, text: str) -> Recall:
+    async def recall(self, known: Known, prompt: Prompt, text: str) -> RecallResult:
         """Returns the note for the user's last message, which also names changed blocks.
 
         text: that message. prompt: as far as it is made, which says what is visible already.
@@ -76,7 +76,7 @@ class Recaller:
                 _log.warning("recall failed: %s", error.message)
             ms = (time.perf_counter() - begun) * 1000
         rendered = note.render_note(chosen, prompt.section.changes, known.plan.query.now)
-        return Recall(rendered, note.estimate_tokens(rendered) if chosen else 0, ms, has_failed)
+        return RecallResult(rendered, note.estimate_tokens(rendered) if chosen else 0, ms, has_failed)
 
     async def _search(
         self, known: Known, query: str, visible: VisibleContent, budget: int, *, is_cut: bool

@@ -15,7 +15,7 @@ from gateway.core.prompt import note
 from gateway.run.memory.known import Known
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.record import BlockEdits
-from gateway.run.tools.toolbox import ToolCall
+from gateway.run.tools.toolbox import OwnCall
 from storage.errors import StoreError
 from storage.records import BlockOp, Message
 from storage.sql.store import Store
@@ -48,14 +48,14 @@ class MemoryTools:
     def owns(self, name: str) -> bool:
         return name in self.known.offered
 
-    def lane(self, call: ToolCall) -> str | None:
+    def lane(self, call: OwnCall) -> str | None:
         # Edits of a block go in their order, and a search finds what was kept just before it.
         tool = self.known.offered.get(call.name)
         if tool in ("archival_memory_insert", "archival_memory_search"):
             return "archive"
         return f"block {call.arguments.get('label')}" if tool in tools.EDITS else None
 
-    async def run(self, call: ToolCall) -> str:
+    async def run(self, call: OwnCall) -> str:
         tool, changes = self.known.offered[call.name], self.changes
         if tool in tools.BLOCK_TOOLS:
             # What edits a block checks the arguments itself, since the edit is done again when it is confirmed.
@@ -72,7 +72,7 @@ class MemoryTools:
             return "Stored in archival memory."
         return await self._search(tool, call.arguments)
 
-    def _op(self, tool: str, call: ToolCall) -> BlockOp:
+    def _op(self, tool: str, call: OwnCall) -> BlockOp:
         return BlockOp(
             id=0,
             exchange=0,

@@ -13,7 +13,7 @@ FAILED = "Error: {name} is not available at the moment."
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class OwnCall:
     """One call of a tool of ours. name: as it was offered to the model."""
 
     id: str
@@ -30,14 +30,14 @@ class Toolbox(Protocol):
     def owns(self, name: str) -> bool:
         """Returns whether the tool of this name is in this box."""
 
-    def lane(self, call: ToolCall) -> str | None:
+    def lane(self, call: OwnCall) -> str | None:
         """Returns the lane of a call: those of one lane run in their order. None: it depends on no other."""
 
-    async def run(self, call: ToolCall) -> str:
+    async def run(self, call: OwnCall) -> str:
         """Returns the result, as the model reads it. An exception becomes an error without details."""
 
 
-async def run_tools(toolbox: Toolbox, calls: Sequence[ToolCall]) -> list[str]:
+async def run_tools(toolbox: Toolbox, calls: Sequence[OwnCall]) -> list[str]:
     """Runs the calls of one round side by side, as far as they are independent. Returns their results, in their order.
 
     Cancelled, it cancels what still runs and waits for its end.
@@ -61,7 +61,7 @@ async def run_tools(toolbox: Toolbox, calls: Sequence[ToolCall]) -> list[str]:
     return results
 
 
-async def _run(toolbox: Toolbox, call: ToolCall) -> str:
+async def _run(toolbox: Toolbox, call: OwnCall) -> str:
     if not toolbox.owns(call.name):
         return FAILED.format(name=call.name)
     try:

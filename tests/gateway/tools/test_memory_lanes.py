@@ -9,7 +9,7 @@ import pytest
 
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.toolbox import ToolCall, run_tools
+from gateway.run.tools.toolbox import OwnCall, run_tools
 from storage.records import Block
 
 OFFERED = {
@@ -26,29 +26,29 @@ def tools(changes: BlockEdits) -> MemoryTools:
     return MemoryTools(cast("Any", None), known, changes, 1000, lambda: 1.0)
 
 
-def insert(id: str, label: str, text: str) -> ToolCall:
-    return ToolCall(id, "mnemogate_memory_insert", {"label": label, "new_string": text})
+def insert(id: str, label: str, text: str) -> OwnCall:
+    return OwnCall(id, "mnemogate_memory_insert", {"label": label, "new_string": text})
 
 
 @pytest.mark.parametrize(
     ("one", "other", "is_same"),
     [
         (insert("a", "human", "x"), insert("b", "human", "y"), True),
-        (insert("a", "human", "x"), ToolCall("b", "memory_replace", {"label": "human"}), True),
+        (insert("a", "human", "x"), OwnCall("b", "memory_replace", {"label": "human"}), True),
         (insert("a", "human", "x"), insert("b", "persona", "y"), False),
         # What was just kept is found by the search that follows.
-        (ToolCall("a", "archival_memory_insert", {}), ToolCall("b", "archival_memory_search", {}), True),
-        (insert("a", "human", "x"), ToolCall("b", "archival_memory_insert", {}), False),
+        (OwnCall("a", "archival_memory_insert", {}), OwnCall("b", "archival_memory_search", {}), True),
+        (insert("a", "human", "x"), OwnCall("b", "archival_memory_insert", {}), False),
     ],
 )
-def test_calls_that_depend_on_one_another_share_a_lane(one: ToolCall, other: ToolCall, is_same: bool) -> None:
+def test_calls_that_depend_on_one_another_share_a_lane(one: OwnCall, other: OwnCall, is_same: bool) -> None:
     box = tools(BlockEdits())
     assert box.lane(one) is not None
     assert (box.lane(one) == box.lane(other)) is is_same
 
 
 def test_a_search_of_conversations_depends_on_nothing() -> None:
-    assert tools(BlockEdits()).lane(ToolCall("a", "conversation_search", {"query": "x"})) is None
+    assert tools(BlockEdits()).lane(OwnCall("a", "conversation_search", {"query": "x"})) is None
 
 
 async def test_edits_of_one_round_are_done_in_their_order() -> None:
@@ -66,7 +66,7 @@ async def test_edits_of_one_round_are_done_in_their_order() -> None:
 @pytest.mark.parametrize("arguments", [{}, {"label": 3, "new_string": "x"}, {"label": "human"}])
 async def test_wrong_arguments_change_nothing_and_are_explained(arguments: dict[str, Any]) -> None:
     changes = BlockEdits([Block(1, "human", "", "", 100)])
-    (result,) = await run_tools(tools(changes), [ToolCall("a", "mnemogate_memory_insert", arguments)])
+    (result,) = await run_tools(tools(changes), [OwnCall("a", "mnemogate_memory_insert", arguments)])
     assert result.startswith("Error:")
     assert changes.ops == []
     assert changes.blocks[0].value == ""

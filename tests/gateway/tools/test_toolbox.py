@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.run.tools.toolbox import Toolbox, ToolCall, run_tools
+from gateway.run.tools.toolbox import OwnCall, Toolbox, run_tools
 
 
 class Doors:
@@ -27,13 +27,13 @@ class Doors:
     def owns(self, name: str) -> bool:
         return name == "wait"
 
-    def lane(self, call: ToolCall) -> str | None:
+    def lane(self, call: OwnCall) -> str | None:
         return self._lanes.get(call.id)
 
     def door(self, id: str) -> asyncio.Event:
         return self._open.setdefault(id, asyncio.Event())
 
-    async def run(self, call: ToolCall) -> str:
+    async def run(self, call: OwnCall) -> str:
         self.begun.append(call.id)
         try:
             await self.door(call.id).wait()
@@ -46,8 +46,8 @@ class Doors:
         return f"done {call.id}"
 
 
-def calls(*ids: str, **arguments: Any) -> list[ToolCall]:
-    return [ToolCall(id, "wait", arguments) for id in ids]
+def calls(*ids: str, **arguments: Any) -> list[OwnCall]:
+    return [OwnCall(id, "wait", arguments) for id in ids]
 
 
 async def settle() -> None:
@@ -110,6 +110,6 @@ def test_a_test_double_is_a_toolbox() -> None:
 
 async def test_a_call_of_another_box_is_not_run() -> None:
     box = Doors()
-    (result,) = await run_tools(box, [ToolCall("a", "walk", {})])
+    (result,) = await run_tools(box, [OwnCall("a", "walk", {})])
     assert result.startswith("Error:")
     assert box.begun == []
