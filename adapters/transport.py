@@ -17,6 +17,7 @@ sent once more if nothing of a response came back and the loss showed within `_I
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -68,18 +69,10 @@ _HEADER_LIMIT_BYTES: Final = 64 * 1024
 
 # The list of RFC 9110 7.6.1, and headers of the connection's own framing; `alt-svc` is about the upstream's host.
 _HOP_BY_HOP: Final = frozenset(
-    (
-        "alt-svc",
-        "connection",
-        "content-length",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
+    re.findall(
+        r"[\w-]+",
+        "alt-svc connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection te "
+        "trailer transfer-encoding upgrade",
     )
 )
 # Encodings that aiohttp undoes by itself.

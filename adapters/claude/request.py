@@ -7,7 +7,8 @@ OpenAI's knows are refused unless they ask for nothing, and all others go on as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from adapters.claude.cache import place_marks
@@ -25,46 +26,24 @@ JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other 
 # Fields that are translated below or end here. `prompt_cache_key` only hints at which machine has the prefix; of
 # `metadata` and `stream_options` Anthropic knows no more than what is read; `safety_identifier` stands in for `user`.
 _READ: Final = frozenset(
-    (
-        "max_completion_tokens",
-        "max_tokens",
-        "messages",
-        "metadata",
-        "model",
-        "output_config",
-        "parallel_tool_calls",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "reasoning_effort",
-        "response_format",
-        "safety_identifier",
-        "service_tier",
-        "stop",
-        "stream",
-        "stream_options",
-        "system",
-        "tool_choice",
-        "tools",
-        "user",
+    re.findall(
+        r"\w+",
+        "max_completion_tokens max_tokens messages metadata model output_config parallel_tool_calls prompt_cache_key "
+        "prompt_cache_retention reasoning_effort response_format safety_identifier service_tier stop stream "
+        "stream_options system tool_choice tools user",
     )
 )
-# Fields that only OpenAI has, each with the test that its value asks for nothing.
-_ASKS_NOTHING: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "audio": lambda value: False,
-    "frequency_penalty": lambda value: value == 0,
-    "function_call": lambda value: value == "none",
-    "functions": lambda value: value == [],
-    "logit_bias": lambda value: value == {},
-    "logprobs": lambda value: value is False,
-    "modalities": lambda value: value == ["text"],
-    "n": lambda value: value == 1,
-    "prediction": lambda value: False,
-    "presence_penalty": lambda value: value == 0,
-    "seed": lambda value: False,
-    "store": lambda value: value is False,
-    "top_logprobs": lambda value: value == 0,
-    "verbosity": lambda value: value == "medium",
-    "web_search_options": lambda value: False,
+# Fields that only OpenAI has, each with the value that asks for nothing; null does as well.
+_ASKS_NOTHING: Final[Json] = {
+    **dict.fromkeys(("audio", "prediction", "seed", "web_search_options")),
+    **dict.fromkeys(("frequency_penalty", "presence_penalty", "top_logprobs"), 0),
+    **dict.fromkeys(("logprobs", "store"), False),
+    "function_call": "none",
+    "functions": [],
+    "logit_bias": {},
+    "modalities": ["text"],
+    "n": 1,
+    "verbosity": "medium",
 }
 _TIERS: Final = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
@@ -76,9 +55,8 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     limits: model -> the most tokens it may write, where known. marks: place cache marks, for a client that set none.
     Raises: Untranslatable: names the field that the Messages API has no word for.
     """
-    for key, asks_nothing in _ASKS_NOTHING.items():
-        value = body.get(key)
-        if value is not None and not asks_nothing(value):
+    for key, nothing in _ASKS_NOTHING.items():
+        if (value := body.get(key)) is not None and value != nothing:
             raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)
     model = body.get("model")
     known = find_model(model if isinstance(model, str) else "")

@@ -205,10 +205,7 @@ class Chat:
                 default_mode=Mode(own.memory if own and own.memory else memory.default),
                 profile_modes={p.name: Mode(p.memory) for p in self._settings.profiles if p.memory},
                 conversation_order=memory.conversation_order or CONVERSATION_ORDER,
-                side_rules=(
-                    *KNOWN_SIDE_REQUESTS,
-                    *memory.side_requests,
-                ),
+                side_rules=(*KNOWN_SIDE_REQUESTS, *memory.side_requests),
             )
         return rules
 

@@ -11,24 +11,13 @@ from functools import lru_cache
 
 RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 
+# The third line says to OpenRouter which application asks; the last which conversation it is, since some upstreams keep
+# its prompt cache by it.
 _PASS = frozenset(
-    (
-        b"accept",
-        b"user-agent",
-        b"idempotency-key",
-        b"x-idempotency-key",
-        b"traceparent",
-        b"tracestate",
-        b"x-request-id",
-        b"x-client-request-id",
-        b"anthropic-beta",
-        b"anthropic-version",
-        b"http-referer",  # OpenRouter: which application asks
-        b"x-title",
-        b"x-session-id",  # which conversation; some upstreams keep its prompt cache by it
-        b"x-session-affinity",
-        b"x-grok-conv-id",
-    )
+    b"accept user-agent idempotency-key x-idempotency-key traceparent tracestate x-request-id x-client-request-id "
+    b"anthropic-beta anthropic-version "
+    b"http-referer x-title "
+    b"x-session-id x-session-affinity x-grok-conv-id".split()
 )
 _PASS_PREFIXES = (b"openai-", b"x-stainless-", b"x-openrouter-")
 

@@ -103,14 +103,8 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
 )
 # Fields by which local servers take a schema or a grammar.
 _GRAMMARS = frozenset(
-    (
-        "guided_json",
-        "guided_regex",
-        "guided_choice",
-        "guided_grammar",
-        "structured_outputs",
-        "grammar",
-        "json_schema",
+    re.findall(
+        r"\w+", "guided_json guided_regex guided_choice guided_grammar structured_outputs grammar json_schema"
     )
 )
 

@@ -20,13 +20,8 @@ from gateway.core.conversation.canonical import gap
 NAMING = frozenset(
     {"role", "type", "id", "name", "format", "object", "model", "index", "mime_type", "expires_at"}
 )
-
-
-FUNCTION = (
-    None,
-    "",
-    "function",
-)  # the `type` of a call to a function, or of one that has not named its type yet
+# The `type` of a call to a function, or of one that has not named its type yet.
+FUNCTION = (None, "", "function")
 
 
 class CallOwner(Enum):
