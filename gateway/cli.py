@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mnemogate", description="The OpenAI-compatible gateway that remembers."
     )
+    parser.add_argument("--version", action="version", version=f"mnemogate {version('mnemogate')}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_serving(commands)
     keys = commands.add_parser("keys", help="create, list and revoke gateway keys")

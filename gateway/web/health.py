@@ -1,4 +1,7 @@
-"""`/health` says that the process lives, `/health/ready` that it takes requests, `/metrics` what it has counted."""
+"""`/health` says that the process lives, `/health/ready` that it takes requests, `/metrics` what it has counted.
+
+`/` says what this is, to whoever opens the address in a browser.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.metrics import Metrics
+
+HOME = """\
+This is Mnemogate, an OpenAI-compatible gateway that remembers.
+
+The API lies under /v1 of this address. Give an application the address with /v1 as its base URL.
+
+POST /v1/chat/completions   a reply, with memory
+GET  /v1/models             the models there are
+GET  /health/ready          whether requests are taken
+"""
 
 
 @dataclass(slots=True)
@@ -41,6 +54,9 @@ class Readiness:
 
 
 def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
+    async def home(_: Request) -> Response:
+        return Response(HOME, media_type="text/plain")
+
     async def live(_: Request) -> Response:
         return _json({"status": "ok"})
 
@@ -50,7 +66,12 @@ def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
     async def counted(_: Request) -> Response:
         return Response(await metrics.scrape(), headers={"content-type": metrics.content_type})
 
-    return [Route("/health", live), Route("/health/ready", ready), Route("/metrics", counted)]
+    return [
+        Route("/", home),
+        Route("/health", live),
+        Route("/health/ready", ready),
+        Route("/metrics", counted),
+    ]
 
 
 def _json(body: dict[str, Any], status: int = 200) -> Response:

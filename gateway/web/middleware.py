@@ -25,7 +25,7 @@ from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
 from gateway.web.auth import Caller, Guard
 
-OPEN_PATHS = frozenset(("/health", "/health/ready"))
+OPEN_PATHS = frozenset(("/", "/health", "/health/ready"))
 OPENAI_ERRORS: Final = ChatErrors()
 CLIENT_GONE = 499  # nginx's status for it; it appears in logs and metrics only
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -236,7 +236,8 @@ def _as_gateway_error(error: Exception, scope: Scope, trace: Trace) -> GatewayEr
     if isinstance(error, GatewayError):
         return error
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
+        hint = "" if scope["path"].startswith("/v1/") else "; the API lies under /v1, which ends a base URL"
+        return UnknownPath(f"Unknown path: {scope['method']} {scope['path']}{hint}")
     if isinstance(error, HTTPException) and error.status_code == 405:
         return MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
     _log.error("request %s failed: %s", trace.request_id, type(error).__name__, exc_info=error)

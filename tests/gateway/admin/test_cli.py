@@ -133,6 +133,15 @@ def test_settings_that_cannot_be_are_refused_with_what_to_do(
     assert says in capsys.readouterr().err
 
 
+def test_the_version_is_a_flag_too(capsys: Out) -> None:
+    assert main(["version"]) == 0
+    said = capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == said
+
+
 def test_version(capsys: Out) -> None:
     assert main(["version"]) == 0
     assert re.match(r"mnemogate \d+\.\d+", capsys.readouterr().out)

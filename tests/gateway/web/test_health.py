@@ -39,6 +39,18 @@ def test_readiness(readiness: Readiness, status: str, ready: bool) -> None:
     assert (readiness.report()["status"], readiness.is_ready) == (status, ready)
 
 
+def test_the_address_itself_says_where_the_api_lies(upstream: StrictUpstream) -> None:
+    with serve(settings_for(upstream)) as gateway:
+        home = gateway.ask("GET", "/")
+        assert (home.status, home.headers["content-type"].split(";")[0]) == (200, "text/plain")
+        assert "The API lies under /v1 " in home.body.decode()
+        # A base URL without its /v1: OpenAI's SDKs show the message.
+        missed = gateway.ask("POST", "/chat/completions", b"{}")
+        assert missed.status == 404
+        assert "the API lies under /v1" in missed.error["message"]
+        assert "under /v1" not in gateway.ask("POST", "/v1/unknown", b"{}").error["message"]
+
+
 def test_requests_are_counted_by_route_and_status(upstream: StrictUpstream) -> None:
     upstream.queue(fail(429))
     with serve(settings_for(upstream)) as gateway:
