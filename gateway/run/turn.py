@@ -1,8 +1,8 @@
 """The loop of a turn: it feeds the machine what happens, and performs what the machine commands.
 
-The machine (gateway.core.turn.machine) decides; the upstream, the client, the memory tools and the store are
-reached from here. A client that leaves cancels whatever is waited for, and what had become of the turn is still
-written.
+The machine (gateway.core.turn.machine) decides. This module reaches the upstream, the client, the memory tools and
+the store. When the client leaves, everything that the turn waits for is cancelled, and what there is of the turn is
+still written.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LAST_BYTES_S = 0.25
 
 @dataclass(slots=True)
 class Kept:
-    """Memory's part of a turn. known: for the target that answers. changes: what the turn's tools do to memory."""
+    """Memory's part of a turn. known: what was read, for the target that answers. changes: the edits of its tools."""
 
     keeper: MemoryKeeper
     known: Known
@@ -60,9 +60,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
-    """commit_wait_s: how long the end of a reply waits for the commit. max_rounds: hidden rounds of tools.
+    """The limits of a turn. commit_wait_s: how long the end of a reply waits for the commit.
 
-    beat_s: the silence after which a comment is sent; 0: never.
+    max_rounds: how many hidden tool rounds there may be. beat_s: the silence after which a keep-alive comment is sent;
+    0: never.
     """
 
     commit_wait_s: float
@@ -72,9 +73,9 @@ class TurnLimits:
 
 @dataclass(slots=True)
 class TurnRun:
-    """One turn. It owns what memory knows, what goes in and what will be written of it, until it is over.
+    """One turn. It owns what memory knows, what goes upstream and what will be written, until the turn is over.
 
-    prompt: for the target that is asked. kept: None where nothing is remembered of the turn.
+    prompt: the prompt for the target that is asked. kept: None where nothing is remembered of the turn.
     """
 
     call: ChatCall
@@ -128,7 +129,7 @@ class TurnRun:
             if known is not None:
                 self.pending.ended(known.agent.scope)
                 if not self._is_written:
-                    # An error of our own: nothing will be written.
+                    # After an error of our own nothing is written, so the next turn need not wait for this one.
                     known.leave()
             await self._close()
         if self._refusal is not None:
@@ -201,7 +202,7 @@ class TurnRun:
         except ProviderError as error:
             failure = translate(error)
             if self.sink.started and self.attempts.is_answered:
-                self.attempts.broke(failure)  # (what is raised is counted by who catches it)
+                self.attempts.broke(failure)  # an error that is raised is counted where it is caught
             await self._feed(events.ReplyFailed(failure))
         finally:
             if beats is not None:
@@ -229,7 +230,7 @@ class TurnRun:
             due = later
 
     async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
-        """Runs the calls of a round; the machine gets their results in the order of the calls."""
+        """Runs the calls of a round and feeds the machine their results, in the order of the calls."""
         assert self.kept is not None
         wanted = [OwnCall(call.call_id, call.name, call.arguments) for call in calls]
         results = await run_tools(self.kept.toolbox, wanted)
@@ -239,7 +240,7 @@ class TurnRun:
         return due
 
     async def _perform(self, command: Command) -> list[Command]:
-        """Performs a command. Returns what the machine commands next, if the command has a result."""
+        """Performs a command. Returns the machine's next commands, if the command has a result to feed."""
         match command:
             case commands.SendBody(data):
                 if self._whole is not None:
@@ -266,7 +267,7 @@ class TurnRun:
     # -- the client
 
     def _start(self, status: int, headers: Sequence[Header]) -> None:
-        if self.sink.started:  # by a comment
+        if self.sink.started:  # a keep-alive comment has sent the head already
             return
         self.status = status
         self.call.receipt.upstream_answered()
@@ -289,7 +290,7 @@ class TurnRun:
             await _read_out(self._reply)
 
     async def _left(self) -> None:
-        """Ends a turn whose client is gone, or that is being stopped: nothing more is sent or waited for."""
+        """Ends a turn whose client is gone, or that is stopped by a shutdown. Nothing more is sent or waited for."""
         for command in self._turn.feed(events.ClientLeft()):
             match command:
                 case commands.Save(outcome) if self.kept is not None and not self._is_written:
@@ -304,7 +305,7 @@ class TurnRun:
             await reply.aclose()
 
     def _compare(self, outcome: TurnOutcome) -> None:
-        """Compares the upstream's count of the prompt with ours, which learns from it."""
+        """Compares the upstream's count of the prompt with ours, so that ours can be corrected."""
         counted = (outcome.usage or {}).get("prompt_tokens")
         window = self.prompt.window
         if window.tokens and outcome.rounds == 1 and isinstance(counted, int):
@@ -313,12 +314,12 @@ class TurnRun:
     # -- the store
 
     def _write(self, kept: Kept, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
-        """From here on the turn is the keeper's: it is written even if nobody waits for that any more."""
+        """Hands the turn over to the keeper, which writes it even if nobody waits for the write any more."""
         self._is_written = True
         return kept.keeper.write(kept.known, self.prompt, kept.changes, outcome)
 
     async def _save(self, outcome: TurnOutcome) -> bool:
-        """Returns whether the turn is on disk, or there is nothing to be kept. A slow store is not waited for."""
+        """Returns whether the turn is on disk, or nothing of it is kept. A slow store is waited for only so long."""
         kept = self.kept
         if kept is None:
             return True
@@ -351,10 +352,10 @@ class TurnRun:
 
 
 async def _read_out(reply: ModelReply) -> None:
-    """Reads to the end of a reply of which the client has everything, so that the upstream's connection is kept."""
+    """Reads a reply to its end after the client has everything, so that its connection can be used again."""
     try:
         async with asyncio.timeout(LAST_BYTES_S):
             async for _ in reply.chunks():
                 pass
     except (ProviderError, TimeoutError, RuntimeError):
-        pass  # closed instead
+        pass  # the connection is closed instead

@@ -1,7 +1,7 @@
 """The outermost layer, pure ASGI: request id, error replies, access log, counts; inside it comes the guard.
 
-It is the one place where an exception becomes a reply: a status while nothing was sent, afterwards the last event of
-an event stream. Any other reply that is cut in its middle ends with its connection.
+It is the one place where an exception becomes a reply: an error status as long as nothing was sent, and after that the
+last event of an event stream. Any other reply that breaks off is ended by closing its connection.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _log = logging.getLogger("mnemogate")
 class Trace:
     """The facts of one request, for its log line and for the layers inside.
 
-    begun: time.perf_counter(). errors: the form of its errors; a route whose dialect shows only in the request may name
-    another one.
+    begun: time.perf_counter() at its arrival. errors: the form of its errors. A route that learns the dialect only from
+    the request may put another form here.
     """
 
     request_id: str
@@ -87,9 +87,9 @@ class Edge:
     ) -> None:
         """Puts the edge around an application.
 
-        open_prefix: paths that check their callers themselves.
-        error_forms: path prefix -> form of all errors below it, also of those that no route gets to see (a wrong key,
-        an unknown path). The first that fits counts; elsewhere errors have OpenAI's form.
+        open_prefix: paths with this prefix check their callers themselves.
+        error_forms: path prefix -> the form of all errors below it, including those before any route (a wrong key, an
+        unknown path). The first prefix that fits counts; on all other paths errors have OpenAI's form.
         """
         self._open_prefix = open_prefix
         self._error_forms = tuple((error_forms or {}).items())
@@ -110,7 +110,8 @@ class Edge:
         trace = Trace("", time.perf_counter(), self._error_form(scope["path"]))
         _read_headers(scope, trace)
         scope.setdefault("state", {})["trace"] = trace
-        # The head leaves with the first bytes of the body, in one packet. The reply to a HEAD has no body.
+        # The cork holds the head until the first bytes of the body, so that both leave in one packet. A reply to HEAD
+        # has no body to wait for.
         cork: Cork | None = scope["state"].get("transport") if scope["method"] != "HEAD" else None
         ours = (b"x-mnemogate-request-id", trace.request_id.encode())
 
@@ -145,7 +146,7 @@ class Edge:
                 trace.caller = await self._guard.admit(scope["headers"])
             await self._app(scope, receive, answer)
         except ClientGone:
-            # Nobody is left to be answered, and the upstream's connection was closed by whoever raised this.
+            # There is no client to answer any more. The code that raised this has closed the upstream's connection.
             self._metrics.clients_gone.inc()
             trace.status = CLIENT_GONE
             _abort(scope)
@@ -169,7 +170,7 @@ class Edge:
             if error.status == 401:
                 headers.append((b"www-authenticate", b"Bearer"))
             if error.status == 408 or (error.status == 413 and trace.expects_continue):
-                # The rest of the body may still come, and would be taken for the next request.
+                # The rest of the request's body may still come, and would be read as the next request.
                 headers.append((b"connection", b"close"))
             headers += [
                 (name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in error.headers
@@ -182,8 +183,8 @@ class Edge:
             await answer(
                 {"type": "http.response.body", "body": trace.errors.event(error), "more_body": False}
             )
-        # A response that was begun otherwise stays incomplete: uvicorn then closes the connection, which is how HTTP
-        # says that a body was cut.
+        # Any other response that was begun stays incomplete. uvicorn then closes the connection, which tells the client
+        # that the body was cut.
 
     def _error_form(self, path: str) -> ErrorForm:
         for prefix, form in self._error_forms:
@@ -221,7 +222,8 @@ def _read_headers(scope: Scope, trace: Trace) -> None:
 
 
 def _new_id() -> str:
-    # The id is no secret, so it needs no os.urandom, which would give up the interpreter's lock to a busy writer.
+    # The id is no secret, so `random` will do. os.urandom would release the interpreter's lock, and a busy writer
+    # thread could take it.
     return f"req_{_ids.getrandbits(96):024x}"
 
 

@@ -1,4 +1,4 @@
-"""Turns: reading what one needs before it is answered, and writing it in one transaction when it has ended."""
+"""Turns: reads what a turn needs before it is answered, and writes the turn in one transaction when it has ended."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Turns(Group):
             rows = await connection.rows(
                 history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT, None, None)
             )
-            # Rules that confirm look up no key and no tomb, so the agent's number is all of it that matters.
+            # Confirming looks up no key and no tombstone, so only the agent's id is needed here.
             owner = Agent(agent, "", Scope("", "", ""), b"", 0)
             pool = replace(
                 await _pool(connection, owner, Probes("")), exchanges=history.exchanges(reversed(rows))
@@ -142,7 +142,7 @@ class Turns(Group):
 
 
 def _size(write: TurnWrite) -> int:
-    """Returns about how many bytes a write holds while it waits."""
+    """Returns the bytes that a waiting write holds, estimated."""
     e = write.plain[0] if write.plain else None
     return 4096 if e is None else 2 * sum(len(part or b"") for part in (e.input, e.said, e.full))
 
@@ -153,7 +153,7 @@ async def _pool(connection: Connection, of: Agent, probes: Probes, planned: int 
     if probes.key is not None:
         conversation = await history.conversation_of(connection, agent, probes.key)
     exchanges = await history.load_pool(connection, agent, probes, conversation or planned)
-    # Before anything was forgotten (epoch 0) nothing is looked up.
+    # At epoch 0 nothing was forgotten yet, so there are no tombstones to look up.
     tombs = await history.find_tombs(connection, agent, probes.maybe_tombs if of.epoch else ())
     return Pool(exchanges, conversation, tombs=tombs)
 
@@ -161,7 +161,7 @@ async def _pool(connection: Connection, of: Agent, probes: Probes, planned: int 
 async def _decided(
     connection: Connection, agent: int, pool: Pool, decide: Callable[[Pool], Change]
 ) -> Change:
-    """Returns what the rules decide. Contents that they find missing are loaded, and they are called again."""
+    """Returns what the rules decide. After a `Missing` the contents are loaded and the rules are called again."""
     for _ in range(MAX_RULE_CALLS):
         try:
             return decide(pool)
@@ -172,7 +172,7 @@ async def _decided(
 
 
 async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Committed:
-    """Writes a turn: as it was planned where nothing moved since, else as the rules decide on what is there now."""
+    """Writes a turn: as it was planned if its conversation has not moved since, else as the rules decide now."""
     agent = write.agent
     is_new = agent.id == 0
     if is_new:
@@ -200,7 +200,7 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
         if row is None or row[0] != agent.epoch:
             raise Stale("something was forgotten while this turn was under way")
         indexed = row[1]
-    # Another turn was faster, or the list needs rules: all is looked at anew, inside the transaction.
+    # Another turn was faster, or the turn is not plain: the rules decide on the tree as it is in this transaction.
     planned = write.plain[0].conversation if write.plain else None
     pool = await _pool(connection, agent, write.probes, planned=planned)
     change = await _decided(connection, agent.id, pool, write.decide)
@@ -251,7 +251,7 @@ async def _apply(
     for exchange in change.stale:
         if (
             seqs[exchange] <= indexed
-        ):  # the index has not come to the others; it will find them as they are then
+        ):  # the index has not reached the other exchanges yet, and will read them as they are by then
             await history.mark(connection, agent, "stale", (b"",), exchange)
     return e
 
@@ -264,7 +264,7 @@ async def _store_ops(connection: Connection, agent: int, exchange: int, ops: Seq
 async def _merge(
     connection: Connection, agent: int, exchanges: Sequence[int], rules: Rules, now: float
 ) -> None:
-    """Lets pending operations of confirmed turns enter the blocks, once."""
+    """Merges the pending operations of confirmed turns into the blocks, once."""
     ops = [op for x in exchanges for op in await load_ops(connection, agent, x) if op.state == "pending"]
     if not ops:
         return

@@ -1,7 +1,7 @@
-"""Finding the conversation: the client's list against the stored trees.
+"""Finding the conversation: the client's list is compared with the stored trees.
 
-A stateless client resends everything; what it resends is matched, what follows the match is new. `find_match` finds the
-exchange that a list goes on from. Rules are numbered as in docs/conversations.md.
+A stateless client resends everything. `find_match` finds the stored exchange that the list goes on from; what follows
+the match is new. Rules are numbered as in docs/conversations.md.
 
 Nothing here knows of scopes or stores: the tree holds only exchanges of the agent that asks, and of a named
 conversation only its own.
@@ -26,19 +26,19 @@ from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from storage.records import Atom, Exchange
 from storage.value import frozen
 
-LONG_REPLY = 32  # characters of a reply that nobody else will have written word for word
-_LCS_ATOMS = 160  # compared at most; about 32 turns with tools
-_MAX_TURNS = 8  # turns back in which the same reply is searched once more
-_MAX_PLACES = 8  # of a reply, in the tree or far back in the list, that are compared path by path
-_MAX_BLOCKS = 64  # last replies of a list that are tried as an altered one of ours
-_MAX_TEXTS = 8  # assistant texts of one turn that are tried in combination
+LONG_REPLY = 32  # a reply of so many characters is found nowhere else word for word
+_LCS_ATOMS = 160  # so many atoms are compared at most, about 32 turns with tools
+_MAX_TURNS = 8  # so many turns further back are searched for the same reply
+_MAX_PLACES = 8  # a reply is compared path by path at so many places, in the tree or far back in the list
+_MAX_BLOCKS = 64  # so many of a list's last replies are tried as altered replies of ours
+_MAX_TEXTS = 8  # so many assistant texts of one turn are tried in combination
 
 
 ListSpan = tuple[int, int]  # first and last message of something in a list
 
 
 class Keeping(StrEnum):
-    """The use that a request makes of memory. ON: it reads and is kept. READ: it reads alone. OFF: neither."""
+    """The use that a request makes of memory. ON: it recalls and is kept. READ: it only recalls. OFF: neither."""
 
     ON = "on"
     OFF = "off"
@@ -49,9 +49,9 @@ class Keeping(StrEnum):
 class Query:
     """The part of a request that the rules decide by.
 
-    named: it gave a conversation id of its own. conversation: row id of the named one, where it exists already. now:
-    seconds since the epoch. idle_s: for how long an unnamed opening may be repeated. append: the client sends only its
-    new message; retry: and sends it once more. model: upstream and model that will answer.
+    named: the client gave a conversation id. conversation: row id of the named conversation, if it exists already.
+    now: seconds since the epoch. idle_s: for how long an unnamed opening may be repeated. append: the client sends
+    only its new message. retry: it sends that message once more. model: the upstream and the model that will answer.
     """
 
     listing: Listing
@@ -67,9 +67,9 @@ class Query:
 
 @frozen
 class Form:
-    """The form in which an altered reply came back. Indices of the list, end excluded.
+    """The form in which an altered reply came back, as indices of the list; the end is excluded.
 
-    block: the messages between the last match and the reply. reply: the reply itself.
+    block: the messages between the last match and the reply. reply: the messages of the reply itself.
     """
 
     block: tuple[int, int]
@@ -78,9 +78,9 @@ class Form:
 
 @frozen
 class Match:
-    """The place from which the list goes on. anchor: the exchange whose reply was found last; None: a new tree.
+    """The place from which the list goes on. anchor: the exchange whose reply was found last; None: a new tree begins.
 
-    first, last: indices of the messages that hold the reply, -1 where there is none. form: of an altered reply.
+    first, last: indices of the messages that hold its reply, -1 where there is none. form: set for an altered reply.
     """
 
     anchor: Exchange | None = None
@@ -177,7 +177,7 @@ class _Segment:
                 return None
             at += span
         if calls:
-            # Its calls in a row; of several such rows the last one.
+            # The calls of the reply stand in a row. Where such a row occurs several times, the last one counts.
             k, have = len(calls), [a for _, a in self.calls]
             end = next((j for j in range(len(have), k - 1, -1) if have[j - k : j] == calls), None)
             if end is None:
@@ -202,7 +202,7 @@ def spans_of(listing: Listing, turns: int) -> list[Atom]:
 
 
 class _Turns:
-    """The turns of a list, each read when it is asked for."""
+    """The turns of a list. Each is read when it is needed first."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
@@ -221,7 +221,7 @@ class _Turns:
     def has_better(self, number: int, e: Exchange, path: Sequence[Atom], likeness: int) -> bool:
         """Returns whether a reply in this turn is in an earlier one too, where its path fits better.
 
-        Two replies may be cut to the same words; the second one's turn must not be taken for the first one's.
+        A client may cut two replies to the same words; the second turn must not be taken for the first one.
         """
         reply = e.reply or ()
         near = range(max(0, number - _MAX_TURNS), number)
@@ -234,9 +234,9 @@ class _Turns:
 
 
 def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
-    """Returns how near a list is to the end of a path: minus the atoms that one of them lacks; 0 is alike all through.
+    """Returns how near a list is to the end of a path: minus the number of atoms that only one of them has; 0: equal.
 
-    What the path has in front of the first pair may be trimmed, and does not count.
+    Atoms that the path has before the first common one do not count, because the client may have trimmed them.
     """
     pairs = lcs(listed, path)
     first = min((j for _, j in pairs), default=len(path))
@@ -245,7 +245,7 @@ def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
 
 
 def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
-    """Returns how many of the last atoms are the same, as far as sequences are compared."""
+    """Returns how many atoms at the end of the list and of the path to e are the same, up to `_LCS_ATOMS`."""
     found = 0
     step: Exchange | None = e
     while step is not None:
@@ -259,10 +259,11 @@ def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
 
 
 class _Rank(NamedTuple):
-    """The fit of a stored exchange as the last reply of ours in a list; of two the greater one fits better.
+    """The fit of a stored exchange as the last reply of ours in a list. The greater of two ranks fits better.
 
-    is_whole: its path is the list, which comes before a path that only ends like it. goes_on: what follows in the list
-    was asked after it before, or (of a whole path) nothing was yet. Of these the newest, as the fast path has it.
+    is_whole: its path is the whole list; such an exchange is preferred to one whose path only ends like the list.
+    goes_on: the next message of the list was asked after it before, or its path is whole and nothing follows it yet.
+    Among equals the newest exchange is taken, as on the fast path.
     """
 
     likeness: int
@@ -273,7 +274,7 @@ class _Rank(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """span: first and last message of its reply. line: its path."""
+    """An exchange that may be the match. span: the first and last message of its reply. line: its path."""
 
     rank: _Rank
     exchange: Exchange
@@ -301,7 +302,7 @@ class _Search:
                 continue
             best = ranked[-1]
             likeness = best.rank.likeness
-            # Without an id nobody else's path may be as near; with one it is enough that nothing speaks against it.
+            # Without an id no other path may be as near; with an id it is enough that nothing speaks against the best.
             is_alone = len(ranked) == 1 or ranked[-2].rank.likeness < likeness or likeness == 0
             if (self._query.named or is_alone) and self._is_evident(best):
                 return Match(best.exchange, *best.span)
@@ -322,7 +323,7 @@ class _Search:
                 return
 
     def _ranked(self, number: int, found: list[tuple[ListSpan, Exchange]]) -> list[_Candidate]:
-        """Returns those of the replies found in a turn that may be meant, the best one last."""
+        """Returns the replies found in a turn that the client may mean, the best one last."""
         tree, listing = self._tree, self._query.listing
         last = found[0][0][1]
         listed = self._turns.flat[: listing.ends[last]]
@@ -331,7 +332,7 @@ class _Search:
         for span, e in self._nearest(found, listed):
             line, path = self._line(e)
             likeness = _likeness(listed, path)
-            # Below 0 something is in one and not in the other: the words may belong to an earlier turn.
+            # Below 0 list and path differ, so the words of the reply may belong to an earlier turn.
             if likeness < 0 and self._turns.has_better(number, e, path, likeness):
                 continue
             is_whole, kids = path == listed, tree.kids(e)
@@ -343,7 +344,7 @@ class _Search:
     def _nearest(
         self, found: list[tuple[ListSpan, Exchange]], listed: Sequence[Atom]
     ) -> list[tuple[ListSpan, Exchange]]:
-        """Returns as many as are compared path by path. Replies like "Yes." may be there by the hundred."""
+        """Returns those that are compared path by path, `_MAX_PLACES` at most: there may be hundreds of "Yes."."""
         if len(found) <= _MAX_PLACES:
             return found
         whole = self._query.listing.path(found[0][0][1] + 1)
@@ -361,10 +362,10 @@ class _Search:
         return self._lines[e.id]
 
     def _is_evident(self, best: _Candidate) -> bool:
-        """Returns whether a reply is ours and not one that says the same.
+        """Returns whether a reply is ours, and not somebody else's with the same words.
 
-        Rare words are evidence enough; else the question has to agree too. In a named conversation it is enough that
-        the question is akin: there are no other paths with which it could be confused.
+        A long reply is evidence enough; for a short one the question has to agree too. In a named conversation it is
+        enough that the question is akin, because no other paths can be confused with this one.
         """
         tree, listing, e = self._tree, self._query.listing, best.exchange
         if e.size >= LONG_REPLY:
@@ -374,7 +375,7 @@ class _Search:
             return True
         if not self._query.named:
             return False
-        # The tries that follow may come here too: all that they compare is loaded at once.
+        # The next tries may need contents as well, so all that they compare is loaded at once.
         tree.load_together(tree.top(x) for _, found in self._tries() for _, x in found)
         return all(_is_akin(tree, e, listing, i) for i in asked)
 
@@ -390,7 +391,7 @@ def find_match(tree: Tree, query: Query) -> Match:
     listing, said = query.listing, query.listing.said
     if not said or not tree.by_id:
         return Match()
-    # A head that was made elsewhere and opened a conversation before has no reply of ours.
+    # An imported head that opened a conversation before has no reply of ours in it.
     head = tuple(listing.atoms[:said])
     if any(e.parent is None and e.inputs[:said] == head for e in tree):
         return Match()
@@ -400,10 +401,10 @@ def find_match(tree: Tree, query: Query) -> Match:
 
 
 def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
-    """Finds the next reply of ours, where it came back cut (what was spoken of it) or otherwise altered.
+    """Finds the next reply of ours that came back cut (to what was spoken of it) or otherwise altered.
 
-    A turn is known by its question. By the reply alone it is known only if no other question competes: one would take
-    the other's place in the tree, and "Well" is the beginning of many replies.
+    A turn is recognised by its question. Its reply alone is enough only if no other question competes for it: "Well" is
+    the beginning of many replies, and one turn would take the place of another in the tree.
     """
     listing, anchor, start = query.listing, found.anchor, found.last + 1
     near = [c for c in _after(tree, anchor) if tree.is_soft(c)]
@@ -411,10 +412,10 @@ def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
         return None
 
     def may_be_meant(c: Exchange) -> bool:
-        # Without an id and without an anchor only a chat that was just now under way is gone on with.
+        # Without an id and without an anchor, only a conversation from within the idle time is continued.
         return query.named or anchor is not None or query.now - tree.end(c) <= query.idle_s
 
-    # Where the assistant's messages begin behind the anchor's reply, the last ones first.
+    # The indices at which runs of assistant messages begin after the anchor's reply, the last one first.
     begins_at = [
         b
         for b in range(len(listing) - 1, start, -1)
@@ -430,8 +431,8 @@ def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
         asked = [c for c in near if _was_asked(tree, c, block, anchored=anchor is not None)]
         like = [c for c in near if c.id in said and begins(cut, said[c.id])]
         like_ids = {c.id for c in like}
-        # Question and reply are the best evidence; then the question alone; then the reply alone, if it is long or the
-        # question akin.
+        # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
+        # is long or if the question is akin.
         pick = [c for c in asked if c.id in like_ids]
         if not pick:
             pick = [c for c in asked if may_be_meant(c)] or [
@@ -446,7 +447,7 @@ def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
 
 
 def _after(tree: Tree, anchor: Exchange | None) -> list[Exchange]:
-    """Returns what goes on from the anchor and has a reply, or a part of one; without an anchor all that has.
+    """Returns the exchanges after the anchor that have a reply or a part of one; without an anchor all such exchanges.
 
     Requests that were cancelled one after the other hang below each other, so the search goes on below each exchange
     that no later turn carried.
@@ -470,9 +471,9 @@ def _after(tree: Tree, anchor: Exchange | None) -> list[Exchange]:
 
 
 def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], *, anchored: bool) -> bool:
-    """Returns whether the messages in front of a reply are what c brought, or end like it.
+    """Returns whether the messages before a reply are those that c brought, or end like them.
 
-    Without an anchor results of tools are no evidence: many exchanges have the same ones.
+    Without an anchor the results of tools are no evidence, because many exchanges have the same ones.
     """
     if not block:
         return False
@@ -485,7 +486,7 @@ def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], *, 
 
 
 def _letters_said(tree: Tree, found: Sequence[Exchange]) -> dict[int, str]:
-    """Returns id -> the letters of a reply. They are made once, since each is compared with many messages."""
+    """Returns id -> the letters of a reply. They are made once, since each reply is compared with many messages."""
     # The question of each turn is compared next (`_is_akin`).
     tree.load_together([*found, *map(tree.top, found)])
     said = {c.id: tree.content(c).said for c in found if not is_tombstone(c)}
@@ -493,7 +494,10 @@ def _letters_said(tree: Tree, found: Sequence[Exchange]) -> dict[int, str]:
 
 
 def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:
-    """Returns whether a question is the same but for a template around it. Results of tools may have been pruned."""
+    """Returns whether two questions are the same but for a template around one.
+
+    Any two results of tools are akin, because clients prune them.
+    """
     if listing.role(at) != "user":
         return not is_user(e.inputs[-1])
     asked = [m for m in tree.content(tree.top(e)).messages or () if m.get("role") == "user"]
@@ -504,9 +508,9 @@ def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:
 def _agreement(
     tree: Tree, c: Exchange, anchor: Exchange | None, block: tuple[tuple[Atom, ...], ...]
 ) -> tuple[int, bool]:
-    """Returns how well the way from the anchor to c agrees with the list, and whether both agree as a whole.
+    """Returns how well the path from the anchor to c agrees with the list, and whether they agree as a whole.
 
-    The first is the number of exchanges that agree one after the other, minus what either has beyond them.
+    The number counts the exchanges that agree one after the other, minus those that only the path or the list has.
     """
     agree, over, end = 0, 0, len(block)
     x: Exchange | None = c
@@ -514,7 +518,7 @@ def _agreement(
         start = end - len(x.inputs)
         if start >= 0 and block[start:end] == x.inputs and not over:
             agree, end = agree + 1, start
-            # Their replies stand between the questions, in whatever form.
+            # The replies between the questions are skipped, whatever their form.
             while end and (not block[end - 1] or block[end - 1][0][:1] in b"ac"):
                 end -= 1
         else:

@@ -1,7 +1,7 @@
 """Settling what stands after a request has ended: supersession, confirmation, forms, tombstones.
 
-`finish` and `cancel` change a tree that was loaded again inside the writing transaction, since others may have ended
-meanwhile. What they change is what the store writes. They look again only at what the request was part of.
+`finish` and `cancel` change a tree that was loaded again inside the writing transaction, since other requests may have
+ended meanwhile. The store writes what they have changed. They judge again only the exchanges that the request touches.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from storage.records import Atom, Evicted, Exchange, State
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The end of a request. full: our reply's messages as the upstream saw them; said: as the client has it.
+    """The end of a request. full: our reply's messages as the upstream saw them. said: the reply as the client has it.
 
-    id: of the exchange to be written (negative: not yet stored). ours: ids of the calls that the gateway ran.
-    edits: the turn has memory operations. notes: index in the exchange's input -> text. evicted: what the request left
-    out.
+    id: the id of the exchange to be written (negative: not yet stored). ours: ids of the calls that the gateway ran.
+    edits: the turn has memory operations. notes: index in the exchange's input -> text. evicted: the part of the path
+    that the request left out.
     """
 
     id: int
@@ -40,7 +40,7 @@ class Ended:
 
 
 def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
-    """Writes a request that went to its end. Returns its exchange, or one that said the same already.
+    """Writes a request that went to its end. Returns its exchange, or an older one with the same words.
 
     Raises: Missing.
     """
@@ -53,8 +53,8 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = replace(e, reply=reply, ended=ended.now, stopped=None, size=len(squash(text_of(ended.said))))
     twin = _find_twin(tree, e)
     e = _add(tree, e, plan, ended) if twin is None else _repeat(tree, twin, e, plan, ended)
-    # Going on from something that was superseded brings it back, all along the path; what is brought back, revived
-    # or new is compared with what else stands at its place.
+    # A request that goes on from superseded exchanges brings them back, all along its path. Each exchange that is
+    # brought back, revived or new is compared with the alternatives that stand at its place.
     judged = [y for y in tree.chain(e) if (y.id == e.id and twin is None) or y.superseded or y.id in revived]
     tree.load_together(x for y in judged for x in (y, *tree.siblings(y)))
     for y in judged:
@@ -69,7 +69,7 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 
 
 def _find_twin(tree: Tree, e: Exchange) -> Exchange | None:
-    """Returns an exchange at the same place with the same words: a request that was sent twice is one exchange."""
+    """Returns the exchange at the same place with the same words, because a request sent twice is one exchange."""
     for x in tree.siblings(e):
         is_same = x.ended is not None and tree.is_same_input(x, e) and x.reply == e.reply
         if is_same and is_tombstone(x) == is_tombstone(e):
@@ -86,12 +86,12 @@ def _add(tree: Tree, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
 
 
 def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
-    """Writes a request into the exchange that says the same, which counts as touched now."""
+    """Writes a request into the exchange with the same words (`twin`), which counts as touched now."""
     e = tree.change(twin.id, touched=max(e.begun, twin.touched), ended=ended.now)
     if is_tombstone(e):
         return e
     e = tree.change(e.id, **contents(plan, ended), notes=twin.notes or ended.notes)
-    # Edits that entered the blocks already do not enter them once more.
+    # Edits that were merged into the blocks already are not merged once more.
     if not e.merged:
         e = tree.change(e.id, edits=ended.edits)
     _refresh_prior(tree, e)
@@ -99,9 +99,9 @@ def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -
 
 
 def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
-    """Append mode: writes the user's message before the model is asked.
+    """Writes the user's message before the model is asked, in append mode.
 
-    A process that dies leaves it behind as if it had been cancelled.
+    If the process dies, the message stays like that of a cancelled request.
     """
     e = _exchange(tree, plan, ended)
     return tree.add(e if is_tombstone(e) else replace(e, state=State.OPEN))
@@ -110,7 +110,7 @@ def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     """Writes a request whose client left.
 
-    What was generated is shown to nobody. It is kept to recognise the part that comes back as spoken.
+    The text generated so far is shown to nobody. It is kept so that the part that was spoken is recognised later.
     """
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
@@ -127,7 +127,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     """Returns the new exchange at its place. Where its anchor was forgotten meanwhile, it begins a new tree."""
     conversation = plan.conversation
     parent = tree.get(plan.exchange.parent)
-    # The user's message as it was written before the model was asked.
+    # In append mode the user's message was written before the model was asked.
     draft = tree.get(ended.id)
     if draft is not None:
         tree.remove(draft)
@@ -150,7 +150,8 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
             offset=end_offset(parent),
             length=parent.length + e.length,
         )
-    # If nobody else speaks in between, it goes on with the same run of numbers; the store looks.
+    # The exchange continues its parent's run of numbers, unless another conversation took the next ones; the store
+    # checks that.
     if parent is not None and draft is None:
         e = replace(e, seq=parent.seq + len(parent.inputs) + 1, run=parent.run)
     tree.lend(e.id, plan.messages)
@@ -166,9 +167,10 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 
 
 def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
-    """Returns an opening that began later and that this one extends.
+    """Returns an opening that began later than e and extends it.
 
-    Of openings that overlap the later one joins the earlier; but the earlier may end, and be written, later.
+    Of two openings that overlap, the one that began later joins the earlier one. But the earlier one may end later,
+    and is then written when the other is stored already.
     """
     openings = [x for x in tree if x.parent is None]
     tree.load_together(openings)
@@ -177,7 +179,7 @@ def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
 
 
 def _kept(plan: Plan) -> list[WireMessage]:
-    """Returns the new input; of messages that are not kept only the role is left."""
+    """Returns the new input. A message that is not kept has only its role left."""
     return [
         {"role": m.get("role"), "content": ""} if i in plan.hush else m for i, m in enumerate(plan.messages)
     ]
@@ -204,7 +206,7 @@ def _flat(e: Exchange) -> list[Atom]:
 
 def _path_of(tree: Tree, e: Exchange, canon: Canon) -> bytes:
     """Returns the hash of the path down to the reply of e; b"" where its beginning is not known."""
-    # From the nearest ancestor that has a hash of its own; what was cancelled or cut has none.
+    # The hash goes on from the nearest ancestor that has one; a cancelled or cut exchange has none.
     rest = [e]
     above = tree.parent(e)
     while above is not None and (above.reply is None or not above.path):
@@ -230,7 +232,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
     if amendment.block is not None:
         start, end = amendment.block
         inputs = tuple(listing.atoms[start:end])
-        # A note stays with a message that is the same; in front of another one it would be another prompt.
+        # A note stays with a message that is unchanged. Before a changed message it would not belong to the prompt.
         notes = {i: n for i, n in x.notes.items() if inputs[i : i + 1] == x.inputs[i : i + 1]}
         x = tree.change(
             x.id,
@@ -250,7 +252,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         start, end = amendment.reply
         messages = listing.messages[start:end]
         said = visible(messages) if len(messages) > 1 else messages[0]
-        # The text before the calls, as in every reply of ours.
+        # The atoms are sorted so that the text comes before the calls, as in every reply of ours.
         reply = tuple(sorted(listing.canon.atoms(said), key=lambda a: a[:1]))
         x = tree.change(
             x.id,
@@ -280,7 +282,7 @@ def _rehash(tree: Tree, x: Exchange, plan: Plan) -> None:
 
 
 def _revive(tree: Tree, amendment: Amendment) -> bool:
-    """Marks a cancelled turn as finished, since its reply came back: the client had it after all."""
+    """Marks a cancelled turn as finished when its reply came back, because the client had received it."""
     x = tree.get(amendment.exchange)
     if x is None or amendment.reply is None or x.ended is not None:
         return False
@@ -290,7 +292,7 @@ def _revive(tree: Tree, amendment: Amendment) -> bool:
 
 
 def _refresh_prior(tree: Tree, x: Exchange) -> None:
-    """Corrects `prior` of what is below x, which may have additions now or have lost them."""
+    """Corrects `prior` of all exchanges below x, after x has gained or lost additions."""
     todo = tree.kids(x)
     while todo:
         kid = todo.pop()
@@ -311,12 +313,12 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float) -> None:
     rivals = [x for x in tree.siblings(y) if x.ended is not None and not x.superseded]
 
     def in_order(x: Exchange) -> tuple[Exchange, Exchange]:
-        """The one touched first, and the one touched last; y where they are equal."""
+        """Returns the exchange touched first, then the one touched last; y counts as last where both are equal."""
         return (x, y) if tree.touched(x) <= tree.touched(y) else (y, x)
 
     def is_like(x: Exchange) -> bool:
         old, new = in_order(x)
-        # Behind an anchor the place is known: a shorter form of a question is the same question too.
+        # After an anchor the place is certain, so a shorter form of a question is the same question too.
         return tree.extends(new, old) or (y.parent is not None and tree.extends(old, new))
 
     near = [x for x in rivals if is_like(x)]
@@ -330,7 +332,7 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float) -> None:
 
 
 def _mark_carried(tree: Tree, e: Exchange) -> None:
-    """Sets the stored flag of what a finished request with a new user message carried: all exchanges of one turn."""
+    """Marks the exchanges that a finished request with a new user message carried: those of the turn before it."""
     if tree.goes_on(e):
         return
     x = tree.parent(e)
@@ -343,7 +345,7 @@ def _mark_carried(tree: Tree, e: Exchange) -> None:
 
 
 def refresh_standing(tree: Tree, e: Exchange, *, named: bool) -> None:
-    """Brings the stored flag `standing` in line for all exchanges that the changes of one request may affect."""
+    """Updates the stored flag `standing` of all exchanges that the changes of one request may affect."""
     chain = tree.chain(e)
     # Roots of a conversation compete: whether one is detached depends on the others, and on their first turns.
     todo = [x for i in tree.changed for x in [tree.by_id[i]]]
@@ -364,8 +366,8 @@ def refresh_standing(tree: Tree, e: Exchange, *, named: bool) -> None:
 def head_of(tree: Tree, e: Exchange) -> int:
     """Returns how many messages of a first exchange were made elsewhere; 0 for any other exchange.
 
-    These are all up to the last assistant message. Of a list that goes on from an opening sent here before, they are
-    those of that opening.
+    Elsewhere made are all messages up to the last assistant message. If the list begins with an opening that was sent
+    here before, they are the messages of that opening's head.
     """
     if e.parent is not None:
         return 0
@@ -378,9 +380,9 @@ def head_of(tree: Tree, e: Exchange) -> int:
 
 
 def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tuple[Exchange, str]]:
-    """Returns the exchanges whose memory edits may enter the blocks, oldest first, each with the reason.
+    """Returns the exchanges whose memory edits may be merged into the blocks, oldest first, each with the reason.
 
-    An exchange that is dated in the future ended before the clock was put back, and counts as old.
+    An exchange with a date in the future ended before the clock was put back, and counts as old.
     """
     found = [
         (e, "carried" if tree.is_carried(e) else "idle")

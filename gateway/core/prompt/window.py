@@ -1,14 +1,15 @@
-"""Which messages fit the token budget, and what is left out of a long conversation.
+"""The window: the messages that fit the token budget, and those that are left out of a long conversation.
 
 A cut is a pure function of the list, so that a caller who resends everything gets the same first message
-again without anything being stored. Let T be the tokens of the list, H the high water, S the step to the low:
+again without anything being stored. Let T be the tokens of the list, H the most that it may have (`Budget.high`)
+and S the step by which a cut goes below H (`Budget.step`):
 
     T <= H    everything is kept
     T >  H    ceil((T - H) / S) * S tokens or a little more leave from the head
 
-While the list grows by S the amount stays the same, and with it the prefix that the provider has cached; then
-it jumps once. Between H - S and H tokens are kept. Where the cut may fall: before the user message that opens
-a turn, or, with that opening kept, between two rounds of its turn; never between a tool call and its result.
+While the list grows by S, the same messages are left out and the prefix that the provider has cached stays; then
+the cut moves once. Between H - S and H tokens are kept. A cut may fall before the user message that opens a turn,
+or, with that opening kept, between two rounds of its turn; never between a tool call and its result.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ANSWERS = frozenset({"tool", "function"})
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """high: tokens the list may take, system message excluded. step: how far below it a cut goes."""
+    """The tokens that the list may take. high: without the system message. step: how far below `high` a cut goes."""
 
     high: int
     step: int
@@ -40,8 +41,8 @@ class Budget:
 class WindowItem:
     """One message as the window sees it.
 
-    bound: never less than its tokens; its bytes will do. calls: ids of the tool calls it makes.
-    answers: the id of the call it is the result of.
+    bound: a number no smaller than its tokens, such as its bytes. calls: ids of the tool calls that it makes.
+    answers: the id of the call whose result it is.
     """
 
     role: str
@@ -69,7 +70,7 @@ class Window:
 def plan_budget(capacity: int, *, max_tokens: int | None = None, fixed_tokens: int = 0) -> Budget:
     """Returns the budget of one request. capacity: the model's context in tokens.
 
-    max_tokens: the request's, for the reply.
+    max_tokens: the request's limit for the reply.
     fixed_tokens: what is sent besides the list, such as the system message and the tools.
     """
     reserve = min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max(0, max_tokens), capacity // 4)
@@ -78,7 +79,7 @@ def plan_budget(capacity: int, *, max_tokens: int | None = None, fixed_tokens: i
     grain = max(1, step // 8)
     high = max(0, capacity - reserve - -(-fixed_tokens // grain) * grain)
     while step > 1 and step > high // 2:
-        # A large system message: halving, so that the amounts stay multiples of each other.
+        # A large system message leaves little room. Halving keeps the possible steps multiples of each other.
         step //= 2
     return Budget(high, step)
 
@@ -100,8 +101,8 @@ def describe(message: Mapping[str, Any], bound: int) -> WindowItem:
 def fit_window(elements: Sequence[WindowItem], budget: Budget, count: Callable[[int], int]) -> Window:
     """Chooses what is kept of a list, oldest first, without its leading system message.
 
-    count: the tokens of the element at an index; asked only where the bounds do not fit. System messages that
-    stand at the head all the same are kept.
+    count: gives the tokens of the element at an index; it is called only where the bounds do not fit. System messages
+    that stand at the head of `elements` nevertheless are kept.
     """
     size = len(elements)
     if sum(element.bound for element in elements) <= budget.high:
@@ -114,7 +115,7 @@ def fit_window(elements: Sequence[WindowItem], budget: Budget, count: Callable[[
     # Whole steps leave at a time, so that the next messages do not move the cut, and the cached prefix holds.
     wanted = -(-excess // budget.step) * budget.step
     enough = [cut for cut in cuts if cut.tokens >= wanted] or [cut for cut in cuts if cut.tokens >= excess]
-    # Little of the list may go: then it is what is enough for once, else all of it.
+    # Where no cut frees whole steps, the first one that frees enough is taken; else the one that frees most.
     chosen = next(iter([*enough, *cuts[-1:]]), None)
     if chosen is None:
         return Window((range(size),))
@@ -123,13 +124,13 @@ def fit_window(elements: Sequence[WindowItem], budget: Budget, count: Callable[[
 
 
 def may_begin(elements: Sequence[WindowItem], index: int) -> bool:
-    """Returns whether a list may begin here, with all before it gone: where a turn opens, and not behind a call."""
+    """Returns whether a list may begin at this index: with an opener, and with no result whose call comes before it."""
     return elements[index].role in OPENERS and not _splits_a_call(elements)[index]
 
 
 @dataclass(frozen=True, slots=True)
 class _WindowCut:
-    """A place where the list may begin anew. tokens: what leaves by it; it grows from cut to cut."""
+    """A place where the list may begin. pinned: what stays before it. tokens: how many leave; more with each cut."""
 
     index: int
     pinned: tuple[range, ...]
@@ -150,14 +151,14 @@ def _cuts(elements: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_Wi
         if element.role in OPENERS and _opens_a_turn(elements, index, previous, last_user):
             opening = range(index, index + 1)
         elif opening is None:
-            # The list began in the middle of a turn: no user message to start on.
+            # The list began in the middle of a turn, so there is no user message to begin with.
             continue
         elif element.role in OPENERS and opening.stop == index:
-            # The rest of a run such as [system, user].
+            # This message continues a run of openers such as [system, user].
             opening = range(opening.start, index + 1)
             continue
         elif element.role in ANSWERS or opening.stop == index:
-            # A result, or the turn's first round, which begins where the turn does.
+            # No cut falls before a tool's result, nor before a turn's first round, which begins where the turn does.
             continue
         else:
             pinned = (range(lead), opening)
@@ -171,7 +172,7 @@ def _opens_a_turn(elements: Sequence[WindowItem], index: int, previous: str, las
     if index > last_user:
         return False
     if elements[index].role == "user":
-        # Else the turn began with the system message before it.
+        # After a system message the turn began with that message.
         return previous not in SYSTEM
     if previous in SYSTEM:
         return False
@@ -181,7 +182,7 @@ def _opens_a_turn(elements: Sequence[WindowItem], index: int, previous: str, las
 
 def _splits_a_call(elements: Sequence[WindowItem]) -> list[bool]:
     """Returns for each index whether a list that begins there would have a result without its call."""
-    # Ids come again in some clients; the newest caller is meant.
+    # Some clients use an id twice; a result then belongs to the newest call.
     callers: dict[str, int] = {}
     nearest = -1
     changes = [0] * (len(elements) + 1)

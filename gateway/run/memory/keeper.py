@@ -1,7 +1,7 @@
-"""The keeper of memory, one for the process: it reads what a turn needs, and writes what became of the turn.
+"""The keeper of memory, one for the process: it reads what a turn needs, and writes the turn when it has ended.
 
-A turn has three values of it: `Known` (what was read), `Prompt` (what goes in) and `TurnRecord` (what is written).
-Whoever runs the turn owns them; the keeper has nothing of a turn but the queues of append mode.
+It makes three values for a turn: `Known` (what was read), `Prompt` (what goes upstream) and `TurnRecord` (what is
+written). Whoever runs the turn owns them. The keeper itself holds only the queues of append mode.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ OPEN_WAIT_S = 5.0
 
 
 class TurnEvents(Protocol):
-    """The events that the keeper reports to whoever works in the background. Every method returns at once.
+    """The events that the keeper reports to the background services. Every method returns at once.
 
-    makes_summaries: whether somebody answers to `window_fills`.
+    makes_summaries: whether anybody handles `window_fills`.
     """
 
     @property
     def makes_summaries(self) -> bool: ...
 
     def index_lags(self, agent: int) -> None:
-        """The search index of a memory should follow what was said."""
+        """Reports that the search index of a memory lacks many messages."""
 
     def edits_wait(self) -> None:
-        """A turn with memory edits was written: they enter the blocks when it is confirmed, or by idle time."""
+        """Reports a turn with memory edits. They are merged into the blocks when the turn is confirmed."""
 
     def turn_kept(self, agent: int, messages: int) -> None:
-        """The memory of a person has so many messages more."""
+        """Reports that the memory of a person has so many more messages."""
 
     def window_fills(self, turn: Committed, overfull: Overfull) -> None:
-        """A conversation wants a summary."""
+        """Reports that a conversation needs a summary soon."""
 
 
 class NoEvents:
-    """Nobody works in the background."""
+    """Drops all events, for a gateway without background services."""
 
     makes_summaries = False
 
@@ -66,7 +66,10 @@ class NoEvents:
 
 
 class MemoryKeeper:
-    """now: seconds since the epoch. embed_query: None: memory is searched by words alone."""
+    """Reads and writes the memory of all turns. now: seconds since the epoch.
+
+    embed_query: None: memory is searched by words alone.
+    """
 
     def __init__(
         self,
@@ -89,16 +92,16 @@ class MemoryKeeper:
     # -- when it begins
 
     async def begin(self, asked: MemoryRequest) -> Known:
-        """Returns what there is to know. Sends of one conversation in append mode queue: each goes on from the one
-        before, until that calls `Known.leave`.
+        """Returns what memory knows of a request.
 
+        In append mode the requests of one conversation queue: each waits until the one before has called `Known.leave`.
         Raises: StoreError when memory cannot be had.
         """
         if not asked.identity.append:
             return await read(self.store, asked, self.settings.idle_s)
         leave = await self._queue(asked)
         try:
-            # What was waited for has been written since the request came.
+            # The time is taken again, because the turn that this request waited for was written meanwhile.
             found = await read(self.store, replace(asked, now=self.now()), self.settings.idle_s)
         except BaseException:
             leave()
@@ -106,7 +109,7 @@ class MemoryKeeper:
         return replace(found, leave=leave)
 
     async def _queue(self, asked: MemoryRequest) -> Callable[[], None]:
-        """Waits for the sends before this one. Returns what lets the next one begin."""
+        """Waits for the requests before this one. Returns the function that lets the next one begin."""
         scope, key = asked.identity.scope, asked.identity.conversation
         assert scope is not None
         assert key is not None
@@ -122,7 +125,7 @@ class MemoryKeeper:
                 return
             has_left = True
             lock.release()
-            # The last one out takes the queue with it, so that the table does not grow with every conversation.
+            # The last request removes the queue, so that the table does not grow with every conversation.
             if not lock.locked() and not getattr(lock, "_waiters", None):
                 self._queues.pop(name, None)
 
@@ -145,9 +148,9 @@ class MemoryKeeper:
     async def write(
         self, known: Known, prompt: Prompt, changes: BlockEdits, outcome: TurnOutcome
     ) -> Committed | None:
-        """Writes what became of a turn; None: nothing of it is worth writing. Raises: StoreError.
+        """Writes a turn that has ended. Returns None if nothing of it is worth writing. Raises: StoreError.
 
-        The next send of its conversation waits for this and no longer for the request, which may well be over before.
+        In append mode the next request of the conversation waits for this write, and not for the end of the request.
         """
         try:
             record = record_turn(known, prompt, changes, outcome, self.now())
@@ -162,7 +165,7 @@ class MemoryKeeper:
 
     def _tell(self, record: TurnRecord, committed: Committed) -> None:
         known, events, agent = record.known, self._events, committed.agent
-        # The counts are as they were read at the beginning, which is near enough for work that is only put off.
+        # The counts were read when the turn began. That is near enough for work that is done later anyway.
         waiting = known.look.next_seq - known.look.indexed_seq
         if waiting >= INDEX_EVERY or record.chars > INDEX_CHARS:
             events.index_lags(agent.id)

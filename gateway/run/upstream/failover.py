@@ -1,9 +1,9 @@
 """Failover: from a route to a reply, one endpoint after the other until one answers.
 
 `gateway.core.upstream.policy` decides the order and the next step; this module sends, waits and counts. `Attempts`
-belongs to one request, so that whoever relays the reply need not know how many endpoints were asked.
-Everything here happens before a reply is handed on: a reply that has begun is not asked for again. The first answer
-settles the endpoint; further rounds of the same turn stay there, and once the client has text each is sent just once.
+belongs to one request, so that the code that relays the reply need not know how many endpoints were asked.
+Failover happens only before a reply is handed on: a reply that has begun is not asked for again. The first answer
+settles the endpoint. Further rounds of the turn go to it, and are sent only once when the client has text already.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from gateway.run.upstream.route import Route
 from gateway.settings import Settings
 
 CHAT: Final = "/chat/completions"
-# How much of an error is read, and for how long, when nobody gets to see it: its connection can then be used again.
-# So much is also searched for the length of a context, because some errors repeat the whole request.
+# An error that no client gets is read up to this size and for this time, so that its connection can be used again.
+# The same size is searched for the length of a context, because some errors repeat the whole request.
 _ERROR_BYTES: Final = 64 * 1024
 _ERROR_S: Final = 0.1
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
@@ -52,9 +52,9 @@ _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
 
 @dataclass(slots=True)
 class Endpoint:
-    """A provider with one key. name: its upstream's, and from the second key on its number.
+    """A provider with one key. name: the upstream's name; from the second key on with the key's number (`openai#2`).
 
-    has_key: False where callers bring their own; a limit that one of them reached then says nothing about the others.
+    has_key: False where callers bring their own key. A limit that one caller has reached then holds for no other.
     """
 
     name: str
@@ -90,10 +90,10 @@ class Failover:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """providers: by name of the settings; those of further keys as `name#2` and so on."""
+        """Makes the endpoints. providers: by their names in the settings; further keys have the names `name#2`, ..."""
         self.now, self.wall, self.sleep, self.chance = now, wall, sleep, chance
         self.metrics = metrics
-        # With keep-alive comments a client gets its status before the first event, so an error in that is too late.
+        # With keep-alive comments the status may leave before the first event, so an error in that event is too late.
         self.may_peek = not settings.server.keep_alive_comment_s
         self.windows = ContextWindows()
         self.endpoints: dict[str, list[Endpoint]] = {}
@@ -114,8 +114,8 @@ class Failover:
     ) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet.
 
-        key: the same for requests that stay together where there are several endpoints. path: endpoints that are known
-        not to serve it are passed over.
+        key: requests with the same key go to the same endpoint, if there are several. path: an endpoint that is known
+        not to serve this path is passed over.
         """
         endpoints = self.endpoints[route.upstream]
         # The common route has one endpoint and needs no order.
@@ -153,7 +153,7 @@ class Failover:
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """An attempt that failed: with a reply, the upstream's error, or without one."""
+    """An attempt that failed. reply: the upstream's error, if it answered. error: why there is no reply."""
 
     failure: Failure
     reply: ModelReply | None = None
@@ -164,8 +164,9 @@ class _Failed:
 class Attempts:
     """The attempts of one request, within a `with` block that ends when the request is over.
 
-    endpoint, target: those of the next attempt; after an answer, those that answered. is_answered: the last attempt
-    had a reply, whatever its status. is_once: a request that may have had its effect is not sent again. rest: the
+    endpoint, target: the endpoint and the target of the next attempt; after an answer, those that answered.
+    is_answered: the last attempt had a reply, whatever its status. is_once: a request that may have had an effect is
+    not sent again. rest: the
     endpoints that follow. fault: why the request could not be sent to its end, if the caller is to blame; no upstream
     is then.
     """
@@ -192,14 +193,14 @@ class Attempts:
     ) -> None:
         """Ends the request. An upstream's error gets the headers of the receipt."""
         if isinstance(error, UpstreamError):
-            # An attempt without an answer was counted when it failed; here a reply broke that had begun.
+            # An attempt without an answer was counted when it failed. Here a reply that had begun broke off.
             if self.is_answered:
                 self.broke(error)
             error.headers = tuple(self._receipt.close())
         self._occupy(None)
 
     async def send(self, make: RequestMaker) -> ModelReply:
-        """Returns the first reply that will do, or the last one. Raises: ProviderError: the last error."""
+        """Returns the first reply that is no failure, or the last failure's. Raises: ProviderError: the last error."""
         attempts = 0
         request = await make(self.target, self.endpoint)
         while True:
@@ -215,7 +216,7 @@ class Attempts:
             if step is NextAttempt.STOP:
                 return self._give_up(found)
             self._note(found.failure.kind, is_error=True)
-            # Only now, since a reply that is the last one goes to the client.
+            # The error is dropped only now, because the last one goes to the client.
             if found.reply is not None:
                 await _discard(found.reply)
             if wait_s:
@@ -240,7 +241,7 @@ class Attempts:
             if is_failure(reply.status):
                 retry_after_s = read_retry_after(reply.headers, failover.wall())
                 return self._blame(_Failed(Failure(str(reply.status), retry_after_s=retry_after_s), reply))
-            # Any other status is an answer: the endpoint is well, whatever it thinks of the request.
+            # Any other status is an answer, so the endpoint works, even if it refuses the request.
             health.succeeded(self.target.model)
             if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
                 shorter_or_error = await self._look_for_window(reply, request, make)
@@ -263,7 +264,7 @@ class Attempts:
     async def _look_for_window(
         self, reply: ModelReply, request: ModelRequest, make: RequestMaker
     ) -> ModelReply | ModelRequest:
-        """Returns a shorter request where an error names the context's length; else the error as it came."""
+        """Returns a shorter request if an error names the context's length; otherwise the error as it came."""
         try:
             body = await reply.read(MAX_REPLY_BYTES)
         finally:
@@ -278,8 +279,8 @@ class Attempts:
             self._failover.windows.reported(target[:2], tokens)
             known = self._failover.windows.of(target[:2], tokens) or tokens
             windows.append(known)
-        # A request that was cut to that length already is too long by the upstream's count only, which is higher than
-        # ours. How much higher is guessed, once.
+        # If the request was cut to that length already, the upstream counts more tokens than we do. How many more is
+        # guessed, once.
         if not self._is_guess:
             windows.append(int(known / GUESS))
         for window in windows:
@@ -298,7 +299,7 @@ class Attempts:
         self._failover.windows.counted(self.target[:2], ours, theirs, most)
 
     def broke(self, error: GatewayError) -> None:
-        """Notes that a reply which had begun did not end as it must."""
+        """Notes that a reply which had begun broke off."""
         self.is_answered = False
         self._failover.metrics.upstream_errors.inc(self.endpoint.name, kind_of(error))
         self.endpoint.health.failed(self.endpoint.policy, self._failover.now(), self.target.model)
@@ -328,10 +329,10 @@ class Attempts:
     def _choose_next(
         self, failure: Failure, attempts: int, request: ModelRequest
     ) -> tuple[NextAttempt, float]:
-        # An upload was read once and cannot be sent twice. A client that has text would get it twice.
+        # An upload was read once and cannot be sent again. A client that has text already would get it twice.
         if request.upload is not None or self._sink.started:
             return NextAttempt.STOP, 0.0
-        # A 429 had no effect, whatever it was about.
+        # A request that got a 429 had no effect, so it may be sent again.
         if self.is_once and failure.sent and failure.kind != "429":
             return NextAttempt.STOP, 0.0
         # Hidden rounds of one turn stay where the first was answered.
@@ -376,7 +377,7 @@ class Attempts:
 
 
 async def _unmask(reply: ModelReply) -> ModelReply:
-    """Returns the error with which a stream begins, as a reply with that status; else the stream itself."""
+    """Returns a stream as it came, unless it begins with an error: then a reply with that error's status."""
     try:
         first = await reply.peek()
     except BaseException:
