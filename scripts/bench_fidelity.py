@@ -9,22 +9,18 @@ file.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-os.chdir(ROOT)
+from tests.gateway.fidelity.matrix import CHECKS, WAYS, WINDOWS, Cell, cancel_times, open_way
 
-from tests.gateway.fidelity.matrix import CHECKS, WAYS, WINDOWS, Cell, cancel_times, open_way  # noqa: E402
-
+CANCELS = 20  # in each window
 Times = dict[str, list[float]]
 
 
-def measure(name: str, cancels: int) -> tuple[dict[str, Cell], Times]:
+def measure(name: str) -> tuple[dict[str, Cell], Times]:
     found: dict[str, Cell] = {}
     with tempfile.TemporaryDirectory() as folder, open_way(name, Path(folder)) as way:
         for check, look in CHECKS.items():
@@ -34,7 +30,7 @@ def measure(name: str, cancels: int) -> tuple[dict[str, Cell], Times]:
             except Exception as error:
                 found[check] = Cell(type(error).__name__, False)
         way.upstream.forget_replies()
-        return found, cancel_times(way, cancels)
+        return found, cancel_times(way, CANCELS)
 
 
 def in_ms(times: list[float]) -> str:
@@ -42,12 +38,9 @@ def in_ms(times: list[float]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--way", choices=list(WAYS), action="append", help="only this one")
-    parser.add_argument("--cancels", type=int, default=20, help="how many in each window (20)")
-    options = parser.parse_args()
-    ways = options.way or list(WAYS)
-    measured = [measure(name, options.cancels) for name in ways]
+    argparse.ArgumentParser(prog="scripts/bench fidelity", description=__doc__).parse_args()
+    ways = list(WAYS)
+    measured = [measure(name) for name in ways]
     cells = {check: [found[check] for found, _ in measured] for check in CHECKS}
     rows = {
         check: [cell.text + ("" if cell.is_right else " !") for cell in found]

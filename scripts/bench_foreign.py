@@ -10,12 +10,9 @@ import argparse
 import asyncio
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gateway.core.memory.rules import RULES
 from scripts.fill import new_agent, write_conversation

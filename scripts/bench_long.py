@@ -15,7 +15,6 @@ import argparse
 import http.client
 import itertools
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -24,8 +23,6 @@ from typing import Any
 
 import load
 import orjson
-
-sys.path.insert(0, str(load.HERE.parent))
 
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.memory.life import share_of

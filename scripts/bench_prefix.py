@@ -8,19 +8,14 @@ the tests use it too: recall, memory tools, the client's own tools, edits of blo
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-os.chdir(ROOT)
-
-from tests.doubles.upstream import StrictUpstream  # noqa: E402
-from tests.gateway.memory.life import PROFILE, converse, mention_topics, share_of  # noqa: E402
-from tests.gateway.sdk import remember  # noqa: E402
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.memory.life import PROFILE, converse, mention_topics, share_of
+from tests.gateway.sdk import remember
 
 PAUSE_EVERY = 20
 WAYS: dict[str, dict[str, Any]] = {

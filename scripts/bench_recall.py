@@ -30,31 +30,28 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import orjson
 
-import orjson  # noqa: E402
+from adapters.base import Embedder
+from adapters.types import Embedded
+from gateway.core.agent import AgentSpec
+from gateway.core.memory.rules import RULES
+from gateway.core.prompt import note as recall
+from gateway.core.request.identity import IdentityRules, identify
+from gateway.core.upstream.policy import Target
+from gateway.dialects.chat.parse import parse
+from gateway.run.background.embed import KIND, Embedding
+from gateway.run.background.worker import JobContext
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import MemoryRequest
+from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.settings import MemorySettings
+from scripts.fill import new_agent, write_conversation
+from storage.open import open_store
+from storage.search import blob
+from storage.sql.store import Store
 
-from adapters.base import Embedder  # noqa: E402
-from adapters.types import Embedded  # noqa: E402
-from gateway.core.agent import AgentSpec  # noqa: E402
-from gateway.core.memory.rules import RULES  # noqa: E402
-from gateway.core.prompt import note as recall  # noqa: E402
-from gateway.core.request.identity import IdentityRules, identify  # noqa: E402
-from gateway.core.upstream.policy import Target  # noqa: E402
-from gateway.dialects.chat.parse import parse  # noqa: E402
-from gateway.run.background.embed import KIND, Embedding  # noqa: E402
-from gateway.run.background.worker import JobContext  # noqa: E402
-from gateway.run.memory.keeper import MemoryKeeper  # noqa: E402
-from gateway.run.memory.known import MemoryRequest  # noqa: E402
-from gateway.run.memory.prompt import EndpointForm, Prompt  # noqa: E402
-from gateway.settings import MemorySettings  # noqa: E402
-from scripts.fill import new_agent, write_conversation  # noqa: E402
-from storage.open import open_store  # noqa: E402
-from storage.search import blob  # noqa: E402
-from storage.sql.store import Store  # noqa: E402
-
-CACHE = ROOT / ".cache"
+CACHE = Path(".cache").resolve()
 TARGET = Target("bench", "m")
 PACKAGE = "graphiti-core==0.31.2"
 MEMBER = "tests/evals/data/longmemeval_data/longmemeval_oracle.json"
