@@ -81,7 +81,10 @@ class SideRequest:
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """The table [memory]. user_order, conversation_order: None means the orders of gateway/core/request/identity.py."""
+    """The table [memory]. user_order, conversation_order: None means the orders of gateway/core/request/identity.py.
+
+    openwebui_jwt_secret: `env:NAME` stands for the variable NAME until the settings are loaded.
+    """
 
     default: DefaultMode = "on"
     recall_tokens: int = ranged(1000, 0)
@@ -101,6 +104,7 @@ class MemorySettings:
     background_daily_tokens: int = ranged(2_000_000, 0)
     learn_every: int = ranged(8, 0)
     learn_secrets: bool = False
+    openwebui_jwt_secret: str | None = field(default=None, repr=False)
     side_requests: tuple[SideRequest, ...] = ()
 
 

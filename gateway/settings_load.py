@@ -67,7 +67,10 @@ def load_settings(
     raw = _read_file(config or environ.get("MNEMOGATE_CONFIG"))
     settings = build(Settings, raw, "")
     # A variable that holds a key may have a name of ours: it is no setting.
-    named = {name for each in settings.upstreams for key in each.keys if (name := _variable_of(key))}
+    keys = [key for each in settings.upstreams for key in each.keys]
+    named = {
+        name for key in (*keys, settings.memory.openwebui_jwt_secret or "") if (name := _variable_of(key))
+    }
     overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
     for (table, key), value in (flags or {}).items():
         overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
@@ -80,6 +83,10 @@ def load_settings(
         settings = replace(
             settings, upstreams=tuple(_with_keys(each, environ) for each in settings.upstreams)
         )
+    secret = settings.memory.openwebui_jwt_secret
+    if secret is not None:
+        secret = _value_of(secret, "memory.openwebui_jwt_secret", environ)
+        settings = replace(settings, memory=replace(settings.memory, openwebui_jwt_secret=secret))
     if [each.kind for each in settings.upstreams] == ["scripted"] and not settings.profiles:
         demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
         settings = replace(settings, profiles=(demo,))
@@ -152,14 +159,19 @@ def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[Ups
 def _with_keys(upstream: UpstreamSettings, environ: Mapping[str, str]) -> UpstreamSettings:
     """Returns the upstream with the values of the variables that its keys name. Raises: SettingsError."""
     where = f"upstreams {upstream.name!r}: api_key"
-    keys = []
-    for key in upstream.keys:
-        name = _variable_of(key)
-        if name is not None and not environ.get(name):
-            raise SettingsError(f"{where} names {name}, which is not set")
-        keys.append(key if name is None else environ[name])
+    keys = [_value_of(key, where, environ) for key in upstream.keys]
     _unique(where, keys, is_secret=True)
     return replace(upstream, api_key=keys[0] if isinstance(upstream.api_key, str) else tuple(keys) or None)
+
+
+def _value_of(key: str, where: str, environ: Mapping[str, str]) -> str:
+    """Returns a key, or the value of the variable that it names. Raises: SettingsError."""
+    name = _variable_of(key)
+    if name is None:
+        return key
+    if not environ.get(name):
+        raise SettingsError(f"{where} names {name}, which is not set")
+    return environ[name]
 
 
 def _variable_of(key: str) -> str | None:
@@ -176,6 +188,8 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"database.path: expected the name of a file, saw {path!r}")
     if settings.server.key is not None:
         _check_key(settings.server.key)
+    if settings.memory.openwebui_jwt_secret == "":
+        raise SettingsError("memory.openwebui_jwt_secret: it is empty; leave it out to read no signed users")
     for origin in settings.server.cors_origins:
         if origin != "*" and not _is_origin(origin):
             raise SettingsError(

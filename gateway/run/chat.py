@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -96,7 +97,7 @@ class Chat:
         view: MakesView,
     ) -> Served:
         """view: makes the view of the client's dialect. Raises: GatewayError while nothing was sent; ClientGone."""
-        identity = identify(headers, request.json, self._rules_of(project), project)
+        identity = identify(headers, request.json, self._rules_of(project), project, time.time())
         if identity.side_request is not None:
             # A name of the settings may have any letters.
             receipt.say("x-mnemogate-side-request", quote(identity.side_request, safe=" "))
@@ -205,6 +206,7 @@ class Chat:
                 default_mode=Mode(own.memory if own and own.memory else memory.default),
                 profile_modes={p.name: Mode(p.memory) for p in self._settings.profiles if p.memory},
                 conversation_order=memory.conversation_order or CONVERSATION_ORDER,
+                jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,
                 side_rules=(*KNOWN_SIDE_REQUESTS, *memory.side_requests),
             )
         return rules

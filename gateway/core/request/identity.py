@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 from typing import Any
 
 from gateway.core.request.headers import RawHeaders
@@ -20,6 +21,7 @@ from gateway.core.request.side_requests import (
     SideRule,
     is_single_structured_turn,
 )
+from gateway.core.request.signed_user import SIGNED_USER, signed_user
 from gateway.errors import BadRequest
 from storage.records import Scope
 
@@ -60,6 +62,7 @@ CONVERSATION_ORDER = (
 )
 
 _MEMORY, _HISTORY, _AGENT = b"x-mnemogate-memory", b"x-mnemogate-history", b"x-mnemogate-agent"
+_SIGNED_USER = SIGNED_USER.encode()
 _RETRIES = b"x-stainless-retry-count"
 _OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
 _TEMPORARY = (b"temporary:", b"local:")  # how such an id begins: in Open WebUI, and in its older versions
@@ -77,7 +80,7 @@ class IdentityRules:
     user_order, conversation_order: the headers and fields that name one, the first hit wins; names with a dash are
     headers, the others paths in the body. default_user: the user of requests that name none, or None.
     default_profile: the agent of requests that name none. default_mode, profile_modes: the mode without a control
-    header.
+    header. jwt_secret: with which Open WebUI signs who its user is; None: nobody's word is taken for signed.
     """
 
     default_profile: str
@@ -87,6 +90,7 @@ class IdentityRules:
     default_mode: Mode = Mode.ON
     profile_modes: Mapping[str, Mode] = field(default_factory=dict)
     side_rules: tuple[SideRule, ...] = KNOWN_SIDE_REQUESTS
+    jwt_secret: str | None = field(default=None, repr=False)
     _user: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
     _conversation: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
     _side: SideRequests = field(init=False, repr=False, compare=False)
@@ -98,7 +102,7 @@ class IdentityRules:
         object.__setattr__(self, "_conversation", conversation)
         object.__setattr__(self, "_side", SideRequests(self.side_rules))
         named = {header for _, header, _ in (*user, *conversation) if header is not None}
-        object.__setattr__(self, "_single", frozenset(named | {_MEMORY, _HISTORY, _AGENT}))
+        object.__setattr__(self, "_single", frozenset(named | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +131,17 @@ class Identity:
         return None if self.subject is None else Scope(self.project, self.profile, self.subject)
 
 
-def identify(headers: RawHeaders, body: Mapping[str, Any], rules: IdentityRules, project: str) -> Identity:
-    """Returns the identity of a request. Raises: BadRequest naming the header or field."""
+def identify(
+    headers: RawHeaders, body: Mapping[str, Any], rules: IdentityRules, project: str, now: float = inf
+) -> Identity:
+    """Returns the identity of a request. now: seconds since the epoch; without it every signed user has expired.
+
+    Raises: BadRequest naming the header or field; NotAuthenticated: the user is signed, but not by us.
+    """
     found = dict(headers)
     if len(found) != len(headers):
         _refuse_repeated(headers, rules._single)
-    user = _first(rules._user, found, body) or rules.default_user
+    user = _signed(found, rules, now) or _first(rules._user, found, body) or rules.default_user
     conversation = _first(rules._conversation, found, body)
     if user is not None:
         subject: str | None = f"user:{user}"
@@ -181,6 +190,14 @@ def _sources(order: Iterable[str]) -> tuple[_Source, ...]:
         (name, name.lower().encode(), ()) if "-" in name else (name, None, tuple(name.split(".")))
         for name in order
     )
+
+
+def _signed(headers: Mapping[bytes, bytes], rules: IdentityRules, now: float) -> str | None:
+    """Returns the user that a signature vouches for, whatever else the request names."""
+    token = headers.get(_SIGNED_USER)
+    if rules.jwt_secret is None or token is None:
+        return None
+    return _checked_id(signed_user(token.strip(), rules.jwt_secret, now), SIGNED_USER)
 
 
 def _first(

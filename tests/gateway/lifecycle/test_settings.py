@@ -172,6 +172,11 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
             "profiles 'bob': block 'x': its value has 3 characters, its limit is 2",
         ),
         ("[projects.blue]\nprofile = 'bob'", "projects.blue: profile: unknown name 'bob'"),
+        ("[memory]\nopenwebui_jwt_secret = ''", "memory.openwebui_jwt_secret: it is empty"),
+        (
+            "[memory]\nopenwebui_jwt_secret = 'env:NOT_THERE'",
+            "memory.openwebui_jwt_secret names NOT_THERE, which is not set",
+        ),
         ("[[memory.side_requests]]\nname = 'x'\npattern = '('", "memory.side_requests 'x': pattern: "),
         ('[database]\npath = "a\\u0000b"', "database.path: expected the name of a file, saw 'a\\x00b'"),
         # All patterns become one, in which flags cannot stand and names count once.
@@ -305,6 +310,13 @@ def test_a_gateway_key_may_come_from_the_environment(tmp_path: Path) -> None:
     settings = load(tmp_path, "", {"MNEMOGATE_KEY": key})
     assert settings.server.key == key
     assert key not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["MNEMOGATE_SIGNING", "SIGNING"])
+def test_the_secret_of_signed_users_comes_from_a_variable(tmp_path: Path, name: str) -> None:
+    settings = load(tmp_path, f"[memory]\nopenwebui_jwt_secret = 'env:{name}'", {name: "hush"})
+    assert settings.memory.openwebui_jwt_secret == "hush"
+    assert "hush" not in repr(settings)
 
 
 def test_several_keys_come_from_the_file_or_the_environment(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""The user that Open WebUI vouches for: a JSON Web Token in the header `x-openwebui-user-jwt`.
+
+Open WebUI signs it with HS256 (RFC 7519, RFC 7518 3.2) for each request if FORWARD_USER_INFO_HEADER_JWT_SECRET is set,
+and leaves its plain headers out then. `sub` is the id that `x-openwebui-user-id` has otherwise.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64decode
+from binascii import Error as Base64Error
+from typing import Any
+
+import orjson
+
+from gateway.errors import NotAuthenticated
+
+SIGNED_USER = "x-openwebui-user-jwt"
+# Clocks of two machines may differ by so much. Chosen: what libraries take by default lies between 0 and 60.
+LEEWAY_S = 30.0
+
+
+def signed_user(token: bytes, secret: str, now: float) -> str:
+    """Returns the id of the user that a token was made for. now: seconds since the epoch.
+
+    Raises: NotAuthenticated: the token is malformed, not signed with this secret, or expired.
+    """
+    head, _, signature = token.rpartition(b".")
+    # The signature is compared before anything of the token is believed, and always as HS256, whatever its header says.
+    wanted = hmac.digest(secret.encode(), head, "sha256")
+    if not hmac.compare_digest(_decoded(signature), wanted):
+        raise _refused("it is not signed with memory.openwebui_jwt_secret")
+    header, _, payload = head.partition(b".")
+    if _json(header).get("alg") != "HS256":
+        raise _refused("its algorithm is not HS256")
+    claims = _json(payload)
+    if not _time(claims.get("nbf", 0)) - LEEWAY_S <= now < _time(claims.get("exp")) + LEEWAY_S:
+        raise _refused("it has expired, or is not valid yet")
+    user = claims.get("sub")
+    if not isinstance(user, str) or not user.strip():
+        raise _refused("it names no user")
+    return user
+
+
+def _refused(why: str) -> NotAuthenticated:
+    return NotAuthenticated(
+        f"The header `{SIGNED_USER}` is refused: {why}.", param=SIGNED_USER, code="invalid_user_token"
+    )
+
+
+def _time(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise _refused("it has no time at which it expires")
+    return value
+
+
+def _decoded(part: bytes) -> bytes:
+    try:
+        return urlsafe_b64decode(part + b"=" * (-len(part) % 4))
+    except (Base64Error, ValueError):
+        return b""
+
+
+def _json(part: bytes) -> dict[str, Any]:
+    try:
+        found = orjson.loads(_decoded(part))
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise _refused("it is no JSON Web Token")
+    return found
