@@ -149,7 +149,7 @@ class Gateway:
         if scope["path"] == CHAT_PATH and scope["method"] == "POST":
             await self._chat(scope, receive, send)
         else:
-            # With it the router raises what it does not know, instead of answering itself.
+            # With `app` in the scope, the router raises for an unknown path instead of answering it.
             scope["app"] = self
             await self._router(scope, receive, send)
 

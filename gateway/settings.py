@@ -41,7 +41,7 @@ NEEDS_ADDRESS = ("openai", "azure")
 DEFAULT_PROFILE = "default"
 # The user whose memory it is when --single-user makes one person of all callers.
 SINGLE_USER = "owner"
-# As memory.background_model: nobody, though [[models]] has prices.
+# With this name as memory.background_model no model is used, even if [[models]] has prices.
 NOBODY = "none"
 
 
@@ -110,9 +110,9 @@ class MemorySettings:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """A provider. api_key: one key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
+    """An upstream. api_key: one key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
 
-    takes: by capability, where its kind does not say.
+    takes: capability -> whether it has it, where its kind does not tell.
     """
 
     name: str
@@ -176,7 +176,7 @@ class BlockSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProfileSettings:
-    """An agent. None means that the setting of the same name in [memory], or of its upstream, holds."""
+    """A profile. None means that the setting of the same name in [memory], or of its upstream, holds."""
 
     name: str
     model: str | None = None

@@ -87,7 +87,7 @@ class Guard:
         if not await self.demands_key():
             self._check_local(host, origin)
             return Caller(credential=credential)
-        # Without a header of its own the gateway's key takes the place of the provider's, and there is none of those.
+        # Without `x-mnemogate-key`, `Authorization` holds the gateway's key, so there is no key of the provider's.
         if key is None:
             key, credential = bearer, None
         if not key:

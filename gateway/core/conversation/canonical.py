@@ -234,7 +234,7 @@ def _canonical_arguments(arguments: object) -> str:
         return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()
     try:
         return orjson.dumps(orjson.loads(arguments), option=orjson.OPT_SORT_KEYS).decode()
-    # What is nested deeper than 254 levels is read by orjson, and not written.
+    # orjson reads values that are nested deeper than 254 levels, but does not write them.
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return squash(arguments)
 

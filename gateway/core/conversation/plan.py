@@ -102,8 +102,8 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
 def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
     """Returns whether as much of a long conversation was loaded as this request needs.
 
-    It was if the client's list is word for word the end of the path, all of its last turn is there, and what the list
-    left out in front of it reaches up to what no longer fits the window anyway.
+    It is enough if the client's list is word for word the end of the path, its last turn is loaded completely, and the
+    part before the list is loaded back to where the window began.
     """
     listing, found, anchor = plan.query.listing, plan.match, plan.match.anchor
     if anchor is None:
@@ -196,9 +196,9 @@ def _was_off(tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int
 
 
 def _find_hush(tree: Tree, e: Exchange, messages: Sequence[WireMessage]) -> frozenset[int]:
-    """Returns which messages of an exchange, but for its last one, are not kept: indices.
+    """Returns the indices of the messages of an exchange, without the last one, that are not kept.
 
-    They match something that was forgotten, or they answer that.
+    They match something that was forgotten, or they answer such a message.
     """
     tombs = _tombstone_atoms(tree)
     if not tombs and not tree.tombs:
@@ -272,7 +272,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             # What is hashed of pictures is hashed here, since a list's cache is not for the writer's thread.
             media = tuple(listing.media(i) for i in range(*block)) if block else ()
             yield Amendment(x.id, block, reply, media)
-        # Where its question cannot be told from the list, neither can anything in front of it.
+        # Where the question of an exchange is not found in the list, nothing before it is found either.
         if not fits and is_turn:
             return
         reply, x = None, tree.parent(x)
@@ -311,7 +311,7 @@ def _left_out(tree: Tree, listing: Listing, found: Match) -> list[PathElement]:
     fill = left_out(line, listing.flat(found.first if found.form else found.last + 1))
     front = [a for el in line[:-1] for a in el.atoms] if fill else []
     if front and listing.flat(len(listing))[: len(front)] == front:
-        # The list begins where the path does, and the path says the same things twice.
+        # The list begins where the path begins; the path only has the same messages twice.
         return []
     return fill
 
@@ -322,7 +322,7 @@ def left_out(line: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathEl
     The first message has to be the same word for word; [] where it is not such a tail.
     """
     path = [(a, p) for p, el in enumerate(line) for a in el.atoms]
-    # The second time without calls and results: some clients drop tool rounds.
+    # The comparison is repeated without calls and results, because some clients drop tool rounds.
     for kinds in (b"uatc", b"ua"):
         have = [a for a in listed if a[:1] in kinds]
         full = [(a, p) for a, p in path if a[:1] in kinds]

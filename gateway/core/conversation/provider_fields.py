@@ -12,7 +12,8 @@ from typing import Any
 
 from gateway.core.conversation.canonical import call_id
 
-# As adapters/claude writes them, and OpenRouter (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
+# These fields are written by adapters/claude and by OpenRouter
+# (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
 FIELDS = ("thinking_blocks", "provider_blocks", "reasoning_details")
 CALL_FIELDS = ("extra_content",)  # ai.google.dev/gemini-api/docs/thought-signatures
 _THOUGHTS = frozenset((*FIELDS, "reasoning_content", "reasoning"))

@@ -62,7 +62,7 @@ def is_tombstone(exchange: Exchange) -> bool:
 
 
 def is_forgotten(e: Exchange) -> bool:
-    """Returns whether its last message or its reply is not kept any more: asked again, it stays off the record."""
+    """Returns whether its last message or its reply was forgotten. Asked again, it stays off the record."""
     return is_tombstone(e) or -1 in e.hush or len(e.inputs) - 1 in e.hush
 
 
@@ -149,7 +149,7 @@ class Tree:
         return None if exchange_id is None else self.by_id.get(exchange_id)
 
     def load_together(self, group: Iterable[Exchange]) -> None:
-        """Once a rule needs the content of one of these, all that were not loaded are asked for at once."""
+        """Groups exchanges. A rule that needs the content of one raises `Missing` for all that are not loaded."""
         self._groups.append([e.id for e in group])
 
     def take_contents(self, contents: Mapping[int, StoredContent]) -> None:
@@ -293,7 +293,7 @@ class Tree:
     def is_soft(self, e: Exchange) -> bool:
         """Returns whether e may still take another form: nothing that was carried rests on it."""
         kids = self.kids(e)
-        # Carried by exchanges that were not loaded.
+        # The exchanges that carried e may not be loaded.
         if not kids and e.carried:
             return False
         return not any(self.is_carried(c) for c in kids)

@@ -36,7 +36,7 @@ def view(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int])
 
 
 def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
-    """Returns what pending operations come to on the blocks as they are now.
+    """Returns the changes that pending operations make to the blocks as they are now.
 
     An operation that cannot be done any more, such as replacing words that are gone, is dropped.
     """

@@ -1,4 +1,4 @@
-"""Learning from what was said: the request to the background model, and what of its answer is done.
+"""Learning from what was said: the request to the background model, and the edits that its answer leads to.
 
 The module is sans-IO. Its caller gives it messages of confirmed turns; they are shown to the model as numbered
 quotations, and so is what is known. The model answers by tool calls: edits of blocks, and facts. An answer is never
@@ -242,7 +242,7 @@ def learn(
     *,
     secrets: bool = False,
 ) -> Learned:
-    """Returns what an answer comes to, on the blocks as they are now.
+    """Returns the changes that an answer makes to the blocks and facts as they are now.
 
     messages, shown: as they were numbered. blocks: those that may be edited; `human` may be missing, and is made when
     it is first written to. seen: versions of the blocks as they were shown; a block that has changed since is not

@@ -46,7 +46,7 @@ def section_changes(known: Mapping[str, int], blocks: Sequence[Block]) -> list[s
     blocks: as they are now.
     """
     changes = []
-    # By id, since the order of the blocks may change without anything to say about it.
+    # Blocks are compared by id, because a changed order alone is no change to tell the model about.
     for block in sorted(blocks, key=lambda block: block.id):
         seen = known.get(block.label)
         if seen == block.version or (seen is None and not block.value.strip()):

@@ -1,4 +1,4 @@
-"""Composing: our messages around the client's, which are what a trimmed list left out, notes and hidden rounds.
+"""Composing: puts our messages around the client's: what a trimmed list left out, notes and hidden tool rounds.
 
 The client's own messages go upstream contiguous and unchanged. A note hangs before a user message's text; a hidden
 round takes the place of the assistant message in which the client has only what was streamed, and together they say
@@ -166,7 +166,7 @@ def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathEle
 
     Chat templates refuse an answer without its question, two questions in a row, and a result without its call.
     """
-    # Each the user's messages and what answers them.
+    # Each run has a user's messages and what answers them.
     runs: list[list[PathElement]] = []
     for element in elements:
         if not runs or (is_user(element.atoms) and not is_user(runs[-1][-1].atoms)):
@@ -175,7 +175,7 @@ def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathEle
     found: list[PathElement] = []
     # The list begins within the last of them.
     goes_on = bool(len(listing)) and not is_user(listing.atoms[0])
-    # A run goes as a whole if something of it is gone, except where its other messages can stand alone.
+    # If a message of a run is gone, the whole run is left out, unless the other messages can stand alone.
     for run in runs:
         left = [e for e in run if not _is_gone(e)]
         gone = [e for e in run if _is_gone(e)]

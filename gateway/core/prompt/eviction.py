@@ -1,4 +1,4 @@
-"""Eviction: what earlier requests left out of the window, and the summaries that may stand for it."""
+"""Eviction: the beginning of a path that has left the window, and the summaries that may stand for it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from storage.records import Evicted, Summary
 class Eviction:
     """The beginning of a request that is left out.
 
-    evicted: what of the path has left the window before. It is not in the composition's fill, and of the client's list
-    it is what comes before message `start`. cuts: summaries that may stand for the beginning, the one that covers least
-    first; in_use: the id of the one that did before.
+    evicted: the part of the path that has left the window before. The composition's fill lacks it, and in the client's
+    list it is everything before message `start`. cuts: summaries that may stand for the beginning, the one that covers
+    least first. in_use: the id of the summary that the last request used.
 
     is_plain: the list is the path word for word.
     """

@@ -67,7 +67,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def make_query(text: str, limit_chars: int = QUERY_CHARS) -> str:
-    """Returns what to search for: the message itself, or of a long one its last and its first lines, in this order."""
+    """Returns the text to search for: the message, or the last and then the first lines of a long one."""
     text = strip_notes(text).strip()
     if len(text) <= limit_chars:
         return text
@@ -110,7 +110,7 @@ def choose(
     A message of which facts say most is left out for them.
     """
     room = budget_tokens - count_tokens(f"{_frame(0.0)}\n{_CLOSE}\n\n")
-    # Below half of the room turns are cut shorter: the first hits hold most answers, the rest are many.
+    # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
     generous = room // 2
     window = frozenset(exclude_atoms)
     known = "\n".join(noted)
@@ -120,7 +120,7 @@ def choose(
     for message in _with_facts_first(candidates):
         if room < _LEAST_TOKENS:
             break
-        # One visible message of it is enough: a note would say it twice.
+        # If one of its messages is visible, a note would repeat it.
         if not window.isdisjoint(message.atoms):
             continue
         line = _quote(message.text[:_SEARCHED_CHARS])

@@ -57,7 +57,7 @@ def make_section(
     prompt cache. always: the profile asks for a new one with each request. can_tell: a note can be attached to this
     request. summary: which one stands behind the section, 0: none; with another one the prompt begins anew anyway.
     """
-    # It began off the record, with the profile's prompt alone.
+    # A conversation that began off the record has the profile's prompt alone.
     if goes_on and pinned is None:
         pinned = Snapshot(0, system, {"blocks": {}, "tools": dict(offered), "epoch": epoch})
     now = {b.label: digest(b.value) for b in blocks}

@@ -1,4 +1,4 @@
-"""The envelope: fields that voice platforms and front ends add for whoever serves a request. They are not sent on.
+"""The envelope: fields that voice platforms and front ends add for the server of a request. They are not sent on.
 
 OpenAI refuses fields it does not know, and these are not meant for a model: they name the user or the conversation,
 and are read before the request goes up. Every field that is not in the table passes.

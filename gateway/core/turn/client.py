@@ -26,7 +26,7 @@ class ReplyEvent:
     name: the event's name, which few upstreams give.
     chunk: the event parsed; None: a comment, or something unknown.
     calls: the pieces of the client's own tool calls that it gets now; None: those of the chunk, unchanged.
-    usage: the usage of all rounds, to be told instead of the chunk's; None: the chunk's own.
+    usage: the usage of all rounds, which replaces the chunk's; None: the chunk's own.
     """
 
     raw: bytes | None

@@ -1,4 +1,4 @@
-"""One turn as a machine: what follows for the model and the client from what the upstream says. No IO, no clock.
+"""One turn as a machine: it decides what the model and the client get, given what the upstream sends. No IO, no clock.
 
 The shell calls the model once by itself, then feeds what happens and performs the commands in their order.
 Every turn ends with exactly one `Save` and one `Finish`, whatever goes wrong.
@@ -208,7 +208,7 @@ class Turn:
             reason = choice.get("finish_reason")
             if reason:
                 self._choices_done += 1
-            # Of several choices the first one is the turn's; tools of ours are offered only where it is the only one.
+            # The turn follows the first of several choices. Tools of ours are offered only where there is just one.
             if choice.get("index"):
                 continue
             if reason and draft.finish_reason is None:

@@ -15,7 +15,8 @@ class TurnSpec:
     wants_usage: the client asked for the usage chunk of its stream (a whole reply has its usage anyway).
     usage_added: the gateway asked for that chunk; unless the client did, it is kept from the client.
     ours: names of the tools that the gateway runs; empty: no call is looked at.
-    max_rounds: hidden rounds at most; then the model is told so, and called a last time.
+    max_rounds: how many hidden rounds there may be; then the model is told that the limit is reached, and called a
+    last time.
     budget_tokens: completion tokens the client allows for the whole reply; None: not limited.
     hold_end: the end of the reply waits for `Saved`.
     choices: the request's `n`.

@@ -96,7 +96,7 @@ class Embedding:
         self._count = count
         # Vectors of texts that nobody said (gateway.core.memory.baseline_texts); None: they are still to be made.
         self._baseline: Sequence[bytes] | None = None
-        # Until these times questions, and jobs, do without the embedder.
+        # Questions, and jobs, do not call the embedder before these times.
         self._no_questions_until = 0.0
         self._no_jobs_until = 0.0
         self.schedule = Schedule(

@@ -62,7 +62,7 @@ class Maintenance:
             try:
                 is_more = await self._alone(partial(self._store.recall.index, agent), "indexing a memory")
             except Unavailable:
-                # It is indexed when the store is back.
+                # The memory is indexed when the store works again.
                 self._grown.add(agent)
                 raise
             if is_more:

@@ -58,7 +58,7 @@ class Schedule:
         self._every = every
         self._rest_s = rest_s
         self._spares_last = spares_last
-        # By agent, in the order of their newest turns, so that those that come to rest first stand first.
+        # The memories by agent, in the order of their newest turns, so that the first one comes to rest first.
         self._waiting: dict[int, _Waiting] = {}
         # Agents that are due now.
         self._full: set[int] = set()

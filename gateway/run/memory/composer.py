@@ -38,7 +38,7 @@ class Composer:
         """Returns the prompt for the target that is expected to answer."""
         asked, plan = known.asked, known.plan
         if known.is_off:
-            # In append mode nobody else has the conversation, so it goes in all the same.
+            # In append mode only the gateway has the history, so it goes upstream even with memory off.
             composition = await self._compose(known, {}) if plan.appending else Composition()
             prompt = Prompt(asked.request, asked.target, form, asked.spec.system, composition=composition)
             return replace(prompt, window=await fit(prompt))
@@ -135,12 +135,12 @@ class Composer:
         window = await fit(prompt, renewed=None if renewed is None else renewed.text, note_tokens=room)
         if window.summary_id in (0, beginning.in_use):
             return replace(prompt, window=window)
-        # The prompt begins anew with another summary: what it knows of blocks is said anew too.
+        # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
         section = pin(summary=window.summary_id)
         return replace(prompt, window=window, section=section, system=section.text)
 
     async def _with_note(self, known: Known, prompt: Prompt) -> Prompt:
-        """Adds the note for the last new message. "" is kept as well: what found nothing is not searched again."""
+        """Adds the note for the last new message. An empty note is kept as well, so that nothing is searched twice."""
         plan, messages = known.plan, known.plan.messages
         recall = await self.recaller.recall(known, prompt, text_of(messages[-1]))
         notes = prompt.notes if plan.off else {**prompt.notes, len(messages) - 1: recall.note}
@@ -156,7 +156,7 @@ class Composer:
 
 
 def _known_notes(known: Known) -> dict[int, str]:
-    # Nothing else stands in this place.
+    # A plain list goes on from its end, so its new messages have no notes yet.
     if known.is_plain:
         return {}
     users = [i for i, m in enumerate(known.plan.messages) if m.get("role") == "user"]

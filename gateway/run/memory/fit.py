@@ -22,10 +22,10 @@ _Entry = tuple[int | None, WireMessage]
 
 
 async def fit(prompt: Prompt, *, renewed: str | None = None, note_tokens: int = 0) -> FittedWindow:
-    """Returns what of the prompt goes into its target's window.
+    """Returns the part of the prompt that fits its target's window.
 
-    renewed: the system text that goes with a summary that was not in use before; None: the prompt's own.
-    note_tokens: room that is kept for a note of this request, which is made when it is known what is visible.
+    renewed: the system text for a summary that was not in use before; None: the prompt's own.
+    note_tokens: room for a note of this request. The note is made later, when it is known what is visible.
     """
     context = prompt.target.context_window
     gone = prompt.beginning.evicted
@@ -47,13 +47,13 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note_tokens: int = 
     if gone is not None or room.is_over():
         begin, chosen = _choose(room, cuts, gone, prompt.beginning.in_use)
     overfull = room.overfull(cuts, is_due=gone is not None and not cuts) if prompt.summarises else None
-    # What is left without the summarised beginning may still be too much: then its oldest messages leave too.
+    # The messages after the summary may still be too many; then the oldest of them leave too.
     window = fit_window(room.elements[begin:], room.budget(chosen), lambda i: room.count(begin + i))
     kept = [begin + i for i in window.indices]
     tokens, most = room.prompt_tokens(kept, chosen)
     if window.is_whole and chosen is None and gone is None:
         return FittedWindow(tokens=tokens, most=most, overfull=overfull)
-    # Everything before the first entry that is kept is gone for the next request as well.
+    # The next request leaves out everything before the first entry that is kept, too.
     first = min(kept, default=len(room.entries))
     before = gone.tokens if gone is not None else 0
     filled, dropped, hidden = _split(prompt, room.entries, frozenset(kept))
@@ -72,7 +72,7 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note_tokens: int = 
 
 
 def may_exceed(prompt: Prompt, context_tokens: int, note_tokens: int = 0) -> bool:
-    """Returns whether it takes counting to know that a request fits."""
+    """Returns whether a request may be too long, so that its tokens have to be counted."""
     request, composition = prompt.request, prompt.composition
     ours = [*composition.fill, *(m for back in composition.hidden.values() for m in back)]
     texts = [prompt.system, *composition.notes.values()]
@@ -94,8 +94,8 @@ def _choose(
 ) -> tuple[int, SummaryCut | None]:
     """Returns the first entry behind the summary that stands for the beginning, and that summary.
 
-    The one in use stays, so that the prompt begins as it did, if the rest fits and nothing is missing behind its end.
-    Else it is the oldest that leaves room, which will do until the window is full again; else the newest.
+    The summary in use stays, so that the prompt begins as before, if the rest fits and no message after its end is
+    missing. Otherwise the oldest summary that leaves enough room is taken, and otherwise the newest that fits.
     """
     fitting = [(at, cut) for at, cut in cuts if not room.is_over(at, cut)]
     whole = [(at, cut) for at, cut in fitting if gone is None or cut.end >= gone.offset] or fitting
@@ -118,7 +118,7 @@ def _split(
     for n, (index, message) in enumerate(entries):
         if index is None:
             continue
-        # Of hidden rounds the window may have taken only the last ones.
+        # The window may have room for the last hidden rounds only.
         if index in prompt.composition.hidden:
             rounds = hidden.setdefault(index, [])
             if n in kept:
@@ -139,7 +139,7 @@ def _evicted(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int)
         at = prompt.composition.fill_at[first] if index is None else prompt.beginning.where(index)
     if at is None or not tokens:
         return gone
-    # What left for a smaller window may come back in a larger one, so the smallest is kept with it.
+    # Messages that left a smaller window may come back in a larger one, so the size of the smallest is stored too.
     if gone is not None:
         tokens, context_tokens = tokens + gone.tokens, min(context_tokens, gone.context)
     return Evicted(*at, tokens, context_tokens)
@@ -196,7 +196,7 @@ class _WindowRoom:
     def _fixed_with(self, cut: SummaryCut | None) -> int:
         if cut is None:
             return self._fixed + self._system
-        # With another summary than before the prompt begins anew, and so the memory section is taken anew.
+        # With another summary the prompt's beginning changes anyway, so the memory section is rendered again.
         system = self._system if cut.id == self._in_use else self._renewed
         return self._fixed + system + self._count(cut.text)
 

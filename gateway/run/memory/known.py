@@ -1,4 +1,4 @@
-"""The knowledge that memory has of a request when its turn begins: its conversation, and what that has of ours.
+"""The knowledge that memory has of a request when its turn begins: the conversation, and our additions to it.
 
 Everything is read here, before the prompt is made: one round trip for a plain turn. Decisions are gateway.core's.
 """
@@ -143,11 +143,11 @@ async def _look(store: Store, asked: MemoryRequest) -> tuple[Agent, Listing, Loo
         look = await store.turns.look(agent, key, path) if agent.id else Look()
         if look is not None:
             break
-        # It was forgotten, and may be made anew.
+        # The agent was forgotten; the next request of its user makes a new one.
         agents.forget(scope)
     else:
         raise StoreError("the memory of this user is being removed")
-    # Something of it was forgotten since it was remembered here.
+    # Something of this memory was forgotten since the agent was cached.
     if agent.epoch != look.epoch:
         agent = replace(agent, epoch=look.epoch)
         agents.remember(agent)
@@ -171,9 +171,10 @@ def _query(asked: MemoryRequest, listing: Listing, look: Look, idle_s: float) ->
 
 
 async def _plan(store: Store, asked: MemoryRequest, agent: Agent, query: Query) -> tuple[Plan, Tree]:
-    """Loads of a conversation what it takes to know where the list goes on.
+    """Loads as much of a conversation as it takes to plan the turn.
 
-    Its end is nearly always enough. If not, the part back to where its window began is tried, and then all of it.
+    The conversation's end is nearly always enough. If not, the part back to where its window began is loaded, and then
+    all of it.
     """
     tree = Tree()
     if not agent.id:

@@ -1,4 +1,4 @@
-"""The content that a request shows already, so that no note says it again."""
+"""The content that a request shows already, so that no note repeats it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class VisibleContent:
         if m.source != "fact" or self._is_cut:
             return False
         anchor = self.known.plan.match.anchor
-        # Of a plain path not every exchange is known.
+        # On a plain path not every exchange is loaded.
         if self.known.is_plain:
             return anchor is not None and m.conversation == anchor.conversation
         return bool(m.origins) and self.known.path_ids.issuperset(m.origins)
@@ -69,7 +69,7 @@ class VisibleContent:
         # A reply that came back cut is stored as it was generated until this request has finished.
         found = {amendment.exchange for amendment in plan.amendments}
         if self.known.is_plain:
-            # It stands alone, in the form in which it came back.
+            # The exchange has no alternative, and stands in the form in which it came back.
             return found
         unsettled = [x for x in self.known.path if not tree.is_carried(x)]
         found |= {x.id for x in unsettled}
@@ -77,7 +77,7 @@ class VisibleContent:
             if x.parent is not None:
                 found |= {y.id for y in tree.siblings(x) if not tree.kids(y)}
             elif plan.conversation is not None:
-                # Of what opened it only what goes on: in a named conversation lists may stand side by side.
+                # Only openings that this list extends are replaced; a named conversation may have several roots.
                 roots = _recent_roots(tree, plan.conversation, plan.query.now, idle_s)
                 tree.load_together(roots)
                 found |= {y.id for y in roots if tree.extends(x, y)}

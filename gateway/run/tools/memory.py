@@ -58,7 +58,7 @@ class MemoryTools:
     async def run(self, call: OwnCall) -> str:
         tool, changes = self.known.offered[call.name], self.changes
         if tool in tools.BLOCK_TOOLS:
-            # What edits a block checks the arguments itself, since the edit is done again when it is confirmed.
+            # A block's edit checks its arguments itself, because it is done again when the turn is confirmed.
             op = self._op(tool, call)
             changes.blocks, edit = edits.perform(changes.blocks, op)
             if edit.value is not None:
@@ -92,12 +92,12 @@ class MemoryTools:
         is_archive = tool == "archival_memory_search"
         role, limit = arguments.get("role"), max(1, arguments.get("limit") or SEARCH_RESULTS)
         hits = [m for m in found if (m.source == "passage") is is_archive and role in (None, m.role)]
-        # Of the agent's pending edits those on this path count, and this turn's own.
+        # The pending edits of this path count, and those of this turn.
         path = self.known.path_ids
         pending = [*(op for op in self.known.look.ops if op.exchange in path), *self.changes.ops]
         kept = [_kept(op, n) for n, op in enumerate(pending) if is_archive and op.op == edits.ARCHIVAL_INSERT]
         budget = self.recall_tokens or DEFAULT_TOKENS
-        # What is not confirmed is in no index. The newest first, and as short as all that is found.
+        # Edits that are not confirmed are in no index. They come first, the newest before the others.
         mine = [f"- {c.text}" for c in note.choose(kept[: -limit - 1 : -1], "", budget_tokens=budget)]
         budget -= note.estimate_tokens("\n".join(mine))
         chosen = note.choose(hits[:limit], "", budget_tokens=budget)

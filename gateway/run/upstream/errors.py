@@ -39,7 +39,7 @@ def failure_of(error: ProviderError) -> Failure:
     kind = next(kind for theirs, _, kind in _TABLE if isinstance(error, theirs))
     match error:
         case ProviderTimeout():
-            # Whoever was silent for so long once is not waited for again.
+            # An endpoint that was silent until a timeout is not tried again for this request.
             return Failure(kind, sent=error.phase != "connect", repeatable=False)
         case ProviderUnreachable():
             return Failure(kind, sent=error.sent)

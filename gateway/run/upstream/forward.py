@@ -30,7 +30,7 @@ UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
 # Chosen: a JSON answer is held up to this size, so that one which breaks in its middle is still a status.
 _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
 _NO_ENDPOINT: Final = "unsupported_endpoint"
-# The body goes as it came, so the caller's own headers describe it.
+# The body is sent as it came, so the caller's own headers describe it.
 _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
 # Paths of objects that an upstream keeps.
 _KEPT: Final = ("/files", "/uploads", "/batches", "/responses")
