@@ -1,0 +1,65 @@
+"""The wheel: built, installed into an empty environment, and serving from there, without this checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.process import ROOT
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """An environment into which pip has built and installed the wheel. Skips where the build backend cannot be had."""
+    made = run(sys.executable, "-m", "venv", tmp_path / "venv")
+    assert made.returncode == 0, made.stderr
+    pip = (tmp_path / "venv/bin/python", "-m", "pip", "--disable-pip-version-check", "--retries", "0")
+    built = run(*pip, "install", "--no-deps", "--no-cache-dir", ROOT)
+    if built.returncode and "hatchling" in built.stdout + built.stderr and not os.environ.get("CI"):
+        pytest.skip("hatchling could not be fetched")
+    assert built.returncode == 0, built.stderr
+    return tmp_path / "venv"
+
+
+def test_what_is_installed_serves(environment: Path, tmp_path: Path) -> None:
+    (info,) = environment.glob("lib/python*/site-packages/mnemogate-*.dist-info")
+    assert not (info.parent / "tests").exists()
+    demanded = re.findall(r"^Requires-Dist: ([\w.-]+)", (info / "METADATA").read_text(), re.M)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = {re.split(r"[<>=;]", each)[0].lower() for each in project["dependencies"]}
+    assert wanted <= {name.lower() for name in demanded}
+    # The dependencies are those of the tests. On this path no .pth file is read, so the checkout stays unknown.
+    clean = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
+    clean["PYTHONPATH"] = sysconfig.get_paths()["purelib"]
+    with subprocess.Popen(
+        [environment / "bin/mnemogate", "serve", "--port", "0"],
+        cwd=tmp_path,
+        env=clean,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        try:
+            assert child.stdout is not None
+            found = re.match(r"Mnemogate listens on (\S+)", child.stdout.readline())
+            assert found is not None
+            with urllib.request.urlopen(f"{found[1]}/health/ready", timeout=30) as reply:
+                assert reply.status == 200
+        finally:
+            child.terminate()
+    whence = [environment / "bin/python", "-c", "import gateway.app; print(gateway.app.__file__)"]
+    told = subprocess.run(
+        whence, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert Path(told.stdout.strip()).is_relative_to(environment)
