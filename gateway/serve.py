@@ -25,7 +25,7 @@ from gateway.operations import make_operations
 from gateway.providers import make_embedder
 from gateway.run.background.embed import Embedding
 from gateway.run.upstream.route import resolve_route
-from gateway.settings import DEMO_PROFILE, Settings, is_loopback
+from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback
 from gateway.web.admin import AdminFile
 from gateway.web.server import bind, make_server
 from storage.errors import StoreError, Unavailable
@@ -145,9 +145,7 @@ async def _check_keys(settings: Settings, store: Store | None) -> bool:
 
 
 def _announce(settings: Settings, store: Store | None, url: str, local: str, has_keys: bool) -> None:
-    names = ", ".join(
-        f"{each.name} ({each.base_url or 'built in, no key needed'})" for each in settings.upstreams
-    )
+    names = ", ".join(f"{each.name} ({_described(each)})" for each in settings.upstreams)
     model = example_model(settings)
     print(f"Mnemogate listens on {url}")
     is_kept = store is not None and store.health.ok
@@ -168,6 +166,13 @@ def _announce(settings: Settings, store: Store | None, url: str, local: str, has
     print()
     print(EXAMPLE.format(url=local, key="mg-..." if has_keys else "none", model=model))
     sys.stdout.flush()
+
+
+def _described(upstream: UpstreamSettings) -> str:
+    if upstream.kind == "scripted":
+        return "built in, no key needed"
+    whose = "" if upstream.keys or upstream.headers else ", with the caller's own key"
+    return f"{upstream.base_url or upstream.kind}{whose}"
 
 
 def example_model(settings: Settings) -> str:

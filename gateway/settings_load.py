@@ -46,7 +46,7 @@ _SHORT = {
     "MNEMOGATE_SINGLE_USER": ("memory", "single_user"),
     "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),
 }
-_SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", "MNEMOGATE_DATABASE_URL")
+_SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", "MNEMOGATE_UPSTREAM_KEY", "MNEMOGATE_DATABASE_URL")
 _TABLES: dict[str, Any] = {"server": ServerSettings, "database": DatabaseSettings, "memory": MemorySettings}
 
 
@@ -141,13 +141,20 @@ def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
 
 
 def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[UpstreamSettings, ...]:
-    """Returns the upstreams that the provider SDKs' own variables name; without any, the scripted model."""
+    """Returns the upstream at `url`, else those that the provider SDKs' own variables name, else the scripted model.
+
+    A key that was set for OpenAI goes to no other address that is named here.
+    """
+    if url:
+        return (
+            UpstreamSettings("openai", base_url=url, api_key=environ.get("MNEMOGATE_UPSTREAM_KEY") or None),
+        )
     found = []
-    key, base = environ.get("OPENAI_API_KEY") or None, url or environ.get("OPENAI_BASE_URL") or None
+    key, base = environ.get("OPENAI_API_KEY") or None, environ.get("OPENAI_BASE_URL") or None
     if key or base:
         found.append(UpstreamSettings("openai", base_url=base or "https://api.openai.com/v1", api_key=key))
     key, base = environ.get("ANTHROPIC_API_KEY") or None, environ.get("ANTHROPIC_BASE_URL") or None
-    if (key or base) and not url:
+    if key or base:
         # The SDK's base URL is without the version.
         base = (base or "https://api.anthropic.com").rstrip("/").removesuffix("/v1") + "/v1"
         found.append(

@@ -57,7 +57,7 @@ def embedder_route(settings: Settings) -> Route | None:
     if model is None or model == LOCAL:
         return None
     try:
-        route = resolve_route(settings, model)
+        route = resolve_route(settings, model, by_operator=True)
     except UnknownModel as error:
         raise SettingsError(
             f"memory.embedder: {error.message} Or {LOCAL!r}, for the one in this process."

@@ -52,7 +52,7 @@ def background_route(settings: Settings) -> Route | None:
     if model is None:
         return None
     try:
-        return resolve_route(settings, model)
+        return resolve_route(settings, model, by_operator=True)
     except UnknownModel as error:
         raise SettingsError(f"memory.background_model: {error.message}") from error
 

@@ -29,11 +29,12 @@ class Route:
         return (Target(self.upstream, self.model, self.context_window), *self.others)
 
 
-def resolve_route(settings: Settings, model: str) -> Route:
+def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) -> Route:
     """Returns the route for a model's name.
 
     The name is a profile's (`agent/<name>`), an alias, `<upstream>/<model>`, one that a pattern takes, or any if there
     is only one upstream. A list of aliases is closed: with one, other names are unknown unless a pattern takes them.
+    by_operator: the settings themselves name the model, and may name it as `<upstream>/<model>` beside such a list.
     Raises: UnknownModel.
     """
     if model.startswith(AGENT_PREFIX):
@@ -41,14 +42,14 @@ def resolve_route(settings: Settings, model: str) -> Route:
         if profile is None:
             raise UnknownModel(f"The model {model!r} does not exist.", param="model")
         return agent_route(settings, profile)
-    return _resolve(settings, model, None)
+    return _resolve(settings, model, None, by_operator=by_operator)
 
 
 def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route:
     """Returns the route for `agent/<name>`. Raises: UnknownModel: the agent has no model of its own."""
     if agent.model is None:
         raise UnknownModel(f"The model {AGENT_PREFIX + agent.name!r} has no model of its own.", param="model")
-    base = _resolve(settings, agent.model, agent.upstream)
+    base = _resolve(settings, agent.model, agent.upstream, by_operator=True)
     own = agent.context_window
     others = tuple(each._replace(context_window=_smaller(own, each.context_window)) for each in base.others)
     return Route(base.upstream, base.model, _smaller(own, base.context_window), others)
@@ -64,18 +65,31 @@ def check_models(settings: Settings) -> None:
     for profile in settings.profiles:
         if profile.model is not None:
             try:
-                _resolve(settings, profile.model, profile.upstream)
+                _resolve(settings, profile.model, profile.upstream, by_operator=True)
             except UnknownModel as error:
                 raise SettingsError(f"profiles {profile.name!r}: model: {error.message}") from error
     for alias in settings.models:
         for name in alias.fallbacks:
             try:
-                _resolve(settings, name, None, is_fallback=True)
+                _resolve(settings, name, None, by_operator=True, is_fallback=True)
             except UnknownModel as error:
                 raise SettingsError(f"models {alias.alias!r}: fallbacks: {error.message}") from error
 
 
-def _resolve(settings: Settings, model: str, upstream: str | None, *, is_fallback: bool = False) -> Route:
+def _is_listed(settings: Settings, upstream: str, model: str) -> bool:
+    """Returns whether callers may ask for this model of this upstream: all where no list closes it."""
+    patterns = next(each.models for each in settings.upstreams if each.name == upstream)
+    return not settings.models or any(fnmatchcase(model, pattern) for pattern in patterns)
+
+
+def _resolve(
+    settings: Settings,
+    model: str,
+    upstream: str | None,
+    *,
+    by_operator: bool = False,
+    is_fallback: bool = False,
+) -> Route:
     windows = {each.name: each.context_window for each in settings.upstreams}
     if upstream is not None:
         return Route(upstream, model, windows[upstream])
@@ -87,7 +101,7 @@ def _resolve(settings: Settings, model: str, upstream: str | None, *, is_fallbac
             return Route(name, alias.model, alias.context_window or windows[name], others)
     if len(settings.upstreams) > 1:
         name, _, inner = model.partition("/")
-        if inner and name in windows:
+        if inner and name in windows and (by_operator or _is_listed(settings, name, inner)):
             return Route(name, inner, windows[name])
     for each in settings.upstreams:
         if any(fnmatchcase(model, pattern) for pattern in each.models):
@@ -118,6 +132,6 @@ def _others(
         for each in alias.deployments
     ]
     for rank, name in enumerate(fallbacks, 1):
-        route = _resolve(settings, name, None, is_fallback=True)
+        route = _resolve(settings, name, None, by_operator=True, is_fallback=True)
         found += [each._replace(rank=rank) for each in route.targets]
     return tuple(found)

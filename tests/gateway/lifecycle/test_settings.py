@@ -256,7 +256,12 @@ SCRIPTED = UpstreamSettings("scripted", kind="scripted")
         (
             {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://x/v1", "ANTHROPIC_API_KEY": "a"},
             "http://y/v1",  # --upstream is the only one
-            (UpstreamSettings("openai", base_url="http://y/v1", api_key="k"),),
+            (UpstreamSettings("openai", base_url="http://y/v1"),),  # which is not told OpenAI's key
+        ),
+        (
+            {"OPENAI_API_KEY": "k", "MNEMOGATE_UPSTREAM_KEY": "u"},
+            "http://y/v1",
+            (UpstreamSettings("openai", base_url="http://y/v1", api_key="u"),),
         ),
         ({"MNEMOGATE_UPSTREAM": "http://z/v1"}, None, (UpstreamSettings("openai", base_url="http://z/v1"),)),
     ],

@@ -14,10 +14,13 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import SettingsError, UnknownModel
 from gateway.limits import Limits
 from gateway.providers import make_providers
+from gateway.run.background.embed import embedder_route
+from gateway.run.background.model import background_route
 from gateway.run.upstream.models import ModelList
 from gateway.run.upstream.route import Route, check_models, resolve_route
 from gateway.settings import (
     DeploymentSettings,
+    MemorySettings,
     ModelSettings,
     ProfileSettings,
     Settings,
@@ -63,6 +66,9 @@ DUMB = ProfileSettings("dumb")
             "claude-9",
             Route("two", "claude-9"),
         ),  # but for patterns
+        (Settings(upstreams=(ONE, TWO), models=(ALIAS,)), "one/gpt-5", None),  # also with two upstreams
+        (Settings(upstreams=(ONE, TWO), models=(ALIAS,)), "two/gpt-5", None),
+        (Settings(upstreams=(ONE, TWO), models=(ALIAS,)), "two/claude-9", Route("two", "claude-9")),
         (
             Settings(upstreams=(ONE,), models=(ALIAS,), profiles=(BOB,)),
             "agent/bob",
@@ -128,6 +134,15 @@ def test_a_profiles_model_that_nobody_answers_to_is_found_at_the_start() -> None
     profile = ProfileSettings("bob", model="nobody")
     with pytest.raises(SettingsError, match="profiles 'bob': model: The model 'nobody' does not exist"):
         check_models(Settings(upstreams=(ONE, TWO), models=CHAIN, profiles=(profile,)))
+
+
+def test_the_settings_may_name_what_callers_may_not() -> None:
+    memory = MemorySettings(background_model="one/small", embedder="one/vectors")
+    settings = Settings(upstreams=(ONE, TWO), models=(ALIAS,), memory=memory)
+    assert background_route(settings) == Route("one", "small", 100)
+    assert embedder_route(settings) == Route("one", "vectors", 100)
+    with pytest.raises(UnknownModel):
+        resolve_route(settings, "one/small")
 
 
 async def fetched(settings: Settings) -> list[dict[str, Any]]:
