@@ -49,11 +49,9 @@ class MemoryTools:
         return name in self.known.offered
 
     def lane(self, call: OwnCall) -> str | None:
-        # Edits of a block go in their order, and a search finds what was kept just before it.
+        # Edits are kept in the order of their calls, and a search finds what was kept just before it.
         tool = self.known.offered.get(call.name)
-        if tool in ("archival_memory_insert", "archival_memory_search"):
-            return "archive"
-        return f"block {call.arguments.get('label')}" if tool in tools.EDITS else None
+        return "edits" if tool in tools.EDITS or tool == "archival_memory_search" else None
 
     async def run(self, call: OwnCall) -> str:
         tool, changes = self.known.offered[call.name], self.changes
