@@ -11,7 +11,7 @@ from typing import Any
 from gateway.core.conversation.canonical import text_of
 from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.core.prompt.eviction import find_beginning
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note import estimate_tokens, render_note
 from gateway.core.prompt.section import Section, make_section
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
@@ -131,7 +131,9 @@ class Composer:
         renewed = None if newer is None else pin(summary=newer)
         room = 0
         if takes_note:
-            room = self.recaller.budget(known) + sum(map(estimate_tokens, prompt.section.changes))
+            # A note of changes alone has a frame, too.
+            changes = render_note((), prompt.section.changes, known.plan.query.now)
+            room = self.recaller.budget(known) + estimate_tokens(changes)
         window = await fit(prompt, renewed=None if renewed is None else renewed.text, note_tokens=room)
         if window.summary_id in (0, beginning.in_use):
             return replace(prompt, window=window)

@@ -93,6 +93,29 @@ def test_the_window_of_a_request_is_fitted_once_and_has_room_for_its_note(
     assert tokens(world.upstream.last) <= CONTEXT - RESERVE
 
 
+def test_the_window_has_room_for_a_note_of_changes_alone(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[int] = []
+
+    async def noted(prompt: Prompt, *, note_tokens: int = 0, **options: Any) -> FittedWindow:
+        rooms.append(note_tokens)
+        return await fit(prompt, note_tokens=note_tokens, **options)
+
+    monkeypatch.setattr(composer, "fit", noted)
+    small = UpstreamSettings("up", base_url=upstream.base_url, context_window=CONTEXT)
+    with remember(upstream, tmp_path, agent(), upstreams=(small,), memory={"recall_tokens": 0}) as world:
+        chat = world.chat(user="alice", model="agent/helper", max_tokens=RESERVE)
+        chat.say("Hello!")
+        assert rooms == [0]
+        world.write_block("alice", "Her name is Alice.")
+        chat.say("What is my name?")
+        note, question, _ = upstream.last.messages[-1]["content"].partition("What is my name?")
+        assert "Her name is Alice." in note
+        assert question
+        assert rooms[1] >= count(note)
+
+
 def test_what_was_cut_is_still_to_be_found(world: World) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE)
     chat.say("My bicycle is a red Bianchi.")
