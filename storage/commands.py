@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from storage.records import Agent, Atom, Block, BlockOp, Conversation, Exchange, Message, Snapshot
+from storage.records import Agent, Block, BlockOp, Conversation, Exchange, Message, Snapshot
 from storage.value import frozen
 
 # -- what passes between a turn and the store
@@ -245,18 +245,6 @@ class TransferRecord:
 
     values: dict[str, Any]
     exchange: Exchange | None = None
-
-
-@frozen
-class Ancestor:
-    """An exchange on a path, as far as those after it need it."""
-
-    seq: int
-    depth: int
-    offset: int
-    length: int
-    inputs: tuple[tuple[Atom, ...], ...]
-    reply: tuple[Atom, ...] | None
 
 
 # -- what passes between learning and the store

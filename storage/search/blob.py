@@ -79,6 +79,14 @@ def chunk_of(seq: int) -> int:
     return seq // CHUNK
 
 
+def by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
+    """Returns the messages of each chunk."""
+    found: dict[int, list[int]] = {}
+    for seq in seqs:
+        found.setdefault(chunk_of(seq), []).append(seq)
+    return found
+
+
 def _frame_of(document: Document) -> list[str]:
     """Returns the terms that a message has beside its text: when it was said and by whom."""
     dated = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()

@@ -244,9 +244,10 @@ async def load_pool(
     return [_exchange(row) for row in reversed(rows)]
 
 
-async def conversation_of(connection: Connection, agent: int, key: str) -> int | None:
-    row = await connection.row(SQL["conversation_of"], (agent, key))
-    return None if row is None else int(row[0])
+async def load_exchange(connection: Connection, agent: int, id: int) -> Exchange | None:
+    """Returns an exchange with all its content."""
+    row = await connection.row(SQL["exchange_get"], (id, agent))
+    return None if row is None else _exchange(row[2:], row[0], row[1], row[-1])
 
 
 async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
@@ -274,33 +275,26 @@ async def contents(connection: Connection, agent: int, exchanges: Sequence[int])
 # -- writing
 
 
-async def add_exchange(
-    connection: Connection, agent: int, epoch: int, rev: int, e: Exchange
-) -> tuple[int, int] | None:
-    """Adds a turn as it was planned. Returns (id, seq) of the new row.
+async def add_exchange(connection: Connection, agent: int, epoch: int, rev: int, e: Exchange) -> int | None:
+    """Adds a turn as it was planned. Returns the id of the new row.
 
     None: the conversation moved, or something was forgotten, since it was planned.
     """
-    values = _values(e)
-    row = await connection.row(
-        SQL["exchange_add"],
-        (*values, e.seq, e.run, agent, epoch, e.conversation, rev),
-    )
-    return None if row is None else (row[0], row[1])
+    values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev)
+    id: int | None = await connection.value(SQL["exchange_add"], values)
+    return id
 
 
 async def insert_exchange(connection: Connection, agent: int, e: Exchange) -> tuple[int, int]:
     """Adds a turn that was resolved in this transaction. Returns (id, seq) of the new row."""
-    values = _values(e)
-    row = await connection.row(SQL["exchange_insert"], (*values, e.seq, e.run, agent))
+    row = await connection.row(SQL["exchange_insert"], (*_values(e), e.seq, e.run, agent))
     assert row is not None  # it is inserted, or an error is raised
     return row[0], row[1]
 
 
 async def put_exchange(connection: Connection, agent: int, e: Exchange) -> int:
     """Writes one that comes from elsewhere, with its number. Returns the id of the new row."""
-    values = _values(e)
-    return int(await connection.value(SQL["exchange_put"], (*values, e.run, agent, e.seq)))
+    return int(await connection.value(SQL["exchange_put"], (*_values(e), e.run, agent, e.seq)))
 
 
 async def update_exchange(connection: Connection, agent: int, e: Exchange) -> None:
@@ -314,8 +308,7 @@ async def rewrite_exchange(connection: Connection, agent: int, e: Exchange) -> N
 
 
 async def _update(connection: Connection, agent: int, e: Exchange, keeps: bool) -> None:
-    values = _values(e)
-    await connection.run(SQL["exchange_update"], (*values, int(e.hidden), int(keeps), e.id, agent))
+    await connection.run(SQL["exchange_update"], (*_values(e), int(e.hidden), int(keeps), e.id, agent))
 
 
 async def mark_carried(connection: Connection, agent: int, exchange: int) -> None:

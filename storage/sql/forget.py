@@ -120,7 +120,11 @@ class Forgetting(Group):
     async def extent(self, connection: Connection, agent: int, target: ForgetTarget) -> Extent:
         """Returns how much the target is, now: messages and exchanges named one at a time, or a conversation."""
         ids = [await _exchange_of(connection, agent, seq) for seq in target.messages]
-        loaded = [await _load(connection, agent, id) for id in (*ids, *target.exchanges) if id is not None]
+        loaded = [
+            await history.load_exchange(connection, agent, id)
+            for id in (*ids, *target.exchanges)
+            if id is not None
+        ]
         found = [e for e in loaded if e is not None]
         if not found:
             return Extent(await connection.value(SQL["messages_in"], (agent, target.conversation)))
@@ -290,19 +294,10 @@ async def _erase_exchanges(connection: Connection, work: _Work, after: int) -> i
 
 async def _erase_all(connection: Connection, agent: int, ids: Iterable[int]) -> None:
     for id in ids:
-        e = await _load(connection, agent, id)
+        e = await history.load_exchange(connection, agent, id)
         if e is not None and e.state is not State.FORGOTTEN:
             await _erase(connection, agent, e)
     await _raise_epoch(connection, agent)
-
-
-async def _load(connection: Connection, agent: int, id: int) -> Exchange | None:
-    """Returns an exchange with all its content."""
-    rows = await connection.rows(history.SQL["exchange_get"], (id, agent))
-    if not rows:
-        return None
-    (e,) = history.with_content(rows)
-    return replace(e, full=rows[0][-1])
 
 
 async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
@@ -317,7 +312,7 @@ async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
 
 async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
     """Erases one message of an exchange, and with the last of them the whole exchange."""
-    e = await _load(connection, agent, id)
+    e = await history.load_exchange(connection, agent, id)
     if e is None or e.state in (State.FORGOTTEN, State.OFF):
         return
     place = seq - e.seq if seq < e.seq + len(e.inputs) else -1
@@ -346,7 +341,7 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
 
     Nobody is shown these, so nobody can name them. seq: the message that is forgotten; of a reply their replies alone.
     """
-    e = await _load(connection, agent, id)
+    e = await history.load_exchange(connection, agent, id)
     if e is None:
         return
     is_reply = seq == e.seq + len(e.inputs)
@@ -354,7 +349,7 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
         SQL["alternatives"], (agent, e.conversation, e.depth, e.parent, id)
     ):
         if is_reply:
-            x = await _load(connection, agent, other)
+            x = await history.load_exchange(connection, agent, other)
             assert x is not None
             await _erase_message(connection, agent, other, x.seq + len(x.inputs))
         else:
@@ -511,7 +506,7 @@ async def _erase_additions(connection: Connection, work: _Work, after: int) -> i
     places = {row[2]: row[1] for row in sorted(touched, key=lambda row: -int(row[1]))}
     rows = await connection.rows(SQL["additions"], (agent, first if touched else 0, after, _PAGE))
     for (id,) in rows:
-        e = await _load(connection, agent, id)
+        e = await history.load_exchange(connection, agent, id)
         if e is None:
             continue
         notes = {i: "" if note and work.rules.quotes(note, erased) else note for i, note in e.notes.items()}

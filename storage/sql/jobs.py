@@ -17,7 +17,6 @@ the job was made on: what was forgotten meanwhile does not come back through wor
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -95,32 +94,6 @@ async def forget_jobs(
         await connection.run(SQL["renew"], (state, epoch, payload, job.id))
 
 
-class _Leases:
-    """The leases of attempts that run here. They are asked in the writer's thread and prolonged in the loop's."""
-
-    def __init__(self, tick: Callable[[], float]) -> None:
-        self._tick = tick
-        self._lock = threading.Lock()
-        self._until: dict[tuple[int, int], float] = {}
-
-    def hold(self, id: int, attempt: int, lease_s: float) -> None:
-        with self._lock:
-            self._until[id, attempt] = self._tick() + lease_s
-
-    def drop(self, id: int, attempt: int) -> None:
-        with self._lock:
-            self._until.pop((id, attempt), None)
-
-    def left(self, id: int, attempt: int) -> float:
-        """Returns the seconds that are left; 0 when the lease has run out, or never was."""
-        with self._lock:
-            return max(0.0, self._until.get((id, attempt), 0.0) - self._tick())
-
-    def has(self, id: int, attempt: int) -> bool:
-        with self._lock:
-            return (id, attempt) in self._until
-
-
 class Jobs(Group):
     """Durable work. Times are the store's: it knows what is due and whose lease has run out."""
 
@@ -133,7 +106,10 @@ class Jobs(Group):
         """now: seconds since the epoch, as jobs fall due. tick: never jumps, as leases run out."""
         super().__init__(database)
         self._now = now
-        self._leases = _Leases(tick)
+        self._tick = tick
+        # When the leases of attempts that run here end. The writer's thread asks, the loop's prolongs: each looks up or
+        # sets one entry.
+        self._leases: dict[tuple[int, int], float] = {}
         self._holder = uuid.uuid4().hex
         self._watchers: list[Callable[[], None]] = []
 
@@ -214,9 +190,9 @@ class Jobs(Group):
 
     async def heartbeat(self, job: Job, lease_s: float) -> bool:
         """Prolongs the lease. False: the job is not this attempt's any more, or its memory has changed."""
-        if not self._leases.has(job.id, job.attempt):
+        if (job.id, job.attempt) not in self._leases:
             return False
-        self._leases.hold(job.id, job.attempt, lease_s)
+        self._leases[job.id, job.attempt] = self._tick() + lease_s
         return bool(await self._database.read(lambda c: c.value(SQL["fence"], (job.id, job.attempt))))
 
     @reads
@@ -258,7 +234,7 @@ class Jobs(Group):
             await _delete(connection, job.id)
 
         await self._write(write)
-        self._leases.drop(job.id, job.attempt)
+        self.let_go(job)
 
     async def fail(self, job: Job, error: str, retry_in_s: float | None) -> str:
         """Has the job tried again after that time, its lane waiting; None: it is dead. error: never what was said.
@@ -273,7 +249,7 @@ class Jobs(Group):
 
     def let_go(self, job: Job) -> None:
         """Ends a lease without the database, which may be out of reach: whoever claims next takes the job over."""
-        self._leases.drop(job.id, job.attempt)
+        self._leases.pop((job.id, job.attempt), None)
 
     # -- operators and forgetting -------------------------------------------------------------------------------------
 
@@ -348,7 +324,8 @@ class Jobs(Group):
     def _left(self, row: Row) -> float:
         """Returns the seconds that are left of a running job's lease; 0 where another opening of the store holds it."""
         id, attempt, holder = row[:3]
-        return self._leases.left(id, attempt) if holder == self._holder else 0.0
+        is_held = holder == self._holder
+        return max(0.0, self._leases.get((id, attempt), 0.0) - self._tick()) if is_held else 0.0
 
     async def _take(self, connection: Connection, id: int, lease_s: float) -> Job | None:
         """Claims a job, or deletes one that was made before something was forgotten."""
@@ -360,7 +337,7 @@ class Jobs(Group):
         job = _job(row)
         # Here, not when the answer arrives: the next claim may be in the same batch. If this one is undone after all,
         # so is its attempt, and the next to get that number writes over the lease.
-        self._leases.hold(job.id, job.attempt, lease_s)
+        self._leases[job.id, job.attempt] = self._tick() + lease_s
         return job
 
     async def _check(self, connection: Connection, job: Job) -> None:
@@ -392,7 +369,7 @@ class Jobs(Group):
             return "retrying"
 
         outcome = await self._write(write)
-        self._leases.drop(job.id, job.attempt)
+        self.let_go(job)
         return outcome
 
 

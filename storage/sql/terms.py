@@ -17,8 +17,8 @@ async def load_terms(connection: Connection, agent: int) -> list[Row]:
 
 
 async def get_terms(connection: Connection, agent: int, chunk: int) -> bytes | None:
-    row = await connection.row(SQL["terms_get"], (agent, chunk))
-    return None if row is None else row[0]
+    data: bytes | None = await connection.value(SQL["terms_get"], (agent, chunk))
+    return data
 
 
 async def replace_terms(connection: Connection, agent: int, chunk: int, data: bytes) -> None:
@@ -27,10 +27,7 @@ async def replace_terms(connection: Connection, agent: int, chunk: int, data: by
 
 async def forget_terms(connection: Connection, agent: int, seqs: Iterable[int]) -> None:
     """Takes these messages out of the index."""
-    by_chunk: dict[int, list[int]] = {}
-    for seq in seqs:
-        by_chunk.setdefault(blob.chunk_of(seq), []).append(seq)
-    for chunk, gone in by_chunk.items():
+    for chunk, gone in blob.by_chunk(seqs).items():
         data = await get_terms(connection, agent, chunk)
         if data is not None:
             await replace_terms(connection, agent, chunk, blob.forget(data, gone))

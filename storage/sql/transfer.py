@@ -13,13 +13,12 @@ from typing import Any
 
 import orjson
 
-from storage.commands import Ancestor, TransferRecord
+from storage.commands import TransferRecord
 from storage.database import Connection, Database
 from storage.errors import NotFound, WriteConflict
-from storage.records import Agent, Scope
+from storage.records import Agent, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, load_agent
-from storage.sql.exchanges import unpack_atoms, unpack_inputs
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
 from storage.sql.group import Group, bulk_writes, long_reads, reads
@@ -114,15 +113,12 @@ class Transfer(Group):
         return await find_agent(connection, replace(scope, subject=IMPORTING + scope.subject))
 
     @reads
-    async def chain(self, connection: Connection, agent: Agent, seq: int) -> list[Ancestor]:
+    async def chain(self, connection: Connection, agent: Agent, seq: int) -> list[Exchange]:
         """Returns the path to an exchange of it, oldest first. Raises: NotFound."""
         rows = await connection.rows(SQL["chain"], (agent.id, seq))
         if not rows:
             raise NotFound(f"there is no exchange {seq}")
-        return [
-            Ancestor(seq, depth, offset, length, unpack_inputs(i), None if r is None else unpack_atoms(r))
-            for seq, depth, offset, length, i, r in rows
-        ]
+        return exchanges.exchanges(rows)
 
     @bulk_writes
     async def write(

@@ -70,7 +70,7 @@ SELECT NOT EXISTS (SELECT 1 FROM conversations WHERE agent = ?1)
 WITH RECURSIVE up(id) AS (
     SELECT id FROM exchanges WHERE agent = ?1 AND seq = ?2
     UNION ALL SELECT e.parent FROM up JOIN exchanges e ON e.id = up.id AND e.agent = ?1 WHERE e.parent IS NOT NULL)
-SELECT p.seq, p.depth, p."offset", p.length, p.inputs, p.reply FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY p.depth
+SELECT {skeleton} FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY p.depth
 
 -- name: conversation_put
 -- Adds a conversation as it was.

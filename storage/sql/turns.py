@@ -63,8 +63,7 @@ class Turns(Group):
     @reads
     async def exchange(self, connection: Connection, agent: Agent, exchange: int) -> Exchange | None:
         """Returns an exchange with its content."""
-        rows = await connection.rows(history.SQL["exchange_get"], (exchange, agent.id))
-        return next(iter(history.with_content(rows)), None)
+        return await history.load_exchange(connection, agent.id, exchange)
 
     @reads
     async def snapshot(self, connection: Connection, agent: Agent, snapshot: int) -> Snapshot | None:
@@ -151,7 +150,7 @@ async def _pool(connection: Connection, of: Agent, probes: Probes, planned: int 
     """Loads the exchanges that may matter. planned: the conversation that a plain turn goes on with."""
     agent, conversation = of.id, None
     if probes.key is not None:
-        conversation = await history.conversation_of(connection, agent, probes.key)
+        conversation = await connection.value(history.SQL["conversation_of"], (agent, probes.key))
     exchanges = await history.load_pool(connection, agent, probes, conversation or planned)
     # At epoch 0 nothing was forgotten yet, so there are no tombstones to look up.
     tombs = await history.find_tombs(connection, agent, probes.maybe_tombs if of.epoch else ())
@@ -192,8 +191,8 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
         if added is not None:
             if write.carries and e.parent is not None:
                 await history.mark_carried(connection, agent.id, e.parent)
-            await _store_ops(connection, agent.id, added[0], write.ops)
-            return Committed(agent, added[0], e.conversation, True)
+            await _store_ops(connection, agent.id, added, write.ops)
+            return Committed(agent, added, e.conversation, True)
     indexed = 0
     if not is_new:
         row = await connection.row(history.SQL["epoch"], (agent.id,))

@@ -19,7 +19,7 @@ from storage.commands import Rules, Unembedded
 from storage.database import Connection, Database
 from storage.records import Vector
 from storage.search import vectors
-from storage.search.blob import CHUNK, CorruptIndex, chunk_of
+from storage.search.blob import CHUNK, CorruptIndex, by_chunk, chunk_of
 from storage.search.rank import Near
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
@@ -151,17 +151,15 @@ async def add_vectors(
     connection: Connection, agent: int, model: str, stamp: int, added: Mapping[int, bytes]
 ) -> int | None:
     """Writes vectors by seq. Returns the first number of a chunk that was damaged and has to be embedded again."""
-    by_chunk: dict[int, dict[int, bytes]] = {}
-    for seq, data in added.items():
-        by_chunk.setdefault(chunk_of(seq), {})[seq] = data
     damaged: int | None = None
-    for number, of_chunk in by_chunk.items():
+    for number, seqs in by_chunk(added).items():
+        of_chunk = {seq: added[seq] for seq in seqs}
         row = await connection.row(SQL["any"], (agent, number))
         try:
             data = vectors.merge(row[0] if row is not None and row[1] == model else None, of_chunk)
         except CorruptIndex:
             data = vectors.merge(None, of_chunk)
-            damaged = min(number * CHUNK, number * CHUNK if damaged is None else damaged)
+            damaged = number * CHUNK if damaged is None else min(number * CHUNK, damaged)
         await connection.run(SQL["put"], (agent, number, stamp, model, data))
     return damaged
 
@@ -169,11 +167,8 @@ async def add_vectors(
 async def forget_indexed(connection: Connection, agent: int, seqs: Collection[int]) -> None:
     """Takes these messages out of the search index and drops their vectors."""
     await forget_terms(connection, agent, seqs)
-    by_chunk: dict[int, list[int]] = {}
-    for seq in seqs:
-        by_chunk.setdefault(chunk_of(seq), []).append(seq)
     stamp: int | None = None
-    for number, gone in by_chunk.items():
+    for number, gone in by_chunk(seqs).items():
         row = await connection.row(SQL["any"], (agent, number))
         if row is None:
             continue
@@ -184,8 +179,7 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
             left = b""
             await connection.run(SQL["look_again"], (number * CHUNK - 1, agent))
         if stamp is None:
-            changed = await connection.row(SQL["changed"], (agent,))
-            stamp = 0 if changed is None else changed[0]
+            stamp = await connection.value(SQL["changed"], (agent,)) or 0
         if left:
             await connection.run(SQL["put"], (agent, number, stamp, row[1], left))
         else:

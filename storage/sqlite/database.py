@@ -70,6 +70,10 @@ class SqliteConnection:
         return self._raw.execute(statement, _laid_out(statement, values)).rowcount
 
 
+def _driven(operation: Operation[T]) -> Callable[[sqlite3.Connection], T]:
+    return lambda raw: drive(operation(SqliteConnection(raw)))
+
+
 class SqliteDatabase:
     """Made by `open`. writer, reader, long_reader: for what is SQLite's own; the store goes through the doors."""
 
@@ -121,15 +125,13 @@ class SqliteDatabase:
         return database
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        return self.reader.run(lambda raw: drive(operation(SqliteConnection(raw))), deadline_ms=deadline_ms)
+        return self.reader.run(_driven(operation), deadline_ms=deadline_ms)
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        return await self.long_reader.run(
-            lambda raw: drive(operation(SqliteConnection(raw))), deadline_ms=deadline_ms
-        )
+        return await self.long_reader.run(_driven(operation), deadline_ms=deadline_ms)
 
     def write(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
-        return self.writer.submit(lambda raw: drive(operation(SqliteConnection(raw))), bytes=bytes)
+        return self.writer.submit(_driven(operation), bytes=bytes)
 
     def write_one(
         self, statement: str, values: Sequence[object], *, bytes: int = 0
@@ -137,7 +139,7 @@ class SqliteDatabase:
         return self.write(lambda connection: connection.rows(statement, values), bytes=bytes)
 
     def bulk(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
-        return self.writer.submit_bulk(lambda raw: drive(operation(SqliteConnection(raw))), bytes=bytes)
+        return self.writer.submit_bulk(_driven(operation), bytes=bytes)
 
     async def sweep(self, wait_ms: int) -> bool:
         """Empties the write-ahead log; False while somebody still reads from it."""

@@ -102,12 +102,8 @@ def _lock_path(database: str | Path) -> str:
 def _open(path: str, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC, 0o600)
-    except PermissionError as error:
-        raise ReadOnly(
-            f"{path} cannot be opened: {error.strerror}. It says which process owns the database."
-        ) from error
     except OSError as error:
-        kind = ReadOnly if error.errno == errno.EROFS else Broken
+        kind = ReadOnly if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS) else Broken
         raise kind(
             f"{path} cannot be opened: {error.strerror}. It says which process owns the database."
         ) from error
