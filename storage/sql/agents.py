@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from storage.database import Connection, Database
-from storage.errors import WriteConflict
+from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.statements import load
 
@@ -49,10 +49,12 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
     return found
 
 
-async def take_seq(connection: Connection, agent: int) -> int | None:
-    """Takes the next number of the agent's order; None when there is no such agent."""
-    seq: int | None = await connection.value(SQL["agent_take_seq"], (agent,))
-    return seq
+async def take_seq(connection: Connection, agent: int) -> int:
+    """Takes the next number of the agent's order. Raises: NotFound when there is no such agent."""
+    seq = await connection.value(SQL["agent_take_seq"], (agent,))
+    if seq is None:
+        raise NotFound(f"there is no agent {agent}")
+    return int(seq)
 
 
 async def set_indexed(connection: Connection, agent: int, seq: int) -> None:

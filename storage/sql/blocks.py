@@ -40,24 +40,25 @@ async def load_blocks(connection: Connection, agent: int, *, keep_shared: bool =
 
 async def ensure_blocks(connection: Connection, agent: int, defaults: Iterable[Block], at: float) -> None:
     """Gives the agent the blocks of its profile that it lacks; ids and versions of the defaults do not count."""
-    for block in defaults:
-        row = await connection.row(
-            SQL["block_insert_own"],
-            (agent, block.label, block.description, block.limit, int(block.read_only)),
-        )
-        await _begin(connection, row, block.value, at)
+    await _ensure(connection, "block_insert_own", (agent,), defaults, at)
 
 
 async def ensure_shared_blocks(
     connection: Connection, project: str, profile: str, defaults: Iterable[Block], at: float
 ) -> None:
     """Gives a profile the shared blocks that it lacks."""
-    for block in defaults:
-        row = await connection.row(
-            SQL["block_insert_shared"],
-            (project, profile, block.label, block.description, block.limit, int(block.read_only)),
-        )
-        await _begin(connection, row, block.value, at)
+    await _ensure(connection, "block_insert_shared", (project, profile), defaults, at)
+
+
+async def _ensure(
+    connection: Connection, statement: str, owner: tuple[object, ...], blocks: Iterable[Block], at: float
+) -> None:
+    for block in blocks:
+        values = (*owner, block.label, block.description, block.limit, int(block.read_only))
+        id = await connection.value(SQL[statement], values)
+        if id is not None:
+            current = await _revise(connection, id, 1, None, at, DEFAULT_ORIGIN, None, b"[]", block.value)
+            await connection.run(SQL["block_point"], (current, id))
 
 
 async def follow_blocks(
@@ -122,7 +123,7 @@ async def undo_block(connection: Connection, block: int, *, at: float, origin: s
     found = await get_block(connection, block)
     # What is shown may have been brought back by undos: go on from where it was written.
     shown = found.version
-    while (restores := (await _version(connection, block, shown))[1]) is not None:
+    while (restores := await connection.value(SQL["block_history_restores"], (block, shown))) is not None:
         shown = restores
     before = await connection.row(SQL["block_history_before"], (block, shown, FORGOTTEN_ORIGIN))
     if before is None:
@@ -198,19 +199,6 @@ async def get_block(connection: Connection, block: int) -> Block:
     return make_block(row)
 
 
-async def _begin(connection: Connection, row: Row | None, value: str, at: float) -> None:
-    if row is not None:
-        current = await _revise(connection, row[0], 1, None, at, DEFAULT_ORIGIN, None, b"[]", value)
-        await connection.run(SQL["block_point"], (current, row[0]))
-
-
 async def _revise(connection: Connection, *values: object) -> int:
     id = await connection.value(SQL["block_history_insert"], values)
     return int(id)
-
-
-async def _version(connection: Connection, block: int, version: int) -> tuple[str, int | None, bytes]:
-    row = await connection.row(SQL["block_history_version"], (block, version))
-    if row is None:
-        raise NotFound(f"version {version} of block {block} is gone")
-    return row[0], row[1], row[2]

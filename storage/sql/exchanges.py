@@ -14,7 +14,7 @@ import orjson
 from storage.commands import Look, Probes, StoredContent
 from storage.database import Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
-from storage.sql.statements import load, parts
+from storage.sql.statements import load, rows_of
 
 ATOM_BYTES = 12
 MEDIA_BYTES = 11
@@ -219,9 +219,8 @@ _READ = {
 }
 
 
-# How long a list `pool_found` and `contents` take: longer ones are cut, their newest part kept.
+# How long the lists are that `pool_found` takes: longer ones are cut, their newest part kept.
 _REPLIES, _INPUTS, _MARKS = 64, 16, 32
-_CONTENTS = 64
 
 
 async def load_pool(
@@ -252,11 +251,7 @@ async def load_exchange(connection: Connection, agent: int, id: int) -> Exchange
 
 async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
     """Returns those of these messages that are off the record or forgotten."""
-    found: set[bytes] = set()
-    for part in parts(hashes, _MARKS):
-        rows = await connection.rows(SQL["tombs"], (agent, part))
-        found.update(row[0] for row in rows)
-    return frozenset(found)
+    return frozenset(row[0] for row in await rows_of(connection, SQL["tombs"], hashes, agent))
 
 
 async def contents(connection: Connection, agent: int, exchanges: Sequence[int]) -> dict[int, StoredContent]:
@@ -264,11 +259,9 @@ async def contents(connection: Connection, agent: int, exchanges: Sequence[int])
     found = dict.fromkeys(exchanges, StoredContent())
     if len(exchanges) == 1:
         rows = await connection.rows(SQL["content"], (exchanges[0], agent))
-        found.update((row[0], StoredContent(*row[1:])) for row in rows)
-        return found
-    for part in parts(exchanges, _CONTENTS):
-        rows = await connection.rows(SQL["contents"], (agent, part))
-        found.update((row[0], StoredContent(*row[1:])) for row in rows)
+    else:
+        rows = await rows_of(connection, SQL["contents"], exchanges, agent)
+    found.update((row[0], StoredContent(*row[1:])) for row in rows)
     return found
 
 

@@ -16,21 +16,19 @@ import orjson
 
 from storage.commands import Learned, LearnedFact, Rules, Unlearned
 from storage.database import Connection, Database, Row
-from storage.errors import NotFound
 from storage.records import Agent, Block, Exchange, Fact, Message, State
 from storage.sql import exchanges
 from storage.sql.agents import load_agent, take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
 from storage.sql.group import Group, effect, reads
-from storage.sql.statements import load, parts
+from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
 
 SQL = load("facts.sql")
 
 ORIGIN = "learning"
-# So many exchanges are read at once, and so many facts by their numbers.
+# So many exchanges are read at once.
 _BATCH = 32
-_LIST = 64
 # A message counts with this length at most, because a longer one is shown cut.
 _MESSAGE_CHARS = 4_000
 # A message that was written before its reply, and has had none for this long, will not get one.
@@ -94,9 +92,7 @@ class Facts(Group):
     @reads
     async def get(self, connection: Connection, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
         """Returns the facts with these numbers, in this order, as far as they are still true."""
-        rows = [
-            row for part in parts(seqs, _LIST) for row in await connection.rows(SQL["get"], (agent, part))
-        ]
+        rows = await rows_of(connection, SQL["get"], seqs, agent)
         found = {fact.seq: fact for fact in map(_fact, rows)}
         return [found[seq] for seq in seqs if seq in found]
 
@@ -157,28 +153,15 @@ def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:
 
 async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: float) -> None:
     """Adds a fact unless one that says the same is there; the facts that it replaces end in any case."""
-    key = hash_key(agent.secret, fact.key)
+    key, since = hash_key(agent.secret, fact.key), fact.valid_from or now
     id = await connection.value(SQL["same"], (agent.id, key))
     if id is None:
-        seq = await take_seq(connection, agent.id)
-        if seq is None:
-            raise NotFound(f"there is no agent {agent.id}")
-        sources = orjson.dumps(list(fact.sources))
-        values = (
-            agent.id,
-            seq,
-            now,
-            fact.valid_from or now,
-            key,
-            fact.exchange,
-            sources,
-            fact.about,
-            fact.text,
-        )
+        seq, sources = await take_seq(connection, agent.id), orjson.dumps(list(fact.sources))
+        values = (agent.id, seq, now, since, key, fact.exchange, sources, fact.about, fact.text)
         id = await connection.value(SQL["insert"], values)
     for old in fact.replaces:
         if old != id:
-            await connection.run(SQL["end"], (id, fact.valid_from or now, old, agent.id))
+            await connection.run(SQL["end"], (id, since, old, agent.id))
             ended = await connection.rows(SQL["seq_of"], (old, agent.id))
             # It is not shown any more; in the index it would still be the best hit, by which others are measured.
             await forget_indexed(connection, agent.id, [seq for (seq,) in ended])

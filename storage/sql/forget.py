@@ -33,7 +33,7 @@ from storage.sql.agents import Agents, load_agent
 from storage.sql.blocks import FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
-from storage.sql.statements import load, parts
+from storage.sql.statements import load, rows_of
 from storage.sql.vectors import VectorCache, forget_indexed
 
 SQL = load("forget.sql")
@@ -43,8 +43,6 @@ _PAGE = 32
 # The rows of one transaction where most are read and stay.
 _READ_PAGE = 128
 _DAY_S = 86_400
-# Exchanges that one statement is asked about.
-_LIST = 64
 _NO_SOURCES = b"[]"
 
 _Cursor = tuple[str, int]
@@ -206,7 +204,7 @@ def _numbers(e: Exchange) -> list[int]:
 
 
 async def _begin(connection: Connection, agent: int, target: ForgetTarget) -> tuple[int, Scope | None]:
-    wanted: dict[str, Any] = {}
+    wanted: object = target
     if target.is_all:
         row = await connection.row(SQL["agent_delete"], (agent,))
         if row is None:
@@ -216,12 +214,6 @@ async def _begin(connection: Connection, agent: int, target: ForgetTarget) -> tu
     else:
         row = await connection.row(SQL["scope_of"], (agent,))
         await _raise_epoch(connection, agent)
-        wanted = {
-            "messages": list(target.messages),
-            "exchanges": list(target.exchanges),
-            "conversation": target.conversation,
-            "before": target.before,
-        }
     id = await connection.value(SQL["intend"], (agent, orjson.dumps(wanted)))
     return id, None if row is None else Scope(*row)
 
@@ -379,10 +371,7 @@ async def _unlink(connection: Connection, agent: int, e: Exchange, places: Itera
 
 async def _erased_among(connection: Connection, exchanges: Iterable[int]) -> set[int]:
     """Returns those of these exchanges, of whatever memory, that are being forgotten."""
-    found: set[int] = set()
-    for part in parts(sorted(set(exchanges)), _LIST):
-        found.update(row[0] for row in await connection.rows(SQL["erased_among"], (part,)))
-    return found
+    return {row[0] for row in await rows_of(connection, SQL["erased_among"], sorted(set(exchanges)))}
 
 
 async def _erase_snapshots(connection: Connection, statement: str, values: Sequence[object]) -> None:

@@ -19,8 +19,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.database import Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale
@@ -28,48 +28,12 @@ from storage.records import Job, JobState, Step
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Coalesce = Callable[[bytes, bytes], bytes]
 SQL = load("jobs.sql")
 
 NO_AGENT = 0
-
-
-async def enqueue_job(
-    connection: Connection,
-    kind: str,
-    agent: int,
-    key: str,
-    payload: bytes,
-    *,
-    due: float,
-    now: float,
-    epoch: int | None = None,
-    merge: Coalesce | None = None,
-    postpone: bool = False,
-) -> int:
-    """Adds a job within the caller's own transaction; call `Jobs.wake` when that is committed. Returns its number.
-
-    One that waits under the same key takes this one's payload (or what `merge` makes of the old and the new) and the
-    earlier of both times (`postpone`: the new one). agent: 0 for work that belongs to no memory. epoch: the one that
-    the caller read; None: the present one. payload: ids and numbers, never text of messages.
-
-    Raises: Stale when the agent is gone or something was forgotten since that epoch.
-    """
-    current = await _epoch(connection, agent)
-    if current is None or epoch not in (None, current):
-        raise Stale(f"the memory of agent {agent} has changed since this {kind} job was thought of")
-    row = await connection.row(SQL["pending"], (agent, kind, key))
-    if row is None:
-        values = (agent, kind, key, current, due, now, now, payload)
-        return int(await connection.value(SQL["insert"], values))
-    id, made_on, waiting, falls_due = row
-    # An old epoch's payload may name what was forgotten.
-    if merge is not None and made_on == current:
-        payload = merge(waiting, payload)
-    due = due if postpone else min(due, falls_due)
-    await connection.run(SQL["coalesce"], (current, due, now, payload, id))
-    return int(id)
 
 
 async def forget_jobs(
@@ -92,6 +56,17 @@ async def forget_jobs(
         await connection.run(SQL["steps_delete"], (job.id,))
         state = JobState.RETRYING if job.state is JobState.RUNNING else job.state
         await connection.run(SQL["renew"], (state, epoch, payload, job.id))
+
+
+def _wakes(
+    method: Callable[Concatenate[Jobs, Connection, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Jobs, P], Coroutine[Any, Any, T]]:
+    """Makes a transaction of a method, after which the watchers are called."""
+
+    def writing(self: Jobs, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        return self._write(lambda connection: method(self, connection, *args, **kwargs))
+
+    return writing
 
 
 class Jobs(Group):
@@ -137,8 +112,9 @@ class Jobs(Group):
 
     # -- a job's life -------------------------------------------------------------------------------------------------
 
-    async def enqueue(
+    async def enqueue_in(
         self,
+        connection: Connection,
         kind: str,
         agent: int,
         key: str,
@@ -149,21 +125,34 @@ class Jobs(Group):
         merge: Coalesce | None = None,
         postpone: bool = False,
     ) -> int:
-        """Adds a job and returns its number.
+        """Adds a job within the caller's own transaction; call `wake` when that is committed. Returns its number.
 
-        One that waits under the same key takes the new payload (or what `merge` makes of old and new), and the
-        earlier time (`postpone`: the new one). agent: 0 is nobody's. due: None is now; epoch: None is the present one.
+        One that waits under the same key takes this one's payload (or what `merge` makes of the old and the new) and
+        the earlier of both times (`postpone`: the new one). agent: 0 for work that belongs to no memory. due: None is
+        now. epoch: the one that the caller read; None: the present one. payload: ids and numbers, never text of
+        messages.
 
-        Raises: Stale when the agent is gone, or something was forgotten since that epoch.
+        Raises: Stale when the agent is gone or something was forgotten since that epoch.
         """
+        current = await _epoch(connection, agent)
+        if current is None or epoch not in (None, current):
+            raise Stale(f"the memory of agent {agent} has changed since this {kind} job was thought of")
         now = self._now()
         at = now if due is None else due
-        return await self._write(
-            lambda connection: enqueue_job(
-                connection, kind, agent, key, payload, due=at, now=now, epoch=epoch, merge=merge, postpone=postpone
-            ),
-            len(payload),
-        )  # fmt: skip
+        row = await connection.row(SQL["pending"], (agent, kind, key))
+        if row is None:
+            values = (agent, kind, key, current, at, now, now, payload)
+            return int(await connection.value(SQL["insert"], values))
+        id, made_on, waiting, falls_due = row
+        # An old epoch's payload may name what was forgotten.
+        if merge is not None and made_on == current:
+            payload = merge(waiting, payload)
+        at = at if postpone else min(at, falls_due)
+        await connection.run(SQL["coalesce"], (current, at, now, payload, id))
+        return int(id)
+
+    # Adds a job in a transaction of its own.
+    enqueue = _wakes(enqueue_in)
 
     async def claim(self, kinds: Sequence[str], *, lease_s: float, tries: int) -> Job | None:
         """Claims the next job of these kinds for the time of the lease; None: nothing is due whose lane is free.
@@ -276,48 +265,43 @@ class Jobs(Group):
         found.update((JobState(state), count) for state, count in await connection.rows(SQL["counts"]))
         return found
 
-    async def retry(self, id: int) -> Job:
+    @_wakes
+    async def retry(self, connection: Connection, id: int) -> Job:
         """Has a job run now: a dead letter from its first attempt, or a newer job of its key, or one that waits.
 
         Raises: NotFound; Stale when it belongs to what was forgotten since.
         """
-
-        async def write(connection: Connection) -> Job:
-            job, now = await _get(connection, id), self._now()
-            if not await _is_current(connection, id):
-                raise Stale(f"job {id} was made before something was forgotten: it cannot be tried again")
-            if job.state is JobState.DEAD:
-                newer = await connection.row(SQL["pending"], (job.agent, job.kind, job.key))
-                if newer is None:
-                    await connection.run(SQL["revive"], (now, now, id))
-                    return await _get(connection, id)
-                await _delete(connection, id)
-                job = await _get(connection, newer[0])
-            if job.state is not JobState.RUNNING:
-                await connection.run(SQL["hasten"], (now, now, job.id))
-            return await _get(connection, job.id)
-
-        return await self._write(write)
-
-    async def cancel(self, id: int) -> Job:
-        """Deletes a job with its steps; one that runs commits nothing more. Raises: NotFound."""
-
-        async def write(connection: Connection) -> Job:
-            job = await _get(connection, id)
+        job, now = await _get(connection, id), self._now()
+        if not await _is_current(connection, id):
+            raise Stale(f"job {id} was made before something was forgotten: it cannot be tried again")
+        if job.state is JobState.DEAD:
+            newer = await connection.row(SQL["pending"], (job.agent, job.kind, job.key))
+            if newer is None:
+                await connection.run(SQL["revive"], (now, now, id))
+                return await _get(connection, id)
             await _delete(connection, id)
-            return job
+            job = await _get(connection, newer[0])
+        if job.state is not JobState.RUNNING:
+            await connection.run(SQL["hasten"], (now, now, job.id))
+        return await _get(connection, job.id)
 
-        return await self._write(write)
+    @_wakes
+    async def cancel(self, connection: Connection, id: int) -> Job:
+        """Deletes a job with its steps; one that runs commits nothing more. Raises: NotFound."""
+        job = await _get(connection, id)
+        await _delete(connection, id)
+        return job
 
-    async def forget(self, agent: int) -> None:
+    @_wakes
+    async def forget(self, connection: Connection, agent: int) -> None:
         """Deletes all jobs of a memory, with their steps."""
-        await self._write(lambda connection: forget_jobs(connection, agent))
+        await forget_jobs(connection, agent)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    async def _write(self, operation: Operation[T], bytes: int = 0) -> T:
+    async def _write(self, operation: Operation[T]) -> T:
         """Writes, shielded: a caller that goes away must not hide from the workers what is written all the same."""
-        future = self._database.bulk(operation, bytes=bytes)
+        future = self._database.bulk(operation)
         future.add_done_callback(lambda _: self.wake())
         return await asyncio.shield(future)
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import orjson
 
 from storage.database import Connection
-from storage.errors import NotFound
 from storage.records import Message, Passage
 from storage.sql.agents import take_seq
 from storage.sql.group import Group, alone, reads
@@ -31,8 +30,6 @@ async def insert_passage(
     """Adds an archival memory. Raises: NotFound when there is no such agent."""
     # Of the same order as messages, so that the search index can name both.
     seq = await take_seq(connection, agent)
-    if seq is None:
-        raise NotFound(f"there is no agent {agent}")
     values = (agent, seq, at, exchange, orjson.dumps(list(sources)), text)
     id = await connection.value(SQL["passage_insert"], values)
     return Passage(id, seq, text, at, tuple(sources))

@@ -19,15 +19,12 @@ A missing name fails at import, not in the middle of a turn.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import TypeVar
 
-from storage.database import Statement
-
-T = TypeVar("T")
+from storage.database import Connection, Row, Statement
 
 _BEGIN = re.compile(r"^-- (name|piece): (\w+)(?: \((sqlite|postgres)\))?$", re.MULTILINE)
 _PIECE = re.compile(r"\{(\w+)\}")
@@ -121,6 +118,15 @@ def _for_postgres(text: str) -> str:
     return _PLUS.sub("", text.replace("CROSS JOIN", "JOIN"))
 
 
-def parts(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Yields the values in lists that a statement takes at once."""
-    return (values[start : start + size] for start in range(0, len(values), size))
+async def rows_of(
+    connection: Connection, statement: Statement, values: Sequence[object], *first: object
+) -> list[Row]:
+    """Returns the rows for a list of any length, as many values at once as the statement takes.
+
+    The list is the statement's last parameter. first: those in front of it.
+    """
+    (size,) = statement.sizes.values()
+    starts = range(0, len(values), size)
+    return [
+        row for at in starts for row in await connection.rows(statement, (*first, values[at : at + size]))
+    ]

@@ -115,9 +115,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
 -- Reads all values of a block, newest first.
 SELECT version, restores, at, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version DESC
 
--- name: block_history_version
--- Reads one value of a block.
-SELECT value, restores, sources FROM block_history WHERE block = ? AND version = ?
+-- name: block_history_restores
+-- Returns which value an undo brought back with one.
+SELECT restores FROM block_history WHERE block = ? AND version = ?
 
 -- name: block_history_before
 -- Reads the value before one, leaving out those that were forgotten.

@@ -22,14 +22,12 @@ from storage.sql.agents import Agents, create_agent, find_agent, load_agent
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
 from storage.sql.group import Group, bulk_writes, long_reads, reads
-from storage.sql.statements import load, parts
+from storage.sql.statements import load, rows_of
 
 SQL = load("transfer.sql")
 
 IMPORTING = "importing:"
 _EDGE = ("seq", "conversation", "block", "version", "edit", "learned")
-# Exchanges that one statement is asked for.
-_LIST = 64
 _NUMBERED = ("exchange", "passage", "fact")
 # The size of a page, about; a single exchange may be larger.
 PAGE_BYTES = 1 << 20
@@ -186,9 +184,7 @@ async def _records(
     for v in records:
         v.update({name: orjson.loads(v[name]) for name in _JSON if name in v})
     wanted = {id for v in records for id in (v.get("exchange"), *v.get("sources", ())) if id is not None}
-    seqs: dict[int | None, int] = {}
-    for ids in parts(sorted(wanted), _LIST):
-        seqs.update((row[0], row[1]) for row in await connection.rows(SQL["seqs_of"], (agent, ids)))
+    seqs = {row[0]: row[1] for row in await rows_of(connection, SQL["seqs_of"], sorted(wanted), agent)}
     for v in records:
         if "exchange" in v:
             v["exchange"] = seqs.get(v["exchange"])
@@ -254,8 +250,7 @@ async def _ids(
     """Returns the row ids of exchanges by their numbers. Raises: NotFound."""
     wanted = sorted({seq for seq in seqs if seq is not None})
     found: dict[int | None, int | None] = {None: None}
-    for part in parts(wanted, _LIST):
-        found.update((row[0], row[1]) for row in await connection.rows(SQL["exchanges_at"], (agent, part)))
+    found.update((row[0], row[1]) for row in await rows_of(connection, SQL["exchanges_at"], wanted, agent))
     for seq in wanted:
         if seq not in found:
             raise NotFound(f"there is no exchange {seq}")

@@ -11,7 +11,7 @@ from storage.database import Connection, Operation
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import create_agent
-from storage.sql.jobs import Jobs, enqueue_job, forget_jobs
+from storage.sql.jobs import Jobs, forget_jobs
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from tests.storage.conftest import Holds, OpenStore
@@ -118,7 +118,7 @@ async def test_a_job_enqueued_in_a_transaction_that_fails_is_not_there(store: St
     agent = await make_agent(store)
 
     async def turn(connection: Connection) -> None:
-        await enqueue_job(connection, "learn", agent.id, "k", b"{}", due=0.0, now=0.0, epoch=agent.epoch)
+        await jobs.enqueue_in(connection, "learn", agent.id, "k", due=0.0, epoch=agent.epoch)
         raise ValueError
 
     with pytest.raises(ValueError):
