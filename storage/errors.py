@@ -84,7 +84,6 @@ class Owned(StoreError):
             f"{path} is in use by {who}{where}. "
             "One process owns a database file: stop that one, or give this one another file."
         )
-        self.path = path
         self.pid = pid
         self.address = address
 
@@ -95,8 +94,6 @@ class TooNew(StoreError):
             f"{path} has schema version {found}, this program knows versions up to {known}: "
             "it was written by a newer Mnemogate. Upgrade this one."
         )
-        self.found = found
-        self.known = known
 
 
 class Foreign(StoreError):

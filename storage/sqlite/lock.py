@@ -53,24 +53,17 @@ class Lock:
                         owner = _read(descriptor)
                         raise Owned(str(database), owner.pid, owner.address) from None
                     time.sleep(_PAUSE_S)
-            lock = cls(descriptor, path)
-            lock.announce(address)
+            # Who we are, for whoever is refused. It is written before the file is cut, which so is never empty.
+            data = orjson.dumps({"pid": os.getpid(), "address": address})
+            os.pwrite(descriptor, data, 0)
+            os.ftruncate(descriptor, len(data))
         except OSError as error:
             os.close(descriptor)
             raise Broken(f"{path} cannot be locked: {error}") from error
         except BaseException:
             os.close(descriptor)
             raise
-        return lock
-
-    def announce(self, address: str | None) -> None:
-        """Writes who we are, for whoever is refused. Raises: OSError."""
-        if self._descriptor is None:
-            return
-        data = orjson.dumps({"pid": os.getpid(), "address": address})
-        # Written before the file is cut, so that a reader never finds it empty.
-        os.pwrite(self._descriptor, data, 0)
-        os.ftruncate(self._descriptor, len(data))
+        return cls(descriptor, path)
 
     def release(self) -> None:
         """Gives the lock back. Idempotent."""

@@ -24,7 +24,7 @@ import os
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -64,25 +64,19 @@ _OVERHEAD_BYTES = 1024
 _TRIAL_BYTES = 16384  # four pages, so that a full disk shows itself
 
 
+@dataclass(slots=True)
 class _Write(Generic[T]):
-    __slots__ = ("function", "future", "size")
-
-    def __init__(
-        self, function: Callable[[sqlite3.Connection], T], future: asyncio.Future[T], size: int
-    ) -> None:
-        self.function = function
-        self.future = future
-        self.size = size
+    function: Callable[[sqlite3.Connection], T]
+    future: asyncio.Future[T]
+    size: int
 
 
+@dataclass(slots=True)
 class _Lane:
     """Writes of one kind, in order."""
 
-    __slots__ = ("bytes", "writes")
-
-    def __init__(self) -> None:
-        self.writes: deque[_Write[Any]] = deque()
-        self.bytes = 0
+    writes: deque[_Write[Any]] = field(default_factory=deque)
+    bytes: int = 0
 
     def put(self, write: _Write[Any]) -> None:
         self.writes.append(write)
@@ -205,7 +199,7 @@ class Writer:
                     await driver.call(partial(_checkpoint, wait_ms=0))
                     await driver.call(lambda connection: connection.close())
         except (TimeoutError, sqlite3.Error) as error:
-            self._note(f"closing: {error!r}")
+            self._last_error = f"closing: {error!r}"
         finally:
             driver.abandon()
         self._wal_bytes = self._wal_size()
@@ -364,7 +358,7 @@ class Writer:
                 if not isinstance(answer, Unavailable):  # another program's file, say, now lies there
                     answer = Broken(answer.message)
                 self._fault = answer
-                self._note(answer.message)
+                self._last_error = answer.message
                 self._tried = True
                 self._fail_waiting(answer)
                 return False
@@ -395,7 +389,7 @@ class Writer:
 
     def _fail(self, fault: Unavailable) -> None:
         self._failures += 1
-        self._note(fault.message)
+        self._last_error = fault.message
         if self._closing or self._fault is not None:
             self._fail_waiting(fault)
             return
@@ -417,9 +411,6 @@ class Writer:
             for write in lane.take(len(lane.writes)):
                 _settle(write, (False, error.again()))
         self._check_empty()
-
-    def _note(self, message: str) -> None:
-        self._last_error = message
 
     # -- the log ------------------------------------------------------------------------------------------------------
 

@@ -44,8 +44,7 @@ def test_two_names_of_one_file_have_one_lock(path: Path, tmp_path: Path) -> None
 
 def test_the_owner_can_be_asked_for(path: Path) -> None:
     assert owner_of(path) is None
-    lock = Lock.acquire(path)
-    lock.announce("127.0.0.1:9000")
+    lock = Lock.acquire(path, "127.0.0.1:9000")
     assert owner_of(path) == LockOwner(os.getpid(), "127.0.0.1:9000")
     lock.release()
     lock.release()
