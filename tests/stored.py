@@ -167,7 +167,7 @@ class Speaker:
             defaults=[HUMAN],
         )
         committed = await self.store.turns.commit(write)
-        self.store.turns.remember(committed)
+        self.store.agents.remember(committed.agent)
         self._agent = committed.agent
         return committed
 

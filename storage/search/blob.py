@@ -87,12 +87,6 @@ def by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
     return found
 
 
-def _frame_of(document: Document) -> list[str]:
-    """Returns the terms that a message has beside its text: when it was said and by whom."""
-    dated = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
-    return [*dated, *words_of(document.speaker or "")]
-
-
 @frozen
 class _Counted:
     """A document's terms, counted. length: terms in all; head: those in its beginning."""
@@ -112,7 +106,9 @@ def count_terms(document: Document) -> _Counted:
     cut = text.rfind(" ", 0, _HEAD_CHARS) + 1 if len(text) > _HEAD_CHARS else len(text)
     head = words_of(text[: cut or _HEAD_CHARS])
     words = [*head, *words_of(text[cut:])] if cut else words_of(text)
-    frame = _frame_of(document)
+    # The terms that a message has beside its text: when it was said and by whom.
+    dated = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
+    frame = [*dated, *words_of(document.speaker or "")]
     frequency = Counter(dict.fromkeys(frame, 1))
     frequency.update(words)
     if len(frequency) > _DOCUMENT_TERMS:

@@ -141,15 +141,6 @@ async def undo_block(connection: Connection, block: int, *, at: float, origin: s
     )
 
 
-async def list_revisions(connection: Connection, block: int) -> tuple[Revision, ...]:
-    """Returns all values that the block had, newest first."""
-    rows = await connection.rows(SQL["block_history_list"], (block,))
-    return tuple(
-        Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
-        for version, restores, at, origin, exchange, sources, value in rows
-    )
-
-
 async def add_op(connection: Connection, agent: int, op: BlockOp) -> bool:
     """Adds a memory edit of a turn. False when this call of this turn is there already."""
     values = (agent, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments)
@@ -172,9 +163,18 @@ class Blocks(Group):
     """Blocks, for those who have no transaction of their own."""
 
     load = reads(alone(load_blocks))
-    revisions = reads(alone(list_revisions))
     write = writes(alone(write_block))
     undo = writes(alone(undo_block))
+
+    @reads
+    async def revisions(self, connection: Connection, block: int) -> tuple[Revision, ...]:
+        """Returns all values that the block had, newest first."""
+        return tuple(
+            Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
+            for version, restores, at, origin, exchange, sources, value in await connection.rows(
+                SQL["block_history_list"], (block,)
+            )
+        )
 
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
         """Brings the stored blocks of a profile up to the settings; ids and versions of the arguments do not count.

@@ -147,6 +147,10 @@ def _values(e: Exchange) -> list[Any]:
 # -- reading
 
 
+# A row of `look`: what it is, five numbers, three texts, three contents, a time, and the columns of `{skeleton}`.
+_NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
+
+
 async def look(connection: Connection, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
     """Reads a request's surroundings with one statement; None where the agent is not stored any more.
 
@@ -160,63 +164,32 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
         return None
     found = Look(rows[0][1], rows[0][2], rows[0][3])
     for row in rows[1:]:
-        _READ[row[0]](found, row)
+        match row[0]:
+            case "conversation":
+                texts = row[_TEXT], row[_TEXT + 1]
+                found.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1])
+            case "exchange":
+                found.exchange = _exchange(row[_SKELETON:])
+                found.is_continued, found.has_rivals = bool(row[_NUMBER]), bool(row[_NUMBER + 1])
+            case "addition":
+                found.additions.append(_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
+            case "head":
+                found.is_head = True
+            case "tomb":
+                found.has_tombs = True
+            case "snapshot":
+                found.snapshot = Snapshot(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
+            case "block":
+                id, limit, read_only, version, is_shared, label, description, value = row[_NUMBER : _TEXT + 3]
+                # One that the profile shares does not count where the user has an own one, which came before it.
+                if not is_shared or all(block.label != label for block in found.blocks):
+                    block = Block(id, label, description, value, limit, bool(read_only), version)
+                    found.blocks.append(block)
+            case "op":
+                call, op, label = row[_TEXT : _TEXT + 3]
+                made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
+                found.ops.append(made)
     return found
-
-
-# A row of `look`: what it is, five numbers, three texts, three contents, a time, and the columns of `{skeleton}`.
-_NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
-
-
-def _read_conversation(found: Look, row: Row) -> None:
-    found.conversation = Conversation(row[_NUMBER], row[_TEXT], row[_TEXT + 1], row[_NUMBER + 1])
-
-
-def _read_exchange(found: Look, row: Row) -> None:
-    found.exchange = _exchange(row[_SKELETON:])
-    found.is_continued, found.has_rivals = bool(row[_NUMBER]), bool(row[_NUMBER + 1])
-
-
-def _read_addition(found: Look, row: Row) -> None:
-    found.additions.append(_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
-
-
-def _read_head(found: Look, row: Row) -> None:
-    found.is_head = True
-
-
-def _read_tomb(found: Look, row: Row) -> None:
-    found.has_tombs = True
-
-
-def _read_snapshot(found: Look, row: Row) -> None:
-    found.snapshot = Snapshot(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
-
-
-def _read_block(found: Look, row: Row) -> None:
-    id, limit, read_only, version, is_shared, label, description, value = row[_NUMBER : _TEXT + 3]
-    if is_shared and any(block.label == label for block in found.blocks):
-        # Shared by the profile: the user's own block of that label came before it, and counts.
-        return
-    found.blocks.append(Block(id, label, description, value, limit, bool(read_only), version))
-
-
-def _read_op(found: Look, row: Row) -> None:
-    id, exchange = row[_NUMBER : _NUMBER + 2]
-    call, op, label = row[_TEXT : _TEXT + 3]
-    found.ops.append(BlockOp(id, exchange, call, op, label, row[_CONTENT], at=row[_TIME]))
-
-
-_READ = {
-    "conversation": _read_conversation,
-    "exchange": _read_exchange,
-    "addition": _read_addition,
-    "head": _read_head,
-    "tomb": _read_tomb,
-    "snapshot": _read_snapshot,
-    "block": _read_block,
-    "op": _read_op,
-}
 
 
 # How long the lists are that `pool_found` takes: longer ones are cut, their newest part kept.
@@ -290,18 +263,10 @@ async def put_exchange(connection: Connection, agent: int, e: Exchange) -> int:
     return int(await connection.value(SQL["exchange_put"], (*_values(e), e.run, agent, e.seq)))
 
 
-async def update_exchange(connection: Connection, agent: int, e: Exchange) -> None:
-    """Writes what has changed. Content that was not loaded stays."""
-    await _update(connection, agent, e, True)
-
-
-async def rewrite_exchange(connection: Connection, agent: int, e: Exchange) -> None:
-    """Writes an exchange with the content it has here and no other."""
-    await _update(connection, agent, e, False)
-
-
-async def _update(connection: Connection, agent: int, e: Exchange, keeps: bool) -> None:
-    await connection.run(SQL["exchange_update"], (*_values(e), int(e.hidden), int(keeps), e.id, agent))
+async def update_exchange(connection: Connection, agent: int, e: Exchange, *, is_whole: bool = False) -> None:
+    """Writes what has changed. Content that was not loaded stays, unless the exchange is whole without it."""
+    values = (*_values(e), int(e.hidden), int(not is_whole), e.id, agent)
+    await connection.run(SQL["exchange_update"], values)
 
 
 async def mark_carried(connection: Connection, agent: int, exchange: int) -> None:

@@ -142,7 +142,10 @@ class Forgetting(Group):
         Jobs end, and begin again when all is gone: no model is asked about what is to go.
         """
         id, scope = await self._database.bulk(lambda connection: _begin(connection, agent, target))
-        self._clear(scope)
+        if scope is None:
+            self._agents.clear()
+        else:
+            self._agents.forget(scope)
         self._wake()
         return id
 
@@ -160,11 +163,11 @@ class Forgetting(Group):
         cursor: _Cursor | None = self._cursors.pop(id, (_FIRST, 0))
         while cursor is not None:
             at, now = cursor, self._now()
-            cursor, scopes = await self._database.bulk(
+            cursor, has_changed = await self._database.bulk(
                 lambda connection, at=at, now=now: _step(connection, id, self._rules, at, now)  # type: ignore[misc]
             )
-            for scope in scopes:
-                self._clear(scope)
+            if has_changed:
+                self._agents.clear()
             if cursor is not None and until():
                 self._cursors[id] = cursor
                 return False
@@ -176,12 +179,6 @@ class Forgetting(Group):
         rank.clear_caches()
         self._cache.clear()
         return await self._database.sweep(wait_ms=wait_ms)
-
-    def _clear(self, scope: Scope | None) -> None:
-        if scope is None:
-            self._agents.clear()
-        else:
-            self._agents.forget(scope)
 
 
 async def _ids(connection: Connection, statement: str, values: Sequence[object]) -> list[int]:
@@ -225,12 +222,12 @@ async def _raise_epoch(connection: Connection, agent: int) -> None:
 
 async def _step(
     connection: Connection, id: int, rules: Rules, at: _Cursor, now: float
-) -> tuple[_Cursor | None, list[Scope | None]]:
-    """Runs one transaction of a phase. Returns where to go on, and whose epochs have changed (None: anybody's)."""
+) -> tuple[_Cursor | None, bool]:
+    """Runs one transaction of a phase. Returns where to go on, and whether epochs may have changed."""
     # Another process may have ended it.
     row = await connection.row(SQL["intended"], (id,))
     if row is None:
-        return None, []
+        return None, False
     work = _Work(id, row[0], orjson.loads(row[1]), rules, now)
     phases = _WIPING if "all" in work.target else _ERASING
     phase, after = at
@@ -238,13 +235,13 @@ async def _step(
     if phase not in phases:
         phase, after = next(iter(phases)), 0
     following = await phases[phase](connection, work, after)
-    scopes: list[Scope | None] = [None] if phase in ("exchanges", "blocks", "shared") else []
+    has_changed = phase in ("exchanges", "blocks", "shared")
     if following is not None:
-        return (phase, following), scopes
+        return (phase, following), has_changed
     if phase in _NEXT:
-        return (_NEXT[phase], 0), scopes
+        return (_NEXT[phase], 0), has_changed
     await connection.run(SQL["forgotten"], (id,))
-    return None, scopes
+    return None, has_changed
 
 
 # -- exchanges
@@ -299,7 +296,7 @@ async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
         e, state=State.FORGOTTEN, standing=False, edits=False, merged="", model="", opaque=False, hidden=False,
         hush=frozenset(), notes={}, snapshot=None, size=0, evicted=None, input=None, said=None, full=None,
     )  # fmt: skip
-    await history.rewrite_exchange(connection, agent, tombstone)
+    await history.update_exchange(connection, agent, tombstone, is_whole=True)
 
 
 async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
@@ -325,7 +322,7 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
         e, hush=hush, edits=False, hidden=False, opaque=False if place < 0 else e.opaque, snapshot=None,
         notes=dict.fromkeys(e.notes, ""), input=orjson.dumps(messages), said=None if place < 0 else e.said, full=None,
     )  # fmt: skip
-    await history.rewrite_exchange(connection, agent, rest)
+    await history.update_exchange(connection, agent, rest, is_whole=True)
 
 
 async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
@@ -502,15 +499,13 @@ async def _erase_additions(connection: Connection, work: _Work, after: int) -> i
         # A note is text that can be searched for what is gone. A hidden round may have used it in other words: behind
         # it in its conversation, or where a block went too, it goes unread.
         is_near = e.seq > places.get(e.conversation, e.seq)
-        is_hidden = e.full is not None
-        drops = is_hidden and (
-            is_near or has_blocks or work.rules.quotes((e.full or b"").decode(errors="replace"), erased)
+        drops = e.full is not None and (
+            is_near or has_blocks or work.rules.quotes(e.full.decode(errors="replace"), erased)
         )
         if notes != e.notes or drops:
             full = None if drops else e.full
-            await history.rewrite_exchange(
-                connection, agent, replace(e, notes=notes, full=full, hidden=full is not None)
-            )
+            left = replace(e, notes=notes, full=full, hidden=full is not None)
+            await history.update_exchange(connection, agent, left, is_whole=True)
     return rows[-1][0] if len(rows) == _PAGE else None
 
 

@@ -17,7 +17,6 @@ the job was made on: what was forgotten meanwhile does not come back through wor
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -72,12 +71,7 @@ def _wakes(
 class Jobs(Group):
     """Durable work. Times are the store's: it knows what is due and whose lease has run out."""
 
-    def __init__(
-        self,
-        database: Database,
-        now: Callable[[], float],
-        tick: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, database: Database, now: Callable[[], float], tick: Callable[[], float]) -> None:
         """now: seconds since the epoch, as jobs fall due. tick: never jumps, as leases run out."""
         super().__init__(database)
         self._now = now

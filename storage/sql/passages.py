@@ -12,7 +12,7 @@ import orjson
 from storage.database import Connection
 from storage.records import Message, Passage
 from storage.sql.agents import take_seq
-from storage.sql.group import Group, alone, reads
+from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
 SQL = load("statements.sql")
@@ -35,16 +35,6 @@ async def insert_passage(
     return Passage(id, seq, text, at, tuple(sources))
 
 
-async def list_passages(
-    connection: Connection, agent: int, *, after: int = 0, limit: int = 100
-) -> tuple[Passage, ...]:
-    """Returns a page in order. after: the number last seen."""
-    rows = await connection.rows(SQL["passage_list"], (agent, after, limit))
-    return tuple(
-        Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows
-    )
-
-
 async def load_kept(connection: Connection, statement: str, parameters: Sequence[object]) -> list[Message]:
     """Returns passages and facts as messages. A fact counts as said by the user, as whom it is searched for."""
     return [
@@ -65,4 +55,12 @@ async def load_kept(connection: Connection, statement: str, parameters: Sequence
 class Passages(Group):
     """Archival memories, a page at a time."""
 
-    list = reads(alone(list_passages))
+    @reads
+    async def list(
+        self, connection: Connection, agent: int, *, after: int = 0, limit: int = 100
+    ) -> tuple[Passage, ...]:
+        """Returns a page in order. after: the number last seen."""
+        rows = await connection.rows(SQL["passage_list"], (agent, after, limit))
+        return tuple(
+            Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows
+        )

@@ -49,7 +49,7 @@ class Store:
         self.keys = Keys(database, now, path)
         self.blocks = Blocks(database)
         self.passages = Passages(database)
-        self.turns = Turns(database, self.agents, rules)
+        self.turns = Turns(database, rules)
         cache = VectorCache()
         self.recall = Recall(database, cache, rules)
         self.vectors = Vectors(database, rules)

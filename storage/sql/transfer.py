@@ -261,11 +261,10 @@ async def _put_exchange(connection: Connection, agent: int, record: TransferReco
     e, v = record.exchange, record.values
     assert e is not None
     uids = (v["conversation"], _another(agent, v["conversation"]))
-    rows = [await connection.row(SQL["conversation_at"], (agent, uid)) for uid in uids]
-    row = next((row for row in rows if row is not None), None)
-    if row is None:
+    conversation = await connection.value(SQL["conversation_at"], (agent, *uids))
+    if conversation is None:
         raise NotFound(f"there is no conversation {v['conversation']!r}")
     ids = await _ids(connection, agent, (v["parent"], v["prior"]))
-    e = replace(e, conversation=row[0], parent=ids[v["parent"]], prior=ids[v["prior"]])
+    e = replace(e, conversation=conversation, parent=ids[v["parent"]], prior=ids[v["prior"]])
     id = await exchanges.put_exchange(connection, agent, e)
     await exchanges.mark(connection, agent, "head", v.get("heads", ()), id)

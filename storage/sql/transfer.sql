@@ -77,8 +77,8 @@ SELECT {skeleton} FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDE
 INSERT INTO conversations (agent, uid, key, begun, last_at, settled_at) VALUES (?, ?, ?, ?, ?, ?)
 
 -- name: conversation_at
--- Finds a conversation by its public name.
-SELECT id FROM conversations WHERE agent = ? AND uid = ?
+-- Finds a conversation by its public name, or by the one that a copy of it has.
+SELECT id FROM conversations WHERE agent = ? AND uid IN (?, ?)
 
 -- name: uid_taken
 -- Says whether any memory has a conversation of that name, as where one is copied within a database.

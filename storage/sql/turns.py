@@ -21,9 +21,9 @@ from storage.commands import (
 )
 from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
-from storage.records import Agent, Block, BlockOp, Exchange, Scope, Snapshot
+from storage.records import Agent, Block, BlockOp, Exchange, Snapshot
 from storage.sql import exchanges as history
-from storage.sql.agents import Agents, create_agent
+from storage.sql.agents import create_agent
 from storage.sql.blocks import (
     add_op,
     ensure_blocks,
@@ -41,10 +41,9 @@ from storage.sql.passages import insert_passage
 class Turns(Group):
     """Reads what a turn needs before it is answered, and writes it when it has ended."""
 
-    def __init__(self, database: Database, agents: Agents, rules: Rules) -> None:
+    def __init__(self, database: Database, rules: Rules) -> None:
         super().__init__(database)
         self._rules = rules
-        self._agents = agents
 
     look = reads(alone(history.look))
 
@@ -90,10 +89,6 @@ class Turns(Group):
             lambda connection: _commit(connection, write, self._rules), bytes=_size(write)
         )
 
-    def remember(self, committed: Committed) -> None:
-        """Puts the agent of a first turn, which is stored now, into the cache."""
-        self._agents.remember(committed.agent)
-
     @reads
     async def due(
         self, connection: Connection, before: float, after: float, limit: int
@@ -125,14 +120,8 @@ class Turns(Group):
         # A conversation that moved in the future was written before the clock was put back.
         at = min(last_at, now)
         if await connection.row(history.SQL["unmerged"], (conversation, agent)) is not None:
-            rows = await connection.rows(
-                history.SQL["pool_conversation"], (conversation, agent, history.POOL_LIMIT, None, None)
-            )
-            # Confirming looks up no key and no tombstone, so only the agent's id is needed here.
-            owner = Agent(agent, "", Scope("", "", ""), b"", 0)
-            pool = replace(
-                await _pool(connection, owner, Probes("")), exchanges=history.exchanges(reversed(rows))
-            )
+            # Rules that confirm look up no key and no tomb, so the conversation is all of it that matters.
+            pool = Pool(await history.load_pool(connection, agent, Probes(None), conversation), None)
             change = await _decided(connection, agent, pool, decide)
             for other in change.others:
                 await history.update_exchange(connection, agent, other)

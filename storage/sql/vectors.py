@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from storage.commands import Rules, Unembedded
@@ -135,18 +135,6 @@ async def _read(connection: Connection, agent: int, number: int, model: str) -> 
         return None
 
 
-async def known_seqs(
-    connection: Connection, agent: int, model: str, dimension: int, chunks: Iterable[int]
-) -> set[int]:
-    """Returns the messages of these chunks that have a vector."""
-    found: set[int] = set()
-    for number in chunks:
-        chunk = await _read(connection, agent, number, model)
-        if chunk is not None and chunk.dimension == dimension:
-            found.update(chunk.seqs.tolist())
-    return found
-
-
 async def add_vectors(
     connection: Connection, agent: int, model: str, stamp: int, added: Mapping[int, bytes]
 ) -> int | None:
@@ -216,8 +204,11 @@ class Vectors(Group):
                 m for e in fresh if e.seq <= found.upto for m in self._rules.messages_of(e, False, None, None)
             ]
             messages += [m for m in kept if m.seq <= found.upto]
-            chunks = {chunk_of(m.seq) for m in messages}
-            known = await known_seqs(connection, agent, model, dimension, chunks)
+            known: set[int] = set()
+            for number in {chunk_of(m.seq) for m in messages}:
+                chunk = await _read(connection, agent, number, model)
+                if chunk is not None and chunk.dimension == dimension:
+                    known.update(chunk.seqs.tolist())
             return replace(found, messages=[m for m in messages if m.seq not in known])
 
         return await self._database.long_read(read, deadline_ms=_READ_MS)

@@ -139,7 +139,7 @@ class MemoryKeeper:
                 committed = await asyncio.shield(self.store.turns.commit(record.write))
         except TimeoutError:
             raise TooSlow("the disk did not take the message in time") from None
-        self.store.turns.remember(committed)
+        self.store.agents.remember(committed.agent)
         plan = replace(known.plan, conversation=committed.conversation)
         return replace(known, row=committed.exchange, agent=committed.agent, plan=plan)
 
@@ -159,7 +159,7 @@ class MemoryKeeper:
             committed = await asyncio.shield(self.store.turns.commit(record.write))
         finally:
             known.leave()
-        self.store.turns.remember(committed)
+        self.store.agents.remember(committed.agent)
         self._tell(record, committed)
         return committed
 

@@ -94,7 +94,7 @@ async def test_rows_stay_where_they_are_whatever_they_become(store: Store, agent
             for i in chance.sample(ids, count // 2):
                 made = replace(exchange(chance, i), id=i)
                 if step % 2:
-                    await exchanges.rewrite_exchange(connection, agent.id, made)
+                    await exchanges.update_exchange(connection, agent.id, made, is_whole=True)
                 else:
                     await exchanges.update_exchange(connection, agent.id, made)
 
@@ -119,10 +119,11 @@ async def test_a_short_row_is_exactly_as_long_after_as_before(store: Store, agen
 
     async def update(connection: Connection) -> None:
         for row, _ in before:
-            await exchanges.rewrite_exchange(
+            await exchanges.update_exchange(
                 connection,
                 agent.id,
                 replace(exchange(chance, row), id=row, input=b"y" * 40, said=None, notes={}, inputs=()),
+                is_whole=True,
             )
 
     await store.database.write(update)
