@@ -1,4 +1,7 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`, answered at once from the list that is known."""
+"""`GET /v1/models` and `GET /v1/models/{id}`.
+
+They are answered at once from the list that is known; only an upstream that wants the caller's own key is waited for.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import UnknownModel
+from gateway.run.upstream.forward import UPSTREAM_HEADER
 from gateway.run.upstream.models import ModelList
 from gateway.web.middleware import trace_of
 
 
 def model_routes(models: ModelList) -> list[Route]:
     async def index(request: Request) -> Response:
-        trace_of(request.scope).route = "models"
-        return _json({"object": "list", "data": models.entries})
+        trace = trace_of(request.scope)
+        trace.route = "models"
+        named = request.headers.get(UPSTREAM_HEADER)
+        return _json({"object": "list", "data": await models.entries_for(trace.caller.credential, named)})
 
     async def one(request: Request) -> Response:
-        trace_of(request.scope).route = "models"
-        name = request.path_params["name"]
-        for entry in models.entries:
-            if entry["id"] == name:
-                return _json(entry)
-        raise UnknownModel(f"The model {name!r} does not exist here.", param="model")
+        trace = trace_of(request.scope)
+        trace.route = "models"
+        return _json(await models.find(request.path_params["name"], trace.caller.credential))
 
     return [Route("/v1/models", index), Route("/v1/models/{name:path}", one)]
 

@@ -1,15 +1,20 @@
 """The list of models: profiles and aliases of the settings, and the upstreams' own lists.
 
 Those lists are fetched in the background, at start and again from time to time. No request waits for them, and an
-upstream that does not answer keeps the list it had.
+upstream that does not answer keeps the list it had. An upstream that lists its models only for the caller's key is
+asked with that key when the caller asks; the answer is kept for the key, as a hash of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -17,32 +22,71 @@ from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
 from gateway.core.request.identity import AGENT_PREFIX
-from gateway.errors import UnknownModel
+from gateway.errors import GatewayError, NotAllowed, NotAuthenticated, UnknownModel
 from gateway.run.upstream.route import resolve_route
-from gateway.settings import Settings
+from gateway.settings import Settings, UpstreamSettings
 
 MAX_LIST_BYTES = 8 * 1024 * 1024
+# After a failure the upstream is asked again after so many seconds, then after twice as many, up to the usual pace.
 RETRY_S = 15.0
+# A caller waits so long for the list that comes with its key. Chosen: what front ends wait for a list themselves.
+LIST_WAIT_S = 10.0
+# Lists of the keys seen last, each of which may take a megabyte. Chosen.
+KEPT_KEYS = 64
 _log = logging.getLogger("mnemogate")
+
+Entries = list[dict[str, Any]]
+
+
+class _Refusal(NamedTuple):
+    """An upstream refuses a key. status: 401 or 403. message: its own."""
+
+    status: int
+    message: str
+
+    def error(self) -> GatewayError:
+        return NotAuthenticated(self.message) if self.status == 401 else NotAllowed(self.message)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What an upstream answered to one key. until: it is not asked again before. failures: in a row."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    until: float = 0.0
+    failures: int = 0
+    entries: Entries | None = None
+    refusal: _Refusal | None = None
 
 
 class ModelList:
     """The models of all upstreams. `run` keeps them fresh until it is cancelled; `entries` is the current list."""
 
     def __init__(
-        self, settings: Settings, providers: Mapping[str, Provider], created: int, refresh_s: float = 0.0
+        self,
+        settings: Settings,
+        providers: Mapping[str, Provider],
+        created: int,
+        refresh_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """refresh_s: how often upstreams are asked for their lists; 0 means never."""
         self._settings = settings
         self._refresh_s = refresh_s
         self._providers = providers
         self._created = created
-        self._fetched: dict[str, list[dict[str, Any]]] = {}
-        self._entries = self._merge()
+        self._clock = clock
+        self._fetched: dict[str, Entries] = {}
+        self._asks_for_key: set[str] = set()
+        self._failing: set[str] = set()
+        self._answers: OrderedDict[tuple[str, bytes], _Answer] = OrderedDict()
+        self._entries = self._merge(self._fetched)
 
     @property
-    def entries(self) -> list[dict[str, Any]]:
+    def entries(self) -> Entries:
         return self._entries
+
+    # -- for everybody, in the background
 
     async def run(self) -> None:
         if not self._refresh_s:
@@ -52,38 +96,132 @@ class ModelList:
                 tasks.create_task(self._keep_fresh(name, provider))
 
     async def _keep_fresh(self, name: str, provider: Provider) -> None:
-        while True:
-            is_fresh = await self.refresh(name, provider)
-            await asyncio.sleep(self._refresh_s if is_fresh else RETRY_S)
+        failures = 0
+        # An upstream that asks for the caller's key is not asked without one again.
+        while name not in self._asks_for_key:
+            failures = 0 if await self.refresh(name, provider) else failures + 1
+            await asyncio.sleep(self._pause(failures))
+
+    def _pause(self, failures: int) -> float:
+        """Returns how long an answer holds, in seconds."""
+        return min(RETRY_S * 2 ** min(failures - 1, 16), self._refresh_s) if failures else self._refresh_s
 
     async def refresh(self, name: str, provider: Provider) -> bool:
         """Fetches one upstream's list; returns False when it gave none."""
-        try:
-            reply = await provider.send(ModelRequest(b"", path="/models", method="GET"))
-            try:
-                body = await reply.read(MAX_LIST_BYTES)
-            finally:
-                await reply.aclose()
-            found = orjson.loads(body)["data"] if reply.status == 200 else None
-        except (ProviderError, ValueError, KeyError, TypeError) as error:
-            _log.info("upstream %s gave no list of models: %s", name, error)
+        found, refusal = await self._fetch(name, provider, None)
+        if refusal is not None and name in self._keyless():
+            self._asks_for_key.add(name)
+            _log.info("upstream %s lists its models for callers with a key of their own", name)
+        elif refusal is not None:
+            self._log_failure(name, refusal.message)
+        if found is None:
             return False
-        if not isinstance(found, list):
-            return False
-        self._fetched[name] = [
-            each for each in found if isinstance(each, dict) and isinstance(each.get("id"), str)
-        ]
-        self._entries = self._merge()
+        self._fetched[name] = found
+        self._entries = self._merge(self._fetched)
         return True
 
-    def _merge(self) -> list[dict[str, Any]]:
+    # -- for one caller
+
+    async def entries_for(self, credential: str | None, upstream: str | None = None) -> Entries:
+        """Returns the list as a caller sees it.
+
+        credential: the caller's own `Authorization`. upstream: the one that the caller names; without it the key goes
+        to an upstream only where no other could be meant.
+        Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, and no other has models.
+        """
+        asked = [name for name in self._keyless() if name not in self._fetched]
+        if len(asked) > 1:
+            asked = [name for name in asked if name in self._asks_for_key]
+        if upstream is not None:
+            asked = [upstream] if upstream in self._keyless() else []
+        if credential is None or len(asked) != 1:
+            return self._entries
+        answer = await self._ask(asked[0], credential)
+        if answer.refusal is not None and (upstream is not None or len(self._settings.upstreams) == 1):
+            raise answer.refusal.error()
+        return self._seen_with(asked[0], answer)
+
+    async def find(self, name: str, credential: str | None) -> dict[str, Any]:
+        """Returns the entry of one model. Raises: UnknownModel; NotAuthenticated, NotAllowed: as above."""
+        entries = self._entries
+        if credential is not None and not any(entry["id"] == name for entry in entries):
+            # The key goes where a chat with this model would take it.
+            upstream = resolve_route(self._settings, name).upstream
+            if upstream in self._keyless():
+                answer = await self._ask(upstream, credential)
+                if answer.refusal is not None:
+                    raise answer.refusal.error()
+                entries = self._seen_with(upstream, answer)
+        for entry in entries:
+            if entry["id"] == name:
+                return entry
+        raise UnknownModel(f"The model {name!r} does not exist here.", param="model")
+
+    def _keyless(self) -> list[str]:
+        """Returns the upstreams that get the caller's own key."""
+        return [each.name for each in self._settings.upstreams if _is_keyless(each)]
+
+    def _seen_with(self, upstream: str, answer: _Answer) -> Entries:
+        if answer.entries is None:
+            return self._entries
+        return self._merge({**self._fetched, upstream: answer.entries})
+
+    async def _ask(self, name: str, credential: str) -> _Answer:
+        """Returns what the upstream says to this key, asking it if that is not known. Requests at once ask once."""
+        key = (name, hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest())
+        answer = self._answers.setdefault(key, _Answer())
+        self._answers.move_to_end(key)
+        while len(self._answers) > KEPT_KEYS:
+            self._answers.popitem(last=False)
+        async with answer.lock:
+            if not self._refresh_s or self._clock() < answer.until:
+                return answer
+            found, answer.refusal = await self._fetch(name, self._providers[name], credential)
+            if found is not None or answer.refusal is not None:
+                answer.entries = found
+            answer.failures = 0 if found is not None else answer.failures + 1
+            answer.until = self._clock() + self._pause(answer.failures)
+        return answer
+
+    # -- either
+
+    async def _fetch(
+        self, name: str, provider: Provider, credential: str | None
+    ) -> tuple[Entries | None, _Refusal | None]:
+        """Returns an upstream's list, or how it refused the key; neither where it gave no list."""
+        try:
+            async with asyncio.timeout(LIST_WAIT_S if credential is not None else None):
+                request = ModelRequest(b"", credential=credential, path="/models", method="GET")
+                reply = await provider.send(request)
+                try:
+                    body = await reply.read(MAX_LIST_BYTES)
+                finally:
+                    await reply.aclose()
+            if reply.status in (401, 403):
+                return None, _refusal(name, reply.status, body)
+            found = orjson.loads(body)["data"] if reply.status == 200 else None
+            if not isinstance(found, list):
+                raise ValueError(f"status {reply.status}, and no list")
+        except (ProviderError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            self._log_failure(name, str(error) or type(error).__name__)
+            return None, None
+        self._failing.discard(name)
+        return [each for each in found if isinstance(each, dict) and isinstance(each.get("id"), str)], None
+
+    def _log_failure(self, name: str, why: str) -> None:
+        """Logs it once, until the upstream gives a list again."""
+        if name not in self._failing:
+            self._failing.add(name)
+            _log.warning("upstream %s gave no list of models: %s", name, why)
+
+    def _merge(self, fetched: Mapping[str, Entries]) -> Entries:
         merged: dict[str, dict[str, Any]] = {}
         for profile in self._settings.profiles:
             if profile.model is not None:
                 self._add(merged, AGENT_PREFIX + profile.name)
         for alias in self._settings.models:
             self._add(merged, alias.alias)
-        for name, entries in self._fetched.items():
+        for name, entries in fetched.items():
             for entry in entries:
                 public = self._public_name(name, entry["id"])
                 # An alias hides a model of the same name, as it does when a request asks for it.
@@ -104,3 +242,18 @@ class ModelList:
             if (route.upstream, route.model) == (upstream, model):
                 return name
         return None
+
+
+def _is_keyless(upstream: UpstreamSettings) -> bool:
+    """Returns whether the caller's key is the one that counts there."""
+    own = {name.lower() for name in upstream.headers} & {"authorization", "x-api-key", "api-key"}
+    return upstream.kind != "scripted" and not upstream.keys and not own
+
+
+def _refusal(upstream: str, status: int, body: bytes) -> _Refusal:
+    try:
+        said = orjson.loads(body)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        said = None
+    message = said if isinstance(said, str) and said else f"The upstream {upstream!r} refuses this key."
+    return _Refusal(status, message)

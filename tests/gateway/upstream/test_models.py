@@ -11,7 +11,7 @@ import pytest
 
 from adapters.base import Provider
 from gateway.core.upstream.policy import Target
-from gateway.errors import SettingsError, UnknownModel
+from gateway.errors import NotAuthenticated, SettingsError, UnknownModel
 from gateway.limits import Limits
 from gateway.providers import make_providers
 from gateway.run.background.embed import embedder_route
@@ -251,3 +251,134 @@ def test_aliases_do_not_hide_the_built_in_models_profile(tmp_path: Path, upstrea
     settings = load_settings(config=str(config), environ={})
     check_models(settings)
     assert resolve_route(settings, "agent/default").model == "scripted"
+
+
+# -- an upstream that lists its models for the caller's key
+
+
+KEYED = Limits(models_refresh_s=3600.0)
+GOOD = {"Authorization": "Bearer sk-good"}
+
+
+def models_asked(upstream: StrictUpstream) -> list[str | None]:
+    """The keys with which the upstream was asked for its list."""
+    return [dict(seen.headers).get("authorization") for seen in upstream.seen if seen.path == "/v1/models"]
+
+
+def names_with(gateway: Running, headers: Mapping[str, str]) -> list[str]:
+    reply = gateway.ask("GET", "/v1/models", headers=headers)
+    assert reply.status == 200
+    return [entry["id"] for entry in reply.json["data"]]
+
+
+def test_the_callers_own_key_gets_the_list(upstream: StrictUpstream) -> None:
+    upstream.key = "sk-good"
+    with serve(settings_for(upstream), limits=KEYED) as gateway:
+        assert names_with(gateway, GOOD) == upstream.models
+        model = gateway.ask("GET", f"/v1/models/{upstream.models[0]}", headers=GOOD)
+        assert (model.status, model.json["id"]) == (200, upstream.models[0])
+        assert gateway.ask("GET", "/v1/models/nope", headers=GOOD).status == 404
+        # Others do not see what it opened, and nobody's key is asked for twice.
+        assert names_with(gateway, {}) == []
+        assert names_with(gateway, GOOD) == upstream.models
+        assert models_asked(upstream).count("Bearer sk-good") == 1
+
+
+def test_a_model_is_found_before_any_list_was_asked_for(upstream: StrictUpstream) -> None:
+    upstream.key = "sk-good"
+    with serve(settings_for(upstream), limits=KEYED) as gateway:
+        assert gateway.ask("GET", f"/v1/models/{upstream.models[1]}", headers=GOOD).status == 200
+
+
+def test_a_key_that_the_upstream_refuses_is_told_so(upstream: StrictUpstream) -> None:
+    upstream.key = "sk-good"
+    with serve(settings_for(upstream), limits=KEYED) as gateway:
+        for path in ("/v1/models", f"/v1/models/{upstream.models[0]}"):
+            reply = gateway.ask("GET", path, headers={"Authorization": "Bearer sk-bad"})
+            assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+            assert reply.error["message"] == "Incorrect API key provided."
+        assert names_with(gateway, GOOD) == upstream.models
+
+
+class Hands:
+    """A clock that moves only by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_an_upstream_is_asked_less_and_less_often_with_a_key_that_fails() -> None:
+    hands = Hands()
+    with StrictUpstream(key="sk-good") as upstream:
+        settings = settings_for(upstream)
+        providers = make_providers(settings)
+        models = ModelList(settings, providers, created=7, refresh_s=300.0, clock=hands)
+        asked = []
+        for hands.now in range(0, 1000, 5):
+            with pytest.raises(NotAuthenticated):
+                await models.entries_for("Bearer sk-bad")
+            if len(upstream.seen) > len(asked):
+                asked.append(hands.now)
+        assert asked == [0, 15, 45, 105, 225, 465, 765]
+        # What was a bad key may become a good one.
+        upstream.key = "sk-bad"
+        hands.now = 2000.0
+        assert len(await models.entries_for("Bearer sk-bad")) == 2
+        await providers["up"].aclose()
+
+
+async def test_it_is_asked_without_a_key_once_and_the_log_says_so_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.run.upstream.models.RETRY_S", 0.0)
+    caplog.set_level("INFO", "mnemogate")
+    with StrictUpstream(key="sk-good") as upstream:
+        settings = settings_for(upstream)
+        providers = make_providers(settings)
+        await ModelList(settings, providers, created=7, refresh_s=300.0).run()  # comes to an end
+        assert models_asked(upstream) == [None]
+        assert [each.message for each in caplog.records] == [
+            "upstream up lists its models for callers with a key of their own"
+        ]
+        await providers["up"].aclose()
+
+
+async def test_a_failing_upstream_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    with StrictUpstream(model_list=b"no") as upstream:
+        settings = settings_for(upstream)
+        providers = make_providers(settings)
+        models = ModelList(settings, providers, created=7, refresh_s=300.0)
+        for _ in range(3):
+            assert not await models.refresh("up", providers["up"])
+        assert len(caplog.records) == 1
+        upstream.model_list = None
+        assert await models.refresh("up", providers["up"])
+        upstream.model_list = b"no"
+        assert not await models.refresh("up", providers["up"])
+        assert len(caplog.records) == 2
+        await providers["up"].aclose()
+
+
+async def test_a_key_goes_to_no_upstream_that_it_may_not_be_for() -> None:
+    with StrictUpstream(key="sk-one", models=["a"]) as one, StrictUpstream(key="sk-two", models=["b"]) as two:
+        settings = Settings(
+            upstreams=(
+                UpstreamSettings("one", base_url=one.base_url),
+                UpstreamSettings("two", base_url=two.base_url),
+            )
+        )
+        providers = make_providers(settings)
+        models = ModelList(settings, providers, created=7, refresh_s=300.0)
+        for name, provider in providers.items():
+            await models.refresh(name, provider)
+        assert await models.entries_for("Bearer sk-one") == []
+        named = await models.entries_for("Bearer sk-one", "one")
+        assert [entry["id"] for entry in named] == ["one/a"]
+        assert (await models.find("two/b", "Bearer sk-two"))["id"] == "two/b"
+        assert models_asked(one) == [None, "Bearer sk-one"]
+        assert models_asked(two) == [None, "Bearer sk-two"]
+        for provider in providers.values():
+            await provider.aclose()
