@@ -1,7 +1,7 @@
-"""Claude, natively: chat completions in and out of `/v1/messages`, whole or streamed.
+"""The adapter for Claude: chat completions are translated to `/v1/messages` and back, whole or streamed.
 
 The translation is pure and lies in `adapters/claude`; this module has addresses, credentials, headers and the life of
-a reply. Below `/messages` bytes pass as they are, both ways, for callers that speak Anthropic's own dialect.
+a reply. Requests to `/messages` and below pass unchanged, both ways, for callers that speak Anthropic's own dialect.
 
 Keys go as `x-api-key`, OAuth tokens as bearer tokens. A caller's own credential is used only where the upstream has
 none, as with every provider.
@@ -29,8 +29,8 @@ from adapters.errors import ProviderBroke
 from adapters.openai import OpenAICompatible
 from adapters.types import Event, Header, Json, ModelRequest, announces_events
 
-DEFAULT_VERSION: Final = "2026-10-21"  # as Anthropic's own SDKs send it since that day
-SAMPLING_VERSION: Final = "2023-06-01"  # the last one that takes temperature, top_p and top_k
+DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
+SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k
 _MODELS: Final = "/models?limit=1000"
 _MARKED: Final = b'"cache_control"'
 _OAUTH: Final = "sk-ant-oat"
@@ -50,7 +50,7 @@ class Anthropic(OpenAICompatible):
         return {}
 
     async def send(self, request: ModelRequest) -> ModelReply:
-        """Sends a request, translated where OpenAI's dialect asks. Raises: ProviderUnreachable, ProviderTimeout."""
+        """Sends a request, translated if it is in OpenAI's dialect. Raises: ProviderUnreachable, ProviderTimeout."""
         if request.path == "/chat/completions":
             return await self._chat(request)
         if request.path == "/models" and request.method == "GET":
@@ -84,7 +84,7 @@ class Anthropic(OpenAICompatible):
         except RecursionError:
             why = "A schema or a message of the request is nested too deep."
             return _refuse(400, error_body(why, "invalid_request_error"))
-        # The newest version refuses temperature and the like, the one before takes them.
+        # The newest version refuses temperature, top_p and top_k; the version before it takes them.
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
         reply = await self._call(request, "/messages", orjson.dumps(wire), version)
         created, first_index = int(time.time()), next_index(body.get("messages"))
@@ -198,7 +198,7 @@ class _StreamedReply:
 
 
 def _refuse(status: int, body: Json) -> BufferedReply:
-    """Returns an answer of our own, where nothing can be sent."""
+    """Returns an error of our own, for a request that cannot be sent."""
     return BufferedReply(status, (("content-type", "application/json"),), orjson.dumps(body))
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from adapters.errors import ProviderTooLarge
 from adapters.types import Capabilities, Embedded, Event, Header, ModelRequest
 
-MAX_REPLY_BYTES = 256 * 1024 * 1024  # chosen: far above any completion, far below what would hurt the process
+MAX_REPLY_BYTES = 256 * 1024 * 1024  # chosen: far above any completion, far below the memory at hand
 
 
 class ModelReply(Protocol):

@@ -94,7 +94,7 @@ class OpenAICompatible:
         return reply
 
     def has_endpoint(self, path: str) -> bool:
-        return True  # the upstream knows better which ones there are
+        return True  # the upstream knows which paths it serves
 
     async def aclose(self) -> None:
         if self._owns_transport:

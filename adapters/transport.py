@@ -62,7 +62,7 @@ class Timeouts:
 _KEEP_ALIVE_S: Final = 30.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
-# Above this aiohttp would hand the socket all bytes at once, and warn.
+# A larger body goes in pieces; aiohttp would hand the socket all bytes at once, and warn.
 _LARGE_BODY_BYTES: Final = 512 * 1024
 _PIECE_BYTES: Final = 256 * 1024
 _HEADER_LIMIT_BYTES: Final = 64 * 1024

@@ -42,11 +42,11 @@ class Look:
 class Probes:
     """The keys under which the exchanges that may matter to a list of messages are looked up.
 
-    key: the client's conversation id; with one only that conversation matters. replies: keys of replies that the list
-    may hold; inputs: hashes of what it asked; marks: hashes of heads and of what may be off the record; since:
-    openings touched later than that may be the same chat. maybe_tombs: hashes of messages that may have been forgotten.
-    recent: how far up from the deepest exchange of a conversation it is loaded, or low: from which depth on; None: all.
-    First exchanges are loaded always.
+    key: the client's conversation id; with one, only that conversation matters. replies: keys of replies that the list
+    may hold. inputs: hashes of the questions in it. marks: hashes of heads and of what may be off the record. since:
+    openings touched after this time may be the same conversation. maybe_tombs: hashes of messages that may have been
+    forgotten. recent: how many exchanges up from the deepest one are loaded; low: from which depth on they are loaded;
+    None: all. First exchanges are always loaded.
     """
 
     key: str | None
@@ -73,7 +73,10 @@ MAX_RULE_CALLS = 4
 
 
 class Missing(Exception):
-    """Rules need the contents of these exchanges. Whoever called them loads these in one go, and calls them again."""
+    """Tells the caller of a rule that it needs the contents of these exchanges.
+
+    The caller loads them all at once, and calls the rule again.
+    """
 
     def __init__(self, ids: Sequence[int]) -> None:
         super().__init__(f"the contents of exchanges {list(ids)} are needed")
@@ -129,11 +132,11 @@ class BlockMerge:
 class TurnWrite:
     """A turn to be written, in one transaction.
 
-    plain: the new exchange where nothing but its parent is concerned, with the rev of the conversation it was planned
-    on; if that has moved, or without it, `decide` says from the exchanges as they are then what changes. It is called
-    in the writer's thread: it changes nothing but what it makes, and may raise `Missing`.
-    carries: the plain one brings a new user message, so that its parent's turn is carried on.
-    uid: of the conversation, if it is a new one. snapshot: the memory section the path has now; id 0 to store it.
+    plain: for a plain turn, the new exchange and the `rev` of the conversation that it was planned on. If the
+    conversation has moved since, or the turn is not plain, `decide` is called with the exchanges as they are by then,
+    and returns what changes. It runs in the writer's thread, has no side effects, and may raise `Missing`.
+    carries: the plain exchange brings a new user message, so its parent's turn is carried.
+    uid: the public name of a new conversation. snapshot: the memory section that the path has now; id 0: to be stored.
     defaults, shared: blocks for an agent's first use. ops: memory edits of this turn; their `exchange` is filled in.
     """
 
@@ -155,7 +158,7 @@ class TurnWrite:
 class Committed:
     """A turn as it was written. agent: as it is stored. exchange, conversation: row ids.
 
-    is_plain: nothing had to be resolved again.
+    is_plain: it was written as planned, without `decide`.
     """
 
     agent: Agent
@@ -196,9 +199,9 @@ class Extent:
 
 @frozen
 class Erased:
-    """Marks of what is gone, by which notes that may quote it are known. blocks: a block, or an edit of it, is gone.
+    """Marks of what was erased, by which notes that may quote it are found. blocks: a block or an edit is among it.
 
-    days: since the epoch, UTC, on which it was said or saved.
+    days: the days on which it was said or saved, counted since the epoch, UTC.
     """
 
     days: frozenset[int]
@@ -207,10 +210,10 @@ class Erased:
 
 @frozen
 class Revised:
-    """A later value of a block that was built on something that is gone.
+    """A later value of a block that was built on something that was erased.
 
-    is_erased: it came from that itself. op: the edit that made it, of a turn that stays. is_whole: value is an older,
-    untouched one, brought back by an undo.
+    is_erased: the value itself came from what was erased. op: the edit that made the value, if its turn stays.
+    is_whole: an undo brought back an older value that has nothing of what was erased.
     """
 
     value: str
@@ -221,7 +224,7 @@ class Revised:
 
 @frozen
 class Rules:
-    """The pure functions by which the store decides what it does not know itself. It is given them when it is opened.
+    """The pure functions that decide for the store what it does not know itself. It gets them when it is opened.
 
     messages_of: (an exchange with its content, did another conversation open with its head, seq of the message before
     it, seqs that are wanted or None) -> its messages that may be found. merge: what pending operations come to on the

@@ -133,7 +133,7 @@ class Database(Protocol):
         """Takes what was overwritten out of the database's own old copies; False while somebody still reads them."""
 
     def when_recovered(self, function: Callable[[], None]) -> None:
-        """Has it called each time the database works again: what a process remembers of it may be wrong by then."""
+        """Has a function called each time the database works again; caches of its content may be wrong by then."""
 
     @property
     def health(self) -> StoreHealth: ...

@@ -38,8 +38,8 @@ class Scope:
 class Agent:
     """A memory. secret keys its hashes; epoch rises when something is forgotten.
 
-    next_seq: the next number of its one order of messages, passages and facts. indexed_seq: up to which number the
-    search index knows them.
+    next_seq: the next number; messages, passages and facts are numbered in one order. indexed_seq: the last number that
+    the search index knows.
     """
 
     id: int
@@ -89,12 +89,12 @@ class Evicted(NamedTuple):
 
 @frozen
 class Exchange:
-    """The request and the reply of one turn.
+    """One request of a client and our reply to it. A turn with calls of the client's tools has several exchanges.
 
     inputs: atoms, message by message, of what the client sent since the parent's reply (system messages excluded).
     media: for each of these messages the digest of its images and sounds, b"" where it has none.
     reply: atoms of our reply as the client has it; None while it was never had (cancelled).
-    run: the path's messages from this number up to the reply's are all the agent's numbers there are in between.
+    run: the first number of an unbroken run: from it up to the reply's, the agent's numbers are all of this path.
     offset: how many atoms the path has in front of the inputs. length: messages of the whole path, its reply included.
     path: hash of all atoms up to and including the reply, going on from the parent's.
     reply_key: hash under which a reply of ours is looked up (its text without white space, else its calls).
@@ -148,7 +148,7 @@ class Exchange:
     snapshot: int | None = None
     edits: bool = False
     merged: str = ""
-    # What this request left out in front of its path.
+    # The part of the path that this request left out.
     evicted: Evicted | None = None
 
 
@@ -204,7 +204,7 @@ class BlockOp:
 class Snapshot:
     """The memory section of a system prompt as it was sent, and what the path knows since.
 
-    known: {"blocks": {label: digest of the value known here}, "tools": {offered name: tool}, "epoch": n}.
+    known: {"blocks": {label: digest of the value that the path knows}, "tools": {offered name: tool}, "epoch": n}.
     id: 0 for one that is not stored yet.
     """
 
@@ -215,9 +215,9 @@ class Snapshot:
 
 @frozen
 class Summary:
-    """A summary of the path up to an exchange, that one included. tokens: of the text.
+    """A summary of the path up to an exchange, including that one. tokens: the text's.
 
-    exchange: without its content. Whatever is forgotten of the path takes the summary along.
+    exchange: without its content. If anything of the path is forgotten, the summary is erased too.
     """
 
     id: int
@@ -298,9 +298,9 @@ class JobState(StrEnum):
 
     PENDING = "pending"
     RUNNING = "running"
-    # It failed and will be tried again; until then nobody else runs in its lane.
+    # The job failed and will be tried again; until then no other job runs in its lane.
     RETRYING = "retrying"
-    # It failed for good. A finished job is deleted.
+    # The job failed for good. A finished job is deleted.
     DEAD = "dead"
 
 
@@ -308,10 +308,12 @@ class JobState(StrEnum):
 class Job:
     """Durable background work.
 
-    agent: whose memory it is about; 0: nobody's. One job of a kind runs at a time for each agent.
-    key: two that wait under the same one are one. payload: ids and numbers, never text of messages.
-    epoch: the agent's when it was made; on another it commits nothing.
-    attempt: rises with every claim and fences what is committed; tries: those that count towards the dead letter.
+    agent: the memory that it works on; 0: none. For each agent one job of a kind runs at a time.
+    key: a job that is enqueued while another waits under the same key is merged with it. payload: ids and numbers,
+    never text of messages.
+    epoch: the agent's epoch when the job was made; on another epoch it commits nothing.
+    attempt: rises with every claim, and only the newest attempt can commit. tries: the attempts that count towards the
+    dead letter.
     error: why the last attempt failed, without contents.
     """
 
@@ -341,7 +343,7 @@ class Step:
 
 @frozen
 class Vector:
-    """The vector of a text. model: who made it; vectors of different models say nothing about one another.
+    """The vector of a text. model: the embedder that made it; vectors of different models cannot be compared.
 
     data: float32, little endian, of length 1. baseline, spread: how similar the text is to texts that have nothing to
     do with it, as a mean and a standard deviation; a spread of 0 means that this is not known.

@@ -205,7 +205,7 @@ class StreamTranslator:
         if block.kind == "tool_use":
             if block.has_input:
                 return []
-            # Without arguments, or with all of them at once: they are JSON in any case.
+            # The arguments are missing or came all at once; they are JSON in both cases.
             arguments = orjson.dumps(block.fields.get("input") or {}).decode()
             function = {"arguments": arguments}
             return [self._chunk({"tool_calls": [{"index": block.call, "function": function}]})]

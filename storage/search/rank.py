@@ -381,7 +381,7 @@ def _fuse(found: _Found, skip: range, limit: int, only_strong: bool, near: Near 
     score, share = _score(found)
     outstanding = beyond = None
     if near is not None:
-        # What is less alike than the mean must not count against a message that has the words.
+        # A similarity below the mean must not count against a message that has the words.
         outstanding = np.maximum(_by_row(found.layout, near.seqs, near.outstanding), 0.0)
         beyond = _by_row(found.layout, near.seqs, near.beyond)
     if skip:

@@ -108,7 +108,7 @@ def compare(chunk: Chunk, query: Vector) -> Near | None:
     # Not `@`: the library behind it wakes a thread for each core, which on a busy machine takes ten times as long
     # (measured with 10,000 vectors: 8 ms of processor time against 0.4).
     similarity = np.einsum("ij,j->i", chunk.numbers, asked).astype(np.float64)
-    # What a similarity means differs from model to model, what is unusual among this agent's messages does not.
+    # The meaning of a similarity differs from model to model; how unusual it is among this agent's messages does not.
     spread = float(similarity.std())
     outstanding = (similarity - similarity.mean()) / spread if spread > 1e-6 else similarity * 0.0
     beyond = similarity * 0.0

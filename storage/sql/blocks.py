@@ -121,7 +121,7 @@ async def undo_block(connection: Connection, block: int, *, at: float, origin: s
     was written last: undoing twice is not redoing.
     """
     found = await get_block(connection, block)
-    # What is shown may have been brought back by undos: go on from where it was written.
+    # The value that is shown may have been brought back by undos. The next undo goes on from where it was written.
     shown = found.version
     while (restores := await connection.value(SQL["block_history_restores"], (block, shown))) is not None:
         shown = restores
@@ -181,7 +181,7 @@ class Blocks(Group):
 
         The values of people's own blocks stay, and so does a shared one that somebody has written in.
         """
-        # In short transactions, since turns wait for each.
+        # The transactions are short, because turns wait for each.
         while await self._database.bulk(
             lambda connection: follow_blocks(connection, profile, own, shared, at)
         ):

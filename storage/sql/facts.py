@@ -163,7 +163,7 @@ async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: fl
         if old != id:
             await connection.run(SQL["end"], (id, since, old, agent.id))
             ended = await connection.rows(SQL["seq_of"], (old, agent.id))
-            # It is not shown any more; in the index it would still be the best hit, by which others are measured.
+            # The old fact is not shown any more. In the index it would be the best hit, the measure of all others.
             await forget_indexed(connection, agent.id, [seq for (seq,) in ended])
 
 

@@ -357,7 +357,7 @@ async def _unlink(connection: Connection, agent: int, e: Exchange, places: Itera
     await history.mark(connection, agent, "tomb", tombs, e.id)
     await history.mark(connection, agent, "erased", (b"",), e.id)
     if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
-        # Its path saw them at once, and may have a memory section that shows them.
+        # The path of the turn saw these edits at once, and may have a memory section that shows them.
         await history.mark(connection, agent, "blocks", (b"",), 0)
         await _erase_snapshots(connection, "snapshots_shown", (agent,))
     await forget_indexed(connection, agent, seqs)

@@ -28,7 +28,7 @@ async def insert_passage(
     sources: Sequence[int] = (),
 ) -> Passage:
     """Adds an archival memory. Raises: NotFound when there is no such agent."""
-    # Of the same order as messages, so that the search index can name both.
+    # Its number is of the same order as those of messages, so that the search index can name both.
     seq = await take_seq(connection, agent)
     values = (agent, seq, at, exchange, orjson.dumps(list(sources)), text)
     id = await connection.value(SQL["passage_insert"], values)

@@ -123,7 +123,7 @@ class Recall(Group):
         is_all = len(rows) < _BATCH
         end = of.next_seq - 1 if is_all else max(e.seq + len(e.inputs) for e, _, _ in fresh)
         again = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
-        # What the index has not come to is among the fresh ones.
+        # Messages that the index has not reached yet are among the fresh ones.
         again = [each for each in again if each[0].seq <= indexed]
         for e, _, _ in again:
             await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))

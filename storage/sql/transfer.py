@@ -82,7 +82,7 @@ class Transfer(Group):
             if part == "exchange"
             else await _records(connection, agent.id, part, after, limit, edge["seq"])
         )
-        # What was learned meanwhile is not exported, and is learned again.
+        # Facts that were learned meanwhile are not exported; the importing gateway learns them again.
         if part == "learned":
             return [(at, TransferRecord({"seq": edge["learned"]})) for at, _ in found if edge["learned"]]
         last = edge.get("seq" if part in _NUMBERED else part)

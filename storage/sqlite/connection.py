@@ -68,7 +68,7 @@ _ERRORS: dict[int, type[StoreError]] = {
 class DatabaseFile:
     """A database file and how it is opened.
 
-    synchronous: NORMAL survives the death of the process, FULL that of the machine.
+    synchronous: with NORMAL a commit survives a crash of the process, with FULL also a crash of the machine.
     busy_timeout_ms: how long the writer waits for another process that holds the file.
     factory: of connections; tests that count statements bring their own.
     """

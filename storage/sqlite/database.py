@@ -165,7 +165,7 @@ class SqliteDatabase:
         self._lock.release()
 
     def _recovered(self) -> None:
-        # What lies at the path may be another file now, restored by an operator.
+        # The file at the path may be another one now, which an operator has restored.
         self.reader.reset()
         self.reader.open()
         self.long_reader.reset()

@@ -21,7 +21,7 @@ T = TypeVar("T")
 # Machine instructions between two looks at the clock: some 10-50 us of work each.
 _INSTRUCTIONS = 1000
 
-# In the loop's thread nobody may wait for long; readers of a write-ahead log hardly ever have to.
+# A wait in the loop's thread has to be short; readers of a write-ahead log hardly ever have to wait.
 _LOOP_BUSY_MS = 5
 _THREAD_BUSY_MS = 200
 

@@ -1,19 +1,20 @@
 """The writer: one connection, one thread, many writes in one transaction.
 
-A write is a function of the connection. While a batch is in the thread the next one gathers; a batch is one hop to the
-thread and one COMMIT, and each function in it has a savepoint, so that one that fails takes no other with it.
+A write is a function of the connection. While one batch is in the thread, the next one gathers. A batch is one hop to
+the thread and one COMMIT. Each function in it has a savepoint, so that a failed write undoes no other.
 
     submit -> waiting -> batch -> BEGIN; (SAVEPOINT f RELEASE)*; COMMIT -> futures
 
-Nothing that waits is ever cancelled: a caller that goes away abandons the result, not the write. What waits is bounded
-in bytes; beyond that `submit` refuses at once.
+A waiting write is never cancelled: a caller that goes away abandons the result, not the write. The waiting writes are
+bounded in bytes; beyond the bound `submit` refuses at once.
 
-Faults. When the database fails (as opposed to a write that is wrong in itself) the connection is opened anew and a
-trial write made. What waits meanwhile waits for that first attempt; if it fails too, all of it fails with the named
-error, `submit` refuses at once, and attempts go on with growing pauses until writing works again.
+Faults. When the database fails (as opposed to a write that is wrong in itself), the connection is opened again and a
+trial write is made. Waiting writes wait for this first attempt. If it fails, they all fail with the named error,
+`submit` refuses at once, and further attempts follow with growing pauses until writing works again.
 
-Checkpoints are made here and nowhere else, when idle or when the log has grown: two connections that write or
-checkpoint at the same moment can corrupt a write-ahead log (SQLite 3.7.0 to 3.51.2), and inline ones hurt the tail.
+Checkpoints are made only here, when the writer is idle or the log has grown: two connections that write or checkpoint
+at the same moment can corrupt a write-ahead log (SQLite 3.7.0 to 3.51.2), and checkpoints within a commit make the
+slowest commits slower.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ T = TypeVar("T")
 class WriterLimits:
     """Bounds and pauses; the defaults are chosen, except where a measurement is named.
 
-    queue_bytes: what may wait in each lane. batch_items: one batch at most, so that the first of it need not wait for
-    hundreds. slow_s: a batch so long in the thread makes the status `slow`. fair_batches: after so many
-    batches of turns in a row one bulk write goes first, since the search index may not fall behind without end.
+    queue_bytes: how much may wait in each lane. batch_items: the most writes of a batch, so that its first write need
+    not wait for hundreds. slow_s: a batch that takes longer makes the status `slow`. fair_batches: after so many
+    batches of turns in a row one bulk write goes first, because the search index must not fall behind for ever.
     checkpoint_bytes, pause_bytes: size of the log at which it is written back without waiting for readers, and at which
     writers wait for them (design: 16 and 64 MB; inline checkpoints of 4 MB gave commits of 3-7 ms at p99).
     """
@@ -58,7 +59,7 @@ class WriterLimits:
     retry_most_s: float = 10.0
 
 
-# What a waiting write costs beside the bytes it names: a future, a function and what that holds.
+# A waiting write takes this much in addition to the bytes that it names: a future, a function and its variables.
 _OVERHEAD_BYTES = 1024
 
 _TRIAL_BYTES = 16384  # four pages, so that a full disk shows itself
@@ -100,7 +101,7 @@ class _Report:
 
 
 class Writer:
-    """All methods belong to the event loop's thread; functions given to it run in the writer's.
+    """The writer. All its methods belong to the event loop's thread; the functions given to it run in the writer's.
 
     connect: opens the connection that writes, in the writer's thread. recovered: called when writing works again.
     """
@@ -216,7 +217,7 @@ class Writer:
 
     @property
     def status(self) -> str:
-        """ok, closed, slow, or the word of the fault. For callers who would not wait for a slow disk."""
+        """The state in a word: ok, closed, slow, or the fault's `status`. Reading it never waits for the disk."""
         if self._closing:
             return "closed"
         if self._fault is not None:
@@ -284,7 +285,7 @@ class Writer:
         if self._running or self._fault is not None or driver is None:
             return
         turns, bulk = self._turns, self._bulk
-        # Turns go first, but after so many batches of them one bulk write is let through.
+        # Turns go first, but after `fair_batches` batches of them one bulk write is let through.
         if turns.writes and not (bulk.writes and self._streak >= self._limits.fair_batches):
             self._running = turns.take(self._limits.batch_items)
             self._streak += 1
@@ -313,7 +314,7 @@ class Writer:
         self._call_loop(self._performed, batch, report, size)
         limits = self._limits
         if report.fault is None and size - self._wal_checked >= limits.checkpoint_bytes:
-            # After the futures: those who wait for this batch need not wait for the checkpoint.
+            # The checkpoint comes after the futures, so that callers who wait for this batch do not wait for it.
             self._write_back(connection, limits.pause_ms if size >= limits.pause_bytes else 0)
 
     def _performed(self, batch: list[_Write[Any]], report: _Report, wal_bytes: int) -> None:
@@ -483,7 +484,7 @@ def _settle(write: _Write[Any], outcome: WriteResult) -> None:
         future.set_result(value)
     else:
         future.set_exception(value)
-        # Mark it as seen: a write nobody waits for is no news to the loop's error handler, health has it.
+        # This marks the error as seen: the loop must not log a write that nobody waits for, since health reports it.
         future.exception()
 
 
@@ -547,7 +548,7 @@ def _close_quietly(connection: sqlite3.Connection) -> None:
 
 
 def _checkpoint(connection: sqlite3.Connection, wait_ms: int) -> bool:
-    """Writes the log back, without waiting as far as readers allow. True when it is empty."""
+    """Writes the log back as far as readers allow, and waits for them at most `wait_ms`. True when it is empty."""
     (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
     try:
