@@ -221,10 +221,8 @@ async def _apply(
         await connection.run(history.SQL["ops_drop"], (agent, e.id))
     else:
         if e.conversation <= 0:
-            uid, key = write.uid, write.probes.key
-            e = replace(
-                e, conversation=await history.add_conversation(connection, agent, uid, key, write.now)
-            )
+            values = (agent, write.uid, write.probes.key, write.now)
+            e = replace(e, conversation=await history.add_conversation(connection, *values))
         id, _ = await history.insert_exchange(connection, agent, e)
         e = replace(e, id=id)
     for other in change.others:
@@ -235,12 +233,10 @@ async def _apply(
         await _store_ops(connection, agent, e.id, write.ops)
     await history.mark(connection, agent, "head", change.heads, e.id)
     await history.mark(connection, agent, "tomb", change.tombs, e.id)
-    seqs = {x.id: x.seq for x in (e, *change.others)}
-    for exchange in change.stale:
-        if (
-            seqs[exchange] <= indexed
-        ):  # the index has not reached the other exchanges yet, and will read them as they are by then
-            await history.mark(connection, agent, "stale", (b"",), exchange)
+    for x in (e, *change.others):
+        # The index has not reached the other exchanges yet, and will read them as they are by then.
+        if x.id in change.stale and x.seq <= indexed:
+            await history.mark(connection, agent, "stale", (b"",), x.id)
     return e
 
 

@@ -34,9 +34,8 @@ class LockOwner:
 class Lock:
     """A lock that is held from `acquire` to `release` or the end of the process."""
 
-    def __init__(self, descriptor: int, path: str) -> None:
+    def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
-        self.path = path
 
     @classmethod
     def acquire(cls, database: str | Path, address: str | None = None) -> Lock:
@@ -53,7 +52,7 @@ class Lock:
                         owner = _read(descriptor)
                         raise Owned(str(database), owner.pid, owner.address) from None
                     time.sleep(_PAUSE_S)
-            # Who we are, for whoever is refused. It is written before the file is cut, which so is never empty.
+            # The owner says who it is, for whoever is refused. The file is cut last, so that no reader finds it empty.
             data = orjson.dumps({"pid": os.getpid(), "address": address})
             os.pwrite(descriptor, data, 0)
             os.ftruncate(descriptor, len(data))
@@ -63,7 +62,7 @@ class Lock:
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor, path)
+        return cls(descriptor)
 
     def release(self) -> None:
         """Gives the lock back. Idempotent."""

@@ -59,7 +59,7 @@ def test_asking_for_the_owner_leaves_no_lock(path: Path) -> None:
 
 def test_an_unreadable_lock_file_still_refuses(path: Path) -> None:
     lock = Lock.acquire(path)
-    Path(lock.path).write_bytes(b"{")
+    Path(f"{path}.lock").write_bytes(b"{")
     with pytest.raises(Owned) as refused:
         Lock.acquire(path)
     assert refused.value.pid is None
