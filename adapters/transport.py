@@ -17,6 +17,7 @@ sent once more if nothing of a response came back and the loss showed within `_I
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import time
@@ -352,7 +353,7 @@ def _translate(error: Exception, host: str, times: Timeouts, upload: Upload | No
         case aiohttp.ConnectionTimeoutError():
             return ProviderTimeout(f"no connection to {host} within {times.connect_s} s", phase="connect")
         case aiohttp.ClientConnectorError():
-            return ProviderUnreachable(f"no connection to {host}: {error}", sent=False)
+            return ProviderUnreachable(f"no connection to {host}: {_why(error)}", sent=False)
         case TimeoutError() if upload is not None and not upload.is_over:
             why = f"{host} took no more of the upload for {times.between_chunks_s} s"
             return ProviderTimeout(why, phase="between chunks")
@@ -367,6 +368,16 @@ def _translate(error: Exception, host: str, times: Timeouts, upload: Upload | No
             # aiohttp's message quotes bytes that are no HTTP, and they may be somebody's words.
             why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
             return ProviderUnreachable(f"no answer from {host}: {why}")
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    """Returns what went wrong. aiohttp's own text repeats the address, and says "ssl:default" also without TLS."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(error.certificate_error)
+    cause = error.os_error
+    if cause.errno is not None and cause.errno > 0 and not isinstance(error, aiohttp.ClientSSLError):
+        return os.strerror(cause.errno)
+    return cause.strerror or str(cause)
 
 
 @contextmanager

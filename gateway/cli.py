@@ -28,7 +28,7 @@ from gateway.errors import BadRequest, GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.run.upstream.route import check_models
 from gateway.settings import Settings
-from gateway.settings_load import load_settings
+from gateway.settings_load import load_settings, settings_file
 from storage.errors import StoreError
 from storage.sqlite.lock import owner_of
 
@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         return EXIT_PIPE
     except SettingsError as error:
         print(f"mnemogate: {error.message}", file=sys.stderr)
+        if (file := settings_file(getattr(arguments, "config", None))) is not None:
+            print(f"mnemogate: the settings file is {file}", file=sys.stderr)
         return EXIT_SETTINGS
     except GatewayError as error:
         print(f"mnemogate: {error.message}", file=sys.stderr)
@@ -212,10 +214,15 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check_config(arguments: argparse.Namespace) -> None:
+    from gateway.database import was_keyed
     from gateway.providers import make_background, make_embedder, make_providers
+    from gateway.serve import check_door
+    from gateway.web.server import find_address
 
     settings = _settings(arguments)
     check_models(settings)
+    find_address(settings.server.host, settings.server.port)
+    check_door(settings, settings.server.key is not None or was_keyed(settings.database.path))
     # The start would refuse what these refuse. Nothing is opened.
     for make in (make_providers, make_background, make_embedder):
         make(settings)

@@ -136,12 +136,17 @@ async def _check_keys(settings: Settings, store: Store | None) -> bool:
         # Damaged or locked: it may come back. Until then, callers from elsewhere are refused (see Guard).
         _log.error("serving without memory: %s", error.message)
         return key is not None or not is_loopback(settings.server.host)
+    check_door(settings, has_keys)
+    return has_keys
+
+
+def check_door(settings: Settings, has_keys: bool) -> None:
+    """Raises: SettingsError: there are no keys, and other machines could reach us."""
     if not has_keys and not is_loopback(settings.server.host):
         raise SettingsError(
             f"server.host: {settings.server.host!r} would open this gateway to others, and it has no keys. "
             "Make one with `mnemogate keys create`, set MNEMOGATE_KEY, or listen on 127.0.0.1."
         )
-    return has_keys
 
 
 def _announce(settings: Settings, store: Store | None, url: str, local: str, has_keys: bool) -> None:

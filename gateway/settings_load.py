@@ -94,6 +94,12 @@ def load_settings(
     return settings
 
 
+def settings_file(config: str | None) -> Path | None:
+    """Returns the file that `load_settings` reads; None: there is none."""
+    file = Path(config or os.environ.get("MNEMOGATE_CONFIG") or DEFAULT_CONFIG)
+    return file.absolute() if file.exists() else None
+
+
 def _read_file(path: str | None) -> dict[str, Any]:
     file = Path(path or DEFAULT_CONFIG)
     try:
@@ -275,11 +281,14 @@ def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> None:
 
 def _check_side_request(rule: SideRequest) -> None:
     where = f"memory.side_requests {rule.name!r}: pattern"
+    before = "|(?:"
     try:
         # All patterns become alternatives of one, in which flags cannot stand, nor two groups of one name.
-        pattern = re.compile(f"|(?:{rule.pattern})")
+        pattern = re.compile(f"{before}{rule.pattern})")
     except re.error as error:
-        raise SettingsError(f"{where}: {error}") from error
+        at = min(max((error.pos or 0) - len(before), 0), len(rule.pattern))
+        pointed = f"{rule.pattern[:at]} >>> {rule.pattern[at:]}"
+        raise SettingsError(f"{where}: {error.msg}, here: {pointed}") from error
     if pattern.groupindex:
         raise SettingsError(f"{where}: its groups cannot have names, saw {', '.join(pattern.groupindex)}")
 

@@ -141,18 +141,23 @@ class GatewayServer(uvicorn.Server):
             self._on_started()
 
 
+def find_address(host: str, port: int) -> tuple[int, Any]:
+    """Returns the family and the address to listen on. Raises: SettingsError: the host is none."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise SettingsError(f"server.host: {host!r} is no address to listen on: {error}") from error
+    family, _, _, _, address = found[0]
+    return family, address
+
+
 def bind(host: str, port: int) -> socket.socket:
     """Takes a listening address, before anything is started.
 
     Raises: SettingsError: the address is in use, or is not this machine's.
     """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise SettingsError(f"server.host: {host!r} is no address to listen on: {error}") from error
+    family, address = find_address(host, port)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -201,12 +202,17 @@ class ModelList:
                 return None, _refusal(name, reply.status, body)
             found = orjson.loads(body)["data"] if reply.status == 200 else None
             if not isinstance(found, list):
-                raise ValueError(f"status {reply.status}, and no list")
+                hint = self._hint_for(name) if reply.status == 404 else ""
+                raise ValueError(f"status {reply.status}, and no list{hint}")
         except (ProviderError, TimeoutError, ValueError, KeyError, TypeError) as error:
             self._log_failure(name, str(error) or type(error).__name__)
             return None, None
         self._failing.discard(name)
         return [each for each in found if isinstance(each, dict) and isinstance(each.get("id"), str)], None
+
+    def _hint_for(self, name: str) -> str:
+        url = next((each.base_url for each in self._settings.upstreams if each.name == name), None) or ""
+        return "" if re.search(r"/v\d", url) else "; its base_url has no /v1, and most addresses need it"
 
     def _log_failure(self, name: str, why: str) -> None:
         """Logs it once, until the upstream gives a list again."""

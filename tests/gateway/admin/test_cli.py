@@ -123,6 +123,10 @@ def test_check_config_finds_a_fallback_that_nobody_answers_to(database: Path, ca
     [
         (["check-config", "--config", "nope.toml"], "no such settings file"),
         (["serve", "--host", "0.0.0.0", "--port", "0"], "mnemogate keys create"),
+        (["check-config", "--config", "open.toml"], "mnemogate keys create"),
+        (["check-config", "--config", "nowhere.toml"], "no address to listen on"),
+        (["check-config", "--config", "open.toml"], f"the settings file is {os.sep}"),
+        (["check-config", "--config", "pattern.toml"], "unterminated character set, here: a >>> [b"),
         (["serve", "--host", "no.such.host.invalid", "--port", "0"], "no address to listen on"),
         (["serve", "--upstream", "nonsense"], "base_url must be an http(s) URL"),
     ],
@@ -130,6 +134,9 @@ def test_check_config_finds_a_fallback_that_nobody_answers_to(database: Path, ca
 def test_settings_that_cannot_be_are_refused_with_what_to_do(
     arguments: list[str], says: str, capsys: Out
 ) -> None:
+    Path("open.toml").write_text('[server]\nhost = "0.0.0.0"')
+    Path("nowhere.toml").write_text('[server]\nhost = "no.such.host.invalid"')
+    Path("pattern.toml").write_text('[[memory.side_requests]]\nname = "x"\npattern = "a[b"')
     assert main(arguments) == 2
     assert says in capsys.readouterr().err
 

@@ -189,6 +189,29 @@ async def test_an_answer_that_is_no_list_of_models_is_none(body: bytes) -> None:
         assert await fetched(settings_for(upstream)) == []
 
 
+async def test_an_upstream_that_cannot_be_used_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with StrictUpstream() as there:
+        address = there.base_url.removesuffix("/v1")
+    settings = Settings(upstreams=(UpstreamSettings("gone", base_url=f"{address}/v1"),))
+    providers = make_providers(settings)
+    models = ModelList(settings, providers, created=7)
+    for _ in range(3):
+        assert not await models.refresh("gone", providers["gone"])
+    await providers["gone"].aclose()
+    host = address.removeprefix("http://")
+    said = [record.getMessage() for record in caplog.records if record.name == "mnemogate"]
+    assert said == [f"upstream gone gave no list of models: no connection to {host}: Connection refused"]
+
+
+async def test_an_address_without_its_version_is_explained(
+    upstream: StrictUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fetched(
+        Settings(upstreams=(UpstreamSettings("a", base_url=upstream.base_url.removesuffix("/v1")),))
+    )
+    assert "status 404, and no list; its base_url has no /v1" in caplog.text
+
+
 async def test_an_upstream_without_a_list_takes_nothing_away(upstream: StrictUpstream) -> None:
     upstream.key = "sk-secret"  # we have none: it refuses
     assert await fetched(settings_for(upstream)) == []
