@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from starlette.types import Receive, Scope, Send
 
 from gateway.dialects.chat.parse import parse
@@ -16,30 +18,28 @@ from gateway.web.sse import ClientReply
 CHAT_PATH = "/v1/chat/completions"
 
 
+@dataclass(eq=False)
 class ChatRoute:
     """The route names the dialect: how a request is read, and the view in which it is answered."""
 
-    def __init__(
-        self, settings: ServerSettings, chat: Chat, bodies: BodyReader, send_timeout_s: float
-    ) -> None:
-        self._settings = settings
-        self._send_timeout_s = send_timeout_s
-        self._chat = chat
-        self._bodies = bodies
+    settings: ServerSettings
+    chat: Chat
+    bodies: BodyReader
+    send_timeout_s: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
         trace.route = "chat"
-        async with self._bodies.read(scope, receive) as body:
+        async with self.bodies.read(scope, receive) as body:
             trace.bytes_in = len(body)
-            request = parse(bytes(body), self._settings.max_messages)
+            request = parse(bytes(body), self.settings.max_messages)
             trace.model, trace.stream = request.model, request.stream
             receipt = Receipt(trace.begun)
             caller = trace.caller
             connection = scope["state"].get("connection")
-            async with ClientReply(receive, send, self._send_timeout_s, connection) as reply:
+            async with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
                 try:
-                    served = await self._chat.answer(
+                    served = await self.chat.answer(
                         request, scope["headers"], caller.project, caller.credential, reply, receipt, ChatView
                     )
                     trace.memory = served.memory

@@ -84,45 +84,43 @@ class _Head:
         )
 
 
+@dataclass(eq=False)
 class _ForwardedPath:
     """The route of one path. It is an object because starlette would wrap a function and read the request."""
 
-    def __init__(
-        self, name: str, forwarding: Forwarding, bodies: BodyReader, max_upload_bytes: int, limits: Limits
-    ) -> None:
-        self._name = name
-        self._max_upload_bytes = max_upload_bytes
-        self._limits = limits
-        self._forwarding = forwarding
-        self._bodies = bodies
+    name: str
+    forwarding: Forwarding
+    bodies: BodyReader
+    max_upload_bytes: int
+    limits: Limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
-        trace.route, trace.memory = self._name, "off"
+        trace.route, trace.memory = self.name, "off"
         head = _read_head(scope)
         # A compressed body is opaque here, whatever it says it is, and goes on as it comes.
         if head.has_body and not head.is_json:
             await self._hand_on(head, scope, receive, send)
             return
-        async with self._bodies.read(scope, receive) as body:
+        async with self.bodies.read(scope, receive) as body:
             trace.bytes_in = len(body)
             asked = parse_named(body)
             trace.model, trace.stream = asked.model, asked.stream
-            route = self._forwarding.find(head.path, asked.model, head.named)
+            route = self.forwarding.find(head.path, asked.model, head.named)
             credential = trace.caller.credential
             outgoing = Outgoing(head.method, head.path, scope["headers"], credential, named=asked)
             await self._answer(route, outgoing, scope, receive, send)
 
     async def _hand_on(self, head: _Head, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
-        upload = UploadBody(scope, receive, self._max_upload_bytes, self._limits.body_timeout_s)
+        upload = UploadBody(scope, receive, self.max_upload_bytes, self.limits.body_timeout_s)
         try:
-            with self._bodies.quota() as quota:
+            with self.bodies.quota() as quota:
                 boundary = boundary_of(head.content_type) if not head.is_encoded else None
                 if boundary is not None and _may_name_a_model(head.path):
-                    await upload.look(FieldSearch(boundary, "model"), self._bodies.limit_bytes, quota)
+                    await upload.look(FieldSearch(boundary, "model"), self.bodies.limit_bytes, quota)
                     trace.model = upload.found or trace.model
-                route = self._forwarding.find(head.path, trace.model, head.named)
+                route = self.forwarding.find(head.path, trace.model, head.named)
                 credential = trace.caller.credential
                 outgoing = Outgoing(head.method, head.path, scope["headers"], credential, upload=upload)
                 await self._answer(route, outgoing, scope, upload.after, send)
@@ -137,8 +135,8 @@ class _ForwardedPath:
         receipt.say("x-mnemogate-memory", "off")
         connection = scope["state"].get("connection")
         try:
-            async with ClientReply(receive, send, self._limits.send_timeout_s, connection) as reply:
-                await self._forwarding.answer(route, outgoing, reply, receipt)
+            async with ClientReply(receive, send, self.limits.send_timeout_s, connection) as reply:
+                await self.forwarding.answer(route, outgoing, reply, receipt)
         finally:
             trace.added_ms = receipt.added_ms
 

@@ -86,11 +86,7 @@ _MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 
 
 def _model(json: dict[str, Any]) -> str:
-    model = json.get("model")
-    if model is None:
-        raise BadRequest(
-            "Missing required parameter: 'model'.", param="model", code="missing_required_parameter"
-        )
+    model = _required(json, "model")
     if not isinstance(model, str):
         raise _wrong_type("model", "a string", model)
     if not model.strip():
@@ -101,11 +97,7 @@ def _model(json: dict[str, Any]) -> str:
 
 
 def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
-    messages = json.get("messages")
-    if messages is None:
-        raise BadRequest(
-            "Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter"
-        )
+    messages = _required(json, "messages")
     if not isinstance(messages, list):
         raise _wrong_type("messages", "an array of objects", messages)
     if not messages:
@@ -136,9 +128,7 @@ def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
 
 def _wrong_role(param: str, role: Any) -> BadRequest:
     if role is None:
-        return BadRequest(
-            f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
-        )
+        return _missing(param)
     if not isinstance(role, str):
         return _wrong_type(param, "a string", role)
     return BadRequest(
@@ -179,6 +169,18 @@ def _tool_names(tools: list[dict[str, Any]]) -> list[str]:
         if isinstance(name, str):
             names.append(name)
     return names
+
+
+def _required(json: dict[str, Any], key: str) -> Any:
+    value = json.get(key)
+    if value is None:
+        raise _missing(key)
+    return value
+
+
+def _missing(param: str) -> BadRequest:
+    text = f"Missing required parameter: '{param}'."
+    return BadRequest(text, param=param, code="missing_required_parameter")
 
 
 def _number(json: dict[str, Any], key: str) -> int | None:

@@ -69,24 +69,17 @@ class ForgetRequest:
         return cls(whose, part, tuple(arguments.numbers("left")))
 
 
+@dataclass(eq=False)
 class ForgetOperations:
     """Forgets by hand, and undoes edits. now: seconds since the epoch.
 
     call_s: after so long a call answers with what is left.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        now: Callable[[], float],
-        defaults: Defaults = NO_DEFAULTS,
-        *,
-        call_s: float = CALL_S,
-    ) -> None:
-        self._store = store
-        self._now = now
-        self._defaults = defaults
-        self._call_s = call_s
+    store: Store
+    now: Callable[[], float]
+    defaults: Defaults = NO_DEFAULTS
+    call_s: float = CALL_S
 
     async def forget(self, raw: RawArguments) -> dict[str, Any]:
         """Forgets a user in one profile or all, a project's users, or one part: message, exchange or conversation.
@@ -94,8 +87,8 @@ class ForgetOperations:
         Returns {"memories", "left", "done"}; where a part is named also how much it was: "messages", "kept" (of the
         same exchange), "conversation".
         """
-        request = ForgetRequest.read(raw, self._defaults)
-        forgetting, end = self._store.forgetting, time.monotonic() + self._call_s
+        request = ForgetRequest.read(raw, self.defaults)
+        forgetting, end = self.store.forgetting, time.monotonic() + self.call_s
 
         def is_late() -> bool:
             return time.monotonic() > end
@@ -125,21 +118,21 @@ class ForgetOperations:
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
         """Takes back the last change of a block. Returns {"label", "version", "value"}."""
         arguments = Arguments(raw)
-        whose, label = arguments.whose(self._defaults), arguments.text("block")
+        whose, label = arguments.whose(self.defaults), arguments.text("block")
         agents = await self._find(whose) if whose.subject else []
-        blocks = await self._store.blocks.load(agents[0]) if agents else ()
+        blocks = await self.store.blocks.load(agents[0]) if agents else ()
         block = next((b for b in blocks if b.label == label), None)
         if block is None:
             raise BadRequest(f"There is no block {label!r} in this memory.", param="block")
         try:
-            after = await self._store.blocks.undo(block.id, at=self._now())
+            after = await self.store.blocks.undo(block.id, at=self.now())
         except NotFound as error:
             raise BadRequest(error.message, param="block") from error
         return {"label": after.label, "version": after.version, "value": after.value}
 
     async def _begin_whole(self, whose: Whose, is_late: Callable[[], bool]) -> tuple[list[int], bool]:
         """Begins to forget whole memories. Returns their numbers, and whether there may be more."""
-        forgetting = self._store.forgetting
+        forgetting = self.store.forgetting
         begun: list[int] = []
         while not is_late() and len(begun) < _PAGE:
             # A memory that was begun is not found again, so there is no page to turn.
@@ -156,11 +149,11 @@ class ForgetOperations:
         if target is None:
             kind = "conversation" if part.kind == "in" else part.kind
             raise BadRequest(f"There is no {kind} {part.value!r} here.", param=part.kind)
-        extent = await self._store.forgetting.extent(agents[0], target)
-        return await self._store.forgetting.begin(agents[0], target), extent
+        extent = await self.store.forgetting.extent(agents[0], target)
+        return await self.store.forgetting.begin(agents[0], target), extent
 
     async def _target(self, agent: int, part: Part) -> ForgetTarget | None:
-        forgetting = self._store.forgetting
+        forgetting = self.store.forgetting
         if isinstance(part.value, str):
             conversation = await forgetting.conversation(agent, part.value)
             return None if conversation is None else ForgetTarget(conversation=conversation)
@@ -174,18 +167,18 @@ class ForgetOperations:
         )
 
     async def _find(self, whose: Whose) -> list[int]:
-        return await self._store.forgetting.find(
+        return await self.store.forgetting.find(
             whose.project, whose.profile or DEFAULT_PROFILE, whose.subject, limit=1
         )
 
 
+@dataclass(eq=False)
 class Retention:
     """Forgets what is older than its project keeps. days: by project. now: seconds since the epoch."""
 
-    def __init__(self, store: Store, days: Mapping[str, float], now: Callable[[], float]) -> None:
-        self._store = store
-        self._days = days
-        self._now = now
+    store: Store
+    days: Mapping[str, float]
+    now: Callable[[], float]
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -200,12 +193,12 @@ class Retention:
 
     async def step(self) -> int:
         """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
-        forgetting, count = self._store.forgetting, 0
+        forgetting, count = self.store.forgetting, 0
         for id in await forgetting.unfinished():
             await forgetting.run(id)
             count += 1
-        for project, days in self._days.items():
-            before, after = self._now() - days * _DAY_S, 0
+        for project, days in self.days.items():
+            before, after = self.now() - days * _DAY_S, 0
             while agents := await forgetting.aged(project, before, after=after, limit=_PAGE):
                 for agent in agents:
                     id = await forgetting.begin(agent, ForgetTarget(before=before))

@@ -62,31 +62,31 @@ class ImportPosition:
     is_whole: bool
 
 
+@dataclass(eq=False)
 class TransferOperations:
     """Exports and imports memories. then: kinds of the jobs that make again what an export leaves out."""
 
-    def __init__(self, store: Store, defaults: Defaults = NO_DEFAULTS, then: Sequence[str] = ()) -> None:
-        self._store = store
-        self._defaults = defaults
-        self._then = then
+    store: Store
+    defaults: Defaults = NO_DEFAULTS
+    then: Sequence[str] = ()
 
     async def export(self, raw: RawArguments) -> dict[str, Any]:
         """Writes a page of a memory. from: the answer's `next`. Returns {"lines", "next"}."""
         arguments = Arguments(raw)
-        scope = arguments.whose(self._defaults).scope
-        agent = await self._store.agents.find(scope)
+        scope = arguments.whose(self.defaults).scope
+        agent = await self.store.agents.find(scope)
         if agent is None:
             raise BadRequest(
                 f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}.", param="user"
             )
         if "from" not in arguments:
-            edge = await self._store.transfer.edge(agent)
+            edge = await self.store.transfer.edge(agent)
             head = {"memory": {"format": FORMAT, "next_seq": edge["seq"] + 1, "created": agent.created}}
             return _page([head], ExportPosition(agent.uid, PARTS[0], 0, edge))
         at = ExportPosition(*arguments.list_of("from", 4))
         if at.uid != agent.uid or at.part not in PARTS:
             raise BadRequest("This memory was forgotten while it was exported.", param="from")
-        found = await self._store.transfer.page(agent, at.part, at.after, PAGE, at.edge)
+        found = await self.store.transfer.page(agent, at.part, at.after, PAGE, at.edge)
         if found:
             lines = [{at.part: _as_line(record)} for _, record in found]
             return _page(lines, ExportPosition(at.uid, at.part, found[-1][0], at.edge))
@@ -101,7 +101,7 @@ class TransferOperations:
         at: what the call before answered, None at first. end: there are no more lines. Returns {"at"}.
         """
         arguments = Arguments(raw)
-        scope, lines = arguments.whose(self._defaults).scope, arguments.texts("lines")
+        scope, lines = arguments.whose(self.defaults).scope, arguments.texts("lines")
         at = ImportPosition(*arguments.list_of("at", 3)) if "at" in arguments else None
         try:
             return await self._restore(scope, at, lines, is_end=arguments.flag("end"))
@@ -113,7 +113,7 @@ class TransferOperations:
     async def _restore(
         self, scope: Scope, at: ImportPosition | None, lines: list[str], *, is_end: bool
     ) -> dict[str, Any]:
-        transfer = self._store.transfer
+        transfer = self.store.transfer
         if at is None:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
@@ -121,7 +121,7 @@ class TransferOperations:
         found = await transfer.under_way(scope)
         if found is None or found.uid != at.uid:
             raise BadRequest("This import is not under way any more.", param="at")
-        reader, is_whole = _LineReader(self._store, found), at.is_whole
+        reader, is_whole = _LineReader(self.store, found), at.is_whole
         records: list[tuple[str, TransferRecord]] = []
         for line in (orjson.loads(each) for each in lines if each.strip()):
             if line == END:
@@ -137,8 +137,8 @@ class TransferOperations:
             if not is_whole:
                 raise BadRequest("This export was cut off: its last line is missing.", param="lines")
             await transfer.end(found, at.next_seq)
-            for kind in self._then:
-                await self._store.jobs.enqueue(kind, found.id, kind)
+            for kind in self.then:
+                await self.store.jobs.enqueue(kind, found.id, kind)
         return {"at": [at.uid, at.next_seq, is_whole]}
 
     async def _begin(self, scope: Scope, line: str) -> ImportPosition:
@@ -148,7 +148,7 @@ class TransferOperations:
             raise BadRequest(f"The first line must name the format, which is {FORMAT}.", param="lines")
         uid, secret = secrets.token_hex(16), secrets.token_bytes(16)
         draft = Agent(0, uid, scope, secret, 0, created=float(head["created"]))
-        agent = await self._store.transfer.begin(draft)
+        agent = await self.store.transfer.begin(draft)
         return ImportPosition(agent.uid, int(head["next_seq"]), False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from gateway.run.background.worker import Postponed
 from storage.sql.spending import Spending
@@ -12,35 +13,35 @@ DAY_S = 86_400
 CountCall = Callable[[str, int], None]
 
 
+@dataclass(eq=False)
 class DailyBudget:
     """Holds background calls to a number of tokens for each project and day. tokens: 0 sets no bound.
 
     now: seconds since the epoch; days are UTC's.
     """
 
-    def __init__(self, spending: Spending, now: Callable[[], float], tokens: int, count: CountCall) -> None:
-        self._spending = spending
-        self._now = now
-        self._tokens = tokens
-        self._count = count
+    spending: Spending
+    now: Callable[[], float]
+    tokens: int
+    count: CountCall
 
     async def check(self, project: str) -> None:
         """Lets a call begin. Raises: Postponed: until tomorrow, since the day's tokens are used up."""
-        if not self._tokens:
+        if not self.tokens:
             return
-        spent = await self._spending.spent(project, self._today())
-        if spent >= self._tokens:
-            self._count("refused", 0)
+        spent = await self.spending.spent(project, self._today())
+        if spent >= self.tokens:
+            self.count("refused", 0)
             raise Postponed(
-                f"project {project!r} has used {spent} of its {self._tokens} background tokens of today",
-                DAY_S - self._now() % DAY_S,
+                f"project {project!r} has used {spent} of its {self.tokens} background tokens of today",
+                DAY_S - self.now() % DAY_S,
             )
 
     async def spend(self, project: str, tokens: int) -> None:
         """Counts a call that was answered, and its tokens."""
-        self._count("ok", tokens)
+        self.count("ok", tokens)
         if tokens:
-            await self._spending.spend(project, self._today(), tokens)
+            await self.spending.spend(project, self._today(), tokens)
 
     def _today(self) -> int:
-        return int(self._now() // DAY_S)
+        return int(self.now() // DAY_S)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -62,14 +62,14 @@ class SummaryRequest:
         return cls(**orjson.loads(payload))
 
 
+@dataclass(eq=False)
 class Compactor:
     """Asks for summaries when turns say that a window fills up, and makes them. now: seconds since the epoch."""
 
-    def __init__(self, store: Store, background: BackgroundModel, now: Callable[[], float]) -> None:
-        self._store = store
-        self._background = background
-        self._now = now
-        self._enqueuing: set[asyncio.Task[None]] = set()
+    store: Store
+    background: BackgroundModel
+    now: Callable[[], float]
+    _enqueuing: set[asyncio.Task[None]] = field(default_factory=set)
 
     def want(self, turn: Committed, overfull: Overfull) -> None:
         """Asks for a summary of a conversation whose window fills up. Returns at once.
@@ -89,9 +89,7 @@ class Compactor:
         request = SummaryRequest(turn.exchange, overfull.keep, overfull.size)
         agent, conversation = turn.agent, str(turn.conversation)
         try:
-            await self._store.jobs.enqueue(
-                COMPACT, agent.id, conversation, request.payload, epoch=agent.epoch
-            )
+            await self.store.jobs.enqueue(COMPACT, agent.id, conversation, request.payload, epoch=agent.epoch)
         except Stale:
             # Something was forgotten since; the next turn asks again.
             pass
@@ -101,11 +99,11 @@ class Compactor:
     async def run(self, job: JobContext) -> None:
         """Summarises what may leave the window, and stores the summary. Raises: JobFailed, Postponed, StoreError."""
         request = SummaryRequest.read(job.payload)
-        project = await self._store.summaries.project(job.agent)
-        path = await self._store.summaries.path(job.agent, request.exchange)
+        project = await self.store.summaries.project(job.agent)
+        path = await self.store.summaries.path(job.agent, request.exchange)
         if project is None or not path:
             return
-        earlier = await self._store.summaries.at(job.agent, path[0].id)
+        earlier = await self.store.summaries.at(job.agent, path[0].id)
         shares = await asyncio.to_thread(_shares, path)
         end = end_of_span(shares, request.keep)
         first = 1 if earlier is not None else 0
@@ -125,8 +123,8 @@ class Compactor:
             return
         tokens = await asyncio.to_thread(tokenizer_for(path[end].model).count, text)
         await job.finish(
-            self._store.summaries.adding(
-                job.agent, path[end], text, tokens=tokens, at=self._now(), model=self._background.model
+            self.store.summaries.adding(
+                job.agent, path[end], text, tokens=tokens, at=self.now(), model=self.background.model
             )
         )
 
@@ -136,9 +134,7 @@ class Compactor:
         """Returns the summary with this part in it. Raises: JobFailed: the model gave none."""
 
         async def ask() -> bytes:
-            reply = await self._background.ask(
-                project, ask_for(earlier, part, size), max_tokens=_SLACK * size
-            )
+            reply = await self.background.ask(project, ask_for(earlier, part, size), max_tokens=_SLACK * size)
             if reply.message.get("refusal"):
                 raise JobFailed("the background model refused to summarise")
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from storage.errors import StoreError
 
@@ -16,24 +17,19 @@ AFTER_FAULT_S = 30.0
 _log = logging.getLogger("mnemogate")
 
 
+@dataclass(eq=False)
 class PeriodicTask:
     """Repeats `step` when it is due or woken. name: in the log. start: runs once, before the first step.
 
     step: does what is due. Returns the seconds until more will be; None: not before it is woken.
     """
 
-    def __init__(
-        self,
-        name: str,
-        start: Callable[[], Awaitable[None]],
-        step: Callable[[], Awaitable[float | None]],
-    ) -> None:
-        self._name = name
-        self._start = start
-        self._step = step
-        self._wake = asyncio.Event()
-        # Nothing was due when it last looked: it sleeps until it is woken.
-        self.is_open_ended = True
+    name: str
+    start: Callable[[], Awaitable[None]]
+    step: Callable[[], Awaitable[float | None]]
+    # Nothing was due when it last looked: it sleeps until it is woken.
+    is_open_ended: bool = True
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
         self._wake.set()
@@ -41,20 +37,20 @@ class PeriodicTask:
     async def run(self) -> None:
         """Runs until it is cancelled."""
         try:
-            await self._start()
+            await self.start()
         except StoreError as error:
-            _log.warning("%s: %s", self._name, error.message)
+            _log.warning("%s: %s", self.name, error.message)
         except Exception:
-            _log.exception("%s: the start failed", self._name)
+            _log.exception("%s: the start failed", self.name)
         while True:
             try:
-                pause = await self._step()
+                pause = await self.step()
             except StoreError as error:
-                _log.warning("%s: %s", self._name, error.message)
+                _log.warning("%s: %s", self.name, error.message)
                 pause = AFTER_FAULT_S
             except Exception:
                 # Whatever it is: nobody would start the task again.
-                _log.exception("%s: a step failed", self._name)
+                _log.exception("%s: a step failed", self.name)
                 pause = AFTER_FAULT_S
             self.is_open_ended = pause is None
             try:

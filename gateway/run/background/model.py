@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -57,31 +57,27 @@ def background_route(settings: Settings) -> Route | None:
         raise SettingsError(f"memory.background_model: {error.message}") from error
 
 
+@dataclass(eq=False)
 class BackgroundModel:
     """Calls one model of one provider, within bounds. model: its name there. timeout_s: of a whole call.
 
     daily_tokens: for each project; 0 sets no bound. now: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        provider: Provider,
-        model: str,
-        spending: Spending,
-        now: Callable[[], float],
-        *,
-        concurrency: int = 2,
-        daily_tokens: int = 0,
-        timeout_s: float = CALL_S,
-        count: CountCall = lambda outcome, tokens: None,
-    ) -> None:
-        self.provider = provider
-        self.model = model
-        self._now = now
-        self._budget = DailyBudget(spending, now, daily_tokens, count)
-        self._slots = asyncio.Semaphore(concurrency)
-        self._timeout_s = timeout_s
-        self._count = count
+    provider: Provider
+    model: str
+    spending: Spending
+    now: Callable[[], float]
+    concurrency: int = 2
+    daily_tokens: int = 0
+    timeout_s: float = CALL_S
+    count: CountCall = lambda outcome, tokens: None
+    _budget: DailyBudget = field(init=False)
+    _slots: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._budget = DailyBudget(self.spending, self.now, self.daily_tokens, self.count)
+        self._slots = asyncio.Semaphore(self.concurrency)
 
     async def ask(
         self,
@@ -106,15 +102,15 @@ class BackgroundModel:
         async with self._slots:
             await self._budget.check(project)
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(self.timeout_s):
                     raw = await self._send(request)
                 answer = _read(raw, len(request.body))
             except JobFailed:
-                self._count("failed", 0)
+                self.count("failed", 0)
                 raise
             except TimeoutError:
-                self._count("failed", 0)
-                raise JobFailed(f"the background model gave no answer in {self._timeout_s:g} s") from None
+                self.count("failed", 0)
+                raise JobFailed(f"the background model gave no answer in {self.timeout_s:g} s") from None
             await self._budget.spend(project, answer.tokens)
             return answer
 
@@ -132,7 +128,7 @@ class BackgroundModel:
         except ProviderError as error:
             raise JobFailed(f"the background model failed: {type(error).__name__}") from error
         if reply.status == 429:
-            wait_s = read_retry_after(reply.headers, self._now())
+            wait_s = read_retry_after(reply.headers, self.now())
             raise Postponed(
                 "the background model is busy (429)", BUSY_S if wait_s is None else min(wait_s, DAY_S)
             )

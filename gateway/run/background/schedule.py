@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.run.background.loop import PeriodicTask
 from storage.errors import Stale
@@ -33,6 +33,7 @@ class _Waiting:
     last: int = 0
 
 
+@dataclass(eq=False)
 class Schedule:
     """Enqueues one kind of job for memories that are due. name: in the log. start: runs once, before the first step.
 
@@ -40,39 +41,32 @@ class Schedule:
     spares_last: the newest turn does not count yet. now: seconds since the epoch, as turns are dated.
     """
 
-    def __init__(
-        self,
-        name: str,
-        kind: str,
-        jobs: Jobs,
-        start: Callable[[], Awaitable[None]],
-        *,
-        every: int,
-        rest_s: float,
-        now: Callable[[], float],
-        spares_last: bool = False,
-    ) -> None:
-        self._now = now
-        self._kind = kind
-        self._jobs = jobs
-        self._every = every
-        self._rest_s = rest_s
-        self._spares_last = spares_last
-        # The memories by agent, in the order of their newest turns, so that the first one comes to rest first.
-        self._waiting: dict[int, _Waiting] = {}
-        # Agents that are due now.
-        self._full: set[int] = set()
-        self._task = PeriodicTask(name, start, self.step)
+    name: str
+    kind: str
+    jobs: Jobs
+    start: Callable[[], Awaitable[None]]
+    every: int
+    rest_s: float
+    now: Callable[[], float]
+    spares_last: bool = False
+    # The memories by agent, in the order of their newest turns, so that the first one comes to rest first.
+    _waiting: dict[int, _Waiting] = field(default_factory=dict)
+    # Agents that are due now.
+    _full: set[int] = field(default_factory=set)
+    _task: PeriodicTask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._task = PeriodicTask(self.name, self.start, self.step)
 
     def add(self, agent: int, messages: int) -> None:
         """Counts the messages of a turn, which is on disk."""
         # Taken out and put back: it stands last then.
         waiting = self._waiting.pop(agent, None) or _Waiting(0.0)
         self._waiting[agent] = waiting
-        waiting.at = self._now()
-        waiting.last = messages if self._spares_last else 0
+        waiting.at = self.now()
+        waiting.last = messages if self.spares_last else 0
         waiting.messages += messages
-        if waiting.messages - waiting.last >= self._every:
+        if waiting.messages - waiting.last >= self.every:
             self._full.add(agent)
         if self._full or self._task.is_open_ended:
             self._task.wake()
@@ -85,7 +79,7 @@ class Schedule:
     def enqueue_after_rest(self, agents: Iterable[int]) -> None:
         """Makes these memories due when they have come to rest."""
         for agent in agents:
-            self._waiting.setdefault(agent, _Waiting(self._now(), messages=1))
+            self._waiting.setdefault(agent, _Waiting(self.now(), messages=1))
         self._task.wake()
 
     async def run(self) -> None:
@@ -94,7 +88,7 @@ class Schedule:
 
     async def step(self) -> float | None:
         """Enqueues what is due. Returns the seconds until more will be; None: not before something is said."""
-        now, left = self._now(), _AT_ONCE
+        now, left = self.now(), _AT_ONCE
         while self._full:
             if not left:
                 return _LEAST_S
@@ -107,16 +101,16 @@ class Schedule:
         while self._waiting:
             agent, waiting = next(iter(self._waiting.items()))
             # Apart in either direction counts as rest: the clock may have been put back.
-            if abs(now - waiting.at) < self._rest_s:
-                return max(_LEAST_S, waiting.at + self._rest_s - self._now())
+            if abs(now - waiting.at) < self.rest_s:
+                return max(_LEAST_S, waiting.at + self.rest_s - self.now())
             if waiting.messages:
                 await self._enqueue(agent)
             # Something may have been said while the job was enqueued.
-            if self._waiting.get(agent) is waiting and abs(now - waiting.at) >= self._rest_s:
+            if self._waiting.get(agent) is waiting and abs(now - waiting.at) >= self.rest_s:
                 del self._waiting[agent]
         return None
 
     async def _enqueue(self, agent: int) -> None:
         # Stale says that the memory is gone.
         with suppress(Stale):
-            await self._jobs.enqueue(self._kind, agent, self._kind)
+            await self.jobs.enqueue(self.kind, agent, self.kind)

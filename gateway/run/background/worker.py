@@ -18,7 +18,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import GatewayError
@@ -75,18 +75,19 @@ class WorkerLimits:
     backoff_most_s: float = 3600.0
 
 
+@dataclass(slots=True, eq=False)
 class JobContext:
     """One attempt of a job, as its handler sees it.
 
     Every commit raises Stale when the attempt has lost its lease; a handler lets that pass.
     """
 
-    def __init__(self, job: Job, jobs: Jobs) -> None:
-        self.job = job
-        self._jobs = jobs
-        self._ended = False
-        # The worker sets it when the lease is lost: nothing of this attempt would be committed any more.
-        self.lost = asyncio.Event()
+    job: Job
+    jobs: Jobs
+    # True from the moment when the end is being committed.
+    ended: bool = False
+    # The worker sets it when the lease is lost: nothing of this attempt would be committed any more.
+    lost: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def agent(self) -> int:
@@ -95,11 +96,6 @@ class JobContext:
     @property
     def payload(self) -> bytes:
         return self.job.payload
-
-    @property
-    def ended(self) -> bool:
-        """True from the moment when the end is being committed."""
-        return self._ended
 
     async def step(
         self,
@@ -111,29 +107,30 @@ class JobContext:
 
         effect: made of the result, in the transaction of the journal.
         """
-        known = await self._jobs.step(self.job, name)
+        known = await self.jobs.step(self.job, name)
         if known is not None:
             return known
         result = await perform()
-        return await self._jobs.journal(self.job, name, result, effect(result) if effect else None)
+        return await self.jobs.journal(self.job, name, result, effect(result) if effect else None)
 
     async def commit(self, effect: Effect) -> None:
         """Commits an effect now. It is repeated if the process is killed before the job ends, and must bear that."""
-        await self._jobs.commit(self.job, effect)
+        await self.jobs.commit(self.job, effect)
 
     async def finish(self, effect: Effect | None = None) -> None:
         """Commits the last effect and the job's end in one transaction. Without it, a job ends with its handler."""
-        self._ended = True
+        self.ended = True
         try:
-            await self._jobs.finish(self.job, effect)
+            await self.jobs.finish(self.job, effect)
         except BaseException:
-            self._ended = False
+            self.ended = False
             raise
 
 
 Handler = Callable[[JobContext], Awaitable[None]]
 
 
+@dataclass(eq=False)
 class Worker:
     """Runs jobs, several at a time. handlers: by kind, filled before `run`; jobs of other kinds are left alone.
 
@@ -141,24 +138,14 @@ class Worker:
     jitter: from 0 to 1.
     """
 
-    def __init__(
-        self,
-        jobs: Jobs,
-        handlers: Mapping[str, Handler],
-        limits: WorkerLimits | None = None,
-        *,
-        count: Callable[[str, str], None] = lambda kind, outcome: None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        jitter: Callable[[], float] = random.random,
-    ) -> None:
-        self._jobs = jobs
-        self._handlers = handlers
-        self._limits = limits or WorkerLimits()
-        self._count = count
-        self._sleep = sleep
-        self._jitter = jitter
-        self._wake = asyncio.Event()
-        self._running: set[JobContext] = set()
+    jobs: Jobs
+    handlers: Mapping[str, Handler]
+    limits: WorkerLimits = WorkerLimits()
+    count: Callable[[str, str], None] = lambda kind, outcome: None
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    jitter: Callable[[], float] = random.random
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _running: set[JobContext] = field(default_factory=set)
 
     @property
     def running(self) -> int:
@@ -166,7 +153,7 @@ class Worker:
 
     async def run(self) -> None:
         """Runs until it is cancelled. Jobs that run then are cancelled, too, and given back."""
-        unwatch = self._jobs.watch(self._wake.set)
+        unwatch = self.jobs.watch(self._wake.set)
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
@@ -177,16 +164,16 @@ class Worker:
 
     async def _start(self, tasks: asyncio.TaskGroup) -> float | None:
         """Claims due jobs while there is room. Returns the seconds until more may be due; None: until it is woken."""
-        kinds = tuple(self._handlers)
+        kinds = tuple(self.handlers)
         try:
-            while kinds and await self._keep_running() and len(self._running) < self._limits.concurrency:
-                wait = await self._jobs.due_in(kinds)
+            while kinds and await self._keep_running() and len(self._running) < self.limits.concurrency:
+                wait = await self.jobs.due_in(kinds)
                 if wait is None or wait > 0:
                     return None if wait is None else max(wait, _LEAST_S)
-                job = await self._jobs.claim(kinds, lease_s=self._limits.lease_s, tries=self._limits.tries)
+                job = await self.jobs.claim(kinds, lease_s=self.limits.lease_s, tries=self.limits.tries)
                 if job is None:
                     return _NOTHING_FOUND_S
-                context = JobContext(job, self._jobs)
+                context = JobContext(job, self.jobs)
                 self._running.add(context)
                 tasks.create_task(self._live(context), name=f"job-{job.id}")
         except Exception as error:
@@ -210,11 +197,11 @@ class Worker:
         if seconds is None:
             await self._wake.wait()
         elif not self._wake.is_set():
-            await _first(self._wake.wait(), self._sleep(seconds))
+            await _first(self._wake.wait(), self.sleep(seconds))
 
     async def _prolong(self, context: JobContext) -> None:
         if not context.ended:
-            is_ours = await self._jobs.heartbeat(context.job, self._limits.lease_s)
+            is_ours = await self.jobs.heartbeat(context.job, self.limits.lease_s)
             if not is_ours and not context.ended:
                 context.lost.set()
 
@@ -226,43 +213,43 @@ class Worker:
         except asyncio.CancelledError:
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(_GIVE_BACK_S):
-                    await self._jobs.release(job)
+                    await self.jobs.release(job)
             raise
         except Exception as error:
             # The outcome cannot be written. The next claim takes the job over, when the store is back.
             _log.warning("job %d (%s): %s", job.id, job.kind, _describe(error))
-            self._jobs.let_go(job)
+            self.jobs.let_go(job)
             outcome = "unwritten"
         finally:
             self._running.discard(context)
             self._wake.set()
-        self._count(job.kind, outcome)
+        self.count(job.kind, outcome)
 
     async def _attempt(self, context: JobContext) -> str:
         """Runs one attempt and returns its outcome. Raises: StoreError: the outcome could not be written."""
         job = context.job
         try:
             if not await self._perform(context):
-                return await self._jobs.fail(job, "its lease was lost", 0.0)
+                return await self.jobs.fail(job, "its lease was lost", 0.0)
             if not context.ended:
                 await context.finish()
             return "finished"
         except Postponed as error:
-            return await self._jobs.release(job, error.delay_s)
+            return await self.jobs.release(job, error.delay_s)
         except Exception as error:
             reason = _describe(error)
-            is_last = isinstance(error, GiveUp) or job.tries >= self._limits.tries
-            outcome = await self._jobs.fail(job, reason, None if is_last else self._backoff(job.tries))
+            is_last = isinstance(error, GiveUp) or job.tries >= self.limits.tries
+            outcome = await self.jobs.fail(job, reason, None if is_last else self._backoff(job.tries))
             _log.warning("job %d (%s), attempt %d: %s: %s", job.id, job.kind, job.tries, outcome, reason)
             return outcome
 
     async def _perform(self, context: JobContext) -> bool:
         """Runs the handler under heartbeats. Returns False if the lease was lost, and the handler ended for it."""
         lost: asyncio.Future[Any] = asyncio.ensure_future(context.lost.wait())
-        work: asyncio.Future[Any] = asyncio.ensure_future(self._handlers[context.job.kind](context))
+        work: asyncio.Future[Any] = asyncio.ensure_future(self.handlers[context.job.kind](context))
         try:
             while not work.done():
-                heartbeat: asyncio.Future[Any] = asyncio.ensure_future(self._sleep(self._limits.heartbeat_s))
+                heartbeat: asyncio.Future[Any] = asyncio.ensure_future(self.sleep(self.limits.heartbeat_s))
                 waits = (work, heartbeat) if lost.done() else (work, heartbeat, lost)
                 try:
                     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -288,9 +275,9 @@ class Worker:
 
     def _backoff(self, tries: int) -> float:
         """Returns seconds, twice as many each time. Half of them are chance, so that jobs that failed together part."""
-        limits = self._limits
+        limits = self.limits
         most = min(limits.backoff_most_s, limits.backoff_first_s * 2.0 ** (tries - 1))
-        return most * (0.5 + self._jitter() / 2)
+        return most * (0.5 + self.jitter() / 2)
 
 
 async def _first(*waits: Awaitable[object]) -> None:

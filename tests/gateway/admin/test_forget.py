@@ -320,7 +320,7 @@ def test_what_is_older_than_its_project_keeps_is_forgotten(world: World) -> None
 
 def test_the_settings_name_what_is_kept(world: World) -> None:
     assert world.gateway.app.background.retention is not None
-    assert world.gateway.app.background.retention._days == {"default": 30}
+    assert world.gateway.app.background.retention.days == {"default": 30}
 
 
 def test_why_names_the_origin_of_every_version_and_the_message_it_came_from(world: World) -> None:
