@@ -36,7 +36,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
 from gateway.run.sink import ClientGone, Sink
-from gateway.run.tools.toolbox import OwnCall, Toolbox, run_tools
+from gateway.run.tools.toolbox import Toolbox, run_tools
 from gateway.run.upstream.errors import translate
 from gateway.run.upstream.failover import Attempts, Endpoint
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, with_beats
@@ -232,11 +232,10 @@ class TurnRun:
     async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
         """Runs the calls of a round and feeds the machine their results, in the order of the calls."""
         assert self.kept is not None
-        wanted = [OwnCall(call.call_id, call.name, call.arguments) for call in calls]
-        results = await run_tools(self.kept.toolbox, wanted)
+        results = await run_tools(self.kept.toolbox, calls)
         due: list[Command] = []
-        for call, result in zip(wanted, results, strict=True):
-            due += self._turn.feed(events.ToolFinished(call.id, result))
+        for call, result in zip(calls, results, strict=True):
+            due += self._turn.feed(events.ToolFinished(call.call_id, result))
         return due
 
     async def _perform(self, command: Command) -> list[Command]:

@@ -7,9 +7,8 @@ written). Whoever runs the turn owns them. The keeper itself holds only the queu
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from gateway.core.prompt.summary import Overfull
@@ -18,7 +17,7 @@ from gateway.run.memory.composer import Composer
 from gateway.run.memory.known import Known, MemoryRequest, read
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall import EmbedQuery, Recaller
-from gateway.run.memory.record import BlockEdits, TurnRecord, record_open, record_turn
+from gateway.run.memory.record import BlockEdits, TurnRecord, open_turn, record_turn
 from gateway.settings import MemorySettings
 from storage.commands import Committed
 from storage.errors import TooSlow
@@ -54,40 +53,25 @@ class TurnEvents(Protocol):
         """Reports that a conversation needs a summary soon."""
 
 
-class NoEvents:
-    """Drops all events, for a gateway without background services."""
-
-    makes_summaries = False
-
-    def index_lags(self, agent: int) -> None: ...
-    def edits_wait(self) -> None: ...
-    def turn_kept(self, agent: int, messages: int) -> None: ...
-    def window_fills(self, turn: Committed, overfull: Overfull) -> None: ...
-
-
+@dataclass
 class MemoryKeeper:
     """Reads and writes the memory of all turns. now: seconds since the epoch.
 
     embed_query: None: memory is searched by words alone.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        settings: MemorySettings,
-        now: Callable[[], float] = time.time,
-        events: TurnEvents | None = None,
-        embed_query: EmbedQuery | None = None,
-    ) -> None:
-        self.store = store
-        self.settings = settings
-        self.now = now
-        self.embed_query = embed_query
-        self.open_wait_s = OPEN_WAIT_S
-        self._events = events or NoEvents()
-        recaller = Recaller(store, settings, embed_query)
-        self.composer = Composer(store, recaller, settings.cache_s, self._events.makes_summaries)
-        self._queues: dict[tuple[str, str], asyncio.Lock] = {}
+    store: Store
+    settings: MemorySettings
+    now: Callable[[], float]
+    events: TurnEvents
+    embed_query: EmbedQuery | None
+    open_wait_s: float = OPEN_WAIT_S
+    composer: Composer = field(init=False)
+    _queues: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        recaller = Recaller(self.store, self.settings, self.embed_query)
+        self.composer = Composer(self.store, recaller, self.settings.cache_s, self.events.makes_summaries)
 
     # -- when it begins
 
@@ -133,10 +117,10 @@ class MemoryKeeper:
 
     async def open(self, known: Known, prompt: Prompt) -> Known:
         """Writes the user's message before the model is asked, in append mode. Raises: StoreError."""
-        record = record_open(known, prompt, self.now())
+        write = open_turn(known, prompt, self.now())
         try:
             async with asyncio.timeout(self.open_wait_s):
-                committed = await asyncio.shield(self.store.turns.commit(record.write))
+                committed = await asyncio.shield(self.store.turns.commit(write))
         except TimeoutError:
             raise TooSlow("the disk did not take the message in time") from None
         self.store.agents.remember(committed.agent)
@@ -160,11 +144,11 @@ class MemoryKeeper:
         finally:
             known.leave()
         self.store.agents.remember(committed.agent)
-        self._tell(record, committed)
+        self._tell(known, record, committed)
         return committed
 
-    def _tell(self, record: TurnRecord, committed: Committed) -> None:
-        known, events, agent = record.known, self._events, committed.agent
+    def _tell(self, known: Known, record: TurnRecord, committed: Committed) -> None:
+        events, agent = self.events, committed.agent
         # The counts were read when the turn began. That is near enough for work that is done later anyway.
         waiting = known.look.next_seq - known.look.indexed_seq
         if waiting >= INDEX_EVERY or record.chars > INDEX_CHARS:
@@ -173,5 +157,5 @@ class MemoryKeeper:
             events.edits_wait()
         if not known.plan.off and agent.scope.is_person:
             events.turn_kept(agent.id, len(known.plan.messages) + 1)
-        if record.overfull is not None and self._events.makes_summaries:
+        if record.overfull is not None and events.makes_summaries:
             events.window_fills(committed, record.overfull)

@@ -36,11 +36,9 @@ class BlockEdits:
 class TurnRecord:
     """One turn to be written. overfull: as it was sent, its window was filling up. chars: how much was said in it."""
 
-    known: Known
     write: TurnWrite
-    has_finished: bool
     chars: int
-    overfull: Overfull | None = None
+    overfull: Overfull | None
 
 
 def record_turn(
@@ -53,13 +51,13 @@ def record_turn(
     ended = _ended(known, prompt, changes.ops, outcome, now)
     write = _write(known, prompt, changes, ended, settle.finish if has_finished else settle.cancel)
     chars = sum(len(text_of(m)) for m in known.plan.messages) + len(outcome.text)
-    return TurnRecord(known, write, has_finished, chars, prompt.window.overfull if has_finished else None)
+    return TurnRecord(write, chars, prompt.window.overfull if has_finished else None)
 
 
-def record_open(known: Known, prompt: Prompt, now: float) -> TurnRecord:
-    """Returns the record of a turn that has not been answered yet, so that the user's message survives the process."""
+def open_turn(known: Known, prompt: Prompt, now: float) -> TurnWrite:
+    """Returns what is written before a turn is answered, so that the user's message survives the process."""
     ended = _ended(known, prompt, (), _OPEN, now)
-    return TurnRecord(known, _write(known, prompt, BlockEdits(), ended, settle.open_), False, 0)
+    return _write(known, prompt, BlockEdits(), ended, settle.open_)
 
 
 def _ended(

@@ -12,10 +12,10 @@ import orjson
 from gateway.core.dates import day_of
 from gateway.core.memory import edits, tools
 from gateway.core.prompt import note
+from gateway.core.turn.commands import RunTool
 from gateway.run.memory.known import Known
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.record import BlockEdits
-from gateway.run.tools.toolbox import OwnCall
 from storage.errors import StoreError
 from storage.records import BlockOp, Message
 from storage.sql.store import Store
@@ -48,12 +48,12 @@ class MemoryTools:
     def owns(self, name: str) -> bool:
         return name in self.known.offered
 
-    def lane(self, call: OwnCall) -> str | None:
+    def lane(self, call: RunTool) -> str | None:
         # Edits are kept in the order of their calls, and a search finds what was kept just before it.
         tool = self.known.offered.get(call.name)
         return "edits" if tool in tools.EDITS or tool == "archival_memory_search" else None
 
-    async def run(self, call: OwnCall) -> str:
+    async def run(self, call: RunTool) -> str:
         tool, changes = self.known.offered[call.name], self.changes
         if tool in tools.BLOCK_TOOLS:
             # A block's edit checks its arguments itself, because it is done again when the turn is confirmed.
@@ -70,11 +70,11 @@ class MemoryTools:
             return "Stored in archival memory."
         return await self._search(tool, call.arguments)
 
-    def _op(self, tool: str, call: OwnCall) -> BlockOp:
+    def _op(self, tool: str, call: RunTool) -> BlockOp:
         return BlockOp(
             id=0,
             exchange=0,
-            call_id=call.id,
+            call_id=call.call_id,
             op=tools.EDITS[tool],
             label=str(call.arguments.get("label", "")),
             arguments=orjson.dumps(call.arguments),

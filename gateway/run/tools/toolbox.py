@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Protocol
+
+from gateway.core.turn.commands import RunTool
 
 _log = logging.getLogger("mnemogate")
 FAILED = "Error: {name} is not available at the moment."
-
-
-@dataclass(frozen=True, slots=True)
-class OwnCall:
-    """One call of a tool of ours. name: as it was offered to the model."""
-
-    id: str
-    name: str
-    arguments: Mapping[str, Any]
 
 
 class Toolbox(Protocol):
@@ -30,14 +22,14 @@ class Toolbox(Protocol):
     def owns(self, name: str) -> bool:
         """Returns whether the tool of this name is in this box."""
 
-    def lane(self, call: OwnCall) -> str | None:
+    def lane(self, call: RunTool) -> str | None:
         """Returns the lane of a call: those of one lane run in their order. None: it depends on no other."""
 
-    async def run(self, call: OwnCall) -> str:
+    async def run(self, call: RunTool) -> str:
         """Returns the result, as the model reads it. An exception becomes an error without details."""
 
 
-async def run_tools(toolbox: Toolbox, calls: Sequence[OwnCall]) -> list[str]:
+async def run_tools(toolbox: Toolbox, calls: Sequence[RunTool]) -> list[str]:
     """Runs the calls of one round side by side, as far as they are independent. Returns their results, in their order.
 
     Cancelled, it cancels what still runs and waits for its end.
@@ -61,7 +53,7 @@ async def run_tools(toolbox: Toolbox, calls: Sequence[OwnCall]) -> list[str]:
     return results
 
 
-async def _run(toolbox: Toolbox, call: OwnCall) -> str:
+async def _run(toolbox: Toolbox, call: RunTool) -> str:
     if not toolbox.owns(call.name):
         return FAILED.format(name=call.name)
     try:

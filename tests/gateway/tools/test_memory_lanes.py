@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.core.turn.commands import RunTool
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.toolbox import OwnCall, run_tools
+from gateway.run.tools.toolbox import run_tools
 from storage.records import Block
 
 OFFERED = {
@@ -26,36 +27,36 @@ def tools(changes: BlockEdits) -> MemoryTools:
     return MemoryTools(cast("Any", None), known, changes, 1000, lambda: 1.0)
 
 
-def insert(id: str, label: str, text: str) -> OwnCall:
-    return OwnCall(id, "mnemogate_memory_insert", {"label": label, "new_string": text})
+def insert(id: str, label: str, text: str) -> RunTool:
+    return RunTool(id, "mnemogate_memory_insert", {"label": label, "new_string": text})
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         (insert("a", "human", "x"), insert("b", "human", "y")),
-        (insert("a", "human", "x"), OwnCall("b", "memory_replace", {"label": "human"})),
+        (insert("a", "human", "x"), RunTool("b", "memory_replace", {"label": "human"})),
         # What is written of a turn keeps the order of its calls.
         (insert("a", "human", "x"), insert("b", "persona", "y")),
-        (insert("a", "human", "x"), OwnCall("b", "archival_memory_insert", {})),
+        (insert("a", "human", "x"), RunTool("b", "archival_memory_insert", {})),
         # What was just kept is found by the search that follows.
-        (OwnCall("a", "archival_memory_insert", {}), OwnCall("b", "archival_memory_search", {})),
+        (RunTool("a", "archival_memory_insert", {}), RunTool("b", "archival_memory_search", {})),
     ],
 )
-def test_edits_and_what_reads_them_share_a_lane(one: OwnCall, other: OwnCall) -> None:
+def test_edits_and_what_reads_them_share_a_lane(one: RunTool, other: RunTool) -> None:
     box = tools(BlockEdits())
     assert box.lane(one) is not None
     assert box.lane(one) == box.lane(other)
 
 
 def test_a_search_of_conversations_depends_on_nothing() -> None:
-    assert tools(BlockEdits()).lane(OwnCall("a", "conversation_search", {"query": "x"})) is None
+    assert tools(BlockEdits()).lane(RunTool("a", "conversation_search", {"query": "x"})) is None
 
 
 async def test_edits_of_one_round_are_done_in_their_order() -> None:
     changes = BlockEdits([Block(1, "human", "", "", 100), Block(2, "persona", "", "", 100)])
     box = tools(changes)
-    kept = OwnCall("k", "archival_memory_insert", {"content": "kept"})
+    kept = RunTool("k", "archival_memory_insert", {"content": "kept"})
     wanted = [insert("a", "human", "one"), insert("b", "persona", "p"), kept, insert("c", "human", "two")]
     results = await run_tools(box, wanted)
     assert [b.value for b in changes.blocks] == ["one\ntwo", "p"]
@@ -66,7 +67,7 @@ async def test_edits_of_one_round_are_done_in_their_order() -> None:
 @pytest.mark.parametrize("arguments", [{}, {"label": 3, "new_string": "x"}, {"label": "human"}])
 async def test_wrong_arguments_change_nothing_and_are_explained(arguments: dict[str, Any]) -> None:
     changes = BlockEdits([Block(1, "human", "", "", 100)])
-    (result,) = await run_tools(tools(changes), [OwnCall("a", "mnemogate_memory_insert", arguments)])
+    (result,) = await run_tools(tools(changes), [RunTool("a", "mnemogate_memory_insert", arguments)])
     assert result.startswith("Error:")
     assert changes.ops == []
     assert changes.blocks[0].value == ""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.run.tools.toolbox import OwnCall, Toolbox, run_tools
+from gateway.core.turn.commands import RunTool
+from gateway.run.tools.toolbox import Toolbox, run_tools
 
 
 class Doors:
@@ -27,27 +28,27 @@ class Doors:
     def owns(self, name: str) -> bool:
         return name == "wait"
 
-    def lane(self, call: OwnCall) -> str | None:
-        return self._lanes.get(call.id)
+    def lane(self, call: RunTool) -> str | None:
+        return self._lanes.get(call.call_id)
 
     def door(self, id: str) -> asyncio.Event:
         return self._open.setdefault(id, asyncio.Event())
 
-    async def run(self, call: OwnCall) -> str:
-        self.begun.append(call.id)
+    async def run(self, call: RunTool) -> str:
+        self.begun.append(call.call_id)
         try:
-            await self.door(call.id).wait()
+            await self.door(call.call_id).wait()
         except asyncio.CancelledError:
-            self.cancelled.append(call.id)
+            self.cancelled.append(call.call_id)
             raise
         if call.arguments.get("fails"):
             raise ValueError("secret detail")
-        self.ended.append(call.id)
-        return f"done {call.id}"
+        self.ended.append(call.call_id)
+        return f"done {call.call_id}"
 
 
-def calls(*ids: str, **arguments: Any) -> list[OwnCall]:
-    return [OwnCall(id, "wait", arguments) for id in ids]
+def calls(*ids: str, **arguments: Any) -> list[RunTool]:
+    return [RunTool(id, "wait", arguments) for id in ids]
 
 
 async def settle() -> None:
@@ -110,6 +111,6 @@ def test_a_test_double_is_a_toolbox() -> None:
 
 async def test_a_call_of_another_box_is_not_run() -> None:
     box = Doors()
-    (result,) = await run_tools(box, [OwnCall("a", "walk", {})])
+    (result,) = await run_tools(box, [RunTool("a", "walk", {})])
     assert result.startswith("Error:")
     assert box.begun == []
