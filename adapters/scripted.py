@@ -110,7 +110,7 @@ class ScriptedProvider:
         if request.path == "/models":
             model = {"id": self.name, "object": "model", "created": 0, "owned_by": "mnemogate"}
             listed = {"object": "list", "data": [model]}
-            return ScriptedReply(200, _JSON, (orjson.dumps(listed),), 0.0)
+            return ScriptedReply(200, _JSON, deque([orjson.dumps(listed)]))
         if request.path != "/chat/completions":
             refusal = f"The built-in model has chat completions only, no {request.method} /v1{request.path}."
             why = f"{refusal} With OPENAI_API_KEY or `--upstream URL` that upstream answers."
@@ -138,45 +138,35 @@ class ScriptedProvider:
     def _render(self, body: Mapping[str, Any], scripted: Said | ScriptedFailure | Raw) -> ScriptedReply:
         match scripted:
             case Raw(pieces, status, headers):
-                return ScriptedReply(status, headers, pieces, self._pause_s)
+                return ScriptedReply(status, headers, deque(pieces), self._pause_s)
             case ScriptedFailure(status, message, code, kind, headers):
                 kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else kind
                 error = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-                return ScriptedReply(status, (*_JSON, *headers), (orjson.dumps(error),), 0.0)
+                return ScriptedReply(status, (*_JSON, *headers), deque([orjson.dumps(error)]))
             case Said():
                 number = next(self._numbers)
                 if body.get("stream"):
-                    return ScriptedReply(200, _STREAM, tuple(_stream(body, scripted, number)), self._pause_s)
-                return ScriptedReply(200, _JSON, (orjson.dumps(_whole(body, scripted, number)),), 0.0)
+                    return ScriptedReply(200, _STREAM, deque(_stream(body, scripted, number)), self._pause_s)
+                return ScriptedReply(200, _JSON, deque([orjson.dumps(_whole(body, scripted, number))]))
 
 
+@dataclass(slots=True)
 class ScriptedReply:
-    """A ModelReply whose pieces are known. closed: it was closed; unread: it was not read to its end."""
+    """A ModelReply whose pieces are known; those that were not read yet. pause_s: between two of them."""
 
-    def __init__(
-        self,
-        status: int,
-        headers: tuple[Header, ...],
-        pieces: tuple[bytes | ProviderError, ...],
-        pause_s: float,
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        self.closed = False
-        self._pieces = deque(pieces)
-        self._pause_s = pause_s
-
-    @property
-    def unread(self) -> bool:
-        return bool(self._pieces)
+    status: int
+    headers: tuple[Header, ...]
+    pieces: deque[bytes | ProviderError]
+    pause_s: float = 0.0
+    is_closed: bool = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
         first = True
-        while self._pieces and not self.closed:
+        while self.pieces and not self.is_closed:
             if not first:
-                await asyncio.sleep(self._pause_s)
+                await asyncio.sleep(self.pause_s)
             first = False
-            piece = self._pieces.popleft()
+            piece = self.pieces.popleft()
             if isinstance(piece, ProviderError):
                 raise piece
             yield piece
@@ -192,7 +182,7 @@ class ScriptedReply:
     async def peek(self) -> Event | None:
         """Returns the first event that the pieces make before one of them fails."""
         decoder = EventDecoder()
-        for piece in self._pieces:
+        for piece in self.pieces:
             if isinstance(piece, ProviderError):
                 raise piece
             if events := decoder.feed(piece):
@@ -203,7 +193,7 @@ class ScriptedReply:
         return await read_whole(self, limit_bytes)
 
     async def aclose(self) -> None:
-        self.closed = True
+        self.is_closed = True
 
 
 _JSON: tuple[Header, ...] = (("content-type", "application/json"),)

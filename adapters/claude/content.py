@@ -48,11 +48,8 @@ def tool_result(message: Json, where: str) -> Json:
     """Returns the block for a tool message. Raises: Untranslatable: it names no call."""
     call_id = message.get("tool_call_id")
     if not isinstance(call_id, str) or not call_id:
-        raise Untranslatable(
-            f"Missing required parameter: '{where}.tool_call_id'.",
-            f"{where}.tool_call_id",
-            "missing_required_parameter",
-        )
+        name = f"{where}.tool_call_id"
+        raise Untranslatable(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
     block: Json = {"type": "tool_result", "tool_use_id": tool_use_id(call_id)}
     content = message.get("content")
     if isinstance(content, str):
@@ -60,10 +57,7 @@ def tool_result(message: Json, where: str) -> Json:
             block["content"] = content
     elif blocks := _content(content, where):
         block["content"] = blocks
-    for key in _RESULT_FIELDS:
-        if message.get(key) is not None:
-            block[key] = message[key]
-    return block
+    return block | _given(message, _RESULT_FIELDS)
 
 
 def assistant_blocks(message: Json, where: str) -> list[Json]:
@@ -76,15 +70,10 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
     if message.get("audio") is not None:
         raise Untranslatable("Audio is not taken by this model's provider.", f"{where}.audio")
     blocks = _opaque(message)
-    said = _content(message.get("content"), where)
-    refusal = message.get("refusal")
-    if not said and isinstance(refusal, str) and refusal.strip():
-        said = [{"type": "text", "text": refusal}]
-    blocks += _mark(said, message)
+    blocks += _mark(_content(message.get("content"), where) or _refused(message), message)
     calls = message.get("tool_calls")
-    for place, call in enumerate(calls if isinstance(calls, list) else ()):
-        blocks.append(_tool_use(call, f"{where}.tool_calls[{place}]"))
-    return blocks
+    given = calls if isinstance(calls, list) else ()
+    return blocks + [_tool_use(call, f"{where}.tool_calls[{place}]") for place, call in enumerate(given)]
 
 
 def tool_use_id(call_id: str) -> str:
@@ -97,12 +86,18 @@ def tool_use_id(call_id: str) -> str:
 def _content(content: Any, where: str) -> list[Json]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content.strip() else []
-    blocks = []
-    for place, part in enumerate(content if isinstance(content, list) else ()):
-        block = _block(part, f"{where}.content[{place}]")
-        if block is not None:
-            blocks.append(block)
-    return blocks
+    parts = enumerate(content if isinstance(content, list) else ())
+    blocks = (_block(part, f"{where}.content[{place}]") for place, part in parts)
+    return [block for block in blocks if block is not None]
+
+
+def _refused(source: Json) -> list[Json]:
+    refusal = source.get("refusal")
+    return _content(refusal, "") if isinstance(refusal, str) else []
+
+
+def _given(source: Json, fields: tuple[str, ...]) -> Json:
+    return {key: source[key] for key in fields if source.get(key) is not None}
 
 
 def _block(part: Any, where: str) -> Json | None:
@@ -114,8 +109,7 @@ def _block(part: Any, where: str) -> Json | None:
                 return None
             return {key: value for key, value in part.items() if key in _TEXT_FIELDS}
         case "refusal":
-            text = part.get("refusal")
-            return {"type": "text", "text": text} if isinstance(text, str) and text.strip() else None
+            return next(iter(_refused(part)), None)
         case "image_url":
             return _with_cache({"type": "image", "source": _image(part, where)}, part)
         case "file":
@@ -169,15 +163,11 @@ def _document(part: Json, where: str) -> Json:
         try:
             text = base64.b64decode(data, validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
-            raise Untranslatable(
-                f"'{where}.file.file_data' is no UTF-8 text in base64.", f"{where}.file.file_data"
-            ) from error
-        return {
-            "type": "document",
-            "source": {"type": "text", "media_type": "text/plain", "data": text},
-            **title,
-        }
-    source = {"type": "base64", "media_type": media_type, "data": data}
+            name = f"{where}.file.file_data"
+            raise Untranslatable(f"'{name}' is no UTF-8 text in base64.", name) from error
+        source = {"type": "text", "media_type": "text/plain", "data": text}
+    else:
+        source = {"type": "base64", "media_type": media_type, "data": data}
     return {"type": "document", "source": source, **title}
 
 
@@ -215,17 +205,13 @@ def _tool_use(call: Any, where: str) -> Json:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
         raise Untranslatable(f"'{where}' is not a function call.", where)
-    arguments = function.get("arguments")
-    block: Json = {
+    return {
         "type": "tool_use",
         "id": tool_use_id(str(call.get("id") or "")),
         "name": function.get("name"),
-        "input": _input(arguments, f"{where}.function.arguments"),
+        "input": _input(function.get("arguments"), f"{where}.function.arguments"),
+        **_given(call, _CALL_FIELDS),
     }
-    for key in _CALL_FIELDS:
-        if call.get(key) is not None:
-            block[key] = call[key]
-    return block
 
 
 def _input(arguments: Any, where: str) -> Any:

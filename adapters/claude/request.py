@@ -69,12 +69,8 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     if choice is not None:
         wire["tool_choice"] = choice
     system = [*_own_system(body.get("system")), *conversation.system]
-    rest = {
-        key: value
-        for key, value in body.items()
-        if key not in _READ and key not in _ASKS_NOTHING and value is not None
-    }
-    wire |= rest
+    known_here = _READ | _ASKS_NOTHING.keys()
+    wire |= {key: value for key, value in body.items() if key not in known_here and value is not None}
     if body.get("stream"):
         wire["stream"] = True
     _set_stop(wire, body.get("stop"))

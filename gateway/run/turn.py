@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError
-from adapters.types import Event, Header, ModelRequest
+from adapters.types import Header, ModelRequest
 from gateway.core.request.identity import Mode
 from gateway.core.turn import commands, events
 from gateway.core.turn.client import MakesView
@@ -39,7 +39,7 @@ from gateway.run.sink import ClientGone, Sink
 from gateway.run.tools.toolbox import Toolbox, run_tools
 from gateway.run.upstream.errors import translate
 from gateway.run.upstream.failover import Attempts, Endpoint
-from gateway.run.upstream.keepalive import BEAT, await_with_beats, with_beats
+from gateway.run.upstream.keepalive import BEAT, await_with_beats, beating
 from gateway.run.upstream.relay import handed_on
 from storage.errors import StoreError
 
@@ -174,7 +174,6 @@ class TurnRun:
     # -- a round of the model
 
     async def _round(self) -> None:
-        beats: AsyncGenerator[list[Event]] | None = None
         beat_s = self.limits.beat_s
         try:
             sending = self.attempts.send(self._request_for)
@@ -186,16 +185,16 @@ class TurnRun:
             headers = tuple(handed_on(reply.headers))
             await self._feed(events.ReplyStarted(reply.status, headers))
             if is_event_stream(reply.status, headers):
-                beats = with_beats(reply.events(), beat_s) if beat_s else None
-                async for batch in beats or reply.events():
-                    if batch is BEAT:
-                        await self._beat()
-                        continue
-                    await self._feed(events.Received(batch))
-                    if self._finished or self._next is not None:
-                        break
-                else:
-                    await self._feed(events.ReplyEnded())
+                async with beating(reply.events(), beat_s) as batches:
+                    async for batch in batches:
+                        if batch is BEAT:
+                            await self._beat()
+                            continue
+                        await self._feed(events.Received(batch))
+                        if self._finished or self._next is not None:
+                            break
+                    else:
+                        await self._feed(events.ReplyEnded())
             else:
                 whole = await reply.read(MAX_REPLY_BYTES)
                 await self._feed(events.ReceivedWhole(whole))
@@ -204,9 +203,6 @@ class TurnRun:
             if self.sink.started and self.attempts.is_answered:
                 self.attempts.broke(failure)  # an error that is raised is counted where it is caught
             await self._feed(events.ReplyFailed(failure))
-        finally:
-            if beats is not None:
-                await beats.aclose()
         await self._close()
 
     async def _beat(self) -> None:

@@ -6,7 +6,7 @@ ended meanwhile. The store writes what they have changed. They judge again only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,12 +144,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         length=len(plan.exchange.inputs) + 1,
     )
     if parent is not None:
-        e = replace(
-            e,
-            prior=tree.prior(e),
-            offset=end_offset(parent),
-            length=parent.length + e.length,
-        )
+        e = replace(e, prior=tree.prior(e), offset=end_offset(parent), length=parent.length + e.length)
     # The exchange continues its parent's run of numbers, unless another conversation took the next ones; the store
     # checks that.
     if parent is not None and draft is None:
@@ -163,7 +158,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = replace(e, conversation=conversation if conversation is not None else e.id)
     if plan.off or any(is_forgotten(x) and tree.is_same_input(x, e) for x in tree.siblings(e)):
         return replace(e, state=State.OFF, notes={})
-    return replace(e, input=orjson.dumps(_kept(plan)))
+    return replace(e, input=_kept(plan.messages, plan.hush))
 
 
 def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
@@ -178,11 +173,11 @@ def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
     return min(later, key=lambda x: x.begun, default=None)
 
 
-def _kept(plan: Plan) -> list[WireMessage]:
-    """Returns the new input. A message that is not kept has only its role left."""
-    return [
-        {"role": m.get("role"), "content": ""} if i in plan.hush else m for i, m in enumerate(plan.messages)
-    ]
+def _kept(messages: Iterable[WireMessage], hush: Container[int]) -> bytes:
+    """Returns an input as it is stored. A message that is not kept has only its role left."""
+    return orjson.dumps(
+        [{"role": m.get("role"), "content": ""} if i in hush else m for i, m in enumerate(messages)]
+    )
 
 
 def contents(plan: Plan, ended: Ended) -> dict[str, Any]:
@@ -191,7 +186,7 @@ def contents(plan: Plan, ended: Ended) -> dict[str, Any]:
     full = orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.ours)}) if hidden else None
     said = ended.full[0] if len(ended.full) == 1 else ended.said
     return {
-        "input": orjson.dumps(_kept(plan)),
+        "input": _kept(plan.messages, plan.hush),
         "said": orjson.dumps(said),
         "full": full,
         "hidden": hidden,
@@ -239,14 +234,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
             inputs=inputs,
             media=amendment.media,
             notes=notes,
-            input=None
-            if is_tombstone(x)
-            else orjson.dumps(
-                [
-                    {"role": m.get("role"), "content": ""} if i in x.hush else m
-                    for i, m in enumerate(listing.messages[start:end])
-                ]
-            ),
+            input=None if is_tombstone(x) else _kept(listing.messages[start:end], x.hush),
         )
     if amendment.reply is not None:
         start, end = amendment.reply

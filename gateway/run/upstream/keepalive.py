@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -31,6 +32,11 @@ async def with_beats(items: AsyncIterator[T], every_s: float) -> AsyncGenerator[
     finally:
         if task is not None:
             await _end(task)
+
+
+def beating(items: AsyncIterator[T], every_s: float) -> AbstractAsyncContextManager[AsyncIterator[T]]:
+    """Returns the items within a block, with beats where `every_s` is not 0."""
+    return aclosing(with_beats(items, every_s)) if every_s else nullcontext(items)
 
 
 async def await_with_beats(work: Awaitable[T], every_s: float, beat: Callable[[], Awaitable[None]]) -> T:

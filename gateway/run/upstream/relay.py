@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
@@ -12,7 +12,7 @@ from gateway.core.turn.stream import is_event_stream
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.errors import translate
-from gateway.run.upstream.keepalive import BEAT, with_beats
+from gateway.run.upstream.keepalive import BEAT, beating
 
 # Cookies are between the upstream and us. The date of this response, which web pages may read it (access-control-*)
 # and the receipt (x-mnemogate-*) are our own to say.
@@ -72,9 +72,8 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: floa
             receipt.upstream_answered()
             sink.start(reply.status, [*headers, *receipt.close()])
 
-    beats: AsyncGenerator[bytes] | None = with_beats(reply.chunks(), beat_s) if is_stream and beat_s else None
-    try:
-        async for chunk in beats or reply.chunks():
+    async with beating(reply.chunks(), beat_s if is_stream else 0.0) as chunks:
+        async for chunk in chunks:
             if held is not None:
                 held.append(chunk)
                 size += len(chunk)
@@ -87,9 +86,6 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: floa
             if is_stream and chunk is not BEAT and (rest or not chunk.endswith(b"\n\n")):
                 chunk, rest = _split_events(rest + chunk)
             await sink.write(chunk)
-    finally:
-        if beats is not None:
-            await beats.aclose()
     if held is not None:
         receipt.upstream_answered()
         await sink.whole(reply.status, [*headers, *receipt.close()], b"".join(held))
