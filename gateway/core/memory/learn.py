@@ -35,28 +35,19 @@ MOST_EDITS = 32
 HUMAN = Block(0, "human", "What is known about the person you talk to.", "", 2000, version=0)
 
 _BLOCK_TOOLS = ("memory_insert", "memory_replace", "memory_rethink")
-_REMEMBER: dict[str, Any] = {
-    "description": "Keep one fact for later conversations. One fact a call, one short sentence that makes sense by "
+_NUMBERS = {"type": "array", "items": {"type": "integer"}}
+_REMEMBER = tools.tool(
+    "Keep one fact for later conversations. One fact a call, one short sentence that makes sense by "
     "itself: with names, and with dates in place of words such as yesterday.",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "text": {"type": "string", "description": "The fact."},
-            "about": {"type": "string", "description": "Whom or what it is about, in a word or two."},
-            "replaces": {
-                "type": "array",
-                "items": {"type": "integer"},
-                "description": "Numbers of known facts that are no longer true because of this one.",
-            },
-            "messages": {
-                "type": "array",
-                "items": {"type": "integer"},
-                "description": "Numbers of the messages that say so.",
-            },
-        },
-        "required": ["text"],
+    ("text",),
+    text=tools.string("The fact."),
+    about=tools.string("Whom or what it is about, in a word or two."),
+    replaces={
+        **_NUMBERS,
+        "description": "Numbers of known facts that are no longer true because of this one.",
     },
-}
+    messages={**_NUMBERS, "description": "Numbers of the messages that say so."},
+)
 
 _SYSTEM = """\
 You keep the long-term memory of an assistant. You are shown new messages from its conversations with one user, and \

@@ -18,71 +18,70 @@ from storage.records import Block
 
 PREFIX = "mnemogate_"
 
-_LABEL: Json = {
-    "type": "string",
-    "description": "Label of the memory block, as it stands in the system prompt.",
+
+def tool(description: str, required: Iterable[str], **properties: Json) -> Json:
+    """Returns a tool's definition without its name."""
+    parameters = {"type": "object", "properties": properties, "required": list(required)}
+    return {"description": description, "parameters": parameters}
+
+
+def string(description: str, **bounds: Any) -> Json:
+    return {"type": "string", **bounds, "description": description}
+
+
+_LABEL = string("Label of the memory block, as it stands in the system prompt.")
+_SEARCH = {
+    "query": string("Words to look for: names, things, topics."),
+    "limit": {"type": "integer", "description": "How many results at most. Default: 5."},
 }
-
-
-def _tool(description: str, required: Iterable[str], **properties: Json) -> Json:
-    return {
-        "description": description,
-        "parameters": {"type": "object", "properties": properties, "required": list(required)},
-    }
-
 
 MEMORY_TOOLS: Mapping[str, Json] = MappingProxyType(
     {
-        "memory_insert": _tool(
+        "memory_insert": tool(
             "Add a line to a memory block. Use it as soon as you learn something about the user, their wishes or "
             "their work that will matter in later conversations: one fact a line, short, with names and dates. "
             "The user does not see this call.",
             ("label", "new_string"),
             label=_LABEL,
-            new_string={"type": "string", "description": "The text to add."},
+            new_string=string("The text to add."),
             insert_line={
                 "type": "integer",
                 "description": "Insert after this line; 0: at the beginning. Default: -1, at the end.",
             },
         ),
-        "memory_replace": _tool(
+        "memory_replace": tool(
             "Replace a passage of a memory block, to correct what has changed or (with an empty new_string) to "
             "remove it. The old passage must be given exactly and occur exactly once.",
             ("label", "old_string", "new_string"),
             label=_LABEL,
-            old_string={"type": "string", "description": "The passage as it stands now, exactly."},
-            new_string={"type": "string", "description": "What shall stand there instead."},
+            old_string=string("The passage as it stands now, exactly."),
+            new_string=string("What shall stand there instead."),
         ),
-        "memory_rethink": _tool(
+        "memory_rethink": tool(
             "Rewrite a whole memory block, to put it in order or to shorten one that is full. Everything that the "
             "new text leaves out is gone from the block. For single changes use memory_insert or memory_replace.",
             ("label", "new_memory"),
             label=_LABEL,
-            new_memory={"type": "string", "description": "The block's whole new text."},
+            new_memory=string("The block's whole new text."),
         ),
-        "archival_memory_insert": _tool(
+        "archival_memory_insert": tool(
             "Keep a piece of text in long-term memory, outside of the system prompt. Use it for details that need "
             "not be in sight all the time; they can be found with archival_memory_search.",
             ("content",),
-            content={"type": "string", "description": "The text to keep; it must make sense by itself."},
+            content=string("The text to keep; it must make sense by itself."),
         ),
-        "archival_memory_search": _tool(
+        "archival_memory_search": tool(
             "Search what was kept with archival_memory_insert. Returns the passages that fit best, with dates.",
             ("query",),
-            query={"type": "string", "description": "Words to look for: names, things, topics."},
-            limit={"type": "integer", "description": "How many results at most. Default: 5."},
+            **_SEARCH,
         ),
-        "conversation_search": _tool(
+        "conversation_search": tool(
             "Search all earlier conversations with this user. Use it when something is mentioned that is not in "
             "sight. Returns the messages that fit best, with dates and speakers.",
             ("query",),
-            query={"type": "string", "description": "Words to look for: names, things, topics."},
-            role={
-                "type": "string",
-                "enum": ["user", "assistant"],
-                "description": "Only what this side said. Default: both.",
-            },
-            limit={"type": "integer", "description": "How many results at most. Default: 5."},
+            query=_SEARCH["query"],
+            role=string("Only what this side said. Default: both.", enum=["user", "assistant"]),
+            limit=_SEARCH["limit"],
         ),
     }
 )

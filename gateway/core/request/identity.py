@@ -8,7 +8,7 @@ it does not act on pass unseen.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
@@ -290,32 +290,25 @@ def _refuse_repeated(headers: RawHeaders, single: frozenset[bytes]) -> None:
 
 
 def _asked_mode(headers: Mapping[bytes, bytes]) -> Mode | None:
-    raw = headers.get(_MEMORY)
-    if raw is None:
-        return None
-    text = _header_text(raw, "x-mnemogate-memory").strip().lower()
-    if not text:
-        return None
-    try:
-        return Mode(text)
-    except ValueError as error:
-        raise BadRequest(
-            f"Invalid value for the header `x-mnemogate-memory`: {text[:40]!r}; expected on, read, off or strict.",
-            param="x-mnemogate-memory",
-        ) from error
+    text = _word(headers, _MEMORY, ("", *Mode), "on, read, off or strict")
+    return Mode(text) if text else None
 
 
 def _append(headers: Mapping[bytes, bytes]) -> bool:
-    raw = headers.get(_HISTORY)
-    if raw is None:
-        return False
-    text = _header_text(raw, "x-mnemogate-history").strip().lower()
-    if text not in ("", "append"):
+    return _word(headers, _HISTORY, ("", "append"), "append") == "append"
+
+
+def _word(headers: Mapping[bytes, bytes], header: bytes, known: Collection[str], expected: str) -> str:
+    """Returns a header that says one word. Raises: BadRequest: it is not one that is known."""
+    if (raw := headers.get(header)) is None:
+        return ""
+    name = header.decode()
+    text = _header_text(raw, name).strip().lower()
+    if text not in known:
         raise BadRequest(
-            f"Invalid value for the header `x-mnemogate-history`: {text[:40]!r}; expected append.",
-            param="x-mnemogate-history",
+            f"Invalid value for the header `{name}`: {text[:40]!r}; expected {expected}.", param=name
         )
-    return text == "append"
+    return text
 
 
 def _is_retry(headers: Mapping[bytes, bytes]) -> bool:
