@@ -215,11 +215,7 @@ def _usage(body: Mapping[str, Any], said: Said) -> dict[str, int]:
     prompt = len(orjson.dumps(body.get("messages"))) // BYTES_PER_TOKEN + 1
     completion = len(_tokens(said)) + sum(len(call.arguments) // BYTES_PER_TOKEN + 4 for call in said.calls)
     completion *= _count(body)  # each choice is paid for
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def _tokens(said: Said) -> list[str]:

@@ -51,12 +51,7 @@ class Composition:
     hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     breaks: int = 0
 
-    def add(
-        self,
-        message: WireMessage,
-        atoms: tuple[Atom, ...],
-        at: tuple[int, int] | None = None,
-    ) -> None:
+    def add(self, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None = None) -> None:
         self.fill.append(message)
         self.fill_atoms.append(atoms)
         self.fill_at.append(at)

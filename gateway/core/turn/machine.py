@@ -36,14 +36,7 @@ from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.ledger import Ledger
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import (
-    CallOwner,
-    Draft,
-    ToolCall,
-    chunk_of,
-    is_event_stream,
-    join_messages,
-)
+from gateway.core.turn.stream import CallOwner, Draft, ToolCall, chunk_of, is_event_stream, join_messages
 from gateway.core.turn.upstream_error import error_in, error_of
 from gateway.errors import GatewayError, UpstreamBroke
 

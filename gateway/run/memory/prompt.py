@@ -113,11 +113,7 @@ class Prompt:
         return sum(map(estimate_tokens, (self.system, self.window.summary, *self.composition.notes.values())))
 
     def body(
-        self,
-        more: Sequence[WireMessage] = (),
-        budget_tokens: int | None = None,
-        *,
-        tools_final: bool = False,
+        self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, *, tools_final: bool = False
     ) -> bytes:
         """Returns the request's JSON.
 

@@ -108,12 +108,7 @@ class MemoryTools:
             return []
         vector = None if self.embed_query is None else await self.embed_query(agent.id, query, SEARCH_MS)
         return await self.store.recall.search(
-            agent,
-            query,
-            size=look.next_seq,
-            indexed=look.indexed_seq,
-            deadline_ms=SEARCH_MS,
-            vector=vector,
+            agent, query, size=look.next_seq, indexed=look.indexed_seq, deadline_ms=SEARCH_MS, vector=vector
         )
 
 
