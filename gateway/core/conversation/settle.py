@@ -35,7 +35,6 @@ class Ended:
     notes: Mapping[int, str]
     ours: frozenset[str] = frozenset()
     edits: bool = False
-    snapshot: int | None = None
     evicted: Evicted | None = None
 
 
@@ -139,7 +138,6 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         parent=None if parent is None else parent.id,
         notes=dict(ended.notes),
         hush=plan.hush,
-        snapshot=ended.snapshot,
         evicted=ended.evicted,
         length=len(plan.exchange.inputs) + 1,
     )
