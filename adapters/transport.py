@@ -187,7 +187,7 @@ class HttpReply:
     def __init__(
         self, response: aiohttp.ClientResponse, times: Timeouts, max_event_bytes: int, begun: float
     ) -> None:
-        """begun: when the request was sent, by time.monotonic()."""
+        """Wraps a response. begun: when the request was sent, by time.monotonic()."""
         self._ends_at = None if times.total_s is None else begun + times.total_s
         self.status = response.status
         self.headers: tuple[Header, ...] = _received(response.raw_headers)

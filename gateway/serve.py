@@ -141,7 +141,7 @@ async def _check_keys(settings: Settings, store: Store | None) -> bool:
 
 
 def check_door(settings: Settings, has_keys: bool) -> None:
-    """Raises: SettingsError: there are no keys, and other machines could reach us."""
+    """Refuses to serve other machines without keys. Raises: SettingsError: there are no keys."""
     if not has_keys and not is_loopback(settings.server.host):
         raise SettingsError(
             f"server.host: {settings.server.host!r} would open this gateway to others, and it has no keys. "

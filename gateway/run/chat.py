@@ -96,7 +96,7 @@ class Chat:
         receipt: Receipt,
         view: MakesView,
     ) -> Served:
-        """view: makes the view of the client's dialect. Raises: GatewayError while nothing was sent; ClientGone."""
+        """Answers a request. view: the dialect's. Raises: GatewayError while nothing was sent; ClientGone."""
         identity = identify(headers, request.json, self._rules_of(project), project, time.time())
         if identity.side_request is not None:
             # A name of the settings may have any letters.
@@ -173,7 +173,7 @@ class Chat:
     async def _begin(
         self, request: ChatRequest, target: Target, form: EndpointForm, identity: Identity, spec: AgentSpec
     ) -> tuple[Kept, Prompt]:
-        """Raises: StoreError."""
+        """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper = self.keeper
         assert keeper is not None
         known = await keeper.begin(MemoryRequest(request, identity, spec, keeper.now(), target))

@@ -13,7 +13,7 @@ class Receipt:
     __slots__ = ("_came", "_said", "_sent", "added_ms", "begun")
 
     def __init__(self, begun: float) -> None:
-        """begun: when the request arrived, by time.perf_counter()."""
+        """Begins the account. begun: when the request arrived, by time.perf_counter()."""
         self.begun = begun
         self.added_ms = 0.0
         self._said: dict[str, str] = {}

@@ -28,7 +28,7 @@ class Sink(Protocol):
         """Sets status and headers; they leave with the first bytes written."""
 
     async def write(self, data: bytes) -> None:
-        """Raises: ClientGone."""
+        """Sends bytes of the body. Raises: ClientGone."""
 
     async def end(self) -> None:
         """Ends the body. Raises: ClientGone."""

@@ -29,7 +29,7 @@ class UploadBody:
     """
 
     def __init__(self, scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> None:
-        """Raises: BodyTooLarge, by content-length; BadRequest."""
+        """Reads the announced length. Raises: BodyTooLarge, BadRequest."""
         self.error: Exception | None = None
         self.count = 0
         self.size = _announced(scope)

@@ -72,7 +72,7 @@ class Forgetting(Group):
         wake: Callable[[], None],
         rules: Rules,
     ) -> None:
-        """wake: called when jobs have to end, and when they may begin again."""
+        """Makes the group. wake: called when jobs have to end, and when they may begin again."""
         super().__init__(database)
         self._rules = rules
         self._agents = agents

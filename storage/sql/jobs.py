@@ -72,7 +72,7 @@ class Jobs(Group):
     """Durable work. Times are the store's: it knows what is due and whose lease has run out."""
 
     def __init__(self, database: Database, now: Callable[[], float], tick: Callable[[], float]) -> None:
-        """now: seconds since the epoch, as jobs fall due. tick: never jumps, as leases run out."""
+        """Makes the group. now: seconds since the epoch, for due jobs. tick: a clock that never jumps, for leases."""
         super().__init__(database)
         self._now = now
         self._tick = tick

@@ -43,7 +43,7 @@ _NAMES = {
     "learned": ("seq",),
     "edit": ("exchange", "call", "state", "at", "op", "label", "arguments"),
 }
-# Of these, what a row holds as JSON.
+# The fields among these that a row holds as JSON.
 _JSON = ("sources", "arguments")
 
 
@@ -150,7 +150,7 @@ class Transfer(Group):
 
 
 async def _check_begun(connection: Connection, agent: Agent) -> None:
-    """Raises: WriteConflict where another import has taken the place of this one."""
+    """Checks that the import is still there. Raises: WriteConflict: another import has taken its place."""
     if await load_agent(connection, agent.id) is None:
         subject = agent.scope.subject.removeprefix(IMPORTING)
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")

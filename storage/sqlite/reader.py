@@ -30,7 +30,7 @@ class _Answers:
     """Answers failures for both readers: names them, opens the file anew after a bad one, reports a damaged one."""
 
     def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], None]) -> None:
-        """damaged: called when a read meets a damaged file."""
+        """Makes the handler. damaged: called when a read meets a damaged file."""
         self._target = target
         self._damaged = damaged
 

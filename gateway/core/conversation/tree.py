@@ -157,7 +157,7 @@ class Tree:
         self._contents = {**(self._contents or {}), **contents}
 
     def content(self, e: Exchange) -> Content:
-        """Raises: Missing where the store has it and it was not loaded."""
+        """Returns the words of an exchange. Raises: Missing: the store has them and they were not loaded."""
         known = self._known.get(e.id)
         if known is not None:
             return known

@@ -84,7 +84,7 @@ _SAID = "User said: "
 
 @dataclass(frozen=True, slots=True)
 class BlockEdit:
-    """op: insert, replace or rethink; arguments: as `tools.apply` takes them."""
+    """An edit of a block. op: insert, replace or rethink. arguments: as `tools.apply` takes them."""
 
     op: str
     arguments: Mapping[str, Any]

@@ -200,7 +200,7 @@ def check(tool: str, arguments: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """value: the block's new value; None: nothing was changed. result: a short account, for the model to read."""
+    """The result of an edit. value: the block's new value; None: it is unchanged. result: the text for the model."""
 
     value: str | None
     result: str

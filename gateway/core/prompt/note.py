@@ -229,7 +229,7 @@ def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:
         return text
     low = text.lower()
     start = _densest(low, keys, limit * 3 // 4) if len(low) == len(text) else 0
-    # What leads up to the words is as good as what follows them.
+    # The text before the words is as useful as the text after them.
     start = min(start - limit // 4, len(text) - limit)
     if start <= 0:
         start = 0

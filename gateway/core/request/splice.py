@@ -299,7 +299,7 @@ class Splice:
         found = None
         for member in self._open(index)[0]:
             if member.key == key:
-                # Of a repeated key the last counts, as in the parser: the search goes on.
+                # The search goes on, because the last of a repeated key counts, as in the parser.
                 found = (member.value, member.end)
         return found
 

@@ -49,7 +49,7 @@ class PeriodicTask:
                 _log.warning("%s: %s", self.name, error.message)
                 pause = AFTER_FAULT_S
             except Exception:
-                # Whatever it is: nobody would start the task again.
+                # No error may end the task, because nothing would start it again.
                 _log.exception("%s: a step failed", self.name)
                 pause = AFTER_FAULT_S
             self.is_open_ended = pause is None

@@ -27,7 +27,7 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(frozen=True, slots=True)
 class Composer:
-    """cache_s: how long providers keep a prompt. summarises: somebody makes the summaries that are wanted."""
+    """Makes prompts. cache_s: how long providers keep their cache. summarises: a background job makes summaries."""
 
     store: Store
     recaller: Recaller

@@ -36,7 +36,7 @@ NOTE_SHARE = 16
 
 @dataclass(frozen=True, slots=True)
 class Recaller:
-    """embed_query: None: memory is searched by words alone."""
+    """Makes notes of what memory has for a message. embed_query: None: memory is searched by words alone."""
 
     store: Store
     settings: MemorySettings

@@ -14,7 +14,7 @@ from storage.records import Exchange, Message
 
 @dataclass(frozen=True, slots=True)
 class VisibleContent:
-    """prompt: as far as it is made: all but the note of this request."""
+    """The content that one request shows. prompt: the prompt without this request's note, which is made later."""
 
     known: Known
     prompt: Prompt

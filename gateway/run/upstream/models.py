@@ -71,7 +71,7 @@ class ModelList:
         refresh_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """refresh_s: how often upstreams are asked for their lists; 0 means never."""
+        """Makes the list. refresh_s: the pause before upstreams are asked for their lists again; 0: never."""
         self._settings = settings
         self._refresh_s = refresh_s
         self._providers = providers

@@ -61,7 +61,7 @@ def _smaller(own: int | None, known: int | None) -> int | None:
 
 
 def check_models(settings: Settings) -> None:
-    """Raises: SettingsError: no upstream answers to a fallback, or to the model of a profile."""
+    """Checks the model names. Raises: SettingsError: no upstream answers to a fallback or to a profile's model."""
     for profile in settings.profiles:
         if profile.model is not None:
             try:
