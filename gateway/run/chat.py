@@ -85,6 +85,7 @@ class Chat:
         self.keeper = keeper
         self.directory = Directory(settings)
         self._rules: dict[str, IdentityRules] = {}
+        self._said_who_is_missing = False
 
     async def answer(
         self,
@@ -136,6 +137,7 @@ class Chat:
         A store that fails takes memory away, not the answer.
         """
         if identity.scope is None:
+            self._say_who_is_missing(identity)
             if identity.mode is Mode.STRICT:
                 raise BadRequest(
                     "x-mnemogate-memory: strict needs somebody to remember: send `user` or a conversation id.",
@@ -160,6 +162,16 @@ class Chat:
         if strict:
             raise MemoryUnavailable(f"Memory is not available: {why}.", retry_after_s=1.0)
         return None, await _bare(request, target, form, spec), "unavailable"
+
+    def _say_who_is_missing(self, identity: Identity) -> None:
+        """Logs once that a request named nobody, since memory is off then and nothing else shows it."""
+        if identity.mode is Mode.OFF or self._said_who_is_missing:
+            return
+        self._said_who_is_missing = True
+        _log.warning(
+            "memory is off for requests that name nobody: let the application send `user` or x-mnemogate-user, "
+            "or set memory.default_user or memory.single_user (this is said once)"
+        )
 
     def _why_not(self, strict: bool) -> str | None:
         """Returns why memory cannot be had; None if it can."""

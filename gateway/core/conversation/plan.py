@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gateway.core.conversation.canonical import Listing, WireMessage, is_user, text_of, words
+from gateway.core.conversation.canonical import Listing, WireMessage, is_user, squash, text_of, words
 from gateway.core.conversation.match import Keeping, Match, Query, find_match
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import frozen
+
+# Characters, white space aside. Chosen: "Hi" and "Hello" stand in many messages that quote nobody.
+_MIN_QUOTE = 16
 
 
 @frozen
@@ -35,6 +38,7 @@ class Plan:
     new: indices of its new messages. conversation: row id, None for a new one. exchange: the one to be written, id 0.
     fill: what the client left out in front of its list. held: messages of cancelled sends, append mode.
     hush: indices in the exchange's input that are not kept. off: nothing of it is kept.
+    quotes: it says again what its conversation said last, and stands only once somebody goes on from it.
     """
 
     query: Query
@@ -48,6 +52,7 @@ class Plan:
     hush: frozenset[int] = frozenset()
     off: bool = False
     appending: bool = False
+    quotes: bool = False
 
     @property
     def messages(self) -> list[WireMessage]:
@@ -96,6 +101,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         hush=_find_hush(tree, e, messages),
         off=query.mode is not Keeping.ON or _was_off(tree, e, found.anchor, conversation),
         appending=appending,
+        quotes=found.anchor is None and not query.append and _quotes(tree, query, messages),
     )
 
 
@@ -193,6 +199,33 @@ def _was_off(tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int
     if anchor is not None and not any(map(is_user, e.inputs)):
         before.append(anchor)
     return any(map(is_forgotten, before))
+
+
+def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
+    """Returns whether a list of one message quotes the last turn of the conversation that it names.
+
+    A front end asks so for a title, in whatever words and language.
+    """
+    spoken = [m for m in messages if m.get("role") not in ("system", "developer")]
+    if not query.named or query.conversation is None or len(spoken) != 1 or spoken[0].get("role") != "user":
+        return False
+    before = [x for x in tree if x.conversation == query.conversation and x.reply and not is_tombstone(x)]
+    last = max(
+        (x for x in before if tree.stands(x, named=True)),
+        key=lambda x: (tree.touched(x), x.begun, x.id),
+        default=None,
+    )
+    if last is None:
+        return False
+    top = tree.top(last)
+    tree.load_together((top, last))
+    asked = [m for m in tree.content(top).messages or () if m.get("role") == "user"]
+    question = squash(text_of(asked[-1])) if asked else ""
+    reply = squash(text_of(tree.content(last).said or {}))
+    if not question or not reply or len(question) + len(reply) < _MIN_QUOTE:
+        return False
+    before_it, found, after = squash(text_of(spoken[0])).partition(question)
+    return bool(found) and reply in after and len(before_it) + len(after) > len(reply)
 
 
 def _find_hush(tree: Tree, e: Exchange, messages: Sequence[WireMessage]) -> frozenset[int]:

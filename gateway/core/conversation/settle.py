@@ -54,12 +54,16 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = _add(tree, e, plan, ended) if twin is None else _repeat(tree, twin, e, plan, ended)
     # A request that goes on from superseded exchanges brings them back, all along its path. Each exchange that is
     # brought back, revived or new is compared with the alternatives that stand at its place.
-    judged = [y for y in tree.chain(e) if (y.id == e.id and twin is None) or y.superseded or y.id in revived]
+    # A quote takes nobody's place.
+    is_new = twin is None and not plan.quotes
+    judged = [y for y in tree.chain(e) if (y.id == e.id and is_new) or y.superseded or y.id in revived]
     tree.load_together(x for y in judged for x in (y, *tree.siblings(y)))
     for y in judged:
         if y.superseded:
             y = tree.change(y.id, superseded=False)
         _judge(tree, y, named=query.named, idle_s=query.idle_s)
+    if plan.quotes and not tree.is_carried(e):
+        tree.change(e.id, superseded=True)
     for i in revived:
         _mark_carried(tree, tree.by_id[i])
     _mark_carried(tree, e)

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.settings import SideRequest
 from tests.doubles import side_requests as recorded
-from tests.doubles.upstream import StrictUpstream
+from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.sdk import World, remember
 
 Json = dict[str, Any]
@@ -126,3 +126,50 @@ def test_a_temporary_chat_is_off_the_record(world: World, chat_id: str, mode: di
     reply = world.post(user(QUESTION), CHAT, user="alice")
     assert reply.headers["x-mnemogate-memory"] == "on"
     assert "Miso" not in world.upstream.last.body.decode()
+
+
+def test_a_title_prompt_of_no_known_form_is_not_recalled(world: World) -> None:
+    """Before the chat it quotes went on, which is when a title is asked for."""
+    world.upstream.queue(say(ANSWER), say("Miso und der Donner"))
+    world.chat(user="alice", headers=CHAT).say(FACT)
+    prompt = quoting(recorded.NO_FORM)
+    assert world.post(user(prompt), CHAT, user="alice").headers["x-mnemogate-memory"] == "on"
+    world.chat(user="alice").say("Does my cat Miso hate thunderstorms? Welchen Titel hat das Gespräch?")
+    sent = world.upstream.last.body.decode()
+    assert FACT in sent
+    assert "Antworte als JSON" not in sent
+    assert "Donner" not in sent
+
+
+def test_who_goes_on_from_a_quote_means_it(world: World) -> None:
+    world.upstream.queue(say(ANSWER), say("It is about Miso."))
+    world.chat(user="alice", headers=CHAT).say(FACT)
+    chat = world.chat(user="alice", headers=CHAT)
+    chat.say(quoting("Someone wrote: {question} {answer} Which zebra is it about?"))
+    standing = "SELECT id FROM exchanges WHERE standing ORDER BY id"
+    assert world.query(standing) == [1]
+    chat.say("Go on.")
+    # The quote is now where the conversation goes on, as after an edit of its first message.
+    assert world.query(standing) == [2, 3]
+
+
+def test_a_question_is_no_quote_of_the_chat_it_edits(world: World) -> None:
+    """Neither the question alone, nor with more behind it, nor in another chat."""
+    world.upstream.queue(say(ANSWER))
+    world.chat(user="alice", headers=CHAT).say(FACT)
+    for headers, text in (
+        (CHAT, FACT + " Is that common?"),
+        ({"x-openwebui-chat-id": "another"}, quoting(recorded.NO_FORM)),
+    ):
+        world.post(user(text), headers, user="alice")
+        assert world.query("SELECT standing FROM exchanges ORDER BY id DESC LIMIT 1") == [1]
+
+
+def test_nobody_named_is_said_once_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.post(user("Hi"), {"x-mnemogate-memory": "off"})
+    world.post(user("Hi"), user="alice")
+    assert "name nobody" not in caplog.text
+    for _ in range(3):
+        assert world.post(user("Hi")).headers["x-mnemogate-memory"] == "none"
+    assert caplog.text.count("memory is off for requests that name nobody") == 1
+    assert "memory.default_user" in caplog.text
