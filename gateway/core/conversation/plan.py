@@ -207,7 +207,9 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
     A front end asks so for a title, in whatever words and language.
     """
     spoken = [m for m in messages if m.get("role") not in ("system", "developer")]
-    if not query.named or query.conversation is None or len(spoken) != 1 or spoken[0].get("role") != "user":
+    if query.mode is not Keeping.ON or not query.named or query.conversation is None:
+        return False
+    if len(spoken) != 1 or spoken[0].get("role") != "user":
         return False
     before = [x for x in tree if x.conversation == query.conversation and x.reply and not is_tombstone(x)]
     last = max(

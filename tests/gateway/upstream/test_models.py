@@ -339,8 +339,9 @@ async def test_an_upstream_is_asked_less_and_less_often_with_a_key_that_fails() 
         settings = settings_for(upstream)
         providers = make_providers(settings)
         models = ModelList(settings, providers, created=7, refresh_s=300.0, clock=hands)
-        asked = []
-        for hands.now in range(0, 1000, 5):
+        asked: list[float] = []
+        for now in range(0, 1000, 5):
+            hands.now = now
             with pytest.raises(NotAuthenticated):
                 await models.entries_for("Bearer sk-bad")
             if len(upstream.seen) > len(asked):
