@@ -22,7 +22,7 @@ from gateway.core.request.side_requests import (
     is_single_structured_turn,
 )
 from gateway.core.request.signed_user import SIGNED_USER, signed_user
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, UnknownModel
 from storage.records import Scope
 
 
@@ -269,7 +269,7 @@ def _agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | Non
         return by_header
     by_model = _checked_id(model[len(AGENT_PREFIX) :], "model")
     if by_model is None:
-        raise BadRequest("`model` names no agent: expected `agent/<name or id>`.", param="model")
+        raise UnknownModel("`model` names no agent: expected `agent/<name or id>`.", param="model")
     if by_header is not None and by_header != by_model:
         raise BadRequest(
             "`model` and `x-mnemogate-agent` name two different agents.", param="x-mnemogate-agent"

@@ -102,7 +102,6 @@ def test_nobody_named_is_nobody_unless_the_settings_name_one() -> None:
         ({"x-mnemogate-memory": "maybe"}, {}, "x-mnemogate-memory"),
         ({"x-mnemogate-history": "replace"}, {}, "x-mnemogate-history"),
         ({"x-mnemogate-history": "append"}, {}, "x-mnemogate-history"),  # to what?
-        ({}, {"model": "agent/"}, "model"),
         ({}, {"model": "agent/a\x00"}, "model"),
         ({"x-mnemogate-agent": "a"}, {"model": "agent/b"}, "x-mnemogate-agent"),
     ],

@@ -57,3 +57,10 @@ def test_an_agent_that_is_not_there_is_refused_in_the_words_of_who_asks() -> Non
     with pytest.raises(UnknownModel) as by_model:
         find(Settings(), model="agent/nobody")
     assert by_model.value.param == "model"
+
+
+@pytest.mark.parametrize("model", ["agent/", "agent/ ", "agent/nobody"])
+def test_a_model_that_names_no_agent_does_not_exist(model: str) -> None:
+    with pytest.raises(UnknownModel) as refused:
+        find(Settings(profiles=(HELPER,)), model=model)
+    assert refused.value.param == "model"
