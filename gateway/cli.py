@@ -130,6 +130,9 @@ def _add_keys(actions: Any) -> None:
     create = _add_operation(actions, "keys-create", _show_new_key, "create a key, which is shown only once")
     create.add_argument("--project", default="default")
     create.add_argument("--name", default="key")
+    mode = "what memory does for its requests that do not say it (default: as the settings say)"
+    create.add_argument("--memory", choices=("off", "read", "on"), help=mode)
+    create.add_argument("--metrics", action="store_true", help="a key that opens /metrics and nothing else")
     _add_operation(actions, "keys-list", _show_keys, "list the keys")
     revoke = _add_operation(actions, "keys-revoke", _show_revoked, "revoke a key")
     revoke.add_argument("key", help="the key's number or name, as `keys list` shows them")
@@ -252,7 +255,9 @@ def _show_new_key(key: dict[str, Any]) -> None:
 def _show_keys(keys: list[dict[str, Any]]) -> None:
     for key in keys:
         state = "revoked" if key["revoked"] is not None else "active"
-        print(f"{key['id']}\t{key['prefix']}…\t{key['project']}\t{key['name']}\t{state}")
+        may = [f"memory {key['memory']}"] if key["memory"] else []
+        may += [f"{key['opens']} only"] if key["opens"] else []
+        print("\t".join((str(key["id"]), f"{key['prefix']}…", key["project"], key["name"], state, *may)))
     if not keys:
         print("There are no keys; only this machine can use the gateway.", file=sys.stderr)
 

@@ -283,7 +283,11 @@ class Fact:
 
 @frozen
 class Key:
-    """A gateway key. Only its SHA-256 is kept; `prefix` is what `keys list` shows."""
+    """A gateway key. Only its SHA-256 is kept; `prefix` is what `keys list` shows.
+
+    memory: the mode of its requests that ask for none; None: as the settings say. opens: "metrics" for a key that opens
+    nothing else.
+    """
 
     id: int
     project: str
@@ -291,6 +295,8 @@ class Key:
     prefix: str
     created: float
     revoked: float | None = None
+    memory: str | None = None
+    opens: str | None = None
 
 
 class JobState(StrEnum):

@@ -84,7 +84,7 @@ class Chat:
         self.pending = pending
         self.keeper = keeper
         self.directory = Directory(settings)
-        self._rules: dict[str, IdentityRules] = {}
+        self._rules: dict[tuple[str, str | None], IdentityRules] = {}
         self._said_who_is_missing = False
 
     async def answer(
@@ -96,9 +96,14 @@ class Chat:
         sink: Sink,
         receipt: Receipt,
         view: MakesView,
+        memory: str | None = None,
     ) -> Served:
-        """Answers a request. view: the dialect's. Raises: GatewayError while nothing was sent; ClientGone."""
-        identity = identify(headers, request.json, self._rules_of(project), project, time.time())
+        """Answers a request.
+
+        view: the dialect's. memory: the mode that the caller's key gives to requests that ask for none.
+        Raises: GatewayError while nothing was sent; ClientGone.
+        """
+        identity = identify(headers, request.json, self._rules_of(project, memory), project, time.time())
         if identity.side_request is not None:
             # A name of the settings may have any letters.
             receipt.say("x-mnemogate-side-request", quote(identity.side_request, safe=" "))
@@ -205,18 +210,20 @@ class Chat:
             self._metrics.recall_ms.observe(prompt.recall.ms)
         return Kept(keeper, known, changes, toolbox), prompt
 
-    def _rules_of(self, project: str) -> IdentityRules:
-        rules = self._rules.get(project)
+    def _rules_of(self, project: str, key_mode: str | None = None) -> IdentityRules:
+        rules = self._rules.get((project, key_mode))
         if rules is None:
             memory = self._settings.memory
             own = self._settings.projects.get(project)
-            rules = self._rules[project] = IdentityRules(
+            rules = self._rules[project, key_mode] = IdentityRules(
                 # One person, whoever a request names.
                 user_order=() if memory.single_user else memory.user_order or USER_ORDER,
                 default_user=self._settings.default_user,
                 default_profile=self._settings.default_profile(project),
-                default_mode=Mode(own.memory if own and own.memory else memory.default),
-                profile_modes={p.name: Mode(p.memory) for p in self._settings.profiles if p.memory},
+                default_mode=Mode(key_mode or (own and own.memory) or memory.default),
+                profile_modes={
+                    p.name: Mode(p.memory) for p in self._settings.profiles if p.memory and key_mode is None
+                },
                 conversation_order=memory.conversation_order or CONVERSATION_ORDER,
                 jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,
                 side_rules=(*KNOWN_SIDE_REQUESTS, *memory.side_requests),

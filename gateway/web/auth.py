@@ -23,11 +23,14 @@ DEFAULT_PROJECT = "default"
 class Caller:
     """The caller of a request that was admitted.
 
-    credential: the caller's own `Authorization`, for an upstream without a key of its own.
+    credential: the caller's own `Authorization`, for an upstream without a key of its own. memory: the mode of requests
+    that ask for none, where the key says it. opens: the one path that the key opens, where it is one.
     """
 
     project: str = DEFAULT_PROJECT
     credential: str | None = None
+    memory: str | None = None
+    opens: str | None = None
 
 
 class Guard:
@@ -104,7 +107,9 @@ class Guard:
             ) from error
         if found is None:
             raise NotAuthenticated("This key is not one of this gateway's, or it was revoked.")
-        return Caller(found.project, credential)
+        return Caller(
+            found.project, credential, found.memory, None if found.opens is None else f"/{found.opens}"
+        )
 
     def _check_local(self, host: str | None, origin: str | None) -> None:
         """Refuses web pages from elsewhere. Raises: NotAllowed.

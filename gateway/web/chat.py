@@ -40,7 +40,14 @@ class ChatRoute:
             async with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
                 try:
                     served = await self.chat.answer(
-                        request, scope["headers"], caller.project, caller.credential, reply, receipt, ChatView
+                        request,
+                        scope["headers"],
+                        caller.project,
+                        caller.credential,
+                        reply,
+                        receipt,
+                        ChatView,
+                        caller.memory,
                     )
                     trace.memory = served.memory
                 finally:

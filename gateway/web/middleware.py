@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.dialects.chat.errors import ChatErrors
-from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, Overloaded, UnknownPath
+from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
@@ -143,7 +143,9 @@ class Edge:
         try:
             path = scope["path"]
             if path not in OPEN_PATHS and not (self._open_prefix and path.startswith(self._open_prefix)):
-                trace.caller = await self._guard.admit(scope["headers"])
+                trace.caller = caller = await self._guard.admit(scope["headers"])
+                if caller.opens not in (None, path):
+                    raise NotAllowed(f"This key opens {caller.opens} alone.")
             await self._app(scope, receive, answer)
         except ClientGone:
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.

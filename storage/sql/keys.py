@@ -48,9 +48,9 @@ def digest_of(presented: str) -> bytes:
 async def _find(connection: Connection, digest: bytes) -> Key | None:
     """Returns the key with this digest, unless it is revoked. The digests are compared in constant time."""
     row = await connection.row(SQL["key_find"], (digest,))
-    if row is None or not hmac.compare_digest(row[6], digest):
+    if row is None or not hmac.compare_digest(row[8], digest):
         return None
-    return Key(*row[:6])
+    return Key(*row[:8])
 
 
 async def _revoke(connection: Connection, name_or_id: str, now: float) -> Key:
@@ -82,15 +82,17 @@ class Keys(Group):
         self._known: OrderedDict[bytes, Key] = OrderedDict()
         self._any: bool | None = None
 
-    async def create(self, project: str, name: str) -> tuple[Key, str]:
-        """Returns a new key and its plain text, which nobody can ask for again."""
+    async def create(
+        self, project: str, name: str, memory: str | None = None, opens: str | None = None
+    ) -> tuple[Key, str]:
+        """Returns a new key and its plain text, which nobody can ask for again. memory, opens: as in `Key`."""
         plain = PREFIX + secrets.token_urlsafe(32)
         shown, now = plain[:SHOWN], self._now()
-        values = (project, name, digest_of(plain), shown, now)
+        values = (project, name, digest_of(plain), shown, now, memory, opens)
         ((id,),) = await self._database.write_one(SQL["key_insert"], values)
         self._any = True
         self._leave_sign(True)
-        return Key(id, project, name, shown, now), plain
+        return Key(id, project, name, shown, now, None, memory, opens), plain
 
     async def install(self, plain: str, name: str) -> bool:
         """Makes a key that was chosen elsewhere, unless it is there; it takes the place of the one before of that name.
@@ -105,7 +107,7 @@ class Keys(Group):
                 return False
             await connection.run(SQL["key_replace"], (now, name, digest))
             if row is None:
-                values = (DEFAULT_PROJECT, name, digest, plain[:SHOWN], now)
+                values = (DEFAULT_PROJECT, name, digest, plain[:SHOWN], now, None, None)
                 await connection.rows(SQL["key_insert"], values)
             return True
 

@@ -2,15 +2,15 @@
 
 -- name: key_insert
 -- Adds a gateway key.
-INSERT INTO keys (project, name, digest, prefix, created) VALUES (?, ?, ?, ?, ?) RETURNING id
+INSERT INTO keys (project, name, digest, prefix, created, memory, opens) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id
 
 -- name: key_find
 -- Finds the key that was presented, unless it is revoked.
-SELECT id, project, name, prefix, created, revoked, digest FROM keys WHERE digest = ? AND revoked IS NULL
+SELECT id, project, name, prefix, created, revoked, memory, opens, digest FROM keys WHERE digest = ? AND revoked IS NULL
 
 -- name: key_list
 -- Lists all keys for the operator.
-SELECT id, project, name, prefix, created, revoked FROM keys ORDER BY id
+SELECT id, project, name, prefix, created, revoked, memory, opens FROM keys ORDER BY id
 
 -- name: key_named
 -- Finds keys in use with this number or this name, the one with the number first.
@@ -19,7 +19,7 @@ SELECT id FROM keys WHERE (id = ?1 OR name = ?2) AND revoked IS NULL ORDER BY id
 -- name: key_revoke
 -- Revokes a key. One that is revoked keeps its date.
 UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL
-RETURNING id, project, name, prefix, created, revoked
+RETURNING id, project, name, prefix, created, revoked, memory, opens
 
 -- name: key_of
 -- Finds when the key with this digest was revoked; no row if there is no such key.

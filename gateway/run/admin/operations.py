@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
 from gateway.run.admin.arguments import Arguments, RawArguments
+from gateway.settings import DefaultMode
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Job, JobState
 from storage.sql.jobs import Jobs
@@ -52,7 +53,11 @@ class KeyOperations:
     async def create(self, raw: RawArguments) -> dict[str, Any]:
         """Returns the key with its "secret", which cannot be shown again."""
         arguments = Arguments(raw)
-        key, secret = await self.keys.create(arguments.text("project"), arguments.text("name"))
+        memory = arguments.optional_text("memory")
+        if memory is not None and memory not in get_args(DefaultMode):
+            raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
+        opens = "metrics" if arguments.flag("metrics") else None
+        key, secret = await self.keys.create(arguments.text("project"), arguments.text("name"), memory, opens)
         return {**asdict(key), "secret": secret}
 
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:

@@ -88,6 +88,15 @@ def test_the_admin_file_is_for_the_owner_alone(database: Path) -> None:
     assert admin.path.stat().st_mode & 0o777 == 0o600
 
 
+def test_keys_list_says_what_a_key_may_do(capsys: Out) -> None:
+    assert main(["keys", "create", "--name", "evaluation", "--memory", "off"]) == 0
+    assert main(["keys", "create", "--name", "prometheus", "--metrics"]) == 0
+    capsys.readouterr()
+    assert main(["keys", "list"]) == 0
+    listed = [line.split("\t")[3:] for line in capsys.readouterr().out.splitlines()]
+    assert listed == [["evaluation", "active", "memory off"], ["prometheus", "active", "metrics only"]]
+
+
 def test_a_key_that_does_not_exist_is_said_so(capsys: Out) -> None:
     assert main(["keys", "revoke", "nobody"]) == 1
     assert "nobody" in capsys.readouterr().err

@@ -211,6 +211,36 @@ def test_once_a_key_exists_every_route_but_health_demands_one(
                 assert client.read_head().status != 401, (method, path)
 
 
+def test_a_key_has_a_memory_mode_of_its_own(gateway: Running) -> None:
+    """Programs and evaluations want no memory and cannot all set a header; a header that is set counts more."""
+    assert gateway.app.store is not None
+    made = {
+        mode: gateway.call(gateway.app.store.keys.create("default", "k", mode))[1]
+        for mode in ("off", "read", "on")
+    }
+    made["on "] = make_key(gateway)
+    body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": FACT}]}
+    for mode, key in made.items():
+        headers = {"authorization": f"Bearer {key}"}
+        assert gateway.post(body, headers).headers["x-mnemogate-memory"] == mode.strip()
+        asked = gateway.post(body, {**headers, "x-mnemogate-memory": "read"})
+        assert asked.headers["x-mnemogate-memory"] == "read"
+
+
+def test_a_key_for_metrics_opens_nothing_else(gateway: Running, upstream: StrictUpstream) -> None:
+    assert gateway.app.store is not None
+    key = gateway.call(gateway.app.store.keys.create("default", "prometheus", None, "metrics"))[1]
+    headers = {"authorization": f"Bearer {key}"}
+    assert gateway.ask("GET", "/metrics", None, headers).status == 200
+    assert ask(gateway, headers=headers) == 403
+    for method, path in routes_of(gateway):
+        if path not in {*OPEN, "/metrics"} and not path.startswith(ADMIN_PREFIX):
+            with gateway.connect() as client:
+                client.request(method, path, b"{}" if method == "POST" else None, headers)
+                assert client.read_head().status == 403, path
+    assert upstream.seen == []
+
+
 def test_what_is_not_admitted_leaves_no_trace(gateway: Running, upstream: StrictUpstream) -> None:
     make_key(gateway)
     assert ask(gateway, FACT) == 401
