@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from storage.database import Operation, Row, Statement, StoreHealth
-from storage.sqlite.connection import DatabaseFile, open_writer
+from storage.sqlite.connection import DatabaseFile, open_writer, translated
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
 from storage.sqlite.padding import padding_of, size_of
@@ -177,11 +177,22 @@ def connect_current(target: DatabaseFile) -> sqlite3.Connection:
     """Opens a writing connection to a file of the present schema. Raises: TooNew, Foreign, Unavailable."""
     connection = open_writer(target)
     try:
-        migrate(connection, target.path)
+        with translated(target.path):
+            (before,) = connection.execute("PRAGMA user_version").fetchone()
+        if migrate(connection, target.path) > before > 0:
+            _close_to_others(target.path)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _close_to_others(path: str) -> None:
+    """Takes a file that an older version left open to every account from them. A mode for a group alone is a choice."""
+    with contextlib.suppress(OSError):
+        if os.stat(path).st_mode & 0o007:
+            for each in (path, f"{path}-wal", f"{path}-shm"):
+                os.chmod(each, 0o600)
 
 
 def _real(path: str | Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from storage.errors import Owned
 from storage.sqlite.lock import Lock, LockOwner, owner_of
+from storage.sqlite.migration import load_migrations, migrate
 
 HOLD = """
 import sys
@@ -104,6 +107,22 @@ async def test_what_was_said_is_for_the_account_that_runs_the_store(open_store: 
     await open_store()
     made = {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()}
     assert made == dict.fromkeys(("memory.db", "memory.db-wal", "memory.db-shm", "memory.db.lock"), 0o600)
+
+
+@pytest.mark.parametrize(("mode", "becomes"), [(0o644, 0o600), (0o640, 0o640)])
+async def test_a_database_of_an_older_version_is_closed_to_other_accounts(
+    open_store: Any, path: Path, mode: int, becomes: int
+) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        migrate(connection, str(path), load_migrations()[:-1])
+    os.chmod(path, mode)
+    await open_store()
+    assert {each.name: each.stat().st_mode & 0o777 for each in path.parent.glob("memory.db*")} == {
+        "memory.db": becomes,
+        "memory.db-wal": becomes,
+        "memory.db-shm": becomes,
+        "memory.db.lock": 0o600,
+    }
 
 
 async def test_a_file_that_is_there_keeps_its_mode(open_store: Any, path: Path) -> None:
