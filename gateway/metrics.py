@@ -33,7 +33,7 @@ class Count:
 
 
 class Spread:
-    """A histogram: how many values fell into each bucket. Values are in milliseconds."""
+    """A histogram: how many values fell into each bucket. Values are in milliseconds, and shown in seconds."""
 
     __slots__ = ("counts", "total")
 
@@ -62,9 +62,9 @@ class Metrics(Collector):
         broken = "Turns whose prompt did not extend the one before."
         self.prefix_breaks = self.count("prefix_breaks", broken)
         self.clients_gone = self.count("clients_gone", "Clients that left before the end.")
-        self.added_ms = self._spread("added_ms", "Our own time to first byte.")
-        self.recall_ms = self._spread("recall_ms", "Time recall took.")
-        self.commit_ms = self._spread("commit_ms", "Time an end of a reply waited for its commit.")
+        self.added_ms = self._spread("added_seconds", "Our own time to first byte.")
+        self.recall_ms = self._spread("recall_seconds", "Time recall took.")
+        self.commit_ms = self._spread("commit_seconds", "Time an end of a reply waited for its commit.")
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -113,10 +113,10 @@ class Metrics(Collector):
         def family() -> Metric:
             made = HistogramMetricFamily(f"mnemogate_{name}", about)
             buckets, sum_ = [], 0
-            for bound, count in zip((*map(str, map(float, _MS)), "+Inf"), spread.counts, strict=True):
+            for bound, count in zip((*(str(ms / 1000) for ms in _MS), "+Inf"), spread.counts, strict=True):
                 sum_ += count
                 buckets.append((bound, sum_))
-            made.add_metric((), buckets, spread.total)
+            made.add_metric((), buckets, spread.total / 1000)
             return made
 
         self._families.append(family)

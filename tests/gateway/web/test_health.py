@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,32 @@ def test_readiness(readiness: Readiness, status: str, ready: bool) -> None:
     assert (readiness.report()["status"], readiness.is_ready) == (status, ready)
 
 
+def test_metrics_have_names_as_prometheus_wants_them(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """The rules of `promtool check metrics`."""
+
+    async def open_here() -> Store:
+        return await open_store(tmp_path / "m.db")
+
+    with serve(settings_for(upstream), open_here) as gateway:
+        gateway.post({"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]})
+        gateway.loop_flush()
+        lines = gateway.ask("GET", "/metrics").body.decode().splitlines()
+    kinds = {line.split()[2]: line.split()[3] for line in lines if line.startswith("# TYPE ")}
+    helped = {line.split()[2] for line in lines if line.startswith("# HELP ") and len(line.split()) > 3}
+    assert len(kinds) > 10
+    assert helped == set(kinds)
+    for name, kind in kinds.items():
+        words = set(name.split("_"))
+        assert re.fullmatch(r"[a-z_]+", name)
+        assert name.endswith("_total") == (kind == "counter"), name
+        assert not words & {"s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "m", "h", "d"}, name
+        assert not words & {"milliseconds", "minutes", "hours", "kilobytes", "percent"}, name
+        assert not words & {"counter", "gauge", "histogram", "summary"}, name
+        assert not name.endswith(("_bucket", "_count", "_sum")), name
+    added = [line for line in lines if line.startswith('mnemogate_added_seconds_bucket{le="2.5"}')]
+    assert added == ['mnemogate_added_seconds_bucket{le="2.5"} 1.0']
+
+
 def test_the_address_itself_says_where_the_api_lies(upstream: StrictUpstream) -> None:
     with serve(settings_for(upstream)) as gateway:
         home = gateway.ask("GET", "/")
@@ -66,4 +93,4 @@ def test_requests_are_counted_by_route_and_status(upstream: StrictUpstream) -> N
     assert 'mnemogate_requests_total{route="other",status="404"} 1.0' in lines
     assert 'mnemogate_upstream_errors_total{kind="429",upstream="up"} 1.0' in lines
     assert 'mnemogate_memory_total{status="none"} 1.0' in lines
-    assert "mnemogate_added_ms_count 1.0" in lines
+    assert "mnemogate_added_seconds_count 1.0" in lines
