@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serving(commands)
     keys = commands.add_parser("keys", help="create, list and revoke gateway keys")
     _add_keys(keys.add_subparsers(required=True, metavar="action"))
-    memory = commands.add_parser("memory", help="show, forget, export and import what is remembered")
+    memory = commands.add_parser("memory", help="show, undo, forget, export and import what is remembered")
     _add_memory(memory.add_subparsers(required=True, metavar="action"))
     text = "summarise a conversation now, before its window is full"
     compact = _add_scope(_add_operation(commands, "compact", _show_enqueued, text))

@@ -81,11 +81,7 @@ class ModelList:
         self._asks_for_key: set[str] = set()
         self._failing: set[str] = set()
         self._answers: OrderedDict[tuple[str, bytes], _Answer] = OrderedDict()
-        self._entries = self._merge(self._fetched)
-
-    @property
-    def entries(self) -> Entries:
-        return self._entries
+        self.entries = self._merge(self._fetched)
 
     # -- for everybody, in the background
 
@@ -118,7 +114,7 @@ class ModelList:
         if found is None:
             return False
         self._fetched[name] = found
-        self._entries = self._merge(self._fetched)
+        self.entries = self._merge(self._fetched)
         return True
 
     # -- for one caller
@@ -136,7 +132,7 @@ class ModelList:
         if upstream is not None:
             asked = [upstream] if upstream in self._keyless() else []
         if credential is None or len(asked) != 1:
-            return self._entries
+            return self.entries
         answer = await self._ask(asked[0], credential)
         if answer.refusal is not None and (upstream is not None or len(self._settings.upstreams) == 1):
             raise answer.refusal.error()
@@ -144,7 +140,7 @@ class ModelList:
 
     async def find(self, name: str, credential: str | None) -> dict[str, Any]:
         """Returns the entry of one model. Raises: UnknownModel; NotAuthenticated, NotAllowed: as above."""
-        entries = self._entries
+        entries = self.entries
         if credential is not None and not any(entry["id"] == name for entry in entries):
             # The key goes where a chat with this model would take it.
             upstream = resolve_route(self._settings, name).upstream
@@ -164,7 +160,7 @@ class ModelList:
 
     def _seen_with(self, upstream: str, answer: _Answer) -> Entries:
         if answer.entries is None:
-            return self._entries
+            return self.entries
         return self._merge({**self._fetched, upstream: answer.entries})
 
     async def _ask(self, name: str, credential: str) -> _Answer:
