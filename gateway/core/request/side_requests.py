@@ -86,16 +86,17 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         "system",
     ),
     _Known("chat-ui title", r"You are a chat thread titling assistant\.", "system"),
-    # Coding agents. A model's settings in aider may put a line of their own in front.
+    # Coding agents. A model's settings in aider may put a line of their own in front. It begins with a letter, so that
+    # it is not looked for at each of many blanks.
     _Known("opencode title", r"You are a title generator\. You output ONLY", "system"),
     _Known(
         "aider commit message",
-        r"(?:[^\n]*\n)?You are an expert software engineer (?:that|who) (?:generates|writes) concise, one-line Git",
+        r"(?:\S[^\n]{0,200}\n)?You are an expert software engineer (?:that|who) (?:generates|writes) concise, one-line",
         "system",
     ),
     _Known(
         "aider summary",
-        r"(?:[^\n]*\n)?\*Briefly\* summarize this partial conversation about programming",
+        r"(?:\S[^\n]{0,200}\n)?\*Briefly\* summarize this partial conversation about programming",
         "system",
     ),
     # Without a person at hand gptme answers in the person's place.

@@ -329,6 +329,22 @@ def test_side_rules_are_settings_and_never_widen_what_memory_may_do() -> None:
     assert ask(rules=none, messages=say(("user", OPEN_WEBUI))).mode is Mode.ON
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        " " * 1_000_000 + "x",
+        "\n" * 1_000_000 + "x",
+        "### Task:" + "<chat_history></chat_history> " * 100_000 + "x",
+        "### Task:" + " " * 1_000_000,
+        "<chat_history>" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_a_long_text_is_looked_at_once(role: str, text: str) -> None:
+    """A pattern that went back and forth over it would not end within the time of a test."""
+    assert SideRequests(KNOWN_SIDE_REQUESTS).find(say((role, text))) is None
+
+
 JSON = {"type": "json_schema", "json_schema": {}}
 
 
