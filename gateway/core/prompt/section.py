@@ -45,7 +45,7 @@ def make_section(
     idle_s: float,
     cache_s: float,
     always: bool,
-    can_tell: bool,
+    takes_note: bool,
     summary: int = 0,
 ) -> Section:
     """Returns the section for one request.
@@ -54,7 +54,7 @@ def make_section(
 
     offered: names of our tools in this request. system: the profile's own prompt, which stands before the blocks.
     epoch: the agent's now. idle_s: since the path was last sent upstream. cache_s: how long the provider keeps its
-    prompt cache. always: the profile asks for a new one with each request. can_tell: a note can be attached to this
+    prompt cache. always: the profile asks for a new one with each request. takes_note: a note can be attached to this
     request. summary: which one stands behind the section, 0: none; with another one the prompt begins anew anyway.
     """
     # A conversation that began off the record has the profile's prompt alone.
@@ -80,7 +80,7 @@ def make_section(
             return Section(None)
         return Section(Snapshot(0, text, known))
     seen = pinned.known.get("blocks", {})
-    if seen == now or not can_tell:
+    if seen == now or not takes_note:
         return Section(pinned if pinned.id or pinned.text else None)
     # The model learns of the changes by a note; the section's bytes stay, and with them the cached prefix.
     versions = {

@@ -48,7 +48,7 @@ class Composer:
         notes = _known_notes(known)
         takes_note = bool(new) and new[-1].get("role") == "user" and last not in notes
         in_use = known.pinned.known.get("summary", 0) if known.pinned is not None else 0
-        pin = self._pin(known, can_tell=takes_note)
+        pin = self._pin(known, takes_note=takes_note)
         section = pin(summary=in_use)
         composition = await self._compose(known, notes)
         prompt = Prompt(
@@ -91,7 +91,7 @@ class Composer:
         composing = partial(compose, known.tree, known.plan, known.offered, notes, additions)
         return await with_contents(self.store.turns, known.agent, known.tree, composing)
 
-    def _pin(self, known: Known, *, can_tell: bool) -> Callable[..., Section]:
+    def _pin(self, known: Known, *, takes_note: bool) -> Callable[..., Section]:
         """Returns what makes the memory section with a given summary behind it."""
         anchor, spec = known.plan.match.anchor, known.asked.spec
         return partial(
@@ -105,7 +105,7 @@ class Composer:
             idle_s=0.0 if anchor is None else known.plan.query.now - (anchor.ended or anchor.begun),
             cache_s=self.cache_s,
             always=spec.rebuilds,
-            can_tell=can_tell,
+            takes_note=takes_note,
         )
 
     async def _with_summaries(self, known: Known, prompt: Prompt) -> Prompt:

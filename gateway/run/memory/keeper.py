@@ -144,10 +144,10 @@ class MemoryKeeper:
         finally:
             known.leave()
         self.store.agents.remember(committed.agent)
-        self._tell(known, record, committed)
+        self._report(known, record, committed)
         return committed
 
-    def _tell(self, known: Known, record: TurnRecord, committed: Committed) -> None:
+    def _report(self, known: Known, record: TurnRecord, committed: Committed) -> None:
         events, agent = self.events, committed.agent
         # The counts were read when the turn began. That is near enough for work that is done later anyway.
         waiting = known.look.next_seq - known.look.indexed_seq

@@ -51,7 +51,7 @@ class _Refusal(NamedTuple):
 
 @dataclass(slots=True)
 class _Answer:
-    """What an upstream answered to one key. until: it is not asked again before. failures: in a row."""
+    """The answer of an upstream to one key. until: it is not asked again before. failures: in a row."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     until: float = 0.0

@@ -23,7 +23,7 @@ def make(blocks: list[Block], pinned: Snapshot | None = None, **how: Any) -> Sec
         "idle_s": 10.0,
         "cache_s": 300.0,
         "always": False,
-        "can_tell": True,
+        "takes_note": True,
     }
     return make_section(blocks, pinned=pinned, **{**usual, **how})
 
@@ -63,8 +63,8 @@ def test_a_change_from_outside_is_told_and_the_bytes_stay(pinned: Snapshot) -> N
     assert again.changes == ()  # told once
 
 
-def test_a_change_waits_where_no_note_can_tell_it(pinned: Snapshot) -> None:
-    assert make([CHANGED], pinned, can_tell=False) == Section(pinned)
+def test_a_change_waits_where_no_note_can_be_attached(pinned: Snapshot) -> None:
+    assert make([CHANGED], pinned, takes_note=False) == Section(pinned)
 
 
 def test_new_and_removed_blocks_are_told(pinned: Snapshot) -> None:
