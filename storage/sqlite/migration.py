@@ -1,6 +1,7 @@
 """Migration of a database file to the schema this program knows; each step is a transaction of its own.
 
-The version is `PRAGMA user_version`, the number of the last file applied. Files are append-only.
+The version is `PRAGMA user_version`, the number of the last file applied. Files are append-only, and a test pins what
+is in each, so that a database of every older version opens.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def migrate(
 ) -> int:
     """Applies what is missing and returns the version. Raises: TooNew, Foreign, Unavailable.
 
-    A file is believed its version only if it has what those steps make: before a release they are edited.
+    A file is believed its version only if it has what those steps make: one from before the first release may not.
     """
     steps = load_migrations() if migrations is None else migrations
     known = steps[-1][0]

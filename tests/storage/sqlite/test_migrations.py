@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
+from hashlib import sha256
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,21 @@ import pytest
 from storage.errors import Foreign, StoreError, TooNew
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.migration import load_migrations, migrate
+from tests.core.conversations import assistant, user
+from tests.stored import Speaker
 
 KNOWN = load_migrations()[-1][0]
+
+# The SHA-256 of each migration. Databases out there were made by these files, so a file that is here never changes:
+# a change of the schema is a new file, with a line here.
+PINNED = {
+    "0001_begin.sql": "2c9718a3f10fa530594fb6bf69e3135a0e1f47b6642da82a58f44b855af4fac6",
+    "0002_jobs.sql": "277e24e5aa6d6bb3ecd536829b978aafc83110839a39124646f3cd704af9bc2e",
+    "0003_summaries.sql": "0ad87dc162b44ce9e5bb5e6d724ab063a7bfa4e1fd486d551018e95f80c3e9a0",
+    "0004_facts.sql": "495154aee62affdbc539ac099dbbbe60d7dba57aed0d4ca957a1b168580aeaf9",
+    "0005_vectors.sql": "82daae28f627a319be051abc1df3dd5dbe3ebca9dfb466c8219d334f682a250a",
+    "0006_keys.sql": "5cc74722dc8167afcb57c79e2592089b9555b20412eabbec50e7e399c4c9798b",
+}
 
 
 @pytest.fixture
@@ -70,6 +86,59 @@ def test_a_file_that_its_version_does_not_describe_is_refused(
     with pytest.raises(Foreign, match=says):
         migrate(connection, "x", steps)
     assert version(connection) == 1  # the one that made it can still read it
+
+
+def test_a_migration_never_changes() -> None:
+    folder = resources.files("storage.sqlite.migrations")
+    files = [each for each in folder.iterdir() if each.name.endswith(".sql")]
+    found = {each.name: sha256(each.read_bytes()).hexdigest() for each in files}
+    assert found == PINNED, "append a migration and pin it in PINNED; one that is pinned stays as it is"
+
+
+def rewind(path: Path, level: int) -> None:
+    """Makes the file what the first `level` migrations would have made, with as much of its rows as had a place."""
+    new = path.rename(path.with_name("new.db"))
+    with closing(open_writer(DatabaseFile(str(path)))) as old:
+        migrate(old, str(path), load_migrations()[:level])
+        old.execute("ATTACH ? AS new", (str(new),))
+        tables = old.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall()
+        # A trigger counts new exchanges in the rows of these two, so they come last.
+        for (table,) in sorted(tables, key=lambda row: row[0] in ("agents", "conversations")):
+            if not table.startswith("sqlite_"):
+                columns = ", ".join(row[1] for row in old.execute(f"PRAGMA main.table_info({table})"))
+                old.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
+
+
+@pytest.mark.parametrize("level", range(1, KNOWN + 1))
+async def test_a_database_of_every_older_version_opens_and_works(
+    open_store: Any, path: Path, level: int
+) -> None:
+    store = await open_store()
+    _, secret = await store.keys.create("default", "ann")
+    said = [user("My cat is called Miso.")]
+    await Speaker(store).say(said, assistant("Hello Miso."))
+    await store.close()
+    rewind(path, level)
+    with closing(sqlite3.connect(path)) as old:
+        assert version(old) == level
+
+    store = await open_store()
+    alice = Speaker(store, now=lambda: 2.0)
+    said += [assistant("Hello Miso."), user("She is grey.")]
+    await alice.say(said, assistant("Noted."))
+    first, second = await alice.rows()
+    assert (second.parent, first.carried) == (first.id, True)
+    found = await store.recall.search(alice.agent, "What is my cat called?", size=4, indexed=0)
+    assert "My cat is called Miso." in [message.text for message in found]
+    key = await store.keys.find(secret)
+    assert (key.name, key.memory) == ("ann", None)
+    # What came with a later version.
+    assert await store.facts.list(alice.agent.id) == []
+    assert await store.jobs.enqueue("work", alice.agent.id, "k")
+    assert [job.kind for job in await store.jobs.list()] == ["work"]
+    await store.close()
+    with closing(sqlite3.connect(path)) as now:
+        assert version(now) == KNOWN
 
 
 async def test_a_newer_file_is_refused_by_name_and_left_alone(open_store: Any, path: Path) -> None:
