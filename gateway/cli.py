@@ -87,8 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     which = "the conversation's id (default: the user's last conversation)"
     compact.add_argument("--in", metavar="ID", help=which)
     _add_jobs(commands)
-    text = "run background jobs in a process of its own (PostgreSQL only)"
-    _command(commands, "worker", _worker, text)
     return parser
 
 
@@ -234,14 +232,6 @@ def _check_config(arguments: argparse.Namespace) -> None:
 
 def _version(_: argparse.Namespace) -> None:
     print(f"mnemogate {version('mnemogate')}")
-
-
-def _worker(arguments: argparse.Namespace) -> None:
-    path = _settings(arguments).database.path
-    raise GatewayError(
-        f"{path} is a SQLite file, which one process owns: `mnemogate serve` does the background work itself. "
-        "A worker of its own needs PostgreSQL, which comes later."
-    )
 
 
 # -- how answers are shown

@@ -752,14 +752,3 @@ def test_jobs_are_shown_retried_and_cancelled(
     assert "no such jobs" in capsys.readouterr().err
     assert main(["jobs", "retry", str(id)]) == 1
     assert f"there is no job {id}" in capsys.readouterr().err
-
-
-def test_a_worker_of_its_own_is_refused_on_a_sqlite_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["worker", "--db", "my.db"]) == 1
-    said = capsys.readouterr().err
-    assert "my.db is a SQLite file" in said
-    assert "PostgreSQL" in said
-    assert not (tmp_path / "my.db").exists()
