@@ -42,7 +42,7 @@ from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.turn import Kept, TurnLimits, TurnRun
+from gateway.run.turn import TreeMemory, TurnLimits, TurnMemory, TurnRun
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
@@ -117,16 +117,24 @@ class Chat:
             identity = replace(identity, append=True)
         attempts = self.failover.attempts(route, partial(_conversation_key, request), sink, receipt)
         form = form_for(request, attempts.endpoint)
-        kept, prompt, status = await self._remember(request, attempts.target, form, identity, spec)
+        remembered, prompt, status = await self._remember(request, attempts.target, form, identity, spec)
         call = ChatCall(request, forwardable(headers), credential, route.upstream, status, receipt)
         try:
-            is_bare = kept is None and not spec.system and not _has_window(route, attempts.target)
+            is_bare = remembered is None and not spec.system and not _has_window(route, attempts.target)
             with attempts:
                 if is_bare and view.speaks_chat:
                     served = await relay(attempts.send(call.request_for), sink, receipt, self._limits.beat_s)
                 else:
                     run = TurnRun(
-                        call, attempts, prompt, kept, view, sink, self.pending, self._metrics, self._limits
+                        call,
+                        attempts,
+                        prompt,
+                        remembered,
+                        view,
+                        sink,
+                        self.pending,
+                        self._metrics,
+                        self._limits,
                     )
                     served = await run.run()
             return Served(served, status)
@@ -136,7 +144,7 @@ class Chat:
 
     async def _remember(
         self, request: ChatRequest, target: Target, form: EndpointForm, identity: Identity, spec: AgentSpec
-    ) -> tuple[Kept | None, Prompt, str]:
+    ) -> tuple[TurnMemory | None, Prompt, str]:
         """Returns memory's part, the prompt, and how memory stands.
 
         A store that fails takes memory away, not the answer.
@@ -155,8 +163,8 @@ class Chat:
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
-                kept, prompt = await self._begin(request, target, form, identity, spec)
-                return kept, prompt, "on" if identity.mode is Mode.STRICT else identity.mode.value
+                remembered, prompt = await self._begin(request, target, form, identity, spec)
+                return remembered, prompt, "on" if identity.mode is Mode.STRICT else identity.mode.value
             except StoreError as error:
                 _log.warning("answered without memory: %s", error.message)
                 why = error.message
@@ -189,7 +197,7 @@ class Chat:
 
     async def _begin(
         self, request: ChatRequest, target: Target, form: EndpointForm, identity: Identity, spec: AgentSpec
-    ) -> tuple[Kept, Prompt]:
+    ) -> tuple[TurnMemory, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper = self.keeper
         assert keeper is not None
@@ -208,7 +216,7 @@ class Chat:
             self._metrics.prefix_breaks.inc()
         if prompt.recall.ms:
             self._metrics.recall_ms.observe(prompt.recall.ms)
-        return Kept(keeper, known, changes, toolbox), prompt
+        return TreeMemory(keeper, known, changes, toolbox), prompt
 
     def _rules_of(self, project: str, key_mode: str | None = None) -> IdentityRules:
         rules = self._rules.get((project, key_mode))

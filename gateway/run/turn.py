@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError
@@ -32,7 +32,7 @@ from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.fit import fit
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known
-from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
 from gateway.run.sink import ClientGone, Sink
@@ -48,14 +48,40 @@ _log = logging.getLogger("mnemogate")
 LAST_BYTES_S = 0.25
 
 
+class TurnMemory(Protocol):
+    """Memory's part of a turn, wherever its conversation is kept.
+
+    known: what was read, for the target that answers. toolbox: the tools that the gateway runs in the turn.
+    """
+
+    @property
+    def known(self) -> Known: ...
+
+    @property
+    def toolbox(self) -> Toolbox: ...
+
+    async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+        """Returns the prompt for another target than was expected, and knows it from now on."""
+
+    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
+        """Writes the turn when it has ended. Raises: StoreError."""
+
+
 @dataclass(slots=True)
-class Kept:
-    """Memory's part of a turn. known: what was read, for the target that answers. changes: the edits of its tools."""
+class TreeMemory:
+    """Memory's part of a turn that is written as one exchange of a tree. changes: the edits of its tools."""
 
     keeper: MemoryKeeper
     known: Known
     changes: BlockEdits
     toolbox: Toolbox
+
+    async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+        self.known = self.known.answered_by(target)
+        return await self.keeper.composer.remake(self.known, prompt, target, form)
+
+    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
+        return self.keeper.write(self.known, prompt, self.changes, outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +101,13 @@ class TurnLimits:
 class TurnRun:
     """One turn. It owns what memory knows, what goes upstream and what will be written, until the turn is over.
 
-    prompt: the prompt for the target that is asked. kept: None where nothing is remembered of the turn.
+    prompt: the prompt for the target that is asked. memory: None where nothing is remembered of the turn.
     """
 
     call: ChatCall
     attempts: Attempts
     prompt: Prompt
-    kept: Kept | None
+    memory: TurnMemory | None
     view: MakesView
     sink: Sink
     pending: Pending
@@ -109,7 +135,7 @@ class TurnRun:
 
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
-        known = self.kept.known if self.kept is not None else None
+        known = self.memory.known if self.memory is not None else None
         if known is not None:
             self.pending.began(known.agent.scope)
         try:
@@ -144,7 +170,7 @@ class TurnRun:
             ours=frozenset(tool["function"]["name"] for tool in prompt.tools),
             max_rounds=self.limits.max_rounds,
             budget_tokens=request.max_tokens,
-            hold_end=self.kept is not None,
+            hold_end=self.memory is not None,
             choices=request.n,
         )
 
@@ -162,9 +188,9 @@ class TurnRun:
 
     async def _aim(self, target: Target, endpoint: Endpoint) -> None:
         form, known = form_for(self.call.request, endpoint), None
-        if self.kept is not None:
-            known = self.kept.known = self.kept.known.answered_by(target)
-            self.prompt = await self.kept.keeper.composer.remake(known, self.prompt, target, form)
+        if self.memory is not None:
+            self.prompt = await self.memory.aim(self.prompt, target, form)
+            known = self.memory.known
         else:
             prompt = replace(self.prompt, target=target, form=form)
             self.prompt = replace(prompt, window=await fit(prompt))
@@ -227,8 +253,8 @@ class TurnRun:
 
     async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
         """Runs the calls of a round and feeds the machine their results, in the order of the calls."""
-        assert self.kept is not None
-        results = await run_tools(self.kept.toolbox, calls)
+        assert self.memory is not None
+        results = await run_tools(self.memory.toolbox, calls)
         due: list[Command] = []
         for call, result in zip(calls, results, strict=True):
             due += self._turn.feed(events.ToolFinished(call.call_id, result))
@@ -288,9 +314,9 @@ class TurnRun:
         """Ends a turn whose client is gone, or that is stopped by a shutdown. Nothing more is sent or waited for."""
         for command in self._turn.feed(events.ClientLeft()):
             match command:
-                case commands.Save(outcome) if self.kept is not None and not self._is_written:
-                    scope = self.kept.known.agent.scope
-                    self.pending.add(self._write(self.kept, outcome), "a cancelled turn", left=scope)
+                case commands.Save(outcome) if self.memory is not None and not self._is_written:
+                    scope = self.memory.known.agent.scope
+                    self.pending.add(self._write(self.memory, outcome), "a cancelled turn", left=scope)
                 case commands.CloseUpstream():
                     await self._close()
 
@@ -308,21 +334,21 @@ class TurnRun:
 
     # -- the store
 
-    def _write(self, kept: Kept, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
-        """Hands the turn over to the keeper, which writes it even if nobody waits for the write any more."""
+    def _write(self, memory: TurnMemory, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
+        """Hands the turn over to memory, which writes it even if nobody waits for the write any more."""
         self._is_written = True
-        return kept.keeper.write(kept.known, self.prompt, kept.changes, outcome)
+        return memory.write(self.prompt, outcome)
 
     async def _save(self, outcome: TurnOutcome) -> bool:
         """Returns whether the turn is on disk, or nothing of it is kept. A slow store is waited for only so long."""
-        kept = self.kept
-        if kept is None:
+        memory = self.memory
+        if memory is None:
             return True
         if outcome.state is not End.FINISHED:
-            self.pending.add(self._write(kept, outcome), "a turn that failed")
+            self.pending.add(self._write(memory, outcome), "a turn that failed")
             return True
         begun = time.perf_counter()
-        writing = asyncio.ensure_future(self._write(kept, outcome))
+        writing = asyncio.ensure_future(self._write(memory, outcome))
         try:
             async with asyncio.timeout(self.limits.commit_wait_s):
                 await asyncio.shield(writing)
@@ -332,7 +358,7 @@ class TurnRun:
         except StoreError as error:
             _log.warning("a turn was not written: %s", error.message)
         except asyncio.CancelledError:
-            self.pending.add(writing, "a turn whose client left at its end", left=kept.known.agent.scope)
+            self.pending.add(writing, "a turn whose client left at its end", left=memory.known.agent.scope)
             raise
         except Exception:
             # Memory never breaks chat: an error of ours in writing must not take the answer with it.
@@ -341,7 +367,7 @@ class TurnRun:
             self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
         self.metrics.not_durable.inc()
         self.call.receipt.say("x-mnemogate-durable", "false")
-        if kept.known.asked.identity.mode is Mode.STRICT and not self.sink.started:
+        if memory.known.asked.identity.mode is Mode.STRICT and not self.sink.started:
             self._refusal = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
         return False
 
