@@ -63,7 +63,7 @@ MAKERS = {
 # The rooms within a room, from the top floor down: each may import the floors below its own. A name that is no
 # folder is a module that stands in the room itself.
 FLOORS: dict[str, list[set[str]]] = {
-    "gateway.core": [{"turn"}, {"memory"}, {"prompt"}, {"conversation"}, {"dates"}],
+    "gateway.core": [{"turn"}, {"memory"}, {"prompt"}, {"conversation"}, {"dates", "ids"}],
     "gateway.run": [
         {"background"},
         {"chat"},

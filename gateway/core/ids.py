@@ -1,0 +1,75 @@
+"""Public ids of the agents API, made and read in one place.
+
+What is rare has a random uid: `agent-<uid>`, `block-<uid>`. What is frequent is named by its place in the one order of
+its memory, so that no column holds it and no number is used twice: `message-<uid of the memory>-<seq>`. A message of a
+hidden round is `<id of its reply>-h<n>`; a reply that was called for again after a crash is `<id>-<attempt>`, which
+look-ups ignore.
+
+    agent-0f3c…                  message-0f3c…-17
+    block-77aa…                  message-0f3c…-18-h2
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from storage.value import frozen
+
+# Kinds with a uid of their own. Archives, sources (folders) and groups wear the uid of a memory.
+NAMED = frozenset(
+    {"agent", "archive", "block", "conv", "file", "group", "job", "mcp_server", "run", "source", "tool"}
+)
+# Kinds that are named by their place.
+PLACED = frozenset({"message", "passage", "step"})
+
+_NAMED = re.compile(r"([a-z_]+)-([0-9a-f]{32})")
+_DASHED = re.compile(r"([a-z_]+)-([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})")
+# A number that no row has (beyond 64 bits) names nothing.
+_PLACED = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}))?(?:-[0-9]{1,9})?")
+
+
+@frozen
+class Place:
+    """The place that an id names. uid: of the memory. hidden: number of a message within a hidden round."""
+
+    uid: str
+    seq: int
+    hidden: int | None = None
+
+
+def new_uid() -> str:
+    """Returns a random uid, which nobody can guess: 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def named(kind: str, uid: str) -> str:
+    """Returns the id of what has a uid."""
+    assert kind in NAMED, kind
+    return f"{kind}-{uid}"
+
+
+def uid_of(kind: str, id: str) -> str | None:
+    """Returns the uid that an id of this kind names; None where it is no such id.
+
+    A uid with the dashes of a UUID counts too, since older clients write agents' ids so.
+    """
+    found = _NAMED.fullmatch(id)
+    if found is None:
+        found = _DASHED.fullmatch(id)
+        return "".join(found.groups()[1:]) if found is not None and found[1] == kind else None
+    return found[2] if found[1] == kind else None
+
+
+def placed(kind: str, uid: str, seq: int, *, hidden: int | None = None) -> str:
+    """Returns the id of what stands at a place."""
+    assert kind in PLACED, kind
+    return f"{kind}-{uid}-{seq}" if hidden is None else f"{kind}-{uid}-{seq}-h{hidden}"
+
+
+def place_of(kind: str, id: str) -> Place | None:
+    """Returns the place that an id of this kind names; None where it is no such id."""
+    found = _PLACED.fullmatch(id)
+    if found is None or found[1] != kind:
+        return None
+    return Place(found[2], int(found[3]), None if found[4] is None else int(found[4]))

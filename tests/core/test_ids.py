@@ -1,0 +1,61 @@
+"""Public ids: what is made is read again, and nothing else is."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from gateway.core.ids import NAMED, PLACED, Place, named, new_uid, place_of, placed, uid_of
+
+UID = new_uid()
+
+
+@pytest.mark.parametrize("kind", sorted(NAMED))
+def test_what_is_named_is_found_under_its_kind_alone(kind: str) -> None:
+    made = named(kind, UID)
+    assert made == f"{kind}-{UID}"
+    assert uid_of(kind, made) == UID
+    assert [other for other in NAMED if uid_of(other, made) is not None] == [kind]
+
+
+@pytest.mark.parametrize("kind", sorted(PLACED))
+@pytest.mark.parametrize("hidden", [None, 0, 12])
+def test_what_is_placed_is_found_under_its_kind_alone(kind: str, hidden: int | None) -> None:
+    made = placed(kind, UID, 17, hidden=hidden)
+    assert place_of(kind, made) == Place(UID, 17, hidden)
+    assert [other for other in PLACED if place_of(other, made) is not None] == [kind]
+
+
+def test_a_uid_may_be_written_with_the_dashes_of_a_uuid() -> None:
+    assert uid_of("agent", f"agent-{uuid.UUID(UID)}") == UID
+    assert uid_of("block", f"agent-{uuid.UUID(UID)}") is None
+
+
+def test_the_attempt_of_a_reply_is_ignored() -> None:
+    assert place_of("message", placed("message", UID, 18) + "-3") == Place(UID, 18)
+    assert place_of("message", placed("message", UID, 18, hidden=2) + "-3") == Place(UID, 18, 2)
+
+
+@pytest.mark.parametrize(
+    "id",
+    [
+        "",
+        "agent",
+        "agent-",
+        f"agent-{UID}x",
+        f"agent-{UID}\n",
+        f"agent-{UID[:-1]}",
+        f"agent-{UID.upper()}".replace("AGENT", "agent") if UID.upper() != UID else "agent-x",
+        f"message-{UID}",
+        f"message-{UID}-",
+        f"message-{UID}--1",
+        f"message-{UID}-{10**30}",
+        f"message-{UID}-1-h",
+        f"message-{UID}-١",
+        "agent-../../etc/passwd",
+    ],
+)
+def test_anything_else_names_nothing(id: str) -> None:
+    assert uid_of("agent", id) is None
+    assert place_of("message", id) is None
