@@ -24,6 +24,7 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.match import lcs
 from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, is_tombstone
 from storage.records import Atom, Exchange
@@ -103,7 +104,7 @@ def compose(
     _fill(tree, plan, offered, found)
     held = len(plan.held)
     for i, m in enumerate(plan.held):
-        found.add(prefixed(m, fresh.get(i, "")), listing.canon.atoms(m))
+        found.add(prefixed(without_private(m), fresh.get(i, "")), listing.canon.atoms(m))
     if plan.appending:
         _answer(found, listing.messages)
     for i, note in fresh.items():
@@ -193,7 +194,8 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
         if element.position >= 0:
             if content.messages is not None:
                 note = x.notes.get(element.position, "") if is_user(element.atoms) else ""
-                found.add(prefixed(content.messages[element.position], note), element.atoms, element.at)
+                message = without_private(content.messages[element.position])
+                found.add(prefixed(message, note), element.atoms, element.at)
         elif content.said is not None:
             is_same = bool(plan.query.model) and x.model == plan.query.model
             said = _bare(content.said if is_same else without_opaque(content.said))
@@ -203,7 +205,7 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
 
 def _bare(said: WireMessage) -> WireMessage:
     """Returns a reply as clients send it back, without fields that say nothing (`refusal: null`, no annotations)."""
-    return {k: v for k, v in said.items() if k in ("role", "content") or v not in (None, [])}
+    return {k: v for k, v in without_private(said).items() if k in ("role", "content") or v not in (None, [])}
 
 
 def _answer(found: Composition, new: Sequence[WireMessage]) -> None:

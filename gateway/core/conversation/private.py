@@ -1,0 +1,55 @@
+"""Private fields: what a stored message of an agent bears beside what the model is sent.
+
+They lie under one key of the message, have no atoms, are in no body that goes upstream, and are forgotten with the
+row. `with_private` adds them, `without_private` takes them off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.core.conversation.canonical import WireMessage, text_of
+
+__all__ = ["PRIVATE", "as_system", "private_of", "system_text", "with_private", "without_private"]
+
+# The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr (of a
+# tool's result), approval, reason (of an answer), otid, sender (of a message), spoken, cut (of a reply).
+PRIVATE = "mnemogate"
+
+_OPEN, _CLOSE = "<system_message>", "</system_message>"
+_TAG = re.compile(r"<(?=\s*/?\s*system_message\b)", re.IGNORECASE)
+
+
+def with_private(message: WireMessage, **fields: Any) -> WireMessage:
+    """Returns the message with these fields beside those that it has; a field that is None is left out."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    return {**message, PRIVATE: {**private_of(message), **given}} if given else message
+
+
+def without_private(message: WireMessage) -> WireMessage:
+    """Returns the message as it goes upstream."""
+    if PRIVATE not in message:
+        return message
+    return {key: value for key, value in message.items() if key != PRIVATE}
+
+
+def private_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the private fields of a message, by name."""
+    found = message.get(PRIVATE)
+    return found if isinstance(found, dict) else {}
+
+
+def as_system(text: str, **fields: Any) -> WireMessage:
+    """Returns what somebody else than the user says within a conversation, as a message that every model takes.
+
+    Templates refuse a system message behind the first; so it is the user's in a fixed frame, and shown as the system's.
+    """
+    content = f"{_OPEN}\n{_TAG.sub('‹', text)}\n{_CLOSE}"
+    return with_private({"role": "user", "content": content}, shown="system", **fields)
+
+
+def system_text(message: Mapping[str, Any]) -> str:
+    """Returns the text of such a message without its frame."""
+    return text_of(message).removeprefix(f"{_OPEN}\n").removesuffix(f"\n{_CLOSE}")
