@@ -37,6 +37,7 @@ from gateway.run.memory.fit import fit
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
@@ -117,33 +118,44 @@ class Chat:
             identity = replace(identity, append=True)
         attempts = self.failover.attempts(route, partial(_conversation_key, request), sink, receipt)
         form = form_for(request, attempts.endpoint)
-        remembered, prompt, status = await self._remember(request, attempts.target, form, identity, spec)
-        call = ChatCall(request, forwardable(headers), credential, route.upstream, status, receipt)
-        try:
-            is_bare = remembered is None and not spec.system and not _has_window(route, attempts.target)
-            with attempts:
-                if is_bare and view.speaks_chat:
-                    served = await relay(attempts.send(call.request_for), sink, receipt, self._limits.beat_s)
-                else:
-                    run = TurnRun(
-                        call,
-                        attempts,
-                        prompt,
-                        remembered,
-                        view,
-                        sink,
-                        self.pending,
-                        self._metrics,
-                        self._limits,
-                    )
-                    served = await run.run()
-            return Served(served, status)
-        finally:
-            self._metrics.added_ms.observe(receipt.added_ms)
-            self._metrics.memory.inc(status)
+        # Whatever happens here, the next request of the conversation does not wait for ever.
+        with QueuePlace() as place:
+            remembered, prompt, status = await self._remember(
+                request, attempts.target, form, identity, spec, place
+            )
+            call = ChatCall(request, forwardable(headers), credential, route.upstream, status, receipt)
+            try:
+                is_bare = remembered is None and not spec.system and not _has_window(route, attempts.target)
+                with attempts:
+                    if is_bare and view.speaks_chat:
+                        reply = attempts.send(call.request_for)
+                        served = await relay(reply, sink, receipt, self._limits.beat_s)
+                    else:
+                        run = TurnRun(
+                            call,
+                            attempts,
+                            prompt,
+                            remembered,
+                            view,
+                            sink,
+                            self.pending,
+                            self._metrics,
+                            self._limits,
+                        )
+                        served = await run.run()
+                return Served(served, status)
+            finally:
+                self._metrics.added_ms.observe(receipt.added_ms)
+                self._metrics.memory.inc(status)
 
     async def _remember(
-        self, request: ChatRequest, target: Target, form: EndpointForm, identity: Identity, spec: AgentSpec
+        self,
+        request: ChatRequest,
+        target: Target,
+        form: EndpointForm,
+        identity: Identity,
+        spec: AgentSpec,
+        place: QueuePlace,
     ) -> tuple[TurnMemory | None, Prompt, str]:
         """Returns memory's part, the prompt, and how memory stands.
 
@@ -163,7 +175,7 @@ class Chat:
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
-                remembered, prompt = await self._begin(request, target, form, identity, spec)
+                remembered, prompt = await self._begin(request, target, form, identity, spec, place)
                 return remembered, prompt, "on" if identity.mode is Mode.STRICT else identity.mode.value
             except StoreError as error:
                 _log.warning("answered without memory: %s", error.message)
@@ -196,22 +208,24 @@ class Chat:
         return None
 
     async def _begin(
-        self, request: ChatRequest, target: Target, form: EndpointForm, identity: Identity, spec: AgentSpec
+        self,
+        request: ChatRequest,
+        target: Target,
+        form: EndpointForm,
+        identity: Identity,
+        spec: AgentSpec,
+        place: QueuePlace,
     ) -> tuple[TurnMemory, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper = self.keeper
         assert keeper is not None
-        known = await keeper.begin(MemoryRequest(request, identity, spec, keeper.now(), target))
-        try:
-            changes = BlockEdits(list(known.blocks))
-            recall_tokens = self._settings.memory.recall_tokens
-            toolbox = MemoryTools(keeper.store, known, changes, recall_tokens, keeper.now, keeper.embed_query)
-            prompt = await keeper.composer.make(known, form, toolbox.definitions())
-            if known.plan.appending:
-                known = await keeper.open(known, prompt)
-        except BaseException:
-            known.leave()
-            raise
+        known = await keeper.begin(MemoryRequest(request, identity, spec, keeper.now(), target, place))
+        changes = BlockEdits(list(known.blocks))
+        recall_tokens = self._settings.memory.recall_tokens
+        toolbox = MemoryTools(keeper.store, known, changes, recall_tokens, keeper.now, keeper.embed_query)
+        prompt = await keeper.composer.make(known, form, toolbox.definitions())
+        if known.plan.appending:
+            known = await keeper.open(known, prompt)
         if prompt.composition.breaks:
             self._metrics.prefix_breaks.inc()
         if prompt.recall.ms:

@@ -154,9 +154,6 @@ class TurnRun:
         finally:
             if known is not None:
                 self.pending.ended(known.agent.scope)
-                if not self._is_written:
-                    # After an error of our own nothing is written, so the next turn need not wait for this one.
-                    known.leave()
             await self._close()
         if self._refusal is not None:
             raise self._refusal

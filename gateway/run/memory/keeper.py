@@ -7,15 +7,16 @@ written). Whoever runs the turn owns them. The keeper itself holds only the queu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import TurnOutcome
 from gateway.run.memory.composer import Composer
 from gateway.run.memory.known import Known, MemoryRequest, read
 from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import EmbedQuery, Recaller
 from gateway.run.memory.record import BlockEdits, TurnRecord, open_turn, record_turn
 from gateway.settings import MemorySettings
@@ -67,7 +68,7 @@ class MemoryKeeper:
     embed_query: EmbedQuery | None
     open_wait_s: float = OPEN_WAIT_S
     composer: Composer = field(init=False)
-    _queues: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
+    queues: Queues = field(default_factory=Queues)
 
     def __post_init__(self) -> None:
         recaller = Recaller(self.store, self.settings, self.embed_query)
@@ -78,42 +79,22 @@ class MemoryKeeper:
     async def begin(self, asked: MemoryRequest) -> Known:
         """Returns what memory knows of a request.
 
-        In append mode the requests of one conversation queue: each waits until the one before has called `Known.leave`.
+        In append mode the requests of one conversation queue: each waits until the one before has left its place.
         Raises: StoreError when memory cannot be had.
         """
-        if not asked.identity.append:
-            return await read(self.store, asked, self.settings.idle_s)
-        leave = await self._queue(asked)
-        try:
+        if asked.identity.append:
+            await self._queue(asked)
             # The time is taken again, because the turn that this request waited for was written meanwhile.
-            found = await read(self.store, replace(asked, now=self.now()), self.settings.idle_s)
-        except BaseException:
-            leave()
-            raise
-        return replace(found, leave=leave)
+            asked = replace(asked, now=self.now())
+        return await read(self.store, asked, self.settings.idle_s)
 
-    async def _queue(self, asked: MemoryRequest) -> Callable[[], None]:
-        """Waits for the requests before this one. Returns the function that lets the next one begin."""
+    async def _queue(self, asked: MemoryRequest) -> None:
+        """Waits for the requests before this one."""
         scope, key = asked.identity.scope, asked.identity.conversation
         assert scope is not None
         assert key is not None
         agent = await self.store.agents.find(scope) or self.store.agents.draft(scope)
-        name = (agent.uid, key)
-        lock = self._queues.setdefault(name, asyncio.Lock())
-        await lock.acquire()
-        has_left = False
-
-        def leave() -> None:
-            nonlocal has_left
-            if has_left:
-                return
-            has_left = True
-            lock.release()
-            # The last request removes the queue, so that the table does not grow with every conversation.
-            if not lock.locked() and not getattr(lock, "_waiters", None):
-                self._queues.pop(name, None)
-
-        return leave
+        await self.queues.enter((agent.uid, key), asked.place)
 
     async def open(self, known: Known, prompt: Prompt) -> Known:
         """Writes the user's message before the model is asked, in append mode. Raises: StoreError."""
@@ -129,20 +110,26 @@ class MemoryKeeper:
 
     # -- when it ends
 
-    async def write(
+    def write(
         self, known: Known, prompt: Prompt, changes: BlockEdits, outcome: TurnOutcome
-    ) -> Committed | None:
-        """Writes a turn that has ended. Returns None if nothing of it is worth writing. Raises: StoreError.
+    ) -> Coroutine[Any, Any, Committed | None]:
+        """Returns the write of a turn that has ended: None if nothing of it is worth writing. Raises: StoreError.
 
         In append mode the next request of the conversation waits for this write, and not for the end of the request.
         """
+        known.asked.place.hand_on()
+        return self._write(known, prompt, changes, outcome)
+
+    async def _write(
+        self, known: Known, prompt: Prompt, changes: BlockEdits, outcome: TurnOutcome
+    ) -> Committed | None:
         try:
             record = record_turn(known, prompt, changes, outcome, self.now())
             if record is None:
                 return None
             committed = await asyncio.shield(self.store.turns.commit(record.write))
         finally:
-            known.leave()
+            known.asked.place.leave()
         self.store.agents.remember(committed.agent)
         self._report(known, record, committed)
         return committed

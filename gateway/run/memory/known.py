@@ -6,7 +6,7 @@ Everything is read here, before the prompt is made: one round trip for a plain t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -26,6 +26,7 @@ from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
+from gateway.run.memory.queue import QueuePlace
 from storage.commands import Look
 from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, Snapshot
@@ -39,7 +40,7 @@ _ids = random.Random()
 class MemoryRequest:
     """A request as memory sees it. spec: the agent it asks for. now: seconds since the epoch.
 
-    target: which upstream and model are expected to answer, and the model's window.
+    target: which upstream and model are expected to answer, and the model's window. place: in its conversation's queue.
     """
 
     request: ChatRequest
@@ -47,10 +48,7 @@ class MemoryRequest:
     spec: AgentSpec
     now: float
     target: Target
-
-
-def _nothing() -> None:
-    pass
+    place: QueuePlace = field(default_factory=QueuePlace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,6 @@ class Known:
     conversation_uid: the conversation's public name, a new one if it is new. pinned: the path's memory section.
     blocks: as the path sees them, its own pending edits included. offered: memory tools for the model, name in this
     request -> tool. row: of the exchange, once its user message is written; negative before.
-    leave: lets the next send of this conversation begin; it may be called more than once.
     """
 
     asked: MemoryRequest
@@ -79,7 +76,6 @@ class Known:
     blocks: tuple[Block, ...] = ()
     offered: Mapping[str, str] = field(default_factory=dict)
     row: int = -1
-    leave: Callable[[], None] = _nothing
 
     @property
     def is_off(self) -> bool:

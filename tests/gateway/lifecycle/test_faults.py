@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+import gateway.run.chat
 from gateway.run.background.worker import JobContext
+from gateway.run.chat import Chat
 from gateway.settings import MemorySettings, ProfileSettings
 from storage.errors import Corrupt
 from storage.records import Scope
@@ -755,7 +757,34 @@ def test_a_send_whose_client_leaves_in_the_queue_holds_nobody(
         assert len(upstream.seen) == 2
         world.settle()
         assert world.gateway.app.chat.keeper is not None
-        assert world.gateway.app.chat.keeper._queues == {}
+        assert not world.gateway.app.chat.keeper.queues
+
+
+@pytest.mark.parametrize("where", ["_begin", "_remember", "forwardable", "ChatCall", "TurnRun"])
+def test_an_error_of_ours_anywhere_in_a_send_leaves_the_next_one_its_turn(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """After the queue was entered, and before the turn was under way."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    with world_of(upstream, tmp_path / "m.db") as world:
+        with monkeypatch.context() as patch:
+            if hasattr(Chat, where):
+                entered = getattr(Chat, where)
+
+                async def enter_and_fail(*arguments: Any) -> None:
+                    await entered(*arguments)
+                    fail()
+
+                patch.setattr(Chat, where, enter_and_fail)
+            else:
+                patch.setattr(gateway.run.chat, where, fail)
+            assert world.post("a", APPEND).status in (500, 503)
+        assert world.post("b", APPEND).status == 200
+        assert world.gateway.app.chat.keeper is not None
+        assert not world.gateway.app.chat.keeper.queues
 
 
 def test_a_memory_tool_that_meets_a_damaged_row_says_so_to_the_model(

@@ -1,0 +1,67 @@
+"""The queue of a conversation in append mode: each of its requests is answered from what the one before has left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+
+
+class QueuePlace:
+    """A request's place in the queue of its conversation; empty where nothing queues.
+
+        with QueuePlace() as place: ...
+
+    The end of the `with` leaves the queue, however the request ended. Where a write of its turn has taken the place
+    over, the next request has to wait for that, and the write leaves.
+    """
+
+    def __init__(self) -> None:
+        self._let_go: Callable[[], None] | None = None
+        self._is_handed_on = False
+
+    def __enter__(self) -> QueuePlace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._is_handed_on:
+            self.leave()
+
+    def take(self, let_go: Callable[[], None]) -> None:
+        """Holds the place from now on. let_go: lets the next request begin."""
+        self._let_go = let_go
+
+    def hand_on(self) -> None:
+        """Leaves it to a write to leave the queue."""
+        self._is_handed_on = True
+
+    def leave(self) -> None:
+        """Lets the next request begin. Idempotent."""
+        let_go, self._let_go = self._let_go, None
+        if let_go is not None:
+            let_go()
+
+
+class Queues:
+    """The queues in which somebody is. A queue is named by its memory and the conversation's key."""
+
+    def __init__(self) -> None:
+        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+
+    def __len__(self) -> int:
+        return len(self._locks)
+
+    async def enter(self, name: tuple[str, str], place: QueuePlace) -> None:
+        """Waits until the requests before this one have left."""
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        await lock.acquire()
+
+        def let_go() -> None:
+            lock.release()
+            # The last request removes the queue, so that the table does not grow with every conversation.
+            if not lock.locked() and not getattr(lock, "_waiters", None):
+                self._locks.pop(name, None)
+
+        place.take(let_go)
