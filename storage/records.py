@@ -54,12 +54,16 @@ class Agent:
 
 @frozen
 class Conversation:
-    """A conversation. key: the client's own id, unique within the agent; None for one found from its messages."""
+    """A conversation. key: the client's own id, unique within the agent; None for one found from its messages.
+
+    tip: 0 for a tree, the client's; else it is one line, ours, and this its last exchange, -1 while it is empty.
+    """
 
     id: int
     uid: str
     key: str | None
     rev: int = 0
+    tip: int = 0
 
 
 class State(StrEnum):
@@ -154,7 +158,10 @@ class Exchange:
 
 @frozen
 class Block:
-    """A labelled piece of memory that stands in the system prompt. limit: characters, enforced."""
+    """A labelled piece of memory that stands in the system prompt. limit: characters, enforced.
+
+    uid: its public name; "" for one that is not stored, or was read for a turn.
+    """
 
     id: int
     label: str
@@ -163,6 +170,7 @@ class Block:
     limit: int
     read_only: bool = False
     version: int = 1
+    uid: str = field(default="", compare=False)  # follows from the id
 
 
 @frozen
@@ -230,13 +238,15 @@ class Summary:
 
 @frozen
 class Passage:
-    """An archival memory. sources: exchanges it came from, where they were asked for."""
+    """An archival memory. sources: exchanges it came from, where they were asked for. file: the one it is a part of."""
 
     id: int
     seq: int
     text: str
     at: float
     sources: tuple[int, ...] = ()
+    file: int | None = None
+    tags: tuple[str, ...] = ()
 
 
 @frozen
@@ -359,3 +369,140 @@ class Vector:
     data: bytes
     baseline: float = 0.0
     spread: float = 0.0
+
+
+class DefinitionKind(StrEnum):
+    """The kind of a definition."""
+
+    AGENT = "agent"
+    TOOL = "tool"
+    MCP = "mcp"
+    CONVERSATION = "conversation"
+    BLOCK = "block"
+    ARCHIVE = "archive"
+    FOLDER = "folder"
+
+
+@frozen
+class Definition:
+    """A document that was made over REST. uid: its public name, random, without a prefix.
+
+    Of an agent, an archive or a folder it is the memory's uid, of a conversation or a block that one's.
+    memory: the row in `agents` that it has or belongs to; 0: none. version: rises with every change.
+    body: JSON, in the gateway's words. A tool and an MCP server are alone in having their name in a project.
+    """
+
+    id: int
+    uid: str
+    project: str
+    kind: DefinitionKind
+    memory: int
+    name: str
+    version: int
+    created: float
+    updated: float
+    body: dict[str, Any]
+
+
+class RunState(StrEnum):
+    """The state of a run. The last three are ends: a run that has ended stays as it is."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Counts(NamedTuple):
+    """The tokens of model calls. cached, written: of the prompt, read from and written to the provider's cache.
+
+    reasoning: of the completion.
+    """
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    written: int = 0
+    reasoning: int = 0
+
+
+@frozen
+class Run:
+    """One send to a conversation of ours, from its message to its stop reason.
+
+    parent: the run that waits for this one; depth: how many wait above it. batch: the one whose item it is.
+    background: it goes on when its client leaves, and after a restart. stop: why it ended. steps, counts: of all its
+    steps so far. otid: keyed hash of the send's own id; the newest run of a send that came twice has it.
+    """
+
+    id: int
+    uid: str
+    agent: int
+    conversation: int
+    state: RunState
+    created: float
+    parent: int | None = None
+    depth: int = 0
+    batch: int | None = None
+    background: bool = False
+    stop: str | None = None
+    steps: int = 0
+    counts: Counts = Counts()
+    begun: float | None = None
+    ended: float | None = None
+    otid: bytes | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in (RunState.CREATED, RunState.RUNNING)
+
+
+@frozen
+class RunStep:
+    """A model call of a run, and the exchange that it made. number: from 1 on, in the run's order.
+
+    stop: why the run ended with it; None: it went on. error: the class of what went wrong, never words.
+    feedback: "positive" or "negative", as somebody judged it. waiting: {call id: approval | client | held} of the calls
+    that somebody must answer first.
+    """
+
+    exchange: int
+    agent: int
+    run: int
+    number: int
+    begun: float
+    ended: float | None = None
+    counts: Counts = Counts()
+    stop: str | None = None
+    feedback: str | None = None
+    error: str | None = None
+    waiting: dict[str, str] = field(default_factory=dict)
+
+
+@frozen
+class RunText:
+    """A part of a run that is not, or not yet, an exchange. kind: request | call | result | event.
+
+    seq: its order among those of its kind.
+    """
+
+    id: int
+    run: int
+    seq: int
+    kind: str
+    data: bytes
+
+
+@frozen
+class StoredFile:
+    """A file of a folder. state: as `files` has it. bytes: how long the file was; its text lies in passages."""
+
+    id: int
+    uid: str
+    memory: int
+    state: str
+    bytes: int
+    created: float
+    type: str
+    name: str

@@ -6,6 +6,7 @@ an edit means, are the core's affair; here values are written as they are given.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -28,13 +29,16 @@ FORGOTTEN_ORIGIN = "-"
 
 
 async def load_blocks(connection: Connection, agent: int, *, keep_shared: bool = False) -> tuple[Block, ...]:
-    """Returns the agent's blocks in the order they were made, with those its profile shares; its own label counts.
+    """Returns the blocks that an agent sees: its own and its profile's in the order they were made, then attached ones.
 
-    keep_shared: shared ones are read-only, for those who may not write them, whatever tools may do.
+    An own block counts before a shared one of its label. keep_shared: shared and attached ones are read-only, for those
+    who may not write them, whatever tools may do.
     """
     rows = await connection.rows(SQL["block_load"], (agent,))
-    own = {row[1] for row in rows if not row[7]}
-    found = [(make_block(row), row[7]) for row in rows if not row[7] or row[1] not in own]
+    own = {row[1] for row in rows if not row[8]}
+    # The attached ones come last, in their places; the others stay in the order they were made.
+    found = [(make_block(row), row[8]) for row in rows if not row[8] or row[1] not in own]
+    found.sort(key=lambda each: max(1, each[1]))
     return tuple(replace(b, read_only=True) if keep_shared and is_shared else b for b, is_shared in found)
 
 
@@ -54,7 +58,7 @@ async def _ensure(
     connection: Connection, statement: str, owner: tuple[object, ...], blocks: Iterable[Block], at: float
 ) -> None:
     for block in blocks:
-        values = (*owner, block.label, block.description, block.limit, int(block.read_only))
+        values = (*owner, block.label, block.description, block.limit, int(block.read_only), uuid.uuid4().hex)
         id = await connection.value(SQL[statement], values)
         if id is not None:
             current = await _revise(connection, id, 1, None, at, DEFAULT_ORIGIN, None, b"[]", block.value)
@@ -189,7 +193,7 @@ class Blocks(Group):
 
 
 def make_block(row: Row) -> Block:
-    return Block(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6])
+    return Block(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6], row[7])
 
 
 async def get_block(connection: Connection, block: int) -> Block:

@@ -163,6 +163,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
     if not rows or rows[0][0] != "agent":
         return None
     found = Look(rows[0][1], rows[0][2], rows[0][3])
+    attached: list[tuple[int, Block]] = []
     for row in rows[1:]:
         match row[0]:
             case "conversation":
@@ -180,15 +181,18 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
             case "snapshot":
                 found.snapshot = Snapshot(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
             case "block":
-                id, limit, read_only, version, is_shared, label, description, value = row[_NUMBER : _TEXT + 3]
+                id, limit, read_only, version, whose, label, description, value = row[_NUMBER : _TEXT + 3]
+                block = Block(id, label, description, value, limit, bool(read_only), version)
+                if whose > 1:
+                    attached.append((whose, block))
                 # One that the profile shares does not count where the user has an own one, which came before it.
-                if not is_shared or all(block.label != label for block in found.blocks):
-                    block = Block(id, label, description, value, limit, bool(read_only), version)
+                elif not whose or all(other.label != label for other in found.blocks):
                     found.blocks.append(block)
             case "op":
                 call, op, label = row[_TEXT : _TEXT + 3]
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
                 found.ops.append(made)
+    found.blocks += [block for _, block in sorted(attached, key=lambda each: each[0])]
     return found
 
 

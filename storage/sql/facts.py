@@ -128,7 +128,7 @@ class Facts(Group):
             )
         for fact in learned.facts:
             await _keep(connection, agent, fact, now)
-        await connection.run(SQL["advance"], (agent.id, upto))
+        await connection.run(SQL["advance"], (agent.id, upto, now))
 
     @reads
     async def waiting(self, connection: Connection, limit: int) -> builtins.list[int]:

@@ -547,7 +547,7 @@ _ERASING: dict[str, _Phase] = {
 }
 # Rows with text are emptied a page at a time; whatever holds none is deleted, blocks once their versions are empty.
 _PAGED = ("versions", "passages", "facts", "ops", "snapshots", "exchanges", "conversations", "vectors")
-_WHOLE = ("blocks", "ended", "learned", "marks", "terms", "embedded")
+_WHOLE = ("blocks", "ended", "readers", "marks", "terms", "embedded")
 _WIPING: dict[str, _Phase] = {
     "shared": _rebuild_blocks,
     **{f"wipe_{name}": _wiping(f"wipe_{name}", is_paged=name in _PAGED) for name in (*_PAGED, *_WHOLE)},

@@ -132,7 +132,7 @@ DELETE FROM facts_ended WHERE fact = ? AND agent = ?
 -- name: blocks_seen
 -- Finds the blocks that a memory could write, and whose they are: its own and its profile's, which are nobody's.
 SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
-UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.project = ?2 AND b.profile = ?3
+UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = ?3
 
 -- name: block_versions
 -- Reads all values of a block, oldest first.
@@ -266,6 +266,6 @@ DELETE FROM embedded WHERE agent = ?
 -- Likewise.
 DELETE FROM facts_ended WHERE agent = ?
 
--- name: wipe_learned
+-- name: wipe_readers
 -- Likewise.
-DELETE FROM learned WHERE agent = ?
+DELETE FROM readers WHERE memory = ?1 OR reader = ?1

@@ -5,6 +5,7 @@
                             '--- retrying <- fail, release          fail for good -> dead -> retry -> pending
 
 A lane is an agent's jobs of one kind: one of them runs, or waits to be tried again, at a time; the schema sees to it.
+Of jobs that belong to no memory each key has a lane of its own.
 
 Who holds a job. One process owns the file, so what another opening of the store left running is nobody's, at once and
 whatever the clocks say. Leases within this one are kept in memory, by a monotonic clock: the wall clock may jump.

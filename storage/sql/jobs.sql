@@ -28,7 +28,8 @@ SELECT id, due FROM jobs j
 WHERE state = ?1 AND kind {in:2:TEXT:16} AND NOT EXISTS (
     SELECT 1 FROM forgetting f WHERE f.agent = j.agent)
 AND (?1 = 'retrying' OR NOT EXISTS (
-    SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')))
+    SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')
+    AND (CASE o.agent WHEN 0 THEN o.key ELSE '' END) = (CASE j.agent WHEN 0 THEN j.key ELSE '' END)))
 ORDER BY due, id LIMIT 1
 
 -- name: put_back
@@ -38,7 +39,8 @@ SELECT id FROM jobs j
 WHERE asked > ?1 AND +state IN ('pending', 'retrying') AND kind {in:2:TEXT:16}
 AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = j.agent)
 AND (state = 'retrying' OR NOT EXISTS (
-    SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')))
+    SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')
+    AND (CASE o.agent WHEN 0 THEN o.key ELSE '' END) = (CASE j.agent WHEN 0 THEN j.key ELSE '' END)))
 ORDER BY asked LIMIT 1
 
 -- name: is_current

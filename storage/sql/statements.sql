@@ -52,31 +52,35 @@ ON CONFLICT DO NOTHING RETURNING id
 UPDATE agents SET next_seq = next_seq + 1 WHERE id = ? RETURNING next_seq - 1
 
 -- name: block_load
--- Reads the blocks that an agent sees: its own, and those shared by its profile.
-SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, 0
+-- Reads the blocks that an agent sees: its own, those shared by its profile, and those attached to it, in their places.
+SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, 0
 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = ?1
 UNION ALL
-SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, 1
+SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, 1
 FROM agents a
-JOIN blocks b ON b.agent IS NULL AND b.project = a.project AND b.profile = a.profile
+JOIN blocks b ON b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile
 JOIN block_history h ON h.id = b.current WHERE a.id = ?1
+UNION ALL
+SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, 2 + x.place
+FROM attached x JOIN blocks b ON b.id = x.target JOIN block_history h ON h.id = b.current
+WHERE x.agent = ?1 AND x.kind = 'block'
 ORDER BY 1
 
 -- name: block_get
 -- Reads a block.
-SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version
+SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid
 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.id = ?
 
 -- name: block_insert_own
 -- Copies a default of the profile for a user at first use; an existing block stays as it is.
-INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, version, current)
-SELECT id, project, profile, ?2, ?3, ?4, ?5, 1, 0 FROM agents WHERE id = ?1
+INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, uid, version, current)
+SELECT id, project, profile, ?2, ?3, ?4, ?5, ?6, 1, 0 FROM agents WHERE id = ?1
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: block_insert_shared
 -- Adds a block that all users of a profile see; an existing one stays as it is.
-INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, version, current)
-VALUES (NULL, ?, ?, ?, ?, ?, ?, 1, 0)
+INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, uid, version, current)
+VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 1, 0)
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: block_follow

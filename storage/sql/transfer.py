@@ -6,6 +6,7 @@ in one transaction, when all of it is there.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -230,6 +231,7 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
         v["uid"] = _another(agent.id, v["uid"])
     if part == "block":
         v["read_only"] = int(v["read_only"])
+        v["uid"] = uuid.uuid4().hex
     if part == "fact":
         v["key"] = hash_key(agent.secret, values["key"])
     row = await connection.row(SQL[f"{part}_put"], (agent.id, *v.values()))

@@ -37,7 +37,7 @@ WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact 
 
 -- name: learned_read
 -- Returns up to where learning has come. There is but one row, which moves on with what is said: nothing comes after it.
-SELECT seq, seq FROM learned WHERE agent = ?1 AND seq > 0 AND CAST(?2 AS BIGINT) = 0 LIMIT ?3
+SELECT seq, seq FROM readers WHERE memory = ?1 AND reader = 0 AND seq > 0 AND CAST(?2 AS BIGINT) = 0 LIMIT ?3
 
 -- name: edit_read
 -- Reads a page of memory edits; emptied ones say nothing.
@@ -56,7 +56,8 @@ SELECT seq, id FROM exchanges WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 -- Returns where a memory ends now: its last number, the last row of each table whose rows have none, and how far
 -- learning has come.
 SELECT next_seq - 1, (SELECT max(id) FROM conversations), (SELECT max(id) FROM blocks),
-       (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops), (SELECT seq FROM learned WHERE agent = agents.id)
+       (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops), 
+       (SELECT seq FROM readers WHERE memory = agents.id AND reader = 0)
 FROM agents WHERE id = ?
 
 -- name: is_empty
@@ -86,8 +87,8 @@ SELECT 1 FROM conversations WHERE uid = ?
 
 -- name: block_put
 -- Adds a block, without a value yet.
-INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, version, current)
-SELECT id, project, profile, ?2, ?3, ?4, ?5, 0, 0 FROM agents WHERE id = ?1
+INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, uid, version, current)
+SELECT id, project, profile, ?2, ?3, ?4, ?5, ?6, 0, 0 FROM agents WHERE id = ?1
 
 -- name: version_put
 -- Adds a value of a block.
@@ -126,4 +127,4 @@ FROM facts WHERE agent = ?1 AND seq = ?2
 
 -- name: learned_put
 -- Has learning go on where it was.
-INSERT INTO learned (agent, seq) VALUES (?, ?)
+INSERT INTO readers (memory, reader, seq, at) VALUES (?, 0, ?, 0)

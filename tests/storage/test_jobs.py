@@ -154,8 +154,9 @@ async def test_one_job_of_a_kind_runs_for_an_agent(store: Store, jobs: Jobs) -> 
 
 
 async def test_the_schema_itself_forbids_two_in_a_lane(store: Store, jobs: Jobs) -> None:
-    await jobs.enqueue("learn", 0, "1")
-    await jobs.enqueue("learn", 0, "2")
+    agent = await make_agent(store)
+    await jobs.enqueue("learn", agent.id, "1")
+    await jobs.enqueue("learn", agent.id, "2")
     await take(jobs)
     with pytest.raises(Exception, match="UNIQUE"):
         await rows(store, "UPDATE jobs SET state = 'running'")
@@ -183,10 +184,22 @@ async def test_enqueueing_while_one_runs_leaves_one_waiting(store: Store, jobs: 
 
 
 async def test_claims_in_one_batch_share_the_lanes(store: Store, jobs: Jobs) -> None:
+    agent = await make_agent(store)
     for key in "12345":
-        await jobs.enqueue("learn", 0, key)
+        await jobs.enqueue("learn", agent.id, key)
     claimed = await asyncio.gather(*(claim(jobs) for _ in range(5)))
     assert [job.key for job in claimed if job] == ["1"]
+
+
+async def test_jobs_of_nobody_have_a_lane_for_each_key(store: Store, jobs: Jobs) -> None:
+    for key in "123":
+        await jobs.enqueue("learn", 0, key)
+    first, second = await take(jobs), await take(jobs)
+    assert (first.key, second.key) == ("1", "2")
+    assert await jobs.fail(first, "waits", 30.0) == "retrying"
+    await jobs.enqueue("learn", 0, "1")
+    assert (await take(jobs)).key == "3", "the first key's next job waits for it, the others do not"
+    assert await claim(jobs) is None
 
 
 # --- failing ----------------------------------------------------------------------------------------------------------
@@ -195,8 +208,9 @@ async def test_claims_in_one_batch_share_the_lanes(store: Store, jobs: Jobs) -> 
 async def test_a_failing_job_holds_its_lane_until_its_dead_letter(
     store: Store, jobs: Jobs, clock: Clock
 ) -> None:
-    poison = await jobs.enqueue("learn", 0, "poison")
-    await jobs.enqueue("learn", 0, "next")
+    agent = await make_agent(store)
+    poison = await jobs.enqueue("learn", agent.id, "poison")
+    await jobs.enqueue("learn", agent.id, "next")
     job = await take(jobs)
     assert await jobs.fail(job, "first", 30.0) == "retrying"
     assert await claim(jobs) is None, "the lane waits for it"

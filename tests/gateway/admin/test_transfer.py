@@ -111,7 +111,7 @@ async def live(alice: Speaker, chance: random.Random, turns: int = 60) -> None:
 async def learn(store: Store, alice: Speaker) -> None:
     """All that was said is learned from; there was nothing in it."""
     last = (await store.transfer.edge(alice.agent))["seq"]
-    cursor = store.database.reader.run(lambda c: c.execute("SELECT max(seq) FROM learned").fetchone()[0]) or 0
+    cursor = store.database.reader.run(lambda c: c.execute("SELECT max(seq) FROM readers").fetchone()[0]) or 0
     await store.database.write(store.facts.learning(alice.agent, cursor, last, 5.0, lambda _: Learned()))
 
 

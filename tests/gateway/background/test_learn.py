@@ -100,7 +100,7 @@ class Learner:
         return [f.text for f in self.facts(user)][::-1]
 
     def cursor(self) -> list[int]:
-        return self.world.query("SELECT seq FROM learned ORDER BY agent")
+        return self.world.query("SELECT seq FROM readers WHERE reader = 0 ORDER BY memory")
 
     def recalled(self, question: str, user: str = "alice") -> str:
         """The last message as the upstream had it, in a new conversation."""

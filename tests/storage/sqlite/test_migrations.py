@@ -15,7 +15,7 @@ from storage.errors import Foreign, StoreError, TooNew
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.migration import load_migrations, migrate
 from tests.core.conversations import assistant, user
-from tests.stored import Speaker
+from tests.stored import Speaker, rows
 
 KNOWN = load_migrations()[-1][0]
 
@@ -28,6 +28,7 @@ PINNED = {
     "0004_facts.sql": "495154aee62affdbc539ac099dbbbe60d7dba57aed0d4ca957a1b168580aeaf9",
     "0005_vectors.sql": "82daae28f627a319be051abc1df3dd5dbe3ebca9dfb466c8219d334f682a250a",
     "0006_keys.sql": "5cc74722dc8167afcb57c79e2592089b9555b20412eabbec50e7e399c4c9798b",
+    "0007_agents.sql": "39f1ac25e61bb879ab4cc8c0a822b9e1dbe9f6e530c98833ff6909a98ba431cd",
 }
 
 
@@ -104,7 +105,9 @@ def rewind(path: Path, level: int) -> None:
         tables = old.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall()
         # A trigger counts new exchanges in the rows of these two, so they come last.
         for (table,) in sorted(tables, key=lambda row: row[0] in ("agents", "conversations")):
-            if not table.startswith("sqlite_"):
+            if table == "learned":
+                old.execute("INSERT INTO learned SELECT memory, seq FROM new.readers WHERE reader = 0")
+            elif not table.startswith("sqlite_"):
                 columns = ", ".join(row[1] for row in old.execute(f"PRAGMA main.table_info({table})"))
                 old.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
 
@@ -116,7 +119,9 @@ async def test_a_database_of_every_older_version_opens_and_works(
     store = await open_store()
     _, secret = await store.keys.create("default", "ann")
     said = [user("My cat is called Miso.")]
-    await Speaker(store).say(said, assistant("Hello Miso."))
+    alice = Speaker(store)
+    await alice.say(said, assistant("Hello Miso."))
+    await rows(store, "INSERT INTO readers (memory, reader, seq, at) VALUES (?, 0, 1, 9)", (alice.agent.id,))
     await store.close()
     rewind(path, level)
     with closing(sqlite3.connect(path)) as old:
@@ -134,6 +139,10 @@ async def test_a_database_of_every_older_version_opens_and_works(
     assert (key.name, key.memory) == ("ann", None)
     # What came with a later version.
     assert await store.facts.list(alice.agent.id) == []
+    read = await rows(store, "SELECT memory, reader, seq FROM readers")
+    assert read == ([(alice.agent.id, 0, 1)] if level >= 4 else [])
+    (block,) = await store.blocks.load(alice.agent.id)
+    assert len(block.uid) == 32
     assert await store.jobs.enqueue("work", alice.agent.id, "k")
     assert [job.kind for job in await store.jobs.list()] == ["work"]
     await store.close()
@@ -180,3 +189,42 @@ async def test_an_exchange_moves_its_conversation_and_its_agent(store: Any, agen
 
     assert await store.database.writer.submit(add) == ((2, 5.0), [(1,), (3,)])
     assert store.database.reader.connection.execute("SELECT next_seq FROM agents").fetchone() == (6,)
+
+
+async def test_the_tip_of_a_line_is_its_last_exchange_and_a_tree_has_none(store: Any) -> None:
+    alice = Speaker(store)
+    for key in ("line", "tree"):
+        await alice.say([user("one")], assistant("First."), key)
+    await rows(store, "UPDATE conversations SET tip = -1 WHERE key = 'line'")
+    for key in ("line", "tree"):
+        await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), key)
+    found = await rows(
+        store,
+        "SELECT c.key, c.tip, max(e.id) FROM conversations c JOIN exchanges e"
+        " ON e.conversation = c.id GROUP BY c.id ORDER BY c.key",
+    )
+    assert found == [("line", found[0][2], found[0][2]), ("tree", 0, found[1][2])]
+
+
+async def test_a_step_counts_in_its_run_and_its_stop_ends_it_once(store: Any, agent: Any) -> None:
+    run = "INSERT INTO runs (id, uid, agent, conversation, state, created) VALUES (?, ?, ?, 1, 'running', 1)"
+    step = (
+        "INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, stop, error)"
+        " VALUES (?, ?, ?, 1, 2, 3, 10, 5, ?, ?)"
+    )
+    for id, stop, error in (
+        (1, "end_turn", None),
+        (2, "cancelled", None),
+        (3, "error", "Broken"),
+        (4, None, None),
+    ):
+        await rows(store, run, (id, f"run {id}", agent.id))
+        await rows(store, step, (id, agent.id, id, stop, error))
+    await rows(store, step, (9, agent.id, 2, "end_turn", None))  # came second
+    await rows(store, step, (10, agent.id + 1, 4, "end_turn", None))  # of somebody else
+    assert await rows(store, "SELECT id, state, stop, ended, steps, prompt, completion FROM runs") == [
+        (1, "completed", "end_turn", 3.0, 1, 10, 5),
+        (2, "cancelled", "cancelled", 3.0, 2, 20, 10),
+        (3, "failed", "error", 3.0, 1, 10, 5),
+        (4, "running", None, None, 1, 10, 5),
+    ]
