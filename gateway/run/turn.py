@@ -63,6 +63,9 @@ class TurnMemory(Protocol):
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         """Returns the prompt for another target than was expected, and knows it from now on."""
 
+    async def keep(self, prompt: Prompt, step: commands.Keep) -> events.Kept:
+        """Commits a step, opens the next one, or both. Raises: StoreError, which ends the turn."""
+
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         """Writes the turn when it has ended. Raises: StoreError."""
 
@@ -79,6 +82,9 @@ class TreeMemory:
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         self.known = self.known.answered_by(target)
         return await self.keeper.composer.remake(self.known, prompt, target, form)
+
+    async def keep(self, prompt: Prompt, step: commands.Keep) -> events.Kept:
+        raise AssertionError("an exchange of a tree is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         return self.keeper.write(self.known, prompt, self.changes, outcome)

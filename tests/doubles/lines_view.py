@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import orjson
 
 from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import ToolCall
 from gateway.errors import GatewayError
@@ -71,8 +72,15 @@ class LinesView:
         for call in calls:
             self._line("ours", f"{call.name} {call.text}")
 
-    def tool_result(self, call_id: str, content: str) -> None:
-        self._line("result", content)
+    def tool_result(self, result: ToolResult) -> None:
+        self._line("result", result.content)
+
+    def step(self, exchange: int) -> None:
+        self._line("step", exchange)
+
+    def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
+        if waiting:
+            self._line("waiting", dict(waiting))
 
     def upstream_error(self, error: dict[str, Any], raw: bytes | None) -> None:
         self._line("error", error["message"])

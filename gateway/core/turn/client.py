@@ -7,12 +7,13 @@ head is the upstream's: every dialect answers in server-sent events or in one JS
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adapters.types import Json
 from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import ToolCall
 from gateway.errors import GatewayError
@@ -95,8 +96,16 @@ class ClientView(Protocol):
     def call_tools(self, calls: Sequence[ToolCall]) -> None:
         """Shows complete calls of our tools that are about to run."""
 
-    def tool_result(self, call_id: str, content: str) -> None:
+    def tool_result(self, result: ToolResult) -> None:
         """Shows the result of one of them."""
+
+    # A turn that keeps each step
+
+    def step(self, exchange: int) -> None:
+        """Notes the exchange that was opened. Results of the round before are its input; what follows is its reply."""
+
+    def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
+        """Notes how the turn ends; `end` or an error follows. waiting: as in `TurnOutcome`."""
 
     # Errors
 

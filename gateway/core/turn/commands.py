@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import field
 from enum import StrEnum
 
 from adapters.types import Header, Json
+from gateway.core.turn.guide import Offer, StopReason, ToolResult
 from gateway.errors import GatewayError
 from storage.value import frozen
 
@@ -38,20 +41,44 @@ class CallModel:
     messages: of all hidden rounds so far; they follow the messages of the first request.
     budget_tokens: the rest of the client's budget; None: not limited.
     tools_final: the limit of rounds is reached: send the same tools, but `tool_choice: none`.
+    offer: what the model may do in all; `tools_final` is said again in it.
     """
 
     messages: tuple[Json, ...]
     budget_tokens: int | None
     tools_final: bool = False
+    offer: Offer = field(default_factory=Offer, compare=False)
 
 
 @frozen
 class RunTool:
-    """Run a tool of ours. name: as it was offered; arguments: a JSON object."""
+    """Run a tool of ours. name: as it was offered; arguments: a JSON object. alone: never beside another such call."""
 
     call_id: str
     name: str
     arguments: Json
+    alone: bool = False
+
+
+@frozen
+class Keep:
+    """Commit a step of the turn, open the next one, or both at once, then feed `Kept`.
+
+    It comes with `reply` before the tools of that reply run, and with `results` or a `nudge`, the next step's input,
+    before the model is called again; with both at once if no tool had to run.
+
+    reply: the model's message as it goes upstream again; None: it is kept already. said: what the reader got of it.
+    usage: what the upstream counted for this reply; None: nothing. waits: somebody has to answer calls of this reply
+    before the turn can go on, though ours are run at once (call id -> "client").
+    results: in the order of the calls. nudge: a message for the model that nobody said; "": none.
+    """
+
+    reply: Json | None = None
+    said: Json | None = None
+    usage: Json | None = None
+    waits: Mapping[str, str] = field(default_factory=dict)
+    results: tuple[ToolResult, ...] = ()
+    nudge: str = ""
 
 
 @frozen
@@ -71,7 +98,7 @@ class Finish:
     """End the reply to the client; nothing follows."""
 
 
-Command = SendHead | SendBody | Refuse | CallModel | RunTool | CloseUpstream | Save | Finish
+Command = SendHead | SendBody | Refuse | CallModel | RunTool | Keep | CloseUpstream | Save | Finish
 
 
 class End(StrEnum):
@@ -89,6 +116,13 @@ class TurnOutcome:
     said: the one assistant message that the client has; of an unfinished turn the text generated so far.
     finish_reason, usage: those that the client is told, or would have been.
     rounds: replies of the model that began. hidden: `full` holds results of our tools, which the client never saw.
+    stop: why the turn ended.
+
+    Of a turn that keeps each step, `full` and `said` are those of the last reply alone. They are empty where it is kept
+    already; then `results` belong to it, and so does `waiting`.
+
+    waiting: call id -> who has to answer first: "approval", "client", or "held" for a call that waits beside them.
+    results: of calls in that reply, those that no step has taken in.
     """
 
     state: End
@@ -98,6 +132,9 @@ class TurnOutcome:
     usage: Json | None = None
     rounds: int = 0
     hidden: bool = False
+    stop: StopReason = StopReason.END_TURN
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    results: tuple[ToolResult, ...] = ()
 
     @property
     def text(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from adapters.types import Event, Header
+from adapters.types import Event, Header, Json
+from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
 from storage.value import frozen
 
@@ -43,10 +44,28 @@ class ReplyFailed:
 
 @frozen
 class ToolFinished:
-    """A tool of ours has run. content: its result, or its failure, in the words that the model is to read."""
+    """A tool of ours has run.
+
+    content: its result, or its failure, in the words that the model is to read. status: success or error. stdout,
+    stderr: the output of code that it ran.
+    """
 
     call_id: str
     content: str
+    status: str = "success"
+    stdout: str = ""
+    stderr: str = ""
+
+
+@frozen
+class Kept:
+    """A `Keep` is committed. exchange: the step that is open now, or the one that was closed if none was opened.
+
+    results: the messages of the results as they were stored, if something was written behind them; None: as commanded.
+    """
+
+    exchange: int
+    results: tuple[Json, ...] | None = None
 
 
 @frozen
@@ -61,6 +80,22 @@ class ClientLeft:
     """The client is gone, or the process is about to end."""
 
 
+@frozen
+class Stopped:
+    """The turn is to end now, though its client is still there: somebody cancelled it, or a step could not be kept."""
+
+    reason: StopReason = StopReason.CANCELLED
+
+
 TurnEvent = (
-    ReplyStarted | Received | ReceivedWhole | ReplyEnded | ReplyFailed | ToolFinished | Saved | ClientLeft
+    ReplyStarted
+    | Received
+    | ReceivedWhole
+    | ReplyEnded
+    | ReplyFailed
+    | ToolFinished
+    | Kept
+    | Saved
+    | ClientLeft
+    | Stopped
 )

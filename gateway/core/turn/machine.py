@@ -34,16 +34,13 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
+from gateway.core.turn.guide import LIMIT_REACHED, FreeGuide, Guide, ToolResult
 from gateway.core.turn.ledger import Ledger
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import CallOwner, Draft, ToolCall, chunk_of, is_event_stream, join_messages
 from gateway.core.turn.upstream_error import error_in, error_of
 from gateway.errors import GatewayError, UpstreamBroke
 
-LIMIT_REACHED = (
-    "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
-    "Answer now, without tools."
-)
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
 
 # After these the last call may lack its end, so calls of ours are dropped instead of run.
@@ -70,10 +67,11 @@ def _is_success(status: int) -> bool:
 
 
 class Turn:
-    """The machine. Feed it all events of one reply before those of the next."""
+    """The machine. Feed it all events of one reply before those of the next. guide: None: a turn without rules."""
 
-    def __init__(self, spec: TurnSpec, view: ClientView) -> None:
+    def __init__(self, spec: TurnSpec, view: ClientView, guide: Guide | None = None) -> None:
         self.spec = spec
+        self.guide: Guide = guide or FreeGuide(spec.max_rounds)
         self._view = view
         self._state = _State.WAITING
         self._keeps_tail = spec.hold_end or bool(spec.ours)
@@ -364,7 +362,7 @@ class Turn:
             self._view.call_tools(ours)
             for call_id, result in self._results.items():
                 if result is not None:
-                    self._view.tool_result(call_id, result)
+                    self._view.tool_result(ToolResult(call_id, result))
         return [*self._flush(), *(calls or self._tools_finished())]
 
     def _tool_finished(self, tool: events.ToolFinished) -> list[Command]:
@@ -372,7 +370,7 @@ class Turn:
             return []
         self._results[tool.call_id] = tool.content
         if self._form is _ReplyForm.EVENTS:
-            self._view.tool_result(tool.call_id, tool.content)
+            self._view.tool_result(ToolResult(tool.call_id, tool.content))
         is_over = None not in self._results.values()
         return [*self._flush(), *(self._tools_finished() if is_over else ())]
 

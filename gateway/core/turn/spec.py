@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from gateway.core.prompt.note import estimate_tokens
 from storage.value import frozen
@@ -14,13 +15,16 @@ class TurnSpec:
 
     wants_usage: the client asked for the usage chunk of its stream (a whole reply has its usage anyway).
     usage_added: the gateway asked for that chunk; unless the client did, it is kept from the client.
-    ours: names of the tools that the gateway runs; empty: no call is looked at.
+    ours: names of the tools that the gateway runs; empty: no call is looked at. `AllBut` takes all but the client's.
     max_rounds: how many hidden rounds there may be; then the model is told that the limit is reached, and called a
     last time.
     budget_tokens: completion tokens the client allows for the whole reply; None: not limited.
     hold_end: the end of the reply waits for `Saved`.
     choices: the request's `n`.
     count: estimates the tokens of a text, where the upstream reports no usage.
+    keeps_steps: each round is kept before the next one begins; else they are hidden rounds of one reply.
+    as_events: the client is answered in events even if the upstream is not.
+    alone: names of tools of ours that are never run beside one another.
     """
 
     wants_usage: bool = False
@@ -31,3 +35,22 @@ class TurnSpec:
     hold_end: bool = False
     choices: int = 1
     count: Callable[[str], int] = estimate_tokens
+    keeps_steps: bool = False
+    as_events: bool = False
+    alone: Collection[str] = ()
+
+
+class AllBut(Collection[str]):
+    """All names but these: the tools of ours where an unknown name is to get an error, not to be left to the client."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.names = frozenset(names)
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        raise TypeError("all names but a few cannot be listed")
+
+    def __len__(self) -> int:
+        return sys.maxsize

@@ -6,7 +6,7 @@ The client sees one reply whatever number of rounds made it: one id, one role, o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import orjson
@@ -14,6 +14,7 @@ import orjson
 from adapters.types import Json
 from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import ToolCall, says_nothing
 from gateway.dialects.chat.errors import error_event
@@ -86,8 +87,14 @@ class ChatView:
     def call_tools(self, calls: Sequence[ToolCall]) -> None:
         """Shows nothing: the client has not offered these tools, and knows nothing of them."""
 
-    def tool_result(self, call_id: str, content: str) -> None:
+    def tool_result(self, result: ToolResult) -> None:
         """Shows nothing, as `call_tools`."""
+
+    def step(self, exchange: int) -> None:
+        """Shows nothing: the client reads one reply, however many steps made it."""
+
+    def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
+        """Shows nothing: the finish_reason says as much as the client understands."""
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         self._put(_frame({"error": error}) if raw is None else raw)

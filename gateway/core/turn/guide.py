@@ -1,0 +1,178 @@
+"""The guide of a turn: it decides which tools a model may call, which of its calls run, and when the turn ends.
+
+A guide serves one turn. The machine asks it in this order: `offer` once; then for each reply of the model `judge` for
+each call of our tools, in the order of the calls, `ran` for each result, and `after`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from enum import StrEnum
+from typing import Protocol
+
+from adapters.types import Json
+from storage.value import frozen
+
+__all__ = [
+    "LIMIT_REACHED",
+    "Allowed",
+    "Forbidden",
+    "FreeGuide",
+    "Guide",
+    "NeedsApproval",
+    "Offer",
+    "ProposedCall",
+    "Stop",
+    "StopReason",
+    "ToolResult",
+    "Undecided",
+    "Verdict",
+]
+
+LIMIT_REACHED = (
+    "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
+    "Answer now, without tools."
+)
+
+
+class StopReason(StrEnum):
+    """The reason for which a turn ended. The words are those of Letta's API."""
+
+    END_TURN = "end_turn"
+    TOOL_RULE = "tool_rule"
+    MAX_STEPS = "max_steps"
+    REQUIRES_APPROVAL = "requires_approval"  # a person or the client must answer first
+    MAX_TOKENS = "max_tokens_exceeded"
+    BAD_TOOL_CALL = "invalid_tool_call"
+    BAD_REPLY = "invalid_llm_response"
+    UPSTREAM_ERROR = "llm_api_error"
+    NO_CREDITS = "insufficient_credits"
+    SYSTEM_OVERFLOW = "context_window_overflow_in_system_prompt"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@frozen
+class Offer:
+    """The freedom that the next call of the model has. By itself it says: any tool or none.
+
+    names: the tools that may be called; None: all. must: one of them has to be called. one_at_a_time: the model is
+    asked for no more than one call a reply. nudge: a message for the model, shown as the system's; "": none.
+    is_final: no tool may be called, and a call that comes nevertheless ends the turn without being run.
+    """
+
+    names: tuple[str, ...] | None = None
+    must: bool = False
+    one_at_a_time: bool = False
+    nudge: str = ""
+    is_final: bool = False
+
+
+@frozen
+class ProposedCall:
+    """A call of a tool of ours, as the model wants it.
+
+    arguments: without our asides; None: they cannot be read. asides: those of our arguments that the model gave.
+    """
+
+    id: str
+    name: str
+    arguments: Json | None
+    asides: Mapping[str, object] = field(default_factory=dict)
+
+
+@frozen
+class ToolResult:
+    """The result of a call. status: success or error. stdout, stderr: the output of code that the tool ran."""
+
+    call_id: str
+    content: str
+    status: str = "success"
+    stdout: str = ""
+    stderr: str = ""
+
+    def message(self) -> Json:
+        """Returns the message that carries it upstream."""
+        return {"role": "tool", "tool_call_id": self.call_id, "content": self.content}
+
+
+@frozen
+class Allowed:
+    """The call is run. prefilled: arguments that take the place of the model's."""
+
+    prefilled: Mapping[str, object] = field(default_factory=dict)
+
+
+@frozen
+class NeedsApproval:
+    """A person has to approve the call first."""
+
+
+@frozen
+class Undecided:
+    """The call cannot be judged before the calls that are running have their results."""
+
+
+@frozen
+class Forbidden:
+    """The call is not run. words: its result, which says why and what may be called."""
+
+    words: str
+
+
+Verdict = Allowed | NeedsApproval | Undecided | Forbidden
+
+
+@frozen
+class Stop:
+    """The turn ends."""
+
+    reason: StopReason
+
+
+class Guide(Protocol):
+    """Decides for one turn. `RuleGuide` (gateway.core.turn.rules) follows the rules of an agent."""
+
+    def offer(self) -> Offer:
+        """Returns what the turn's first call of the model may do. It changes nothing."""
+
+    def judge(self, call: ProposedCall) -> Verdict:
+        """Judges the next call of a reply. The calls before it count as run, if they were judged so."""
+
+    def ran(self, result: ToolResult) -> None:
+        """Takes the result of a call that was run. Calls of one reply may end in any order."""
+
+    def after(self) -> Offer | Stop:
+        """Returns what follows on a reply, when all of its calls have their results."""
+
+
+class FreeGuide:
+    """The guide of a turn without rules: any call goes on, a reply without calls ends the turn.
+
+    After max_rounds rounds of tools the model is told that the limit is reached, and called a last time.
+    """
+
+    def __init__(self, max_rounds: int) -> None:
+        self._max_rounds = max_rounds
+        self._rounds = 0
+        self._has_calls = False
+
+    def offer(self) -> Offer:
+        return Offer()
+
+    def judge(self, call: ProposedCall) -> Verdict:
+        self._has_calls = True
+        if self._rounds >= self._max_rounds:
+            return Forbidden(LIMIT_REACHED.format(rounds=self._max_rounds))
+        return Allowed()
+
+    def ran(self, result: ToolResult) -> None:
+        """Learns nothing: no result changes what follows."""
+
+    def after(self) -> Offer | Stop:
+        if not self._has_calls:
+            return Stop(StopReason.END_TURN)
+        self._has_calls = False
+        self._rounds += 1
+        return Offer(is_final=self._rounds > self._max_rounds)
