@@ -46,6 +46,8 @@ from storage.sql.store import Store
 
 # Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
 LAST_REQUESTS_S = 5.0
+# The name of the key that the settings give.
+GIVEN_KEY = "server.key"
 _log = logging.getLogger("mnemogate")
 
 
@@ -103,6 +105,7 @@ class Gateway:
             keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
             self.background = services
             self.readiness.checks["store"] = lambda: store.health.status
+            store.database.when_recovered(self._recovered)
         self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits)
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
@@ -144,6 +147,13 @@ class Gateway:
             await self._live(receive, send)
         else:
             await self._entry(scope, receive, send)
+
+    def _recovered(self) -> None:
+        """Goes on with a store that works again. Its file may be another one, which an operator has restored."""
+        _log.warning("the store works again")
+        key = self.settings.server.key
+        if self.store is not None and key is not None:
+            self.chat.pending.add(install_key(self.store, key), "server.key")
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == CHAT_PATH and scope["method"] == "POST":
@@ -197,6 +207,12 @@ class Gateway:
         if self._embedder is not None:
             await self._embedder.aclose()
         self.access.flush()
+
+
+async def install_key(store: Store, key: str) -> None:
+    """Makes the key that the settings give one of the store's. Raises: StoreError."""
+    if not await store.keys.install(key, GIVEN_KEY):
+        _log.warning("server.key (MNEMOGATE_KEY) was revoked and stays so; set another one")
 
 
 def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

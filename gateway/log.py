@@ -1,7 +1,8 @@
 """Structured logs: one JSON object a line, on stderr, and never what anybody said.
 
 Access lines are gathered and written in one go a few times a second; a write for each request would cost more than
-the rest of its bookkeeping.
+the rest of its bookkeeping. Every other line that repeats is written once, and then counted: a full disk is met by each
+turn, and the log must not fill what is left of it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, TextIO
 
 import orjson
 
 # Chosen: soon enough for somebody who watches.
 FLUSH_S = 0.1
+# Chosen: a line that repeats is counted for so long.
+COUNTED_S = 60.0
 
 
 def write_stderr(data: bytes) -> None:
@@ -49,7 +53,49 @@ class AccessLog:
             self._write(b"".join(lines))
 
 
-class _JsonFormatter(logging.Formatter):
+class RepeatHandler(logging.StreamHandler[TextIO]):
+    """Writes a line when it first comes, and when it comes again counts it: once a minute the line says how often.
+
+    The same text of the same logger is the same line. The event loop's clock ends the minute, so lines are counted in
+    its thread alone; elsewhere each is written.
+    """
+
+    def __init__(self, stream: TextIO, counted_s: float = COUNTED_S) -> None:
+        super().__init__(stream)
+        self._counted_s = counted_s
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            super().emit(record)
+            return
+        error = record.exc_info[0] if record.exc_info else None
+        line = (record.name, str(record.msg), str(record.args), str(error))
+        if line in self._counts:
+            self._counts[line] += 1
+            return
+        super().emit(record)
+        # Without its error, whose frames would live as long.
+        plain = {"exc_info": None, "exc_text": None, "stack_info": None}
+        self._count(loop, line, logging.makeLogRecord({**record.__dict__, **plain}))
+
+    def _count(
+        self, loop: asyncio.AbstractEventLoop, line: tuple[str, ...], record: logging.LogRecord
+    ) -> None:
+        self._counts[line] = 0
+        loop.call_later(self._counted_s, self._say, loop, line, record)
+
+    def _say(self, loop: asyncio.AbstractEventLoop, line: tuple[str, ...], record: logging.LogRecord) -> None:
+        if again := self._counts.pop(line):
+            record.again = again
+            with self.lock or nullcontext():
+                super().emit(record)
+            self._count(loop, line, record)
+
+
+class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "at": round(time.time(), 3),
@@ -57,6 +103,8 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if again := getattr(record, "again", 0):
+            line["again"] = again
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return orjson.dumps(line, default=str).decode()
@@ -64,8 +112,8 @@ class _JsonFormatter(logging.Formatter):
 
 def configure_logging(level: int = logging.WARNING) -> None:
     """Sends the standard library's logging to stderr as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter())
+    handler = RepeatHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -15,7 +15,7 @@ from typing import Any
 
 import uvloop
 
-from gateway.app import Gateway
+from gateway.app import Gateway, install_key
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.database import open_database
 from gateway.errors import GatewayError, SettingsError, UnknownModel
@@ -33,8 +33,6 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# The name of the key that the settings give.
-GIVEN_KEY = "server.key"
 EXAMPLE_MODELS = ("gpt-4o-mini", "claude-haiku-5")
 
 # Flush left, so that what is copied is what Python takes.
@@ -129,11 +127,12 @@ async def _check_keys(settings: Settings, store: Store | None) -> bool:
     """Returns whether there are keys. Raises: SettingsError: there are none, and other machines could reach us."""
     key = settings.server.key
     try:
-        if store is not None and key is not None and not await store.keys.install(key, GIVEN_KEY):
-            _log.warning("server.key (MNEMOGATE_KEY) was revoked and stays so; set another one")
+        if store is not None and key is not None:
+            await install_key(store, key)
         has_keys = store is not None and await store.keys.has_any()
     except Unavailable as error:
-        # Damaged or locked: it may come back. Until then, callers from elsewhere are refused (see Guard).
+        # Damaged or locked: it may come back, and then gets the key. Until then, callers from elsewhere are refused
+        # (see Guard).
         _log.error("serving without memory: %s", error.message)
         return key is not None or not is_loopback(settings.server.host)
     check_door(settings, has_keys)

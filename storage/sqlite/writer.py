@@ -269,9 +269,7 @@ class Writer:
             raise self._fault.again()
         size += _OVERHEAD_BYTES
         if lane.bytes + size > self._limits.queue_bytes:
-            raise Busy(
-                f"{lane.bytes} bytes wait to be written to {self._path}; the bound is {self._limits.queue_bytes}"
-            )
+            raise Busy(f"more than {self._limits.queue_bytes} bytes would wait to be written to {self._path}")
         future: asyncio.Future[T] = self._loop.create_future()
         lane.put(_Write(function, future, size))
         self._empty.clear()
