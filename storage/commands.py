@@ -6,7 +6,19 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from storage.records import Agent, Block, BlockOp, Conversation, Exchange, Message, Snapshot
+from storage.records import (
+    Agent,
+    Block,
+    BlockOp,
+    Conversation,
+    Exchange,
+    Message,
+    Run,
+    RunStep,
+    RunText,
+    Snapshot,
+    Summary,
+)
 from storage.value import frozen
 
 # -- what passes between a turn and the store
@@ -165,6 +177,75 @@ class Committed:
     exchange: int
     conversation: int
     is_plain: bool
+
+
+# -- what passes between a run and the store
+
+
+@frozen
+class Line:
+    """A conversation of ours, or a memory in which it has not begun.
+
+    path: what it goes on from, oldest first, with words; it begins where the window does, and ends with the tip.
+    summaries: newest first.
+    """
+
+    look: Look
+    path: Sequence[Exchange] = ()
+    summaries: Sequence[Summary] = ()
+
+
+@frozen
+class StepOpen:
+    """The beginning of a step, in one transaction.
+
+    exchange: what came in; its id is below 0. rev: of the conversation when it was read. conversation: its row; None:
+    it begins, under the public name `uid` and the client's name `key`.
+    run: the run that begins with this step; None: it goes on. snapshot: the memory section of the path; id 0: to be
+    stored. defaults, shared: blocks for an agent's first use.
+    edits: those of the step before; an operation's `exchange` is that step's. versions: of the blocks on which they
+    were made, by block.
+    adopts: the conversation was a tree; carries: exchanges of its path that the step carries. ends: an exchange of a
+    process that is gone, as it is now.
+    """
+
+    agent: Agent
+    key: str
+    uid: str
+    conversation: int | None
+    rev: int
+    now: float
+    exchange: Exchange
+    run: Run | None = None
+    snapshot: Snapshot | None = None
+    defaults: Sequence[Block] = ()
+    shared: Sequence[Block] = ()
+    edits: BlockMerge = field(default_factory=lambda: BlockMerge())
+    versions: Mapping[int, int] = field(default_factory=dict)
+    adopts: bool = False
+    carries: Sequence[int] = ()
+    ends: Exchange | None = None
+
+
+@frozen
+class StepOpened:
+    """A step as it was begun: with its numbers. rev: the conversation's now. run: the one that began with it."""
+
+    agent: Agent
+    exchange: Exchange
+    rev: int
+    snapshot: Snapshot | None
+    run: Run | None
+
+
+@frozen
+class StepEnd:
+    """The end of a step, in one transaction. exchange: all of it. texts: results that wait for others."""
+
+    agent: Agent
+    exchange: Exchange
+    step: RunStep | None
+    texts: Sequence[RunText] = ()
 
 
 # -- what passes between forgetting and the store

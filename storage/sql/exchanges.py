@@ -58,7 +58,7 @@ def _unpack_media(data: bytes) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _exchange(
+def make_exchange(
     row: Row, input_: bytes | None = None, said: bytes | None = None, full: bytes | None = None
 ) -> Exchange:
     """Makes the record of a row of `{skeleton}`."""
@@ -170,10 +170,10 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
                 texts = row[_TEXT], row[_TEXT + 1]
                 found.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1])
             case "exchange":
-                found.exchange = _exchange(row[_SKELETON:])
+                found.exchange = make_exchange(row[_SKELETON:])
                 found.is_continued, found.has_rivals = bool(row[_NUMBER]), bool(row[_NUMBER + 1])
             case "addition":
-                found.additions.append(_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
+                found.additions.append(make_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
             case "head":
                 found.is_head = True
             case "tomb":
@@ -217,13 +217,13 @@ async def load_pool(
         rows = await connection.rows(
             SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *lists, probes.recent, probes.low)
         )
-    return [_exchange(row) for row in reversed(rows)]
+    return [make_exchange(row) for row in reversed(rows)]
 
 
 async def load_exchange(connection: Connection, agent: int, id: int) -> Exchange | None:
     """Returns an exchange with all its content."""
     row = await connection.row(SQL["exchange_get"], (id, agent))
-    return None if row is None else _exchange(row[2:], row[0], row[1], row[-1])
+    return None if row is None else make_exchange(row[2:], row[0], row[1], row[-1])
 
 
 async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
@@ -245,14 +245,16 @@ async def contents(connection: Connection, agent: int, exchanges: Sequence[int])
 # -- writing
 
 
-async def add_exchange(connection: Connection, agent: int, epoch: int, rev: int, e: Exchange) -> int | None:
-    """Adds a turn as it was planned. Returns the id of the new row.
+async def add_exchange(
+    connection: Connection, agent: int, epoch: int, rev: int, e: Exchange
+) -> tuple[int, int] | None:
+    """Adds a turn as it was planned. Returns (id, seq) of the new row.
 
     None: the conversation moved, or something was forgotten, since it was planned.
     """
     values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev)
-    id: int | None = await connection.value(SQL["exchange_add"], values)
-    return id
+    row = await connection.row(SQL["exchange_add"], values)
+    return None if row is None else (row[0], row[1])
 
 
 async def insert_exchange(connection: Connection, agent: int, e: Exchange) -> tuple[int, int]:
@@ -269,8 +271,12 @@ async def put_exchange(connection: Connection, agent: int, e: Exchange) -> int:
 
 async def update_exchange(connection: Connection, agent: int, e: Exchange, *, is_whole: bool = False) -> None:
     """Writes what has changed. Content that was not loaded stays, unless the exchange is whole without it."""
-    values = (*_values(e), int(e.hidden), int(not is_whole), e.id, agent)
-    await connection.run(SQL["exchange_update"], values)
+    await connection.run(SQL["exchange_update"], (*update_values(e, is_whole=is_whole), e.id, agent))
+
+
+def update_values(e: Exchange, *, is_whole: bool = False) -> list[Any]:
+    """Returns the values of an update, up to the exchange's id."""
+    return [*_values(e), int(e.hidden), int(not is_whole)]
 
 
 async def mark_carried(connection: Connection, agent: int, exchange: int) -> None:
@@ -289,14 +295,14 @@ async def mark(connection: Connection, agent: int, kind: str, hashes: Iterable[b
 
 def exchanges(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
     """Makes exchanges of rows of `{skeleton}`."""
-    return [_exchange(row) for row in rows]
+    return [make_exchange(row) for row in rows]
 
 
 def with_content(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
     """Makes exchanges of rows of (input, said, `{skeleton}`)."""
-    return [_exchange(row[2:], row[0], row[1]) for row in rows]
+    return [make_exchange(row[2:], row[0], row[1]) for row in rows]
 
 
 def spoken(rows: Iterable[Sequence[Any]]) -> list[tuple[Exchange, bool, int | None]]:
     """Returns (exchange, did another conversation open with its head, number before it) of rows of `{spoken}`."""
-    return [(_exchange(row[4:], row[0], row[1]), bool(row[2]), row[3]) for row in rows]
+    return [(make_exchange(row[4:], row[0], row[1]), bool(row[2]), row[3]) for row in rows]

@@ -163,31 +163,13 @@ INSERT INTO exchanges ({columns}, run, agent, seq, room, pad) VALUES ({?1..38}, 
 -- name: exchange_put (postgres)
 INSERT INTO exchanges ({columns}, run, agent, seq) VALUES ({?1..38}) RETURNING id
 
--- piece: new_input
--- Content of an exchange that changes. ?37: content that was not loaded stays; ?36: it has hidden rounds.
-CASE WHEN ?37 <> 0 THEN coalesce(?33, input) ELSE ?33 END
-
--- piece: new_said
-CASE WHEN ?37 <> 0 THEN coalesce(?34, said) ELSE ?34 END
-
--- piece: new_full
-CASE WHEN ?36 <> 0 AND ?37 <> 0 THEN coalesce(?35, "full") WHEN ?36 <> 0 THEN ?35 END
-
 -- name: exchange_update (sqlite)
--- A stored exchange as it is now, within its row's room: storage/sqlite/padding.py says why, and from where the numbers
--- are.
-UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, said = {new_said}, "full" = {new_full},
-    pad = (
-        SELECT zeroblob(CASE WHEN n >= room THEN 344 + 4092 * max(1, (n + 3747) / 4092) - n
-                             WHEN room - n <= 58 THEN room - n - 1 ELSE max(57, room - n - 2) END)
-        FROM (SELECT {size:32} + sum(CASE WHEN c IS NULL THEN 1 WHEN length(c) < 58 THEN length(c) + 1
-                                    WHEN length(c) < 8186 THEN length(c) + 2 WHEN length(c) < 1048570 THEN length(c) + 3
-                                    ELSE length(c) + 4 END) AS n
-              FROM (SELECT {new_input} AS c UNION ALL SELECT {new_said} UNION ALL SELECT {new_full})))
+-- A stored exchange as it is now.
+{set_in_room}
 WHERE id = ?38 AND agent = ?39
 
 -- name: exchange_update (postgres)
-UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, said = {new_said}, "full" = {new_full}
+{set_plainly}
 WHERE id = ?38 AND agent = ?39
 
 -- name: exchange_carried

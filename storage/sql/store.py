@@ -16,6 +16,7 @@ from collections.abc import Callable
 from storage.commands import Rules
 from storage.database import Database, StoreHealth
 from storage.sql.agents import Agents
+from storage.sql.append import Append
 from storage.sql.blocks import Blocks
 from storage.sql.facts import Facts
 from storage.sql.forget import Forgetting
@@ -50,6 +51,7 @@ class Store:
         self.blocks = Blocks(database)
         self.passages = Passages(database)
         self.turns = Turns(database, rules)
+        self.append = Append(database, rules)
         cache = VectorCache()
         self.recall = Recall(database, cache, rules)
         self.vectors = Vectors(database, rules)

@@ -125,7 +125,7 @@ class Turns(Group):
             change = await _decided(connection, agent, pool, decide)
             for other in change.others:
                 await history.update_exchange(connection, agent, other)
-            await _merge(connection, agent, change.merge, self._rules, at)
+            await merge_edits(connection, agent, change.merge, self._rules, at)
         await connection.run(history.SQL["settled"], (conversation, at, last_at, agent))
 
 
@@ -180,8 +180,8 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
         if added is not None:
             if write.carries and e.parent is not None:
                 await history.mark_carried(connection, agent.id, e.parent)
-            await _store_ops(connection, agent.id, added, write.ops)
-            return Committed(agent, added, e.conversation, True)
+            await _store_ops(connection, agent.id, added[0], write.ops)
+            return Committed(agent, added[0], e.conversation, True)
     indexed = 0
     if not is_new:
         row = await connection.row(history.SQL["epoch"], (agent.id,))
@@ -193,7 +193,7 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
     pool = await _pool(connection, agent, write.probes, planned=planned)
     change = await _decided(connection, agent.id, pool, write.decide)
     e = await _apply(connection, agent.id, write, change, snapshot, indexed)
-    await _merge(connection, agent.id, change.merge, rules, write.now)
+    await merge_edits(connection, agent.id, change.merge, rules, write.now)
     return Committed(agent, e.id, e.conversation, False)
 
 
@@ -245,7 +245,7 @@ async def _store_ops(connection: Connection, agent: int, exchange: int, ops: Seq
         await add_op(connection, agent, replace(op, exchange=exchange))
 
 
-async def _merge(
+async def merge_edits(
     connection: Connection, agent: int, exchanges: Sequence[int], rules: Rules, now: float
 ) -> None:
     """Merges the pending operations of confirmed turns into the blocks, once."""

@@ -1,0 +1,220 @@
+"""Conversations of ours: one line each, which a send goes on from at its tip.
+
+A send reads with two statements what it goes on from, whatever the length of its memory, and writes step by step: the
+user's message before the model is asked, each reply before its tools run, their results before it is asked again. A
+step is planned on the conversation's `rev`; if somebody else moved it since, nothing is written.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NoReturn
+
+import orjson
+
+from storage.commands import Line, Look, Rules, StepEnd, StepOpen, StepOpened
+from storage.database import Connection, Database, Row
+from storage.errors import NotFound, Stale, WriteConflict
+from storage.records import Agent, Block, Conversation, Evicted, Run, RunState, Snapshot, Summary
+from storage.sql import exchanges as history
+from storage.sql.agents import create_agent
+from storage.sql.blocks import add_op, ensure_blocks, ensure_shared_blocks, write_block
+from storage.sql.group import Group, alone, reads
+from storage.sql.passages import insert_passage
+from storage.sql.statements import load
+from storage.sql.turns import merge_edits
+
+__all__ = ["Append"]
+
+SQL = load("append.sql")
+# As many as `Summaries.of` returns.
+_SUMMARIES = 16
+# A row of `head`: what it is, five numbers, three texts, a content. A row of `path`: a summary's five values, three
+# contents, and the columns of `{skeleton}`.
+_NUMBER, _TEXT, _CONTENT = 1, 6, 9
+_PATH_CONTENT, _SKELETON = 6, 9
+
+
+async def read_line(
+    connection: Connection, agent: Agent, key: str | None, uid: str | None, context: int | None
+) -> Line | None:
+    """Returns a conversation from where its window begins; None where the agent is not stored any more.
+
+    key, uid: the client's name of it, or its public one. context: tokens of the model's window; None: unknown, and then
+    all of it is read.
+    """
+    scope = agent.scope
+    values = (agent.id, key, uid, scope.project, scope.profile, scope.subject)
+    rows = await connection.rows(SQL["head"], values)
+    if not rows or rows[0][0] != "agent":
+        return None
+    look = Look(rows[0][1], rows[0][2], rows[0][3])
+    tip: Row | None = None
+    blocks: list[tuple[int, Block]] = []
+    for row in rows[1:]:
+        match row[0]:
+            case "conversation":
+                texts = row[_TEXT], row[_TEXT + 1]
+                look.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1], row[_NUMBER + 2])
+            case "tip":
+                tip = row
+            case "snapshot":
+                look.snapshot = Snapshot(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
+            case "block":
+                id, limit, read_only, version, whose, label, description, value = row[_NUMBER : _TEXT + 3]
+                blocks.append((whose, Block(id, label, description, value, limit, bool(read_only), version)))
+    look.blocks = _seen(blocks)
+    if tip is None or look.conversation is None:
+        return Line(look)
+    evicted = Evicted(*orjson.loads(tip[_CONTENT])) if tip[_CONTENT] else None
+    begins = evicted is not None and context is not None and context <= evicted.context
+    low = evicted.depth if evicted is not None and begins else 0
+    found = await connection.rows(
+        SQL["path"], (agent.id, tip[_NUMBER], low, look.conversation.id, _SUMMARIES)
+    )
+    path, summaries = [], []
+    for row in found:
+        skeleton = row[_SKELETON:]
+        if row[0] == "exchange":
+            path.append(history.make_exchange(skeleton, *row[_PATH_CONTENT:_SKELETON]))
+        else:
+            summaries.append(Summary(row[1], history.make_exchange(skeleton), *row[2:_PATH_CONTENT]))
+    return Line(look, tuple(path), tuple(reversed(summaries)))
+
+
+def _seen(blocks: Sequence[tuple[int, Block]]) -> list[Block]:
+    """Returns the blocks that an agent sees. Of a shared one and its own of that label, its own counts."""
+    own = {block.label for whose, block in blocks if not whose}
+    seen = [each for each in blocks if each[0] != 1 or each[1].label not in own]
+    return [block for _, block in sorted(seen, key=lambda each: max(1, each[0]))]
+
+
+class Append(Group):
+    """Reads a conversation of ours, and writes the steps of its runs."""
+
+    def __init__(self, database: Database, rules: Rules) -> None:
+        super().__init__(database)
+        self._rules = rules
+
+    line = reads(alone(read_line))
+
+    def open(self, write: StepOpen) -> Future[StepOpened]:
+        """Begins a step: its exchange with what came in, and with the edits of the step before.
+
+        Raises: WriteConflict when the conversation or a block was changed since it was read; Stale when something was
+        forgotten since; Unavailable.
+        """
+        return self._database.write(
+            lambda connection: _open(connection, write, self._rules),
+            bytes=2 * len(write.exchange.input or b""),
+        )
+
+    def finish(self, write: StepEnd) -> Future[None]:
+        """Ends a step, and its run where the step has a stop reason. Raises: Stale, Unavailable."""
+        e = write.exchange
+        size = 2 * sum(len(part or b"") for part in (e.input, e.said, e.full))
+        return self._database.write(lambda connection: _finish(connection, write), bytes=size)
+
+
+async def _open(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
+    agent, e = write.agent, write.exchange
+    if not agent.id:
+        agent = await create_agent(connection, agent)
+        if (
+            agent.secret != write.agent.secret
+        ):  # the exchange's hashes are keyed with a secret that nobody has
+            raise Stale(f"the memory of {agent.scope.subject!r} was made by somebody else meanwhile")
+        await ensure_blocks(connection, agent.id, write.defaults, write.now)
+        await ensure_shared_blocks(
+            connection, agent.scope.project, agent.scope.profile, write.shared, write.now
+        )
+    rev = write.rev
+    if write.conversation is None:
+        begun = (agent.id, write.uid, write.key, write.now, write.now)
+        made = await connection.value(SQL["line_begin"], begun)
+        if made is None:
+            raise WriteConflict("the conversation was begun by somebody else meanwhile")
+        e, rev = replace(e, conversation=int(made)), 0
+    if write.adopts:
+        adopted = (e.parent or -1, e.conversation, agent.id, rev)
+        if not await connection.run(SQL["line_adopt"], adopted):
+            raise WriteConflict("the conversation was moved by somebody else meanwhile")
+        for each in write.carries:
+            await connection.run(SQL["line_carried"], (each, agent.id))
+        await merge_edits(connection, agent.id, write.carries, rules, write.now)
+    if write.ends is not None:
+        # A process that is gone has left it open.
+        await history.update_exchange(connection, agent.id, write.ends)
+    snapshot = write.snapshot
+    if snapshot is not None and not snapshot.id:
+        section = (agent.id, snapshot.text, orjson.dumps(snapshot.known))
+        snapshot = replace(snapshot, id=int(await connection.value(history.SQL["snapshot_insert"], section)))
+    e = replace(e, snapshot=None if snapshot is None else snapshot.id)
+    row = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
+    if row is None:
+        await _why_not(connection, agent)
+    id, seq = row
+    await _edit(connection, agent.id, write)
+    run = None
+    if write.run is not None:
+        run = await _begin_run(connection, replace(write.run, agent=agent.id, conversation=e.conversation))
+    e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
+    return StepOpened(agent, e, rev + 1, snapshot, run)
+
+
+async def _why_not(connection: Connection, agent: Agent) -> NoReturn:
+    """Raises: Stale, WriteConflict: for which of the two a step was not written."""
+    row = await connection.row(history.SQL["epoch"], (agent.id,))
+    if row is None or row[0] != agent.epoch:
+        raise Stale("something was forgotten while this run was under way")
+    raise WriteConflict("the conversation was moved by somebody else meanwhile")
+
+
+async def _edit(connection: Connection, agent: int, write: StepOpen) -> None:
+    """Writes the edits of the step before, each on the version that its result was made on."""
+    versions = dict(write.versions)
+    for block, value, op in write.edits.writes:
+        try:
+            await write_block(
+                connection, block, versions[block], value, at=write.now, origin=f"tool:{op.call_id}",
+                exchange=op.exchange, sources=(op.exchange,),
+            )  # fmt: skip
+        except NotFound as error:
+            raise WriteConflict(error.message) from error
+        versions[block] += 1
+        # Forgetting makes the block again without what is gone, of the edits that stay.
+        await add_op(connection, agent, replace(op, state="merged"))
+    for text, op in write.edits.passages:
+        await insert_passage(connection, agent, text, at=op.at, exchange=op.exchange, sources=(op.exchange,))
+        await add_op(connection, agent, replace(op, state="merged"))
+
+
+async def _begin_run(connection: Connection, run: Run) -> Run:
+    if run.otid is not None:
+        await connection.run(SQL["run_otid_free"], (run.agent, run.otid))
+    values = (
+        run.uid, run.agent, run.conversation, run.parent, run.depth, run.batch, int(run.background), run.created,
+        run.begun, run.otid,
+    )  # fmt: skip
+    return replace(run, id=int(await connection.value(SQL["run_begin"], values)), state=RunState.RUNNING)
+
+
+async def _finish(connection: Connection, write: StepEnd) -> None:
+    agent, e, step = write.agent, write.exchange, write.step
+    values = (*history.update_values(e), e.id, agent.id, agent.epoch)
+    row = await connection.row(SQL["step_finish"], values)
+    if row is None:
+        raise Stale("something was forgotten while this run was under way")
+    if e.seq <= row[0]:
+        # The search index has passed it while it was open.
+        await history.mark(connection, agent.id, "stale", (b"",), e.id)
+    if step is not None:
+        waiting = orjson.dumps(step.waiting) if step.waiting else None
+        values = (
+            e.id, agent.id, step.run, step.number, step.begun, step.ended, *step.counts, step.stop, step.error, waiting,
+        )  # fmt: skip
+        await connection.run(SQL["run_step_add"], values)
+    for text in write.texts:
+        await connection.run(SQL["run_text_add"], (agent.id, text.run, text.seq, text.kind, text.data))

@@ -1,0 +1,98 @@
+-- Every statement on conversations of ours, which are one line. `-- name:` begins one; the next line says what it is for.
+
+-- name: head
+-- All that a send needs to know but the words of its conversation. Rows are told apart by their first column; then come
+-- five numbers, three texts and a content. ?1 the agent; the conversation has the key ?2 or the public name ?3; ?4 to ?6
+-- the scope. A tree goes on from its newest exchange that stands.
+WITH c AS (
+    SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
+    UNION ALL SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND uid = ?3
+),
+p AS (
+    SELECT e.id, e.depth, e.snapshot, e.evicted FROM c JOIN exchanges e ON e.agent = ?1 AND e.id = CASE WHEN c.tip <> 0 THEN c.tip ELSE (
+        SELECT x.id FROM exchanges x WHERE x.conversation = c.id AND +x.agent = ?1 AND x.standing = 1 AND x.state = 'finished'
+        ORDER BY x.seq DESC LIMIT 1) END
+)
+SELECT 'agent', epoch, next_seq, indexed_seq, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
+       CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS BYTEA)
+FROM agents WHERE id = ?1 AND project = ?4 AND profile = ?5 AND subject = ?6
+UNION ALL SELECT 'conversation', id, rev, tip, NULL, NULL, uid, key, NULL, NULL FROM c
+UNION ALL SELECT 'tip', id, depth, NULL, NULL, NULL, NULL, NULL, NULL, evicted FROM p
+UNION ALL
+SELECT 'snapshot', s.id, NULL, NULL, NULL, NULL, s.text, NULL, NULL, s.versions
+FROM p JOIN snapshots s ON s.id = p.snapshot AND s.agent = ?1
+UNION ALL
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 0, b.label, b.description, h.value, NULL
+FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = ?1
+UNION ALL
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 1, b.label, b.description, h.value, NULL
+FROM blocks b JOIN block_history h ON h.id = b.current
+WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?4 AND b.profile = ?5
+UNION ALL
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.description, h.value, NULL
+FROM attached x JOIN blocks b ON b.id = x.target JOIN block_history h ON h.id = b.current
+WHERE x.agent = ?1 AND x.kind = 'block'
+
+-- name: path
+-- The path to an exchange with its words, and the summaries of its conversation. ?2 the exchange; ?3 the depth from which
+-- on it is read; ?4 the conversation; ?5 how many summaries.
+WITH RECURSIVE up(id, parent) AS (
+    SELECT id, parent FROM exchanges WHERE id = ?2 AND agent = ?1
+    UNION ALL
+    SELECT e.id, e.parent FROM up JOIN exchanges e ON e.id = up.parent AND e.agent = ?1 WHERE e.depth >= ?3
+),
+newest(id) AS (SELECT id FROM summaries WHERE conversation = ?4 AND agent = ?1 AND agent <> 0 ORDER BY depth DESC, id DESC LIMIT ?5)
+SELECT 'exchange', CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS BIGINT), CAST(NULL AS DOUBLE PRECISION),
+       CAST(NULL AS TEXT), p.input, p.said, p."full", {skeleton}
+FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1
+UNION ALL
+SELECT 'summary', s.id, s.text, s.tokens, s.at, s.model, NULL, NULL, NULL, {skeleton}
+FROM newest JOIN summaries s ON s.id = newest.id JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
+ORDER BY 13
+
+-- name: line_begin
+-- Begins a conversation of ours. No row: somebody was faster.
+INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
+ON CONFLICT DO NOTHING RETURNING id
+
+-- name: line_adopt
+-- Makes a tree ours, which goes on from one of its exchanges; nobody else has moved it since it was read.
+UPDATE conversations SET tip = ?1 WHERE id = ?2 AND agent = ?3 AND rev = ?4 AND tip = 0
+
+-- name: line_carried
+-- Marks an exchange that a conversation of ours goes on from; its memory edits enter the blocks with it.
+UPDATE exchanges SET carried = 1, merged = CASE WHEN edits <> 0 AND merged = '' THEN 'carried' ELSE merged END
+WHERE id = ? AND agent = ?
+
+-- piece: in_time
+-- Nothing of the memory was forgotten since the step was planned.
+EXISTS (SELECT 1 FROM agents a WHERE a.id = ?39 AND a.epoch = ?40)
+
+-- name: step_finish (sqlite)
+-- Writes the end of a step into its exchange. Returns up to where the search index knows.
+{set_in_room}
+WHERE id = ?38 AND agent = ?39 AND {in_time}
+RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
+
+-- name: step_finish (postgres)
+{set_plainly}
+WHERE id = ?38 AND agent = ?39 AND {in_time}
+RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
+
+-- name: run_begin
+-- Adds the run of a send that is being answered. A send that came again takes its name from the run before.
+INSERT INTO runs (uid, agent, conversation, parent, depth, batch, background, state, created, begun, otid)
+VALUES (?, ?, ?, ?, ?, ?, ?, 'running', ?, ?, ?) RETURNING id
+
+-- name: run_otid_free
+-- Takes its send's id from an older run.
+UPDATE runs SET otid = NULL WHERE agent = ? AND otid = ?
+
+-- name: run_step_add
+-- Adds a finished step; a trigger counts it in its run, and ends the run where the step has a stop reason.
+INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning, stop, error, waiting)
+VALUES ({?1..14})
+
+-- name: run_text_add
+-- Keeps a result that waits for others.
+INSERT INTO run_texts (agent, run, seq, kind, data) VALUES (?, ?, ?, ?, ?)
