@@ -63,8 +63,12 @@ class TurnMemory(Protocol):
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         """Returns the prompt for another target than was expected, and knows it from now on."""
 
-    async def keep(self, prompt: Prompt, step: commands.Keep) -> events.Kept:
-        """Commits a step, opens the next one, or both. Raises: StoreError, which ends the turn."""
+    async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
+        """Commits a step, opens the next one, or both. Raises: StoreError, which ends the turn.
+
+        Returns also the prompt of the model's next call. It has all that is kept, so its body takes no `more`; where
+        no step was opened it is the one given.
+        """
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         """Writes the turn when it has ended. Raises: StoreError."""
@@ -83,7 +87,7 @@ class TreeMemory:
         self.known = self.known.answered_by(target)
         return await self.keeper.composer.remake(self.known, prompt, target, form)
 
-    async def keep(self, prompt: Prompt, step: commands.Keep) -> events.Kept:
+    async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
         raise AssertionError("an exchange of a tree is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
