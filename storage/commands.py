@@ -14,6 +14,7 @@ from storage.records import (
     Exchange,
     Message,
     Run,
+    RunState,
     RunStep,
     RunText,
     Snapshot,
@@ -393,3 +394,65 @@ class Unembedded:
     stamp: int
     messages: Sequence[Message] = ()
     is_new: bool = False
+
+
+# -- what passes between the agents API and the store
+
+
+_LAST = 2**62  # above every number
+
+
+@frozen
+class Page:
+    """A page of a list in the order in which its rows were made.
+
+    after, before: numbers of rows between which it lies, exclusive, in the order asked for; their rows may be gone.
+    """
+
+    after: int | None = None
+    before: int | None = None
+    limit: int = 50
+    newest_first: bool = True
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The numbers between which it lies, exclusive, the lower one first."""
+        first, last = (self.before, self.after) if self.newest_first else (self.after, self.before)
+        return (-1 if first is None else first, _LAST if last is None else last)
+
+    @property
+    def way(self) -> str:
+        """The end of the name of the statement that lists in this order."""
+        return "down" if self.newest_first else "up"
+
+
+@frozen
+class RunFilter:
+    """The runs that are asked for. None: any."""
+
+    agent: int | None = None
+    conversation: int | None = None
+    states: Sequence[RunState] = tuple(RunState)
+    background: bool | None = None
+    stop: str | None = None
+
+
+@frozen
+class RunEntry:
+    """A run as lists show it. key: the client's own id of the conversation."""
+
+    run: Run
+    agent_uid: str
+    conversation_uid: str
+    key: str | None
+
+
+@frozen
+class StepEntry:
+    """A step as lists show it. seq: the number of its exchange. model: the upstream and model that made it."""
+
+    step: RunStep
+    seq: int
+    model: str
+    run_uid: str
+    agent_uid: str

@@ -24,6 +24,7 @@ from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
 from storage.sql.passages import Passages
 from storage.sql.recall import Recall
+from storage.sql.runs import Runs
 from storage.sql.spending import Spending
 from storage.sql.summaries import Summaries
 from storage.sql.transfer import Transfer
@@ -61,6 +62,7 @@ class Store:
         self.facts = Facts(database, rules)
         self.spending = Spending(database)
         self.summaries = Summaries(database)
+        self.runs = Runs(database)
         database.when_recovered(self.agents.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits
 

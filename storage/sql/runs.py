@@ -1,0 +1,237 @@
+"""Runs of agents: one for each send to a conversation of ours, with its steps and what of it is not an exchange.
+
+    created -> running -> completed | failed | cancelled
+
+States move by compare-and-set: who comes second reads what the first wrote. A step is added with the exchange that it
+made, in one transaction; a trigger adds it up in its run, and one with a stop reason ends that.
+"""
+
+from __future__ import annotations
+
+import builtins
+
+import orjson
+
+from storage.commands import Page, RunEntry, RunFilter, StepEntry
+from storage.database import Connection, Row
+from storage.errors import NotFound
+from storage.records import Counts, Run, RunState, RunStep, RunText
+from storage.sql.group import Group, alone, reads, writes
+from storage.sql.statements import load
+
+SQL = load("runs.sql")
+
+_EMPTY = b""
+
+
+async def create_run(connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
+    """Stores a run (its id does not count). Returns it, or the agent's run that has its otid already.
+
+    replaces: a run that has ended, from which this one takes the otid.
+    """
+    if replaces is not None:
+        await connection.run(SQL["release_otid"], (replaces, draft.agent))
+    values = (
+        draft.uid, draft.agent, draft.conversation, draft.parent, draft.depth, draft.batch, int(draft.background),
+        draft.state, draft.created, draft.begun, draft.otid,
+    )  # fmt: skip
+    id = await connection.value(SQL["insert"], values)
+    found = await (
+        get_run(connection, draft.agent, id)
+        if id is not None
+        else find_otid(connection, draft.agent, draft.otid)
+    )
+    assert found is not None  # a uid is random, so only its otid can have been there
+    return found
+
+
+async def get_run(connection: Connection, agent: int, run: int) -> Run | None:
+    row = await connection.row(SQL["get"], (run, agent))
+    return None if row is None else _run(row)
+
+
+async def find_otid(connection: Connection, agent: int, otid: bytes | None) -> Run | None:
+    """Returns the run of a send that comes again."""
+    row = await connection.row(SQL["by_otid"], (agent, otid))
+    return None if row is None else _run(row)
+
+
+async def newest_run(connection: Connection, agent: int, conversation: int) -> Run | None:
+    """Returns the newest run of a conversation."""
+    row = await connection.row(SQL["newest"], (agent, conversation))
+    return None if row is None else _run(row)
+
+
+async def begin_run(connection: Connection, agent: int, run: int, at: float) -> Run:
+    """Begins a run that was only created. Returns it as it is now: ended, where somebody was faster.
+
+    Raises: NotFound.
+    """
+    await connection.run(SQL["begin"], (at, run, agent))
+    return await _get(connection, agent, run)
+
+
+async def end_run(connection: Connection, agent: int, run: int, state: RunState, stop: str, at: float) -> Run:
+    """Ends a run without a step. Returns it as it is now: as somebody who was faster has ended it. Raises: NotFound."""
+    await connection.run(SQL["end"], (state, stop, at, run, agent))
+    return await _get(connection, agent, run)
+
+
+async def add_step(connection: Connection, step: RunStep) -> None:
+    """Adds a step, counts it in its run, and ends the run where the step has a stop reason."""
+    values = (
+        step.exchange, step.agent, step.run, step.number, step.begun, step.ended, *step.counts, step.stop, step.error,
+        orjson.dumps(step.waiting) if step.waiting else None,
+    )  # fmt: skip
+    await connection.run(SQL["step_insert"], values)
+
+
+async def load_waiting(connection: Connection, agent: int, conversation: int) -> RunStep | None:
+    """Returns the step at the tip of a conversation of ours if calls of it wait for somebody."""
+    row = await connection.row(SQL["waiting"], (conversation, agent))
+    return None if row is None else _step(row)
+
+
+async def add_text(connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes) -> bool:
+    """Adds a part of a run that is not an exchange. False: it is there already, and stays as it is."""
+    return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
+
+
+async def load_texts(
+    connection: Connection, agent: int, run: int, kind: str, *, after: int = -1, limit: int = 1000
+) -> tuple[RunText, ...]:
+    """Returns a page of the parts of a kind, in order."""
+    return tuple(
+        RunText(*row) for row in await connection.rows(SQL["texts"], (agent, run, kind, after, limit))
+    )
+
+
+async def shorten_text(
+    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
+) -> None:
+    """Gives a part another content: a request whose messages are exchanges now keeps its options."""
+    await connection.run(SQL["text_replace"], (agent, run, kind, seq, data))
+
+
+async def empty_texts(connection: Connection, agent: int, run: int, kind: str) -> None:
+    """Erases all parts of a kind."""
+    await connection.run(SQL["texts_empty"], (agent, run, kind, _EMPTY))
+
+
+class Runs(Group):
+    """Runs, for those who have no transaction of their own. A project is that of the agent."""
+
+    create = writes(alone(create_run))
+    begin = writes(alone(begin_run))
+    end = writes(alone(end_run))
+    newest = reads(alone(newest_run))
+    waiting = reads(alone(load_waiting))
+    texts = reads(alone(load_texts))
+    add_text = writes(alone(add_text))
+    empty_texts = writes(alone(empty_texts))
+
+    @reads
+    async def get(self, connection: Connection, project: str, uid: str) -> RunEntry:
+        """Returns the run with this public name. Raises: NotFound, also for one of another project."""
+        row = await connection.row(SQL["find"], (uid, project))
+        if row is None:
+            raise NotFound(f"there is no run {uid!r}")
+        return _entry(row)
+
+    @reads
+    async def list(
+        self, connection: Connection, project: str, wanted: RunFilter, page: Page
+    ) -> list[RunEntry]:
+        """Returns a page of a project's runs. The cursors of the page are ids of runs."""
+        low, high = page.bounds
+        background = None if wanted.background is None else int(wanted.background)
+        values = (
+            project,
+            low,
+            high,
+            list(wanted.states),
+            wanted.conversation,
+            background,
+            wanted.stop,
+            page.limit,
+        )
+        statement, of = ("of_project", ()) if wanted.agent is None else ("of_agent", (wanted.agent,))
+        rows = await connection.rows(SQL[f"{statement}_{page.way}"], (*values, *of))
+        return [_entry(row) for row in rows]
+
+    @reads
+    async def steps(self, connection: Connection, run: Run) -> builtins.list[StepEntry]:
+        """Returns all steps of a run, in order."""
+        return [_shown(row) for row in await connection.rows(SQL["steps"], (run.id, run.agent))]
+
+    @reads
+    async def step(self, connection: Connection, project: str, agent_uid: str, seq: int) -> StepEntry:
+        """Returns the step whose exchange has this number. Raises: NotFound, also for one of another project."""
+        row = await connection.row(SQL["step_find"], (project, agent_uid, seq))
+        if row is None:
+            raise NotFound(f"there is no step {seq} of agent {agent_uid!r}")
+        return _shown(row)
+
+    @reads
+    async def list_steps(
+        self,
+        connection: Connection,
+        project: str,
+        page: Page,
+        *,
+        agent: int | None = None,
+        feedback: str | None = None,
+    ) -> builtins.list[StepEntry]:
+        """Returns a page of a project's steps, or of one agent's. The cursors of the page are ids of exchanges."""
+        values = (project, *page.bounds, feedback, page.limit)
+        statement, of = ("steps_of_project", ()) if agent is None else ("steps_of_agent", (agent,))
+        rows = await connection.rows(SQL[f"{statement}_{page.way}"], (*values, *of))
+        return [_shown(row) for row in rows]
+
+    @writes
+    async def judge(self, connection: Connection, step: RunStep, feedback: str | None) -> None:
+        """Notes how somebody judged a step."""
+        await connection.run(SQL["feedback"], (feedback, step.exchange, step.agent))
+
+    @writes
+    async def fail_orphans(self, connection: Connection, at: float) -> int:
+        """Fails the live runs that an earlier process left behind. Returns how many there were."""
+        rows = await connection.rows(SQL["orphans"])
+        for run, agent in rows:
+            await connection.run(SQL["end"], (RunState.FAILED, "error", at, run, agent))
+        return len(rows)
+
+
+async def _get(connection: Connection, agent: int, run: int) -> Run:
+    found = await get_run(connection, agent, run)
+    if found is None:
+        raise NotFound(f"there is no run {run}")
+    return found
+
+
+def _run(row: Row) -> Run:
+    (
+        id, uid, agent, conversation, state, created, parent, depth, batch, background, stop, steps,
+        prompt, completion, cached, written, reasoning, begun, ended, otid,
+    ) = row  # fmt: skip
+    counts = Counts(prompt, completion, cached, written, reasoning)
+    return Run(
+        id, uid, agent, conversation, RunState(state), created, parent, depth, batch, bool(background), stop, steps,
+        counts, begun, ended, otid,
+    )  # fmt: skip
+
+
+def _entry(row: Row) -> RunEntry:
+    return RunEntry(_run(row[:-3]), *row[-3:])
+
+
+def _step(row: Row) -> RunStep:
+    exchange, agent, run, number, begun, ended, *counts, stop, feedback, error, waiting = row
+    return RunStep(
+        exchange, agent, run, number, begun, ended, Counts(*counts), stop, feedback, error,
+        orjson.loads(waiting) if waiting else {},
+    )  # fmt: skip
+
+
+def _shown(row: Row) -> StepEntry:
+    return StepEntry(_step(row[:-4]), *row[-4:])

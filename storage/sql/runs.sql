@@ -1,0 +1,167 @@
+-- Every statement on runs, their steps and their texts. `-- name:` begins one; the next line says what it is for.
+
+-- piece: run
+-- What is read of a run `r`.
+r.id, r.uid, r.agent, r.conversation, r.state, r.created, r.parent, r.depth, r.batch, r.background, r.stop, r.steps,
+r.prompt, r.completion, r.cached, r.written, r.reasoning, r.begun, r.ended, r.otid
+
+-- piece: listed
+-- A run as lists show it: with the names of its agent and its conversation.
+SELECT {run}, a.uid, c.uid, c.key
+
+-- piece: wanted
+-- The conditions of a list of runs. ?2, ?3: between these numbers.
+r.id > ?2 AND r.id < ?3 AND r.state {in:4:TEXT:5}
+AND (CAST(?5 AS BIGINT) IS NULL OR r.conversation = ?5) AND (CAST(?6 AS BIGINT) IS NULL OR r.background = ?6)
+AND (CAST(?7 AS TEXT) IS NULL OR r.stop = ?7)
+
+-- piece: step
+-- A step `s` as lists show it: with the number and model of its exchange, and the names of its run and its agent.
+SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning,
+    s.stop, s.feedback, s.error, s.waiting, e.seq, e.model, r.uid, a.uid
+
+-- piece: step_wanted
+-- The conditions of a list of steps.
+s.exchange > ?2 AND s.exchange < ?3 AND (CAST(?4 AS TEXT) IS NULL OR s.feedback = ?4)
+
+-- name: insert
+-- Adds a run. No row: a run of this agent has that otid.
+INSERT INTO runs (uid, agent, conversation, parent, depth, batch, background, state, created, begun, otid)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING RETURNING id
+
+-- name: release_otid
+-- Takes the otid from a run that has ended, for the one that goes on in its place.
+UPDATE runs SET otid = NULL WHERE id = ? AND agent = ? AND state NOT IN ('created', 'running')
+
+-- name: get
+-- Reads a run of an agent.
+SELECT {run} FROM runs r WHERE r.id = ? AND r.agent = ?
+
+-- name: find
+-- Reads a run by its public name, if it is the project's.
+{listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE r.uid = ? AND a.project = ?
+
+-- name: by_otid
+-- Finds the run of a send that comes again.
+SELECT {run} FROM runs r WHERE r.agent = ? AND r.otid = ?
+
+-- name: newest
+-- Reads the newest run of a conversation.
+SELECT {run} FROM runs r WHERE r.agent = ? AND r.conversation = ? ORDER BY r.id DESC LIMIT 1
+
+-- name: begin
+-- Begins a run that was only created.
+UPDATE runs SET state = 'running', begun = ? WHERE id = ? AND agent = ? AND state = 'created'
+
+-- name: end
+-- Ends a run that has not ended.
+UPDATE runs SET state = ?, stop = ?, ended = ? WHERE id = ? AND agent = ? AND state IN ('created', 'running')
+
+-- name: orphans
+-- Finds the live runs that a process left behind, of all agents.
+SELECT r.id, r.agent FROM runs r WHERE r.state IN ('created', 'running') AND r.background = 0 AND r.agent <> 0
+
+-- name: of_project_down
+-- Lists a project's runs, newest first.
+{listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE a.project = ?1 AND {wanted} ORDER BY r.id DESC LIMIT ?8
+
+-- name: of_project_up
+-- Lists them oldest first.
+{listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE a.project = ?1 AND {wanted} ORDER BY r.id LIMIT ?8
+
+-- name: of_agent_down
+-- Lists an agent's runs, newest first.
+{listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE r.agent = ?9 AND a.project = ?1 AND {wanted} ORDER BY r.id DESC LIMIT ?8
+
+-- name: of_agent_up
+-- Lists them oldest first.
+{listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE r.agent = ?9 AND a.project = ?1 AND {wanted} ORDER BY r.id LIMIT ?8
+
+-- name: step_insert (sqlite)
+-- Adds a step; a trigger counts it in its run, and ends that.
+INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning, stop,
+    error, waiting)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: step_insert (postgres)
+WITH s AS (
+    INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning, stop,
+        error, waiting)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *)
+UPDATE runs r SET steps = r.steps + 1, prompt = r.prompt + s.prompt, completion = r.completion + s.completion,
+    cached = r.cached + s.cached, written = r.written + s.written, reasoning = r.reasoning + s.reasoning,
+    state = CASE WHEN s.stop IS NULL OR r.state NOT IN ('created', 'running') THEN r.state
+                 WHEN s.stop = 'cancelled' THEN 'cancelled' WHEN s.error IS NOT NULL THEN 'failed' ELSE 'completed' END,
+    stop = CASE WHEN s.stop IS NULL OR r.state NOT IN ('created', 'running') THEN r.stop ELSE s.stop END,
+    ended = CASE WHEN s.stop IS NULL OR r.state NOT IN ('created', 'running') THEN r.ended ELSE s.ended END
+FROM s WHERE r.id = s.run AND r.agent = s.agent
+
+-- name: steps
+-- Reads the steps of a run, in order.
+{step} FROM run_steps s JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
+JOIN runs r ON r.id = s.run AND r.agent = s.agent JOIN agents a ON a.id = s.agent
+WHERE s.run = ? AND s.agent = ? ORDER BY s.number, s.exchange
+
+-- name: step_find
+-- Reads a step by its agent's name and its exchange's number, if it is the project's.
+{step} FROM agents a JOIN exchanges e ON e.agent = a.id AND e.seq = ?3
+JOIN run_steps s ON s.exchange = e.id AND s.agent = a.id JOIN runs r ON r.id = s.run AND r.agent = s.agent
+WHERE a.uid = ?2 AND a.project = ?1
+
+-- name: steps_of_project_down
+-- Lists a project's steps, newest first.
+{step} FROM run_steps s CROSS JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
+JOIN runs r ON r.id = s.run AND r.agent = s.agent
+WHERE a.project = ?1 AND {step_wanted} ORDER BY s.exchange DESC LIMIT ?5
+
+-- name: steps_of_project_up
+-- Lists them oldest first.
+{step} FROM run_steps s CROSS JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
+JOIN runs r ON r.id = s.run AND r.agent = s.agent
+WHERE a.project = ?1 AND {step_wanted} ORDER BY s.exchange LIMIT ?5
+
+-- name: steps_of_agent_down
+-- Lists an agent's steps, newest first.
+{step} FROM run_steps s JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
+JOIN runs r ON r.id = s.run AND r.agent = s.agent
+WHERE s.agent = ?6 AND a.project = ?1 AND {step_wanted} ORDER BY s.exchange DESC LIMIT ?5
+
+-- name: steps_of_agent_up
+-- Lists them oldest first.
+{step} FROM run_steps s JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
+JOIN runs r ON r.id = s.run AND r.agent = s.agent
+WHERE s.agent = ?6 AND a.project = ?1 AND {step_wanted} ORDER BY s.exchange LIMIT ?5
+
+-- name: feedback
+-- Notes how somebody judged a step.
+UPDATE run_steps SET feedback = ? WHERE exchange = ? AND agent = ?
+
+-- name: waiting
+-- Reads the calls that wait at the end of a conversation of ours.
+SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning,
+    s.stop, s.feedback, s.error, s.waiting
+FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agent
+WHERE c.id = ? AND c.agent = ? AND s.waiting IS NOT NULL
+
+-- name: text_insert
+-- Adds a part of a run. No row: it is there.
+INSERT INTO run_texts (agent, run, seq, kind, data) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
+
+-- name: texts
+-- Reads the parts of a kind, in order, after one of them.
+SELECT id, run, seq, kind, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? AND seq > ?
+ORDER BY seq LIMIT ?
+
+-- name: texts_empty
+-- Empties the parts of a kind, which are nobody's from now on.
+UPDATE run_texts SET agent = 0, run = 0, data = ?4 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
+
+-- name: text_replace
+-- Gives a part another content, shorter than the one it had.
+UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3 AND seq = ?4

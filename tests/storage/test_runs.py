@@ -1,0 +1,228 @@
+"""Runs: states by compare-and-set, steps that add up, texts that can be emptied, lists and their pages."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from storage.commands import Page, RunFilter
+from storage.database import Connection
+from storage.errors import NotFound
+from storage.records import Agent, Counts, Run, RunState, RunStep, Scope
+from storage.sql.agents import create_agent
+from storage.sql.runs import add_step, shorten_text
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.storage.conftest import Holds
+from tests.stored import Speaker, rows
+
+CALLS = {"call_1": "approval", "call_2": "client"}
+
+
+@pytest.fixture
+async def alice(store: Store) -> Speaker:
+    made = Speaker(store)
+    await made.say([user("one")], assistant("First."), "c1")
+    return made
+
+
+@pytest.fixture
+def draft(alice: Speaker) -> Run:
+    return Run(0, "r1", alice.agent.id, 1, RunState.CREATED, 5.0, otid=b"otid")
+
+
+async def said(alice: Speaker, count: int) -> list[int]:
+    """Exchanges for steps to stand on, oldest first."""
+    for n in range(count):
+        await alice.say([user(f"more {n}")], assistant(f"Reply {n}."), f"more {n}")
+    return [e.id for e in await alice.rows()][-count:]
+
+
+async def put_step(store: Store, step: RunStep) -> None:
+    async def write(connection: Connection) -> None:
+        await add_step(connection, step)
+
+    await store.database.write(write)
+
+
+async def test_a_run_is_created_begun_and_ended_once(store: Store, draft: Run) -> None:
+    run = await store.runs.create(draft)
+    assert run == replace(draft, id=run.id)
+    begun = await store.runs.begin(run.agent, run.id, 6.0)
+    assert (begun.state, begun.begun, begun.is_over) == (RunState.RUNNING, 6.0, False)
+    assert (await store.runs.begin(run.agent, run.id, 9.0)).begun == 6.0
+    ends = [
+        store.runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", 7.0),
+        store.runs.end(run.agent, run.id, RunState.FAILED, "error", 8.0),
+    ]
+    first, second = await asyncio.gather(*ends)
+    assert first == second, "who comes second reads what the first wrote"
+    assert (first.state, first.stop, first.ended, first.is_over) == (
+        RunState.CANCELLED,
+        "cancelled",
+        7.0,
+        True,
+    )
+    assert (await store.runs.begin(run.agent, run.id, 9.0)).state is RunState.CANCELLED
+    with pytest.raises(NotFound):
+        await store.runs.begin(run.agent + 1, run.id, 9.0)
+
+
+async def test_the_same_send_is_one_run_until_another_takes_its_place(store: Store, draft: Run) -> None:
+    run = await store.runs.create(draft)
+    assert await store.runs.create(replace(draft, uid="r2")) == run
+    # One that goes on cannot be replaced.
+    assert (await store.runs.create(replace(draft, uid="r3"), replaces=run.id)).id == run.id
+    await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 8.0)
+    again = await store.runs.create(replace(draft, uid="r4"), replaces=run.id)
+    assert (again.uid, again.otid) == ("r4", b"otid")
+    assert (await store.runs.get("default", "r1")).run.otid is None
+    assert await store.runs.newest(run.agent, 1) == again
+    # Sends without an id of their own are never the same.
+    assert len({(await store.runs.create(replace(draft, uid=u, otid=None))).id for u in "ab"}) == 2
+
+
+async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
+    store: Store, alice: Speaker, draft: Run
+) -> None:
+    run = await store.runs.create(replace(draft, state=RunState.RUNNING, begun=5.0))
+    first, second, late = await said(alice, 3)
+    step = RunStep(first, run.agent, run.id, 1, 5.0, 6.0, Counts(100, 10, 80, 5, 2))
+    await put_step(store, step)
+    entry = await store.runs.get("default", "r1")
+    assert (entry.run.state, entry.run.steps, entry.run.counts) == (
+        RunState.RUNNING,
+        1,
+        Counts(100, 10, 80, 5, 2),
+    )
+    await put_step(
+        store, replace(step, exchange=second, number=2, ended=7.0, stop="requires_approval", waiting=CALLS)
+    )
+    await put_step(store, replace(step, exchange=late, number=3, ended=9.0, stop="error", error="Stale"))
+    entry = await store.runs.get("default", "r1")
+    assert entry.run.counts == Counts(300, 30, 240, 15, 6)
+    assert (entry.run.state, entry.run.stop, entry.run.ended) == (
+        RunState.COMPLETED,
+        "requires_approval",
+        7.0,
+    )
+    steps = await store.runs.steps(entry.run)
+    assert [(s.step.exchange, s.step.number, s.step.waiting) for s in steps] == [
+        (first, 1, {}),
+        (second, 2, CALLS),
+        (late, 3, {}),
+    ]
+    assert {(s.run_uid, s.agent_uid) for s in steps} == {("r1", alice.agent.uid)}
+    found = await store.runs.step("default", alice.agent.uid, steps[1].seq)
+    assert found == steps[1]
+    await store.runs.judge(found.step, "positive")
+    (judged,) = await store.runs.list_steps("default", Page(), feedback="positive")
+    assert judged.step == replace(found.step, feedback="positive")
+
+
+async def test_calls_wait_while_their_step_is_the_tip(store: Store, alice: Speaker, draft: Run) -> None:
+    run = await store.runs.create(draft)
+    assert await store.runs.waiting(run.agent, 1) is None
+    (tip,) = [e.id for e in await alice.rows()]
+    await put_step(store, RunStep(tip, run.agent, run.id, 1, 5.0, stop="requires_approval", waiting=CALLS))
+    assert await store.runs.waiting(run.agent, 1) is None, "a tree of the client's"
+    await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (tip,))
+    waiting = await store.runs.waiting(run.agent, 1)
+    assert waiting is not None
+    assert (waiting.exchange, waiting.waiting) == (tip, CALLS)
+    await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), "c1")
+    assert await store.runs.waiting(run.agent, 1) is None, "the conversation went on"
+
+
+async def test_texts_are_kept_once_read_in_order_and_emptied(store: Store, draft: Run, holds: Holds) -> None:
+    run = await store.runs.create(draft)
+    of = (run.agent, run.id)
+    assert await store.runs.add_text(*of, "request", 0, b'{"messages": "zqrequestx"}')
+    for seq in (2, 0, 1):
+        assert await store.runs.add_text(*of, "event", seq, f"zqevent{seq}x".encode())
+    assert not await store.runs.add_text(*of, "event", 1, b"another")
+    assert [t.data for t in await store.runs.texts(*of, "event", after=0)] == [b"zqevent1x", b"zqevent2x"]
+    assert [t.seq for t in await store.runs.texts(*of, "event", limit=2)] == [0, 1]
+    assert await store.runs.texts(run.agent + 1, run.id, "event") == ()
+
+    async def shorten(connection: Connection) -> None:
+        await shorten_text(connection, *of, "request", 0, b"{}")
+
+    await store.database.write(shorten)
+    await store.runs.empty_texts(*of, "event")
+    assert await store.runs.texts(*of, "event") == ()
+    assert [t.data for t in await store.runs.texts(*of, "request")] == [b"{}"]
+    await store.database.sweep(1000)
+    assert not [word for word in ("request", "event0", "event1", "event2") if holds(f"zq{word}x".encode())]
+
+
+async def bob_of(store: Store, project: str) -> Agent:
+    made = store.agents.draft(Scope(project, "@", "agent:bob"))
+    return await store.database.write(lambda connection: create_agent(connection, made))
+
+
+async def test_lists_by_page_and_filter_stay_within_the_project(
+    store: Store, alice: Speaker, draft: Run
+) -> None:
+    bob, other = await bob_of(store, "default"), await bob_of(store, "elsewhere")
+    sql = "INSERT INTO conversations (id, agent, uid, key, begun, last_at) VALUES (?, ?, ?, 'default', 1, 1)"
+    for id, agent in ((77, bob), (78, other)):
+        await rows(store, sql, (id, agent.id, f"conv {id}"))
+    for n in range(6):
+        await store.runs.create(replace(draft, uid=f"a{n}", otid=None, background=n % 2 == 0))
+    for agent, conversation, uid in ((bob.id, 77, "b"), (other.id, 78, "o")):
+        await store.runs.create(replace(draft, agent=agent, conversation=conversation, uid=uid, otid=None))
+    last = (await store.runs.get("default", "a5")).run
+    await store.runs.end(last.agent, last.id, RunState.COMPLETED, "end_turn", 9.0)
+
+    async def listed(page: Page | None = None, **wanted: object) -> str:
+        found = await store.runs.list("default", RunFilter(**wanted), page or Page())  # type: ignore[arg-type]
+        return " ".join(entry.run.uid for entry in found)
+
+    assert await listed() == "b a5 a4 a3 a2 a1 a0"
+    assert await listed(Page(newest_first=False)) == "a0 a1 a2 a3 a4 a5 b"
+    ids = {e.run.uid: e.run.id for e in await store.runs.list("default", RunFilter(), Page())}
+    assert await listed(Page(after=ids["a5"], limit=2)) == "a4 a3"
+    assert await listed(Page(before=ids["a4"])) == "b a5"
+    assert await listed(Page(after=ids["a1"], before=ids["a4"], newest_first=False)) == "a2 a3"
+    assert await listed(agent=alice.agent.id, background=True) == "a4 a2 a0"
+    assert await listed(agent=other.id) == "", "another project's agent"
+    assert await listed(states=(RunState.COMPLETED,)) == await listed(stop="end_turn") == "a5"
+    assert await listed(conversation=77) == "b"
+    (entry,) = await store.runs.list("default", RunFilter(agent=bob.id), Page())
+    assert (entry.agent_uid, entry.conversation_uid, entry.key) == (bob.uid, "conv 77", "default")
+    with pytest.raises(NotFound):
+        await store.runs.get("default", "o")
+
+    exchanges = await said(alice, 3)
+    for number, exchange in enumerate(exchanges, 1):
+        await put_step(store, RunStep(exchange, last.agent, last.id, number, 5.0))
+    page = Page(after=exchanges[0], newest_first=False)
+    assert [s.step.exchange for s in await store.runs.list_steps("default", page)] == exchanges[1:]
+    page = Page(limit=2)
+    assert [
+        s.step.exchange for s in await store.runs.list_steps("default", page, agent=last.agent)
+    ] == exchanges[:0:-1]
+    assert await store.runs.list_steps("elsewhere", page) == []
+    assert await store.runs.list_steps("elsewhere", page, agent=last.agent) == []
+
+
+async def test_live_runs_of_an_earlier_process_have_failed_and_background_ones_go_on(
+    store: Store, draft: Run
+) -> None:
+    live = await store.runs.create(replace(draft, uid="live", otid=None, state=RunState.RUNNING))
+    for state in (RunState.CREATED, RunState.RUNNING):
+        await store.runs.create(replace(draft, uid=state, otid=None, background=True, state=state))
+    done = await store.runs.create(replace(draft, uid="done", otid=None))
+    await store.runs.end(done.agent, done.id, RunState.COMPLETED, "end_turn", 6.0)
+    assert await store.runs.fail_orphans(9.0) == 1
+    found = {e.run.uid: e.run for e in await store.runs.list("default", RunFilter(agent=live.agent), Page())}
+    assert {uid: run.state for uid, run in found.items()} == {
+        "live": "failed",
+        "created": "created",
+        "running": "running",
+        "done": "completed",
+    }
+    assert (found["live"].stop, found["live"].ended) == ("error", 9.0)
