@@ -16,7 +16,6 @@ from storage.records import (
     Run,
     RunState,
     RunStep,
-    RunText,
     Snapshot,
     Summary,
 )
@@ -206,6 +205,7 @@ class StepOpen:
     stored. defaults, shared: blocks for an agent's first use.
     edits: those of the step before; an operation's `exchange` is that step's. versions: of the blocks on which they
     were made, by block.
+    replaces: the run of the same send that ended before, whose otid this one takes.
     adopts: the conversation was a tree; carries: exchanges of its path that the step carries. ends: an exchange of a
     process that is gone, as it is now.
     """
@@ -218,6 +218,7 @@ class StepOpen:
     now: float
     exchange: Exchange
     run: Run | None = None
+    replaces: int | None = None
     snapshot: Snapshot | None = None
     defaults: Sequence[Block] = ()
     shared: Sequence[Block] = ()
@@ -241,12 +242,29 @@ class StepOpened:
 
 @frozen
 class StepEnd:
-    """The end of a step, in one transaction. exchange: all of it. texts: results that wait for others."""
+    """The end of a step, in one transaction. exchange: all of it. step: None: it made no call of the model."""
 
     agent: Agent
     exchange: Exchange
     step: RunStep | None
-    texts: Sequence[RunText] = ()
+
+
+@frozen
+class RunEnd:
+    """The end of a run behind a step that is written already. agent, run: row ids.
+
+    exchange: the step that it ended with; None: the step stays as it is. waiting: as in `RunStep`. results: of that
+    step's calls, messages that no step has taken in, as JSON.
+    """
+
+    agent: int
+    run: int
+    state: RunState
+    stop: str
+    at: float
+    exchange: int | None = None
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    results: Sequence[bytes] = ()
 
 
 # -- what passes between forgetting and the store

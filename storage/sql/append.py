@@ -14,19 +14,20 @@ from typing import NoReturn
 
 import orjson
 
-from storage.commands import Line, Look, Rules, StepEnd, StepOpen, StepOpened
+from storage.commands import Line, Look, Rules, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
-from storage.records import Agent, Block, Conversation, Evicted, Run, RunState, Snapshot, Summary
+from storage.records import Agent, Block, Conversation, Evicted, Run, Snapshot, Summary
 from storage.sql import exchanges as history
 from storage.sql.agents import create_agent
 from storage.sql.blocks import add_op, ensure_blocks, ensure_shared_blocks, write_block
 from storage.sql.group import Group, alone, reads
 from storage.sql.passages import insert_passage
+from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 
-__all__ = ["Append"]
+__all__ = ["Append", "end_step", "open_step", "read_line"]
 
 SQL = load("append.sql")
 # As many as `Summaries.of` returns.
@@ -107,7 +108,7 @@ class Append(Group):
         forgotten since; Unavailable.
         """
         return self._database.write(
-            lambda connection: _open(connection, write, self._rules),
+            lambda connection: open_step(connection, write, self._rules),
             bytes=2 * len(write.exchange.input or b""),
         )
 
@@ -115,10 +116,14 @@ class Append(Group):
         """Ends a step, and its run where the step has a stop reason. Raises: Stale, Unavailable."""
         e = write.exchange
         size = 2 * sum(len(part or b"") for part in (e.input, e.said, e.full))
-        return self._database.write(lambda connection: _finish(connection, write), bytes=size)
+        return self._database.write(lambda connection: end_step(connection, write), bytes=size)
+
+    def end(self, write: RunEnd) -> Future[Run]:
+        """Ends a run behind a step that is written already. Returns it as it is now. Raises: Unavailable, NotFound."""
+        return self._database.write(lambda connection: _end(connection, write))
 
 
-async def _open(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
+async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
     agent, e = write.agent, write.exchange
     if not agent.id:
         agent = await create_agent(connection, agent)
@@ -159,7 +164,8 @@ async def _open(connection: Connection, write: StepOpen, rules: Rules) -> StepOp
     await _edit(connection, agent.id, write)
     run = None
     if write.run is not None:
-        run = await _begin_run(connection, replace(write.run, agent=agent.id, conversation=e.conversation))
+        run = replace(write.run, agent=agent.id, conversation=e.conversation)
+        run = await _begin_run(connection, run, write.replaces, write.now)
     e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
     return StepOpened(agent, e, rev + 1, snapshot, run)
 
@@ -191,30 +197,38 @@ async def _edit(connection: Connection, agent: int, write: StepOpen) -> None:
         await add_op(connection, agent, replace(op, state="merged"))
 
 
-async def _begin_run(connection: Connection, run: Run) -> Run:
-    if run.otid is not None:
-        await connection.run(SQL["run_otid_free"], (run.agent, run.otid))
-    values = (
-        run.uid, run.agent, run.conversation, run.parent, run.depth, run.batch, int(run.background), run.created,
-        run.begun, run.otid,
-    )  # fmt: skip
-    return replace(run, id=int(await connection.value(SQL["run_begin"], values)), state=RunState.RUNNING)
+async def _begin_run(connection: Connection, run: Run, replaces: int | None, now: float) -> Run:
+    """Begins a run, which may have been accepted before. Raises: WriteConflict: it has ended, or the send was taken."""
+    if run.id:
+        found = await begin_run(connection, run.agent, run.id, now)
+    else:
+        found = await create_run(connection, run, replaces=replaces)
+    if found.is_over or found.uid != run.uid:
+        raise WriteConflict("the run was ended, or another one has taken its send")
+    return found
 
 
-async def _finish(connection: Connection, write: StepEnd) -> None:
-    agent, e, step = write.agent, write.exchange, write.step
-    values = (*history.update_values(e), e.id, agent.id, agent.epoch)
-    row = await connection.row(SQL["step_finish"], values)
+async def end_step(connection: Connection, write: StepEnd) -> None:
+    agent, e = write.agent, write.exchange
+    row = await connection.row(SQL["step_finish"], (*history.update_values(e), e.id, agent.id, agent.epoch))
     if row is None:
         raise Stale("something was forgotten while this run was under way")
     if e.seq <= row[0]:
         # The search index has passed it while it was open.
         await history.mark(connection, agent.id, "stale", (b"",), e.id)
-    if step is not None:
-        waiting = orjson.dumps(step.waiting) if step.waiting else None
+    if write.step is not None:
+        await add_step(connection, write.step)
+
+
+async def _end(connection: Connection, write: RunEnd) -> Run:
+    if write.exchange is not None:
         values = (
-            e.id, agent.id, step.run, step.number, step.begun, step.ended, *step.counts, step.stop, step.error, waiting,
-        )  # fmt: skip
-        await connection.run(SQL["run_step_add"], values)
-    for text in write.texts:
-        await connection.run(SQL["run_text_add"], (agent.id, text.run, text.seq, text.kind, text.data))
+            write.stop,
+            orjson.dumps(write.waiting) if write.waiting else None,
+            write.exchange,
+            write.agent,
+        )
+        await connection.run(SQL["step_stop"], values)
+    for n, data in enumerate(write.results):
+        await add_text(connection, write.agent, write.run, "result", n, data)
+    return await end_run(connection, write.agent, write.run, write.state, write.stop, write.at)

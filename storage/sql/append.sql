@@ -79,20 +79,6 @@ RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
 WHERE id = ?38 AND agent = ?39 AND {in_time}
 RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
 
--- name: run_begin
--- Adds the run of a send that is being answered. A send that came again takes its name from the run before.
-INSERT INTO runs (uid, agent, conversation, parent, depth, batch, background, state, created, begun, otid)
-VALUES (?, ?, ?, ?, ?, ?, ?, 'running', ?, ?, ?) RETURNING id
-
--- name: run_otid_free
--- Takes its send's id from an older run.
-UPDATE runs SET otid = NULL WHERE agent = ? AND otid = ?
-
--- name: run_step_add
--- Adds a finished step; a trigger counts it in its run, and ends the run where the step has a stop reason.
-INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning, stop, error, waiting)
-VALUES ({?1..14})
-
--- name: run_text_add
--- Keeps a result that waits for others.
-INSERT INTO run_texts (agent, run, seq, kind, data) VALUES (?, ?, ?, ?, ?)
+-- name: step_stop
+-- Notes why its run ended behind a step that is written already, and whose answers its calls wait for.
+UPDATE run_steps SET stop = ?, waiting = coalesce(?, waiting) WHERE exchange = ? AND agent = ?

@@ -9,6 +9,7 @@ made, in one transaction; a trigger adds it up in its run, and one with a stop r
 from __future__ import annotations
 
 import builtins
+from dataclasses import replace
 
 import orjson
 
@@ -36,11 +37,9 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
         draft.state, draft.created, draft.begun, draft.otid,
     )  # fmt: skip
     id = await connection.value(SQL["insert"], values)
-    found = await (
-        get_run(connection, draft.agent, id)
-        if id is not None
-        else find_otid(connection, draft.agent, draft.otid)
-    )
+    if id is not None:
+        return replace(draft, id=int(id))
+    found = await find_otid(connection, draft.agent, draft.otid)
     assert found is not None  # a uid is random, so only its otid can have been there
     return found
 

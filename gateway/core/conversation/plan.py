@@ -80,7 +80,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         fill = _left_out(tree, listing, found)
         amendments = _amendments(tree, listing, found)
     messages = [*held, *(listing.messages[i] for i in new)]
-    e = _new_exchange(query, found.anchor, held, new)
+    e = new_exchange(query, found.anchor, held, new)
     tree.lend(0, messages)
     if found.anchor is not None:
         conversation: int | None = found.anchor.conversation
@@ -138,7 +138,7 @@ def low_of(tree: Tree, plan: Plan) -> int | None:
     return min(x.depth for x in (anchor, tree.top(anchor), *changed))
 
 
-def _new_exchange(
+def new_exchange(
     query: Query, anchor: Exchange | None, held: Sequence[WireMessage], new: Sequence[int]
 ) -> Exchange:
     """Returns the exchange of this request, with a temporary id that no stored one has."""

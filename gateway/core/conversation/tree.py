@@ -29,12 +29,14 @@ class Content(NamedTuple):
 
     messages: the client's input. said: our reply as the client has it. full: the reply as the upstream saw it, hidden
     rounds included; None where there were none. ours: ids of the calls in it that the gateway ran itself.
+    is_step: `full` is what goes upstream, and `said` what the reader got of it, nothing of which goes there.
     """
 
     messages: list[WireMessage] | None = None
     said: WireMessage | None = None
     full: list[WireMessage] | None = None
     ours: frozenset[str] = frozenset()
+    is_step: bool = False
 
 
 class PathElement(NamedTuple):
@@ -171,6 +173,7 @@ class Tree:
                 _load(e.said or stored.said),
                 full.get("messages"),
                 frozenset(full.get("ours", ())),
+                bool(full.get("step")),
             )
         self._known[e.id] = found
         return found

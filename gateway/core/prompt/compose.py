@@ -198,6 +198,10 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
                 found.add(prefixed(message, note), element.atoms, element.at)
         elif content.said is not None:
             is_same = bool(plan.query.model) and x.model == plan.query.model
+            if content.is_step:
+                for m in content.full or ():
+                    found.add(_bare(m if is_same else without_opaque(m)), element.atoms, element.at)
+                continue
             said = _bare(content.said if is_same else without_opaque(content.said))
             for m in put_back(content, said, None, offered, is_same_model=is_same) or [said]:
                 found.add(m, element.atoms, element.at)

@@ -1,0 +1,128 @@
+"""Append: planning for a conversation that is ours, which goes on from its tip whatever a list repeats of it.
+
+All of a REST send is new; of a chat completion's list, what follows its last assistant message. Nothing is matched,
+nothing is provisional: a step that has ended is carried and stands, with a reply, with a cut one or without any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import orjson
+
+from gateway.core.conversation.canonical import Canon, WireMessage, is_system, squash, text_of
+from gateway.core.conversation.match import Match, Query
+from gateway.core.conversation.plan import Plan, new_exchange
+from gateway.core.conversation.provider_fields import has_opaque
+from gateway.core.conversation.tree import Tree, has_additions
+from storage.records import Evicted, Exchange, State
+
+__all__ = ["abandon", "finish_step", "open_step", "plan_step", "repeated"]
+
+
+def repeated(messages: Sequence[WireMessage]) -> list[int]:
+    """Returns the indices of what a chat completion's list repeats: all up to its last assistant message.
+
+    The system messages at its head stay: they are the request's own prompt.
+    """
+    head = next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))
+    last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
+    return list(range(head, last + 1))
+
+
+def plan_step(
+    tree: Tree,
+    query: Query,
+    tip: Exchange | None,
+    conversation: int | None,
+    *,
+    evicted: Evicted | None = None,
+    held: Sequence[WireMessage] = (),
+) -> Plan:
+    """Plans a step: what came in goes on from the tip, with which the path in the tree ends.
+
+    held: messages of ours, which come before those of the query's list: results of tools. evicted: what of the path has
+    left the window.
+    """
+    new = tuple(range(len(query.listing)))
+    e = new_exchange(query, tip, held, new)
+    length = len(e.inputs) + 1
+    if tip is not None:
+        # The numbers go on with the same run, unless another conversation takes the next ones; the store checks that.
+        seq, prior = tip.seq + len(tip.inputs) + 1, tip.id if has_additions(tip) else tip.prior
+        e = replace(e, seq=seq, run=tip.run, prior=prior, length=tip.length + length)
+    else:
+        e = replace(e, length=length)
+    begins = (evicted.depth, evicted.offset) if evicted is not None else (0, 0)
+    # By the depth as well: an element without atoms has the offset of what follows it.
+    fill = tuple(element for element in tree.line(tip) if element.at >= begins)
+    return Plan(
+        query,
+        Match(tip),
+        new,
+        conversation,
+        replace(e, id=-1, conversation=conversation or 0),
+        fill=fill,
+        held=tuple(held),
+        appending=True,
+    )
+
+
+def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> Exchange:
+    """Returns the exchange as it is written before the model is asked."""
+    return replace(
+        plan.exchange,
+        state=State.OPEN,
+        input=orjson.dumps(plan.messages),
+        notes=dict(notes),
+        evicted=evicted,
+        model=plan.query.model,
+    )
+
+
+def finish_step(
+    e: Exchange,
+    canon: Canon,
+    above: bytes,
+    *,
+    reply: WireMessage | None,
+    said: WireMessage | None,
+    model: str,
+    evicted: Evicted | None,
+    now: float,
+) -> Exchange:
+    """Returns the exchange as it has ended. above: hash of the path in front of it.
+
+    reply: as it goes upstream again; None: there is none. said: what the reader got of it; None: all.
+    """
+    e = replace(_ended(e, now), model=model, evicted=evicted)
+    if reply is None:
+        return replace(e, path=canon.path(_flat(e), above))
+    shown = reply if said is None else said
+    atoms = canon.atoms(shown)
+    is_other = said is not None and said != reply
+    return replace(
+        e,
+        reply=atoms,
+        path=canon.path((*_flat(e), *atoms), above),
+        reply_key=canon.reply_key(atoms),
+        size=len(squash(text_of(shown))),
+        said=orjson.dumps(shown),
+        full=orjson.dumps({"messages": [reply], "ours": [], "step": True}) if is_other else None,
+        hidden=is_other,
+        opaque=has_opaque(reply),
+    )
+
+
+def abandon(e: Exchange, canon: Canon, above: bytes, now: float) -> Exchange:
+    """Returns an exchange that a process left open, ended without a reply."""
+    return replace(_ended(e, now), path=canon.path(_flat(e), above))
+
+
+def _ended(e: Exchange, now: float) -> Exchange:
+    return replace(e, state=State.FINISHED, ended=now, carried=True, standing=True)
+
+
+def _flat(e: Exchange) -> Iterable[bytes]:
+    return (atom for atoms in e.inputs for atom in atoms)

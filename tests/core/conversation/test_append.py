@@ -1,0 +1,150 @@
+"""Planning a step of a conversation of ours: everything that came in is new, and follows the tip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import orjson
+
+from gateway.core.conversation.append import abandon, finish_step, open_step, plan_step, repeated
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.private import with_private
+from gateway.core.conversation.tree import Tree, end_offset
+from gateway.core.prompt.compose import compose
+from storage.records import Evicted, Exchange, State
+from tests.core.conversations import SECRET, assistant, call, result, system, user
+
+CANON = Canon(SECRET)
+
+
+class Conversation:
+    """A line that grows step by step, without a store."""
+
+    def __init__(self) -> None:
+        self.tree = Tree()
+        self.tip: Exchange | None = None
+
+    def plan(
+        self, *messages: WireMessage, held: Sequence[WireMessage] = (), evicted: Evicted | None = None
+    ) -> Plan:
+        query = Query(Listing(CANON, messages), True, Keeping.ON, 1.0, 60.0, append=True, model="up/m")
+        return plan_step(self.tree, query, self.tip, 1, held=held, evicted=evicted)
+
+    def step(
+        self,
+        plan: Plan,
+        reply: WireMessage | None,
+        said: WireMessage | None = None,
+        evicted: Evicted | None = None,
+    ) -> Exchange:
+        number = len(self.tree.by_id) + 1
+        e = replace(open_step(plan, {}, None), id=number)
+        above = self.tip.path if self.tip else b""
+        self.tip = self.tree.add(
+            finish_step(e, CANON, above, reply=reply, said=said, model="up/m", evicted=evicted, now=2.0)
+        )
+        return self.tip
+
+    def sent(self, plan: Plan) -> list[WireMessage]:
+        """The messages of ours that go before those of the request."""
+        return compose(self.tree, plan, (), {}).fill
+
+
+def test_what_a_list_repeats_ends_with_its_last_assistant_message() -> None:
+    messages = [system("Be kind."), user("one"), assistant("First."), result("1", "sunny"), user("two")]
+    assert repeated(messages) == [1, 2]
+    assert repeated([system("Be kind."), user("one")]) == []
+    assert repeated([user("one"), assistant("First.")]) == [0, 1]
+
+
+def test_all_of_a_send_is_new_its_assistant_messages_too() -> None:
+    talk = Conversation()
+    e = talk.step(talk.plan(user("one"), assistant("Said elsewhere."), user("two")), assistant("Second."))
+    assert len(e.inputs) == 3
+    assert e.head == 0
+    again = talk.plan(user("one"), assistant("Said elsewhere."), user("two"))
+    assert len(again.messages) == 3
+    assert again.exchange.parent == e.id
+    assert [m["content"] for m in talk.sent(again)] == ["one", "Said elsewhere.", "two", "Second."]
+
+
+def test_results_of_tools_come_behind_the_path() -> None:
+    talk = Conversation()
+    talk.step(talk.plan(user("Weather?")), assistant(None, call("1")))
+    plan = talk.plan(held=[with_private(result("1", "sunny"), status="success")])
+    sent = talk.sent(plan)
+    assert [m["role"] for m in sent] == ["user", "assistant", "tool"]
+    assert "mnemogate" not in sent[-1]
+    e = talk.step(plan, assistant("Sunny."))
+    assert orjson.loads(e.input or b"")[0]["mnemogate"] == {"status": "success"}
+    assert "mnemogate" not in talk.sent(talk.plan(user("Thanks.")))[2]
+
+
+def test_the_next_body_begins_with_the_one_before() -> None:
+    """Also where the reply that the model gave has fields that say nothing."""
+    talk = Conversation()
+    asked = talk.plan(user("Weather?"))
+    first = [*talk.sent(asked), user("Weather?")]
+    talk.step(asked, {**assistant(None, call("1")), "refusal": None, "annotations": []})
+    second = talk.sent(talk.plan(held=[result("1", "sunny")]))
+    assert second[: len(first)] == first
+    assert second[1] == assistant(None, call("1"))
+    talk.step(talk.plan(held=[result("1", "sunny")]), assistant("Sunny."))
+    assert talk.sent(talk.plan(user("Thanks.")))[: len(second)] == second
+
+
+def test_what_was_said_may_be_something_else_than_what_goes_upstream() -> None:
+    talk = Conversation()
+    spoken = assistant(None, call("1", "send_message", '{"message":"Hello"}'))
+    e = talk.step(talk.plan(user("Hi")), spoken, assistant("Hello"))
+    assert e.reply == CANON.atoms(assistant("Hello"))
+    assert talk.tree.content(e).said == assistant("Hello")
+    assert talk.sent(talk.plan(held=[result("1", "sent")]))[1] == spoken
+
+
+def test_a_call_that_nobody_answered_gets_a_result() -> None:
+    talk = Conversation()
+    talk.step(talk.plan(user("Weather?")), assistant(None, call("1")))
+    sent = talk.sent(talk.plan(user("Never mind.")))
+    assert [m["role"] for m in sent] == ["user", "assistant", "tool"]
+
+
+def test_a_step_without_a_reply_stays_in_the_line() -> None:
+    talk = Conversation()
+    e = talk.step(talk.plan(user("Hello?")), None)
+    assert (e.state, e.reply, e.carried, e.standing) == (State.FINISHED, None, True, True)
+    plan = talk.plan(user("Are you there?"))
+    assert [m["content"] for m in talk.sent(plan)] == ["Hello?"]
+    assert plan.exchange.offset == end_offset(e)
+    after = talk.step(plan, assistant("Yes."))
+    said = [user("Hello?"), user("Are you there?"), assistant("Yes.")]
+    assert after.path == Listing(CANON, said).path(3)
+
+
+def test_what_was_left_open_ends_without_a_reply() -> None:
+    talk = Conversation()
+    e = abandon(open_step(talk.plan(user("Hello?")), {0: "note"}, None), CANON, b"", 3.0)
+    assert (e.state, e.reply, e.ended, e.carried) == (State.FINISHED, None, 3.0, True)
+    assert e.notes == {0: "note"}
+
+
+def test_what_has_left_the_window_is_not_put_in_front() -> None:
+    """A reply without atoms has the place of what follows it; it leaves nevertheless."""
+    talk = Conversation()
+    talk.step(talk.plan(user("one")), assistant(None, call("1")), assistant(""))
+    e = talk.step(talk.plan(held=[result("1", "done")]), assistant(None, call("2")), assistant(""))
+    begin = Evicted(e.depth + 1, end_offset(e), 10, 1000)
+    talk.step(talk.plan(user("two")), assistant("Second."))
+    assert [m["content"] for m in talk.sent(talk.plan(user("three"), evicted=begin))] == ["two", "Second."]
+
+
+def test_the_path_of_a_line_is_that_of_the_list_that_says_the_same() -> None:
+    talk = Conversation()
+    talk.step(talk.plan(user("Weather?")), assistant("Let me see.", call("1")))
+    e = talk.step(talk.plan(held=[result("1", "sunny")]), assistant("Sunny."))
+    said = [user("Weather?"), assistant("Let me see.", call("1")), result("1", "sunny"), assistant("Sunny.")]
+    assert e.path == Listing(CANON, said).path(4)
+    assert e.length == 4

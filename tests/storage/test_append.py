@@ -1,0 +1,387 @@
+"""A conversation of ours: what a send reads, what each step writes, and what refuses it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from gateway.core.conversation.append import abandon, finish_step, open_step, plan_step
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.tree import Tree, end_offset
+from gateway.core.memory import edits
+from gateway.core.memory.rules import RULES
+from storage.commands import Line, Look, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.database import Connection
+from storage.errors import Stale, WriteConflict
+from storage.records import (
+    Agent,
+    BlockOp,
+    Counts,
+    Evicted,
+    Exchange,
+    Run,
+    RunState,
+    RunStep,
+    Scope,
+    Snapshot,
+    State,
+)
+from storage.sql import append
+from storage.sql.store import Store
+from tests.core.conversations import IDLE_S, assistant, call, result, user
+from tests.doubles.statements import counting
+from tests.storage.conftest import OpenStore
+from tests.stored import ALICE, HUMAN, Speaker
+
+AGENT = Scope("default", "@", "agent:a1")
+
+
+@dataclass
+class Writer:
+    """Runs of one agent in its default conversation, each step planned and written as a gateway does it."""
+
+    store: Store
+    scope: Scope = AGENT
+    context: int | None = 1000
+    now: float = 100.0
+    agent: Agent = field(init=False)
+    opened: StepOpened = field(init=False)
+    number: int = 0
+
+    async def read(self, key: str | None = "default", uid: str | None = None) -> Line:
+        self.agent = await self.store.agents.find(self.scope) or self.store.agents.draft(self.scope)
+        if not self.agent.id:
+            return Line(Look())
+        line = await self.store.append.line(self.agent, key, uid, self.context)
+        assert line is not None
+        self.agent = replace(self.agent, epoch=line.look.epoch)
+        return line
+
+    async def begin(
+        self, *messages: WireMessage, line: Line | None = None, evicted: Evicted | None = None, **more: Any
+    ) -> StepOpened:
+        """Opens a run's first step. more: of `StepOpen`."""
+        line = line or await self.read()
+        self.number = 0
+        run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, self.now, begun=self.now)
+        tip = line.path[-1] if line.path else None
+        found = line.look.conversation
+        write = self.planned(line, tip, messages, evicted)
+        return await self._open(
+            replace(
+                write,
+                conversation=None if found is None else found.id,
+                rev=0 if found is None else found.rev,
+                run=run,
+                snapshot=line.look.snapshot or Snapshot(0, "section", {"blocks": {}}),
+                defaults=(HUMAN,),
+                **more,
+            )
+        )
+
+    async def go_on(self, *messages: WireMessage, **more: Any) -> StepOpened:
+        """Opens the next step of the run, behind the one that was finished."""
+        before = self.opened
+        write = self.planned(Line(Look(), (before.exchange,)), before.exchange, messages, None)
+        conversation, rev = before.exchange.conversation, before.rev
+        return await self._open(
+            replace(write, conversation=conversation, rev=rev, snapshot=before.snapshot, **more)
+        )
+
+    def planned(
+        self,
+        line: Line,
+        tip: Exchange | None,
+        messages: Sequence[WireMessage],
+        evicted: Evicted | None,
+    ) -> StepOpen:
+        listing = Listing(Canon(self.agent.secret), messages)
+        query = Query(listing, True, Keeping.ON, self.now, IDLE_S, append=True, model="up/m")
+        plan = plan_step(Tree(line.path), query, tip, None if tip is None else tip.conversation)
+        e = open_step(plan, {}, evicted)
+        return StepOpen(self.agent, "default", uuid.uuid4().hex, None, 0, self.now, e)
+
+    async def _open(self, write: StepOpen) -> StepOpened:
+        before = getattr(self, "opened", None)
+        self.opened = await self.store.append.open(write)
+        if self.opened.run is None and before is not None:
+            self.opened = replace(self.opened, run=before.run)
+        self.agent = self.opened.agent
+        self.store.agents.remember(self.agent)
+        return self.opened
+
+    async def finish(
+        self, reply: WireMessage | None, above: bytes = b"", *, stop: str | None = "end_turn", **more: Any
+    ) -> Exchange:
+        """Ends the step. more: of `RunStep`."""
+        e, run = self.opened.exchange, self.opened.run
+        assert run is not None
+        self.number += 1
+        e = finish_step(
+            e,
+            Canon(self.agent.secret),
+            above,
+            reply=reply,
+            said=None,
+            model="up/m",
+            evicted=e.evicted,
+            now=self.now,
+        )
+        step = RunStep(
+            e.id, self.agent.id, run.id, self.number, self.now, self.now, Counts(7, 3), stop, **more
+        )
+        await self.store.append.finish(StepEnd(self.agent, e, step))
+        self.opened = replace(self.opened, exchange=e)
+        return e
+
+    async def say(self, text: str, reply: str = "Yes.", **more: Any) -> Exchange:
+        """One plain message and its reply."""
+        line = await self.read()
+        await self.begin(user(text), line=line, **more)
+        return await self.finish(assistant(reply), line.path[-1].path if line.path else b"")
+
+
+@pytest.fixture
+def statements() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def writer(open_store: OpenStore, statements: list[str]) -> Writer:
+    return Writer(await open_store(factory=counting(statements.append)))
+
+
+def kinds(statements: list[str]) -> list[str]:
+    """What each statement does to which table, and forgets them."""
+    words = [s.split() for s in statements]
+    statements.clear()
+    return [
+        " ".join(w[:3] if w[0] == "INSERT" else w[:2]) if w[0] in ("INSERT", "UPDATE") else w[0]
+        for w in words
+    ]
+
+
+PLAIN = [
+    "WITH", "WITH",
+    "BEGIN", "INSERT INTO exchanges", "INSERT INTO runs", "COMMIT",
+    "BEGIN", "UPDATE exchanges", "INSERT INTO run_steps", "COMMIT",
+]  # fmt: skip
+
+
+async def long_line(writer: Writer, steps: int) -> None:
+    """A conversation of so many plain messages, in one transaction; the last ten are in the window."""
+    await writer.say("Message 0")
+    first = await writer.read()
+    assert first.look.conversation is not None
+    section = first.look.snapshot
+    conversation, rev = first.look.conversation.id, first.look.conversation.rev
+
+    async def write(connection: Connection) -> None:
+        path = [first.path[-1]]
+        for n in range(1, steps):
+            begin = path[0]
+            evicted = Evicted(begin.depth, begin.offset, 5, 1000) if len(path) == 10 else None
+            planned = writer.planned(Line(Look(), path), path[-1], [user(f"Message {n}")], evicted)
+            run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, 100.0, begun=100.0)
+            opening = replace(planned, conversation=conversation, rev=rev + n - 1, run=run, snapshot=section)
+            opened = await append.open_step(connection, opening, RULES)
+            assert opened.run is not None
+            e = finish_step(
+                opened.exchange, Canon(writer.agent.secret), path[-1].path, reply=assistant("Yes."), said=None,
+                model="up/m", evicted=evicted, now=100.0,
+            )  # fmt: skip
+            step = RunStep(e.id, writer.agent.id, opened.run.id, 1, 100.0, 100.0, stop="end_turn")
+            await append.end_step(connection, StepEnd(writer.agent, e, step))
+            path = [*path, e][-10:]
+
+    await writer.store.database.write(write)
+
+
+@pytest.mark.parametrize("steps", [1, 300, 3_000])
+async def test_a_plain_message_is_six_statements_however_long_its_conversation(
+    writer: Writer, statements: list[str], steps: int
+) -> None:
+    await long_line(writer, steps)
+    statements.clear()
+    await writer.say("And now?")
+    assert kinds(statements) == PLAIN
+
+
+async def test_a_send_reads_from_where_the_window_begins(writer: Writer) -> None:
+    await long_line(writer, 40)
+    line = await writer.read()
+    assert [x.depth for x in line.path] == list(range(29, 40))
+    assert line.path[0].input is not None
+    assert line.path[-1].said is not None
+    # A larger window, or one whose size nobody knows, has room for more.
+    writer.context = 2000
+    assert len((await writer.read()).path) == 40
+    writer.context = None
+    assert len((await writer.read()).path) == 40
+
+
+async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
+    await writer.begin(user("Weather?"))
+    first = await writer.finish(assistant(None, call("1")), stop=None)
+    second = await writer.go_on(result("1", "sunny"))
+    assert second.run is not None
+    await writer.finish(assistant("Sunny."), first.path)
+    line = await writer.read()
+    assert [x.state for x in line.path] == [State.FINISHED] * 2
+    assert all(x.carried and x.standing for x in line.path)
+    assert line.path[1].parent == line.path[0].id
+    assert line.path[1].offset == end_offset(line.path[0])
+    assert [(x.seq, x.run) for x in line.path] == [(1, 1), (3, 1)]
+    run = await writer.store.runs.newest(writer.agent.id, line.path[0].conversation)
+    assert run is not None
+    assert (run.state, run.stop, run.steps) == (RunState.COMPLETED, "end_turn", 2)
+    assert run.counts == Counts(14, 6)
+
+
+async def test_the_message_is_there_before_the_reply(writer: Writer) -> None:
+    await writer.begin(user("Are you there?"))
+    line = await writer.read()
+    assert line.path[-1].state is State.OPEN
+    assert b"Are you there?" in (line.path[-1].input or b"")
+    run = await writer.store.runs.newest(writer.agent.id, line.path[0].conversation)
+    assert run is not None
+    assert run.state is RunState.RUNNING
+
+
+async def test_a_step_that_a_process_left_open_stays_in_the_line(writer: Writer) -> None:
+    await writer.begin(user("Are you there?"))
+    line = await writer.read()
+    ends = abandon(line.path[-1], Canon(writer.agent.secret), b"", 50.0)
+    await writer.begin(user("Hello?"), line=line, ends=ends)
+    await writer.finish(assistant("Yes."), ends.path)
+    path = (await writer.read()).path
+    assert [(x.state, x.reply is None, x.standing) for x in path] == [
+        (State.FINISHED, True, True),
+        (State.FINISHED, False, True),
+    ]
+
+
+async def test_a_step_on_a_line_that_moved_is_refused(writer: Writer) -> None:
+    await writer.say("One.")
+    before = await writer.read()
+    await writer.say("Two.")
+    with pytest.raises(WriteConflict):
+        await writer.begin(user("Three."), line=before)
+    assert len((await writer.read()).path) == 2
+
+
+async def test_a_conversation_begins_once(writer: Writer) -> None:
+    await writer.say("One.")
+    with pytest.raises(WriteConflict):
+        await writer.begin(user("Other."), line=Line(Look()))
+
+
+async def test_no_step_is_written_once_something_was_forgotten(writer: Writer) -> None:
+    e = await writer.say("My secret is 1234.")
+    line = await writer.read()
+    await writer.begin(user("What is it?"), line=line)
+    await writer.store.database.write(
+        lambda connection: connection.run(
+            "UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (writer.agent.id,)
+        )
+    )
+    with pytest.raises(Stale):
+        await writer.finish(assistant("1234."), e.path)
+    with pytest.raises(Stale):
+        await writer.go_on(user("And now?"))
+    assert (await writer.read()).path[-1].said is None
+
+
+async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer) -> None:
+    first = await writer.begin(user("I am Ann."))
+    made = await writer.finish(assistant(None, call("1", "memory_insert", "{}")), stop=None)
+    (block,) = (await writer.read()).look.blocks
+    arguments = b'{"label":"human","new_string":"Ann"}'
+    op = BlockOp(0, made.id, "1", "insert", "human", arguments, at=100.0)
+    merged = edits.merge([block], [op])
+    await writer.store.blocks.write(block.id, block.version, "Bob was here", at=99.0, origin="api")
+    with pytest.raises(WriteConflict):
+        await writer.go_on(result("1", "done"), edits=merged, versions={block.id: block.version})
+    line = await writer.read()
+    assert [x.id for x in line.path] == [first.exchange.id]
+    assert [b.value for b in line.look.blocks] == ["Bob was here"]
+    # Made again on what is there now.
+    again = edits.merge(line.look.blocks, [op])
+    await writer.go_on(result("1", "done"), edits=again, versions={block.id: block.version + 1})
+    (block,) = (await writer.read()).look.blocks
+    assert block.value == "Bob was here\nAnn"
+    (newest, *_) = await writer.store.blocks.revisions(block.id)
+    assert (newest.exchange, newest.sources) == (made.id, (made.id,))
+
+
+async def test_a_step_that_ended_while_the_index_passed_it_is_indexed_again(writer: Writer) -> None:
+    await writer.begin(user("Slow?"))
+    await writer.store.database.write(
+        lambda connection: connection.run(
+            "UPDATE agents SET indexed_seq = 9 WHERE id = ?", (writer.agent.id,)
+        )
+    )
+    e = await writer.finish(assistant("Quick."))
+    stale = await writer.store.database.read(
+        lambda connection: connection.rows("SELECT exchange FROM marks WHERE kind = 'stale'")
+    )
+    assert stale == [(e.id,)]
+
+
+async def test_a_run_ends_behind_a_step_that_is_written_already(writer: Writer) -> None:
+    await writer.begin(user("Ring Ann."))
+    e = await writer.finish(assistant(None, call("1"), call("2")), stop=None)
+    assert writer.opened.run is not None
+    run = writer.opened.run.id
+    ended = await writer.store.append.end(
+        RunEnd(
+            writer.agent.id,
+            run,
+            RunState.COMPLETED,
+            "requires_approval",
+            101.0,
+            e.id,
+            {"1": "client"},
+            [b'{"a":1}'],
+        )
+    )
+    assert (ended.state, ended.stop) == (RunState.COMPLETED, "requires_approval")
+    step = await writer.store.runs.waiting(writer.agent.id, e.conversation)
+    assert step is not None
+    assert (step.waiting, step.stop) == ({"1": "client"}, "requires_approval")
+    (text,) = await writer.store.runs.texts(writer.agent.id, run, "result")
+    assert text.data == b'{"a":1}'
+
+
+async def test_a_tree_goes_on_as_ours_from_its_newest_exchange(open_store: OpenStore) -> None:
+    store = await open_store()
+    alice = Speaker(store, ALICE)
+    await alice.say([user("one")], assistant("First."), "default")
+    await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), "default")
+    writer = Writer(store, ALICE)
+    line = await writer.read()
+    assert line.look.conversation is not None
+    assert line.look.conversation.tip == 0
+    assert [x.depth for x in line.path] == [0, 1]
+    await writer.begin(user("three"), line=line, adopts=True, carries=[line.path[-1].id])
+    await writer.finish(assistant("Third."), line.path[-1].path)
+    after = await writer.read()
+    assert after.look.conversation is not None
+    assert after.look.conversation.tip == after.path[-1].id
+    assert [x.carried for x in after.path] == [True] * 3
+
+
+async def test_one_memory_does_not_read_anothers_line(writer: Writer) -> None:
+    await writer.say("Mine.")
+    mine = (await writer.read()).look.conversation
+    assert mine is not None
+    other = Writer(writer.store, Scope("default", "@", "agent:a2"))
+    await other.say("Theirs.")
+    line = await other.read(key=None, uid=mine.uid)
+    assert line.look.conversation is None
+    assert line.path == ()
