@@ -1,0 +1,98 @@
+"""The configuration of an agent that was made over REST: the body of its definition, in the gateway's words.
+
+A dialect makes it of a request and shows it again; what a turn needs of it goes into `AgentSpec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDefinition:
+    """One agent's configuration.
+
+    kind: its loop: how it speaks, and which tools and rules it begins with (gateway.core.memory.builtin).
+    model: as its caller names it, `<upstream>/<model>` or `<model>`; None: the gateway's first. context_window: tokens.
+    sampling: fields of a chat completion that each of its requests bears (temperature, max_tokens, response_format, …).
+    rules: tool rules, each {"type", "tool_name", …} (gateway.core.turn.rules). thinks_aloud: its tools get an argument
+    for thoughts; None: as its kind says.
+    most_messages, least_messages: above so many the window begins anew, and then keeps at least so many; None: only its
+    tokens count. clears: each turn of the user begins with an empty window.
+    timezone: an IANA name, for dates that the model reads. compaction: mode, model, prompt,
+    sliding_window_percentage, clip_chars, as far as they are given.
+    initial_messages: chat messages with which a conversation begins.
+    rebuilds: the memory section is rendered anew before each call. recall_tokens: of a note; None: as the settings say.
+    learns: facts are learned from what is said.
+    kept: fields of a dialect that have no effect here, to be given back.
+    """
+
+    kind: str
+    system: str = ""
+    description: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    hidden: bool = False
+    model: str | None = None
+    context_window: int | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    rules: tuple[dict[str, Any], ...] = ()
+    thinks_aloud: bool | None = None
+    most_messages: int | None = None
+    least_messages: int | None = None
+    clears: bool = False
+    timezone: str = "UTC"
+    compaction: dict[str, Any] = field(default_factory=dict)
+    initial_messages: tuple[dict[str, Any], ...] = ()
+    rebuilds: bool = False
+    recall_tokens: int | None = None
+    learns: bool = False
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """Returns it as JSON, as it is stored."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> AgentDefinition:
+        """Reads what was stored. A field of another version that is not known here is left alone."""
+        known = {each.name for each in fields(cls)}
+        values = {name: value for name, value in body.items() if name in known}
+        for name in ("rules", "initial_messages"):
+            values[name] = tuple(values.get(name) or ())
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDefinition:
+    """A tool that was made over REST; its name is its definition's.
+
+    schema: {"name", "description", "parameters"} as a model is shown it. source_type: python | webhook | json (only
+    declared: nobody runs it here). source: Python, or the URL of a webhook.
+    needs_approval: a person must approve each call. is_parallel: calls of it may run beside one another.
+    result_chars: the most of a result that a model reads.
+    """
+
+    schema: dict[str, Any]
+    source_type: Literal["python", "webhook", "json"] = "python"
+    source: str = ""
+    description: str | None = None
+    needs_approval: bool = False
+    is_parallel: bool = False
+    result_chars: int = 50_000
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """Returns it as JSON, as it is stored."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> ToolDefinition:
+        """Reads what was stored."""
+        known = {each.name for each in fields(cls)}
+        values = {name: value for name, value in body.items() if name in known}
+        values["tags"] = tuple(values.get("tags") or ())
+        return cls(**values)
