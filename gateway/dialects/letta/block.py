@@ -1,0 +1,85 @@
+"""Blocks and their history, as the agents API takes and shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.core import ids
+from gateway.dialects.letta.body import KEPT, Body, refused
+from gateway.dialects.letta.shown import time_of
+from storage.records import Block, Revision
+
+# Characters of a block whose maker names no limit; Letta's number.
+DEFAULT_LIMIT = 100_000
+
+Label = Annotated[str, Meta(min_length=1, max_length=200)]
+_Limit = Annotated[int, Meta(ge=0, le=10_000_000)]
+_TEMPLATES = refused("Templates belong to Letta's hosted product.")
+_OTHER_PROJECT = refused("A key opens one project, and everything that it makes belongs to that.")
+
+
+class CreateBlock(Body):
+    """A block that is made by itself, or with an agent."""
+
+    label: Label
+    value: str
+    description: str | UnsetType | None = UNSET
+    limit: _Limit | UnsetType | None = UNSET
+    read_only: bool | UnsetType | None = UNSET
+    metadata: dict[str, Any] | UnsetType | None = UNSET
+    tags: list[str] | UnsetType | None = UNSET
+    hidden: Annotated[bool | None, KEPT] | UnsetType = UNSET
+    is_template: Annotated[bool | None, _TEMPLATES] | UnsetType = UNSET
+    template_name: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET
+    template_id: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET
+    base_template_id: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET
+    deployment_id: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET
+    entity_id: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET
+    preserve_on_migration: Annotated[bool | None, _TEMPLATES] | UnsetType = UNSET
+    project_id: Annotated[str | None, _OTHER_PROJECT] | UnsetType = UNSET
+
+
+class UpdateBlock(CreateBlock):
+    """What is to change of a block; what is left out stays."""
+
+    label: Label | UnsetType | None = UNSET  # type: ignore[assignment]
+    value: str | UnsetType | None = UNSET  # type: ignore[assignment]
+
+
+def block_json(block: Block, document: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Returns a block as it is shown. document: its definition's body, with what a turn does not need."""
+    more = document or {}
+    return {
+        "id": ids.named("block", block.uid),
+        "label": block.label,
+        "value": block.value,
+        "limit": block.limit,
+        "description": block.description or None,
+        "read_only": block.read_only,
+        "metadata": more.get("metadata") or {},
+        "tags": more.get("tags") or [],
+        "hidden": more.get("hidden"),
+        "is_template": False,
+        "template_name": None,
+        "template_id": None,
+        "base_template_id": None,
+        "deployment_id": None,
+        "entity_id": None,
+        "preserve_on_migration": False,
+        "project_id": None,
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }
+
+
+def revision_json(revision: Revision) -> dict[str, Any]:
+    """Returns a value that a block had. version counts from 1; an undo names the version that it brought back."""
+    return {
+        "version": revision.version,
+        "value": revision.value,
+        "at": time_of(revision.at),
+        "origin": revision.origin,
+        "restores": revision.restores,
+    }

@@ -1,0 +1,158 @@
+"""Reads the bodies of the agents API into structs, which also describe them in `/openapi.json`.
+
+Each field has one of three verdicts. Most are honoured. `Kept` ones are stored and given back, without effect here;
+the reply's `x-mnemogate-kept` names those that were sent. `Refused` ones are answered with a 400 that says why. A
+field that no struct has is a 422.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+import orjson
+from msgspec import UNSET, Meta
+
+from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.errors import BadRequest
+
+_VERDICT = "x-mnemogate-verdict"
+# Stands in an annotation: Annotated[str | None, KEPT].
+KEPT = Meta(extra_json_schema={_VERDICT: "kept"})
+_SHOWN = 200  # characters of a value that an error repeats
+
+
+def refused(why: str) -> Meta:
+    """Returns what stands in the annotation of a field that is refused. why: a sentence for the caller."""
+    return Meta(extra_json_schema={_VERDICT: "refused", "description": why})
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A body. A field that was not sent is UNSET, so that a null that was sent is known from none."""
+
+
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+def read(data: bytes, kind: type[B]) -> B:
+    """Reads a body. Raises: Unprocessable, naming the field; BadRequest for a field that is refused."""
+    try:
+        json = orjson.loads(data or b"{}")
+    except orjson.JSONDecodeError as error:
+        fault = Fault(("body", error.pos), f"JSON decode error: {error.msg}", "json_invalid")
+        raise Unprocessable([fault]) from error
+    return convert(json, kind, ("body",))
+
+
+def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = False) -> B:
+    """Makes a struct of parsed JSON, or (lax: numbers come as text) of the parameters of a query.
+
+    at: where the JSON lies, for errors. Raises: as `read`.
+    """
+    if not isinstance(json, dict):
+        raise Unprocessable([Fault(at, f"Input should be an object, not {_name(json)}", "model_type")])
+    try:
+        made = msgspec.convert(json, kind, strict=not lax)
+    except msgspec.ValidationError as error:
+        raise Unprocessable([_fault(str(error), json, at)]) from error
+    for name, why in _refusals(kind).items():
+        # Null, false and empty are what the client's own defaults send: they ask for nothing.
+        if json.get(name):
+            raise BadRequest(f"{name}: {why}", param=name)
+    return made
+
+
+def kept(body: msgspec.Struct) -> list[str]:
+    """Returns the names of the fields that were sent and have no effect here."""
+    return [name for name in _kept_names(type(body)) if getattr(body, name) not in (UNSET, None)]
+
+
+def given(body: msgspec.Struct) -> dict[str, Any]:
+    """Returns the fields that were sent, by name."""
+    return {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not UNSET}
+
+
+# -- verdicts
+
+
+def _verdicts(kind: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]]:
+    hints = get_type_hints(kind, include_extras=True)
+    for name in kind.__struct_fields__:
+        for meta in _metas(hints[name]):
+            extra = meta.extra_json_schema or {}
+            if _VERDICT in extra:
+                yield name, extra
+
+
+def _metas(hint: Any) -> Iterator[Meta]:
+    """Returns the metas of an annotation and of the members of its union."""
+    if get_origin(hint) is Annotated:
+        yield from (each for each in hint.__metadata__ if isinstance(each, Meta))
+        yield from _metas(hint.__origin__)
+    else:
+        for part in get_args(hint):
+            if get_origin(part) is Annotated:
+                yield from _metas(part)
+
+
+@cache
+def _refusals(kind: type[msgspec.Struct]) -> dict[str, str]:
+    return {name: extra["description"] for name, extra in _verdicts(kind) if extra[_VERDICT] == "refused"}
+
+
+@cache
+def _kept_names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(name for name, extra in _verdicts(kind) if extra[_VERDICT] == "kept")
+
+
+# -- errors
+
+_AT = re.compile(r" - at `(key in )?\$(.*)`$")
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+_FIELD = re.compile(r"`([^`]+)`")
+
+
+def _fault(message: str, json: Any, at: tuple[str | int, ...]) -> Fault:
+    """Makes a fault of msgspec's message, e.g. "Expected `str`, got `int` - at `$.blocks[0].label`"."""
+    loc: list[str | int] = [*at]
+    found = _AT.search(message)
+    value = json
+    if found is not None:
+        for key, index in _STEP.findall(found[2]):
+            loc.append(key or (int(index) if index.isdigit() else index))
+            value = _child(value, loc[-1])
+        message = message[: found.start()]
+    kind = "value_error"
+    if message.startswith("Object missing required field") and (name := _FIELD.search(message)):
+        loc.append(name[1])
+        kind, message = "missing", "Field required"
+    elif message.startswith("Object contains unknown field") and (name := _FIELD.search(message)):
+        loc.append(name[1])
+        kind, message, value = "extra_forbidden", "Extra inputs are not permitted", _child(value, name[1])
+    elif message.startswith("Expected"):
+        kind = "type_error"
+    return Fault(tuple(loc), message.replace("`", "'"), kind, _short(value))
+
+
+def _child(value: Any, key: str | int) -> Any:
+    try:
+        return value[key]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _short(value: Any) -> Any:
+    """Returns a value that an error may repeat: not one that would make it long."""
+    if isinstance(value, str):
+        return value if len(value) <= _SHOWN else value[:_SHOWN] + "…"
+    if isinstance(value, dict | list):
+        return value if len(orjson.dumps(value, default=str)) <= _SHOWN else _name(value)
+    return value
+
+
+def _name(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,68 @@
+"""The form of an error in the agents API: `detail`, a sentence or (422) a list that names the fields.
+
+(fastapi.tiangolo.com/tutorial/handling-errors; what `letta-client` 1.12 reads)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from gateway.errors import CallerError, GatewayError
+from storage.value import frozen
+
+
+@frozen
+class Fault:
+    """One fault of a request. loc: where it lies ("body", "query" or "path", then keys and indices).
+
+    type: in the words of pydantic, whose errors the client's users know. value: what was there, if it is short.
+    """
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str = "value_error"
+    value: Any = None
+
+    def json(self) -> dict[str, Any]:
+        return {"type": self.type, "loc": list(self.loc), "msg": self.msg, "input": self.value}
+
+
+class Unprocessable(CallerError):
+    """A request that can be read, but not with these values: 422."""
+
+    status = 422
+    code = "unprocessable"
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        first = faults[0]
+        super().__init__(f"{'.'.join(map(str, first.loc))}: {first.msg}", param=str(first.loc[-1]))
+        self.faults = tuple(faults)
+
+
+class LettaErrors:
+    """The `ErrorForm` of the agents API."""
+
+    def body(self, error: GatewayError) -> bytes:
+        return orjson.dumps({"detail": _detail(error)})
+
+    def event(self, error: GatewayError) -> bytes:
+        return error_event(error)
+
+
+def _detail(error: GatewayError) -> Any:
+    return [fault.json() for fault in error.faults] if isinstance(error, Unprocessable) else error.message
+
+
+def error_event(error: GatewayError, run_id: str | None = None) -> bytes:
+    """Returns the event that ends a stream; the client raises it, so nothing may follow."""
+    data = {
+        "message_type": "error_message",
+        "run_id": run_id,
+        "error_type": error.code or error.kind,
+        "message": error.message,
+        "detail": _detail(error),
+    }
+    return b"event: error\ndata: " + orjson.dumps(data) + b"\n\n"

@@ -1,0 +1,104 @@
+"""Runs and steps, as the agents API shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.core import ids
+from gateway.core.turn.guide import StopReason
+from gateway.dialects.letta.shown import time_of
+from storage.records import Counts, Run, RunStep
+
+_FAILED = frozenset(
+    {StopReason.ERROR, StopReason.UPSTREAM_ERROR, StopReason.BAD_REPLY, StopReason.BAD_TOOL_CALL}
+)
+
+
+def run_json(run: Run, agent_uid: str, conversation: str | None) -> dict[str, Any]:
+    """Returns a run. conversation: its public id, "default" for the agent's own."""
+    lasted = None if run.ended is None or run.begun is None else max(0, int((run.ended - run.begun) * 1e9))
+    return {
+        "id": ids.named("run", run.uid),
+        "agent_id": ids.named("agent", agent_uid),
+        "conversation_id": conversation,
+        "status": run.state.value,
+        "stop_reason": run.stop,
+        "background": run.background,
+        "created_at": time_of(run.created),
+        "completed_at": time_of(run.ended),
+        "total_duration_ns": lasted,
+        "ttft_ns": None,
+        "metadata": None,
+        "request_config": None,
+        "base_template_id": None,
+        "callback_url": None,
+        "callback_sent_at": None,
+        "callback_status_code": None,
+        "callback_error": None,
+    }
+
+
+def step_json(step: RunStep, run: Run, agent_uid: str, seq: int, model: str) -> dict[str, Any]:
+    """Returns a step. seq: of its exchange. model: `<upstream>/<model>` that answered, "" where none did."""
+    upstream, _, name = model.partition("/")
+    counts = step.counts
+    return {
+        "id": ids.placed("step", agent_uid, seq),
+        "agent_id": ids.named("agent", agent_uid),
+        "run_id": ids.named("run", run.uid),
+        "origin": None,
+        "provider_id": None,
+        "provider_name": upstream or None,
+        "provider_category": None,
+        "model": name or None,
+        "model_handle": model or None,
+        "model_endpoint": None,
+        "context_window_limit": None,
+        "prompt_tokens": counts.prompt,
+        "completion_tokens": counts.completion,
+        "total_tokens": counts.prompt + counts.completion,
+        "cached_input_tokens": counts.cached,
+        "cache_write_tokens": counts.written,
+        "reasoning_tokens": counts.reasoning,
+        "prompt_tokens_details": {"cached_tokens": counts.cached, "cache_creation_tokens": counts.written},
+        "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
+        "status": _status(step),
+        "stop_reason": step.stop,
+        "error_type": step.error,
+        "error_data": None,
+        "feedback": step.feedback,
+        "messages": [],
+        "tags": [],
+        "tid": None,
+        "trace_id": None,
+        "request_id": None,
+        "project_id": None,
+    }
+
+
+def _status(step: RunStep) -> str:
+    if step.ended is None:
+        return "pending"
+    if step.stop == StopReason.CANCELLED:
+        return "cancelled"
+    return "failed" if step.error is not None or step.stop in _FAILED else "success"
+
+
+def usage_json(counts: Counts, steps: int, run_ids: list[str]) -> dict[str, Any]:
+    """Returns what a run has used. run_ids: of work that it began and that goes on without it."""
+    return {
+        "message_type": "usage_statistics",
+        "prompt_tokens": counts.prompt,
+        "completion_tokens": counts.completion,
+        "total_tokens": counts.prompt + counts.completion,
+        "step_count": steps,
+        "cached_input_tokens": counts.cached,
+        "cache_write_tokens": counts.written,
+        "reasoning_tokens": counts.reasoning,
+        "context_tokens": None,
+        "run_ids": run_ids or None,
+    }
+
+
+def stop_json(stop: str) -> dict[str, Any]:
+    return {"message_type": "stop_reason", "stop_reason": stop}

@@ -1,0 +1,313 @@
+"""A send to an agent: its body, and the messages it becomes.
+
+An answer to a pause (an approval, results of the client's tools) and plain messages are told apart here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.private import as_system, with_private
+from gateway.dialects.letta.body import KEPT, Body, convert, refused
+from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.errors import BadRequest
+from storage.value import frozen
+
+MAX_STEPS = 50  # of a send that names none; Letta's number
+_MOST_STEPS = 200
+_MOST_MESSAGES = 1_000
+
+MessageType = Literal[
+    "system_message", "user_message", "assistant_message", "reasoning_message", "hidden_reasoning_message",
+    "tool_call_message", "tool_return_message", "approval_request_message", "approval_response_message",
+    "summary_message", "event_message",
+]  # fmt: skip
+
+# -- parts of a message
+
+
+class TextPart(Body, tag_field="type", tag="text"):
+    text: str
+    signature: Annotated[str | None, KEPT] | UnsetType = UNSET
+
+
+class UrlSource(Body, tag_field="type", tag="url"):
+    url: str
+
+
+class Base64Source(Body, tag_field="type", tag="base64"):
+    data: str
+    media_type: str
+    detail: str | UnsetType | None = UNSET
+
+
+class ImagePart(Body, tag_field="type", tag="image"):
+    source: UrlSource | Base64Source
+
+
+Parts = list[TextPart | ImagePart]
+
+# -- what a send may hold
+
+
+class PlainMessage(Body, tag_field="type", tag="message"):
+    """A message. role `system`: somebody else speaks; the model gets it as such, within the conversation."""
+
+    role: Literal["user", "system", "assistant"]
+    content: str | Parts
+    name: str | UnsetType | None = UNSET
+    otid: str | UnsetType | None = UNSET
+    sender_id: str | UnsetType | None = UNSET
+    group_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    batch_item_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+
+
+class Decision(Body, tag_field="type", tag="approval"):
+    """A person's answer to one call."""
+
+    tool_call_id: str
+    approve: bool
+    reason: str | UnsetType | None = UNSET
+
+
+class ToolReturn(Body, tag_field="type", tag="tool"):
+    """The result of a call of one of the client's tools."""
+
+    tool_call_id: str
+    status: Literal["success", "error"]
+    tool_return: str | list[TextPart]
+    stdout: list[str] | UnsetType | None = UNSET
+    stderr: list[str] | UnsetType | None = UNSET
+
+
+class Approvals(Body, tag_field="type", tag="approval"):
+    """Answers to a pause; the older form (`approve`) answers all calls that wait at once."""
+
+    approvals: list[Decision | ToolReturn] | UnsetType | None = UNSET
+    approve: bool | UnsetType | None = UNSET
+    approval_request_id: str | UnsetType | None = UNSET
+    reason: str | UnsetType | None = UNSET
+    otid: str | UnsetType | None = UNSET
+    group_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+
+
+class ToolReturns(Body, tag_field="type", tag="tool_return"):
+    tool_returns: list[ToolReturn]
+    otid: str | UnsetType | None = UNSET
+    group_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+
+
+class ClientTool(Body):
+    """A tool that the client runs itself."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    description: str | UnsetType | None = UNSET
+    parameters: dict[str, Any] | UnsetType | None = UNSET
+
+
+_KINDS: dict[str, type[PlainMessage] | type[Approvals] | type[ToolReturns]] = {
+    "message": PlainMessage,
+    "approval": Approvals,
+    "tool_return": ToolReturns,
+}
+
+
+class Send(Body):
+    """A send to an agent or to one of its conversations."""
+
+    messages: list[dict[str, Any]] | UnsetType | None = UNSET
+    input: str | list[dict[str, Any]] | UnsetType | None = UNSET
+    max_steps: Annotated[int, Meta(ge=1, le=_MOST_STEPS)] = MAX_STEPS
+    client_tools: list[ClientTool] | UnsetType | None = UNSET
+    override_model: str | UnsetType | None = UNSET
+    override_system: str | UnsetType | None = UNSET
+    include_return_message_types: list[MessageType] | UnsetType | None = UNSET
+    use_assistant_message: bool = True
+    assistant_message_tool_name: str = "send_message"
+    assistant_message_tool_kwarg: str = "message"
+    streaming: bool = False
+    stream_tokens: bool = False
+    include_pings: bool = True
+    background: bool = False
+    include_compaction_messages: bool = False
+    callback_url: str | UnsetType | None = UNSET
+    enable_thinking: Annotated[str | bool | None, KEPT] | UnsetType = UNSET
+    client_skills: (
+        Annotated[
+            list[dict[str, Any]] | None,
+            refused("Skills are files of the hosted product; put them into a block."),
+        ]
+        | UnsetType
+    ) = UNSET
+    return_logprobs: (
+        Annotated[
+            bool | None,
+            refused(
+                "An agent's reply is made of several model calls; ask for logprobs in a chat completion."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    top_logprobs: Annotated[int | None, refused("See return_logprobs.")] | UnsetType = UNSET
+    return_token_ids: (
+        Annotated[bool | None, refused("Providers behind chat completions report no token ids.")] | UnsetType
+    ) = UNSET
+
+
+@frozen
+class CallAnswer:
+    """The answer to one call that waits. result: of a client's tool; None: a person's decision.
+
+    call_id: None: all calls that wait. approve: False with a reason is a denial.
+    """
+
+    call_id: str | None
+    approve: bool = True
+    reason: str | None = None
+    result: WireMessage | None = None
+
+
+@frozen
+class Sent:
+    """What a send says: new messages as they are stored, or answers to what waits; never both.
+
+    otid: the client's id of the send, by which it is known when it comes again.
+    """
+
+    messages: tuple[WireMessage, ...] = ()
+    answers: tuple[CallAnswer, ...] = ()
+    otid: str | None = None
+
+
+def sent(send: Send) -> Sent:
+    """Returns what a send says. Raises: Unprocessable."""
+    if send.messages not in (UNSET, None) and send.input not in (UNSET, None):
+        raise Unprocessable([Fault(("body", "input"), "Give either 'messages' or 'input', not both")])
+    if isinstance(send.input, str | list):
+        whole = {"role": "user", "content": send.input}
+        return Sent((_message(_plain(whole, ("body", "input"))),))
+    given = send.messages if isinstance(send.messages, list) else []
+    if not given:
+        raise Unprocessable([Fault(("body", "messages"), "Field required", "missing")])
+    if len(given) > _MOST_MESSAGES:
+        raise Unprocessable([Fault(("body", "messages"), f"At most {_MOST_MESSAGES} messages in one send")])
+    read = [_read(each, ("body", "messages", n)) for n, each in enumerate(given)]
+    plain = [each for each in read if isinstance(each, PlainMessage)]
+    answers = [each for each in read if not isinstance(each, PlainMessage)]
+    if plain and answers:
+        # They would be two turns: an answer goes on with the one that waits.
+        raise Unprocessable([Fault(("body", "messages"), "Answers and new messages take two sends")])
+    otid = next((each.otid for each in read if isinstance(each.otid, str)), None)
+    if answers:
+        return Sent(answers=tuple(answer for each in answers for answer in _answers(each)), otid=otid)
+    return Sent(tuple(map(_message, plain)), otid=otid)
+
+
+def _read(given: dict[str, Any], at: tuple[str | int, ...]) -> PlainMessage | Approvals | ToolReturns:
+    name = given.get("type") or "message"
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        known = ", ".join(f"'{each}'" for each in _KINDS)
+        raise Unprocessable([Fault((*at, "type"), f"Input should be one of {known}", "literal_error", name)])
+    return convert(_typed_parts({**given, "type": name}), kind, at)
+
+
+def _plain(given: dict[str, Any], at: tuple[str | int, ...]) -> PlainMessage:
+    return convert(_typed_parts({**given, "type": "message"}), PlainMessage, at)
+
+
+def _typed_parts(given: dict[str, Any]) -> dict[str, Any]:
+    """Returns a message whose parts all name their type, which the client may leave out."""
+    lists = ("content", "approvals", "tool_returns")
+    return {
+        key: [_typed(each) for each in value] if key in lists and isinstance(value, list) else value
+        for key, value in given.items()
+    }
+
+
+def _typed(part: Any) -> Any:
+    if not isinstance(part, dict) or part.get("type"):
+        return part
+    for key, name in (
+        ("text", "text"),
+        ("source", "image"),
+        ("tool_return", "tool"),
+        ("approve", "approval"),
+    ):
+        if key in part:
+            return {**part, "type": name}
+    return part
+
+
+def _content(content: str | Parts) -> Any:
+    if isinstance(content, str):
+        return content
+    parts = [_part(part) for part in content]
+    # One text is the commonest list; as a string it is what every provider takes.
+    return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
+
+
+def _part(part: TextPart | ImagePart) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    source = part.source
+    if isinstance(source, UrlSource):
+        return {"type": "image_url", "image_url": {"url": source.url}}
+    image: dict[str, Any] = {"url": f"data:{source.media_type};base64,{source.data}"}
+    if isinstance(source.detail, str):
+        image["detail"] = source.detail
+    return {"type": "image_url", "image_url": image}
+
+
+def _message(plain: PlainMessage) -> WireMessage:
+    own = {"otid": plain.otid or None, "sender": plain.sender_id or None}
+    if plain.role == "system":
+        return as_system(_text(plain.content), **own)
+    message: WireMessage = {"role": plain.role, "content": _content(plain.content)}
+    if isinstance(plain.name, str):
+        message["name"] = plain.name
+    return with_private(message, **own)
+
+
+def _text(content: str | Parts | list[TextPart]) -> str:
+    """Returns the text of a content. Raises: BadRequest for an image where only text can be said."""
+    if isinstance(content, str):
+        return content
+    if any(isinstance(part, ImagePart) for part in content):
+        raise BadRequest(
+            "A message of the role 'system' is text; send images as the user's.", param="content"
+        )
+    return "\n".join(part.text for part in content if isinstance(part, TextPart))
+
+
+def _answers(given: Approvals | ToolReturns) -> Iterator[CallAnswer]:
+    if isinstance(given, ToolReturns):
+        yield from map(_returned, given.tool_returns)
+        return
+    listed: Sequence[Decision | ToolReturn] = given.approvals if isinstance(given.approvals, list) else ()
+    for each in listed:
+        yield (
+            _returned(each)
+            if isinstance(each, ToolReturn)
+            else CallAnswer(each.tool_call_id, each.approve, each.reason or None)
+        )
+    if not listed:
+        yield CallAnswer(None, given.approve is True, given.reason or None)
+
+
+def _returned(given: ToolReturn) -> CallAnswer:
+    message: WireMessage = {
+        "role": "tool",
+        "tool_call_id": given.tool_call_id,
+        "content": _text(given.tool_return),
+    }
+    output = {
+        name: "\n".join(lines)
+        for name, lines in (("stdout", given.stdout), ("stderr", given.stderr))
+        if isinstance(lines, list) and lines
+    }
+    return CallAnswer(given.tool_call_id, result=with_private(message, status=given.status, **output))
