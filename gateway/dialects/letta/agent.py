@@ -32,7 +32,7 @@ class _Rule(Body, kw_only=True):
     prompt_template: Annotated[str | None, KEPT] | UnsetType = UNSET
 
 
-class RunFirst(_Rule, tag_field="type", tag="run_first", kw_only=True):
+class RunFirstBody(_Rule, tag_field="type", tag="run_first", kw_only=True):
     args: dict[str, Any] | UnsetType | None = UNSET
 
 
@@ -41,47 +41,47 @@ class ChildArguments(Body):
     args: dict[str, Any] | UnsetType | None = UNSET
 
 
-class ConstrainChildren(_Rule, tag_field="type", tag="constrain_child_tools", kw_only=True):
+class ConstrainChildrenBody(_Rule, tag_field="type", tag="constrain_child_tools", kw_only=True):
     children: list[str]
     child_arg_nodes: list[ChildArguments] | UnsetType | None = UNSET
 
 
-class Conditional(_Rule, tag_field="type", tag="conditional", kw_only=True):
+class ConditionalBody(_Rule, tag_field="type", tag="conditional", kw_only=True):
     child_output_mapping: dict[str, str]
     default_child: str | UnsetType | None = UNSET
     require_output_mapping: bool | UnsetType = UNSET
 
 
-class ParentLast(_Rule, tag_field="type", tag="parent_last_tool", kw_only=True):
+class ParentLastBody(_Rule, tag_field="type", tag="parent_last_tool", kw_only=True):
     children: list[str]
 
 
-class MaxCount(_Rule, tag_field="type", tag="max_count_per_step", kw_only=True):
+class MaxCountBody(_Rule, tag_field="type", tag="max_count_per_step", kw_only=True):
     max_count_limit: Annotated[int, Meta(ge=0)]
 
 
-class ContinueLoop(_Rule, tag_field="type", tag="continue_loop", kw_only=True): ...
+class ContinueLoopBody(_Rule, tag_field="type", tag="continue_loop", kw_only=True): ...
 
 
-class ExitLoop(_Rule, tag_field="type", tag="exit_loop", kw_only=True): ...
+class ExitLoopBody(_Rule, tag_field="type", tag="exit_loop", kw_only=True): ...
 
 
-class RequiredBeforeExit(_Rule, tag_field="type", tag="required_before_exit", kw_only=True): ...
+class RequiredBeforeExitBody(_Rule, tag_field="type", tag="required_before_exit", kw_only=True): ...
 
 
-class RequiresApproval(_Rule, tag_field="type", tag="requires_approval", kw_only=True): ...
+class RequiresApprovalBody(_Rule, tag_field="type", tag="requires_approval", kw_only=True): ...
 
 
 ToolRuleBody = (
-    RunFirst
-    | ConstrainChildren
-    | Conditional
-    | ParentLast
-    | MaxCount
-    | ContinueLoop
-    | ExitLoop
-    | RequiredBeforeExit
-    | RequiresApproval
+    RunFirstBody
+    | ConstrainChildrenBody
+    | ConditionalBody
+    | ParentLastBody
+    | MaxCountBody
+    | ContinueLoopBody
+    | ExitLoopBody
+    | RequiredBeforeExitBody
+    | RequiresApprovalBody
 )
 
 # -- the bodies
