@@ -87,7 +87,7 @@ ToolRuleBody = (
 # -- the bodies
 
 
-class Compaction(Body):
+class CompactionBody(Body):
     """How what leaves the window is summarised."""
 
     mode: Literal["all", "sliding_window"] | UnsetType | None = UNSET
@@ -139,7 +139,7 @@ class UpdateAgent(Body):
     message_buffer_limit: _Messages | UnsetType | None = UNSET
     message_buffer_min: _Messages | UnsetType | None = UNSET
     timezone: str | UnsetType | None = UNSET
-    compaction_settings: Compaction | UnsetType | None = UNSET
+    compaction_settings: CompactionBody | UnsetType | None = UNSET
     mnemogate: Own | UnsetType | None = UNSET
 
     embedding: Annotated[str | None, KEPT] | UnsetType = UNSET
