@@ -79,8 +79,7 @@ class LinesView:
         self._line("step", exchange)
 
     def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
-        if waiting:
-            self._line("waiting", dict(waiting))
+        pass
 
     def upstream_error(self, error: dict[str, Any], raw: bytes | None) -> None:
         self._line("error", error["message"])

@@ -38,7 +38,7 @@ class Refuse:
 class CallModel:
     """Call the model again.
 
-    messages: of all hidden rounds so far; they follow the messages of the first request.
+    messages: of all hidden rounds so far; they follow the messages of the first request. None, where steps are kept.
     budget_tokens: the rest of the client's budget; None: not limited.
     tools_final: the limit of rounds is reached: send the same tools, but `tool_choice: none`.
     offer: what the model may do in all; `tools_final` is said again in it.
@@ -67,7 +67,8 @@ class Keep:
     It comes with `reply` before the tools of that reply run, and with `results` or a `nudge`, the next step's input,
     before the model is called again; with both at once if no tool had to run.
 
-    reply: the model's message as it goes upstream again; None: it is kept already. said: what the reader got of it.
+    reply: the model's message, with all its calls; None: it is kept already. said: what the reader got of it; None: the
+    same.
     usage: what the upstream counted for this reply; None: nothing. waits: somebody has to answer calls of this reply
     before the turn can go on, though ours are run at once (call id -> "client").
     results: in the order of the calls. nudge: a message for the model that nobody said; "": none.
@@ -122,7 +123,7 @@ class TurnOutcome:
     already; then `results` belong to it, and so does `waiting`.
 
     waiting: call id -> who has to answer first: "approval", "client", or "held" for a call that waits beside them.
-    results: of calls in that reply, those that no step has taken in.
+    results: of calls in that reply, those that no step has taken in. step_usage: the upstream's count of that reply.
     """
 
     state: End
@@ -135,6 +136,7 @@ class TurnOutcome:
     stop: StopReason = StopReason.END_TURN
     waiting: Mapping[str, str] = field(default_factory=dict)
     results: tuple[ToolResult, ...] = ()
+    step_usage: Json | None = None
 
     @property
     def text(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.types import Event, Header, Json
+from adapters.types import Event, Header
 from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
 from storage.value import frozen
@@ -59,13 +59,9 @@ class ToolFinished:
 
 @frozen
 class Kept:
-    """A `Keep` is committed. exchange: the step that is open now, or the one that was closed if none was opened.
-
-    results: the messages of the results as they were stored, if something was written behind them; None: as commanded.
-    """
+    """A `Keep` is committed. exchange: the step that is open now, or the one that was closed if none was opened."""
 
     exchange: int
-    results: tuple[Json, ...] | None = None
 
 
 @frozen

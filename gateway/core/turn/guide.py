@@ -74,12 +74,14 @@ class ProposedCall:
     """A call of a tool of ours, as the model wants it.
 
     arguments: without our asides; None: they cannot be read. asides: those of our arguments that the model gave.
+    is_approved: a person has allowed it.
     """
 
     id: str
     name: str
     arguments: Json | None
     asides: Mapping[str, object] = field(default_factory=dict)
+    is_approved: bool = False
 
 
 @frozen

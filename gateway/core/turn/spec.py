@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 
 from gateway.core.prompt.note import estimate_tokens
 from storage.value import frozen
@@ -23,7 +22,8 @@ class TurnSpec:
     choices: the request's `n`.
     count: estimates the tokens of a text, where the upstream reports no usage.
     keeps_steps: each round is kept before the next one begins; else they are hidden rounds of one reply.
-    as_events: the client is answered in events even if the upstream is not.
+    shows_steps: the client reads each round as messages of its own, and always in events, also a reply that came whole;
+    else all rounds are one reply to it.
     alone: names of tools of ours that are never run beside one another.
     """
 
@@ -36,21 +36,5 @@ class TurnSpec:
     choices: int = 1
     count: Callable[[str], int] = estimate_tokens
     keeps_steps: bool = False
-    as_events: bool = False
+    shows_steps: bool = False
     alone: Collection[str] = ()
-
-
-class AllBut(Collection[str]):
-    """All names but these: the tools of ours where an unknown name is to get an error, not to be left to the client."""
-
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self.names = frozenset(names)
-
-    def __contains__(self, name: object) -> bool:
-        return name not in self.names
-
-    def __iter__(self) -> Iterator[str]:
-        raise TypeError("all names but a few cannot be listed")
-
-    def __len__(self) -> int:
-        return sys.maxsize

@@ -7,7 +7,8 @@ calls are ours. A whole reply is read as a stream of one delta. The bytes for th
 from __future__ import annotations
 
 import marshal
-from collections.abc import Collection, Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -28,6 +29,22 @@ class CallOwner(Enum):
     UNKNOWN = "unknown"  # the name has not been read to its end
     OURS = "ours"
     THEIRS = "theirs"
+
+
+class AllBut(Collection[str]):
+    """All names but these: the tools of ours where an unknown name is to get an error, not to be left to the client."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.names = frozenset(names)
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        raise TypeError("all names but a few cannot be listed")
+
+    def __len__(self) -> int:
+        return sys.maxsize
 
 
 class ToolCall:
@@ -256,15 +273,18 @@ def decide_owner(call: ToolCall, ours: Collection[str], is_complete: bool) -> Ca
     """Decides whose call it is, as early as its name allows.
 
     is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
-    one that is the beginning of one of ours is undecided until then. Ours are functions: a call that says that it
+    one that is the beginning of a known one is undecided until then. Ours are functions: a call that says that it
     is something else (OpenAI's `custom` tools) is theirs, wherever its name stands.
     """
     if call.fields.get("type") not in FUNCTION:
         return CallOwner.THEIRS
+    names, named, other = ours, CallOwner.OURS, CallOwner.THEIRS
+    if isinstance(ours, AllBut):
+        names, named, other = ours.names, other, named
     if is_complete:
-        return CallOwner.OURS if call.name in ours else CallOwner.THEIRS
-    if call.name and not any(name.startswith(call.name) for name in ours):
-        return CallOwner.THEIRS
+        return named if call.name in names else other
+    if call.name and not any(name.startswith(call.name) for name in names):
+        return other
     return CallOwner.UNKNOWN
 
 

@@ -1,0 +1,270 @@
+"""Reads one reply of the model: facts of the upstream go in, and what the client gets of them goes to its view at once.
+
+Only these are kept back: a tool call until its name tells whose it is; and everything from the first chunk with a
+finish_reason on (the `tail`), since some upstreams put the last text there and only the end tells what the round was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any
+
+import orjson
+
+from adapters.types import Event, Header, Json
+from gateway.core.conversation.canonical import gap
+from gateway.core.turn.client import ClientView, ReplyEvent
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import CallOwner, Draft, ToolCall, chunk_of, is_event_stream
+from gateway.core.turn.upstream_error import error_in
+from gateway.errors import GatewayError, UpstreamBroke
+from storage.value import frozen
+
+__all__ = ["BrokeOff", "Complete", "ErrorEvent", "Refused", "ReplyForm", "Round", "RoundEnd"]
+
+
+class ReplyForm(Enum):
+    """The form in which the client is answered. The upstream's first reply decides, unless it is a hidden body."""
+
+    EVENTS = "events"
+    BODY = "body"
+
+
+@frozen
+class Complete:
+    """The model has said all that it wanted to say."""
+
+
+@frozen
+class Refused:
+    """The upstream answered with an error, or with a body that is no chat completion."""
+
+    body: bytes
+
+
+@frozen
+class ErrorEvent:
+    """The upstream put an error into its stream. raw: its event, if it has the form of OpenAI's; None: it has not."""
+
+    error: Json
+    raw: bytes | None
+
+
+@frozen
+class BrokeOff:
+    """The upstream could not be reached, or its reply broke off."""
+
+    error: GatewayError
+
+
+RoundEnd = Complete | Refused | ErrorEvent | BrokeOff
+
+
+class Round:
+    """One reply, from the model's call to its end. What belongs to the turn as a whole is given.
+
+    form: how the client is answered so far; the reply may change it. merged: what the client is told if the reply has
+    this usage and is the last one; None: it is the first. said: the text of the rounds before.
+    """
+
+    def __init__(
+        self,
+        spec: TurnSpec,
+        view: ClientView,
+        form: ReplyForm | None,
+        merged: Callable[[Json], Json] | None = None,
+        said: Any = "",
+    ) -> None:
+        self.form = form
+        self.status = 200
+        self.headers: tuple[Header, ...] = ()
+        self.draft = Draft()
+        self.tail: list[ReplyEvent] = []
+        self.done = b""  # the upstream's `[DONE]` event
+        self.body = b""  # a reply that is one body
+        self._spec = spec
+        self._view = view
+        self._has_ours = bool(spec.ours)
+        self._keeps_tail = spec.hold_end or self._has_ours
+        self._merged = merged
+        self._has_begun = merged is not None  # the view knows the turn's first chunk
+        self._said_before = said
+        self._text_before = said  # the same, until this reply says something
+        self._choices_done = 0
+        self._in_tail = False
+        self._refusal: list[bytes] = []  # an error reply that comes as events
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def ours(self) -> list[ToolCall]:
+        """The calls that the gateway runs."""
+        return [call for call in self.draft.calls if call.owner is CallOwner.OURS]
+
+    @property
+    def theirs(self) -> list[ToolCall]:
+        """The calls that the client has to answer."""
+        return [call for call in self.draft.calls if call.owner is not CallOwner.OURS]
+
+    def start(self, status: int, headers: tuple[Header, ...]) -> None:
+        self.status, self.headers = status, headers
+
+    # What comes in. Each returns how the reply ended, None while it goes on.
+
+    def take(self, read: list[Event]) -> RoundEnd | None:
+        """Takes events, all that one read of the upstream brought."""
+        if not self.is_success:
+            self._refusal.extend(event.raw for event in read)
+            return None
+        if self.form is not ReplyForm.EVENTS:
+            self._begin_events()
+        for event in read:
+            end = self._take(event)
+            if end is not None:
+                return end
+        return None
+
+    def take_whole(self, body: bytes) -> RoundEnd:
+        """Reads a body as a stream of one delta; only how it is sent in the end differs."""
+        if not self.is_success:
+            return Refused(body)
+        try:
+            parsed = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            parsed = None
+        if not isinstance(parsed, dict) or not isinstance(parsed.get("choices"), list) or parsed.get("error"):
+            return Refused(body)
+        chunk = chunk_of(parsed)
+        if self.form is ReplyForm.EVENTS:
+            # The client reads events by now, so this one has to become events, its usage as a chunk of its own.
+            usage = chunk.pop("usage", None)
+            self._take_chunk(chunk, None)
+            self.draft.usage = usage if isinstance(usage, dict) else None
+            if self.draft.usage is not None and self._spec.wants_usage:
+                self._take_chunk({**chunk, "choices": [], "usage": usage}, None)
+            self.done = b"data: [DONE]\n\n"
+            return self._complete()
+        self.form = ReplyForm.BODY
+        self.body = body
+        self._in_tail = True
+        self._take_chunk(chunk, None)
+        return self._complete()
+
+    def end(self) -> RoundEnd:
+        """Takes the proper end of a stream."""
+        if not self.is_success:
+            return Refused(b"".join(self._refusal))
+        if self.form is not ReplyForm.EVENTS and not is_event_stream(self.status, self.headers):
+            return Refused(b"")
+        if not self._choices_done:
+            return self.fail(UpstreamBroke("The upstream's stream ended before its reply was complete"))
+        return self._complete()
+
+    def fail(self, error: GatewayError) -> RoundEnd:
+        """Takes an end that is none."""
+        if self.form is ReplyForm.EVENTS and self._choices_done >= self._spec.choices:
+            return self._complete()  # all was said; what broke is its wrapping
+        return BrokeOff(error)
+
+    # Events
+
+    def _begin_events(self) -> None:
+        if self.form is ReplyForm.BODY and self._said_before:
+            # A round that came as one body was hidden. Its text waited for the end, which is a stream after all.
+            self._view.add_text(self._said_before)
+        self.form = ReplyForm.EVENTS
+
+    def _take(self, event: Event) -> RoundEnd | None:
+        data = event.data
+        if data is None:
+            self._pass_on(event)
+            return None
+        if data.startswith(b"[DONE]"):
+            self.done = event.raw
+            return self._complete()
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            chunk = None
+        if not isinstance(chunk, dict):
+            self._pass_on(event)
+            return None
+        if "error" in chunk or "choices" not in chunk or event.name == "error":
+            error = error_in(chunk, event.name)
+            if error is not None:
+                own = chunk.get("error")
+                is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
+                return ErrorEvent(error, event.raw if is_shaped else None)
+        self._take_chunk(chunk, event.raw, event.name)
+        return None
+
+    def _pass_on(self, event: Event) -> None:
+        """Hands on an event that is no chunk, at its place in the stream."""
+        if self._in_tail:
+            self.tail.append(ReplyEvent(event.raw))
+        else:
+            self._view.show(ReplyEvent(event.raw))
+
+    def _take_chunk(self, chunk: Json, raw: bytes | None, name: str | None = None) -> None:
+        """Adds a chunk to the draft, then shows it or keeps it with the tail. raw: None: no event of the upstream's."""
+        calls: list[Json] | None = None
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
+            reason = choice.get("finish_reason")
+            if reason:
+                self._choices_done += 1
+            # The turn follows the first of several choices. Tools of ours are offered only where there is just one.
+            if not choice.get("index"):
+                calls = self._take_choice(choice, reason, calls)
+        usage = chunk.get("usage")
+        total: Json | None = None
+        if isinstance(usage, dict):
+            self.draft.usage = usage
+            if self._merged is not None:
+                total = self._merged(usage)
+        if not self._has_begun:
+            self._has_begun = True
+            self._view.begin(chunk)
+        if self._keeps_tail and self._choices_done >= self._spec.choices:
+            self._in_tail = True
+        event = ReplyEvent(raw, name, chunk, calls, total)
+        # Some upstreams never give a finish_reason; with most of them usage is what ends a round.
+        if self._in_tail or (usage is not None and self._has_ours and event.is_usage):
+            self.tail.append(event)
+            return
+        while self.tail:  # usage in the middle of a reply ended nothing
+            self._view.show(self.tail.pop(0))
+        self._view.show(event)
+
+    def _take_choice(
+        self, choice: Mapping[str, Any], reason: Any, calls: list[Json] | None
+    ) -> list[Json] | None:
+        """Adds the first choice to the draft. Returns the pieces of calls that the client gets, else those given."""
+        draft = self.draft
+        if reason and draft.finish_reason is None:
+            draft.finish_reason = str(reason)
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            return calls
+        if self._text_before and (text := delta.get("content")):
+            # The words of two rounds must not run together in the one message that the client gets.
+            if self.form is ReplyForm.EVENTS and (between := gap(self._text_before, text)):
+                self._view.add_text(between)
+            self._text_before = ""
+        draft.add(delta)
+        pieces = delta.get("tool_calls")
+        if pieces or (reason and self._has_ours):
+            return draft.take_calls(pieces if isinstance(pieces, list) else [], self._spec.ours, bool(reason))
+        return calls
+
+    def _complete(self) -> Complete:
+        calls = self.draft.take_calls([], self._spec.ours, is_over=True)
+        if calls and self.form is ReplyForm.EVENTS:
+            # Nothing but the end said whose they are, and no finish_reason came to announce it.
+            self._view.add_calls(calls)
+        return Complete()
