@@ -22,7 +22,8 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
-from gateway.core.turn.machine import Turn
+from gateway.core.turn.guide import Guide, StopReason
+from gateway.core.turn.machine import ResumedCalls, Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import is_event_stream
 from gateway.core.upstream.policy import Target
@@ -112,6 +113,8 @@ class TurnRun:
     """One turn. It owns what memory knows, what goes upstream and what will be written, until the turn is over.
 
     prompt: the prompt for the target that is asked. memory: None where nothing is remembered of the turn.
+    guide: None: a turn without rules. spec: its terms; None: those of a chat completion. resumed: calls of a step that
+    is kept, with which the turn begins instead of a call of the model.
     """
 
     call: ChatCall
@@ -123,16 +126,18 @@ class TurnRun:
     pending: Pending
     metrics: Metrics
     limits: TurnLimits
+    guide: Guide | None = None
+    spec: TurnSpec | None = None
+    resumed: ResumedCalls | None = None
     status: int = 0
     _turn: Turn = field(init=False)
     _reply: ModelReply | None = None
     _endpoint: Endpoint | None = None  # the one that the prompt is for
-    _next: commands.CallModel | None = field(
-        default_factory=lambda: commands.CallModel((), None)
-    )  # the round that follows
-    _asked: commands.CallModel = field(
-        default_factory=lambda: commands.CallModel((), None)
-    )  # the round that is under way
+    _next: commands.CallModel | None = None  # the round that follows
+    _asked: commands.CallModel = field(init=False)  # the round that is under way
+    _task: asyncio.Task[Any] | None = None
+    _keeping: asyncio.Future[tuple[events.Kept, Prompt]] | None = None
+    _stop: StopReason | None = None
     _whole: list[bytes] | None = None
     _head: tuple[int, list[Header]] = (200, [])
     _refusal: GatewayError | None = None
@@ -140,8 +145,9 @@ class TurnRun:
     _is_written: bool = False
 
     def __post_init__(self) -> None:
-        spec = self._spec()
-        self._turn = Turn(spec, self.view(spec))
+        spec = self.spec or self._spec()
+        self._turn = Turn(spec, self.view(spec), self.guide)
+        self._asked = self._turn.first_call
 
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
@@ -152,9 +158,7 @@ class TurnRun:
             self._endpoint = self.attempts.endpoint
             self.call.describe(self.prompt.form, self.prompt, known)
             with self.sink.while_here():
-                while self._next is not None:
-                    self._asked, self._next = self._next, None
-                    await self._round()
+                await self._rounds()
         except ClientGone:
             await self._left()
             raise
@@ -168,6 +172,31 @@ class TurnRun:
         if self._refusal is not None:
             raise self._refusal
         return self.status
+
+    def stop(self, reason: StopReason = StopReason.CANCELLED) -> None:
+        """Ends the turn as soon as may be, with a proper end for its client; nothing, if it is at its end anyway."""
+        if self._task is not None and self._stop is None:
+            self._stop = reason
+            self._task.cancel()
+
+    async def _rounds(self) -> None:
+        self._task = asyncio.current_task()
+        try:
+            if self.resumed is None:
+                self._next = self._asked
+            else:
+                await self._perform_all(self._turn.resume(self.resumed))
+            while self._next is not None:
+                self._asked, self._next = self._next, None
+                await self._round()
+        except asyncio.CancelledError:
+            if self._stop is None or self._task is None or self._task.uncancel():
+                raise
+            self._task = None
+            await self._kept()
+            await self._feed(events.Stopped(self._stop))
+        finally:
+            self._task = None
 
     def _spec(self) -> TurnSpec:
         request, prompt = self.call.request, self.prompt
@@ -190,7 +219,7 @@ class TurnRun:
         else:
             self.call.receipt.upstream_called()
         asked = self._asked
-        body = self.prompt.body(asked.messages, asked.budget_tokens, tools_final=asked.tools_final)
+        body = self.prompt.body(asked.messages, asked.budget_tokens, asked.offer)
         return self.call.send(target, body)
 
     async def _aim(self, target: Target, endpoint: Endpoint) -> None:
@@ -247,7 +276,9 @@ class TurnRun:
         await self.sink.write(BEAT)
 
     async def _feed(self, fact: TurnEvent) -> None:
-        due = self._turn.feed(fact)
+        await self._perform_all(self._turn.feed(fact))
+
+    async def _perform_all(self, due: list[Command]) -> None:
         while due:
             later: list[Command] = []
             calls = [command for command in due if isinstance(command, commands.RunTool)]
@@ -279,7 +310,10 @@ class TurnRun:
                 self._start(status, headers)
             case commands.CallModel():
                 self._next = command
+            case commands.Keep():
+                return await self._keep(command)
             case commands.Save(outcome):
+                self._task = None  # it is too late to be stopped
                 self._compare(outcome)
                 return self._turn.feed(events.Saved(await self._save(outcome)))
             case commands.Finish():
@@ -341,17 +375,39 @@ class TurnRun:
 
     # -- the store
 
+    async def _keep(self, step: commands.Keep) -> list[Command]:
+        """Has a step committed. It is not given up: who leaves meanwhile finds it kept."""
+        assert self.memory is not None
+        self._keeping = asyncio.ensure_future(self.memory.keep(self.prompt, step))
+        try:
+            kept, self.prompt = await asyncio.shield(self._keeping)
+        except StoreError as error:
+            _log.warning("a step was not written: %s", error.message)
+            return self._turn.feed(events.Stopped(StopReason.ERROR))
+        return self._turn.feed(kept)
+
+    async def _kept(self) -> None:
+        """Waits until the step is kept that is being kept, if there is one."""
+        if self._keeping is not None:
+            await asyncio.wait([self._keeping])
+
     def _write(self, memory: TurnMemory, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         """Hands the turn over to memory, which writes it even if nobody waits for the write any more."""
         self._is_written = True
-        return memory.write(self.prompt, outcome)
+        if self._keeping is None:
+            return memory.write(self.prompt, outcome)
+        return self._write_behind(memory, outcome)
+
+    async def _write_behind(self, memory: TurnMemory, outcome: TurnOutcome) -> None:
+        await self._kept()
+        await memory.write(self.prompt, outcome)
 
     async def _save(self, outcome: TurnOutcome) -> bool:
         """Returns whether the turn is on disk, or nothing of it is kept. A slow store is waited for only so long."""
         memory = self.memory
         if memory is None:
             return True
-        if outcome.state is not End.FINISHED:
+        if outcome.state is not End.FINISHED and not self._turn.spec.keeps_steps:
             self.pending.add(self._write(memory, outcome), "a turn that failed")
             return True
         begun = time.perf_counter()

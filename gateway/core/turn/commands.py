@@ -40,14 +40,17 @@ class CallModel:
 
     messages: of all hidden rounds so far; they follow the messages of the first request. None, where steps are kept.
     budget_tokens: the rest of the client's budget; None: not limited.
-    tools_final: the limit of rounds is reached: send the same tools, but `tool_choice: none`.
-    offer: what the model may do in all; `tools_final` is said again in it.
+    offer: what the model may do.
     """
 
     messages: tuple[Json, ...]
     budget_tokens: int | None
-    tools_final: bool = False
     offer: Offer = field(default_factory=Offer, compare=False)
+
+    @property
+    def tools_final(self) -> bool:
+        """True where the limit of rounds is reached: the tools are the same, and none may be called."""
+        return self.offer.is_final
 
 
 @frozen

@@ -22,7 +22,7 @@ forced call (vllm-project/vllm#25054).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
 
@@ -51,6 +51,7 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut, ToolCall, join_messages
 from gateway.core.turn.upstream_error import error_of
 from gateway.errors import Conflict, GatewayError
+from storage.value import frozen
 
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
 
@@ -67,6 +68,19 @@ class _State(Enum):
     TOOLS = "tools"
     SAVING = "saving"
     DONE = "done"
+
+
+@frozen
+class ResumedCalls:
+    """Calls of a step that is kept, with which a turn begins when they are answered.
+
+    calls: all of that step. results: those that exist, of calls that were answered, denied, or run before. approved:
+    ids of calls that a person has allowed. What has no result is judged and run.
+    """
+
+    calls: tuple[Json, ...]
+    results: tuple[ToolResult, ...] = ()
+    approved: frozenset[str] = frozenset()
 
 
 class Turn:
@@ -104,7 +118,7 @@ class Turn:
     @property
     def first_call(self) -> commands.CallModel:
         """The call of the model that the shell makes by itself."""
-        return commands.CallModel((), None, self._offer.is_final, self._offer)
+        return commands.CallModel((), None, self._offer)
 
     def feed(self, event: TurnEvent) -> list[Command]:
         """Returns what is to be done about an event, in order. An event that comes too late commands nothing."""
@@ -356,19 +370,13 @@ class Turn:
         self._waiting |= {call.id: "client" for call in self._round.theirs}
         return self._end(StopReason.REQUIRES_APPROVAL)
 
-    def resume(
-        self, calls: Sequence[Json], results: Iterable[ToolResult], approved: Collection[str] = ()
-    ) -> list[Command]:
-        """Begins with calls of a step that is kept, in place of a reply. Returns what is to be done.
-
-        calls: all calls of that step. results: those that exist, of calls that were answered, denied, or run before.
-        approved: ids of calls that a person has allowed. What has no result is judged and run.
-        """
-        known = {result.call_id: result for result in results}
+    def resume(self, resumed: ResumedCalls) -> list[Command]:
+        """Begins with calls of a step that is kept, in place of a reply. Returns what is to be done."""
+        known = {result.call_id: result for result in resumed.results}
         self._is_kept = self._is_resumed = True
         self._is_last_round = False
-        self._approved = approved
-        self._round.draft.take_calls([*calls], AllBut(), is_over=True)
+        self._approved = resumed.approved
+        self._round.draft.take_calls([*resumed.calls], AllBut(), is_over=True)
         self._results = {call.id: known[call.id] for call in self._round.ours if call.id in known}
         self._unjudged = [call for call in self._round.ours if call.id not in known]
         self._state = _State.TOOLS
@@ -401,9 +409,9 @@ class Turn:
         self._offer = offer
         left = self._budget_left(self._ledger)
         if spec.keeps_steps:
-            return self._keep(step, [commands.CallModel((), left, offer.is_final, offer)])
+            return self._keep(step, [commands.CallModel((), left, offer)])
         self._state = _State.WAITING
-        return [commands.CallModel(tuple(self._messages), left, offer.is_final, offer)]
+        return [commands.CallModel(tuple(self._messages), left, offer)]
 
     def _keep(self, step: commands.Keep, then: list[Command]) -> list[Command]:
         self._state = _State.KEEPING

@@ -16,6 +16,7 @@ from gateway.core.prompt.section import Section
 from gateway.core.prompt.summary import Overfull
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.splice import Splice, dump
+from gateway.core.turn.guide import Offer
 from gateway.core.upstream.policy import Target
 from storage.records import Evicted
 
@@ -113,11 +114,12 @@ class Prompt:
         return sum(map(estimate_tokens, (self.system, self.window.summary, *self.composition.notes.values())))
 
     def body(
-        self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, *, tools_final: bool = False
+        self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, offer: Offer | None = None
     ) -> bytes:
         """Returns the request's JSON.
 
-        more: hidden rounds of this turn. budget_tokens: what is left of the client's limit.
+        more: hidden rounds of this turn. budget_tokens: what is left of the client's limit. offer: what the model may
+        call; None: what it likes.
         """
         request, dropped = self.request, self.window.dropped
         splice = Splice(request.layout, request.raw)
@@ -149,8 +151,9 @@ class Prompt:
             splice.insert_messages(len(request.messages), map(dump, more))
             if budget_tokens is not None and request.max_tokens_key is not None:
                 splice.set_member(request.max_tokens_key, orjson.dumps(budget_tokens))
-        if tools_final:
-            splice.set_member("tool_choice", b'"none"')
+        if offer is not None:
+            for key, value in offer.fields().items():
+                splice.set_member(key, orjson.dumps(value))
         return splice.render()
 
 

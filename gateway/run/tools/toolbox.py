@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from gateway.core.turn.commands import RunTool
 
 _log = logging.getLogger("mnemogate")
+AT_ONCE = 8  # calls of one round that run side by side
 FAILED = "Error: {name} is not available at the moment."
 
 
@@ -32,16 +33,22 @@ class Toolbox(Protocol):
 async def run_tools(toolbox: Toolbox, calls: Sequence[RunTool]) -> list[str]:
     """Runs the calls of one round side by side, as far as they are independent. Returns their results, in their order.
 
+    Calls that are to run alone have a lane of their own.
+
     Cancelled, it cancels what still runs and waits for its end.
     """
     lanes: dict[str, list[int]] = {}
     for n, call in enumerate(calls):
-        lanes.setdefault(toolbox.lane(call) or f"call {n}", []).append(n)
+        name = toolbox.lane(call) or ("alone" if call.alone else f"call {n}")
+        lanes.setdefault(name, []).append(n)
     results = [""] * len(calls)
+
+    places = asyncio.Semaphore(AT_ONCE)
 
     async def run(lane: Sequence[int]) -> None:
         for n in lane:
-            results[n] = await _run(toolbox, calls[n])
+            async with places:
+                results[n] = await _run(toolbox, calls[n])
 
     # One lane needs no task: most rounds have one call.
     if len(lanes) == 1:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core.turn.commands import RunTool
-from gateway.run.tools.toolbox import Toolbox, run_tools
+from gateway.run.tools.toolbox import AT_ONCE, Toolbox, run_tools
 
 
 class Doors:
@@ -114,3 +114,25 @@ async def test_a_call_of_another_box_is_not_run() -> None:
     (result,) = await run_tools(box, [RunTool("a", "walk", {})])
     assert result.startswith("Error:")
     assert box.begun == []
+
+
+async def test_calls_that_run_alone_wait_for_each_other_and_for_nobody_else() -> None:
+    box = Doors()
+    made = [RunTool(id, "wait", {}, alone=id != "b") for id in "abc"]
+    running = asyncio.ensure_future(run_tools(box, made))
+    await settle()
+    assert box.begun == ["a", "b"]
+    for id in "abc":
+        box.door(id).set()
+    assert await running == ["done a", "done b", "done c"]
+
+
+async def test_only_so_many_calls_run_side_by_side() -> None:
+    box = Doors()
+    ids = [f"call{n}" for n in range(AT_ONCE + 2)]
+    running = asyncio.ensure_future(run_tools(box, calls(*ids)))
+    await settle()
+    assert box.begun == ids[:AT_ONCE]
+    for id in ids:
+        box.door(id).set()
+    assert await running == [f"done {id}" for id in ids]

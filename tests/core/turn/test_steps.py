@@ -1,0 +1,372 @@
+"""A turn whose steps are kept one by one: what is committed when, and what follows on a commit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.core.turn.commands import (
+    CallModel,
+    CloseUpstream,
+    Command,
+    End,
+    Finish,
+    Keep,
+    Refuse,
+    RunTool,
+    Save,
+    SendBody,
+    SendHead,
+)
+from gateway.core.turn.events import (
+    ClientLeft,
+    Kept,
+    Received,
+    ReceivedWhole,
+    ReplyFailed,
+    ReplyStarted,
+    Saved,
+    Stopped,
+    ToolFinished,
+)
+from gateway.core.turn.guide import (
+    Allowed,
+    Forbidden,
+    FreeGuide,
+    NeedsApproval,
+    Offer,
+    ProposedCall,
+    Stop,
+    StopReason,
+    ToolResult,
+    Undecided,
+    Verdict,
+)
+from gateway.core.turn.machine import ResumedCalls, Turn
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import AllBut
+from gateway.errors import UpstreamBroke
+from tests.core.turn.playbook import JSON, SSE, Playbook, chat_turn, chunk, completion, streamed
+from tests.doubles.lines_view import LinesView
+
+ARGS = '{"label":"human","new_string":"tea"}'
+CALL = ("a", "memory_insert", ARGS)
+
+
+class Script(FreeGuide):
+    """A guide that says what it was told to say. asked: the calls that it judged. heard: the results it was given."""
+
+    def __init__(self, verdicts: dict[str, list[Verdict]] | None = None, *follows: Offer | Stop) -> None:
+        super().__init__(50)
+        self.verdicts = verdicts or {}
+        self.follows = list(follows)
+        self.asked: list[ProposedCall] = []
+        self.heard: list[ToolResult] = []
+
+    def judge(self, call: ProposedCall) -> Verdict:
+        self.asked.append(call)
+        super().judge(call)
+        left = self.verdicts.get(call.name)
+        return left.pop(0) if left else Allowed()
+
+    def ran(self, result: ToolResult) -> None:
+        self.heard.append(result)
+
+    def after(self) -> Offer | Stop:
+        usual = super().after()
+        return self.follows.pop(0) if self.follows else usual
+
+
+def steps(guide: FreeGuide | None = None, client: tuple[str, ...] = (), **fields: Any) -> Playbook:
+    given = {"hold_end": True, "wants_usage": True, "shows_steps": True, "keeps_steps": True, **fields}
+    spec = TurnSpec(ours=AllBut(client), **given)
+    return Playbook(Turn(spec, LinesView(spec), guide or Script()))
+
+
+def reply(playbook: Playbook, *args: Any, **fields: Any) -> Playbook:
+    """Feeds a whole streamed reply."""
+    return playbook >> ReplyStarted(200, SSE) >> Received(streamed(completion(*args, **fields)))
+
+
+def skip(playbook: Playbook) -> Playbook:
+    """Passes over what is sent."""
+    while playbook._due and isinstance(playbook._due[0], SendHead | SendBody):
+        playbook << type(playbook._due[0])
+    return playbook
+
+
+def saved(command: Command) -> Any:
+    assert isinstance(command, Save)
+    return command.outcome
+
+
+def kept(playbook: Playbook) -> list[Keep]:
+    return [command for command in playbook.seen if isinstance(command, Keep)]
+
+
+def test_a_reply_is_kept_before_its_tools_run_and_their_results_before_the_next_call() -> None:
+    guide = Script()
+    playbook = skip(reply(steps(guide), "Let me see.", (CALL,), tokens=(10, 5)))
+    first = kept(playbook)[0]
+    assert first.reply is not None
+    assert first.reply["content"] == "Let me see."
+    assert [call["id"] for call in first.reply["tool_calls"]] == ["a"]
+    assert (first.results, first.nudge, first.waits) == ((), "", {})
+    assert first.usage is not None
+    assert first.usage["prompt_tokens"] == 10
+    playbook << Keep >> Kept(7) << RunTool("a", "memory_insert", orjson.loads(ARGS))
+    result = ToolResult("a", "done", "success", "out", "err")
+    playbook >> ToolFinished("a", "done", stdout="out", stderr="err")
+    assert skip(playbook) << Keep(results=(result,))
+    assert guide.heard == [result]
+    # What is kept is in the next prompt, so the command repeats nothing.
+    assert skip(playbook >> Kept(8)) << CallModel((), None)
+    assert b"step 8\n" in playbook.sent
+    reply(playbook, "Noted.", tokens=(30, 4))
+    assert skip(playbook) << Save
+    outcome = playbook.outcome
+    assert outcome.full == ({"role": "assistant", "content": "Noted."},)
+    assert outcome.said == outcome.full[0]
+    assert (outcome.stop, outcome.results, dict(outcome.waiting)) == (StopReason.END_TURN, (), {})
+    assert outcome.step_usage is not None
+    assert outcome.step_usage["prompt_tokens"] == 30
+    assert outcome.usage is not None
+    assert outcome.usage["completion_tokens"] == 9
+    assert skip(playbook >> Saved()) << Finish()
+
+
+def test_steps_are_shown_without_a_gap_and_with_a_head_of_their_own() -> None:
+    playbook = skip(reply(steps(), "One.", (CALL,))) << Keep >> Kept(1) << RunTool >> ToolFinished("a", "x")
+    skip(playbook) << Keep >> Kept(2)
+    skip(playbook) << CallModel
+    playbook >> ReplyStarted(200, JSON) >> ReceivedWhole(orjson.dumps(completion("Two.")))
+    skip(playbook) << Save >> Saved()
+    assert skip(playbook) << Finish
+    assert SendHead(200, (("content-type", "text/event-stream; charset=utf-8"),)) in playbook.seen
+    texts = [line for line in playbook.sent.decode().splitlines() if line.startswith("text")]
+    assert texts == ["text One.", "text Two."]
+
+
+def test_a_reply_whose_calls_are_not_run_is_kept_with_their_results_at_once() -> None:
+    playbook = skip(reply(steps(Script({"memory_insert": [Forbidden("Not now.")]})), None, (CALL,)))
+    (step,) = kept(playbook)
+    assert step.reply is not None
+    assert step.results == (ToolResult("a", "Not now.", "error"),)
+    assert skip(playbook << Keep >> Kept(3)) << CallModel
+
+
+def test_an_unknown_name_is_ours_and_a_tool_of_the_clients_is_not() -> None:
+    calls = (("a", "nobody", "{}"), ("b", "search", "{}"))
+    playbook = skip(reply(steps(client=("search",)), None, calls))
+    assert playbook << (lambda c: isinstance(c, Keep) and c.waits == {"b": "client"})
+    playbook >> Kept(1) << RunTool("a", "nobody", {}) >> ToolFinished("a", "There is no such tool.", "error")
+    assert skip(playbook) << Save
+    assert playbook.outcome.full == ()
+    assert playbook.outcome.said is None
+    assert playbook.outcome.results == (ToolResult("a", "There is no such tool.", "error"),)
+    assert dict(playbook.outcome.waiting) == {"b": "client"}
+    assert playbook.outcome.stop is StopReason.REQUIRES_APPROVAL
+
+
+def test_beside_an_approval_the_other_calls_wait() -> None:
+    calls = (CALL, ("b", "pay", "{}"), ("c", "broken", "{"), ("d", "search", "{}"))
+    guide = Script({"pay": [NeedsApproval()]})
+    playbook = skip(reply(steps(guide, client=("search",)), "I pay.", calls))
+    assert playbook << Save
+    outcome = playbook.outcome
+    assert dict(outcome.waiting) == {"a": "held", "b": "approval", "d": "client"}
+    assert [result.call_id for result in outcome.results] == ["c"]
+    assert [call["id"] for call in outcome.full[0]["tool_calls"]] == ["a", "b", "c", "d"]
+    assert outcome.full[0] == outcome.said
+    assert not [command for command in playbook.seen if isinstance(command, RunTool)]
+
+
+def test_an_answered_pause_goes_on_with_all_results_in_the_order_of_the_calls() -> None:
+    calls = (CALL, ("b", "pay", "{}"), ("d", "search", "{}"))
+    guide = Script({"pay": [NeedsApproval()]})
+    playbook = skip(reply(steps(guide, client=("search",)), None, calls)) << Save
+    message = playbook.outcome.full[0]
+    answer = ToolResult("d", "found")
+    next_turn = steps(guide)
+    commands = next_turn.turn.resume(ResumedCalls(tuple(message["tool_calls"]), (answer,), frozenset("b")))
+    assert commands == [
+        RunTool("a", "memory_insert", orjson.loads(ARGS)),
+        RunTool("b", "pay", {}),
+    ]
+    assert [(call.id, call.is_approved) for call in guide.asked[-2:]] == [("a", False), ("b", True)]
+    skip(next_turn >> ToolFinished("b", "paid"))
+    skip(next_turn >> ToolFinished("a", "done"))
+    next_turn << Keep(results=(ToolResult("a", "done"), ToolResult("b", "paid"), answer)) >> Kept(9)
+    assert skip(next_turn) << CallModel((), None)
+
+
+def test_a_turn_that_ends_behind_its_tools_has_no_reply() -> None:
+    playbook = skip(reply(steps(Script({}, Stop(StopReason.TOOL_RULE))), "Bye.", (CALL,), tokens=(10, 5)))
+    playbook << Keep >> Kept(1) << RunTool >> ToolFinished("a", "done")
+    assert skip(playbook) << Save
+    outcome = playbook.outcome
+    assert (outcome.full, outcome.said, outcome.stop) == ((), None, StopReason.TOOL_RULE)
+    assert outcome.results == (ToolResult("a", "done"),)
+    assert outcome.usage is not None
+    assert outcome.usage["completion_tokens"] == 5
+
+
+def test_a_client_that_reads_one_reply_is_told_its_usage_though_the_turn_ends_behind_a_hidden_round() -> None:
+    spec = TurnSpec(ours=AllBut(), hold_end=True, wants_usage=True, keeps_steps=True)
+    turn = chat_turn(spec)
+    turn._guide = Script({}, Stop(StopReason.TOOL_RULE))
+    playbook = skip(reply(Playbook(turn), "Bye.", (CALL,), tokens=(10, 5)))
+    playbook << Keep >> Kept(1) << RunTool >> ToolFinished("a", "done")
+    skip(playbook) << Save >> Saved()
+    assert skip(playbook) << Finish
+    client = playbook.sent.decode()
+    assert client.count('"finish_reason":"stop"') == 1
+    assert client.count('"completion_tokens":5') == 1
+    assert client.rstrip().endswith("data: [DONE]")
+
+
+def test_a_nudge_goes_on_from_a_reply_without_calls() -> None:
+    playbook = skip(reply(steps(Script({}, Offer(nudge="You have to look it up."))), "Hm."))
+    assert playbook << Keep(
+        {"role": "assistant", "content": "Hm."},
+        usage=kept(playbook)[0].usage,
+        nudge="You have to look it up.",
+    )
+    assert skip(playbook >> Kept(2)) << CallModel
+
+
+def test_where_steps_are_not_kept_a_nudge_is_a_message_of_the_next_request() -> None:
+    turn = chat_turn(TurnSpec(ours=AllBut(), hold_end=True))
+    turn._guide = Script({}, Offer(nudge="Look it up."))
+    playbook = skip(reply(Playbook(turn), "Hm."))
+    text = "<system_message>\nLook it up.\n</system_message>"
+    said = {"role": "assistant", "content": "Hm."}
+    assert playbook << CallModel((said, {"role": "user", "content": text}), None)
+
+
+def test_a_call_that_depends_on_a_result_is_judged_behind_it() -> None:
+    guide = Script({"second": [Undecided(), Allowed({"limit": 3})], "third": [Forbidden("No.")]})
+    calls = (("a", "first", "{}"), ("b", "second", '{"limit":1,"q":"x"}'), ("c", "third", "{}"))
+    playbook = skip(reply(steps(guide), None, calls)) << Keep >> Kept(1)
+    playbook << RunTool("a", "first", {}) >> ToolFinished("a", "1")
+    assert skip(playbook) << RunTool("b", "second", {"limit": 3, "q": "x"})
+    playbook >> ToolFinished("b", "2")
+    results = (ToolResult("a", "1"), ToolResult("b", "2"), ToolResult("c", "No.", "error"))
+    assert skip(playbook) << Keep(results=results)
+
+
+def test_an_approval_behind_a_result_leaves_what_has_run() -> None:
+    guide = Script({"second": [Undecided(), NeedsApproval()]})
+    playbook = skip(reply(steps(guide), None, (("a", "first", "{}"), ("b", "second", "{}"))))
+    playbook << Keep >> Kept(1) << RunTool >> ToolFinished("a", "1")
+    assert skip(playbook) << Save
+    assert (playbook.outcome.full, dict(playbook.outcome.waiting)) == ((), {"b": "approval"})
+    assert playbook.outcome.results == (ToolResult("a", "1"),)
+
+
+@pytest.mark.parametrize(
+    ("status", "stop"),
+    [(402, StopReason.NO_CREDITS), (500, StopReason.UPSTREAM_ERROR), (200, StopReason.BAD_REPLY)],
+)
+def test_an_error_behind_a_kept_step_is_no_status(status: int, stop: StopReason) -> None:
+    class Silent(LinesView):
+        def take(self) -> bytes:
+            return b""
+
+    spec = TurnSpec(ours=AllBut(), hold_end=True, shows_steps=True, keeps_steps=True)
+    playbook = Playbook(Turn(spec, Silent(spec), Script()))
+    reply(playbook, None, (CALL,)) << Keep >> Kept(1) << RunTool >> ToolFinished("a", "x")
+    playbook << Keep >> Kept(2) << CallModel
+    playbook >> ReplyStarted(status, JSON) >> ReceivedWhole(b'{"error":{"message":"no"}}')
+    assert playbook << Save << Finish
+    assert playbook.outcome.stop is stop
+    assert playbook.outcome.state is End.FAILED
+
+
+def test_an_error_of_the_first_step_is_left_to_the_route() -> None:
+    error = UpstreamBroke("It broke.")
+    assert steps() >> ReplyFailed(error) << Refuse(error) << CloseUpstream << Save << Finish
+
+
+@pytest.mark.parametrize("event", [ClientLeft(), Stopped(), ReplyFailed(UpstreamBroke("It broke."))])
+def test_a_cut_reply_keeps_its_text_and_no_calls(event: Any) -> None:
+    playbook = steps() >> ReplyStarted(200, SSE)
+    skip(playbook >> Received(streamed(completion("Let me", (CALL,)))[:-3]))
+    skip(playbook >> event) << CloseUpstream << Save
+    assert playbook.outcome.said == {"role": "assistant", "content": "Let me"}
+    assert playbook.outcome.full == ()
+    assert playbook.outcome.state is (End.FAILED if isinstance(event, ReplyFailed) else End.CANCELLED)
+
+
+def test_a_stopped_turn_has_an_end_for_its_client() -> None:
+    playbook = steps() >> ReplyStarted(200, SSE)
+    skip(playbook >> Received([chunk({"content": "Let"})]))
+    playbook >> Stopped() << CloseUpstream << Save >> Saved()
+    assert skip(playbook) << Finish
+    assert playbook.outcome.stop is StopReason.CANCELLED
+    assert playbook.sent.decode().splitlines()[-1].startswith("end stop")
+
+
+def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there() -> None:
+    playbook = (
+        skip(reply(steps(), None, (CALL, ("b", "search", "{}")))) << Keep >> Kept(1) << RunTool << RunTool
+    )
+    skip(playbook >> ToolFinished("b", "found"))
+    assert playbook >> Stopped() << CloseUpstream << Save
+    assert (playbook.outcome.full, playbook.outcome.said) == ((), None)
+    assert playbook.outcome.results == (ToolResult("b", "found"),)
+
+
+def test_a_step_that_cannot_be_kept_ends_the_turn() -> None:
+    playbook = skip(reply(steps(), None, (CALL,))) << Keep
+    assert playbook >> Stopped(StopReason.ERROR) << CloseUpstream << Save
+    assert (playbook.outcome.state, playbook.outcome.stop) == (End.FAILED, StopReason.ERROR)
+
+
+def test_a_reply_that_is_too_long_loses_its_calls() -> None:
+    playbook = skip(reply(steps(client=("search",)), "So", (CALL, ("b", "search", "{")), "length"))
+    assert playbook << Save
+    assert playbook.outcome.full == ({"role": "assistant", "content": "So"},)
+    assert playbook.outcome.stop is StopReason.MAX_TOKENS
+    assert dict(playbook.outcome.waiting) == {}
+
+
+def test_calls_decide_what_follows_and_the_finish_reason_does_not() -> None:
+    assert skip(reply(steps(), None, (CALL,), "stop")) << Keep
+    assert skip(reply(steps(), "Hi.", (), "tool_calls")) << Save
+
+
+def test_a_reply_that_says_nothing_ends_the_turn() -> None:
+    playbook = skip(reply(steps(), None))
+    assert playbook << Save
+    assert playbook.outcome.stop is StopReason.END_TURN
+
+
+def test_a_tool_that_runs_alone_is_commanded_so() -> None:
+    playbook = skip(reply(steps(alone={"memory_insert"}), None, (CALL, ("b", "search", "{}"))))
+    assert (
+        playbook
+        << Keep
+        >> Kept(1)
+        << RunTool("a", "memory_insert", orjson.loads(ARGS), True)
+        << RunTool("b", "search", {})
+    )
+
+
+@pytest.mark.parametrize(
+    ("offer", "fields"),
+    [
+        (Offer(), {}),
+        (Offer(("a", "b")), {}),
+        (Offer(("a", "b"), must=True), {"tool_choice": "required"}),
+        (Offer(None, must=True), {"tool_choice": "required"}),
+        (Offer(("a",), must=True), {"tool_choice": {"type": "function", "function": {"name": "a"}}}),
+        (Offer(()), {"tool_choice": "none"}),
+        (Offer(is_final=True, one_at_a_time=True), {"tool_choice": "none"}),
+        (Offer(one_at_a_time=True), {"parallel_tool_calls": False}),
+    ],
+)
+def test_an_offer_says_as_little_as_it_can(offer: Offer, fields: dict[str, Any]) -> None:
+    assert offer.fields() == fields
