@@ -40,7 +40,7 @@ EXIT_PIPE = 141
 FOUNDERS = ("keys-create", "keys-list", "keys-revoke", "memory-import")
 SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret")
 # What is for this process, and not for an operation.
-OWN = ("run", "limits", "config", "db", "file", "all_users")
+OWN = ("run", "limits", "config", "db", "file", "all_users", "json", "limit_lines")
 
 # Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is
 # printed, and must not control the operator's terminal.
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_keys(keys.add_subparsers(required=True, metavar="action"))
     memory = commands.add_parser("memory", help="show, undo, forget, export and import what is remembered")
     _add_memory(memory.add_subparsers(required=True, metavar="action"))
+    _add_lists(commands)
     text = "summarise a conversation now, before its window is full"
     compact = _add_scope(_add_operation(commands, "compact", _show_enqueued, text))
     which = "the conversation's id (default: the user's last conversation)"
@@ -164,6 +165,16 @@ def _add_scope(sub: Any) -> Any:
         # Stripped of blanks as in requests.
         sub.add_argument(f"--{name}", type=lambda value: value.strip(" \t"), default=default, help=text)
     return sub
+
+
+def _add_lists(commands: Any) -> None:
+    users = _command(commands, "users", _list_users, "list whose memories there are, and how to forget each")
+    users.add_argument("--project", help="the project (default: all of them)")
+    text = "list a user's conversations, the newest first, and how to forget each"
+    conversations = _add_scope(_command(commands, "conversations", _list_conversations, text))
+    for sub in (users, conversations):
+        sub.add_argument("--limit", type=_lines, dest="limit_lines", metavar="N", help="at most N lines")
+        sub.add_argument("--json", action="store_true", help="a JSON object for each line")
 
 
 def _add_memory(actions: Any) -> None:
@@ -331,6 +342,60 @@ def _describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str,
     lines.append(f"  other turns of the conversation; to forget all: {command} --in {answer['conversation']}")
     lines.append(f"  replies in other conversations that mention it; to look for them: {look} --query WORDS")
     return "\n".join(lines)
+
+
+def _list_users(arguments: argparse.Namespace) -> None:
+    def line(each: dict[str, Any]) -> tuple[str, ...]:
+        counts = (f"{each[name]} {name}" for name in ("conversations", "blocks", "facts", "notes"))
+        return (*_size(each), *counts)
+
+    _list(arguments, "users", line)
+
+
+def _list_conversations(arguments: argparse.Namespace) -> None:
+    _list(arguments, "conversations", lambda each: (*_size(each), each["client_id"] or "-"))
+
+
+def _list(
+    arguments: argparse.Namespace, operation: str, fields: Callable[[dict[str, Any]], tuple[str, ...]]
+) -> None:
+    """Prints all pages of a list. The last field of a line is what `mnemogate memory forget` takes."""
+    settings, wanted, left = _settings(arguments), _given(arguments), arguments.limit_lines
+    answer, count = _perform(settings, operation, wanted), 0
+    while True:
+        for each in answer["lines"][: None if left is None else left - count]:
+            forget = " ".join(map(_argument, each["forget"]))
+            line = (
+                json.dumps(each) if arguments.json else "\t".join(map(_plain, fields(each))) + "\t" + forget
+            )
+            print(line)
+            count += 1
+        if answer["next"] is None or count == left:
+            break
+        answer = _perform(settings, operation, {**wanted, "from": answer["next"]})
+    if not count:
+        print("There is nothing to list.", file=sys.stderr)
+
+
+def _lines(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or text.strip("0") == "":
+        raise argparse.ArgumentTypeError(f"expected a positive number, saw {text!r}")
+    return int(text)
+
+
+def _size(each: dict[str, Any]) -> tuple[str, ...]:
+    """Says when the last turn was and how much was said."""
+    at = each["last_turn"]
+    last = "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+    return last, f"{each['messages']} messages", f"{-(-each['bytes'] // 1000)} kB"
+
+
+def _argument(text: str) -> str:
+    """Quotes a word for the shell, one that would give the terminal orders by its escapes."""
+    if not _CONTROLS.search(text):
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{_plain(escaped)}'"
 
 
 def _memory_export(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from gateway.run.admin.forget import ForgetOperations
 from gateway.run.admin.operations import JobOperations, KeyOperations, Operations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer import TransferOperations
+from gateway.run.admin.users import ListOperations
 from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.memory.recall import EmbedQuery
@@ -33,6 +34,7 @@ def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | 
     forgetting = ForgetOperations(store, time.time, defaults)
     transfer = TransferOperations(store, defaults, () if settings.memory.embedder is None else (EMBED,))
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
+    listing = ListOperations(store, defaults)
     keys, jobs = KeyOperations(store.keys), JobOperations(store.jobs)
     return Operations(
         {
@@ -43,6 +45,8 @@ def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | 
             "jobs-show": jobs.show,
             "jobs-retry": jobs.retry,
             "jobs-cancel": jobs.cancel,
+            "users": listing.users,
+            "conversations": listing.conversations,
             "memory-show": show.show,
             "memory-forget": forgetting.forget,
             "memory-undo": forgetting.undo,

@@ -292,6 +292,39 @@ class Fact:
 
 
 @frozen
+class ListedMemory:
+    """A memory in the operator's list. facts: those that are true. conversations, messages: in which something is left.
+
+    last_at: when its last turn ended; None: nothing is left. bytes: of what was said.
+    """
+
+    id: int
+    uid: str
+    scope: Scope
+    created: float
+    blocks: int
+    facts: int
+    passages: int
+    conversations: int = 0
+    last_at: float | None = None
+    messages: int = 0
+    bytes: int = 0
+
+
+@frozen
+class ListedConversation:
+    """A conversation in the operator's list. key: the client's own id."""
+
+    id: int
+    uid: str
+    key: str | None
+    scope: Scope
+    last_at: float
+    messages: int
+    bytes: int
+
+
+@frozen
 class Key:
     """A gateway key. Only its SHA-256 is kept; `prefix` is what `keys list` shows.
 

@@ -22,6 +22,7 @@ from storage.sql.facts import Facts
 from storage.sql.forget import Forgetting
 from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
+from storage.sql.overview import Overview
 from storage.sql.passages import Passages
 from storage.sql.recall import Recall
 from storage.sql.runs import Runs
@@ -60,6 +61,7 @@ class Store:
         self.forgetting = Forgetting(database, self.agents, now, cache, self.jobs.wake, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)
         self.facts = Facts(database, rules)
+        self.overview = Overview(database)
         self.spending = Spending(database)
         self.summaries = Summaries(database)
         self.runs = Runs(database)

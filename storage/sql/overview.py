@@ -1,0 +1,60 @@
+"""The operator's lists: whose memories there are, which conversations they have, and how large each is."""
+
+from __future__ import annotations
+
+from math import inf
+
+from storage.database import Connection
+from storage.records import ListedConversation, ListedMemory, Scope
+from storage.sql.group import Group, long_reads
+from storage.sql.statements import load, rows_of
+
+SQL = load("overview.sql")
+
+# The end of a page of conversations: when the last one was changed, and its number.
+PageEnd = tuple[float, int]
+
+
+class Overview(Group):
+    """Pages of memories and of conversations. They may take long: each counts what was said."""
+
+    @long_reads
+    async def memories(
+        self, connection: Connection, project: str | None, *, after: int = 0, limit: int = 64
+    ) -> list[ListedMemory]:
+        """Returns memories of people and of nobody's conversations, the oldest first. project: None: of all.
+
+        after: the number of the last one on the page before.
+        """
+        rows = await connection.rows(SQL["memories"], (project, after, limit))
+        sizes = await rows_of(connection, SQL["said_in_memories"], [row[0] for row in rows])
+        found = {agent: values for agent, *values in sizes}
+        return [
+            ListedMemory(id, uid, Scope(*scope), created, blocks, facts, passages, *found.get(id, ()))
+            for id, uid, *scope, created, blocks, facts, passages in rows
+        ]
+
+    @long_reads
+    async def conversations(
+        self,
+        connection: Connection,
+        project: str,
+        profile: str | None,
+        subject: str,
+        *,
+        before: PageEnd = (inf, 0),
+        limit: int = 64,
+    ) -> tuple[list[ListedConversation], PageEnd | None]:
+        """Returns the conversations in which something is left, the newest first, and `before` of the next page.
+
+        profile: None: of all. The page is shorter where nothing is left of a conversation.
+        """
+        rows = await connection.rows(SQL["conversations"], (project, profile, subject, *before, limit))
+        sizes = await rows_of(connection, SQL["said_in_conversations"], [row[0] for row in rows])
+        found = {id: values for id, *values in sizes}
+        listed = [
+            ListedConversation(id, uid, key, Scope(*scope), *found[id])
+            for id, uid, key, *scope, _ in rows
+            if id in found
+        ]
+        return listed, (rows[-1][-1], rows[-1][0]) if len(rows) == limit else None

@@ -1,0 +1,79 @@
+"""The operator's lists: whose memories there are, and what is left in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+from gateway.core.conversation.match import Keeping
+from storage.commands import ForgetTarget
+from storage.records import Scope
+from storage.sql.agents import create_agent
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.stored import ALICE, Speaker, save_passage
+
+
+async def forget(store: Store, agent: int, target: ForgetTarget) -> None:
+    assert await store.forgetting.run(await store.forgetting.begin(agent, target))
+
+
+async def test_memories_are_listed_with_their_sizes_a_page_at_a_time(store: Store) -> None:
+    alice = Speaker(store, now=lambda: 50.0)
+    await alice.say([user("One.")], assistant("Two."), "c1")
+    await alice.say([user("Three.")], assistant("Four."), "c2")
+    await save_passage(store, alice.agent.id, "a note", at=1.0)
+    room = Speaker(store, replace(ALICE, project="blue", subject="conversation:room"))
+    await room.say([user("Five.")], assistant("Six."), "room")
+    for subject in ("importing:user:bob", "folder:1"):  # a memory of nobody who speaks
+        draft = store.agents.draft(replace(ALICE, subject=subject))
+        await store.database.write(lambda connection, draft=draft: create_agent(connection, draft))
+
+    (first,) = await store.overview.memories(None, limit=1)
+    assert (first.id, first.uid, first.scope) == (alice.agent.id, alice.agent.uid, ALICE)
+    assert (first.conversations, first.messages, first.last_at) == (2, 4, 50.0)
+    assert (first.blocks, first.facts, first.passages) == (1, 0, 1)
+    (second,) = await store.overview.memories(None, after=first.id)
+    assert (second.scope, second.messages) == (room.scope, 2)
+    assert 0 < second.bytes < first.bytes
+    assert await store.overview.memories("blue") == [second]
+    assert await store.overview.memories("red") == []
+
+
+async def test_conversations_are_listed_newest_first_over_all_profiles(store: Store) -> None:
+    friend = replace(ALICE, profile="friend")
+    for at, scope, key in ((1.0, ALICE, "c1"), (2.0, friend, "c2"), (2.0, ALICE, "c3"), (3.0, ALICE, "c4")):
+        speaker = Speaker(store, scope, now=lambda at=at: at)
+        await speaker.say([user(f"{key} one")], assistant("two"), key)
+    await Speaker(store, Scope("default", "default", "user:bob")).say([user("x")], assistant("y"), "c5")
+
+    first, edge = await store.overview.conversations("default", None, ALICE.subject, limit=2)
+    assert [(c.key, c.scope.profile, c.last_at) for c in first] == [
+        ("c4", "default", 3.0),
+        ("c3", "default", 2.0),
+    ]
+    assert edge is not None
+    rest, end = await store.overview.conversations("default", None, ALICE.subject, before=edge, limit=3)
+    assert [(c.key, c.scope.profile, c.messages) for c in rest] == [("c2", "friend", 2), ("c1", "default", 2)]
+    assert end is None
+    only, _ = await store.overview.conversations("default", "friend", ALICE.subject)
+    assert [c.key for c in only] == ["c2"]
+
+
+async def test_what_was_forgotten_or_off_the_record_is_not_listed(store: Store) -> None:
+    alice = Speaker(store)
+    await alice.say([user("One.")], assistant("Two."), "c1")
+    await alice.say([user("Three.")], assistant("Four."), "c2")
+    off = await alice.begin([user("Five.")], "c3", Keeping.OFF)
+    await alice.end(off, [assistant("Six.")])
+    c1 = await store.forgetting.conversation(alice.agent.id, "c1")
+    await forget(store, alice.agent.id, ForgetTarget(conversation=c1))
+    listed, _ = await store.overview.conversations("default", None, ALICE.subject)
+    assert [(c.key, c.messages) for c in listed] == [("c2", 2)]
+    (memory,) = await store.overview.memories("default")
+    assert (memory.conversations, memory.messages) == (1, 2)
+    c2 = await store.forgetting.conversation(alice.agent.id, "c2")
+    await forget(store, alice.agent.id, ForgetTarget(conversation=c2))
+    (memory,) = await store.overview.memories("default")
+    assert (memory.conversations, memory.messages, memory.last_at, memory.bytes) == (0, 0, None, 0)
+    assert await store.overview.conversations("default", None, ALICE.subject, before=(inf, 0)) == ([], None)
