@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn.server
 
 from tests.doubles.upstream import StrictUpstream
 
 # Some frameworks count their users.
 COUNTING = {"HAYSTACK_TELEMETRY_ENABLED": "False", "AGNO_TELEMETRY": "false", "DO_NOT_TRACK": "1"}
 os.environ.update(COUNTING)
+# A test may start a dozen processes, and each would compile all of our modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 PROVIDER_VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
 
 
@@ -40,6 +45,24 @@ def _certificates_are_not_read() -> Iterator[None]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", lambda *_, **__: context)
+        yield
+
+
+class _Hurried:
+    """asyncio whose `sleep` takes a tenth of the time."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 10)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _servers_end_at_once() -> Iterator[None]:
+    """Lets uvicorn look every 10 ms, and not every 100, whether it shall end. A thousand tests end a gateway."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uvicorn.server, "asyncio", _Hurried())
         yield
 
 
