@@ -6,12 +6,21 @@ its `kept` and are given back as they came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.dialects.letta.block import CreateBlock
-from gateway.dialects.letta.body import KEPT, Body, refused
+from gateway.core import ids
+from gateway.core.definition import AgentDefinition
+from gateway.dialects.letta.block import CreateBlock, block_json
+from gateway.dialects.letta.body import KEPT, Body, given, refused
+from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.dialects.letta.shown import time_of
+from storage.records import Block, Definition, Run
 
 AgentType = Literal[
     "memgpt_agent", "memgpt_v2_agent", "letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent",
@@ -22,7 +31,6 @@ DEFAULT_TYPE = "letta_v1_agent"
 _WINDOW = 128_000
 
 _HOSTED = refused("It belongs to Letta's hosted product.")
-_ALL_SCHEMA = refused("A summary replaces what left the window; its modes are 'all' and 'sliding_window'.")
 
 # -- tool rules
 
@@ -218,3 +226,276 @@ class CreateAgent(UpdateAgent):
     memory_variables: Annotated[dict[str, str] | None, _HOSTED] | UnsetType = UNSET
     project: Annotated[str | None, _HOSTED] | UnsetType = UNSET
     include_default_source: Annotated[bool | None, refused("Folders are not served yet.")] | UnsetType = UNSET
+
+
+# -- from a body to a definition
+
+_KEPT = (
+    "embedding", "embedding_config", "embedding_chunk_size", "reasoning", "enable_reasoner", "max_reasoning_tokens",
+    "max_files_open", "per_file_view_window_char_limit",
+)  # fmt: skip
+
+
+def definition_of(create: CreateAgent) -> AgentDefinition:
+    """Returns the definition that a new agent begins with. Raises: Unprocessable."""
+    kind = create.agent_type if isinstance(create.agent_type, str) else DEFAULT_TYPE
+    initial = create.initial_message_sequence
+    made = AgentDefinition(kind, initial_messages=tuple(initial) if isinstance(initial, list) else ())
+    return changed(made, create)
+
+
+def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:
+    """Returns a definition after an update. A null takes a field back to its default. Raises: Unprocessable."""
+    sent = given(update)
+    values: dict[str, Any] = {}
+    for name in ("description", "context_window", "most_messages", "least_messages", "model"):
+        field = _NAMES.get(name, name)
+        if field in sent:
+            values[name] = sent[field]
+    for name, default in (
+        ("system", ""),
+        ("metadata", {}),
+        ("hidden", False),
+        ("clears", False),
+        ("timezone", "UTC"),
+    ):
+        field = _NAMES.get(name, name)
+        if field in sent:
+            values[name] = default if sent[field] is None else sent[field]
+    if "timezone" in values:
+        _check_timezone(values["timezone"])
+    if "tool_rules" in sent:
+        values["rules"] = tuple(msgspec.to_builtins(rule) for rule in sent["tool_rules"] or ())
+    if "compaction_settings" in sent:
+        settings = sent["compaction_settings"]
+        values["compaction"] = {} if settings is None else _without_none(msgspec.to_builtins(settings))
+    values.update(_model_of(definition, sent))
+    own = sent.get("mnemogate")
+    if own is not None:
+        said = given(own)
+        values.update({_OWN[name]: value for name, value in said.items() if name != "rebuild"})
+        if "rebuild" in said:
+            values["rebuilds"] = said["rebuild"] == "always"
+    values["kept"] = {
+        **definition.kept, **values.get("kept", {}), **{name: sent[name] for name in _KEPT if name in sent}
+    }  # fmt: skip
+    return replace(definition, **values)
+
+
+# Our name of a field -> theirs, where they differ.
+_NAMES = {
+    "context_window": "context_window_limit",
+    "most_messages": "message_buffer_limit",
+    "least_messages": "message_buffer_min",
+    "clears": "message_buffer_autoclear",
+}
+_OWN = {"recall_tokens": "recall_tokens", "learn": "learns"}
+
+
+def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the fields about the model change. What a field of its own says counts before the older objects."""
+    values: dict[str, Any] = {}
+    sampling = dict(definition.sampling)
+    kept: dict[str, Any] = {}
+    config = sent.get("llm_config")
+    if config is not None:
+        kept["llm_config"] = config
+        _check_types(config, "llm_config", _LLM_TYPES)
+        model = config.get("handle") or config.get("model")
+        if model and "model" not in sent:
+            values["model"] = model
+        if config.get("context_window") and "context_window_limit" not in sent:
+            values["context_window"] = config["context_window"]
+        if config.get("put_inner_thoughts_in_kwargs") is not None:
+            values["thinks_aloud"] = config["put_inner_thoughts_in_kwargs"]
+        for name in ("temperature", "max_tokens", "reasoning_effort"):
+            _set(sampling, name, config, name)
+    settings = sent.get("model_settings")
+    if settings is not None:
+        kept["model_settings"] = settings
+        _check_types(settings, "model_settings", _SETTINGS_TYPES)
+        for name in ("temperature", "parallel_tool_calls", "response_format", "verbosity", "thinking"):
+            _set(sampling, name, settings, name)
+        _set(sampling, "max_tokens", settings, "max_output_tokens")
+        _set(sampling, "reasoning_effort", settings, "effort")
+        _set(sampling, "reasoning_effort", settings.get("reasoning") or {}, "reasoning_effort")
+    for name in ("max_tokens", "response_format", "parallel_tool_calls"):
+        _set(sampling, name, sent, name)
+    values["sampling"] = sampling
+    if kept:
+        values["kept"] = kept
+    return values
+
+
+_LLM_TYPES: dict[str, tuple[type, ...]] = {
+    "handle": (str,), "model": (str,), "context_window": (int,), "temperature": (int, float), "max_tokens": (int,),
+    "reasoning_effort": (str,), "put_inner_thoughts_in_kwargs": (bool,),
+}  # fmt: skip
+_SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
+    "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
+    "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,), "strict": (bool,),
+}  # fmt: skip
+
+
+def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tuple[type, ...]]) -> None:
+    """Checks the fields that have an effect; the rest may be anything. Raises: Unprocessable."""
+    for name, allowed in types.items():
+        value = values.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            words = " or ".join(each.__name__ for each in allowed)
+            raise Unprocessable([Fault(("body", where, name), f"Expected {words}", "type_error", value)])
+
+
+def _set(target: dict[str, Any], name: str, source: Mapping[str, Any], key: str) -> None:
+    """Takes a value over; a null takes it away."""
+    if key in source:
+        if source[key] is None:
+            target.pop(name, None)
+        else:
+            target[name] = source[key]
+
+
+def _check_timezone(name: str) -> None:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        fault = Fault(
+            ("body", "timezone"), "Expected a name of the IANA time zone database", "value_error", name
+        )
+        raise Unprocessable([fault]) from None
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+# -- from a definition to what is shown
+
+
+def agent_json(
+    made: Definition,
+    blocks: Sequence[tuple[Block, dict[str, Any] | None]],
+    tools: Sequence[dict[str, Any]],
+    tags: Sequence[str],
+    *,
+    model: str,
+    window: int | None,
+    message_ids: Sequence[str] = (),
+    pending: dict[str, Any] | None = None,
+    last_run: Run | None = None,
+) -> dict[str, Any]:
+    """Returns an agent with all that the client requires, whatever it asks to be included.
+
+    blocks: each with its definition's body. tools: as they are shown. model: the handle that it answers with. window:
+    tokens of the model's context, if they are known. pending: the message that waits for an answer.
+    """
+    definition = AgentDefinition.of(made.body)
+    kept, sampling = definition.kept, definition.sampling
+    shown = [block_json(block, document) for block, document in blocks]
+    ended = last_run is not None and last_run.ended is not None and last_run.begun is not None
+    return {
+        "id": ids.named("agent", made.uid),
+        "name": made.name,
+        "agent_type": definition.kind,
+        "description": definition.description,
+        "system": definition.system,
+        "metadata": definition.metadata,
+        "tags": list(tags),
+        "hidden": definition.hidden,
+        "model": model,
+        "model_settings": _settings_json(definition, model),
+        "llm_config": _llm_json(definition, model, window),
+        "context_window_limit": definition.context_window,
+        "response_format": sampling.get("response_format"),
+        "embedding": kept.get("embedding"),
+        "embedding_config": kept.get("embedding_config"),
+        "blocks": shown,
+        "memory": {
+            "blocks": shown,
+            "file_blocks": [],
+            "agent_type": definition.kind,
+            "git_enabled": False,
+            "prompt_template": "",
+        },
+        "tools": list(tools),
+        "tool_rules": list(definition.rules),
+        "sources": [],
+        "identities": [],
+        "identity_ids": [],
+        "secrets": [],
+        "tool_exec_environment_variables": [],
+        "message_ids": list(message_ids),
+        "message_buffer_autoclear": definition.clears,
+        "message_buffer_limit": definition.most_messages,
+        "message_buffer_min": definition.least_messages,
+        "compaction_settings": definition.compaction or None,
+        "timezone": definition.timezone,
+        "enable_sleeptime": False,
+        "multi_agent_group": None,
+        "managed_group": None,
+        "max_files_open": kept.get("max_files_open"),
+        "per_file_view_window_char_limit": kept.get("per_file_view_window_char_limit"),
+        "pending_approval": pending,
+        "last_run_completion": time_of(last_run.ended) if last_run is not None else None,
+        "last_run_duration_ms": _duration_ms(last_run) if ended else None,
+        "last_stop_reason": last_run.stop if last_run is not None else None,
+        "created_at": time_of(made.created),
+        "updated_at": time_of(made.updated),
+        "created_by_id": None,
+        "last_updated_by_id": None,
+        "project_id": None,
+        "template_id": None,
+        "base_template_id": None,
+        "deployment_id": None,
+        "entity_id": None,
+        "mnemogate": {
+            "rebuild": "always" if definition.rebuilds else "free",
+            "recall_tokens": definition.recall_tokens,
+            "learn": definition.learns,
+        },
+    }
+
+
+def _duration_ms(run: Run | None) -> int:
+    assert run is not None
+    assert run.ended is not None
+    assert run.begun is not None
+    return max(0, int((run.ended - run.begun) * 1000))
+
+
+def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> dict[str, Any]:
+    """Returns the older object about the model, which the client still requires."""
+    upstream, _, name = model.rpartition("/")
+    sampling = definition.sampling
+    return {
+        **definition.kept.get("llm_config", {}),
+        "model": name,
+        "handle": model,
+        "display_name": name,
+        "model_endpoint_type": "anthropic" if upstream == "anthropic" else "openai",
+        "model_endpoint": None,
+        "provider_name": upstream or None,
+        "provider_category": "base",
+        "context_window": definition.context_window or window or _WINDOW,
+        "temperature": sampling.get("temperature"),
+        "max_tokens": sampling.get("max_tokens"),
+        "reasoning_effort": sampling.get("reasoning_effort"),
+        "parallel_tool_calls": sampling.get("parallel_tool_calls"),
+        "response_format": sampling.get("response_format"),
+        "put_inner_thoughts_in_kwargs": definition.thinks_aloud,
+    }
+
+
+def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
+    sampling = definition.sampling
+    known = {
+        "temperature": sampling.get("temperature"),
+        "max_output_tokens": sampling.get("max_tokens"),
+        "parallel_tool_calls": sampling.get("parallel_tool_calls"),
+        "response_format": sampling.get("response_format"),
+    }
+    upstream = model.rpartition("/")[0]
+    own = {"provider_type": "anthropic" if upstream == "anthropic" else "openai"}
+    return {**own, **definition.kept.get("model_settings", {}), **_without_none(known)}
