@@ -96,7 +96,7 @@ ToolRuleBody = (
 
 
 class CompactionBody(Body):
-    """How what leaves the window is summarised."""
+    """The way in which what leaves the window is summarised."""
 
     mode: Literal["all", "sliding_window"] | UnsetType | None = UNSET
     model: str | UnsetType | None = UNSET
@@ -108,7 +108,7 @@ class CompactionBody(Body):
 
 
 class Own(Body):
-    """What an agent may say beyond Letta's fields.
+    """The fields that an agent has here beyond those of Letta.
 
     rebuild: "free" renders the memory section anew when it costs nothing, "always" before each call. recall_tokens: of
     a note; 0: none. learn: facts are learned from what is said.
@@ -125,7 +125,7 @@ _Names = list[Annotated[str, Meta(min_length=1, max_length=200)]]
 
 
 class UpdateAgent(Body):
-    """What is to change of an agent; what is left out stays. The lists replace those that the agent has."""
+    """A change of an agent; what is left out stays. The lists replace those that the agent has."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType | None = UNSET
     description: str | UnsetType | None = UNSET

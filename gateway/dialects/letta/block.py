@@ -42,7 +42,7 @@ class CreateBlock(Body):
 
 
 class UpdateBlock(CreateBlock):
-    """What is to change of a block; what is left out stays."""
+    """A change of a block; what is left out stays."""
 
     label: Label | UnsetType | None = UNSET  # type: ignore[assignment]
     value: str | UnsetType | None = UNSET  # type: ignore[assignment]

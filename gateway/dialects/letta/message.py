@@ -1,0 +1,228 @@
+"""Stored messages, as the agents API shows them: one message of the store may be several here, under one id.
+
+A reply is shown as its thoughts, its text and its calls, in this order. What the reader got instead of a call
+(`send_message`) is shown as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.private import private_of, system_text
+from gateway.dialects.letta.shown import time_of
+from storage.value import frozen
+
+
+@frozen
+class Showing:
+    """The way in which a caller wants messages to be shown.
+
+    types: only these; None: all. speaks: the tool whose argument `argument` is what an agent says; None: its calls are
+    shown as calls.
+    """
+
+    types: frozenset[str] | None = None
+    speaks: str | None = "send_message"
+    argument: str = "message"
+
+
+@frozen
+class Origin:
+    """The origin of a stored message. id: its public one. at: seconds since the epoch."""
+
+    id: str
+    at: float
+    run_id: str | None = None
+    step_id: str | None = None
+
+
+def shown(
+    message: WireMessage,
+    origin: Origin,
+    showing: Showing,
+    *,
+    waiting: Mapping[str, str] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """Returns a stored message as it is shown.
+
+    waiting: call id -> who must answer it first, of a reply that waits. names: call id -> tool, of results.
+    """
+    made = _parts(message, showing, waiting or {}, names or {})
+    private = private_of(message)
+    found = []
+    for n, (kind, fields) in enumerate(made):
+        if showing.types is not None and kind not in showing.types:
+            continue
+        found.append(
+            {
+                "id": origin.id,
+                "date": time_of(origin.at),
+                "name": message.get("name"),
+                "message_type": kind,
+                # Messages of one id differ in their otid; the caller's own is the first one's.
+                "otid": private.get("otid") if n == 0 and private.get("otid") else f"{origin.id}:{n}",
+                "sender_id": private.get("sender"),
+                "step_id": origin.step_id,
+                "run_id": origin.run_id,
+                "is_err": None,
+                "seq_id": None,
+                **fields,
+            }
+        )
+    return found
+
+
+_Part = tuple[str, dict[str, Any]]
+
+
+def _parts(
+    message: WireMessage, showing: Showing, waiting: Mapping[str, str], names: Mapping[str, str]
+) -> Iterator[_Part]:
+    role, private = message.get("role"), private_of(message)
+    if role == "tool":
+        if private.get("approval") is not None:
+            yield _decision(message, private)
+        if showing.speaks is None or names.get(message.get("tool_call_id", "")) != showing.speaks:
+            yield _result(message, private, names)
+    elif role == "assistant":
+        yield from _reply(message, showing, waiting)
+    elif private.get("shown") == "system" or role in ("system", "developer"):
+        yield "system_message", {"content": system_text(message)}
+    else:
+        yield "user_message", {"content": _content(message.get("content"))}
+
+
+def _decision(message: WireMessage, private: Mapping[str, Any]) -> _Part:
+    approve = bool(private["approval"])
+    decision = {
+        "type": "approval",
+        "tool_call_id": message.get("tool_call_id"),
+        "approve": approve,
+        "reason": private.get("reason"),
+    }
+    return "approval_response_message", {
+        "approvals": [decision],
+        "approve": approve,
+        "reason": private.get("reason"),
+        "approval_request_id": None,
+    }
+
+
+def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str, str]) -> _Part:
+    call_id = message.get("tool_call_id")
+    result = {
+        "status": private.get("status") or "success",
+        "stdout": _lines(private.get("stdout")),
+        "stderr": _lines(private.get("stderr")),
+        "tool_call_id": call_id,
+        "tool_return": text_of(message),
+    }
+    return "tool_return_message", {
+        **result,
+        "name": names.get(call_id or "") or message.get("name"),
+        "tool_returns": [{"type": "tool", **result}],
+    }
+
+
+def _lines(output: Any) -> list[str] | None:
+    return output.splitlines() if isinstance(output, str) and output else None
+
+
+def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -> Iterator[_Part]:
+    yield from thoughts(message)
+    calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
+    text = text_of(message) or message.get("refusal") or ""
+    # What it said through a tool comes in the place of the calls that said it.
+    spoken = [said for call in calls if (said := spoken_by(call, showing)) is not None]
+    if text:
+        yield "assistant_message", {"content": text}
+    for said in spoken:
+        yield "assistant_message", {"content": said}
+    left = [call for call in calls if spoken_by(call, showing) is None]
+    held = [call for call in left if waiting.get(call.get("id", ""))]
+    if held:
+        yield "approval_request_message", calls_json(held)
+    if run := [call for call in left if call not in held]:
+        yield "tool_call_message", calls_json(run)
+
+
+def thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
+    """Yields the thoughts of a reply: readable ones, else that there are some which only their provider can read."""
+    readable = message.get("reasoning_content") or message.get("reasoning")
+    blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
+    if isinstance(readable, str) and readable:
+        signature = next((block.get("signature") for block in blocks if block.get("signature")), None)
+        yield (
+            "reasoning_message",
+            {
+                "reasoning": readable,
+                "source": "reasoner_model",
+                "signature": signature,
+            },
+        )
+    elif blocks or message.get("reasoning_details"):
+        data = next((block.get("data") for block in blocks if isinstance(block.get("data"), str)), None)
+        yield (
+            "hidden_reasoning_message",
+            {
+                "state": "redacted" if data else "omitted",
+                "hidden_reasoning": data,
+            },
+        )
+
+
+def calls_json(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns calls as the fields of a message: the first one by itself, and all."""
+    made = [call_json(call) for call in calls]
+    return {"tool_call": made[0], "tool_calls": made}
+
+
+def call_json(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    return {
+        "name": function.get("name") or "",
+        "arguments": function.get("arguments") or "",
+        "tool_call_id": call.get("id") or "",
+    }
+
+
+def spoken_by(call: Mapping[str, Any], showing: Showing) -> str | None:
+    """Returns the words that a call speaks; None for a call that is to be shown as one."""
+    function = call.get("function") or {}
+    if showing.speaks is None or function.get("name") != showing.speaks:
+        return None
+    try:
+        arguments = orjson.loads(function.get("arguments") or "{}")
+    except orjson.JSONDecodeError:
+        return None
+    said = arguments.get(showing.argument) if isinstance(arguments, dict) else None
+    return said if isinstance(said, str) else None
+
+
+def _content(content: Any) -> Any:
+    """Returns what a user said: a string, or parts of text and images."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    return [_part(part) for part in content if isinstance(part, dict)]
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    if part.get("type") == "image_url":
+        image = part.get("image_url") or {}
+        url = image.get("url") if isinstance(image, dict) else image
+        return {"type": "image", "source": _source(url if isinstance(url, str) else "")}
+    text = part.get("text") or part.get("refusal")
+    # Sounds and files have no form in this API; that one was there is said, not what it held.
+    return {"type": "text", "text": text if isinstance(text, str) else f"[{part.get('type')}]"}
+
+
+def _source(url: str) -> dict[str, Any]:
+    if url.startswith("data:") and ";base64," in url:
+        media_type, data = url.removeprefix("data:").split(";base64,", 1)
+        return {"type": "base64", "media_type": media_type, "data": data}
+    return {"type": "url", "url": url}

@@ -1,0 +1,143 @@
+"""Tools, as the agents API takes and shows them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.core import ids
+from gateway.core.definition import ToolDefinition
+from gateway.dialects.letta.body import Body, given, refused
+from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.dialects.letta.shown import time_of
+from storage.records import Definition
+
+# What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_REQUIREMENTS = refused(
+    "The sandbox has Python's standard library alone; nothing is installed while it runs."
+)
+
+
+class UpdateTool(Body):
+    """A change of a tool; what is left out stays. A changed schema may give it another name."""
+
+    source_code: str | UnsetType | None = UNSET
+    source_type: Literal["python", "webhook", "json"] | UnsetType | None = UNSET
+    json_schema: dict[str, Any] | UnsetType | None = UNSET
+    args_json_schema: dict[str, Any] | UnsetType | None = UNSET
+    description: str | UnsetType | None = UNSET
+    tags: list[str] | UnsetType | None = UNSET
+    return_char_limit: Annotated[int, Meta(ge=1, le=1_000_000)] | UnsetType | None = UNSET
+    default_requires_approval: bool | UnsetType | None = UNSET
+    enable_parallel_execution: bool | UnsetType | None = UNSET
+    metadata_: dict[str, Any] | UnsetType | None = UNSET
+    name: str | UnsetType | None = UNSET
+    pip_requirements: Annotated[list[dict[str, Any]] | None, _REQUIREMENTS] | UnsetType = UNSET
+    npm_requirements: Annotated[list[dict[str, Any]] | None, _REQUIREMENTS] | UnsetType = UNSET
+
+
+class CreateTool(UpdateTool):
+    """A new tool. Its name is that of its schema, or of the last function of its source."""
+
+    source_code: str  # type: ignore[assignment]
+
+
+def tool_of(update: UpdateTool, before: ToolDefinition | None = None) -> tuple[str | None, ToolDefinition]:
+    """Returns a tool after an update, with its name as far as the schema says it. Raises: Unprocessable."""
+    sent = given(update)
+    made = before or ToolDefinition({})
+    values: dict[str, Any] = {}
+    for field, name, default in (
+        ("source_code", "source", ""),
+        ("source_type", "source_type", "python"),
+        ("description", "description", None),
+        ("return_char_limit", "result_chars", 50_000),
+        ("default_requires_approval", "needs_approval", False),
+        ("enable_parallel_execution", "is_parallel", False),
+        ("metadata_", "metadata", {}),
+    ):
+        if field in sent:
+            values[name] = default if sent[field] is None else sent[field]
+    if "tags" in sent:
+        values["tags"] = tuple(sent["tags"] or ())
+    schema = sent.get("json_schema")
+    if schema is not None:
+        values["schema"] = _checked(schema)
+    elif sent.get("args_json_schema") is not None:
+        values["schema"] = {**made.schema, "parameters": sent["args_json_schema"]}
+    made = replace(made, **values)
+    if "description" in sent and made.schema:
+        made = replace(made, schema={**made.schema, "description": made.description or ""})
+    return made.schema.get("name"), made
+
+
+def _checked(schema: dict[str, Any]) -> dict[str, Any]:
+    """Returns a function's schema as a model is shown it. Raises: Unprocessable."""
+    inner = schema.get("function")
+    # Some programs pass the entry of a request's `tools`, with the function in it.
+    if isinstance(inner, dict) and "name" not in schema:
+        schema = inner
+    name, parameters = schema.get("name"), schema.get("parameters")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        message = "Expected 1 to 64 letters, digits, '_' or '-'"
+        raise Unprocessable([Fault(("body", "json_schema", "name"), message, "value_error", name)])
+    if parameters is not None and not isinstance(parameters, dict):
+        raise Unprocessable(
+            [Fault(("body", "json_schema", "parameters"), "Expected an object", "type_error")]
+        )
+    return {
+        "name": name,
+        "description": schema.get("description") or "",
+        "parameters": parameters or {"type": "object", "properties": {}},
+        **({"strict": True} if schema.get("strict") is True else {}),
+    }
+
+
+def tool_json(made: Definition) -> dict[str, Any]:
+    """Returns a tool that was made over REST."""
+    tool = ToolDefinition.of(made.body)
+    return {
+        **_tool(made.uid, made.name, tool.schema, "custom"),
+        "description": tool.description or tool.schema.get("description") or None,
+        "source_type": tool.source_type,
+        "source_code": tool.source or None,
+        "tags": list(tool.tags),
+        "return_char_limit": tool.result_chars,
+        "default_requires_approval": tool.needs_approval,
+        "enable_parallel_execution": tool.is_parallel,
+        "metadata_": tool.metadata,
+        "created_at": time_of(made.created),
+        "updated_at": time_of(made.updated),
+    }
+
+
+def built_in_json(uid: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Returns a tool of the gateway's own. uid: a constant. kind: Letta's `tool_type`."""
+    return _tool(uid, schema["name"], schema, kind)
+
+
+def _tool(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    return {
+        "id": ids.named("tool", uid),
+        "name": name,
+        "tool_type": kind,
+        "description": schema.get("description") or None,
+        "source_type": "python",
+        "source_code": None,
+        "json_schema": schema,
+        "args_json_schema": schema.get("parameters"),
+        "tags": [],
+        "return_char_limit": 50_000,
+        "pip_requirements": None,
+        "npm_requirements": None,
+        "default_requires_approval": False,
+        "enable_parallel_execution": False,
+        "metadata_": {},
+        "project_id": None,
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }
