@@ -43,7 +43,7 @@ class UpdateTool(Body):
 class CreateTool(UpdateTool):
     """A new tool. Its name is that of its schema, or of the last function of its source."""
 
-    source_code: str  # type: ignore[assignment]
+    source_code: str
 
 
 def tool_of(update: UpdateTool, before: ToolDefinition | None = None) -> tuple[str | None, ToolDefinition]:
