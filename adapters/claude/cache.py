@@ -24,9 +24,9 @@ def place_marks(wire: Json, ttl: str | None = None) -> None:
     if wire.get("system"):
         _mark_last(wire["system"], mark)
     # Assistant turns stay unmarked: thinking blocks must not be marked, and the user's turns serve as well.
-    users = [turn for turn in wire["messages"] if turn["role"] == "user"]
-    for turn in users[-2:]:
-        _mark_last(turn["content"], mark)
+    users = [message for message in wire["messages"] if message["role"] == "user"]
+    for message in users[-2:]:
+        _mark_last(message["content"], mark)
 
 
 def _mark_last(blocks: list[Json], mark: Json) -> None:

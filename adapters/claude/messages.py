@@ -26,10 +26,10 @@ OPENING: Final = "(The assistant speaks first.)"
 
 @dataclass(slots=True)
 class ClaudeMessages:
-    """Messages for the Messages API. system: text blocks. turns: their content is always a list of blocks."""
+    """Messages for the Messages API. system: text blocks. messages: their content is always a list of blocks."""
 
     system: list[Json] = field(default_factory=list)
-    turns: list[Json] = field(default_factory=list)
+    messages: list[Json] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class _UserTurn:
 
 
 def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
-    """Returns the turns. late_system: the model takes system messages after user turns. Raises: Untranslatable."""
+    """Returns the messages. late_system: the model takes system messages after the user's. Raises: Untranslatable."""
     found = ClaudeMessages()
     turn = _UserTurn()
     for place, message in enumerate(messages):
@@ -48,7 +48,7 @@ def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
         match message.get("role"):
             case "system" | "developer":
                 blocks = text_blocks(message, where)
-                is_leading = not (found.turns or turn.results or turn.content)
+                is_leading = not (found.messages or turn.results or turn.content)
                 (found.system if is_leading else turn.system).extend(blocks)
             case "user":
                 turn.content += user_blocks(message, where)
@@ -71,31 +71,31 @@ def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
 def _close(found: ClaudeMessages, turn: _UserTurn, late_system: bool) -> None:
     blocks = [*turn.results, *turn.content]
     if blocks:
-        found.turns.append({"role": "user", "content": blocks})
+        found.messages.append({"role": "user", "content": blocks})
     if turn.system and blocks and late_system:
-        found.turns.append({"role": "system", "content": turn.system})
+        found.messages.append({"role": "system", "content": turn.system})
     else:
         found.system += turn.system
 
 
 def _say(found: ClaudeMessages, blocks: list[Json]) -> None:
-    if found.turns and found.turns[-1]["role"] == "assistant":
-        found.turns[-1]["content"] += blocks
+    if found.messages and found.messages[-1]["role"] == "assistant":
+        found.messages[-1]["content"] += blocks
         return
-    if not found.turns:
-        found.turns.append({"role": "user", "content": [{"type": "text", "text": OPENING}]})
-    found.turns.append({"role": "assistant", "content": blocks})
+    if not found.messages:
+        found.messages.append({"role": "user", "content": [{"type": "text", "text": OPENING}]})
+    found.messages.append({"role": "assistant", "content": blocks})
 
 
 def _make_ids_unique(found: ClaudeMessages) -> None:
     """Renames calls whose id occurs twice: some providers number the calls of each reply from the start again."""
     taken: set[str] = set()
-    # From the id that a call came with to the ids that the last assistant turn's calls of that id have now.
+    # From the id that a call came with to the ids that the last assistant message's calls of that id have now.
     last: dict[str, list[str]] = {}
-    for turn in found.turns:
-        if turn["role"] == "assistant":
+    for message in found.messages:
+        if message["role"] == "assistant":
             last = {}
-        for block in turn["content"]:
+        for block in message["content"]:
             match block:
                 case {"type": "tool_use", "id": str(own)}:
                     while block["id"] in taken:
@@ -110,9 +110,9 @@ def _make_ids_unique(found: ClaudeMessages) -> None:
 
 def _trim_prefill(found: ClaudeMessages) -> None:
     """Strips the end of a reply that the model is to continue: the API refuses white space there."""
-    if not found.turns or found.turns[-1]["role"] != "assistant":
+    if not found.messages or found.messages[-1]["role"] != "assistant":
         return
-    content = found.turns[-1]["content"]
+    content = found.messages[-1]["content"]
     last = content[-1]
     if last.get("type") == "text" and isinstance(last.get("text"), str):
         content[-1] = {**last, "text": last["text"].rstrip()}

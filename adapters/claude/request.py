@@ -79,7 +79,7 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     _set_output(wire, system, body)
     if system:
         wire["system"] = system
-    wire["messages"] = conversation.turns
+    wire["messages"] = conversation.messages
     if marks:
         place_marks(wire, _ttl(body.get("prompt_cache_retention")))
     return wire

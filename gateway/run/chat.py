@@ -125,7 +125,9 @@ class Chat:
             )
             call = ChatCall(request, forwardable(headers), credential, route.upstream, status, receipt)
             try:
-                is_bare = remembered is None and not spec.system and not _has_window(route, attempts.target)
+                is_bare = (
+                    remembered is None and not spec.system and not _has_context_window(route, attempts.target)
+                )
                 with attempts:
                     if is_bare and view.speaks_chat:
                         reply = attempts.send(call.request_for)
@@ -269,5 +271,5 @@ def _conversation_key(request: ChatRequest) -> int:
     return crc32(orjson.dumps(head))
 
 
-def _has_window(route: Route, target: Target) -> bool:
+def _has_context_window(route: Route, target: Target) -> bool:
     return target.context_window is not None or any(each.context_window is not None for each in route.others)

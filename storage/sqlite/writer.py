@@ -40,7 +40,7 @@ T = TypeVar("T")
 class WriterLimits:
     """Bounds and pauses; the defaults are chosen, except where a measurement is named.
 
-    queue_bytes: how much may wait in each lane. batch_items: the most writes of a batch, so that its first write need
+    queue_bytes: how much may wait in each queue. batch_items: the most writes of a batch, so that its first write need
     not wait for hundreds. slow_s: a batch that takes longer makes the status `slow`. fair_batches: after so many
     batches of turns in a row one bulk write goes first, because the search index must not fall behind for ever.
     checkpoint_bytes, pause_bytes: size of the log at which it is written back without waiting for readers, and at which
@@ -73,7 +73,7 @@ class _Write(Generic[T]):
 
 
 @dataclass(slots=True)
-class _Lane:
+class _Queue:
     """Writes of one kind, in order."""
 
     writes: deque[_Write[Any]] = field(default_factory=deque)
@@ -118,8 +118,8 @@ class Writer:
         self._connect = connect
         self._limits = limits or WriterLimits()
         self._recovered = recovered
-        self._turns = _Lane()
-        self._bulk = _Lane()
+        self._turns = _Queue()
+        self._bulk = _Queue()
         self._running: list[_Write[Any]] = []
         self._running_since = 0.0
         self._streak = 0
@@ -127,7 +127,7 @@ class Writer:
         self._fault: Unavailable | None = None
         self._tried = False  # an attempt to mend the present fault has failed
         self._mending: asyncio.Task[None] | None = None
-        self._probing = asyncio.Lock()
+        self._recovering = asyncio.Lock()
         self._closing = False
         self._closed = False
         self._empty = asyncio.Event()
@@ -261,17 +261,17 @@ class Writer:
         return done
 
     def _enqueue(
-        self, lane: _Lane, function: Callable[[sqlite3.Connection], T], size: int
+        self, queue: _Queue, function: Callable[[sqlite3.Connection], T], size: int
     ) -> asyncio.Future[T]:
         if self._closing:
             raise Closed(f"{self._path} is closed")
         if self._fault is not None and self._tried:
             raise self._fault.again()
         size += _OVERHEAD_BYTES
-        if lane.bytes + size > self._limits.queue_bytes:
+        if queue.bytes + size > self._limits.queue_bytes:
             raise Busy(f"more than {self._limits.queue_bytes} bytes would wait to be written to {self._path}")
         future: asyncio.Future[T] = self._loop.create_future()
-        lane.put(_Write(function, future, size))
+        queue.put(_Write(function, future, size))
         self._empty.clear()
         if not self._running:
             self._pump()
@@ -334,12 +334,12 @@ class Writer:
 
     def report(self, fault: Unavailable) -> None:
         """Takes note of a fault that a reader has found in the file."""
-        if self._fault is None and not self._closing and not self._probing.locked():
+        if self._fault is None and not self._closing and not self._recovering.locked():
             self._fail(fault)
 
-    async def probe(self) -> bool:
+    async def recover(self) -> bool:
         """Tries now whether a failed database can be written again. True when all is well."""
-        async with self._probing:
+        async with self._recovering:
             if self._fault is None:
                 return True
             if self._closing:
@@ -401,13 +401,13 @@ class Writer:
         pause_s = self._limits.retry_first_s
         if self._tried:
             await asyncio.sleep(pause_s)
-        while not await self.probe():
+        while not await self.recover():
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, self._limits.retry_most_s)
 
     def _fail_waiting(self, error: Unavailable) -> None:
-        for lane in (self._turns, self._bulk):
-            for write in lane.take(len(lane.writes)):
+        for queue in (self._turns, self._bulk):
+            for write in queue.take(len(queue.writes)):
                 _settle(write, (False, error.again()))
         self._check_empty()
 

@@ -70,7 +70,7 @@ AGENT_PREFIX = "agent/"  # of a model's name that asks for an agent
 MAX_ID_CHARS = 256  # chosen: far above the ids of any front end
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-_Source = tuple[str, bytes | None, tuple[str, ...]]  # name, header or else path in the body
+_Source = tuple[str, bytes | None, tuple[str, ...]]  # name, header or else keys in the body
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +203,13 @@ def _signed(headers: Mapping[bytes, bytes], rules: IdentityRules, now: float) ->
 def _first(
     sources: tuple[_Source, ...], headers: Mapping[bytes, bytes], body: Mapping[str, Any]
 ) -> str | None:
-    for name, header, path in sources:
+    for name, header, keys in sources:
         if header is not None:
             raw = headers.get(header)
             value = None if raw is None else _header_id(raw, name)
         else:
             inner: Any = body
-            for key in path:
+            for key in keys:
                 inner = inner.get(key) if isinstance(inner, dict) else None
             value = None if inner is None else _body_id(inner, name)
         if value is not None:

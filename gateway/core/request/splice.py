@@ -6,7 +6,7 @@ white space, escapes and order of keys included.
 
 The body has been accepted by a JSON parser before, so the scanner trusts its form: any closing bracket closes.
 Bodies that break that trust raise ValueError; they never hang the scanner. Two rules keep its cost linear whatever
-is nested in what: a pattern looks at most `_WINDOW` bytes ahead, and nothing in it can match in two ways.
+is nested in what: a pattern looks at most `_LOOKAHEAD` bytes ahead, and nothing in it can match in two ways.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OPENING, _CLOSING = frozenset(b"[{"), frozenset(b"]}")
 
 # How far a pattern looks ahead; longer values are taken piece by piece. Chosen so that a try that fails (an image
 # in base64) costs about 10 us, while ordinary messages and tool declarations fit.
-_WINDOW = 16_384
+_LOOKAHEAD = 16_384
 _DEPTH = 8  # brackets within brackets that one pattern follows; a tool declaration has 6
 
 # The pattern of a JSON string jumps from quote to quote (2 GB/s) and looks back at the backslashes before each;
@@ -445,7 +445,7 @@ def _elements(body: bytes, start: int, spans: list[Span]) -> int:
     match_element = _ELEMENT.match
     at = start + 1
     while True:
-        match = match_element(body, at, at + _WINDOW)
+        match = match_element(body, at, at + _LOOKAHEAD)
         if match is not None:
             spans.append(match.span(1))
             at = match.end()
@@ -463,7 +463,7 @@ def _value_end(body: bytes, start: int) -> int:
     if first == _QUOTE:
         return _string_end(body, start)
     if first in _OPENING:
-        match = _NESTED.match(body, start, start + _WINDOW)
+        match = _NESTED.match(body, start, start + _LOOKAHEAD)
         return _nested_end(body, start) if match is None else match.end()
     return _skip(_SCALAR, body, start)
 
@@ -474,7 +474,7 @@ def _nested_end(body: bytes, start: int) -> int:
     at = start + 1
     while True:
         # A piece ends outside strings, so its brackets can be counted once its strings are taken out.
-        end = _skip(_OUTSIDE, body, at, at + _WINDOW)
+        end = _skip(_OUTSIDE, body, at, at + _LOOKAHEAD)
         piece = body[at:end]
         brackets = _STRINGS.sub(b"", piece).translate(None, _NO_BRACKETS)
         depths = list(accumulate(map(_STEPS.__getitem__, brackets), initial=depth))

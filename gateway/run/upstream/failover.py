@@ -95,7 +95,7 @@ class Failover:
         self.metrics = metrics
         # With keep-alive comments the status may leave before the first event, so an error in that event is too late.
         self.may_peek = not settings.server.keep_alive_comment_s
-        self.windows = ContextWindows()
+        self.context_windows = ContextWindows()
         self.endpoints: dict[str, list[Endpoint]] = {}
         for upstream in settings.upstreams:
             policy = Policy(upstream.retries)
@@ -120,11 +120,11 @@ class Failover:
         endpoints = self.endpoints[route.upstream]
         # The common route has one endpoint and needs no order.
         if not route.others and len(endpoints) == 1:
-            window = self.windows.of((route.upstream, route.model), route.context_window)
-            target = Target(route.upstream, route.model, window)
+            context_window = self.context_windows.of((route.upstream, route.model), route.context_window)
+            target = Target(route.upstream, route.model, context_window)
             return Attempts(self, endpoints[0], target, [], sink, receipt)
         targets = [
-            each._replace(context_window=self.windows.of(each[:2], each.context_window))
+            each._replace(context_window=self.context_windows.of(each[:2], each.context_window))
             for each in route.targets
         ]
         candidates = [
@@ -183,7 +183,7 @@ class Attempts:
     _log: list[str] = field(default_factory=list)
     _busy: Endpoint | None = None  # the one whose requests in flight include this one
     _is_settled: bool = False
-    _is_guess: bool = False  # this request was cut to a guessed window
+    _is_guess: bool = False  # this request was cut to a guessed context window
 
     def __enter__(self) -> Attempts:
         return self
@@ -244,12 +244,12 @@ class Attempts:
             # Any other status is an answer, so the endpoint works, even if it refuses the request.
             health.succeeded(self.target.model)
             if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
-                shorter_or_error = await self._look_for_window(reply, request, make)
+                shorter_or_error = await self._find_context_window(reply, request, make)
                 if isinstance(shorter_or_error, ModelRequest):
                     return shorter_or_error
                 reply = shorter_or_error
             elif self._is_guess and reply.status < 400:
-                failover.windows.guessed(self.target[:2])
+                failover.context_windows.guessed(self.target[:2])
             self._answered(str(reply.status), is_error=reply.status >= 400)
             return reply
         except ProviderError as error:
@@ -261,7 +261,7 @@ class Attempts:
             if is_probe:
                 health.is_probing = False
 
-    async def _look_for_window(
+    async def _find_context_window(
         self, reply: ModelReply, request: ModelRequest, make: RequestMaker
     ) -> ModelReply | ModelRequest:
         """Returns a shorter request if an error names the context's length; otherwise the error as it came."""
@@ -274,21 +274,21 @@ class Attempts:
         if tokens is None:
             return error
         known, target = self.target.context_window, self.target
-        windows: list[int] = []
+        context_windows: list[int] = []
         if known is None or known > tokens:
-            self._failover.windows.reported(target[:2], tokens)
-            known = self._failover.windows.of(target[:2], tokens) or tokens
-            windows.append(known)
+            self._failover.context_windows.reported(target[:2], tokens)
+            known = self._failover.context_windows.of(target[:2], tokens) or tokens
+            context_windows.append(known)
         # If the request was cut to that length already, the upstream counts more tokens than we do. How many more is
         # guessed, once.
         if not self._is_guess:
-            windows.append(int(known / GUESS))
-        for window in windows:
-            shorter = await make(target._replace(context_window=window), self.endpoint)
+            context_windows.append(int(known / GUESS))
+        for context_window in context_windows:
+            shorter = await make(target._replace(context_window=context_window), self.endpoint)
             if shorter.body == request.body:
                 continue  # by our count it fits
-            self._is_guess = window < known
-            self.target = target._replace(context_window=window)
+            self._is_guess = context_window < known
+            self.target = target._replace(context_window=context_window)
             self._note(str(reply.status), is_error=True)
             self._receipt.say("x-mnemogate-context-tokens", str(tokens))
             return shorter
@@ -296,7 +296,7 @@ class Attempts:
 
     def counted(self, ours: int, theirs: int, most: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
-        self._failover.windows.counted(self.target[:2], ours, theirs, most)
+        self._failover.context_windows.counted(self.target[:2], ours, theirs, most)
 
     def broke(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off."""

@@ -90,19 +90,21 @@ def _resolve(
     by_operator: bool = False,
     is_fallback: bool = False,
 ) -> Route:
-    windows = {each.name: each.context_window for each in settings.upstreams}
+    context_windows = {each.name: each.context_window for each in settings.upstreams}
     if upstream is not None:
-        return Route(upstream, model, windows[upstream])
+        return Route(upstream, model, context_windows[upstream])
     for alias in settings.models:
         if alias.alias == model:
             name = alias.upstream or settings.upstreams[0].name
             fallbacks = () if is_fallback else alias.fallbacks
-            others = _others(settings, alias, fallbacks, windows) if alias.deployments or fallbacks else ()
-            return Route(name, alias.model, alias.context_window or windows[name], others)
+            others = (
+                _others(settings, alias, fallbacks, context_windows) if alias.deployments or fallbacks else ()
+            )
+            return Route(name, alias.model, alias.context_window or context_windows[name], others)
     if len(settings.upstreams) > 1:
         name, _, inner = model.partition("/")
-        if inner and name in windows and (by_operator or _is_listed(settings, name, inner)):
-            return Route(name, inner, windows[name])
+        if inner and name in context_windows and (by_operator or _is_listed(settings, name, inner)):
+            return Route(name, inner, context_windows[name])
     for each in settings.upstreams:
         if any(fnmatchcase(model, pattern) for pattern in each.models):
             return Route(each.name, model, each.context_window)
@@ -117,7 +119,10 @@ def _resolve(
 
 
 def _others(
-    settings: Settings, alias: ModelSettings, fallbacks: tuple[str, ...], windows: dict[str, int | None]
+    settings: Settings,
+    alias: ModelSettings,
+    fallbacks: tuple[str, ...],
+    context_windows: dict[str, int | None],
 ) -> tuple[Target, ...]:
     """Returns the targets behind the first one: deployments, then fallbacks with their own deployments.
 
@@ -127,7 +132,7 @@ def _others(
         Target(
             each.upstream,
             each.model or alias.model,
-            each.context_window or alias.context_window or windows[each.upstream],
+            each.context_window or alias.context_window or context_windows[each.upstream],
         )
         for each in alias.deployments
     ]

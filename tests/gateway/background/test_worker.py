@@ -533,7 +533,7 @@ async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_data
         if len(attempts) == 1:
             down = True
             store.database.writer.report(Full("the disk is full"))
-            await store.database.writer.probe()
+            await store.database.writer.recover()
             await job.commit(lambda c: None)
 
     try:
@@ -542,7 +542,7 @@ async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_data
         await bench.settled(1)
         assert bench.outcomes == ["unwritten"]
         down = False
-        assert await store.database.writer.probe()
+        assert await store.database.writer.recover()
         await bench.settled(2)
         assert (attempts, bench.outcomes) == ([1, 2], ["unwritten", "finished"])
     finally:

@@ -76,8 +76,8 @@ class World:
 
         return self.gateway.call(submit())
 
-    def probe(self) -> bool:
-        return self.gateway.call(self.store.database.writer.probe())
+    def recover(self) -> bool:
+        return self.gateway.call(self.store.database.writer.recover())
 
     def settle(self) -> None:
         async def settled() -> None:
@@ -257,7 +257,7 @@ def test_a_fault_costs_the_memory_and_not_the_chat(
         assert not any(map(durable, replies))
         assert json.loads(replies[0].body)["choices"][0]["message"]["content"] == "Ok."
         assert replies[1].body.endswith(b"data: [DONE]\n\n")
-        assert not world.probe()
+        assert not world.recover()
         assert world.status == fault.status
         released = sum(reply.headers["x-mnemogate-memory"] == "on" for reply in replies)
         assert world.counted("mnemogate_not_durable_total") == released
@@ -272,7 +272,7 @@ def test_a_fault_costs_the_memory_and_not_the_chat(
         assert len(world.upstream.chats) == 5  # what is refused is not sent
 
         fault.mend(world)
-        assert world.probe()
+        assert world.recover()
         assert world.status == "ok"
         for headers in ({}, STRICT, APPEND):
             for stream in (False, True):
@@ -311,10 +311,10 @@ def test_a_fault_while_a_job_runs_costs_it_an_attempt_and_the_chat_nothing(
             reply = world.post(LONG, stream=stream)
             assert not durable(reply)
             assert b"Ok." in reply.body or b"[DONE]" in reply.body
-        assert not world.probe()
+        assert not world.recover()
 
         fault.mend(world)
-        assert world.probe()
+        assert world.recover()
         world.gateway.call(until_ended(world.store))
         assert attempts == [1, 2]
         assert durable(world.post(QUESTION))
@@ -368,7 +368,7 @@ def test_a_file_that_is_damaged_at_the_start(
             assert reply.body
         assert [world.post(QUESTION, headers).status for headers in (STRICT, APPEND)] == [503, 503]
         shutil.move(backup, path)
-        assert world.probe()
+        assert world.recover()
         assert world.status == "ok"
         assert durable(world.post(QUESTION))
         assert "Miso" in upstream.last.body.decode()
@@ -643,7 +643,7 @@ def test_no_agent_is_made_twice_when_its_first_turn_was_not_kept(
         fault.strike(world)
         assert not durable(world.post("One."))
         fault.mend(world)
-        assert world.probe()
+        assert world.recover()
         assert durable(world.post("Two."))
         assert world.said() == ["Two."]
         scope = Scope("default", "default", "user:alice")

@@ -107,5 +107,5 @@ async def test_whoever_remembers_hears_that_the_database_works_again(store: Any)
     heard: list[int] = []
     store.database.when_recovered(lambda: heard.append(1))
     store.database.writer.report(Full("no room"))
-    assert await store.database.writer.probe()
+    assert await store.database.writer.recover()
     assert heard == [1]

@@ -71,7 +71,7 @@ async def make_agent(store: Store) -> Agent:
 
 async def assert_refuses(store: Store, agent: Agent, error: type[Unavailable]) -> None:
     """Writes fail with the named error, at once, and health says so."""
-    assert not await store.database.writer.probe()
+    assert not await store.database.writer.recover()
     with pytest.raises(error):
         store.database.write(write(agent))
     with pytest.raises(error):
@@ -84,7 +84,7 @@ async def assert_refuses(store: Store, agent: Agent, error: type[Unavailable]) -
 
 
 async def assert_recovers(store: Store, agent: Agent) -> None:
-    assert await store.database.writer.probe()
+    assert await store.database.writer.recover()
     assert store.health.ok
     passage = await store.database.write(write(agent, "after"))
     assert passage in await store.passages.list(agent.id, limit=1000)
@@ -140,7 +140,7 @@ async def test_a_writer_that_is_opened_anew_is_in_no_readers_way(
         await store.database.writer.submit(limit)
         with pytest.raises(Full):
             await store.database.write(write(agent, "x" * 60_000))
-        assert await store.database.writer.probe()
+        assert await store.database.writer.recover()
     log = await asyncio.to_thread(Path(f"{path}-wal").stat)
     assert log.st_size > faults * 200_000
     assert len(await store.passages.list(agent.id)) == faults
@@ -169,7 +169,7 @@ async def test_when_the_database_ends_the_transaction_nobody_is_told_that_it_was
         with pytest.raises(Full):
             await future
     assert await store.passages.list(agent.id) == ()
-    assert await store.database.writer.probe()
+    assert await store.database.writer.recover()
     await store.database.writer.submit(limit)
     with pytest.raises(StatementFailed):
         await store.database.writer.submit(swallow)
@@ -402,7 +402,7 @@ async def test_what_is_written_to_a_file_that_has_gone_is_not_called_written(
         shutil.move(other, path)
     with pytest.raises(Broken, match="removed or replaced"):
         await store.keys.create("default", "second")
-    assert await store.database.writer.probe()
+    assert await store.database.writer.recover()
     third = await store.keys.create("default", "third")
     assert third[0] in await store.keys.list()
 
@@ -417,7 +417,7 @@ async def test_a_file_that_was_removed_is_noticed_and_made_anew(open_store: Any,
             break
         await asyncio.sleep(0.001)
     assert "removed or replaced" in (store.health.error or "")
-    assert await store.database.writer.probe()
+    assert await store.database.writer.recover()
     second = await store.keys.create("default", "second")
     assert [key.name for key in await store.keys.list()] == [second[0].name]
     assert first[0].name == "first"

@@ -44,5 +44,5 @@ async def test_a_full_disk_is_named(store: Store) -> None:
 
     with pytest.raises(Full):
         await jobs.commit(job, fill)
-    assert await store.database.writer.probe()
+    assert await store.database.writer.recover()
     await jobs.finish(job)
