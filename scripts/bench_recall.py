@@ -37,6 +37,7 @@ from adapters.types import Embedded
 from gateway.core.agent import AgentSpec
 from gateway.core.memory.rules import RULES
 from gateway.core.prompt import note as recall
+from gateway.core.prompt.summary import Overfull
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
@@ -47,6 +48,7 @@ from gateway.run.memory.known import MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.settings import MemorySettings
 from scripts.fill import new_agent, write_conversation
+from storage.commands import Committed
 from storage.open import open_store
 from storage.search import blob
 from storage.sql.store import Store
@@ -70,6 +72,20 @@ class Case:
     asked: float
     history: list[blob.Document]
     evidence: frozenset[int]
+
+
+class NoServices:
+    """Takes the place of the background services; a question that is only asked reports nothing."""
+
+    makes_summaries = False
+
+    def index_lags(self, agent: int) -> None: ...
+
+    def edits_wait(self) -> None: ...
+
+    def turn_kept(self, agent: int, messages: int) -> None: ...
+
+    def window_fills(self, turn: Committed, overfull: Overfull) -> None: ...
 
 
 # Takes a question and a budget of tokens, and returns the prompt in which the question would go upstream.
@@ -188,7 +204,7 @@ async def remembered(case: Case, embedder: Embedder | None) -> AsyncIterator[Ask
         @cache
         def keeper_of(budget: int) -> MemoryKeeper:
             settings = MemorySettings(recall_tokens=budget, recall_deadline_ms=10_000)
-            return MemoryKeeper(store, settings, lambda: case.asked, embed_query=search)
+            return MemoryKeeper(store, settings, lambda: case.asked, NoServices(), search)
 
         async def ask(question: str, budget: int) -> Prompt:
             body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
