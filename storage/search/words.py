@@ -46,13 +46,6 @@ with would you your yours yourself d ll m re ve
 """
 _STOP = frozenset(_FUNCTION_WORDS.split())
 
-# A message of these alone is no question (stems, as `words_of` gives them).
-_COURTESY_WORDS = """
-hi hello hey thank thanks thx ok okay ye yes yeah yep no nope sure great good nice cool fine perfect awesom right
-morn afternoon even night bye goodby sorri welcom continu go ahead next tell say help someth anyth lol wow
-"""
-COURTESY = frozenset(_COURTESY_WORDS.split())
-
 # By the first letter's script; Latin letters default to English, since one message seldom says its language.
 _STEMMERS = (
     (0x0370, 0x03FF, "greek"),
@@ -84,14 +77,18 @@ class _Stemmers(threading.local):
 _stemmers = _Stemmers()
 
 
+def split_words(text: str) -> list[str]:
+    """Returns the words of a text in order, in lower case, function words too."""
+    if text.isascii():
+        text, pattern = text.lower(), _ASCII_WORD
+    else:
+        text, pattern = unicodedata.normalize("NFKC", text.casefold()), _WORD
+    return pattern.findall(_THOUSANDS.sub("", text) if "," in text else text)
+
+
 def words_of(text: str) -> list[str]:
     """Returns the terms of a text in order. Numbers and identifiers are kept, function words are not."""
-    if text.isascii():
-        text = text.lower()
-        found = _ASCII_WORD.findall(_THOUSANDS.sub("", text) if "," in text else text)
-    else:
-        text = unicodedata.normalize("NFKC", text.casefold())
-        found = _WORD.findall(_THOUSANDS.sub("", text) if "," in text else text)
+    found = split_words(text)
     if max(map(len, found), default=0) <= _WORD_CHARS:
         return list(chain.from_iterable(map(terms_of_word, found)))
     return [t for word in found for t in (terms_of_word if len(word) <= _WORD_CHARS else _split)(word)]

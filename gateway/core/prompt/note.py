@@ -42,6 +42,8 @@ _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
 _NOTE = re.compile(re.escape(f"{_OPEN}\n{_HEADING}") + r".*?(?:" + re.escape(_CLOSE) + r"\s*|\Z)", re.DOTALL)
 _KINDS = {"passage": "saved note", "fact": "learned"}
 _WORD = re.compile(r"\w+")
+# Around a sentence; two that differ in nothing else are the same.
+_POINTS = " .…!?¿¡。！？"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def choose(
     generous = room // 2
     window = frozenset(exclude_atoms)
     known = "\n".join(noted)
-    seen = {_quote(query).casefold()}
+    seen = {_quote(query).casefold().strip(_POINTS)}
     keys = _keys(query)
     chosen: list[Recalled] = []
     for message in _with_facts_first(candidates):
@@ -124,8 +126,8 @@ def choose(
         if not window.isdisjoint(message.atoms):
             continue
         line = _quote(message.text[:_SEARCHED_CHARS])
-        whole = line.casefold()
-        if not line or whole in seen:
+        whole = line.casefold().strip(_POINTS)
+        if not whole or whole in seen:
             continue
         seen.add(whole)
         limit = cut_chars if room > generous else cut_chars // 2

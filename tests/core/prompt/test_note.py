@@ -80,7 +80,12 @@ def test_chosen_turns_stand_in_the_order_they_were_said() -> None:
         ([message(1, "dog"), message(2, "cat")], {"exclude_atoms": {b"u1"}}, [2]),  # stands in the window
         ([message(1, "My dog"), message(2, "my  DOG ")], {}, [1]),  # repeats another
         ([message(1, "where is\nmy dog"), message(2, "here")], {}, [2]),  # is the question itself
-        ([message(1, "  "), message(2, "\n")], {}, []),  # says nothing
+        (
+            [message(1, "Where is my dog?!"), message(2, "¿where is my dog?")],
+            {},
+            [],
+        ),  # the same, with other points
+        ([message(1, "  "), message(2, "\n"), message(3, "?!")], {}, []),  # says nothing
         ([], {}, []),
     ],
 )

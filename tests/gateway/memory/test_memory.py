@@ -54,6 +54,21 @@ def test_a_new_conversation_knows_what_the_same_user_said_in_another(world: Worl
     assert "user]" in note
 
 
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("I am going to quit my job.", "Go on, what about the whales?"),
+        ("Write a function.", "Write a haiku."),
+        ("And now?", "And now?"),
+        ("Tell me about whales.", "Tell me about whales!"),
+    ],
+)
+def test_words_that_everybody_uses_and_repetitions_bring_no_note(world: World, said: str, asked: str) -> None:
+    world.chat(user="alice").say(said)
+    world.chat(user="alice").say(asked)
+    assert world.upstream.last.messages == [{"role": "user", "content": asked}]
+
+
 def test_another_user_never_sees_it(world: World) -> None:
     world.chat(user="alice").say(FACT)
     world.chat(user="bob").say(QUESTION)

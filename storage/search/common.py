@@ -1,0 +1,94 @@
+"""How common words are in what people say: the background against which a memory's own words are counted.
+
+A memory of ten messages cannot tell that "go" is a common word and "whale" is none. The table beside this module
+(common_words.txt; made by scripts/make_common_words.py, which names its source and licence) can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+from storage.search.words import split_words, terms_of_word, words_of
+
+_TABLE = Path(__file__).with_name("common_words.txt")
+# A term of line N of the table is 10^(-N/2) of all words; one below the last line counts as never said.
+_FIRST_LINE, _LAST_LINE = 2, 7
+# Words in a message, to make of a word's share of all words the share of messages that have it. Measured on
+# LongMemEval in histories of 22 messages with 100, 150 and 300: evidence in the note 91.5, 91.3 and 90.8%; questions
+# about something else that get a note: 31, 30 and 27%.
+_MESSAGE_WORDS = 150
+_SHARE_OF_LINE: dict[int | None, float] = {
+    line: min(1.0, _MESSAGE_WORDS * 10 ** (-line / 2)) for line in range(_FIRST_LINE, _LAST_LINE + 1)
+}
+# Words of a text that tell its language.
+_TELLING_WORDS = 64
+# One of a language's most common words does not show it, since short words are words of several ("van"); one that is
+# said to assistants does.
+_ENGLISH, _ENGLISH_LEAD = "en", _LAST_LINE - 2
+
+# What people say to an assistant whatever the matter is, which no corpus of books and films shows: courtesies, going
+# on, asking for something. Chosen by hand; they count as more common than any word of the table.
+_SAID_TO_ASSISTANTS = {
+    "en": """hi hello hey thank thanks thx ok okay yes yeah yep no nope sure great good nice cool fine perfect awesome
+        right morning afternoon even evening night bye goodbye sorry welcome continue go ahead next tell say
+        help something anything lol wow now again still then give show explain describe make let know want
+        write another""",
+    "de": """hallo hi danke bitte ok okay ja nein gut genau super klar prima toll weiter jetzt nochmal noch mal einmal
+        mehr nun dann schreib schreibe schreiben gib zeig zeige erklär erkläre erklären sag sage sagen mach
+        mache machen hilf helfen kannst könntest weißt wissen will möchte erzähl erzähle tschüss""",
+    "fr": """bonjour salut merci ok oui non bien super parfait continue continuer encore maintenant plus puis écris
+        écrire donne donner montre explique expliquer dis dire fais faire aide aider peux pouvez pourrais
+        veux voudrais suite alors voilà svp plaît raconte bonsoir""",
+    "es": """hola gracias ok sí no bien vale claro perfecto sigue seguir continúa ahora otra vez más escribe escribir
+        escríbeme da dame dar muestra muéstrame explica explicar explícame di dime decir haz hazme hacer
+        ayuda ayúdame puedes podrías quiero quisiera entonces favor cuenta cuéntame adiós""",
+    "it": """ciao grazie ok sì no bene certo perfetto continua continuare adesso ora ancora più scrivi scrivere scrivimi
+        dammi mostra mostrami spiega spiegare spiegami dimmi dire fai fare fammi aiuta aiutami puoi potresti
+        voglio vorrei allora poi favore racconta raccontami buongiorno buonasera""",
+    "pt": """olá oi obrigado obrigada ok sim não bem claro perfeito continua continue continuar agora mais outra vez
+        escreva escreve escrever dá dê mostra mostre explica explique explicar diz diga dizer faz faça fazer
+        ajuda ajude pode poderia quero queria então favor conta conte tchau""",
+    "nl": """hallo hoi bedankt dank ok ja nee goed prima verder ga nu nog eens meer dan schrijf schrijven geef toon laat
+        leg uitleggen zeg zeggen maak maken help helpen kun kunt kan wil graag vertel alsjeblieft""",
+    "sv": """hej tack ok ja nej bra fortsätt nu igen mer skriv ge visa förklara säg gör hjälp kan vill berätta
+        snälla""",
+    "da": """hej tak ok ja nej godt fortsæt nu igen mere skriv giv vis forklar sig gør hjælp kan vil fortæl venligst""",
+    "nb": """hei takk ok ja nei bra fortsett nå igjen mer skriv gi vis forklar si gjør hjelp kan vil fortell""",
+    "pl": """cześć dzięki dziękuję ok tak nie dobrze dalej kontynuuj teraz jeszcze raz więcej napisz daj pokaż wyjaśnij
+        powiedz zrób pomóż możesz chcę proszę opowiedz""",
+    "ru": """привет спасибо ок да нет хорошо дальше продолжай продолжи теперь сейчас ещё раз напиши дай покажи
+        объясни скажи сделай помоги можешь хочу пожалуйста расскажи""",
+}
+
+
+def shares_in_general(text: str, terms: Sequence[str]) -> list[float]:
+    """Returns for each term which share of people's messages has it, in the language that the text seems to be in."""
+    tables = load_tables()
+    words = split_words(text)[:_TELLING_WORDS]
+    said = {term for word in words for term in terms_of_word(word) or (word,)}
+    scores = {_ENGLISH: _ENGLISH_LEAD}
+    for language, line in chain.from_iterable(tables.get(term, ()) for term in said):
+        scores[language] = scores.get(language, 0) + _LAST_LINE + 1 - line
+    found = max(scores, key=scores.__getitem__)
+    return [_SHARE_OF_LINE.get(dict(tables.get(term, ())).get(found), 0.0) for term in terms]
+
+
+@cache
+def load_tables() -> dict[str, tuple[tuple[str, int], ...]]:
+    """Returns for each common term its languages, with its line in each: 9,000 terms, in 4 ms and 0.8 MB."""
+    tables: dict[str, tuple[tuple[str, int], ...]] = {}
+    for line in _TABLE.read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            language, number, *terms = line.split()
+            place = ((language, int(number)),)
+            for term in terms:
+                tables[term] = tables[term] + place if term in tables else place
+    for language, text in _SAID_TO_ASSISTANTS.items():
+        place = ((language, _FIRST_LINE),)
+        for term in words_of(text):
+            others = tuple(each for each in tables.get(term, ()) if each[0] != language)
+            tables[term] = others + place if others else place
+    return tables

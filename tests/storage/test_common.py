@@ -1,0 +1,144 @@
+"""Common words weigh little in small memories too: pairs of a memory and a message, in four languages."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage.search.blob import Document, encode
+from storage.search.common import load_tables, shares_in_general
+from storage.search.rank import rank
+from storage.search.words import words_of
+
+SECRET = b"s" * 32
+NOW = 1.79e9
+
+ENGLISH = [
+    "I am going to quit my job",
+    "Write a function that reverses a list",
+    "And now?",
+    "My dog is called Rex",
+    "I work as a nurse in Oslo",
+    "I live in a small flat near the harbour",
+    "My sister is coming to visit in June",
+]
+WHALES = "We saw two humpback whales near Bergen last summer"
+GERMAN = [
+    "Ich werde meinen Job kündigen",
+    "Schreib eine Funktion, die eine Liste umdreht",
+    "Und jetzt?",
+    "Mein Hund heißt Rex",
+    "Ich arbeite als Krankenpfleger in Graz",
+    "Wir haben letzten Sommer zwei Wale vor Bergen gesehen",
+    "Meine Schwester kommt im Juni zu Besuch",
+]
+FRENCH = [
+    "Je vais quitter mon travail",
+    "Écris une fonction qui inverse une liste",
+    "Et maintenant ?",
+    "Mon chien s'appelle Rex",
+    "Je travaille comme infirmière à Lyon",
+    "Ma sœur vient nous voir en juin",
+    "Nous avons vu deux baleines près de Bergen",
+]
+SPANISH = [
+    "Voy a dejar mi trabajo",
+    "Escribe una función que invierta una lista",
+    "¿Y ahora?",
+    "Mi perro se llama Rex",
+    "Trabajo como enfermera en Sevilla",
+    "Mi hermana viene de visita en junio",
+    "Vimos dos ballenas cerca de Bergen",
+]
+
+
+def recalled(memory: list[str], message: str) -> list[str]:
+    """What the user said, of all that a message recalls; each was answered with a word that nobody asks for."""
+    documents = list[Document]()
+    for text in memory:
+        seq = len(documents) + 1
+        documents += [
+            Document(seq, "user", text, NOW + seq),
+            Document(seq + 1, "assistant", "Understood.", NOW + seq, previous=seq),
+        ]
+    hits = rank(encode(documents, SECRET).values(), message, SECRET, only_strong=True)
+    return [documents[seq - 1].text for seq in hits if documents[seq - 1].role == "user"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        (ENGLISH, "Go on, what about the whales?"),
+        (ENGLISH, "Write a haiku"),
+        (ENGLISH, "And now?"),
+        (ENGLISH, "Go on"),
+        (ENGLISH, "Now tell me a joke"),
+        (ENGLISH, "Can you show me how to do that again?"),
+        (ENGLISH, "I am going to the cinema tonight, what should I see?"),
+        (GERMAN, "Weiter, was ist mit den Pinguinen?"),
+        (GERMAN, "Schreib ein Haiku"),
+        (GERMAN, "Und jetzt?"),
+        (GERMAN, "Danke!"),
+        (FRENCH, "Continue, et les pingouins ?"),
+        (FRENCH, "Écris un haïku"),
+        (FRENCH, "Et maintenant ?"),
+        (SPANISH, "Sigue, ¿y los pingüinos?"),
+        (SPANISH, "Escribe un haiku"),
+        (SPANISH, "¿Y ahora?"),
+    ],
+)
+def test_common_words_alone_recall_nothing(memory: list[str], message: str) -> None:
+    assert recalled(memory, message) == []
+
+
+@pytest.mark.parametrize(
+    ("memory", "message", "expected"),
+    [
+        ([*ENGLISH, WHALES], "Go on, what about the whales?", WHALES),
+        ([*ENGLISH, WHALES], "What did I say about whales?", WHALES),
+        (ENGLISH, "What is my dog called?", "My dog is called Rex"),
+        (ENGLISH, "Where do I work?", "I work as a nurse in Oslo"),
+        (ENGLISH, "Where do I live?", "I live in a small flat near the harbour"),
+        (ENGLISH, "Write a poem about my dog", "My dog is called Rex"),
+        (["I like jazz", "I moved to Porto"], "What do I like?", "I like jazz"),
+        (["We rent a van in May", "I moved to Porto"], "Van?", "We rent a van in May"),  # Dutch for "of"
+        (GERMAN, "Wie heißt mein Hund?", "Mein Hund heißt Rex"),
+        (GERMAN, "Was habe ich über Wale erzählt?", "Wir haben letzten Sommer zwei Wale vor Bergen gesehen"),
+        (GERMAN, "Wo arbeite ich?", "Ich arbeite als Krankenpfleger in Graz"),
+        (FRENCH, "Comment s'appelle mon chien ?", "Mon chien s'appelle Rex"),
+        (FRENCH, "Qu'est-ce que j'ai dit sur les baleines ?", "Nous avons vu deux baleines près de Bergen"),
+        (FRENCH, "Où est-ce que je travaille ?", "Je travaille comme infirmière à Lyon"),
+        (SPANISH, "¿Cómo se llama mi perro?", "Mi perro se llama Rex"),
+        (SPANISH, "¿Qué dije de las ballenas?", "Vimos dos ballenas cerca de Bergen"),
+        (SPANISH, "¿Dónde trabajo?", "Trabajo como enfermera en Sevilla"),
+    ],
+)
+def test_telling_words_still_recall(memory: list[str], message: str, expected: str) -> None:
+    assert expected in recalled(memory, message)
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "is_common"),
+    [
+        ("When did the war begin?", "war", False),
+        ("Wo war ich gestern?", "war", True),  # German for "was"
+        ("What did my van cost?", "van", False),
+        ("De naam van mijn hond", "van", True),
+        ("Он был там", "был", True),
+        ("我们继续", "我们", True),
+        ("我们继续", "绿茶", False),
+    ],
+)
+def test_a_word_is_as_common_as_in_the_language_of_its_message(text: str, word: str, is_common: bool) -> None:
+    [term, *_] = words_of(word)
+    [share] = shares_in_general(text, [term])
+    assert (share > 0.1) == is_common
+
+
+def test_the_shares_are_of_common_words_of_many_languages() -> None:
+    languages = {language for places in load_tables().values() for language, _ in places}
+    assert {"en", "de", "fr", "es", "it", "pt", "nl", "pl", "sv", "ru", "zh"} <= languages
+    for word in ("the", "and", "people", "work"):
+        assert any(
+            language == "en" for term in words_of(word) or [word] for language, _ in load_tables()[term]
+        )
+    assert "whale" not in load_tables()
