@@ -226,7 +226,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check_config(arguments: argparse.Namespace) -> None:
-    from gateway.database import was_keyed
+    from gateway.database import check_database
     from gateway.providers import make_background, make_embedder, make_providers
     from gateway.serve import check_door
     from gateway.web.server import find_address
@@ -234,10 +234,16 @@ def _check_config(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
     check_models(settings)
     find_address(settings.server.host, settings.server.port)
-    check_door(settings, settings.server.key is not None or was_keyed(settings.database.path))
-    # The start would refuse what these refuse. Nothing is opened.
+    # The start would refuse what these refuse. Nothing is made, and no port is taken.
     for make in (make_providers, make_background, make_embedder):
         make(settings)
+    database = check_database(settings)
+    check_door(settings, database.is_keyed or (database.can_own and settings.server.key is not None))
+    path = os.path.abspath(settings.database.path)
+    if database.fault is not None:
+        print(f"mnemogate: nothing would be remembered: {database.fault}", file=sys.stderr)
+    if database.is_open:
+        print(f"mnemogate: other accounts may read {path}; `chmod 600` closes it", file=sys.stderr)
     print(json.dumps(_without_secrets(asdict(settings)), indent=2, default=str))
 
 

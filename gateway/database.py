@@ -5,12 +5,17 @@ The one exception is gateway/cli.py, which asks the database's lock who serves i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from gateway.core.memory.rules import RULES
+from gateway.errors import SettingsError
 from gateway.settings import Settings
+from storage.errors import StoreError, Unavailable
 from storage.open import open_store
 from storage.search.rank import preload as preload
 from storage.sql.keys import was_keyed as was_keyed
 from storage.sql.store import Store
+from storage.sqlite.inspection import check_place, inspect
 
 
 async def open_database(settings: Settings, address: str | None = None) -> Store:
@@ -20,3 +25,33 @@ async def open_database(settings: Settings, address: str | None = None) -> Store
     """
     database = settings.database
     return await open_store(database.path, RULES, address=address, synchronous=database.synchronous)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFindings:
+    """A database as the start would find it. fault: why memory would not work, in words.
+
+    can_own: the process could take the file, even if it does not work. is_keyed: there are gateway keys, or nobody can
+    know.
+    """
+
+    can_own: bool = True
+    is_keyed: bool = True
+    is_open: bool = False
+    fault: str | None = None
+
+
+def check_database(settings: Settings) -> DatabaseFindings:
+    """Looks at the database without opening it for good. Raises: SettingsError: the start would refuse it."""
+    path = settings.database.path
+    try:
+        check_place(path)
+    except Unavailable as error:
+        return DatabaseFindings(can_own=False, is_keyed=False, fault=error.message)
+    try:
+        found = inspect(path)
+    except Unavailable as error:
+        return DatabaseFindings(fault=error.message)
+    except StoreError as error:
+        raise SettingsError(f"database.path: {error.message}") from error
+    return DatabaseFindings(is_keyed=found.is_keyed, is_open=found.is_open)

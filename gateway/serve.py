@@ -140,12 +140,13 @@ async def _check_keys(settings: Settings, store: Store | None) -> bool:
 
 
 def check_door(settings: Settings, has_keys: bool) -> None:
-    """Refuses to serve other machines without keys. Raises: SettingsError: there are no keys."""
-    if not has_keys and not is_loopback(settings.server.host):
-        raise SettingsError(
-            f"server.host: {settings.server.host!r} would open this gateway to others, and it has no keys. "
-            "Make one with `mnemogate keys create`, set MNEMOGATE_KEY, or listen on 127.0.0.1."
-        )
+    """Refuses to serve other machines without keys. Raises: SettingsError: there are none, or nobody can check one."""
+    if has_keys or is_loopback(settings.server.host):
+        return
+    why = "it has no keys. Make one with `mnemogate keys create`, set MNEMOGATE_KEY, or listen on 127.0.0.1."
+    if settings.server.key is not None:
+        why = "no key can be checked, since the database cannot be opened (database.path)."
+    raise SettingsError(f"server.host: {settings.server.host!r} would open this gateway to others, and {why}")
 
 
 def _announce(settings: Settings, store: Store | None, url: str, local: str, has_keys: bool) -> None:

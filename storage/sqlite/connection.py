@@ -101,11 +101,16 @@ def translated(path: str = "the database") -> Iterator[None]:
         raise translate(error, path) from error
 
 
-def open_writer(target: DatabaseFile) -> sqlite3.Connection:
-    """Opens the one connection that writes. Raises: Unavailable."""
+def check_version() -> None:
+    """Refuses a SQLite that lacks what the store needs. Raises: StatementFailed."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise StatementFailed(f"SQLite {needed} or newer is needed; this Python has {sqlite3.sqlite_version}")
+
+
+def open_writer(target: DatabaseFile) -> sqlite3.Connection:
+    """Opens the one connection that writes. Raises: StatementFailed, Unavailable."""
+    check_version()
     with translated(target.path), _closing_on_error(_connect(target)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {target.busy_timeout_ms:d}")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()

@@ -40,7 +40,7 @@ class Lock:
     @classmethod
     def acquire(cls, database: str | Path, address: str | None = None) -> Lock:
         """Takes the lock. Raises: Owned, with what the owner wrote; ReadOnly, Broken: there can be no lock file."""
-        path = _lock_path(database)
+        path = lock_path(database)
         descriptor = _open(path, os.O_RDWR | os.O_CREAT)
         try:
             for attempt in range(_TRIES):
@@ -73,7 +73,7 @@ class Lock:
 
 def owner_of(database: str | Path) -> LockOwner | None:
     """Returns who owns the file now; None: nobody. Raises: ReadOnly, Broken when the lock file cannot be read."""
-    path = _lock_path(database)
+    path = lock_path(database)
     if not os.path.exists(path):
         return None
     descriptor = _open(path, os.O_RDONLY)
@@ -87,7 +87,8 @@ def owner_of(database: str | Path) -> LockOwner | None:
         os.close(descriptor)
 
 
-def _lock_path(database: str | Path) -> str:
+def lock_path(database: str | Path) -> str:
+    """Returns where the lock of a database lies."""
     return f"{os.path.realpath(database)}.lock"
 
 

@@ -34,25 +34,10 @@ def load_migrations() -> tuple[tuple[int, str], ...]:
 def migrate(
     connection: sqlite3.Connection, path: str, migrations: tuple[tuple[int, str], ...] | None = None
 ) -> int:
-    """Applies what is missing and returns the version. Raises: TooNew, Foreign, Unavailable.
-
-    A file is believed its version only if it has what those steps make: one from before the first release may not.
-    """
+    """Applies what is missing and returns the version. Raises: TooNew, Foreign, Unavailable."""
     steps = load_migrations() if migrations is None else migrations
-    known = steps[-1][0]
     with translated(path):
-        (found,) = connection.execute("PRAGMA user_version").fetchone()
-        (owner,) = connection.execute("PRAGMA application_id").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if owner != APPLICATION_ID and (tables or owner or found):
-            raise Foreign(f"{path} is a database, but not one of Mnemogate. Name another file.")
-        if found > known:
-            raise TooNew(path, found, known)
-        if missing := _made_by(steps[:found]) - _names(connection):
-            raise Foreign(
-                f"{path} has no {min(missing)}, though it says that it has schema version {found}: it was made by a "
-                "Mnemogate between two releases. Export what it knows with that one and import it into a new file."
-            )
+        found = find_version(connection, path, steps)
         for number, script in steps[found:]:
             try:
                 connection.executescript(
@@ -63,7 +48,30 @@ def migrate(
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
-    return known
+    return steps[-1][0]
+
+
+def find_version(
+    connection: sqlite3.Connection, path: str, migrations: tuple[tuple[int, str], ...] | None = None
+) -> int:
+    """Returns the schema version that a file has; 0: it is new. Raises: TooNew, Foreign, sqlite3.Error.
+
+    A file is believed its version only if it has what those steps make: one from before the first release may not.
+    """
+    steps = load_migrations() if migrations is None else migrations
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    (owner,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if owner != APPLICATION_ID and (tables or owner or found):
+        raise Foreign(f"{path} is a database, but not one of Mnemogate. Name another file.")
+    if found > steps[-1][0]:
+        raise TooNew(path, found, steps[-1][0])
+    if missing := _made_by(steps[:found]) - _names(connection):
+        raise Foreign(
+            f"{path} has no {min(missing)}, though it says that it has schema version {found}: it was made by a "
+            "Mnemogate between two releases. Export what it knows with that one and import it into a new file."
+        )
+    return found
 
 
 @lru_cache(maxsize=4)

@@ -7,10 +7,11 @@ import os
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,61 @@ def test_settings_that_cannot_be_are_refused_with_what_to_do(
     Path("pattern.toml").write_text('[[memory.side_requests]]\nname = "x"\npattern = "a[b"')
     assert main(arguments) == 2
     assert says in capsys.readouterr().err
+
+
+def edit(database: Path, statement: str) -> None:
+    assert main(["keys", "list"]) == 0
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(statement)
+
+
+def test_check_config_refuses_the_database_that_serve_refuses(database: Path, capsys: Out) -> None:
+    for statement, says in (
+        ("PRAGMA user_version = 99", "was written by a newer Mnemogate"),
+        ("PRAGMA application_id = 7", "not one of Mnemogate"),
+    ):
+        edit(database, statement)
+        for arguments in (["check-config"], ["serve", "--port", "0"]):
+            assert main(arguments) == 2
+            error = capsys.readouterr().err
+            assert f"database.path: {database}" in error
+            assert says in error
+        database.unlink()
+
+
+def test_check_config_says_what_would_cost_the_memory(database: Path, capsys: Out) -> None:
+    edit(database, "SELECT 1")
+    database.chmod(0o644)
+    capsys.readouterr()
+    assert main(["check-config"]) == 0
+    assert (
+        capsys.readouterr().err == f"mnemogate: other accounts may read {database}; `chmod 600` closes it\n"
+    )
+    database.write_bytes(b"not a database, whatever it is " * 300)
+    assert main(["check-config"]) == 0
+    assert "nothing would be remembered" in capsys.readouterr().err
+    assert main(["check-config", "--db", "nowhere/m.db"]) == 0
+    assert "nowhere is not there" in capsys.readouterr().err
+    assert not Path("nowhere").exists()
+
+
+def test_check_config_asks_the_database_for_keys_and_makes_none(
+    database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mnemogate.toml").write_text('[server]\nhost = "0.0.0.0"')
+    assert main(["check-config"]) == 2
+    assert not list(database.parent.glob("mnemogate.db*"))
+    assert main(["keys", "create"]) == 0
+    Path(f"{database}.keyed").unlink()  # as in a copy that was brought back
+    assert main(["check-config"]) == 0
+    database.unlink()
+    assert main(["check-config"]) == 2
+    monkeypatch.setenv("MNEMOGATE_KEY", "mg-0123456789abcdefghijklmnopqrstuv")
+    assert main(["check-config"]) == 0
+    capsys.readouterr()
+    for arguments in (["check-config"], ["serve", "--port", "0"]):
+        assert main([*arguments, "--db", "nowhere/m.db"]) == 2
+        assert "no key can be checked" in capsys.readouterr().err
 
 
 def test_the_version_is_a_flag_too(capsys: Out) -> None:

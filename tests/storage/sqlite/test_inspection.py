@@ -1,0 +1,81 @@
+"""A database file is looked at without being touched, whoever has it open."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import Broken, Corrupt, Foreign, ReadOnly, StatementFailed, TooNew
+from storage.sqlite import connection
+from storage.sqlite.inspection import Inspected, check_place, inspect
+
+
+def left(path: Path) -> list[tuple[str, bytes]]:
+    return sorted(
+        (each.name, each.read_bytes()) for each in path.parent.iterdir() if each.suffix != ".db-shm"
+    )
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(b"not a database, whatever it is " * 300)
+
+
+async def test_a_sound_file_is_left_as_it_is_with_its_owner_and_without(open_store: Any, path: Path) -> None:
+    assert (inspect(str(path)), left(path)) == (Inspected(), [])
+    store = await open_store()
+    before = left(path)
+    assert inspect(str(path)) == Inspected()
+    assert left(path) == before
+    await store.keys.create("default", "ann")  # it lies in the log
+    before = left(path)
+    assert inspect(str(path)) == Inspected(is_keyed=True)
+    assert left(path) == before
+    await store.close()
+    os.chmod(path, 0o604)
+    before = left(path)
+    assert inspect(str(path)) == Inspected(is_keyed=True, is_open=True)
+    assert left(path) == before
+    assert not list(path.parent.glob("*-shm"))
+
+
+async def test_what_no_start_would_open_is_refused_alike(
+    open_store: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await open_store()).close()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version = 99")
+    with pytest.raises(TooNew, match="version 99"):
+        inspect(str(path))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA application_id = 7")
+    with pytest.raises(Foreign):
+        inspect(str(path))
+    damage(path)
+    with pytest.raises(Corrupt):
+        inspect(str(path))
+    monkeypatch.setattr(connection, "OLDEST_SQLITE", (99, 0, 0))
+    with pytest.raises(StatementFailed, match=r"99\.0\.0"):
+        inspect(str(path))
+
+
+def test_a_place_that_nobody_could_own_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_place(str(path))
+    with pytest.raises(Broken, match="nowhere is not there"):
+        check_place(str(path.parent / "nowhere" / "m.db"))
+    with pytest.raises(Broken, match="is no file"):
+        check_place(str(path.parent))
+    may = os.access
+    # Root may do everything, so the answer for another account is made here.
+    for closed in (path.parent, path, Path(f"{path}.lock")):
+        if closed != path.parent:
+            closed.touch()
+        monkeypatch.setattr(
+            os, "access", lambda each, mode, closed=closed: str(each) != str(closed) and may(each, mode)
+        )
+        with pytest.raises(ReadOnly, match=closed.name):
+            check_place(str(path))
