@@ -158,6 +158,9 @@ class Guide(Protocol):
     def judge(self, call: ProposedCall) -> Verdict:
         """Judges the next call of a reply. The calls before it count as run, if they were judged so."""
 
+    def answered(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
+        """Takes a call of the step with which the turn begins, in place of `judge`: somebody else has answered it."""
+
     def ran(self, result: ToolResult) -> None:
         """Takes the result of a call that was run. Calls of one reply may end in any order."""
 
@@ -184,6 +187,9 @@ class FreeGuide:
         if self._rounds >= self._max_rounds:
             return Forbidden(LIMIT_REACHED.format(rounds=self._max_rounds))
         return Allowed()
+
+    def answered(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
+        self._has_calls = True
 
     def ran(self, result: ToolResult) -> None:
         """Learns nothing: no result changes what follows."""

@@ -22,7 +22,7 @@ forced call (vllm-project/vllm#25054).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
 
@@ -74,13 +74,14 @@ class _State(Enum):
 class ResumedCalls:
     """Calls of a step that is kept, with which a turn begins when they are answered.
 
-    calls: all of that step. results: those that exist, of calls that were answered, denied, or run before. approved:
-    ids of calls that a person has allowed. What has no result is judged and run.
+    calls: all of that step. results: those that exist, of calls that were answered, denied, or run before. What has no
+    result is judged and run. approved, denied: ids of calls that a person has decided on.
     """
 
     calls: tuple[Json, ...]
     results: tuple[ToolResult, ...] = ()
     approved: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()
 
 
 class Turn:
@@ -101,15 +102,13 @@ class Turn:
         self._said: list[Json] = []
         self._steps = 0  # that are kept
         # The calls of ours in it
-        self._calls: list[ToolCall] = []  # all of them
         self._unjudged: list[ToolCall] = []
-        self._approved: Collection[str] = ()  # ids of calls that a person has allowed
         self._results: dict[str, ToolResult | None] = {}  # by call id; None: it is still running
         self._waiting: dict[str, str] = {}
         self._is_last_round = True
         self._is_hidden = False  # the view knows that the round's end is not the reply's
         self._is_kept = False  # the reply is, with its calls
-        self._is_resumed = False  # the reply is one of an earlier turn
+        self._resumed: ResumedCalls | None = None  # the reply is one of an earlier turn
         self._after_keep: list[Command] = []
         # The end
         self._finish_instead: str | None = None  # the client's finish_reason, where it is not the upstream's
@@ -298,9 +297,8 @@ class Turn:
         while self._unjudged:
             call = self._unjudged[0]
             arguments = read_arguments(call.text)
-            verdict = self._guide.judge(
-                ProposedCall(call.id, call.name, arguments, is_approved=call.id in self._approved)
-            )
+            is_approved = self._resumed is not None and call.id in self._resumed.approved
+            verdict = self._guide.judge(ProposedCall(call.id, call.name, arguments, is_approved=is_approved))
             if isinstance(verdict, Undecided):
                 break
             self._unjudged.pop(0)
@@ -314,9 +312,8 @@ class Turn:
                 self._results[call.id] = ToolResult(call.id, words, "error")
             else:
                 self._results[call.id] = None
-                is_alone = call.name in self.spec.alone
                 given = {**arguments, **verdict.prefilled}
-                runs.append(commands.RunTool(call.id, call.name, given, is_alone))
+                runs.append(commands.RunTool(call.id, call.name, given, call.name in self.spec.alone))
             # Strict servers parse the arguments of earlier calls, and refuse the request over broken ones.
             if arguments is None or not call.text.strip():
                 call.arguments = ["{}"]
@@ -372,14 +369,18 @@ class Turn:
 
     def resume(self, resumed: ResumedCalls) -> list[Command]:
         """Begins with calls of a step that is kept, in place of a reply. Returns what is to be done."""
-        known = {result.call_id: result for result in resumed.results}
-        self._is_kept = self._is_resumed = True
+        self._resumed = resumed
+        self._is_kept = True
         self._is_last_round = False
-        self._approved = resumed.approved
-        self._round.draft.take_calls([*resumed.calls], AllBut(), is_over=True)
-        self._results = {call.id: known[call.id] for call in self._round.ours if call.id in known}
-        self._unjudged = [call for call in self._round.ours if call.id not in known]
         self._state = _State.TOOLS
+        self._round.draft.take_calls([*resumed.calls], AllBut(), is_over=True)
+        answered = {result.call_id: result for result in resumed.results}
+        for call in self._round.ours:
+            if call.id in answered:
+                self._results[call.id] = answered[call.id]
+                self._guide.answered(call.name, answered[call.id], is_denied=call.id in resumed.denied)
+            else:
+                self._unjudged.append(call)
         return self._tools_finished()
 
     # From one round to the next
@@ -405,7 +406,8 @@ class Turn:
         # At once, since the next round may fail before it has begun.
         self._round = Round(spec, self._view, self._round.form, merged, said)
         self._results = {}
-        self._is_hidden = self._is_kept = self._is_resumed = False
+        self._is_hidden = self._is_kept = False
+        self._resumed = None
         self._offer = offer
         left = self._budget_left(self._ledger)
         if spec.keeps_steps:
@@ -441,7 +443,7 @@ class Turn:
         return tuple(result for result in found if result is not None)
 
     def _counted(self) -> Ledger:
-        return self._ledger if self._is_resumed else self._ledger.plus(self._round.draft)
+        return self._ledger if self._resumed is not None else self._ledger.plus(self._round.draft)
 
     def _budget_left(self, ledger: Ledger) -> int | None:
         return None if self.spec.budget_tokens is None else self.spec.budget_tokens - ledger.completion

@@ -1,0 +1,489 @@
+"""Tool rules: which tools an agent's model may call next, which of its calls run, and when its turn ends. Pure.
+
+`offer`, `judge` and `after` decide from the rules and what was called; `RuleGuide` remembers that for one turn. A call
+counts once, when it ran, whether it failed or not; one that was forbidden, denied or unreadable does not count.
+
+Of the sets that rules allow only the names count that the agent has; a set that is empty by that is no rule. What
+they allow together may be nothing: then no tool may be called. On one tool the end of the turn outranks all that
+would go on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final
+
+from gateway.core.turn.guide import (
+    Allowed,
+    Forbidden,
+    NeedsApproval,
+    Offer,
+    ProposedCall,
+    Stop,
+    StopReason,
+    ToolResult,
+    Undecided,
+    Verdict,
+)
+
+__all__ = [
+    "BAD_REPLIES",
+    "HEARTBEAT",
+    "CalledTool",
+    "JudgedCall",
+    "RuleGuide",
+    "RuleKind",
+    "SpeakingStyle",
+    "ToolRule",
+    "after",
+    "in_words",
+    "judge",
+    "offer",
+    "read_rules",
+]
+
+BAD_REPLIES = 3  # so many replies in a row with arguments that cannot be read end the turn
+HEARTBEAT = "request_heartbeat"  # the aside by which a model of style `message` asks to go on
+
+
+class SpeakingStyle(StrEnum):
+    """How an agent speaks. REPLY: by text; any call goes on. MESSAGE: by a tool; it goes on only where it asks to."""
+
+    REPLY = "reply"
+    MESSAGE = "message"
+
+
+class RuleKind(StrEnum):
+    """The kinds of rules, by their names in a definition."""
+
+    RUN_FIRST = "run_first"
+    CHILDREN = "constrain_child_tools"
+    CONDITIONAL = "conditional"
+    PARENT_LAST = "parent_last_tool"
+    AT_MOST = "max_count_per_step"
+    GO_ON = "continue_loop"
+    EXIT = "exit_loop"
+    BEFORE_EXIT = "required_before_exit"
+    APPROVAL = "requires_approval"
+
+
+_ORDERING: Final = frozenset(
+    {RuleKind.RUN_FIRST, RuleKind.CHILDREN, RuleKind.CONDITIONAL, RuleKind.PARENT_LAST}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRule:
+    """One rule about one tool.
+
+    children: what may or must follow on it (CHILDREN, PARENT_LAST). outcomes: result -> the tool that follows, default:
+    where no result fits; is_strict: without a default nothing follows then, else anything (CONDITIONAL). most: how
+    often it may run (AT_MOST). arguments: tool -> arguments that it is given (RUN_FIRST, CHILDREN).
+    """
+
+    kind: RuleKind
+    tool: str
+    children: tuple[str, ...] = ()
+    outcomes: tuple[tuple[str, str], ...] = ()
+    default: str | None = None
+    is_strict: bool = False
+    most: int = 0
+    arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
+
+
+def read_rules(raw: Iterable[Mapping[str, Any]]) -> tuple[ToolRule, ...]:
+    """Reads the rules of a definition, which a dialect has checked. Raises: ValueError, for an unknown kind."""
+    return tuple(_read(each) for each in raw)
+
+
+def _read(raw: Mapping[str, Any]) -> ToolRule:
+    kind, tool = RuleKind(raw["type"]), raw["tool_name"]
+    arguments = {node["name"]: node["args"] for node in raw.get("child_arg_nodes") or () if node.get("args")}
+    if raw.get("args"):
+        arguments[tool] = raw["args"]
+    return ToolRule(
+        kind,
+        tool,
+        children=tuple(raw.get("children") or ()),
+        outcomes=tuple(
+            (str(value), child) for value, child in (raw.get("child_output_mapping") or {}).items()
+        ),
+        default=raw.get("default_child"),
+        is_strict=bool(raw.get("require_output_mapping")),
+        most=raw.get("max_count_limit") or 0,
+        arguments=arguments,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CalledTool:
+    """A call since the user's newest message. status: success, error, or denied by a person. result: None: it runs."""
+
+    name: str
+    status: str = "success"
+    result: str | None = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedCall:
+    """A call of the reply that is judged. has_failed: its result is an error, or it was not run.
+
+    goes_on: the model asked to go on, or the result comes from somebody who waits for what the model makes of it.
+    """
+
+    name: str
+    has_run: bool = True
+    has_failed: bool = False
+    goes_on: bool = False
+
+
+# What may be called
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """The names that one rule leaves. must: one of them has to be called. words: why the others may not be."""
+
+    names: frozenset[str]
+    words: str
+    must: bool = False
+    arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+
+def offer(
+    rules: Sequence[ToolRule],
+    called: Sequence[CalledTool],
+    attached: Sequence[str],
+    style: SpeakingStyle = SpeakingStyle.REPLY,
+) -> Offer:
+    """Returns what the model may call next. called: in their order. attached: names of the agent's tools."""
+    limits = _limits(rules, called, attached)
+    names = _left(limits, attached)
+    return Offer(
+        names=names if limits else None,
+        must=bool(names) and (style is SpeakingStyle.MESSAGE or any(limit.must for limit in limits)),
+        one_at_a_time=any(rule.kind in _ORDERING for rule in rules),
+    )
+
+
+def judge(
+    rules: Sequence[ToolRule],
+    called: Sequence[CalledTool],
+    attached: Sequence[str],
+    name: str,
+    *,
+    approvals: Collection[str] = (),
+    is_approved: bool = False,
+) -> Verdict:
+    """Judges one call. called: also those before it in the same reply. approvals: tools that ask without a rule."""
+    if name not in attached:
+        return Forbidden(f"Error: there is no tool {name!r}. {_choice(attached)}")
+    last = _counted(called)[-1:]
+    if any(each.result is None and _has_rule(rules, RuleKind.CONDITIONAL, each.name) for each in last):
+        return Undecided()
+    limits = _limits(rules, called, attached)
+    broken = [limit.words for limit in limits if name not in limit.names]
+    if broken:
+        return Forbidden(f"Not run: {' '.join(broken)} {_choice(_left(limits, attached))}")
+    if not is_approved and (name in approvals or _has_rule(rules, RuleKind.APPROVAL, name)):
+        return NeedsApproval()
+    given: dict[str, object] = {}
+    for limit in limits:
+        given |= limit.arguments.get(name, {})
+    return Allowed(given)
+
+
+def _choice(names: Sequence[str]) -> str:
+    return f"You may call: {', '.join(names)}." if names else "No tool may be called now: answer."
+
+
+def _counted(called: Sequence[CalledTool]) -> list[CalledTool]:
+    return [each for each in called if each.status != "denied"]
+
+
+def _left(limits: Sequence[_Limit], attached: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in attached if all(name in limit.names for limit in limits))
+
+
+def _limits(rules: Sequence[ToolRule], called: Sequence[CalledTool], attached: Sequence[str]) -> list[_Limit]:
+    """Returns the sets that hold now."""
+    counted = _counted(called)
+    if not counted:
+        first = [rule for rule in rules if rule.kind is RuleKind.RUN_FIRST and rule.tool in attached]
+        if first:
+            names = frozenset(rule.tool for rule in first)
+            words = f"one of these has to be called first: {', '.join(sorted(names))}."
+            given = {rule.tool: rule.arguments.get(rule.tool, {}) for rule in first}
+            return [_Limit(names, words, must=True, arguments=given)]
+    found: list[_Limit] = []
+    for rule in rules:
+        limit = _LIMITS.get(rule.kind, _no_limit)(rule, counted, attached)
+        if limit is not None:
+            found.append(limit)
+    return found
+
+
+def _no_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+    return None
+
+
+def _is_last(rule: ToolRule, called: Sequence[CalledTool]) -> bool:
+    return bool(called) and called[-1].name == rule.tool
+
+
+def _children(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+    names = frozenset(rule.children) & frozenset(attached)
+    if not _is_last(rule, called) or not names:
+        return None
+    words = f"right after {rule.tool} one of these has to be called: {', '.join(sorted(names))}."
+    return _Limit(names, words, must=True, arguments=rule.arguments)
+
+
+def _parent_last(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+    if _is_last(rule, called):
+        return _children(rule, called, attached)
+    names = frozenset(attached) - frozenset(rule.children)
+    closed = sorted(frozenset(rule.children) & frozenset(attached))
+    return (
+        _Limit(names, f"only right after {rule.tool} may be called: {', '.join(closed)}.") if closed else None
+    )
+
+
+def _conditional(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+    if not _is_last(rule, called):
+        return None
+    result = _value(called[-1].result or "")
+    child = next((child for value, child in rule.outcomes if _value(value) == result), rule.default)
+    if child is None:
+        return (
+            _Limit(frozenset(), f"after this result of {rule.tool} nothing follows.")
+            if rule.is_strict
+            else None
+        )
+    if child not in attached:
+        return None
+    return _Limit(frozenset({child}), f"after this result of {rule.tool} comes {child}.", must=True)
+
+
+def _at_most(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+    if sum(each.name == rule.tool for each in called) < rule.most:
+        return None
+    names = frozenset(attached) - {rule.tool}
+    times = "once" if rule.most == 1 else f"{rule.most} times"
+    return _Limit(names, f"{rule.tool} may run {times} for one message of the user, and no more.")
+
+
+_LIMITS: Final[Mapping[RuleKind, Callable[..., _Limit | None]]] = {
+    RuleKind.CHILDREN: _children,
+    RuleKind.PARENT_LAST: _parent_last,
+    RuleKind.CONDITIONAL: _conditional,
+    RuleKind.AT_MOST: _at_most,
+}
+
+
+def _value(text: str) -> bool | tuple[float] | str:
+    """Returns a result as it is compared: a bool or a number by its value (a number never equals a bool), else text."""
+    text = text.strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return (number,) if math.isfinite(number) else text
+
+
+# What follows on a reply
+
+
+def after(
+    rules: Sequence[ToolRule],
+    called: Sequence[CalledTool],
+    attached: Sequence[str],
+    reply: Sequence[JudgedCall],
+    style: SpeakingStyle = SpeakingStyle.REPLY,
+    *,
+    is_last: bool = False,
+) -> Offer | Stop:
+    """Returns what follows on a reply whose calls have their results. called: they are in it, as far as they ran.
+
+    is_last: it was the last step that the turn may have.
+    """
+    follows = offer(rules, called, attached, style)
+    ending = _ending(rules, called, attached, reply, style)
+    if ending is not None:
+        missing = _missing(rules, called, attached)
+        if not missing:
+            return Stop(ending)
+        follows = _nudged(follows, f"Before you end your turn, you have to call: {', '.join(missing)}.")
+    elif not reply:
+        follows = _nudged(follows, f"You have to call a tool now. {_choice(follows.names or ())}")
+    return Stop(StopReason.MAX_STEPS) if is_last else follows
+
+
+def _nudged(follows: Offer, words: str) -> Offer:
+    return Offer(follows.names, follows.must, follows.one_at_a_time, nudge=words)
+
+
+def _ending(
+    rules: Sequence[ToolRule],
+    called: Sequence[CalledTool],
+    attached: Sequence[str],
+    reply: Sequence[JudgedCall],
+    style: SpeakingStyle,
+) -> StopReason | None:
+    """Returns why the turn would end, as far as this reply goes; None: it goes on."""
+    limits = _limits(rules, called, attached)
+    has_duty = any(limit.must for limit in limits) and bool(_left(limits, attached))
+    if not reply:
+        return None if has_duty else StopReason.END_TURN
+    has_rule = partial(_has_rule, rules)
+    if any(call.has_run and has_rule(RuleKind.EXIT, call.name) for call in reply):
+        return StopReason.TOOL_RULE
+    if style is SpeakingStyle.REPLY or has_duty:
+        return None
+    if any(call.has_failed or call.goes_on or has_rule(RuleKind.GO_ON, call.name) for call in reply):
+        return None
+    return StopReason.END_TURN
+
+
+def _has_rule(rules: Sequence[ToolRule], kind: RuleKind, name: str) -> bool:
+    return any(rule.kind is kind and rule.tool == name for rule in rules)
+
+
+def _missing(rules: Sequence[ToolRule], called: Sequence[CalledTool], attached: Sequence[str]) -> list[str]:
+    """Returns the tools without which the turn may not end. One that a person denied is not asked for again."""
+    done = {each.name for each in called}
+    wanted = [rule.tool for rule in rules if rule.kind is RuleKind.BEFORE_EXIT]
+    return [name for name in dict.fromkeys(wanted) if name in attached and name not in done]
+
+
+# A turn
+
+
+class RuleGuide:
+    """The guide of an agent's turn.
+
+    called: what was called since the user's newest message, in turns before this one. approvals: tools that a person
+    has to approve, without a rule. can_ask: False: nobody can be asked, so such calls get an error.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[ToolRule],
+        attached: Sequence[str],
+        *,
+        style: SpeakingStyle = SpeakingStyle.REPLY,
+        max_steps: int = 50,
+        called: Iterable[CalledTool] = (),
+        approvals: Collection[str] = (),
+        can_ask: bool = True,
+    ) -> None:
+        self._rules = tuple(rules)
+        self._attached = tuple(attached)
+        self._style = style
+        self._max_steps = max_steps
+        self._approvals = approvals
+        self._can_ask = can_ask
+        self._called = [*called]
+        self._places: dict[str, int] = {}  # call id -> where it is among the called
+        self._reply: dict[str, JudgedCall] = {}  # the calls of the reply, by id
+        self._has_unreadable = False
+        self._bad_replies = 0
+        self._steps = 0
+        self._is_resumed = False  # the reply is one of an earlier turn, which has counted it
+
+    def offer(self) -> Offer:
+        return offer(self._rules, self._called, self._attached, self._style)
+
+    def judge(self, call: ProposedCall) -> Verdict:
+        verdict = judge(
+            self._rules,
+            self._called,
+            self._attached,
+            call.name,
+            approvals=self._approvals,
+            is_approved=call.is_approved,
+        )
+        if isinstance(verdict, Undecided):
+            return verdict
+        if isinstance(verdict, NeedsApproval) and not self._can_ask:
+            verdict = Forbidden(
+                f"Not run: {call.name} needs a person's approval, and nobody can be asked here."
+            )
+        is_run = isinstance(verdict, Allowed) and call.arguments is not None
+        self._has_unreadable = self._has_unreadable or call.arguments is None
+        self._reply[call.id] = JudgedCall(
+            call.name, has_run=is_run, has_failed=not is_run, goes_on=_is_true(call.asides.get(HEARTBEAT))
+        )
+        if is_run:
+            self._places[call.id] = len(self._called)
+            self._called.append(CalledTool(call.name, result=None))
+        return verdict
+
+    def answered(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
+        self._is_resumed = True
+        self._called.append(CalledTool(name, "denied" if is_denied else result.status, result.content))
+        self._reply[result.call_id] = JudgedCall(name, has_run=not is_denied, goes_on=True)
+
+    def ran(self, result: ToolResult) -> None:
+        place = self._places.get(result.call_id)
+        if place is None:
+            return
+        name, has_failed = self._called[place].name, result.status == "error"
+        self._called[place] = CalledTool(name, result.status, result.content)
+        judged = self._reply[result.call_id]
+        self._reply[result.call_id] = JudgedCall(name, has_failed=has_failed, goes_on=judged.goes_on)
+
+    def after(self) -> Offer | Stop:
+        self._steps += not self._is_resumed
+        self._is_resumed = False
+        self._bad_replies = self._bad_replies + 1 if self._has_unreadable else 0
+        reply, self._reply, self._has_unreadable = [*self._reply.values()], {}, False
+        if self._bad_replies >= BAD_REPLIES:
+            return Stop(StopReason.BAD_TOOL_CALL)
+        is_last = self._steps >= self._max_steps
+        return after(self._rules, self._called, self._attached, reply, self._style, is_last=is_last)
+
+
+def _is_true(value: object) -> bool:
+    return value is True or (isinstance(value, str) and value.strip().lower() == "true")
+
+
+# For the prompt
+
+
+def in_words(rules: Sequence[ToolRule], attached: Collection[str]) -> str:
+    """Returns the rules as sentences for the model, one a line; "" if there are none that it has to know."""
+    lines = [_sentence(rule) for rule in rules if rule.tool in attached]
+    return "\n".join(dict.fromkeys(f"- {line}" for line in lines if line))
+
+
+def _sentence(rule: ToolRule) -> str:
+    tool, children = rule.tool, ", ".join(rule.children)
+    match rule.kind:
+        case RuleKind.RUN_FIRST:
+            return f"Call {tool} before any other tool."
+        case RuleKind.CHILDREN:
+            return f"Right after {tool} call one of: {children}."
+        case RuleKind.CONDITIONAL:
+            cases = [f"{child} if it returns {value}" for value, child in rule.outcomes]
+            if rule.default is not None:
+                cases.append(f"{rule.default} otherwise")
+            return f"Right after {tool} call {', '.join(cases)}." if cases else ""
+        case RuleKind.PARENT_LAST:
+            return f"Right after {tool}, and only then, call one of: {children}."
+        case RuleKind.AT_MOST:
+            return f"Call {tool} at most {rule.most} times for one message of the user."
+        case RuleKind.EXIT:
+            return f"{tool} ends your turn."
+        case RuleKind.BEFORE_EXIT:
+            return f"Call {tool} before you end your turn."
+        case RuleKind.APPROVAL:
+            return f"A person has to approve each call of {tool}."
+        case RuleKind.GO_ON:
+            return ""
