@@ -11,6 +11,7 @@ from storage.records import (
     Block,
     BlockOp,
     Conversation,
+    Definition,
     Exchange,
     Message,
     Run,
@@ -474,3 +475,107 @@ class StepEntry:
     model: str
     run_uid: str
     agent_uid: str
+
+
+@frozen
+class AgentDraft:
+    """An agent to be made. agent: its memory, not stored yet.
+
+    body: of its definition. own: new blocks with what else is said of each. blocks: public names of those that are
+    attached. tools: as `attached` names them: definitions, or below 0 built-in ones. archives: rows of memories.
+    """
+
+    agent: Agent
+    name: str
+    body: dict[str, Any]
+    own: Sequence[tuple[Block, dict[str, Any]]] = ()
+    blocks: Sequence[str] = ()
+    tools: Sequence[int] = ()
+    tags: Sequence[str] = ()
+    archives: Sequence[int] = ()
+
+
+@frozen
+class AgentChange:
+    """A change of an agent. None: as it is. blocks, tools, tags: all that it has then, as in `AgentDraft`."""
+
+    name: str | None = None
+    body: dict[str, Any] | None = None
+    blocks: Sequence[str] | None = None
+    tools: Sequence[int] | None = None
+    tags: Sequence[str] | None = None
+
+
+@frozen
+class AgentEntry:
+    """An agent as lists show it. definition: None for a memory of a profile, which the settings configure."""
+
+    agent: Agent
+    definition: Definition | None
+
+    @property
+    def name(self) -> str:
+        if self.definition is not None:
+            return self.definition.name
+        return f"{self.agent.scope.profile} {self.agent.scope.subject.removeprefix('user:')}"
+
+
+@frozen
+class AgentFilter:
+    """The agents that are asked for. None: any.
+
+    text: a part of the name. tags: of which it has one, or all. stop: why its last run ended. order: created, updated
+    or completed. hidden: with those that are hidden.
+    """
+
+    name: str | None = None
+    text: str | None = None
+    tags: Sequence[str] = ()
+    all_tags: bool = False
+    stop: str | None = None
+    order: str = "created"
+    hidden: bool = False
+
+
+@frozen
+class BlockEntry:
+    """A block as the agents API knows it. owner: the agent whose end is its end; None: nobody, or a profile.
+
+    profile: of the users that share it, "" for nobody's. details: what else was said of it: metadata, tags, hidden.
+    """
+
+    block: Block
+    owner: int | None
+    profile: str
+    details: dict[str, Any]
+
+
+@frozen
+class BlockFilter:
+    """The blocks that are asked for. None: any. label_text, description, value: a part of each.
+
+    least, most: how many agents have it.
+    """
+
+    label: str | None = None
+    label_text: str | None = None
+    description: str | None = None
+    value: str | None = None
+    least: int = 0
+    most: int = 2**31
+    tags: Sequence[str] = ()
+    all_tags: bool = False
+    name: str | None = None
+    hidden: bool = False
+
+
+@frozen
+class BlockChange:
+    """A change of a block. None: as it is."""
+
+    value: str | None = None
+    label: str | None = None
+    description: str | None = None
+    limit: int | None = None
+    read_only: bool | None = None
+    details: dict[str, Any] | None = None

@@ -15,6 +15,7 @@ StoreError
 ├── Foreign                at start: the file is a database of something else
 ├── NotFound               what was asked for does not exist
 ├── WriteConflict          somebody else was faster, or a rule of the schema forbids it
+│   └── OverLimit          a value is longer than its block may be
 ├── Stale                  planned on what is no longer so: resolve again
 └── StatementFailed        our bug: a statement that the database does not understand
 """
@@ -105,6 +106,10 @@ class NotFound(StoreError):
 
 
 class WriteConflict(StoreError):
+    pass
+
+
+class OverLimit(WriteConflict):
     pass
 
 

@@ -1,7 +1,7 @@
 """Memory blocks: their values, the history of each, and the edits of turns that are not yet confirmed.
 
-Changes are compare-and-set on the version, each leaves a row of history, and each can be undone. Limits, and what
-an edit means, are the core's affair; here values are written as they are given.
+Changes are compare-and-set on the version, each leaves a row of history, and each can be undone. Whoever writes, a
+value does not grow beyond its block's limit. What an edit means, and what models may write, is the core's affair.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 import orjson
 
 from storage.database import Connection, Row
-from storage.errors import NotFound, WriteConflict
+from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.records import Block, BlockOp, Revision
 from storage.sql.group import Group, alone, reads, writes
 from storage.sql.statements import load
@@ -61,8 +61,13 @@ async def _ensure(
         values = (*owner, block.label, block.description, block.limit, int(block.read_only), uuid.uuid4().hex)
         id = await connection.value(SQL[statement], values)
         if id is not None:
-            current = await _revise(connection, id, 1, None, at, DEFAULT_ORIGIN, None, b"[]", block.value)
-            await connection.run(SQL["block_point"], (current, id))
+            await begin_value(connection, id, block.value, at, DEFAULT_ORIGIN)
+
+
+async def begin_value(connection: Connection, block: int, value: str, at: float, origin: str) -> None:
+    """Gives a new block its first value."""
+    current = await _revise(connection, block, 1, None, at, origin, None, b"[]", value)
+    await connection.run(SQL["block_point"], (current, block))
 
 
 async def follow_blocks(
@@ -88,7 +93,9 @@ async def follow_blocks(
             await ensure_shared_blocks(connection, project, profile, [block], at)
         asked = (profile, block.label, DEFAULT_ORIGIN, block.value)
         for id, version in await connection.rows(SQL["block_untouched"], asked):
-            await write_block(connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN)
+            await write_block(
+                connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN, is_bounded=False
+            )
     return False
 
 
@@ -103,19 +110,32 @@ async def write_block(
     exchange: int | None = None,
     sources: Sequence[int] = (),
     restores: int | None = None,
+    is_bounded: bool = True,
 ) -> Block:
-    """Sets the value if the block is still at that version. Raises: WriteConflict, NotFound."""
+    """Sets the value if the block is still at that version. Raises: WriteConflict, OverLimit, NotFound.
+
+    is_bounded: False where the value has to be written however long it is.
+    """
     found = await get_block(connection, block)
     # Compare and set: whoever read an older version has not seen what it would overwrite.
     if found.version != version:
         raise WriteConflict(
             f"block {found.label!r} is at version {found.version}, not {version}: it was changed since"
         )
+    # A value may be longer than a limit that was lowered since; then it may get shorter.
+    if is_bounded and len(value) > max(found.limit, len(found.value)):
+        check_limit(found.label, value, found.limit)
     current = await _revise(
         connection, block, version + 1, restores, at, origin, exchange, orjson.dumps(list(sources)), value
     )
     await connection.run(SQL["block_advance"], (current, block, version))
     return replace(found, value=value, version=version + 1)
+
+
+def check_limit(label: str, value: str, limit: int) -> None:
+    """Checks the length of a value. Raises: OverLimit."""
+    if len(value) > limit:
+        raise OverLimit(f"block {label!r} takes {limit} characters at most, not {len(value)}")
 
 
 async def undo_block(connection: Connection, block: int, *, at: float, origin: str = UNDO_ORIGIN) -> Block:
@@ -143,6 +163,16 @@ async def undo_block(connection: Connection, block: int, *, at: float, origin: s
         sources=orjson.loads(sources),
         restores=version,
     )
+
+
+async def empty_snapshots(connection: Connection, statement: str, values: Sequence[object]) -> None:
+    """Empties memory sections that show what they should not any more, so that each path takes a new one.
+
+    statement: `snapshots_of` an agent, or `snapshots_showing` a block, whoever sees it.
+    """
+    for id, agent, known in await connection.rows(SQL[statement], values):
+        emptied = {"blocks": {}, "tools": orjson.loads(known).get("tools"), "epoch": -1}
+        await connection.run(SQL["snapshot_empty"], (id, agent, orjson.dumps(emptied)))
 
 
 async def add_op(connection: Connection, agent: int, op: BlockOp) -> bool:

@@ -183,11 +183,9 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
             case "block":
                 id, limit, read_only, version, whose, label, description, value = row[_NUMBER : _TEXT + 3]
                 block = Block(id, label, description, value, limit, bool(read_only), version)
-                if whose > 1:
-                    attached.append((whose, block))
-                # One that the profile shares does not count where the user has an own one, which came before it.
-                elif not whose or all(other.label != label for other in found.blocks):
-                    found.blocks.append(block)
+                # One that others see too does not count where the agent has an own one, which came before it.
+                if not whose or all(other.label != label for other in found.blocks):
+                    attached.append((whose, block)) if whose > 1 else found.blocks.append(block)
             case "op":
                 call, op, label = row[_TEXT : _TEXT + 3]
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])

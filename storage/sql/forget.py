@@ -8,6 +8,7 @@ goes in short transactions. Each of them can be done again, so that a process th
     passages   those that came from an erased exchange, or are too old
     facts      likewise
     blocks     versions that came from one, and those built on them; a new value is made of what is left
+    run_texts  what runs of the memory hold beside their exchanges
     additions  notes and hidden rounds that may quote what is gone
     end        marks and intention are deleted
 
@@ -30,14 +31,19 @@ from storage.records import BlockOp, Exchange, Scope, State
 from storage.search import rank
 from storage.sql import exchanges as history
 from storage.sql.agents import Agents, load_agent
-from storage.sql.blocks import FORGOTTEN_ORIGIN, get_block, write_block
+from storage.sql.blocks import FORGOTTEN_ORIGIN, empty_snapshots, get_block, write_block
+from storage.sql.definitions import remove_definitions
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
+from storage.sql.named_blocks import hand_over_blocks
+from storage.sql.runs import erase_texts
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import VectorCache, forget_indexed
 
 SQL = load("forget.sql")
 
+# The profile of agents that are made over REST.
+API_PROFILE = "@"
 # The rows of one transaction. A row was measured at 20 to 60 us, and a bulk write should stay below 5 ms.
 _PAGE = 32
 # The rows of one transaction where most are read and stay.
@@ -206,6 +212,9 @@ async def _begin(connection: Connection, agent: int, target: ForgetTarget) -> tu
         row = await connection.row(SQL["agent_delete"], (agent,))
         if row is None:
             row = ("", "", "")
+        # It is not to be found by its name either.
+        await remove_definitions(connection, agent)
+        await connection.run(SQL["wipe_tags"], (agent,))
         wanted = {"all": [row[0], row[1]]}
         await forget_jobs(connection, agent)
     else:
@@ -359,7 +368,7 @@ async def _unlink(connection: Connection, agent: int, e: Exchange, places: Itera
     if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
         # The path of the turn saw these edits at once, and may have a memory section that shows them.
         await history.mark(connection, agent, "blocks", (b"",), 0)
-        await _erase_snapshots(connection, "snapshots_shown", (agent,))
+        await empty_snapshots(connection, "snapshots_of", (agent,))
     await forget_indexed(connection, agent, seqs)
 
 
@@ -369,13 +378,6 @@ async def _unlink(connection: Connection, agent: int, e: Exchange, places: Itera
 async def _erased_among(connection: Connection, exchanges: Iterable[int]) -> set[int]:
     """Returns those of these exchanges, of whatever memory, that are being forgotten."""
     return {row[0] for row in await rows_of(connection, SQL["erased_among"], sorted(set(exchanges)))}
-
-
-async def _erase_snapshots(connection: Connection, statement: str, values: Sequence[object]) -> None:
-    """Empties memory sections that may show what is gone, so that each path takes a new one."""
-    for id, agent, known in await connection.rows(SQL[statement], values):
-        emptied = {"blocks": {}, "tools": orjson.loads(known).get("tools"), "epoch": -1}
-        await connection.run(SQL["snapshot_erase"], (id, agent, orjson.dumps(emptied)))
 
 
 def _origins(exchange: int | None, sources: bytes) -> set[int]:
@@ -416,12 +418,11 @@ async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> in
     for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
         if await _rebuild(connection, work, block):
             await history.mark(connection, work.agent, "blocks", (b"",), 0)
-            if owner is None:
-                await _erase_snapshots(connection, "snapshots_shown_shared", (project, profile))
-                await connection.run(SQL["raise_epochs_shared"], (project, profile))
-            else:
-                await _erase_snapshots(connection, "snapshots_shown", (work.agent,))
+            await empty_snapshots(connection, "snapshots_showing", (block,))
+            if owner == work.agent:
                 await _raise_epoch(connection, work.agent)
+            else:
+                await connection.run(SQL["raise_epochs_seeing"], (block,))
     return None
 
 
@@ -463,9 +464,31 @@ async def _rebuild(connection: Connection, work: _Work, block: int) -> bool:
             await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version, _NO_SOURCES))
     origin, sources = "forget", sources | kept
     await write_block(
-        connection, block, now.version, value, at=work.now, origin=origin, sources=sorted(sources)
+        connection,
+        block,
+        now.version,
+        value,
+        at=work.now,
+        origin=origin,
+        sources=sorted(sources),
+        is_bounded=False,
     )
     return True
+
+
+async def _hand_over(connection: Connection, work: _Work, after: int) -> int | None:
+    """Leaves the blocks that others see to them, with what an agent wrote there.
+
+    A person takes along what was said, from every block.
+    """
+    if work.target["all"][1] == API_PROFILE:
+        await hand_over_blocks(connection, work.agent)
+        await connection.run(SQL["wipe_attached"], (work.agent,))
+    return None
+
+
+async def _erase_run_texts(connection: Connection, work: _Work, after: int) -> int | None:
+    return await erase_texts(connection, work.agent, after, _PAGE)
 
 
 async def _op_of(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:
@@ -539,6 +562,7 @@ async def _wipe_shared(connection: Connection, project: str) -> bool:
 
 _ERASING: dict[str, _Phase] = {
     "exchanges": _erase_exchanges,
+    "run_texts": _erase_run_texts,
     "passages": _erasing("passage"),
     "facts": _erasing("fact"),
     "blocks": _rebuild_blocks,
@@ -546,9 +570,24 @@ _ERASING: dict[str, _Phase] = {
     "end": _end,
 }
 # Rows with text are emptied a page at a time; whatever holds none is deleted, blocks once their versions are empty.
-_PAGED = ("versions", "passages", "facts", "ops", "snapshots", "exchanges", "conversations", "vectors")
-_WHOLE = ("blocks", "ended", "readers", "marks", "terms", "embedded")
+_PAGED = (
+    "versions", "passages", "facts", "ops", "snapshots", "run_texts", "exchanges", "conversations", "vectors",
+    "run_steps", "runs", "files",
+)  # fmt: skip
+_WHOLE = (
+    "block_texts",
+    "block_details",
+    "block_sharing",
+    "blocks",
+    "attached",
+    "ended",
+    "readers",
+    "marks",
+    "terms",
+    "embedded",
+)
 _WIPING: dict[str, _Phase] = {
+    "handed": _hand_over,
     "shared": _rebuild_blocks,
     **{f"wipe_{name}": _wiping(f"wipe_{name}", is_paged=name in _PAGED) for name in (*_PAGED, *_WHOLE)},
 }

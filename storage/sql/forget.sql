@@ -113,7 +113,7 @@ SELECT id, seq, at, exchange, sources FROM passages WHERE agent = ? AND id > ? O
 
 -- name: passage_erase
 -- Empties a passage, which is nobody's from now on.
-UPDATE passages SET agent = -id, seq = 0, at = 0, exchange = NULL, sources = ?3, text = ''
+UPDATE passages SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, sources = ?3, text = ''
 WHERE id = ?1 AND agent = ?2
 
 -- name: facts_of
@@ -130,9 +130,11 @@ UPDATE facts SET agent = -id, seq = 0, at = 0, valid_from = 0, key = substr(key,
 DELETE FROM facts_ended WHERE fact = ? AND agent = ?
 
 -- name: blocks_seen
--- Finds the blocks that a memory could write, and whose they are: its own and its profile's, which are nobody's.
+-- Finds the blocks that a memory could write, and whose they are: its own, those attached to it, and its profile's, which
+-- are nobody's.
 SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
 UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = ?3
+UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'
 
 -- name: block_versions
 -- Reads all values of a block, oldest first.
@@ -148,22 +150,9 @@ WHERE block = ?2 AND version = ?3
 SELECT id, exchange, call_id, op, label, arguments, state, at FROM block_ops
 WHERE exchange = ? AND call_id = ? AND length(arguments) > 2
 
--- name: snapshots_shown
--- Reads memory sections that may show what is gone.
-SELECT id, agent, versions FROM snapshots WHERE agent = ? AND text <> ''
-
--- name: snapshots_shown_shared
--- Reads those of all who see a shared block.
-SELECT id, agent, versions FROM snapshots
-WHERE text <> '' AND agent IN (SELECT id FROM agents WHERE project = ? AND profile = ?)
-
--- name: snapshot_erase
--- Empties a memory section, so that its paths take a new one.
-UPDATE snapshots SET text = '', versions = ?3 WHERE id = ?1 AND agent = ?2
-
--- name: raise_epochs_shared
--- Has them take it at once.
-UPDATE agents SET epoch = epoch + 1 WHERE project = ? AND profile = ?
+-- name: raise_epochs_seeing
+-- Has all who see a block take a new memory section at once.
+UPDATE agents SET epoch = epoch + 1 WHERE id IN ({seers})
 
 -- name: additions
 -- Finds a page of exchanges to which we added something.
@@ -190,7 +179,7 @@ DELETE FROM snapshots WHERE agent = ?1 AND id IN (SELECT id FROM snapshots WHERE
 
 -- name: wipe_passages (sqlite)
 -- Likewise.
-UPDATE passages SET agent = -id, seq = 0, at = 0, exchange = NULL, sources = x'5b5d', text = ''
+UPDATE passages SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, sources = x'5b5d', text = ''
 WHERE id IN (SELECT id FROM passages WHERE agent = ? LIMIT ?)
 
 -- name: wipe_passages (postgres)
@@ -269,3 +258,51 @@ DELETE FROM facts_ended WHERE agent = ?
 -- name: wipe_readers
 -- Likewise.
 DELETE FROM readers WHERE memory = ?1 OR reader = ?1
+
+-- name: wipe_run_texts (sqlite)
+-- Empties a page of a memory that is gone.
+UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE id IN (SELECT id FROM run_texts WHERE agent = ? AND agent <> 0 LIMIT ?)
+
+-- name: wipe_run_texts (postgres)
+DELETE FROM run_texts WHERE agent = ?1 AND id IN (SELECT id FROM run_texts WHERE agent = ?1 LIMIT ?2)
+
+-- name: wipe_run_steps
+-- Deletes a page of numbers.
+DELETE FROM run_steps WHERE exchange IN (SELECT exchange FROM run_steps WHERE agent = ? LIMIT ?)
+
+-- name: wipe_runs
+-- Likewise.
+DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE agent = ? LIMIT ?)
+
+-- name: wipe_files (sqlite)
+-- Empties a page of files, whose names somebody gave them.
+UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = ''
+WHERE id IN (SELECT id FROM files WHERE memory = ? LIMIT ?)
+
+-- name: wipe_files (postgres)
+DELETE FROM files WHERE id IN (SELECT id FROM files WHERE memory = ? LIMIT ?)
+
+-- name: wipe_tags
+-- Deletes an agent's tags.
+DELETE FROM tags WHERE agent = ?
+
+-- name: wipe_block_texts (sqlite)
+-- Empties what else was said of a memory's blocks.
+UPDATE definition_texts SET body = x'', definition = 0
+WHERE definition IN (SELECT d.id FROM blocks b JOIN definitions d ON d.uid = b.uid WHERE b.agent = ?)
+
+-- name: wipe_block_texts (postgres)
+DELETE FROM definition_texts
+WHERE definition IN (SELECT d.id FROM blocks b JOIN definitions d ON d.uid = b.uid WHERE b.agent = ?)
+
+-- name: wipe_block_details
+-- Deletes that it was said.
+DELETE FROM definitions WHERE kind = 'block' AND uid IN (SELECT uid FROM blocks WHERE agent = ?)
+
+-- name: wipe_block_sharing
+-- Takes a memory's blocks from all to whom they are attached.
+DELETE FROM attached WHERE agent <> 0 AND kind = 'block' AND target IN (SELECT id FROM blocks WHERE agent = ?)
+
+-- name: wipe_attached
+-- Deletes what a memory has attached, and where it is attached itself.
+DELETE FROM attached WHERE agent = ?1 OR (kind IN ('archive', 'folder') AND target = ?1)

@@ -55,3 +55,10 @@ UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, said = {new_sa
 -- piece: set_plainly
 -- The same in PostgreSQL.
 UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, said = {new_said}, "full" = {new_full}
+
+-- piece: seers
+-- Who sees the block ?1: the agent it belongs to, those it is attached to, and all of its profile where it is shared.
+SELECT b.agent FROM blocks b JOIN agents a ON a.id = b.agent WHERE b.id = ?1
+UNION SELECT x.agent FROM attached x JOIN agents a ON a.id = x.agent WHERE x.kind = 'block' AND x.target = ?1
+UNION SELECT a.id FROM blocks b JOIN agents a ON a.project = b.project AND a.profile = b.profile
+WHERE b.id = ?1 AND b.agent IS NULL AND b.profile <> ''

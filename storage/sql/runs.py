@@ -117,6 +117,17 @@ async def empty_texts(connection: Connection, agent: int, run: int, kind: str) -
     await connection.run(SQL["texts_empty"], (agent, run, kind, _EMPTY))
 
 
+async def erase_texts(connection: Connection, agent: int, after: int, limit: int) -> int | None:
+    """Erases a page of what an agent's runs hold beside their exchanges. Returns where to go on; None: that was all.
+
+    Of a run under way stay what was asked for and that a call was made, so that it is not made twice.
+    """
+    rows = await connection.rows(SQL["texts_of"], (agent, after, limit))
+    for id, is_call in rows:
+        await connection.run(SQL["call_empty" if is_call else "text_erase"], (id, agent, b"{}"))
+    return rows[-1][0] if len(rows) == limit else None
+
+
 class Runs(Group):
     """Runs, for those who have no transaction of their own. A project is that of the agent."""
 

@@ -165,3 +165,18 @@ UPDATE run_texts SET agent = 0, run = 0, data = ?4 WHERE agent = ?1 AND agent <>
 -- name: text_replace
 -- Gives a part another content, shorter than the one it had.
 UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3 AND seq = ?4
+
+-- name: texts_of
+-- Finds what runs hold beside their exchanges, and says which of it are calls. A run that has not ended keeps its request.
+SELECT x.id, CASE WHEN x.kind = 'call' THEN 1 ELSE 0 END FROM run_texts x
+WHERE x.agent = ?1 AND x.agent <> 0 AND x.id > ?2 AND length(x.data) > 2 AND (x.kind <> 'request' OR NOT EXISTS (
+    SELECT 1 FROM runs r WHERE r.id = x.run AND r.agent = x.agent AND r.state IN ('created', 'running')))
+ORDER BY x.id LIMIT ?3
+
+-- name: text_erase
+-- Empties one, which is nobody's from now on.
+UPDATE run_texts SET agent = 0, run = 0, data = ?3 WHERE id = ?1 AND agent = ?2
+
+-- name: call_empty
+-- Empties a call: that it was made stays.
+UPDATE run_texts SET data = ?3 WHERE id = ?1 AND agent = ?2

@@ -128,6 +128,18 @@ SELECT restores FROM block_history WHERE block = ? AND version = ?
 SELECT version, value, sources FROM block_history WHERE block = ? AND version < ? AND origin <> ?
 ORDER BY version DESC LIMIT 1
 
+-- name: snapshots_of
+-- Reads memory sections of an agent.
+SELECT id, agent, versions FROM snapshots WHERE agent = ? AND text <> ''
+
+-- name: snapshots_showing
+-- Reads those of all who see a block.
+SELECT id, agent, versions FROM snapshots WHERE text <> '' AND agent IN ({seers})
+
+-- name: snapshot_empty
+-- Empties a memory section, so that its paths take a new one.
+UPDATE snapshots SET text = '', versions = ?3 WHERE id = ?1 AND agent = ?2
+
 -- name: op_insert
 -- Adds a memory edit of a turn; the same call of the same turn is there once.
 INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments) VALUES (?, ?, ?, ?, ?, ?, ?, ?)

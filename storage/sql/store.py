@@ -17,11 +17,15 @@ from storage.commands import Rules
 from storage.database import Database, StoreHealth
 from storage.sql.agents import Agents
 from storage.sql.append import Append
+from storage.sql.attached import Attached
 from storage.sql.blocks import Blocks
+from storage.sql.defined_agents import DefinedAgents
+from storage.sql.definitions import Definitions
 from storage.sql.facts import Facts
 from storage.sql.forget import Forgetting
 from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
+from storage.sql.named_blocks import NamedBlocks
 from storage.sql.overview import Overview
 from storage.sql.passages import Passages
 from storage.sql.recall import Recall
@@ -65,6 +69,10 @@ class Store:
         self.spending = Spending(database)
         self.summaries = Summaries(database)
         self.runs = Runs(database)
+        self.definitions = Definitions(database)
+        self.defined_agents = DefinedAgents(database)
+        self.attached = Attached(database)
+        self.named_blocks = NamedBlocks(database)
         database.when_recovered(self.agents.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits
 

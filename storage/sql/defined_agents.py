@@ -1,0 +1,106 @@
+"""Agents that are made over REST: a memory with a definition, its blocks, tools and tags, in one transaction.
+
+They end by `Forgetting`, as every memory does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from storage.commands import AgentChange, AgentDraft, AgentEntry
+from storage.database import Connection
+from storage.errors import WriteConflict
+from storage.records import Agent, Definition, DefinitionKind
+from storage.sql.agents import create_agent
+from storage.sql.attached import attach, detach, load_targets, set_tags
+from storage.sql.definitions import (
+    add_definition,
+    change_definition,
+    find_agent_entry,
+)
+from storage.sql.group import Group, alone, writes
+from storage.sql.named_blocks import add_block, attach_block, detach_block, find_block, seen_blocks
+
+ORIGIN = "api"
+TOOL, ARCHIVE = "tool", "archive"
+
+
+async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:
+    """Makes an agent. Raises: NotFound: a block that is not there; WriteConflict: a label twice; OverLimit."""
+    project = draft.agent.scope.project
+    agent = await create_agent(connection, draft.agent)
+    await add_definition(
+        connection, project, DefinitionKind.AGENT, agent.uid, draft.name, draft.body, at=at, memory=agent.id
+    )
+    for block, details in draft.own:
+        await add_block(connection, project, block, details, at=at, origin=ORIGIN, owner=agent.id)
+    for uid in dict.fromkeys(draft.blocks):
+        await attach_block(connection, agent.id, await find_block(connection, project, uid))
+    await _attach_all(connection, agent.id, TOOL, draft.tools)
+    await _attach_all(connection, agent.id, ARCHIVE, draft.archives)
+    await set_tags(connection, agent, draft.tags)
+    return await find_agent_entry(connection, project, agent.uid)
+
+
+async def change_agent(
+    connection: Connection, found: AgentEntry, change: AgentChange, *, at: float
+) -> AgentEntry:
+    """Changes an agent if its definition is still at the version that was found. What is None stays.
+
+    Raises: WriteConflict, NotFound.
+    """
+    agent, definition = found.agent, found.definition
+    if definition is None:
+        raise WriteConflict(f"{found.name!r} is a profile's: the settings file configures it")
+    if change.blocks is not None:
+        await _see_blocks(connection, agent, change.blocks)
+    if change.tools is not None:
+        await _attach_only(connection, agent.id, TOOL, change.tools)
+    if change.tags is not None:
+        await set_tags(connection, agent, change.tags)
+    body = definition.body if change.body is None else change.body
+    await change_definition(connection, definition, body, at=at, name=change.name)
+    return await find_agent_entry(connection, agent.scope.project, agent.uid)
+
+
+async def make_memory(
+    connection: Connection, draft: Agent, kind: DefinitionKind, name: str, body: dict[str, Any], *, at: float
+) -> tuple[Agent, Definition]:
+    """Makes a memory that never talks: an archive or a folder."""
+    agent = await create_agent(connection, draft)
+    made = await add_definition(
+        connection, draft.scope.project, kind, agent.uid, name, body, at=at, memory=agent.id
+    )
+    return agent, made
+
+
+class DefinedAgents(Group):
+    """Agents that are made over REST."""
+
+    create = writes(alone(make_agent))
+    change = writes(alone(change_agent))
+    create_memory = writes(alone(make_memory))
+
+
+async def _attach_all(connection: Connection, agent: int, kind: str, targets: Iterable[int]) -> None:
+    for target in dict.fromkeys(targets):
+        await attach(connection, agent, kind, target)
+
+
+async def _attach_only(connection: Connection, agent: int, kind: str, targets: Sequence[int]) -> None:
+    for target in await load_targets(connection, agent, kind):
+        await detach(connection, agent, kind, target)
+    await _attach_all(connection, agent, kind, targets)
+
+
+async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str]) -> None:
+    """Has an agent see these blocks and no others."""
+    project = agent.scope.project
+    wanted = [await find_block(connection, project, uid) for uid in dict.fromkeys(uids)]
+    kept = {entry.block.id for entry in wanted}
+    for entry in await seen_blocks(connection, agent.id):
+        if entry.block.id not in kept:
+            await detach_block(connection, agent, entry)
+    for entry in wanted:
+        await attach_block(connection, agent.id, entry)

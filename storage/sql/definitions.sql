@@ -1,0 +1,159 @@
+-- Every statement on definitions, and on agents as the agents API lists them. `-- name:` begins one; the next line says
+-- what it is for.
+
+-- piece: definition
+-- What is read of a definition `d` with its text `t`.
+d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body
+
+-- piece: entry
+-- A memory `a`, with its definition where it has one. A profile's memory has none, and is named after its user.
+SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {definition}
+FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
+LEFT JOIN definition_texts t ON t.id = d.current
+
+-- piece: wanted
+-- The conditions of a list of agents. ?2, ?3: between these rows; ?5: a name; ?6: a part of a name, in lower case; ?7:
+-- tags, of which it has ?8 at least; ?9: why its last run ended. A profile's memory has its profile and user as tags.
+a.project = ?1 AND a.id > ?2 AND a.id < ?3 AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
+AND (CAST(?5 AS TEXT) IS NULL OR coalesce(d.name, a.profile || ' ' || substr(a.subject, 6)) = ?5)
+AND (CAST(?6 AS TEXT) IS NULL OR lower(coalesce(d.name, a.profile || ' ' || substr(a.subject, 6))) LIKE ?6 ESCAPE '\')
+AND (CAST(?8 AS BIGINT) = 0 OR CAST(?8 AS BIGINT) <= (
+    SELECT count(*) FROM tags g WHERE g.agent = a.id AND g.project = a.project AND g.tag {in:7:TEXT:64})
+    + CASE WHEN d.id IS NULL AND 'profile:' || a.profile {in:7:TEXT:64} THEN 1 ELSE 0 END
+    + CASE WHEN d.id IS NULL AND a.subject {in:7:TEXT:64} THEN 1 ELSE 0 END)
+AND (CAST(?9 AS TEXT) IS NULL OR ?9 = (SELECT r.stop FROM runs r WHERE r.agent = a.id ORDER BY r.id DESC LIMIT 1))
+
+-- piece: updated
+-- By what agents are ordered that changed: the time, then the row.
+coalesce(d.updated, a.created)
+
+-- piece: completed
+-- By what agents are ordered that answered: when their last run ended.
+coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = a.id), 0)
+
+-- name: insert
+-- Adds a definition without its text.
+INSERT INTO definitions (uid, project, kind, memory, version, current, created, updated, name)
+VALUES (?1, ?2, ?3, ?4, 1, 0, ?5, ?5, ?6) ON CONFLICT DO NOTHING RETURNING id
+
+-- name: text_insert
+-- Adds a text of a definition.
+INSERT INTO definition_texts (definition, version, at, body) VALUES (?, ?, ?, ?) RETURNING id
+
+-- name: point
+-- Makes it the present one of a new definition.
+UPDATE definitions SET current = ? WHERE id = ?
+
+-- name: advance
+-- Makes it the present one by compare-and-set. No row touched: somebody else has changed the definition since.
+UPDATE definitions SET version = version + 1, current = ?, updated = ?, name = ? WHERE id = ? AND version = ?
+
+-- name: texts_empty
+-- Empties the texts of a definition but one.
+UPDATE definition_texts SET body = ?3 WHERE definition = ?1 AND id <> ?2 AND length(body) > 0
+
+-- name: texts_drop
+-- Empties all texts of a definition, which are nobody's from now on.
+UPDATE definition_texts SET body = ?2, definition = 0 WHERE definition = ?1
+
+-- name: delete
+-- Deletes a definition. Its name is all that was in the row.
+DELETE FROM definitions WHERE id = ?
+
+-- name: touch
+-- Notes that something that belongs to an agent's definition has changed.
+UPDATE definitions SET version = version + 1, updated = ? WHERE memory = ? AND memory <> 0 AND kind = 'agent'
+
+-- name: get
+-- Reads a definition of a project by its public name.
+SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
+WHERE d.uid = ? AND d.project = ? AND d.kind = ?
+
+-- name: by_id
+-- Reads one by its row.
+SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id = ?
+
+-- name: several
+-- Reads several by their rows.
+SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id {in:1:BIGINT:64}
+
+-- name: named
+-- Finds the definitions of a project with a name.
+SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
+WHERE d.project = ? AND d.kind = ? AND d.name = ? ORDER BY d.id LIMIT ?
+
+-- name: list_down
+-- Lists the definitions of a kind, newest first. ?5: a name; ?6: a part of a name, in lower case.
+SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
+WHERE d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5)
+AND (CAST(?6 AS TEXT) IS NULL OR lower(d.name) LIKE ?6 ESCAPE '\')
+ORDER BY d.id DESC LIMIT ?7
+
+-- name: list_up
+-- Lists them oldest first.
+SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
+WHERE d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5)
+AND (CAST(?6 AS TEXT) IS NULL OR lower(d.name) LIKE ?6 ESCAPE '\')
+ORDER BY d.id LIMIT ?7
+
+-- name: of_memory
+-- Finds the definitions that belong to a memory.
+SELECT id FROM definitions WHERE memory = ? AND memory <> 0
+
+-- name: agent_get
+-- Reads an agent of a project by its public name.
+{entry} WHERE a.uid = ?1 AND a.project = ?2 AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
+
+-- name: version
+-- Returns the version of an agent's definition, by which others know whether it is the one they read.
+SELECT d.version FROM definitions d WHERE d.memory = ? AND d.memory <> 0 AND d.kind = 'agent'
+
+-- name: created_down
+-- Lists agents, those that were made last first.
+{entry} WHERE {wanted} ORDER BY a.id DESC LIMIT ?4
+
+-- name: created_up
+-- Lists them in the order in which they were made.
+{entry} WHERE {wanted} ORDER BY a.id LIMIT ?4
+
+-- name: updated_down
+-- Lists agents, those that changed last first. ?10 to ?13: the times and rows between which they lie.
+{entry} WHERE {wanted} AND ({updated}, a.id) > (?10, ?11) AND ({updated}, a.id) < (?12, ?13)
+ORDER BY {updated} DESC, a.id DESC LIMIT ?4
+
+-- name: updated_up
+-- Lists them the other way round.
+{entry} WHERE {wanted} AND ({updated}, a.id) > (?10, ?11) AND ({updated}, a.id) < (?12, ?13)
+ORDER BY {updated}, a.id LIMIT ?4
+
+-- name: completed_down
+-- Lists agents, those that answered last first.
+{entry} WHERE {wanted} AND ({completed}, a.id) > (?10, ?11) AND ({completed}, a.id) < (?12, ?13)
+ORDER BY {completed} DESC, a.id DESC LIMIT ?4
+
+-- name: completed_up
+-- Lists them the other way round.
+{entry} WHERE {wanted} AND ({completed}, a.id) > (?10, ?11) AND ({completed}, a.id) < (?12, ?13)
+ORDER BY {completed}, a.id LIMIT ?4
+
+-- name: place_created
+-- Finds where an agent stands in a list: its row alone.
+SELECT CAST(0 AS DOUBLE PRECISION), id FROM agents WHERE uid = ? AND project = ?
+
+-- name: place_updated
+-- When it changed, and its row.
+SELECT {updated}, a.id FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
+WHERE a.uid = ? AND a.project = ?
+
+-- name: place_completed
+-- When it answered, and its row.
+SELECT {completed}, a.id FROM agents a WHERE a.uid = ? AND a.project = ?
+
+-- name: memories
+-- Counts the agents of a project.
+SELECT count(*) FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
+WHERE a.project = ? AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
+
+-- name: newest
+-- Names the agents of a project that have a definition, newest first.
+SELECT d.name, d.uid, d.created FROM definitions d WHERE d.project = ? AND d.kind = 'agent' ORDER BY d.id DESC LIMIT ?

@@ -1,0 +1,260 @@
+"""Blocks as the agents API knows them: by public names, made by themselves, attached to several agents.
+
+A block has an owner, whose end is its end; or a profile, whose users share it; or it is nobody's. `attached` says who
+else sees it. Among the blocks that an agent sees a label is there once: whatever would make it two is a WriteConflict,
+for every agent that sees the block.
+"""
+
+from __future__ import annotations
+
+import builtins
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from storage.commands import BlockChange, BlockEntry, BlockFilter, Page
+from storage.database import Connection, Row
+from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.records import Agent, Block, DefinitionKind
+from storage.sql.attached import attach, detach, detach_all
+from storage.sql.blocks import begin_value, check_limit, empty_snapshots, make_block, undo_block, write_block
+from storage.sql.definitions import find_definition, put_definition, remove_definition
+from storage.sql.group import Group, alone, long_reads, reads, writes
+from storage.sql.statements import load, rows_of
+from storage.sql.words import part_of
+
+SQL = load("named_blocks.sql")
+
+BLOCK = "block"
+_PAGE = 200
+
+
+async def add_block(
+    connection: Connection,
+    project: str,
+    block: Block,
+    details: dict[str, Any],
+    *,
+    at: float,
+    origin: str,
+    owner: int | None = None,
+) -> BlockEntry:
+    """Makes a block; its id and uid do not count. owner: the agent whose end is its end; None: it is nobody's.
+
+    Raises: OverLimit, WriteConflict.
+    """
+    check_limit(block.label, block.value, block.limit)
+    uid = uuid.uuid4().hex
+    values = (project, block.label, block.description, block.limit, int(block.read_only), uid)
+    id = int(await connection.value(SQL["insert"], values))
+    await begin_value(connection, id, block.value, at, origin)
+    if owner is not None:
+        await _check_label(connection, owner, id, block.label)
+        await connection.run(SQL["own"], (owner, id))
+    if details:
+        await put_definition(connection, project, DefinitionKind.BLOCK, uid, "", details, at=at)
+    return await find_block(connection, project, uid)
+
+
+async def find_block(connection: Connection, project: str, uid: str) -> BlockEntry:
+    """Returns the block with this public name. Raises: NotFound, also for one of another project."""
+    row = await connection.row(SQL["find"], (uid, project))
+    if row is None:
+        raise NotFound(f"there is no block {uid!r}")
+    return _entry(row)
+
+
+async def seen_blocks(connection: Connection, agent: int) -> list[BlockEntry]:
+    """Returns the blocks that an agent sees, in the order of `load_blocks`."""
+    rows = await connection.rows(SQL["seen"], (agent,))
+    entries = [_entry(row[:-1]) for row in sorted(rows, key=lambda row: max(1, int(row[-1])))]
+    own = {entry.block.label for entry in entries if entry.owner == agent}
+    return [entry for entry in entries if entry.owner == agent or entry.block.label not in own]
+
+
+async def attach_block(connection: Connection, agent: int, entry: BlockEntry) -> None:
+    """Has an agent see a block; one that it sees already stays where it is. Raises: WriteConflict."""
+    if entry.owner == agent:
+        return
+    await _check_label(connection, agent, entry.block.id, entry.block.label)
+    await attach(connection, agent, BLOCK, entry.block.id)
+
+
+async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) -> bool:
+    """Takes a block from an agent; one that is its own is nobody's then. False: it was neither."""
+    if entry.owner == agent.id:
+        return bool(await connection.run(SQL["disown"], (entry.block.id, agent.id)))
+    return await detach(connection, agent.id, BLOCK, entry.block.id)
+
+
+async def hand_over_blocks(connection: Connection, agent: int) -> None:
+    """Leaves the blocks that others see to them, with what an agent wrote there, before it goes.
+
+    Nothing of them counts as come from its exchanges any more, and its own ones that others have attached are nobody's.
+    """
+    for (block,) in await connection.rows(SQL["shared_with"], (agent,)):
+        for version, exchange, listed in await connection.rows(SQL["history"], (block,)):
+            sources = orjson.loads(listed)
+            origins = sorted({*sources, *([] if exchange is None else [exchange])})
+            gone = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent)}
+            if gone:
+                kept = orjson.dumps([id for id in sources if id not in gone])
+                left = None if exchange in gone else exchange
+                await connection.run(SQL["version_hand_over"], (left, kept, block, version))
+    await connection.run(SQL["hand_over"], (agent,))
+
+
+class NamedBlocks(Group):
+    """Blocks by their public names. project: the caller's; a block of another one is not found."""
+
+    get = reads(alone(find_block))
+    seen = reads(alone(seen_blocks))
+    create = writes(alone(add_block))
+
+    @long_reads
+    async def list(
+        self, connection: Connection, project: str, wanted: BlockFilter, page: Page
+    ) -> list[BlockEntry]:
+        """Returns a page of a project's blocks. The cursors of the page are ids of blocks."""
+        found: list[BlockEntry] = []
+        low, high = page.bounds
+        while len(found) < page.limit:
+            values = (
+                project, low, high, wanted.label, part_of(wanted.label_text), part_of(wanted.description),
+                part_of(wanted.value), wanted.least, wanted.most, _PAGE,
+            )  # fmt: skip
+            rows = await connection.rows(SQL[f"list_{page.way}"], values)
+            found += [entry for entry in map(_entry, rows) if _is_wanted(entry, wanted)]
+            if len(rows) < _PAGE:
+                break
+            # What else is said of a block lies in a document, so some of a page may drop out.
+            low, high = (low, rows[-1][0]) if page.newest_first else (rows[-1][0], high)
+        return found[: page.limit]
+
+    @reads
+    async def labelled(self, connection: Connection, agent: int, label: str) -> BlockEntry:
+        """Returns the block of this label that an agent sees. Raises: NotFound."""
+        for entry in await seen_blocks(connection, agent):
+            if entry.block.label == label:
+                return entry
+        raise NotFound(f"the agent has no block {label!r}")
+
+    @reads
+    async def seers(self, connection: Connection, entry: BlockEntry) -> builtins.list[int]:
+        """Returns the agents that see a block."""
+        return await _seers(connection, entry.block.id)
+
+    @writes
+    async def change(
+        self,
+        connection: Connection,
+        project: str,
+        uid: str,
+        change: BlockChange,
+        *,
+        at: float,
+        origin: str,
+        version: int | None = None,
+    ) -> BlockEntry:
+        """Changes a block for all who see it. version: the one that the caller read; None: whatever it is now.
+
+        Raises: NotFound; OverLimit; WriteConflict: a label that a sharer has already, another version.
+        """
+        entry = await find_block(connection, project, uid)
+        block = entry.block
+        if version is not None and version != block.version:
+            raise WriteConflict(
+                f"block {block.label!r} is at version {block.version}, not {version}: it was changed since"
+            )
+        described = replace(
+            block,
+            label=block.label if change.label is None else change.label,
+            description=block.description if change.description is None else change.description,
+            limit=block.limit if change.limit is None else change.limit,
+            read_only=block.read_only if change.read_only is None else change.read_only,
+        )
+        value = block.value if change.value is None else change.value
+        if change.limit is not None and len(value) > change.limit:
+            raise OverLimit(
+                f"block {described.label!r} has {len(value)} characters, more than a limit of {change.limit}"
+            )
+        if described.label != block.label:
+            for agent in await _seers(connection, block.id):
+                await _check_label(connection, agent, block.id, described.label)
+        if described != block:
+            values = (
+                described.label,
+                described.description,
+                described.limit,
+                int(described.read_only),
+                block.id,
+            )
+            await connection.run(SQL["describe"], values)
+        if value != block.value:
+            await write_block(connection, block.id, block.version, value, at=at, origin=origin)
+        if change.details is not None:
+            await put_definition(connection, project, DefinitionKind.BLOCK, uid, "", change.details, at=at)
+        return await find_block(connection, project, uid)
+
+    @writes
+    async def undo(self, connection: Connection, project: str, uid: str, *, at: float) -> BlockEntry:
+        """Brings back the value before the last change. Raises: NotFound, OverLimit."""
+        entry = await find_block(connection, project, uid)
+        await undo_block(connection, entry.block.id, at=at)
+        return await find_block(connection, project, uid)
+
+    @writes
+    async def attach(self, connection: Connection, agent: Agent, uid: str) -> BlockEntry:
+        """Has an agent see a block of its project. Raises: NotFound, WriteConflict: it sees another of that label."""
+        entry = await find_block(connection, agent.scope.project, uid)
+        await attach_block(connection, agent.id, entry)
+        return entry
+
+    @writes
+    async def detach(self, connection: Connection, agent: Agent, uid: str) -> BlockEntry:
+        """Takes a block from an agent. One that is its own is nobody's then. Raises: NotFound."""
+        entry = await find_block(connection, agent.scope.project, uid)
+        if not await detach_block(connection, agent, entry):
+            raise NotFound(f"the agent has no block {uid!r} attached")
+        return await find_block(connection, agent.scope.project, uid)
+
+    @writes
+    async def delete(self, connection: Connection, project: str, uid: str) -> None:
+        """Deletes a block with all values it had, and takes it from all who see it. Raises: NotFound, WriteConflict."""
+        entry = await find_block(connection, project, uid)
+        if entry.owner is None and entry.profile:
+            raise WriteConflict(
+                f"block {entry.block.label!r} is declared in the settings, for all users of a profile"
+            )
+        await empty_snapshots(connection, "snapshots_showing", (entry.block.id,))
+        await detach_all(connection, BLOCK, entry.block.id)
+        await connection.run(SQL["values_empty"], (entry.block.id, b"[]"))
+        await connection.run(SQL["delete"], (entry.block.id,))
+        found = await find_definition(connection, project, DefinitionKind.BLOCK, uid)
+        if found is not None:
+            await remove_definition(connection, found.id)
+
+
+async def _seers(connection: Connection, block: int) -> list[int]:
+    return [row[0] for row in await connection.rows(SQL["seers"], (block,))]
+
+
+async def _check_label(connection: Connection, agent: int, block: int, label: str) -> None:
+    """Raises: WriteConflict, where the agent sees another block of that label."""
+    if await connection.row(SQL["labelled"], (label, block, agent)) is not None:
+        raise WriteConflict(f"an agent that sees this block has another one labelled {label!r}")
+
+
+def _is_wanted(entry: BlockEntry, wanted: BlockFilter) -> bool:
+    details = entry.details
+    if (details.get("hidden") and not wanted.hidden) or wanted.name not in (None, details.get("name")):
+        return False
+    missing = set(wanted.tags) - set(details.get("tags") or ())
+    return not missing or (not wanted.all_tags and len(missing) < len(set(wanted.tags)))
+
+
+def _entry(row: Row) -> BlockEntry:
+    *block, owner, profile, details = row
+    return BlockEntry(make_block(block), owner, profile, orjson.loads(details) if details else {})

@@ -1,0 +1,109 @@
+-- Every statement on blocks as the agents API knows them, by their public names. `-- name:` begins one; the next line
+-- says what it is for.
+
+-- piece: block
+-- What is read of a block `b`: with its present value, its owner, and what else was said of it over REST.
+b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, b.agent, b.profile, t.body
+
+-- piece: held
+-- Where that lies.
+FROM blocks b JOIN block_history h ON h.id = b.current
+LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definition_texts t ON t.id = d.current
+
+-- piece: connected
+-- How many agents have a block by name: the one it belongs to, and those it is attached to.
+(SELECT count(*) FROM attached x WHERE x.kind = 'block' AND x.target = b.id AND x.agent <> 0)
+    + CASE WHEN b.agent IS NULL THEN 0 ELSE 1 END
+
+-- piece: wanted
+-- The conditions of a list of blocks. ?2, ?3: between these rows; parts of texts are in lower case.
+b.project = ?1 AND b.id > ?2 AND b.id < ?3 AND (CAST(?4 AS TEXT) IS NULL OR b.label = ?4)
+AND (CAST(?5 AS TEXT) IS NULL OR lower(b.label) LIKE ?5 ESCAPE '\')
+AND (CAST(?6 AS TEXT) IS NULL OR lower(b.description) LIKE ?6 ESCAPE '\')
+AND (CAST(?7 AS TEXT) IS NULL OR lower(h.value) LIKE ?7 ESCAPE '\')
+AND {connected} >= ?8 AND {connected} <= ?9
+
+-- piece: named
+SELECT {block} {held}
+
+-- name: find
+-- Reads a block of a project by its public name.
+{named} WHERE b.uid = ? AND b.project = ?
+
+-- name: list_down
+-- Lists blocks, those that were made last first.
+{named} WHERE {wanted} ORDER BY b.id DESC LIMIT ?10
+
+-- name: list_up
+-- Lists them in the order in which they were made.
+{named} WHERE {wanted} ORDER BY b.id LIMIT ?10
+
+-- name: seen
+-- Reads the blocks that an agent sees, as `block_load` does, with what else was said of them.
+SELECT {block}, 0 {held} WHERE b.agent = ?1
+UNION ALL
+SELECT {block}, 1 {held} JOIN agents a ON a.id = ?1
+WHERE b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile
+UNION ALL
+SELECT {block}, 2 + x.place {held} JOIN attached x ON x.target = b.id AND x.kind = 'block' WHERE x.agent = ?1
+ORDER BY 1
+
+-- name: seers
+-- Finds who sees a block.
+{seers} ORDER BY 1
+
+-- name: labelled
+-- Finds those of them that see another block of this label.
+SELECT 1 FROM blocks b WHERE b.label = ?1 AND b.id <> ?2 AND b.agent = ?3
+UNION ALL SELECT 1 FROM attached x JOIN blocks b ON b.id = x.target
+WHERE x.agent = ?3 AND x.kind = 'block' AND b.label = ?1 AND b.id <> ?2
+UNION ALL SELECT 1 FROM agents a JOIN blocks b ON b.project = a.project AND b.profile = a.profile
+WHERE a.id = ?3 AND b.agent IS NULL AND b.profile <> '' AND b.label = ?1 AND b.id <> ?2
+
+-- name: insert
+-- Adds a block that is nobody's.
+INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, uid, version, current)
+VALUES (NULL, ?, '', ?, ?, ?, ?, ?, 1, 0) RETURNING id
+
+-- name: own
+-- Makes it an agent's own.
+UPDATE blocks SET agent = ?1, profile = (SELECT profile FROM agents a WHERE a.id = ?1) WHERE id = ?2 AND agent IS NULL
+
+-- name: disown
+-- Makes an agent's own block nobody's.
+UPDATE blocks SET agent = NULL, profile = '' WHERE id = ? AND agent = ?
+
+-- name: describe
+-- Changes what is said of a block.
+UPDATE blocks SET label = ?, description = ?, lim = ?, read_only = ? WHERE id = ?
+
+-- name: values_empty
+-- Empties all values of a block, which are nobody's from now on.
+UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL, sources = ?2,
+    value = '' WHERE block = ?1
+
+-- name: delete
+-- Deletes a block without values.
+DELETE FROM blocks WHERE id = ?
+
+-- name: shared_with
+-- Finds the blocks that an agent and others see: attached ones, and its own that others have attached.
+SELECT x.target FROM attached x WHERE x.agent = ?1 AND x.kind = 'block'
+UNION SELECT b.id FROM blocks b JOIN attached x ON x.kind = 'block' AND x.target = b.id AND x.agent <> ?1 WHERE b.agent = ?1
+
+-- name: hand_over
+-- Makes its own nobody's that others have attached.
+UPDATE blocks SET agent = NULL, profile = ''
+WHERE agent = ?1 AND id IN (SELECT x.target FROM attached x WHERE x.kind = 'block' AND x.agent <> ?1)
+
+-- name: exchanges_among
+-- Finds those of some exchanges that are a memory's.
+SELECT id FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
+
+-- name: version_hand_over
+-- Drops where a value of a block came from, as far as it is a memory's that goes.
+UPDATE block_history SET exchange = ?, sources = ? WHERE block = ? AND version = ?
+
+-- name: history
+-- Reads where the values of a block came from.
+SELECT version, exchange, sources FROM block_history WHERE block = ?

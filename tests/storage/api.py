@@ -1,0 +1,33 @@
+"""Agents that are made over REST, for tests of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from storage.commands import AgentDraft, AgentEntry
+from storage.records import Block, Scope
+from storage.sql.store import Store
+
+PROJECT = "default"
+
+
+def api_scope(uid: str, project: str = PROJECT) -> Scope:
+    return Scope(project, "@", f"agent:{uid}")
+
+
+async def make_agent(
+    store: Store,
+    name: str,
+    *,
+    project: str = PROJECT,
+    own: Sequence[Block] = (),
+    blocks: Sequence[str] = (),
+    tools: Sequence[int] = (),
+    tags: Sequence[str] = (),
+    at: float = 1.0,
+    **body: Any,
+) -> AgentEntry:
+    draft = store.agents.draft(api_scope(name, project))
+    made = AgentDraft(draft, name, body, [(block, {}) for block in own], blocks, tools, tags)
+    return await store.defined_agents.create(made, at=at)

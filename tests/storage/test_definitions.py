@@ -1,0 +1,220 @@
+"""Definitions: versions by compare-and-set, names, lists in every order; agents with what belongs to them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from storage.commands import AgentChange, AgentFilter, Page
+from storage.errors import NotFound, WriteConflict
+from storage.records import Block, DefinitionKind, Run, RunState
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.storage.api import PROJECT, make_agent
+from tests.storage.conftest import Holds
+from tests.stored import Speaker, rows
+
+HUMAN = Block(0, "human", "Who", "Unknown.", 100)
+TOOL = DefinitionKind.TOOL
+
+
+async def test_a_definition_changes_by_version_and_keeps_its_newest_text_alone(
+    store: Store, holds: Holds
+) -> None:
+    made = await store.definitions.add(PROJECT, TOOL, "t1", "search", {"source": "zqoldx"}, at=1.0)
+    assert (made.version, made.body, made.created) == (1, {"source": "zqoldx"}, 1.0)
+    changes = [store.definitions.change(made, {"source": f"zqnew{n}x"}, at=2.0) for n in range(4)]
+    results = await asyncio.gather(*changes, return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["Definition", *["WriteConflict"] * 3]
+    now = await store.definitions.get(PROJECT, TOOL, "t1")
+    assert (now.version, now.created, now.updated) == (2, 1.0, 2.0)
+    await store.database.sweep(1000)
+    assert not holds(b"zqoldx")
+    assert holds(now.body["source"].encode())
+    await store.definitions.remove(now.id)
+    await store.database.sweep(1000)
+    assert not holds(now.body["source"].encode())
+    with pytest.raises(NotFound):
+        await store.definitions.get(PROJECT, TOOL, "t1")
+
+
+async def test_a_project_has_a_tool_of_a_name_once_and_agents_as_often_as_it_likes(store: Store) -> None:
+    made = await store.definitions.add(PROJECT, TOOL, "t1", "search", {}, at=1.0)
+    with pytest.raises(WriteConflict, match="tool named 'search'"):
+        await store.definitions.add(PROJECT, TOOL, "t2", "search", {}, at=1.0)
+    other = await store.definitions.add(PROJECT, TOOL, "t2", "find", {}, at=1.0)
+    with pytest.raises(WriteConflict, match="tool named 'search'"):
+        await store.definitions.change(other, {}, at=2.0, name="search")
+    assert (await store.definitions.change(other, {"x": 1}, at=2.0, name="look")).name == "look"
+    await store.definitions.add("elsewhere", TOOL, "t3", "search", {}, at=1.0)
+    assert await store.definitions.named(PROJECT, TOOL, "search") == [made]
+    for _ in range(2):
+        await make_agent(store, "same" if not await store.definitions.count(PROJECT) else "same2")
+    with pytest.raises(NotFound):
+        await store.definitions.get("elsewhere", TOOL, "t1")
+    put = await store.definitions.put(PROJECT, TOOL, "t1", "search", {"y": 2}, at=3.0)
+    assert (put.id, put.version, put.body) == (made.id, 2, {"y": 2})
+
+
+async def test_definitions_are_listed_by_name_and_page(store: Store) -> None:
+    made = [await store.definitions.add(PROJECT, TOOL, f"t{n}", f"tool_{n}", {}, at=1.0) for n in range(4)]
+    await store.definitions.add("elsewhere", TOOL, "x", "tool_x", {}, at=1.0)
+    await store.definitions.add(PROJECT, DefinitionKind.MCP, "m", "tool_m", {}, at=1.0)
+
+    async def listed(page: Page, **wanted: Any) -> list[str]:
+        return [d.uid for d in await store.definitions.list(PROJECT, TOOL, page, **wanted)]
+
+    assert await listed(Page()) == ["t3", "t2", "t1", "t0"]
+    assert await listed(Page(after=made[2].id, limit=1)) == ["t1"]
+    assert await listed(Page(after=made[0].id, newest_first=False)) == ["t1", "t2", "t3"]
+    assert await listed(Page(), name="tool_2") == ["t2"]
+    assert await listed(Page(), text="OOL_3") == ["t3"]
+    assert await listed(Page(), text="o%l") == []
+
+
+async def test_an_agent_is_made_with_all_that_belongs_to_it(store: Store) -> None:
+    tool = await store.definitions.add(PROJECT, TOOL, "t1", "search", {}, at=1.0)
+    made = await make_agent(
+        store, "ann", own=[HUMAN], tools=[-3, tool.id, -1, -3], tags=["b", "a"], system="Be kind.", at=5.0
+    )
+    assert made.definition is not None
+    assert (made.name, made.definition.body, made.definition.created) == ("ann", {"system": "Be kind."}, 5.0)
+    assert made.definition.uid == made.agent.uid
+    assert await store.definitions.agent(PROJECT, made.agent.uid) == made
+    assert [(b.label, b.value) for b in await store.blocks.load(made.agent.id)] == [("human", "Unknown.")]
+    assert await store.attached.targets(made.agent.id, "tool") == [-3, tool.id, -1]
+    assert await store.attached.targets_of([made.agent.id, 999], "tool") == {
+        made.agent.id: [-3, tool.id, -1],
+        999: [],
+    }
+    assert await store.attached.tags_of([made.agent.id]) == {made.agent.id: ["a", "b"]}
+    assert await store.agents.find(made.agent.scope) == made.agent
+    with pytest.raises(NotFound):
+        await store.definitions.agent("elsewhere", made.agent.uid)
+
+
+async def test_an_agent_that_cannot_be_made_wholly_is_not_made(store: Store) -> None:
+    with pytest.raises(NotFound):
+        await make_agent(store, "ann", own=[HUMAN], blocks=["nowhere"], tags=["a"])
+    with pytest.raises(WriteConflict):
+        await make_agent(store, "ann", own=[HUMAN, HUMAN])
+    assert await store.definitions.count(PROJECT) == 0
+    for table in ("agents", "blocks", "definitions", "tags", "attached"):
+        assert await rows(store, f"SELECT * FROM {table}") == []
+
+
+async def test_an_agent_changes_by_version_and_what_belongs_to_it_raises_that(store: Store) -> None:
+    made = await make_agent(store, "ann", tools=[-1], tags=["a"], system="old")
+    assert made.definition is not None
+    change = AgentChange(name="bea", body={"system": "new"}, tools=[-2, -1], tags=["b"])
+    changed = await store.defined_agents.change(made, change, at=2.0)
+    assert changed.definition is not None
+    assert (changed.name, changed.definition.body, changed.definition.version) == (
+        "bea",
+        {"system": "new"},
+        2,
+    )
+    assert await store.attached.targets(made.agent.id, "tool") == [-2, -1]
+    assert await store.attached.tags_of([made.agent.id]) == {made.agent.id: ["b"]}
+    with pytest.raises(WriteConflict):
+        await store.defined_agents.change(made, AgentChange(tags=["c"]), at=3.0)
+    assert await store.attached.tags_of([made.agent.id]) == {made.agent.id: ["b"]}, "nothing of it is written"
+    assert await store.attached.attach(made.agent.id, "tool", -5, at=4.0)
+    assert not await store.attached.attach(made.agent.id, "tool", -5, at=4.0)
+    assert await store.definitions.version(made.agent.id) == 3
+    assert await store.attached.detach(made.agent.id, "tool", -2, at=5.0)
+    assert not await store.attached.detach(made.agent.id, "tool", -2, at=5.0)
+    await store.attached.tag(made.agent, ["x", "y"], at=6.0)
+    assert await store.definitions.version(made.agent.id) == 5
+    assert await store.attached.targets(made.agent.id, "tool") == [-1, -5]
+
+
+async def test_a_profiles_memory_is_an_agent_that_the_settings_configure(store: Store) -> None:
+    alice = Speaker(store)
+    await alice.say([user("one")], assistant("First."), "c1")
+    made = await make_agent(store, "ann", tags=["user:alice"])
+    found = await store.definitions.agents(PROJECT, AgentFilter())
+    assert [(e.name, e.definition is None) for e in found] == [("ann", False), ("default alice", True)]
+    for wanted, names in (
+        (AgentFilter(tags=["profile:default"]), ["default alice"]),
+        (AgentFilter(tags=["user:alice"]), ["ann", "default alice"]),
+        (AgentFilter(tags=["user:alice", "profile:default"], all_tags=True), ["default alice"]),
+        (AgentFilter(name="default alice"), ["default alice"]),
+        (AgentFilter(text="LICE"), ["default alice"]),
+    ):
+        assert [e.name for e in await store.definitions.agents(PROJECT, wanted)] == names, wanted
+    with pytest.raises(WriteConflict, match="settings"):
+        await store.defined_agents.change(found[1], AgentChange(name="x"), at=2.0)
+    # A memory of one conversation is nobody's agent.
+    await rows(store, "UPDATE agents SET subject = 'conversation:7' WHERE id = ?", (alice.agent.id,))
+    assert await store.definitions.agents(PROJECT, AgentFilter()) == [made]
+    with pytest.raises(NotFound):
+        await store.definitions.agent(PROJECT, alice.agent.uid)
+
+
+async def end_run(store: Store, agent: int, stop: str, at: float) -> None:
+    run = await store.runs.create(Run(0, f"{agent} {at}", agent, 1, RunState.RUNNING, at))
+    await store.runs.end(agent, run.id, RunState.COMPLETED, stop, at)
+
+
+async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
+    a, b, c, d = [
+        await make_agent(store, name, tags=tags, at=at, **({"hidden": True} if name == "dan" else {}))
+        for name, tags, at in (
+            ("ann", ["x"], 1.0),
+            ("bob", ["x", "y"], 2.0),
+            ("cara", ["y"], 3.0),
+            ("dan", [], 4.0),
+        )
+    ]
+    await make_agent(store, "eve", project="elsewhere", tags=["x"])
+    await store.defined_agents.change(a, AgentChange(body={}), at=9.0)
+    await end_run(store, b.agent.id, "end_turn", 7.0)
+    await end_run(store, c.agent.id, "end_turn", 5.0)
+    await end_run(store, c.agent.id, "error", 6.0)
+
+    async def listed(wanted: AgentFilter | None = None, **page: Any) -> str:
+        found = await store.definitions.agents(PROJECT, wanted or AgentFilter(), **page)
+        return " ".join(e.name for e in found)
+
+    assert await listed() == "cara bob ann"
+    assert await listed(AgentFilter(hidden=True)) == "dan cara bob ann"
+    assert await listed(newest_first=False) == "ann bob cara"
+    assert await listed(limit=1, after=c.agent.uid) == "bob"
+    assert await listed(after=d.agent.uid) == "cara bob ann"
+    assert await listed(before=a.agent.uid) == "cara bob"
+    assert await listed(after=a.agent.uid, newest_first=False, limit=1) == "bob"
+    assert await listed(AgentFilter(tags=["x", "y"])) == "cara bob ann"
+    assert await listed(AgentFilter(tags=["x", "y"], all_tags=True)) == "bob"
+    assert await listed(AgentFilter(name="bob")) == await listed(AgentFilter(text="BO")) == "bob"
+    assert await listed(AgentFilter(stop="error")) == "cara"
+    assert await listed(AgentFilter(stop="end_turn")) == "bob"
+    assert await listed(AgentFilter(order="updated")) == "ann cara bob"
+    assert await listed(AgentFilter(order="updated"), after=a.agent.uid, limit=1) == "cara"
+    assert await listed(AgentFilter(order="updated"), newest_first=False) == "bob cara ann"
+    assert await listed(AgentFilter(order="completed")) == "bob cara ann"
+    assert await listed(AgentFilter(order="completed"), after=b.agent.uid) == "cara ann"
+    assert await listed(AgentFilter(order="completed"), newest_first=False, after=a.agent.uid) == "cara bob"
+    with pytest.raises(NotFound):
+        await listed(after="nobody")
+    assert await store.definitions.newest(PROJECT, 2) == [
+        ("dan", d.agent.uid, 4.0),
+        ("cara", c.agent.uid, 3.0),
+    ]
+    assert await store.attached.tagged(PROJECT, "@", ["y"], [], 9) == [
+        (b.agent.id, b.agent.uid),
+        (c.agent.id, c.agent.uid),
+    ]
+    assert await store.attached.tagged(PROJECT, "@", ["y"], ["x", "z"], 9) == [(b.agent.id, b.agent.uid)]
+    assert await store.attached.tags(PROJECT) == ["x", "y"]
+    assert await store.attached.tags(PROJECT, descending=True, after="y") == ["x"]
+    assert await store.attached.tags(PROJECT, text="Y") == ["y"]
+
+
+async def test_hidden_agents_do_not_make_a_page_short(store: Store) -> None:
+    for n in range(30):
+        await make_agent(store, f"a{n}", **({"hidden": True} if 2 <= n < 28 else {}))
+    found = await store.definitions.agents(PROJECT, AgentFilter(), limit=3)
+    assert [e.name for e in found] == ["a29", "a28", "a1"]
