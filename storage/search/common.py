@@ -68,7 +68,8 @@ def shares_in_general(text: str, terms: Sequence[str]) -> list[float]:
     """Returns for each term which share of people's messages has it, in the language that the text seems to be in."""
     tables = load_tables()
     words = split_words(text)[:_TELLING_WORDS]
-    said = {term for word in words for term in terms_of_word(word) or (word,)}
+    # In their order, so that of two languages with the same score it is always the same that counts.
+    said = dict.fromkeys(term for word in words for term in terms_of_word(word) or (word,))
     scores = {_ENGLISH: _ENGLISH_LEAD}
     for language, line in chain.from_iterable(tables.get(term, ()) for term in said):
         scores[language] = scores.get(language, 0) + _LAST_LINE + 1 - line
