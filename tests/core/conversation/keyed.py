@@ -1,0 +1,19 @@
+"""The mark and the reader that tests of finding a conversation share."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.tree import Tree
+from tests.core.conversations import (
+    World,
+)
+
+both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
+
+
+def path_texts(world: World, exchange: int) -> list[str]:
+    tree = Tree(world.memory().records.values())
+    contents = [tree.content(e) for e in tree.chain(tree.by_id[exchange])]
+    return [text_of(m) for c in contents for m in [*(c.messages or []), c.said] if m and text_of(m)]

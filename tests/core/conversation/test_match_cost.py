@@ -1,0 +1,229 @@
+"""The parts of the match, each with what it may cost for a long list."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.conversation import match as history
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
+from gateway.core.conversation.lookup import full_probes
+from gateway.core.conversation.match import Keeping, Query, lcs, spans_of
+from gateway.core.conversation.plan import left_out
+from gateway.core.conversation.tree import PathElement, Tree
+from gateway.core.memory import visibility
+from tests.core.conversation.keyed import path_texts
+from tests.core.conversations import (
+    World,
+    assistant,
+    call,
+    result,
+    user,
+)
+
+# -- the small parts
+
+
+def naive_lcs(a: list[bytes], b: list[bytes]) -> int:
+    if not a or not b:
+        return 0
+    if a[-1] == b[-1]:
+        return naive_lcs(a[:-1], b[:-1]) + 1
+    return max(naive_lcs(a[:-1], b), naive_lcs(a, b[:-1]))
+
+
+letters = st.lists(st.sampled_from([b"a", b"b", b"c"]), max_size=7)
+
+
+@given(letters, letters)
+def test_lcs_is_as_long_as_can_be_and_in_order(a: list[bytes], b: list[bytes]) -> None:
+    pairs = lcs(a, b)
+    assert len(pairs) == naive_lcs(a, b)
+    assert all(a[i] == b[j] for i, j in pairs)
+    assert all(x[0] > y[0] and x[1] > y[1] for x, y in pairwise(pairs))
+
+
+class Counted(bytes):
+    """An atom that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = bytes.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return bytes.__eq__(self, other)
+
+
+def test_lcs_costs_no_more_for_longer_lists() -> None:
+    costs = []
+    for size in (400, 4000):
+        Counted.compared = 0
+        lcs([Counted(b"a%d" % i) for i in range(size)], [b"b%d" % i for i in range(size)])
+        costs.append(Counted.compared)
+    assert costs[0] == costs[1]
+
+
+def test_lcs_pairs_equal_ends_however_long_they_are() -> None:
+    atoms = [b"%d" % i for i in range(2000)]
+    assert len(lcs([b"x", *atoms], [b"y", *atoms])) == 2000
+
+
+@pytest.mark.parametrize(("part", "key"), [("lcs", None), ("letters", "here")])
+def test_looking_for_a_common_reply_costs_no_more_for_longer_lists(
+    world: World, part: str, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither comparing paths nor comparing words: a few thousand messages held the loop for half a minute."""
+    calls: list[int] = []
+    compare = getattr(history, part)
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return compare(*arguments)
+
+    monkeypatch.setattr(history, part, counted)
+    for number in range(12):
+        world.say([user(f"question {number}")], "Ok.", key)
+    costs = []
+    for turns in (100, 300):
+        calls.clear()
+        world.begin([m for k in range(turns) for m in (user(f"other {k}"), assistant("Ok."))], key)
+        costs.append(len(calls))
+    assert costs[0] == costs[1] > 0
+
+
+def test_what_is_shown_of_a_long_head_is_read_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each of its messages took seconds, with every search until they were indexed."""
+    head = [m for k in range(50) for m in (user(f"q{k}"), assistant(f"a{k}"))]
+    world.say([*head, user("bye")], "Bye.")
+    (e,) = world.memory().records.values()
+    read: list[int] = []
+
+    def loads(data: bytes) -> Any:
+        read.append(len(data))
+        return orjson.loads(data)
+
+    monkeypatch.setattr(visibility, "orjson", SimpleNamespace(loads=loads))
+    found = visibility.messages_of(replace(e, carried=True), False, None)
+    assert [m.text for m in found[:2]] == ["q0", "a0"]
+    assert (len(found), len(read)) == (102, 2)
+
+
+def test_questions_are_looked_up_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [assistant(None, call("1")), result("1", "found")] * 300
+    listing = Listing(Canon(b""), [user("q"), *calls, user("and?")])
+    roles: list[int] = []
+    role = Listing.role
+
+    def counted(self: Listing, i: int) -> str:
+        roles.append(i)
+        return role(self, i)
+
+    monkeypatch.setattr(Listing, "role", counted)
+    assert full_probes(Query(listing, False, Keeping.ON, 0.0, 120.0), None).inputs
+    assert len(roles) < 20 * len(listing)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.integers(0, 20))
+def test_left_out_is_what_a_list_and_the_path_need_to_be_whole(words: list[int], cut: int) -> None:
+    """Of a path cut anywhere, what is left out and what is listed are the path again; of a whole one nothing is."""
+    world = World()
+    world.chat(*((f"q{k} {w}", f"a{k}") for k, w in enumerate(words)))
+    tree = Tree(world.memory().records.values())
+    line = tree.line(tree.by_id[len(words)])
+    tail = line[cut % len(line) :]
+    out = left_out(line, [a for el in tail for a in el.atoms])
+    assert out == line[: cut % len(line)]
+
+
+def test_left_out_is_nothing_where_the_tail_is_not_the_paths(world: World) -> None:
+    world.chat(("one", "r1"), ("two", "r2"), ("three", "r3"))
+    tree = Tree(world.memory().records.values())
+    line: list[PathElement] = tree.line(tree.by_id[3])
+    listed = Listing(world.memory().canon, [user("2"), assistant("r2"), user("three"), assistant("r3")])
+    assert left_out(line, listed.flat(4)) == []
+    assert left_out(line, []) == []
+
+
+def test_replies_are_looked_up_in_the_last_turns_only(world: World) -> None:
+    messages = [m for k in range(6) for m in (user(f"q{k}"), assistant(f"a{k}", call("1")))]
+    listing = Listing(world.memory().canon, messages)
+    keys = spans_of(listing, 2)
+    found = [k for k in range(6) if listing.canon.reply_key(listing.atoms[2 * k + 1]) in keys]
+    assert found == [3, 4, 5]
+
+
+# -- longer than any call stack is deep
+
+
+@pytest.fixture
+def shallow() -> Iterator[None]:
+    """A stack that is full before these conversations are at their end."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 80)
+    yield
+    sys.setrecursionlimit(before)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_an_appending_conversation_may_be_as_long_as_it_likes() -> None:
+    world = World()
+    for number in range(100):
+        last = world.say([user(f"question {number}")], f"Answer {number}.", "c1", append=True)
+    assert len(last.sent) == 2 * 99 + 1
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_trimmed_conversation_may_be_as_long_as_it_likes() -> None:
+    world = World()
+    history: list[WireMessage] = []
+    for number in range(100):
+        history.append(user(f"question {number}"))
+        last = world.say(history[-9:], f"Answer {number}, which is long enough to be known.")
+        history.append(assistant(f"Answer {number}, which is long enough to be known."))
+    assert [m for _, m in last.sent] == history[:-1]
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_turn_may_have_as_many_rounds_as_it_likes(world: World) -> None:
+    history = [user("count the rainy days")]
+    for number in range(100):
+        asked = assistant(None, call(f"c{number}", arguments=f'{{"day":{number}}}'))
+        world.say(history, asked)
+        history += [asked, result(f"c{number}", "sunny")]
+    world.say(history, "None at all.")
+    world.say([*history, assistant("None at all."), user("thanks")], "You are welcome.")
+    assert "count the rainy days" in world.confirmed()
+    again = world.say(history, "Not a single one.")
+    assert again.is_untouched
+
+
+@pytest.mark.usefixtures("shallow")
+def test_any_number_of_replies_in_a_row_may_be_cut(world: World) -> None:
+    history: list[WireMessage] = []
+    for number in range(100):
+        history.append(user(f"question {number}"))
+        world.cancel(world.begin(history, "c1"), [assistant(f"Answer {number} and much more")])
+        history.append(assistant(f"Answer {number}"))
+    last = world.say([*history, user("bye")], "Bye.", "c1")
+    assert path_texts(world, last.exchange) == [*map(text_of, history), "bye", "Bye."]
+
+
+def test_the_questions_of_many_short_replies_are_asked_for_together(world: World) -> None:
+    # Each reply is found, and none of their questions is akin: the search compares one turn after the other.
+    world.chat(*((f"question number {n}", f"Yes, {n}.") for n in range(7)), key="c1")
+    rewritten: list[WireMessage] = []
+    for n in range(7):
+        rewritten += [user(f"something else entirely, {n}"), assistant(f"Yes, {n}.")]
+    request = world.begin([*rewritten, user("and now?")], "c1")
+    assert request.plan is not None
+    assert request.plan.match.anchor is None

@@ -1,0 +1,127 @@
+"""Finding a conversation with turns that are off the record or forgotten."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.conversation.match import Keeping
+from tests.core.conversation.keyed import both
+from tests.core.conversations import (
+    World,
+    assistant,
+    drawn,
+    user,
+)
+
+# -- off the record
+
+
+@both
+@pytest.mark.parametrize("mode", [Keeping.OFF, Keeping.READ])
+def test_a_turn_that_was_off_stays_so_when_it_is_resent(world: World, key: str | None, mode: Keeping) -> None:
+    secret = [user("my diagnosis is X")]
+    world.say(secret, "Sorry to hear.", key, mode=mode)
+    assert world.tree() == "off: ... > ..."
+    history = [*secret, assistant("Sorry to hear.")]
+    request = world.say([*history, user("my bicycle is red")], "Good.", key)
+    assert request.is_untouched
+    world.chat(("bye", "Bye."), key=key, start=[*history, user("my bicycle is red"), assistant("Good.")])
+    assert world.standing() == ["my bicycle is red", "Good.", "bye", "Bye."]
+    assert world.confirmed() == ["my bicycle is red", "Good."]
+    assert world.tree() == drawn("""
+        off: ... > ...
+          carried: my bicycle is red > Good.
+            stands: bye > Bye.
+    """)
+
+
+@both
+def test_a_turn_that_was_off_stays_so_in_other_forms(filling: World, key: str | None) -> None:
+    history = filling.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("my diagnosis is X")]
+    filling.say(asked, "Sorry to hear that.", key, mode=Keeping.OFF)
+    lists = (
+        ([*asked, assistant("Sorry to hear..."), user("ok one")], []),  # its reply was cut
+        ([asked[-1], assistant("Sorry to hear..."), user("ok two")], history),  # and the list trimmed
+        ([*asked, user("ok three")], []),  # its reply is gone
+    )
+    for messages, front in lists:
+        request = filling.say(messages, "Fine.", key)
+        assert request.sent == [*(("+ ", m) for m in front), *(("", m) for m in messages)]
+        assert not any("diagnosis" in text or "Sorry" in text for text in filling.standing())
+        assert not any(b"diagnosis" in (e.input or b"") for e in filling.memory().records.values())
+
+
+@both
+def test_what_follows_a_turn_that_was_off_is_not_kept_either(world: World, key: str | None) -> None:
+    """Another reply in the place of the one that was given, while what was said later rests on that one."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("my diagnosis is X")]
+    world.say(asked, "Sorry to hear that.", key, mode=Keeping.OFF)
+    world.chat(
+        ("bye now", "Bye."), ("thanks", "Welcome."), key=key, start=[*asked, assistant("Sorry to hear that.")]
+    )
+    request = world.say([*asked, assistant("X is harmless."), user("my bicycle is red")], "Good.", key)
+    assert request.is_untouched
+    stored = b"".join(e.input or b"" for e in world.memory().records.values())
+    assert b"bicycle" in stored
+    assert b"harmless" not in stored
+
+
+@both
+def test_what_is_put_before_a_trimmed_list_is_all_but_what_is_off(filling: World, key: str | None) -> None:
+    history = filling.chat(("my word is W1", "Noted W1."), key=key)
+    asked = [*history, user("my diagnosis is X")]
+    filling.say(asked, "Sorry.", key, mode=Keeping.OFF)
+    then = (
+        ("two", "This is the second reply of them all."),
+        ("three", "This is the third reply of them all."),
+    )
+    history = filling.chat(*then, key=key, start=[*asked, assistant("Sorry.")])
+    request = filling.begin([*history[-2:], user("four")], key)
+    assert request.lines[:5] == [
+        "+ user: my word is W1",
+        "+ assistant: Noted W1.",
+        "+ user: two",
+        f"+ assistant: {then[0][1]}",
+        "user: three",
+    ]
+
+
+@both
+def test_a_reply_like_one_that_was_imported_is_cut_and_nothing_is_put_before_it(
+    world: World, key: str | None
+) -> None:
+    asked, reply = (
+        user("What is the weather in Rome?"),
+        "It is sunny and warm in Rome today, with a light wind.",
+    )
+    history = [asked, assistant(reply), asked]
+    world.say(history, reply, key)
+    request = world.begin([*history, assistant(reply[:20]), user("And tomorrow?")], key)
+    assert request.composition.fill == []
+
+
+def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(world: World) -> None:
+    asked = [user("my diagnosis is X")]
+    world.say(asked, "Sorry.", mode=Keeping.OFF)
+    world.say(asked, "Oh.")
+    assert world.standing() == []
+    world.wait(5000)
+    world.say(asked, "Oh.")
+    assert world.standing() == ["my diagnosis is X", "Oh."]  # another day: said anew
+
+
+def test_what_was_forgotten_stays_forgotten(world: World) -> None:
+    history = world.chat(("my pin is 1234", "Noted."), ("bye", "Bye."))
+    world.forget(1)
+    request = world.say([*history, user("again")], "Again.")
+    assert request.is_untouched
+    assert world.tree() == drawn("""
+        forgotten: ... > ...
+          carried: bye > Bye.
+            stands: again > Again.
+    """)
+    assert not any("1234" in text for text in world.standing())
+    trimmed = world.begin([history[-1], user("again")])
+    assert "1234" not in "".join(trimmed.lines)  # nor is it filled in

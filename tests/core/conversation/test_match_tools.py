@@ -1,0 +1,154 @@
+"""Finding the conversation of a client that keeps, prunes or rewrites its tool rounds."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.conversation.canonical import WireMessage
+from tests.core.conversation.keyed import both
+from tests.core.conversations import (
+    World,
+    assistant,
+    call,
+    drawn,
+    goes_on_from,
+    result,
+    user,
+)
+
+# -- tools of the client's
+
+
+@both
+def test_parallel_calls_that_come_back_one_by_one(world: World, key: str | None) -> None:
+    paris, rome = call("1"), call("2", arguments='{"city":"Rome"}')
+    world.say([user("weather?")], assistant(None, paris, rome), key)
+    split = [
+        user("weather?"),
+        assistant(None, paris),
+        result("1", "sunny"),
+        assistant(None, rome),
+        result("2", "rain"),
+    ]
+    request = world.say(split, "Sunny and rain.", key)
+    assert request.is_untouched
+    then = world.say([*split, assistant("Sunny and rain."), user("thanks")], "Welcome.", key)
+    assert goes_on_from(then, request)
+    assert world.tree() == drawn("""
+        carried: weather? > get_weather() get_weather()
+          carried: =sunny / =rain > Sunny and rain.
+            stands: thanks > Welcome.
+    """)
+
+
+@both
+def test_tool_outputs_that_were_pruned_later(world: World, key: str | None) -> None:
+    asked = [user("weather?"), assistant(None, call("1")), result("1", "a long OUTPUT")]
+    world.say(asked[:1], asked[1], key)
+    world.say(asked, "Sunny.", key)
+    asked += [assistant("Sunny."), user("and?")]
+    world.say(asked, "That is it.", key)
+    asked[2] = result("1", "[pruned]")
+    request = world.say([*asked, assistant("That is it."), user("bye now")], "Bye.", key)
+    assert request.is_untouched
+    assert world.tree() == drawn("""
+        carried: weather? > get_weather()
+          carried: =[pruned] > Sunny.
+            carried: and? > That is it.
+              stands: bye now > Bye.
+    """)
+    assert not any("OUTPUT" in text for text in world.standing())  # results are never told
+
+
+@both
+def test_arguments_dumped_anew_and_ids_renamed(world: World, key: str | None) -> None:
+    world.say([user("weather?")], assistant(None, call("1", arguments='{"a":1,"city":"Paris"}')), key)
+    mine = call("x9", arguments='{\n  "city": "Paris", "a": 1}')
+    list_ = [user("weather?"), assistant("", mine), result("x9", "sunny")]
+    assert world.say(list_, "Sunny.", key).is_untouched
+    assert world.say([*list_, assistant("Sunny."), user("ok")], "Ok.", key).is_untouched
+    assert world.tree() == drawn("""
+        carried: weather? > get_weather()
+          carried: =sunny > Sunny.
+            stands: ok > Ok.
+    """)
+
+
+@both
+@pytest.mark.parametrize(
+    "middle",
+    [
+        [assistant("Let me look."), assistant(None, call("1"))],
+        [assistant("Let me look.", call("1"))],
+        [assistant("Let me"), assistant("look."), assistant(None, call("1"))],
+    ],
+    ids=["split", "as it was", "text apart"],
+)
+def test_text_and_calls_merged_or_split(world: World, key: str | None, middle: list[WireMessage]) -> None:
+    world.say([user("weather?")], assistant("Let me look.", call("1")), key)
+    request = world.say([user("weather?"), *middle, result("1", "sunny")], "Sunny.", key)
+    assert request.is_untouched
+    assert world.tree() == drawn("""
+        stands: weather? > Let me look. get_weather()
+          stands: =sunny > Sunny.
+    """)
+
+
+@both
+def test_two_replies_merged_into_one_message(world: World, key: str | None) -> None:
+    """The other way round: what was two messages for us is one for the client."""
+    full = [assistant("Let me look."), assistant("Not yet.", call("1"))]
+    world.say([user("weather?")], full, key)
+    world.say(
+        [user("weather?"), assistant("Let me look.Not yet.", call("1")), result("1", "sunny")], "Sun.", key
+    )
+    assert world.tree() == drawn("""
+        stands: weather? > Let me look. Not yet. get_weather()
+          stands: =sunny > Sun.
+    """)
+
+
+@both
+def test_only_the_final_text_of_a_tool_turn(world: World, key: str | None) -> None:
+    asked = [user("weather?"), assistant("Let me look.", call("1")), result("1", "sunny")]
+    world.say(asked[:1], asked[1], key)
+    world.say(asked, "Sunny, then.", key)
+    short = [user("weather?"), assistant("Sunny, then."), user("thanks")]
+    request = world.say(short, "Welcome.", key)
+    assert request.is_untouched
+    then = world.say([*short, assistant("Welcome."), user("bye")], "Bye.", key)
+    assert goes_on_from(then, request)
+    assert world.tree() == drawn("""
+        carried: weather? > Let me look. get_weather()
+          carried: =sunny > Sunny, then.
+            carried: thanks > Welcome.
+              stands: bye > Bye.
+    """)
+
+
+@both
+def test_a_sliding_window_without_tool_rounds_is_filled_up(filling: World, key: str | None) -> None:
+    history = filling.chat(("my word is W1", "Noted W1."), key=key)
+    asked = [*history, user("weather?")]
+    filling.say(asked, assistant(None, call("1")), key)
+    filling.say([*asked, assistant(None, call("1")), result("1", "sunny")], "Sunny, then.", key)
+    request = filling.begin([user("weather?"), assistant("Sunny, then."), user("thanks")], key)
+    assert request.lines == [
+        "+ user: my word is W1",
+        "+ assistant: Noted W1.",
+        "user: weather?",
+        "assistant: Sunny, then.",
+        "user: thanks",
+    ]
+
+
+@both
+def test_a_template_in_a_trimmed_list_takes_nothing_from_what_goes_before_it(
+    filling: World, key: str | None
+) -> None:
+    history = filling.chat(
+        *((f"step {k}", f"Step {k} is done, and was not easy.") for k in range(4)), key=key
+    )
+    tail = [*history[2:4], user("Documents: DOC lorem. step 2"), *history[5:]]
+    request = filling.begin([*tail, user("step 4")], key)
+    assert request.lines[:3] == ["+ user: step 0", f"+ assistant: {history[1]['content']}", "user: step 1"]

@@ -1,0 +1,239 @@
+"""Finding the conversation of a voice client: growing transcripts, and replies that were cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.tree import Tree
+from tests.core.conversation.keyed import both, path_texts
+from tests.core.conversations import (
+    World,
+    assistant,
+    drawn,
+    goes_on_from,
+    system,
+    user,
+)
+
+# -- voice
+
+
+@both
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("end", ["finished", "cancelled", "overlapping"])
+def test_a_growing_message_is_one_turn(world: World, key: str | None, is_first: bool, end: str) -> None:
+    history = [] if is_first else world.chat(("hello there", "Good day."), key=key)
+    under_way = []
+    for text in ("I would", "I would li", "I would like"):
+        request = world.begin([*history, user(text)], key)
+        if end == "finished":
+            world.finish(request, "UNSPOKEN")
+        elif end == "cancelled":
+            world.cancel(request)
+        else:
+            under_way.append(request)
+    whole = [*history, user("I would like a table")]
+    world.say(whole, "A table.", key)
+    for request in under_way:
+        world.finish(request, "UNSPOKEN")
+    before = [] if is_first else ["hello there", "Good day."]
+    assert world.standing() == [*before, "I would like a table", "A table."]
+    world.say([*whole, assistant("A table."), user("for two")], "Two.", key)
+    assert world.confirmed() == [*before, "I would like a table", "A table."]
+    states = [line.strip().split(":")[0] for line in world.tree().splitlines()]
+    fallen = {"finished": "replaced", "overlapping": "replaced", "cancelled": "cut"}[end]
+    assert states.count(fallen) == 3
+    assert "--" not in states
+
+
+@both
+def test_a_transcript_that_shrank_again_stands_as_it_was_sent_last(world: World, key: str | None) -> None:
+    history = world.chat(("hello there", "Good day."), key=key)
+    for text, reply in (("a table", "said"), ("a table for", "UNSPOKEN"), ("a table", "said")):
+        world.say([*history, user(text)], reply, key)
+    assert world.tree() == drawn("""
+        carried: hello there > Good day.
+          stands: a table > said
+          replaced: a table for > UNSPOKEN
+    """)
+
+
+def test_a_short_beginning_in_another_chat_takes_nothing_away(world: World) -> None:
+    world.say([user("I would like a table at eight")], "At eight.")
+    world.say([user("I would")], "Yes?")
+    assert world.tree() == drawn("""
+        stands: I would like a table at eight > At eight.
+        --
+        stands: I would > Yes?
+    """)
+
+
+CUTS = ["I booked a hotel", "I booked a hotel...", "I booked a ho-", "I booked a hotel [interrupted]"]
+
+
+@both
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("template", ["", " [template]"], ids=["same words", "from a template"])
+def test_a_reply_cut_by_barge_in_is_what_was_spoken(
+    world: World, key: str | None, cut: str, template: str
+) -> None:
+    asked = "which hotel did you book?"
+    world.say([user(asked + template)], "I booked a hotel. It is UNSPOKEN.", key, edits=["hotel"])
+    spoken = [user(asked), assistant(cut)]
+    request = world.say([*spoken, user("stop, I like tea")], "Tea, good.", key)
+    assert request.is_untouched
+    assert world.tree() == drawn(f"""
+        carried: which hotel did you book? > {cut}
+          stands: stop, I like tea > Tea, good.
+    """)
+    assert world.confirmed() == [asked, cut]
+    assert world.learned() == ["hotel"]  # the turn was had, and so were its edits: once
+    then = world.say([*spoken, user("stop, I like tea"), assistant("Tea, good."), user("bye")], "Bye.", key)
+    assert goes_on_from(then, request)
+    assert world.learned() == ["hotel"]
+
+
+@both
+def test_a_reply_that_came_back_altered_is_the_one_that_was_asked_for(world: World, key: str | None) -> None:
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("and so?")]
+    world.say(asked, "<think>UNSPOKEN</think>It is so.", key)
+    world.say([*asked, assistant("So it is, yes."), user("thanks")], "Welcome.", key)
+    assert world.tree() == drawn("""
+        carried: hello there > Good day.
+          carried: and so? > So it is, yes.
+            stands: thanks > Welcome.
+    """)
+
+
+@both
+def test_a_cut_reply_that_a_speculative_list_lacked(world: World, key: str | None) -> None:
+    """A voice agent asks before it has noted down what it was able to say, then with it."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    second = [*history, user("second thing")]
+    world.say(second, "long answer that was UNSPOKEN", key)
+    world.say([*second, user("third")], "SPECULATIVE", key)
+    world.say([*second, assistant("long answer..."), user("third thing")], "Good.", key)
+    assert world.standing() == [
+        "hello there",
+        "Good day.",
+        "second thing",
+        "long answer...",
+        "third thing",
+        "Good.",
+    ]
+
+
+@both
+def test_what_was_spoken_of_a_cancelled_reply_counts(world: World, key: str | None) -> None:
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("I like tea")]
+    world.cancel(world.begin(asked, key), [assistant("Noted, tea it is and UNSPOKEN")], ["tea"])
+    assert world.standing() == ["hello there", "Good day."]
+    world.say([*asked, assistant("Noted, tea"), user("wait, coffee")], "Yes?", key)
+    assert world.tree() == drawn("""
+        carried: hello there > Good day.
+          carried: I like tea > Noted, tea
+            stands: wait, coffee > Yes?
+    """)
+    assert world.learned() == ["tea"]
+
+
+@both
+def test_of_an_assistant_message_that_vanished_nothing_stays(world: World, key: str | None) -> None:
+    history = world.chat(("hello there", "Good day."), key=key)
+    second = [*history, user("second thing")]
+    first = world.say(second, "UNSPOKEN", key, edits=["dropped"])
+    both_ = world.say([*second, user("third thing")], "Both.", key)
+    assert goes_on_from(both_, first)
+    assert world.tree() == drawn("""
+        carried: hello there > Good day.
+          replaced: second thing > UNSPOKEN
+          stands: second thing / third thing > Both.
+    """)
+    world.say([*second, user("third thing"), assistant("Both."), user("fine")], "Fine.", key)
+    world.wait(500)
+    assert world.learned() == []
+    assert world.confirmed()[2:5] == ["second thing", "third thing", "Both."]
+
+
+@both
+@pytest.mark.parametrize("heard", ["A long answer", "A long answer, of more than thirty-two letters"])
+def test_two_replies_cut_to_the_same_words_are_two_turns(world: World, key: str | None, heard: str) -> None:
+    history: list[WireMessage] = []
+    for number in range(3):
+        history.append(user(f"Question {number}?"))
+        world.say(history, f"{heard} and the rest, unspoken {number}", key)
+        history.append(assistant(heard))
+    world.say([*history, user("bye")], "Bye.", key)
+    assert world.standing() == [
+        *(text for number in range(3) for text in (f"Question {number}?", heard)),
+        "bye",
+        "Bye.",
+    ]
+
+
+# What a voice client had of one turn: its question, how many words came before it cut, what of them was spoken.
+_COMMON = st.sampled_from(["yes", "go on", "what"])
+
+_CUTS = st.lists(
+    st.tuples(st.none() | _COMMON, st.none() | st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=14
+)
+
+
+def _barge_in(
+    world: World,
+    key: str | None,
+    cuts: list[tuple[str | None, int | None, int]],
+    reply: str,
+    window: int = 99,
+) -> tuple[list[WireMessage], list[str]]:
+    """The history of a client that cut all these replies, and the questions whose requests went to their end."""
+    history: list[WireMessage] = []
+    finished = []
+    for number, (common, cut, heard) in enumerate(cuts):
+        question = common or f"Item {number} is {chr(97 + number) * 4}."
+        history.append(user(question))
+        tail = history[-window:]
+        while tail[0]["role"] != "user":
+            tail = tail[1:]
+        request = world.begin([system("A voice agent."), *tail], key)
+        whole = f"{reply} {number} and some more."
+        got = whole if cut is None else " ".join(whole.split()[:cut])
+        if cut is None:
+            world.finish(request, whole)
+            finished.append(question)
+        else:
+            world.cancel(request, [assistant(got)] if got else [])
+        if spoken := (got if heard == 12 else got[:heard].strip()):
+            history.append(assistant(spoken))
+    return history, finished
+
+
+@both
+@given(cuts=_CUTS, reply=st.sampled_from(["This is what I know about item", "Sure"]))
+def test_a_path_is_what_the_client_had_however_short_its_replies_were_cut(
+    key: str | None, cuts: list[tuple[str | None, int | None, int]], reply: str
+) -> None:
+    world = World(adds_nothing=True)
+    history, _ = _barge_in(world, key, cuts, reply)
+    last = world.say([*history, user("bye now")], "Bye bye then.", key)
+    assert path_texts(world, last.exchange) == [*map(text_of, history), "bye now", "Bye bye then."]
+    spoken = set(map(text_of, history))
+    assert spoken <= set(world.standing()), "every word that was had stands"
+
+
+@both
+@given(cuts=_CUTS, window=st.integers(3, 9))
+def test_a_short_reply_never_puts_a_question_in_the_place_of_another(
+    key: str | None, cuts: list[tuple[str | None, int | None, int]], window: int
+) -> None:
+    world = World()
+    cuts = [(None, cut, heard) for _, cut, heard in cuts]
+    _, finished = _barge_in(world, key, cuts, "This is what I know about item", window)
+    tree = Tree(world.memory().records.values())
+    stored = {text_of(m) for e in tree for m in tree.content(e).messages or []}
+    assert set(finished) <= stored

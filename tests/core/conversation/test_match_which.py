@@ -1,0 +1,170 @@
+"""Which of several conversations a list goes on, and which lone message begins one."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.core.conversation.keyed import both
+from tests.core.conversations import (
+    World,
+    assistant,
+    drawn,
+    user,
+)
+
+# -- which conversation
+
+
+@both
+@pytest.mark.parametrize("gap", [5, 5000], ids=["at once", "a day later"])
+def test_the_same_greeting_on_monday_and_on_tuesday(world: World, key: str | None, gap: float) -> None:
+    for day in ("Monday", "Tuesday"):
+        turns = (("Hi", "Hello! How can I help?"), (f"My cat is {day}", "Nice."), ("That is all", "Bye."))
+        world.chat(*turns, key=day if key else None)
+        world.wait(gap)
+    assert world.tree() == drawn("""
+        carried: Hi > Hello! How can I help?
+          carried: My cat is Monday > Nice.
+            stands: That is all > Bye.
+        --
+        carried: Hi > Hello! How can I help?
+          carried: My cat is Tuesday > Nice.
+            stands: That is all > Bye.
+    """)
+
+
+def test_the_same_opening_in_two_tabs_keeps_both_once_they_go_on(world: World) -> None:
+    one, two = [user("Hi")], [user("Hi")]
+    for tab in (one, two):
+        world.say(tab, "Hello!")
+        tab.append(assistant("Hello!"))
+    for tab, pet in ((one, "cat"), (two, "dog")):
+        tab.append(user(f"my pet is a {pet}"))
+        world.say(tab, f"A {pet}.")
+        tab.append(assistant(f"A {pet}."))
+    for tab in (one, two):
+        assert world.say([*tab, user("more")], "More.").is_untouched
+    assert world.tree() == drawn("""
+        carried: Hi > Hello!
+          carried: my pet is a cat > A cat.
+            stands: more > More.
+          carried: my pet is a dog > A dog.
+            stands: more > More.
+    """)
+
+
+def test_a_whole_path_comes_before_the_end_of_another(world: World) -> None:
+    world.chat(("go on", "Hello!"))
+    world.chat(("something else", "Fine."), ("go on", "Hello!"))
+    request = world.say([user("go on"), assistant("Hello!"), user("where is it?")], "There.")
+    assert request.is_untouched
+    assert world.tree() == drawn("""
+        carried: go on > Hello!
+          stands: where is it? > There.
+        --
+        carried: something else > Fine.
+          stands: go on > Hello!
+    """)
+
+
+def test_of_two_chats_that_went_alike_the_newer_goes_on(world: World) -> None:
+    world.chat(("Hi", "Hello!"), ("my cat is Tom", "Nice."), ("and a dog", "Two!"))
+    world.wait(5000)
+    world.chat(("Hi", "Hello!"), ("my cat is Tom", "Nice."))
+    assert world.tree() == drawn("""
+        carried: Hi > Hello!
+          carried: my cat is Tom > Nice.
+            stands: and a dog > Two!
+        --
+        carried: Hi > Hello!
+          stands: my cat is Tom > Nice.
+    """)
+
+
+@both
+def test_two_users_with_the_same_opening_share_nothing(world: World, key: str | None) -> None:
+    world.chat(("Hi", "Hello!"), ("my pin is 1234", "Noted."), key=key, who="bob")
+    world.say([user("Hi")], "Hello!", key)
+    request = world.say([user("Hi"), assistant("Hello!"), user("what is my pin?")], "No idea.", key)
+    assert request.is_untouched
+    assert world.tree() == drawn("""
+        carried: Hi > Hello!
+          stands: what is my pin? > No idea.
+    """)
+    assert world.standing("bob")[2] == "my pin is 1234"
+
+
+def test_of_two_anonymous_callers_nothing_is_kept(world: World) -> None:
+    world.chat(("help?", "Sure!"), ("my code is 1234", "Sure!"), who=None)
+    lists = (
+        [user("my code?")],
+        [user("help?"), assistant("Sure!"), user("my code?")],
+        [assistant("Sure!"), user("my code?")],
+    )
+    for messages in lists:
+        assert world.begin(messages, who=None).is_untouched
+    assert world.tree(None) == ""
+
+
+def test_an_anonymous_conversation_with_an_id_is_remembered_alone(filling: World) -> None:
+    history = filling.chat(("one", "r1"), ("two", "r2"), key="call 7", who=None)
+    here = filling.begin([history[-1], user("three")], "call 7", who=None)
+    assert here.lines == [
+        "+ user: one",
+        "+ assistant: r1",
+        "+ user: two",
+        "assistant: r2",
+        "user: three",
+    ]
+    assert filling.begin([history[-1], user("three")], "call 8", who=None).is_untouched
+
+
+def test_a_lone_message_in_a_known_conversation_waits_until_it_is_continued(world: World) -> None:
+    world.chat(("the word is W1", "Noted."), ("go on", "Going."), key="c1")
+    lone = [user("something else")]
+    assert world.say(lone, "Sure.", "c1").is_untouched
+    assert world.tree() == drawn("""
+        carried: the word is W1 > Noted.
+          stands: go on > Going.
+        waits: something else > Sure.
+    """)
+    world.say([*lone, assistant("Sure."), user("more")], "More.", "c1")
+    assert world.tree() == drawn("""
+        carried: the word is W1 > Noted.
+          stands: go on > Going.
+        carried: something else > Sure.
+          stands: more > More.
+    """)
+
+
+def test_a_client_that_only_ever_sends_lone_messages_is_remembered(world: World) -> None:
+    for k in range(3):
+        assert world.say([user(f"fact {k}")], "Ok.", "kitchen").is_untouched
+        world.wait(500)
+    assert world.confirmed() == ["fact 0", "Ok.", "fact 1", "Ok.", "fact 2", "Ok."]
+
+
+def test_a_title_request_inside_a_named_conversation_never_stands(world: World) -> None:
+    history = world.chat(("my horse is Bo", "A fine horse."), ("he likes apples", "Good."), key="c1")
+    world.say([user("Write a HEADING for this chat: my horse")], "Horses", "c1")
+    world.wait(500)
+    world.chat(("and carrots", "Those too."), key="c1", start=history)
+    assert world.tree() == drawn("""
+        carried: my horse is Bo > A fine horse.
+          carried: he likes apples > Good.
+            stands: and carrots > Those too.
+        waits: Write a HEADING for this chat: my horse > Horses
+    """)
+    assert not any("HEADING" in text for text in world.confirmed())
+
+
+@both
+def test_a_title_request_as_one_more_question_falls_with_the_next(world: World, key: str | None) -> None:
+    history = world.chat(("my horse is Bo", "A fine horse."), key=key)
+    world.say([*history, user("Give this chat a HEADING")], "Horses", key)
+    world.say([*history, user("and carrots")], "Those too.", key)
+    assert world.tree() == drawn("""
+        carried: my horse is Bo > A fine horse.
+          replaced: Give this chat a HEADING > Horses
+          stands: and carrots > Those too.
+    """)

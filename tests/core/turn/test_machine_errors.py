@@ -1,0 +1,259 @@
+"""The turn when something goes wrong: errors, odd forms of replies, a client that leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from adapters.types import Event
+from gateway.core.turn.commands import (
+    CallModel,
+    CloseUpstream,
+    End,
+    Finish,
+    Refuse,
+    Save,
+    SendBody,
+    SendHead,
+)
+from gateway.core.turn.events import (
+    ClientLeft,
+    Received,
+    ReceivedWhole,
+    ReplyEnded,
+    ReplyFailed,
+    ReplyStarted,
+    Saved,
+    ToolFinished,
+)
+from gateway.core.turn.spec import TurnSpec
+from gateway.errors import UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
+from tests.core.turn.playbook import (
+    DONE,
+    JSON,
+    SSE,
+    Playbook,
+    call_piece,
+    calls,
+    chat_turn,
+    chunk,
+    completion,
+    event,
+    play,
+    read_stream,
+    streamed,
+)
+from tests.core.turn.tooled import ARGS, OURS, ROLE, body, ours_call, with_tools
+
+LIMITED = (*JSON, ("retry-after", "7"))
+
+TOO_MANY = b'{"error": {"message": "slow down", "type": "rate_limit", "param": null, "code": "r"}}'
+
+
+def after_hidden_round(*before: Event, **fields: Any) -> Playbook:
+    """A turn whose first round was ours, and whose second one has been asked for."""
+    turn = chat_turn(with_tools(**fields))
+    turn.feed(ReplyStarted(200, SSE))
+    call = calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))
+    sent = turn.feed(Received([*before, call, chunk({}, "tool_calls"), DONE]))
+    (model,) = turn.feed(ToolFinished("call_a", "ok"))
+    assert isinstance(model, CallModel)
+    playbook = Playbook(turn)
+    playbook.seen += sent
+    return playbook
+
+
+class TestErrors:
+    @pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
+    def test_an_error_of_the_upstreams_goes_through_as_it_is(self, status: int) -> None:
+        playbook = (
+            Playbook(chat_turn(with_tools()))
+            >> ReplyStarted(status, LIMITED)
+            >> ReceivedWhole(TOO_MANY)
+            << SendHead(status, LIMITED)
+            << SendBody(TOO_MANY)
+            << Save
+            << Finish()
+        )
+        assert playbook
+        assert playbook.outcome.state is End.FAILED
+        assert playbook.outcome.full == ()
+
+    def test_an_error_after_a_hidden_round_is_still_a_status(self) -> None:
+        playbook = after_hidden_round(ROLE) >> ReplyStarted(429, LIMITED) >> ReceivedWhole(TOO_MANY)
+        assert playbook << SendHead(429, LIMITED) << SendBody(TOO_MANY) << Save << Finish()
+        assert playbook.outcome.state is End.FAILED
+
+    def test_an_error_after_text_is_a_last_event(self) -> None:
+        text = chunk({"content": "One moment. "})
+        playbook = after_hidden_round(ROLE, text) >> ReplyStarted(429, LIMITED) >> ReceivedWhole(TOO_MANY)
+        assert playbook << SendBody << Save << Finish()
+        client = read_stream(playbook.sent)
+        assert (client.text, client.done, client.finish) == ("One moment. ", 0, [])
+        assert [error["message"] for error in client.errors] == ["slow down"]
+
+    def test_whole_replies_have_sent_nothing_whatever_was_said(self) -> None:
+        turn = chat_turn(TurnSpec(ours=OURS))
+        turn.feed(ReplyStarted(200, JSON))
+        turn.feed(ReceivedWhole(orjson.dumps(completion("One moment. ", (ours_call(),)))))
+        turn.feed(ToolFinished("call_a", "ok"))
+        playbook = Playbook(turn) >> ReplyStarted(429, LIMITED) >> ReceivedWhole(TOO_MANY)
+        assert playbook << SendHead(429, LIMITED) << SendBody(TOO_MANY) << Save << Finish()
+
+    def test_an_upstream_that_cannot_be_reached_is_refused(self) -> None:
+        error = UpstreamUnreachable("no route")
+        playbook = Playbook(chat_turn(with_tools())) >> ReplyFailed(error)
+        assert playbook << Refuse(error) << CloseUpstream() << Save << Finish()
+
+    def test_a_stream_that_breaks_ends_with_an_error_event(self) -> None:
+        text = chunk({"content": "Hel"})
+        playbook = (
+            Playbook(chat_turn(TurnSpec(hold_end=True)))
+            >> ReplyStarted(200, SSE)
+            >> Received([text])
+            << SendHead(200, SSE)
+            << body(text)
+            >> ReplyFailed(UpstreamTimeout("nothing for 60 s"))
+            << SendBody
+            << CloseUpstream()
+            << Save
+            << Finish()
+        )
+        assert playbook
+        assert read_stream(playbook.sent).errors[0]["message"] == "nothing for 60 s"
+        assert playbook.outcome.state is End.FAILED
+        assert playbook.outcome.text == "Hel"
+
+    def test_a_stream_that_ends_in_the_middle_is_an_error_with_a_name(self) -> None:
+        playbook = Playbook(chat_turn(TurnSpec())) >> ReplyStarted(200, SSE)
+        playbook = playbook >> Received([chunk({"content": "Hel"})]) << SendHead << SendBody >> ReplyEnded()
+        assert playbook << SendBody << CloseUpstream() << Save << Finish()
+        assert read_stream(playbook.sent).errors[0]["code"] == UpstreamBroke.code
+
+    def test_a_break_after_the_finish_reason_loses_nothing(self) -> None:
+        end = chunk({"content": "x"}, "stop")
+        playbook = Playbook(chat_turn(TurnSpec(hold_end=True))) >> ReplyStarted(200, SSE)
+        playbook = playbook >> Received([end]) >> ReplyFailed(UpstreamBroke("reset")) << Save
+        assert playbook >> Saved() << SendHead << body(end) << Finish()
+        assert playbook.outcome.state is End.FINISHED
+
+    @pytest.mark.parametrize(
+        ("sent", "message"),
+        [
+            (event({"error": {"message": "overloaded", "x": 1}}), "overloaded"),
+            (event({"error": "overloaded"}), "overloaded"),
+            (event({"object": "error", "message": "too long", "code": 400}), "too long"),
+            (event({"message": "gone"}, name="error"), "gone"),
+            (event({"error": {"code": 5}}), "The upstream reported an error"),
+        ],
+    )
+    def test_an_error_event_ends_the_stream_in_openais_shape(self, sent: Event, message: str) -> None:
+        playbook = Playbook(chat_turn(with_tools())) >> ReplyStarted(200, SSE) >> Received([ROLE, sent, DONE])
+        assert playbook << SendHead << SendBody << CloseUpstream() << Save << Finish()
+        client = read_stream(playbook.sent)
+        assert [error["message"] for error in client.errors] == [message]
+        assert client.done == 0
+
+    def test_an_error_in_the_shape_of_the_real_api_arrives_as_it_left(self) -> None:
+        sent = event({"error": {"message": "overloaded", "x": 1}})
+        playbook = Playbook(chat_turn(TurnSpec())) >> ReplyStarted(200, SSE) >> Received([sent])
+        assert playbook << SendHead << body(sent) << CloseUpstream() << Save << Finish()
+
+    @pytest.mark.parametrize(
+        "raw", [b"", b"<html>", b"[]", b'{"error":{"message":"x"}}', b'{"choices":null}']
+    )
+    def test_a_body_that_is_no_completion_goes_through(self, raw: bytes) -> None:
+        playbook = Playbook(chat_turn(with_tools())) >> ReplyStarted(200, JSON) >> ReceivedWhole(raw)
+        assert playbook << SendHead(200, JSON) << SendBody(raw) << Save << Finish()
+        assert playbook.outcome.state is End.FAILED
+
+    def test_chunks_of_any_shape_pass_without_harm(self) -> None:
+        odd: list[Any] = [
+            {"choices": None},
+            {"choices": [None, 3]},
+            {"choices": [{"delta": None}]},
+            {"choices": [{"index": 0, "delta": {"tool_calls": 7, "content": ["a"]}}]},
+            {"choices": [{"index": 0, "delta": {"tool_calls": [None, {"function": 3}]}}]},
+            {"choices": {"a": 1}, "usage": 4},
+            {"error": None},
+            [1],
+            7,
+        ]
+        for spec in (TurnSpec(), with_tools(usage_added=True)):
+            turn = chat_turn(spec)
+            turn.feed(ReplyStarted(200, SSE))
+            turn.feed(Received([event(data) for data in odd] + [event(b"{broken"), Event(b"data\n\n", b"")]))
+            commands = turn.feed(Received([chunk({"content": "x"}, "stop"), DONE]))
+            assert any(isinstance(command, Save) for command in commands)
+
+
+class TestForms:
+    """What a reply looks like follows the upstream, whatever was asked for."""
+
+    def test_a_body_in_answer_to_a_stream_request(self) -> None:
+        rounds = [completion("Hm. ", (ours_call(),)), completion("ok")]
+        played = play(chat_turn(with_tools()), rounds, stream=False)
+        assert played.body["choices"][0]["message"]["content"] == "Hm. ok"
+        assert played.heads == [SendHead(200, JSON)]
+
+    def test_a_stream_in_answer_to_a_whole_request(self) -> None:
+        spec = TurnSpec(ours=OURS, wants_usage=True)
+        played = play(chat_turn(spec), [completion(None, (ours_call(),)), completion("ok")], stream=True)
+        assert played.client.text == "ok"
+        assert played.heads == [SendHead(200, SSE)]
+
+    @pytest.mark.parametrize("wants_usage", [True, False])
+    def test_a_body_after_a_hidden_round_of_a_stream_becomes_chunks(self, wants_usage: bool) -> None:
+        whole = orjson.dumps(completion("Done.", id="other"))
+        playbook = after_hidden_round(ROLE, chunk({"content": "Hm. "}), wants_usage=wants_usage)
+        playbook = playbook >> ReplyStarted(200, JSON) >> ReceivedWhole(whole) << Save >> Saved()
+        assert playbook << SendBody << Finish()
+        client = read_stream(playbook.sent)
+        assert (client.text, client.ids, client.finish) == ("Hm. Done.", {"chatcmpl-1"}, ["stop"])
+        assert (client.roles, client.done, len(client.usages)) == (["assistant"], 1, int(wants_usage))
+
+    def test_a_stream_after_a_hidden_round_in_one_body_says_what_that_had_said(self) -> None:
+        turn = chat_turn(with_tools())
+        turn.feed(ReplyStarted(200, JSON))
+        turn.feed(ReceivedWhole(orjson.dumps(completion("Hm. ", (ours_call(),)))))
+        turn.feed(ToolFinished("call_a", "ok"))
+        playbook = Playbook(turn) >> ReplyStarted(200, SSE) >> Received(streamed(completion("Done.", id="x")))
+        playbook = playbook << SendHead << SendBody << Save >> Saved() << SendBody << Finish()
+        assert playbook
+        client = read_stream(playbook.sent)
+        assert (client.text, client.ids, client.roles) == ("Hm. Done.", {"chatcmpl-1"}, ["assistant"])
+
+
+class TestClientGone:
+    def test_in_any_state_the_upstream_is_closed_and_what_was_said_is_kept(self) -> None:
+        """Gone after the first k events of a turn with a hidden round: one Save, one Finish, nothing after it."""
+        happened: list[Any] = [
+            ReplyStarted(200, SSE),
+            Received([ROLE, chunk({"content": "Hm. "})]),
+            Received([calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))]),
+            Received([chunk({}, "tool_calls"), DONE]),
+            ReplyEnded(),
+            ToolFinished("call_a", "ok"),
+            ReplyStarted(200, SSE),
+            Received([chunk({"content": "Do"})]),
+            Received([chunk({"content": "ne."}, "stop")]),
+        ]
+        texts = ["", "", *["Hm. "] * 6, "Hm. Do", "Hm. Done."]
+        for k, text in enumerate(texts):
+            playbook = Playbook(chat_turn(with_tools()))
+            for each in happened[:k]:
+                playbook.seen += playbook.turn.feed(each)
+            assert playbook >> ClientLeft() << CloseUpstream() << Save << Finish()
+            assert playbook.outcome.state is End.CANCELLED
+            assert playbook.outcome.text == text
+            assert len(playbook.outcome.full) == (2 if k > 5 else 0)
+            for late in [*happened[k:], Saved(), ToolFinished("call_a", "ok"), ClientLeft(), ReplyEnded()]:
+                assert playbook.turn.feed(late) == []
+
+    def test_while_the_end_is_being_saved_the_turn_stays_finished(self) -> None:
+        playbook = Playbook(chat_turn(TurnSpec(hold_end=True))) >> ReplyStarted(200, SSE)
+        playbook = playbook >> Received([chunk({"content": "x"}, "stop"), DONE]) << Save
+        assert playbook >> ClientLeft() << CloseUpstream() << Finish() >> Saved()
+        assert playbook.outcome.state is End.FINISHED

@@ -1,0 +1,297 @@
+"""A disk that takes its time costs the memory, never the chat; sends of append mode queue meanwhile."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gateway.run.chat
+from gateway.run.chat import Chat
+from storage.sqlite.writer import WriterLimits
+from tests.doubles.upstream import Gate, StrictUpstream, raw, say
+from tests.gateway.lifecycle.faulty import APPEND, FACT, QUESTION, STRICT, World, ask, durable, world_of
+
+# -- a disk that takes its time
+
+
+@contextmanager
+def stalled(world: World) -> Iterator[Gate]:
+    """The writer's thread waits until the gate opens; what is committed meanwhile waits behind it."""
+    gate, entered = Gate(), Gate()
+
+    def wait(_: sqlite3.Connection) -> None:
+        entered.open()
+        gate.wait_sync()
+
+    async def submit() -> None:
+        world.store.database.writer.submit(wait)
+
+    world.gateway.call(submit())
+    entered.wait_sync()
+    try:
+        yield gate
+    finally:
+        gate.open()
+
+
+def test_a_commit_that_takes_too_long_is_released_counted_and_made_good(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world:
+        with stalled(world):
+            whole, streamed = world.post("One."), world.post("Two.", stream=True)
+            assert not durable(whole)
+            assert not durable(streamed)
+            assert whole.headers["x-mnemogate-memory"] == streamed.headers["x-mnemogate-memory"] == "on"
+            assert streamed.body.endswith(b"data: [DONE]\n\n")
+            assert world.counted("mnemogate_not_durable_total") == 2
+            assert world.counted("mnemogate_writer_queue") == 3
+        assert world.said() == ["One.", "Two."]
+        assert world.counted("mnemogate_writer_queue") == 0
+
+
+def test_a_reply_too_deep_to_be_written_reaches_the_client(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """orjson reads 1,024 levels and writes 254; Python calls itself 1,000 times."""
+    message = b'{"role":"assistant","content":"Hi.","x":' + b"[" * 1000 + b"]" * 1000 + b"}"
+    body = b'{"choices":[{"index":0,"finish_reason":"stop","message":' + message + b"}]}"
+    with world_of(upstream, tmp_path / "m.db") as world:
+        upstream.queue(raw(body, content_type="application/json"))
+        reply = world.post(FACT)
+    assert (reply.status, reply.body) == (200, body)
+
+
+def test_a_store_that_is_slow_is_said_and_chat_goes_on(upstream: StrictUpstream, tmp_path: Path) -> None:
+    limits = WriterLimits(retry_first_s=3600, idle_s=3600, slow_s=0.0)
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001, limits=limits) as world:
+        assert world.status == "ok"
+        with stalled(world):
+            assert world.status == "slow"
+            for stream in (False, True):
+                reply = world.post("Hi", stream=stream)
+                assert reply.status == 200
+                assert not durable(reply)
+            refused = world.post("Hi", STRICT)
+            assert (refused.status, "slow" in refused.error["message"]) == (503, True)
+        world.settle()
+        assert world.status == "ok"
+        assert durable_soon(world)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_another_users_text_does_not_wait_for_the_write_of_a_turn(
+    upstream: StrictUpstream, tmp_path: Path, stream: bool
+) -> None:
+    entered, gate = Gate(), Gate()
+
+    def hold(sql: str) -> None:
+        """In the writer's thread, in the middle of a transaction."""
+        if b"Said by Bob".hex() in sql.lower():
+            entered.open()
+            gate.wait_sync()
+
+    with world_of(upstream, tmp_path / "m.db") as world:
+        for user in ("alice", "bob"):
+            world.post(FACT, user=user)
+        world.write(lambda c: c.set_trace_callback(hold))
+        with world.gateway.connect() as bob, world.gateway.connect() as alice:
+            ask(bob, "bob", "Said by Bob", stream)
+            entered.wait_sync()
+            upstream.queue(say("Hello there"))
+            ask(alice, "alice", QUESTION, True)
+            streamed = alice.read_until(b" there")
+            upstream.last.settled.wait_sync()
+            assert not gate.is_open
+            assert b"Miso" in upstream.last.body  # recall reads beside the write
+            assert b"[DONE]" not in streamed + alice.rest
+            gate.open()
+            alice.read_until(b"data: [DONE]")
+            bob.read_until(b"data: [DONE]") if stream else bob.read_reply()
+        assert world.said() == [FACT, FACT, "Said by Bob", QUESTION]
+
+
+def test_the_end_of_a_stream_waits_for_the_disk_and_its_text_does_not(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with world_of(upstream, tmp_path / "m.db") as world, world.gateway.connect() as client:
+        with stalled(world) as gate:
+            body = {
+                "model": "m",
+                "user": "alice",
+                "stream": True,
+                "messages": [{"role": "user", "content": "Hi"}],
+            }
+            upstream.queue(say("Hello there"))
+            client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
+            streamed = client.read_until(b" there")
+            upstream.last.settled.wait_sync()
+            assert b'finish_reason":"stop' not in streamed + client.rest
+            assert b"[DONE]" not in streamed + client.rest
+            gate.open()
+        rest = client.read_until(b"data: [DONE]\n\n")
+        assert b"not durable" not in rest
+        assert world.said() == ["Hi"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_strict_says_so_when_its_turn_is_not_on_disk(
+    upstream: StrictUpstream, tmp_path: Path, stream: bool
+) -> None:
+    """Of a stream the text has gone out already: there the mark has to do."""
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world:
+        with stalled(world):
+            reply = world.post("One.", STRICT, stream=stream)
+            if stream:
+                assert not durable(reply)
+            else:
+                assert (reply.status, reply.error["type"]) == (503, "server_error")
+            assert world.counted("mnemogate_not_durable_total") == 1
+        assert world.said() == ["One."]
+
+
+def test_append_mode_does_not_wait_for_a_stalled_disk_for_ever(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with world_of(upstream, tmp_path / "m.db") as world:
+        keeper = world.gateway.app.chat.keeper
+        assert keeper is not None
+        keeper.open_wait_s = 0.001
+        with stalled(world):
+            refused = world.post("One.", APPEND)
+            assert (refused.status, refused.error["type"]) == (503, "server_error")
+        keeper.open_wait_s = 10.0
+        assert upstream.seen == []
+        again = {**APPEND, "x-stainless-retry-count": "1"}
+        assert durable(world.post("One.", again))
+        assert [m["content"] for m in upstream.last.messages] == ["One."]
+
+
+def test_a_full_queue_takes_the_memory_and_not_the_chat(upstream: StrictUpstream, tmp_path: Path) -> None:
+    limits = WriterLimits(retry_first_s=3600, idle_s=3600, queue_bytes=8000)
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001, limits=limits) as world:
+        with stalled(world):
+            for _ in range(4):
+                assert not durable(world.post("Hi"))
+            assert world.store.health.waiting_bytes < 9000 + 1024
+        world.settle()  # else the queue may still be full
+        assert durable_soon(world)
+
+
+def durable_soon(world: World) -> bool:
+    """After the stall; the wait of 1 ms may still be too short for the disk of a busy machine."""
+    return world.post("Later.").status == 200 and "Later." in world.said()
+
+
+# -- append sends queue
+
+
+def append_request(world: World, text: str, user: str, room: str) -> Any:
+    client = world.gateway.connect()
+    body = {"model": "m", "user": user, "messages": [{"role": "user", "content": text}]}
+    headers = {**APPEND, "x-mnemogate-conversation": room}
+    client.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+    return client
+
+
+def test_append_sends_of_one_conversation_queue_and_nobody_else_waits(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with world_of(upstream, tmp_path / "m.db") as world:
+        first = Gate()
+        upstream.queue(say("One.", hold_before_headers=first), *[say(f"Else {i}.") for i in range(2)])
+        a = append_request(world, "a", "alice", "phone")
+        upstream.arrived(1).wait_sync()
+        b = append_request(world, "b", "alice", "phone")
+        # Another user, and another conversation of the same user, are answered meanwhile.
+        for user, room in (("bob", "phone"), ("alice", "desk")):
+            with append_request(world, "else", user, room) as other:
+                assert other.read_reply().status == 200
+        assert [[m["content"] for m in seen.messages] for seen in upstream.seen] == [
+            ["a"],
+            ["else"],
+            ["else"],
+        ]
+        upstream.queue(say("Two."), say("Three."))
+        first.open()
+        with a, b:
+            assert a.read_reply().status == 200
+            assert b.read_reply().status == 200
+        with append_request(world, "c", "alice", "phone") as c:
+            assert c.read_reply().status == 200
+        assert [m["content"] for m in upstream.last.messages] == ["a", "One.", "b", "Two.", "c"]
+
+
+def test_a_send_goes_on_from_the_one_before_though_that_was_released_before_its_commit(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world:
+        hold = Gate()
+        upstream.queue(say("One.", hold_before_headers=hold), say("Two."))
+        with append_request(world, "a", "alice", "phone") as a:
+            upstream.arrived(1).wait_sync()  # its message is on disk
+            with stalled(world):
+                hold.open()
+                assert not durable(a.read_reply())
+                b = append_request(world, "b", "alice", "phone")
+                with world.gateway.connect() as other:  # both are in the gateway's hands by then
+                    other.request("GET", "/health")
+                    other.read_reply()
+        with b:
+            assert b.read_reply().status == 200
+        assert [m["content"] for m in upstream.last.messages] == ["a", "One.", "b"]
+
+
+def test_a_send_whose_client_leaves_in_the_queue_holds_nobody(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """Its message was said: it goes with the next one. No model is asked for it alone."""
+    with world_of(upstream, tmp_path / "m.db") as world:
+        hold = Gate()
+        upstream.queue(say("One.", hold_before_headers=hold), say("Three."))
+        with append_request(world, "a", "alice", "phone") as a:
+            upstream.arrived(1).wait_sync()
+            with append_request(world, "b", "alice", "phone"):
+                world.gateway.ask("GET", "/health")  # by then b is in the gateway's hands
+            c = append_request(world, "c", "alice", "phone")
+            world.gateway.ask("GET", "/health")
+            hold.open()
+            assert a.read_reply().status == 200
+        with c:
+            assert c.read_reply().status == 200
+        assert [m["content"] for m in upstream.last.messages] == ["a", "One.", "b", "c"]
+        assert len(upstream.seen) == 2
+        world.settle()
+        assert world.gateway.app.chat.keeper is not None
+        assert not world.gateway.app.chat.keeper.queues
+
+
+@pytest.mark.parametrize("where", ["_begin", "_remember", "forwardable", "ChatCall", "TurnRun"])
+def test_an_error_of_ours_anywhere_in_a_send_leaves_the_next_one_its_turn(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """After the queue was entered, and before the turn was under way."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    with world_of(upstream, tmp_path / "m.db") as world:
+        with monkeypatch.context() as patch:
+            if hasattr(Chat, where):
+                entered = getattr(Chat, where)
+
+                async def enter_and_fail(*arguments: Any) -> None:
+                    await entered(*arguments)
+                    fail()
+
+                patch.setattr(Chat, where, enter_and_fail)
+            else:
+                patch.setattr(gateway.run.chat, where, fail)
+            assert world.post("a", APPEND).status in (500, 503)
+        assert world.post("b", APPEND).status == 200
+        assert world.gateway.app.chat.keeper is not None
+        assert not world.gateway.app.chat.keeper.queues

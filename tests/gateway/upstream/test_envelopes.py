@@ -1,0 +1,67 @@
+"""The fields that voice vendors and OpenAI's `metadata` put around a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.doubles.upstream import (
+    Rules,
+    fail,
+)
+from tests.gateway.upstream.two import Open, both, forms, only_openai
+
+# --- vendors' envelopes
+
+VAPI = {
+    "call": {"id": "call_1", "type": "webCall"},
+    "customer": {"number": "+15550100"},
+    "phoneNumber": {"id": "pn"},
+    "metadata": {"nested": {"a": 1}},
+}
+
+ELEVENLABS = {"user_id": "alice", "elevenlabs_extra_body": {"room": 3}}
+
+
+@forms
+@pytest.mark.parametrize(
+    ("envelope", "named", "mode"),
+    [
+        (VAPI, "call,customer,phoneNumber,metadata", "on"),
+        (VAPI, "call,customer,phoneNumber,metadata", "off"),
+        (ELEVENLABS, "user_id,elevenlabs_extra_body", "on"),
+        ({"metadata": {"topic": "cats"}}, "metadata", "on"),
+    ],
+)
+def test_an_envelope_is_read_and_stays_here(
+    two: Open, envelope: dict[str, Any], named: str, mode: str, stream: bool
+) -> None:
+    """The strict upstream refuses each of these fields."""
+    with two() as it:
+        it.first.queue(fail(503))
+        memory = {"x-mnemogate-memory": mode}
+        text, headers = it.ask(stream, False, headers=memory, extra_body=envelope, temperature=0)
+        assert (text, headers["x-mnemogate-consumed"]) == ("Ok.", named)
+        assert not set(it.second.last.json) & set(envelope)
+        assert it.second.last.json["temperature"] == 0
+        if "metadata" not in named.partition(",")[0] and mode == "on":
+            assert headers["x-mnemogate-memory"] == "on"  # it said whose memory it is
+
+
+@only_openai  # an Anthropic's request is written anew
+def test_only_the_envelope_is_taken_off(two: Open) -> None:
+    body = b'{ "call" : {"id":"c"}, "model":"big" ,"messages":[{"role":"user","content":"\\u0041"}],"n":1.0 }'
+    with two() as it:
+        it.first.rules = Rules(unknown_parameters=False)
+        it.world.gateway.post(body.replace(b'"big"', b'"m"'), {"x-mnemogate-memory": "off"})
+        assert it.first.last.body == body.replace(b'"call" : {"id":"c"}, ', b"")
+
+
+@both
+@only_openai  # Anthropic has no `store`, which is refused by name: tests/adapters/test_anthropic.py
+def test_metadata_with_store_goes_on(two: Open, memory: bool) -> None:
+    with two() as it:
+        _, headers = it.ask(False, memory, metadata={"a": "b"}, store=True)
+        assert it.first.last.json["metadata"] == {"a": "b"}
+        assert "x-mnemogate-consumed" not in headers

@@ -1,0 +1,279 @@
+"""Faults in the middle of a reply and between hidden tool rounds, and clients that leave.
+
+The upstream that fails speaks OpenAI's dialect or Anthropic's: to the application it makes no difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import orjson
+import pytest
+
+from tests.doubles.upstream import (
+    Gate,
+    Reply,
+    call_tools,
+    fail,
+    raw,
+    say,
+)
+from tests.gateway.sdk import CHAT, agent
+from tests.gateway.upstream.two import AGENT, BUSY, INSERT, Open, Two, both, forms
+
+# --- a stream that begins with an error
+
+
+def begins_with(kind: str, error: dict[str, Any], *, cut: int | None = None) -> Reply:
+    data = orjson.dumps({"error": error} if kind == "openai" else {"type": "error", "error": error})
+    event = (b"data: " if kind == "openai" else b"event: error\ndata: ") + data + b"\n\n"
+    return raw(*((event,) if cut is None else (event[:cut], event[cut:])))
+
+
+OVERLOADED = {"type": "overloaded_error", "message": "Overloaded."}
+
+
+@both
+@pytest.mark.parametrize("cut", [None, 12], ids=["at-once", "in-halves"])
+def test_an_error_in_a_streams_first_event_is_tried_elsewhere(
+    two: Open, cut: int | None, memory: bool
+) -> None:
+    with two() as it:
+        it.first.queue(begins_with(it.kind, OVERLOADED, cut=cut))
+        it.second.queue(say("From the second."))
+        text, headers = it.ask(True, memory)
+        assert text == "From the second."
+        assert headers["x-mnemogate-tries"] == "first:529;second:200"
+        it.settle()
+        assert it.endpoint("first").health.failures == 1
+
+
+@both
+def test_an_error_in_a_streams_first_event_is_a_status(two: Open, memory: bool) -> None:
+    with two(fallbacks=()) as it:
+        it.first.queue(begins_with(it.kind, OVERLOADED))
+        with pytest.raises(openai.InternalServerError) as busy:
+            it.ask(True, memory)
+        assert (busy.value.status_code, busy.value.type) == (529, "overloaded_error")
+        assert "Overloaded." in busy.value.message
+        it.first.queue(begins_with(it.kind, {"type": "rate_limit_error", "message": "Slow down."}))
+        with pytest.raises(openai.RateLimitError):
+            it.ask(True, memory)
+        it.first.queue(say("Well again."))
+        assert it.ask(True, memory)[0] == "Well again."
+
+
+@both
+def test_a_stream_that_stalls_before_its_first_event_is_tried_elsewhere(two: Open, memory: bool) -> None:
+    with two(idle_timeout_s=0.05) as it:
+        it.first.queue(say("One", hold_after={0: Gate()}))
+        it.second.queue(say("From the second."))
+        text, headers = it.ask(True, memory)
+        assert (text, headers["x-mnemogate-tries"]) == ("From the second.", "first:timeout;second:200")
+        it.first.last.gone.wait_sync()
+
+
+@both
+def test_a_status_that_left_with_a_comment_is_not_taken_back(two: Open, memory: bool) -> None:
+    with two(server={"keep_alive_comment_s": 60.0}) as it:
+        it.first.queue(begins_with(it.kind, OVERLOADED))
+        with pytest.raises(openai.APIError) as caught:
+            it.ask(True, memory)
+        assert type(caught.value) is openai.APIError
+        assert it.second.seen == []
+
+
+# --- in the middle of a reply
+
+
+@both
+def test_a_stream_that_stalls_ends_with_an_error_event(two: Open, memory: bool) -> None:
+    with two(idle_timeout_s=0.05) as it:
+        it.first.queue(say("One two three", hold_after={3: Gate()}))
+        with pytest.raises(openai.APIError) as caught:
+            it.ask(True, memory)
+        assert (type(caught.value), caught.value.code) == (openai.APIError, "upstream_timeout")
+        it.first.last.gone.wait_sync()
+        assert it.second.seen == []
+        it.settle()
+        assert it.counted('mnemogate_upstream_errors_total{kind="timeout",upstream="first"}') == 1
+        assert it.endpoint("first").health.failures == 1
+
+
+@both
+@pytest.mark.parametrize("limit", ["idle_timeout_s", "total_timeout_s"])
+def test_a_whole_reply_that_stalls_is_a_504(two: Open, limit: str, memory: bool) -> None:
+    halves = raw(b'{"choices":', b"[]}", content_type="application/json", hold_after={1: Gate()})
+    with two(**{limit: 0.05}) as it:
+        it.first.queue(halves)
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.ask(False, memory)
+        assert (caught.value.status_code, caught.value.code) == (504, "upstream_timeout")
+        it.first.last.gone.wait_sync()
+        assert it.second.seen == []
+
+
+@both
+def test_a_reply_that_takes_too_long_in_all_is_cut(two: Open, memory: bool) -> None:
+    with two(total_timeout_s=0.1) as it:
+        it.first.queue(say("One two three", hold_after={3: Gate()}))
+        with pytest.raises(openai.APIError) as caught:
+            it.ask(True, memory)
+        assert caught.value.code == "upstream_timeout"
+        assert "longer than 0.1 s" in caught.value.message
+
+
+@both
+def test_a_cut_stream_ends_with_an_error_event_and_is_not_begun_elsewhere(two: Open, memory: bool) -> None:
+    with two(retries=2) as it:
+        it.first.queue(say("One two three", cut_after=3))
+        with pytest.raises(openai.APIError) as caught:
+            it.ask(True, memory)
+        assert caught.value.code == "upstream_broke"
+        assert it.second.seen == []
+        it.settle()
+        assert it.counted('mnemogate_upstream_errors_total{kind="broke",upstream="first"}') == 1
+
+
+@both
+def test_a_cut_whole_reply_is_a_status(two: Open, memory: bool) -> None:
+    with two(retries=2) as it:
+        it.first.queue(say("One two three", cut_after=0))
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.ask(False, memory)
+        assert (caught.value.status_code, caught.value.code) == (502, "upstream_broke")
+        assert len(it.first.seen) == 1
+        assert it.second.seen == []
+
+
+@both
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+def test_half_an_event_does_not_spoil_the_error_after_it(two: Open, end: bytes, memory: bool) -> None:
+    with two() as it:
+        it.first.queue(raw(*_halves(it.kind, end), cut_after=2))
+        options: Any = {"user": "alice"} if memory else {}
+        stream = it.world.sdk.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "Hi"}], stream=True, **options
+        )
+        got: list[str] = []
+        with pytest.raises(openai.APIError) as caught:
+            got.extend(chunk.choices[0].delta.content or "" for chunk in stream)
+        assert ("".join(got), caught.value.code) == ("OneOne", "upstream_broke")
+
+
+def _halves(kind: str, end: bytes) -> tuple[bytes, bytes]:
+    """Two pieces of a stream that says "One" twice; the second ends within an event."""
+    if kind == "anthropic":
+        begun = {"type": "message_start", "message": {"id": "c", "model": "big", "usage": {}}}
+        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+        said = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "One"}}
+        events = [b"data: " + json.dumps(each).encode() + end for each in (begun, block, said)]
+        return b"".join(events), events[-1] + b'data: {"type": "content_bl'
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "big"}
+    delta = {"index": 0, "delta": {"role": "assistant", "content": "One"}, "finish_reason": None}
+    event = b"data: " + json.dumps({**chunk, "choices": [delta]}).encode() + end
+    return event, event + b'data: {"id": "c", "cho'
+
+
+# --- hidden rounds
+
+
+@forms
+def test_a_hidden_round_stays_where_the_first_was_answered(two: Open, stream: bool) -> None:
+    with two(profiles=[agent()]) as it:
+        it.first.queue(fail(503))
+        it.second.queue(call_tools(INSERT), say("Noted."))
+        text, headers = it.ask(stream, True, **AGENT)
+        assert text == "Noted."
+        assert (len(it.first.seen), len(it.second.seen)) == (1, 2)
+        assert [seen.json["model"] for seen in it.second.seen] == ["small", "small"]
+        assert it.second.last.headers["authorization"] == "Bearer k2"
+        assert headers["x-mnemogate-upstream"] == "second"
+
+
+@forms
+def test_an_error_of_a_hidden_round_is_a_status_and_nobody_elses(two: Open, stream: bool) -> None:
+    with two(profiles=[agent()]) as it:
+        it.first.queue(call_tools(INSERT), BUSY)
+        with pytest.raises(openai.RateLimitError) as caught:
+            it.ask(stream, True, **AGENT)
+        assert caught.value.response.headers["retry-after"] == "30"
+        assert it.second.seen == []
+
+
+def test_a_hidden_round_is_retried_while_the_client_has_nothing(two: Open) -> None:
+    with two(profiles=[agent()], retries=1) as it:
+        it.first.queue(call_tools(INSERT), fail(503), say("Noted."))
+        text, headers = it.ask(True, True, **AGENT)
+        assert (text, headers["x-mnemogate-tries"]) == ("Noted.", "first:200;first:503;first:200")
+
+
+def test_after_text_nothing_is_retried(two: Open) -> None:
+    with two(profiles=[agent()], retries=2) as it:
+        it.first.queue(call_tools(INSERT, text="Let me see. "), fail(503, code="full"))
+        with pytest.raises(openai.APIError) as caught:
+            it.ask(True, True, **AGENT)
+        assert caught.value.code == "full"
+        assert len(it.first.seen) == 2
+        assert it.second.seen == []
+
+
+# --- the client leaves
+
+
+def leave(it: Two, memory: bool, gate: Callable[[], None], **more: Any) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **more}
+    if memory:
+        body["user"] = "alice"
+    with it.world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps(body).encode())
+        gate()
+
+
+@both
+@forms
+def test_a_client_that_leaves_between_two_tries(two: Open, stream: bool, memory: bool) -> None:
+    with two(fallbacks=(), retries=3) as it:
+        waiting, ended = Gate(), Gate()
+
+        async def sleep(_: float) -> None:
+            waiting.open()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.open()
+
+        it.world.gateway.app.chat.failover.sleep = sleep
+        it.first.queue(fail(503))
+        leave(it, memory, waiting.wait_sync, stream=stream)
+        ended.wait_sync()
+        it.settle()
+        assert len(it.first.seen) == 1
+        assert it.world.gateway.last_line()["status"] == 499
+
+
+@both
+@forms
+def test_a_client_that_leaves_while_the_fallback_thinks(two: Open, stream: bool, memory: bool) -> None:
+    with two() as it:
+        it.first.queue(fail(503))
+        it.second.queue(say("Too late.", hold_before_headers=Gate()))
+        leave(it, memory, it.second.arrived(1).wait_sync, stream=stream)
+        it.second.last.gone.wait_sync()
+
+
+def test_a_probe_that_is_cancelled_leaves_the_breaker_to_the_next(two: Open) -> None:
+    with two() as it:
+        it.first.queue(*(fail(503) for _ in range(5)))
+        for n in range(5):
+            it.ask(False, False, f"question {n}")
+        it.now += 10
+        it.first.queue(say("Too late.", hold_before_headers=Gate()))
+        leave(it, False, it.first.arrived(6).wait_sync)
+        it.first.last.gone.wait_sync()
+        it.settle()
+        assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "first"

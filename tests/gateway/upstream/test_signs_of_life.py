@@ -1,0 +1,112 @@
+"""Keep-alive comments in the silence of an upstream, with memory and without."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from tests.doubles.upstream import (
+    Gate,
+    call_tools,
+    fail,
+    raw,
+    say,
+)
+from tests.gateway.sdk import CHAT, agent
+from tests.gateway.upstream.two import AGENT, BUSY, INSERT, Open, both, only_openai
+
+# --- signs of life
+
+
+@both
+def test_silence_is_filled_with_comments_after_the_upstreams_headers(two: Open, memory: bool) -> None:
+    for at in (0, 3):
+        gate = Gate()
+        with two(server={"keep_alive_comment_s": 0.01}) as it:
+            it.first.queue(say("One two three", hold_after={at: gate}))
+            body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+            if memory:
+                body["user"] = "alice"
+            with it.world.gateway.connect() as client:
+                client.request("POST", CHAT, json.dumps(body).encode())
+                assert client.read_head().status == 200
+                got = client.read_until(b": keep-alive\n\n")
+                gate.open()
+                got += client.read_until(b"data: [DONE]\n\n")
+        assert b'"content":"' in got
+        assert (b'"content":" three"' in got, got.count(b"[DONE]")) == (True, 1)
+
+
+@both
+@only_openai
+def test_a_comment_does_not_stand_within_an_event(two: Open, memory: bool) -> None:
+    """The half of one that is there waits for the other."""
+    chunk = b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[%b]}\n\n'
+    first = chunk % b'{"index":0,"delta":{"role":"assistant","content":"One"},"finish_reason":null}'
+    second = chunk % b'{"index":0,"delta":{"content":" two"},"finish_reason":"stop"}'
+    gate = Gate()
+    with two(server={"keep_alive_comment_s": 0.01}) as it:
+        it.first.queue(raw(first + second[:50], second[50:], b"data: [DONE]\n\n", hold_after={1: gate}))
+        body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        if memory:
+            body["user"] = "alice"
+        with it.world.gateway.connect() as client:
+            client.request("POST", CHAT, json.dumps(body).encode())
+            client.read_head()
+            got = b""
+            while piece := client.read_chunk():
+                got += piece
+                if b": keep-alive\n\n" in got:
+                    gate.open()
+        events = [event + b"\n\n" for event in got.split(b"\n\n")[:-1] if event != b": keep-alive"]
+        assert events == [first, second, b"data: [DONE]\n\n"]
+
+
+@both
+def test_an_upstream_that_answers_late_is_still_a_status(two: Open, memory: bool) -> None:
+    with two(
+        fallbacks=(),
+        retries=1,
+        server={"keep_alive_comment_s": 0.001},
+    ) as it:
+        it.first.queue(fail(503), fail(503, code="full"))
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.ask(True, memory)
+        assert (caught.value.status_code, caught.value.code) == (503, "full")
+
+
+def test_no_comment_commits_to_a_status_while_a_hidden_round_is_possible(two: Open) -> None:
+    """By the time a stream that began later has its comment, this one had its turn to have one."""
+    silent = Gate()
+    server = {"keep_alive_comment_s": 0.01}
+    with two(profiles=[agent()], server=server) as it:
+        it.first.queue(call_tools(INSERT, hold_after={1: silent}), say("One", hold_after={1: silent}), BUSY)
+        body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        with it.world.gateway.connect() as client, it.world.gateway.connect() as later:
+            client.request("POST", CHAT, json.dumps(body).encode())
+            it.first.arrived(1).wait_sync()
+            later.request("POST", CHAT, json.dumps({**body, "model": "m", "user": "bob"}).encode())
+            later.read_until(b": keep-alive\n\n")
+            silent.open()
+            later.read_until(b"data: [DONE]\n\n")
+            reply = client.read_reply()
+        assert (reply.status, reply.headers["retry-after"]) == (429, "30")
+
+
+def test_a_later_round_that_thinks_long_is_covered(two: Open) -> None:
+    """The client has text, so it may hear that we live, also before the second reply's headers."""
+    thinking = Gate()
+    server = {"keep_alive_comment_s": 0.01}
+    with two(profiles=[agent()], server=server) as it:
+        it.first.queue(call_tools(INSERT, text="Let me see. "), say("Noted.", hold_before_headers=thinking))
+        body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        with it.world.gateway.connect() as client:
+            client.request("POST", CHAT, json.dumps(body).encode())
+            it.first.arrived(2).wait_sync()
+            client.read_until(b"see.")
+            client.read_until(b": keep-alive\n\n")
+            thinking.open()
+            assert b"Noted." in client.read_until(b"data: [DONE]\n\n")
