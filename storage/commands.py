@@ -243,11 +243,15 @@ class StepOpened:
 
 @frozen
 class StepEnd:
-    """The end of a step, in one transaction. exchange: all of it. step: None: it made no call of the model."""
+    """The end of a step, in one transaction. exchange: all of it. step: None: it made no call of the model.
+
+    results: as in `RunEnd`.
+    """
 
     agent: Agent
     exchange: Exchange
     step: RunStep | None
+    results: Sequence[bytes] = ()
 
 
 @frozen

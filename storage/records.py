@@ -22,7 +22,8 @@ Atom = bytes
 class Scope:
     """The owner of a memory. Nothing is ever read or written outside of a scope.
 
-    subject: `user:<id>` for a person, `conversation:<id>` for an anonymous named conversation.
+    subject: `user:<id>` for a person, `conversation:<id>` for an anonymous named conversation, and with a uid
+    `agent:`, `archive:` or `folder:` for what was made over REST, under the profile `@`.
     """
 
     project: str
@@ -31,7 +32,13 @@ class Scope:
 
     @property
     def is_person(self) -> bool:
+        """True for the memory of a person, from whose conversations facts are learned."""
         return self.subject.startswith("user:")
+
+    @property
+    def spans(self) -> bool:
+        """True for a memory that goes beyond one conversation."""
+        return not self.subject.startswith("conversation:")
 
 
 @frozen

@@ -67,6 +67,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "gateway.run": [
         {"background"},
         {"chat"},
+        {"agents"},
         {"turn"},
         {"call"},
         {"tools"},

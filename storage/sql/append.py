@@ -89,7 +89,8 @@ def _seen(blocks: Sequence[tuple[int, Block]]) -> list[Block]:
     """Returns the blocks that an agent sees. Of a shared one and its own of that label, its own counts."""
     own = {block.label for whose, block in blocks if not whose}
     seen = [each for each in blocks if each[0] != 1 or each[1].label not in own]
-    return [block for _, block in sorted(seen, key=lambda each: max(1, each[0]))]
+    # Own and shared ones as they were made, then the attached ones in their places.
+    return [block for whose, block in sorted(seen, key=lambda each: (max(1, each[0]), each[1].id))]
 
 
 class Append(Group):
@@ -218,6 +219,7 @@ async def end_step(connection: Connection, write: StepEnd) -> None:
         await history.mark(connection, agent.id, "stale", (b"",), e.id)
     if write.step is not None:
         await add_step(connection, write.step)
+        await _add_results(connection, agent.id, write.step.run, write.results)
 
 
 async def _end(connection: Connection, write: RunEnd) -> Run:
@@ -229,6 +231,10 @@ async def _end(connection: Connection, write: RunEnd) -> Run:
             write.agent,
         )
         await connection.run(SQL["step_stop"], values)
-    for n, data in enumerate(write.results):
-        await add_text(connection, write.agent, write.run, "result", n, data)
+    await _add_results(connection, write.agent, write.run, write.results)
     return await end_run(connection, write.agent, write.run, write.state, write.stop, write.at)
+
+
+async def _add_results(connection: Connection, agent: int, run: int, results: Sequence[bytes]) -> None:
+    for n, data in enumerate(results):
+        await add_text(connection, agent, run, "result", n, data)

@@ -126,7 +126,7 @@ class Writer:
             e,
             Canon(self.agent.secret),
             above,
-            reply=reply,
+            full=[reply] if reply else [],
             said=None,
             model="up/m",
             evicted=e.evicted,
@@ -192,7 +192,7 @@ async def long_line(writer: Writer, steps: int) -> None:
             opened = await append.open_step(connection, opening, RULES)
             assert opened.run is not None
             e = finish_step(
-                opened.exchange, Canon(writer.agent.secret), path[-1].path, reply=assistant("Yes."), said=None,
+                opened.exchange, Canon(writer.agent.secret), path[-1].path, full=[assistant("Yes.")], said=None,
                 model="up/m", evicted=evicted, now=100.0,
             )  # fmt: skip
             step = RunStep(e.id, writer.agent.id, opened.run.id, 1, 100.0, 100.0, stop="end_turn")

@@ -86,7 +86,7 @@ def finish_step(
     canon: Canon,
     above: bytes,
     *,
-    reply: WireMessage | None,
+    full: Sequence[WireMessage],
     said: WireMessage | None,
     model: str,
     evicted: Evicted | None,
@@ -94,14 +94,14 @@ def finish_step(
 ) -> Exchange:
     """Returns the exchange as it has ended. above: hash of the path in front of it.
 
-    reply: as it goes upstream again; None: there is none. said: what the reader got of it; None: all.
+    full: the reply as it goes upstream again; empty: there is none. said: what the reader got of it; None: all.
     """
     e = replace(_ended(e, now), model=model, evicted=evicted)
-    if reply is None:
+    if not full:
         return replace(e, path=canon.path(_flat(e), above))
-    shown = reply if said is None else said
+    shown = full[0] if said is None else said
     atoms = canon.atoms(shown)
-    is_other = said is not None and said != reply
+    is_other = list(full) != [shown]
     return replace(
         e,
         reply=atoms,
@@ -109,9 +109,9 @@ def finish_step(
         reply_key=canon.reply_key(atoms),
         size=len(squash(text_of(shown))),
         said=orjson.dumps(shown),
-        full=orjson.dumps({"messages": [reply], "ours": [], "step": True}) if is_other else None,
+        full=orjson.dumps({"messages": list(full), "ours": [], "step": True}) if is_other else None,
         hidden=is_other,
-        opaque=has_opaque(reply),
+        opaque=any(map(has_opaque, full)),
     )
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 
-__all__ = ["PRIVATE", "as_system", "private_of", "system_text", "with_private", "without_private"]
+__all__ = ["NUDGE", "PRIVATE", "as_system", "private_of", "system_text", "with_private", "without_private"]
 
 # The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr (of a
 # tool's result), approval, reason (of an answer), otid, sender (of a message), spoken, cut (of a reply).
 PRIVATE = "mnemogate"
+NUDGE = "rules"  # the sender of what an agent's rules say to its model
 
 _OPEN, _CLOSE = "<system_message>", "</system_message>"
 _TAG = re.compile(r"<(?=\s*/?\s*system_message\b)", re.IGNORECASE)

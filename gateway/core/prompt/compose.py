@@ -102,9 +102,11 @@ def compose(
     listing, place = plan.query.listing, plan.match
     found = Composition()
     _fill(tree, plan, offered, found)
-    held = len(plan.held)
+    held, offset = len(plan.held), plan.exchange.offset
     for i, m in enumerate(plan.held):
-        found.add(prefixed(without_private(m), fresh.get(i, "")), listing.canon.atoms(m))
+        atoms = plan.exchange.inputs[i]
+        found.add(prefixed(without_private(m), fresh.get(i, "")), atoms, (plan.exchange.depth, offset))
+        offset += len(atoms)
     if plan.appending:
         _answer(found, listing.messages)
     for i, note in fresh.items():

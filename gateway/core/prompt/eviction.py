@@ -10,7 +10,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import end_offset
 from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.summary import IN_USE, SummaryCut, cut_plain, cut_tree
-from storage.records import Evicted, Summary
+from storage.records import Evicted, Exchange, Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,11 @@ class Eviction:
 
 def evicted_before(plan: Plan, context_tokens: int | None) -> Evicted | None:
     """Returns what of the path has left the window; None: nothing, or it left a smaller one than this request has."""
-    anchor = plan.match.anchor
+    return evicted_at(plan.match.anchor, context_tokens)
+
+
+def evicted_at(anchor: Exchange | None, context_tokens: int | None) -> Evicted | None:
+    """Returns the same for a path that ends with this exchange."""
     found = None if anchor is None else anchor.evicted
     return (
         found

@@ -83,12 +83,24 @@ def make_section(
     if seen == now or not takes_note:
         return Section(pinned if pinned.id or pinned.text else None)
     # The model learns of the changes by a note; the section's bytes stay, and with them the cached prefix.
+    changes = untold(pinned, blocks, blocks)
+    return Section(replace(pinned, id=0, known={**pinned.known, "blocks": now}), changes)
+
+
+def untold(pinned: Snapshot | None, read: Sequence[Block], blocks: Sequence[Block]) -> tuple[str, ...]:
+    """Returns what a path has to be told of blocks that others changed since it saw them, a text for each.
+
+    read: the blocks without the edits that the path's model has just made; blocks: with them.
+    """
+    if pinned is None:
+        return ()
+    seen = pinned.known.get("blocks", {})
+    now = {b.label: digest(b.value) for b in read}
     versions = {
-        b.label: b.version if seen[b.label] == now[b.label] else -1 for b in blocks if b.label in seen
+        b.label: b.version if seen[b.label] == now.get(b.label) else -1 for b in blocks if b.label in seen
     }
     versions.update({label: -1 for label in seen if label not in now})
-    changes = tuple(section_changes(versions, blocks))
-    return Section(replace(pinned, id=0, known={**pinned.known, "blocks": now}), changes)
+    return tuple(section_changes(versions, blocks))
 
 
 def learned(snapshot: Snapshot | None, blocks: Sequence[Block]) -> Snapshot | None:

@@ -139,7 +139,7 @@ class Embedding:
         if found is not None and found.is_new:
             await job.commit(vectors.beginning(job.agent, name))
             found = await vectors.unembedded(job.agent, name)
-        if found is None or found.is_new or not found.agent.scope.is_person:
+        if found is None or found.is_new or not found.agent.scope.spans:
             return
         try:
             if self._baseline is None:

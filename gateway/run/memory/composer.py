@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from gateway.core.conversation.canonical import text_of
-from gateway.core.prompt.compose import Composition, compose, known_note
+from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.private import NUDGE, private_of
+from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import find_beginning
 from gateway.core.prompt.note import estimate_tokens, render_note
 from gateway.core.prompt.section import Section, make_section
@@ -46,7 +47,7 @@ class Composer:
         last = len(new) - 1
         # Notes written once stay: a retry, or a question asked again, gets the same.
         notes = _known_notes(known)
-        takes_note = bool(new) and new[-1].get("role") == "user" and last not in notes
+        takes_note = bool(new) and _takes_note(new[-1]) and last not in notes
         in_use = known.pinned.known.get("summary", 0) if known.pinned is not None else 0
         pin = self._pin(known, takes_note=takes_note)
         section = pin(summary=in_use)
@@ -113,6 +114,10 @@ class Composer:
         anchor = known.plan.match.anchor
         if anchor is None or not known.agent.id or not known.asked.spec.summarises:
             return prompt
+        if known.summaries is not None:
+            # All of a line is on its path, though not all of it was loaded.
+            covered = {each.exchange.id for each in known.summaries}
+            return replace(prompt, beginning=prompt.beginning.with_summaries(known.summaries, covered))
         try:
             found = await self.store.summaries.of(known.agent.id, anchor.conversation)
         except StoreError as error:
@@ -152,9 +157,19 @@ class Composer:
         if window.tokens:
             tokens = window.tokens + await count_tokens(prompt.target.model, recall.note)
             window = replace(window, tokens=tokens)
-        place = plan.query.listing.positions[plan.new[-1]]
-        composition = replace(composition, notes={**composition.notes, place: recall.note})
+        if plan.new:
+            place = plan.query.listing.positions[plan.new[-1]]
+            composition = replace(composition, notes={**composition.notes, place: recall.note})
+        else:
+            # A conversation of ours: the new message is the last of those that are put in front.
+            *before, message = composition.fill
+            composition = replace(composition, fill=[*before, prefixed(message, recall.note)])
         return replace(prompt, window=window, composition=composition, recall=recall, notes=notes)
+
+
+def _takes_note(message: WireMessage) -> bool:
+    """Returns whether something may be recalled for a message: it is somebody's, not a nudge of an agent's rules."""
+    return message.get("role") == "user" and private_of(message).get("sender") != NUDGE
 
 
 def _known_notes(known: Known) -> dict[int, str]:

@@ -142,7 +142,7 @@ class MemoryKeeper:
             events.index_lags(agent.id)
         if record.write.ops:
             events.edits_wait()
-        if not known.plan.off and agent.scope.is_person:
+        if not known.plan.off and agent.scope.spans:
             events.turn_kept(agent.id, len(known.plan.messages) + 1)
         if record.overfull is not None and events.makes_summaries:
             events.window_fills(committed, record.overfull)

@@ -6,9 +6,10 @@ Everything is read here, before the prompt is made: one round trip for a plain t
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation import match
@@ -29,7 +30,7 @@ from gateway.run.memory.contents import with_contents
 from gateway.run.memory.queue import QueuePlace
 from storage.commands import Look
 from storage.errors import StoreError
-from storage.records import Agent, Block, Evicted, Exchange, Snapshot
+from storage.records import Agent, Block, Evicted, Exchange, Snapshot, Summary
 from storage.sql.store import Store
 
 # Conversations' names are no secrets: knowing one opens nothing.
@@ -62,6 +63,8 @@ class Known:
     conversation_uid: the conversation's public name, a new one if it is new. pinned: the path's memory section.
     blocks: as the path sees them, its own pending edits included. offered: memory tools for the model, name in this
     request -> tool. row: of the exchange, once its user message is written; negative before.
+    summaries: those of the conversation, newest first, where they were read with it; None: they were not.
+    unended: an exchange that a process which is gone left open, as it ends; it is written with the next one.
     """
 
     asked: MemoryRequest
@@ -76,6 +79,8 @@ class Known:
     blocks: tuple[Block, ...] = ()
     offered: Mapping[str, str] = field(default_factory=dict)
     row: int = -1
+    summaries: Sequence[Summary] | None = None
+    unended: Exchange | None = None
 
     @property
     def is_off(self) -> bool:
@@ -113,7 +118,7 @@ async def read(store: Store, asked: MemoryRequest, idle_s: float) -> Known:
         last = [] if anchor is None or any(x.id == anchor.id for x in look.additions) else [anchor]
         path = (*reversed(look.additions), *last)
         tree = Tree(path)
-    uid = await _conversation_uid(store, agent, look, plan)
+    uid = await _conversation_uid(store, agent, look, plan) or new_conversation_uid()
     known = Known(asked, agent, look, plan, tree, path, is_plain, uid)
     return known if known.is_off else await _with_memory(store, known)
 
@@ -191,14 +196,18 @@ async def _plan(store: Store, asked: MemoryRequest, agent: Agent, query: Query) 
         recent = None
 
 
-async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) -> str:
+async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) -> str | None:
     stored, found = plan.conversation, look.conversation
     uid: str | None = None
     if found is not None and found.id == stored:
         uid = found.uid
     elif stored is not None and stored > 0 and agent.id:
         uid = await store.turns.conversation_uid(agent, stored)
-    return uid or f"{_ids.getrandbits(128):032x}"
+    return uid
+
+
+def new_conversation_uid() -> str:
+    return f"{_ids.getrandbits(128):032x}"
 
 
 async def _with_memory(store: Store, known: Known) -> Known:
@@ -209,23 +218,28 @@ async def _with_memory(store: Store, known: Known) -> Known:
     if not known.is_plain:
         number = anchor.snapshot if anchor is not None else None
         pinned = await store.turns.snapshot(agent, number) if number is not None else None
-    blocks = await _blocks(store, known)
+    blocks = await known_blocks(store, known)
     fill = _put_in_front(known)
     return replace(
         known,
         plan=known.plan if fill == known.plan.fill else replace(known.plan, fill=fill),
         pinned=pinned,
         blocks=tuple(edits.view(blocks, look.ops, known.path_ids)),
-        offered=_offer(known, pinned.known.get("tools") if pinned else None),
+        offered=offer_tools(known, pinned, known.asked.request.json),
     )
 
 
-async def _blocks(store: Store, known: Known) -> list[Block]:
+def in_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
+    """Returns blocks as they stand in the prompt: as the agent declares them, then as they were read."""
+    order = {block.label: n for n, block in enumerate(spec.blocks)}
+    return sorted(blocks, key=lambda block: order.get(block.label, len(order)))
+
+
+async def known_blocks(store: Store, known: Known) -> list[Block]:
     """Returns the blocks in the order in which the agent declares them, then those that were made since."""
     spec = known.asked.spec
     if known.agent.id:
-        order = {block.label: n for n, block in enumerate(spec.blocks)}
-        return sorted(known.look.blocks, key=lambda block: (order.get(block.label, len(order)), block.id))
+        return in_order(spec, known.look.blocks)
     defaults = [replace(block, id=n) for n, block in enumerate(spec.blocks)]
     if not spec.shared:
         return defaults
@@ -233,14 +247,15 @@ async def _blocks(store: Store, known: Known) -> list[Block]:
     return [stored.get(block.label, block) for block in defaults]
 
 
-def _offer(known: Known, agreed: Mapping[str, str] | None) -> dict[str, str]:
+def offer_tools(known: Known, pinned: Snapshot | None, body: Mapping[str, Any]) -> dict[str, str]:
     """Returns the memory tools for this request, offered name -> tool.
 
-    agreed: those that this conversation has already, by the names it knows.
+    pinned: the path's section, which says by which names its conversation has them already. body: of the request.
     """
+    agreed = pinned.known.get("tools") if pinned else None
     request, identity = known.asked.request, known.asked.identity
     wanted = known.asked.spec.offers_tools and (identity.agent is not None or request.has_tools)
-    if not wanted or identity.mode is Mode.READ or not memory_tools.may_offer(request.json):
+    if not wanted or identity.mode is Mode.READ or not memory_tools.may_offer(body):
         return {}
-    enabled = memory_tools.MEMORY_TOOLS if known.agent.scope.is_person else memory_tools.BLOCK_TOOLS
+    enabled = memory_tools.MEMORY_TOOLS if known.agent.scope.spans else memory_tools.BLOCK_TOOLS
     return memory_tools.offer(enabled, frozenset(request.tools), agreed)

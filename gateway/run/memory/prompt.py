@@ -75,7 +75,7 @@ class Prompt:
 
     system: text for the leading system message. tools: definitions of ours. section: the memory section that `system`
     ends with. notes: by index among the new messages; they are written with the turn. summarises: a summary is made
-    when the window fills up.
+    when the window fills up. counts: the tokens of every call are to be known.
     """
 
     request: ChatRequest
@@ -90,6 +90,7 @@ class Prompt:
     notes: Mapping[int, str] = field(default_factory=dict)
     recall: RecallResult = RecallResult()
     summarises: bool = False
+    counts: bool = False
 
     @property
     def fill(self) -> list[WireMessage]:
@@ -105,8 +106,8 @@ class Prompt:
     def adds_usage(self) -> bool:
         """True where we ask for the usage of a stream, because hidden rounds share the client's limit of tokens."""
         request = self.request
-        is_limited = request.stream and not request.wants_usage and request.max_tokens is not None
-        return self.form.takes_usage and bool(self.tools) and is_limited
+        is_needed = self.counts or (bool(self.tools) and request.max_tokens is not None)
+        return self.form.takes_usage and request.stream and not request.wants_usage and is_needed
 
     @property
     def injected_tokens(self) -> int:
@@ -144,9 +145,9 @@ class Prompt:
             splice.insert_messages(first_spoken(request.messages), map(dump, fill))
         if self.tools:
             splice.add_tools(map(dump, self.tools))
-            if self.adds_usage:
-                options = {**(request.json.get("stream_options") or {}), "include_usage": True}
-                splice.set_member("stream_options", orjson.dumps(options))
+        if self.adds_usage:
+            options = {**(request.json.get("stream_options") or {}), "include_usage": True}
+            splice.set_member("stream_options", orjson.dumps(options))
         if more:
             splice.insert_messages(len(request.messages), map(dump, more))
             if budget_tokens is not None and request.max_tokens_key is not None:

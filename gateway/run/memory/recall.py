@@ -48,7 +48,7 @@ class Recaller:
         A note stays in the conversation, so in a small window it has to be small as well.
         """
         scope, context = known.asked.identity.scope, known.asked.target.context_window
-        if scope is None or not scope.is_person:
+        if scope is None or not scope.spans:
             return 0
         budget = self.settings.recall_tokens
         return budget if context is None else min(budget, context // NOTE_SHARE)

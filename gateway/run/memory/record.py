@@ -26,10 +26,14 @@ _OPEN = TurnOutcome(End.CANCELLED)
 
 @dataclass(slots=True)
 class BlockEdits:
-    """The changes of a turn's model to memory: blocks as the model sees them, and its edits, which stay pending."""
+    """The changes of a turn's model to memory: blocks as the model sees them, and its edits, which stay pending.
+
+    told: digests of what the path was told of each block, where others may change one meanwhile; None: nobody does.
+    """
 
     blocks: list[Block] = field(default_factory=list)
     ops: list[BlockOp] = field(default_factory=list)
+    told: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

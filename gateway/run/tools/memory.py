@@ -12,6 +12,7 @@ import orjson
 from gateway.core.dates import day_of
 from gateway.core.memory import edits, tools
 from gateway.core.prompt import note
+from gateway.core.prompt.section import digest
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.known import Known
 from gateway.run.memory.recall import EmbedQuery
@@ -24,6 +25,10 @@ _log = logging.getLogger("mnemogate")
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
 SEARCH_MS = 1000.0
+CHANGED_MEANWHILE = (
+    "Error: the block {label!r} was changed by somebody else since you saw it. Nothing was done. It now reads:"
+    "\n{value}"
+)
 # The budget of a search's results where automatic recall is switched off.
 DEFAULT_TOKENS = 1000
 
@@ -58,9 +63,13 @@ class MemoryTools:
         if tool in tools.BLOCK_TOOLS:
             # A block's edit checks its arguments itself, because it is done again when the turn is confirmed.
             op = self._op(tool, call)
+            if (unknown := self._unknown(op)) is not None:
+                return unknown
             changes.blocks, edit = edits.perform(changes.blocks, op)
             if edit.value is not None:
                 changes.ops.append(op)
+                if changes.told is not None:
+                    changes.told[op.label] = digest(edit.value)
             return edit.result
         wrong = tools.check(tool, call.arguments)
         if wrong is not None:
@@ -69,6 +78,15 @@ class MemoryTools:
             changes.ops.append(self._op(tool, call))
             return "Stored in archival memory."
         return await self._search(tool, call.arguments)
+
+    def _unknown(self, op: BlockOp) -> str | None:
+        """Returns an error where the model would write over what somebody else wrote and it has not seen."""
+        told = self.changes.told
+        block = next((each for each in self.changes.blocks if each.label == op.label), None)
+        if op.op != "rethink" or told is None or block is None or told.get(op.label) == digest(block.value):
+            return None
+        told[op.label] = digest(block.value)
+        return CHANGED_MEANWHILE.format(label=op.label, value=block.value)
 
     def _op(self, tool: str, call: RunTool) -> BlockOp:
         return BlockOp(
@@ -104,7 +122,7 @@ class MemoryTools:
 
     async def _found(self, query: str) -> list[Message]:
         agent, look = self.known.agent, self.known.look
-        if not agent.scope.is_person or not agent.id:
+        if not agent.scope.spans or not agent.id:
             return []
         vector = None if self.embed_query is None else await self.embed_query(agent.id, query, SEARCH_MS)
         return await self.store.recall.search(

@@ -44,7 +44,16 @@ class Conversation:
         e = replace(open_step(plan, {}, None), id=number)
         above = self.tip.path if self.tip else b""
         self.tip = self.tree.add(
-            finish_step(e, CANON, above, reply=reply, said=said, model="up/m", evicted=evicted, now=2.0)
+            finish_step(
+                e,
+                CANON,
+                above,
+                full=[reply] if reply else [],
+                said=said,
+                model="up/m",
+                evicted=evicted,
+                now=2.0,
+            )
         )
         return self.tip
 

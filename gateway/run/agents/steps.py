@@ -1,0 +1,363 @@
+"""Memory's part of a run: each step is written as it ends, and the next one is planned on what it left.
+
+The blocks are read anew before the tools of a step run, and their edits are written with their results by compare-and-
+set. If somebody else was faster they are made again on what is there then, so no result tells what did not happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from adapters.types import Json
+from gateway.core.conversation.append import finish_step
+from gateway.core.conversation.canonical import Canon, WireMessage, text_of
+from gateway.core.conversation.private import NUDGE, as_system, with_private
+from gateway.core.memory import edits
+from gateway.core.prompt.note import render_note
+from gateway.core.prompt.section import learned, untold
+from gateway.core.turn import commands, events
+from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.upstream.policy import Target
+from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
+from gateway.run.memory.known import Known, in_order
+from gateway.run.memory.line import go_on, open_write, reread
+from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.record import BlockEdits
+from gateway.run.tools.toolbox import Toolbox
+from storage.commands import Committed, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.errors import Stale, TooSlow, WriteConflict
+from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep
+
+__all__ = ["MakesToolbox", "StepsMemory"]
+
+# How often edits are made again, or a send is planned again, because somebody else was faster.
+TRIES = 8
+
+MakesToolbox = Callable[[Known, BlockEdits], Toolbox]
+
+_STATES = {
+    End.FINISHED: RunState.COMPLETED,
+    End.CANCELLED: RunState.CANCELLED,
+    End.FAILED: RunState.FAILED,
+}
+
+
+@dataclass(slots=True)
+class StepsMemory:
+    """Memory's part of one run.
+
+    known: what the step under way goes on from. run: its row, id 0 until its first step is open. makes_toolbox: makes
+    the tools of a step. theirs: ids of calls that the client has answered. steps: the exchanges that have ended.
+    """
+
+    keeper: MemoryKeeper
+    known: Known
+    form: EndpointForm
+    run: Run
+    makes_toolbox: MakesToolbox
+    theirs: frozenset[str] = frozenset()
+    replaces: int | None = None
+    steps: list[Exchange] = field(default_factory=list)
+    changes: BlockEdits = field(init=False)
+    toolbox: Toolbox = field(init=False)
+    _read: tuple[Block, ...] = ()  # the blocks as the tools found them
+    _opened: StepOpened | None = None  # the step under way
+    _begun: float = 0.0
+    _number: int = 0
+    _chars: int = 0
+
+    def __post_init__(self) -> None:
+        self._see(self.known.blocks)
+
+    # -- the beginning
+
+    async def prompt(self) -> Prompt:
+        """Returns the prompt of the step under way. Raises: StoreError."""
+        composer = self.keeper.composer
+        prompt = await composer.make(self.known, self.form, self.toolbox.definitions())
+        return replace(prompt, counts=True)
+
+    async def open(self, prompt: Prompt) -> None:
+        """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
+        now = self.keeper.now()
+        run = None if self.run.id else replace(self.run, begun=now)
+        write = open_write(self.known, prompt, run, now)
+        await self._open(replace(write, replaces=self.replaces))
+
+    @property
+    def opened(self) -> Exchange | None:
+        """The exchange of the step under way; None where all that is open is written."""
+        return None if self._opened is None else self._opened.exchange
+
+    # -- what a turn asks of its memory
+
+    async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+        self.form = form
+        known = self.known.answered_by(target)
+        self.known = replace(known, asked=replace(known.asked, target=target))
+        return await self.keeper.composer.remake(self.known, prompt, target, form)
+
+    async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
+        if step.reply is not None:
+            e = await self._end_step(prompt, (step.reply,), step.said, step.usage, waiting=step.waits)
+            await self._look_again()
+            if not (step.results or step.nudge):
+                return events.Kept(e.seq), prompt
+        prompt = await self._open_next(step.results, step.nudge)
+        assert self._opened is not None
+        return events.Kept(self._opened.exchange.seq), prompt
+
+    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
+        # The next send of the conversation waits for this write.
+        self.known.asked.place.hand_on()
+        return self._write(prompt, outcome)
+
+    # -- a step ends
+
+    async def _end_step(
+        self,
+        prompt: Prompt,
+        full: Sequence[WireMessage],
+        said: WireMessage | None,
+        usage: Json | None,
+        *,
+        stop: str | None = None,
+        error: str | None = None,
+        waiting: Mapping[str, str] | None = None,
+        results: Sequence[ToolResult] = (),
+    ) -> Exchange:
+        assert self._opened is not None
+        known, now = self.known, self.keeper.now()
+        above = known.path[-1].path if known.path else b""
+        e = finish_step(
+            self._opened.exchange,
+            Canon(known.agent.secret),
+            above,
+            full=full,
+            said=said,
+            model=known.plan.query.model,
+            evicted=prompt.window.evicted,
+            now=now,
+        )
+        self._number += 1
+        step = RunStep(
+            e.id,
+            known.agent.id,
+            self.run.id,
+            self._number,
+            self._begun,
+            now,
+            _counts(usage),
+            stop,
+            None,
+            error,
+            dict(waiting or {}),
+        )
+        kept = [orjson.dumps(_message(each)) for each in results]
+        await asyncio.shield(self.keeper.store.append.finish(StepEnd(known.agent, e, step, kept)))
+        counts = Counts(*map(sum, zip(self.run.counts, step.counts, strict=True)))
+        self.run = replace(self.run, steps=self._number, counts=counts)
+        self._take(e)
+        return e
+
+    def _take(self, e: Exchange) -> None:
+        """Goes on from an exchange that has ended."""
+        self.steps.append(e)
+        self._chars += sum(len(text_of(m)) for m in self.known.plan.messages) + e.size
+        self._opened = None
+        self.known = go_on(self.known, e, (), self.known.pinned, self.known.blocks, self.keeper.now())
+
+    async def _look_again(self) -> None:
+        """Reads the blocks as they are now, for the tools and for what the next call is told."""
+        blocks = await self.keeper.store.blocks.load(self.known.agent.id)
+        self._see(in_order(self.known.asked.spec, blocks))
+
+    def _see(self, blocks: Sequence[Block]) -> None:
+        pinned = self.known.pinned
+        told = None if pinned is None else dict(pinned.known.get("blocks", {}))
+        self._read = tuple(blocks)
+        self.changes = BlockEdits(list(blocks), told=told)
+        self.toolbox = self.makes_toolbox(self.known, self.changes)
+
+    # -- the next one begins
+
+    async def _open_next(self, results: Sequence[ToolResult], nudge: str) -> Prompt:
+        """Opens the next step. Returns its prompt. Raises: StoreError."""
+        for _ in range(TRIES):
+            messages = self._messages(results, nudge)
+            pinned = self.known.pinned
+            if self.changes.ops or self._told(results):
+                pinned = learned(pinned, self.changes.blocks)
+            known, now = self.known, self.keeper.now()
+            tip = known.path[-1]
+            self.known = go_on(known, tip, messages, pinned, self.changes.blocks, now)
+            prompt = await self.prompt()
+            write = open_write(self.known, prompt, None if self.run.id else replace(self.run, begun=now), now)
+            ops = [replace(op, exchange=tip.id) for op in self.changes.ops]
+            versions = {block.id: block.version for block in self._read}
+            try:
+                await self._open(replace(write, edits=edits.merge(self._read, ops), versions=versions))
+                return prompt
+            except WriteConflict:
+                self.known = known
+                results = await self._make_again(results)
+        raise WriteConflict("the blocks of this agent change too fast")
+
+    def _messages(self, results: Sequence[ToolResult], nudge: str) -> list[WireMessage]:
+        messages = list(map(_message, results))
+        if changes := self._told(results):
+            last = max(n for n, each in enumerate(results) if each.call_id not in self.theirs)
+            frame = render_note((), changes, self.keeper.now()).rstrip()
+            text = f"{messages[last]['content']}\n\n{frame}"
+            messages[last] = {**messages[last], "content": text}
+        if nudge:
+            messages.append(as_system(nudge, sender=NUDGE))
+        return messages
+
+    def _told(self, results: Sequence[ToolResult]) -> tuple[str, ...]:
+        """Returns what is told of other people's edits: behind results of ours alone."""
+        if all(each.call_id in self.theirs for each in results):
+            return ()
+        return untold(self.known.pinned, self._read, self.changes.blocks)
+
+    async def _make_again(self, results: Sequence[ToolResult]) -> list[ToolResult]:
+        """Makes the edits of the step again on the blocks as they are now. Returns the results with what came of it."""
+        fresh = await reread(self.keeper.store, self.known)
+        if fresh is None:
+            raise WriteConflict("the conversation has gone on without this run")
+        ops, self.known = self.changes.ops, fresh
+        self._see(fresh.blocks)
+        made: dict[str, ToolResult] = {}
+        for op in ops:
+            if op.op == edits.ARCHIVAL_INSERT:
+                self.changes.ops.append(op)
+                continue
+            self.changes.blocks, edit = edits.perform(self.changes.blocks, op)
+            status = "error" if edit.value is None else "success"
+            made[op.call_id] = ToolResult(op.call_id, edit.result, status)
+            if edit.value is not None:
+                self.changes.ops.append(op)
+        return [made.get(each.call_id, each) for each in results]
+
+    async def _open(self, write: StepOpen) -> None:
+        try:
+            async with asyncio.timeout(self.keeper.open_wait_s):
+                opened = await asyncio.shield(self.keeper.store.append.open(write))
+        except TimeoutError:
+            raise TooSlow("the disk did not take the message in time") from None
+        self.keeper.store.agents.remember(opened.agent)
+        e, look = opened.exchange, self.known.look
+        uid = self.known.conversation_uid
+        conversation = Conversation(e.conversation, uid, write.key, opened.rev, e.id)
+        look = replace(look, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
+        self.known = replace(
+            self.known, agent=opened.agent, look=look, pinned=opened.snapshot, unended=None, row=e.id
+        )
+        self._opened, self._begun = opened, write.now
+        self.run = opened.run or self.run
+        self.changes.ops.clear()
+
+    # -- the run ends
+
+    async def _write(self, prompt: Prompt, outcome: TurnOutcome) -> None:
+        try:
+            await self._end(prompt, outcome)
+        except Stale:
+            # What the step says may quote what is gone: it stays unfinished, and the next send ends it.
+            await self._end_run(RunState.FAILED, StopReason.ERROR)
+            raise
+        finally:
+            self.known.asked.place.leave()
+        self._report(prompt)
+
+    async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> None:
+        state, stop = _STATES[outcome.state], outcome.stop
+        error = str(stop) if outcome.state is End.FAILED else None
+        if self._opened is None and outcome.results and not outcome.waiting:
+            # The steps are used up, or the run was stopped: what its tools did is told with the next send.
+            await self._open_next(outcome.results, "")
+            assert self._opened is not None
+            e = finish_step(
+                self._opened.exchange, Canon(self.known.agent.secret), self.known.path[-1].path, full=(), said=None,
+                model=self.known.plan.query.model, evicted=prompt.window.evicted, now=self.keeper.now(),
+            )  # fmt: skip
+            await asyncio.shield(self.keeper.store.append.finish(StepEnd(self.known.agent, e, None)))
+            self._take(e)
+        elif self._opened is not None:
+            full, said = outcome.full, outcome.said
+            if not full and outcome.text and said is not None:
+                full = (said := with_private(said, cut=True),)
+            await self._end_step(
+                prompt, full, said if full else None, outcome.step_usage, stop=stop, error=error,
+                waiting=outcome.waiting, results=outcome.results if outcome.waiting else (),
+            )  # fmt: skip
+            self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
+            return
+        await self._end_run(state, stop, outcome)
+
+    async def _end_run(self, state: RunState, stop: StopReason, outcome: TurnOutcome | None = None) -> None:
+        if not self.run.id:
+            return
+        waits = outcome is not None and bool(outcome.waiting)
+        end = RunEnd(
+            self.known.agent.id,
+            self.run.id,
+            state,
+            stop,
+            self.keeper.now(),
+            exchange=self.known.path[-1].id if waits else None,
+            waiting=outcome.waiting if waits and outcome is not None else {},
+            results=[orjson.dumps(_message(each)) for each in outcome.results]
+            if waits and outcome is not None
+            else (),
+        )
+        ended = await asyncio.shield(self.keeper.store.append.end(end))
+        self.run = replace(self.run, state=ended.state, stop=ended.stop, ended=ended.ended)
+
+    def _report(self, prompt: Prompt) -> None:
+        """Tells the background services what the run has left to be done."""
+        keeper, known = self.keeper, self.known
+        waiting = known.look.next_seq - known.look.indexed_seq
+        if waiting >= INDEX_EVERY or self._chars > INDEX_CHARS:
+            keeper.events.index_lags(known.agent.id)
+        if not self.steps:
+            return
+        last = self.steps[-1]
+        keeper.events.turn_kept(known.agent.id, sum(len(e.inputs) + 1 for e in self.steps))
+        if prompt.window.overfull is not None and keeper.events.makes_summaries:
+            turn = Committed(known.agent, last.id, last.conversation, True)
+            keeper.events.window_fills(turn, prompt.window.overfull)
+
+
+def _message(result: ToolResult) -> WireMessage:
+    """Returns a result as it is stored."""
+    return with_private(
+        result.message(),
+        status=result.status if result.status != "success" else None,
+        stdout=result.stdout or None,
+        stderr=result.stderr or None,
+    )
+
+
+def _counts(usage: Json | None) -> Counts:
+    """Returns the tokens of one call, as the upstream counted them."""
+    usage = usage or {}
+    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    return Counts(
+        _number(usage, "prompt_tokens"),
+        _number(usage, "completion_tokens"),
+        _number(prompt, "cached_tokens"),
+        _number(prompt, "cache_write_tokens"),
+        _number(completion, "reasoning_tokens"),
+    )
+
+
+def _number(fields: object, name: str) -> int:
+    value = fields.get(name) if isinstance(fields, dict) else None
+    return value if isinstance(value, int) else 0

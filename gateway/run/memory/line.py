@@ -1,0 +1,193 @@
+"""The knowledge that memory has of a conversation of ours: read once for a send, and taken on from step to step.
+
+What came in is held back from the request and composed by us, so that a step of a run and a send look alike: the
+request has the fields of the call and the system messages at its head, and all that is said comes from the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from gateway.core.conversation.append import abandon, open_step, plan_step
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.tree import Tree
+from gateway.core.memory import edits
+from gateway.core.prompt.eviction import evicted_at
+from gateway.core.request.chat import ChatRequest
+from gateway.core.request.splice import Splice
+from gateway.run.memory.known import (
+    Known,
+    MemoryRequest,
+    in_order,
+    known_blocks,
+    new_conversation_uid,
+    offer_tools,
+)
+from gateway.run.memory.prompt import Prompt, first_spoken
+from storage.commands import Line, Look, StepOpen
+from storage.errors import NotFound, StoreError
+from storage.records import Agent, Block, Exchange, Run, Snapshot, State
+from storage.sql.store import Store
+
+__all__ = ["DEFAULT", "go_on", "headed", "open_write", "read_line", "reread"]
+
+# The client's name of an agent's own conversation, its message list.
+DEFAULT = "default"
+
+
+def headed(request: ChatRequest) -> ChatRequest:
+    """Returns a request with nothing of its list but the system messages at its head."""
+    spoken = range(first_spoken(request.messages), len(request.messages))
+    if not spoken:
+        return request
+    splice = Splice(request.layout, request.raw)
+    for index in spoken:
+        splice.drop_message(index)
+    head = request.messages[: spoken.start]
+    return replace(
+        request, raw=splice.render(), json={**request.json, "messages": head}, messages=head, _layout=[]
+    )
+
+
+async def read_line(
+    store: Store, asked: MemoryRequest, messages: Sequence[WireMessage], idle_s: float
+) -> Known:
+    """Returns what a send goes on from. messages: what came in, as it will be stored.
+
+    asked: its request is a headed one; its conversation is `default`, or the uid of one that is there.
+    Raises: NotFound: there is no such conversation; StoreError.
+    """
+    scope = asked.identity.scope
+    assert scope is not None
+    agents = store.agents
+    # A remembered agent may have been forgotten by another process: then it is looked for once more.
+    for _ in range(2):
+        agent = await agents.find(scope) or agents.draft(scope)
+        line = await _line(store, asked, agent) if agent.id else Line(Look())
+        if line is not None:
+            break
+        agents.forget(scope)
+    else:
+        raise StoreError("the memory of this agent is being removed")
+    # Something of this memory was forgotten since the agent was cached.
+    if agent.id and agent.epoch != line.look.epoch:
+        agent = replace(agent, epoch=line.look.epoch)
+        agents.remember(agent)
+    conversation = line.look.conversation
+    if conversation is None and asked.identity.conversation != DEFAULT:
+        raise NotFound("there is no such conversation")
+    path = list(line.path)
+    unended = None
+    if path and path[-1].state is State.OPEN:
+        above = path[-2].path if len(path) > 1 else b""
+        unended = path[-1] = abandon(path[-1], Canon(agent.secret), above, asked.now)
+    tree = Tree(path)
+    uid = new_conversation_uid() if conversation is None else conversation.uid
+    known = Known(
+        asked,
+        agent,
+        line.look,
+        plan_step(tree, _query(asked, agent, idle_s), None, None),
+        tree,
+        tuple(path),
+        is_plain=False,
+        conversation_uid=uid,
+        summaries=line.summaries,
+        unended=unended,
+    )
+    blocks = await known_blocks(store, known)
+    seen = edits.view(blocks, line.look.ops, known.path_ids)
+    return _planned(known, messages, line.look.snapshot, seen)
+
+
+async def reread(store: Store, known: Known) -> Known | None:
+    """Returns the same with what was changed meanwhile; None where the conversation has gone on without it.
+
+    Raises: StoreError.
+    """
+    line = await _line(store, known.asked, known.agent)
+    tips = [path[-1].id if path else None for path in (known.path, line.path if line else ())]
+    if line is None or line.look.conversation is None or tips[0] != tips[1]:
+        return None
+    known = replace(
+        known, look=line.look, path=tuple(line.path), tree=Tree(line.path), summaries=line.summaries
+    )
+    blocks = in_order(known.asked.spec, line.look.blocks)
+    return _planned(known, known.plan.held, known.pinned, blocks)
+
+
+async def _line(store: Store, asked: MemoryRequest, agent: Agent) -> Line | None:
+    name = asked.identity.conversation
+    key, uid = (name, None) if name == DEFAULT else (None, name)
+    return await store.append.line(agent, key, uid, asked.target.context_window)
+
+
+def go_on(
+    known: Known,
+    finished: Exchange,
+    messages: Sequence[WireMessage],
+    pinned: Snapshot | None,
+    blocks: Sequence[Block],
+    now: float,
+) -> Known:
+    """Returns the knowledge for the next step. finished: the step before. blocks: as that has left them."""
+    known.tree.add(finished)
+    path = (*(x for x in known.path if x.id != finished.id), finished)
+    known = replace(known, asked=replace(known.asked, now=now), path=path, unended=None)
+    return _planned(known, messages, pinned, blocks)
+
+
+def _planned(
+    known: Known, messages: Sequence[WireMessage], pinned: Snapshot | None, blocks: Sequence[Block]
+) -> Known:
+    asked, conversation = known.asked, known.look.conversation
+    tip = known.path[-1] if known.path else None
+    plan = plan_step(
+        known.tree,
+        _query(asked, known.agent, known.plan.query.idle_s),
+        tip,
+        None if conversation is None else conversation.id,
+        evicted=evicted_at(tip, asked.target.context_window),
+        held=messages,
+    )
+    known = replace(known, plan=plan, pinned=pinned, blocks=tuple(blocks))
+    body: dict[str, Any] = {**asked.request.json, "messages": list(messages)}
+    return replace(known, offered=offer_tools(known, pinned, body))
+
+
+def _query(asked: MemoryRequest, agent: Agent, idle_s: float) -> Query:
+    return Query(
+        Listing(Canon(agent.secret), ()),
+        named=True,
+        mode=Keeping.ON,
+        now=asked.now,
+        idle_s=idle_s,
+        append=True,
+        model=f"{asked.target.upstream}/{asked.target.model}",
+    )
+
+
+def open_write(known: Known, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
+    """Returns what is written before the model is asked. run: the one that begins with it."""
+    conversation, spec = known.look.conversation, known.asked.spec
+    tip = known.path[-1] if known.path else None
+    adopts = conversation is not None and not conversation.tip
+    return StepOpen(
+        agent=known.agent,
+        key=DEFAULT,
+        uid=known.conversation_uid,
+        conversation=None if conversation is None else conversation.id,
+        rev=0 if conversation is None else conversation.rev,
+        now=now,
+        exchange=open_step(known.plan, prompt.notes, prompt.window.evicted),
+        run=run,
+        snapshot=prompt.section.snapshot,
+        defaults=spec.own_blocks,
+        shared=spec.shared_blocks,
+        adopts=adopts,
+        carries=[tip.id] if adopts and tip is not None else (),
+        ends=known.unended,
+    )
