@@ -47,7 +47,8 @@ class Composer:
         last = len(new) - 1
         # Notes written once stay: a retry, or a question asked again, gets the same.
         notes = _known_notes(known)
-        takes_note = bool(new) and _takes_note(new[-1]) and last not in notes
+        # What only quotes its conversation is a front end's request for a title or the like.
+        takes_note = bool(new) and _takes_note(new[-1]) and last not in notes and not plan.quotes
         in_use = known.pinned.known.get("summary", 0) if known.pinned is not None else 0
         pin = self._pin(known, takes_note=takes_note)
         section = pin(summary=in_use)
