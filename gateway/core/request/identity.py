@@ -162,11 +162,13 @@ def identify(
         # The front end promised the person that this chat is off the record; a header that its operator set for all
         # chats takes nothing of that back.
         mode = Mode.OFF
-    elif asked is None and mode is not Mode.OFF:
-        # A rule may take from what memory may do, and never add to it.
+    elif mode is not Mode.OFF:
+        # A rule may take from what memory may do, and never add to it. The header takes nothing of that back: a
+        # client's library sends it with each request, titles among them. It counts more than a schema alone, which may
+        # well stand in the user's own turn.
         if (side := rules._side.find(body.get("messages") or ())) is not None:
             mode = Mode(side.memory)
-        elif is_single_structured_turn(body):
+        elif asked is None and is_single_structured_turn(body):
             mode = Mode.READ
     return Identity(
         project,

@@ -178,8 +178,24 @@ def test_an_agent_is_named_by_model_or_header(headers: dict[str, str], model: st
 
 @pytest.mark.parametrize("mode", list(Mode))
 def test_the_control_header_says_what_memory_may_do(mode: Mode) -> None:
-    title = say(("user", "### Task:\nGenerate a concise, 3-5 word title with an emoji"))
-    assert ask({"x-mnemogate-memory": f" {mode.upper()} "}, messages=title).mode is mode
+    header = {"x-mnemogate-memory": f" {mode.upper()} "}
+    assert ask(header, messages=say(("user", "Hi"))).mode is mode
+    # A schema is weaker: an application may give it to its user's own turn.
+    schema = {"messages": say(("user", "Hi")), "response_format": {"type": "json_object"}}
+    assert ask(header, **schema).mode is mode
+    assert ask(**schema).mode is Mode.READ
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_control_header_makes_nobodys_words_of_a_side_request(mode: Mode) -> None:
+    """A library that was given the header once sends it with each request, titles among them."""
+    header = {"x-mnemogate-memory": mode.value}
+    found = ask(header, messages=say(("user", OPEN_WEBUI)))
+    assert found.mode is Mode.OFF
+    assert found.side_request == (None if mode is Mode.OFF else "open-webui task")
+    rules = IdentityRules("default", side_rules=(SideRequest("ours", "name this chat", "read"),))
+    reads = ask(header, rules, messages=say(("user", "Name this chat")))
+    assert reads.mode is (Mode.OFF if mode is Mode.OFF else Mode.READ)
 
 
 def test_without_it_the_profile_decides_then_the_project() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import SideRequest
+from storage.commands import Unlearned
 from tests.doubles import side_requests as recorded
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.sdk import World, remember
@@ -18,6 +19,7 @@ Json = dict[str, Any]
 FACT = "My cat is called Miso and she hates thunderstorms."
 ANSWER = "Poor Miso! Thunder is loud."
 QUESTION = "What is the name of my cat?"
+LONG_AFTER = 4e9
 CHAT = {"x-openwebui-chat-id": "2b1e6f0c-6a1f-4a58-93d1-0d2a54d0e0aa"}
 
 
@@ -68,6 +70,21 @@ def test_what_an_application_asks_for_itself_passes_by_memory(
     later = "Which token, which thread title and which tool call of mine was it?"
     world.chat(user="alice").say(later)
     assert world.upstream.last.messages == user(later)
+
+
+@pytest.mark.parametrize("mode", ["on", "strict"])
+def test_an_application_that_sends_the_header_with_each_request_has_its_titles_forgotten(
+    world: World, mode: str
+) -> None:
+    headers = {**CHAT, "x-mnemogate-memory": mode}
+    world.chat(user="alice", headers=headers).say(FACT)
+    prompt = quoting(recorded.OPEN_WEBUI_TITLE)
+    reply = world.post(user(prompt), headers, user="alice")
+    assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "off")
+    assert reply.headers["x-mnemogate-side-request"] == "open-webui title"
+    assert world.upstream.last.messages == user(prompt)
+    assert FACT in kept(world)
+    assert "### Task" not in kept(world)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +156,27 @@ def test_a_title_prompt_of_no_known_form_is_not_recalled(world: World) -> None:
     assert FACT in sent
     assert "Antworte als JSON" not in sent
     assert "Donner" not in sent
+
+
+def test_a_title_prompt_of_no_known_form_gets_no_note_and_nothing_is_learned_from_it(world: World) -> None:
+    world.chat(user="alice").say("Miso, my cat, was born in May.")
+    world.upstream.queue(say(ANSWER), say("Miso und der Donner"))
+    world.chat(user="alice", headers=CHAT).say(FACT)
+    assert "born in May" in world.upstream.last.body.decode()
+    prompt = quoting(recorded.NO_FORM)
+    assert world.post(user(prompt), CHAT, user="alice").status == 200
+    assert world.upstream.last.messages == user(prompt)
+
+    async def unlearned() -> Unlearned | None:
+        store = world.gateway.app.store
+        assert store is not None
+        return await store.facts.unlearned(1, now=LONG_AFTER, idle_s=1.0, limit_chars=100_000)
+
+    found = world.gateway.call(unlearned())
+    assert found is not None
+    read = [message.text for message in found.messages]
+    assert FACT in read
+    assert not [text for text in read if "Titel" in text or "Donner" in text]
 
 
 def test_who_goes_on_from_a_quote_means_it(world: World) -> None:
