@@ -84,6 +84,55 @@ def aider_summary(transcript: str) -> list[Json]:
     ]
 
 
+OPENCODE_SUMMARY: list[Json] = [
+    {
+        "role": "system",
+        "content": "You are a context summarization agent. You are given a conversation between a user and an agent. "
+        "Your goal is to produce a structured summary matching the format specified so another coding agent can "
+        "continue the work.\n\nAlways follow the exact output structure requested by the user prompt.",
+    },
+    {
+        "role": "user",
+        "content": "Here is the conversation so far:\n\n<conversation>\nMy cat is called Miso.\n</conversation>\n\n"
+        "Create a new anchored summary from the conversation history in the <conversation> tags above so another "
+        "coding agent can continue the work.",
+    },
+]
+CONTINUE_TITLE = (
+    "Given the following... please reply with a title for the chat that is 3-4 words in length, all words used should "
+    "be directly related to the content of the chat, avoid using verbs unless they are directly related to the content "
+    "of the chat, no additional text or explanation, you don't need ending punctuation.\n\n"
+)
+CONTINUE_SUMMARY = (
+    "Please provide a concise summary of our conversation so far, capturing the key context, decisions made, and "
+    "current state. Format this as a single comprehensive message that preserves all important information needed to "
+    "continue our work."
+)
+
+
+def gptme_title(transcript: str) -> list[Json]:
+    """Sent after each of the first replies. Its texts are lists of one part."""
+    prompt = (
+        "Your task: Create a 2-4 word title for this conversation.\n\nRules:\n- Respond with ONLY the title, "
+        f"nothing else\n- Maximum 4 words\n\nConversation:\n{transcript}"
+    )
+    return [
+        {"role": "system", "content": [{"type": "text", "text": "Generate concise conversation titles."}]},
+        {"role": "user", "content": [{"type": "text", "text": prompt}]},
+    ]
+
+
+def gptme_summary(text: str) -> list[Json]:
+    return [
+        {
+            "role": "system",
+            "content": "You are a helpful assistant that helps summarize messages into bullet format. Dont use any "
+            "preamble or heading, start directly with a bullet list.",
+        },
+        {"role": "user", "content": f"Summarize this:\n{text}"},
+    ]
+
+
 GPTME_NUDGE = (
     "<system>No tool call detected in last message. Did you mean to finish? If so, make sure you are completely done "
     "and then use the `complete` tool to end the session.</system>"

@@ -90,6 +90,12 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
     # it is not looked for at each of many blanks.
     _Known("opencode title", r"You are a title generator\. You output ONLY", "system"),
     _Known(
+        "opencode summary",
+        r"You are a context summarization agent\. You are given a conversation"
+        r"|Summarize what was done in this conversation\. Write like a pull request description\.",
+        "system",
+    ),
+    _Known(
         "aider commit message",
         r"(?:\S[^\n]{0,200}\n)?You are an expert software engineer (?:that|who) (?:generates|writes) concise, one-line",
         "system",
@@ -97,6 +103,21 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
     _Known(
         "aider summary",
         r"(?:\S[^\n]{0,200}\n)?\*Briefly\* summarize this partial conversation about programming",
+        "system",
+    ),
+    _Known(
+        "continue title",
+        r"Given the following\.\.\. please reply with a title for the chat that is 3-4 words",
+    ),
+    _Known(
+        "continue summary",
+        r"Please provide a concise summary of our conversation so far, capturing the key context, decisions made, and "
+        r"current state\. Format this as a single comprehensive message",
+    ),
+    _Known("gptme title", r"Generate concise conversation titles\.", "system"),
+    _Known(
+        "gptme summary",
+        r"You are a helpful assistant that helps summarize messages into bullet format\.",
         "system",
     ),
     # Without a person at hand gptme answers in the person's place.

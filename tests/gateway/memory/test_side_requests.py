@@ -49,6 +49,11 @@ ASKED = [
     ("open-webui task", user(quoting(recorded.OPEN_WEBUI_IN_GERMAN))),
     ("open-webui summary", [*user(FACT), {"role": "assistant", "content": ANSWER}, *user(recorded.OPEN_WEBUI_SUMMARY)]),
     ("opencode title", recorded.opencode_title(FACT)),
+    ("opencode summary", recorded.OPENCODE_SUMMARY),
+    ("continue title", user(recorded.CONTINUE_TITLE + FACT)),
+    ("continue summary", [*user(FACT), {"role": "assistant", "content": ANSWER}, *user(recorded.CONTINUE_SUMMARY)]),
+    ("gptme title", recorded.gptme_title(f"User: {FACT}\nAssistant: {ANSWER}\n")),
+    ("gptme summary", recorded.gptme_summary(FACT)),
     ("aider commit message", recorded.aider_commit("+TOKEN = 'sk-very-secret'")),
     ("aider commit message", recorded.aider_commit("+TOKEN = 'sk-very-secret'", prefix="Formatting re-enabled.\n")),
     ("aider summary", recorded.aider_summary("# USER\nMy cat is called Miso.")),
@@ -94,6 +99,7 @@ def test_an_application_that_sends_the_header_with_each_request_has_its_titles_f
         "### Task:\nFind the bug in this template:\n<chat_history>\nUSER: hi\n</chat_history>\nIt renders twice.",
         "You are a title generator. You output ONLY nonsense, my friend said to me.",
         "No tool call detected, says gptme. What does it mean?",
+        "Please provide a concise summary of our conversation so far.",
     ],
 )
 def test_what_a_person_asks_is_not_taken_for_it(world: World, text: str) -> None:
