@@ -61,3 +61,16 @@ def test_every_path_that_a_document_names_exists() -> None:
     assert len(named) > 20
     missing = {name for name in named if not any(ROOT.glob(f"{name}*"))}
     assert not missing
+
+
+def test_every_application_that_is_run_is_in_the_table_of_clients() -> None:
+    """With the version that it was tried in, and the other way round."""
+    drivers = [
+        path for path in (ROOT / "scripts/applications.d").iterdir() if path.suffix in (".py", ".sh", ".mjs")
+    ]
+    heads = [path.read_text("utf-8").partition("\n")[0] for path in drivers if not path.name.startswith("_")]
+    run = {head.lstrip("#/ ").partition(": ")[0] for head in heads}
+    page = (ROOT / "docs/clients.md").read_text("utf-8")
+    tried = set(re.findall(r"^\| ([^|]+) \|(?:[^|]*\|){4} \d[\d.]* \|$", page, re.MULTILINE))
+    assert len(run) > 20
+    assert run == tried

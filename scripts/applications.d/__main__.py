@@ -1,0 +1,472 @@
+"""Runs real applications through a gateway and without one, and prints a table of what was found.
+
+A driver is a file of this folder: a program in the application's own language. Its first line says what it is and what
+has to be installed, `# LangChain: pip langchain-openai`; a line `# memory: off` gives it a gateway key of that mode,
+and a line `# note: ...` goes into the table. It gets the address, the key, the model, the user and the texts of the
+scene in its environment, and prints the replies it is given.
+
+The scene: two turns, a second conversation that asks for what the first one said, a stream, a tool. It is played
+against a strict upstream directly, then through a gateway before the same upstream. The gateway is an ordinary process
+with a new database. Both times the upstream must get the same requests, but for what memory adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gateway.core.prompt.note import strip_notes
+from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, IdentityRules, identify
+from scripts.load import clean_environment, gateway
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+
+HERE = Path(__file__).parent
+SCENE = {
+    "SAY": "My cat is called Miso.",
+    "MORE": "She is afraid of thunder.",
+    "ASK": "What is my cat called?",
+    "STREAM": "Tell me a story about a lighthouse.",
+    "TOOL": "What is the weather in Rome?",
+    # For front ends: an edited message, a chat off the record and a question about it, a question of another person.
+    "EDIT": "She is afraid of thunder and of fireworks.",
+    "HIDE": "Purple tulips grow in my garden.",
+    "SEEK": "Which tulips grow in my garden?",
+    "OTHER": "Tell me what my own cat is called.",
+}
+MODEL = "gpt-4o-mini"
+LIMIT_S = 420.0  # of one run
+INSTALL_S = 1800.0
+# Not to be had from a package index, or served by somebody else.
+NOT_TRIED = {
+    "LibreChat": "not on a package index",
+    "Vapi": "hosted",
+    "ElevenLabs": "hosted",
+}
+SETTINGS = """
+[server]
+port = 0
+[memory]
+default_user = "alice"
+recall_deadline_ms = 10000
+[[upstreams]]
+name = "strict"
+base_url = "{url}"
+"""
+# What changes from one run to the next by itself.
+VOLATILE = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|127\.0\.0\.1:\d+|\b[0-9a-f]{32,64}\b"
+    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.+Z]*|\b\d{1,2}:\d\d(?::\d\d)?\b|\b1\d{9}(?:\d{3})?\b"
+)
+REPLY = re.compile(r"Reply [0-9a-f]{8}")
+KEPT = ("LANG", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")  # of the environment
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An application as its driver's first lines describe it. kind: pip or npm."""
+
+    driver: Path
+    title: str
+    kind: str
+    packages: tuple[str, ...]
+    memory: str = "on"
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Row:
+    title: str
+    version: str = "-"
+    works: str = "not tried"
+    user: str = "-"
+    conversation: str = "-"
+    side: str = "-"
+    seen: str = "-"
+    notes: list[str] = field(default_factory=list)
+
+
+class Failed(Exception):
+    """An application could not be installed or run; the message has one line."""
+
+
+# --- the upstream
+
+
+def answer(seen: Seen) -> Reply:
+    """Returns a reply that hangs on the question alone, so that memory changes none; calls a tool about the weather."""
+    body = seen.json
+    last = body["messages"][-1]
+    text = strip_notes(said_last(body["messages"])).strip()
+    forced = body.get("tool_choice")
+    tools = {
+        tool["function"]["name"]: tool["function"] for tool in body.get("tools") or () if "function" in tool
+    }
+    if isinstance(forced, dict):
+        return called(tools[forced["function"]["name"]])
+    if forced == "required":
+        return called(next(iter(tools.values())))
+    if last["role"] == "user" and "weather" in text:
+        for word in ("weather", "bash", "shell", "terminal", "timestamp"):
+            for name in tools:
+                if word in name.lower():
+                    return called(tools[name])
+    reply = f"Reply {zlib.crc32(text.encode()):08x}"
+    form = (body.get("response_format") or {}).get("json_schema")
+    if form:
+        return say(json.dumps(made_up(form["schema"])))
+    if text.startswith("### Task:"):  # Open WebUI asks for JSON of one of these forms
+        return say(json.dumps({"title": reply, "follow_ups": [f"{reply}?"], "tags": ["cats"], "queries": []}))
+    if "[[ ## completed ## ]]" in text:  # DSPy
+        return say(f"[[ ## answer ## ]]\n{reply}\n\n[[ ## completed ## ]]")
+    return say(f"{reply}: I heard that, and I have nothing to add.")
+
+
+def called(function: Json) -> Reply:
+    return call_tools(Call(function["name"], made_up(function.get("parameters") or {}), id="call_1"))
+
+
+def made_up(schema: Json) -> Any:
+    """Returns a value of this form with what it requires. A command is one that harms nothing."""
+    kind = schema.get("type", "object")
+    if kind != "object":
+        made = {"string": "Rome", "integer": 3, "number": 3.5, "boolean": False, "array": ["echo", "Rain"]}
+        return made.get(str(kind))
+    parts = schema.get("properties") or {}
+    found = {name: made_up(parts[name]) for name in schema.get("required", ()) if name in parts}
+    return found | {name: "echo Rain" for name in ("command", "code") if found.get(name) == "Rome"}
+
+
+def said_last(messages: Sequence[Json]) -> str:
+    for message in reversed(messages):
+        if message["role"] == "user":
+            return text_of(message)
+    return ""
+
+
+def text_of(message: Json) -> str:
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
+
+
+# --- installing and running
+
+
+def applications() -> list[Application]:
+    """Returns what has a driver here."""
+    found = []
+    for driver in sorted(HERE.iterdir()):
+        if driver.suffix in (".py", ".sh", ".mjs") and not driver.name.startswith("_"):
+            first, *more = (line.lstrip("#/ ") for line in driver.read_text().splitlines()[:3])
+            title, _, needs = first.partition(": ")
+            kind, *packages = needs.split()
+            options = dict(line.split(": ", 1) for line in more if line.startswith(("memory: ", "note: ")))
+            found.append(Application(driver, title, kind, tuple(packages), **options))
+    return found
+
+
+def install(app: Application, folder: Path) -> str:
+    """Returns the version. What was installed before is taken as it is."""
+    done = folder / "installed"
+    if not done.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for command in _commands(app, folder):
+            run(command, folder, dict(os.environ), folder / "install.log", INSTALL_S)
+        done.touch()
+    name = re.split(r"[\[=<>]", app.packages[0])[0]
+    if app.kind == "npm":
+        package = folder / "node_modules" / re.sub(r"(?<=.)@.*", "", app.packages[0]) / "package.json"
+        return str(json.loads(package.read_text())["version"])
+    show = f"from importlib.metadata import version; print(version({name!r}))"
+    return subprocess.check_output([folder / "bin/python", "-c", show], text=True).strip()
+
+
+def _commands(app: Application, folder: Path) -> list[list[str]]:
+    if app.kind == "npm":
+        return [["nice", "npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), *app.packages]]
+    python = str(folder / "bin/python")
+    pip = (
+        ["uv", "pip", "install", "--python", python]
+        if shutil.which("uv")
+        else [python, "-m", "pip", "install"]
+    )
+    return [[sys.executable, "-m", "venv", str(folder)], ["nice", *pip, "-q", *app.packages]]
+
+
+def play(app: Application, folder: Path, url: str, key: str) -> str:
+    """Runs the driver in an empty home and returns what it printed."""
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "home").mkdir(parents=True)
+    driver = shutil.copy(app.driver, work / f"driver{app.driver.suffix}")
+    python = str(folder / "bin/python")
+    runners = {".py": [python], ".sh": ["bash", "-eu"], ".mjs": ["node"]}
+    command = ["nice", *runners[app.driver.suffix], str(driver)]
+    bins = f"{folder / 'bin'}:{folder / 'node_modules/.bin'}:{os.environ['PATH']}"
+    clean = {name: value for name, value in clean_environment().items() if name in KEPT}
+    more = {"PATH": bins, "HOME": str(work / "home"), "URL": url, "KEY": key, "MODEL": MODEL, "WHO": "alice"}
+    environment = {**clean, **more, **SCENE, "OPENAI_API_KEY": key}
+    run(command, work, environment, work / "printed", LIMIT_S)
+    return (work / "printed").read_text(errors="replace")
+
+
+def run(command: list[str], folder: Path, environment: dict[str, str], log: Path, limit_s: float) -> None:
+    """Runs a command to its end with all that it starts. Raises: Failed with the last line it printed."""
+    with log.open("ab") as sink:
+        running = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+        try:
+            code: int | str = running.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            code = f"none after {limit_s:.0f} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+    if code != 0:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        raise Failed(f"exit code {code}: {(lines or [''])[-1][:120]}")
+
+
+# --- comparing
+
+
+def bare(value: Any) -> Any:
+    """Returns a part of a request without memory and without what changes by itself."""
+    if isinstance(value, str):
+        return VOLATILE.sub("#", strip_notes(value))
+    if isinstance(value, dict):
+        return {name: bare(part) for name, part in value.items()}
+    if isinstance(value, list):
+        parts = [(part, bare(part)) for part in value]
+        return [after for part, after in parts if not (is_note(part) and not after["text"].strip())]
+    return value
+
+
+def is_note(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and strip_notes(part["text"]) != part["text"]
+
+
+def asked(upstream: StrictUpstream) -> list[Seen]:
+    return [seen for seen in upstream.seen if seen.method == "POST"]
+
+
+def parsed(seen: Seen) -> Any:
+    try:
+        return json.loads(seen.body)
+    except ValueError:
+        return seen.body.hex()
+
+
+def differences(direct: Sequence[Seen], through: Sequence[Seen]) -> list[str]:
+    """Returns where the requests differ; their order does not count, since some leave at the same time."""
+    if len(direct) != len(through):
+        return [f"{len(through)} requests instead of {len(direct)}"]
+    ordered = [
+        sorted(json.dumps(bare(parsed(s)), sort_keys=True) for s in seen) for seen in (direct, through)
+    ]
+    return [f"request {n} differs" for n, pair in enumerate(zip(*ordered, strict=True)) if pair[0] != pair[1]]
+
+
+def named_by(names: Sequence[str], requests: Sequence[Seen], kind: str) -> str:
+    """Returns the headers and fields by which the gateway would find a user or a conversation, the first of each."""
+    found: dict[str, None] = {}
+    for seen in requests:
+        headers = [(name.encode(), value.encode()) for name, value in seen.headers.items()]
+        for name in names:
+            rules = IdentityRules("default", **{f"{kind}_order": (name,)})  # type: ignore[arg-type]
+            if getattr(identify(headers, seen.json, rules, "default"), kind) is not None:
+                found[name] = None
+                break
+    return ", ".join(f"`{name}`" for name in found)
+
+
+def rule_of(seen: Seen) -> str | None:
+    headers = [(name.encode(), value.encode()) for name, value in seen.headers.items()]
+    return identify(headers, seen.json, IdentityRules("default"), "default").side_request
+
+
+def parts_of(chats: Sequence[Seen]) -> str:
+    """Returns which parts of the scene were played, as the upstream saw it."""
+    lists = [seen.json["messages"] for seen in chats]
+    texts = ["\n".join(map(text_of, messages)) for messages in lists]
+    parts = {
+        "2 turns": any(SCENE["SAY"] in text and SCENE["MORE"] in text for text in texts),
+        "2nd chat": any(SCENE["ASK"] in text and SCENE["SAY"] not in text for text in texts),
+        "stream": any(seen.json.get("stream") for seen in chats),
+        "tool": any(message["role"] == "tool" for messages in lists for message in messages),
+        "edit": any(SCENE["EDIT"] in text for text in texts),
+        "off the record": any(SCENE["SEEK"] in text for text in texts),
+        "2nd user": any(SCENE["OTHER"] in text for text in texts),
+    }
+    return ", ".join(name for name, was in parts.items() if was)
+
+
+def goes_on(database: Path) -> bool:
+    """Returns whether the scene's second turn is stored as going on from the first."""
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        rows = connection.execute("SELECT id, parent, input FROM exchanges").fetchall()
+    texts = {id: (parent, (data or b"").decode()) for id, parent, data in rows}
+    for at, text in texts.values():
+        while SCENE["MORE"] in text and at is not None:
+            at, before = texts[at]
+            if SCENE["SAY"] in before:
+                return True
+    return False
+
+
+def tells(requests: Sequence[Seen], question: str, word: str) -> bool:
+    """Returns whether a request with this question as the newest message has a word of an earlier chat."""
+    chats = [seen for seen in requests if seen.json and "messages" in seen.json]
+    return any(SCENE[question] in said_last(s.json["messages"]) and word in s.body.decode() for s in chats)
+
+
+def judge(row: Row, app: Application, direct: list[Seen], through: list[Seen], database: Path) -> None:
+    chats = [seen for seen in direct if seen.path.endswith("/chat/completions") and seen.json]
+    if not chats:
+        paths = sorted({seen.path for seen in direct})
+        row.works = "passed through, no memory" if direct else "no"
+        row.notes.append(f"asks {', '.join(paths)}" if paths else "asked nothing")
+    else:
+        side = {rule: None for seen in chats if (rule := rule_of(seen))}
+        spoken = [seen for seen in chats if not rule_of(seen)]
+        row.user = named_by(USER_ORDER, spoken, "user") or "`memory.default_user`"
+        row.conversation = named_by(CONVERSATION_ORDER, spoken, "conversation") or "its messages"
+        row.side, row.seen = ", ".join(side) or "-", parts_of(chats)
+        row.works = "yes"
+        wanted = app.memory == "on"
+        for is_so, right, text in (
+            (tells(through, "ASK", "Miso"), wanted, "the second chat knows"),
+            (goes_on(database), wanted, "the second turn is found to go on from the first"),
+            (tells(through, "SEEK", "Purple"), False, "a chat off the record is remembered"),
+            (tells(through, "OTHER", "Miso"), False, "another person is told"),
+        ):
+            if is_so is not right:
+                row.works = "no"
+                row.notes.append(text if is_so else f"not: {text}")
+    if differ := differences(direct, through):
+        row.works = "no"
+        row.notes += differ[:3]
+    refused = {seen.refusal.args[0] for seen in direct if seen.refusal is not None}
+    row.notes += [f"the upstream refused: {text[:80]}" for text in sorted(refused)]
+
+
+def try_one(app: Application, cache: Path) -> Row:
+    row = Row(app.title, notes=[app.note] if app.note else [])
+    folder = cache / app.driver.stem
+    try:
+        row.version = install(app, folder)
+    except (Failed, OSError, subprocess.CalledProcessError) as error:
+        row.works = "not installed"
+        row.notes.append(str(error))
+        return row
+    try:
+        with (
+            StrictUpstream(script=answer, models=[MODEL]) as upstream,
+            tempfile.TemporaryDirectory() as place,
+        ):
+            printed = play(app, folder, upstream.base_url, "sk-app")
+            direct, upstream.seen = asked(upstream), []
+            home = Path(place)
+            key = make_key(home, app.memory)
+            with gateway(home, SETTINGS.format(url=upstream.base_url)) as served:
+                again = play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
+            through = asked(upstream)
+            for name, requests in (("direct", direct), ("through", through)):
+                found = [{"path": s.path, "headers": s.headers, "body": parsed(s)} for s in requests]
+                (folder / f"{name}.json").write_text(json.dumps(found, indent=1))
+            shutil.copy(home / "log", folder / "gateway.log")
+            judge(row, app, direct, through, home / "mnemogate.db")
+            if any(key in json.dumps([s.headers, parsed(s)]) for s in through):
+                row.works, row.notes = "no", [*row.notes, "the gateway's key went upstream"]
+            if sorted(set(REPLY.findall(printed))) != sorted(set(REPLY.findall(again))):
+                row.works, row.notes = "no", [*row.notes, "other replies were printed"]
+    except Failed as error:
+        row.works = "no"
+        row.notes.append(str(error))
+    return row
+
+
+def make_key(folder: Path, memory: str) -> str:
+    command = [sys.executable, "-m", "gateway", "keys", "create", "--memory", memory]
+    clean = clean_environment(PYTHONPATH=str(HERE.parent.parent))
+    printed = subprocess.check_output(command, cwd=folder, env=clean, text=True, stderr=subprocess.DEVNULL)
+    found = re.search(r"mg-[\w-]+", printed)
+    assert found is not None
+    return found[0]
+
+
+def main() -> int:
+    known = applications()
+    names = [app.driver.stem for app in known]
+    parser = argparse.ArgumentParser(prog="scripts/applications", description=__doc__.splitlines()[0])
+    default = Path(tempfile.gettempdir()) / "mnemogate-applications"
+    parser.add_argument(
+        "--into", type=Path, default=default, help="the folder for what is installed (%(default)s)"
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {' '.join(names)}; all unless said otherwise"
+    )
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(names):
+        parser.error(f"no driver named {', '.join(sorted(unknown))}; there are {' '.join(names)}")
+    head = (
+        "application",
+        "version",
+        "works",
+        "who is speaking by",
+        "conversation by",
+        "side requests",
+        "seen",
+        "notes",
+    )
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
+    failed = False
+    for app in known:
+        if app.driver.stem in (options.names or names):
+            row = try_one(app, options.into.resolve())
+            failed = failed or row.works == "no"
+            show(row)
+    for title, why in NOT_TRIED.items() if not options.names else ():
+        show(Row(title, notes=[why]))
+    return int(failed)
+
+
+def show(row: Row) -> None:
+    texts = (
+        row.title,
+        row.version,
+        row.works,
+        row.user,
+        row.conversation,
+        row.side,
+        row.seen,
+        "; ".join(row.notes),
+    )
+    print(f"| {' | '.join(text.replace('|', '/') for text in texts)} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
