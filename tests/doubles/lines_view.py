@@ -51,6 +51,9 @@ class LinesView:
     def add_text(self, text: str) -> None:
         self._line("text", repr(text))
 
+    def add_thought(self, text: str) -> None:
+        self._line("thought", text)
+
     def add_calls(self, calls: list[dict[str, Any]]) -> None:
         for call in calls:
             self._line("theirs", call["function"])

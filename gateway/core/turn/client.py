@@ -70,7 +70,10 @@ class ClientView(Protocol):
         """Shows an event of the round that is read."""
 
     def add_text(self, text: str) -> None:
-        """Shows text of no event: what earlier rounds said in whole replies, or the gap between two rounds."""
+        """Shows text of no event: of whole replies before, the gap between two rounds, words that a call says."""
+
+    def add_thought(self, text: str) -> None:
+        """Shows a piece of a thought that the model wrote into the arguments of a call."""
 
     def add_calls(self, calls: list[Json]) -> None:
         """Shows calls of the client's tools that were kept back to the end of a stream without a finish_reason."""

@@ -54,6 +54,8 @@ from gateway.errors import Conflict, GatewayError
 from storage.value import frozen
 
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
+SPOKEN = "The user has read it."
+NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."
 
 # After these the last call may lack its end, so calls of ours are dropped instead of run.
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
@@ -228,15 +230,14 @@ class Turn:
         return [commands.Save(outcome), commands.Finish()]
 
     def _unfinished(self, end: End, reason: StopReason) -> TurnOutcome:
-        draft = self._round.draft
         if self._state in (_State.READING, _State.TOOLS) or self._is_kept:
             self._ledger = self._counted()
         if self._is_kept:
             return self._make_outcome(end, reason, (), None, results=self._known_results())
         if self.spec.keeps_steps:
             # Calls that nobody has answered would lock the conversation.
-            return self._make_outcome(end, reason, (), draft.message())
-        said = join_messages([*self._said, draft.message(self._round.theirs)])
+            return self._make_outcome(end, reason, (), self._round.said())
+        said = join_messages([*self._said, self._round.said(self._round.theirs)])
         return self._make_outcome(end, reason, tuple(self._messages), said)
 
     # A reply is complete
@@ -296,9 +297,9 @@ class Turn:
         runs: list[Command] = []
         while self._unjudged:
             call = self._unjudged[0]
-            arguments = read_arguments(call.text)
+            arguments, asides = self._arguments_of(call)
             is_approved = self._resumed is not None and call.id in self._resumed.approved
-            verdict = self._guide.judge(ProposedCall(call.id, call.name, arguments, is_approved=is_approved))
+            verdict = self._guide.judge(ProposedCall(call.id, call.name, arguments, asides, is_approved))
             if isinstance(verdict, Undecided):
                 break
             self._unjudged.pop(0)
@@ -310,6 +311,9 @@ class Turn:
             elif arguments is None:
                 words = BAD_ARGUMENTS.format(name=call.name, arguments=call.text[:500])
                 self._results[call.id] = ToolResult(call.id, words, "error")
+            elif spoken := self._spoken(call, arguments):
+                self._results[call.id] = spoken
+                self._guide.ran(spoken)
             else:
                 self._results[call.id] = None
                 given = {**arguments, **verdict.prefilled}
@@ -318,6 +322,20 @@ class Turn:
             if arguments is None or not call.text.strip():
                 call.arguments = ["{}"]
         return runs
+
+    def _arguments_of(self, call: ToolCall) -> tuple[Json | None, Json]:
+        """Returns a call's arguments as its tool gets them (None: unreadable), and our asides among them."""
+        arguments, asides = read_arguments(call.text), self.spec.asides
+        return (arguments, {}) if arguments is None or asides is None else asides.split(call.name, arguments)
+
+    def _spoken(self, call: ToolCall, arguments: Json) -> ToolResult | None:
+        """Returns the result of a call that speaks to the user, which was done by saying it; None for other tools."""
+        key = None if self.spec.asides is None else self.spec.asides.words.get(call.name)
+        if key is None:
+            return None
+        if not isinstance(arguments.get(key), str):
+            return ToolResult(call.id, NO_WORDS.format(name=call.name, key=key), "error")
+        return ToolResult(call.id, SPOKEN)
 
     def _tool_finished(self, tool: events.ToolFinished) -> list[Command]:
         if tool.call_id not in self._results or self._results[tool.call_id] is not None:
@@ -394,12 +412,12 @@ class Turn:
 
     def _go_on(self, offer: Offer) -> list[Command]:
         """Begins the next round: everything that belongs to one reply starts again."""
-        draft, spec = self._round.draft, self.spec
+        spec = self.spec
         step = replace(self._step(), results=self._known_results(), nudge=offer.nudge)
-        self._messages += [draft.message(draft.calls), *(each.message() for each in step.results)]
+        self._messages += [self._round.made(), *(each.message() for each in step.results)]
         if offer.nudge:
             self._messages.append(without_private(as_system(offer.nudge)))
-        self._said.append(draft.message())
+        self._said.append(self._round.said())
         self._ledger = self._counted()
         said = "" if spec.shows_steps else join_messages(self._said)["content"]
         merged = self._ledger.merged if self._ledger.rounds else None
@@ -413,7 +431,7 @@ class Turn:
         if spec.keeps_steps:
             return self._keep(step, [commands.CallModel((), left, offer)])
         self._state = _State.WAITING
-        return [commands.CallModel(tuple(self._messages), left, offer)]
+        return [commands.CallModel(tuple(map(without_private, self._messages)), left, offer)]
 
     def _keep(self, step: commands.Keep, then: list[Command]) -> list[Command]:
         self._state = _State.KEEPING
@@ -435,7 +453,8 @@ class Turn:
         draft = self._round.draft
         if self._is_kept:
             return commands.Keep()
-        return commands.Keep(draft.message(draft.calls), usage=draft.usage, waits=waits or {})
+        said = self._round.said() if self._round.spoken else None
+        return commands.Keep(self._round.made(), said, draft.usage, waits or {})
 
     def _known_results(self) -> tuple[ToolResult, ...]:
         """Returns the results that are there, in the order of the calls."""
@@ -455,9 +474,9 @@ class Turn:
         draft, spec = self._round.draft, self.spec
         # Beside the client's other calls a cut one may be broken, and where we keep the steps nobody could mend it.
         theirs = [] if spec.keeps_steps and draft.finish_reason in CUT else self._round.theirs
-        said = draft.message(theirs)
+        said = self._round.said(theirs)
         results = self._known_results()
-        full = (draft.message(draft.calls), *(each.message() for each in results)) if results else (said,)
+        full = (self._round.made(), *(each.message() for each in results)) if results else (said,)
         self._ledger = self._counted()
         self._said.append(said)
         joined = said if len(self._said) == 1 else join_messages(self._said)
@@ -481,8 +500,9 @@ class Turn:
         if self._is_kept:
             return replace(self._outcome, full=(), said=None, results=results)
         if self._waiting:
-            said, full = draft.message(draft.calls), (draft.message(draft.calls),)
-            return replace(self._outcome, full=full, said=said, step_usage=draft.usage, results=results)
+            made = self._round.made()
+            said = said if self._round.spoken else made
+            return replace(self._outcome, full=(made,), said=said, step_usage=draft.usage, results=results)
         return replace(self._outcome, full=full, said=said, step_usage=draft.usage)
 
     def _release(self, durable: bool) -> list[Command]:

@@ -6,7 +6,7 @@ finish_reason on (the `tail`), since some upstreams put the last text there and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -14,9 +14,11 @@ import orjson
 
 from adapters.types import Event, Header, Json
 from gateway.core.conversation.canonical import gap
+from gateway.core.conversation.private import with_private
+from gateway.core.turn.asides import Listener, Voice
 from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import CallOwner, Draft, ToolCall, chunk_of, is_event_stream
+from gateway.core.turn.stream import CallOwner, Draft, ToolCall, chunk_of, is_event_stream, join_messages
 from gateway.core.turn.upstream_error import error_in
 from gateway.errors import GatewayError, UpstreamBroke
 from storage.value import frozen
@@ -83,6 +85,7 @@ class Round:
         self.tail: list[ReplyEvent] = []
         self.done = b""  # the upstream's `[DONE]` event
         self.body = b""  # a reply that is one body
+        self.spoken = ""  # what its calls said to the user
         self._spec = spec
         self._view = view
         self._has_ours = bool(spec.ours)
@@ -93,6 +96,8 @@ class Round:
         self._text_before = said  # the same, until this reply says something
         self._choices_done = 0
         self._in_tail = False
+        self._listener = None if spec.asides is None else Listener(spec.asides)
+        self._speaker: tuple[int, Voice] | None = None  # the call that spoke last, and how
         self._refusal: list[bytes] = []  # an error reply that comes as events
 
     @property
@@ -108,6 +113,15 @@ class Round:
     def theirs(self) -> list[ToolCall]:
         """The calls that the client has to answer."""
         return [call for call in self.draft.calls if call.owner is not CallOwner.OURS]
+
+    def said(self, calls: Iterable[ToolCall] = ()) -> Json:
+        """Returns the reply with these calls as its reader got it."""
+        message = self.draft.message(calls)
+        return join_messages([message, {"content": self.spoken}]) if self.spoken else message
+
+    def made(self) -> Json:
+        """Returns the reply with all its calls as it goes upstream again; what they said is noted on it."""
+        return with_private(self.draft.message(self.draft.calls), spoken=self.spoken or None)
 
     def start(self, status: int, headers: tuple[Header, ...]) -> None:
         self.status, self.headers = status, headers
@@ -236,10 +250,12 @@ class Round:
         # Some upstreams never give a finish_reason; with most of them usage is what ends a round.
         if self._in_tail or (usage is not None and self._has_ours and event.is_usage):
             self.tail.append(event)
-            return
-        while self.tail:  # usage in the middle of a reply ended nothing
-            self._view.show(self.tail.pop(0))
-        self._view.show(event)
+        else:
+            while self.tail:  # usage in the middle of a reply ended nothing
+                self._view.show(self.tail.pop(0))
+            self._view.show(event)
+        if self._listener is not None:
+            self._speak(self._listener)
 
     def _take_choice(
         self, choice: Mapping[str, Any], reason: Any, calls: list[Json] | None
@@ -267,4 +283,30 @@ class Round:
         if calls and self.form is ReplyForm.EVENTS:
             # Nothing but the end said whose they are, and no finish_reason came to announce it.
             self._view.add_calls(calls)
+        if self._listener is not None:
+            self._speak(self._listener)
         return Complete()
+
+    # What calls say to the user
+
+    def _speak(self, listener: Listener) -> None:
+        for place, voice, text in listener.hear(self.draft.calls):
+            if voice is Voice.THOUGHT:
+                if self.form is ReplyForm.EVENTS:
+                    self._view.add_thought(text)
+            elif (place, voice) == self._speaker:
+                self._say(text)
+            elif self.spoken:
+                if voice is Voice.WORDS:
+                    self._speaker = (place, voice)
+                    self._say(gap(self.spoken, text) + text)
+            elif voice is Voice.WORDS or not self.draft.text:
+                # A filler is for the silence before a tool; where something was said there is none.
+                self._speaker = (place, voice)
+                self._say(text, gap(self.draft.text or self._text_before, text))
+
+    def _say(self, text: str, between: str = "") -> None:
+        self.spoken += text
+        self._text_before = ""
+        if self.form is ReplyForm.EVENTS:
+            self._view.add_text(between + text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from gateway.core.prompt.note import estimate_tokens
+from gateway.core.turn.asides import Asides
 from storage.value import frozen
 
 
@@ -25,6 +26,7 @@ class TurnSpec:
     shows_steps: the client reads each round as messages of its own, and always in events, also a reply that came whole;
     else all rounds are one reply to it.
     alone: names of tools of ours that are never run beside one another.
+    asides: arguments of our tools that are shown while they are written, or are not the tool's; None: there are none.
     """
 
     wants_usage: bool = False
@@ -38,3 +40,4 @@ class TurnSpec:
     keeps_steps: bool = False
     shows_steps: bool = False
     alone: Collection[str] = ()
+    asides: Asides | None = None

@@ -124,6 +124,10 @@ class Draft:
         self.finish_reason: str | None = None
         self.usage: Json | None = None
 
+    @property
+    def text(self) -> str:
+        return "".join(self._texts.get("content", ()))
+
     def add(self, delta: Json) -> None:
         """Adds everything of a delta but its tool calls."""
         for key, value in delta.items():

@@ -63,6 +63,9 @@ class ChatView:
     def add_text(self, text: str) -> None:
         self._make({"content": text} if self._has_begun else {"role": "assistant", "content": text})
 
+    def add_thought(self, text: str) -> None:
+        self._make({"reasoning_content": text})
+
     def add_calls(self, calls: list[Json]) -> None:
         self._make({"tool_calls": calls})
 

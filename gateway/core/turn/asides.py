@@ -1,0 +1,249 @@
+"""Asides: arguments that we add to our tools, and the words that a tool says to the user, read while they are written.
+
+An aside is an argument for us and not for the tool: a thought, a filler to be spoken before the tool runs, the wish to
+go on. They stand first in a tool's schema and are required, so that a strict one stays valid; models order keys as they
+like, so nothing depends on the order. Where the model leaves one out, nothing is shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+from adapters.types import Json
+from gateway.core.turn.rules import HEARTBEAT
+from gateway.core.turn.stream import CallOwner, ToolCall
+
+__all__ = ["FILLER", "THINKING", "Asides", "Listener", "StringReader", "Voice", "with_asides"]
+
+THINKING = "thinking"
+FILLER = "pre_exec_msg"
+
+# In the order in which they stand in a schema.
+SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
+    {
+        THINKING: {
+            "type": "string",
+            "description": "Your thoughts about this call; the user does not read them as your answer.",
+        },
+        FILLER: {
+            "type": "string",
+            "description": "A short sentence that is spoken to the user while the tool runs, such as: let me look.",
+        },
+        HEARTBEAT: {
+            "type": "boolean",
+            "description": "True if you want to go on after this call; false ends your turn.",
+        },
+    }
+)
+
+
+def with_asides(definition: Json, names: Collection[str]) -> Json:
+    """Returns a tool's definition with these asides. An argument of the tool's own that has such a name stays its own.
+
+    definition: an entry of a request's `tools`.
+    """
+    function: Json = definition["function"]
+    parameters: Json = function.get("parameters") or {"type": "object", "properties": {}}
+    own = parameters.get("properties") or {}
+    added = {name: schema for name, schema in SCHEMAS.items() if name in names and name not in own}
+    if not added:
+        return definition
+    required = [*added, *(parameters.get("required") or ())]
+    changed = {**parameters, "properties": {**added, **own}, "required": required}
+    return {**definition, "function": {**function, "parameters": changed}}
+
+
+class Voice(Enum):
+    """The way in which the client gets an argument. WORDS: as the reply's text; FILLER: likewise, ahead of a tool."""
+
+    THOUGHT = "thought"
+    WORDS = "words"
+    FILLER = "filler"
+
+
+@dataclass(frozen=True, slots=True)
+class Asides:
+    """The arguments of a turn's tools that the tools are not given, or that are said to the user.
+
+    given: tool -> its asides. words: tool -> the argument that is its words to the user.
+    """
+
+    given: Mapping[str, Collection[str]] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, definitions: Iterable[Json], names: Collection[str], words: Mapping[str, str]) -> Asides:
+        """Returns those of the tools, by their definitions without asides (see `with_asides`)."""
+        given: dict[str, frozenset[str]] = {}
+        for definition in definitions:
+            function = definition["function"]
+            own = (function.get("parameters") or {}).get("properties") or {}
+            if added := frozenset(names) - frozenset(own):
+                given[function["name"]] = added
+        return cls(given, words)
+
+    def voices(self, tool: str) -> dict[str, Voice]:
+        """Returns the arguments of a tool that are shown while they are written."""
+        asides = self.given.get(tool, ())
+        found = {name: voice for name, voice in _VOICES.items() if name in asides}
+        if tool in self.words:
+            found[self.words[tool]] = Voice.WORDS
+        return found
+
+    def split(self, tool: str, arguments: Json) -> tuple[Json, Json]:
+        """Returns a call's arguments as the tool gets them, and its asides."""
+        names = self.given.get(tool)
+        if not names:
+            return arguments, {}
+        own = {name: value for name, value in arguments.items() if name not in names}
+        return own, {name: value for name, value in arguments.items() if name in names}
+
+
+_VOICES: Final = {THINKING: Voice.THOUGHT, FILLER: Voice.FILLER}
+
+
+class Listener:
+    """Reads the arguments of the calls of one reply as they grow."""
+
+    def __init__(self, asides: Asides) -> None:
+        self._asides = asides
+        self._calls: dict[int, tuple[StringReader | None, dict[str, Voice]]] = {}  # by the call's place
+        self._read: dict[int, int] = {}  # pieces of its arguments that were read
+
+    def hear(self, calls: Iterable[ToolCall]) -> list[tuple[int, Voice, str]]:
+        """Returns what is new of the arguments that are shown: the call's place in the reply, how, and the text."""
+        found: list[tuple[int, Voice, str]] = []
+        for place, call in enumerate(calls):
+            if call.owner is not CallOwner.OURS or len(call.arguments) == self._read.get(place, 0):
+                continue
+            if place not in self._calls:
+                voices = self._asides.voices(call.name)
+                self._calls[place] = (StringReader(voices) if voices else None, voices)
+            reader, voices = self._calls[place]
+            read = self._read.get(place, 0)
+            self._read[place] = len(call.arguments)
+            if reader is not None:
+                pieces = reader.feed("".join(call.arguments[read:]))
+                found += [(place, voices[name], text) for name, text in pieces]
+        return found
+
+
+_PLAIN = re.compile(r'[^"\\]+')
+_NO_STRUCTURE = re.compile(r'[^"{}\[\]:,]+')
+_ESCAPED: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_LOST = "\ufffd"
+
+
+class StringReader:
+    """Reads named strings at the top level of a JSON object while it grows, however it is cut. No JSON is an error.
+
+    names: of the members that are read.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = frozenset(names)
+        self._depth = 0
+        self._is_object = False
+        self._wants_key = False
+        self._key: list[str] = []
+        self._in_string = False
+        self._escape = ""  # the beginning of an escape
+        self._half = ""  # the first half of a pair of surrogates
+        self._found: list[tuple[str, str]] = []
+
+    def feed(self, text: str) -> list[tuple[str, str]]:
+        """Returns (name, piece of its text) for what has come, in its order."""
+        self._found = []
+        at = 0
+        while at < len(text):
+            if self._in_string:
+                at = self._read_string(text, at)
+            elif match := _NO_STRUCTURE.match(text, at):
+                at = match.end()
+            else:
+                self._read_structure(text[at])
+                at += 1
+        return self._found
+
+    def _read_structure(self, char: str) -> None:
+        if char == '"':
+            self._in_string = True
+            if self._is_at_key:
+                self._key = []
+        elif char in "{[":
+            self._depth += 1
+            if self._depth == 1:
+                self._is_object = self._wants_key = char == "{"
+        elif char in "}]":
+            self._depth -= 1
+        elif self._depth == 1:
+            self._wants_key = char == ","
+
+    @property
+    def _is_at_key(self) -> bool:
+        return self._depth == 1 and self._is_object and self._wants_key
+
+    def _read_string(self, text: str, at: int) -> int:
+        """Reads on in a string. Returns the place behind what it read."""
+        if self._escape:
+            self._escape += text[at]
+            self._end_escape()
+            return at + 1
+        if match := _PLAIN.match(text, at):
+            self._add(match.group())
+            return match.end()
+        if text[at] == "\\":
+            self._escape = "\\"
+        else:
+            self._add("")  # half a pair stays alone
+            self._in_string = False
+        return at + 1
+
+    def _end_escape(self) -> None:
+        """Adds the character that an escape stands for, when it is complete."""
+        kind = self._escape[1]
+        if kind != "u":
+            self._add(_ESCAPED.get(kind, kind))
+        elif len(self._escape) < 6:
+            return
+        else:
+            self._add_unit(self._escape[2:])
+        self._escape = ""
+
+    def _add_unit(self, digits: str) -> None:
+        """Adds a UTF-16 unit; two of them may make one character."""
+        try:
+            unit = int(digits, 16)
+        except ValueError:
+            unit = 0xFFFD
+        if 0xD800 <= unit < 0xDC00:
+            self._add("")
+            self._half = chr(unit)
+        elif 0xDC00 <= unit < 0xE000:
+            half, self._half = self._half, ""
+            pair = 0x10000 + ((ord(half) - 0xD800) << 10) + (unit - 0xDC00) if half else 0xFFFD
+            self._add(chr(pair))
+        else:
+            self._add(chr(unit))
+
+    def _add(self, text: str) -> None:
+        if self._half:
+            text, self._half = _LOST + text, ""
+        if not text:
+            return
+        if self._is_at_key:
+            self._key.append(text)
+            return
+        if self._depth != 1 or not self._is_object:
+            return
+        name = "".join(self._key)
+        if name not in self._names:
+            return
+        if self._found and self._found[-1][0] == name:
+            text = self._found.pop()[1] + text
+        self._found.append((name, text))
