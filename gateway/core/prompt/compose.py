@@ -24,7 +24,7 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.match import lcs
 from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.private import without_private
+from gateway.core.conversation.private import private_of, without_private
 from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, is_tombstone
 from storage.records import Atom, Exchange
@@ -293,7 +293,8 @@ def put_back(
     before = full[: last + 1] if is_same_model else [without_opaque(y) for y in full[: last + 1]]
     calls = [c for y in before for c in y.get("tool_calls") or []]
     mine: list[dict[str, Any]] = message.get("tool_calls") or []
-    streamed = in_a_row(text_of(y) for y in before if y["role"] == "assistant")
+    streamed = in_a_row(text for y in before if y["role"] == "assistant" for text in (text_of(y), _spoken(y)))
+    before = [without_private(y) for y in before]
     rest = rest_after(text_of(message), streamed)
     names = {c["function"]["name"] for c in calls if call_id(c) in content.ours}
     if not before or not all(n in offered for n in names) or rest is None:
@@ -310,6 +311,11 @@ def put_back(
         return list(before)
     end = {**message, "content": rest}
     return [*before, (refilled(end, full[-1]) if is_same_model else None) or end]
+
+
+def _spoken(message: WireMessage) -> str:
+    """Returns what calls of a message said to its reader."""
+    return str(private_of(message).get("spoken", ""))
 
 
 def _put_back_mixed(

@@ -112,24 +112,26 @@ class Listener:
 
     def __init__(self, asides: Asides) -> None:
         self._asides = asides
-        self._calls: dict[int, tuple[StringReader | None, dict[str, Voice]]] = {}  # by the call's place
+        self._calls: dict[int, tuple[StringReader, dict[str, Voice]]] = {}  # by the call's place
         self._read: dict[int, int] = {}  # pieces of its arguments that were read
 
     def hear(self, calls: Iterable[ToolCall]) -> list[tuple[int, Voice, str]]:
         """Returns what is new of the arguments that are shown: the call's place in the reply, how, and the text."""
         found: list[tuple[int, Voice, str]] = []
         for place, call in enumerate(calls):
-            if call.owner is not CallOwner.OURS or len(call.arguments) == self._read.get(place, 0):
+            read = self._read.get(place, 0)
+            if call.owner is not CallOwner.OURS or len(call.arguments) == read:
+                continue
+            self._read[place] = len(call.arguments)
+            text = "".join(call.arguments[read:])
+            if not text:  # the name may not have come to its end
                 continue
             if place not in self._calls:
                 voices = self._asides.voices(call.name)
-                self._calls[place] = (StringReader(voices) if voices else None, voices)
+                self._calls[place] = (StringReader(voices), voices)
             reader, voices = self._calls[place]
-            read = self._read.get(place, 0)
-            self._read[place] = len(call.arguments)
-            if reader is not None:
-                pieces = reader.feed("".join(call.arguments[read:]))
-                found += [(place, voices[name], text) for name, text in pieces]
+            if voices:
+                found += [(place, voices[name], piece) for name, piece in reader.feed(text)]
         return found
 
 

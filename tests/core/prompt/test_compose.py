@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.conversation.canonical import WireMessage, squash, text_of, visible
+from gateway.core.conversation.private import with_private
 from gateway.core.conversation.tree import Content
 from gateway.core.prompt.compose import prefixed, put_back
 from tests.core.conversations import (
@@ -245,3 +246,15 @@ def test_there_is_no_note_after_tool_results(world: World) -> None:
         stands: weather? > get_weather()
           stands: =sunny > Sunny.
     """)
+
+
+def test_words_that_a_call_said_are_not_said_twice() -> None:
+    spoken = assistant("Hm.", call("m1", "memory_insert", '{"message":"Hello Anna."}'))
+    full = [with_private(spoken, spoken="Hello Anna."), result("m1", "The user has read it.")]
+    ours = frozenset({"m1"})
+    said = assistant("Hm. Hello Anna.")
+    assert put_back(Content(None, said, full, ours), said, [], OUR_TOOLS) == [spoken, full[1]]
+    more = [*full, assistant("Bye.")]
+    whole = assistant("Hm. Hello Anna. Bye.")
+    back = put_back(Content(None, whole, more, ours), whole, [], OUR_TOOLS)
+    assert back == [spoken, full[1], assistant("Bye.")]

@@ -1,0 +1,166 @@
+"""What the arguments of our tools say to the client: words, thoughts, fillers, token by token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core.turn.asides import Asides
+from gateway.core.turn.commands import CallModel, Finish, Keep, RunTool, Save
+from gateway.core.turn.events import Kept, Received, ReceivedWhole, ReplyStarted, Saved, ToolFinished
+from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.machine import NO_WORDS, SPOKEN, Turn
+from gateway.core.turn.rules import HEARTBEAT, RuleGuide, SpeakingStyle
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import AllBut
+from gateway.dialects.chat.render import ChatView
+from tests.core.turn.playbook import (
+    JSON,
+    SSE,
+    Playbook,
+    call_piece,
+    calls,
+    chunk,
+    completion,
+    orjson,
+    read_stream,
+    streamed,
+)
+from tests.core.turn.test_steps import skip
+from tests.doubles.lines_view import LinesView
+
+ASIDES = Asides(
+    given=dict.fromkeys(("send_message", "look"), frozenset({"thinking", HEARTBEAT, "pre_exec_msg"})),
+    words={"send_message": "message"},
+)
+
+
+def guide() -> RuleGuide:
+    return RuleGuide((), ("send_message", "look"), style=SpeakingStyle.MESSAGE)
+
+
+def talk(*, is_chat: bool = False, **fields: Any) -> Playbook:
+    given = {
+        "hold_end": True,
+        "wants_usage": True,
+        "shows_steps": not is_chat,
+        "keeps_steps": not is_chat,
+        **fields,
+    }
+    spec = TurnSpec(ours=AllBut(), asides=ASIDES, **given)
+    return Playbook(Turn(spec, ChatView(spec) if is_chat else LinesView(spec), guide()))
+
+
+def speak(message: str, id: str = "m", **asides: Any) -> tuple[str, str, str]:
+    return (id, "send_message", orjson.dumps({**asides, "message": message}).decode())
+
+
+def letters(text: str) -> list[str]:
+    return [*text]
+
+
+@pytest.mark.parametrize("cut", [letters, lambda text: [text]], ids=["letters", "whole"])
+def test_words_stream_and_are_what_was_said(cut: Any) -> None:
+    body = completion(None, (speak('Hello "Anna"\n', thinking="She is new."),), tokens=(10, 5))
+    playbook = talk() >> ReplyStarted(200, SSE)
+    skip(playbook >> Received(streamed(body, cut)))
+    assert playbook << Save
+    outcome = playbook.outcome
+    assert outcome.said == {"role": "assistant", "content": 'Hello "Anna"\n'}
+    reply, result = outcome.full
+    assert (
+        reply["tool_calls"][0]["function"]["arguments"] == speak('Hello "Anna"\n', thinking="She is new.")[2]
+    )
+    assert reply["mnemogate"] == {"spoken": 'Hello "Anna"\n'}
+    assert result == {"role": "tool", "tool_call_id": "m", "content": SPOKEN}
+    assert outcome.stop is StopReason.END_TURN
+    lines = playbook.sent.decode().splitlines()
+    thoughts = [line.removeprefix("thought ") for line in lines if line.startswith("thought")]
+    assert "".join(thoughts) == "She is new."
+    assert len(thoughts) == (11 if cut is letters else 1)
+    texts = [eval(line.removeprefix("text ")) for line in lines if line.startswith("text")]
+    assert "".join(texts) == 'Hello "Anna"\n'
+    assert len(texts) == (13 if cut is letters else 1)
+
+
+def test_words_leave_before_the_call_is_complete() -> None:
+    playbook = talk() >> ReplyStarted(200, SSE)
+    skip(playbook >> Received([calls(call_piece(0, id="m", name="send_message"))]))
+    skip(playbook >> Received([calls(call_piece(0, '{"message":"He'))]))
+    assert playbook.sent.decode().endswith("text 'He'\n")
+
+
+def test_a_heartbeat_goes_on_and_the_next_request_has_the_call_and_not_the_note() -> None:
+    playbook = talk(is_chat=True) >> ReplyStarted(200, SSE)
+    skip(playbook >> Received(streamed(completion(None, (speak("One.", request_heartbeat=True),)))))
+    (again,) = [command for command in playbook._due if isinstance(command, CallModel)]
+    playbook << again
+    assert [message["role"] for message in again.messages] == ["assistant", "tool"]
+    assert "mnemogate" not in again.messages[0]
+    playbook >> ReplyStarted(200, SSE) >> Received(streamed(completion("Hm.", (speak("Two.", "n"),))))
+    assert skip(skip(playbook) << Save >> Saved()) << Finish
+    assert read_stream(playbook.sent).text == "One. Hm. Two."
+    assert playbook.outcome.text == "One. Hm. Two."
+    assert read_stream(playbook.sent).calls == {}
+    assert read_stream(playbook.sent).finish == ["stop"]
+
+
+def test_a_whole_reply_says_the_words_too() -> None:
+    playbook = talk(is_chat=True) >> ReplyStarted(200, JSON)
+    playbook >> ReceivedWhole(orjson.dumps(completion(None, (speak("Hi."), speak("Bye.", "n")))))
+    assert skip(skip(playbook) << Save >> Saved()) << Finish
+    choice = orjson.loads(playbook.sent)["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": "Hi. Bye."}
+    assert choice["finish_reason"] == "stop"
+
+
+def test_plain_text_is_taken_as_said() -> None:
+    playbook = talk() >> ReplyStarted(200, SSE) >> Received(streamed(completion("Hi.")))
+    assert skip(playbook) << Save
+    assert playbook.outcome.text == "Hi."
+    assert playbook.outcome.stop is StopReason.END_TURN
+
+
+def test_words_that_are_missing_are_an_error_and_go_on() -> None:
+    playbook = talk() >> ReplyStarted(200, SSE)
+    skip(playbook >> Received(streamed(completion(None, (("m", "send_message", '{"text":"Hi."}'),)))))
+    wrong = ToolResult("m", NO_WORDS.format(name="send_message", key="message"), "error")
+    assert playbook << (lambda c: isinstance(c, Keep) and c.results == (wrong,))
+
+
+def test_a_tool_beside_the_words_runs_without_our_arguments() -> None:
+    look = ("l", "look", '{"thinking":"x","request_heartbeat":false,"pre_exec_msg":"One moment.","q":"tea"}')
+    playbook = talk() >> ReplyStarted(200, SSE)
+    skip(playbook >> Received(streamed(completion(None, (look, speak("Done."))))))
+    assert playbook << (
+        lambda c: isinstance(c, Keep) and c.said == {"role": "assistant", "content": "One moment. Done."}
+    )
+    assert playbook >> Kept(1) << RunTool("l", "look", {"q": "tea"})
+    assert skip(playbook >> ToolFinished("l", "found")) << Save
+    # Nothing asked to go on, so the results are the last that is kept.
+    assert [result.content for result in playbook.outcome.results] == ["found", SPOKEN]
+
+
+def test_a_filler_is_spoken_once_and_only_into_silence() -> None:
+    def look(id: str) -> tuple[str, str, str]:
+        return (id, "look", '{"pre_exec_msg":"Let me look.","request_heartbeat":true}')
+
+    quiet = talk() >> ReplyStarted(200, SSE)
+    skip(quiet >> Received(streamed(completion(None, (look("a"), look("b"))), letters)))
+    assert [c.said for c in quiet._due if isinstance(c, Keep)] == [
+        {"role": "assistant", "content": "Let me look."}
+    ]
+    loud = talk() >> ReplyStarted(200, SSE)
+    skip(loud >> Received(streamed(completion("So.", (look("a"),)))))
+    assert [c.said for c in loud._due if isinstance(c, Keep)] == [None]
+
+
+def test_a_cut_reply_keeps_the_words_that_were_shown() -> None:
+    playbook = talk() >> ReplyStarted(200, SSE)
+    pieces = [chunk({"content": "Hm."}), calls(call_piece(0, '{"message":"Hel', id="m", name="send_message"))]
+    skip(playbook >> Received([*pieces, chunk({}, "length")]))
+    skip(playbook >> Received(streamed(completion("", tokens=None))[-1:]))
+    assert playbook << Save
+    assert playbook.outcome.full == ({"role": "assistant", "content": "Hm. Hel"},)
+    assert playbook.outcome.stop is StopReason.MAX_TOKENS
