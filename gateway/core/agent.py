@@ -1,11 +1,21 @@
-"""The value that a turn has of its agent, wherever the definition lies: in the settings, or one day in the store."""
+"""The value that a turn has of its agent, wherever the definition lies: in the settings, or in the store."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.core.definition import AgentDefinition, ToolDefinition
 from storage.records import Block
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTool:
+    """A tool of an agent. uid: its public name. definition: None for one of the gateway's own, known by its name."""
+
+    name: str
+    uid: str
+    definition: ToolDefinition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +30,9 @@ class AgentSpec:
     rebuilds: the memory section is rendered anew with each request. summarises: what leaves the window is summarised.
     blocks: the memory blocks a new user begins with, in the order in which they stand in the prompt.
     shared: labels of those that all users of the agent see.
+    uid: the public name of its one memory, which is there; "": a profile's, which has a memory for each user.
+    style: how it speaks: by text, or by a tool. tools: those that it has, in their order. defined: what was said of it
+    over REST; None: a profile's.
     """
 
     name: str
@@ -33,6 +46,10 @@ class AgentSpec:
     summarises: bool = True
     blocks: tuple[Block, ...] = ()
     shared: frozenset[str] = frozenset()
+    uid: str = ""
+    style: Literal["reply", "message"] = "reply"
+    tools: tuple[AgentTool, ...] = ()
+    defined: AgentDefinition | None = None
 
     @property
     def own_blocks(self) -> list[Block]:

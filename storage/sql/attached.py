@@ -34,6 +34,11 @@ async def load_targets(connection: Connection, agent: int, kind: str) -> list[in
     return [row[0] for row in await connection.rows(SQL["targets"], (agent, kind))]
 
 
+async def load_agents_with(connection: Connection, project: str, kind: str, target: int) -> list[int]:
+    """Returns the agents of a project that have something attached."""
+    return [row[0] for row in await connection.rows(SQL["agents_with"], (kind, target, project))]
+
+
 async def set_tags(connection: Connection, agent: Agent, tags: Sequence[str]) -> None:
     """Gives an agent these tags and no others."""
     await connection.run(SQL["untag"], (agent.id,))
@@ -45,6 +50,7 @@ class Attached(Group):
     """Attachments and tags. A change of them raises the version of the agent's definition, from which a turn knows."""
 
     targets = reads(alone(load_targets))
+    agents_with = reads(alone(load_agents_with))
 
     @writes
     async def attach(self, connection: Connection, agent: int, kind: str, target: int, *, at: float) -> bool:
@@ -71,11 +77,6 @@ class Attached(Group):
         for agent, target in await rows_of(connection, SQL["of_agents"], agents, kind):
             found[agent].append(target)
         return found
-
-    @reads
-    async def agents_with(self, connection: Connection, project: str, kind: str, target: int) -> list[int]:
-        """Returns the agents of a project that have something attached."""
-        return [row[0] for row in await connection.rows(SQL["agents_with"], (kind, target, project))]
 
     @reads
     async def tags_of(self, connection: Connection, agents: Sequence[int]) -> dict[int, list[str]]:

@@ -13,11 +13,13 @@ from storage.database import Connection
 from storage.errors import WriteConflict
 from storage.records import Agent, Definition, DefinitionKind
 from storage.sql.agents import create_agent
-from storage.sql.attached import attach, detach, load_targets, set_tags
+from storage.sql.attached import attach, detach, detach_all, load_agents_with, load_targets, set_tags
 from storage.sql.definitions import (
     add_definition,
     change_definition,
     find_agent_entry,
+    remove_definition,
+    touch_agent,
 )
 from storage.sql.group import Group, alone, writes
 from storage.sql.named_blocks import add_block, attach_block, detach_block, find_block, seen_blocks
@@ -81,6 +83,14 @@ class DefinedAgents(Group):
     create = writes(alone(make_agent))
     change = writes(alone(change_agent))
     create_memory = writes(alone(make_memory))
+
+    @writes
+    async def delete_tool(self, connection: Connection, tool: Definition, *, at: float) -> None:
+        """Deletes a tool, and takes it from all agents."""
+        for agent in await load_agents_with(connection, tool.project, TOOL, tool.id):
+            await touch_agent(connection, agent, at)
+        await detach_all(connection, TOOL, tool.id)
+        await remove_definition(connection, tool.id)
 
 
 async def _attach_all(connection: Connection, agent: int, kind: str, targets: Iterable[int]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -132,6 +133,13 @@ class NamedBlocks(Group):
             # What else is said of a block lies in a document, so some of a page may drop out.
             low, high = (low, rows[-1][0]) if page.newest_first else (rows[-1][0], high)
         return found[: page.limit]
+
+    @reads
+    async def seen_by(
+        self, connection: Connection, agents: Sequence[int]
+    ) -> dict[int, builtins.list[BlockEntry]]:
+        """Returns the blocks that each of these agents sees."""
+        return {agent: await seen_blocks(connection, agent) for agent in agents}
 
     @reads
     async def labelled(self, connection: Connection, agent: int, label: str) -> BlockEntry:

@@ -9,6 +9,7 @@ made, in one transaction; a trigger adds it up in its run, and one with a stop r
 from __future__ import annotations
 
 import builtins
+from collections.abc import Sequence
 from dataclasses import replace
 
 import orjson
@@ -18,7 +19,7 @@ from storage.database import Connection, Row
 from storage.errors import NotFound
 from storage.records import Counts, Run, RunState, RunStep, RunText
 from storage.sql.group import Group, alone, reads, writes
-from storage.sql.statements import load
+from storage.sql.statements import load, rows_of
 
 SQL = load("runs.sql")
 
@@ -197,6 +198,12 @@ class Runs(Group):
         statement, of = ("steps_of_project", ()) if agent is None else ("steps_of_agent", (agent,))
         rows = await connection.rows(SQL[f"{statement}_{page.way}"], (*values, *of))
         return [_shown(row) for row in rows]
+
+    @reads
+    async def last(self, connection: Connection, agents: Sequence[int]) -> dict[int, Run]:
+        """Returns the newest run of each of these agents."""
+        rows = await rows_of(connection, SQL["last"], agents)
+        return {run.agent: run for run in map(_run, rows)}
 
     @writes
     async def judge(self, connection: Connection, step: RunStep, feedback: str | None) -> None:

@@ -51,6 +51,11 @@ SELECT {run} FROM runs r WHERE r.agent = ? AND r.otid = ?
 -- Reads the newest run of a conversation.
 SELECT {run} FROM runs r WHERE r.agent = ? AND r.conversation = ? ORDER BY r.id DESC LIMIT 1
 
+-- name: last
+-- Reads the newest run of each of some agents.
+SELECT {run} FROM runs r
+WHERE r.agent {in:1:BIGINT:64} AND r.id = (SELECT max(x.id) FROM runs x WHERE x.agent = r.agent)
+
 -- name: begin
 -- Begins a run that was only created.
 UPDATE runs SET state = 'running', begun = ? WHERE id = ? AND agent = ? AND state = 'created'

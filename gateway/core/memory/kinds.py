@@ -1,0 +1,114 @@
+"""Kinds of agents: how each speaks, what tools and rules it begins with; and the numbers of the gateway's own tools.
+
+A kind is named as the agents API names it. What it begins with is written into the new agent's definition, so that a
+change here changes no agent that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Any, Literal
+
+__all__ = [
+    "BUILT_IN",
+    "KINDS",
+    "MULTI_AGENT_TOOLS",
+    "AgentKind",
+    "base_rules",
+    "built_in_named",
+    "built_in_uid",
+]
+
+# The gateway's own tools. An agent's attachments name one by its place here, so a name that is here stays where it is:
+# a new one is appended.
+BUILT_IN = (
+    "send_message",
+    "conversation_search",
+    "archival_memory_insert",
+    "archival_memory_search",
+    "core_memory_append",
+    "core_memory_replace",
+    "memory",
+    "memory_insert",
+    "memory_replace",
+    "memory_rethink",
+    "memory_apply_patch",
+    "memory_finish_edits",
+    "recall_memory",
+    "search_memory",
+    "remember_fact",
+    "grep_files",
+    "semantic_search_files",
+    "send_message_to_agent_and_wait_for_reply",
+    "send_message_to_agent_async",
+    "send_message_to_agents_matching_tags",
+)
+MULTI_AGENT_TOOLS = BUILT_IN[-3:]
+
+# After these the turn ends; after all others of the gateway's own it goes on.
+_LAST = frozenset({"send_message", "send_message_to_agent_async", "memory_finish_edits"})
+
+_EDITS = ("memory_insert", "memory_replace")
+_CORE = ("core_memory_append", "core_memory_replace")
+_SLEEPING = ("memory_replace", "memory_insert", "memory_rethink", "memory_finish_edits")
+_TALKING = ("send_message", "conversation_search")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentKind:
+    """A kind of agents. style: `reply` speaks by text, `message` by a tool.
+
+    tools: those of the gateway's own that it begins with. has_rules: rules for these as well. clears: each turn of the
+    user begins with an empty window. most_messages, least_messages: of its window; None: no such bound.
+    """
+
+    style: Literal["reply", "message"]
+    tools: tuple[str, ...] = ()
+    has_rules: bool = False
+    clears: bool = False
+    most_messages: int | None = None
+    least_messages: int | None = None
+
+
+KINDS: Mapping[str, AgentKind] = MappingProxyType(
+    {
+        "letta_v1_agent": AgentKind("reply", ("conversation_search", *_EDITS)),
+        "react_agent": AgentKind("reply"),
+        "sleeptime_agent": AgentKind("reply", _SLEEPING, has_rules=True, clears=True),
+        "voice_convo_agent": AgentKind("reply", ("search_memory",), most_messages=30, least_messages=15),
+        "voice_sleeptime_agent": AgentKind("reply", _SLEEPING, has_rules=True, clears=True),
+        "memgpt_agent": AgentKind("message", (*_TALKING, *_CORE), has_rules=True),
+        "memgpt_v2_agent": AgentKind("message", (*_TALKING, *_EDITS), has_rules=True),
+        "split_thread_agent": AgentKind("message", (*_TALKING, *_CORE), has_rules=True),
+        "workflow_agent": AgentKind("message", clears=True),
+    }
+)
+
+
+def base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rules that say of each of these tools whether the turn goes on after it.
+
+    rules: those that are there; a tool about which one of them says that gets no other.
+    """
+    ruled = {rule.get("tool_name") for rule in rules if rule.get("type") in ("continue_loop", "exit_loop")}
+    return [
+        {"tool_name": name, "type": "exit_loop" if name in _LAST else "continue_loop"}
+        for name in tools
+        if name in BUILT_IN and name not in ruled
+    ]
+
+
+def built_in_uid(name: str) -> str:
+    """Returns the public name of one of the gateway's own tools: the same in every store."""
+    return blake2b(name.encode(), digest_size=16, person=b"mnemogate tool").hexdigest()
+
+
+_BY_UID = {built_in_uid(name): name for name in BUILT_IN}
+
+
+def built_in_named(uid: str) -> str | None:
+    """Returns the tool of the gateway's own with this public name."""
+    return _BY_UID.get(uid)

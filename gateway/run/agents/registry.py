@@ -1,0 +1,360 @@
+"""The registry of agents that are made over REST, with their blocks, tools and tags; users' memories are agents too.
+
+The blocks, passages and messages of a user's memory are its own; its configuration is the profile's, which the settings
+file declares.
+
+`resolve` gives a turn its `AgentSpec`. What it found is kept until something is changed here; a memory that is gone is
+not found whatever is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.core import ids
+from gateway.core.agent import AgentSpec, AgentTool
+from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.core.memory.kinds import (
+    KINDS,
+    MULTI_AGENT_TOOLS,
+    base_rules,
+    built_in_uid,
+)
+from gateway.core.request.identity import AGENT_PREFIX
+from gateway.errors import BadRequest, Conflict
+from gateway.run.agents.tools import TRIES, ResolvedAgent, SpecCache, ToolRegistry, ToolView, number_of
+from gateway.settings import Settings
+from storage.commands import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, ForgetTarget
+from storage.errors import WriteConflict
+from storage.records import Agent, Block, Definition, DefinitionKind, Run, Scope
+from storage.sql.store import Store
+
+__all__ = ["API_PROFILE", "AgentEdit", "AgentView", "NewAgent", "Registry", "ResolvedAgent", "api_scope"]
+
+# The profile of agents that are made over REST.
+API_PROFILE = "@"
+# The kind of users' memories.
+_PROFILE_KIND = "letta_v1_agent"
+_TOOL = "tool"
+_TOOLS_OF_A_PROFILE = ("memory_insert", "memory_replace", "memory_rethink", "conversation_search")
+
+
+def api_scope(project: str, uid: str) -> Scope:
+    """Returns the scope of an agent that was made over REST."""
+    return Scope(project, API_PROFILE, f"agent:{uid}")
+
+
+@dataclass(frozen=True, slots=True)
+class NewAgent:
+    """An agent to be made. name: None: one is made up.
+
+    own: new blocks with what else is said of each. blocks: public names of those that are attached. tools: by name;
+    tool_uids: by public name. base_tools, multi_agent_tools: with those of the gateway's own that its kind begins with,
+    and those that speak to other agents. base_rules: with rules for them; None: as its kind has it.
+    """
+
+    definition: AgentDefinition
+    name: str | None = None
+    own: Sequence[tuple[Block, dict[str, Any]]] = ()
+    blocks: Sequence[str] = ()
+    tools: Sequence[str] = ()
+    tool_uids: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    base_tools: bool = True
+    base_rules: bool | None = None
+    multi_agent_tools: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEdit:
+    """A change of an agent. None: as it is. blocks, tools: public names of all that it sees or has then."""
+
+    name: str | None = None
+    edit: Callable[[AgentDefinition], AgentDefinition] | None = None
+    blocks: Sequence[str] | None = None
+    tools: Sequence[str] | None = None
+    tags: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """An agent as the agents API shows it.
+
+    definition: for a user's memory one that says what its profile says. last_run: the newest one.
+    """
+
+    agent: Agent
+    definition: Definition
+    blocks: Sequence[BlockEntry]
+    tools: Sequence[ToolView]
+    tags: Sequence[str]
+    last_run: Run | None
+    is_profile: bool
+
+
+class Registry:
+    """Agents and tools of all projects. project: the caller's, everywhere; what another one has is not found.
+
+    Raises beside what is said: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, specs: Iterable[AgentSpec], now: Callable[[], float]
+    ) -> None:
+        """specs: the profiles of the settings."""
+        self._store = store
+        self._settings = settings
+        self._profiles = {spec.name: spec for spec in specs}
+        self._now = now
+        self._cache = SpecCache()
+        self.tools = ToolRegistry(store, self._cache, now)
+        store.database.when_recovered(self._cache.clear)
+
+    def changed(self) -> None:
+        """Drops what names stood for: a definition was changed elsewhere."""
+        self._cache.clear()
+
+    # -- a turn's agent
+
+    async def resolve(self, project: str, name: str) -> ResolvedAgent | None:
+        """Returns the agent with this id or name; None where there is none. A profile's name is not looked for here.
+
+        Raises: BadRequest: two agents have the name.
+        """
+        kept = self._cache.found.get((project, name))
+        if kept is None:
+            round_ = self._cache.round
+            kept = await self._resolve(project, name)
+            if kept is None:
+                return None
+            self._cache.keep((project, name), kept, round_)
+        else:
+            self._cache.found.move_to_end((project, name))
+        # Whoever forgets a memory drops it from the store's cache, where a memory in use is found without a statement.
+        return kept if await self._store.agents.find(kept.scope) is not None else None
+
+    async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
+        definitions = self._store.definitions
+        uid = ids.uid_of("agent", name)
+        if uid is not None:
+            found = await definitions.find(project, DefinitionKind.AGENT, uid)
+        else:
+            named = await definitions.named(project, DefinitionKind.AGENT, name)
+            if len(named) > 1:
+                both = " and ".join(ids.named("agent", each.uid) for each in named)
+                raise BadRequest(f"Two agents are named {name!r}: {both}. Name one by its id.", param="model")
+            found = named[0] if named else None
+        if found is None:
+            return None
+        targets = await self._store.attached.targets(found.memory, _TOOL)
+        tools = await self.tools.of({found.memory: targets})
+        return ResolvedAgent(self._spec(found, tools[found.memory]), api_scope(project, found.uid))
+
+    def _spec(self, found: Definition, tools: Sequence[ToolView]) -> AgentSpec:
+        defined = AgentDefinition.of(found.body)
+        upstream, model = self._model(defined.model)
+        kind = KINDS.get(defined.kind, KINDS[_PROFILE_KIND])
+        return AgentSpec(
+            name=found.name,
+            system=defined.system,
+            model=model,
+            upstream=upstream,
+            context_window=defined.context_window,
+            offers_tools=bool(tools),
+            rebuilds=defined.rebuilds,
+            uid=found.uid,
+            style=kind.style,
+            tools=tuple(_agent_tool(tool) for tool in tools),
+            defined=defined,
+        )
+
+    def _model(self, model: str | None) -> tuple[str | None, str | None]:
+        """Returns (upstream, model). A first part that is an upstream's name or kind is taken off; None: unsaid."""
+        settings = self._settings
+        if model is None or any(alias.alias == model for alias in settings.models):
+            return None, model
+        first, slash, rest = model.partition("/")
+        if slash and rest:
+            for upstream in settings.upstreams:
+                if upstream.name == first:
+                    return upstream.name, rest
+            for upstream in settings.upstreams:
+                if upstream.kind == first:
+                    return upstream.name, rest
+        return None, model
+
+    async def names(self, project: str, limit: int = 1000) -> Sequence[tuple[str, str, float]]:
+        """Returns (name, uid, when it was made) of the newest agents."""
+        return await self._store.definitions.newest(project, limit)
+
+    # -- agents
+
+    async def create(self, project: str, new: NewAgent) -> AgentView:
+        """Makes an agent. Raises: Conflict: the name of a profile; NotFound: a tool or block that is not there."""
+        uid, now = ids.new_uid(), self._now()
+        kind = KINDS.get(new.definition.kind, KINDS[_PROFILE_KIND])
+        name = new.name or f"agent {uid[:8]}"
+        self._check_name(name)
+        names = [
+            *new.tools,
+            *(kind.tools if new.base_tools else ()),
+            *(MULTI_AGENT_TOOLS if new.multi_agent_tools else ()),
+        ]
+        tools = [await self.tools.named(project, each) for each in dict.fromkeys(names)]
+        tools += [await self.tools.get(project, each) for each in new.tool_uids]
+        tools = list({tool.uid: tool for tool in tools}.values())
+        definition = new.definition
+        if kind.has_rules if new.base_rules is None else new.base_rules:
+            own = [tool.name for tool in tools if tool.definition is None]
+            definition = replace(definition, rules=(*definition.rules, *base_rules(own, definition.rules)))
+        definition = replace(
+            definition,
+            clears=definition.clears or kind.clears,
+            most_messages=definition.most_messages or kind.most_messages,
+            least_messages=definition.least_messages or kind.least_messages,
+        )
+        draft = replace(self._store.agents.draft(api_scope(project, uid)), uid=uid)
+        made = AgentDraft(
+            draft, name, definition.body(), new.own, new.blocks, [number_of(tool) for tool in tools], new.tags
+        )
+        entry = await self._store.defined_agents.create(made, at=now)
+        self._store.agents.remember(entry.agent)
+        self._cache.clear()
+        (view,) = await self._views(project, [entry])
+        return view
+
+    async def get(self, project: str, uid: str) -> AgentView:
+        """Returns an agent with all that belongs to it."""
+        (view,) = await self._views(project, [await self._store.definitions.agent(project, uid)])
+        return view
+
+    async def find(self, project: str, uid: str) -> AgentEntry:
+        """Returns an agent's memory and definition alone."""
+        return await self._store.definitions.agent(project, uid)
+
+    async def list(
+        self,
+        project: str,
+        wanted: AgentFilter,
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+        newest_first: bool = True,
+    ) -> Sequence[AgentView]:
+        """Returns a page of agents. after, before: uids, in the order asked for."""
+        entries = await self._store.definitions.agents(
+            project, wanted, after=after, before=before, limit=limit, newest_first=newest_first
+        )
+        return await self._views(project, entries)
+
+    async def count(self, project: str) -> int:
+        return await self._store.definitions.count(project)
+
+    async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
+        """Changes an agent, on what it is at that moment. Raises: Conflict: a profile's memory, or a profile's name."""
+        if edit.name is not None:
+            self._check_name(edit.name)
+        tools = None
+        if edit.tools is not None:
+            tools = [number_of(await self.tools.get(project, each)) for each in edit.tools]
+        for attempt in range(TRIES):
+            entry = await self._store.definitions.agent(project, uid)
+            definition = self._configured(entry)
+            body = None if edit.edit is None else edit.edit(AgentDefinition.of(definition.body)).body()
+            change = AgentChange(edit.name, body, edit.blocks, tools, edit.tags)
+            try:
+                changed = await self._store.defined_agents.change(entry, change, at=self._now())
+                break
+            except WriteConflict:
+                # Somebody else was faster, unless the conflict is one of labels: then it stays one.
+                now = await self._store.definitions.version(entry.agent.id)
+                if now == definition.version or attempt == TRIES - 1:
+                    raise
+        self._cache.clear()
+        (view,) = await self._views(project, [changed])
+        return view
+
+    async def delete(self, project: str, uid: str) -> None:
+        """Deletes an agent: it is not found any more at once, and all that it knew is forgotten."""
+        entry = await self._store.definitions.agent(project, uid)
+        begun = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
+        self._cache.clear()
+        await self._store.forgetting.run(begun)
+        await self._store.forgetting.sweep()
+
+    def _check_name(self, name: str) -> None:
+        if name in self._profiles:
+            raise Conflict(
+                f"{name!r} is a profile of the settings: {AGENT_PREFIX}{name} means that one.", param="name"
+            )
+
+    def _configured(self, entry: AgentEntry) -> Definition:
+        """Returns the definition of an agent that may be changed. Raises: Conflict."""
+        if entry.definition is None:
+            profile = entry.agent.scope.profile
+            raise Conflict(
+                f"This is the memory of a user of profile {profile!r}, which the settings file configures. Its blocks, "
+                "passages and messages can be changed here."
+            )
+        return entry.definition
+
+    async def _views(self, project: str, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
+        agents = [entry.agent.id for entry in entries]
+        tags = await self._store.attached.tags_of(agents)
+        tools = await self.tools.of(await self._store.attached.targets_of(agents, _TOOL))
+        blocks = await self._store.named_blocks.seen_by(agents)
+        runs = await self._store.runs.last(agents)
+        return [
+            self._view(e, blocks[e.agent.id], tools[e.agent.id], tags[e.agent.id], runs.get(e.agent.id))
+            for e in entries
+        ]
+
+    def _view(
+        self,
+        entry: AgentEntry,
+        blocks: Sequence[BlockEntry],
+        tools: Sequence[ToolView],
+        tags: Sequence[str],
+        last_run: Run | None,
+    ) -> AgentView:
+        agent, definition = entry.agent, entry.definition
+        if definition is not None:
+            return AgentView(agent, definition, blocks, tools, tags, last_run, is_profile=False)
+        spec = self._profiles.get(agent.scope.profile, AgentSpec(agent.scope.profile))
+        model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
+        said = AgentDefinition(
+            _PROFILE_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds,
+            learns=True,
+        )  # fmt: skip
+        shown = Definition(
+            0, agent.uid, agent.scope.project, DefinitionKind.AGENT, agent.id, entry.name, 1, agent.created,
+            agent.created, said.body(),
+        )  # fmt: skip
+        names = _TOOLS_OF_A_PROFILE if spec.offers_tools else ()
+        own = [*tools, *(ToolView(name, built_in_uid(name)) for name in names)]
+        implied = [f"profile:{agent.scope.profile}", agent.scope.subject]
+        return AgentView(agent, shown, blocks, own, [*implied, *tags], last_run, is_profile=True)
+
+    async def attach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
+        """Gives an agent a tool; one that it has stays in its place. Raises: Conflict: a profile's memory."""
+        entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
+        self._configured(entry)
+        await self._store.attached.attach(entry.agent.id, _TOOL, number_of(tool), at=self._now())
+        self._cache.clear()
+        return await self.get(project, uid)
+
+    async def detach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
+        """Takes a tool from an agent, if it has it. Raises: Conflict: a profile's memory."""
+        entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
+        self._configured(entry)
+        await self._store.attached.detach(entry.agent.id, _TOOL, number_of(tool), at=self._now())
+        self._cache.clear()
+        return await self.get(project, uid)
+
+
+def _agent_tool(tool: ToolView) -> AgentTool:
+    said = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
+    return AgentTool(tool.name, tool.uid, said)

@@ -1,0 +1,197 @@
+"""Tools of a project: those that were made over REST, and the gateway's own."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gateway.core import ids
+from gateway.core.agent import AgentSpec
+from gateway.core.definition import ToolDefinition
+from gateway.core.memory.kinds import BUILT_IN, built_in_named, built_in_uid
+from gateway.errors import Conflict
+from storage.commands import Page
+from storage.errors import NotFound, WriteConflict
+from storage.records import Definition, DefinitionKind, Scope
+from storage.sql.store import Store
+
+__all__ = ["ResolvedAgent", "SpecCache", "ToolRegistry", "ToolView"]
+
+# How often a change is made again because somebody else was faster.
+TRIES = 8
+
+_CACHED = 4096
+_ANY = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class ToolView:
+    """A tool as lists show it. definition: None for one of the gateway's own, whose public name is a constant."""
+
+    name: str
+    uid: str
+    definition: Definition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedAgent:
+    """An agent that a request has named. scope: of its one memory."""
+
+    spec: AgentSpec
+    scope: Scope
+
+
+@dataclass(slots=True)
+class SpecCache:
+    """What names stand for. round: rises with each change, so that what was read before it is not kept after it."""
+
+    found: OrderedDict[tuple[str, str], ResolvedAgent] = field(default_factory=OrderedDict)
+    round: int = 0
+
+    def clear(self) -> None:
+        self.found.clear()
+        self.round += 1
+
+    def keep(self, key: tuple[str, str], agent: ResolvedAgent, round_: int) -> None:
+        if round_ == self.round:
+            self.found[key] = agent
+            if len(self.found) > _CACHED:
+                self.found.popitem(last=False)
+
+
+class ToolRegistry:
+    """Tools by their public names. project: the caller's; what another one has is not found.
+
+    Raises beside what is said: NotFound, WriteConflict, Unavailable, as the store does.
+    """
+
+    def __init__(self, store: Store, cache: SpecCache, now: Callable[[], float]) -> None:
+        self._store = store
+        self._cache = cache
+        self._now = now
+
+    async def get(self, project: str, uid: str) -> ToolView:
+        """Returns a tool by its public name."""
+        name = built_in_named(uid)
+        if name is not None:
+            return ToolView(name, uid)
+        return _tool_view(await self._store.definitions.get(project, DefinitionKind.TOOL, uid))
+
+    async def list(
+        self,
+        project: str,
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+        newest_first: bool = True,
+        name: str | None = None,
+        text: str | None = None,
+    ) -> Sequence[ToolView]:
+        """Returns a page of tools. The gateway's own are older than all others.
+
+        after, before: public names, in the order asked for.
+        """
+        first, last = (before, after) if newest_first else (after, before)
+        low = -_ANY if first is None else await self._place(project, first)
+        high = _ANY if last is None else await self._place(project, last)
+        # Of its own tools the first is the oldest; each lies in front of every row.
+        places = {built_in: place - len(BUILT_IN) for place, built_in in enumerate(BUILT_IN)}
+        own = [
+            ToolView(each, built_in_uid(each))
+            for each, place in places.items()
+            if low < place < high and name in (None, each) and (text is None or text.lower() in each)
+        ]
+        page = Page(low, high, limit, newest_first=False)
+        if newest_first:
+            page = Page(high, low, limit)
+            own.reverse()
+        rows = await self._store.definitions.list(project, DefinitionKind.TOOL, page, name=name, text=text)
+        found = [_tool_view(each) for each in rows]
+        return ([*found, *own] if newest_first else [*own, *found])[:limit]
+
+    async def create(self, project: str, name: str, definition: ToolDefinition) -> ToolView:
+        """Makes a tool. Raises: Conflict: the gateway's own have that name; WriteConflict: another one has."""
+        _check_tool(name)
+        uid, body = ids.new_uid(), definition.body()
+        made = await self._store.definitions.add(
+            project, DefinitionKind.TOOL, uid, name, body, at=self._now()
+        )
+        return _tool_view(made)
+
+    async def change(
+        self, project: str, uid: str, edit: Callable[[ToolDefinition], tuple[str | None, ToolDefinition]]
+    ) -> ToolView:
+        """Changes a tool. edit: returns its name, where it says one, and what it is then. Raises: Conflict."""
+        for attempt in range(TRIES):
+            found = (await self.get(project, uid)).definition
+            if found is None:
+                raise Conflict("This is a tool of the gateway's own, which cannot be changed.")
+            name, after = edit(ToolDefinition.of(found.body))
+            if name is not None and name != found.name:
+                _check_tool(name)
+            try:
+                changed = await self._store.definitions.change(found, after.body(), at=self._now(), name=name)
+                break
+            except WriteConflict:
+                now = await self._store.definitions.find(project, DefinitionKind.TOOL, uid)
+                if now is None or now.version == found.version or attempt == TRIES - 1:
+                    raise
+        self._cache.clear()
+        return _tool_view(changed)
+
+    async def put(self, project: str, name: str, definition: ToolDefinition) -> ToolView:
+        """Makes a tool, or changes the one that has its name."""
+        named = await self._store.definitions.named(project, DefinitionKind.TOOL, name)
+        if not named:
+            try:
+                return await self.create(project, name, definition)
+            except WriteConflict:
+                named = await self._store.definitions.named(project, DefinitionKind.TOOL, name)
+                if not named:
+                    raise
+        return await self.change(project, named[0].uid, lambda _: (None, definition))
+
+    async def delete(self, project: str, uid: str) -> None:
+        """Deletes a tool and takes it from all agents. Raises: Conflict: one of the gateway's own."""
+        tool = await self.get(project, uid)
+        if tool.definition is None:
+            raise Conflict("This is a tool of the gateway's own, which cannot be deleted.")
+        await self._store.defined_agents.delete_tool(tool.definition, at=self._now())
+        self._cache.clear()
+
+    async def named(self, project: str, name: str) -> ToolView:
+        """Returns the tool of this name. Raises: NotFound."""
+        if name in BUILT_IN:
+            return ToolView(name, built_in_uid(name))
+        named = await self._store.definitions.named(project, DefinitionKind.TOOL, name)
+        if not named:
+            raise NotFound(f"there is no tool {name!r}")
+        return _tool_view(named[0])
+
+    async def _place(self, project: str, uid: str) -> int:
+        tool = await self.get(project, uid)
+        return BUILT_IN.index(tool.name) - len(BUILT_IN) if tool.definition is None else tool.definition.id
+
+    async def of(self, targets: Mapping[int, Sequence[int]]) -> dict[int, Sequence[ToolView]]:
+        """Returns the tools of each agent. One that was deleted meanwhile is left out."""
+        rows = sorted({target for each in targets.values() for target in each if target > 0})
+        found = await self._store.definitions.several(rows) if rows else {}
+        known = {id: _tool_view(definition) for id, definition in found.items()}
+        known.update({-n: ToolView(name, built_in_uid(name)) for n, name in enumerate(BUILT_IN, 1)})
+        return {agent: [known[t] for t in each if t in known] for agent, each in targets.items()}
+
+
+def number_of(tool: ToolView) -> int:
+    """Returns what names a tool among an agent's attachments."""
+    return -1 - BUILT_IN.index(tool.name) if tool.definition is None else tool.definition.id
+
+
+def _tool_view(definition: Definition) -> ToolView:
+    return ToolView(definition.name, definition.uid, definition)
+
+
+def _check_tool(name: str) -> None:
+    if name in BUILT_IN:
+        raise Conflict(f"{name!r} is a tool of the gateway's own.", param="name")

@@ -1,0 +1,375 @@
+"""The registry: agents with what belongs to them, tools, and what a name stands for after anything has changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.core import ids
+from gateway.core.agent import AgentSpec
+from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.core.memory.kinds import BUILT_IN, KINDS, built_in_named, built_in_uid
+from gateway.errors import BadRequest, Conflict
+from gateway.run.agents.registry import AgentEdit, AgentView, NewAgent, Registry
+from gateway.settings import ModelSettings, ProfileSettings, Settings, UpstreamSettings
+from storage.commands import AgentFilter, ForgetTarget
+from storage.errors import NotFound, WriteConflict
+from storage.records import Block
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.stored import Speaker, open_store, rows
+
+PROJECT = "default"
+HUMAN = Block(0, "human", "Who", "Unknown.", 100)
+HELPER = AgentSpec("helper", system="Help.", model="m", offers_tools=True)
+SETTINGS = Settings(
+    upstreams=(UpstreamSettings("main", kind="openai"), UpstreamSettings("claude", kind="anthropic")),
+    profiles=(ProfileSettings("helper"),),
+    models=(ModelSettings("openai/alias", "gpt-x"),),
+)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await open_store(tmp_path / "memory.db")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def registry(store: Store) -> Registry:
+    return Registry(store, SETTINGS, [HELPER], lambda: 1000.0)
+
+
+def new(name: str = "ann", kind: str = "letta_v1_agent", **more: Any) -> NewAgent:
+    fields = {
+        key: more.pop(key) for key in list(more) if key in ("system", "model", "rules", "most_messages")
+    }
+    return NewAgent(AgentDefinition(kind, **fields), name, **more)
+
+
+def names(agent: AgentView) -> list[str]:
+    return [tool.name for tool in agent.tools]
+
+
+# -- making agents
+
+
+def test_the_gateways_own_tools_have_names_that_never_change() -> None:
+    assert built_in_uid("memory_insert") == "e53d047551e52415f2ca63feead013af"
+    assert [built_in_named(built_in_uid(name)) for name in BUILT_IN] == list(BUILT_IN)
+    # Attachments in databases out there hold these numbers.
+    assert BUILT_IN[:4] == (
+        "send_message",
+        "conversation_search",
+        "archival_memory_insert",
+        "archival_memory_search",
+    )
+    assert {tool for kind in KINDS.values() for tool in kind.tools} <= set(BUILT_IN)
+
+
+@pytest.mark.parametrize(
+    ("kind", "style", "tools", "rules"),
+    [
+        ("letta_v1_agent", "reply", "conversation_search memory_insert memory_replace", 0),
+        ("react_agent", "reply", "", 0),
+        (
+            "memgpt_agent",
+            "message",
+            "send_message conversation_search core_memory_append core_memory_replace",
+            4,
+        ),
+        ("memgpt_v2_agent", "message", "send_message conversation_search memory_insert memory_replace", 4),
+        ("workflow_agent", "message", "", 0),
+        ("voice_convo_agent", "reply", "search_memory", 0),
+    ],
+)
+async def test_an_agent_begins_with_what_its_kind_has(
+    registry: Registry, kind: str, style: str, tools: str, rules: int
+) -> None:
+    made = await registry.create(PROJECT, new(kind=kind))
+    assert " ".join(names(made)) == tools
+    definition = AgentDefinition.of(made.definition.body)
+    assert len(definition.rules) == rules
+    assert definition.clears == (kind == "workflow_agent")
+    assert (definition.most_messages, definition.least_messages) == (
+        (30, 15) if "voice" in kind else (None, None)
+    )
+    resolved = await registry.resolve(PROJECT, "ann")
+    assert resolved is not None
+    assert (resolved.spec.style, len(resolved.spec.tools)) == (style, len(names(made)))
+
+
+async def test_what_is_asked_for_counts_before_what_a_kind_has(registry: Registry) -> None:
+    rule = {"type": "exit_loop", "tool_name": "conversation_search"}
+    mine = await registry.tools.create(PROJECT, "mine", ToolDefinition({"name": "mine"}))
+    made = await registry.create(
+        PROJECT,
+        new(
+            kind="memgpt_agent",
+            rules=(rule,),
+            tools=["memory", "mine"],
+            tool_uids=[mine.uid, built_in_uid("memory")],
+        ),
+    )
+    assert names(made) == ["memory", "mine", *KINDS["memgpt_agent"].tools]
+    rules = AgentDefinition.of(made.definition.body).rules
+    assert [(r["tool_name"], r["type"]) for r in rules] == [
+        ("conversation_search", "exit_loop"),
+        ("memory", "continue_loop"),
+        ("send_message", "exit_loop"),
+        ("core_memory_append", "continue_loop"),
+        ("core_memory_replace", "continue_loop"),
+    ]
+    bare = await registry.create(PROJECT, new("bob", "memgpt_agent", base_tools=False))
+    assert (names(bare), bare.definition.body["rules"]) == ([], [])
+    talking = await registry.create(
+        PROJECT, new("cara", base_tools=False, multi_agent_tools=True, base_rules=True)
+    )
+    assert [r["type"] for r in talking.definition.body["rules"]] == [
+        "continue_loop",
+        "exit_loop",
+        "continue_loop",
+    ]
+    voice = await registry.create(PROJECT, new("dan", "voice_convo_agent", most_messages=7))
+    assert (voice.definition.body["most_messages"], voice.definition.body["least_messages"]) == (7, 15)
+
+
+async def test_an_agent_is_made_with_blocks_and_tags_or_not_at_all(registry: Registry, store: Store) -> None:
+    house = await store.named_blocks.create(PROJECT, replace(HUMAN, label="house"), {}, at=1.0, origin="api")
+    made = await registry.create(
+        PROJECT, new(own=[(HUMAN, {"metadata": {"k": 1}})], blocks=[house.block.uid], tags=["b", "a"])
+    )
+    assert [(e.block.label, e.details) for e in made.blocks] == [
+        ("human", {"metadata": {"k": 1}}),
+        ("house", {}),
+    ]
+    assert (list(made.tags), made.last_run, made.is_profile) == (["a", "b"], None, False)
+    assert made == await registry.get(PROJECT, made.agent.uid)
+    for broken in (
+        new("bob", tools=["nothing"]),
+        new("bob", tool_uids=["nothing"]),
+        new("bob", blocks=["nothing"]),
+    ):
+        with pytest.raises(NotFound, match="nothing"):
+            await registry.create(PROJECT, broken)
+    with pytest.raises(Conflict, match="'helper' is a profile"):
+        await registry.create(PROJECT, new("helper"))
+    assert [a.definition.name for a in await registry.list(PROJECT, AgentFilter())] == ["ann"]
+    assert len((await registry.create(PROJECT, NewAgent(AgentDefinition("react_agent")))).definition.name) > 6
+
+
+# -- what a name stands for
+
+
+async def test_a_name_stands_for_the_agent_as_it_is_now(registry: Registry, store: Store) -> None:
+    made = await registry.create(PROJECT, new(system="Old.", model="main/gpt-x", tools=["memory"]))
+    uid = made.agent.uid
+    by_name = await registry.resolve(PROJECT, "ann")
+    assert by_name is not None
+    assert by_name.scope == made.agent.scope
+    spec = by_name.spec
+    assert (spec.uid, spec.system, spec.upstream, spec.model) == (uid, "Old.", "main", "gpt-x")
+    assert spec.tools[0].name == "memory"
+    assert by_name == await registry.resolve(PROJECT, ids.named("agent", uid))
+    assert await registry.resolve("elsewhere", "ann") is None
+    assert await registry.resolve(PROJECT, ids.named("agent", ids.new_uid())) is None
+
+    async def resolved() -> AgentSpec:
+        found = await registry.resolve(PROJECT, ids.named("agent", uid))
+        assert found is not None
+        return found.spec
+
+    await registry.change(PROJECT, uid, AgentEdit(name="bea", edit=lambda d: replace(d, system="New.")))
+    assert ((await resolved()).name, (await resolved()).system) == ("bea", "New.")
+    assert await registry.resolve(PROJECT, "ann") is None
+    mine = await registry.tools.create(PROJECT, "mine", ToolDefinition({"name": "mine"}))
+    await registry.attach_tool(PROJECT, uid, mine.uid)
+    assert (await resolved()).tools[-1].definition == ToolDefinition({"name": "mine"})
+    after = ToolDefinition({"name": "mine"}, needs_approval=True)
+    await registry.tools.change(PROJECT, mine.uid, lambda _: ("yours", after))
+    assert ((await resolved()).tools[-1].name, (await resolved()).tools[-1].definition) == ("yours", after)
+    await registry.tools.delete(PROJECT, mine.uid)
+    assert (await resolved()).tools[-1].name == "memory_replace"
+    await registry.detach_tool(PROJECT, uid, built_in_uid("memory_replace"))
+    assert (await resolved()).tools[-1].name == "memory_insert"
+    await registry.delete(PROJECT, uid)
+    assert await registry.resolve(PROJECT, "bea") is None
+    with pytest.raises(NotFound):
+        await registry.get(PROJECT, uid)
+
+
+async def test_two_of_a_name_are_told_apart_by_id(registry: Registry) -> None:
+    first, second = await registry.create(PROJECT, new()), await registry.create(PROJECT, new())
+    with pytest.raises(BadRequest) as raised:
+        await registry.resolve(PROJECT, "ann")
+    assert all(ids.named("agent", each.agent.uid) in raised.value.message for each in (first, second))
+    await registry.delete(PROJECT, first.agent.uid)
+    found = await registry.resolve(PROJECT, "ann")
+    assert found is not None
+    assert found.spec.uid == second.agent.uid
+
+
+async def test_a_known_name_takes_no_statement_and_what_is_gone_is_not_found(
+    registry: Registry, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await registry.create(PROJECT, new())
+    first = await registry.resolve(PROJECT, "ann")
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a statement")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.database, "read", refuse)
+        assert await registry.resolve(PROJECT, "ann") is first
+    # The operator forgets it, past the registry.
+    await store.forgetting.begin(made.agent.id, ForgetTarget(is_all=True))
+    assert await registry.resolve(PROJECT, "ann") is None
+
+
+async def test_what_was_read_before_a_change_is_not_kept_after_it(registry: Registry, store: Store) -> None:
+    made = await registry.create(PROJECT, new(system="Old."))
+    targets = store.attached.targets
+
+    async def slow(*args: Any) -> Any:
+        await registry.change(PROJECT, made.agent.uid, AgentEdit(edit=lambda d: replace(d, system="New.")))
+        return await targets(*args)
+
+    store.attached.targets = slow  # type: ignore[method-assign, assignment]
+    await registry.resolve(PROJECT, "ann")
+    store.attached.targets = targets  # type: ignore[method-assign]
+    found = await registry.resolve(PROJECT, "ann")
+    assert found is not None
+    assert found.spec.system == "New."
+
+
+@pytest.mark.parametrize(
+    ("said", "upstream", "model"),
+    [
+        (None, None, None),
+        ("gpt-x", None, "gpt-x"),
+        ("main/gpt-x", "main", "gpt-x"),
+        ("openai/gpt-x", "main", "gpt-x"),
+        ("anthropic/claude-x", "claude", "claude-x"),
+        ("openai/alias", None, "openai/alias"),
+        ("meta/llama", None, "meta/llama"),
+    ],
+)
+async def test_an_upstreams_name_or_kind_is_taken_off_a_model(
+    registry: Registry, said: str | None, upstream: str | None, model: str | None
+) -> None:
+    await registry.create(PROJECT, new(model=said))
+    found = await registry.resolve(PROJECT, "ann")
+    assert found is not None
+    assert (found.spec.upstream, found.spec.model) == (upstream, model)
+
+
+# -- changes
+
+
+async def test_changes_side_by_side_are_all_made(registry: Registry) -> None:
+    made = await registry.create(PROJECT, new())
+
+    def adds(key: str) -> AgentEdit:
+        return AgentEdit(edit=lambda d: replace(d, metadata={**d.metadata, key: 1}))
+
+    await asyncio.gather(*(registry.change(PROJECT, made.agent.uid, adds(f"k{n}")) for n in range(4)))
+    found = await registry.get(PROJECT, made.agent.uid)
+    assert found.definition.body["metadata"] == {f"k{n}": 1 for n in range(4)}
+
+
+async def test_lists_replace_what_an_agent_has(registry: Registry, store: Store) -> None:
+    made = await registry.create(PROJECT, new(own=[(HUMAN, {})], tags=["a"]))
+    house = await store.named_blocks.create(PROJECT, replace(HUMAN, label="house"), {}, at=1.0, origin="api")
+    edit = AgentEdit(blocks=[house.block.uid], tools=[built_in_uid("memory")], tags=["b"])
+    changed = await registry.change(PROJECT, made.agent.uid, edit)
+    assert [e.block.label for e in changed.blocks] == ["house"]
+    assert (names(changed), list(changed.tags)) == (["memory"], ["b"])
+    other = await store.named_blocks.create(PROJECT, replace(HUMAN, label="house"), {}, at=1.0, origin="api")
+    with pytest.raises(WriteConflict, match="'house'"):
+        await registry.change(
+            PROJECT, made.agent.uid, AgentEdit(blocks=[house.block.uid, other.block.uid], tags=["c"])
+        )
+    assert list((await registry.get(PROJECT, made.agent.uid)).tags) == ["b"]
+    with pytest.raises(Conflict, match="profile"):
+        await registry.change(PROJECT, made.agent.uid, AgentEdit(name="helper"))
+
+
+async def test_a_users_memory_is_an_agent_whose_configuration_is_the_profiles(
+    registry: Registry, store: Store
+) -> None:
+    alice = Speaker(store)
+    await alice.say([user("one")], assistant("First."), "c1")
+    await rows(store, "UPDATE agents SET profile = 'helper'")
+    uid = alice.agent.uid
+    found = await registry.get(PROJECT, uid)
+    assert (found.definition.name, found.is_profile, list(found.tags)) == (
+        "helper alice",
+        True,
+        ["profile:helper", "user:alice"],
+    )
+    definition = AgentDefinition.of(found.definition.body)
+    assert (definition.system, definition.model, definition.learns) == ("Help.", "m", True)
+    assert "memory_insert" in names(found)
+    assert [e.block.label for e in found.blocks] == ["human"]
+    for attempt in (
+        lambda: registry.change(PROJECT, uid, AgentEdit(name="x")),
+        lambda: registry.attach_tool(PROJECT, uid, built_in_uid("memory")),
+        lambda: registry.detach_tool(PROJECT, uid, built_in_uid("memory")),
+    ):
+        with pytest.raises(Conflict, match="settings file"):
+            await attempt()
+    assert await registry.resolve(PROJECT, ids.named("agent", uid)) is None, (
+        "its profile's name finds it, with a user"
+    )
+
+
+# -- tools
+
+
+async def test_tools_are_listed_behind_the_gateways_own(registry: Registry) -> None:
+    made = [await registry.tools.create(PROJECT, f"t{n}", ToolDefinition({})) for n in range(3)]
+
+    async def listed(**page: Any) -> list[str]:
+        return [tool.name for tool in await registry.tools.list(PROJECT, **page)]
+
+    oldest_first = [*BUILT_IN, "t0", "t1", "t2"]
+    assert await listed(newest_first=False) == oldest_first
+    assert await listed() == oldest_first[::-1]
+    for newest_first in (True, False):
+        seen: list[str] = []
+        after = None
+        while page := await registry.tools.list(PROJECT, limit=4, after=after, newest_first=newest_first):
+            seen += [tool.name for tool in page]
+            after = page[-1].uid
+        assert seen == (oldest_first[::-1] if newest_first else oldest_first)
+    assert await listed(name="t1") == ["t1"]
+    assert await listed(name="memory") == ["memory"]
+    assert await listed(text="CORE_MEM") == ["core_memory_replace", "core_memory_append"]
+    assert await listed(before=made[1].uid, newest_first=True) == ["t2"]
+    with pytest.raises(NotFound):
+        await registry.tools.get("elsewhere", made[0].uid)
+
+
+async def test_a_tool_is_put_by_its_name_and_the_gateways_own_stay(registry: Registry) -> None:
+    made = await registry.tools.put(PROJECT, "mine", ToolDefinition({"v": 1}))
+    again = await registry.tools.put(PROJECT, "mine", ToolDefinition({"v": 2}))
+    assert made.uid == again.uid
+    assert again.definition is not None
+    assert again.definition.body["schema"] == {"v": 2}
+    with pytest.raises(WriteConflict):
+        await registry.tools.create(PROJECT, "mine", ToolDefinition({}))
+    own = built_in_uid("memory")
+    for attempt in (
+        lambda: registry.tools.put(PROJECT, "memory", ToolDefinition({})),
+        lambda: registry.tools.change(PROJECT, own, lambda d: (None, d)),
+        lambda: registry.tools.change(PROJECT, made.uid, lambda d: ("memory", d)),
+        lambda: registry.tools.delete(PROJECT, own),
+    ):
+        with pytest.raises(Conflict, match="gateway's own"):
+            await attempt()
