@@ -83,21 +83,10 @@ class Gateway:
         # Never one of `providers`, whose connections are for live turns.
         background, embedder = make_background(settings), make_embedder(settings)
         server = settings.server
-        self.guard = Guard(
-            store.keys if store else None,
-            hosts=(server.host, *server.allowed_hosts),
-            origins=server.cors_origins,
-            is_local=is_loopback(server.host) and not was_keyed(settings.database.path),
-            is_keyed=server.key is not None,
-        )
+        self.guard = _make_guard(settings, store)
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
         self.models = ModelList(settings, named, int(clock()), limits.models_refresh_s)
-        waiting = "Writes waiting for the store."
-        self.metrics.watch("writer_queue", waiting, lambda: {(): store.health.waiting if store else 0})
-        waiting = "Bytes waiting for the store."
-        self.metrics.watch(
-            "writer_queue_bytes", waiting, lambda: {(): store.health.waiting_bytes if store else 0}
-        )
+        _watch_writes(self.metrics, store)
         self.background: BackgroundServices | None = None
         keeper: MemoryKeeper | None = None
         if store is not None:
@@ -213,6 +202,25 @@ async def install_key(store: Store, key: str) -> None:
     """Makes the key that the settings give one of the store's. Raises: StoreError."""
     if not await store.keys.install(key, GIVEN_KEY):
         _log.warning("server.key (MNEMOGATE_KEY) was revoked and stays so; set another one")
+
+
+def _make_guard(settings: Settings, store: Store | None) -> Guard:
+    server = settings.server
+    return Guard(
+        store.keys if store else None,
+        hosts=(server.host, *server.allowed_hosts),
+        origins=server.cors_origins,
+        is_local=is_loopback(server.host) and not was_keyed(settings.database.path),
+        is_keyed=server.key is not None,
+    )
+
+
+def _watch_writes(metrics: Metrics, store: Store | None) -> None:
+    """Shows what waits to be written to the store; without a store that is nothing."""
+    writes, size = "Writes waiting for the store.", "Bytes waiting for the store."
+    # `health` is a value, so it is read anew each time.
+    metrics.watch("writer_queue", writes, lambda: {(): store.health.waiting if store else 0})
+    metrics.watch("writer_queue_bytes", size, lambda: {(): store.health.waiting_bytes if store else 0})
 
 
 def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
