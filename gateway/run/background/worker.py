@@ -77,9 +77,9 @@ class WorkerLimits:
 
 @dataclass(slots=True, eq=False)
 class JobContext:
-    """One attempt of a job, as its handler sees it.
+    """One attempt of a job: what its handler reads, and the ways in which it commits.
 
-    Every commit raises Stale when the attempt has lost its lease; a handler lets that pass.
+    Every commit raises Stale once the attempt has lost its lease. A handler does not catch that.
     """
 
     job: Job
