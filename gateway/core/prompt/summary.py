@@ -22,7 +22,7 @@ from storage.records import Exchange, Summary
 # A summary is made when this share of the window is used, so that it is ready when the window is full.
 EARLY = 0.9
 # The newest messages stay word for word, up to this share of the window; a summary covers what is before them.
-KEPT = 0.15
+KEPT = 0.10
 # A summary lasts for a while if the messages after it use no more than this share of the window.
 ROOMY = 0.7
 # Messages that use less than this share of the window are not worth a call, nor a new prefix.

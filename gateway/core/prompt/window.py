@@ -31,10 +31,14 @@ ANSWERS = frozenset({"tool", "function"})
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The tokens that the list may take. high: without the system message. step: how far below `high` a cut goes."""
+    """The tokens that the list may take. high: without the system message. step: how far below `high` a cut goes.
+
+    most: what the list and a note may take together.
+    """
 
     high: int
     step: int
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +71,26 @@ class Window:
         return [index for kept in self.kept for index in kept]
 
 
-def plan_budget(capacity: int, *, max_tokens: int | None = None, fixed_tokens: int = 0) -> Budget:
+def plan_budget(
+    capacity: int, *, max_tokens: int | None = None, fixed_tokens: int = 0, note_tokens: int = 0
+) -> Budget:
     """Returns the budget of one request. capacity: the model's context in tokens.
 
     max_tokens: the request's limit for the reply.
     fixed_tokens: what is sent besides the list, such as the system message and the tools.
+    note_tokens: what is kept free for a note.
     """
     reserve = min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max(0, max_tokens), capacity // 4)
     step = max(1, capacity // STEP_SHARE)
     # A clock in the system message must not move the cut.
     grain = max(1, step // 8)
-    high = max(0, capacity - reserve - -(-fixed_tokens // grain) * grain)
+    most = max(0, capacity - reserve - fixed_tokens)
+    # A note may use what the rounding leaves, too.
+    high = max(0, min(capacity - reserve - -(-fixed_tokens // grain) * grain, most - note_tokens))
     while step > 1 and step > high // 2:
         # A large system message leaves little room. Halving keeps the possible steps multiples of each other.
         step //= 2
-    return Budget(high, step)
+    return Budget(high, step, most)
 
 
 def describe(message: Mapping[str, Any], bound: int) -> WindowItem:

@@ -12,13 +12,12 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import NUDGE, private_of
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import find_beginning
-from gateway.core.prompt.note import estimate_tokens, render_note
 from gateway.core.prompt.section import Section, make_section
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens, fit, may_exceed
 from gateway.run.memory.known import Known
-from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt import NO_NOTE, EndpointForm, Prompt
 from gateway.run.memory.recall import Recaller
 from storage.errors import StoreError
 from storage.sql.store import Store
@@ -135,12 +134,8 @@ class Composer:
         beginning = prompt.beginning
         newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
         renewed = None if newer is None else pin(summary=newer)
-        room = 0
-        if takes_note:
-            # A note of changes alone has a frame, too.
-            changes = render_note((), prompt.section.changes, known.plan.query.now)
-            room = self.recaller.budget(known) + estimate_tokens(changes)
-        window = await fit(prompt, renewed=None if renewed is None else renewed.text, note_tokens=room)
+        note = self.recaller.room(known, prompt.section) if takes_note else NO_NOTE
+        window = await fit(prompt, renewed=None if renewed is None else renewed.text, note=note)
         if window.summary_id in (0, beginning.in_use):
             return replace(prompt, window=window)
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.

@@ -13,7 +13,7 @@ from gateway.core.prompt.compose import prefixed
 from gateway.core.prompt.summary import EARLY, KEPT, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
 from gateway.core.prompt.window import Budget, describe, fit_window, may_begin, plan_budget
 from gateway.core.request.splice import dump
-from gateway.run.memory.prompt import FittedWindow, Prompt, first_spoken
+from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt, first_spoken
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
 from storage.records import Evicted
 
@@ -21,21 +21,21 @@ from storage.records import Evicted
 _Entry = tuple[int | None, WireMessage]
 
 
-async def fit(prompt: Prompt, *, renewed: str | None = None, note_tokens: int = 0) -> FittedWindow:
+async def fit(prompt: Prompt, *, renewed: str | None = None, note: NoteRoom = NO_NOTE) -> FittedWindow:
     """Returns the part of the prompt that fits its target's window.
 
     renewed: the system text for a summary that was not in use before; None: the prompt's own.
-    note_tokens: room for a note of this request. The note is made later, when it is known what is visible.
+    note: the room for a note, which is made later, when it is known what is visible.
     """
     context = prompt.target.context_window
     gone = prompt.beginning.evicted
-    if context is None or (gone is None and not may_exceed(prompt, context, note_tokens)):
+    if context is None or (gone is None and not may_exceed(prompt, context, note.most)):
         # Bytes are an upper bound of tokens: most requests are never counted.
         return FittedWindow()
     tokenizer = tokenizer_for(prompt.target.model)
     if not tokenizer.is_loaded:
         await asyncio.to_thread(tokenizer.load)
-    room = _WindowRoom(prompt, context, tokenizer.count, renewed=renewed, note_tokens=note_tokens)
+    room = _WindowRoom(prompt, context, tokenizer.count, renewed=renewed, note=note)
     # A summary can be used where the list may begin behind it, and where it stands for something.
     cuts = [
         (at, cut)
@@ -50,9 +50,10 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note_tokens: int = 
     # The messages after the summary may still be too many; then the oldest of them leave too.
     window = fit_window(room.elements[begin:], room.budget(chosen), lambda i: room.count(begin + i))
     kept = [begin + i for i in window.indices]
+    note_tokens = room.note_tokens(kept, chosen)
     tokens, most = room.prompt_tokens(kept, chosen)
     if window.is_whole and chosen is None and gone is None:
-        return FittedWindow(tokens=tokens, most=most, overfull=overfull)
+        return FittedWindow(tokens=tokens, most=most, overfull=overfull, note_tokens=note_tokens)
     # The next request leaves out everything before the first entry that is kept, too.
     first = min(kept, default=len(room.entries))
     before = gone.tokens if gone is not None else 0
@@ -68,6 +69,7 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note_tokens: int = 
         tokens=tokens,
         most=most,
         overfull=overfull,
+        note_tokens=note_tokens,
     )
 
 
@@ -167,7 +169,7 @@ class _WindowRoom:
         count: Callable[[str], int],
         *,
         renewed: str | None,
-        note_tokens: int,
+        note: NoteRoom,
     ) -> None:
         self.entries = _entries(prompt)
         self.elements = [describe(m, message_tokens(m, upper_bound)) for _, m in self.entries]
@@ -175,7 +177,7 @@ class _WindowRoom:
         self._context = context_tokens
         self._max_tokens = prompt.request.max_tokens
         self._count = count
-        self._note_tokens = note_tokens
+        self._note = note
         self._in_use = prompt.beginning.in_use
         system = prompt.system
         self._system = count(system) if system else 0
@@ -202,8 +204,12 @@ class _WindowRoom:
 
     def budget(self, cut: SummaryCut | None = None) -> Budget:
         """Returns what the messages may take with this summary in front of them."""
-        fixed = self._fixed_with(cut) + self._note_tokens
-        return plan_budget(self._context, max_tokens=self._max_tokens, fixed_tokens=fixed)
+        return plan_budget(
+            self._context,
+            max_tokens=self._max_tokens,
+            fixed_tokens=self._fixed_with(cut),
+            note_tokens=self._note.least,
+        )
 
     def place(self, cut: SummaryCut) -> int:
         """Returns the first entry behind a summary."""
@@ -230,7 +236,14 @@ class _WindowRoom:
         if self._before is None or any(media_of(self.entries[i][1]) for i in kept):
             return 0, 0
         fixed = self._fixed_with(cut)
-        return fixed + sum(map(self.count, kept)), fixed + self._note_tokens + self.budget(cut).high
+        return fixed + sum(map(self.count, kept)), fixed + self.budget(cut).most
+
+    def note_tokens(self, kept: Sequence[int], cut: SummaryCut | None) -> int:
+        """Returns what a note may take: all that these messages leave free, up to its most."""
+        free = self.budget(cut).most
+        if free - sum(self.elements[i].bound for i in kept) >= self._note.most:
+            return self._note.most
+        return max(0, min(self._note.most, free - sum(map(self.count, kept))))
 
     def is_over(self, start: int = 0, cut: SummaryCut | None = None, share: float = 1.0) -> bool:
         """Returns whether the entries from `start` on take more than that share of the window."""

@@ -37,6 +37,17 @@ class EndpointForm:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteRoom:
+    """The tokens for a note of this request: `least` are kept free for it, and `most` are given where they are free."""
+
+    least: int = 0
+    most: int = 0
+
+
+NO_NOTE = NoteRoom()
+
+
+@dataclass(frozen=True, slots=True)
 class FittedWindow:
     """The part of a conversation that goes into the model's window.
 
@@ -45,6 +56,7 @@ class FittedWindow:
     summary: what stands for what was left out, or "". evicted: what of the path is out, for the next request to leave
     out as well; evicted_tokens: how much. tokens: of the whole prompt, by our count; 0: it was not counted, or is not
     text alone. most: how many would have fitted. overfull: the window fills up, and a summary is wanted.
+    note_tokens: what a note may take; None: nothing limits it.
     """
 
     dropped: frozenset[int] = frozenset()
@@ -57,6 +69,7 @@ class FittedWindow:
     tokens: int = 0
     most: int = 0
     overfull: Overfull | None = None
+    note_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

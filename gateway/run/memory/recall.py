@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from gateway.core.prompt import note
+from gateway.core.prompt.section import Section
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.known import Known
-from gateway.run.memory.prompt import Prompt, RecallResult
+from gateway.run.memory.prompt import NoteRoom, Prompt, RecallResult
 from gateway.run.memory.visible import VisibleContent
 from gateway.settings import MemorySettings
 from storage.errors import StoreError
@@ -32,6 +33,9 @@ LEAST_HITS, MOST_HITS = 16, 40
 STREAM_HASTE = 5
 # A note may take one part in this many of the model's context.
 NOTE_SHARE = 16
+# The window keeps so much free for a note: its frame, and a line or two. In a nearly full window a short note is better
+# than a prefix that changes some turns earlier.
+LEAST_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,11 @@ class Recaller:
         budget = self.settings.recall_tokens
         return budget if context is None else min(budget, context // NOTE_SHARE)
 
+    def room(self, known: Known, section: Section) -> NoteRoom:
+        """Returns the room for a note: the changes that it has to name are not cut short, what it recalls may be."""
+        budget, changes = self.budget(known), _change_tokens(known, section)
+        return NoteRoom(changes + min(budget, LEAST_TOKENS), changes + budget)
+
     async def recall(self, known: Known, prompt: Prompt, text: str) -> RecallResult:
         """Returns the note for the user's last message, which also names changed blocks.
 
@@ -62,9 +71,11 @@ class Recaller:
         anchor = known.plan.match.anchor
         elsewhere = known.look.next_seq - 1 - (anchor.length if anchor else 0)
         budget, begun = self.budget(known), time.perf_counter()
+        if prompt.window.note_tokens is not None:
+            budget = min(budget, prompt.window.note_tokens - _change_tokens(known, prompt.section))
         chosen: list[note.Recalled] = []
         has_failed, ms = False, 0.0
-        if budget and (elsewhere > 0 or is_cut):
+        if budget > 0 and (elsewhere > 0 or is_cut):
             query = note.make_query(text)
             visible = VisibleContent(known, prompt)
             try:
@@ -117,3 +128,8 @@ class Recaller:
             budget_tokens=budget,
             cut_chars=min(note.CUT_CHARS, 2 * budget),
         )
+
+
+def _change_tokens(known: Known, section: Section) -> int:
+    """Returns what a note of the changed blocks alone takes, with its frame."""
+    return note.estimate_tokens(note.render_note((), section.changes, known.plan.query.now))

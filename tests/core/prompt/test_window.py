@@ -42,7 +42,7 @@ def build(text: str, bound: int = 10) -> list[WindowItem]:
 
 def fit(text: str, high: int, step: int = 10, tokens: Sequence[int] | None = None) -> Window:
     weights = [10] * len(text) if tokens is None else tokens
-    return fit_window(build(text, max(weights, default=0)), Budget(high, step), weights.__getitem__)
+    return fit_window(build(text, max(weights, default=0)), Budget(high, step, high), weights.__getitem__)
 
 
 def show(text: str, window: Window) -> str:
@@ -95,7 +95,7 @@ def test_nothing_is_counted_while_the_bounds_fit() -> None:
     def refuse(index: int) -> int:
         raise AssertionError("counted for nothing")
 
-    window = fit_window(build("uaua", 10), Budget(40, 10), refuse)
+    window = fit_window(build("uaua", 10), Budget(40, 10, 40), refuse)
     assert window == Window((range(4),))
 
 
@@ -105,7 +105,7 @@ def test_the_same_ids_in_every_turn_mean_the_newest_call() -> None:
         WindowItem("assistant", 10, calls=("call_0",)),
         WindowItem("tool", 10, answers="call_0"),
     ]
-    assert fit_window(turn * 3, Budget(70, 10), lambda _: 10).kept == (range(3, 9),)
+    assert fit_window(turn * 3, Budget(70, 10, 70), lambda _: 10).kept == (range(3, 9),)
 
 
 def test_the_cut_stays_put_while_the_list_grows() -> None:
@@ -118,22 +118,26 @@ def test_the_cut_stays_put_while_the_list_grows() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"capacity": 8_000, "max_tokens": 1_000}, Budget(7_000, 1_600)),
-        ({"capacity": 8_000, "max_tokens": 100_000}, Budget(6_000, 1_600)),  # a quarter at most
-        ({"capacity": 8_000}, Budget(6_000, 1_600)),  # it did not say
-        ({"capacity": 100_000}, Budget(100_000 - 4_096, 20_000)),
+        ({"capacity": 8_000, "max_tokens": 1_000}, Budget(7_000, 1_600, 7_000)),
+        ({"capacity": 8_000, "max_tokens": 100_000}, Budget(6_000, 1_600, 6_000)),  # a quarter at most
+        ({"capacity": 8_000}, Budget(6_000, 1_600, 6_000)),  # it did not say
+        ({"capacity": 100_000}, Budget(95_904, 20_000, 95_904)),
+        # Fixed tokens count 200 at a time, and a note may use what that leaves.
+        ({"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 801}, Budget(7_000, 1_600, 7_199)),
+        ({"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 999}, Budget(7_000, 1_600, 7_001)),
         (
-            {"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 801},
-            Budget(7_000, 1_600),
-        ),  # 200 at a time
-        ({"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 999}, Budget(7_000, 1_600)),
-        ({"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 7_000}, Budget(1_000, 400)),
+            {"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 801, "note_tokens": 199},
+            Budget(7_000, 1_600, 7_199),
+        ),
         (
-            {"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 9_000},
-            Budget(0, 1),
-        ),  # the last turn is tried
-        ({"capacity": 4_000, "max_tokens": -3}, Budget(4_000, 800)),
-        ({"capacity": 0}, Budget(0, 1)),
+            {"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 801, "note_tokens": 299},
+            Budget(6_900, 1_600, 7_199),
+        ),
+        ({"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 7_000}, Budget(1_000, 400, 1_000)),
+        # The last turn is tried even where nothing is left.
+        ({"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 9_000}, Budget(0, 1, 0)),
+        ({"capacity": 4_000, "max_tokens": -3}, Budget(4_000, 800, 4_000)),
+        ({"capacity": 0}, Budget(0, 1, 0)),
     ],
 )
 def test_the_budget(arguments: dict[str, int | None], expected: Budget) -> None:

@@ -255,7 +255,7 @@ def test_a_job_that_was_ended_goes_on_where_it_was(
 
     def go_on(n: int) -> Reply:
         came_again.open()
-        return say(f"Notes {n}: of all of it.")
+        return say(f"Notes {n}: of the rest, and so of all of it.")
 
     notes.reply = go_on
     with compacting(upstream, tmp_path) as world:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from gateway.core.prompt.note import estimate_tokens
 from gateway.core.request.splice import scan
 from gateway.run import chat as chat_module
 from gateway.run import turn as turn_module
 from gateway.run.memory import composer
 from gateway.run.memory.fit import fit
-from gateway.run.memory.prompt import FittedWindow, Prompt
+from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt
+from gateway.run.memory.recall import LEAST_TOKENS, NOTE_SHARE
 from gateway.settings import UpstreamSettings
 from gateway.tokens import message_tokens, tokenizer_for
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
@@ -70,17 +72,24 @@ def test_a_long_conversation_fits_its_window(world: World, user: dict[str, Any])
     assert 0 < moved <= 10, f"the window moved {moved} times in 40 turns"
 
 
-def test_the_window_of_a_request_is_fitted_once_and_has_room_for_its_note(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fitted: list[FittedWindow] = []
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[NoteRoom, FittedWindow]]:
+    """Collects each window that is fitted, with the room that was asked for a note."""
+    found: list[tuple[NoteRoom, FittedWindow]] = []
 
-    async def noted(prompt: Prompt, **options: Any) -> FittedWindow:
-        fitted.append(await fit(prompt, **options))
-        return fitted[-1]
+    async def noted(prompt: Prompt, *, note: NoteRoom = NO_NOTE, **options: Any) -> FittedWindow:
+        window = await fit(prompt, note=note, **options)
+        found.append((note, window))
+        return window
 
     for module in (composer, chat_module, turn_module):
         monkeypatch.setattr(module, "fit", noted)
+    return found
+
+
+def test_the_window_of_a_request_is_fitted_once_and_has_room_for_its_note(
+    world: World, fitted: list[tuple[NoteRoom, FittedWindow]]
+) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE)
     chat.say("My bicycle is a red Bianchi.")
     long_talk(chat, 30)
@@ -88,32 +97,54 @@ def test_the_window_of_a_request_is_fitted_once_and_has_room_for_its_note(
     assert len(fitted) == requests
     chat.say("What colour is my bicycle, and who made it?")
     assert "Bianchi" in world.upstream.last.messages[-1]["content"], "there is a note"
-    assert fitted[-1].evicted_tokens > 0
+    assert fitted[-1][1].evicted_tokens > 0
     assert len(fitted) == requests + 1
     assert tokens(world.upstream.last) <= CONTEXT - RESERVE
 
 
 def test_the_window_has_room_for_a_note_of_changes_alone(
-    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    upstream: StrictUpstream, tmp_path: Path, fitted: list[tuple[NoteRoom, FittedWindow]]
 ) -> None:
-    rooms: list[int] = []
-
-    async def noted(prompt: Prompt, *, note_tokens: int = 0, **options: Any) -> FittedWindow:
-        rooms.append(note_tokens)
-        return await fit(prompt, note_tokens=note_tokens, **options)
-
-    monkeypatch.setattr(composer, "fit", noted)
     small = UpstreamSettings("up", base_url=upstream.base_url, context_window=CONTEXT)
     with remember(upstream, tmp_path, agent(), upstreams=(small,), memory={"recall_tokens": 0}) as world:
         chat = world.chat(user="alice", model="agent/helper", max_tokens=RESERVE)
         chat.say("Hello!")
-        assert rooms == [0]
+        assert [note for note, _ in fitted] == [NO_NOTE]
         world.write_block("alice", "Her name is Alice.")
         chat.say("What is my name?")
         note, question, _ = upstream.last.messages[-1]["content"].partition("What is my name?")
         assert "Her name is Alice." in note
         assert question
-        assert rooms[1] >= count(note)
+        assert fitted[1][0].least >= count(note)
+
+
+def test_a_note_takes_what_the_window_leaves_free(
+    upstream: StrictUpstream, tmp_path: Path, fitted: list[tuple[NoteRoom, FittedWindow]]
+) -> None:
+    """The window moves when a short note has no room any more, not when the longest has none."""
+    context = 6_400
+    most = context // NOTE_SHARE
+    large = UpstreamSettings("up", base_url=upstream.base_url, context_window=context)
+    with remember(upstream, tmp_path, upstreams=(large,)) as world:
+        for n in range(20):
+            world.chat(user="alice").say(words(f"Bicycle {n} is a Bianchi.", 26))
+        chat = world.chat(user="alice", max_tokens=RESERVE)
+        while fitted[-1][1].note_tokens in (None, most):
+            long_talk(chat, 1)
+        before = prefix_bytes(upstream.last)
+        assert "<memory>" not in before.decode()
+        chat.say("Which bicycle is a Bianchi?")
+        question = upstream.last
+        note = question.messages[-1]["content"].partition("Which bicycle")[0]
+        left = fitted[-1][1].note_tokens
+        assert left is not None
+        assert LEAST_TOKENS <= left < most
+        assert left - 100 < estimate_tokens(note) <= left, "the note uses what is left"
+        assert prefix_bytes(question).startswith(before), "no message leaves for it"
+        assert sum(message_tokens(m, count) for m in question.messages) <= context - RESERVE
+        long_talk(chat, 20)
+        assert fitted[-1][1].evicted_tokens > 0
+        assert all(w.note_tokens is None or w.note_tokens >= LEAST_TOKENS for _, w in fitted)
 
 
 def test_what_was_cut_is_still_to_be_found(world: World) -> None:
