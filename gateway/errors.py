@@ -9,6 +9,7 @@ GatewayError
 │   ├── NotAllowed              403
 │   ├── UnknownModel            404
 │   ├── UnknownPath             404
+│   ├── UnknownId               404
 │   ├── MethodNotAllowed        405
 │   ├── BodyTimeout             408
 │   ├── Conflict                409
@@ -94,6 +95,13 @@ class UnknownModel(CallerError):
 class UnknownPath(CallerError):
     status = 404
     code = "unknown_url"
+
+
+class UnknownId(CallerError):
+    """There is nothing of this kind and id in the caller's project."""
+
+    status = 404
+    code = "not_found"
 
 
 class MethodNotAllowed(CallerError):

@@ -82,7 +82,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"memory", "admin", "receipt", "sink", "pending"},
     ],
     "gateway.web": [
-        {"server", "chat", "forwarding", "admin", "models"},
+        {"server", "chat", "letta", "forwarding", "admin", "models"},
         {"middleware", "upload"},
         {"auth", "sse", "body", "form", "model_field", "health", "httptools_shim"},
     ],

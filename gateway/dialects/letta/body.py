@@ -75,6 +75,17 @@ def given(body: msgspec.Struct) -> dict[str, Any]:
     return {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not UNSET}
 
 
+@cache
+def list_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
+    """Returns the names of the fields that hold a list."""
+    hints = get_type_hints(kind)
+    return frozenset(
+        name
+        for name in kind.__struct_fields__
+        if any(get_origin(part) is list for part in (hints[name], *get_args(hints[name])))
+    )
+
+
 # -- verdicts
 
 

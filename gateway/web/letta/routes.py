@@ -1,0 +1,148 @@
+"""The routes of the agents API as data: what each takes, what it answers, and the one way in which it is served.
+
+    AgentsRoute("GET", "/v1/agents/{agent_id}", retrieve, "Return an agent.")
+
+`/openapi.json` is made of the same rows (gateway.web.letta.openapi), so it cannot say anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.core import ids
+from gateway.dialects.letta import body as bodies
+from gateway.errors import Conflict, GatewayError, MemoryUnavailable, UnknownId
+from gateway.web.body import BodyReader
+from gateway.web.middleware import trace_of
+from storage.errors import NotFound, StoreError, WriteConflict
+
+_PROJECT_HEADERS = ("x-project", "x-project-id")
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request of the agents API, read and checked.
+
+    path: the parameters of its path. body, query: structs of the route's, None where it has none. headers: those that
+    the reply is to bear as well.
+    """
+
+    project: str
+    path: Mapping[str, str]
+    body: Any
+    query: Any
+    request: Request
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def uid(self, kind: str, name: str) -> str:
+        """Returns the uid in a path's parameter. Raises: UnknownId."""
+        return uid_in(kind, self.path[name])
+
+
+Handler = Callable[[Asked], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentsRoute:
+    """A route. says: what it does, as a verb in the imperative.
+
+    path: with and without a slash at its end alike. body, query: what it takes; a body may be left out where every
+    field may. A handler returns JSON, or a response that it made itself.
+    """
+
+    method: str
+    path: str
+    handle: Handler
+    says: str
+    body: type[Struct] | None = None
+    query: type[Struct] | None = None
+    slashes: tuple[str, ...] = ("", "/")
+
+
+def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
+    """Returns the routes that serve these rows. A path's methods are one route, which refuses others with a 405."""
+    by_path: dict[str, dict[str, AgentsRoute]] = {}
+    for row in rows:
+        for slash in row.slashes:
+            by_path.setdefault(row.path.rstrip("/") + slash, {})[row.method] = row
+    return [Route(path, _Served(methods, reader), methods=[*methods]) for path, methods in by_path.items()]
+
+
+class _Served:
+    """One path: it reads a request, hands it to the handler of its method, and makes the reply."""
+
+    def __init__(self, methods: Mapping[str, AgentsRoute], reader: BodyReader) -> None:
+        self._methods = methods
+        self._reader = reader
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        trace = trace_of(scope)
+        trace.route = "agents"
+        # A HEAD is answered as its GET.
+        row = self._methods.get(scope["method"]) or self._methods["GET"]
+        async with self._reader.read(scope, receive) as data:
+            trace.bytes_in = len(data)
+            asked = _read(row, request, trace.caller.project, bytes(data))
+            try:
+                answer = await row.handle(asked)
+            except StoreError as error:
+                raise as_gateway_error(error) from error
+            if not isinstance(answer, Response):
+                answer = Response(orjson.dumps(answer), media_type="application/json")
+            for name, value in asked.headers.items():
+                answer.headers[name] = value
+            await answer(scope, receive, send)
+
+
+def _read(row: AgentsRoute, request: Request, project: str, data: bytes) -> Asked:
+    for name in _PROJECT_HEADERS:
+        if request.headers.get(name, project) != project:
+            raise UnknownId(f"There is no project {request.headers[name]!r} for this key.", param=name)
+    headers: dict[str, str] = {}
+    body = None
+    if row.body is not None:
+        body = bodies.read(data, row.body)
+        if without_effect := bodies.kept(body):
+            headers["x-mnemogate-kept"] = ",".join(without_effect)
+    query = None
+    if row.query is not None:
+        query = bodies.convert(_parameters(row.query, request), row.query, ("query",), lax=True)
+    return Asked(project, request.path_params, body, query, request, headers)
+
+
+def _parameters(kind: type[Struct], request: Request) -> dict[str, Any]:
+    """Returns a query as JSON: a parameter that may be repeated is a list."""
+    given: dict[str, Any] = {}
+    lists = bodies.list_fields(kind)
+    for name, value in request.query_params.multi_items():
+        if name in lists:
+            given.setdefault(name, []).append(value)
+        else:
+            given[name] = value
+    return given
+
+
+def uid_in(kind: str, id: str) -> str:
+    """Returns the uid that an id names. Raises: UnknownId."""
+    uid = ids.uid_of(kind, id)
+    if uid is None:
+        raise UnknownId(f"There is no {kind} {id!r}.")
+    return uid
+
+
+def as_gateway_error(error: StoreError) -> GatewayError:
+    """Returns an error of the store as the caller is told it."""
+    if isinstance(error, NotFound):
+        return UnknownId(error.message)
+    if isinstance(error, WriteConflict):
+        return Conflict(f"{error.message}. Read it again and repeat the change.")
+    return MemoryUnavailable(f"Memory is not available: {error.message}.", retry_after_s=1.0)
