@@ -47,7 +47,7 @@ class Asked:
         return uid_in(kind, self.path[name])
 
 
-Handler = Callable[[Asked], Awaitable[Any]]
+AnswersAgents = Callable[[Asked], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class AgentsRoute:
 
     method: str
     path: str
-    handle: Handler
+    handle: AnswersAgents
     says: str
     body: type[Struct] | None = None
     query: type[Struct] | None = None
