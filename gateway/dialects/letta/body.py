@@ -19,7 +19,7 @@ from msgspec import UNSET, Meta
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
 
-_VERDICT = "x-mnemogate-verdict"
+_VERDICT = "x-verdict"
 # Stands in an annotation: Annotated[str | None, KEPT].
 KEPT = Meta(extra_json_schema={_VERDICT: "kept"})
 _SHOWN = 200  # characters of a value that an error repeats
