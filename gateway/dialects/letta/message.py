@@ -58,23 +58,29 @@ def shown(
     for n, (kind, fields) in enumerate(made):
         if showing.types is not None and kind not in showing.types:
             continue
-        found.append(
-            {
-                "id": origin.id,
-                "date": time_of(origin.at),
-                "name": message.get("name"),
-                "message_type": kind,
-                # Messages of one id differ in their otid; the caller's own is the first one's.
-                "otid": private.get("otid") if n == 0 and private.get("otid") else f"{origin.id}:{n}",
-                "sender_id": private.get("sender"),
-                "step_id": origin.step_id,
-                "run_id": origin.run_id,
-                "is_err": None,
-                "seq_id": None,
-                **fields,
-            }
-        )
+        own = {"name": message.get("name"), "sender_id": private.get("sender")}
+        # Messages of one id differ in their otid; the caller's own is the first one's.
+        if n == 0 and private.get("otid"):
+            own["otid"] = private["otid"]
+        found.append(piece(kind, origin, n, {**own, **fields}))
     return found
+
+
+def piece(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a message as it is shown, or a piece of one. n: its place among those of one id."""
+    return {
+        "id": origin.id,
+        "date": time_of(origin.at),
+        "name": None,
+        "message_type": kind,
+        "otid": f"{origin.id}:{n}",
+        "sender_id": None,
+        "step_id": origin.step_id,
+        "run_id": origin.run_id,
+        "is_err": None,
+        "seq_id": None,
+        **fields,
+    }
 
 
 _Part = tuple[str, dict[str, Any]]

@@ -1,0 +1,230 @@
+"""A run as its client sees it while it goes on: events of the agents API, made of what the turn machine shows.
+
+Text and thoughts leave as they come, or (`stream_tokens: false`) as whole messages when their step ends. Calls leave
+whole, since their asides are no business of the reader's; a result leaves when the next step is open and its number is
+known. No event but an error has a name: the client drops others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from adapters.types import Json
+from gateway.core import ids
+from gateway.core.turn.client import ReplyEvent
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import Draft, ToolCall
+from gateway.dialects.letta.error import LettaErrors, error_event
+from gateway.dialects.letta.message import Origin, Showing, piece, shown
+from gateway.dialects.letta.run import counts_of, stop_json, usage_json
+from gateway.errors import GatewayError, UpstreamError
+from storage.records import Counts
+
+_DONE = b"data: [DONE]\n\n"
+
+
+def _words_of(body: bytes) -> str | None:
+    """Returns what an upstream said of its error, in any of the forms that are usual."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    error = found.get("error", found) if isinstance(found, dict) else None
+    words = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+    return words if isinstance(words, str) else None
+
+
+def event(data: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+@dataclass(slots=True)
+class RunNumbers:
+    """The numbers under which a run's messages are shown. uid: of the memory. run_id: public.
+
+    first: number of the first message of the step under way; reply: of its reply.
+    """
+
+    uid: str
+    run_id: str
+    first: int
+    reply: int
+
+    def origin(self, seq: int, at: float) -> Origin:
+        step_id = ids.placed("step", self.uid, self.first)
+        return Origin(ids.placed("message", self.uid, seq), at, self.run_id, step_id)
+
+
+@dataclass(frozen=True, slots=True)
+class MakesSteps:
+    """Makes the view of a run, once its first step is open. now: seconds since the epoch."""
+
+    numbers: RunNumbers
+    showing: Showing
+    by_token: bool
+    now: Callable[[], float]
+    speaks_chat: bool = False
+
+    def __call__(self, spec: TurnSpec) -> StepView:
+        return StepView(self.numbers, self.showing, self.by_token, self.now)
+
+
+@dataclass(slots=True)
+class StepView:
+    """The `ClientView` of a run."""
+
+    numbers: RunNumbers
+    showing: Showing
+    by_token: bool
+    now: Callable[[], float]
+    _out: list[bytes] = field(default_factory=list)
+    _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
+    _text: list[str] = field(default_factory=list)
+    _kinds: list[str] = field(default_factory=list)  # of the messages of the reply, in their order
+    _results: list[ToolResult] = field(default_factory=list)
+    _names: dict[str, str] = field(default_factory=dict)  # call id -> tool
+    _called: Draft = field(default_factory=Draft)  # all calls of the reply, to show those that wait
+    _waiting: Mapping[str, str] = field(default_factory=dict)
+    _stop: StopReason = StopReason.END_TURN
+    _counts: Counts = Counts()
+    _steps: int = 1
+
+    def take(self) -> bytes:
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    # A stream
+
+    def begin(self, first: Json) -> None:
+        """Learns nothing: ids and times here are the gateway's."""
+
+    def show(self, event: ReplyEvent) -> None:
+        for choice in event.choices:
+            delta = choice.get("delta") if isinstance(choice, dict) else None
+            if not isinstance(delta, dict):
+                continue
+            thought = delta.get("reasoning_content") or delta.get("reasoning")
+            if isinstance(thought, str) and thought:
+                self.add_thought(thought)
+            if isinstance(text := delta.get("content") or delta.get("refusal"), str) and text:
+                self.add_text(text)
+            for entry in delta.get("tool_calls") or ():
+                if isinstance(entry, dict):
+                    self._called.call_for(entry)
+        usage = event.chunk.get("usage") if event.chunk else None
+        if isinstance(usage, dict):
+            self._counts = Counts(*map(sum, zip(self._counts, counts_of(usage), strict=True)))
+
+    def add_text(self, text: str) -> None:
+        if self.by_token:
+            self._piece("assistant_message", {"content": text})
+        else:
+            self._text.append(text)
+
+    def add_thought(self, text: str) -> None:
+        if self.by_token:
+            self._piece("reasoning_message", {"reasoning": text, "source": "reasoner_model"})
+        else:
+            self._thoughts.append(text)
+
+    def add_calls(self, calls: list[Json]) -> None:
+        """Learns nothing: calls that wait are shown by `end`, whole."""
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
+        for each in tail:
+            self.show(each)
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+        for each in tail:
+            self.show(each)
+        self._end_reply()
+        if waiting := [call.built() for call in self._called.calls if call.id in self._waiting]:
+            self._message({"role": "assistant", "tool_calls": waiting}, self.numbers.reply)
+        self._show_results()
+        self._out += [event(stop_json(self._stop)), event(usage_json(self._counts, self._steps, [])), _DONE]
+
+    def not_durable(self) -> None:
+        """Says nothing here: the reply's headers do."""
+
+    # Tools of ours
+
+    def call_tools(self, calls: Sequence[ToolCall]) -> None:
+        self._end_reply()
+        built = [call.built() for call in calls]
+        self._names.update({call.id: call.name for call in calls})
+        self._message({"role": "assistant", "tool_calls": built}, self.numbers.reply)
+
+    def tool_result(self, result: ToolResult) -> None:
+        self._results.append(result)
+
+    # A turn that keeps each step
+
+    def step(self, first: int, reply: int) -> None:
+        self.numbers.first, self.numbers.reply = first, reply
+        self._show_results()
+        self._kinds.clear()
+        self._called = Draft()
+        self._steps += 1
+
+    def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
+        self._stop, self._waiting = reason, waiting
+
+    # Errors
+
+    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+        self.fail(UpstreamError(str(error.get("message") or "The upstream failed.")))
+
+    def fail(self, error: GatewayError) -> None:
+        self._end_reply()
+        self._show_results()
+        self._out.append(event(stop_json(self._stop)))
+        self._out.append(error_event(error, self.numbers.run_id))
+
+    # One body
+
+    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        raise AssertionError("a run is shown as events")
+
+    def refused(self, status: int, body: bytes) -> bytes:
+        from_upstream = UpstreamError(_words_of(body) or f"The upstream answered {status}.")
+        return LettaErrors().body(from_upstream)
+
+    # -- how it is shown
+
+    def _piece(self, kind: str, fields: dict[str, Any]) -> None:
+        """Shows a piece of a message; all pieces of one have its id and otid."""
+        if self.showing.types is not None and kind not in self.showing.types:
+            return
+        if kind not in self._kinds:
+            self._kinds.append(kind)
+        origin = self.numbers.origin(self.numbers.reply, self.now())
+        self._out.append(event(piece(kind, origin, self._kinds.index(kind), fields)))
+
+    def _end_reply(self) -> None:
+        """Shows what of the reply is held back as whole messages: thoughts, then text."""
+        thoughts, text = "".join(self._thoughts), "".join(self._text)
+        self._thoughts.clear()
+        self._text.clear()
+        if thoughts or text:
+            reply: Json = {"role": "assistant", "content": text}
+            if thoughts:
+                reply["reasoning_content"] = thoughts
+            self._message(reply, self.numbers.reply)
+
+    def _show_results(self) -> None:
+        for n, result in enumerate(self._results):
+            private = {"status": result.status, "stdout": result.stdout, "stderr": result.stderr}
+            self._message({**result.message(), "mnemogate": private}, self.numbers.first + n)
+        self._results.clear()
+
+    def _message(self, message: Json, seq: int) -> None:
+        origin = self.numbers.origin(seq, self.now())
+        for each in shown(message, origin, self.showing, waiting=self._waiting, names=self._names):
+            self._out.append(event(each))
