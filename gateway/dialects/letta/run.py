@@ -109,7 +109,7 @@ def counts_of(usage: Mapping[str, Any]) -> Counts:
         usage.get("prompt_tokens"),
         usage.get("completion_tokens"),
         prompt.get("cached_tokens"),
-        prompt.get("cache_creation_tokens"),
+        prompt.get("cache_write_tokens"),
         completion.get("reasoning_tokens"),
     )
     return Counts(*(each if isinstance(each, int) else 0 for each in found))

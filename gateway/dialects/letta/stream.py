@@ -92,7 +92,7 @@ class StepView:
     _called: Draft = field(default_factory=Draft)  # all calls of the reply, to show those that wait
     _waiting: Mapping[str, str] = field(default_factory=dict)
     _stop: StopReason = StopReason.END_TURN
-    _counts: Counts = Counts()
+    _counts: Counts = field(default_factory=Counts)
     _steps: int = 1
 
     def take(self) -> bytes:
