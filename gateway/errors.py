@@ -20,6 +20,7 @@ GatewayError
 │   ├── UpstreamBroke           502: the reply ended in the middle
 │   └── UpstreamTimeout         504
 ├── Overloaded                  503: a limit of ours; carries retry_after_s
+├── TooManySends                429: too many wait for one conversation already
 ├── MemoryUnavailable           503: only where the caller asked to fail without memory
 └── SettingsError               never over HTTP: the process does not start
 """
@@ -151,6 +152,12 @@ class Overloaded(GatewayError):
     status = 503
     kind = "overloaded_error"
     code = "overloaded"
+
+
+class TooManySends(GatewayError):
+    status = 429
+    kind = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class MemoryUnavailable(GatewayError):

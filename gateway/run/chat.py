@@ -31,6 +31,7 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.limits import Limits
 from gateway.metrics import Metrics
+from gateway.run.agents.run import AgentRuns
 from gateway.run.call import ChatCall, form_for
 from gateway.run.directory import Directory
 from gateway.run.memory.fit import fit
@@ -85,6 +86,11 @@ class Chat:
         self.pending = pending
         self.keeper = keeper
         self.directory = Directory(settings)
+        self.agents = (
+            None
+            if keeper is None
+            else AgentRuns(settings, keeper, self.failover, metrics, pending, self._limits)
+        )
         self._rules: dict[tuple[str, str | None], IdentityRules] = {}
         self._said_who_is_missing = False
 

@@ -102,6 +102,12 @@ class Append(Group):
 
     line = reads(alone(read_line))
 
+    @reads
+    async def conversation(self, connection: Connection, agent: Agent, uid: str) -> Conversation | None:
+        """Returns a conversation by its public name."""
+        row = await connection.row(SQL["conversation_named"], (uid, agent.id))
+        return None if row is None else Conversation(*row)
+
     def open(self, write: StepOpen) -> Future[StepOpened]:
         """Begins a step: its exchange with what came in, and with the edits of the step before.
 

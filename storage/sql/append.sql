@@ -82,3 +82,7 @@ RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
 -- name: step_stop
 -- Notes why its run ended behind a step that is written already, and whose answers its calls wait for.
 UPDATE run_steps SET stop = ?, waiting = coalesce(?, waiting) WHERE exchange = ? AND agent = ?
+
+-- name: conversation_named
+-- Reads a conversation by its public name.
+SELECT id, uid, key, rev, tip FROM conversations WHERE uid = ? AND agent = ?

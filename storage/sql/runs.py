@@ -136,6 +136,7 @@ class Runs(Group):
     begin = writes(alone(begin_run))
     end = writes(alone(end_run))
     newest = reads(alone(newest_run))
+    by_otid = reads(alone(find_otid))
     waiting = reads(alone(load_waiting))
     texts = reads(alone(load_texts))
     add_text = writes(alone(add_text))

@@ -154,7 +154,8 @@ def _planned(
         held=messages,
     )
     known = replace(known, plan=plan, pinned=pinned, blocks=tuple(blocks))
-    body: dict[str, Any] = {**asked.request.json, "messages": list(messages)}
+    # The tools are the same for every step, whatever came in.
+    body: dict[str, Any] = {**asked.request.json, "messages": [{"role": "user"}]}
     return replace(known, offered=offer_tools(known, pinned, body))
 
 

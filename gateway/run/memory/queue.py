@@ -1,10 +1,15 @@
-"""The queue of a conversation in append mode: each of its requests is answered from what the one before has left."""
+"""The queue of a conversation that the gateway writes: each request is answered from what the one before has left."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
+
+from gateway.errors import TooManySends
+
+RETRY_AFTER_S = 1.0
 
 
 class QueuePlace:
@@ -49,19 +54,37 @@ class Queues:
 
     def __init__(self) -> None:
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._inside: Counter[tuple[str, str]] = Counter()
 
     def __len__(self) -> int:
         return len(self._locks)
 
-    async def enter(self, name: tuple[str, str], place: QueuePlace) -> None:
-        """Waits until the requests before this one have left."""
+    async def enter(self, name: tuple[str, str], place: QueuePlace, most: int | None = None) -> None:
+        """Waits until the requests before this one have left. most: how many may be in the queue; None: any number.
+
+        Raises: TooManySends.
+        """
+        if most is not None and self._inside[name] >= most:
+            raise TooManySends(
+                f"{most} sends wait for this conversation already.", retry_after_s=RETRY_AFTER_S
+            )
+        self._inside[name] += 1
         lock = self._locks.setdefault(name, asyncio.Lock())
-        await lock.acquire()
+        try:
+            await lock.acquire()
+        except BaseException:
+            self._left(name)
+            raise
 
         def let_go() -> None:
             lock.release()
-            # The last request removes the queue, so that the table does not grow with every conversation.
-            if not lock.locked() and not getattr(lock, "_waiters", None):
-                self._locks.pop(name, None)
+            self._left(name)
 
         place.take(let_go)
+
+    def _left(self, name: tuple[str, str]) -> None:
+        self._inside[name] -= 1
+        # The last request removes the queue, so that the table does not grow with every conversation.
+        if not self._inside[name]:
+            del self._inside[name]
+            self._locks.pop(name, None)

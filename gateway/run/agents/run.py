@@ -1,0 +1,568 @@
+"""A run: one send to a conversation of ours, from its message to its stop reason.
+
+The sends of a conversation queue. What came in is on disk before the model is asked, each reply before its tools run,
+their results before it is asked again. An error before the first reply is the status of the reply; a client that
+leaves cancels the run, and what was finished of it stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+from zlib import crc32
+
+import orjson
+
+from adapters.types import Json
+from gateway.core.agent import AgentSpec
+from gateway.core.conversation.append import repeated
+from gateway.core.conversation.canonical import Canon, WireMessage, is_system, text_of
+from gateway.core.conversation.private import PRIVATE, as_system, private_of
+from gateway.core.ids import new_uid, uid_of
+from gateway.core.request.chat import ChatRequest
+from gateway.core.request.identity import Identity, Mode
+from gateway.core.turn.client import ClientView, MakesView
+from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.machine import ResumedCalls
+from gateway.core.turn.rules import CalledTool, RuleGuide
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import AllBut
+from gateway.errors import BadRequest, MemoryUnavailable
+from gateway.metrics import Metrics
+from gateway.run.agents.steps import TRIES, StepsMemory
+from gateway.run.call import ChatCall, form_for
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import Known, MemoryRequest
+from gateway.run.memory.line import DEFAULT, headed, read_line
+from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.queue import QueuePlace
+from gateway.run.memory.record import BlockEdits
+from gateway.run.pending import Pending
+from gateway.run.receipt import Receipt
+from gateway.run.sink import Sink
+from gateway.run.tools.memory import MemoryTools
+from gateway.run.tools.toolbox import Toolbox
+from gateway.run.turn import TurnLimits, TurnRun
+from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.route import Route, agent_route
+from gateway.settings import Settings
+from storage.errors import NotFound, Stale, StoreError, WriteConflict
+from storage.records import Agent, Exchange, Run, RunState, RunStep, Scope
+
+__all__ = ["AgentRuns", "CallDecision", "RunRequest", "RunResult"]
+
+# The sends that may be in one conversation's queue, the one that is answered among them.
+MOST_SENDS = 32
+MAX_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class CallDecision:
+    """What somebody decided about a call that waits. call_id: None: about all of them.
+
+    result: of a tool of the client's. approve: of a call that a person has to allow; reason: why not.
+    """
+
+    call_id: str | None
+    approve: bool = True
+    reason: str | None = None
+    result: WireMessage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A send to a conversation of ours.
+
+    scope: whose memory. conversation: `default`, or an id. messages: as they are stored, with their private fields.
+    decisions: in place of messages, about calls that wait. fields: further ones of the call upstream. client_tools: as
+    they go upstream. otid: the client's own id of this send. is_retry: its library sends it again.
+    headers, credential: what of the request may go upstream.
+    """
+
+    spec: AgentSpec
+    scope: Scope
+    conversation: str = DEFAULT
+    messages: tuple[WireMessage, ...] = ()
+    decisions: tuple[CallDecision, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    client_tools: tuple[Json, ...] = ()
+    max_steps: int = MAX_STEPS
+    otid: str | None = None
+    is_retry: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+    credential: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What became of a send. run: as it ended. agent: whose memory. steps: its exchanges, with their words.
+
+    is_repeat: the same send had been answered before; nothing was sent upstream. status: of the reply.
+    """
+
+    run: Run
+    agent: Agent
+    steps: tuple[Exchange, ...]
+    is_repeat: bool = False
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """A send, whichever way it came. request: the one that came, without what is said in it."""
+
+    request: ChatRequest
+    messages: Sequence[WireMessage]
+    identity: Identity
+    spec: AgentSpec
+    route: Route
+    headers: tuple[tuple[str, str], ...]
+    credential: str | None
+    shows_steps: bool
+    max_steps: int = MAX_STEPS
+    otid: str | None = None
+    decisions: Sequence[CallDecision] = ()
+    replaces: Run | None = None
+
+
+class AgentRuns:
+    """Answers sends to conversations of ours. One for the process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keeper: MemoryKeeper,
+        failover: Failover,
+        metrics: Metrics,
+        pending: Pending,
+        limits: TurnLimits,
+    ) -> None:
+        self._settings = settings
+        self._keeper = keeper
+        self._failover = failover
+        self._metrics = metrics
+        self._pending = pending
+        self._limits = limits
+        self._live: dict[int, TurnRun] = {}  # by the run's row
+
+    async def send(self, asked: RunRequest, view: MakesView, sink: Sink, receipt: Receipt) -> RunResult:
+        """Answers a send of the agents API; its events go to the sink.
+
+        Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
+        """
+        scope = asked.scope
+        identity = Identity(
+            scope.project,
+            scope.profile,
+            asked.spec.name,
+            None,
+            asked.conversation,
+            scope.subject,
+            Mode.STRICT,
+            append=True,
+            retry=asked.is_retry,
+        )
+        sending = _Sending(
+            _request(asked),
+            asked.messages,
+            identity,
+            asked.spec,
+            agent_route(self._settings, asked.spec),
+            asked.headers,
+            asked.credential,
+            shows_steps=True,
+            max_steps=asked.max_steps,
+            otid=asked.otid,
+            decisions=asked.decisions,
+        )
+        return await self._send(sending, view, sink, receipt)
+
+    async def append(
+        self,
+        request: ChatRequest,
+        headers: tuple[tuple[str, str], ...],
+        credential: str | None,
+        identity: Identity,
+        spec: AgentSpec,
+        route: Route,
+        view: MakesView,
+        sink: Sink,
+        receipt: Receipt,
+    ) -> int:
+        """Answers a chat completion that names a conversation of ours; what its list repeats is left out.
+
+        Returns the status. Raises: as `send`.
+        """
+        if request.n > 1:
+            raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
+        left_out = set(repeated(request.messages))
+        new = [m for i, m in enumerate(request.messages) if i not in left_out]
+        head = next((i for i, m in enumerate(new) if not is_system(m)), len(new))
+        said = len([m for m in request.messages if not is_system(m)])
+        messages = [_of_client(m) for m in new[head:]]
+        receipt.say("x-mnemogate-appended", f"{len(messages)} of {said}")
+        if not messages:
+            raise BadRequest(
+                "There is nothing new in `messages`: what follows the last assistant message is appended.",
+                param="messages",
+            )
+        sending = _Sending(
+            headed(request), messages, identity, spec, route, headers, credential, shows_steps=False
+        )
+        return (await self._send(sending, view, sink, receipt)).status
+
+    async def cancel(self, run: Run) -> Run:
+        """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
+        live = self._live.get(run.id)
+        if live is not None:
+            live.stop(StopReason.CANCELLED)
+        now = self._keeper.now()
+        return await self._keeper.store.runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", now)
+
+    # -- one send
+
+    async def _send(self, sending: _Sending, view: MakesView, sink: Sink, receipt: Receipt) -> RunResult:
+        keeper, scope = self._keeper, sending.identity.scope
+        assert scope is not None
+        if not (health := keeper.store.health).ok:
+            why = health.error or f"the store is {health.status}"
+            raise MemoryUnavailable(f"Memory is not available: {why}.", retry_after_s=1.0)
+        with QueuePlace() as place:
+            try:
+                with sink.while_here():
+                    sending = await self._enter(sending, place)
+                    if not sending.decisions and (before := await self._before(sending)) is not None:
+                        if isinstance(before, RunResult):
+                            return before
+                        sending = before
+            except StoreError as error:
+                raise _told(error) from error
+            return await self._answer(sending, place, view, sink, receipt)
+
+    async def _enter(self, sending: _Sending, place: QueuePlace) -> _Sending:
+        """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
+        agent, identity = await self._agent(sending), sending.identity
+        name = identity.conversation or DEFAULT
+        if name != DEFAULT:
+            uid = uid_of("conv", name) or name
+            found = await self._keeper.store.append.conversation(agent, uid) if agent.id else None
+            if found is None:
+                raise NotFound(f"there is no conversation {name!r}")
+            name = DEFAULT if found.key == DEFAULT else uid
+        await self._keeper.queues.enter((agent.uid, name), place, MOST_SENDS)
+        return replace(sending, identity=replace(identity, conversation=name))
+
+    async def _agent(self, sending: _Sending) -> Agent:
+        scope, agents = sending.identity.scope, self._keeper.store.agents
+        assert scope is not None
+        return await agents.find(scope) or agents.draft(scope)
+
+    async def _answer(
+        self, sending: _Sending, place: QueuePlace, view: MakesView, sink: Sink, receipt: Receipt
+    ) -> RunResult:
+        key = partial(crc32, repr(sending.identity.scope).encode())
+        attempts = self._failover.attempts(sending.route, key, sink, receipt)
+        form = form_for(sending.request, attempts.endpoint)
+        asked = MemoryRequest(
+            sending.request, sending.identity, sending.spec, self._keeper.now(), attempts.target, place
+        )
+        await self._pending.written(_scope(sending), self._limits.commit_wait_s)
+        try:
+            with sink.while_here():
+                memory, prompt, resumed = await self._begin(sending, asked, form)
+        except StoreError as error:
+            raise _told(error) from error
+        if resumed is not None and resumed.is_partial:
+            return RunResult(memory.run, memory.known.agent, ())
+        call = ChatCall(
+            sending.request, sending.headers, sending.credential, sending.route.upstream, "on", receipt
+        )
+        names = [tool["function"]["name"] for tool in prompt.tools]
+        guide = RuleGuide(
+            (), names, max_steps=sending.max_steps, called=_called(memory.known), can_ask=sending.shows_steps
+        )
+        for name, result, is_denied in resumed.told if resumed is not None else ():
+            guide.answered(name, result, is_denied=is_denied)
+        with attempts:
+            turn = TurnRun(
+                call,
+                attempts,
+                prompt,
+                memory,
+                _WithStep(view, memory.opened),
+                sink,
+                self._pending,
+                self._metrics,
+                self._limits,
+                guide,
+                _terms(sending, prompt),
+                resumed.calls if resumed is not None else None,
+            )
+            run = memory.run.id
+            if run:
+                self._live[run] = turn
+            try:
+                status = await turn.run()
+            finally:
+                self._live.pop(run, None)
+                self._metrics.added_ms.observe(receipt.added_ms)
+                self._metrics.memory.inc("on")
+        return RunResult(memory.run, memory.known.agent, tuple(memory.steps), status=status)
+
+    async def _begin(
+        self, sending: _Sending, asked: MemoryRequest, form: EndpointForm
+    ) -> tuple[StepsMemory, Prompt, _Resumed | None]:
+        """Reads what the send goes on from, and writes what came in. Raises: BadRequest, StoreError."""
+        keeper = self._keeper
+        replaces = sending.replaces
+        run = Run(
+            0,
+            new_uid(),
+            0,
+            0,
+            RunState.RUNNING,
+            keeper.now(),
+            otid=_digest(await self._agent(sending), sending.otid),
+        )
+        for _ in range(TRIES):
+            known = await read_line(keeper.store, asked, sending.messages, keeper.settings.idle_s)
+            resumed = await self._resume(known, sending.decisions) if sending.decisions else None
+            memory = StepsMemory(
+                keeper,
+                known,
+                form,
+                resumed.waiting_run if resumed is not None and resumed.is_partial else run,
+                self._toolbox,
+                frozenset() if resumed is None else resumed.theirs,
+                None if replaces is None else replaces.id,
+            )
+            prompt = await memory.prompt()
+            if resumed is not None:
+                return memory, prompt, resumed
+            try:
+                await memory.open(prompt)
+                return memory, prompt, None
+            except (WriteConflict, Stale):
+                # Somebody else has written in the meantime, or forgotten: all of it is read again.
+                continue
+        raise WriteConflict("this conversation changes too fast")
+
+    def _toolbox(self, known: Known, changes: BlockEdits) -> Toolbox:
+        keeper, tokens = self._keeper, self._settings.memory.recall_tokens
+        return MemoryTools(keeper.store, known, changes, tokens, keeper.now, keeper.embed_query)
+
+    # -- the same send again
+
+    async def _before(self, sending: _Sending) -> RunResult | _Sending | None:
+        """Returns what became of the same send before: its result, or the send as it goes on; None: it is new.
+
+        The sends of a conversation queue, so the one before has ended.
+        """
+        store, agent = self._keeper.store, await self._agent(sending)
+        if not agent.id or not (sending.otid or sending.identity.retry):
+            return None
+        if sending.otid:
+            run = await store.runs.by_otid(agent.id, _digest(agent, sending.otid))
+        else:
+            run = await self._newest(agent, sending.identity.conversation or DEFAULT)
+        if run is None or not run.is_over:
+            return None
+        entries = await store.runs.steps(run)
+        found = [await store.turns.exchange(agent, entry.step.exchange) for entry in entries]
+        steps = tuple(e for e in found if e is not None)
+        atoms = tuple(Canon(agent.secret).atoms(m) for m in sending.messages)
+        if not steps or steps[0].inputs != atoms:
+            return None
+        if run.state is RunState.COMPLETED:
+            return RunResult(run, agent, steps, is_repeat=True)
+        # What was said of the last reply was shown: then the message is answered anew.
+        messages = sending.messages if steps[-1].reply is not None and steps[-1].size else ()
+        return replace(sending, messages=messages, replaces=run)
+
+    async def _newest(self, agent: Agent, name: str) -> Run | None:
+        key, uid = (name, None) if name == DEFAULT else (None, name)
+        line = await self._keeper.store.append.line(agent, key, uid, 1)
+        conversation = None if line is None else line.look.conversation
+        return (
+            None if conversation is None else await self._keeper.store.runs.newest(agent.id, conversation.id)
+        )
+
+    # -- answers to calls that wait
+
+    async def _resume(self, known: Known, decisions: Sequence[CallDecision]) -> _Resumed:
+        """Returns how a turn goes on that waited for these decisions. Raises: BadRequest, StoreError."""
+        store, conversation = self._keeper.store, known.look.conversation
+        step = None if conversation is None else await store.runs.waiting(known.agent.id, conversation.id)
+        if step is None or not known.path or known.path[-1].id != step.exchange:
+            raise BadRequest("Nothing waits for an answer in this conversation.", param="messages")
+        texts = await store.runs.texts(known.agent.id, step.run, "result")
+        before = [orjson.loads(text.data) for text in texts]
+        given = _decided(step, [m["tool_call_id"] for m in before], decisions)
+        for n, message in enumerate(given, 1 + max((text.seq for text in texts), default=-1)):
+            await store.runs.add_text(known.agent.id, step.run, "result", n, orjson.dumps(message))
+        run = await store.runs.newest(known.agent.id, known.path[-1].conversation)
+        assert run is not None
+        return _resumed(known, step, [*before, *given], run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Resumed:
+    """Calls that waited, as they are now. told: (tool, result, was it denied) of those that have their answers.
+
+    is_partial: others still wait. theirs: ids of the client's.
+    """
+
+    calls: ResumedCalls
+    told: tuple[tuple[str, ToolResult, bool], ...]
+    theirs: frozenset[str]
+    is_partial: bool
+    waiting_run: Run
+
+
+def _decided(step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision]) -> list[WireMessage]:
+    """Returns the answers as they are kept. Raises: BadRequest: one is about a call that does not wait for it."""
+    done = set(answered)
+    waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in done}
+    found: list[WireMessage] = []
+    for each in decisions:
+        ids = [each.call_id] if each.call_id is not None else [id for id in waits if waits[id] == "approval"]
+        for id in ids:
+            kind = waits.pop(id, None)
+            if kind is None or (kind == "client") != (each.result is not None):
+                raise BadRequest(f"The call {id!r} does not wait for this answer.", param="messages")
+            if each.result is not None:
+                found.append({**each.result, "role": "tool", "tool_call_id": id})
+            elif each.approve:
+                found.append(
+                    {"role": "tool", "tool_call_id": id, "content": "", PRIVATE: {"approval": "approved"}}
+                )
+            else:
+                why = f" Reason: {each.reason}" if each.reason else ""
+                private = {"approval": "denied", "status": "error", "reason": each.reason or ""}
+                words = f"Error: request to call tool denied.{why}"
+                found.append({"role": "tool", "tool_call_id": id, "content": words, PRIVATE: private})
+    return found
+
+
+def _resumed(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run) -> _Resumed:
+    content = known.tree.content(known.path[-1])
+    replies = content.full if content.is_step and content.full else [content.said or {}]
+    calls = tuple(call for m in replies for call in m.get("tool_calls") or ())
+    names = {str(call.get("id")): str(call["function"]["name"]) for call in calls}
+    results, told, approved = [], [], set()
+    for m in answers:
+        private, id = private_of(m), str(m["tool_call_id"])
+        if private.get("approval") == "approved":
+            approved.add(id)
+            continue
+        result = ToolResult(id, text_of(m), str(private.get("status") or "success"))
+        results.append(result)
+        told.append((names.get(id, ""), result, private.get("approval") == "denied"))
+    answered = approved | {result.call_id for result in results}
+    return _Resumed(
+        ResumedCalls(calls, tuple(results), frozenset(approved)),
+        tuple(told),
+        frozenset(id for id, kind in step.waiting.items() if kind == "client"),
+        any(kind != "held" and id not in answered for id, kind in step.waiting.items()),
+        run,
+    )
+
+
+def _request(asked: RunRequest) -> ChatRequest:
+    """Returns the request of a send as a chat completion, without messages: those come from the path."""
+    tools = [*asked.client_tools]
+    body: dict[str, Any] = {"model": asked.spec.model or "", "messages": [], "stream": True, **asked.fields}
+    if tools:
+        body["tools"] = tools
+    limit = body.get("max_completion_tokens", body.get("max_tokens"))
+    return ChatRequest(
+        raw=orjson.dumps(body),
+        json=body,
+        model=body["model"],
+        messages=[],
+        stream=True,
+        wants_usage=False,
+        tools=tuple(str(tool["function"]["name"]) for tool in tools),
+        has_tools=bool(tools),
+        n=1,
+        max_tokens=limit if isinstance(limit, int) else None,
+        max_tokens_key=next((key for key in ("max_completion_tokens", "max_tokens") if key in body), None),
+    )
+
+
+def _of_client(message: WireMessage) -> WireMessage:
+    """Returns a message of a chat completion as it is stored: private fields are ours alone."""
+    if is_system(message):
+        return as_system(text_of(message))
+    return {key: value for key, value in message.items() if key != PRIVATE}
+
+
+@dataclass(frozen=True, slots=True)
+class _WithStep:
+    """Makes views that know the step that is open when the turn begins."""
+
+    make: MakesView
+    opened: Exchange | None
+
+    @property
+    def speaks_chat(self) -> bool:
+        return False
+
+    def __call__(self, spec: TurnSpec) -> ClientView:
+        view = self.make(spec)
+        if self.opened is not None:
+            view.step(self.opened.seq)
+        return view
+
+
+def _terms(sending: _Sending, prompt: Prompt) -> TurnSpec:
+    request = sending.request
+    return TurnSpec(
+        wants_usage=request.wants_usage or sending.shows_steps,
+        usage_added=prompt.adds_usage,
+        ours=AllBut(request.tools),
+        budget_tokens=None if sending.shows_steps else request.max_tokens,
+        hold_end=True,
+        keeps_steps=True,
+        shows_steps=sending.shows_steps,
+    )
+
+
+def _called(known: Known) -> list[CalledTool]:
+    """Returns the calls since the user's newest message that have their results: a pause does not reset the rules."""
+    found: list[CalledTool] = []
+    if known.plan.messages:
+        return found
+    names: dict[str, str] = {}
+    for x in known.path:
+        content = known.tree.content(x)
+        for m in content.messages or ():
+            if m.get("role") == "user" and private_of(m).get("shown") != "system":
+                found.clear()
+            if m.get("role") == "tool" and (name := names.get(str(m.get("tool_call_id")))):
+                private = private_of(m)
+                status = "denied" if private.get("approval") == "denied" else private.get("status")
+                found.append(CalledTool(name, str(status or "success"), text_of(m)))
+        for m in content.full if content.is_step and content.full else [content.said or {}]:
+            for call in m.get("tool_calls") or ():
+                names[str(call.get("id"))] = str(call["function"]["name"])
+    return found
+
+
+def _digest(agent: Agent, otid: str | None) -> bytes | None:
+    return None if not otid else Canon(agent.secret).digest(otid.encode())
+
+
+def _scope(sending: _Sending) -> Scope:
+    scope = sending.identity.scope
+    assert scope is not None
+    return scope
+
+
+def _told(error: StoreError) -> Exception:
+    """Returns the error that a caller is told: what is not there stays that, else memory is not available."""
+    if isinstance(error, NotFound):
+        return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.", param="conversation_id")
+    return MemoryUnavailable(f"Memory is not available: {error.message}.", retry_after_s=1.0)

@@ -1,0 +1,221 @@
+"""AgentRuns of a gateway that serves, sent to without a dialect: a view that writes lines, a sink that keeps them.
+
+with agents(upstream, tmp_path) as life:
+    assert life.send("Hi").said == ["Ok."]
+    assert life.upstream.last.messages == [...]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orjson
+
+from gateway.core.agent import AgentSpec
+from gateway.run.agents.run import AgentRuns, RunRequest, RunResult
+from gateway.run.receipt import Receipt
+from gateway.run.sink import ClientGone
+from gateway.settings import UpstreamSettings
+from storage.records import Block, Exchange, Run, Scope
+from tests.doubles.lines_view import LinesView
+from tests.doubles.upstream import Gate, StrictUpstream
+from tests.gateway.sdk import World, remember
+
+__all__ = ["HUMAN", "Life", "ListeningSink", "Outcome", "agents"]
+
+HUMAN = Block(0, "human", "What is known of the user.", "", 1000)
+PATIENCE_S = 10.0
+
+
+class _WhileHere:
+    def __init__(self, sink: ListeningSink) -> None:
+        self._sink = sink
+
+    def __enter__(self) -> None:
+        self._outer, self._sink.task = self._sink.task, asyncio.current_task()
+        if self._sink.gone.is_set():
+            raise ClientGone
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        task, self._sink.task = self._sink.task, self._outer
+        if self._sink.gone.is_set() and task is not None:
+            task.uncancel()
+            if kind is asyncio.CancelledError:
+                raise ClientGone
+
+
+@dataclass
+class ListeningSink:
+    """A client that keeps what it is sent, and may leave."""
+
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    started: bool = False
+    status: int = 0
+    body: bytearray = field(default_factory=bytearray)
+    task: asyncio.Task[Any] | None = None
+    wrote: Gate = field(default_factory=Gate)
+
+    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        self.status = status
+
+    async def write(self, data: bytes) -> None:
+        if self.gone.is_set():
+            raise ClientGone
+        self.started = True
+        self.body += data
+        if b"text" in self.body:
+            self.wrote.open()
+
+    async def end(self) -> None:
+        self.started = True
+
+    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        self.start(status, headers)
+        await self.write(body)
+
+    def while_here(self) -> _WhileHere:
+        return _WhileHere(self)
+
+    def leave(self) -> None:
+        self.gone.set()
+        if self.task is not None:
+            self.task.cancel()
+
+
+@dataclass
+class Outcome:
+    """What became of a send."""
+
+    result: RunResult
+    sink: ListeningSink
+
+    @property
+    def run(self) -> Run:
+        return self.result.run
+
+    @property
+    def lines(self) -> list[str]:
+        return self.sink.body.decode().splitlines()
+
+    @property
+    def said(self) -> list[str]:
+        """The texts of its replies."""
+        replies = [orjson.loads(e.said) for e in self.result.steps if e.said]
+        return [reply["content"] for reply in replies if reply.get("content")]
+
+
+@dataclass
+class Life:
+    """One agent in a gateway that serves. others are made by `other`."""
+
+    world: World
+    spec: AgentSpec
+    scope: Scope
+
+    @property
+    def upstream(self) -> StrictUpstream:
+        return self.world.upstream
+
+    @property
+    def agents(self) -> AgentRuns:
+        found = self.world.gateway.app.chat.agents
+        assert found is not None
+        return found
+
+    def other(self, **options: Any) -> Life:
+        return Life(self.world, replace(self.spec, **options), _scope())
+
+    def begin(self, text: str = "Hi", sink: ListeningSink | None = None, **options: Any) -> Future[Outcome]:
+        """Sends; the result comes when it has ended. options: of `RunRequest`."""
+        asked = RunRequest(
+            self.spec, self.scope, **{"messages": ({"role": "user", "content": text},), **options}
+        )
+
+        async def send() -> Outcome:
+            kept = sink or ListeningSink()
+            result = await self.agents.send(asked, LinesView, kept, Receipt(0.0))
+            return Outcome(result, kept)
+
+        return asyncio.run_coroutine_threadsafe(send(), self.world.gateway.loop)
+
+    def send(self, text: str = "Hi", **options: Any) -> Outcome:
+        return self.begin(text, **options).result(PATIENCE_S)
+
+    def leave(self, sink: ListeningSink) -> None:
+        self.world.gateway.loop.call_soon_threadsafe(sink.leave)
+
+    def path(self) -> list[Exchange]:
+        """The agent's own conversation as it is stored."""
+        self.world.settle()
+
+        async def read() -> list[Exchange]:
+            agent = await self.world.store.agents.find(self.scope)
+            if agent is None:
+                return []
+            line = await self.world.store.append.line(agent, "default", None, None)
+            assert line is not None
+            return list(line.path)
+
+        return self.world.gateway.call(read())
+
+    def words(self) -> list[str]:
+        """What stands in the conversation, message by message: role and text, or the calls."""
+        found = []
+        for e in self.path():
+            for m in (*orjson.loads(e.input or b"[]"), *([orjson.loads(e.said)] if e.said else [])):
+                calls = ",".join(call["function"]["name"] for call in m.get("tool_calls") or ())
+                found.append(f"{m['role']}: {m.get('content') or calls}")
+        return found
+
+    def block(self, label: str = "human") -> Block:
+        self.world.settle()
+
+        async def read() -> Block:
+            agent = await self.world.store.agents.find(self.scope)
+            assert agent is not None
+            return next(b for b in await self.world.store.blocks.load(agent.id) if b.label == label)
+
+        return self.world.gateway.call(read())
+
+    def write_block(self, value: str, label: str = "human") -> None:
+        """Edits a block from outside of any run."""
+        block = self.block(label)
+
+        async def write() -> None:
+            now = self.world.clock()
+            await self.world.store.blocks.write(block.id, block.version, value, at=now, origin="test")
+
+        self.world.gateway.call(write())
+
+
+def _scope() -> Scope:
+    return Scope("default", "@", f"agent:{uuid.uuid4().hex}")
+
+
+@contextmanager
+def agents(upstream: StrictUpstream, folder: Path, **options: Any) -> Iterator[Life]:
+    """options: of the agent."""
+    spec = AgentSpec(
+        **{
+            "name": "helper",
+            "system": "You help.",
+            "model": "m",
+            "offers_tools": True,
+            "blocks": (HUMAN,),
+            **options,
+        }
+    )
+    # One that is known to count a stream's tokens.
+    kind = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": True})
+    with remember(upstream, folder, upstreams=(kind,)) as world:
+        yield Life(world, spec, _scope())

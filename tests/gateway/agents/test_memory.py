@@ -1,0 +1,246 @@
+"""What a run remembers: blocks between its calls, edits with their results, notes, the window, the statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.records import RunState
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.gateway.agents.life import Life, agents
+from tests.gateway.agents.test_runs import insert
+
+
+@pytest.fixture
+def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Life]:
+    with agents(upstream, tmp_path) as made:
+        yield made
+
+
+def system(life: Life) -> str:
+    found: str = life.upstream.last.messages[0]["content"]
+    return found
+
+
+def test_the_section_stays_and_the_result_tells_the_edit(life: Life) -> None:
+    life.upstream.queue(call_tools(insert("Name: Ann")), say("Noted."))
+    life.send("I am Ann.")
+    first, second = (seen.messages for seen in life.upstream.chats)
+    assert first[0] == second[0]
+    assert "Name: Ann" not in second[0]["content"]
+    assert "+ 'Name: Ann'" in second[-1]["content"]
+    life.send("Bye.")
+    assert system(life) == first[0]["content"]
+    assert "Changed in the memory blocks" not in life.upstream.last.messages[-1]["content"]
+
+
+def test_what_somebody_else_wrote_is_in_the_next_call_of_the_run(life: Life) -> None:
+    life.send("Hi")
+    gate = Gate()
+    life.upstream.queue(
+        call_tools(Call("conversation_search", {"query": "tea"}), hold_before_headers=gate), say("Done.")
+    )
+    arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
+    run = life.begin("Search.")
+    arrived.wait_sync()
+    life.write_block("Ann is on holiday.")
+    gate.open()
+    run.result(10)
+    result = life.upstream.last.messages[-1]
+    assert result["role"] == "tool"
+    assert "Nothing was found." in result["content"]
+    assert "Ann is on holiday." in result["content"]
+    # Told once: what comes next begins with the same bytes.
+    life.send("Bye.")
+    assert life.upstream.last.body.count(b"Ann is on holiday.") == 1
+
+
+def test_what_somebody_else_wrote_rides_in_the_next_message(life: Life) -> None:
+    life.send("Hi")
+    life.write_block("Ann is on holiday.")
+    life.send("And now?")
+    last = life.upstream.last.messages[-1]["content"]
+    assert "Ann is on holiday." in last
+    assert last.endswith("And now?")
+    life.send("Bye.")
+    assert life.upstream.last.messages[-1]["content"] == "Bye."
+    assert life.upstream.last.messages[-3]["content"] == last
+
+
+def test_a_shared_block_is_told_to_both(life: Life) -> None:
+    other = life.other(blocks=())
+    life.send("Hi")
+    other.send("Hi")
+    block = life.block()
+
+    async def attach() -> None:
+        agent = await life.world.store.agents.find(other.scope)
+        assert agent is not None
+        values = (agent.id, "block", block.id, 1)
+        await life.world.store.database.write(
+            lambda c: c.run("INSERT INTO attached (agent, kind, target, place) VALUES (?, ?, ?, ?)", values)
+        )
+
+    life.world.gateway.call(attach())
+    life.write_block("Shared news.")
+    for each in (life, other):
+        each.send("Anything new?")
+        assert "Shared news." in life.upstream.last.messages[-1]["content"]
+    # One writes, the other is told.
+    life.upstream.queue(call_tools(insert("More.")), say("Done."))
+    other.send("Add more.")
+    assert life.block().value == "Shared news.\nMore."
+    life.send("And now?")
+    assert "More." in life.upstream.last.messages[-1]["content"]
+
+
+def test_an_edit_that_lost_is_made_again_on_what_is_there(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.send("Hi")
+    store = life.world.store
+    block = life.block()
+    opening = store.append.open
+    done: list[object] = []
+
+    def first_somebody_else(write):  # type: ignore[no-untyped-def]
+        if write.edits.writes and not done:
+            done.append(store.blocks.write(block.id, block.version, "Bob was here.", at=1.0, origin="test"))
+        return opening(write)
+
+    monkeypatch.setattr(store.append, "open", first_somebody_else)
+    life.upstream.queue(call_tools(insert("Ann too.")), say("Done."))
+    sent = life.send("Note it.")
+    assert len(done) == 1
+    assert sent.run.state is RunState.COMPLETED
+    assert life.block().value == "Bob was here.\nAnn too."
+    told = life.upstream.last.messages[-1]["content"]
+    assert "Ann too." in told
+    assert "Bob was here." in told
+
+
+def test_what_the_model_has_not_seen_is_not_written_over(life: Life) -> None:
+    life.send("Hi")
+    gate = Gate()
+    rethink = Call("memory_rethink", {"label": "human", "new_memory": "Mine."})
+    life.upstream.queue(call_tools(rethink, hold_before_headers=gate), call_tools(rethink), say("Done."))
+    arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
+    run = life.begin("Put it in order.")
+    arrived.wait_sync()
+    life.write_block("Theirs.")
+    gate.open()
+    run.result(10)
+    results = [m["content"] for m in life.upstream.last.messages if m["role"] == "tool"]
+    assert results[0].startswith("Error: the block 'human' was changed by somebody else")
+    assert "Theirs." in results[0]
+    assert not results[1].startswith("Error")
+    assert life.block().value == "Mine."
+
+
+def test_an_archival_memory_is_kept_with_its_result(life: Life) -> None:
+    life.upstream.queue(call_tools(Call("archival_memory_insert", {"content": "Likes tea."})), say("Kept."))
+    life.send("I like tea.")
+    assert life.world.query("SELECT text FROM passages") == ["Likes tea."]
+
+
+def test_a_reply_that_was_forgotten_meanwhile_is_not_kept(life: Life) -> None:
+    life.send("My code is 1234.")
+    gate = Gate()
+    life.upstream.queue(say("It is 1234.", hold_before_headers=gate))
+    arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
+    run = life.begin("What is my code?")
+    arrived.wait_sync()
+
+    async def forget() -> None:
+        agent = await life.world.store.agents.find(life.scope)
+        assert agent is not None
+        await life.world.store.database.write(
+            lambda c: c.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
+        )
+
+    life.world.gateway.call(forget())
+    gate.open()
+    done = run.result(10)
+    assert (done.run.state, done.run.stop) == (RunState.FAILED, "error")
+    assert "assistant: It is 1234." not in life.words()
+    assert life.send("Hello?").said == ["Ok."]
+    assert [x.state.value for x in life.path()] == ["finished"] * 3
+
+
+def test_what_was_said_elsewhere_is_recalled(life: Life) -> None:
+    """A chat completion to the same memory has a conversation of its own; recall spans both."""
+    life.send("My tortoise is called Sheldon.")
+    life.send("Reset.")
+
+    async def begin_anew() -> None:
+        await life.world.store.database.write(lambda c: c.run("UPDATE conversations SET key = 'old'", ()))
+
+    life.world.settle()
+    life.world.gateway.call(begin_anew())
+    life.send("What is my tortoise called?")
+    assert "Sheldon" in life.upstream.last.messages[-1]["content"]
+    assert len(life.upstream.last.messages) == 2
+
+
+PLAIN = [
+    "read", "read",
+    "begin", "insert exchanges", "insert runs", "commit",
+    "begin", "update exchanges", "insert run_steps", "commit",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("before", [1, 30])
+def test_a_plain_message_costs_six_statements(life: Life, before: int) -> None:
+    for n in range(before):
+        life.send(f"Message {n}")
+    assert life.world.all_statements_of(lambda: life.send("And now?")) == PLAIN
+
+
+def test_a_step_with_an_edit_costs(life: Life) -> None:
+    life.send("Hi")
+    life.upstream.queue(call_tools(insert("x")), say("Done."))
+    found = life.world.statements_of(lambda: life.send("Note x."))
+    assert found == [
+        "read", "read", "insert exchanges", "insert runs",
+        "update exchanges", "insert run_steps", "read",
+        "insert snapshots", "insert exchanges", "read", "insert block_history", "update blocks", "insert block_ops",
+        "update exchanges", "insert run_steps",
+    ]  # fmt: skip
+
+
+def test_a_long_conversation_is_cut_to_its_window_and_costs_the_same(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with agents(upstream, tmp_path, context_window=2000, summarises=False) as life:
+        for n in range(60):
+            life.send(f"Message {n} " + "word " * 40)
+        assert len(life.upstream.last.body) < 12_000
+        assert "Message 59 word" in life.upstream.last.messages[-1]["content"]
+        found = life.world.statements_of(lambda: life.send("And now?"))
+        assert [kind for kind in found if kind != "read"] == [kind for kind in PLAIN if " " in kind]
+        # What is read begins where the window does.
+        line = life.world.gateway.call(_line(life))
+        assert len(line.path) < 20
+
+
+async def _line(life: Life):  # type: ignore[no-untyped-def]
+    agent = await life.world.store.agents.find(life.scope)
+    assert agent is not None
+    return await life.world.store.append.line(agent, "default", None, 2000)
+
+
+def test_a_long_run_is_cut_between_its_rounds_and_keeps_its_question(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with agents(upstream, tmp_path, context_window=4000, summarises=False) as life:
+        search = Call("conversation_search", {"query": "x " * 300})
+        count = iter(range(1000))
+        life.upstream.script = lambda seen: call_tools(search) if next(count) < 20 else say("Done.")
+        done = life.send("The question.")
+        assert (done.run.stop, done.run.steps) == ("end_turn", 21)
+        messages = life.upstream.last.messages
+        assert messages[1]["content"] == "The question."
+        assert len(messages) < 30
+        assert messages[2]["role"] == "assistant"

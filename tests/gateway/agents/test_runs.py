@@ -1,0 +1,191 @@
+"""Runs over a gateway that serves: order, errors, cancelling, and what is on disk after each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import GatewayError
+from gateway.run.sink import ClientGone
+from storage.records import RunState
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.gateway.agents.life import Life, ListeningSink, agents
+
+
+@pytest.fixture
+def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Life]:
+    with agents(upstream, tmp_path) as made:
+        yield made
+
+
+def insert(text: str, id: str | None = None) -> Call:
+    return Call("memory_insert", {"label": "human", "new_string": text}, id)
+
+
+def test_a_message_is_answered_and_goes_on_from_what_was_said(life: Life) -> None:
+    life.upstream.queue(say("Hello."), say("Still here."))
+    first = life.send("Hi")
+    assert first.said == ["Hello."]
+    assert (first.run.state, first.run.stop, first.run.steps) == (RunState.COMPLETED, "end_turn", 1)
+    life.send("Are you there?")
+    sent = [m["content"] for m in life.upstream.last.messages[1:]]
+    assert sent == ["Hi", "Hello.", "Are you there?"]
+
+
+def test_four_sends_at_once_are_four_turns_in_order(life: Life) -> None:
+    gate = Gate()
+    life.upstream.queue(say("One.", hold_before_headers=gate), say("Two."), say("Three."), say("Four."))
+    sends = [life.begin(f"Message {n}") for n in range(4)]
+    gate.open()
+    assert [send.result(10).said for send in sends] == [["One."], ["Two."], ["Three."], ["Four."]]
+    assert life.words() == [
+        "user: Message 0", "assistant: One.", "user: Message 1", "assistant: Two.",
+        "user: Message 2", "assistant: Three.", "user: Message 3", "assistant: Four.",
+    ]  # fmt: skip
+    assert [m["content"] for m in life.upstream.last.messages[1:]] == [
+        "Message 0", "One.", "Message 1", "Two.", "Message 2", "Three.", "Message 3",
+    ]  # fmt: skip
+
+
+def test_each_step_is_kept_before_the_next(life: Life) -> None:
+    gate = Gate()
+    life.upstream.queue(
+        call_tools(insert("Name: Ann"), text="Let me note that."), say("Noted.", hold_before_headers=gate)
+    )
+    arrived = life.upstream.arrived(2)
+    run = life.begin("I am Ann.")
+    arrived.wait_sync()
+    assert life.words()[:2] == ["user: I am Ann.", "assistant: Let me note that."]
+    assert life.words()[2].startswith("tool: ")
+    assert life.block().value == "Name: Ann"
+    gate.open()
+    done = run.result(10)
+    assert done.run.steps == 2
+    assert done.said == ["Let me note that.", "Noted."]
+    assert [line for line in done.lines if line.startswith("step")] == ["step 1", "step 3"]
+
+
+def test_what_goes_upstream_in_a_run_is_what_goes_there_afterwards(life: Life) -> None:
+    life.upstream.queue(call_tools(insert("Name: Ann")), say("Noted."), say("Bye."))
+    life.send("I am Ann.")
+    life.send("Bye.")
+    first, second, third = (seen.messages for seen in life.upstream.chats)
+    assert second[: len(first)] == first
+    assert third[: len(second)] == second
+    assert len(third) == len(second) + 2
+
+
+def test_an_error_before_the_first_reply_is_a_status_and_the_words_stay(life: Life) -> None:
+    life.upstream.queue(fail(500))
+    failed = life.send("Are you there?")
+    assert failed.sink.status == 500
+    assert (failed.run.state, failed.run.stop) == (RunState.FAILED, "llm_api_error")
+    assert life.words() == ["user: Are you there?"]
+    assert life.send("Hello?").said == ["Ok."]
+    assert [m["content"] for m in life.upstream.last.messages[1:]] == ["Are you there?", "Hello?"]
+
+
+def test_an_error_behind_a_finished_step_ends_the_run_and_the_step_stays(life: Life) -> None:
+    life.upstream.queue(call_tools(insert("Name: Ann"), text="One moment."), fail(500))
+    failed = life.send("I am Ann.")
+    assert failed.sink.status == 200
+    assert (failed.run.state, failed.run.stop, failed.run.steps) == (RunState.FAILED, "llm_api_error", 2)
+    assert [word.split(":")[0] for word in life.words()] == ["user", "assistant", "tool"]
+    assert life.block().value == "Name: Ann"
+    life.send("And now?")
+    assert [m["role"] for m in life.upstream.last.messages] == ["system", "user", "assistant", "tool", "user"]
+
+
+def test_a_client_that_leaves_cancels_its_run(life: Life) -> None:
+    gate = Gate()
+    life.upstream.queue(say("A long reply.", tokens=["A long", " reply."], hold_after={2: gate}))
+    sink = ListeningSink()
+    run = life.begin("Tell me.", sink)
+    sink.wrote.wait_sync()
+    life.leave(sink)
+    with pytest.raises(ClientGone):
+        run.result(10)
+    life.upstream.last.gone.wait_sync()
+    assert life.words() == ["user: Tell me.", "assistant: A long"]
+    assert life.path()[0].standing
+    assert life.world.query("SELECT state, stop FROM runs") == [("cancelled", "cancelled")]
+    life.send("Go on.")
+    assert [m["content"] for m in life.upstream.last.messages[1:]] == ["Tell me.", "A long", "Go on."]
+    gate.open()
+
+
+def test_a_run_is_cancelled_by_somebody_else(life: Life) -> None:
+    gate = Gate()
+    life.upstream.queue(say("Never.", hold_before_headers=gate))
+    arrived = life.upstream.arrived(1)
+    run = life.begin("Tell me.")
+    arrived.wait_sync()
+
+    async def cancel() -> object:
+        (live,) = life.agents._live.values()
+        found = await life.world.store.runs.newest(1, 1)
+        assert found is not None
+        assert live is not None
+        return await life.agents.cancel(found)
+
+    life.world.gateway.call(cancel())
+    done = run.result(10)
+    assert (done.run.state, done.run.stop) == (RunState.CANCELLED, "cancelled")
+    assert life.words() == ["user: Tell me."]
+    gate.open()
+
+
+def test_too_many_sends_are_refused(life: Life) -> None:
+    gate = Gate()
+    life.upstream.queue(say("Slow.", hold_before_headers=gate))
+    arrived = life.upstream.arrived(1)
+    sends = [life.begin("First")]
+    arrived.wait_sync()
+    sends += [life.begin(f"Message {n}") for n in range(31)]
+    with pytest.raises(GatewayError) as refused:
+        life.send("One too many")
+    assert refused.value.status == 429
+    gate.open()
+    assert all(send.result(30).run.state is RunState.COMPLETED for send in sends)
+
+
+def test_the_same_send_again_is_answered_once(life: Life) -> None:
+    life.upstream.queue(say("Once."))
+    first = life.send("Hi", otid="o1")
+    again = life.send("Hi", otid="o1")
+    assert again.result.is_repeat
+    assert again.run.uid == first.run.uid
+    assert again.said == ["Once."]
+    assert len(life.upstream.chats) == 1
+    assert life.send("Hi", otid="o2").said == ["Ok."]
+
+
+def test_a_send_that_failed_goes_on_without_its_message_a_second_time(life: Life) -> None:
+    life.upstream.queue(fail(400), say("Now."))
+    assert life.send("Hi", is_retry=False).sink.status == 400
+    again = life.send("Hi", is_retry=True)
+    assert again.said == ["Now."]
+    assert [m["content"] for m in life.upstream.last.messages[1:]] == ["Hi"]
+    assert life.words() == ["user: Hi", "assistant: Now."]
+    # Another message that comes with the header is no repeat.
+    assert life.send("Other", is_retry=True).said == ["Ok."]
+
+
+def test_the_steps_of_a_run_have_a_limit(life: Life) -> None:
+    life.upstream.script = lambda seen: call_tools(insert("x"))
+    done = life.send("Loop.", max_steps=3)
+    assert (done.run.stop, done.run.steps) == ("max_steps", 3)
+    assert [word.split(":")[0] for word in life.words()] == ["user", *["assistant", "tool"] * 3]
+    life.upstream.script = None
+    assert life.send("Stop it.").said == ["Ok."]
+
+
+def test_tokens_are_counted_for_each_step(life: Life) -> None:
+    life.upstream.queue(call_tools(insert("x")), say("Done."))
+    done = life.send("Note x.")
+    assert done.run.counts.prompt > 0
+    rows = life.world.query("SELECT sum(prompt), sum(completion) FROM run_steps")
+    assert rows == [(done.run.counts.prompt, done.run.counts.completion)]
+    assert life.world.query("SELECT prompt, completion, steps FROM runs") == [(*rows[0], 2)]
