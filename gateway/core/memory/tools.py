@@ -6,6 +6,7 @@ that it can be shown to the next model call at once and done again on the block 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from storage.records import Block
 PREFIX = "mnemogate_"
 
 
-def tool(description: str, required: Iterable[str], **properties: Json) -> Json:
+def tool(description: str, required: Iterable[str], /, **properties: Json) -> Json:
     """Returns a tool's definition without its name."""
     parameters = {"type": "object", "properties": properties, "required": list(required)}
     return {"description": description, "parameters": parameters}
@@ -211,9 +212,8 @@ SHOWN_CHARS = 200
 
 
 def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
-    """Edits a block. op: insert, replace or rethink. block: the one that the arguments name; None: there is none."""
-    tool = f"memory_{op}"
-    wrong = check(tool, arguments)
+    """Edits a block. op: insert, replace, rethink or patch. block: the one that the arguments name; None: none is."""
+    wrong = check(f"memory_{op}", arguments) if op != "patch" else None
     if wrong is not None:
         return Edit(None, wrong)
     label = arguments["label"]
@@ -224,7 +224,10 @@ def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
     if op == "insert":
         edit = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
     elif op == "replace":
-        edit = _replace(block.value, arguments["old_string"], arguments["new_string"])
+        every = bool(arguments.get("every"))
+        edit = _replace(block.value, arguments["old_string"], arguments["new_string"], every=every)
+    elif op == "patch":
+        edit = _patch(block.value, arguments["patch"])
     else:
         new = arguments["new_memory"]
         edit = Edit(new, f"rewritten: {len(block.value)} -> {len(new)} characters")
@@ -255,18 +258,60 @@ def _insert(value: str, new: str, line: int | None) -> Edit:
     return Edit("\n".join([*lines[:at], new, *lines[at:]]), f"changed: + {_short(new)}")
 
 
-def _replace(value: str, old: str, new: str) -> Edit:
+def _replace(value: str, old: str, new: str, *, every: bool = False) -> Edit:
+    """every: all places are replaced, and there may be more than one."""
     if not old:
-        return Edit(None, "old_string is empty; use memory_insert to add text.")
+        return Edit(None, "the text to replace is empty.")
+    if every and old in value:
+        return Edit(value.replace(old, new), f"changed: - {_short(old)} + {_short(new)}")
     found = value.count(old)
     # Overlapping places count as well: "aa" in "aaa" does not say which.
     if found == 1 and value.find(old, value.find(old) + 1) != -1:
         found = 2
     if found == 0:
-        return Edit(None, f"old_string is not in the block: {_short(old)}.")
+        return Edit(None, f"the text to replace is not in the block: {_short(old)}.")
     if found > 1:
-        return Edit(None, "old_string is there more than once; give more of the text around it.")
+        lines = ", ".join(map(str, _lines_of(value, old)))
+        return Edit(
+            None,
+            f"the text to replace is there more than once (lines {lines}); give more of what is around it.",
+        )
     return Edit(value.replace(old, new), f"changed: - {_short(old)} + {_short(new)}")
+
+
+def _lines_of(value: str, old: str) -> list[int]:
+    """Returns the lines, from 1, in which a text begins."""
+    found, at = [], value.find(old)
+    while at != -1:
+        found.append(value.count("\n", 0, at) + 1)
+        at = value.find(old, at + 1)
+    return found
+
+
+def _patch(value: str, patch: str) -> Edit:
+    """Applies the places of a patch, one after the other; each must be found exactly once, as whole lines."""
+    lines, shown = value.split("\n") if value else [], []
+    for hunk in re.split(r"^@@.*\n?", patch, flags=re.MULTILINE):
+        if not hunk.strip():
+            continue
+        # A line that stays and is empty may have lost its blank.
+        rows = [row or " " for row in hunk.strip("\n").split("\n") if not row.startswith("\\")]
+        wrong = next((row for row in rows if row[0] not in " -+"), None)
+        if wrong is not None:
+            return Edit(None, f"a line of the patch begins with none of ' ', '-', '+': {_short(wrong)}.")
+        old = [row[1:] for row in rows if row[0] != "+"]
+        new = [row[1:] for row in rows if row[0] != "-"]
+        places = [at for at in range(len(lines) - len(old) + 1) if lines[at : at + len(old)] == old]
+        if not old:  # nothing says where, so at the end
+            places = [len(lines)]
+        if len(places) != 1:
+            how = "not in the block" if not places else "there more than once"
+            return Edit(None, f"these lines of the patch are {how}: {_short(chr(10).join(old))}.")
+        lines[places[0] : places[0] + len(old)] = new
+        shown += [row for row in rows if row[0] != " "]
+    if not shown:
+        return Edit(None, "the patch changes nothing.")
+    return Edit("\n".join(lines), f"changed: {_short(chr(10).join(shown))}")
 
 
 def _short(text: str) -> str:

@@ -1,0 +1,372 @@
+"""The gateway's own tools of agents: their schemas, by the names of Letta's, and what their calls mean.
+
+A call that edits blocks becomes operations (`edits_of`), one that searches becomes a `Lookup`. Neither touches memory:
+`gateway.core.memory.edits` performs operations, and `gateway.run.tools.agent` asks the store.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from types import MappingProxyType
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from adapters.types import Json
+from gateway.core.memory.tools import string, tool
+
+__all__ = [
+    "EDITING",
+    "REMEMBERED",
+    "SCHEMAS",
+    "SEARCHING",
+    "WORDS",
+    "EditCall",
+    "Lookup",
+    "definition_of",
+    "edits_of",
+    "lookup_of",
+]
+
+# The argument of a tool that is its words to the user.
+WORDS: Final[Mapping[str, str]] = MappingProxyType({"send_message": "message"})
+
+# The tools that put a text into long-term memory, with the argument that has it.
+REMEMBERED: Final[Mapping[str, str]] = MappingProxyType(
+    {"archival_memory_insert": "content", "remember_fact": "fact"}
+)
+
+_LABEL = string("Label of the memory block, as it stands in the system prompt.")
+_WHEN = "Only what is {side} this date or time (ISO 8601, such as 2026-03-01 or 2026-03-01T09:30)."
+_SINCE, _UNTIL = _WHEN.format(side="from"), _WHEN.format(side="up to the end of")
+_TAGS: Json = {"type": "array", "items": {"type": "string"}}
+_NAME = "such as /memories/human"
+
+
+def _number(description: str, **bounds: Any) -> Json:
+    return {"type": "integer", **bounds, "description": description}
+
+
+SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
+    {
+        "send_message": tool(
+            "Say something to the user. This is the only way to answer.",
+            ("message",),
+            message=string("The words, as the user reads them."),
+        ),
+        "core_memory_append": tool(
+            "Add text at the end of a memory block.",
+            ("label", "content"),
+            label=_LABEL,
+            content=string("The text to add."),
+        ),
+        "core_memory_replace": tool(
+            "Replace a text in a memory block wherever it occurs. An empty new_content removes it.",
+            ("label", "old_content", "new_content"),
+            label=_LABEL,
+            old_content=string("The text as it stands now, exactly."),
+            new_content=string("What shall stand there instead."),
+        ),
+        "memory": tool(
+            "Edit a memory block: `str_replace` (path, old_string, new_string) replaces a text that occurs exactly "
+            "once, `insert` (path, insert_line, insert_text) adds lines.",
+            ("command",),
+            command=string("What to do.", enum=["str_replace", "insert", "create", "delete", "rename"]),
+            path=string(f"The block, {_NAME}."),
+            old_string=string("For str_replace: the text as it stands now, exactly."),
+            new_string=string("For str_replace: what shall stand there instead."),
+            insert_line=_number("For insert: after this line; 0: at the beginning; -1: at the end."),
+            insert_text=string("For insert: the lines to add."),
+            file_text=string("For create: the new block's text."),
+            description=string("For create: what the block is for."),
+            old_path=string(f"For rename: the block, {_NAME}."),
+            new_path=string("For rename: its new name."),
+        ),
+        "memory_insert": tool(
+            "Add lines to a memory block, one short fact a line. The user does not see this call.",
+            ("label", "new_string"),
+            label=_LABEL,
+            new_string=string("The text to add."),
+            insert_line=_number("Insert after this line; 0: at the beginning. Default: -1, at the end."),
+        ),
+        "memory_replace": tool(
+            "Replace a passage of a memory block, to correct what has changed or (with an empty new_string) to "
+            "remove it. The old passage must be given exactly and occur exactly once.",
+            ("label", "old_string", "new_string"),
+            label=_LABEL,
+            old_string=string("The passage as it stands now, exactly."),
+            new_string=string("What shall stand there instead."),
+        ),
+        "memory_rethink": tool(
+            "Rewrite a whole memory block, to put it in order or to shorten it. Everything that the new text leaves "
+            "out is gone from the block. For single changes use memory_insert or memory_replace.",
+            ("label", "new_memory"),
+            label=_LABEL,
+            new_memory=string("The block's whole new text."),
+        ),
+        "memory_apply_patch": tool(
+            "Change several places of a memory block at once, by a patch: lines that stay begin with a blank, lines "
+            "to remove with '-', lines to add with '+', and a line '@@' separates places. Several blocks go into one "
+            "patch, each under a line '*** Update Block: <label>'.",
+            ("label", "patch"),
+            label=string("Label of the memory block, where the patch names none itself."),
+            patch=string("The patch."),
+        ),
+        "memory_finish_edits": tool("Say that all that had to be changed in memory is changed.", ()),
+        "archival_memory_insert": tool(
+            "Keep a piece of text in long-term memory, outside of the system prompt. It is found again with "
+            "archival_memory_search.",
+            ("content",),
+            content=string("The text to keep; it must make sense by itself."),
+            tags={**_TAGS, "description": "Words under which it is filed, for later searches."},
+        ),
+        "archival_memory_search": tool(
+            "Search long-term memory by meaning and words. Returns the passages that fit best, with dates.",
+            ("query",),
+            query=string("Words to look for: names, things, topics."),
+            tags={**_TAGS, "description": "Only passages that are filed under these."},
+            tag_match_mode=string("Whether one of the tags is enough. Default: any.", enum=["any", "all"]),
+            top_k=_number("How many results at most. Default: 5.", minimum=1, maximum=100),
+            start_datetime=string(_SINCE),
+            end_datetime=string(_UNTIL),
+        ),
+        "conversation_search": tool(
+            "Search all earlier messages with this user. Returns those that fit best, with dates and speakers.",
+            (),
+            query=string("Words to look for: names, things, topics."),
+            roles={
+                "type": "array",
+                "items": {"type": "string", "enum": ["user", "assistant", "tool"]},
+                "description": "Only what these said. Default: all.",
+            },
+            limit=_number("How many results at most. Default: 5.", minimum=1, maximum=100),
+            start_date=string(_SINCE),
+            end_date=string(_UNTIL),
+        ),
+        "recall_memory": tool(
+            "Look for something in all that is remembered: messages, facts and kept texts.",
+            ("query",),
+            query=string("Words to look for: names, things, topics."),
+        ),
+        "search_memory": tool(
+            "Look for something in all that is remembered, by several keywords and by how long ago it was.",
+            (),
+            convo_keyword_queries={
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "Keywords to look for in earlier messages.",
+            },
+            start_minutes_ago=_number("Only what is at most so many minutes old.", minimum=0),
+            end_minutes_ago=_number("Only what is at least so many minutes old.", minimum=0),
+        ),
+        "remember_fact": tool(
+            "Keep one fact about the user in long-term memory: one sentence that makes sense by itself.",
+            ("fact",),
+            fact=string("The fact."),
+        ),
+    }
+)
+
+EDITING: Final = frozenset(
+    {
+        "core_memory_append",
+        "core_memory_replace",
+        "memory",
+        "memory_insert",
+        "memory_replace",
+        "memory_rethink",
+        "memory_apply_patch",
+    }
+)
+SEARCHING: Final = frozenset(
+    {"archival_memory_search", "conversation_search", "recall_memory", "search_memory"}
+)
+
+
+def definition_of(name: str) -> Json | None:
+    """Returns the entry for a request's `tools`; None: the gateway has no such tool of its own."""
+    schema = SCHEMAS.get(name)
+    return None if schema is None else {"type": "function", "function": {"name": name, **schema}}
+
+
+# Edits
+
+
+@dataclass(frozen=True, slots=True)
+class EditCall:
+    """One operation on a block. op: insert, replace, rethink or patch. arguments: as `apply` reads them."""
+
+    op: str
+    label: str
+    arguments: Json
+
+
+def edits_of(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:
+    """Returns the operations that a call asks for, or an error. arguments: they fit the schema."""
+    label = str(arguments.get("label") or "")
+    match name:
+        case "core_memory_append":
+            return [_edit("insert", label, new_string=arguments["content"])]
+        case "core_memory_replace":
+            old, new = arguments["old_content"], arguments["new_content"]
+            return [_edit("replace", label, old_string=old, new_string=new, every=True)]
+        case "memory":
+            return _memory_command(arguments)
+        case "memory_apply_patch":
+            return _patches(label, str(arguments["patch"]))
+        case _:
+            known = SCHEMAS[name]["parameters"]["properties"].keys() - {"label"}
+            given = {key: value for key, value in arguments.items() if key in known}
+            return [_edit(name.removeprefix("memory_"), label, **given)]
+
+
+def _edit(op: str, label: str, **arguments: Any) -> EditCall:
+    return EditCall(op, label, {"label": label, **arguments})
+
+
+_NEEDS: Final = {"str_replace": ("path", "old_string", "new_string"), "insert": ("path", "insert_text")}
+
+
+def _memory_command(arguments: Mapping[str, Any]) -> list[EditCall] | str:
+    command = str(arguments["command"])
+    if command not in _NEEDS:
+        return (
+            f"Error: `{command}` is not possible here: blocks are made, named and removed by the agent's owner. "
+            "Nothing was done."
+        )
+    for key in _NEEDS[command]:
+        if arguments.get(key) is None:
+            return f"Error: `{command}` needs `{key}`. Nothing was done."
+    label = _block_at(str(arguments["path"]))
+    if command == "insert":
+        line = arguments.get("insert_line")
+        return [_edit("insert", label, new_string=arguments["insert_text"], insert_line=line)]
+    return [_edit("replace", label, old_string=arguments["old_string"], new_string=arguments["new_string"])]
+
+
+def _block_at(path: str) -> str:
+    """Returns the label that a path names: /memories/human, memories/human and human are the same block."""
+    return path.strip().removeprefix("/").removeprefix("memories/").strip("/")
+
+
+_BLOCK = re.compile(r"^\*\*\* (Update|Add|Delete) Block: *(.*)$")
+
+
+def _patches(label: str, patch: str) -> list[EditCall] | str:
+    parts: list[tuple[str, list[str]]] = [(label, [])]
+    for line in patch.split("\n"):
+        match = _BLOCK.match(line)
+        if match is None:
+            if not line.startswith(("*** Begin Patch", "*** End Patch", "--- ", "+++ ")):
+                parts[-1][1].append(line)
+        elif match[1] == "Update":
+            parts.append((_block_at(match[2]), []))
+        else:
+            return (
+                f"Error: `*** {match[1]} Block` is not possible here: blocks are made and removed by the agent's "
+                "owner. Nothing was done."
+            )
+    found = [(name, "\n".join(lines)) for name, lines in parts if "".join(lines).strip()]
+    if not found:
+        return "Error: the patch says nothing. Nothing was done."
+    return [_edit("patch", name, patch=text) for name, text in found]
+
+
+# Searches
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A search of memory.
+
+    queries: each is looked for; empty: the newest are wanted. sources: message, passage, fact. roles: of messages;
+    empty: any. tags: of passages; needs_all: each of them. since, until: epoch seconds. limit: results in all.
+    """
+
+    queries: tuple[str, ...]
+    sources: frozenset[str]
+    roles: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+    needs_all: bool = False
+    since: float | None = None
+    until: float | None = None
+    limit: int = 5
+
+
+_EVERYTHING = frozenset({"message", "passage", "fact"})
+
+
+def lookup_of(name: str, arguments: Mapping[str, Any], now: float, timezone: str = "UTC") -> Lookup | str:
+    """Returns the search that a call asks for, or an error. arguments: they fit the schema. timezone: of its dates."""
+    query = str(arguments.get("query") or "").strip()
+    queries = (query,) if query else ()
+    since_key, until_key = _DATES.get(name, ("", ""))
+    try:
+        since = _moment(arguments.get(since_key), timezone, is_end=False)
+        until = _moment(arguments.get(until_key), timezone, is_end=True)
+    except ValueError:
+        return f"Error: `{since_key}` and `{until_key}` are dates such as 2026-03-01. Nothing was done."
+    match name:
+        case "archival_memory_search":
+            return Lookup(
+                queries,
+                frozenset({"passage"}),
+                tags=frozenset(arguments.get("tags") or ()),
+                needs_all=arguments.get("tag_match_mode") == "all",
+                since=since,
+                until=until,
+                limit=arguments.get("top_k") or 5,
+            )
+        case "conversation_search":
+            roles = frozenset(arguments.get("roles") or ())
+            return Lookup(
+                queries,
+                frozenset({"message"}),
+                roles,
+                since=since,
+                until=until,
+                limit=arguments.get("limit") or 5,
+            )
+        case "search_memory":
+            words = tuple(each for each in arguments.get("convo_keyword_queries") or () if each.strip())
+            start, end = arguments.get("start_minutes_ago"), arguments.get("end_minutes_ago")
+            return Lookup(
+                words,
+                _EVERYTHING,
+                since=None if start is None else now - 60 * start,
+                until=None if end is None else now - 60 * end,
+                limit=max(5, 3 * len(words)),
+            )
+        case _:
+            return Lookup(queries, _EVERYTHING)
+
+
+_DATES: Final = {
+    "archival_memory_search": ("start_datetime", "end_datetime"),
+    "conversation_search": ("start_date", "end_date"),
+}
+
+
+def _moment(text: object, timezone: str, *, is_end: bool) -> float | None:
+    """Returns a date or time as epoch seconds; of a date alone its beginning or its end. Raises: ValueError."""
+    if not text:
+        return None
+    words = str(text).strip()
+    at = datetime.fromisoformat(words)
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=_zone(timezone))
+    if is_end and len(words) <= len("2026-03-01"):
+        at += timedelta(days=1)
+    return at.timestamp()
+
+
+def _zone(name: str) -> tzinfo:
+    try:
+        return ZoneInfo(name)
+    except (
+        ZoneInfoNotFoundError,
+        ValueError,
+    ):  # the definition of an agent may be older than a change of the zones
+        return UTC

@@ -1,0 +1,197 @@
+"""The agents' own tools: their schemas are sound, and each call means one thing or is an error that says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core.memory.builtin import (
+    EDITING,
+    REMEMBERED,
+    SCHEMAS,
+    SEARCHING,
+    WORDS,
+    EditCall,
+    Lookup,
+    definition_of,
+    edits_of,
+    lookup_of,
+)
+from gateway.core.memory.kinds import BUILT_IN, KINDS
+from gateway.core.memory.tools import apply
+from storage.records import Block
+
+NOW = 1_772_000_000.0  # 2026-02-25 06:13:20 UTC
+REPLACING = {"command": "str_replace", "old_string": "a", "new_string": ""}
+UPDATE = "*** Begin Patch\n*** Update Block:"
+ALL = frozenset({"message", "passage", "fact"})
+
+
+def block(value: str, limit: int = 100, *, read_only: bool = False) -> Block:
+    return Block(1, "human", "", value, limit, read_only)
+
+
+def test_every_kind_of_agent_begins_with_tools_that_are_there() -> None:
+    for kind in KINDS.values():
+        assert set(kind.tools) <= SCHEMAS.keys()
+    assert SCHEMAS.keys() <= set(BUILT_IN)
+    assert EDITING | SEARCHING | REMEMBERED.keys() | WORDS.keys() | {"memory_finish_edits"} == SCHEMAS.keys()
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_describes_each_argument_and_requires_only_these(name: str) -> None:
+    definition = definition_of(name)
+    assert definition is not None
+    parameters = definition["function"]["parameters"]
+    assert set(parameters["required"]) <= parameters["properties"].keys()
+    assert all(each["description"] for each in parameters["properties"].values())
+    assert definition["function"]["description"]
+
+
+def test_a_name_that_is_not_ours_has_no_definition() -> None:
+    assert definition_of("get_weather") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "before", "after"),
+    [
+        ("core_memory_append", {"content": "b"}, "a", "a\nb"),
+        ("core_memory_replace", {"old_content": "a", "new_content": "c"}, "a b a", "c b c"),
+        ("memory_insert", {"new_string": "b", "insert_line": 0}, "a", "b\na"),
+        ("memory_replace", {"old_string": "a", "new_string": "c"}, "a b", "c b"),
+        ("memory_rethink", {"new_memory": "c"}, "a", "c"),
+        ("memory", {**REPLACING, "path": "/memories/human"}, "a b", " b"),
+        ("memory", {"command": "insert", "path": "human", "insert_line": 1, "insert_text": "x"}, "a\nb", "a\nx\nb"),
+        ("memory_apply_patch", {"patch": " a\n-b\n+c"}, "a\nb\nd", "a\nc\nd"),
+        ("memory_apply_patch", {"patch": "@@ first @@\n-a\n+A\n@@\n d\n+e\n"}, "a\nb\nd", "A\nb\nd\ne"),
+        ("memory_apply_patch", {"patch": "--- a\n+++ b\n@@\n+only"}, "", "only"),
+        ("memory_apply_patch", {"patch": f"{UPDATE} human\n a\n\n-b\n*** End Patch"}, "a\n\nb", "a\n"),
+    ],
+)  # fmt: skip
+def test_an_edit_changes_the_block(name: str, arguments: dict[str, Any], before: str, after: str) -> None:
+    calls = edits_of(name, {"label": "human", **arguments} if "path" not in arguments else arguments)
+    assert isinstance(calls, list)
+    (call,) = calls
+    assert call.label == "human"
+    assert apply(call.op, call.arguments, block(before)).value == after
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"command": "create", "path": "/memories/new"}, "`create` is not possible here"),
+        ({"command": "delete", "path": "/memories/human"}, "`delete` is not possible here"),
+        ({"command": "rename", "old_path": "/memories/human"}, "`rename` is not possible here"),
+        ({"command": "insert", "path": "human"}, "`insert` needs `insert_text`"),
+        ({"command": "str_replace", "old_string": "a", "new_string": "b"}, "`str_replace` needs `path`"),
+    ],
+)
+def test_a_command_that_cannot_be_done_says_why(arguments: dict[str, Any], words: str) -> None:
+    found = edits_of("memory", arguments)
+    assert isinstance(found, str)
+    assert words in found
+    assert found.startswith("Error: ")
+
+
+def test_one_patch_edits_several_blocks() -> None:
+    patch = "*** Begin Patch\n*** Update Block: human\n-a\n*** Update Block: persona\n+b\n*** End Patch"
+    assert edits_of("memory_apply_patch", {"label": "x", "patch": patch}) == [
+        EditCall("patch", "human", {"label": "human", "patch": "-a"}),
+        EditCall("patch", "persona", {"label": "persona", "patch": "+b"}),
+    ]
+
+
+@pytest.mark.parametrize("patch", ["", "*** Delete Block: human", "*** Add Block: new\n+a"])
+def test_a_patch_that_cannot_be_done_says_why(patch: str) -> None:
+    found = edits_of("memory_apply_patch", {"label": "human", "patch": patch})
+    assert isinstance(found, str)
+    assert found.startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        ("-z", "these lines of the patch are not in the block: 'z'"),
+        ("-a", "these lines of the patch are there more than once: 'a'"),
+        ("a", "begins with none of ' ', '-', '+': 'a'"),
+        (" b", "the patch changes nothing"),
+    ],
+)
+def test_a_patch_that_does_not_fit_changes_nothing(patch: str, words: str) -> None:
+    edit = apply("patch", {"label": "human", "patch": patch}, block("a\nb\na"))
+    assert edit.value is None
+    assert words in edit.result
+
+
+def test_the_limit_and_read_only_hold_for_every_way_in() -> None:
+    patch = {"label": "human", "patch": "+" + "x" * 50}
+    assert "its limit is 10" in apply("patch", patch, block("a", 10)).result
+    assert "read-only" in apply("patch", patch, block("a", read_only=True)).result
+
+
+def test_where_a_text_is_there_more_than_once_its_lines_are_named() -> None:
+    arguments = {"label": "human", "old_string": "a\nb", "new_string": "c"}
+    edit = apply("replace", arguments, block("a\nb\nx\na\nb"))
+    assert "more than once (lines 1, 4)" in edit.result
+
+
+def test_a_model_cannot_ask_for_what_the_schema_does_not_have() -> None:
+    arguments = {"label": "human", "old_string": "a", "new_string": "b", "every": True}
+    found = edits_of("memory_replace", arguments)
+    assert isinstance(found, list)
+    assert "every" not in found[0].arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "wanted"),
+    [
+        ("archival_memory_search", {"query": " tea "}, Lookup(("tea",), frozenset({"passage"}))),
+        (
+            "archival_memory_search",
+            {"query": "tea", "tags": ["x"], "tag_match_mode": "all", "top_k": 9},
+            Lookup(("tea",), frozenset({"passage"}), tags=frozenset("x"), needs_all=True, limit=9),
+        ),
+        (
+            "conversation_search",
+            {"roles": ["user"], "start_date": "2026-03-01", "end_date": "2026-03-01", "limit": 2},
+            Lookup(
+                (),
+                frozenset({"message"}),
+                frozenset({"user"}),
+                since=1_772_323_200.0,
+                until=1_772_409_600.0,
+                limit=2,
+            ),
+        ),
+        (
+            "conversation_search",
+            {"query": "x", "start_date": "2026-03-01T09:30:00+01:00"},
+            Lookup(("x",), frozenset({"message"}), since=1_772_353_800.0),
+        ),
+        ("recall_memory", {"query": "tea"}, Lookup(("tea",), ALL)),
+        (
+            "search_memory",
+            {"convo_keyword_queries": ["tea", " ", "milk"], "start_minutes_ago": 60, "end_minutes_ago": 0},
+            Lookup(("tea", "milk"), ALL, since=NOW - 3600, until=NOW, limit=6),
+        ),
+    ],
+)
+def test_a_search_says_what_is_looked_for(name: str, arguments: dict[str, Any], wanted: Lookup) -> None:
+    assert lookup_of(name, arguments, NOW) == wanted
+
+
+def test_dates_without_a_zone_are_those_of_the_agent() -> None:
+    found = lookup_of("conversation_search", {"start_date": "2026-03-01"}, NOW, "Asia/Tokyo")
+    assert isinstance(found, Lookup)
+    assert found.since == 1_772_323_200.0 - 9 * 3600
+    assert lookup_of("conversation_search", {"start_date": "2026-03-01"}, NOW, "No/Where") == lookup_of(
+        "conversation_search", {"start_date": "2026-03-01"}, NOW
+    )
+
+
+def test_what_is_no_date_is_an_error_that_says_what_one_is() -> None:
+    found = lookup_of("archival_memory_search", {"query": "x", "end_datetime": "yesterday"}, NOW)
+    assert (
+        found == "Error: `start_datetime` and `end_datetime` are dates such as 2026-03-01. Nothing was done."
+    )
