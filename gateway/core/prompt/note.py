@@ -27,6 +27,10 @@ CUT_CHARS = 600
 _SEARCHED_CHARS = 20_000
 # Facts take the place of a message if they have at least this share of its words. Chosen.
 _MOST = 2 / 3
+# Shorter lines, such as brackets, are in many texts by chance. Chosen.
+_LINE_CHARS = 16
+# So many messages have a line from an application's template. Chosen.
+_OFTEN = 3
 _SIGNS = (digits + punctuation).encode()
 # These bytes begin a character of three or four bytes, which counts as one token.
 _WIDE = bytes(range(0xE0, 0xF5))
@@ -94,12 +98,39 @@ def _take(lines: Iterable[str], limit: int, *, from_end: bool) -> list[str]:
     return taken
 
 
+def shared_lines(text: str, found: Iterable[Message]) -> frozenset[str]:
+    """Returns the lines of a message that others have word for word: a template's, or what is quoted once more."""
+    if "\n" not in text:
+        return frozenset()
+    return _long_lines(text) & frozenset().union(*(_long_lines(m.text) for m in found))
+
+
+def without_lines(text: str, lines: Collection[str]) -> str:
+    """Returns a text without those of its lines."""
+    return "\n".join(line for line in text.splitlines() if line.strip() not in lines)
+
+
+def told_apart(found: Sequence[Message], shared: Collection[str]) -> list[Message]:
+    """Returns what was found but messages that have only a template in common with the question.
+
+    A text that a person quotes once more stands in one or two messages, and what was said of it is wanted.
+    """
+    alike = {m.seq for m in found if not _long_lines(m.text).isdisjoint(shared)}
+    return [m for m in found if len(alike) < _OFTEN or m.seq not in alike]
+
+
+def _long_lines(text: str) -> frozenset[str]:
+    lines = (line.strip() for line in text[:_SEARCHED_CHARS].splitlines())
+    return frozenset(line for line in lines if len(line) >= _LINE_CHARS)
+
+
 def choose(
     candidates: Sequence[Message],
     query: str,
     *,
     exclude_atoms: Collection[Atom] = frozenset(),
     noted: Iterable[str] = (),
+    shared: Collection[str] = frozenset(),
     budget_tokens: int = 1_000,
     count_tokens: Callable[[str], int] = estimate_tokens,
     cut_chars: int = CUT_CHARS,
@@ -108,7 +139,8 @@ def choose(
 
     candidates: best first. exclude_atoms: what stands in the window; a message with one of them is left out, as is
     one that repeats another, the query, or what a note on this path says already.
-    noted: the texts of those notes. budget_tokens: for the whole note as `render_note` makes it.
+    noted: the texts of those notes. shared: lines that stand in the question too, and are not told.
+    budget_tokens: for the whole note as `render_note` makes it.
     A message of which facts say most is left out for them.
     """
     room = budget_tokens - count_tokens(f"{_frame(0.0)}\n{_CLOSE}\n\n")
@@ -125,7 +157,8 @@ def choose(
         # If one of its messages is visible, a note would repeat it.
         if not window.isdisjoint(message.atoms):
             continue
-        line = _quote(message.text[:_SEARCHED_CHARS])
+        text = message.text[:_SEARCHED_CHARS]
+        line = _quote(without_lines(text, shared) if shared else text)
         whole = line.casefold().strip(_POINTS)
         if not whole or whole in seen:
             continue

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.prompt.note import Recalled, choose, estimate_tokens, make_query, render_note, strip_notes
+from gateway.core.prompt.note import (
+    Recalled,
+    choose,
+    estimate_tokens,
+    make_query,
+    render_note,
+    shared_lines,
+    strip_notes,
+    told_apart,
+    without_lines,
+)
 from gateway.tokens import tokenizer_for
 from storage.records import Message
 
@@ -201,3 +211,36 @@ def test_one_endless_line_is_cut_at_both_edges() -> None:
     assert query.endswith("x")
     assert " last\nfirst " in query
     assert len(query) <= 1_001
+
+
+RULES = "Return the whole file.\n```\nNever leave out a line of it."
+
+
+def test_lines_that_others_have_as_well_are_a_template() -> None:
+    said = [
+        message(n, f"{text}\n\n{RULES}")
+        for n, text in enumerate(("I like tea.", "She is afraid of thunder."))
+    ]
+    asked = f"What do I like?\n\n{RULES}"
+    shared = shared_lines(asked, said)
+    assert shared == {"Return the whole file.", "Never leave out a line of it."}
+    assert without_lines(asked, shared) == "What do I like?\n\n```"
+    assert [hit.text for hit in choose(said, "What do I like?", shared=shared)] == [
+        "I like tea. ```",
+        "She is afraid of thunder. ```",
+    ]
+
+
+@pytest.mark.parametrize(
+    "asked", ["Return the whole file.", "Return the file.\nNever leave out lines of it."]
+)
+def test_one_line_and_lines_of_other_words_are_no_template(asked: str) -> None:
+    assert shared_lines(asked, [message(0, RULES)]) == frozenset()
+
+
+def test_of_many_messages_with_the_same_lines_none_is_told_for_them() -> None:
+    said = [message(n, f"{n}\n{RULES}") for n in range(3)]
+    other = message(3, "I like tea.")
+    shared = shared_lines(f"4\n{RULES}", said)
+    assert told_apart([*said[:2], other], shared) == [*said[:2], other]
+    assert told_apart([*said, other], shared) == [other]

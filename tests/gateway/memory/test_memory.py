@@ -259,6 +259,27 @@ def test_memory_show_prints_blocks_messages_and_what_would_be_recalled(
         assert upstream.last.messages[-1]["content"] == f"{note}\n\n{QUESTION}"
 
 
+def test_a_template_around_every_message_finds_no_other_template(world: World) -> None:
+    """As aider sends it: its rules stand below the newest message, and are gone when that comes back."""
+    rules = (
+        "\n\nTo suggest changes to a file you MUST return the entire content of the updated file.\nYou MUST use this "
+        "*file listing* format:\n\npath/to/filename.js\n```\n// entire file content ...\n// ... goes in between\n```"
+        "\n\nCreate a new file you MUST return a *file listing* which includes an appropriate filename.\n"
+    )
+    first = world.chat(user="alice")
+    first.say("My cat is called Miso." + rules)
+    first.messages[0]["content"] = "My cat is called Miso."
+    for text in ("She is afraid of thunder.", "It rains.", "Tea is served."):
+        world.chat(user="alice").say(text + rules)
+    first.say("And she is grey." + rules)
+    world.chat(user="alice").say("What is my cat called?" + rules)
+    told, _, asked = world.upstream.last.messages[-1]["content"].partition("</memory>")
+    assert asked.strip() == ("What is my cat called?" + rules).strip()
+    assert "My cat is called Miso." in told
+    assert "file listing" not in told
+    assert "Tea is served" not in told
+
+
 def test_what_stands_in_the_window_is_not_told_again(world: World) -> None:
     chat = world.chat(user="alice")
     chat.say(FACT)
