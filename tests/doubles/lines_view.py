@@ -78,8 +78,8 @@ class LinesView:
     def tool_result(self, result: ToolResult) -> None:
         self._line("result", result.content)
 
-    def step(self, exchange: int) -> None:
-        self._line("step", exchange)
+    def step(self, first: int, reply: int) -> None:
+        self._line("step", f"{first} {reply}")
 
     def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
         pass

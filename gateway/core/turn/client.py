@@ -104,8 +104,11 @@ class ClientView(Protocol):
 
     # A turn that keeps each step
 
-    def step(self, exchange: int) -> None:
-        """Notes the exchange that was opened. Results of the round before are its input; what follows is its reply."""
+    def step(self, first: int, reply: int) -> None:
+        """Notes the step that was opened. Results of the round before are its input; what follows is its reply.
+
+        first: the number of its first message; reply: of its reply.
+        """
 
     def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
         """Notes how the turn ends; `end` or an error follows. waiting: as in `TurnOutcome`."""

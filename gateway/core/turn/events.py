@@ -59,9 +59,13 @@ class ToolFinished:
 
 @frozen
 class Kept:
-    """A `Keep` is committed. exchange: the step that is open now, or the one that was closed if none was opened."""
+    """A `Keep` is committed, of the step that is open now, or else of the one that was closed.
 
-    exchange: int
+    first: the number of its first message, which is the step's; reply: of its reply.
+    """
+
+    first: int
+    reply: int
 
 
 @frozen

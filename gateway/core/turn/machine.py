@@ -445,7 +445,7 @@ class Turn:
             self._state = _State.TOOLS
             return then
         self._state = _State.WAITING
-        self._view.step(kept.exchange)
+        self._view.step(kept.first, kept.reply)
         return [*self._flush(), *then]
 
     def _step(self, waits: Mapping[str, str] | None = None) -> commands.Keep:

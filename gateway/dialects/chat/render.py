@@ -93,7 +93,7 @@ class ChatView:
     def tool_result(self, result: ToolResult) -> None:
         """Shows nothing, as `call_tools`."""
 
-    def step(self, exchange: int) -> None:
+    def step(self, first: int, reply: int) -> None:
         """Shows nothing: the client reads one reply, however many steps made it."""
 
     def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ leaves cancels the run, and what was finished of it stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from gateway.core.conversation.private import PRIVATE, as_system, private_of
 from gateway.core.ids import new_uid, uid_of
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
-from gateway.core.turn.client import ClientView, MakesView
+from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.machine import ResumedCalls
 from gateway.core.turn.rules import CalledTool, RuleGuide
@@ -51,7 +51,7 @@ from gateway.settings import Settings
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Agent, Exchange, Run, RunState, RunStep, Scope
 
-__all__ = ["AgentRuns", "CallDecision", "RunRequest", "RunResult"]
+__all__ = ["AgentRuns", "CallDecision", "RunRequest", "RunResult", "RunStart"]
 
 # The sends that may be in one conversation's queue, the one that is answered among them.
 MOST_SENDS = 32
@@ -93,6 +93,20 @@ class RunRequest:
     is_retry: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     credential: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """A run whose first step is open. run: its public name. agent: whose memory.
+
+    first: the number of the step's first message; reply: of its reply. Where calls that waited are answered, of the
+    step that made them: no other is open before they have run.
+    """
+
+    run: str
+    agent: Agent
+    first: int
+    reply: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +161,10 @@ class AgentRuns:
         self._limits = limits
         self._live: dict[int, TurnRun] = {}  # by the run's row
 
-    async def send(self, asked: RunRequest, view: MakesView, sink: Sink, receipt: Receipt) -> RunResult:
-        """Answers a send of the agents API; its events go to the sink.
+    async def send(
+        self, asked: RunRequest, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
+    ) -> RunResult:
+        """Answers a send of the agents API; its events go to the sink. view: makes the dialect's, once a step is open.
 
         Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
         """
@@ -211,7 +227,7 @@ class AgentRuns:
         sending = _Sending(
             headed(request), messages, identity, spec, route, headers, credential, shows_steps=False
         )
-        return (await self._send(sending, view, sink, receipt)).status
+        return (await self._send(sending, lambda _: view, sink, receipt)).status
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
@@ -223,7 +239,9 @@ class AgentRuns:
 
     # -- one send
 
-    async def _send(self, sending: _Sending, view: MakesView, sink: Sink, receipt: Receipt) -> RunResult:
+    async def _send(
+        self, sending: _Sending, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
+    ) -> RunResult:
         keeper, scope = self._keeper, sending.identity.scope
         assert scope is not None
         if not (health := keeper.store.health).ok:
@@ -260,7 +278,12 @@ class AgentRuns:
         return await agents.find(scope) or agents.draft(scope)
 
     async def _answer(
-        self, sending: _Sending, place: QueuePlace, view: MakesView, sink: Sink, receipt: Receipt
+        self,
+        sending: _Sending,
+        place: QueuePlace,
+        view: Callable[[RunStart], MakesView],
+        sink: Sink,
+        receipt: Receipt,
     ) -> RunResult:
         key = partial(crc32, repr(sending.identity.scope).encode())
         attempts = self._failover.attempts(sending.route, key, sink, receipt)
@@ -291,7 +314,7 @@ class AgentRuns:
                 attempts,
                 prompt,
                 memory,
-                _WithStep(view, memory.opened),
+                view(_started(memory)),
                 sink,
                 self._pending,
                 self._metrics,
@@ -499,22 +522,9 @@ def _of_client(message: WireMessage) -> WireMessage:
     return {key: value for key, value in message.items() if key != PRIVATE}
 
 
-@dataclass(frozen=True, slots=True)
-class _WithStep:
-    """Makes views that know the step that is open when the turn begins."""
-
-    make: MakesView
-    opened: Exchange | None
-
-    @property
-    def speaks_chat(self) -> bool:
-        return False
-
-    def __call__(self, spec: TurnSpec) -> ClientView:
-        view = self.make(spec)
-        if self.opened is not None:
-            view.step(self.opened.seq)
-        return view
+def _started(memory: StepsMemory) -> RunStart:
+    e = memory.opened or memory.known.path[-1]
+    return RunStart(memory.run.uid, memory.known.agent, e.seq, e.seq + len(e.inputs))
 
 
 def _terms(sending: _Sending, prompt: Prompt) -> TurnSpec:

@@ -108,10 +108,10 @@ class StepsMemory:
             e = await self._end_step(prompt, (step.reply,), step.said, step.usage, waiting=step.waits)
             await self._look_again()
             if not (step.results or step.nudge):
-                return events.Kept(e.seq), prompt
+                return _kept(e), prompt
         prompt = await self._open_next(step.results, step.nudge)
         assert self._opened is not None
-        return events.Kept(self._opened.exchange.seq), prompt
+        return _kept(self._opened.exchange), prompt
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         # The next send of the conversation waits for this write.
@@ -333,6 +333,10 @@ class StepsMemory:
         if prompt.window.overfull is not None and keeper.events.makes_summaries:
             turn = Committed(known.agent, last.id, last.conversation, True)
             keeper.events.window_fills(turn, prompt.window.overfull)
+
+
+def _kept(e: Exchange) -> events.Kept:
+    return events.Kept(e.seq, e.seq + len(e.inputs))
 
 
 def _message(result: ToolResult) -> WireMessage:

@@ -136,7 +136,7 @@ def test_a_tool_beside_the_words_runs_without_our_arguments() -> None:
     assert playbook << (
         lambda c: isinstance(c, Keep) and c.said == {"role": "assistant", "content": "One moment. Done."}
     )
-    assert playbook >> Kept(1) << RunTool("l", "look", {"q": "tea"})
+    assert playbook >> Kept(1, 2) << RunTool("l", "look", {"q": "tea"})
     assert skip(playbook >> ToolFinished("l", "found")) << Save
     # Nothing asked to go on, so the results are the last that is kept.
     assert [result.content for result in playbook.outcome.results] == ["found", SPOKEN]

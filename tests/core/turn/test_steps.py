@@ -116,14 +116,14 @@ def test_a_reply_is_kept_before_its_tools_run_and_their_results_before_the_next_
     assert (first.results, first.nudge, first.waits) == ((), "", {})
     assert first.usage is not None
     assert first.usage["prompt_tokens"] == 10
-    playbook << Keep >> Kept(7) << RunTool("a", "memory_insert", orjson.loads(ARGS))
+    playbook << Keep >> Kept(7, 8) << RunTool("a", "memory_insert", orjson.loads(ARGS))
     result = ToolResult("a", "done", "success", "out", "err")
     playbook >> ToolFinished("a", "done", stdout="out", stderr="err")
     assert skip(playbook) << Keep(results=(result,))
     assert guide.heard == [result]
     # What is kept is in the next prompt, so the command repeats nothing.
-    assert skip(playbook >> Kept(8)) << CallModel((), None)
-    assert b"step 8\n" in playbook.sent
+    assert skip(playbook >> Kept(8, 9)) << CallModel((), None)
+    assert b"step 8 9\n" in playbook.sent
     reply(playbook, "Noted.", tokens=(30, 4))
     assert skip(playbook) << Save
     outcome = playbook.outcome
@@ -138,8 +138,10 @@ def test_a_reply_is_kept_before_its_tools_run_and_their_results_before_the_next_
 
 
 def test_steps_are_shown_without_a_gap_and_with_a_head_of_their_own() -> None:
-    playbook = skip(reply(steps(), "One.", (CALL,))) << Keep >> Kept(1) << RunTool >> ToolFinished("a", "x")
-    skip(playbook) << Keep >> Kept(2)
+    playbook = (
+        skip(reply(steps(), "One.", (CALL,))) << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "x")
+    )
+    skip(playbook) << Keep >> Kept(2, 3)
     skip(playbook) << CallModel
     playbook >> ReplyStarted(200, JSON) >> ReceivedWhole(orjson.dumps(completion("Two.")))
     skip(playbook) << Save >> Saved()
@@ -154,14 +156,19 @@ def test_a_reply_whose_calls_are_not_run_is_kept_with_their_results_at_once() ->
     (step,) = kept(playbook)
     assert step.reply is not None
     assert step.results == (ToolResult("a", "Not now.", "error"),)
-    assert skip(playbook << Keep >> Kept(3)) << CallModel
+    assert skip(playbook << Keep >> Kept(3, 4)) << CallModel
 
 
 def test_an_unknown_name_is_ours_and_a_tool_of_the_clients_is_not() -> None:
     calls = (("a", "nobody", "{}"), ("b", "search", "{}"))
     playbook = skip(reply(steps(client=("search",)), None, calls))
     assert playbook << (lambda c: isinstance(c, Keep) and c.waits == {"b": "client"})
-    playbook >> Kept(1) << RunTool("a", "nobody", {}) >> ToolFinished("a", "There is no such tool.", "error")
+    (
+        playbook
+        >> Kept(1, 2)
+        << RunTool("a", "nobody", {})
+        >> ToolFinished("a", "There is no such tool.", "error")
+    )
     assert skip(playbook) << Save
     assert playbook.outcome.full == ()
     assert playbook.outcome.said is None
@@ -198,13 +205,13 @@ def test_an_answered_pause_goes_on_with_all_results_in_the_order_of_the_calls() 
     assert [(call.id, call.is_approved) for call in guide.asked[-2:]] == [("a", False), ("b", True)]
     skip(next_turn >> ToolFinished("b", "paid"))
     skip(next_turn >> ToolFinished("a", "done"))
-    next_turn << Keep(results=(ToolResult("a", "done"), ToolResult("b", "paid"), answer)) >> Kept(9)
+    next_turn << Keep(results=(ToolResult("a", "done"), ToolResult("b", "paid"), answer)) >> Kept(9, 10)
     assert skip(next_turn) << CallModel((), None)
 
 
 def test_a_turn_that_ends_behind_its_tools_has_no_reply() -> None:
     playbook = skip(reply(steps(Script({}, Stop(StopReason.TOOL_RULE))), "Bye.", (CALL,), tokens=(10, 5)))
-    playbook << Keep >> Kept(1) << RunTool >> ToolFinished("a", "done")
+    playbook << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "done")
     assert skip(playbook) << Save
     outcome = playbook.outcome
     assert (outcome.full, outcome.said, outcome.stop) == ((), None, StopReason.TOOL_RULE)
@@ -218,7 +225,7 @@ def test_a_client_that_reads_one_reply_is_told_its_usage_though_the_turn_ends_be
     turn = chat_turn(spec)
     turn._guide = Script({}, Stop(StopReason.TOOL_RULE))
     playbook = skip(reply(Playbook(turn), "Bye.", (CALL,), tokens=(10, 5)))
-    playbook << Keep >> Kept(1) << RunTool >> ToolFinished("a", "done")
+    playbook << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "done")
     skip(playbook) << Save >> Saved()
     assert skip(playbook) << Finish
     client = playbook.sent.decode()
@@ -234,7 +241,7 @@ def test_a_nudge_goes_on_from_a_reply_without_calls() -> None:
         usage=kept(playbook)[0].usage,
         nudge="You have to look it up.",
     )
-    assert skip(playbook >> Kept(2)) << CallModel
+    assert skip(playbook >> Kept(2, 3)) << CallModel
 
 
 def test_where_steps_are_not_kept_a_nudge_is_a_message_of_the_next_request() -> None:
@@ -249,7 +256,7 @@ def test_where_steps_are_not_kept_a_nudge_is_a_message_of_the_next_request() -> 
 def test_a_call_that_depends_on_a_result_is_judged_behind_it() -> None:
     guide = Script({"second": [Undecided(), Allowed({"limit": 3})], "third": [Forbidden("No.")]})
     calls = (("a", "first", "{}"), ("b", "second", '{"limit":1,"q":"x"}'), ("c", "third", "{}"))
-    playbook = skip(reply(steps(guide), None, calls)) << Keep >> Kept(1)
+    playbook = skip(reply(steps(guide), None, calls)) << Keep >> Kept(1, 2)
     playbook << RunTool("a", "first", {}) >> ToolFinished("a", "1")
     assert skip(playbook) << RunTool("b", "second", {"limit": 3, "q": "x"})
     playbook >> ToolFinished("b", "2")
@@ -260,7 +267,7 @@ def test_a_call_that_depends_on_a_result_is_judged_behind_it() -> None:
 def test_an_approval_behind_a_result_leaves_what_has_run() -> None:
     guide = Script({"second": [Undecided(), NeedsApproval()]})
     playbook = skip(reply(steps(guide), None, (("a", "first", "{}"), ("b", "second", "{}"))))
-    playbook << Keep >> Kept(1) << RunTool >> ToolFinished("a", "1")
+    playbook << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "1")
     assert skip(playbook) << Save
     assert (playbook.outcome.full, dict(playbook.outcome.waiting)) == ((), {"b": "approval"})
     assert playbook.outcome.results == (ToolResult("a", "1"),)
@@ -277,8 +284,8 @@ def test_an_error_behind_a_kept_step_is_no_status(status: int, stop: StopReason)
 
     spec = TurnSpec(ours=AllBut(), hold_end=True, shows_steps=True, keeps_steps=True)
     playbook = Playbook(Turn(spec, Silent(spec), Script()))
-    reply(playbook, None, (CALL,)) << Keep >> Kept(1) << RunTool >> ToolFinished("a", "x")
-    playbook << Keep >> Kept(2) << CallModel
+    reply(playbook, None, (CALL,)) << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "x")
+    playbook << Keep >> Kept(2, 3) << CallModel
     playbook >> ReplyStarted(status, JSON) >> ReceivedWhole(b'{"error":{"message":"no"}}')
     assert playbook << Save << Finish
     assert playbook.outcome.stop is stop
@@ -311,7 +318,7 @@ def test_a_stopped_turn_has_an_end_for_its_client() -> None:
 
 def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there() -> None:
     playbook = (
-        skip(reply(steps(), None, (CALL, ("b", "search", "{}")))) << Keep >> Kept(1) << RunTool << RunTool
+        skip(reply(steps(), None, (CALL, ("b", "search", "{}")))) << Keep >> Kept(1, 2) << RunTool << RunTool
     )
     skip(playbook >> ToolFinished("b", "found"))
     assert playbook >> Stopped() << CloseUpstream << Save
@@ -349,7 +356,7 @@ def test_a_tool_that_runs_alone_is_commanded_so() -> None:
     assert (
         playbook
         << Keep
-        >> Kept(1)
+        >> Kept(1, 2)
         << RunTool("a", "memory_insert", orjson.loads(ARGS), True)
         << RunTool("b", "search", {})
     )

@@ -143,7 +143,7 @@ class Life:
 
         async def send() -> Outcome:
             kept = sink or ListeningSink()
-            result = await self.agents.send(asked, LinesView, kept, Receipt(0.0))
+            result = await self.agents.send(asked, lambda _: LinesView, kept, Receipt(0.0))
             return Outcome(result, kept)
 
         return asyncio.run_coroutine_threadsafe(send(), self.world.gateway.loop)

@@ -64,7 +64,7 @@ def test_each_step_is_kept_before_the_next(life: Life) -> None:
     done = run.result(10)
     assert done.run.steps == 2
     assert done.said == ["Let me note that.", "Noted."]
-    assert [line for line in done.lines if line.startswith("step")] == ["step 1", "step 3"]
+    assert [line for line in done.lines if line.startswith("step")] == ["step 3 4"]
 
 
 def test_what_goes_upstream_in_a_run_is_what_goes_there_afterwards(life: Life) -> None:
