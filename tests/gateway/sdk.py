@@ -8,22 +8,18 @@ with remember(upstream, tmp_path) as world:
 
 from __future__ import annotations
 
-import asyncio
 import re
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import openai
 
 from gateway.core.request.splice import scan
 from gateway.limits import Limits
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
-from gateway.web.server import GatewayServer, make_server
 from storage.records import Block, Scope
 from storage.sql.store import Store
 from tests.doubles.statements import counting
@@ -272,37 +268,6 @@ def prefix_bytes(seen: Seen) -> bytes:
     return seen.body[layout.messages[0][0] : layout.messages[-1][1]]
 
 
-def _quick_server(*parts: Any) -> GatewayServer:
-    """Returns a server that ends at once: uvicorn polls ten times a second, most of the time of a short test."""
-    server = make_server(*parts)
-    ended = asyncio.Event()
-    exit_now = server.exit_now
-
-    def end() -> None:
-        exit_now()
-        ended.set()
-
-    async def main_loop() -> None:
-        await server.on_tick(0)
-        await ended.wait()
-
-    async def shutdown(sockets: list[socket.socket] | None = None) -> None:
-        for each in server.servers:
-            each.close()
-        for listener in sockets or ():
-            listener.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
-        for _ in range(10):  # for what closes to be gone
-            await asyncio.sleep(0)
-        await server._wait_tasks_to_complete()
-        await server.lifespan.shutdown()
-
-    for name, quick in (("exit_now", end), ("main_loop", main_loop), ("shutdown", shutdown)):
-        setattr(server, name, quick)
-    return server
-
-
 @contextmanager
 def remember(
     upstream: StrictUpstream,
@@ -322,10 +287,7 @@ def remember(
     async def open_here() -> Store:
         return await open_store(tmp_path / "memory.db", now=clock, factory=counting(statements.append))
 
-    with (
-        patch("tests.server.make_server", _quick_server),
-        serve(settings, open_here, clock=clock, limits=limits) as gateway,
-    ):
+    with serve(settings, open_here, clock=clock, limits=limits) as gateway:
         app = gateway.app
         assert app.background.maintenance is not None
         # Maintenance runs when a test lets time pass, and not while it talks.

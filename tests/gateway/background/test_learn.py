@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 
@@ -17,112 +13,18 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderUnreachable
 from adapters.scripted import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import ModelRequest
-from gateway.limits import Limits
-from gateway.run.admin.forget import ForgetOperations
 from gateway.run.admin.show import ShowOperation
-from gateway.run.background.learn import Learning
-from gateway.run.background.model import ModelAnswer
 from gateway.run.background.worker import Worker
 from storage.errors import Full
-from storage.records import Fact, JobState, Scope
+from storage.records import JobState, Scope
 from storage.sqlite.database import drive
 from tests.doubles.upstream import Gate, StrictUpstream, say
-from tests.gateway.sdk import CHAT, World, agent, remember
-from tests.server import QUIET
+from tests.gateway.background.learner import IDLE_S, PATIENCE_S, Learner, fact, learning, note
+from tests.gateway.sdk import CHAT, agent, remember
 
-IDLE_S = 200.0
 KITTEN = "We got a kitten last week and named her Miso."
+
 MISO = "The cat is called Miso."
-PATIENCE_S = 10.0
-
-
-def fact(text: str, **more: Any) -> ScriptedCall:
-    return ScriptedCall("remember_fact", json.dumps({"text": text, **more}))
-
-
-def note(text: str) -> ScriptedCall:
-    return ScriptedCall("memory_insert", json.dumps({"label": "human", "new_string": text}))
-
-
-class Learner:
-    """The background model, and what a test asks of the gateway it works for."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.model = ScriptedProvider(script=lambda body: Said("Nothing."))
-        app = world.gateway.app
-        assert app.background.model is not None
-        assert app.background.learning is not None
-        app.background.model.provider = self.model
-        self.learning: Learning = app.background.learning
-
-    def teaches(self, *calls: ScriptedCall) -> None:
-        self.model.queue(Said(None, calls))
-
-    @property
-    def shown(self) -> list[str]:
-        """What the model was asked, call by call."""
-        return [body["messages"][1]["content"] for body in self.model.bodies]
-
-    def said(self) -> str:
-        """All messages that it was shown."""
-        return "\n".join(text.partition("# New messages")[2] for text in self.shown)
-
-    def rest(self, seconds: float = IDLE_S) -> None:
-        """Lets time go by, and whatever is due then come to its end."""
-        self.world.settle()
-        self.world.clock.sleep(seconds)
-
-        async def step() -> None:
-            await self.learning.schedule.step()
-            self.world.store.jobs.wake()
-
-        self.world.gateway.call(step())
-        self.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
-
-    def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
-        async def wait() -> None:
-            async with asyncio.timeout(PATIENCE_S):
-                while not holds(dict.fromkeys(JobState, 0) | await self.world.store.jobs.counts()):  # noqa: ASYNC110
-                    await asyncio.sleep(0.001)
-
-        self.world.gateway.call(wait())
-        self.world.settle()
-
-    def facts(self, user: str = "alice", *, is_all: bool = False, profile: str = "default") -> list[Fact]:
-        async def read() -> list[Fact]:
-            found = await self.world.store.agents.find(Scope("default", profile, f"user:{user}"))
-            return [] if found is None else await self.world.store.facts.list(found.id, is_all=is_all)
-
-        return self.world.gateway.call(read())
-
-    def texts(self, user: str = "alice") -> list[str]:
-        return [f.text for f in self.facts(user)][::-1]
-
-    def cursor(self) -> list[int]:
-        return self.world.query("SELECT seq FROM readers WHERE reader = 0 ORDER BY memory")
-
-    def recalled(self, question: str, user: str = "alice") -> str:
-        """The last message as the upstream had it, in a new conversation."""
-        self.world.chat(user=user).say(question)
-        content: str = self.world.upstream.last.messages[-1]["content"]
-        return content
-
-
-@contextmanager
-def learning(
-    upstream: StrictUpstream, tmp_path: Path, limits: Limits = QUIET, **memory: Any
-) -> Iterator[Learner]:
-    memory = {"background_model": "small", **memory}
-    with remember(upstream, tmp_path, agent(), memory=memory, limits=limits) as world:
-        yield Learner(world)
-
-
-@pytest.fixture
-def learner(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Learner]:
-    with learning(upstream, tmp_path) as made:
-        yield made
-
 
 # -- what is learned, and what becomes of it
 
@@ -571,133 +473,6 @@ def test_long_histories_are_read_in_batches(upstream: StrictUpstream, tmp_path: 
         for n in range(40):
             assert learner.said().count(f"Line {n} of") == 1
         assert learner.cursor() == learner.world.query("SELECT max(seq) FROM exchanges")
-
-
-# -- forgetting
-
-
-@pytest.mark.parametrize("what", ["message", "user"])
-def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what: str) -> None:
-    world = learner.world
-    world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
-    world.chat(user="alice").say("I live in Bergen.")
-    learner.teaches(fact("The cat is called Zqmisox."), note("Cat: Zqmisox"), fact("Lives in Bergen."))
-    learner.rest()
-    assert "learned] The cat is called Zqmisox." in learner.recalled("What is my cat called?")
-    learner.rest()
-    (seq,) = world.query("SELECT min(seq) FROM exchanges")
-    target = {"message": seq} if what == "message" else {}
-
-    async def forget() -> None:
-        operation = ForgetOperations(world.store, world.clock).forget
-        assert (await operation({"project": "default", "user": "alice", **target}))["done"]
-
-    world.gateway.call(forget())
-    assert learner.texts() == (["Lives in Bergen."] if what == "message" else [])
-    path = Path(world.store.database.path)
-    assert not any(b"Zqmisox" in p.read_bytes() for p in path.parent.glob(path.name + "*"))
-    assert "Zqmisox" not in learner.recalled("What is my cat called? Tell me.")
-    learner.rest()
-    assert "Zqmisox" not in learner.shown[-1]
-
-
-def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
-    world = learner.world
-
-    class Forgetful(ScriptedProvider):
-        async def send(self, request: ModelRequest) -> ModelReply:
-            reply = await super().send(request)
-            if len(self.requests) == 1:
-                operation = ForgetOperations(world.store, world.clock).forget
-                forgetting = operation({"project": "default", "user": "alice", "message": seq})
-                assert (await asyncio.shield(asyncio.ensure_future(forgetting)))["done"]  # it ends this job
-            return reply
-
-    world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
-    world.chat(user="alice").say("I live in Bergen.")
-    (seq,) = world.query("SELECT min(seq) FROM exchanges")
-    background = world.gateway.app.background.model
-    assert background is not None
-    again = (Said(None, (fact(f"Known: {what}"),)) for what in ("Zqmisox", "Bergen"))
-    learner.model = background.provider = Forgetful(replies=again)
-    learner.rest()
-    learner.rest()
-    learner.until(lambda counts: not any(counts.values()))
-    assert "Zqmisox" not in learner.shown[-1]
-    assert learner.texts() == ["Known: Bergen"]
-
-
-def test_what_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
-    """Such a fact would not have its source, by which it is forgotten."""
-    world = learner.world
-    chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c"})
-
-    def edit() -> None:
-        del chat.messages[2:]
-        chat.say("We got a dog.")
-
-    class Slow(ScriptedProvider):
-        async def send(self, request: ModelRequest) -> ModelReply:
-            if not self.requests:
-                await asyncio.to_thread(edit)
-            return await super().send(request)
-
-    chat.say("Guess what.")
-    chat.say("We got a kitten.")
-    background = world.gateway.app.background.model
-    assert background is not None
-
-    def answer(body: dict[str, Any]) -> Said:
-        asked = body["messages"][1]["content"].partition("# New messages")[2]
-        return Said(None, tuple(fact(f"Has a {pet}.") for pet in ("kitten", "dog") if pet in asked))
-
-    learner.model = background.provider = Slow(script=answer)
-    learner.rest()
-    learner.rest()
-    (found,) = learner.facts()
-    (dog,) = world.query("SELECT max(id) FROM exchanges")
-    assert (found.text, found.sources) == ("Has a dog.", (dog,))
-
-
-def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
-    upstream: StrictUpstream, tmp_path: Path
-) -> None:
-    """What waited for its turn to ask had been read before it was forgotten."""
-    with learning(upstream, tmp_path, limits=replace(QUIET, background_calls=1)) as learner:
-        world, held, waiting = learner.world, Gate(), [Gate(), Gate()]
-        background = world.gateway.app.background.model
-        assert background is not None
-        ask = background.ask
-
-        async def announced(*asked: Any, **options: Any) -> ModelAnswer:
-            next(gate for gate in waiting if not gate.is_open).open()
-            return await ask(*asked, **options)
-
-        class Busy(ScriptedProvider):
-            async def send(self, request: ModelRequest) -> ModelReply:
-                if not self.requests:
-                    self.requests.append(request)
-                    await held.wait()
-                return await super().send(request)
-
-        learner.model = background.provider = Busy(script=lambda body: Said("Nothing."))
-        with patch.object(background, "ask", announced):
-            for gate, user, text in zip(
-                waiting, ("alice", "bob"), ("I like tea.", "I am Zqmisox."), strict=True
-            ):
-                world.chat(user=user).say(text)
-                world.pass_time(IDLE_S)
-                world.gateway.call(learner.learning.schedule.step())
-                gate.wait_sync()
-            operation = ForgetOperations(world.store, world.clock).forget
-
-            async def forget() -> None:
-                assert (await operation({"project": "default", "user": "bob", "message": 1}))["done"]
-
-            world.gateway.call(forget())
-            held.open()
-            learner.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
-        assert not any("Zqmisox" in text for text in learner.shown)
 
 
 # -- what it costs

@@ -14,19 +14,13 @@ from gateway.core.upstream.policy import Policy
 from gateway.settings import DeploymentSettings, ModelSettings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Reply, StrictUpstream, fail
-from tests.gateway.sdk import _quick_server
-from tests.gateway.upstream.test_forwarding import FORM, JSON, form
+from tests.gateway.upstream.forms import FORM, JSON, form
 from tests.server import RawReply, Running, serve, settings_for
 
 BATCH = b'{"input_file_id":"f","endpoint":"/v1/embeddings","completion_window":"24h"}'
 SPEECH = b'{"model":"m","input":"x","voice":"v"}'
 FAILURES = Policy().breaker_failures
 BUSY = fail(429, "Slow down.", code="rate_limit_exceeded", retry_after="1")
-
-
-@pytest.fixture(autouse=True)
-def _no_pause_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.server.make_server", _quick_server)
 
 
 @dataclass

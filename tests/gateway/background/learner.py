@@ -1,0 +1,104 @@
+"""A gateway that learns from what its user said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adapters.scripted import Said, ScriptedCall, ScriptedProvider
+from gateway.limits import Limits
+from gateway.run.background.learn import Learning
+from storage.records import Fact, JobState, Scope
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import World, agent, remember
+from tests.server import QUIET
+
+IDLE_S = 200.0
+
+PATIENCE_S = 10.0
+
+
+def fact(text: str, **more: Any) -> ScriptedCall:
+    return ScriptedCall("remember_fact", json.dumps({"text": text, **more}))
+
+
+def note(text: str) -> ScriptedCall:
+    return ScriptedCall("memory_insert", json.dumps({"label": "human", "new_string": text}))
+
+
+class Learner:
+    """The background model, and what a test asks of the gateway it works for."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.model = ScriptedProvider(script=lambda body: Said("Nothing."))
+        app = world.gateway.app
+        assert app.background.model is not None
+        assert app.background.learning is not None
+        app.background.model.provider = self.model
+        self.learning: Learning = app.background.learning
+
+    def teaches(self, *calls: ScriptedCall) -> None:
+        self.model.queue(Said(None, calls))
+
+    @property
+    def shown(self) -> list[str]:
+        """What the model was asked, call by call."""
+        return [body["messages"][1]["content"] for body in self.model.bodies]
+
+    def said(self) -> str:
+        """All messages that it was shown."""
+        return "\n".join(text.partition("# New messages")[2] for text in self.shown)
+
+    def rest(self, seconds: float = IDLE_S) -> None:
+        """Lets time go by, and whatever is due then come to its end."""
+        self.world.settle()
+        self.world.clock.sleep(seconds)
+
+        async def step() -> None:
+            await self.learning.schedule.step()
+            self.world.store.jobs.wake()
+
+        self.world.gateway.call(step())
+        self.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
+
+    def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
+        async def wait() -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while not holds(dict.fromkeys(JobState, 0) | await self.world.store.jobs.counts()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+        self.world.gateway.call(wait())
+        self.world.settle()
+
+    def facts(self, user: str = "alice", *, is_all: bool = False, profile: str = "default") -> list[Fact]:
+        async def read() -> list[Fact]:
+            found = await self.world.store.agents.find(Scope("default", profile, f"user:{user}"))
+            return [] if found is None else await self.world.store.facts.list(found.id, is_all=is_all)
+
+        return self.world.gateway.call(read())
+
+    def texts(self, user: str = "alice") -> list[str]:
+        return [f.text for f in self.facts(user)][::-1]
+
+    def cursor(self) -> list[int]:
+        return self.world.query("SELECT seq FROM readers WHERE reader = 0 ORDER BY memory")
+
+    def recalled(self, question: str, user: str = "alice") -> str:
+        """The last message as the upstream had it, in a new conversation."""
+        self.world.chat(user=user).say(question)
+        content: str = self.world.upstream.last.messages[-1]["content"]
+        return content
+
+
+@contextmanager
+def learning(
+    upstream: StrictUpstream, tmp_path: Path, limits: Limits = QUIET, **memory: Any
+) -> Iterator[Learner]:
+    memory = {"background_model": "small", **memory}
+    with remember(upstream, tmp_path, agent(), memory=memory, limits=limits) as world:
+        yield Learner(world)

@@ -1,0 +1,147 @@
+"""Forgetting while and after something is learned."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from adapters.base import ModelReply
+from adapters.scripted import Said, ScriptedProvider
+from adapters.types import ModelRequest
+from gateway.run.admin.forget import ForgetOperations
+from gateway.run.background.model import ModelAnswer
+from storage.records import JobState
+from tests.doubles.upstream import Gate, StrictUpstream
+from tests.gateway.background.learner import IDLE_S, Learner, fact, learning, note
+from tests.server import QUIET
+
+# -- forgetting
+
+
+@pytest.mark.parametrize("what", ["message", "user"])
+def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what: str) -> None:
+    world = learner.world
+    world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
+    world.chat(user="alice").say("I live in Bergen.")
+    learner.teaches(fact("The cat is called Zqmisox."), note("Cat: Zqmisox"), fact("Lives in Bergen."))
+    learner.rest()
+    assert "learned] The cat is called Zqmisox." in learner.recalled("What is my cat called?")
+    learner.rest()
+    (seq,) = world.query("SELECT min(seq) FROM exchanges")
+    target = {"message": seq} if what == "message" else {}
+
+    async def forget() -> None:
+        operation = ForgetOperations(world.store, world.clock).forget
+        assert (await operation({"project": "default", "user": "alice", **target}))["done"]
+
+    world.gateway.call(forget())
+    assert learner.texts() == (["Lives in Bergen."] if what == "message" else [])
+    path = Path(world.store.database.path)
+    assert not any(b"Zqmisox" in p.read_bytes() for p in path.parent.glob(path.name + "*"))
+    assert "Zqmisox" not in learner.recalled("What is my cat called? Tell me.")
+    learner.rest()
+    assert "Zqmisox" not in learner.shown[-1]
+
+
+def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
+    world = learner.world
+
+    class Forgetful(ScriptedProvider):
+        async def send(self, request: ModelRequest) -> ModelReply:
+            reply = await super().send(request)
+            if len(self.requests) == 1:
+                operation = ForgetOperations(world.store, world.clock).forget
+                forgetting = operation({"project": "default", "user": "alice", "message": seq})
+                assert (await asyncio.shield(asyncio.ensure_future(forgetting)))["done"]  # it ends this job
+            return reply
+
+    world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
+    world.chat(user="alice").say("I live in Bergen.")
+    (seq,) = world.query("SELECT min(seq) FROM exchanges")
+    background = world.gateway.app.background.model
+    assert background is not None
+    again = (Said(None, (fact(f"Known: {what}"),)) for what in ("Zqmisox", "Bergen"))
+    learner.model = background.provider = Forgetful(replies=again)
+    learner.rest()
+    learner.rest()
+    learner.until(lambda counts: not any(counts.values()))
+    assert "Zqmisox" not in learner.shown[-1]
+    assert learner.texts() == ["Known: Bergen"]
+
+
+def test_what_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
+    """Such a fact would not have its source, by which it is forgotten."""
+    world = learner.world
+    chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c"})
+
+    def edit() -> None:
+        del chat.messages[2:]
+        chat.say("We got a dog.")
+
+    class Slow(ScriptedProvider):
+        async def send(self, request: ModelRequest) -> ModelReply:
+            if not self.requests:
+                await asyncio.to_thread(edit)
+            return await super().send(request)
+
+    chat.say("Guess what.")
+    chat.say("We got a kitten.")
+    background = world.gateway.app.background.model
+    assert background is not None
+
+    def answer(body: dict[str, Any]) -> Said:
+        asked = body["messages"][1]["content"].partition("# New messages")[2]
+        return Said(None, tuple(fact(f"Has a {pet}.") for pet in ("kitten", "dog") if pet in asked))
+
+    learner.model = background.provider = Slow(script=answer)
+    learner.rest()
+    learner.rest()
+    (found,) = learner.facts()
+    (dog,) = world.query("SELECT max(id) FROM exchanges")
+    assert (found.text, found.sources) == ("Has a dog.", (dog,))
+
+
+def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """What waited for its turn to ask had been read before it was forgotten."""
+    with learning(upstream, tmp_path, limits=replace(QUIET, background_calls=1)) as learner:
+        world, held, waiting = learner.world, Gate(), [Gate(), Gate()]
+        background = world.gateway.app.background.model
+        assert background is not None
+        ask = background.ask
+
+        async def announced(*asked: Any, **options: Any) -> ModelAnswer:
+            next(gate for gate in waiting if not gate.is_open).open()
+            return await ask(*asked, **options)
+
+        class Busy(ScriptedProvider):
+            async def send(self, request: ModelRequest) -> ModelReply:
+                if not self.requests:
+                    self.requests.append(request)
+                    await held.wait()
+                return await super().send(request)
+
+        learner.model = background.provider = Busy(script=lambda body: Said("Nothing."))
+        with patch.object(background, "ask", announced):
+            for gate, user, text in zip(
+                waiting, ("alice", "bob"), ("I like tea.", "I am Zqmisox."), strict=True
+            ):
+                world.chat(user=user).say(text)
+                world.pass_time(IDLE_S)
+                world.gateway.call(learner.learning.schedule.step())
+                gate.wait_sync()
+            operation = ForgetOperations(world.store, world.clock).forget
+
+            async def forget() -> None:
+                assert (await operation({"project": "default", "user": "bob", "message": 1}))["done"]
+
+            world.gateway.call(forget())
+            held.open()
+            learner.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
+        assert not any("Zqmisox" in text for text in learner.shown)

@@ -1,0 +1,325 @@
+"""The endpoints that are passed through: streams, limits, and clients that leave."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.settings import UpstreamSettings
+from tests.doubles.anthropic_upstream import StrictAnthropic
+from tests.doubles.upstream import Gate, StrictUpstream, fail, raw
+from tests.gateway.upstream.forms import FORM, JSON, form
+from tests.server import QUIET, RawReply, Running, serve, settings_for
+
+
+@pytest.fixture
+def gateway(upstream: StrictUpstream) -> Iterator[Running]:
+    with serve(settings_for(upstream)) as running:
+        yield running
+
+
+def test_a_reply_leaves_while_it_comes(gateway: Running, upstream: StrictUpstream) -> None:
+    gate = Gate()
+    upstream.queue(raw(b"first", b"second", content_type="audio/mpeg", hold_after={1: gate}))
+    body = json.dumps({"model": "m", "input": "Hi", "voice": "v"}).encode()
+    with gateway.connect() as client:
+        client.request("POST", "/v1/audio/speech", body, JSON)
+        client.read_head()
+        assert client.read_chunk() == b"first"
+        gate.open()
+        assert client.read_chunk() == b"second"
+        assert client.read_chunk() == b""
+
+
+def test_who_leaves_in_an_upload_is_gone_for_the_upstream_too(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    with gateway.connect() as client:
+        there = upstream.received(10_000)
+        client.request("POST", "/v1/files", None, {**FORM, "content-length": "1000000"})
+        client.send(form(("*file", b"x" * 20_000), end=False))
+        there.wait_sync()
+    upstream.broken_off.wait_sync()
+    assert gateway.last_line()["status"] == 499
+
+
+def test_an_upstream_that_takes_nothing_of_an_upload_is_a_504() -> None:
+    """Whether the client is still there cannot be seen then: what it sent before it left is in between."""
+    with StrictUpstream(stall_bodies=True) as upstream:
+        slow = UpstreamSettings("up", base_url=upstream.base_url, idle_timeout_s=0.2)
+        with serve(settings_for(upstream, upstreams=(slow,))) as gateway, gateway.connect() as client:
+            client.request("POST", "/v1/files", None, {**FORM, "content-length": "100000000"})
+            reply: list[RawReply] = []
+            reader = threading.Thread(target=lambda: reply.append(client.read_reply()))
+            reader.start()
+            while reader.is_alive():
+                if select.select([], [client.socket], [], 0.05)[1]:
+                    client.socket.send(b"x" * 65536)
+            assert (reply[0].status, reply[0].error["code"]) == (504, "upstream_timeout")
+
+
+def test_an_answer_that_comes_before_the_upload_is_through_is_handed_on(upstream: StrictUpstream) -> None:
+    answer = b'{"error":{"message":"Incorrect API key provided.","type":"x","param":null,"code":"invalid_api_key"}}'
+    head = b"HTTP/1.1 401 No\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
+
+    def refuse(listener: socket.socket) -> None:
+        with listener.accept()[0] as taken:
+            taken.recv(100)
+            taken.sendall(head + answer)
+            while taken.recv(65536):  # until the gateway lets go
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        hasty = threading.Thread(target=refuse, args=(listener,))
+        hasty.start()
+        first = UpstreamSettings("up", base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        with serve(settings_for(upstream, upstreams=(first,))) as gateway, gateway.connect() as client:
+            client.request("POST", "/v1/files", None, {**FORM, "content-length": "1000000"})
+            client.send(b"x" * 100_000)
+            reply = client.read_reply()
+            assert (reply.status, reply.body) == (401, answer)
+            hasty.join(10.0)
+            assert not hasty.is_alive()
+            client.send(b"x" * 900_000)  # the connection goes on
+            client.request("GET", "/health")
+            assert client.read_reply().status == 200
+
+
+def test_who_leaves_before_the_answer_is_gone_for_the_upstream_too(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"never", hold_before_headers=Gate()))
+    with gateway.connect() as client:
+        client.request("POST", "/v1/embeddings", b'{"model":"m","input":"x"}', JSON)
+        upstream.arrived(1).wait_sync()
+    upstream.last.gone.wait_sync()
+
+
+def test_who_leaves_in_the_answer_is_gone_for_the_upstream_too(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"some", b"never", content_type="audio/mpeg", hold_after={1: Gate()}))
+    with gateway.connect() as client:
+        client.request("POST", "/v1/audio/speech", b'{"model":"m","input":"x","voice":"v"}', JSON)
+        client.read_until(b"some")
+    upstream.last.gone.wait_sync()
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_more_than_the_limit_is_a_413(upstream: StrictUpstream, announced: bool) -> None:
+    body = form(("purpose", b"batch"), ("*file", b"x" * 100_000))
+    with serve(settings_for(upstream, server={"max_upload_bytes": 50_000})) as gateway:
+        with gateway.connect() as client:
+            if announced:
+                client.request("POST", "/v1/files", body, FORM)
+            else:
+                client.request("POST", "/v1/files", None, {**FORM, "transfer-encoding": "chunked"})
+                client.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+            reply = client.read_reply()
+            assert (reply.status, reply.error["code"]) == (413, "request_too_large")
+            assert "server.max_upload_bytes" in reply.error["message"]
+        assert upstream.seen == []
+        assert gateway.ask("GET", "/v1/files").status == 200
+
+
+def test_an_upload_may_be_larger_than_a_chat_and_json_may_not(upstream: StrictUpstream) -> None:
+    with serve(settings_for(upstream, server={"max_body_bytes": 2048})) as gateway:
+        body = form(("purpose", b"batch"), ("*file", b"x" * 100_000))
+        assert gateway.ask("POST", "/v1/files", body, FORM).status == 200
+        wide = json.dumps({"model": "m", "input": "x" * 4000}).encode()
+        assert gateway.ask("POST", "/v1/embeddings", wide, JSON).status == 413
+
+
+def test_an_upload_that_does_not_come_is_a_408(upstream: StrictUpstream) -> None:
+    limits = replace(QUIET, body_timeout_s=0.1)
+    with serve(settings_for(upstream), limits=limits) as gateway, gateway.connect() as client:
+        client.request("POST", "/v1/files", None, {**FORM, "content-length": "100"})
+        client.send(b"--XX\r\n")
+        assert client.read_head().status == 408
+
+
+# One request for each family of endpoints, in each form that there is.
+ASKED: list[tuple[str, str, bytes | None, dict[str, str]]] = [
+    ("POST", "/v1/embeddings", b'{"model":"m","input":"x"}', JSON),
+    ("POST", "/v1/completions", b'{"model":"m","prompt":"x","stream":true}', JSON),
+    ("POST", "/v1/moderations", b'{"model":"m","input":"x"}', JSON),
+    ("POST", "/v1/rerank", b'{"model":"m","query":"q","documents":["a"]}', JSON),
+    ("POST", "/v1/images/generations", b'{"model":"m","prompt":"x"}', JSON),
+    ("POST", "/v1/images/edits", form(("model", b"m"), ("*image", b"x")), FORM),
+    ("POST", "/v1/audio/speech", b'{"model":"m","input":"x","voice":"v"}', JSON),
+    ("POST", "/v1/audio/transcriptions", form(("model", b"m"), ("*file", b"x")), FORM),
+    ("GET", "/v1/files", None, {}),
+    ("POST", "/v1/files", form(("purpose", b"batch"), ("*file", b"x")), FORM),
+    ("POST", "/v1/uploads", b'{"bytes":1,"filename":"f","mime_type":"t","purpose":"batch"}', JSON),
+    (
+        "POST",
+        "/v1/batches",
+        b'{"input_file_id":"f","endpoint":"/v1/embeddings","completion_window":"24h"}',
+        JSON,
+    ),
+    ("POST", "/v1/responses", b'{"model":"m","input":"x","stream":true}', JSON),
+    ("GET", "/v1/responses/resp_1", None, {}),
+]
+
+every_endpoint = pytest.mark.parametrize(
+    ("method", "path", "body", "headers"), ASKED, ids=[" ".join(row[:2]) for row in ASKED]
+)
+
+
+@every_endpoint
+def test_an_error_of_the_upstream_is_the_clients_own(
+    gateway: Running,
+    upstream: StrictUpstream,
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: dict[str, str],
+) -> None:
+    for status, code in ((429, "rate_limit_exceeded"), (400, "bad_thing"), (503, "full")):
+        fault = fail(status, "Slow down", code=code, retry_after="7")
+        upstream.queue(fault)
+        reply = gateway.ask(method, path, body, headers)
+        assert (reply.status, reply.headers["retry-after"]) == (status, "7")
+        assert [reply.body] == list(fault.body or ())
+        assert reply.headers["x-mnemogate-upstream"] == "up"
+    counted = gateway.ask("GET", "/metrics").body.decode()
+    for kind, label in (("tries", "outcome"), ("errors", "kind")):
+        assert f"mnemogate_upstream_{kind}_total{{{_labels(label, '429')}}} 1.0" in counted
+
+
+def _labels(label: str, value: str) -> str:
+    return ",".join(sorted((f'{label}="{value}"', 'upstream="up"')))
+
+
+@every_endpoint
+def test_an_upstream_that_nobody_reaches_is_named_and_counted(
+    gateway: Running,
+    upstream: StrictUpstream,
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: dict[str, str],
+) -> None:
+    upstream.stop()
+    reply = gateway.ask(method, path, body, headers)
+    assert (reply.status, reply.error["code"]) == (502, "upstream_unreachable")
+    assert reply.headers["x-mnemogate-upstream"] == "up"
+    counted = gateway.ask("GET", "/metrics").body.decode()
+    tries = 1.0 if headers == FORM else 2.0  # nothing had arrived; but a form is read once
+    assert f"mnemogate_upstream_tries_total{{{_labels('outcome', 'unreachable')}}} {tries}" in counted
+
+
+@every_endpoint
+def test_what_claude_has_not_is_a_404_that_names_the_model(
+    method: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> None:
+    with StrictAnthropic() as claude:
+        only = (UpstreamSettings("claude", "anthropic", claude.base_url),)
+        with serve(settings_for(claude, upstreams=only)) as gateway:
+            reply = gateway.ask(method, path, body, headers)
+            assert gateway.ask("GET", "/health").status == 200
+        assert claude.seen == []
+    assert (reply.status, reply.error["code"]) == (404, "unsupported_endpoint")
+    assert path in reply.error["message"]
+    assert "'claude'" in reply.error["message"]
+    names_a_model = body is not None and (b'"model"' in body)
+    assert (reply.error["param"] == "model", "'m'" in reply.error["message"]) == (names_a_model,) * 2
+    assert reply.error["type"] == "invalid_request_error"
+
+
+@every_endpoint
+def test_what_names_no_model_passes_claude_by(
+    upstream: StrictUpstream, method: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> None:
+    with StrictAnthropic() as claude:
+        both = (
+            UpstreamSettings("claude", "anthropic", claude.base_url, models=("claude-*",)),
+            UpstreamSettings("up", base_url=upstream.base_url),
+        )
+        with serve(settings_for(claude, upstreams=both)) as gateway:
+            reply = gateway.ask(method, path, body, headers)
+            assert (reply.status, reply.headers["x-mnemogate-upstream"]) == (200, "up")
+        assert (len(upstream.seen), claude.seen) == (1, [])
+
+
+def test_json_cut_in_its_middle_is_a_status_and_an_unreachable_upstream_too(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b'{"data": [1, 2, 3]}', content_type="application/json", cut_after=0))
+    assert gateway.ask("POST", "/v1/embeddings", b'{"model":"m","input":"x"}', JSON).status == 502
+    upstream.stop()
+    reply = gateway.ask("POST", "/v1/files", form(("purpose", b"batch"), ("*file", b"x")), FORM)
+    assert (reply.status, reply.error["code"]) == (502, "upstream_unreachable")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [({"cut_after": 2}, "upstream_broke"), ({"hold_after": {2: Gate()}}, "upstream_timeout")],
+    ids=["cut", "stalled"],
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses"])
+def test_a_stream_that_breaks_ends_with_an_error_that_can_be_read(
+    upstream: StrictUpstream, path: str, fault: Any, code: str
+) -> None:
+    """The beginning of an event is not handed on: the error after it would be a part of it."""
+    first, half = b'data: {"n": 1}\n\n', b'data: {"n'
+    upstream.queue(raw(first, half, b'": 2}\n\n', **fault))
+    impatient = UpstreamSettings("up", base_url=upstream.base_url, idle_timeout_s=0.2)
+    body = {"model": "m", "prompt": "x", "input": "x", "stream": True}
+    with serve(settings_for(upstream, upstreams=(impatient,))) as gateway:
+        reply = gateway.ask("POST", path, json.dumps(body).encode(), JSON)
+        counted = gateway.ask("GET", "/metrics").body.decode()
+    begun, error, end = reply.body.split(b"\n\n")
+    assert (begun + b"\n\n", end) == (first, b"")
+    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == code
+    kind = {"upstream_broke": "broke", "upstream_timeout": "timeout"}[code]
+    assert f"mnemogate_upstream_errors_total{{{_labels('kind', kind)}}} 1.0" in counted
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses"])
+def test_silence_in_a_stream_is_filled_with_comments(upstream: StrictUpstream, path: str) -> None:
+    """Between events: the half of one that is there waits for the other."""
+    pieces = [b'data: {"n": 1}\n\nda', b'ta: {"n": 2}\n\n']
+    gate = Gate()
+    upstream.queue(raw(*pieces, hold_after={1: gate}))
+    body = json.dumps({"model": "m", "prompt": "x", "input": "x", "stream": True}).encode()
+    settings = settings_for(upstream, server={"keep_alive_comment_s": 0.01})
+    with serve(settings) as gateway, gateway.connect() as client:
+        client.request("POST", path, body, JSON)
+        client.read_head()
+        got = b""
+        while piece := client.read_chunk():
+            got += piece
+            if b": keep-alive\n\n" in got:
+                gate.open()
+    assert [event for event in got.split(b"\n\n") if event != b": keep-alive"] == b"".join(pieces).split(
+        b"\n\n"
+    )
+
+
+def test_a_stream_is_handed_on_to_its_last_byte(gateway: Running, upstream: StrictUpstream) -> None:
+    pieces = [b'data: {"n": 1}\n\nda', b'ta: {"n": 2}', b"\n\ndata: [DONE]"]
+    upstream.queue(raw(*pieces))
+    reply = gateway.ask("POST", "/v1/completions", b'{"model":"m","prompt":"x","stream":true}', JSON)
+    assert reply.body == b"".join(pieces)
+
+
+def test_a_body_that_is_neither_json_nor_a_form_passes(gateway: Running, upstream: StrictUpstream) -> None:
+    kind = {"content-type": "application/x-ndjson", "content-encoding": "gzip"}
+    gateway.ask("POST", "/v1/images/odd", b"\x1f\x8b\x00raw", kind)
+    seen = upstream.last
+    assert (seen.body, seen.headers["content-type"], seen.headers["content-encoding"]) == (
+        b"\x1f\x8b\x00raw",
+        "application/x-ndjson",
+        "gzip",
+    )
+
+
+# --- a field in a form ----------------------------------------------------------------------------------------------
