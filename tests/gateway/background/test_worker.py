@@ -267,9 +267,10 @@ async def test_a_poisoned_job_ends_in_the_dead_letter_and_can_be_tried_again(
         if broken and job.job.key == "poison":
             raise ValueError("alice said: my cat is called Miso")
 
+    agent = await bench.agent()
     bench.start({"learn": learn})
-    poison = await bench.jobs.enqueue("learn", 0, "poison")
-    await bench.jobs.enqueue("learn", 0, "next")
+    poison = await bench.jobs.enqueue("learn", agent.id, "poison")
+    await bench.jobs.enqueue("learn", agent.id, "next")
     await bench.settled(1)
     assert bench.time.asleep == [10.0], "its lane waits"
     bench.time.move(10)
