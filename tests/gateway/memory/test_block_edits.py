@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
@@ -11,6 +12,13 @@ import pytest
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
 from tests.gateway.memory.tooled import MEMORY, WEATHER, both_ways, helper, insert, results, system
 from tests.gateway.sdk import World, agent, message_bytes, remember
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent()) as made:
+        yield made
+
 
 # -- edits and their turns
 

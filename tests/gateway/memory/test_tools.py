@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from tests.gateway.memory.tooled import MEMORY, WEATHER, both_ways, helper, inse
 from tests.gateway.sdk import World, agent, message_bytes, remember
 
 CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent()) as made:
+        yield made
+
 
 # -- what the model is offered
 

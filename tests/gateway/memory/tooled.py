@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.doubles.upstream import Call, StrictUpstream
-from tests.gateway.sdk import Chat, World, agent, remember
+from tests.doubles.upstream import Call
+from tests.gateway.sdk import Chat, World
 
 MEMORY = {
     "memory_insert",
@@ -22,12 +20,6 @@ MEMORY = {
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-
-
-@pytest.fixture
-def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    with remember(upstream, tmp_path, agent()) as made:
-        yield made
 
 
 def helper(world: World, **options: Any) -> Chat:
