@@ -72,7 +72,9 @@ class Recaller:
         elsewhere = known.look.next_seq - 1 - (anchor.length if anchor else 0)
         budget, begun = self.budget(known), time.perf_counter()
         if prompt.window.note_tokens is not None:
-            budget = min(budget, prompt.window.note_tokens - _change_tokens(known, prompt.section))
+            left = prompt.window.note_tokens - _change_tokens(known, prompt.section)
+            # The size of a note is estimated, and may be up to 3% more.
+            budget = min(budget, left * 31 // 32)
         chosen: list[note.Recalled] = []
         has_failed, ms = False, 0.0
         if budget > 0 and (elsewhere > 0 or is_cut):
@@ -80,15 +82,7 @@ class Recaller:
             visible = VisibleContent(known, prompt)
             try:
                 found = await self._search(known, query, visible, budget, is_cut=is_cut)
-                shared = note.shared_lines(text, found)
-                own = note.make_query(note.without_lines(text, shared)) if shared else ""
-                if own:
-                    # Some applications put every message into the same template, whose words would find themselves.
-                    rest, query = note.told_apart(found, shared), own
-                    found = [*await self._search(known, query, visible, budget, is_cut=is_cut), *rest]
-                else:
-                    shared = frozenset()
-                chosen = await self._choose(known, found, query, shared, visible, budget)
+                chosen = await self._choose(known, found, query, visible, budget)
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
                 has_failed = True
@@ -119,13 +113,7 @@ class Recaller:
         )
 
     async def _choose(
-        self,
-        known: Known,
-        found: list[Message],
-        query: str,
-        shared: frozenset[str],
-        visible: VisibleContent,
-        budget: int,
+        self, known: Known, found: list[Message], query: str, visible: VisibleContent, budget: int
     ) -> list[note.Recalled]:
         left_out = await with_contents(
             self.store.turns, known.agent, known.tree, partial(visible.replaced, self.settings.idle_s)
@@ -139,7 +127,6 @@ class Recaller:
             query,
             exclude_atoms=visible.atoms(),
             noted=visible.notes(),
-            shared=shared,
             budget_tokens=budget,
             cut_chars=min(note.CUT_CHARS, 2 * budget),
         )

@@ -129,7 +129,9 @@ def test_a_note_takes_what_the_window_leaves_free(
         for n in range(20):
             world.chat(user="alice").say(words(f"Bicycle {n} is a Bianchi.", 26))
         chat = world.chat(user="alice", max_tokens=RESERVE)
-        while fitted[-1][1].note_tokens in (None, most):
+        for _ in range(100):
+            if fitted[-1][1].note_tokens not in (None, most):
+                break
             long_talk(chat, 1)
         before = prefix_bytes(upstream.last)
         assert "<memory>" not in before.decode()
@@ -139,7 +141,7 @@ def test_a_note_takes_what_the_window_leaves_free(
         left = fitted[-1][1].note_tokens
         assert left is not None
         assert LEAST_TOKENS <= left < most
-        assert left - 100 < estimate_tokens(note) <= left, "the note uses what is left"
+        assert left - 100 < estimate_tokens(note) <= left * 31 // 32, "the note uses what is left"
         assert prefix_bytes(question).startswith(before), "no message leaves for it"
         assert sum(message_tokens(m, count) for m in question.messages) <= context - RESERVE
         long_talk(chat, 20)
