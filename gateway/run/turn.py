@@ -295,7 +295,10 @@ class TurnRun:
         results = await run_tools(self.memory.toolbox, calls)
         due: list[Command] = []
         for call, result in zip(calls, results, strict=True):
-            due += self._turn.feed(events.ToolFinished(call.call_id, result))
+            finished = events.ToolFinished(
+                call.call_id, result.content, result.status, result.stdout, result.stderr
+            )
+            due += self._turn.feed(finished)
         return due
 
     async def _perform(self, command: Command) -> list[Command]:

@@ -7,7 +7,7 @@ A call that edits blocks becomes operations (`edits_of`), one that searches beco
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from adapters.types import Json
 from gateway.core.memory.tools import string, tool
+from storage.records import Message
 
 __all__ = [
     "EDITING",
@@ -293,6 +294,20 @@ class Lookup:
     since: float | None = None
     until: float | None = None
     limit: int = 5
+
+    def takes(self, hit: Message) -> bool:
+        """Says whether a hit is one of those that are looked for, but for its tags."""
+        return (
+            hit.source in self.sources
+            and (not self.roles or hit.role in self.roles)
+            and (self.since is None or hit.at >= self.since)
+            and (self.until is None or hit.at < self.until)
+        )
+
+    def takes_tags(self, tags: Collection[str]) -> bool:
+        """Says whether a passage that is filed under these is."""
+        found = self.tags & frozenset(tags)
+        return not self.tags or (found == self.tags if self.needs_all else bool(found))
 
 
 _EVERYTHING = frozenset({"message", "passage", "fact"})

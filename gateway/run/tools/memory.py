@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import orjson
 
 from gateway.core.dates import day_of
 from gateway.core.memory import edits, tools
+from gateway.core.memory.builtin import Lookup
 from gateway.core.prompt import note
 from gateway.core.prompt.section import digest
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.known import Known
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.record import BlockEdits
+from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
 from storage.records import BlockOp, Message
 from storage.sql.store import Store
@@ -25,6 +28,7 @@ _log = logging.getLogger("mnemogate")
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
 SEARCH_MS = 1000.0
+RECENT_EXCHANGES = 200  # that are read where nothing is looked for but a time or a speaker
 CHANGED_MEANWHILE = (
     "Error: the block {label!r} was changed by somebody else since you saw it. Nothing was done. It now reads:"
     "\n{value}"
@@ -58,26 +62,44 @@ class MemoryTools:
         tool = self.known.offered.get(call.name)
         return "edits" if tool in tools.EDITS or tool == "archival_memory_search" else None
 
-    async def run(self, call: RunTool) -> str:
-        tool, changes = self.known.offered[call.name], self.changes
+    async def run(self, call: RunTool) -> ToolAnswer:
+        tool, arguments = self.known.offered[call.name], call.arguments
         if tool in tools.BLOCK_TOOLS:
             # A block's edit checks its arguments itself, because it is done again when the turn is confirmed.
-            op = self._op(tool, call)
-            if (unknown := self._unknown(op)) is not None:
-                return unknown
-            changes.blocks, edit = edits.perform(changes.blocks, op)
-            if edit.value is not None:
-                changes.ops.append(op)
-                if changes.told is not None:
-                    changes.told[op.label] = digest(edit.value)
-            return edit.result
-        wrong = tools.check(tool, call.arguments)
+            return self.edit(call.call_id, tools.EDITS[tool], str(arguments.get("label", "")), arguments)
+        wrong = tools.check(tool, arguments)
         if wrong is not None:
-            return wrong
+            return failed(wrong)
         if tool in tools.EDITS:
-            changes.ops.append(self._op(tool, call))
-            return "Stored in archival memory."
-        return await self._search(tool, call.arguments)
+            return self.remember(call.call_id, arguments)
+        is_archive = tool == "archival_memory_search"
+        role = arguments.get("role")
+        return await self.look_up(
+            Lookup(
+                (str(arguments.get("query", "")),),
+                frozenset({"passage"} if is_archive else {"message", "fact"}),
+                frozenset() if role is None else frozenset({role}),
+                limit=max(1, arguments.get("limit") or SEARCH_RESULTS),
+            )
+        )
+
+    def edit(self, call_id: str, op: str, label: str, arguments: Mapping[str, Any]) -> ToolAnswer:
+        """Edits a block as the path sees it."""
+        made, changes = self._op(call_id, op, label, arguments), self.changes
+        if (unknown := self._unknown(made)) is not None:
+            return failed(unknown)
+        changes.blocks, edit = edits.perform(changes.blocks, made)
+        if edit.value is None:
+            return ToolAnswer(edit.result, "error" if edit.result.startswith("Error") else "success")
+        changes.ops.append(made)
+        if changes.told is not None:
+            changes.told[label] = digest(edit.value)
+        return ToolAnswer(edit.result)
+
+    def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
+        """Keeps a text in archival memory. arguments: its `content`, and perhaps `tags`."""
+        self.changes.ops.append(self._op(call_id, edits.ARCHIVAL_INSERT, "", arguments))
+        return ToolAnswer("Stored in archival memory.")
 
     def _unknown(self, op: BlockOp) -> str | None:
         """Returns an error where the model would write over what somebody else wrote and it has not seen."""
@@ -88,46 +110,61 @@ class MemoryTools:
         told[op.label] = digest(block.value)
         return CHANGED_MEANWHILE.format(label=op.label, value=block.value)
 
-    def _op(self, tool: str, call: RunTool) -> BlockOp:
+    def _op(self, call_id: str, op: str, label: str, arguments: Mapping[str, Any]) -> BlockOp:
         return BlockOp(
             id=0,
             exchange=0,
-            call_id=call.call_id,
-            op=tools.EDITS[tool],
-            label=str(call.arguments.get("label", "")),
-            arguments=orjson.dumps(call.arguments),
+            call_id=call_id,
+            op=op,
+            label=label,
+            arguments=orjson.dumps(arguments),
             at=self.now(),
         )
 
-    async def _search(self, tool: str, arguments: Mapping[str, Any]) -> str:
+    async def look_up(self, wanted: Lookup) -> ToolAnswer:
+        """Searches memory. Returns a line for each hit, the best first."""
         try:
-            found = await self._found(str(arguments.get("query", "")))
+            hits = await self._hits(wanted)
         except StoreError as error:
             _log.warning("search failed: %s", error.message)
-            return "Error: memory cannot be searched at the moment."
-        is_archive = tool == "archival_memory_search"
-        role, limit = arguments.get("role"), max(1, arguments.get("limit") or SEARCH_RESULTS)
-        hits = [m for m in found if (m.source == "passage") is is_archive and role in (None, m.role)]
+            return failed("Error: memory cannot be searched at the moment.")
         # The pending edits of this path count, and those of this turn.
         path = self.known.path_ids
         pending = [*(op for op in self.known.look.ops if op.exchange in path), *self.changes.ops]
-        kept = [_kept(op, n) for n, op in enumerate(pending) if is_archive and op.op == edits.ARCHIVAL_INSERT]
+        inserted = [op for op in pending if "passage" in wanted.sources and op.op == edits.ARCHIVAL_INSERT]
+        kept = [_kept(op, n) for n, op in enumerate(inserted) if wanted.takes_tags(_tags(op))]
         budget = self.recall_tokens or DEFAULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest before the others.
-        mine = [f"- {c.text}" for c in note.choose(kept[: -limit - 1 : -1], "", budget_tokens=budget)]
+        mine = [f"- {c.text}" for c in note.choose(kept[: -wanted.limit - 1 : -1], "", budget_tokens=budget)]
         budget -= note.estimate_tokens("\n".join(mine))
-        chosen = note.choose(hits[:limit], "", budget_tokens=budget)
+        chosen = note.choose(hits[: wanted.limit], "", budget_tokens=budget)
         lines = [*mine, *(_result_line(c) for c in chosen)]
-        return "\n".join(lines) if lines else "Nothing was found."
+        return ToolAnswer("\n".join(lines) if lines else "Nothing was found.")
+
+    async def _hits(self, wanted: Lookup) -> list[Message]:
+        """Returns what fits, the best of each query in turn. Raises: StoreError."""
+        agent = self.known.agent
+        if not agent.scope.spans or not agent.id:
+            return []
+        if wanted.queries:
+            found = [[m for m in await self._found(query) if wanted.takes(m)] for query in wanted.queries]
+            in_turn = [m for rank in zip_longest(*found) for m in rank if m is not None]
+            hits = list({m.seq: m for m in in_turn}.values())
+        else:
+            recent = await self.store.recall.recent(agent, RECENT_EXCHANGES)
+            hits = [m for m in reversed(recent) if wanted.takes(m)]
+        return hits
 
     async def _found(self, query: str) -> list[Message]:
         agent, look = self.known.agent, self.known.look
-        if not agent.scope.spans or not agent.id:
-            return []
         vector = None if self.embed_query is None else await self.embed_query(agent.id, query, SEARCH_MS)
         return await self.store.recall.search(
             agent, query, size=look.next_seq, indexed=look.indexed_seq, deadline_ms=SEARCH_MS, vector=vector
         )
+
+
+def _tags(op: BlockOp) -> tuple[str, ...]:
+    return tuple(orjson.loads(op.arguments).get("tags") or ())
 
 
 def _kept(op: BlockOp, number: int) -> Message:

@@ -8,10 +8,28 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from gateway.core.turn.commands import RunTool
+from storage.value import frozen
 
 _log = logging.getLogger("mnemogate")
 AT_ONCE = 8  # calls of one round that run side by side
 FAILED = "Error: {name} is not available at the moment."
+
+
+@frozen
+class ToolAnswer:
+    """The answer of a tool.
+
+    content: as the model reads it. status: success or error. stdout, stderr: the output of code that it ran.
+    """
+
+    content: str
+    status: str = "success"
+    stdout: str = ""
+    stderr: str = ""
+
+
+def failed(content: str) -> ToolAnswer:
+    return ToolAnswer(content, "error")
 
 
 class Toolbox(Protocol):
@@ -26,11 +44,11 @@ class Toolbox(Protocol):
     def lane(self, call: RunTool) -> str | None:
         """Returns the lane of a call: those of one lane run in their order. None: it depends on no other."""
 
-    async def run(self, call: RunTool) -> str:
-        """Returns the result, as the model reads it. An exception becomes an error without details."""
+    async def run(self, call: RunTool) -> ToolAnswer:
+        """Returns the result. An exception becomes an error without details."""
 
 
-async def run_tools(toolbox: Toolbox, calls: Sequence[RunTool]) -> list[str]:
+async def run_tools(toolbox: Toolbox, calls: Sequence[RunTool]) -> list[ToolAnswer]:
     """Runs the calls of one round side by side, as far as they are independent. Returns their results, in their order.
 
     Calls that are to run alone have a lane of their own.
@@ -41,7 +59,7 @@ async def run_tools(toolbox: Toolbox, calls: Sequence[RunTool]) -> list[str]:
     for n, call in enumerate(calls):
         name = toolbox.lane(call) or ("alone" if call.alone else f"call {n}")
         lanes.setdefault(name, []).append(n)
-    results = [""] * len(calls)
+    results = [ToolAnswer("")] * len(calls)
 
     places = asyncio.Semaphore(AT_ONCE)
 
@@ -60,12 +78,12 @@ async def run_tools(toolbox: Toolbox, calls: Sequence[RunTool]) -> list[str]:
     return results
 
 
-async def _run(toolbox: Toolbox, call: RunTool) -> str:
+async def _run(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
     if not toolbox.owns(call.name):
-        return FAILED.format(name=call.name)
+        return failed(FAILED.format(name=call.name))
     try:
         return await toolbox.run(call)
     except Exception:
         # A tool never breaks chat: the model gets an error, and answers without.
         _log.exception("a tool failed")
-        return FAILED.format(name=call.name)
+        return failed(FAILED.format(name=call.name))

@@ -61,13 +61,14 @@ async def test_edits_of_one_round_are_done_in_their_order() -> None:
     results = await run_tools(box, wanted)
     assert [b.value for b in changes.blocks] == ["one\ntwo", "p"]
     assert [op.call_id for op in changes.ops] == ["a", "b", "k", "c"]
-    assert all("changed" in result or "Stored" in result for result in results)
+    assert all("changed" in result.content or "Stored" in result.content for result in results)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"label": 3, "new_string": "x"}, {"label": "human"}])
 async def test_wrong_arguments_change_nothing_and_are_explained(arguments: dict[str, Any]) -> None:
     changes = BlockEdits([Block(1, "human", "", "", 100)])
     (result,) = await run_tools(tools(changes), [RunTool("a", "mnemogate_memory_insert", arguments)])
-    assert result.startswith("Error:")
+    assert result.content.startswith("Error:")
+    assert result.status == "error"
     assert changes.ops == []
     assert changes.blocks[0].value == ""

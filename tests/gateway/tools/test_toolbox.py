@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core.turn.commands import RunTool
-from gateway.run.tools.toolbox import AT_ONCE, Toolbox, run_tools
+from gateway.run.tools.toolbox import AT_ONCE, ToolAnswer, Toolbox, run_tools
 
 
 class Doors:
@@ -34,7 +34,7 @@ class Doors:
     def door(self, id: str) -> asyncio.Event:
         return self._open.setdefault(id, asyncio.Event())
 
-    async def run(self, call: RunTool) -> str:
+    async def run(self, call: RunTool) -> ToolAnswer:
         self.begun.append(call.call_id)
         try:
             await self.door(call.call_id).wait()
@@ -44,11 +44,15 @@ class Doors:
         if call.arguments.get("fails"):
             raise ValueError("secret detail")
         self.ended.append(call.call_id)
-        return f"done {call.call_id}"
+        return ToolAnswer(f"done {call.call_id}")
 
 
 def calls(*ids: str, **arguments: Any) -> list[RunTool]:
     return [RunTool(id, "wait", arguments) for id in ids]
+
+
+async def contents(running: asyncio.Future[list[ToolAnswer]]) -> list[str]:
+    return [answer.content for answer in await running]
 
 
 async def settle() -> None:
@@ -65,7 +69,7 @@ async def test_independent_calls_run_side_by_side_and_answer_in_their_order() ->
         box.door(id).set()
         await settle()
     assert box.ended == ["c", "b", "a"]
-    assert await running == ["done a", "done b", "done c"]
+    assert await contents(running) == ["done a", "done b", "done c"]
 
 
 async def test_calls_of_one_lane_keep_their_order() -> None:
@@ -76,7 +80,7 @@ async def test_calls_of_one_lane_keep_their_order() -> None:
     await settle()
     assert box.begun == ["a", "b"]
     box.door("a").set()
-    assert await running == ["done a", "done b", "done c"]
+    assert await contents(running) == ["done a", "done b", "done c"]
     assert box.ended == ["b", "a", "c"]
 
 
@@ -86,9 +90,10 @@ async def test_a_call_that_fails_is_told_to_the_model_and_takes_no_other_with_it
         box.door(id).set()
     failing, fine = calls("a", fails=True), calls("b")
     results = await run_tools(box, [*failing, *fine])
-    assert results[1] == "done b"
-    assert results[0].startswith("Error:")
-    assert "secret" not in results[0]
+    assert results[1] == ToolAnswer("done b")
+    assert results[0].status == "error"
+    assert results[0].content.startswith("Error:")
+    assert "secret" not in results[0].content
 
 
 @pytest.mark.parametrize("ids", [("a",), ("a", "b")])
@@ -112,7 +117,7 @@ def test_a_test_double_is_a_toolbox() -> None:
 async def test_a_call_of_another_box_is_not_run() -> None:
     box = Doors()
     (result,) = await run_tools(box, [RunTool("a", "walk", {})])
-    assert result.startswith("Error:")
+    assert result.content.startswith("Error:")
     assert box.begun == []
 
 
@@ -124,7 +129,7 @@ async def test_calls_that_run_alone_wait_for_each_other_and_for_nobody_else() ->
     assert box.begun == ["a", "b"]
     for id in "abc":
         box.door(id).set()
-    assert await running == ["done a", "done b", "done c"]
+    assert await contents(running) == ["done a", "done b", "done c"]
 
 
 async def test_only_so_many_calls_run_side_by_side() -> None:
@@ -135,4 +140,4 @@ async def test_only_so_many_calls_run_side_by_side() -> None:
     assert box.begun == ids[:AT_ONCE]
     for id in ids:
         box.door(id).set()
-    assert await running == [f"done {id}" for id in ids]
+    assert await contents(running) == [f"done {id}" for id in ids]

@@ -1,0 +1,143 @@
+"""The tools of an agent that was made over REST: the gateway's own, by their names, and those that were defined."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.core.agent import AgentSpec, AgentTool
+from gateway.core.memory.builtin import (
+    EDITING,
+    REMEMBERED,
+    SEARCHING,
+    WORDS,
+    definition_of,
+    edits_of,
+    lookup_of,
+)
+from gateway.core.turn.arguments import wrong_arguments
+from gateway.core.turn.asides import THINKING, Asides, with_asides
+from gateway.core.turn.commands import RunTool
+from gateway.core.turn.rules import HEARTBEAT
+from gateway.run.tools.memory import MemoryTools
+from gateway.run.tools.toolbox import ToolAnswer, failed
+
+__all__ = ["AgentTools"]
+
+RESULT_CHARS = 50_000
+LEAST_CHARS = 5_000
+CHARS_PER_TOKEN = 4
+WINDOW_SHARE = 5  # a result may take one part in so many of the window
+CUT = "\n[{left} more characters were cut off.]"
+NOBODY = "Error: nobody runs {name} here. Nothing was done."
+FINISHED = "All edits are done."
+
+
+@dataclass(slots=True)
+class AgentTools:
+    """The tools of one step of an agent.
+
+    memory: edits and searches the agent's memory. theirs: names of tools of the client's, which outrank the agent's.
+    window: tokens of the model's context; None: not known.
+    """
+
+    memory: MemoryTools
+    spec: AgentSpec
+    theirs: Collection[str] = ()
+    window: int | None = None
+    asides: Asides = field(init=False)
+    _tools: dict[str, AgentTool] = field(init=False)
+    _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides
+
+    def __post_init__(self) -> None:
+        found = {each.name: each for each in self.spec.tools if each.name not in self.theirs}
+        made = {name: _definition(each) for name, each in found.items()}
+        self._plain = {name: definition for name, definition in made.items() if definition is not None}
+        self._tools = {name: found[name] for name in self._plain}
+        self.asides = Asides.of(self._plain.values(), self._asides(), WORDS)
+
+    def _asides(self) -> frozenset[str]:
+        """Returns the asides of all its tools."""
+        by_tool = self.spec.style == "message"
+        thinks = None if self.spec.defined is None else self.spec.defined.thinks_aloud
+        names = {HEARTBEAT} if by_tool else set()
+        if by_tool if thinks is None else thinks:
+            names.add(THINKING)
+        return frozenset(names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tools)
+
+    @property
+    def alone(self) -> frozenset[str]:
+        """The tools whose calls may not run beside one another."""
+        defined = {name: each.definition for name, each in self._tools.items()}
+        return frozenset(name for name, tool in defined.items() if tool is not None and not tool.is_parallel)
+
+    @property
+    def approvals(self) -> frozenset[str]:
+        """The tools whose calls a person has to approve, whatever the rules say."""
+        defined = {name: each.definition for name, each in self._tools.items()}
+        return frozenset(name for name, tool in defined.items() if tool is not None and tool.needs_approval)
+
+    # -- a toolbox
+
+    def definitions(self) -> list[dict[str, Any]]:
+        names = self._asides()
+        return [with_asides(definition, names) for definition in self._plain.values()]
+
+    def owns(self, name: str) -> bool:
+        return name in self._tools
+
+    def lane(self, call: RunTool) -> str | None:
+        # Edits are kept in the order of their calls, and a search finds what was kept just before it.
+        own = call.name in EDITING or call.name in REMEMBERED or call.name in SEARCHING
+        return "memory" if own and self._tools[call.name].definition is None else None
+
+    async def run(self, call: RunTool) -> ToolAnswer:
+        tool, parameters = self._tools[call.name], self._plain[call.name]["function"].get("parameters") or {}
+        wrong = wrong_arguments(call.name, parameters, call.arguments)
+        if wrong is not None:
+            return failed(wrong)
+        if tool.definition is not None:
+            return failed(NOBODY.format(name=call.name))
+        return self._cut(await self._run_own(call))
+
+    async def _run_own(self, call: RunTool) -> ToolAnswer:
+        name, arguments, memory = call.name, call.arguments, self.memory
+        if name in EDITING:
+            wanted = edits_of(name, arguments)
+            if isinstance(wanted, str):
+                return failed(wanted)
+            made = [memory.edit(call.call_id, each.op, each.label, each.arguments) for each in wanted]
+            status = next((each.status for each in made if each.status == "error"), "success")
+            return ToolAnswer("\n".join(each.content for each in made), status)
+        if name in REMEMBERED:
+            tags = arguments.get("tags")
+            kept = {"content": arguments[REMEMBERED[name]], **({"tags": tags} if tags else {})}
+            return memory.remember(call.call_id, kept)
+        if name in SEARCHING:
+            timezone = "UTC" if self.spec.defined is None else self.spec.defined.timezone
+            wanted_hits = lookup_of(name, arguments, memory.now(), timezone)
+            return failed(wanted_hits) if isinstance(wanted_hits, str) else await memory.look_up(wanted_hits)
+        return ToolAnswer(FINISHED)
+
+    def _cut(self, answer: ToolAnswer) -> ToolAnswer:
+        """Returns the answer in a length that leaves room in the window."""
+        most = RESULT_CHARS
+        if self.window is not None:
+            most = min(most, max(LEAST_CHARS, self.window * CHARS_PER_TOKEN // WINDOW_SHARE))
+        text = answer.content
+        if len(text) <= most:
+            return answer
+        content = text[:most] + CUT.format(left=len(text) - most)
+        return ToolAnswer(content, answer.status, answer.stdout, answer.stderr)
+
+
+def _definition(tool: AgentTool) -> dict[str, Any] | None:
+    """Returns the entry for a request's `tools`; None: a tool that is not there yet."""
+    if tool.definition is None:
+        return definition_of(tool.name)
+    return {"type": "function", "function": {**tool.definition.schema, "name": tool.name}}
