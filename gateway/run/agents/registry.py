@@ -23,6 +23,7 @@ from gateway.core.memory.kinds import (
     built_in_uid,
 )
 from gateway.core.request.identity import AGENT_PREFIX
+from gateway.core.turn.rules import in_words, read_rules
 from gateway.errors import BadRequest, Conflict
 from gateway.run.agents.tools import TRIES, ResolvedAgent, SpecCache, ToolRegistry, ToolView, number_of
 from gateway.settings import Settings
@@ -38,6 +39,7 @@ API_PROFILE = "@"
 # The kind of users' memories.
 _PROFILE_KIND = "letta_v1_agent"
 _TOOL = "tool"
+_RULES = "Rules for your tools:"
 _TOOLS_OF_A_PROFILE = ("memory_insert", "memory_replace", "memory_rethink", "conversation_search")
 
 
@@ -158,7 +160,7 @@ class Registry:
         kind = KINDS.get(defined.kind, KINDS[_PROFILE_KIND])
         return AgentSpec(
             name=found.name,
-            system=defined.system,
+            system=_system(defined, tools),
             model=model,
             upstream=upstream,
             context_window=defined.context_window,
@@ -358,3 +360,9 @@ class Registry:
 def _agent_tool(tool: ToolView) -> AgentTool:
     said = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
     return AgentTool(tool.name, tool.uid, said)
+
+
+def _system(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:
+    """Returns an agent's own prompt, with the rules of its tools behind it."""
+    rules = in_words(read_rules(defined.rules), [tool.name for tool in tools])
+    return "\n\n".join(part for part in (defined.system, rules and f"{_RULES}\n{rules}") if part)

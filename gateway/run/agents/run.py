@@ -26,7 +26,7 @@ from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.machine import ResumedCalls
-from gateway.core.turn.rules import CalledTool, RuleGuide
+from gateway.core.turn.rules import CalledTool, RuleGuide, SpeakingStyle, read_rules
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.errors import BadRequest, MemoryUnavailable
@@ -42,6 +42,7 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
+from gateway.run.tools.agent import AgentTools, alone_of, approvals_of, asides_of
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import Toolbox
 from gateway.run.turn import TurnLimits, TurnRun
@@ -304,10 +305,14 @@ class AgentRuns:
         )
         names = [tool["function"]["name"] for tool in prompt.tools]
         guide = RuleGuide(
-            (), names, max_steps=sending.max_steps, called=_called(memory.known), can_ask=sending.shows_steps
+            () if sending.spec.defined is None else read_rules(sending.spec.defined.rules),
+            names,
+            style=SpeakingStyle(sending.spec.style),
+            max_steps=sending.max_steps,
+            called=_called(memory.known),
+            approvals=approvals_of(sending.spec),
+            can_ask=sending.shows_steps,
         )
-        for name, result, is_denied in resumed.told if resumed is not None else ():
-            guide.answered(name, result, is_denied=is_denied)
         with attempts:
             turn = TurnRun(
                 call,
@@ -373,8 +378,11 @@ class AgentRuns:
         raise WriteConflict("this conversation changes too fast")
 
     def _toolbox(self, known: Known, changes: BlockEdits) -> Toolbox:
-        keeper, tokens = self._keeper, self._settings.memory.recall_tokens
-        return MemoryTools(keeper.store, known, changes, tokens, keeper.now, keeper.embed_query)
+        keeper, tokens, asked = self._keeper, self._settings.memory.recall_tokens, known.asked
+        memory = MemoryTools(keeper.store, known, changes, tokens, keeper.now, keeper.embed_query)
+        if not asked.spec.uid:
+            return memory
+        return AgentTools(memory, asked.spec, asked.request.tools, asked.target.context_window)
 
     # -- the same send again
 
@@ -432,13 +440,12 @@ class AgentRuns:
 
 @dataclass(frozen=True, slots=True)
 class _Resumed:
-    """Calls that waited, as they are now. told: (tool, result, was it denied) of those that have their answers.
+    """Calls that waited, as they are now.
 
     is_partial: others still wait. theirs: ids of the client's.
     """
 
     calls: ResumedCalls
-    told: tuple[tuple[str, ToolResult, bool], ...]
     theirs: frozenset[str]
     is_partial: bool
     waiting_run: Run
@@ -473,20 +480,18 @@ def _resumed(known: Known, step: RunStep, answers: Sequence[WireMessage], run: R
     content = known.tree.content(known.path[-1])
     replies = content.full if content.is_step and content.full else [content.said or {}]
     calls = tuple(call for m in replies for call in m.get("tool_calls") or ())
-    names = {str(call.get("id")): str(call["function"]["name"]) for call in calls}
-    results, told, approved = [], [], set()
+    results, denied, approved = [], set(), set()
     for m in answers:
         private, id = private_of(m), str(m["tool_call_id"])
         if private.get("approval") == "approved":
             approved.add(id)
             continue
-        result = ToolResult(id, text_of(m), str(private.get("status") or "success"))
-        results.append(result)
-        told.append((names.get(id, ""), result, private.get("approval") == "denied"))
+        results.append(ToolResult(id, text_of(m), str(private.get("status") or "success")))
+        if private.get("approval") == "denied":
+            denied.add(id)
     answered = approved | {result.call_id for result in results}
     return _Resumed(
-        ResumedCalls(calls, tuple(results), frozenset(approved)),
-        tuple(told),
+        ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
         frozenset(id for id, kind in step.waiting.items() if kind == "client"),
         any(kind != "held" and id not in answered for id, kind in step.waiting.items()),
         run,
@@ -537,6 +542,8 @@ def _terms(sending: _Sending, prompt: Prompt) -> TurnSpec:
         hold_end=True,
         keeps_steps=True,
         shows_steps=sending.shows_steps,
+        alone=alone_of(sending.spec),
+        asides=asides_of(sending.spec, request.tools),
     )
 
 

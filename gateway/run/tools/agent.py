@@ -23,7 +23,7 @@ from gateway.core.turn.rules import HEARTBEAT
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer, failed
 
-__all__ = ["AgentTools"]
+__all__ = ["AgentTools", "alone_of", "approvals_of", "asides_of"]
 
 RESULT_CHARS = 50_000
 LEAST_CHARS = 5_000
@@ -46,46 +46,17 @@ class AgentTools:
     spec: AgentSpec
     theirs: Collection[str] = ()
     window: int | None = None
-    asides: Asides = field(init=False)
     _tools: dict[str, AgentTool] = field(init=False)
     _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides
 
     def __post_init__(self) -> None:
-        found = {each.name: each for each in self.spec.tools if each.name not in self.theirs}
-        made = {name: _definition(each) for name, each in found.items()}
-        self._plain = {name: definition for name, definition in made.items() if definition is not None}
-        self._tools = {name: found[name] for name in self._plain}
-        self.asides = Asides.of(self._plain.values(), self._asides(), WORDS)
-
-    def _asides(self) -> frozenset[str]:
-        """Returns the asides of all its tools."""
-        by_tool = self.spec.style == "message"
-        thinks = None if self.spec.defined is None else self.spec.defined.thinks_aloud
-        names = {HEARTBEAT} if by_tool else set()
-        if by_tool if thinks is None else thinks:
-            names.add(THINKING)
-        return frozenset(names)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._tools)
-
-    @property
-    def alone(self) -> frozenset[str]:
-        """The tools whose calls may not run beside one another."""
-        defined = {name: each.definition for name, each in self._tools.items()}
-        return frozenset(name for name, tool in defined.items() if tool is not None and not tool.is_parallel)
-
-    @property
-    def approvals(self) -> frozenset[str]:
-        """The tools whose calls a person has to approve, whatever the rules say."""
-        defined = {name: each.definition for name, each in self._tools.items()}
-        return frozenset(name for name, tool in defined.items() if tool is not None and tool.needs_approval)
+        self._plain = _definitions(self.spec, self.theirs)
+        self._tools = {each.name: each for each in self.spec.tools if each.name in self._plain}
 
     # -- a toolbox
 
     def definitions(self) -> list[dict[str, Any]]:
-        names = self._asides()
+        names = _aside_names(self.spec)
         return [with_asides(definition, names) for definition in self._plain.values()]
 
     def owns(self, name: str) -> bool:
@@ -136,8 +107,37 @@ class AgentTools:
         return ToolAnswer(content, answer.status, answer.stdout, answer.stderr)
 
 
+def asides_of(spec: AgentSpec, theirs: Collection[str] = ()) -> Asides:
+    """Returns the arguments of an agent's tools that are not the tool's, and those that are its words to the user."""
+    return Asides.of(_definitions(spec, theirs).values(), _aside_names(spec), WORDS)
+
+
+def alone_of(spec: AgentSpec) -> frozenset[str]:
+    """Returns the tools whose calls may not run beside one another."""
+    defined = {tool.name: tool.definition for tool in spec.tools}
+    return frozenset(name for name, tool in defined.items() if tool is not None and not tool.is_parallel)
+
+
+def approvals_of(spec: AgentSpec) -> frozenset[str]:
+    """Returns the tools whose calls a person has to approve, whatever the rules say."""
+    defined = {tool.name: tool.definition for tool in spec.tools}
+    return frozenset(name for name, tool in defined.items() if tool is not None and tool.needs_approval)
+
+
+def _aside_names(spec: AgentSpec) -> frozenset[str]:
+    speaks_by_tool = spec.style == "message"
+    thinks = None if spec.defined is None else spec.defined.thinks_aloud
+    names = {HEARTBEAT} if speaks_by_tool else set()
+    return frozenset(names | {THINKING} if (speaks_by_tool if thinks is None else thinks) else names)
+
+
+def _definitions(spec: AgentSpec, theirs: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Returns the entries for a request's `tools`, by name, without asides. A tool that is not there yet has none."""
+    made = {tool.name: _definition(tool) for tool in spec.tools if tool.name not in theirs}
+    return {name: definition for name, definition in made.items() if definition is not None}
+
+
 def _definition(tool: AgentTool) -> dict[str, Any] | None:
-    """Returns the entry for a request's `tools`; None: a tool that is not there yet."""
     if tool.definition is None:
         return definition_of(tool.name)
     return {"type": "function", "function": {**tool.definition.schema, "name": tool.name}}
