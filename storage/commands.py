@@ -259,7 +259,7 @@ class RunEnd:
     """The end of a run behind a step that is written already. agent, run: row ids.
 
     exchange: the step that it ended with; None: the step stays as it is. waiting: as in `RunStep`. results: of that
-    step's calls, messages that no step has taken in, as JSON.
+    step's calls, messages that no step has taken in, as JSON. edits, versions: as in `StepOpen`, behind these results.
     """
 
     agent: int
@@ -270,6 +270,8 @@ class RunEnd:
     exchange: int | None = None
     waiting: Mapping[str, str] = field(default_factory=dict)
     results: Sequence[bytes] = ()
+    edits: BlockMerge = field(default_factory=lambda: BlockMerge())
+    versions: Mapping[int, int] = field(default_factory=dict)
 
 
 # -- what passes between forgetting and the store

@@ -8,13 +8,13 @@ step is planned on the conversation's `rev`; if somebody else moved it since, no
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
 import orjson
 
-from storage.commands import Line, Look, Rules, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.commands import BlockMerge, Line, Look, Rules, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import Agent, Block, Conversation, Evicted, Run, Snapshot, Summary
@@ -126,7 +126,10 @@ class Append(Group):
         return self._database.write(lambda connection: end_step(connection, write), bytes=size)
 
     def end(self, write: RunEnd) -> Future[Run]:
-        """Ends a run behind a step that is written already. Returns it as it is now. Raises: Unavailable, NotFound."""
+        """Ends a run behind a step that is written already. Returns it as it is now.
+
+        Raises: WriteConflict when a block was changed since it was read; Unavailable, NotFound.
+        """
         return self._database.write(lambda connection: _end(connection, write))
 
 
@@ -168,7 +171,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if row is None:
         await _why_not(connection, agent)
     id, seq = row
-    await _edit(connection, agent.id, write)
+    await _edit(connection, agent.id, write.edits, write.versions, write.now)
     run = None
     if write.run is not None:
         run = replace(write.run, agent=agent.id, conversation=e.conversation)
@@ -185,13 +188,15 @@ async def _why_not(connection: Connection, agent: Agent) -> NoReturn:
     raise WriteConflict("the conversation was moved by somebody else meanwhile")
 
 
-async def _edit(connection: Connection, agent: int, write: StepOpen) -> None:
-    """Writes the edits of the step before, each on the version that its result was made on."""
-    versions = dict(write.versions)
-    for block, value, op in write.edits.writes:
+async def _edit(
+    connection: Connection, agent: int, merged: BlockMerge, read: Mapping[int, int], now: float
+) -> None:
+    """Writes the edits of a step, each on the version that its result was made on. Raises: WriteConflict."""
+    versions = dict(read)
+    for block, value, op in merged.writes:
         try:
             await write_block(
-                connection, block, versions[block], value, at=write.now, origin=f"tool:{op.call_id}",
+                connection, block, versions[block], value, at=now, origin=f"tool:{op.call_id}",
                 exchange=op.exchange, sources=(op.exchange,),
             )  # fmt: skip
         except NotFound as error:
@@ -199,7 +204,7 @@ async def _edit(connection: Connection, agent: int, write: StepOpen) -> None:
         versions[block] += 1
         # Forgetting makes the block again without what is gone, of the edits that stay.
         await add_op(connection, agent, replace(op, state="merged"))
-    for text, op in write.edits.passages:
+    for text, op in merged.passages:
         await insert_passage(connection, agent, text, at=op.at, exchange=op.exchange, sources=(op.exchange,))
         await add_op(connection, agent, replace(op, state="merged"))
 
@@ -238,6 +243,7 @@ async def _end(connection: Connection, write: RunEnd) -> Run:
         )
         await connection.run(SQL["step_stop"], values)
     await _add_results(connection, write.agent, write.run, write.results)
+    await _edit(connection, write.agent, write.edits, write.versions, write.at)
     return await end_run(connection, write.agent, write.run, write.state, write.stop, write.at)
 
 

@@ -30,7 +30,7 @@ from gateway.run.memory.line import go_on, open_write, reread
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox
-from storage.commands import Committed, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.commands import BlockMerge, Committed, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.errors import Stale, TooSlow, WriteConflict
 from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep
 
@@ -199,15 +199,19 @@ class StepsMemory:
             self.known = go_on(known, tip, messages, pinned, self.changes.blocks, now)
             prompt = await self.prompt()
             write = open_write(self.known, prompt, None if self.run.id else replace(self.run, begun=now), now)
-            ops = [replace(op, exchange=tip.id) for op in self.changes.ops]
-            versions = {block.id: block.version for block in self._read}
+            merged, versions = self._edits(tip)
             try:
-                await self._open(replace(write, edits=edits.merge(self._read, ops), versions=versions))
+                await self._open(replace(write, edits=merged, versions=versions))
                 return prompt
             except WriteConflict:
                 self.known = known
                 results = await self._make_again(results)
         raise WriteConflict("the blocks of this agent change too fast")
+
+    def _edits(self, e: Exchange) -> tuple[BlockMerge, dict[int, int]]:
+        """Returns what the tools of a step changed, and the versions of the blocks that they saw."""
+        ops = [replace(op, exchange=e.id) for op in self.changes.ops]
+        return edits.merge(self._read, ops), {block.id: block.version for block in self._read}
 
     def _messages(self, results: Sequence[ToolResult], nudge: str) -> list[WireMessage]:
         messages = list(map(_message, results))
@@ -299,26 +303,36 @@ class StepsMemory:
             )  # fmt: skip
             self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
             return
-        await self._end_run(state, stop, outcome)
-
-    async def _end_run(self, state: RunState, stop: StopReason, outcome: TurnOutcome | None = None) -> None:
-        if not self.run.id:
+        elif outcome.waiting:
+            await self._pause(stop, outcome)
             return
-        waits = outcome is not None and bool(outcome.waiting)
-        end = RunEnd(
-            self.known.agent.id,
-            self.run.id,
-            state,
-            stop,
-            self.keeper.now(),
-            exchange=self.known.path[-1].id if waits else None,
-            waiting=outcome.waiting if waits and outcome is not None else {},
-            results=[orjson.dumps(_message(each)) for each in outcome.results]
-            if waits and outcome is not None
-            else (),
-        )
-        ended = await asyncio.shield(self.keeper.store.append.end(end))
-        self.run = replace(self.run, state=ended.state, stop=ended.stop, ended=ended.ended)
+        await self._end_run(state, stop)
+
+    async def _pause(self, stop: StopReason, outcome: TurnOutcome) -> None:
+        """Ends the run with calls that somebody has to answer, behind what our tools did meanwhile."""
+        results: Sequence[ToolResult] = outcome.results
+        for _ in range(TRIES):
+            e = self.known.path[-1]
+            merged, versions = self._edits(e)
+            end = RunEnd(
+                self.known.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(), e.id, outcome.waiting,
+                [orjson.dumps(_message(each)) for each in results], merged, versions,
+            )  # fmt: skip
+            try:
+                self._has_ended(await asyncio.shield(self.keeper.store.append.end(end)))
+                return
+            except WriteConflict:
+                results = await self._make_again(results)
+        raise WriteConflict("the blocks of this agent change too fast")
+
+    async def _end_run(self, state: RunState, stop: StopReason) -> None:
+        # One that only answers what waits has no row before its first step.
+        if self.run.id:
+            end = RunEnd(self.known.agent.id, self.run.id, state, stop, self.keeper.now())
+            self._has_ended(await asyncio.shield(self.keeper.store.append.end(end)))
+
+    def _has_ended(self, run: Run) -> None:
+        self.run = replace(self.run, state=run.state, stop=run.stop, ended=run.ended)
 
     def _report(self, prompt: Prompt) -> None:
         """Tells the background services what the run has left to be done."""
