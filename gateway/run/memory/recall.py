@@ -82,7 +82,15 @@ class Recaller:
             visible = VisibleContent(known, prompt)
             try:
                 found = await self._search(known, query, visible, budget, is_cut=is_cut)
-                chosen = await self._choose(known, found, query, visible, budget)
+                shared = note.shared_lines(text, found)
+                own = note.make_query(note.without_lines(text, shared)) if shared else ""
+                if own:
+                    # Some applications put every message into the same template, whose words would find themselves.
+                    rest, query = note.told_apart(found, shared), own
+                    found = [*await self._search(known, query, visible, budget, is_cut=is_cut), *rest]
+                else:
+                    shared = frozenset()
+                chosen = await self._choose(known, found, query, shared, visible, budget)
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
                 has_failed = True
@@ -113,7 +121,13 @@ class Recaller:
         )
 
     async def _choose(
-        self, known: Known, found: list[Message], query: str, visible: VisibleContent, budget: int
+        self,
+        known: Known,
+        found: list[Message],
+        query: str,
+        shared: frozenset[str],
+        visible: VisibleContent,
+        budget: int,
     ) -> list[note.Recalled]:
         left_out = await with_contents(
             self.store.turns, known.agent, known.tree, partial(visible.replaced, self.settings.idle_s)
@@ -127,6 +141,7 @@ class Recaller:
             query,
             exclude_atoms=visible.atoms(),
             noted=visible.notes(),
+            shared=shared,
             budget_tokens=budget,
             cut_chars=min(note.CUT_CHARS, 2 * budget),
         )
