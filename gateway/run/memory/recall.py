@@ -81,13 +81,13 @@ class Recaller:
             query = note.make_query(text)
             visible = VisibleContent(known, prompt)
             try:
-                found = await self._search(known, query, visible, budget, is_cut=is_cut)
+                found = await self._search(known, query, visible, budget, begun, is_cut=is_cut)
                 shared = note.shared_lines(text, found)
                 own = note.make_query(note.without_lines(text, shared)) if shared else ""
                 if own:
                     # Some applications put every message into the same template, whose words would find themselves.
                     rest, query = note.told_apart(found, shared), own
-                    found = [*await self._search(known, query, visible, budget, is_cut=is_cut), *rest]
+                    found = [*await self._search(known, query, visible, budget, begun, is_cut=is_cut), *rest]
                 else:
                     shared = frozenset()
                 chosen = await self._choose(known, found, query, shared, visible, budget)
@@ -100,14 +100,13 @@ class Recaller:
         return RecallResult(rendered, note.estimate_tokens(rendered) if chosen else 0, ms, has_failed)
 
     async def _search(
-        self, known: Known, query: str, visible: VisibleContent, budget: int, *, is_cut: bool
+        self, known: Known, query: str, visible: VisibleContent, budget: int, begun: float, *, is_cut: bool
     ) -> list[Message]:
-        begun = time.perf_counter()
-        left_ms = self.settings.recall_deadline_ms / (STREAM_HASTE if known.asked.request.stream else 1)
+        """Returns what memory has for a text, best first. begun: when this recall began, since when its time runs."""
+        limit_ms = self.settings.recall_deadline_ms / (STREAM_HASTE if known.asked.request.stream else 1)
         vector = None
         if self.embed_query is not None:
-            vector = await self.embed_query(known.agent.id, query, left_ms)
-            left_ms = max(1.0, left_ms - (time.perf_counter() - begun) * 1000)
+            vector = await self.embed_query(known.agent.id, query, _left(limit_ms, begun))
         return await self.store.recall.search(
             known.agent,
             query,
@@ -116,7 +115,7 @@ class Recaller:
             skip=visible.numbers(),
             limit=MOST_HITS if is_cut else max(LEAST_HITS, budget // LINE_TOKENS),
             only_strong=True,
-            deadline_ms=left_ms,
+            deadline_ms=_left(limit_ms, begun),
             vector=vector,
         )
 
@@ -150,3 +149,7 @@ class Recaller:
 def _change_tokens(known: Known, section: Section) -> int:
     """Returns what a note of the changed blocks alone takes, with its frame."""
     return note.estimate_tokens(note.render_note((), section.changes, known.plan.query.now))
+
+
+def _left(limit_ms: float, begun: float) -> float:
+    return max(1.0, limit_ms - (time.perf_counter() - begun) * 1000)
