@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -324,14 +324,18 @@ def parts_of(chats: Sequence[Seen]) -> str:
     return ", ".join(name for name, was in parts.items() if was)
 
 
-def goes_on(database: Path) -> bool:
-    """Returns whether the scene's second turn is stored as going on from the first."""
+def stored(database: Path) -> dict[int, tuple[int | None, str]]:
+    """Returns what was said, by exchange, with the exchange before it."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
         rows = connection.execute("SELECT id, parent, input FROM exchanges").fetchall()
-    texts = {id: (parent, (data or b"").decode()) for id, parent, data in rows}
-    for at, text in texts.values():
+    return {id: (parent, (data or b"").decode()) for id, parent, data in rows}
+
+
+def goes_on(exchanges: Mapping[int, tuple[int | None, str]]) -> bool:
+    """Returns whether the scene's second turn goes on from the first."""
+    for at, text in exchanges.values():
         while SCENE["MORE"] in text and at is not None:
-            at, before = texts[at]
+            at, before = exchanges[at]
             if SCENE["SAY"] in before:
                 return True
     return False
@@ -356,10 +360,11 @@ def judge(row: Row, app: Application, direct: list[Seen], through: list[Seen], d
         row.conversation = named_by(CONVERSATION_ORDER, spoken, "conversation") or "its messages"
         row.side, row.seen = ", ".join(side) or "-", parts_of(chats)
         row.works = "yes"
-        wanted = app.memory == "on"
+        wanted, exchanges = app.memory == "on", stored(database)
         for is_so, right, text in (
             (tells(through, "ASK", "Miso"), wanted, "the second chat knows"),
-            (goes_on(database), wanted, "the second turn is found to go on from the first"),
+            (goes_on(exchanges), wanted, "the second turn is found to go on from the first"),
+            (SCENE["HIDE"] in str(exchanges), False, "a chat off the record is stored"),
             (tells(through, "SEEK", "Purple"), False, "a chat off the record is remembered"),
             (tells(through, "OTHER", "Miso"), False, "another person is told"),
         ):
