@@ -11,7 +11,6 @@ from storage.records import (
     Block,
     BlockOp,
     Conversation,
-    Definition,
     Exchange,
     Message,
     Run,
@@ -281,15 +280,18 @@ class RunEnd:
 class ForgetTarget:
     """The part of one memory that is to be forgotten.
 
-    messages: by their numbers. exchanges, conversation: row ids. before: what is older than that. is_all: the memory
-    with its secret, after which nothing tells that it was there.
+    messages, passages: by their numbers. exchanges, conversation: row ids. before: what is older than that. is_all: the
+    memory with its secret, after which nothing tells that it was there. keeps_memory: what was learned and saved from
+    it stays.
     """
 
     messages: Sequence[int] = ()
+    passages: Sequence[int] = ()
     exchanges: Sequence[int] = ()
     conversation: int | None = None
     before: float | None = None
     is_all: bool = False
+    keeps_memory: bool = False
 
 
 @frozen
@@ -419,169 +421,3 @@ class Unembedded:
     stamp: int
     messages: Sequence[Message] = ()
     is_new: bool = False
-
-
-# -- what passes between the agents API and the store
-
-
-_LAST = 2**62  # above every number
-
-
-@frozen
-class Page:
-    """A page of a list in the order in which its rows were made.
-
-    after, before: numbers of rows between which it lies, exclusive, in the order asked for; their rows may be gone.
-    """
-
-    after: int | None = None
-    before: int | None = None
-    limit: int = 50
-    newest_first: bool = True
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """The numbers between which it lies, exclusive, the lower one first."""
-        first, last = (self.before, self.after) if self.newest_first else (self.after, self.before)
-        return (-1 if first is None else first, _LAST if last is None else last)
-
-    @property
-    def way(self) -> str:
-        """The end of the name of the statement that lists in this order."""
-        return "down" if self.newest_first else "up"
-
-
-@frozen
-class RunFilter:
-    """The runs that are asked for. None: any."""
-
-    agent: int | None = None
-    conversation: int | None = None
-    states: Sequence[RunState] = tuple(RunState)
-    background: bool | None = None
-    stop: str | None = None
-
-
-@frozen
-class RunEntry:
-    """A run as lists show it. key: the client's own id of the conversation."""
-
-    run: Run
-    agent_uid: str
-    conversation_uid: str
-    key: str | None
-
-
-@frozen
-class StepEntry:
-    """A step as lists show it. seq: the number of its exchange. model: the upstream and model that made it."""
-
-    step: RunStep
-    seq: int
-    model: str
-    run_uid: str
-    agent_uid: str
-
-
-@frozen
-class AgentDraft:
-    """An agent to be made. agent: its memory, not stored yet.
-
-    body: of its definition. own: new blocks with what else is said of each. blocks: public names of those that are
-    attached. tools: as `attached` names them: definitions, or below 0 built-in ones. archives: rows of memories.
-    """
-
-    agent: Agent
-    name: str
-    body: dict[str, Any]
-    own: Sequence[tuple[Block, dict[str, Any]]] = ()
-    blocks: Sequence[str] = ()
-    tools: Sequence[int] = ()
-    tags: Sequence[str] = ()
-    archives: Sequence[int] = ()
-
-
-@frozen
-class AgentChange:
-    """A change of an agent. None: as it is. blocks, tools, tags: all that it has then, as in `AgentDraft`."""
-
-    name: str | None = None
-    body: dict[str, Any] | None = None
-    blocks: Sequence[str] | None = None
-    tools: Sequence[int] | None = None
-    tags: Sequence[str] | None = None
-
-
-@frozen
-class AgentEntry:
-    """An agent as lists show it. definition: None for a memory of a profile, which the settings configure."""
-
-    agent: Agent
-    definition: Definition | None
-
-    @property
-    def name(self) -> str:
-        if self.definition is not None:
-            return self.definition.name
-        return f"{self.agent.scope.profile} {self.agent.scope.subject.removeprefix('user:')}"
-
-
-@frozen
-class AgentFilter:
-    """The agents that are asked for. None: any.
-
-    text: a part of the name. tags: of which it has one, or all. stop: why its last run ended. order: created, updated
-    or completed. hidden: with those that are hidden.
-    """
-
-    name: str | None = None
-    text: str | None = None
-    tags: Sequence[str] = ()
-    all_tags: bool = False
-    stop: str | None = None
-    order: str = "created"
-    hidden: bool = False
-
-
-@frozen
-class BlockEntry:
-    """A block as the agents API knows it. owner: the agent whose end is its end; None: nobody, or a profile.
-
-    profile: of the users that share it, "" for nobody's. details: what else was said of it: metadata, tags, hidden.
-    """
-
-    block: Block
-    owner: int | None
-    profile: str
-    details: dict[str, Any]
-
-
-@frozen
-class BlockFilter:
-    """The blocks that are asked for. None: any. label_text, description, value: a part of each.
-
-    least, most: how many agents have it.
-    """
-
-    label: str | None = None
-    label_text: str | None = None
-    description: str | None = None
-    value: str | None = None
-    least: int = 0
-    most: int = 2**31
-    tags: Sequence[str] = ()
-    all_tags: bool = False
-    name: str | None = None
-    hidden: bool = False
-
-
-@frozen
-class BlockChange:
-    """A change of a block. None: as it is."""
-
-    value: str | None = None
-    label: str | None = None
-    description: str | None = None
-    limit: int | None = None
-    read_only: bool | None = None
-    details: dict[str, Any] | None = None

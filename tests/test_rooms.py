@@ -20,10 +20,11 @@ LEAVES = {
     "gateway.log",
     "gateway.tokens",
 }
-DATA = {"adapters.types", "storage.commands", "storage.records", "storage.value"}
+DATA = {"adapters.types", "storage.commands", "storage.listing", "storage.records", "storage.value"}
 ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors"}
 STORAGE = {
     "storage.commands",
+    "storage.listing",
     "storage.database",
     "storage.records",
     "storage.errors",
@@ -89,7 +90,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "storage": [
         {"open"},
         {"sql", "sqlite"},
-        {"commands", "database", "search"},
+        {"commands", "database", "listing", "search"},
         {"records"},
         {"errors", "value"},
     ],

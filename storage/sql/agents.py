@@ -83,6 +83,10 @@ class Agents:
             self.remember(agent)
         return agent
 
+    async def load(self, id: int) -> Agent | None:
+        """Returns an agent with its present numbers; None where it is gone."""
+        return await self._database.read(lambda connection: load_agent(connection, id))
+
     def draft(self, scope: Scope) -> Agent:
         """Returns an agent that is not stored yet (id 0): the same one for all requests of the scope until it is."""
         # Requests side by side get the same draft, so that they agree on hashes.

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from storage.commands import AgentChange, AgentDraft, AgentEntry
 from storage.database import Connection
 from storage.errors import WriteConflict
+from storage.listing import AgentChange, AgentDraft, AgentEntry
 from storage.records import Agent, Definition, DefinitionKind
 from storage.sql.agents import create_agent
 from storage.sql.attached import attach, detach, detach_all, load_agents_with, load_targets, set_tags

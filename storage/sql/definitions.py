@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from storage.commands import AgentEntry, AgentFilter, Page
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
+from storage.listing import AgentEntry, AgentFilter, Page
 from storage.records import Agent, Definition, DefinitionKind, Scope
 from storage.sql.group import Group, alone, long_reads, reads, writes
 from storage.sql.statements import load, rows_of
@@ -163,6 +163,15 @@ class Definitions(Group):
         return {row[0]: _definition(row) for row in rows}
 
     @reads
+    async def memories(
+        self, connection: Connection, project: str, ids: Sequence[int]
+    ) -> builtins.list[Agent]:
+        """Returns memories of a project by their rows, in this order, as far as they are there."""
+        rows = await rows_of(connection, SQL["memories"], ids, project)
+        found = {row[0]: _agent(row) for row in rows}
+        return [found[id] for id in ids if id in found]
+
+    @reads
     async def version(self, connection: Connection, agent: int) -> int | None:
         """Returns the version of an agent's definition; None where it has none."""
         version: int | None = await connection.value(SQL["version"], (agent,))
@@ -227,7 +236,7 @@ class Definitions(Group):
     @reads
     async def count(self, connection: Connection, project: str) -> int:
         """Returns how many agents a project has."""
-        return int(await connection.value(SQL["memories"], (project,)))
+        return int(await connection.value(SQL["agents_count"], (project,)))
 
     @reads
     async def newest(
@@ -260,7 +269,12 @@ def _definition(row: Row) -> Definition:
     )
 
 
+def _agent(row: Row) -> Agent:
+    id, uid, project, profile, subject, *rest = row
+    return Agent(id, uid, Scope(project, profile, subject), *rest)
+
+
 def _entry(row: Row) -> AgentEntry:
-    id, uid, project, profile, subject, *rest = row[:_COLUMNS]
-    agent = Agent(id, uid, Scope(project, profile, subject), *rest)
-    return AgentEntry(agent, _definition(row[_COLUMNS:]) if row[_COLUMNS] is not None else None)
+    return AgentEntry(
+        _agent(row[:_COLUMNS]), _definition(row[_COLUMNS:]) if row[_COLUMNS] is not None else None
+    )

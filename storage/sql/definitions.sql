@@ -104,6 +104,11 @@ SELECT id FROM definitions WHERE memory = ? AND memory <> 0
 -- Reads an agent of a project by its public name.
 {entry} WHERE a.uid = ?1 AND a.project = ?2 AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
 
+-- name: memories
+-- Reads some memories of a project.
+SELECT id, uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents
+WHERE project = ?1 AND id {in:2:BIGINT:64}
+
 -- name: version
 -- Returns the version of an agent's definition, by which others know whether it is the one they read.
 SELECT d.version FROM definitions d WHERE d.memory = ? AND d.memory <> 0 AND d.kind = 'agent'
@@ -149,7 +154,7 @@ WHERE a.uid = ? AND a.project = ?
 -- When it answered, and its row.
 SELECT {completed}, a.id FROM agents a WHERE a.uid = ? AND a.project = ?
 
--- name: memories
+-- name: agents_count
 -- Counts the agents of a project.
 SELECT count(*) FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
 WHERE a.project = ? AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')

@@ -20,24 +20,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import orjson
 
-from storage.commands import Erased, Extent, ForgetTarget, Revised, Rules
+from storage.commands import Erased, Extent, ForgetTarget, Rules
 from storage.database import Connection, Database
-from storage.records import BlockOp, Exchange, Scope, State
+from storage.records import Exchange, Scope, State
 from storage.search import rank
 from storage.sql import exchanges as history
 from storage.sql.agents import Agents, load_agent
-from storage.sql.blocks import FORGOTTEN_ORIGIN, empty_snapshots, get_block, write_block
+from storage.sql.blocks import empty_snapshots
 from storage.sql.definitions import remove_definitions
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
 from storage.sql.named_blocks import hand_over_blocks
+from storage.sql.rebuild import erased_among, origins_of, rebuild_block
 from storage.sql.runs import erase_texts
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load
 from storage.sql.vectors import VectorCache, forget_indexed
 
 SQL = load("forget.sql")
@@ -147,7 +148,7 @@ class Forgetting(Group):
 
         Jobs end, and begin again when all is gone: no model is asked about what is to go.
         """
-        id, scope = await self._database.bulk(lambda connection: _begin(connection, agent, target))
+        id, scope = await self._database.bulk(lambda connection: begin_forgetting(connection, agent, target))
         if scope is None:
             self._agents.clear()
         else:
@@ -206,7 +207,10 @@ def _numbers(e: Exchange) -> list[int]:
     return [e.seq + place for place in (*spoken, *said)]
 
 
-async def _begin(connection: Connection, agent: int, target: ForgetTarget) -> tuple[int, Scope | None]:
+async def begin_forgetting(
+    connection: Connection, agent: int, target: ForgetTarget
+) -> tuple[int, Scope | None]:
+    """Writes a target down. Returns what `Forgetting.run` takes, and whose memory it is."""
     wanted: object = target
     if target.is_all:
         row = await connection.row(SQL["agent_delete"], (agent,))
@@ -238,7 +242,7 @@ async def _step(
     if row is None:
         return None, False
     work = _Work(id, row[0], orjson.loads(row[1]), rules, now)
-    phases = _WIPING if "all" in work.target else _ERASING
+    phases = _phases_of(work.target)
     phase, after = at
     # What was begun by another process, or was left off in another table, begins anew: each phase can be done again.
     if phase not in phases:
@@ -247,8 +251,9 @@ async def _step(
     has_changed = phase in ("exchanges", "blocks", "shared")
     if following is not None:
         return (phase, following), has_changed
-    if phase in _NEXT:
-        return (_NEXT[phase], 0), has_changed
+    rest = list(phases)[list(phases).index(phase) + 1 :]
+    if rest:
+        return (rest[0], 0), has_changed
     await connection.run(SQL["forgotten"], (id,))
     return None, has_changed
 
@@ -375,26 +380,17 @@ async def _unlink(connection: Connection, agent: int, e: Exchange, places: Itera
 # -- what came from them
 
 
-async def _erased_among(connection: Connection, exchanges: Iterable[int]) -> set[int]:
-    """Returns those of these exchanges, of whatever memory, that are being forgotten."""
-    return {row[0] for row in await rows_of(connection, SQL["erased_among"], sorted(set(exchanges)))}
-
-
-def _origins(exchange: int | None, sources: bytes) -> set[int]:
-    """Returns the exchanges that something came from."""
-    return {*orjson.loads(sources), *([] if exchange is None else [exchange])}
-
-
 def _erasing(kind: str) -> _Phase:
     """Makes a phase that goes through what was saved of one kind, passages or facts."""
 
     async def erase(connection: Connection, work: _Work, after: int) -> int | None:
         agent, before = work.agent, work.target["before"]
+        named = work.target.get("passages", ()) if kind == "passage" else ()
         rows = await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
-        origins = {id: _origins(exchange, sources) for id, _, _, exchange, sources in rows}
-        erased = await _erased_among(connection, chain.from_iterable(origins.values()))
+        origins = {id: origins_of(exchange, sources) for id, _, _, exchange, sources in rows}
+        erased = await erased_among(connection, chain.from_iterable(origins.values()))
         for id, seq, at, *_ in rows:
-            if (before is not None and at < before) or origins[id] & erased:
+            if (before is not None and at < before) or seq in named or origins[id] & erased:
                 await connection.run(SQL[f"{kind}_erase"], (id, agent, _NO_SOURCES))
                 if kind == "fact":
                     await connection.run(SQL["fact_ended_erase"], (id, agent))
@@ -416,7 +412,7 @@ async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> in
             return None
         project, profile = row[0], row[1]
     for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
-        if await _rebuild(connection, work, block):
+        if await rebuild_block(connection, block, work.rules, work.now):
             await history.mark(connection, work.agent, "blocks", (b"",), 0)
             await empty_snapshots(connection, "snapshots_showing", (block,))
             if owner == work.agent:
@@ -424,56 +420,6 @@ async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> in
             else:
                 await connection.run(SQL["raise_epochs_seeing"], (block,))
     return None
-
-
-async def _rebuild(connection: Connection, work: _Work, block: int) -> bool:
-    """Drops the versions of a block that came from what is gone, and all that were built on them. True: it had some."""
-    rows = await connection.rows(SQL["block_versions"], (block,))
-    origins = {version: _origins(exchange, listed) for version, _, _, exchange, listed, _ in rows}
-    erased = await _erased_among(connection, chain.from_iterable(origins.values()))
-    # The versions before the first one that came from what is gone stay as they are. From that one on each may hold
-    # words of it, since a version is written on top of the one before it.
-    clean: dict[int, str] = {}
-    later: list[Revised] = []
-    sources: set[int] = set()
-    kept: set[int] = set()
-    for version, restores, origin, exchange, _, value in rows:
-        if origin == FORGOTTEN_ORIGIN:
-            continue
-        is_erased = bool(origins[version] & erased)
-        if not later and not is_erased:
-            clean[version] = value
-            kept = origins[version]
-            continue
-        # An undo that went back to an untouched value starts afresh from it.
-        if restores in clean and not is_erased:
-            later.append(Revised(clean[restores], is_whole=True))
-            continue
-        op = await _op_of(connection, exchange, origin) if not is_erased else None
-        later.append(Revised(value, is_erased=is_erased, op=op))
-        if not is_erased:
-            sources |= origins[version]
-    if not any(r.is_erased for r in later):
-        return False
-    # The new value first counts as built on what stayed; only then are the values in between emptied.
-    now = await get_block(connection, block)
-    base = clean[max(clean)] if clean else ""
-    value = work.rules.rebuild(replace(now, value=base), later)
-    for version, _, origin, *_ in rows:
-        if version not in clean and origin != FORGOTTEN_ORIGIN:
-            await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version, _NO_SOURCES))
-    origin, sources = "forget", sources | kept
-    await write_block(
-        connection,
-        block,
-        now.version,
-        value,
-        at=work.now,
-        origin=origin,
-        sources=sorted(sources),
-        is_bounded=False,
-    )
-    return True
 
 
 async def _hand_over(connection: Connection, work: _Work, after: int) -> int | None:
@@ -489,14 +435,6 @@ async def _hand_over(connection: Connection, work: _Work, after: int) -> int | N
 
 async def _erase_run_texts(connection: Connection, work: _Work, after: int) -> int | None:
     return await erase_texts(connection, work.agent, after, _PAGE)
-
-
-async def _op_of(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:
-    """Returns the edit that made a version of a block, if a turn's tool did."""
-    if exchange is None or not origin.startswith("tool:"):
-        return None
-    row = await connection.row(SQL["op_done"], (exchange, origin.removeprefix("tool:")))
-    return None if row is None else BlockOp(*row)
 
 
 async def _erase_additions(connection: Connection, work: _Work, after: int) -> int | None:
@@ -592,4 +530,13 @@ _WIPING: dict[str, _Phase] = {
     **{f"wipe_{name}": _wiping(f"wipe_{name}", is_paged=name in _PAGED) for name in (*_PAGED, *_WHOLE)},
 }
 _FIRST = "exchanges"
-_NEXT = {**dict(pairwise(_ERASING)), **dict(pairwise(_WIPING))}
+
+
+def _phases_of(target: dict[str, Any]) -> dict[str, _Phase]:
+    if "all" in target:
+        return _WIPING
+    if target.get("keeps_memory"):
+        return {
+            name: phase for name, phase in _ERASING.items() if name not in ("passages", "facts", "blocks")
+        }
+    return _ERASING

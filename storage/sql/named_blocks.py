@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
-from storage.commands import BlockChange, BlockEntry, BlockFilter, Page
 from storage.database import Connection, Row
 from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.listing import BlockChange, BlockEntry, BlockFilter, Page
 from storage.records import Agent, Block, DefinitionKind
 from storage.sql.attached import attach, detach, detach_all
 from storage.sql.blocks import begin_value, check_limit, empty_snapshots, make_block, undo_block, write_block

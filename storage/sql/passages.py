@@ -5,17 +5,23 @@ They are numbered in their agent's one order, among its messages, so that the se
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 
 import orjson
 
-from storage.database import Connection
+from storage.database import Connection, Row
+from storage.listing import Page, PassageFilter
 from storage.records import Message, Passage
 from storage.sql.agents import take_seq
-from storage.sql.group import Group, reads
-from storage.sql.statements import load
+from storage.sql.group import Group, alone, bulk_writes, long_reads, reads
+from storage.sql.statements import load, rows_of
+from storage.sql.words import part_of
 
 SQL = load("statements.sql")
+
+# The fewest rows that are read at once of a list some of whose rows may drop out.
+_FEW = 20
 
 
 async def insert_passage(
@@ -26,13 +32,16 @@ async def insert_passage(
     at: float,
     exchange: int | None = None,
     sources: Sequence[int] = (),
+    file: int | None = None,
+    tags: Sequence[str] = (),
 ) -> Passage:
     """Adds an archival memory. Raises: NotFound when there is no such agent."""
     # Its number is of the same order as those of messages, so that the search index can name both.
     seq = await take_seq(connection, agent)
-    values = (agent, seq, at, exchange, orjson.dumps(list(sources)), text)
+    named = orjson.dumps(list(tags)).decode() if tags else None
+    values = (agent, seq, at, exchange, orjson.dumps(list(sources)), file, named, text)
     id = await connection.value(SQL["passage_insert"], values)
-    return Passage(id, seq, text, at, tuple(sources))
+    return Passage(id, seq, text, at, tuple(sources), file, tuple(tags))
 
 
 async def load_kept(connection: Connection, statement: str, parameters: Sequence[object]) -> list[Message]:
@@ -52,8 +61,45 @@ async def load_kept(connection: Connection, statement: str, parameters: Sequence
     ]
 
 
+async def load_passages(connection: Connection, agent: int, seqs: Sequence[int]) -> dict[int, Passage]:
+    """Returns the passages with these numbers, as far as they are there."""
+    rows = await rows_of(connection, SQL["passage_get"], seqs, agent)
+    return {row[1]: _passage(row) for row in rows}
+
+
 class Passages(Group):
-    """Archival memories, a page at a time."""
+    """Archival memories, a page at a time. agent: the memory's row; of another one nothing is found."""
+
+    @bulk_writes
+    async def add(
+        self, connection: Connection, agent: int, texts: Sequence[str], *, at: float, tags: Sequence[str] = ()
+    ) -> builtins.list[Passage]:
+        """Saves texts, each a passage. Raises: NotFound when there is no such memory."""
+        return [await insert_passage(connection, agent, text, at=at, tags=tags) for text in texts]
+
+    @long_reads
+    async def page(
+        self, connection: Connection, agent: int, page: Page, wanted: PassageFilter
+    ) -> builtins.list[Passage]:
+        """Returns a page of passages. The cursors of the page are their numbers, which may be gone."""
+        found: builtins.list[Passage] = []
+        low, high = page.bounds
+        while len(found) < page.limit:
+            size = max(page.limit - len(found), _FEW)
+            values = (agent, low, high, part_of(wanted.text), wanted.since, wanted.until, size)
+            rows = await connection.rows(SQL[f"passage_{page.way}"], values)
+            found += [each for each in map(_passage, rows) if wanted.takes(each)]
+            if len(rows) < size:
+                break
+            low, high = (low, rows[-1][1]) if page.newest_first else (rows[-1][1], high)
+        return found[: page.limit]
+
+    get = reads(alone(load_passages))
+
+    @reads
+    async def count(self, connection: Connection, agent: int) -> int:
+        """Returns how many there are."""
+        return int(await connection.value(SQL["passage_count"], (agent,)))
 
     @reads
     async def list(
@@ -64,3 +110,8 @@ class Passages(Group):
         return tuple(
             Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows
         )
+
+
+def _passage(row: Row) -> Passage:
+    id, seq, text, at, sources, file, tags = row
+    return Passage(id, seq, text, at, tuple(orjson.loads(sources)), file, tuple(orjson.loads(tags or "[]")))

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.errors import TooSlow
-from storage.records import Agent, Message, Vector
+from storage.listing import PassageFilter
+from storage.records import Agent, Message, Passage, Vector
 from storage.search import blob, rank
 from storage.sql import exchanges, vectors
 from storage.sql.agents import load_agent, set_indexed
 from storage.sql.group import Group, bulk_writes, reads
-from storage.sql.passages import load_kept
+from storage.sql.passages import load_kept, load_passages
 from storage.sql.terms import get_terms, load_terms, replace_terms
 from storage.sql.vectors import VectorCache, find_near, forget_indexed
 
@@ -27,6 +28,7 @@ _LONG = 20_000
 _LONG_UNREAD = 2_000  # where vectors have to be read first: of so many that takes 2 ms
 _TAIL = 64  # exchanges not indexed yet that a query reads at most
 _ROWS = 48  # hits that are fetched at once
+_PASSAGES = 5000  # hits among which a search for passages looks for them
 _BATCH = 64  # exchanges indexed in one write
 _KEPT_BATCH = 1000  # passages and facts that one step indexes
 
@@ -97,6 +99,40 @@ class Recall(Group):
             except TimeoutError:
                 raise TooSlow(f"the search did not end within {deadline_ms:.0f} ms") from None
         return await self._database.read(read, deadline_ms=deadline_ms)
+
+    async def passages(
+        self,
+        agent: Agent,
+        query: str,
+        wanted: PassageFilter,
+        *,
+        limit: int,
+        deadline_ms: float = 1000.0,
+        vector: Vector | None = None,
+    ) -> list[Passage]:
+        """Returns passages that answer the query, best first. agent: with its present numbers.
+
+        Raises: TooSlow, Unavailable.
+        """
+
+        async def read_all(connection: Connection) -> list[Passage]:
+            near = None if vector is None else await find_near(connection, self._cache, agent.id, vector)
+            blobs = [data for _, data in await load_terms(connection, agent.id)]
+            values = (agent.id, agent.indexed_seq + 1, _KEPT_BATCH)
+            fresh = await load_kept(connection, exchanges.SQL["kept_since"], values)
+            tail = [_document(m) for m in fresh]
+            # All of the memory is ranked, since the weights of words are the memory's; messages are passed over.
+            hits = rank.rank(blobs, query, agent.secret, tail=tail, limit=_PASSAGES, near=near)
+            found: list[Passage] = []
+            for start in range(0, len(hits), _ROWS):
+                some = hits[start : start + _ROWS]
+                read = await load_passages(connection, agent.id, some)
+                found += [read[seq] for seq in some if seq in read and wanted.takes(read[seq])]
+                if len(found) >= limit:
+                    break
+            return found[:limit]
+
+        return await self._database.long_read(read_all, deadline_ms=deadline_ms)
 
     @reads
     async def recent(self, connection: Connection, agent: Agent, limit: int) -> list[Message]:

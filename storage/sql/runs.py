@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import orjson
 
-from storage.commands import Page, RunEntry, RunFilter, StepEntry
 from storage.database import Connection, Row
 from storage.errors import NotFound
+from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.records import Counts, Run, RunState, RunStep, RunText
 from storage.sql.group import Group, alone, reads, writes
 from storage.sql.statements import load, rows_of

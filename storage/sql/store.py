@@ -25,6 +25,7 @@ from storage.sql.facts import Facts
 from storage.sql.forget import Forgetting
 from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
+from storage.sql.messages import Messages
 from storage.sql.named_blocks import NamedBlocks
 from storage.sql.overview import Overview
 from storage.sql.passages import Passages
@@ -72,6 +73,7 @@ class Store:
         self.definitions = Definitions(database)
         self.defined_agents = DefinedAgents(database)
         self.attached = Attached(database)
+        self.messages = Messages(database)
         self.named_blocks = NamedBlocks(database)
         database.when_recovered(self.agents.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits

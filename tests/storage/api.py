@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from storage.commands import AgentDraft, AgentEntry
+from storage.listing import AgentDraft, AgentEntry
 from storage.records import Block, Scope
 from storage.sql.store import Store
 
@@ -31,3 +32,8 @@ async def make_agent(
     draft = store.agents.draft(api_scope(name, project))
     made = AgentDraft(draft, name, body, [(block, {}) for block in own], blocks, tools, tags)
     return await store.defined_agents.create(made, at=at)
+
+
+def bytes_in(folder: Path) -> bytes:
+    """All bytes of a database, its log and its index of the log."""
+    return b"".join(file.read_bytes() for file in sorted(folder.glob("memory.db*")) if file.suffix != ".lock")

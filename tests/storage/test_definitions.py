@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from storage.commands import AgentChange, AgentFilter, Page
 from storage.errors import NotFound, WriteConflict
+from storage.listing import AgentChange, AgentFilter, Page
 from storage.records import Block, DefinitionKind, Run, RunState
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user

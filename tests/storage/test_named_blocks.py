@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from storage.commands import AgentChange, AgentEntry, BlockChange, BlockFilter, ForgetTarget, Page
+from storage.commands import ForgetTarget
 from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.listing import AgentChange, AgentEntry, BlockChange, BlockFilter, Page
 from storage.records import Block, Snapshot
 from storage.sql.blocks import ensure_shared_blocks
 from storage.sql.store import Store

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from storage.commands import Page, RunFilter
 from storage.database import Connection
 from storage.errors import NotFound
+from storage.listing import Page, RunFilter
 from storage.records import Agent, Counts, Run, RunState, RunStep, Scope
 from storage.sql.agents import create_agent
 from storage.sql.runs import add_step, shorten_text

@@ -27,8 +27,9 @@ from gateway.core.turn.rules import in_words, read_rules
 from gateway.errors import BadRequest, Conflict
 from gateway.run.agents.tools import TRIES, ResolvedAgent, SpecCache, ToolRegistry, ToolView, number_of
 from gateway.settings import Settings
-from storage.commands import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, ForgetTarget
+from storage.commands import ForgetTarget
 from storage.errors import WriteConflict
+from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry
 from storage.records import Agent, Block, Definition, DefinitionKind, Run, Scope
 from storage.sql.store import Store
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ToolDefinition
+from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.kinds import BUILT_IN, built_in_named, built_in_uid
 from gateway.errors import Conflict
-from storage.commands import Page
 from storage.errors import NotFound, WriteConflict
+from storage.listing import Page
 from storage.records import Definition, DefinitionKind, Scope
 from storage.sql.store import Store
 
@@ -23,6 +24,8 @@ TRIES = 8
 
 _CACHED = 4096
 _ANY = 2**62
+# The gateway's own tools that can be called. What is numbered and has no schema yet is not there.
+_OWN = tuple(name for name in BUILT_IN if name in SCHEMAS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class ToolRegistry:
     async def get(self, project: str, uid: str) -> ToolView:
         """Returns a tool by its public name."""
         name = built_in_named(uid)
-        if name is not None:
+        if name in _OWN:
             return ToolView(name, uid)
         return _tool_view(await self._store.definitions.get(project, DefinitionKind.TOOL, uid))
 
@@ -97,7 +100,9 @@ class ToolRegistry:
         low = -_ANY if first is None else await self._place(project, first)
         high = _ANY if last is None else await self._place(project, last)
         # Of its own tools the first is the oldest; each lies in front of every row.
-        places = {built_in: place - len(BUILT_IN) for place, built_in in enumerate(BUILT_IN)}
+        places = {
+            built_in: place - len(BUILT_IN) for place, built_in in enumerate(BUILT_IN) if built_in in _OWN
+        }
         own = [
             ToolView(each, built_in_uid(each))
             for each, place in places.items()
@@ -163,7 +168,7 @@ class ToolRegistry:
 
     async def named(self, project: str, name: str) -> ToolView:
         """Returns the tool of this name. Raises: NotFound."""
-        if name in BUILT_IN:
+        if name in _OWN:
             return ToolView(name, built_in_uid(name))
         named = await self._store.definitions.named(project, DefinitionKind.TOOL, name)
         if not named:
@@ -179,7 +184,9 @@ class ToolRegistry:
         rows = sorted({target for each in targets.values() for target in each if target > 0})
         found = await self._store.definitions.several(rows) if rows else {}
         known = {id: _tool_view(definition) for id, definition in found.items()}
-        known.update({-n: ToolView(name, built_in_uid(name)) for n, name in enumerate(BUILT_IN, 1)})
+        known.update(
+            {-n: ToolView(name, built_in_uid(name)) for n, name in enumerate(BUILT_IN, 1) if name in _OWN}
+        )
         return {agent: [known[t] for t in each if t in known] for agent, each in targets.items()}
 
 

@@ -1,0 +1,153 @@
+"""Messages of stored exchanges, one by one: as lists name them, and with another text.
+
+Each stands at a number of its memory's order. A message of a hidden round stands in front of the reply that it is a
+part of, and bears its number; its words are in the reply, so it is listed with calls or results alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from gateway.core.conversation.canonical import WireMessage, text_of
+from storage.records import Exchange, State
+from storage.value import frozen
+
+__all__ = ["CannotRewrite", "ListedMessage", "calls_of", "listed", "rewritten"]
+
+_SPEAKS, _ARGUMENT = "send_message", "message"
+
+
+class CannotRewrite(ValueError):
+    """Says why a message cannot have another text."""
+
+
+@frozen
+class ListedMessage:
+    """A stored message. seq: its number. hidden: its place, from 1 on, among the hidden ones of the reply at `seq`.
+
+    at: when it was said. step: it is of the exchange's reply.
+    """
+
+    exchange: Exchange
+    seq: int
+    hidden: int | None
+    message: WireMessage
+    at: float
+    is_reply: bool
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among all: hidden ones in front of their reply."""
+        return (self.seq, self.hidden if self.hidden is not None else _LAST)
+
+
+_LAST = 2**31
+
+
+def listed(e: Exchange) -> list[ListedMessage]:
+    """Returns the messages of an exchange that are there, in order. e: with its content."""
+    if e.state in (State.FORGOTTEN, State.OFF):
+        return []
+    found = [
+        ListedMessage(e, e.seq + place, None, message, e.begun, is_reply=False)
+        for place, message in enumerate(_input(e))
+        if place not in e.hush
+    ]
+    if e.said is None or -1 in e.hush:
+        return found
+    seq, at = e.seq + len(e.inputs), e.ended or e.begun
+    said = orjson.loads(e.said)
+    full = _full(e)
+    if full.get("step"):
+        # A step's reply is one message; what it said by a tool is in its call.
+        return [*found, ListedMessage(e, seq, None, full["messages"][0], at, is_reply=True)]
+    hidden = [_silent(message) for message in full.get("messages", [])[:-1]]
+    found += [ListedMessage(e, seq, n, message, at, is_reply=True) for n, message in enumerate(hidden, 1)]
+    return [*found, ListedMessage(e, seq, None, said, at, is_reply=True)]
+
+
+def calls_of(e: Exchange) -> dict[str, str]:
+    """Returns the calls of an exchange's reply: id -> tool."""
+    messages = _full(e).get("messages") or ([] if e.said is None else [orjson.loads(e.said)])
+    return {
+        str(call.get("id")): str((call.get("function") or {}).get("name"))
+        for message in messages
+        for call in message.get("tool_calls") or ()
+        if isinstance(call, dict)
+    }
+
+
+def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
+    """Returns the exchange with another text of one message; its atoms and its path stay.
+
+    So whoever resends the old words is still recognised, and what is shown, recalled and sent is new.
+    Raises: CannotRewrite.
+    """
+    place = seq - e.seq
+    if e.state is State.OPEN:
+        raise CannotRewrite("it is being answered")
+    if (
+        e.state in (State.FORGOTTEN, State.OFF)
+        or place in e.hush
+        or (place == len(e.inputs) and -1 in e.hush)
+    ):
+        raise CannotRewrite("it is forgotten")
+    if place < len(e.inputs):
+        messages = _input(e)
+        messages[place] = {**messages[place], "content": text}
+        return replace(
+            e, input=orjson.dumps(messages), notes={**e.notes, **({place: ""} if place in e.notes else {})}
+        )
+    if e.said is None:
+        raise CannotRewrite("there is no reply")
+    said, full = orjson.loads(e.said), _full(e)
+    if not text_of(said) and said.get("tool_calls"):
+        raise CannotRewrite("it is a call of a tool, which stays as it was made")
+    if full:
+        full = {**full, "messages": _told_anew(full["messages"], text)}
+    return replace(
+        e,
+        said=orjson.dumps({**said, "content": text}),
+        full=orjson.dumps(full) if full else None,
+        hidden=bool(full),
+    )
+
+
+def _told_anew(messages: Sequence[WireMessage], text: str) -> list[WireMessage]:
+    """Returns a reply's messages as they go upstream, with another text: it stands in the last, in none before."""
+    *before, last = [*messages[:-1], messages[-1]]
+    spoken = [
+        call for call in last.get("tool_calls") or () if call.get("function", {}).get("name") == _SPEAKS
+    ]
+    if len(spoken) > 1:
+        raise CannotRewrite("it was said in several calls of a tool")
+    if spoken:
+        arguments = orjson.loads(spoken[0]["function"]["arguments"] or "{}")
+        function = {
+            **spoken[0]["function"],
+            "arguments": orjson.dumps({**arguments, _ARGUMENT: text}).decode(),
+        }
+        calls = [{**c, "function": function} if c is spoken[0] else c for c in last["tool_calls"]]
+        last = {**last, "tool_calls": calls}
+    else:
+        last = {**last, "content": text}
+    return [*(_silent(message) for message in before), last]
+
+
+def _silent(message: Mapping[str, Any]) -> WireMessage:
+    """Returns a message of a hidden round without the text that is a part of the reply."""
+    return {**message, "content": None} if message.get("role") == "assistant" else dict(message)
+
+
+def _input(e: Exchange) -> list[WireMessage]:
+    found: list[WireMessage] = orjson.loads(e.input) if e.input else []
+    return found
+
+
+def _full(e: Exchange) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(e.full) if e.full else {}
+    return found

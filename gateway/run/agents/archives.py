@@ -1,0 +1,143 @@
+"""Archival memories of agents: each agent's own archive, and archives that several agents have attached.
+
+An archive that is attached is a memory of its own, with its index and its forgetting. A search asks each of them, so
+that its order depends on nobody else, and takes from each in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.core import ids
+from storage.commands import ForgetTarget
+from storage.errors import NotFound
+from storage.listing import Page, PassageFilter
+from storage.records import Agent, Definition, DefinitionKind, Passage, Scope
+from storage.sql.store import Store
+
+__all__ = ["ARCHIVE", "CHUNK", "MOST", "Archives", "PassageView", "chunks"]
+
+ARCHIVE = "archive"
+MOST = 8  # archives that one search asks
+CHUNK = 2000  # characters of a passage
+_PROFILE = "@"
+
+
+@dataclass(frozen=True, slots=True)
+class PassageView:
+    """A passage. uid: of the memory in which it lies, an agent's or an archive's."""
+
+    uid: str
+    passage: Passage
+
+
+def chunks(text: str, size: int = CHUNK) -> list[str]:
+    """Returns a text in parts of a size at most, cut where a paragraph, a line, a sentence or a word ends."""
+    parts: list[str] = []
+    rest = text.strip()
+    while len(rest) > size:
+        head = rest[:size]
+        # Not in the first half: a text of short lines must not fall into single lines.
+        cuts = (head.rfind(mark) + len(mark) for mark in ("\n\n", "\n", ". ", " "))
+        cut = next((at for at in cuts if at > size // 2), size)
+        parts.append(rest[:cut].strip())
+        rest = rest[cut:].strip()
+    return [*parts, *([rest] if rest else [])]
+
+
+class Archives:
+    """Archives and their passages. project: the caller's; an archive of another one is not found.
+
+    Raises beside what is said: NotFound, WriteConflict, Unavailable, as the store does.
+    """
+
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+        self._store = store
+        self._now = now
+
+    async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
+        """Makes an archive."""
+        uid = ids.new_uid()
+        draft = self._store.agents.draft(Scope(project, _PROFILE, f"{ARCHIVE}:{uid}"))
+        _, made = await self._store.defined_agents.create_memory(
+            replace(draft, uid=uid), DefinitionKind.ARCHIVE, name, body, at=self._now()
+        )
+        return made
+
+    async def memory(self, project: str, uid: str) -> Agent:
+        """Returns the memory of an archive: an agent's own, or one of itself. Raises: NotFound."""
+        found = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
+        if found is None:
+            return (await self._store.definitions.agent(project, uid)).agent
+        agent = await self._store.agents.find(Scope(project, _PROFILE, f"{ARCHIVE}:{uid}"))
+        if agent is None:
+            raise NotFound(f"there is no archive {uid!r}")
+        return agent
+
+    async def delete(self, project: str, uid: str) -> None:
+        """Deletes an archive with its passages; agents lose it."""
+        found = await self._store.definitions.get(project, DefinitionKind.ARCHIVE, uid)
+        await self._forget(found.memory, ForgetTarget(is_all=True))
+
+    async def of(self, agent: Agent) -> Sequence[Agent]:
+        """Returns the memories that a search asks: the agent's own, then attached archives."""
+        targets = await self._store.attached.targets(agent.id, ARCHIVE)
+        found = await self._store.definitions.memories(agent.scope.project, targets)
+        return [agent, *found][:MOST]
+
+    async def list(
+        self,
+        memory: Agent,
+        wanted: PassageFilter,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int = 50,
+        newest_first: bool = False,
+    ) -> Sequence[PassageView]:
+        """Returns a page of a memory's passages. after, before: their numbers, which may be gone."""
+        page = Page(after, before, limit, newest_first)
+        found = await self._store.passages.page(memory.id, page, wanted)
+        return [PassageView(memory.uid, passage) for passage in found]
+
+    async def add(
+        self, memory: Agent, text: str, tags: Sequence[str] = (), *, at: float | None = None
+    ) -> Sequence[PassageView]:
+        """Saves a text, in parts where it is long. at: when it was said; None: now."""
+        said = self._now() if at is None else at
+        made = await self._store.passages.add(memory.id, chunks(text), at=said, tags=tags)
+        return [PassageView(memory.uid, passage) for passage in made]
+
+    async def remove(self, memory: Agent, seq: int) -> None:
+        """Forgets a passage, and what quotes it. Raises: NotFound."""
+        if not await self._store.passages.get(memory.id, [seq]):
+            raise NotFound(f"there is no passage {seq}")
+        await self._forget(memory.id, ForgetTarget(passages=[seq]))
+
+    async def search(
+        self, agent: Agent, query: str, wanted: PassageFilter, *, limit: int = 5
+    ) -> Sequence[PassageView]:
+        """Returns passages that answer a query, best first: of an agent's own archive and those it has attached."""
+        return await self.search_in(await self.of(agent), query, wanted, limit=limit)
+
+    async def search_in(
+        self, memories: Sequence[Agent], query: str, wanted: PassageFilter, *, limit: int = 5
+    ) -> Sequence[PassageView]:
+        """Returns the same of certain memories."""
+        ranked: list[Sequence[PassageView]] = []
+        for memory in memories[:MOST]:
+            now = await self._store.agents.load(memory.id)
+            if now is not None:
+                hits = await self._store.recall.passages(now, query, wanted, limit=limit)
+                ranked.append([PassageView(now.uid, passage) for passage in hits])
+        # By rank: what scores are worth differs from memory to memory.
+        longest = max(map(len, ranked), default=0)
+        fused = [each[place] for place in range(longest) for each in ranked if place < len(each)]
+        return fused[:limit]
+
+    async def _forget(self, memory: int, target: ForgetTarget) -> None:
+        begun = await self._store.forgetting.begin(memory, target)
+        await self._store.forgetting.run(begun)
+        await self._store.forgetting.sweep()

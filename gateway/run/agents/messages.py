@@ -1,0 +1,181 @@
+"""Messages of an agent, as its API lists and changes them: of all its conversations in its one order, or of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.core.conversation.listed import CannotRewrite, ListedMessage, calls_of, listed, rewritten
+from gateway.core.ids import Place
+from gateway.errors import BadRequest
+from storage.commands import ForgetTarget
+from storage.errors import NotFound
+from storage.listing import Page, StandingExchange
+from storage.records import Agent, Conversation, Exchange
+from storage.sql.store import Store
+
+__all__ = ["DEFAULT", "AgentMessages", "MessageView"]
+
+# The agent's own conversation, its message list.
+DEFAULT = "default"
+# The most numbers that are told of a conversation.
+NUMBERS = 1000
+_BATCH = 50
+_AFTER_ALL = 2**31  # behind all hidden messages of a reply
+
+
+@dataclass(frozen=True, slots=True)
+class MessageView:
+    """A stored message as lists show it. conversation: its public name; key: the client's.
+
+    run: the public name of the run that it belongs to; step: the number of its exchange, where that is a step.
+    waiting: {call id: who must answer it first} of a reply at the end of its conversation. names: tools by call id, of
+    the calls that a result may answer.
+    """
+
+    listed: ListedMessage
+    conversation: str
+    key: str | None
+    run: str | None
+    step: int | None
+    waiting: Mapping[str, str]
+    names: Mapping[str, str]
+
+
+class AgentMessages:
+    """Messages of agents. Raises beside what is said: NotFound, Stale, Unavailable, as the store does."""
+
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+        self._store = store
+        self._now = now
+
+    async def list(
+        self,
+        agent: Agent,
+        *,
+        conversation: str | None = None,
+        after: Place | None = None,
+        before: Place | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> Sequence[MessageView]:
+        """Returns a page. conversation: its public name, or the client's; None: all of them.
+
+        after, before: where it begins and ends, in the order asked for; what stood there may be gone.
+        """
+        of = None
+        if conversation is not None:
+            found = await self.conversation(agent, conversation)
+            if found is None:
+                return []
+            of = found.id
+        first, last = (before, after) if newest_first else (after, before)
+        low = (-1, 0) if first is None else _place(first)
+        high = (2**62, 0) if last is None else _place(last)
+        views: list[MessageView] = []
+        at, end = low[0], high[0]
+        while len(views) < limit:
+            size = min(_BATCH, limit - len(views))
+            page = Page(end, at, size) if newest_first else Page(at, end, size, newest_first=False)
+            rows = await self._store.messages.page(agent.id, page, conversation=of)
+            shown = [view for view in await self._views(agent, rows) if low < view.listed.place < high]
+            views += reversed(shown) if newest_first else shown
+            if len(rows) < size:
+                break
+            e = rows[-1].exchange
+            at, end = (at, e.seq - 1) if newest_first else (e.seq + len(e.inputs) + 1, end)
+        return views[:limit]
+
+    async def get(self, agent: Agent, place: Place) -> MessageView:
+        """Returns the message at a place. Raises: NotFound."""
+        row = await self._store.messages.at(agent.id, place.seq)
+        for view in await self._views(agent, [row]):
+            if (view.listed.seq, view.listed.hidden) == (place.seq, place.hidden):
+                return view
+        raise NotFound(f"there is no message {place.seq}")
+
+    async def rewrite(self, agent: Agent, place: Place, text: str) -> MessageView:
+        """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""
+        view = await self._changeable(agent, place)
+
+        def edit(e: Exchange) -> Exchange:
+            return rewritten(e, place.seq, text)
+
+        try:
+            await self._store.messages.rewrite(agent, place.seq, edit)
+        except CannotRewrite as error:
+            raise BadRequest(f"This message cannot have another text: {error}.") from error
+        return await self.get(agent, Place(place.uid, view.listed.seq))
+
+    async def delete(self, agent: Agent, place: Place) -> None:
+        """Forgets a message, and what was made of it. Raises: BadRequest, NotFound."""
+        await self._changeable(agent, place)
+        await self._forget(agent, ForgetTarget(messages=[place.seq]))
+
+    async def reset(self, agent: Agent, conversation: str = DEFAULT) -> None:
+        """Begins a conversation anew under its name: its runs end and its words are erased.
+
+        What was learned, saved and written into blocks stays.
+        """
+        found = await self.conversation(agent, conversation)
+        if found is None:
+            return
+        begun = await self._store.messages.reset(agent.id, found.id, at=self._now())
+        self._store.agents.forget(agent.scope)
+        await self._store.forgetting.run(begun)
+        await self._store.forgetting.sweep()
+
+    async def numbers(self, agent: Agent, conversation: str = DEFAULT) -> Sequence[int]:
+        """Returns the numbers of a conversation's newest messages, oldest first."""
+        found = await self.conversation(agent, conversation)
+        return [] if found is None else await self._store.messages.numbers(agent.id, found.id, NUMBERS)
+
+    async def conversation(self, agent: Agent, name: str) -> Conversation | None:
+        """Returns a conversation by its public name or the client's; None where `default` has not begun yet.
+
+        Raises: NotFound.
+        """
+        try:
+            return await self._store.messages.conversation(agent.id, name)
+        except NotFound:
+            if name == DEFAULT:
+                return None
+            raise
+
+    async def _changeable(self, agent: Agent, place: Place) -> MessageView:
+        if place.hidden is not None:
+            raise BadRequest("A message of a hidden round is a part of its reply: change or delete that.")
+        return await self.get(agent, place)
+
+    async def _forget(self, agent: Agent, target: ForgetTarget) -> None:
+        begun = await self._store.forgetting.begin(agent.id, target)
+        await self._store.forgetting.run(begun)
+        await self._store.forgetting.sweep()
+
+    async def _views(self, agent: Agent, rows: Sequence[StandingExchange]) -> Sequence[MessageView]:
+        """Returns the messages of exchanges, in the order in which they were said."""
+        messages = {row.exchange.id: listed(row.exchange) for row in rows}
+        known = {row.exchange.id: row.exchange for row in rows}
+        # A result says which tool it is of by the call in the reply before it.
+        asked = {
+            row.exchange.parent
+            for row in rows
+            if row.exchange.parent is not None
+            and row.exchange.parent not in known
+            and any(m.message.get("role") == "tool" for m in messages[row.exchange.id])
+        }
+        above = await self._store.messages.replies(agent.id, sorted(asked)) if asked else {}
+        calls = {id: calls_of(e) for id, e in (*known.items(), *above.items())}
+        found: list[MessageView] = []
+        for row in sorted(rows, key=lambda row: row.exchange.seq):
+            e = row.exchange
+            names = {**calls.get(e.parent or 0, {}), **calls[e.id]}
+            for m in messages[e.id]:
+                waiting = row.waiting if m.is_reply and m.hidden is None else {}
+                step = None if row.run is None else e.seq
+                found.append(MessageView(m, row.conversation, row.key, row.run, step, waiting, names))
+        return found
+
+
+def _place(place: Place) -> tuple[int, int]:
+    return place.seq, _AFTER_ALL if place.hidden is None else place.hidden

@@ -1,0 +1,128 @@
+"""Stored messages as the agents API lists and changes them.
+
+They are listed in their agent's one order, of all conversations or of one. A number is not used twice, so a page goes
+on from a message that is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from storage.commands import ForgetTarget
+from storage.database import Connection, Row
+from storage.errors import NotFound, Stale
+from storage.listing import Page, StandingExchange
+from storage.records import Agent, Conversation, Exchange
+from storage.sql import exchanges as history
+from storage.sql.agents import load_agent
+from storage.sql.forget import begin_forgetting
+from storage.sql.group import Group, long_reads, reads, writes
+from storage.sql.statements import load
+from storage.sql.vectors import forget_indexed
+
+SQL = load("messages.sql")
+
+
+class Messages(Group):
+    """Stored messages. agent: the memory's row; of another memory nothing is found."""
+
+    @long_reads
+    async def page(
+        self, connection: Connection, agent: int, page: Page, *, conversation: int | None = None
+    ) -> list[StandingExchange]:
+        """Returns a page of exchanges, in the order asked for. The cursors of the page are numbers of messages.
+
+        Those that hold a cursor are among them, since some of their messages may lie beyond it.
+        """
+        low, high = page.bounds
+        values = (agent, max(low, 0), high + 1, page.limit)
+        where = "of_agent" if conversation is None else "of_conversation"
+        of = () if conversation is None else (conversation,)
+        return [_standing(row) for row in await connection.rows(SQL[f"{where}_{page.way}"], (*values, *of))]
+
+    @reads
+    async def at(self, connection: Connection, agent: int, seq: int) -> StandingExchange:
+        """Returns the exchange that holds this number. Raises: NotFound."""
+        return await _at(connection, agent, seq)
+
+    @reads
+    async def replies(self, connection: Connection, agent: int, ids: Sequence[int]) -> dict[int, Exchange]:
+        """Returns exchanges with their replies alone, by their rows."""
+        found = await history.contents(connection, agent, ids)
+        made = {}
+        for id, content in found.items():
+            e = await history.load_exchange(connection, agent, id)
+            if e is not None and content.said is not None:
+                made[id] = e
+        return made
+
+    @reads
+    async def conversation(self, connection: Connection, agent: int, name: str) -> Conversation:
+        """Returns a conversation by the client's name of it (`default`), or its public one. Raises: NotFound."""
+        row = await connection.row(SQL["conversation_find"], (agent, name, name))
+        if row is None:
+            raise NotFound(f"there is no conversation {name!r}")
+        return Conversation(*row)
+
+    @reads
+    async def numbers(self, connection: Connection, agent: int, conversation: int, limit: int) -> list[int]:
+        """Returns the numbers of a conversation's newest messages, oldest first."""
+        rows = await connection.rows(SQL["tail"], (conversation, agent, limit))
+        found = [
+            n for seq, span, is_answered in reversed(rows) for n in range(seq, seq + span - 1 + is_answered)
+        ]
+        return found[-limit:]
+
+    @writes
+    async def rewrite(
+        self, connection: Connection, agent: Agent, seq: int, edit: Callable[[Exchange], Exchange]
+    ) -> StandingExchange:
+        """Gives a message another text; what was indexed of the old one goes, and so do summaries that may tell it.
+
+        Raises: NotFound; Stale: something was forgotten since the agent was read; what `edit` raises.
+        """
+        now = await load_agent(connection, agent.id)
+        if now is None or now.epoch != agent.epoch:
+            raise Stale("something of this memory was forgotten meanwhile")
+        found = await _at(connection, agent.id, seq)
+        e = edit(found.exchange)
+        await history.update_exchange(connection, agent.id, e, is_whole=True)
+        # The index does not find the old words from now on, not even by the messages beside this one; the exchange is
+        # read again, where it was passed.
+        if e.seq <= now.indexed_seq:
+            await forget_indexed(connection, agent.id, range(e.seq, e.seq + len(e.inputs) + 1))
+            await history.mark(connection, agent.id, "stale", (b"",), e.id)
+        await connection.run(SQL["summaries_over"], (e.conversation, e.depth, agent.id))
+        # Whoever planned on the old words plans again.
+        last_at = e.ended or e.stopped or e.touched
+        await connection.run(history.SQL["conversation_moved"], (last_at, e.conversation, agent.id))
+        return await _at(connection, agent.id, seq)
+
+    @writes
+    async def reset(self, connection: Connection, agent: int, conversation: int, *, at: float) -> int:
+        """Takes the name from a conversation and ends its runs. Returns what erases its words (`Forgetting.run`).
+
+        What was learned, saved and written into blocks stays. Raises: NotFound.
+        """
+        if not await connection.run(SQL["conversation_release"], (conversation, agent)):
+            raise NotFound(f"there is no conversation {conversation}")
+        await connection.run(SQL["runs_cancel"], (at, conversation, agent))
+        target = ForgetTarget(conversation=conversation, keeps_memory=True)
+        id, _ = await begin_forgetting(connection, agent, target)
+        return id
+
+
+async def _at(connection: Connection, agent: int, seq: int) -> StandingExchange:
+    row = await connection.row(SQL["at"], (agent, seq))
+    if row is None:
+        raise NotFound(f"there is no message {seq}")
+    return _standing(row)
+
+
+def _standing(row: Row) -> StandingExchange:
+    input_, said, full, conversation, key, is_tip, run, waiting, *skeleton = row
+    e = history.make_exchange(skeleton, input_, said, full)
+    held = orjson.loads(waiting) if waiting and is_tip else {}
+    return StandingExchange(e, conversation, key, bool(is_tip), run, held)

@@ -1,0 +1,64 @@
+-- Every statement on stored messages as the agents API lists them. `-- name:` begins one; the next line says what it is
+-- for.
+
+-- piece: row
+-- An exchange `p` with its content, its conversation, and the run that it is a step of.
+SELECT p.input, p.said, p."full", c.uid, c.key, CASE WHEN c.tip = p.id THEN 1 ELSE 0 END, r.uid, s.waiting, {skeleton}
+
+-- piece: beside
+-- Where that lies.
+JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
+LEFT JOIN run_steps s ON s.exchange = p.id AND s.agent = p.agent LEFT JOIN runs r ON r.id = s.run AND r.agent = p.agent
+
+-- piece: stands
+-- What is listed: what stands, and what is being answered in a conversation of ours.
+(p.standing = 1 OR (p.state = 'open' AND c.tip <> 0))
+
+-- name: of_agent_down
+-- Reads a memory's exchanges backwards, from the one that holds the number below ?3. ?2: none that ends before it.
+{row} FROM exchanges p {beside}
+WHERE p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq DESC LIMIT ?4
+
+-- name: of_agent_up
+-- Reads them forwards.
+{row} FROM exchanges p {beside}
+WHERE p.agent = ?1 AND p.seq >= coalesce((SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?2), 0)
+AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq LIMIT ?4
+
+-- name: of_conversation_down
+-- Reads those of one conversation. (`+`: looked up by conversation, not by agent.)
+{row} FROM exchanges p {beside}
+WHERE p.conversation = ?5 AND +p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq DESC LIMIT ?4
+
+-- name: of_conversation_up
+-- Reads them forwards.
+{row} FROM exchanges p {beside}
+WHERE p.conversation = ?5 AND +p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq LIMIT ?4
+
+-- name: at
+-- Reads the exchange that holds a number.
+{row} FROM exchanges p {beside} WHERE p.agent = ?1
+AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?2) AND p.seq + p.span > ?2
+
+-- name: summaries_over
+-- Empties the summaries that may tell of an exchange.
+UPDATE summaries SET agent = 0, model = '', text = '' WHERE conversation = ?1 AND depth >= ?2 AND agent = ?3 AND agent <> 0
+
+-- name: conversation_find
+-- Finds a conversation by the client's name of it, or its public one.
+SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND (key = ?2 OR uid = ?3)
+
+-- name: conversation_release
+-- Takes the name from a conversation, for a new one to have. Nobody can send one that begins with a blank.
+UPDATE conversations SET key = ' ' || uid, rev = rev + 1 WHERE id = ? AND agent = ?
+
+-- name: runs_cancel
+-- Ends the runs of a conversation.
+UPDATE runs SET state = 'cancelled', stop = 'cancelled', ended = ?
+WHERE conversation = ? AND agent = ? AND state IN ('created', 'running')
+
+-- name: tail
+-- Reads the numbers of the newest exchanges of a conversation: where each begins, how many messages it has room for, and
+-- whether the last of these, the reply, is there.
+SELECT p.seq, p.span, CASE WHEN p.reply IS NULL THEN 0 ELSE 1 END FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
+WHERE p.conversation = ?1 AND +p.agent = ?2 AND {stands} ORDER BY p.seq DESC LIMIT ?3

@@ -1,0 +1,105 @@
+"""Stored messages one by one: what is listed of an exchange, and what it says with another text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.core.conversation.listed import CannotRewrite, calls_of, listed, rewritten
+from storage.records import Exchange, State
+from tests.core.conversations import assistant, call, result, user
+
+ATOM = (b"u" + bytes(11),)
+
+
+def exchange(inputs: list[Any], said: Any, full: dict[str, Any] | None = None, **fields: Any) -> Exchange:
+    made = Exchange(
+        1, 1, None, 0, 0, (ATOM,) * len(inputs), (b"",) * len(inputs), ATOM, b"path", None, 1.0, 1.0, ended=2.0, seq=10,
+        input=orjson.dumps(inputs), said=None if said is None else orjson.dumps(said),
+        full=None if full is None else orjson.dumps(full),
+    )  # fmt: skip
+    return replace(made, **fields)
+
+
+def places(e: Exchange) -> list[tuple[int, int | None, Any]]:
+    return [(m.seq, m.hidden, m.message.get("content")) for m in listed(e)]
+
+
+CALLS = assistant("Let me look.", call("c1", "conversation_search", "{}"))
+HIDDEN = {"messages": [CALLS, result("c1", "Found."), assistant("It is Miso.")], "ours": ["c1"]}
+SAID = assistant("Let me look.\n\nIt is Miso.")
+
+
+def test_inputs_come_at_their_numbers_and_the_reply_behind_them() -> None:
+    e = exchange([user("one"), user("two")], assistant("Both."))
+    assert places(e) == [(10, None, "one"), (11, None, "two"), (12, None, "Both.")]
+    assert [(m.at, m.is_reply) for m in listed(e)] == [(1.0, False), (1.0, False), (2.0, True)]
+
+
+def test_hidden_rounds_stand_in_front_of_the_reply_without_its_words() -> None:
+    e = exchange([user("one")], SAID, HIDDEN)
+    assert places(e) == [(10, None, "one"), (11, 1, None), (11, 2, "Found."), (11, None, SAID["content"])]
+    assert listed(e)[1].message["tool_calls"] == CALLS["tool_calls"]
+    assert [m.place for m in listed(e)] == sorted(m.place for m in listed(e))
+    assert calls_of(e) == {"c1": "conversation_search"}
+
+
+def test_a_step_is_one_reply_with_its_calls() -> None:
+    spoken = assistant(None, call("c1", "send_message", '{"message": "Hi."}'))
+    e = exchange([user("one")], assistant("Hi."), {"messages": [spoken], "ours": [], "step": True})
+    assert [m.hidden for m in listed(e)] == [None, None]
+    assert listed(e)[1].message == spoken
+
+
+@pytest.mark.parametrize("state", [State.FORGOTTEN, State.OFF])
+def test_nothing_is_listed_of_a_tombstone(state: State) -> None:
+    assert listed(exchange([user("one")], assistant("Both."), state=state)) == []
+
+
+def test_what_is_hushed_or_not_there_is_left_out() -> None:
+    e = exchange([user("one"), user("two")], assistant("Both."))
+    assert places(replace(e, hush=frozenset({0}))) == [(11, None, "two"), (12, None, "Both.")]
+    assert places(replace(e, hush=frozenset({-1}))) == [(10, None, "one"), (11, None, "two")]
+    assert places(exchange([user("one")], None)) == [(10, None, "one")]
+
+
+def test_a_text_is_replaced_and_the_atoms_stay() -> None:
+    e = exchange([user("one")], SAID, HIDDEN, hidden=True, notes={0: "a note that quotes it"})
+    asked = rewritten(e, 10, "uno")
+    assert places(asked)[0] == (10, None, "uno")
+    assert (asked.inputs, asked.path, asked.reply, asked.notes) == (e.inputs, e.path, e.reply, {0: ""})
+    told = rewritten(e, 11, "It is Tom.")
+    assert places(told)[1:] == [(11, 1, None), (11, 2, "Found."), (11, None, "It is Tom.")]
+    assert b"Miso" not in (told.full or b"")
+    assert b"Let me look" not in (told.full or b"")
+    assert orjson.loads(told.full or b"")["messages"][-1]["content"] == "It is Tom."
+
+
+def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
+    spoken = assistant(None, call("c1", "send_message", '{"message": "Hi.", "thinking": "t"}'))
+    e = exchange(
+        [user("one")], assistant("Hi."), {"messages": [spoken], "ours": [], "step": True}, hidden=True
+    )
+    told = rewritten(e, 11, "Bye.")
+    (m,) = orjson.loads(told.full or b"")["messages"]
+    assert orjson.loads(m["tool_calls"][0]["function"]["arguments"]) == {"message": "Bye.", "thinking": "t"}
+    assert orjson.loads(told.said or b"")["content"] == "Bye."
+
+
+@pytest.mark.parametrize(
+    ("e", "seq", "why"),
+    [
+        (exchange([user("one")], assistant(None, call("c1", "f", "{}"))), 11, "a call"),
+        (exchange([user("one")], None), 11, "no reply"),
+        (exchange([user("one")], assistant("x"), state=State.OPEN), 10, "being answered"),
+        (exchange([user("one")], assistant("x"), hush=frozenset({0})), 10, "forgotten"),
+        (exchange([user("one")], assistant("x"), hush=frozenset({-1})), 11, "forgotten"),
+        (exchange([user("one")], assistant("x"), state=State.FORGOTTEN), 10, "forgotten"),
+    ],
+)
+def test_some_messages_stay_as_they_are(e: Exchange, seq: int, why: str) -> None:
+    with pytest.raises(CannotRewrite, match=why):
+        rewritten(e, seq, "other")

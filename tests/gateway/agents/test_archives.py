@@ -1,0 +1,176 @@
+"""Archives: passages of agents and of archives that they share, by page, by words, by tag and date; and erased ones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from gateway.run.agents.archives import ARCHIVE, Archives, PassageView, chunks
+from storage.errors import NotFound
+from storage.listing import AgentFilter, PassageFilter
+from storage.records import Agent, Definition
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.storage.api import PROJECT, api_scope, bytes_in, make_agent
+from tests.stored import Speaker, open_store, rows
+
+ANY = PassageFilter()
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await open_store(tmp_path / "memory.db")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def archives(store: Store) -> Archives:
+    return Archives(store, Clock())
+
+
+@pytest.fixture
+async def ann(store: Store) -> Agent:
+    return (await make_agent(store, "ann")).agent
+
+
+def texts(views: Sequence[PassageView]) -> list[str]:
+    return [view.passage.text for view in views]
+
+
+async def shared(
+    store: Store, archives: Archives, *agents: Agent, name: str = "shared"
+) -> tuple[Definition, Agent]:
+    made = await archives.create(PROJECT, name, {"description": "d"})
+    for agent in agents:
+        await store.attached.attach(agent.id, ARCHIVE, made.memory, at=1.0)
+    return made, await archives.memory(PROJECT, made.uid)
+
+
+def test_a_long_text_is_cut_where_something_ends_and_nothing_is_lost() -> None:
+    assert chunks("short") == ["short"]
+    assert chunks("  ") == []
+    text = "\n\n".join(f"Paragraph {n}. " + "word " * 60 for n in range(40))
+    parts = chunks(text)
+    assert all(0 < len(part) <= 2000 for part in parts)
+    assert " ".join(" ".join(parts).split()) == " ".join(text.split())
+    assert all(part.startswith("Paragraph") for part in parts)
+    assert [len(part) for part in chunks("x" * 4500)] == [2000, 2000, 500]
+
+
+async def test_passages_are_saved_listed_by_page_and_filtered(archives: Archives, ann: Agent) -> None:
+    for text, tags in (
+        ("Rome is old.", ["city"]),
+        ("Miso is a cat.", ["cat", "pet"]),
+        ("Tom is a cat.", ["cat"]),
+    ):
+        (made,) = await archives.add(ann, text, tags)
+        assert (made.uid, made.passage.tags) == (ann.uid, tuple(tags))
+    everything = await archives.list(ann, ANY)
+    assert texts(everything) == ["Rome is old.", "Miso is a cat.", "Tom is a cat."]
+    assert texts(await archives.list(ann, ANY, newest_first=True, limit=1)) == ["Tom is a cat."]
+    first, second, third = [view.passage for view in everything]
+    assert texts(await archives.list(ann, ANY, after=first.seq, limit=1)) == ["Miso is a cat."]
+    assert texts(await archives.list(ann, ANY, before=third.seq, newest_first=True)) == []
+    rest = await archives.list(ann, ANY, after=third.seq, newest_first=True)
+    assert texts(rest) == ["Miso is a cat.", "Rome is old."]
+    assert texts(await archives.list(ann, PassageFilter(text="IS A"))) == ["Miso is a cat.", "Tom is a cat."]
+    assert texts(await archives.list(ann, PassageFilter(tags=["pet", "city"]))) == [
+        "Rome is old.",
+        "Miso is a cat.",
+    ]
+    assert texts(await archives.list(ann, PassageFilter(tags=["pet", "cat"], all_tags=True))) == [
+        "Miso is a cat."
+    ]
+    assert texts(await archives.list(ann, PassageFilter(since=second.at))) == [
+        "Miso is a cat.",
+        "Tom is a cat.",
+    ]
+    assert texts(await archives.list(ann, PassageFilter(until=second.at))) == ["Rome is old."]
+
+
+@pytest.mark.parametrize("is_indexed", [True, False])
+async def test_a_search_finds_passages_among_many_messages(
+    archives: Archives, ann: Agent, store: Store, is_indexed: bool
+) -> None:
+    speaker = Speaker(store, api_scope("ann"), Clock())
+    for n in range(60):
+        await speaker.say([user(f"My cat number {n} purrs.")], assistant("A cat."), f"c{n}")
+    await archives.add(ann, "The cat Miso purrs at night.", ["pet"])
+    await archives.add(ann, "Rome is old.", ["city"])
+    if is_indexed:
+        while await store.recall.index(ann.id):
+            pass
+    assert texts(await archives.search(ann, "Does a cat purr?", ANY)) == ["The cat Miso purrs at night."]
+    assert await archives.search(ann, "cat", PassageFilter(tags=["city"])) == []
+    assert texts(await archives.search(ann, "cat", PassageFilter(tags=["pet"]))) == [
+        "The cat Miso purrs at night."
+    ]
+    assert await archives.search(ann, "cat", PassageFilter(until=1.0)) == []
+
+
+async def test_a_search_asks_every_archive_that_is_attached_and_takes_from_each(
+    archives: Archives, ann: Agent, store: Store
+) -> None:
+    bob = (await make_agent(store, "bob")).agent
+    made, memory = await shared(store, archives, ann, bob)
+    await archives.add(ann, "Ann's cat is Miso.")
+    await archives.add(memory, "Every cat has four legs.")
+    await archives.add(memory, "A cat sleeps a lot.")
+    found = await archives.search(ann, "cat", ANY, limit=2)
+    assert [view.uid for view in found] == [ann.uid, made.uid]
+    assert len(await archives.search(ann, "cat", ANY)) == 3
+    assert {view.uid for view in await archives.search(bob, "cat", ANY)} == {made.uid}
+    assert await store.attached.agents_with(PROJECT, ARCHIVE, memory.id) == [ann.id, bob.id]
+    other = (await make_agent(store, "eve", project="elsewhere")).agent
+    with pytest.raises(NotFound):
+        await archives.memory("elsewhere", made.uid)
+    assert await archives.search(other, "cat", ANY) == []
+
+
+async def test_an_archive_is_no_agent_and_is_deleted_with_its_passages(
+    archives: Archives, ann: Agent, store: Store, tmp_path: Path
+) -> None:
+    made, memory = await shared(store, archives, ann, name="zqnamex")
+    await archives.add(memory, "zqpassagex", ["zqtagx"])
+    assert [e.agent.id for e in await store.definitions.agents(PROJECT, AgentFilter())] == [ann.id]
+    with pytest.raises(NotFound):
+        await store.definitions.agent(PROJECT, made.uid)
+    await archives.delete(PROJECT, made.uid)
+    with pytest.raises(NotFound):
+        await archives.memory(PROJECT, made.uid)
+    data = bytes_in(tmp_path)
+    assert not [word for word in ("name", "passage", "tag") if f"zq{word}x".encode() in data]
+    assert await rows(store, "SELECT * FROM attached") == []
+    assert await archives.search(ann, "zqpassagex", ANY) == []
+
+
+async def test_a_removed_passage_is_found_nowhere(
+    archives: Archives, ann: Agent, store: Store, tmp_path: Path
+) -> None:
+    (gone,) = await archives.add(ann, "zqgonex cat", ["zqtagx"])
+    await archives.add(ann, "stays cat")
+    while await store.recall.index(ann.id):
+        pass
+    await archives.remove(ann, gone.passage.seq)
+    assert (
+        texts(await archives.list(ann, ANY)) == texts(await archives.search(ann, "cat", ANY)) == ["stays cat"]
+    )
+    data = bytes_in(tmp_path)
+    assert not [word for word in ("gone", "tag") if f"zq{word}x".encode() in data]
+    for seq in (gone.passage.seq, 99):
+        with pytest.raises(NotFound):
+            await archives.remove(ann, seq)
+    bob = (await make_agent(store, "bob")).agent
+    with pytest.raises(NotFound):
+        await archives.remove(bob, gone.passage.seq + 1)
