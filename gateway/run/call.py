@@ -8,7 +8,7 @@ import orjson
 
 from adapters.types import ModelRequest
 from gateway.core.request.chat import ChatRequest
-from gateway.core.request.envelope import consumed, developer_places, spent
+from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
 from gateway.core.request.splice import Splice
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import fit
@@ -87,4 +87,5 @@ def form_for(request: ChatRequest, endpoint: Endpoint) -> EndpointForm:
         spent=tuple(each for each in spent(request.json, known.spends) if each not in names),
         as_system=() if takes_developer else developer_places(request.messages),
         takes_usage=known.stream_usage,
+        can_force=known.forces_thinkers or not asks_to_think(request.json),
     )

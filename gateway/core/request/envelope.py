@@ -78,3 +78,9 @@ _SPENT: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
 def developer_places(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     """Returns the indices of `developer` messages, which are `system` for an upstream that has no such role."""
     return tuple(i for i, message in enumerate(messages) if message.get("role") == "developer")
+
+
+def asks_to_think(body: Mapping[str, Any]) -> bool:
+    """Returns whether a request turns a model's thinking on, in Anthropic's own words."""
+    thinking = body.get("thinking")
+    return isinstance(thinking, dict) and thinking.get("type") not in (None, "disabled")

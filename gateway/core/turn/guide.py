@@ -68,17 +68,20 @@ class Offer:
     nudge: str = ""
     is_final: bool = False
 
-    def fields(self) -> Json:
+    def fields(self, *, can_force: bool = True) -> Json:
         """Returns the fields of a request that say so; the `tools` never change, because providers cache them.
 
         Where it is only narrower than all tools no field says it: a call outside of it gets an error as its result.
+        can_force: the model can be made to call a tool.
         """
         found: Json = {}
         if self.is_final or self.names == ():
             found["tool_choice"] = "none"
-        elif self.must and self.names is not None and len(self.names) == 1:
+        elif not (self.must and can_force):
+            pass
+        elif self.names is not None and len(self.names) == 1:
             found["tool_choice"] = {"type": "function", "function": {"name": self.names[0]}}
-        elif self.must:
+        else:
             found["tool_choice"] = "required"
         if self.one_at_a_time and found.get("tool_choice") != "none":
             found["parallel_tool_calls"] = False

@@ -27,13 +27,14 @@ class EndpointForm:
 
     consumed: fields of the client's that are not for an upstream; spent: those that its translation reads.
     as_system: indices of messages whose role the upstream calls `system`. takes_usage: it counts a stream's tokens when
-    it is asked to.
+    it is asked to. can_force: the model can be made to call a tool.
     """
 
     consumed: tuple[str, ...] = ()
     spent: tuple[str, ...] = ()
     as_system: tuple[int, ...] = ()
     takes_usage: bool = True
+    can_force: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ class Prompt:
             if budget_tokens is not None and request.max_tokens_key is not None:
                 splice.set_member(request.max_tokens_key, orjson.dumps(budget_tokens))
         if offer is not None:
-            for key, value in offer.fields().items():
+            for key, value in offer.fields(can_force=self.form.can_force).items():
                 splice.set_member(key, orjson.dumps(value))
         return splice.render()
 

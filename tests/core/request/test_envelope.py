@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from adapters.providers import PROVIDERS
-from gateway.core.request.envelope import consumed, developer_places, spent
+from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
 
 
 def image(more: dict[str, Any]) -> dict[str, Any]:
@@ -66,3 +66,17 @@ def test_what_a_translation_has_no_place_for(extra: dict[str, Any], expected: tu
 def test_where_a_developer_speaks() -> None:
     roles = ["developer", "user", "system", "developer", None]
     assert developer_places([{"role": role} for role in roles]) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "thinks"),
+    [
+        ({}, False),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, True),
+        ({"thinking": {"type": "adaptive"}}, True),
+        ({"thinking": {"type": "disabled"}}, False),
+        ({"thinking": "enabled"}, False),
+    ],
+)
+def test_who_asks_a_model_to_think(body: dict[str, Any], thinks: bool) -> None:
+    assert asks_to_think(body) is thinks
