@@ -26,6 +26,7 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.operations import make_operations
 from gateway.providers import make_background, make_embedder, make_providers
+from gateway.run.agents.registry import Registry
 from gateway.run.background.services import BackgroundServices
 from gateway.run.chat import Chat
 from gateway.run.memory.blocks import follow_settings
@@ -40,6 +41,8 @@ from gateway.web.body import BodyReader
 from gateway.web.chat import CHAT_PATH, ChatRoute
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
+from gateway.web.letta.all import agents_routes, error_forms
+from gateway.web.letta.api import AgentsApi
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from storage.sql.store import Store
@@ -106,6 +109,7 @@ class Gateway:
             self.access,
             clock,
             open_prefix=ADMIN_PREFIX if admin_token else None,
+            error_forms=error_forms(),
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._embedder = embedder
@@ -113,10 +117,14 @@ class Gateway:
 
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
         settings, max_upload_bytes = self.settings, self.settings.server.max_upload_bytes
+        api = self._agents_api(limits)
+        # Before the models: `/v1/models/` is a list of the agents API.
+        agents = [] if api is None else agents_routes(api, bodies)
         forwarding = Forwarding(settings, self.providers, self.chat.failover)
         routes: list[BaseRoute] = [
             # Gives other methods their 405; posts never come this far.
             Route(CHAT_PATH, _only_post, methods=["POST"]),
+            *agents,
             *model_routes(self.models),
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
             *health_routes(self.readiness, self.metrics),
@@ -125,6 +133,17 @@ class Gateway:
             operations = make_operations(settings, self.store, self.background.embed_query)
             routes += admin_routes(operations, admin_token)
         return routes
+
+    def _agents_api(self, limits: Limits) -> AgentsApi | None:
+        """Returns the parts that the agents API speaks to; None without a store."""
+        chat, store = self.chat, self.store
+        if store is None or chat.keeper is None or chat.agents is None:
+            return None
+        registry = Registry(store, self.settings, chat.directory.specs, self._clock)
+        send_timeout_s = limits.send_timeout_s
+        return AgentsApi(
+            self.settings, store, registry, chat.agents, chat.keeper, self.models, self._clock, send_timeout_s
+        )
 
     @property
     def idle(self) -> asyncio.Event:
@@ -230,7 +249,7 @@ def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=("GET", "POST", "DELETE"),
+        allow_methods=("GET", "POST", "PATCH", "PUT", "DELETE"),
         allow_headers=("*",),
         expose_headers=("*",),
         allow_private_network=True,

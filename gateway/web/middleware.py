@@ -25,7 +25,7 @@ from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
 from gateway.web.auth import Caller, Guard
 
-OPEN_PATHS = frozenset(("/", "/health", "/health/ready"))
+OPEN_PATHS = frozenset(("/", "/health", "/health/ready", "/v1/health", "/v1/health/"))
 OPENAI_ERRORS: Final = ChatErrors()
 CLIENT_GONE = 499  # nginx's status for it; it appears in logs and metrics only
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")

@@ -172,6 +172,12 @@ class Definitions(Group):
         return [found[id] for id in ids if id in found]
 
     @reads
+    async def agents_among(self, connection: Connection, agents: Sequence[int]) -> builtins.list[AgentEntry]:
+        """Returns these agents, in the order in which they were made."""
+        entries = [_entry(row) for row in await rows_of(connection, SQL["agents_among"], agents)]
+        return sorted(entries, key=lambda entry: entry.agent.id)
+
+    @reads
     async def version(self, connection: Connection, agent: int) -> int | None:
         """Returns the version of an agent's definition; None where it has none."""
         version: int | None = await connection.value(SQL["version"], (agent,))

@@ -109,6 +109,10 @@ SELECT id FROM definitions WHERE memory = ? AND memory <> 0
 SELECT id, uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents
 WHERE project = ?1 AND id {in:2:BIGINT:64}
 
+-- name: agents_among
+-- Reads some agents by their rows.
+{entry} WHERE a.id {in:1:BIGINT:64}
+
 -- name: version
 -- Returns the version of an agent's definition, by which others know whether it is the one they read.
 SELECT d.version FROM definitions d WHERE d.memory = ? AND d.memory <> 0 AND d.kind = 'agent'

@@ -19,6 +19,7 @@ from gateway.core.definition import AgentDefinition
 from gateway.dialects.letta.block import CreateBlock, block_json
 from gateway.dialects.letta.body import KEPT, Body, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.dialects.letta.model import WINDOW
 from gateway.dialects.letta.shown import time_of
 from storage.records import Block, Definition, Run
 
@@ -27,8 +28,6 @@ AgentType = Literal[
     "sleeptime_agent", "voice_convo_agent", "voice_sleeptime_agent",
 ]  # fmt: skip
 DEFAULT_TYPE = "letta_v1_agent"
-# Shown where nothing is known of the model's window.
-_WINDOW = 128_000
 
 _HOSTED = refused("It belongs to Letta's hosted product.")
 
@@ -218,7 +217,9 @@ class CreateAgent(UpdateAgent):
     tools: list[str] | UnsetType | None = UNSET
     include_base_tools: bool | UnsetType | None = UNSET
     include_base_tool_rules: bool | UnsetType | None = UNSET
-    include_multi_agent_tools: bool | UnsetType | None = UNSET
+    include_multi_agent_tools: (
+        Annotated[bool | None, refused("Agents do not speak to one another yet.")] | UnsetType
+    ) = UNSET
     initial_message_sequence: list[dict[str, Any]] | UnsetType | None = UNSET
 
     from_template: Annotated[str | None, _HOSTED] | UnsetType = UNSET
@@ -478,7 +479,7 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
         "model_endpoint": None,
         "provider_name": upstream or None,
         "provider_category": "base",
-        "context_window": definition.context_window or window or _WINDOW,
+        "context_window": definition.context_window or window or WINDOW,
         "temperature": sampling.get("temperature"),
         "max_tokens": sampling.get("max_tokens"),
         "reasoning_effort": sampling.get("reasoning_effort"),

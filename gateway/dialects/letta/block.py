@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
-from gateway.dialects.letta.body import KEPT, Body, refused
+from gateway.dialects.letta.body import KEPT, Body, given, refused
 from gateway.dialects.letta.shown import time_of
+from storage.listing import BlockChange
 from storage.records import Block, Revision
 
 # Characters of a block whose maker names no limit; Letta's number.
@@ -46,6 +47,39 @@ class UpdateBlock(CreateBlock):
 
     label: Label | UnsetType | None = UNSET  # type: ignore[assignment]
     value: str | UnsetType | None = UNSET  # type: ignore[assignment]
+
+
+def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
+    """Returns a new block with what else is said of it; its id does not count."""
+    made = Block(
+        0,
+        create.label,
+        create.description or "",
+        create.value,
+        DEFAULT_LIMIT if create.limit is UNSET or create.limit is None else create.limit,
+        create.read_only is True,
+    )
+    return made, details_of(create)
+
+
+def change_of(update: UpdateBlock, details: dict[str, Any]) -> BlockChange:
+    """Returns the change that is asked for. details: what else is said of the block so far."""
+    sent = given(update)
+    description = sent.get("description")
+    return BlockChange(
+        value=sent.get("value"),
+        label=sent.get("label"),
+        description="" if "description" in sent and description is None else description,
+        limit=sent.get("limit"),
+        read_only=sent.get("read_only"),
+        details={**details, **more} if (more := details_of(update)) else None,
+    )
+
+
+def details_of(block: CreateBlock) -> dict[str, Any]:
+    """Returns what is said of a block beside what a turn needs of it."""
+    sent = given(block)
+    return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
 
 
 def block_json(block: Block, document: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -115,9 +115,32 @@ def tool_json(made: Definition) -> dict[str, Any]:
     }
 
 
-def built_in_json(uid: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Returns a tool of the gateway's own. uid: a constant. kind: Letta's `tool_type`."""
-    return _tool(uid, schema["name"], schema, kind)
+def built_in_json(uid: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Returns a tool of the gateway's own. uid: a constant."""
+    return _tool(uid, schema["name"], schema, type_of(schema["name"]))
+
+
+def type_of(name: str | None) -> str:
+    """Returns Letta's `tool_type` of a tool of the gateway's own; of one that was made over REST (None) as well."""
+    return "custom" if name is None else _TYPES.get(name, _MOST)
+
+
+_MOST = "letta_core"
+_TYPES = {
+    **dict.fromkeys(("core_memory_append", "core_memory_replace", "memory"), "letta_memory_core"),
+    **dict.fromkeys(
+        ("memory_insert", "memory_replace", "memory_rethink", "memory_apply_patch", "memory_finish_edits"),
+        "letta_sleeptime_core",
+    ),
+    **dict.fromkeys(
+        (
+            "send_message_to_agent_and_wait_for_reply", "send_message_to_agent_async",
+            "send_message_to_agents_matching_tags",
+        ),
+        "letta_multi_agent_core",
+    ),
+    **dict.fromkeys(("grep_files", "semantic_search_files"), "letta_files_core"),
+}  # fmt: skip
 
 
 def _tool(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from gateway.core.memory.kinds import (
 )
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.turn.rules import in_words, read_rules
-from gateway.errors import BadRequest, Conflict
+from gateway.errors import BadRequest, Conflict, UnknownModel
 from gateway.run.agents.tools import TRIES, ResolvedAgent, SpecCache, ToolRegistry, ToolView, number_of
+from gateway.run.upstream.route import agent_route, resolve_route
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.errors import WriteConflict
@@ -173,6 +174,33 @@ class Registry:
             defined=defined,
         )
 
+    def context_window(self, found: Definition) -> int | None:
+        """Returns the tokens of the window that an agent's model has; None where they are not known."""
+        own = found.body.get("context_window")
+        return own if isinstance(own, int) else self.model_window(found.body.get("model"))
+
+    def model_window(self, model: str | None) -> int | None:
+        """Returns the tokens of a model's window, as far as the settings say. model: as an agent names it."""
+        upstream, name = self._model(model)
+        try:
+            return agent_route(self._settings, AgentSpec("", model=name, upstream=upstream)).context_window
+        except UnknownModel:
+            return None
+
+    def handle(self, model: str) -> str:
+        """Returns a model of the gateway's list as `<upstream or its kind>/<model>`, which agents' makers write."""
+        settings = self._settings
+        if any(alias.alias == model for alias in settings.models):
+            return model
+        try:
+            route = resolve_route(settings, model)
+        except UnknownModel:
+            return model
+        kinds = [each.kind for each in settings.upstreams]
+        upstream = next(each for each in settings.upstreams if each.name == route.upstream)
+        first = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
+        return f"{first}/{route.model}"
+
     def _model(self, model: str | None) -> tuple[str | None, str | None]:
         """Returns (upstream, model). A first part that is an upstream's name or kind is taken off; None: unsaid."""
         settings = self._settings
@@ -252,6 +280,11 @@ class Registry:
             project, wanted, after=after, before=before, limit=limit, newest_first=newest_first
         )
         return await self._views(project, entries)
+
+    async def several(self, project: str, agents: Sequence[int]) -> Sequence[AgentView]:
+        """Returns agents by the rows of their memories, in the order in which they were made."""
+        entries = await self._store.definitions.agents_among(agents)
+        return await self._views(project, [e for e in entries if e.agent.scope.project == project])
 
     async def count(self, project: str) -> int:
         return await self._store.definitions.count(project)

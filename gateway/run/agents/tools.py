@@ -106,7 +106,10 @@ class ToolRegistry:
         own = [
             ToolView(each, built_in_uid(each))
             for each, place in places.items()
-            if low < place < high and name in (None, each) and (text is None or text.lower() in each)
+            if each in SCHEMAS
+            and low < place < high
+            and name in (None, each)
+            and (text or "").lower() in each
         ]
         page = Page(low, high, limit, newest_first=False)
         if newest_first:

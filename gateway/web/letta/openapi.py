@@ -41,7 +41,7 @@ _ERRORS = {
 
 def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
     """Returns the description of these rows."""
-    rows = list(rows)
+    rows = [row for row in rows if row.is_served]
     kinds = {kind for row in rows for kind in (row.body, row.query) if kind is not None}
     _, components = msgspec.json.schema_components(
         sorted(kinds, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"

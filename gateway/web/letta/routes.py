@@ -19,11 +19,13 @@ from starlette.routing import Route
 
 from gateway.core import ids
 from gateway.dialects.letta import body as bodies
-from gateway.errors import Conflict, GatewayError, MemoryUnavailable, UnknownId
+from gateway.dialects.letta.error import LettaErrors
+from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId
 from gateway.web.body import BodyReader
 from gateway.web.middleware import trace_of
-from storage.errors import NotFound, StoreError, WriteConflict
+from storage.errors import NotFound, OverLimit, Stale, StoreError, WriteConflict
 
+_ERRORS = LettaErrors()
 _PROJECT_HEADERS = ("x-project", "x-project-id")
 
 
@@ -55,7 +57,7 @@ class AgentsRoute:
     """A route. says: what it does, as a verb in the imperative.
 
     path: with and without a slash at its end alike. body, query: what it takes; a body may be left out where every
-    field may. A handler returns JSON, or a response that it made itself.
+    field may. A handler returns JSON, or a response that it made itself. is_served: False: it only says why not.
     """
 
     method: str
@@ -65,6 +67,7 @@ class AgentsRoute:
     body: type[Struct] | None = None
     query: type[Struct] | None = None
     slashes: tuple[str, ...] = ("", "/")
+    is_served: bool = True
 
 
 def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
@@ -86,7 +89,7 @@ class _Served:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
         trace = trace_of(scope)
-        trace.route = "agents"
+        trace.route, trace.errors = "agents", _ERRORS
         # A HEAD is answered as its GET.
         row = self._methods.get(scope["method"]) or self._methods["GET"]
         async with self._reader.read(scope, receive) as data:
@@ -142,7 +145,9 @@ def uid_in(kind: str, id: str) -> str:
 def as_gateway_error(error: StoreError) -> GatewayError:
     """Returns an error of the store as the caller is told it."""
     if isinstance(error, NotFound):
-        return UnknownId(error.message)
-    if isinstance(error, WriteConflict):
-        return Conflict(f"{error.message}. Read it again and repeat the change.")
+        return UnknownId(f"{error.message[:1].upper()}{error.message[1:]}.")
+    if isinstance(error, OverLimit):
+        return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.", param="value")
+    if isinstance(error, WriteConflict | Stale):
+        return Conflict(f"{error.message[:1].upper()}{error.message[1:]}.")
     return MemoryUnavailable(f"Memory is not available: {error.message}.", retry_after_s=1.0)

@@ -1,0 +1,46 @@
+"""Models, as the agents API lists them: by the handles that agents name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Shown where nothing is known of a model's window.
+WINDOW = 128_000
+
+
+def model_json(handle: str, window: int | None) -> dict[str, Any]:
+    """Returns a model. handle: as an agent names it. window: tokens, None where it is not known."""
+    provider, _, name = handle.rpartition("/")
+    kind = "anthropic" if provider == "anthropic" else "openai"
+    return {
+        "handle": handle,
+        "name": name,
+        "display_name": name,
+        "model": name,
+        "model_type": "llm",
+        "context_window": window or WINDOW,
+        "max_context_window": window or WINDOW,
+        "provider_type": kind,
+        "provider_name": provider or "mnemogate",
+        "provider_category": "base",
+        "model_endpoint_type": kind,
+        "model_endpoint": None,
+    }
+
+
+def embedding_model_json(handle: str) -> dict[str, Any]:
+    """Returns the embedder of the gateway, of which there is one."""
+    provider, _, name = handle.rpartition("/")
+    return {
+        "handle": handle,
+        "name": name,
+        "display_name": name,
+        "embedding_model": name,
+        "model_type": "embedding",
+        "embedding_dim": 0,
+        "embedding_chunk_size": None,
+        "embedding_endpoint": None,
+        "embedding_endpoint_type": "openai",
+        "provider_type": "openai",
+        "provider_name": provider or "mnemogate",
+    }

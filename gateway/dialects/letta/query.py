@@ -1,0 +1,175 @@
+"""The parameters of queries, as the agents API takes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.dialects.letta.body import Body, refused
+from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.dialects.letta.send import MessageType
+
+Order = Literal["asc", "desc"]
+_AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]
+Limit = Annotated[int, Meta(ge=1, le=1_000)]
+_PROJECT = refused("A key opens one project, and lists are of that.")
+_NO_IDENTITIES = refused("A user is a memory of a profile: look for the tag user:<id>.")
+_NO_TEMPLATES = refused("Templates belong to Letta's hosted product.")
+
+
+class PageQuery(Body):
+    """A page of a list. after, before: ids between which it lies, exclusive, in the order asked for."""
+
+    before: str | UnsetType | None = UNSET
+    after: str | UnsetType | None = UNSET
+    limit: Limit | UnsetType | None = UNSET
+    order: Order | UnsetType | None = UNSET
+    order_by: Literal["created_at"] | UnsetType | None = UNSET
+    ascending: bool | UnsetType | None = UNSET
+
+    def newest_first(self, otherwise: bool = True) -> bool:
+        """Says whether the newest come first. otherwise: where the query says nothing."""
+        if isinstance(self.order, str):
+            return self.order == "desc"
+        return not self.ascending if isinstance(self.ascending, bool) else otherwise
+
+    def size(self, otherwise: int = 50) -> int:
+        return self.limit if isinstance(self.limit, int) else otherwise
+
+
+class AgentsQuery(PageQuery):
+    order_by: _AgentOrder | UnsetType | None = UNSET  # type: ignore[assignment]
+    sort_by: str | UnsetType | None = UNSET
+    name: str | UnsetType | None = UNSET
+    query_text: str | UnsetType | None = UNSET
+    tags: list[str] | UnsetType = UNSET
+    match_all_tags: bool = False
+    last_stop_reason: str | UnsetType | None = UNSET
+    show_hidden_agents: bool | UnsetType | None = UNSET
+    include: list[str] | UnsetType = UNSET
+    include_relationships: list[str] | UnsetType = UNSET
+    project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+    template_id: Annotated[str | None, _NO_TEMPLATES] | UnsetType = UNSET
+    base_template_id: Annotated[str | None, _NO_TEMPLATES] | UnsetType = UNSET
+    identity_id: Annotated[str | None, _NO_IDENTITIES] | UnsetType = UNSET
+    identifier_keys: Annotated[list[str] | None, _NO_IDENTITIES] | UnsetType = UNSET
+    created_by_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+
+    @property
+    def sorting(self) -> str:
+        """The name of the time by which agents are ordered: created, updated or completed."""
+        by = self.order_by if isinstance(self.order_by, str) else self.sort_by
+        if not isinstance(by, str):
+            return "created"
+        try:
+            return {"created_at": "created", "updated_at": "updated", "last_run_completion": "completed"}[by]
+        except KeyError:
+            words = "Expected created_at, updated_at or last_run_completion"
+            raise Unprocessable([Fault(("query", "sort_by"), words, "literal_error", by)]) from None
+
+
+class AgentQuery(Body):
+    include: list[str] | UnsetType = UNSET
+    include_relationships: list[str] | UnsetType = UNSET
+
+
+class AgentsOfQuery(PageQuery):
+    """The agents that have something."""
+
+    include: list[str] | UnsetType = UNSET
+    include_relationships: list[str] | UnsetType = UNSET
+
+
+class BlocksQuery(PageQuery):
+    label: str | UnsetType | None = UNSET
+    label_search: str | UnsetType | None = UNSET
+    description_search: str | UnsetType | None = UNSET
+    value_search: str | UnsetType | None = UNSET
+    name: str | UnsetType | None = UNSET
+    tags: list[str] | UnsetType = UNSET
+    match_all_tags: bool = False
+    connected_to_agents_count_eq: list[int] | UnsetType = UNSET
+    connected_to_agents_count_gt: int | UnsetType | None = UNSET
+    connected_to_agents_count_lt: int | UnsetType | None = UNSET
+    show_hidden_blocks: bool | UnsetType | None = UNSET
+    templates_only: Annotated[bool | None, _NO_TEMPLATES] | UnsetType = UNSET
+    project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+    identity_id: Annotated[str | None, _NO_IDENTITIES] | UnsetType = UNSET
+    identifier_keys: Annotated[list[str] | None, _NO_IDENTITIES] | UnsetType = UNSET
+
+
+class ToolsQuery(PageQuery):
+    name: str | UnsetType | None = UNSET
+    names: list[str] | UnsetType = UNSET
+    tool_ids: list[str] | UnsetType = UNSET
+    search: str | UnsetType | None = UNSET
+    tool_types: list[str] | UnsetType = UNSET
+    exclude_tool_types: list[str] | UnsetType = UNSET
+    return_only_letta_tools: bool | UnsetType | None = UNSET
+
+
+class TagsQuery(PageQuery):
+    order_by: Literal["name"] | UnsetType | None = UNSET  # type: ignore[assignment]
+    name: str | UnsetType | None = UNSET
+    query_text: str | UnsetType | None = UNSET
+
+
+class ModelsQuery(Body):
+    provider_category: list[str] | UnsetType = UNSET
+    provider_name: str | UnsetType | None = UNSET
+    provider_type: str | UnsetType | None = UNSET
+
+
+class PassagesQuery(PageQuery):
+    search: str | UnsetType | None = UNSET
+
+
+class PassageSearchQuery(Body):
+    query: str
+    tags: list[str] | UnsetType = UNSET
+    tag_match_mode: Literal["any", "all"] = "any"
+    top_k: Annotated[int, Meta(ge=1, le=100)] | UnsetType | None = UNSET
+    start_datetime: str | UnsetType | None = UNSET
+    end_datetime: str | UnsetType | None = UNSET
+
+
+class MessagesQuery(PageQuery):
+    conversation_id: str | UnsetType | None = UNSET
+    include_return_message_types: list[MessageType] | UnsetType = UNSET
+    include_err: bool | UnsetType | None = UNSET
+    use_assistant_message: bool = True
+    assistant_message_tool_name: str = "send_message"
+    assistant_message_tool_kwarg: str = "message"
+    group_id: (
+        Annotated[str | None, refused("A group's messages are those of its agents; list them there.")]
+        | UnsetType
+    ) = UNSET
+
+
+class RunsQuery(PageQuery):
+    agent_id: str | UnsetType | None = UNSET
+    agent_ids: list[str] | UnsetType = UNSET
+    active: bool = False
+    background: bool | UnsetType | None = UNSET
+    conversation_id: str | UnsetType | None = UNSET
+    statuses: list[Literal["created", "running", "completed", "failed", "cancelled"]] | UnsetType = UNSET
+    stop_reason: str | UnsetType | None = UNSET
+
+
+class StepsQuery(PageQuery):
+    agent_id: str | UnsetType | None = UNSET
+    feedback: Literal["positive", "negative"] | UnsetType | None = UNSET
+    has_feedback: Annotated[bool | None, refused("Say which `feedback`.")] | UnsetType = UNSET
+    model: Annotated[str | None, refused("Steps are not listed by model.")] | UnsetType = UNSET
+    start_date: (
+        Annotated[str | None, refused("Steps are not listed by date; go from page to page.")] | UnsetType
+    ) = UNSET
+    end_date: (
+        Annotated[str | None, refused("Steps are not listed by date; go from page to page.")] | UnsetType
+    ) = UNSET
+    tags: Annotated[list[str] | None, refused("Steps have no tags.")] | UnsetType = UNSET
+    trace_ids: (
+        Annotated[list[str] | None, refused("Requests are not stored, so there are no traces.")] | UnsetType
+    ) = UNSET
+    project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET

@@ -1,0 +1,102 @@
+"""Agents: made, listed, changed, deleted; their blocks, and what stands in their context."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from gateway.core.definition import AgentDefinition
+from gateway.dialects.letta.agent import CreateAgent, UpdateAgent, changed, definition_of
+from gateway.dialects.letta.block import block_of
+from gateway.dialects.letta.body import given
+from gateway.dialects.letta.query import AgentQuery, AgentsQuery
+from gateway.run.agents.registry import AgentEdit, NewAgent
+from gateway.web.letta.api import AgentsApi, given_or_none, uid_or_none
+from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
+from storage.listing import AgentFilter
+
+
+class AgentRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+
+    def rows(self) -> list[AgentsRoute]:
+        one = "/v1/agents/{agent_id}"
+        return [
+            AgentsRoute(
+                "GET", "/v1/agents", self.index, "List agents, users' memories among them.", query=AgentsQuery
+            ),
+            AgentsRoute("POST", "/v1/agents", self.create, "Make an agent.", body=CreateAgent),
+            AgentsRoute("GET", "/v1/agents/count", self.count, "Count agents."),
+            AgentsRoute("GET", one, self.retrieve, "Return an agent.", query=AgentQuery),
+            AgentsRoute("PATCH", one, self.update, "Change an agent.", body=UpdateAgent),
+            AgentsRoute("DELETE", one, self.delete, "Delete an agent, and forget all that it knew."),
+        ]
+
+    async def index(self, asked: Asked) -> Any:
+        query: AgentsQuery = asked.query
+        wanted = AgentFilter(
+            name=given_or_none(query.name),
+            text=given_or_none(query.query_text),
+            tags=given_or_none(query.tags) or (),
+            all_tags=query.match_all_tags,
+            stop=given_or_none(query.last_stop_reason),
+            order=query.sorting,
+            hidden=query.show_hidden_agents is True,
+        )
+        views = await self._api.registry.list(
+            asked.project,
+            wanted,
+            after=uid_or_none("agent", query.after),
+            before=uid_or_none("agent", query.before),
+            limit=query.size(),
+            newest_first=query.newest_first(),
+        )
+        return [await self._api.shown(view) for view in views]
+
+    async def count(self, asked: Asked) -> Any:
+        return await self._api.registry.count(asked.project)
+
+    async def create(self, asked: Asked) -> Any:
+        create: CreateAgent = asked.body
+        sent = given(create)
+        definition = definition_of(create)
+        if definition.model is None:
+            definition = replace(definition, model=self._api.first_model())
+        new = NewAgent(
+            definition,
+            name=sent.get("name"),
+            own=[block_of(block) for block in sent.get("memory_blocks") or ()],
+            blocks=[uid_in("block", each) for each in sent.get("block_ids") or ()],
+            tools=sent.get("tools") or (),
+            tool_uids=[uid_in("tool", each) for each in sent.get("tool_ids") or ()],
+            tags=sent.get("tags") or (),
+            base_tools=sent.get("include_base_tools") is not False,
+            base_rules=sent.get("include_base_tool_rules"),
+        )
+        return await self._api.shown(await self._api.registry.create(asked.project, new))
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return await self._api.shown(await self._api.view(asked))
+
+    async def update(self, asked: Asked) -> Any:
+        update: UpdateAgent = asked.body
+        sent = given(update)
+
+        def edit(definition: AgentDefinition) -> AgentDefinition:
+            return changed(definition, update)
+
+        blocks, tools = sent.get("block_ids"), sent.get("tool_ids")
+        change = AgentEdit(
+            name=sent.get("name"),
+            edit=edit,
+            blocks=None if blocks is None else [uid_in("block", each) for each in blocks],
+            tools=None if tools is None else [uid_in("tool", each) for each in tools],
+            tags=sent.get("tags"),
+        )
+        uid = asked.uid("agent", "agent_id")
+        return await self._api.shown(await self._api.registry.change(asked.project, uid, change))
+
+    async def delete(self, asked: Asked) -> Any:
+        await self._api.registry.delete(asked.project, asked.uid("agent", "agent_id"))
+        return {"message": "The agent is deleted, and what it knew is forgotten."}

@@ -1,0 +1,58 @@
+"""All rows of the agents API, and the page that describes them."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Final
+
+from starlette.routing import Route
+
+from gateway.dialects.letta.error import LettaErrors
+from gateway.errors import ErrorForm
+from gateway.web.body import BodyReader
+from gateway.web.letta.agents import AgentRoutes
+from gateway.web.letta.api import AgentsApi
+from gateway.web.letta.blocks import BlockRoutes
+from gateway.web.letta.openapi import document
+from gateway.web.letta.refused import refused_rows
+from gateway.web.letta.routes import AgentsRoute, Asked, serve
+from gateway.web.letta.stores import StoreRoutes
+from gateway.web.letta.tools import ToolRoutes
+
+# The paths whose errors have the form of this API, whoever makes them.
+_PREFIXES: Final = (
+    "/v1/agents", "/v1/blocks", "/v1/tools", "/v1/runs", "/v1/steps", "/v1/tags", "/v1/passages", "/v1/archives",
+    "/v1/folders", "/v1/sources", "/v1/mcp-servers", "/v1/identities", "/v1/templates", "/v1/groups",
+    "/v1/environments", "/v1/client-side-access-tokens", "/v1/health", "/openapi.json",
+)  # fmt: skip
+
+
+def error_forms() -> dict[str, ErrorForm]:
+    form = LettaErrors()
+    return dict.fromkeys(_PREFIXES, form)
+
+
+@cache
+def _described(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
+    return document(rows, version("mnemogate"))
+
+
+def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
+    """Returns all rows, those that only say why they are not served behind the others."""
+    parts = (AgentRoutes(api), BlockRoutes(api), ToolRoutes(api), StoreRoutes(api, version("mnemogate")))
+    rows = [row for part in parts for row in part.rows()]
+
+    async def openapi(_: Asked) -> Any:
+        return _described(tuple(rows))
+
+    return [
+        *rows,
+        *refused_rows(),
+        AgentsRoute("GET", "/openapi.json", openapi, "Describe this API.", slashes=("",)),
+    ]
+
+
+def agents_routes(api: AgentsApi, bodies: BodyReader) -> list[Route]:
+    """Returns the routes of the agents API."""
+    return serve(agents_rows(api), bodies)

@@ -1,0 +1,125 @@
+"""The parts of the gateway that the agents API speaks to, and the few things that all its handlers do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import UnsetType
+
+from gateway.core import ids
+from gateway.core.definition import AgentDefinition
+from gateway.core.memory.builtin import definition_of
+from gateway.dialects.letta.agent import agent_json
+from gateway.dialects.letta.query import PageQuery
+from gateway.dialects.letta.tool import built_in_json, tool_json
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.agents.registry import AgentView, Registry
+from gateway.run.agents.run import AgentRuns
+from gateway.run.agents.tools import ToolView
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.upstream.models import ModelList
+from gateway.settings import Settings
+from gateway.web.letta.routes import Asked, uid_in
+from storage.listing import AgentEntry, Page
+from storage.sql.store import Store
+
+# Who wrote a value that came over this API.
+ORIGIN = "api"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentsApi:
+    """The parts of one gateway. send_timeout_s: how long a client may not read."""
+
+    settings: Settings
+    store: Store
+    registry: Registry
+    runs: AgentRuns
+    keeper: MemoryKeeper
+    models: ModelList
+    now: Callable[[], float]
+    send_timeout_s: float
+
+    async def entry(self, asked: Asked) -> AgentEntry:
+        """Returns the memory and the definition of the agent in the path. Raises: UnknownId, NotFound."""
+        return await self.registry.find(asked.project, asked.uid("agent", "agent_id"))
+
+    async def view(self, asked: Asked) -> AgentView:
+        """Returns the agent in the path with all that belongs to it. Raises: UnknownId, NotFound."""
+        return await self.registry.get(asked.project, asked.uid("agent", "agent_id"))
+
+    async def shown(self, view: AgentView) -> dict[str, Any]:
+        """Returns an agent as it is shown."""
+        definition = AgentDefinition.of(view.definition.body)
+        return agent_json(
+            view.definition,
+            [(entry.block, entry.details) for entry in view.blocks],
+            [show_tool(tool) for tool in view.tools],
+            view.tags,
+            model=definition.model or "",
+            window=self.registry.context_window(view.definition),
+            last_run=view.last_run,
+        )
+
+    def first_model(self) -> str:
+        """Returns the model of an agent whose maker names none. Raises: BadRequest: nothing is known of any."""
+        for entry in self.models.entries:
+            if not str(entry["id"]).startswith("agent/"):
+                return self.registry.handle(str(entry["id"]))
+        raise BadRequest(
+            "Name a model, such as 'openai/gpt-4o': the gateway does not know yet which ones its upstream has.",
+            param="model",
+        )
+
+
+def show_tool(tool: ToolView) -> dict[str, Any]:
+    """Returns a tool as it is shown."""
+    if tool.definition is not None:
+        return tool_json(tool.definition)
+    offered = definition_of(tool.name)
+    return built_in_json(tool.uid, {"name": tool.name} if offered is None else offered["function"])
+
+
+def given_or_none(value: Any) -> Any:
+    """Returns a parameter, None where it was not sent."""
+    return None if isinstance(value, UnsetType) else value
+
+
+def uid_or_none(kind: str, id: str | UnsetType | None) -> str | None:
+    """Returns the uid that a parameter names, None where it was not sent. Raises: UnknownId."""
+    return uid_in(kind, id) if isinstance(id, str) else None
+
+
+def page_of(
+    query: PageQuery, after: int | None, before: int | None, *, newest_first: bool = True, size: int = 50
+) -> Page:
+    """Returns the page that is asked for. newest_first, size: where the query says nothing."""
+    return Page(after, before, query.size(size), query.newest_first(newest_first))
+
+
+def cut(
+    items: Sequence[dict[str, Any]], query: PageQuery, *, newest_first: bool = True
+) -> list[dict[str, Any]]:
+    """Returns a page of a short list that is there as a whole, oldest first."""
+    found = list(items)
+    if query.newest_first(newest_first):
+        found.reverse()
+    names = [item["id"] for item in found]
+    for name, is_after in ((query.after, True), (query.before, False)):
+        if isinstance(name, str):
+            place = names.index(name) if name in names else (len(names) if is_after else 0)
+            keeps = range(place + 1, len(names)) if is_after else range(place)
+            found, names = [found[n] for n in keeps], [names[n] for n in keeps]
+    return found[: query.size()]
+
+
+def place_in(kind: str, id: str | UnsetType | None) -> ids.Place | None:
+    """Returns the place that a parameter names, None where it was not sent. Raises: UnknownId."""
+    if not isinstance(id, str):
+        return None
+    place = ids.place_of(kind, id)
+    if place is None:
+        raise UnknownId(f"There is no {kind} {id!r}.")
+    return place

@@ -1,0 +1,164 @@
+"""Blocks: made by themselves, attached to agents, changed and brought back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.dialects.letta.block import (
+    CreateBlock,
+    UpdateBlock,
+    block_json,
+    block_of,
+    change_of,
+    revision_json,
+)
+from gateway.dialects.letta.query import AgentsOfQuery, BlocksQuery, PageQuery
+from gateway.errors import BadRequest
+from gateway.web.letta.api import ORIGIN, AgentsApi, cut, given_or_none, page_of
+from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
+from storage.listing import BlockEntry, BlockFilter
+
+
+class BlockRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._blocks = api.store.named_blocks
+
+    def rows(self) -> list[AgentsRoute]:
+        all_, one = "/v1/blocks", "/v1/blocks/{block_id}"
+        seen = "/v1/agents/{agent_id}/core-memory/blocks"
+        own = f"{seen}/{{block_label:path}}"
+        return [
+            AgentsRoute("GET", all_, self.index, "List blocks.", query=BlocksQuery),
+            AgentsRoute(
+                "POST", all_, self.create, "Make a block that belongs to nobody yet.", body=CreateBlock
+            ),
+            AgentsRoute("GET", one, self.retrieve, "Return a block."),
+            AgentsRoute("PATCH", one, self.update, "Change a block for all who see it.", body=UpdateBlock),
+            AgentsRoute("DELETE", one, self.delete, "Delete a block, and take it from all who see it."),
+            AgentsRoute(
+                "GET", f"{one}/agents", self.agents, "List the agents that see it.", query=AgentsOfQuery
+            ),
+            AgentsRoute(
+                "GET", f"{one}/history", self.history, "List the values that a block had, newest first."
+            ),
+            AgentsRoute("POST", f"{one}/undo", self.undo, "Bring back the value before the last change."),
+            AgentsRoute("GET", "/v1/agents/{agent_id}/core-memory", self.memory, "Return an agent's blocks."),
+            AgentsRoute("GET", seen, self.seen, "List an agent's blocks.", query=PageQuery),
+            AgentsRoute("PATCH", f"{seen}/attach/{{block_id}}", self.attach, "Have an agent see a block."),
+            AgentsRoute("PATCH", f"{seen}/detach/{{block_id}}", self.detach, "Take a block from an agent."),
+            AgentsRoute("GET", own, self.labelled, "Return an agent's block by its label."),
+            AgentsRoute("PATCH", own, self.update_labelled, "Change an agent's block.", body=UpdateBlock),
+        ]
+
+    async def index(self, asked: Asked) -> Any:
+        query: BlocksQuery = asked.query
+        least, most = _counts(query)
+        wanted = BlockFilter(
+            label=given_or_none(query.label),
+            label_text=given_or_none(query.label_search),
+            description=given_or_none(query.description_search),
+            value=given_or_none(query.value_search),
+            least=least,
+            most=most,
+            tags=given_or_none(query.tags) or (),
+            all_tags=query.match_all_tags,
+            name=given_or_none(query.name),
+            hidden=query.show_hidden_blocks is True,
+        )
+        after, before = await self._row(asked, query.after), await self._row(asked, query.before)
+        page = page_of(query, after, before, newest_first=False)
+        return [_shown(entry) for entry in await self._blocks.list(asked.project, wanted, page)]
+
+    async def create(self, asked: Asked) -> Any:
+        block, details = block_of(asked.body)
+        return _shown(
+            await self._blocks.create(asked.project, block, details, at=self._api.now(), origin=ORIGIN)
+        )
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return _shown(await self._named(asked))
+
+    async def update(self, asked: Asked) -> Any:
+        return await self._change(asked, await self._named(asked))
+
+    async def delete(self, asked: Asked) -> Any:
+        await self._blocks.delete(asked.project, asked.uid("block", "block_id"))
+        return {"message": "The block is deleted."}
+
+    async def agents(self, asked: Asked) -> Any:
+        entry = await self._named(asked)
+        views = await self._api.registry.several(asked.project, await self._blocks.seers(entry))
+        return cut([await self._api.shown(view) for view in views], asked.query)
+
+    async def history(self, asked: Asked) -> Any:
+        entry = await self._named(asked)
+        return [revision_json(each) for each in await self._api.store.blocks.revisions(entry.block.id)]
+
+    async def undo(self, asked: Asked) -> Any:
+        return _shown(
+            await self._blocks.undo(asked.project, asked.uid("block", "block_id"), at=self._api.now())
+        )
+
+    async def memory(self, asked: Asked) -> Any:
+        return (await self._api.shown(await self._api.view(asked)))["memory"]
+
+    async def seen(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        return cut(
+            [_shown(entry) for entry in await self._blocks.seen(agent.id)], asked.query, newest_first=False
+        )
+
+    async def attach(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        await self._blocks.attach(agent, asked.uid("block", "block_id"))
+        return await self._api.shown(await self._api.view(asked))
+
+    async def detach(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        await self._blocks.detach(agent, asked.uid("block", "block_id"))
+        return await self._api.shown(await self._api.view(asked))
+
+    async def labelled(self, asked: Asked) -> Any:
+        return _shown(await self._labelled(asked))
+
+    async def update_labelled(self, asked: Asked) -> Any:
+        return await self._change(asked, await self._labelled(asked))
+
+    async def _named(self, asked: Asked) -> BlockEntry:
+        return await self._blocks.get(asked.project, asked.uid("block", "block_id"))
+
+    async def _labelled(self, asked: Asked) -> BlockEntry:
+        agent = (await self._api.entry(asked)).agent
+        return await self._blocks.labelled(agent.id, asked.path["block_label"])
+
+    async def _change(self, asked: Asked, entry: BlockEntry) -> Any:
+        change = change_of(asked.body, entry.details)
+        return _shown(
+            await self._blocks.change(
+                asked.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
+            )
+        )
+
+    async def _row(self, asked: Asked, id: Any) -> int | None:
+        if not isinstance(id, str):
+            return None
+        return (await self._blocks.get(asked.project, uid_in("block", id))).block.id
+
+
+def _shown(entry: BlockEntry) -> dict[str, Any]:
+    return block_json(entry.block, entry.details)
+
+
+def _counts(query: BlocksQuery) -> tuple[int, int]:
+    """Returns how many agents see the blocks that are asked for: at least, at most. Raises: BadRequest."""
+    exactly = given_or_none(query.connected_to_agents_count_eq)
+    if exactly:
+        if len(exactly) > 1:
+            raise BadRequest(
+                "connected_to_agents_count_eq takes one number.", param="connected_to_agents_count_eq"
+            )
+        return exactly[0], exactly[0]
+    above, below = query.connected_to_agents_count_gt, query.connected_to_agents_count_lt
+    least = above + 1 if isinstance(above, int) else 0
+    return least, below - 1 if isinstance(below, int) else BlockFilter().most

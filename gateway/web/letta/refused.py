@@ -1,0 +1,62 @@
+"""What the client can ask for and this API does not do: each path is answered with the reason."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.errors import BadRequest
+from gateway.web.letta.routes import AgentsRoute, Asked
+
+_HOSTED: Final = "It belongs to Letta's hosted product."
+_USERS: Final = "A user is a memory of a profile: send `user` to the model agent/<profile>."
+_FILES: Final = "Files are searched, not held in the prompt."
+_FORK: Final = "A copy of a conversation would outlive the forgetting of the original."
+_LATER: Final = "This is not served yet."
+_TRACE: Final = "Requests are not stored, so there is no trace of them."
+
+# (methods, path, reason); the path covers everything below it where it ends in `{rest:path}`.
+NOT_SERVED: Final = (
+    (("GET", "POST"), "/v1/agents/{agent_id}/files", _FILES),
+    (("GET", "POST", "PATCH"), "/v1/agents/{agent_id}/files/{rest:path}", _FILES),
+    (("GET", "POST", "DELETE"), "/v1/agents/{agent_id}/schedule", _LATER),
+    (("GET", "DELETE"), "/v1/agents/{agent_id}/schedule/{rest:path}", _LATER),
+    (("PATCH",), "/v1/agents/{agent_id}/identities/{rest:path}", _USERS),
+    (("GET", "POST", "PUT"), "/v1/identities", _USERS),
+    (("GET", "PATCH", "DELETE", "PUT"), "/v1/identities/{rest:path}", _USERS),
+    (("GET", "POST"), "/v1/templates", _HOSTED),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/templates/{rest:path}", _HOSTED),
+    (("GET", "POST"), "/v1/client-side-access-tokens", _HOSTED),
+    (("DELETE",), "/v1/client-side-access-tokens/{rest:path}", _HOSTED),
+    (("GET",), "/v1/environments", _HOSTED),
+    (("GET", "POST"), "/v1/environments/{rest:path}", _HOSTED),
+    (("POST",), "/v1/conversations/{conversation_id}/fork", _FORK),
+    (("GET",), "/v1/agents/{agent_id}/export", _LATER),
+    (("POST",), "/v1/agents/import", _LATER),
+    (("GET", "POST"), "/v1/archives", _LATER),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/archives/{rest:path}", _LATER),
+    (("GET", "POST"), "/v1/folders", _LATER),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/folders/{rest:path}", _LATER),
+    (("GET", "POST", "PUT"), "/v1/mcp-servers", _LATER),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/mcp-servers/{rest:path}", _LATER),
+    (("GET", "PATCH"), "/v1/agents/{agent_id}/folders/{rest:path}", _LATER),
+    (("GET",), "/v1/agents/{agent_id}/folders", _LATER),
+    (("PATCH", "DELETE"), "/v1/agents/{agent_id}/archives/{rest:path}", _LATER),
+    (("GET",), "/v1/runs/{run_id}/trace", _TRACE),
+    (("GET",), "/v1/steps/{step_id}/trace", _TRACE),
+)
+
+
+def refused_rows() -> list[AgentsRoute]:
+    return [
+        AgentsRoute(method, path, _Refuses(reason), f"Refused: {reason}", is_served=False)
+        for methods, path, reason in NOT_SERVED
+        for method in methods
+    ]
+
+
+class _Refuses:
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def __call__(self, asked: Asked) -> Any:
+        raise BadRequest(self._reason)

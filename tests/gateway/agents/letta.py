@@ -1,0 +1,68 @@
+"""A gateway with memory, and the client of the agents API that talks to it.
+
+with letta(upstream, tmp_path) as world:
+    agent = world.letta.agents.create(name="helper", model="openai/m")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from letta_client import AsyncLetta, Letta
+from letta_client.types import AgentState
+
+from gateway.settings import ProfileSettings, UpstreamSettings
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import World, remember
+
+__all__ = ["LettaWorld", "letta"]
+
+
+@dataclass
+class LettaWorld:
+    world: World
+    letta: Letta
+
+    @property
+    def upstream(self) -> StrictUpstream:
+        return self.world.upstream
+
+    def anew(self, key: str = "sk-app", **options: Any) -> Letta:
+        return Letta(
+            base_url=self.world.gateway.url, api_key=key, **{"max_retries": 0, "timeout": 10.0, **options}
+        )
+
+    def async_client(self) -> AsyncLetta:
+        return AsyncLetta(base_url=self.world.gateway.url, api_key="sk-app", max_retries=0, timeout=10.0)
+
+    def agent(self, **options: Any) -> AgentState:
+        """Makes an agent with a block `human`."""
+        blocks = [{"label": "human", "value": "Name: Ann"}]
+        return self.letta.agents.create(**{"model": "openai/m", "memory_blocks": blocks, **options})
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Sends what the client has no method for. Returns (status, JSON)."""
+        data = None if body is None else orjson.dumps(body)
+        reply = self.world.gateway.ask(method, path, data, {"content-type": "application/json"})
+        return reply.status, orjson.loads(reply.body)
+
+
+@contextmanager
+def letta(
+    upstream: StrictUpstream, folder: Path, *profiles: ProfileSettings, **options: Any
+) -> Iterator[LettaWorld]:
+    """options: of `remember`."""
+    kind = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": True})
+    with remember(upstream, folder, *profiles, **{"upstreams": (kind,), **options}) as world:
+        made = LettaWorld(
+            world, Letta(base_url=world.gateway.url, api_key="sk-app", max_retries=0, timeout=10.0)
+        )
+        try:
+            yield made
+        finally:
+            made.letta.close()

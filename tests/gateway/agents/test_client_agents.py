@@ -1,0 +1,225 @@
+"""Agents and tools by the client's own methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from letta_client import (
+    APIStatusError,
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    UnprocessableEntityError,
+)
+
+from gateway.settings import ModelSettings
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.sdk import agent as profile
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+def detail(error: APIStatusError) -> Any:
+    assert isinstance(error.body, dict)
+    return error.body["detail"]
+
+
+def test_an_agent_is_as_it_was_made(world: LettaWorld) -> None:
+    made = world.letta.agents.create(
+        name="bob", model="openai/m", system="You help.", description="A helper.", tags=["a", "b"],
+        memory_blocks=[{"label": "human", "value": "Ann", "limit": 50, "description": "Who it is."}],
+        metadata={"team": 7}, context_window_limit=9000, timezone="Europe/Zurich",
+        model_settings={"provider_type": "openai", "temperature": 0.5},
+        tool_rules=[{"type": "exit_loop", "tool_name": "memory_insert"}],
+    )  # fmt: skip
+    again = world.letta.agents.retrieve(made.id)
+    assert again == made
+    assert (made.name, made.system, made.description) == ("bob", "You help.", "A helper.")
+    assert (made.agent_type, made.timezone, made.metadata) == ("letta_v1_agent", "Europe/Zurich", {"team": 7})
+    assert sorted(made.tags) == ["a", "b"]
+    assert made.llm_config.handle == "openai/m"
+    assert (made.llm_config.temperature, made.llm_config.context_window) == (0.5, 9000)
+    (block,) = made.blocks
+    assert (block.label, block.value, block.limit, block.description) == ("human", "Ann", 50, "Who it is.")
+    assert [tool.name for tool in made.tools] == ["conversation_search", "memory_insert", "memory_replace"]
+    assert [(rule.type, rule.tool_name) for rule in made.tool_rules or ()] == [("exit_loop", "memory_insert")]
+
+
+def test_a_field_without_effect_is_kept_and_named(world: LettaWorld) -> None:
+    raw = world.letta.agents.with_raw_response.create(
+        model="openai/m", embedding="openai/e", max_files_open=3
+    )
+    assert raw.headers["x-mnemogate-kept"] == "embedding,max_files_open"
+    made = raw.parse()
+    assert (made.embedding, made.max_files_open) == ("openai/e", 3)
+    assert world.letta.agents.retrieve(made.id).embedding == "openai/e"
+
+
+def test_an_agent_changes_in_what_is_sent(world: LettaWorld) -> None:
+    made = world.agent(name="bob", system="Old.", tags=["a"], description="What.")
+    changed = world.letta.agents.update(made.id, system="New.", tags=["b"], description=None)
+    assert (changed.system, changed.tags, changed.description, changed.name) == ("New.", ["b"], None, "bob")
+    assert changed.blocks == made.blocks
+    block = world.letta.blocks.create(label="job", value="Baker")
+    tool = next(iter(world.letta.tools.list(name="send_message")))
+    changed = world.letta.agents.update(made.id, block_ids=[block.id], tool_ids=[tool.id])
+    assert [each.label for each in changed.blocks] == ["job"]
+    assert [each.name for each in changed.tools] == ["send_message"]
+
+
+def test_agents_are_listed_page_by_page(world: LettaWorld) -> None:
+    names = [f"agent-{n}" for n in range(5)]
+    for n, name in enumerate(names):
+        world.agent(name=name, tags=["even" if n % 2 == 0 else "odd", "all"])
+    listed = [each.name for each in world.letta.agents.list(limit=2)]
+    assert listed == names[::-1]
+    assert [each.name for each in world.letta.agents.list(limit=2, order="asc")] == names
+    assert [each.name for each in world.letta.agents.list(tags=["odd"])] == ["agent-3", "agent-1"]
+    both = world.letta.agents.list(tags=["odd", "all"], match_all_tags=True)
+    assert [each.name for each in both] == ["agent-3", "agent-1"]
+    assert [each.name for each in world.letta.agents.list(name="agent-2")] == ["agent-2"]
+    assert [each.name for each in world.letta.agents.list(query_text="T-4")] == ["agent-4"]
+    first = next(iter(world.letta.agents.list(name="agent-0")))
+    world.letta.agents.update(first.id, description="Newest.")
+    assert next(iter(world.letta.agents.list(order_by="updated_at"))).name == "agent-0"
+    assert world.ask("GET", "/v1/agents/count") == (200, 5)
+    assert world.letta.tags.list() == ["all", "even", "odd"]
+
+
+def test_a_deleted_agent_is_gone(world: LettaWorld) -> None:
+    made = world.agent()
+    world.letta.agents.delete(made.id)
+    with pytest.raises(NotFoundError):
+        world.letta.agents.retrieve(made.id)
+    assert list(world.letta.agents.list()) == []
+    assert list(world.letta.blocks.list()) == []
+
+
+def test_tools_are_attached_and_detached(world: LettaWorld) -> None:
+    made = world.agent(include_base_tools=False)
+    assert made.tools == []
+    tool = next(iter(world.letta.tools.list(name="archival_memory_search")))
+    assert world.letta.tools.retrieve(tool.id) == tool
+    assert tool.tool_type == "letta_core"
+    changed = world.letta.agents.tools.attach(tool.id, agent_id=made.id)
+    assert [each.name for each in changed.tools] == ["archival_memory_search"]
+    assert [each.name for each in world.letta.agents.tools.list(made.id)] == ["archival_memory_search"]
+    assert world.letta.agents.tools.detach(tool.id, agent_id=made.id).tools == []
+
+
+def test_a_list_of_tools_ends(world: LettaWorld) -> None:
+    every = [each.name for each in world.letta.tools.list(limit=4)]
+    assert len(every) == len(set(every))
+    assert "send_message" in every
+    assert [each.name for each in world.letta.tools.list(limit=4, order="asc")] == every[::-1]
+    some = world.letta.tools.list(names=["send_message", "memory_insert"], limit=1)
+    assert {each.name for each in some} == {"send_message", "memory_insert"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "loc"),
+    [
+        ({"memory_blocks": [{"label": "x"}]}, ["body", "memory_blocks", 0, "value"]),
+        ({"name": 7}, ["body", "name"]),
+        ({"nonsense": 1}, ["body", "nonsense"]),
+        ({"timezone": "Mars/Olympus"}, ["body", "timezone"]),
+        ({"tool_rules": [{"type": "nonsense", "tool_name": "x"}]}, ["body", "tool_rules", 0]),
+        ({"llm_config": {"temperature": "hot"}}, ["body", "llm_config", "temperature"]),
+        ({"context_window_limit": 0}, ["body", "context_window_limit"]),
+    ],
+)
+def test_a_wrong_value_is_named(world: LettaWorld, fields: dict[str, Any], loc: list[Any]) -> None:
+    with pytest.raises(UnprocessableEntityError) as refused:
+        world.letta.agents.create(model="openai/m", extra_body=fields)
+    (fault,) = detail(refused.value)
+    assert fault["loc"][: len(loc)] == loc
+    assert fault["msg"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"secrets": {"A": "b"}}, {"identity_ids": ["x"]}, {"message_ids": ["m"]}, {"from_template": "t"}],
+)
+def test_a_field_that_is_refused_says_why(world: LettaWorld, fields: dict[str, Any]) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        world.letta.agents.create(model="openai/m", extra_body=fields)
+    (name,) = fields
+    assert detail(refused.value).startswith(f"{name}: ")
+
+
+def test_what_is_not_there_is_not_found(world: LettaWorld) -> None:
+    agent = world.agent()
+    missing = "agent-" + "0" * 32
+    for ask in (
+        lambda: world.letta.agents.retrieve(missing),
+        lambda: world.letta.agents.update("nonsense", system="x"),
+        lambda: world.letta.blocks.retrieve("block-" + "0" * 32),
+        lambda: world.letta.agents.blocks.retrieve("nonsense", agent_id=agent.id),
+        lambda: world.letta.agents.create(model="openai/m", block_ids=["block-" + "0" * 32]),
+        lambda: world.letta.agents.create(model="openai/m", tools=["nonsense"]),
+    ):
+        with pytest.raises(NotFoundError) as refused:
+            ask()
+        assert isinstance(detail(refused.value), str)
+    assert len(list(world.letta.agents.list())) == 1
+
+
+def test_the_project_of_another_key_is_not_found(world: LettaWorld) -> None:
+    with pytest.raises(NotFoundError):
+        world.anew(project_id="elsewhere").agents.list()
+    assert list(world.anew(project_id="default").agents.list()) == []
+
+
+def test_errors_before_a_route_have_the_same_form(world: LettaWorld) -> None:
+    status, body = world.ask("GET", "/v1/agents/a/b/c/d")
+    assert status == 404
+    assert body["detail"].startswith("Unknown path")
+    assert world.ask("PUT", "/v1/agents/")[0] == 405
+    assert "error" in world.ask("GET", "/v1/nonsense")[1]
+
+
+def test_what_is_not_served_says_why(world: LettaWorld) -> None:
+    agent = world.agent()
+    for ask in (
+        lambda: world.letta.agents.files.list(agent.id),
+        lambda: world.letta.templates.create(agent_id=agent.id, type="agent"),
+        lambda: world.letta.conversations.fork("conv-1"),
+        lambda: world.letta.runs.trace.retrieve("run-1"),
+    ):
+        with pytest.raises(BadRequestError) as refused:
+            ask()
+        assert detail(refused.value).endswith(".")
+
+
+def test_models_are_a_bare_list_behind_a_slash(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with letta(upstream, tmp_path, models=(ModelSettings("fast", "m", context_window=9000),)) as world:
+        (model,) = world.letta.models.list()
+        assert (model.handle, model.context_window) == ("fast", 9000)
+        assert world.ask("GET", "/v1/models")[1]["object"] == "list"
+        assert world.letta.agents.create().model == "fast"
+        assert world.letta.health().status == "ok"
+        assert world.letta.models.embeddings.list() == []
+
+
+def test_a_users_memory_is_an_agent_that_the_settings_configure(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with letta(upstream, tmp_path, profile()) as world:
+        world.world.chat(model="agent/helper", user="ann").say("Hi")
+        (agent,) = world.letta.agents.list(tags=["user:ann"])
+        assert agent.name == "helper ann"
+        assert [block.label for block in agent.blocks] == ["human"]
+        changed = world.letta.agents.blocks.update("human", agent_id=agent.id, value="Ann, a baker.")
+        assert changed.value == "Ann, a baker."
+        with pytest.raises(ConflictError, match="settings"):
+            world.letta.agents.update(agent.id, system="Other.")
+        with pytest.raises(ConflictError):
+            world.agent(name="helper")

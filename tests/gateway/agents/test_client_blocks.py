@@ -1,0 +1,123 @@
+"""Blocks by the client's own methods: shared, bounded, and brought back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.agents.letta import LettaWorld, letta
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+def test_a_block_is_made_changed_and_deleted(world: LettaWorld) -> None:
+    blocks = world.letta.blocks
+    made = blocks.create(
+        label="job", value="Baker", description="Work.", metadata={"a": 1}, tags=["x"], limit=20
+    )
+    assert blocks.retrieve(made.id) == made
+    assert (made.label, made.value, made.limit, made.metadata, made.tags) == (
+        "job",
+        "Baker",
+        20,
+        {"a": 1},
+        ["x"],
+    )
+    changed = blocks.update(made.id, value="Smith", metadata={"b": 2})
+    assert (changed.value, changed.metadata, changed.tags, changed.label) == ("Smith", {"b": 2}, ["x"], "job")
+    blocks.delete(made.id)
+    with pytest.raises(NotFoundError):
+        blocks.retrieve(made.id)
+
+
+def test_blocks_are_listed_by_filter_and_page(world: LettaWorld) -> None:
+    made = [world.letta.blocks.create(label=f"b{n}", value=f"Value {n}") for n in range(5)]
+    assert [each.id for each in world.letta.blocks.list(limit=2)] == [each.id for each in made]
+    assert [each.label for each in world.letta.blocks.list(label="b3")] == ["b3"]
+    assert [each.label for each in world.letta.blocks.list(value_search="value 4")] == ["b4"]
+    world.agent(block_ids=[made[2].id], memory_blocks=[])
+    assert [each.label for each in world.letta.blocks.list(connected_to_agents_count_gt=0)] == ["b2"]
+    assert len(list(world.letta.blocks.list(connected_to_agents_count_eq=[0]))) == 4
+
+
+def test_a_shared_block_is_one(world: LettaWorld) -> None:
+    shared = world.letta.blocks.create(label="team", value="Red")
+    one, two = world.agent(name="one", block_ids=[shared.id]), world.agent(name="two")
+    seen = world.letta.agents.blocks.attach(shared.id, agent_id=two.id)
+    assert [each.label for each in seen.blocks] == ["human", "team"]
+    assert {each.name for each in world.letta.blocks.agents.list(shared.id)} == {"one", "two"}
+    world.letta.agents.blocks.update("team", agent_id=one.id, value="Blue")
+    assert world.letta.agents.blocks.retrieve("team", agent_id=two.id).value == "Blue"
+    assert world.letta.blocks.retrieve(shared.id).value == "Blue"
+    left = world.letta.agents.blocks.detach(shared.id, agent_id=two.id)
+    assert [each.label for each in left.blocks] == ["human"]
+    assert [each.label for each in world.letta.agents.blocks.list(one.id)] == ["human", "team"]
+
+
+def test_a_label_is_there_once(world: LettaWorld) -> None:
+    agent = world.agent()
+    other = world.letta.blocks.create(label="human", value="Someone else")
+    with pytest.raises(ConflictError, match="human"):
+        world.letta.agents.blocks.attach(other.id, agent_id=agent.id)
+    spare = world.letta.blocks.create(label="spare", value="")
+    world.letta.agents.blocks.attach(spare.id, agent_id=agent.id)
+    with pytest.raises(ConflictError):
+        world.letta.blocks.update(spare.id, label="human")
+    with pytest.raises(ConflictError):
+        world.agent(memory_blocks=[{"label": "x", "value": ""}, {"label": "x", "value": ""}])
+
+
+def test_a_limit_holds_on_every_way_in(world: LettaWorld) -> None:
+    agent = world.agent(memory_blocks=[{"label": "human", "value": "Ann", "limit": 5}])
+    block = agent.blocks[0]
+    assert block.id is not None
+    for write in (
+        lambda: world.letta.blocks.create(label="x", value="sixsix", limit=5),
+        lambda: world.agent(memory_blocks=[{"label": "x", "value": "sixsix", "limit": 5}]),
+        lambda: world.letta.blocks.update(block.id or "", value="sixsix"),
+        lambda: world.letta.agents.blocks.update("human", agent_id=agent.id, value="sixsix"),
+        lambda: world.letta.blocks.update(block.id or "", limit=2),
+    ):
+        with pytest.raises(BadRequestError) as refused:
+            write()
+        assert "characters" in str(refused.value)
+    assert world.letta.blocks.retrieve(block.id).value == "Ann"
+
+
+def test_a_value_is_brought_back(world: LettaWorld) -> None:
+    block = world.letta.blocks.create(label="x", value="One")
+    world.letta.blocks.update(block.id, value="Two")
+    status, history = world.ask("GET", f"/v1/blocks/{block.id}/history")
+    assert (status, [each["value"] for each in history]) == (200, ["Two", "One"])
+    status, undone = world.ask("POST", f"/v1/blocks/{block.id}/undo")
+    assert (status, undone["value"]) == (200, "One")
+    assert world.ask("POST", f"/v1/blocks/{block.id}/undo")[0] == 404
+
+
+def test_a_block_of_a_deleted_agent_stays_with_those_who_share_it(world: LettaWorld) -> None:
+    one, two = world.agent(name="one"), world.agent(name="two", memory_blocks=[])
+    block = one.blocks[0].id
+    assert block is not None
+    world.letta.agents.blocks.attach(block, agent_id=two.id)
+    world.letta.agents.delete(one.id)
+    assert world.letta.agents.blocks.retrieve("human", agent_id=two.id).value == "Name: Ann"
+
+
+def test_a_detached_block_is_attached_elsewhere(world: LettaWorld) -> None:
+    one, two = world.agent(name="one"), world.agent(name="two", memory_blocks=[])
+    block = one.blocks[0].id
+    assert block is not None
+    world.letta.agents.blocks.detach(block, agent_id=one.id)
+    with pytest.raises(APIStatusError):
+        world.letta.agents.blocks.detach(block, agent_id=one.id)
+    world.letta.agents.blocks.attach(block, agent_id=two.id)
+    world.letta.agents.delete(one.id)
+    assert [each.label for each in world.letta.agents.blocks.list(two.id)] == ["human"]
