@@ -26,7 +26,6 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.operations import make_operations
 from gateway.providers import make_background, make_embedder, make_providers
-from gateway.run.agents.registry import Registry
 from gateway.run.background.services import BackgroundServices
 from gateway.run.chat import Chat
 from gateway.run.memory.blocks import follow_settings
@@ -125,7 +124,7 @@ class Gateway:
             # Gives other methods their 405; posts never come this far.
             Route(CHAT_PATH, _only_post, methods=["POST"]),
             *agents,
-            *model_routes(self.models),
+            *model_routes(self.models, self.chat.registry),
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
             *health_routes(self.readiness, self.metrics),
         ]
@@ -137,12 +136,18 @@ class Gateway:
     def _agents_api(self, limits: Limits) -> AgentsApi | None:
         """Returns the parts that the agents API speaks to; None without a store."""
         chat, store = self.chat, self.store
-        if store is None or chat.keeper is None or chat.agents is None:
+        if store is None or chat.keeper is None or chat.agents is None or chat.registry is None:
             return None
-        registry = Registry(store, self.settings, chat.directory.specs, self._clock)
         send_timeout_s = limits.send_timeout_s
         return AgentsApi(
-            self.settings, store, registry, chat.agents, chat.keeper, self.models, self._clock, send_timeout_s
+            self.settings,
+            store,
+            chat.registry,
+            chat.agents,
+            chat.keeper,
+            self.models,
+            self._clock,
+            send_timeout_s,
         )
 
     @property

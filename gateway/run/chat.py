@@ -17,23 +17,25 @@ from gateway.core.agent import AgentSpec
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.headers import forwardable
 from gateway.core.request.identity import (
-    AGENT_PREFIX,
     CONVERSATION_ORDER,
     USER_ORDER,
     Identity,
     IdentityRules,
     Mode,
+    asks_agent,
     identify,
 )
 from gateway.core.request.side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.turn.client import MakesView
+from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.limits import Limits
 from gateway.metrics import Metrics
-from gateway.run.agents.run import AgentRuns
+from gateway.run.agents.registry import Registry
+from gateway.run.agents.run import AgentRuns, guide_of
 from gateway.run.call import ChatCall, form_for
-from gateway.run.directory import Directory
+from gateway.run.directory import Directory, unknown
 from gateway.run.memory.fit import fit
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import MemoryRequest
@@ -43,7 +45,7 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.tools.memory import MemoryTools
+from gateway.run.tools.agent import alone_of, asides_of
 from gateway.run.turn import TreeMemory, TurnLimits, TurnMemory, TurnRun
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.relay import relay
@@ -86,6 +88,9 @@ class Chat:
         self.pending = pending
         self.keeper = keeper
         self.directory = Directory(settings)
+        self.registry = (
+            None if keeper is None else Registry(keeper.store, settings, self.directory.specs, keeper.now)
+        )
         self.agents = (
             None
             if keeper is None
@@ -114,11 +119,21 @@ class Chat:
         if identity.side_request is not None:
             # A name of the settings may have any letters.
             receipt.say("x-mnemogate-side-request", quote(identity.side_request, safe=" "))
-        spec = self.directory.find(identity, request.model)
-        if request.model.startswith(AGENT_PREFIX):
+        spec = self.directory.profile(identity)
+        if spec is None:
+            spec, identity = await self._defined(identity, request.model)
+        if asks_agent(request.model):
             route = agent_route(self._settings, spec)
         else:
             route = resolve_route(self._settings, request.model)
+        if self.agents is not None and await self.agents.owns(identity, spec):
+            if identity.mode in (Mode.ON, Mode.STRICT):
+                sent = await self.agents.append(
+                    request, forwardable(headers), credential, identity, spec, route, view, sink, receipt
+                )
+                return Served(sent, "on")
+            # What an application asks for itself, or wants off the record, is no part of it.
+            identity = replace(identity, subject=None, conversation=None)
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
         if not identity.append and spec.history == "append" and identity.conversation is not None:
             identity = replace(identity, append=True)
@@ -149,12 +164,48 @@ class Chat:
                             self.pending,
                             self._metrics,
                             self._limits,
+                            guide=guide_of(spec, prompt) if spec.uid else None,
+                            spec=self._terms(request, prompt, spec) if spec.uid else None,
                         )
                         served = await run.run()
                 return Served(served, status)
             finally:
                 self._metrics.added_ms.observe(receipt.added_ms)
                 self._metrics.memory.inc(status)
+
+    def _terms(self, request: ChatRequest, prompt: Prompt, spec: AgentSpec) -> TurnSpec:
+        """Returns the terms of a turn with an agent's own tools, which the client never sees."""
+        return TurnSpec(
+            wants_usage=request.wants_usage,
+            usage_added=prompt.adds_usage,
+            ours=frozenset(tool["function"]["name"] for tool in prompt.tools),
+            budget_tokens=request.max_tokens,
+            hold_end=True,
+            choices=request.n,
+            alone=alone_of(spec),
+            asides=asides_of(spec, request.tools),
+        )
+
+    async def _defined(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:
+        """Returns an agent that was made over REST, and who asks it: its memory is one, whoever speaks.
+
+        Raises: UnknownModel, BadRequest: there is no such agent; MemoryUnavailable.
+        """
+        assert identity.agent is not None
+        try:
+            found = (
+                None
+                if self.registry is None
+                else await self.registry.resolve(identity.project, identity.agent)
+            )
+        except StoreError as error:
+            raise MemoryUnavailable(
+                f"Memory is not available: {error.message}.", retry_after_s=1.0
+            ) from error
+        if found is None:
+            raise unknown(identity, model)
+        scope = found.scope
+        return found.spec, replace(identity, profile=scope.profile, subject=scope.subject)
 
     async def _remember(
         self,
@@ -228,9 +279,9 @@ class Chat:
         keeper = self.keeper
         assert keeper is not None
         known = await keeper.begin(MemoryRequest(request, identity, spec, keeper.now(), target, place))
+        assert self.agents is not None
         changes = BlockEdits(list(known.blocks))
-        recall_tokens = self._settings.memory.recall_tokens
-        toolbox = MemoryTools(keeper.store, known, changes, recall_tokens, keeper.now, keeper.embed_query)
+        toolbox = self.agents.toolbox(known, changes)
         prompt = await keeper.composer.make(known, form, toolbox.definitions())
         if known.plan.appending:
             known = await keeper.open(known, prompt)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gateway.core.agent import AgentSpec
-from gateway.core.request.identity import AGENT_PREFIX, Identity
-from gateway.errors import BadRequest, UnknownModel
+from gateway.core.request.identity import Identity, asks_agent
+from gateway.errors import BadRequest, CallerError, UnknownModel
 from gateway.settings import DEFAULT_PROFILE, BlockSettings, MemorySettings, ProfileSettings, Settings
 from storage.records import Block
 
@@ -22,14 +22,23 @@ class Directory:
 
         Raises: UnknownModel, BadRequest: the request names an agent that is not there.
         """
+        found = self.profile(identity)
+        if found is None:
+            raise unknown(identity, model)
+        return found
+
+    def profile(self, identity: Identity) -> AgentSpec | None:
+        """Returns the agent of a request if the settings declare it, or the request names none."""
         found = self._by_name.get(identity.profile)
-        if found is not None:
-            return found
-        if identity.agent is None:
-            return self._default  # which need not be declared
-        if model.startswith(AGENT_PREFIX):
-            raise UnknownModel(f"The model {model!r} does not exist.", param="model")
-        raise BadRequest(f"There is no agent {identity.agent!r}.", param="x-mnemogate-agent")
+        # The default need not be declared.
+        return self._default if found is None and identity.agent is None else found
+
+
+def unknown(identity: Identity, model: str) -> CallerError:
+    """Returns the error for an agent that is not there, in the words of how the request names it."""
+    if asks_agent(model):
+        return UnknownModel(f"The model {model!r} does not exist.", param="model")
+    return BadRequest(f"There is no agent {identity.agent!r}.", param="x-mnemogate-agent")
 
 
 def _spec_of(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:

@@ -5,6 +5,7 @@ They are answered at once from the list that is known; only an upstream that wan
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -12,24 +13,55 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.core.ids import named
+from gateway.core.request.identity import AGENT_PREFIX, asks_agent
+from gateway.run.agents.registry import Registry
 from gateway.run.upstream.forward import UPSTREAM_HEADER
 from gateway.run.upstream.models import ModelList
 from gateway.web.middleware import trace_of
+from storage.errors import StoreError
 
 
-def model_routes(models: ModelList) -> list[Route]:
+def model_routes(models: ModelList, registry: Registry | None) -> list[Route]:
+    """registry: of the agents that were made over REST; None: there is no store."""
+
     async def index(request: Request) -> Response:
         trace = trace_of(request.scope)
         trace.route = "models"
-        named = request.headers.get(UPSTREAM_HEADER)
-        return _json({"object": "list", "data": await models.entries_for(trace.caller.credential, named)})
+        upstream = request.headers.get(UPSTREAM_HEADER)
+        found = await models.entries_for(trace.caller.credential, upstream)
+        agents = [] if registry is None else await agent_models(registry, trace.caller.project)
+        return _json({"object": "list", "data": [*agents, *found]})
 
     async def one(request: Request) -> Response:
         trace = trace_of(request.scope)
         trace.route = "models"
-        return _json(await models.find(request.path_params["name"], trace.caller.credential))
+        name = request.path_params["name"]
+        if registry is not None and asks_agent(name):
+            for each in await agent_models(registry, trace.caller.project):
+                if name == each["id"]:
+                    return _json(each)
+        return _json(await models.find(name, trace.caller.credential))
 
     return [Route("/v1/models", index), Route("/v1/models/{name:path}", one)]
+
+
+async def agent_models(registry: Registry, project: str) -> list[dict[str, Any]]:
+    """Returns the newest agents as models: by their names, where two have one by their ids."""
+    try:
+        found = await registry.names(project)
+    except StoreError:
+        return []
+    names = Counter(name for name, _, _ in found)
+    return [
+        {
+            "id": AGENT_PREFIX + (name if names[name] == 1 else named("agent", uid)),
+            "object": "model",
+            "created": int(created),
+            "owned_by": "mnemogate",
+        }
+        for name, uid, created in found
+    ]
 
 
 def _json(body: dict[str, Any]) -> Response:

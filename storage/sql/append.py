@@ -103,9 +103,11 @@ class Append(Group):
     line = reads(alone(read_line))
 
     @reads
-    async def conversation(self, connection: Connection, agent: Agent, uid: str) -> Conversation | None:
-        """Returns a conversation by its public name."""
-        row = await connection.row(SQL["conversation_named"], (uid, agent.id))
+    async def conversation(
+        self, connection: Connection, agent: Agent, key: str | None, uid: str | None
+    ) -> Conversation | None:
+        """Returns a conversation by the client's name of it, or by its public one."""
+        row = await connection.row(SQL["conversation_named"], (agent.id, key, uid))
         return None if row is None else Conversation(*row)
 
     def open(self, write: StepOpen) -> Future[StepOpened]:

@@ -84,5 +84,6 @@ RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
 UPDATE run_steps SET stop = ?, waiting = coalesce(?, waiting) WHERE exchange = ? AND agent = ?
 
 -- name: conversation_named
--- Reads a conversation by its public name.
-SELECT id, uid, key, rev, tip FROM conversations WHERE uid = ? AND agent = ?
+-- Reads a conversation by the client's name of it, or by its public one.
+SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
+UNION ALL SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND uid = ?3

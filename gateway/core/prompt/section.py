@@ -6,12 +6,15 @@ first bytes of the prompt stay what they were, and the provider's cache holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from gateway.core.prompt.blocks import describe_tools, render_section, section_changes
 from storage.records import Block, Snapshot
+
+# Where an agent's own prompt says so, its blocks stand there, and otherwise behind it.
+CORE_MEMORY = "{CORE_MEMORY}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,11 @@ def digest(value: str) -> str:
     return blake2b(value.encode(), digest_size=8).hexdigest()
 
 
+def made_of(system: str, offered: Iterable[str]) -> str:
+    """Returns the hash of what an agent's prompt is made of beside its blocks."""
+    return digest("\0".join((system, *offered)))
+
+
 def make_section(
     blocks: Sequence[Block],
     *,
@@ -47,6 +55,7 @@ def make_section(
     always: bool,
     takes_note: bool,
     summary: int = 0,
+    made: str = "",
 ) -> Section:
     """Returns the section for one request.
 
@@ -56,10 +65,15 @@ def make_section(
     epoch: the agent's now. idle_s: since the path was last sent upstream. cache_s: how long the provider keeps its
     prompt cache. always: the profile asks for a new one with each request. takes_note: a note can be attached to this
     request. summary: which one stands behind the section, 0: none; with another one the prompt begins anew anyway.
+    made: what an agent that may change is made of (`made_of`), "": one of the settings. With another one it does too.
     """
+    if made:
+        system, place, behind = system.partition(CORE_MEMORY)
+    else:
+        place = behind = ""
     # A conversation that began off the record has the profile's prompt alone.
     if goes_on and pinned is None:
-        pinned = Snapshot(0, system, {"blocks": {}, "tools": dict(offered), "epoch": epoch})
+        pinned = Snapshot(0, system + behind, {"blocks": {}, "tools": dict(offered), "epoch": epoch})
     now = {b.label: digest(b.value) for b in blocks}
     # It is taken again where it may show what is to be forgotten, and where the provider's cache is gone: after the
     # idle time, or because the prefix breaks anyway.
@@ -67,13 +81,21 @@ def make_section(
         pinned is None
         or (pinned.known.get("epoch", 0), pinned.known.get("summary", 0)) != (epoch, summary)
         or always
+        or pinned.known.get("made", made) != made
         or idle_s > cache_s
     ):
         section = render_section(blocks, describe_tools(list(offered)))
-        text = "\n\n".join(part for part in (system, section) if part)
+        parts = (
+            (system, section, behind)
+            if place
+            else (f"{system}\n\n" if system and section else system, section)
+        )
+        text = "".join(parts)
         known = {"blocks": now, "tools": dict(offered), "epoch": epoch}
         if summary:
             known["summary"] = summary
+        if made:
+            known["made"] = made
         if pinned is not None and pinned.text == text and pinned.known == known:
             return Section(pinned if pinned.id else None)
         if not text and not blocks and not summary:

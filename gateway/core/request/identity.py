@@ -67,6 +67,7 @@ _RETRIES = b"x-stainless-retry-count"
 _OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
 _TEMPORARY = (b"temporary:", b"local:")  # how such an id begins: in Open WebUI, and in its older versions
 AGENT_PREFIX = "agent/"  # of a model's name that asks for an agent
+_AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 MAX_ID_CHARS = 256  # chosen: far above the ids of any front end
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -263,13 +264,18 @@ def _checked_id(text: str, name: str) -> str | None:
     return text
 
 
+def asks_agent(model: str) -> bool:
+    """Returns whether a model's name asks for an agent: `agent/<name or id>`, or an agent's id by itself."""
+    return model.startswith(AGENT_PREFIX) or _AGENT_ID.fullmatch(model) is not None
+
+
 def _agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
     raw = headers.get(_AGENT)
     by_header = None if raw is None else _header_id(raw, "x-mnemogate-agent")
     model = body.get("model")
-    if not isinstance(model, str) or not model.startswith(AGENT_PREFIX):
+    if not isinstance(model, str) or not asks_agent(model):
         return by_header
-    by_model = _checked_id(model[len(AGENT_PREFIX) :], "model")
+    by_model = _checked_id(model.removeprefix(AGENT_PREFIX), "model")
     if by_model is None:
         raise UnknownModel("`model` names no agent: expected `agent/<name or id>`.", param="model")
     if by_header is not None and by_header != by_model:

@@ -19,18 +19,18 @@ from adapters.types import Json
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.append import repeated
 from gateway.core.conversation.canonical import Canon, WireMessage, is_system, text_of
-from gateway.core.conversation.private import PRIVATE, as_system, private_of
+from gateway.core.conversation.private import PRIVATE, as_system
 from gateway.core.ids import new_uid, uid_of
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.client import MakesView
-from gateway.core.turn.guide import StopReason, ToolResult
-from gateway.core.turn.machine import ResumedCalls
+from gateway.core.turn.guide import StopReason
 from gateway.core.turn.rules import CalledTool, RuleGuide, SpeakingStyle, read_rules
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.metrics import Metrics
+from gateway.run.agents.pauses import CallDecision, PausedRun, called_before, decided, paused
 from gateway.run.agents.steps import TRIES, StepsMemory
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
@@ -50,26 +50,13 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
-from storage.records import Agent, Exchange, Run, RunState, RunStep, Scope
+from storage.records import Agent, Exchange, Run, RunState, Scope
 
-__all__ = ["AgentRuns", "CallDecision", "RunRequest", "RunResult", "RunStart"]
+__all__ = ["AgentRuns", "RunRequest", "RunResult", "RunStart", "guide_of"]
 
 # The sends that may be in one conversation's queue, the one that is answered among them.
 MOST_SENDS = 32
 MAX_STEPS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class CallDecision:
-    """What somebody decided about a call that waits. call_id: None: about all of them.
-
-    result: of a tool of the client's. approve: of a call that a person has to allow; reason: why not.
-    """
-
-    call_id: str | None
-    approve: bool = True
-    reason: str | None = None
-    result: WireMessage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +183,24 @@ class AgentRuns:
         )
         return await self._send(sending, view, sink, receipt)
 
+    async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
+        """Returns whether a chat completion names a conversation of ours: an agent's `default`, or one sent to so."""
+        name, scope = identity.conversation, identity.scope
+        if name is None or scope is None:
+            return False
+        uid = uid_of("conv", name)
+        if name != DEFAULT and uid is None:
+            return False
+        if name == DEFAULT and spec.uid:
+            return True
+        store = self._keeper.store
+        try:
+            agent = await store.agents.find(scope)
+            found = None if agent is None else await store.append.conversation(agent, name, uid)
+        except StoreError:
+            return False
+        return found is not None and bool(found.tip)
+
     async def append(
         self,
         request: ChatRequest,
@@ -266,7 +271,7 @@ class AgentRuns:
         name = identity.conversation or DEFAULT
         if name != DEFAULT:
             uid = uid_of("conv", name) or name
-            found = await self._keeper.store.append.conversation(agent, uid) if agent.id else None
+            found = await self._keeper.store.append.conversation(agent, None, uid) if agent.id else None
             if found is None:
                 raise NotFound(f"there is no conversation {name!r}")
             name = DEFAULT if found.key == DEFAULT else uid
@@ -303,15 +308,8 @@ class AgentRuns:
         call = ChatCall(
             sending.request, sending.headers, sending.credential, sending.route.upstream, "on", receipt
         )
-        names = [tool["function"]["name"] for tool in prompt.tools]
-        guide = RuleGuide(
-            () if sending.spec.defined is None else read_rules(sending.spec.defined.rules),
-            names,
-            style=SpeakingStyle(sending.spec.style),
-            max_steps=sending.max_steps,
-            called=_called(memory.known),
-            approvals=approvals_of(sending.spec),
-            can_ask=sending.shows_steps,
+        guide = guide_of(
+            sending.spec, prompt, sending.max_steps, called_before(memory.known), can_ask=sending.shows_steps
         )
         with attempts:
             turn = TurnRun(
@@ -341,7 +339,7 @@ class AgentRuns:
 
     async def _begin(
         self, sending: _Sending, asked: MemoryRequest, form: EndpointForm
-    ) -> tuple[StepsMemory, Prompt, _Resumed | None]:
+    ) -> tuple[StepsMemory, Prompt, PausedRun | None]:
         """Reads what the send goes on from, and writes what came in. Raises: BadRequest, StoreError."""
         keeper = self._keeper
         replaces = sending.replaces
@@ -362,7 +360,7 @@ class AgentRuns:
                 known,
                 form,
                 resumed.waiting_run if resumed is not None and resumed.is_partial else run,
-                self._toolbox,
+                self.toolbox,
                 frozenset() if resumed is None else resumed.theirs,
                 None if replaces is None else replaces.id,
             )
@@ -377,10 +375,11 @@ class AgentRuns:
                 continue
         raise WriteConflict("this conversation changes too fast")
 
-    def _toolbox(self, known: Known, changes: BlockEdits) -> Toolbox:
+    def toolbox(self, known: Known, changes: BlockEdits) -> Toolbox:
+        """Returns the tools of one step, or of one turn that is written as a whole."""
         keeper, tokens, asked = self._keeper, self._settings.memory.recall_tokens, known.asked
         memory = MemoryTools(keeper.store, known, changes, tokens, keeper.now, keeper.embed_query)
-        if not asked.spec.uid:
+        if not asked.spec.uid or not known.offered:
             return memory
         return AgentTools(memory, asked.spec, asked.request.tools, asked.target.context_window)
 
@@ -422,7 +421,7 @@ class AgentRuns:
 
     # -- answers to calls that wait
 
-    async def _resume(self, known: Known, decisions: Sequence[CallDecision]) -> _Resumed:
+    async def _resume(self, known: Known, decisions: Sequence[CallDecision]) -> PausedRun:
         """Returns how a turn goes on that waited for these decisions. Raises: BadRequest, StoreError."""
         store, conversation = self._keeper.store, known.look.conversation
         step = None if conversation is None else await store.runs.waiting(known.agent.id, conversation.id)
@@ -430,72 +429,12 @@ class AgentRuns:
             raise BadRequest("Nothing waits for an answer in this conversation.", param="messages")
         texts = await store.runs.texts(known.agent.id, step.run, "result")
         before = [orjson.loads(text.data) for text in texts]
-        given = _decided(step, [m["tool_call_id"] for m in before], decisions)
+        given = decided(step, [m["tool_call_id"] for m in before], decisions)
         for n, message in enumerate(given, 1 + max((text.seq for text in texts), default=-1)):
             await store.runs.add_text(known.agent.id, step.run, "result", n, orjson.dumps(message))
         run = await store.runs.newest(known.agent.id, known.path[-1].conversation)
         assert run is not None
-        return _resumed(known, step, [*before, *given], run)
-
-
-@dataclass(frozen=True, slots=True)
-class _Resumed:
-    """Calls that waited, as they are now.
-
-    is_partial: others still wait. theirs: ids of the client's.
-    """
-
-    calls: ResumedCalls
-    theirs: frozenset[str]
-    is_partial: bool
-    waiting_run: Run
-
-
-def _decided(step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision]) -> list[WireMessage]:
-    """Returns the answers as they are kept. Raises: BadRequest: one is about a call that does not wait for it."""
-    done = set(answered)
-    waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in done}
-    found: list[WireMessage] = []
-    for each in decisions:
-        ids = [each.call_id] if each.call_id is not None else [id for id in waits if waits[id] == "approval"]
-        for id in ids:
-            kind = waits.pop(id, None)
-            if kind is None or (kind == "client") != (each.result is not None):
-                raise BadRequest(f"The call {id!r} does not wait for this answer.", param="messages")
-            if each.result is not None:
-                found.append({**each.result, "role": "tool", "tool_call_id": id})
-            elif each.approve:
-                found.append(
-                    {"role": "tool", "tool_call_id": id, "content": "", PRIVATE: {"approval": "approved"}}
-                )
-            else:
-                why = f" Reason: {each.reason}" if each.reason else ""
-                private = {"approval": "denied", "status": "error", "reason": each.reason or ""}
-                words = f"Error: request to call tool denied.{why}"
-                found.append({"role": "tool", "tool_call_id": id, "content": words, PRIVATE: private})
-    return found
-
-
-def _resumed(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run) -> _Resumed:
-    content = known.tree.content(known.path[-1])
-    replies = content.full if content.is_step and content.full else [content.said or {}]
-    calls = tuple(call for m in replies for call in m.get("tool_calls") or ())
-    results, denied, approved = [], set(), set()
-    for m in answers:
-        private, id = private_of(m), str(m["tool_call_id"])
-        if private.get("approval") == "approved":
-            approved.add(id)
-            continue
-        results.append(ToolResult(id, text_of(m), str(private.get("status") or "success")))
-        if private.get("approval") == "denied":
-            denied.add(id)
-    answered = approved | {result.call_id for result in results}
-    return _Resumed(
-        ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
-        frozenset(id for id, kind in step.waiting.items() if kind == "client"),
-        any(kind != "held" and id not in answered for id, kind in step.waiting.items()),
-        run,
-    )
+        return paused(known, step, [*before, *given], run)
 
 
 def _request(asked: RunRequest) -> ChatRequest:
@@ -527,6 +466,30 @@ def _of_client(message: WireMessage) -> WireMessage:
     return {key: value for key, value in message.items() if key != PRIVATE}
 
 
+def guide_of(
+    spec: AgentSpec,
+    prompt: Prompt,
+    max_steps: int = MAX_STEPS,
+    called: Iterable[CalledTool] = (),
+    *,
+    can_ask: bool = False,
+) -> RuleGuide:
+    """Returns what guides an agent's turn. called: since the user's newest message, in turns before this one.
+
+    Where none of its tools are offered its rules sleep. can_ask: a person may be asked to approve a call.
+    """
+    names = [tool["function"]["name"] for tool in prompt.tools]
+    return RuleGuide(
+        read_rules(spec.defined.rules) if spec.defined is not None and names else (),
+        names,
+        style=SpeakingStyle(spec.style if names else SpeakingStyle.REPLY),
+        max_steps=max_steps,
+        called=called,
+        approvals=approvals_of(spec),
+        can_ask=can_ask,
+    )
+
+
 def _started(memory: StepsMemory) -> RunStart:
     e = memory.opened or memory.known.path[-1]
     return RunStart(memory.run.uid, memory.known.agent, e.seq, e.seq + len(e.inputs))
@@ -545,27 +508,6 @@ def _terms(sending: _Sending, prompt: Prompt) -> TurnSpec:
         alone=alone_of(sending.spec),
         asides=asides_of(sending.spec, request.tools),
     )
-
-
-def _called(known: Known) -> list[CalledTool]:
-    """Returns the calls since the user's newest message that have their results: a pause does not reset the rules."""
-    found: list[CalledTool] = []
-    if known.plan.messages:
-        return found
-    names: dict[str, str] = {}
-    for x in known.path:
-        content = known.tree.content(x)
-        for m in content.messages or ():
-            if m.get("role") == "user" and private_of(m).get("shown") != "system":
-                found.clear()
-            if m.get("role") == "tool" and (name := names.get(str(m.get("tool_call_id")))):
-                private = private_of(m)
-                status = "denied" if private.get("approval") == "denied" else private.get("status")
-                found.append(CalledTool(name, str(status or "success"), text_of(m)))
-        for m in content.full if content.is_step and content.full else [content.said or {}]:
-            for call in m.get("tool_calls") or ():
-                names[str(call.get("id"))] = str(call["function"]["name"])
-    return found
 
 
 def _digest(agent: Agent, otid: str | None) -> bytes | None:

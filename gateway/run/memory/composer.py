@@ -12,7 +12,7 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import NUDGE, private_of
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import find_beginning
-from gateway.core.prompt.section import Section, make_section
+from gateway.core.prompt.section import Section, made_of, make_section
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens, fit, may_exceed
@@ -100,8 +100,9 @@ class Composer:
             known.blocks,
             pinned=known.pinned,
             goes_on=anchor is not None,
-            offered=known.offered,
+            offered=known.memory_tools,
             system=spec.system,
+            made=made_of(spec.system, known.offered) if spec.uid else "",
             epoch=known.look.epoch,
             idle_s=0.0 if anchor is None else known.plan.query.now - (anchor.ended or anchor.begun),
             cache_s=self.cache_s,

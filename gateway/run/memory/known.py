@@ -20,7 +20,7 @@ from gateway.core.conversation.lookup import RECENT, full_probes
 from gateway.core.conversation.match import Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
-from gateway.core.memory import edits
+from gateway.core.memory import builtin, edits
 from gateway.core.memory import tools as memory_tools
 from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.chat import ChatRequest
@@ -33,6 +33,7 @@ from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, Snapshot, Summary
 from storage.sql.store import Store
 
+_MEMORY_TOOLS = builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
 # Conversations' names are no secrets: knowing one opens nothing.
 _ids = random.Random()
 
@@ -61,7 +62,7 @@ class Known:
     from, oldest first, as far as they matter. is_plain: the list is its path word for word, and only the exchanges that
     have something of ours are in `tree` and `path`.
     conversation_uid: the conversation's public name, a new one if it is new. pinned: the path's memory section.
-    blocks: as the path sees them, its own pending edits included. offered: memory tools for the model, name in this
+    blocks: as the path sees them, its own pending edits included. offered: our tools for the model, name in this
     request -> tool. row: of the exchange, once its user message is written; negative before.
     summaries: those of the conversation, newest first, where they were read with it; None: they were not.
     unended: an exchange that a process which is gone left open, as it ends; it is written with the next one.
@@ -86,6 +87,11 @@ class Known:
     def is_off(self) -> bool:
         """Memory is off for this request: nothing of ours goes in, and of what was said nothing is kept."""
         return self.asked.identity.mode is Mode.OFF
+
+    @property
+    def memory_tools(self) -> dict[str, str]:
+        """Those of the offered tools that read or edit memory."""
+        return {name: tool for name, tool in self.offered.items() if tool in _MEMORY_TOOLS}
 
     @property
     def path_ids(self) -> set[int]:
@@ -253,9 +259,12 @@ def offer_tools(known: Known, pinned: Snapshot | None, body: Mapping[str, Any]) 
     pinned: the path's section, which says by which names its conversation has them already. body: of the request.
     """
     agreed = pinned.known.get("tools") if pinned else None
-    request, identity = known.asked.request, known.asked.identity
-    wanted = known.asked.spec.offers_tools and (identity.agent is not None or request.has_tools)
+    request, identity, spec = known.asked.request, known.asked.identity, known.asked.spec
+    wanted = spec.offers_tools and (identity.agent is not None or request.has_tools)
     if not wanted or identity.mode is Mode.READ or not memory_tools.may_offer(body):
         return {}
+    if spec.uid:
+        # On a clash of names the client's tool wins.
+        return {tool.name: tool.name for tool in spec.tools if tool.name not in request.tools}
     enabled = memory_tools.MEMORY_TOOLS if known.agent.scope.spans else memory_tools.BLOCK_TOOLS
     return memory_tools.offer(enabled, frozenset(request.tools), agreed)

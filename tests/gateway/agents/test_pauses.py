@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.run.agents.run import CallDecision
+from gateway.run.agents.pauses import CallDecision
 from storage.records import RunState
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.agents.life import Life, Outcome, agents

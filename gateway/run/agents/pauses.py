@@ -1,0 +1,115 @@
+"""Pauses of a run: calls that a person or the client has to answer, and how a later run goes on with the answers.
+
+What is decided lies with the run that waits until the rest is there. Nothing is locked meanwhile: a plain message just
+goes on, and what it finds unanswered gets a result that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.private import PRIVATE, private_of
+from gateway.core.turn.guide import ToolResult
+from gateway.core.turn.machine import ResumedCalls
+from gateway.core.turn.rules import CalledTool
+from gateway.errors import BadRequest
+from gateway.run.memory.known import Known
+from storage.records import Run, RunStep
+
+__all__ = ["CallDecision", "PausedRun", "called_before", "decided", "paused"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallDecision:
+    """What somebody decided about a call that waits. call_id: None: about all of them.
+
+    result: of a tool of the client's. approve: of a call that a person has to allow; reason: why not.
+    """
+
+    call_id: str | None
+    approve: bool = True
+    reason: str | None = None
+    result: WireMessage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PausedRun:
+    """Calls that waited, as they are now.
+
+    is_partial: others still wait. theirs: ids of the client's.
+    """
+
+    calls: ResumedCalls
+    theirs: frozenset[str]
+    is_partial: bool
+    waiting_run: Run
+
+
+def decided(step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision]) -> list[WireMessage]:
+    """Returns the answers as they are kept. Raises: BadRequest: one is about a call that does not wait for it."""
+    done = set(answered)
+    waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in done}
+    found: list[WireMessage] = []
+    for each in decisions:
+        ids = [each.call_id] if each.call_id is not None else [id for id in waits if waits[id] == "approval"]
+        for id in ids:
+            kind = waits.pop(id, None)
+            if kind is None or (kind == "client") != (each.result is not None):
+                raise BadRequest(f"The call {id!r} does not wait for this answer.", param="messages")
+            if each.result is not None:
+                found.append({**each.result, "role": "tool", "tool_call_id": id})
+            elif each.approve:
+                found.append(
+                    {"role": "tool", "tool_call_id": id, "content": "", PRIVATE: {"approval": "approved"}}
+                )
+            else:
+                why = f" Reason: {each.reason}" if each.reason else ""
+                private = {"approval": "denied", "status": "error", "reason": each.reason or ""}
+                words = f"Error: request to call tool denied.{why}"
+                found.append({"role": "tool", "tool_call_id": id, "content": words, PRIVATE: private})
+    return found
+
+
+def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run) -> PausedRun:
+    content = known.tree.content(known.path[-1])
+    replies = content.full if content.is_step and content.full else [content.said or {}]
+    calls = tuple(call for m in replies for call in m.get("tool_calls") or ())
+    results, denied, approved = [], set(), set()
+    for m in answers:
+        private, id = private_of(m), str(m["tool_call_id"])
+        if private.get("approval") == "approved":
+            approved.add(id)
+            continue
+        results.append(ToolResult(id, text_of(m), str(private.get("status") or "success")))
+        if private.get("approval") == "denied":
+            denied.add(id)
+    answered = approved | {result.call_id for result in results}
+    return PausedRun(
+        ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
+        frozenset(id for id, kind in step.waiting.items() if kind == "client"),
+        any(kind != "held" and id not in answered for id, kind in step.waiting.items()),
+        run,
+    )
+
+
+def called_before(known: Known) -> list[CalledTool]:
+    """Returns the calls since the user's newest message that have their results: a pause does not reset the rules."""
+    found: list[CalledTool] = []
+    if known.plan.messages:
+        return found
+    names: dict[str, str] = {}
+    for x in known.path:
+        content = known.tree.content(x)
+        for m in content.messages or ():
+            if m.get("role") == "user" and private_of(m).get("shown") != "system":
+                found.clear()
+            if m.get("role") == "tool" and (name := names.get(str(m.get("tool_call_id")))):
+                private = private_of(m)
+                status = "denied" if private.get("approval") == "denied" else private.get("status")
+                found.append(CalledTool(name, str(status or "success"), text_of(m)))
+        for m in content.full if content.is_step and content.full else [content.said or {}]:
+            for call in m.get("tool_calls") or ():
+                names[str(call.get("id"))] = str(call["function"]["name"])
+    return found

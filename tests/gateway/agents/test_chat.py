@@ -1,0 +1,206 @@
+"""Chat completions to agents that were made over REST: by name and by id, in a tree of their own or in `default`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.core.definition import AgentDefinition
+from gateway.run.agents.registry import AgentEdit, AgentView, NewAgent, Registry
+from storage.records import Block
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.agents.life import Life, agents
+from tests.gateway.agents.test_runs import insert
+from tests.gateway.sdk import World
+
+OURS = {"x-mnemogate-conversation": "default"}
+HUMAN = Block(0, "human", "What is known of the user.", "", 1000)
+
+
+@pytest.fixture
+def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Life]:
+    with agents(upstream, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def world(life: Life) -> World:
+    return life.world
+
+
+def make(world: World, name: str = "ann", **fields: Any) -> AgentView:
+    registry = world.gateway.app.chat.registry
+    assert isinstance(registry, Registry)
+    definition = AgentDefinition("letta_v1_agent", **{"system": "You help.", "model": "m", **fields})
+    return world.gateway.call(registry.create("default", NewAgent(definition, name, own=[(HUMAN, {})])))
+
+
+def sent(world: World) -> list[Any]:
+    return [m["content"] for m in world.upstream.last.messages if m["role"] != "system"]
+
+
+@pytest.mark.parametrize("form", ["agent/{name}", "agent/agent-{uid}", "agent-{uid}"])
+def test_an_agent_is_asked_by_its_name_or_id(world: World, form: str) -> None:
+    made = make(world)
+    chat = world.chat(model=form.format(name="ann", uid=made.agent.uid))
+    assert chat.say("Hi") == "Ok."
+    assert chat.say("Are you there?") == "Ok."
+    assert world.upstream.last.json["model"] == "m"
+    assert "You help." in world.upstream.last.messages[0]["content"]
+    assert sent(world) == ["Hi", "Ok.", "Are you there?"]
+    tools = {tool["function"]["name"] for tool in world.upstream.last.json["tools"]}
+    assert "memory_insert" in tools
+
+
+def test_an_agent_that_is_not_there_is_an_unknown_model(world: World) -> None:
+    for model in ("agent/nobody", f"agent-{'0' * 32}"):
+        with pytest.raises(openai.NotFoundError):
+            world.chat(model=model).say("Hi")
+
+
+def test_whoever_speaks_it_is_one_memory(world: World) -> None:
+    make(world)
+    world.chat(model="agent/ann", user="bob").say("My tortoise is called Sheldon.")
+    world.clock.sleep(1000)
+    world.chat(model="agent/ann", user="carol").say("What is the tortoise called?")
+    assert "Sheldon" in world.upstream.last.messages[-1]["content"]
+    assert world.query("SELECT count(*) FROM agents WHERE subject LIKE 'user:%'") == [0]
+
+
+def test_its_tools_run_in_one_stream(world: World) -> None:
+    make(world)
+    world.upstream.queue(call_tools(insert("Name: Bob"), text="Let me note that."), say("Noted."))
+    chat = world.chat(model="agent/ann")
+    assert chat.say("I am Bob.", stream=True) == "Let me note that. Noted."
+    assert chat.say("Bye.") == "Ok."
+    assert world.query("SELECT value FROM block_history ORDER BY id DESC LIMIT 1") == ["Name: Bob"]
+
+
+def test_default_goes_on_from_what_the_agents_api_said(world: World, life: Life) -> None:
+    made = make(world)
+    found = world.gateway.call(world.gateway.app.chat.registry.resolve("default", "ann"))  # type: ignore[union-attr]
+    assert found is not None
+    rest = Life(world, found.spec, found.scope)
+    rest.send("First over REST.")
+    chat = world.chat(headers=OURS, model=f"agent/agent-{made.agent.uid}")
+    world.upstream.queue(say("Second."))
+    chat.say("Second over chat.")
+    assert sent(world) == ["First over REST.", "Ok.", "Second over chat."]
+    # Its whole list once more, or the new message alone: what stands is not said twice.
+    chat.say("Third.")
+    assert sent(world)[2:] == ["Second over chat.", "Second.", "Third."]
+    world.chat(headers=OURS, model="agent/ann").say("Fourth.")
+    assert sent(world)[-1] == "Fourth."
+    assert len(sent(world)) == 7
+    rest.send("Fifth over REST.")
+    assert len(sent(world)) == 9
+    assert [word.split(":")[0] for word in rest.words()] == ["user", "assistant"] * 5
+
+
+def test_what_a_list_repeats_is_said(world: World) -> None:
+    make(world)
+    body = {
+        "model": "agent/ann",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "One."},
+            {"role": "assistant", "content": "Ok."},
+            {"role": "user", "content": "Two."},
+        ],
+    }
+    reply = world.gateway.post(body, OURS)
+    assert reply.headers["x-mnemogate-appended"] == "1 of 3"
+    assert sent(world) == ["Two."]
+    assert "Be brief." in world.upstream.last.messages[0]["content"]
+    body["messages"] = body["messages"][:3]  # type: ignore[index]
+    assert world.gateway.post(body, OURS).error["param"] == "messages"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_rounds_on_default_are_one_reply_to_the_client_and_steps_to_us(world: World, stream: bool) -> None:
+    make(world)
+    world.upstream.queue(call_tools(insert("Name: Bob"), text="One moment."), say("Noted."), say("Bye."))
+    chat = world.chat(headers=OURS, model="agent/ann")
+    assert chat.say("I am Bob.", stream=stream) == "One moment. Noted."
+    assert world.query("SELECT count(*) FROM exchanges") == [2]
+    assert world.query("SELECT state, stop, steps FROM runs") == [("completed", "end_turn", 2)]
+    assert chat.say("Bye.", stream=stream) == "Bye."
+    assert [m["role"] for m in world.upstream.last.messages][1:] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+    ]
+
+
+def test_the_clients_own_tool_pauses_and_its_result_goes_on(world: World) -> None:
+    make(world)
+    weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    chat = world.chat(headers=OURS, model="agent/ann", tools=[weather])
+
+    world.upstream.queue(call_tools(Call("get_weather", {}, "w1")), say("Sunny."))
+    chat.say("Weather?")
+    chat.answer(chat.messages[-1]["tool_calls"][0], "sunny")
+    assert chat.go_on() == "Sunny."
+    assert [m["role"] for m in world.upstream.last.messages][1:] == ["user", "assistant", "tool"]
+    assert world.upstream.last.messages[-1]["content"] == "sunny"
+
+
+def test_a_request_off_the_record_is_no_part_of_default(world: World) -> None:
+    make(world)
+    world.chat(headers=OURS, model="agent/ann").say("One.")
+    off = world.chat(headers={**OURS, "x-mnemogate-memory": "off"}, model="agent/ann")
+    assert off.say("Off the record.") == "Ok."
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
+    world.chat(headers=OURS, model="agent/ann").say("Two.")
+    assert sent(world) == ["One.", "Ok.", "Two."]
+
+
+def test_a_default_of_a_users_memory_stays_a_tree_until_it_is_sent_to(world: World) -> None:
+    chat = world.chat(headers=OURS, user="alice")
+    chat.say("One.")
+    chat.say("Two.")
+    assert world.query("SELECT tip FROM conversations") == [0]
+
+
+def test_the_rules_of_an_agent_hold_in_chat(world: World) -> None:
+    make(world, rules=({"type": "run_first", "tool_name": "memory_insert"},))
+    world.upstream.queue(call_tools(insert("x")), say("Done."))
+    assert world.chat(model="agent/ann").say("Go.") == "Done."
+    asked = [seen.json.get("tool_choice") for seen in world.upstream.chats]
+    assert asked[0] == {"type": "function", "function": {"name": "memory_insert"}}
+    assert asked[1] in (None, "auto")
+
+
+def test_an_agents_definition_takes_effect_with_the_next_request(world: World) -> None:
+
+    made = make(world, system="Before. {CORE_MEMORY} Behind.")
+    chat = world.chat(headers=OURS, model="agent/ann")
+    chat.say("One.")
+    before = world.upstream.last.messages[0]["content"]
+    assert before.startswith("Before. <memory_blocks>")
+    assert before.endswith("</memory_blocks> Behind.")
+    registry = world.gateway.app.chat.registry
+    assert registry is not None
+    edit = AgentEdit(edit=lambda d: replace(d, system="Anew."))
+    world.gateway.call(registry.change("default", made.agent.uid, edit))
+    chat.say("Two.")
+    assert world.upstream.last.messages[0]["content"].startswith("Anew.\n\n<memory_blocks>")
+
+
+def test_agents_are_listed_among_the_models(world: World) -> None:
+    first, second, twin = make(world, "ann"), make(world, "bob"), make(world, "bob")
+    ids = [model.id for model in world.sdk.models.list()]
+    assert "agent/ann" in ids
+    assert {f"agent/agent-{each.agent.uid}" for each in (second, twin)} <= {*ids}
+    assert "agent/bob" not in ids
+    assert f"agent/agent-{first.agent.uid}" not in ids
+    assert world.sdk.models.retrieve("agent/ann").owned_by == "mnemogate"
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.models.retrieve("agent/nobody")
