@@ -1,0 +1,266 @@
+"""The JSON schema of a tool that is written in Python, read off its last function. The source is never run.
+
+As Letta's server has it: types are required, descriptions come from a Google-style docstring, `self` and `agent_state`
+are not the model's. Beyond it: `dict[str, …]`, unions, defaults. A parameter is required if it has no default, also an
+`Optional` one, which may then be null.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from inspect import cleandoc
+from typing import Any, Final
+
+from gateway.errors import BadRequest
+
+__all__ = ["AGENT_STATE", "function_in", "schema_of"]
+
+AGENT_STATE = "agent_state"  # a parameter of this name gets the agent
+_CALLERS: Final = ("self", AGENT_STATE)
+_MOST_CHARS = 100_000  # of a source; parsing so much takes 0.2 s at most
+# What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PLAIN: Final[Mapping[str, str]] = {
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "None": "null",
+}
+_LISTS: Final = ("list", "List", "Sequence", "Iterable")
+_DICTS: Final = ("dict", "Dict", "Mapping")
+_ARGUMENTS: Final = ("args", "arguments", "parameters", "params")
+_EXAMPLES: Final = ("example", "examples")
+_SECTIONS: Final = (
+    *_ARGUMENTS,
+    *_EXAMPLES,
+    *("returns", "return", "yields", "raises", "attributes", "note", "notes", "warning", "warnings", "todo"),
+)
+_PARAMETER = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def function_in(source: str) -> str:
+    """Returns the name of the function that is the tool: the last one of the module. Raises: BadRequest."""
+    return _last_function(source).name
+
+
+def schema_of(source: str) -> dict[str, Any]:
+    """Returns {"name", "description", "parameters"} of the tool. Raises: BadRequest: names the line."""
+    function = _last_function(source)
+    try:
+        return _schema(function)
+    except RecursionError:
+        raise _wrong(function, "its types are nested too deeply") from None
+
+
+def _schema(function: _Function) -> dict[str, Any]:
+    description, described = _read_docstring(ast.get_docstring(function, clean=False) or "")
+    properties: dict[str, Any] = {}
+    required = []
+    for parameter, default in _parameters(function):
+        name = parameter.arg
+        if parameter.annotation is None:
+            raise _wrong(parameter, f"parameter {name!r} has no type")
+        if not described.get(name):
+            raise _wrong(
+                parameter, f"parameter {name!r} has no description in the docstring's section `Args:`"
+            )
+        properties[name] = {**_type(parameter.annotation), "description": described[name]}
+        if default is None:
+            required.append(name)
+        else:
+            properties[name] |= _default(default)
+    parameters = {"type": "object", "properties": properties, "required": required}
+    return {"name": function.name, "description": description, "parameters": parameters}
+
+
+def _last_function(source: str) -> _Function:
+    if len(source) > _MOST_CHARS:
+        raise BadRequest(f"The source has more than {_MOST_CHARS:,} characters.", param="source_code")
+    try:
+        # An invalid escape in a string is a warning, which is nobody's here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = ast.parse(source)
+    except SyntaxError as error:
+        raise _wrong_at(error.lineno or 1, f"this is no Python: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise BadRequest(f"The source cannot be read: {error}.", param="source_code") from error
+    functions = [each for each in module.body if isinstance(each, _Function)]
+    if not functions:
+        raise BadRequest("The source has no function at its top level.", param="source_code")
+    last = functions[-1]
+    if not _NAME.fullmatch(last.name):
+        raise _wrong(last, f"{last.name!r} is no name for a tool: 1 to 64 of A-Z, a-z, 0-9, _")
+    return last
+
+
+def _parameters(function: _Function) -> Sequence[tuple[ast.arg, ast.expr | None]]:
+    """Returns the parameters that the model fills, each with its default."""
+    every = function.args
+    for star in (every.vararg, every.kwarg):
+        if star is not None:
+            raise _wrong(star, f"a tool cannot take any number of arguments, as {star.arg!r} does")
+    for each in every.posonlyargs:
+        raise _wrong(each, f"parameter {each.arg!r} must be one that can be named")
+    missing = len(every.args) - len(every.defaults)
+    pairs = list(zip(every.args, [*[None] * missing, *every.defaults], strict=True))
+    pairs += zip(every.kwonlyargs, every.kw_defaults, strict=True)
+    return [(each, default) for each, default in pairs if each.arg not in _CALLERS]
+
+
+def _default(default: ast.expr) -> dict[str, Any]:
+    """Returns a default that JSON can say; any other is left to the function."""
+    try:
+        value = ast.literal_eval(default)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return {}
+    return {"default": value} if _is_json(value) else {}
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(each) for key, each in value.items())
+    if isinstance(value, float):
+        return value == value and abs(value) != float("inf")
+    return value is None or isinstance(value, str | int)
+
+
+# -- types
+
+
+def _type(node: ast.expr) -> dict[str, Any]:
+    """Returns the schema of a type. Raises: BadRequest: it has none."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        try:
+            inner = ast.parse(node.value, mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise _unknown(node) from None
+        return _type(ast.copy_location(inner, node))
+    if isinstance(node, ast.Constant) and node.value is None:
+        return {"type": "null"}
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _union([node.left, node.right])
+    if isinstance(node, ast.Subscript):
+        return _generic(node)
+    name = _name(node)
+    if name in _PLAIN:
+        return {"type": _PLAIN[name]}
+    if name in _LISTS:
+        # Some providers refuse a list that does not say of what (OpenAI: "array schema missing items").
+        return {"type": "array", "items": {}}
+    if name in _DICTS:
+        return {"type": "object"}
+    if name in ("Any", "object"):
+        return {}
+    raise _unknown(node)
+
+
+def _generic(node: ast.Subscript) -> dict[str, Any]:
+    name, inner = _name(node.value), node.slice
+    every = list(inner.elts) if isinstance(inner, ast.Tuple) else [inner]
+    if name in _LISTS and len(every) == 1:
+        return {"type": "array", "items": _type(inner)}
+    if name in _DICTS and len(every) == 2 and _name(every[0]) == "str":
+        return {"type": "object", "additionalProperties": _type(every[1])}
+    if name in ("tuple", "Tuple") and every:
+        if len(every) == 2 and isinstance(every[1], ast.Constant) and every[1].value is Ellipsis:
+            return {"type": "array", "items": _type(every[0])}
+        size = len(every)
+        return {"type": "array", "prefixItems": [*map(_type, every)], "minItems": size, "maxItems": size}
+    if name == "Optional" and len(every) == 1:
+        return _union([inner, ast.copy_location(ast.Constant(None), node)])
+    if name == "Union":
+        return _union(every)
+    if name == "Annotated":
+        return _type(every[0])
+    if name == "Literal":
+        return _literal(node, every)
+    raise _unknown(node)
+
+
+def _union(nodes: Sequence[ast.expr]) -> dict[str, Any]:
+    every: list[dict[str, Any]] = []
+    for node in nodes:
+        schema = _type(node)
+        parts = schema["anyOf"] if list(schema) == ["anyOf"] else [schema]
+        every += [each for each in parts if each not in every]
+    return every[0] if len(every) == 1 else {"anyOf": every}
+
+
+def _literal(node: ast.Subscript, nodes: Sequence[ast.expr]) -> dict[str, Any]:
+    values = [each.value for each in nodes if isinstance(each, ast.Constant)]
+    kinds = {type(each).__name__.replace("NoneType", "None") for each in values}
+    if len(values) < len(nodes) or not kinds <= {"str", "int", "bool", "None"}:
+        raise _unknown(node)
+    names = sorted(_PLAIN[kind] for kind in kinds)
+    return {"type": names[0] if len(names) == 1 else names, "enum": values}
+
+
+def _name(node: ast.expr) -> str:
+    """Returns the last part of a dotted name."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+# -- the docstring
+
+
+def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
+    """Returns the description, examples included, and those of the parameters."""
+    sections: dict[str, list[str]] = {"": []}
+    current = sections[""]
+    for line in cleandoc(text).splitlines():
+        title = line.rstrip().removesuffix(":").lower()
+        if line.rstrip().endswith(":") and title in _SECTIONS:
+            current = sections.setdefault(
+                "examples" if title in _EXAMPLES else "args" if title in _ARGUMENTS else title, []
+            )
+            if title in _EXAMPLES:
+                current.append(line)
+        else:
+            current.append(line)
+    parts = ["\n".join(sections.get(each, ())).strip() for each in ("", "examples")]
+    return "\n\n".join(filter(None, parts)), _described(sections.get("args", ()))
+
+
+def _described(lines: Sequence[str]) -> dict[str, str]:
+    """Returns the parameters' descriptions: `name (type): text`, its further lines deeper than the first."""
+    depth = next((len(each) - len(each.lstrip()) for each in lines if each.strip()), 0)
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        match = _PARAMETER.fullmatch(line.strip()) if len(line) - len(line.lstrip()) <= depth else None
+        if match is not None:
+            name = match[1]
+            found[name] = match[2].strip()
+        elif name and line.strip():
+            found[name] = f"{found[name]} {line.strip()}".strip()
+    return found
+
+
+# -- errors
+
+
+def _unknown(node: ast.expr) -> BadRequest:
+    return _wrong(
+        node,
+        f"the type `{ast.unparse(node)[:80]}` has no JSON schema that can be read off the source; "
+        "use str, int, float, bool, list, dict, Optional, Union or Literal, or send `json_schema`",
+    )
+
+
+def _wrong(node: ast.expr | ast.arg | _Function, message: str) -> BadRequest:
+    return _wrong_at(node.lineno, message)
+
+
+def _wrong_at(line: int, message: str) -> BadRequest:
+    return BadRequest(f"Line {line}: {message}.", param="source_code")

@@ -1,0 +1,160 @@
+"""The schema of a Python tool is read off its signature and docstring, without running it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core.turn.arguments import check_arguments
+from gateway.errors import BadRequest
+from gateway.run.tools.signature import function_in, schema_of
+
+TYPES: list[tuple[str, dict[str, Any]]] = [
+    ("str", {"type": "string"}),
+    ("int", {"type": "integer"}),
+    ("float", {"type": "number"}),
+    ("bool", {"type": "boolean"}),
+    ("list", {"type": "array", "items": {}}),
+    ("list[str]", {"type": "array", "items": {"type": "string"}}),
+    ("List[list[int]]", {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}}),
+    ("dict", {"type": "object"}),
+    ("dict[str, int]", {"type": "object", "additionalProperties": {"type": "integer"}}),
+    ("typing.Dict[str, Any]", {"type": "object", "additionalProperties": {}}),
+    ("Optional[int]", {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
+    ("int | None", {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
+    (
+        "Union[int, str, None]",
+        {"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]},
+    ),
+    ("int | str | int", {"anyOf": [{"type": "integer"}, {"type": "string"}]}),
+    ("Literal['a', 'b']", {"type": "string", "enum": ["a", "b"]}),
+    ("Literal[1, 'a', None]", {"type": ["integer", "null", "string"], "enum": [1, "a", None]}),
+    ("tuple[int, ...]", {"type": "array", "items": {"type": "integer"}}),
+    (
+        "Tuple[int, str]",
+        {
+            "type": "array",
+            "prefixItems": [{"type": "integer"}, {"type": "string"}],
+            "minItems": 2,
+            "maxItems": 2,
+        },
+    ),
+    ("'list[str]'", {"type": "array", "items": {"type": "string"}}),
+    ("Annotated[int, 'more']", {"type": "integer"}),
+    ("Any", {}),
+]
+
+
+@pytest.mark.parametrize(("annotation", "schema"), TYPES, ids=[each for each, _ in TYPES])
+def test_types(annotation: str, schema: dict[str, Any]) -> None:
+    source = f'def f(x: {annotation}):\n    """Do.\n\n    Args:\n        x: The x.\n    """\n'
+    properties = schema_of(source)["parameters"]["properties"]
+    assert properties == {"x": {**schema, "description": "The x."}}
+
+
+WEATHER = '''
+import os
+from typing import Optional
+
+os._exit(1)  # the source is not run
+
+def helper(x):
+    return x
+
+class Other:
+    def method(self): ...
+
+async def get_weather(agent_state: "AgentState", city: str, days: int = 3, unit: Optional[str] = None,
+                      *, tags: list[str], scale: float = float("inf")) -> str:
+    """
+    Look the weather up.
+
+    It is a forecast:
+    of several days.
+
+    Args:
+        city (str): The city's name,
+            in English: "Rome".
+        days (int, optional): How many days.
+        unit: celsius or fahrenheit
+        tags (list[str]): Some tags.
+
+        scale: A scale.
+
+    Returns:
+        str: the weather
+    Examples:
+        get_weather("Rome")
+    """
+    return "\\d"
+
+weather = get_weather
+'''
+
+
+def test_a_whole_function() -> None:
+    assert function_in(WEATHER) == "get_weather"
+    schema = schema_of(WEATHER)
+    assert schema == {
+        "name": "get_weather",
+        "description": "Look the weather up.\n\nIt is a forecast:\nof several days.\n\n"
+        'Examples:\n    get_weather("Rome")',
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "description": 'The city\'s name, in English: "Rome".'},
+                "days": {"type": "integer", "description": "How many days.", "default": 3},
+                "unit": {
+                    "anyOf": [{"type": "string"}, {"type": "null"}],
+                    "description": "celsius or fahrenheit",
+                    "default": None,
+                },
+                "tags": {"type": "array", "items": {"type": "string"}, "description": "Some tags."},
+                "scale": {"type": "number", "description": "A scale."},
+            },
+            "required": ["city", "tags"],
+        },
+    }
+    assert check_arguments(schema["parameters"], {"city": "Rome", "tags": [], "unit": None}) is None
+    assert check_arguments(schema["parameters"], {"city": "Rome"}) == "`tags` is missing"
+
+
+def test_a_function_without_parameters_needs_no_docstring() -> None:
+    assert schema_of("def now(): return 1") == {
+        "name": "now",
+        "description": "",
+        "parameters": {"type": "object", "properties": {}, "required": []},
+    }
+
+
+DOC = '\n    """Do.\n\n    Args:\n        x: The x.\n    """\n'
+ERRORS = [
+    ("", "The source has no function at its top level."),
+    ("class A:\n    def f(self): ...", "The source has no function at its top level."),
+    ("x = 1\ndef f(:\n", "Line 2: this is no Python: invalid syntax."),
+    ("def f(\n  x):" + DOC, "Line 2: parameter 'x' has no type."),
+    ("def f(x: int): ...", "Line 1: parameter 'x' has no description in the docstring's section `Args:`."),
+    ("def f(y: int):" + DOC, "Line 1: parameter 'y' has no description in the docstring's section `Args:`."),
+    ("def f(*x: int):" + DOC, "Line 1: a tool cannot take any number of arguments, as 'x' does."),
+    ("def f(**x: int):" + DOC, "Line 1: a tool cannot take any number of arguments, as 'x' does."),
+    ("def f(x: int, /):" + DOC, "Line 1: parameter 'x' must be one that can be named."),
+    ("def f(x: Order):" + DOC, "Line 1: the type `Order` has no JSON schema"),
+    ("def f(x: list[Order]):" + DOC, "Line 1: the type `Order` has no JSON schema"),
+    ("def f(x: dict[int, str]):" + DOC, "Line 1: the type `dict[int, str]` has no JSON schema"),
+    ("def f(x: set[str]):" + DOC, "Line 1: the type `set[str]` has no JSON schema"),
+    ("def f(x: 'list['):" + DOC, "Line 1: the type `'list['` has no JSON schema"),
+    ("def f(x: Literal[1.5]):" + DOC, "Line 1: the type `Literal[1.5]` has no JSON schema"),
+    ("def wetter_für_heute(): ...", "Line 1: 'wetter_für_heute' is no name for a tool"),
+    ("def f(): return " + "-" * 50_000 + "1", "The source cannot be read"),
+    ("def f(x: int" + " | int" * 900 + "):" + DOC, "Line 1: its types are nested too deeply."),
+    ("#" * 100_001, "The source has more than 100,000 characters."),
+]
+
+
+@pytest.mark.parametrize(("source", "message"), ERRORS, ids=range(len(ERRORS)))
+def test_errors_name_the_line(source: str, message: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        schema_of(source)
+    assert caught.value.message.startswith(message)
+    assert caught.value.param == "source_code"
