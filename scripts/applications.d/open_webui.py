@@ -1,4 +1,4 @@
-# Open WebUI: pip open-webui playwright torch==2.13.0
+# Open WebUI: pip open-webui playwright
 # note: in headless Chromium, with regenerate, edit, a temporary chat, titles, tags, follow-ups and a second user
 import itertools
 import json
