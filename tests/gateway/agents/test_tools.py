@@ -1,0 +1,212 @@
+"""Rules, styles, pauses and the gateway's own tools over a gateway that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.core.agent import AgentTool
+from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.errors import BadRequest
+from gateway.run.agents.run import CallDecision
+from storage.records import RunState
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.agents.life import Life, agents
+
+Json = dict[str, Any]
+OWN = (
+    "memory_insert",
+    "core_memory_append",
+    "archival_memory_insert",
+    "archival_memory_search",
+    "memory_finish_edits",
+)
+PAY = ToolDefinition({"name": "pay", "parameters": {"type": "object", "properties": {}}}, needs_approval=True)
+SEARCH: Json = {
+    "type": "function",
+    "function": {"name": "search", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@contextmanager
+def agent(
+    upstream: StrictUpstream, folder: Path, *rules: Json, style: str = "reply", tools: tuple[str, ...] = OWN
+) -> Iterator[Life]:
+    made = tuple(AgentTool(name, name) for name in tools)
+    kind = "letta_v1_agent" if style == "reply" else "memgpt_agent"
+    defined = AgentDefinition(kind, "You help.", rules=rules)
+    options: Json = {
+        "uid": "abc",
+        "style": style,
+        "tools": (*made, AgentTool("pay", "pay", PAY)),
+        "defined": defined,
+    }
+    with agents(upstream, folder, **options) as life:
+        yield life
+
+
+def rule(type: str, tool_name: str, **fields: Any) -> Json:
+    return {"type": type, "tool_name": tool_name, **fields}
+
+
+def insert(text: str, id: str | None = None) -> Call:
+    return Call("memory_insert", {"label": "human", "new_string": text}, id)
+
+
+def tool_messages(life: Life) -> list[tuple[str, str]]:
+    """The results that went upstream with the newest call."""
+    return [(m["tool_call_id"], m["content"]) for m in life.upstream.last.messages if m["role"] == "tool"]
+
+
+def test_an_agent_that_speaks_by_a_tool(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path, style="message", tools=("send_message", "memory_insert")) as life:
+        words = {"thinking": "A new one.", "request_heartbeat": False, "message": "Hello Ann."}
+        edit = {
+            "thinking": "Note it.",
+            "request_heartbeat": True,
+            "label": "human",
+            "new_string": "Name: Ann",
+        }
+        upstream.queue(
+            call_tools(Call("memory_insert", edit, "a")),
+            call_tools(Call("send_message", words, "b")),
+            say("Ok."),
+        )
+        run = life.send("I am Ann.")
+        assert run.said == ["Hello Ann."]
+        assert (run.run.stop, run.run.steps) == ("end_turn", 2)
+        assert "".join(line[6:-1] for line in run.lines if line.startswith("text")) == "Hello Ann."
+        assert life.block().value == "Name: Ann"
+        sent = upstream.chats[0].json
+        assert sent["tool_choice"] == "required"
+        speaking = sent["tools"][0]["function"]
+        assert [*speaking["parameters"]["properties"]] == ["thinking", "request_heartbeat", "message"]
+        # What the model said and how is what it reads again.
+        life.send("Bye.")
+        again = upstream.last.messages
+        assert again[: len(upstream.chats[1].messages)] == upstream.chats[1].messages
+        assert [m["role"] for m in again[1:]] == ["user", "assistant", "tool", "assistant", "tool", "user"]
+        assert orjson.loads(again[4]["tool_calls"][0]["function"]["arguments"]) == words
+
+
+def test_rules_force_forbid_and_end(upstream: StrictUpstream, tmp_path: Path) -> None:
+    rules = (rule("run_first", "memory_insert"), rule("exit_loop", "memory_finish_edits"))
+    with agent(upstream, tmp_path, *rules) as life:
+        upstream.queue(
+            call_tools(Call("core_memory_append", {"label": "human", "content": "x"}, "a")),
+            call_tools(insert("Name: Ann", "b")),
+            call_tools(Call("memory_finish_edits", {}, "c")),
+        )
+        run = life.send("I am Ann.")
+        assert (run.run.state, run.run.stop, run.run.steps) == (RunState.COMPLETED, "tool_rule", 3)
+        first, second, third = (chat.json for chat in upstream.chats)
+        forced = {"type": "function", "function": {"name": "memory_insert"}}
+        assert [body.get("tool_choice") for body in (first, second, third)] == [forced, forced, None]
+        assert first["tools"] == second["tools"] == third["tools"]
+        assert first["parallel_tool_calls"] is False
+        assert (
+            "Call memory_insert before any other tool." in first["messages"][0]["content"] or life.spec.system
+        )
+        assert life.block().value == "Name: Ann"
+        assert tool_messages(life)[0] == (
+            "a", "Not run: one of these has to be called first: memory_insert. You may call: memory_insert."
+        )  # fmt: skip
+
+
+def test_what_is_required_is_asked_for_before_the_end(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as life:
+        upstream.queue(say("Done."), call_tools(insert("x", "a")), say("Really done."))
+        run = life.send("Hi")
+        assert run.said == ["Done.", "Really done."]
+        assert run.run.stop == "end_turn"
+        nudge = upstream.chats[1].messages[-1]
+        assert nudge["role"] == "user"
+        assert "you have to call: memory_insert" in nudge["content"]
+
+
+@pytest.mark.parametrize("approve", [True, False])
+def test_a_call_waits_for_a_person(upstream: StrictUpstream, tmp_path: Path, approve: bool) -> None:
+    with agent(upstream, tmp_path) as life:
+        upstream.queue(call_tools(insert("paid", "a"), Call("pay", {}, "b")), say("So be it."))
+        paused = life.send("Pay.")
+        assert (paused.run.state, paused.run.stop) == (RunState.COMPLETED, "requires_approval")
+        assert life.block().value == ""
+        run = life.send(messages=(), decisions=(CallDecision("b", approve=approve, reason="Too much."),))
+        assert run.said == ["So be it."]
+        results = tool_messages(life)
+        assert [id for id, _ in results] == ["a", "b"]
+        assert "changed" in results[0][1]
+        assert ("nobody runs pay" in results[1][1]) is approve
+        assert ("Too much." in results[1][1]) is not approve
+        assert life.block().value == "paid"
+        with pytest.raises(BadRequest, match="waits"):
+            life.send(messages=(), decisions=(CallDecision("b"),))
+
+
+def test_a_message_in_between_goes_on_without_the_answer(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path) as life:
+        upstream.queue(call_tools(Call("pay", {}, "b")), say("Never mind."))
+        life.send("Pay.")
+        assert life.send("Wait, no.").said == ["Never mind."]
+        assert [id for id, _ in tool_messages(life)] == ["b"]
+        with pytest.raises(BadRequest, match="waits"):
+            life.send(messages=(), decisions=(CallDecision("b"),))
+
+
+def test_a_tool_of_the_clients_is_answered_by_the_client(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path) as life:
+        upstream.queue(call_tools(insert("x", "a"), Call("search", {}, "b")), say("Found."))
+        paused = life.send("Look.", client_tools=(SEARCH,))
+        assert paused.run.stop == "requires_approval"
+        # Ours beside it ran at once.
+        assert life.block().value == "x"
+        result = {"role": "tool", "tool_call_id": "b", "content": "42"}
+        run = life.send(messages=(), decisions=(CallDecision("b", result=result),), client_tools=(SEARCH,))
+        assert run.said == ["Found."]
+        assert [id for id, _ in tool_messages(life)] == ["a", "b"]
+        assert tool_messages(life)[1][1] == "42"
+
+
+def test_a_pause_does_not_reset_the_rules(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path, rule("max_count_per_step", "memory_insert", max_count_limit=1)) as life:
+        upstream.queue(
+            call_tools(insert("x", "a")),
+            call_tools(Call("pay", {}, "b")),
+            call_tools(insert("y", "c")),
+            say("So."),
+        )
+        life.send("Pay.")
+        run = life.send(messages=(), decisions=(CallDecision("b"),))
+        assert run.said == ["So."]
+        assert tool_messages(life)[-1][1].startswith("Not run: memory_insert may run once")
+        assert life.block().value == "x"
+
+
+def test_three_replies_that_cannot_be_read_end_the_run(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path) as life:
+        upstream.queue(*(call_tools(Call("memory_insert", "{", str(n))) for n in range(3)))
+        run = life.send("Hi")
+        assert (run.run.state, run.run.stop, run.run.steps) == (RunState.COMPLETED, "invalid_tool_call", 3)
+
+
+def test_what_is_kept_is_found_in_the_same_run(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path) as life:
+        kept = {"content": "Ann likes green tea."}
+        upstream.queue(
+            call_tools(
+                Call("archival_memory_insert", kept, "a"),
+                Call("archival_memory_search", {"query": "tea"}, "b"),
+            ),
+            call_tools(Call("archival_memory_search", {"query": "tea"}, "c")),
+            call_tools(Call("archival_memory_search", {"query": 3}, "d")),
+        )
+        life.send("Hi")
+        results = dict(tool_messages(life))
+        assert "green tea" in results["b"]
+        assert "green tea" in results["c"]
+        assert results["d"].startswith("Error: `query` must be a string")
