@@ -269,6 +269,8 @@ def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> None:
     where = f"profiles {profile.name!r}"
     if not re.fullmatch(r"[\w.:@-]+", profile.name):
         raise SettingsError(f"{where}: a name is letters, digits and . _ : @ -")
+    if profile.name == "@":  # storage.records.API_PROFILE
+        raise SettingsError(f"{where}: this name is for agents that are made over REST")
     _exists(f"{where}: upstream", profile.upstream, upstreams)
     _unique(f"{where}: blocks", [each.label for each in profile.blocks])
     for block in profile.blocks:

@@ -17,6 +17,9 @@ from storage.value import frozen
 # One kind byte (u, t, a, c) and a keyed digest.
 Atom = bytes
 
+# The profile of memories that are made over REST. The settings can declare none of this name.
+API_PROFILE = "@"
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:

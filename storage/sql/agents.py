@@ -96,6 +96,16 @@ class Agents:
             self._keep(self._drafts, draft)
         return draft
 
+    async def find_or_draft(self, scope: Scope, *, is_made: bool) -> Agent:
+        """Returns the scope's agent, or the draft of one that begins with its first turn.
+
+        is_made: it was made over REST, so if it is not there it is gone, and no turn makes it again. Raises: NotFound.
+        """
+        agent = await self.find(scope)
+        if agent is None and is_made:
+            raise NotFound("this agent is gone")
+        return agent or self.draft(scope)
+
     def remember(self, agent: Agent) -> None:
         """Puts it into the cache: after it was stored, or with its new epoch."""
         self._drafts.pop(agent.scope, None)

@@ -27,7 +27,7 @@ import orjson
 
 from storage.commands import Erased, Extent, ForgetTarget, Rules
 from storage.database import Connection, Database
-from storage.records import Exchange, Scope, State
+from storage.records import API_PROFILE, Exchange, Scope, State
 from storage.search import rank
 from storage.sql import exchanges as history
 from storage.sql.agents import Agents, load_agent
@@ -43,8 +43,6 @@ from storage.sql.vectors import VectorCache, forget_indexed
 
 SQL = load("forget.sql")
 
-# The profile of agents that are made over REST.
-API_PROFILE = "@"
 # The rows of one transaction. A row was measured at 20 to 60 us, and a bulk write should stay below 5 ms.
 _PAGE = 32
 # The rows of one transaction where most are read and stay.

@@ -218,3 +218,13 @@ async def test_hidden_agents_do_not_make_a_page_short(store: Store) -> None:
         await make_agent(store, f"a{n}", **({"hidden": True} if 2 <= n < 28 else {}))
     found = await store.definitions.agents(PROJECT, AgentFilter(), limit=3)
     assert [e.name for e in found] == ["a29", "a28", "a1"]
+
+
+async def test_an_agent_that_is_gone_is_not_made_again_by_a_turn(store: Store) -> None:
+    made = await make_agent(store, "ann")
+    scope = made.agent.scope
+    assert await store.agents.find_or_draft(scope, is_made=True) == made.agent
+    await store.forgetting.wipe(made.agent.id)
+    with pytest.raises(NotFound):
+        await store.agents.find_or_draft(scope, is_made=True)
+    assert (await store.agents.find_or_draft(scope, is_made=False)).id == 0

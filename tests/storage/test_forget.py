@@ -11,9 +11,23 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage
 from storage.commands import ForgetTarget
 from storage.errors import Stale
-from storage.records import Agent, Exchange, Scope, Snapshot, State
+from storage.listing import AgentChange, BlockChange
+from storage.records import (
+    Agent,
+    Block,
+    DefinitionKind,
+    Exchange,
+    Run,
+    RunState,
+    RunStep,
+    Scope,
+    Snapshot,
+    State,
+)
+from storage.sql.runs import add_step
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
+from tests.storage.api import api_scope, make_agent
 from tests.storage.conftest import Holds, OpenStore
 from tests.stored import ALICE, Speaker, rows, save_passage
 
@@ -419,3 +433,75 @@ async def test_what_is_too_old_goes(store: Store, holds: Holds) -> None:
     await forget(store, alice.agent, ForgetTarget(before=before))
     assert left(holds, "oldu", "olda", "oldp", "newu", "newa", "newp") == ["newu", "newa", "newp"]
     assert await store.forgetting.aged("default", before) == []
+
+
+# -- agents that are made over REST
+
+
+async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, holds: Holds) -> None:
+    """Every column of text that an agent fills, in whatever table it lies."""
+    own = Block(0, "zqlabelx", "zqdescriptionx", "zqvaluex", 100)
+    made = await make_agent(store, "ann", own=[own], tags=["zqtagx"], system="zqsystemx")
+    agent = made.agent
+    await store.defined_agents.change(made, AgentChange(name="zqnamex", body={"system": "zqlaterx"}), at=2.0)
+    block = (await store.named_blocks.seen(agent.id))[0].block
+    change = BlockChange(value="zqeditx", details={"metadata": "zqdetailx"})
+    await store.named_blocks.change("default", block.uid, change, at=2.0, origin="api")
+    ann = Speaker(store, api_scope("ann"), Clock())
+    await talk(ann, ["said"], "default")
+    (e,) = await ann.rows()
+    await store.passages.add(agent.id, ["zqpassagex"], at=3.0, tags=["zqptagx"])
+    kind = DefinitionKind.CONVERSATION
+    await store.definitions.put(
+        "default", kind, "c1", "zqtitlex", {"summary": "zqsumx"}, at=3.0, memory=agent.id
+    )
+    run = await store.runs.create(
+        Run(0, "r1", agent.id, e.conversation, RunState.RUNNING, 1.0, otid=b"zqotidx")
+    )
+    for kind_of_text in ("request", "call", "result", "event"):
+        await store.runs.add_text(agent.id, run.id, kind_of_text, 0, f"zq{kind_of_text}x".encode())
+    step = RunStep(e.id, agent.id, run.id, 1, 1.0, waiting={"zqcallidx": "client"})
+    await store.database.write(lambda connection: add_step(connection, step))
+    file = "INSERT INTO files (uid, memory, state, bytes, created, type, name) VALUES ('f', ?, '', 1, 1, '', 'zqfilex')"
+    await rows(store, file, (agent.id,))
+    words_ = [
+        "label",
+        "description",
+        "value",
+        "tag",
+        "system",
+        "name",
+        "later",
+        "edit",
+        "detail",
+        "saidu",
+        "saida",
+        "passage",
+        "ptag",
+        "title",
+        "sum",
+        "otid",
+        "request",
+        "call",
+        "result",
+        "event",
+        "callid",
+        "file",
+    ]
+    await store.database.sweep(1000)
+    assert left(holds, *words_) == [word for word in words_ if word != "system"]  # an older text goes at once
+    await index(store, agent)
+    await forget(store, agent, ForgetTarget(is_all=True))
+    assert left(holds, *words_) == []
+    for table in (
+        "agents",
+        "definitions",
+        "tags",
+        "attached",
+        "runs",
+        "run_steps",
+        "conversations",
+        "blocks",
+        "readers",
+    ):
+        assert await rows(store, f"SELECT * FROM {table}") == [], table

@@ -14,7 +14,7 @@ from gateway.core import ids
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.listing import Page, PassageFilter
-from storage.records import Agent, Definition, DefinitionKind, Passage, Scope
+from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope
 from storage.sql.store import Store
 
 __all__ = ["ARCHIVE", "CHUNK", "MOST", "Archives", "PassageView", "chunks"]
@@ -22,7 +22,6 @@ __all__ = ["ARCHIVE", "CHUNK", "MOST", "Archives", "PassageView", "chunks"]
 ARCHIVE = "archive"
 MOST = 8  # archives that one search asks
 CHUNK = 2000  # characters of a passage
-_PROFILE = "@"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Archives:
     async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
         """Makes an archive."""
         uid = ids.new_uid()
-        draft = self._store.agents.draft(Scope(project, _PROFILE, f"{ARCHIVE}:{uid}"))
+        draft = self._store.agents.draft(Scope(project, API_PROFILE, f"{ARCHIVE}:{uid}"))
         _, made = await self._store.defined_agents.create_memory(
             replace(draft, uid=uid), DefinitionKind.ARCHIVE, name, body, at=self._now()
         )
@@ -71,7 +70,7 @@ class Archives:
         found = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
         if found is None:
             return (await self._store.definitions.agent(project, uid)).agent
-        agent = await self._store.agents.find(Scope(project, _PROFILE, f"{ARCHIVE}:{uid}"))
+        agent = await self._store.agents.find(Scope(project, API_PROFILE, f"{ARCHIVE}:{uid}"))
         if agent is None:
             raise NotFound(f"there is no archive {uid!r}")
         return agent

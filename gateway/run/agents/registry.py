@@ -31,13 +31,11 @@ from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.errors import WriteConflict
 from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry
-from storage.records import Agent, Block, Definition, DefinitionKind, Run, Scope
+from storage.records import API_PROFILE, Agent, Block, Definition, DefinitionKind, Run, Scope
 from storage.sql.store import Store
 
-__all__ = ["API_PROFILE", "AgentEdit", "AgentView", "NewAgent", "Registry", "ResolvedAgent", "api_scope"]
+__all__ = ["AgentEdit", "AgentView", "NewAgent", "Registry", "ResolvedAgent", "api_scope"]
 
-# The profile of agents that are made over REST.
-API_PROFILE = "@"
 # The kind of users' memories.
 _PROFILE_KIND = "letta_v1_agent"
 _TOOL = "tool"

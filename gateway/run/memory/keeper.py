@@ -93,7 +93,7 @@ class MemoryKeeper:
         scope, key = asked.identity.scope, asked.identity.conversation
         assert scope is not None
         assert key is not None
-        agent = await self.store.agents.find(scope) or self.store.agents.draft(scope)
+        agent = await self.store.agents.find_or_draft(scope, is_made=bool(asked.spec.uid))
         await self.queues.enter((agent.uid, key), asked.place)
 
     async def open(self, known: Known, prompt: Prompt) -> Known:

@@ -144,7 +144,7 @@ async def _look(store: Store, asked: MemoryRequest) -> tuple[Agent, Listing, Loo
     agents = store.agents
     # A remembered agent may have been forgotten by another process: then it is looked for once more.
     for _ in range(2):
-        agent = await agents.find(scope) or agents.draft(scope)
+        agent = await agents.find_or_draft(scope, is_made=bool(asked.spec.uid))
         listing = Listing(Canon(agent.secret), asked.request.messages)
         path = listing.path(listing.said) if listing.said else None
         look = await store.turns.look(agent, key, path) if agent.id else Look()

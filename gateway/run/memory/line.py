@@ -65,7 +65,7 @@ async def read_line(
     agents = store.agents
     # A remembered agent may have been forgotten by another process: then it is looked for once more.
     for _ in range(2):
-        agent = await agents.find(scope) or agents.draft(scope)
+        agent = await agents.find_or_draft(scope, is_made=bool(asked.spec.uid))
         line = await _line(store, asked, agent) if agent.id else Line(Look())
         if line is not None:
             break

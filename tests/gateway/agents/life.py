@@ -24,7 +24,10 @@ from gateway.run.agents.run import AgentRuns, RunRequest, RunResult
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone
 from gateway.settings import UpstreamSettings
+from storage.database import Connection
 from storage.records import Block, Exchange, Run, Scope
+from storage.sql.agents import create_agent
+from storage.sql.blocks import ensure_blocks
 from tests.doubles.lines_view import LinesView
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.sdk import World, remember
@@ -197,6 +200,19 @@ class Life:
 
         self.world.gateway.call(write())
 
+    def make(self) -> None:
+        """Makes its memory, as whoever defines an agent does; the memories of others begin with their first send."""
+        store, now = self.world.store, self.world.clock()
+
+        async def write(connection: Connection) -> None:
+            made = await create_agent(connection, store.agents.draft(self.scope))
+            await ensure_blocks(connection, made.id, self.spec.own_blocks, now)
+
+        async def made() -> None:
+            await store.database.write(write)
+
+        self.world.gateway.call(made())
+
 
 def _scope() -> Scope:
     return Scope("default", "@", f"agent:{uuid.uuid4().hex}")
@@ -218,4 +234,7 @@ def agents(upstream: StrictUpstream, folder: Path, **options: Any) -> Iterator[L
     # One that is known to count a stream's tokens.
     kind = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": True})
     with remember(upstream, folder, upstreams=(kind,)) as world:
-        yield Life(world, spec, _scope())
+        life = Life(world, spec, _scope())
+        if spec.uid:
+            life.make()
+        yield life

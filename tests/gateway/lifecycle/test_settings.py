@@ -167,6 +167,7 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
             "models 'q': deployments: upstream: unknown name 'abd'; did you mean 'abc'?",
         ),
         ("[[profiles]]\nname = 'a b'", "profiles 'a b': a name is"),
+        ("[[profiles]]\nname = '@'", "profiles '@': this name is for agents"),
         (
             "[[profiles]]\nname = 'bob'\n[[profiles.blocks]]\nlabel = 'x'\nlimit = 2\nvalue = 'abc'",
             "profiles 'bob': block 'x': its value has 3 characters, its limit is 2",
