@@ -22,7 +22,7 @@ from storage.sql import exchanges as history
 from storage.sql.agents import create_agent
 from storage.sql.blocks import add_op, ensure_blocks, ensure_shared_blocks, write_block
 from storage.sql.group import Group, alone, reads
-from storage.sql.passages import insert_passage
+from storage.sql.passages import keep_edit
 from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
@@ -207,7 +207,7 @@ async def _edit(
         # Forgetting makes the block again without what is gone, of the edits that stay.
         await add_op(connection, agent, replace(op, state="merged"))
     for text, op in merged.passages:
-        await insert_passage(connection, agent, text, at=op.at, exchange=op.exchange, sources=(op.exchange,))
+        await keep_edit(connection, agent, text, op)
         await add_op(connection, agent, replace(op, state="merged"))
 
 

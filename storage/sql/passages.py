@@ -12,7 +12,7 @@ import orjson
 
 from storage.database import Connection, Row
 from storage.listing import Page, PassageFilter
-from storage.records import Message, Passage
+from storage.records import BlockOp, Message, Passage
 from storage.sql.agents import take_seq
 from storage.sql.group import Group, alone, bulk_writes, long_reads, reads
 from storage.sql.statements import load, rows_of
@@ -42,6 +42,14 @@ async def insert_passage(
     values = (agent, seq, at, exchange, orjson.dumps(list(sources)), file, named, text)
     id = await connection.value(SQL["passage_insert"], values)
     return Passage(id, seq, text, at, tuple(sources), file, tuple(tags))
+
+
+async def keep_edit(connection: Connection, agent: int, text: str, op: BlockOp) -> None:
+    """Adds the archival memory that a model has put in, under the tags that it gave."""
+    tags = orjson.loads(op.arguments).get("tags") or ()
+    await insert_passage(
+        connection, agent, text, at=op.at, exchange=op.exchange, sources=(op.exchange,), tags=tags
+    )
 
 
 async def load_kept(connection: Connection, statement: str, parameters: Sequence[object]) -> list[Message]:

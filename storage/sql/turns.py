@@ -35,7 +35,7 @@ from storage.sql.blocks import (
     write_block,
 )
 from storage.sql.group import Group, alone, bulk_writes, reads
-from storage.sql.passages import insert_passage
+from storage.sql.passages import keep_edit
 
 
 class Turns(Group):
@@ -263,7 +263,7 @@ async def merge_edits(
         )  # fmt: skip
         versions[block] += 1
     for text, op in done.passages:
-        await insert_passage(connection, agent, text, at=op.at, exchange=op.exchange, sources=(op.exchange,))
+        await keep_edit(connection, agent, text, op)
     dropped = {op.id for op in done.dropped}
     await settle_ops(connection, agent, [op.id for op in ops if op.id not in dropped], "merged")
     await settle_ops(connection, agent, dropped, "dropped")

@@ -153,7 +153,10 @@ class MemoryTools:
         else:
             recent = await self.store.recall.recent(agent, RECENT_EXCHANGES)
             hits = [m for m in reversed(recent) if wanted.takes(m)]
-        return hits
+        if not wanted.tags:
+            return hits
+        filed = await self.store.passages.get(agent.id, [m.seq for m in hits])
+        return [m for m in hits if m.seq in filed and wanted.takes_tags(filed[m.seq].tags)]
 
     async def _found(self, query: str) -> list[Message]:
         agent, look = self.known.agent, self.known.look

@@ -210,3 +210,30 @@ def test_what_is_kept_is_found_in_the_same_run(upstream: StrictUpstream, tmp_pat
         assert "green tea" in results["b"]
         assert "green tea" in results["c"]
         assert results["d"].startswith("Error: `query` must be a string")
+
+
+def test_passages_are_filed_under_their_tags(upstream: StrictUpstream, tmp_path: Path) -> None:
+    def keep(text: str, id: str, *tags: str) -> Call:
+        return Call("archival_memory_insert", {"content": text, "tags": [*tags]}, id)
+
+    def search(id: str, **fields: Any) -> Call:
+        return Call("archival_memory_search", {"query": "tea", **fields}, id)
+
+    with agent(upstream, tmp_path) as life:
+        upstream.queue(
+            call_tools(
+                keep("Green tea.", "a", "x"), keep("Black tea.", "b", "x", "y"), search("c", tags=["y"])
+            ),
+            call_tools(
+                search("d", tags=["x"]),
+                search("e", tags=["x", "y"], tag_match_mode="all"),
+                search("f", tags=["z"]),
+                search("g"),
+            ),
+        )
+        life.send("Hi")
+        results = dict(tool_messages(life))
+        found = {id: ("Green" in results[id], "Black" in results[id]) for id in "cdefg"}
+        assert found == {
+            "c": (False, True), "d": (True, True), "e": (False, True), "f": (False, False), "g": (True, True)
+        }  # fmt: skip
