@@ -246,6 +246,7 @@ class Turn:
         finish, ours, theirs = self._round.draft.finish_reason, self._round.ours, self._round.theirs
         if finish in CUT:
             return self._end(CUT[finish])
+        self._name_calls(ours, theirs)
         if ours and self._offer.is_final:
             # The model calls tools although it was told not to. The client must not wait for their results.
             self._finish_instead = None if theirs else "stop"
@@ -259,15 +260,24 @@ class Turn:
             return self._end(follows.reason)
         return [*self._hide(), *self._go_on(follows)]
 
+    def _name_calls(self, ours: list[ToolCall], theirs: list[ToolCall]) -> None:
+        """Gives an id to each call that has none of its own; the client's, if they have been sent, stay as they are."""
+        taken: set[str] = set()
+        if self.spec.keeps_steps:
+            self._rename(theirs, taken, "client")
+        # Some servers begin to count anew with each reply ("call_0"), but an id stands for one call of the turn.
+        taken |= {call.id for call in theirs} | _ids(self._messages)
+        self._rename(ours, taken, "mnemogate")
+
+    def _rename(self, calls: list[ToolCall], taken: set[str], whose: str) -> None:
+        for n, call in enumerate(calls):
+            if not call.id or call.id in taken:
+                call.fields["id"] = f"call_{whose}_{self._rounds}_{n}"
+            taken.add(call.id)
+
     def _begin_tools(self, ours: list[ToolCall]) -> list[Command]:
         """Has calls of ours run; those that cannot be run have their result at once."""
         theirs = self._round.theirs
-        # Some servers begin to count anew with each reply ("call_0"), but an id stands for one call of the turn.
-        taken = {call.id for call in theirs} | _ids(self._messages)
-        for n, call in enumerate(ours):
-            if not call.id or call.id in taken:
-                call.fields["id"] = f"call_mnemogate_{self._rounds}_{n}"
-            taken.add(call.id)
         self._unjudged = list(ours)
         runs = self._judge()
         if self._waiting:
