@@ -19,11 +19,12 @@ from adapters.errors import ProviderError
 from adapters.types import Header, ModelRequest
 from gateway.core.request.identity import Mode
 from gateway.core.turn import commands, events
+from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import Guide, StopReason
-from gateway.core.turn.machine import ResumedCalls, Turn
+from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import is_event_stream
 from gateway.core.upstream.policy import Target

@@ -22,28 +22,24 @@ forced call (vllm-project/vllm#25054).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 
 from adapters.types import Json
 from gateway.core.conversation.private import as_system, without_private
-from gateway.core.memory.tools import read_arguments
 from gateway.core.turn import commands, events
+from gateway.core.turn.calls import OwnCalls, ResumedCalls, name_calls
 from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
-    Forbidden,
     FreeGuide,
     Guide,
-    NeedsApproval,
     Offer,
-    ProposedCall,
     Stop,
     StopReason,
     ToolResult,
-    Undecided,
 )
 from gateway.core.turn.ledger import Ledger
 from gateway.core.turn.round import BrokeOff, Complete, ErrorEvent, Refused, ReplyForm, Round, RoundEnd
@@ -51,11 +47,6 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut, ToolCall, join_messages
 from gateway.core.turn.upstream_error import error_of
 from gateway.errors import Conflict, GatewayError
-from storage.value import frozen
-
-BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
-SPOKEN = "The user has read it."
-NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."
 
 # After these the last call may lack its end, so calls of ours are dropped instead of run.
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
@@ -70,20 +61,6 @@ class _State(Enum):
     TOOLS = "tools"
     SAVING = "saving"
     DONE = "done"
-
-
-@frozen
-class ResumedCalls:
-    """Calls of a step that is kept, with which a turn begins when they are answered.
-
-    calls: all of that step. results: those that exist, of calls that were answered, denied, or run before. What has no
-    result is judged and run. approved, denied: ids of calls that a person has decided on.
-    """
-
-    calls: tuple[Json, ...]
-    results: tuple[ToolResult, ...] = ()
-    approved: frozenset[str] = frozenset()
-    denied: frozenset[str] = frozenset()
 
 
 class Turn:
@@ -104,13 +81,12 @@ class Turn:
         self._said: list[Json] = []
         self._steps = 0  # that are kept
         # The calls of ours in it
-        self._unjudged: list[ToolCall] = []
-        self._results: dict[str, ToolResult | None] = {}  # by call id; None: it is still running
+        self._calls = OwnCalls(spec, self._guide)
         self._waiting: dict[str, str] = {}
         self._is_last_round = True
         self._is_hidden = False  # the view knows that the round's end is not the reply's
         self._is_kept = False  # the reply is, with its calls
-        self._resumed: ResumedCalls | None = None  # the reply is one of an earlier turn
+        self._is_resumed = False  # the reply is one of an earlier turn
         self._after_keep: list[Command] = []
         # The end
         self._finish_instead: str | None = None  # the client's finish_reason, where it is not the upstream's
@@ -233,7 +209,7 @@ class Turn:
         if self._state in (_State.READING, _State.TOOLS) or self._is_kept:
             self._ledger = self._counted()
         if self._is_kept:
-            return self._make_outcome(end, reason, (), None, results=self._known_results())
+            return self._make_outcome(end, reason, (), None, results=self._calls.results)
         if self.spec.keeps_steps:
             # Calls that nobody has answered would lock the conversation.
             return self._make_outcome(end, reason, (), self._round.said())
@@ -246,7 +222,7 @@ class Turn:
         finish, ours, theirs = self._round.draft.finish_reason, self._round.ours, self._round.theirs
         if finish in CUT:
             return self._end(CUT[finish])
-        self._name_calls(ours, theirs)
+        name_calls(ours, theirs, _ids(self._messages), self._rounds, names_theirs=self.spec.keeps_steps)
         if ours and self._offer.is_final:
             # The model calls tools although it was told not to. The client must not wait for their results.
             self._finish_instead = None if theirs else "stop"
@@ -260,27 +236,12 @@ class Turn:
             return self._end(follows.reason)
         return [*self._hide(), *self._go_on(follows)]
 
-    def _name_calls(self, ours: list[ToolCall], theirs: list[ToolCall]) -> None:
-        """Gives an id to each call that has none of its own; the client's, if they have been sent, stay as they are."""
-        taken: set[str] = set()
-        if self.spec.keeps_steps:
-            self._rename(theirs, taken, "client")
-        # Some servers begin to count anew with each reply ("call_0"), but an id stands for one call of the turn.
-        taken |= {call.id for call in theirs} | _ids(self._messages)
-        self._rename(ours, taken, "mnemogate")
-
-    def _rename(self, calls: list[ToolCall], taken: set[str], whose: str) -> None:
-        for n, call in enumerate(calls):
-            if not call.id or call.id in taken:
-                call.fields["id"] = f"call_{whose}_{self._rounds}_{n}"
-            taken.add(call.id)
-
     def _begin_tools(self, ours: list[ToolCall]) -> list[Command]:
         """Has calls of ours run; those that cannot be run have their result at once."""
         theirs = self._round.theirs
-        self._unjudged = list(ours)
-        runs = self._judge()
-        if self._waiting:
+        self._calls = OwnCalls(self.spec, self._guide, ours)
+        runs = self._calls.judge()
+        if self._calls.waiting:
             return self._pause()
         left = self._budget_left(self._counted())
         self._is_last_round = bool(theirs) or (left is not None and left <= 0)
@@ -291,7 +252,7 @@ class Turn:
             shown += self._hide()
         if self._round.form is ReplyForm.EVENTS:
             self._view.call_tools(ours)
-        self._show_results(self._known_results())
+        self._show_results(self._calls.results)
         shown += self._flush()
         if not runs:
             return [*shown, *self._tools_finished()]
@@ -302,60 +263,12 @@ class Turn:
         self._state = _State.TOOLS
         return [*shown, *runs]
 
-    def _judge(self) -> list[Command]:
-        """Judges the calls in their order, up to one that depends on the results of those before it."""
-        runs: list[Command] = []
-        while self._unjudged:
-            call = self._unjudged[0]
-            arguments, asides = self._arguments_of(call)
-            is_approved = self._resumed is not None and call.id in self._resumed.approved
-            verdict = self._guide.judge(ProposedCall(call.id, call.name, arguments, asides, is_approved))
-            if isinstance(verdict, Undecided):
-                break
-            self._unjudged.pop(0)
-            if isinstance(verdict, NeedsApproval):
-                self._waiting[call.id] = "approval"
-                continue
-            if isinstance(verdict, Forbidden):
-                self._results[call.id] = ToolResult(call.id, verdict.words, "error")
-            elif arguments is None:
-                words = BAD_ARGUMENTS.format(name=call.name, arguments=call.text[:500])
-                self._results[call.id] = ToolResult(call.id, words, "error")
-            elif spoken := self._spoken(call, arguments):
-                self._results[call.id] = spoken
-                self._guide.ran(spoken)
-            else:
-                self._results[call.id] = None
-                given = {**arguments, **verdict.prefilled}
-                runs.append(commands.RunTool(call.id, call.name, given, call.name in self.spec.alone))
-            # Strict servers parse the arguments of earlier calls, and refuse the request over broken ones.
-            if arguments is None or not call.text.strip():
-                call.arguments = ["{}"]
-        return runs
-
-    def _arguments_of(self, call: ToolCall) -> tuple[Json | None, Json]:
-        """Returns a call's arguments as its tool gets them (None: unreadable), and our asides among them."""
-        arguments, asides = read_arguments(call.text), self.spec.asides
-        return (arguments, {}) if arguments is None or asides is None else asides.split(call.name, arguments)
-
-    def _spoken(self, call: ToolCall, arguments: Json) -> ToolResult | None:
-        """Returns the result of a call that speaks to the user, which was done by saying it; None for other tools."""
-        key = None if self.spec.asides is None else self.spec.asides.words.get(call.name)
-        if key is None:
-            return None
-        if not isinstance(arguments.get(key), str):
-            return ToolResult(call.id, NO_WORDS.format(name=call.name, key=key), "error")
-        return ToolResult(call.id, SPOKEN)
-
     def _tool_finished(self, tool: events.ToolFinished) -> list[Command]:
-        if tool.call_id not in self._results or self._results[tool.call_id] is not None:
-            return []
         result = ToolResult(tool.call_id, tool.content, tool.status, tool.stdout, tool.stderr)
-        self._results[tool.call_id] = result
-        self._guide.ran(result)
+        if not self._calls.finish(result):
+            return []
         self._show_results([result])
-        is_over = None not in self._results.values()
-        return [*self._flush(), *(self._tools_finished() if is_over else ())]
+        return [*self._flush(), *(() if self._calls.is_running else self._tools_finished())]
 
     def _show_results(self, results: Iterable[ToolResult]) -> None:
         if self._round.form is ReplyForm.EVENTS:
@@ -364,7 +277,7 @@ class Turn:
 
     def _tools_finished(self) -> list[Command]:
         """Judges the calls that depend on these results; without any it ends the turn or begins the next round."""
-        if self._unjudged:
+        if not self._calls.is_judged:
             return self._judge_on()
         if self._round.theirs:
             return self._pause()
@@ -374,11 +287,11 @@ class Turn:
         return self._end(follows.reason) if isinstance(follows, Stop) else self._go_on(follows)
 
     def _judge_on(self) -> list[Command]:
-        before = {*self._results}
-        runs = self._judge()
-        if self._waiting:
+        before = {each.call_id for each in self._calls.results}
+        runs = self._calls.judge()
+        if self._calls.waiting:
             return self._pause()
-        self._show_results(each for each in self._known_results() if each.call_id not in before)
+        self._show_results(each for each in self._calls.results if each.call_id not in before)
         shown = self._flush()
         if not runs:
             return [*shown, *self._tools_finished()]
@@ -387,28 +300,18 @@ class Turn:
 
     def _pause(self) -> list[Command]:
         """Ends the turn with calls that somebody else has to answer. Beside an approval ours wait, too."""
-        if self._waiting:
-            running = [id for id, result in self._results.items() if result is None]
-            for id in (*running, *(call.id for call in self._unjudged)):
-                self._results.pop(id, None)
-                self._waiting[id] = "held"
-        self._waiting |= {call.id: "client" for call in self._round.theirs}
+        if self._calls.waiting:
+            self._calls.hold()
+        self._waiting = self._calls.waiting | {call.id: "client" for call in self._round.theirs}
         return self._end(StopReason.REQUIRES_APPROVAL)
 
     def resume(self, resumed: ResumedCalls) -> list[Command]:
         """Begins with calls of a step that is kept, in place of a reply. Returns what is to be done."""
-        self._resumed = resumed
-        self._is_kept = True
+        self._is_kept = self._is_resumed = True
         self._is_last_round = False
         self._state = _State.TOOLS
         self._round.draft.take_calls([*resumed.calls], AllBut(), is_over=True)
-        answered = {result.call_id: result for result in resumed.results}
-        for call in self._round.ours:
-            if call.id in answered:
-                self._results[call.id] = answered[call.id]
-                self._guide.answered(call.name, answered[call.id], is_denied=call.id in resumed.denied)
-            else:
-                self._unjudged.append(call)
+        self._calls = OwnCalls(self.spec, self._guide, self._round.ours, resumed)
         return self._tools_finished()
 
     # From one round to the next
@@ -423,7 +326,7 @@ class Turn:
     def _go_on(self, offer: Offer) -> list[Command]:
         """Begins the next round: everything that belongs to one reply starts again."""
         spec = self.spec
-        step = replace(self._step(), results=self._known_results(), nudge=offer.nudge)
+        step = replace(self._step(), results=self._calls.results, nudge=offer.nudge)
         self._messages += [self._round.made(), *(each.message() for each in step.results)]
         if offer.nudge:
             self._messages.append(without_private(as_system(offer.nudge)))
@@ -433,9 +336,8 @@ class Turn:
         merged = self._ledger.merged if self._ledger.rounds else None
         # At once, since the next round may fail before it has begun.
         self._round = Round(spec, self._view, self._round.form, merged, said)
-        self._results = {}
-        self._is_hidden = self._is_kept = False
-        self._resumed = None
+        self._calls = OwnCalls(spec, self._guide)
+        self._is_hidden = self._is_kept = self._is_resumed = False
         self._offer = offer
         left = self._budget_left(self._ledger)
         if spec.keeps_steps:
@@ -443,9 +345,9 @@ class Turn:
         self._state = _State.WAITING
         return [commands.CallModel(tuple(map(without_private, self._messages)), left, offer)]
 
-    def _keep(self, step: commands.Keep, then: list[Command]) -> list[Command]:
+    def _keep(self, step: commands.Keep, then: Sequence[Command]) -> list[Command]:
         self._state = _State.KEEPING
-        self._after_keep = then
+        self._after_keep = [*then]
         self._steps += step.reply is not None
         return [step]
 
@@ -466,13 +368,8 @@ class Turn:
         said = self._round.said() if self._round.spoken else None
         return commands.Keep(self._round.made(), said, draft.usage, waits or {})
 
-    def _known_results(self) -> tuple[ToolResult, ...]:
-        """Returns the results that are there, in the order of the calls."""
-        found = (self._results.get(call.id) for call in self._round.ours)
-        return tuple(result for result in found if result is not None)
-
     def _counted(self) -> Ledger:
-        return self._ledger if self._resumed is not None else self._ledger.plus(self._round.draft)
+        return self._ledger if self._is_resumed else self._ledger.plus(self._round.draft)
 
     def _budget_left(self, ledger: Ledger) -> int | None:
         return None if self.spec.budget_tokens is None else self.spec.budget_tokens - ledger.completion
@@ -485,7 +382,7 @@ class Turn:
         # Beside the client's other calls a cut one may be broken, and where we keep the steps nobody could mend it.
         theirs = [] if spec.keeps_steps and draft.finish_reason in CUT else self._round.theirs
         said = self._round.said(theirs)
-        results = self._known_results()
+        results = self._calls.results
         full = (self._round.made(), *(each.message() for each in results)) if results else (said,)
         self._ledger = self._counted()
         self._said.append(said)
@@ -506,7 +403,7 @@ class Turn:
     def _last_step(self, said: Json, full: tuple[Json, ...]) -> TurnOutcome:
         """Returns the outcome where steps are kept: of the last reply alone, or of what followed on it."""
         assert self._outcome is not None
-        draft, results = self._round.draft, self._known_results()
+        draft, results = self._round.draft, self._calls.results
         if self._is_kept:
             return replace(self._outcome, full=(), said=None, results=results)
         if self._waiting:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import PRIVATE, private_of
+from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.guide import ToolResult
-from gateway.core.turn.machine import ResumedCalls
 from gateway.core.turn.rules import CalledTool
 from gateway.errors import BadRequest
 from gateway.run.memory.known import Known

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from gateway.core.turn.asides import Asides
+from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import CallModel, CloseUpstream, Command, Finish, Keep, RunTool, Save
 from gateway.core.turn.events import (
     ClientLeft,
@@ -25,7 +26,7 @@ from gateway.core.turn.events import (
     TurnEvent,
 )
 from gateway.core.turn.guide import StopReason
-from gateway.core.turn.machine import ResumedCalls, Turn
+from gateway.core.turn.machine import Turn
 from gateway.core.turn.rules import RuleGuide, SpeakingStyle, read_rules
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut

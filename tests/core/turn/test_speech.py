@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from gateway.core.turn.asides import Asides
+from gateway.core.turn.calls import NO_WORDS, SPOKEN
 from gateway.core.turn.commands import CallModel, Finish, Keep, RunTool, Save
 from gateway.core.turn.events import Kept, Received, ReceivedWhole, ReplyStarted, Saved, ToolFinished
 from gateway.core.turn.guide import StopReason, ToolResult
-from gateway.core.turn.machine import NO_WORDS, SPOKEN, Turn
+from gateway.core.turn.machine import Turn
 from gateway.core.turn.rules import HEARTBEAT, RuleGuide, SpeakingStyle
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut

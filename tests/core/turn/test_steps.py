@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import (
     CallModel,
     CloseUpstream,
@@ -44,7 +45,7 @@ from gateway.core.turn.guide import (
     Undecided,
     Verdict,
 )
-from gateway.core.turn.machine import ResumedCalls, Turn
+from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.errors import UpstreamBroke

@@ -1,0 +1,170 @@
+"""The calls of ours in one reply: which of them run, which wait for somebody, and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from adapters.types import Json
+from gateway.core.memory.tools import read_arguments
+from gateway.core.turn.commands import RunTool
+from gateway.core.turn.guide import (
+    Forbidden,
+    Guide,
+    NeedsApproval,
+    ProposedCall,
+    ToolResult,
+    Undecided,
+)
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import ToolCall
+from storage.value import frozen
+
+__all__ = ["BAD_ARGUMENTS", "NO_WORDS", "SPOKEN", "OwnCalls", "ResumedCalls", "name_calls"]
+
+BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
+SPOKEN = "The user has read it."
+NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."
+
+
+@frozen
+class ResumedCalls:
+    """Calls of a step that is kept, with which a turn begins when they are answered.
+
+    calls: all of that step. results: those that exist, of calls that were answered, denied, or run before. What has no
+    result is judged and run. approved, denied: ids of calls that a person has decided on.
+    """
+
+    calls: tuple[Json, ...]
+    results: tuple[ToolResult, ...] = ()
+    approved: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()
+
+
+class OwnCalls:
+    """The calls of ours in one reply.
+
+    waiting: call id -> "approval", or "held" for one that waits beside an approval.
+    """
+
+    def __init__(
+        self,
+        spec: TurnSpec,
+        guide: Guide,
+        calls: Sequence[ToolCall] = (),
+        resumed: ResumedCalls | None = None,
+    ) -> None:
+        self.calls = calls
+        self.waiting: dict[str, str] = {}
+        self._spec = spec
+        self._guide = guide
+        self._approved = frozenset() if resumed is None else resumed.approved
+        self._results: dict[str, ToolResult | None] = {}  # None: it is running
+        self._unjudged = [*calls]
+        if resumed is not None:
+            self._take_answers(resumed)
+
+    @property
+    def results(self) -> tuple[ToolResult, ...]:
+        """Those that are there, in the order of the calls."""
+        found = (self._results.get(call.id) for call in self.calls)
+        return tuple(result for result in found if result is not None)
+
+    @property
+    def is_running(self) -> bool:
+        return None in self._results.values()
+
+    @property
+    def is_judged(self) -> bool:
+        return not self._unjudged
+
+    def _take_answers(self, resumed: ResumedCalls) -> None:
+        answered = {result.call_id: result for result in resumed.results}
+        self._unjudged = [call for call in self.calls if call.id not in answered]
+        for call in self.calls:
+            if call.id in answered:
+                result = self._results[call.id] = answered[call.id]
+                self._guide.answered(call.name, result, is_denied=call.id in resumed.denied)
+
+    def judge(self) -> list[RunTool]:
+        """Judges calls in their order, up to one that depends on the results of those before it. Returns what runs."""
+        runs: list[RunTool] = []
+        while self._unjudged:
+            call = self._unjudged[0]
+            arguments, asides = self._arguments_of(call)
+            verdict = self._guide.judge(
+                ProposedCall(call.id, call.name, arguments, asides, call.id in self._approved)
+            )
+            if isinstance(verdict, Undecided):
+                break
+            self._unjudged.pop(0)
+            if isinstance(verdict, NeedsApproval):
+                self.waiting[call.id] = "approval"
+                continue
+            if isinstance(verdict, Forbidden):
+                self._results[call.id] = ToolResult(call.id, verdict.words, "error")
+            elif arguments is None:
+                words = BAD_ARGUMENTS.format(name=call.name, arguments=call.text[:500])
+                self._results[call.id] = ToolResult(call.id, words, "error")
+            elif spoken := self._spoken(call, arguments):
+                self._results[call.id] = spoken
+                self._guide.ran(spoken)
+            else:
+                self._results[call.id] = None
+                given = {**arguments, **verdict.prefilled}
+                runs.append(RunTool(call.id, call.name, given, call.name in self._spec.alone))
+            # Strict servers parse the arguments of earlier calls, and refuse the request over broken ones.
+            if arguments is None or not call.text.strip():
+                call.arguments = ["{}"]
+        return runs
+
+    def finish(self, result: ToolResult) -> bool:
+        """Takes the result of a call that runs. Returns whether there was such a call."""
+        if result.call_id not in self._results or self._results[result.call_id] is not None:
+            return False
+        self._results[result.call_id] = result
+        self._guide.ran(result)
+        return True
+
+    def hold(self) -> None:
+        """Lets all that would run wait, since a call beside it has to be approved first."""
+        running = [id for id, result in self._results.items() if result is None]
+        for id in (*running, *(call.id for call in self._unjudged)):
+            self._results.pop(id, None)
+            self.waiting[id] = "held"
+
+    def _arguments_of(self, call: ToolCall) -> tuple[Json | None, Json]:
+        """Returns a call's arguments as its tool gets them (None: unreadable), and our asides among them."""
+        arguments, asides = read_arguments(call.text), self._spec.asides
+        return (arguments, {}) if arguments is None or asides is None else asides.split(call.name, arguments)
+
+    def _spoken(self, call: ToolCall, arguments: Json) -> ToolResult | None:
+        """Returns the result of a call that speaks to the user, which was done by saying it; None for other tools."""
+        key = None if self._spec.asides is None else self._spec.asides.words.get(call.name)
+        if key is None:
+            return None
+        if not isinstance(arguments.get(key), str):
+            return ToolResult(call.id, NO_WORDS.format(name=call.name, key=key), "error")
+        return ToolResult(call.id, SPOKEN)
+
+
+def name_calls(
+    ours: Iterable[ToolCall], theirs: Sequence[ToolCall], taken: set[str], number: int, *, names_theirs: bool
+) -> None:
+    """Gives an id to each call that has none of its own.
+
+    Some servers begin to count anew with each reply ("call_0"), but an id stands for one call of the turn.
+
+    taken: ids of earlier calls in the turn. number: of the reply. names_theirs: the client's calls are kept by their
+    ids; else they have been sent already, and stay as they are.
+    """
+    given: set[str] = set()
+    if names_theirs:
+        _rename(theirs, given, f"call_client_{number}")
+    _rename(ours, given | taken | {call.id for call in theirs}, f"call_mnemogate_{number}")
+
+
+def _rename(calls: Iterable[ToolCall], taken: set[str], prefix: str) -> None:
+    for n, call in enumerate(calls):
+        if not call.id or call.id in taken:
+            call.fields["id"] = f"{prefix}_{n}"
+        taken.add(call.id)
