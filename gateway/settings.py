@@ -109,6 +109,44 @@ class MemorySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HostRule:
+    """A host that tools may speak to. name: in lower case; `*.example.org`: each below it; `*`: each."""
+
+    scheme: str
+    name: str
+    port: int
+
+    @classmethod
+    def of(cls, text: str) -> HostRule | None:
+        """Reads `[http[s]://]name[:port]`; None: it is no such thing. Without a scheme it is https."""
+        found = _HOST_RULE.fullmatch(text.lower())
+        if found is None:
+            return None
+        scheme = found[1] or "https"
+        port = int(found[3]) if found[3] else {"http": 80, "https": 443}[scheme]
+        return cls(scheme, found[2].strip("[]"), port) if port < 65536 else None
+
+    def allows(self, scheme: str, host: str, port: int) -> bool:
+        if (self.scheme, self.port) != (scheme, port):
+            return False
+        return self.name in ("*", host) or (self.name.startswith("*.") and host.endswith(self.name[1:]))
+
+
+# A name, with its labels; an IPv6 address stands in brackets.
+_HOST_RULE = re.compile(
+    r"(?:(https?)://)?(\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSettings:
+    """The table [tools], about tools that are not the gateway's own. hosts, private_hosts: as `HostRule` reads them."""
+
+    hosts: tuple[str, ...] = ()
+    private_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamSettings:
     """An upstream. api_key: one key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
 
@@ -203,6 +241,7 @@ class Settings:
     server: ServerSettings = ServerSettings()
     database: DatabaseSettings = DatabaseSettings()
     memory: MemorySettings = MemorySettings()
+    tools: ToolSettings = ToolSettings()
     upstreams: tuple[UpstreamSettings, ...] = (UpstreamSettings("scripted", kind="scripted"),)
     models: tuple[ModelSettings, ...] = ()
     profiles: tuple[ProfileSettings, ...] = ()

@@ -19,12 +19,14 @@ from gateway.settings import (
     DEMO_PROFILE,
     NEEDS_ADDRESS,
     DatabaseSettings,
+    HostRule,
     MemorySettings,
     ModelSettings,
     ProfileSettings,
     ServerSettings,
     Settings,
     SideRequest,
+    ToolSettings,
     UpstreamSettings,
 )
 from gateway.settings_schema import build, convert_text, unknown_name
@@ -47,7 +49,12 @@ _SHORT = {
     "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),
 }
 _SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", "MNEMOGATE_UPSTREAM_KEY", "MNEMOGATE_DATABASE_URL")
-_TABLES: dict[str, Any] = {"server": ServerSettings, "database": DatabaseSettings, "memory": MemorySettings}
+_TABLES: dict[str, Any] = {
+    "server": ServerSettings,
+    "database": DatabaseSettings,
+    "memory": MemorySettings,
+    "tools": ToolSettings,
+}
 
 
 def load_settings(
@@ -228,6 +235,7 @@ def _check(settings: Settings) -> None:
         _exists(f"projects.{name}: profile", project.profile, profiles)
     for rule in settings.memory.side_requests:
         _check_side_request(rule)
+    _check_tools(settings.tools)
 
 
 def _check_key(key: str) -> None:
@@ -293,6 +301,17 @@ def _check_side_request(rule: SideRequest) -> None:
         raise SettingsError(f"{where}: {error.msg}, here: {pointed}") from error
     if pattern.groupindex:
         raise SettingsError(f"{where}: its groups cannot have names, saw {', '.join(pattern.groupindex)}")
+
+
+def _check_tools(tools: ToolSettings) -> None:
+    for setting, entries in (("hosts", tools.hosts), ("private_hosts", tools.private_hosts)):
+        for entry in entries:
+            rule = HostRule.of(entry)
+            if rule is None or (setting == "private_hosts" and rule.name == "*"):
+                raise SettingsError(
+                    f"tools.{setting}: expected a host such as api.example.org, *.example.org or "
+                    f"http://localhost:9000, saw {entry!r}"
+                )
 
 
 def _is_origin(text: str) -> bool:

@@ -86,6 +86,7 @@ def test_a_flag_is_held_to_what_the_file_is(tmp_path: Path, name: tuple[str, str
         ("MNEMOGATE_SERVER_ACCESS_LOG", "0", "server", "access_log", False),
         ("MNEMOGATE_MEMORY_IDLE_S", "7", "memory", "idle_s", 7.0),
         ("MNEMOGATE_MEMORY_USER_ORDER", "user, x-who", "memory", "user_order", ("user", "x-who")),
+        ("MNEMOGATE_TOOLS_HOSTS", "a.org, *.b.org", "tools", "hosts", ("a.org", "*.b.org")),
         ("MNEMOGATE_BACKGROUND_MODEL", "small", "memory", "background_model", "small"),
     ],
 )
@@ -96,6 +97,8 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("[tools]\nhosts = ['a.org/path']", "tools.hosts: expected a host such as api.example.org"),
+        ("[tools]\nprivate_hosts = ['*']", "tools.private_hosts: expected a host such as api.example.org"),
         ("[sever]\nport = 1", "unknown name 'sever'; did you mean 'server'?"),
         ("[server]\nprot = 1", "server: unknown name 'prot'; did you mean 'port'?"),
         (
@@ -420,6 +423,7 @@ def test_the_reference_names_every_setting_and_no_other() -> None:
 def test_the_reference_shows_the_defaults_and_loads() -> None:
     settings = load_settings(config=str(REFERENCE), environ={"OPENAI_API_KEY": "k"})
     assert (settings.server, settings.database) == (Settings().server, Settings().database)
+    assert settings.tools == Settings().tools
     memory = settings.memory
     assert (memory.user_order, memory.conversation_order) == (USER_ORDER, CONVERSATION_ORDER)
     plain = dataclasses.replace(memory, side_requests=(), user_order=None, conversation_order=None)
@@ -439,7 +443,7 @@ def test_the_starter_is_short_and_loads() -> None:
 def test_the_documents_name_no_setting_that_does_not_exist() -> None:
     pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
     text = "\n".join(page.read_text() for page in pages)
-    named = {".".join(each) for each in re.findall(r"`(server|database|memory)\.([a-z_]+)", text)}
+    named = {".".join(each) for each in re.findall(r"`(server|database|memory|tools)\.([a-z_]+)", text)}
     named |= {f"upstreams.{each}" for each in re.findall(r"`\[\[upstreams\]\] ([a-z_]+)`", text)}
     assert len(named) > 10, "the pattern found nothing: it looks in the wrong place"
     # A table's name may stand for a list of tables.

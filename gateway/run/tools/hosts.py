@@ -1,0 +1,260 @@
+"""The hosts that tools may speak to: the settings name them, and their addresses have to be public.
+
+Whoever makes a tool names an address, and the gateway stands where that person does not: within the operator's network.
+So a name is resolved once, every address that it has is judged, and the connection goes to an address that was judged,
+with the name in SNI and `Host`. There are no redirects, no proxies of the environment, and no headers of a caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from gateway.settings import HostRule, ToolSettings
+
+__all__ = ["HostError", "HostReply", "ToolHosts", "is_public"]
+
+CONNECT_S = 10.0
+_READ_BYTES = 64 * 1024
+_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+# Resolvers read a last label such as these as part of an IPv4 address: 127.1, 2130706433, 0x7f.1 (WHATWG URL, 3.5).
+_NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
+
+# Names addresses by a host and a port. Raises: OSError.
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+
+class HostError(Exception):
+    """An address that is not to be spoken to, or that does not answer. Its text is for who named the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostReply:
+    """A reply whose headers have come. headers: lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    _content: aiohttp.StreamReader
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yields the body as it comes. Raises: HostError."""
+        try:
+            async for chunk in self._content.iter_chunked(_READ_BYTES):
+                yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise HostError("its reply broke off") from error
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """Returns the body. Raises: HostError: also of a longer one."""
+        body = bytearray()
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > limit_bytes:
+                raise HostError(f"its reply has more than {limit_bytes:,} bytes")
+        return bytes(body)
+
+
+class ToolHosts:
+    """Speaks to the hosts of the settings. Each request has a connection of its own, so no judgement outlives it.
+
+    resolve: the system's resolver unless told otherwise. tls: with the system's certificates unless told otherwise.
+    """
+
+    def __init__(
+        self, settings: ToolSettings, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._private = _rules(settings.private_hosts)
+        self._rules = (*_rules(settings.hosts), *self._private)
+        self._resolve = resolve or _resolve
+        self._tls = tls
+
+    def check(self, url: str) -> None:
+        """Refuses a URL that no setting allows, without asking for its addresses. Raises: HostError."""
+        self._parse(url)
+
+    @asynccontextmanager
+    async def open(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> AsyncIterator[HostReply]:
+        """Sends a request. headers: all of them but `Host` and `Content-Length`. The caller sets the time.
+
+        Raises: HostError.
+        """
+        parsed = self._parse(url)
+        addresses = await self._addresses(parsed)
+        connector = aiohttp.TCPConnector(resolver=_Judged(addresses), use_dns_cache=False, force_close=True)
+        async with aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            auto_decompress=False,
+            trust_env=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S),
+        ) as session:
+            try:
+                response = await session.request(
+                    method,
+                    parsed,
+                    # What is packed could be small on the way and large here.
+                    headers={"User-Agent": "mnemogate", "Accept-Encoding": "identity", **headers},
+                    data=body,
+                    allow_redirects=False,
+                    ssl=self._tls or True,
+                )
+            except aiohttp.ClientSSLError as error:
+                raise HostError("its certificate is not accepted") from error
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                raise HostError("it could not be reached") from error
+            try:
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise HostError("its reply is packed, which was not asked for")
+                named = {name.lower(): value for name, value in response.headers.items()}
+                yield HostReply(response.status, named, response.content)
+            finally:
+                response.close()
+
+    def _parse(self, text: str) -> URL:
+        if not self._rules:
+            raise HostError("no host may be spoken to: the setting tools.hosts names none")
+        if re.search(r"[\x00-\x20\x7f]", text):
+            raise HostError("the URL has a space or a control character in it")
+        try:
+            url = URL(text)
+            host, port = _host(url), url.port
+        except ValueError as error:
+            raise HostError("the URL cannot be read") from error
+        if url.scheme not in ("https", "http") or not host or port is None:
+            raise HostError("the URL must be https://host/…")
+        if url.raw_user is not None or url.raw_password is not None:
+            raise HostError("a user or password in the URL would be a secret, which is not kept here")
+        if _address(host) is None and (not _NAME.fullmatch(host) or _NUMBER.fullmatch(host)):
+            raise HostError("the URL names no host")
+        if not any(rule.allows(url.scheme, host, port) for rule in self._rules):
+            raise HostError(f"the setting tools.hosts does not name {url.scheme}://{host}:{port}")
+        return url
+
+    async def _addresses(self, url: URL) -> Sequence[str]:
+        """Returns the addresses of a host, all of which may be spoken to. Raises: HostError."""
+        host, port = _host(url), url.port or 0
+        if _address(host) is not None:
+            addresses: Sequence[str] = [host]
+        else:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    addresses = await self._resolve(host, port)
+            except (OSError, TimeoutError, UnicodeError) as error:
+                raise HostError("its name cannot be resolved") from error
+        if not addresses:
+            raise HostError("its name cannot be resolved")
+        may_be_private = any(rule.allows(url.scheme, host, port) for rule in self._private)
+        if not may_be_private and not all(map(is_public, addresses)):
+            raise HostError(
+                "its address is not a public one, and the setting tools.private_hosts does not name it"
+            )
+        return addresses
+
+
+class _Judged(AbstractResolver):
+    """Answers with the addresses that were judged, whatever a resolver says by now."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._addresses = addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=each,
+                port=port,
+                family=socket.AF_INET6 if ":" in each else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for each in self._addresses
+        ]
+
+    async def close(self) -> None:
+        """Has nothing to close."""
+
+
+def _rules(entries: Sequence[str]) -> tuple[HostRule, ...]:
+    return tuple(rule for each in entries if (rule := HostRule.of(each)) is not None)
+
+
+def _host(url: URL) -> str:
+    return (url.raw_host or "").lower().removesuffix(".")
+
+
+async def _resolve(host: str, port: int) -> Sequence[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
+
+
+# -- public addresses
+
+
+# That `ipaddress` takes for public ones, or knows only in later versions of Python, and that are not everybody's.
+_NOT_PUBLIC = tuple(
+    map(
+        IPv4Network,
+        (
+            "192.0.0.0/24",  # IETF protocol assignments; a cloud's metadata at 192.0.0.192
+            "192.88.99.0/24",  # 6to4 relays, deprecated (RFC 7526)
+            "168.63.129.16/32",  # a cloud's own services, seen from its machines alone (Azure)
+        ),
+    )
+)
+_GLOBAL = IPv6Network("2000::/3")  # all that is given out (iana.org/assignments/ipv6-address-space)
+_NOT_PUBLIC_6 = tuple(
+    map(
+        IPv6Network,
+        (
+            "2001::/23",  # IETF protocol assignments, Teredo among them
+            "2001:db8::/32",  # documentation
+            "3fff::/20",  # documentation (RFC 9637)
+        ),
+    )
+)
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are the IPv4 address
+
+
+def is_public(address: str) -> bool:
+    """Returns whether an address is one that everybody could speak to."""
+    ip = _address(address)
+    if isinstance(ip, IPv6Address):
+        inner = _inner(ip)
+        if inner is None:
+            return ip in _GLOBAL and not any(ip in each for each in _NOT_PUBLIC_6)
+        ip = inner
+    return (
+        ip is not None
+        and ip.is_global
+        and not (ip.is_multicast or ip.is_reserved)
+        and not any(ip in each for each in _NOT_PUBLIC)
+    )
+
+
+def _inner(ip: IPv6Address) -> IPv4Address | None:
+    """Returns the IPv4 address that a packet to this one goes to."""
+    if ip in _NAT64:
+        return IPv4Address(int(ip) & 0xFFFF_FFFF)
+    return ip.ipv4_mapped or ip.sixtofour
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
