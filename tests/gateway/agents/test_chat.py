@@ -204,3 +204,29 @@ def test_agents_are_listed_among_the_models(world: World) -> None:
     assert world.sdk.models.retrieve("agent/ann").owned_by == "mnemogate"
     with pytest.raises(openai.NotFoundError):
         world.sdk.models.retrieve("agent/nobody")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("headers", [{}, OURS])
+def test_words_that_a_tool_says_are_the_reply(world: World, headers: dict[str, str], stream: bool) -> None:
+    registry = world.gateway.app.chat.registry
+    assert isinstance(registry, Registry)
+    definition = AgentDefinition("memgpt_agent", "You help.", model="m")
+    world.gateway.call(registry.create("default", NewAgent(definition, "old", own=[(HUMAN, {})])))
+    words = {"thinking": "A person.", "request_heartbeat": False, "message": "Hello Bob."}
+    look = {"thinking": "Who?", "request_heartbeat": True, "query": "Bob"}
+    world.upstream.queue(
+        call_tools(Call("conversation_search", look, "a")), call_tools(Call("send_message", words, "b"))
+    )
+    chat = world.chat(model="agent/old", headers=headers)
+    assert chat.say("I am Bob.", stream=stream) == "Hello Bob."
+    first = world.upstream.last.messages
+    world.upstream.queue(call_tools(Call("send_message", {**words, "message": "Bye."}, "c")))
+    assert chat.say("Bye.", stream=stream) == "Bye."
+    # The model reads its own call again, not the words alone, and what it was sent before stays as it was.
+    again = world.upstream.last.messages
+    assert again[: len(first)] == first
+    assert [m["role"] for m in again[1:]] == ["user", "assistant", "tool", "assistant", "tool", "user"]
+    assert again[4]["tool_calls"][0]["function"]["name"] == "send_message"
+    assert "mnemogate" not in str(again)
+    assert world.upstream.last.json["tool_choice"] == "required"
