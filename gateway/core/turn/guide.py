@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from adapters.types import Json
 from storage.value import frozen
@@ -51,6 +51,16 @@ class StopReason(StrEnum):
     SYSTEM_OVERFLOW = "context_window_overflow_in_system_prompt"
     CANCELLED = "cancelled"
     ERROR = "error"
+
+    @property
+    def is_proper(self) -> bool:
+        """Says whether the turn came to an end that it was meant to have."""
+        return self in _PROPER
+
+
+_PROPER: Final = frozenset(
+    {StopReason.END_TURN, StopReason.TOOL_RULE, StopReason.MAX_STEPS, StopReason.REQUIRES_APPROVAL}
+)
 
 
 @frozen

@@ -282,7 +282,9 @@ class StepsMemory:
 
     async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> None:
         state, stop = _STATES[outcome.state], outcome.stop
-        error = str(stop) if outcome.state is End.FAILED else None
+        if state is RunState.COMPLETED and not stop.is_proper:
+            state = RunState.FAILED
+        error = str(stop) if state is RunState.FAILED else None
         if self._opened is None and outcome.results and not outcome.waiting:
             # The steps are used up, or the run was stopped: what its tools did is told with the next send.
             await self._open_next(outcome.results, "")

@@ -191,7 +191,7 @@ def test_three_replies_that_cannot_be_read_end_the_run(upstream: StrictUpstream,
     with agent(upstream, tmp_path) as life:
         upstream.queue(*(call_tools(Call("memory_insert", "{", str(n))) for n in range(3)))
         run = life.send("Hi")
-        assert (run.run.state, run.run.stop, run.run.steps) == (RunState.COMPLETED, "invalid_tool_call", 3)
+        assert (run.run.state, run.run.stop, run.run.steps) == (RunState.FAILED, "invalid_tool_call", 3)
 
 
 def test_what_is_kept_is_found_in_the_same_run(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -237,3 +237,14 @@ def test_passages_are_filed_under_their_tags(upstream: StrictUpstream, tmp_path:
         assert found == {
             "c": (False, True), "d": (True, True), "e": (False, True), "f": (False, False), "g": (True, True)
         }  # fmt: skip
+
+
+def test_a_reply_that_was_cut_fails_the_run_and_its_words_stay(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with agent(upstream, tmp_path) as life:
+        upstream.queue(say("So far", finish_reason="length"))
+        run = life.send("Tell me.")
+        assert (run.run.state, run.run.stop) == (RunState.FAILED, "max_tokens_exceeded")
+        assert life.words() == ["user: Tell me.", "assistant: So far"]
+        assert life.world.query("SELECT state, stop FROM runs") == [("failed", "max_tokens_exceeded")]
