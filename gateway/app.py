@@ -148,6 +148,7 @@ class Gateway:
             self.models,
             self._clock,
             send_timeout_s,
+            limits.ping_s,
         )
 
     @property

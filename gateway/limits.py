@@ -18,6 +18,8 @@ class Limits:
     body_timeout_s: float = 30.0
     # A client that reads nothing for a minute has gone without closing its connection.
     send_timeout_s: float = 60.0
+    # A stream of an agent says that it is there; Letta's number.
+    ping_s: float = 20.0
     # All bodies over 1 MiB together; each is in memory twice while it is parsed, so this is about half a GiB.
     bodies_in_flight_bytes: int = 256 * 1024 * 1024
     # Upstreams change their lists of models a few times a month, and a list costs them next to nothing.

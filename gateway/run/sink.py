@@ -20,7 +20,8 @@ class Sink(Protocol):
     gone: set when the client left before the end.
     """
 
-    gone: asyncio.Event
+    @property
+    def gone(self) -> asyncio.Event: ...
 
     @property
     def started(self) -> bool: ...

@@ -47,15 +47,17 @@ def shown(
     *,
     waiting: Mapping[str, str] | None = None,
     names: Mapping[str, str] | None = None,
+    first: int = 0,
 ) -> list[dict[str, Any]]:
     """Returns a stored message as it is shown.
 
     waiting: call id -> who must answer it first, of a reply that waits. names: call id -> tool, of results.
+    first: how many messages were shown of it before.
     """
     made = _parts(message, showing, waiting or {}, names or {})
     private = private_of(message)
     found = []
-    for n, (kind, fields) in enumerate(made):
+    for n, (kind, fields) in enumerate(made, first):
         if showing.types is not None and kind not in showing.types:
             continue
         own = {"name": message.get("name"), "sender_id": private.get("sender")}

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, UnsetType
 
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
+from gateway.dialects.letta.body import Body, refused
 from gateway.dialects.letta.shown import time_of
+from storage.listing import StepEntry
 from storage.records import Counts, Run, RunStep
+
+
+class Feedback(Body):
+    """The judgement of a step; null takes it back."""
+
+    feedback: Literal["positive", "negative"] | UnsetType | None = UNSET
+    tags: Annotated[list[str] | None, refused("Steps have no tags.")] | UnsetType = UNSET
+
 
 _FAILED = frozenset(
     {StopReason.ERROR, StopReason.UPSTREAM_ERROR, StopReason.BAD_REPLY, StopReason.BAD_TOOL_CALL}
@@ -39,14 +51,15 @@ def run_json(run: Run, agent_uid: str, conversation: str | None) -> dict[str, An
     }
 
 
-def step_json(step: RunStep, run: Run, agent_uid: str, seq: int, model: str) -> dict[str, Any]:
-    """Returns a step. seq: of its exchange. model: `<upstream>/<model>` that answered, "" where none did."""
+def step_json(entry: StepEntry) -> dict[str, Any]:
+    """Returns a step."""
+    step, model = entry.step, entry.model
     upstream, _, name = model.partition("/")
     counts = step.counts
     return {
-        "id": ids.placed("step", agent_uid, seq),
-        "agent_id": ids.named("agent", agent_uid),
-        "run_id": ids.named("run", run.uid),
+        "id": ids.placed("step", entry.agent_uid, entry.seq),
+        "agent_id": ids.named("agent", entry.agent_uid),
+        "run_id": ids.named("run", entry.run_uid),
         "origin": None,
         "provider_id": None,
         "provider_name": upstream or None,
@@ -74,6 +87,26 @@ def step_json(step: RunStep, run: Run, agent_uid: str, seq: int, model: str) -> 
         "trace_id": None,
         "request_id": None,
         "project_id": None,
+    }
+
+
+def metrics_json(entry: StepEntry) -> dict[str, Any]:
+    """Returns how long a step took, of which the call of the model is not told apart."""
+    step = entry.step
+    lasted = None if step.ended is None else max(0, int((step.ended - step.begun) * 1e9))
+    return {
+        "id": ids.placed("step", entry.agent_uid, entry.seq),
+        "agent_id": ids.named("agent", entry.agent_uid),
+        "run_id": ids.named("run", entry.run_uid),
+        "step_start_ns": int(step.begun * 1e9),
+        "step_ns": lasted,
+        "llm_request_ns": None,
+        "llm_request_start_ns": None,
+        "tool_execution_ns": None,
+        "provider_id": None,
+        "project_id": None,
+        "template_id": None,
+        "base_template_id": None,
     }
 
 
@@ -113,6 +146,11 @@ def counts_of(usage: Mapping[str, Any]) -> Counts:
         completion.get("reasoning_tokens"),
     )
     return Counts(*(each if isinstance(each, int) else 0 for each in found))
+
+
+def result_json(messages: list[dict[str, Any]], stop: str, counts: Counts, steps: int) -> dict[str, Any]:
+    """Returns the whole reply to a send."""
+    return {"messages": messages, "stop_reason": stop_json(stop), "usage": usage_json(counts, steps, [])}
 
 
 def stop_json(stop: str) -> dict[str, Any]:

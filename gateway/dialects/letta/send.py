@@ -133,8 +133,10 @@ class Send(Body):
     stream_tokens: bool = False
     include_pings: bool = True
     background: bool = False
-    include_compaction_messages: bool = False
-    callback_url: str | UnsetType | None = UNSET
+    include_compaction_messages: Annotated[bool | None, KEPT] | UnsetType = UNSET
+    callback_url: (
+        Annotated[str | None, refused("Nobody is called back yet; wait for the reply.")] | UnsetType
+    ) = UNSET
     enable_thinking: Annotated[str | bool | None, KEPT] | UnsetType = UNSET
     client_skills: (
         Annotated[
@@ -156,6 +158,25 @@ class Send(Body):
     return_token_ids: (
         Annotated[bool | None, refused("Providers behind chat completions report no token ids.")] | UnsetType
     ) = UNSET
+
+
+class UpdateMessage(Body):
+    """Another text for a stored message, as a string or as parts that are text."""
+
+    content: str | list[TextPart] | UnsetType | None = UNSET
+    message_type: MessageType | UnsetType | None = UNSET
+    reasoning: Annotated[str | None, refused("A thought stays as its model had it.")] | UnsetType = UNSET
+    tool_call: Annotated[dict[str, Any] | None, refused("A call stays as its model made it.")] | UnsetType = (
+        UNSET
+    )
+
+
+class ResetMessages(Body):
+    add_default_initial_messages: bool | UnsetType | None = UNSET
+
+
+class CancelRuns(Body):
+    run_ids: list[str] | UnsetType | None = UNSET
 
 
 @frozen
@@ -181,6 +202,14 @@ class Sent:
     messages: tuple[WireMessage, ...] = ()
     answers: tuple[CallAnswer, ...] = ()
     otid: str | None = None
+
+
+def text_in(update: UpdateMessage) -> str:
+    """Returns the new text of a message. Raises: Unprocessable."""
+    content = update.content
+    if isinstance(content, UnsetType) or content is None:
+        raise Unprocessable([Fault(("body", "content"), "Field required", "missing")])
+    return _text(content)
 
 
 def sent(send: Send) -> Sent:

@@ -23,10 +23,11 @@ from gateway.core.turn.stream import Draft, ToolCall
 from gateway.dialects.letta.error import LettaErrors, error_event
 from gateway.dialects.letta.message import Origin, Showing, piece, shown
 from gateway.dialects.letta.run import counts_of, stop_json, usage_json
+from gateway.dialects.letta.shown import time_of
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import Counts
 
-_DONE = b"data: [DONE]\n\n"
+DONE = b"data: [DONE]\n\n"
 
 
 def _words_of(body: bytes) -> str | None:
@@ -42,6 +43,12 @@ def _words_of(body: bytes) -> str | None:
 
 def event(data: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def ping_event(run: str, at: float) -> bytes:
+    """Returns what is said while nothing else is. run: its public name."""
+    id = ids.named("run", run)
+    return event({"id": id, "date": time_of(at), "message_type": "ping", "run_id": id})
 
 
 @dataclass(slots=True)
@@ -148,7 +155,7 @@ class StepView:
         if waiting := [call.built() for call in self._called.calls if call.id in self._waiting]:
             self._message({"role": "assistant", "tool_calls": waiting}, self.numbers.reply)
         self._show_results()
-        self._out += [event(stop_json(self._stop)), event(usage_json(self._counts, self._steps, [])), _DONE]
+        self._out += [event(stop_json(self._stop)), event(usage_json(self._counts, self._steps, [])), DONE]
 
     def not_durable(self) -> None:
         """Says nothing here: the reply's headers do."""
@@ -190,7 +197,15 @@ class StepView:
     # One body
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        raise AssertionError("a run is shown as events")
+        # An upstream that does not stream: its reply is shown as one that has ended.
+        try:
+            found = orjson.loads(body)
+            message = found["choices"][0]["message"]
+        except (orjson.JSONDecodeError, LookupError, TypeError):
+            found, message = {}, {}
+        self.show(ReplyEvent(None, None, {"choices": [{"delta": message}], "usage": found.get("usage")}))
+        self.end((), None, b"")
+        return self.take()
 
     def refused(self, status: int, body: bytes) -> bytes:
         from_upstream = UpstreamError(_words_of(body) or f"The upstream answered {status}.")
@@ -200,10 +215,10 @@ class StepView:
 
     def _piece(self, kind: str, fields: dict[str, Any]) -> None:
         """Shows a piece of a message; all pieces of one have its id and otid."""
-        if self.showing.types is not None and kind not in self.showing.types:
-            return
         if kind not in self._kinds:
             self._kinds.append(kind)
+        if self.showing.types is not None and kind not in self.showing.types:
+            return
         origin = self.numbers.origin(self.numbers.reply, self.now())
         self._out.append(event(piece(kind, origin, self._kinds.index(kind), fields)))
 
@@ -226,5 +241,9 @@ class StepView:
 
     def _message(self, message: Json, seq: int) -> None:
         origin = self.numbers.origin(seq, self.now())
-        for each in shown(message, origin, self.showing, waiting=self._waiting, names=self._names):
-            self._out.append(event(each))
+        # Messages of one reply are numbered through, as they will be in lists.
+        first = len(self._kinds) if seq == self.numbers.reply else 0
+        made = shown(message, origin, self.showing, waiting=self._waiting, names=self._names, first=first)
+        if seq == self.numbers.reply:
+            self._kinds += [each["message_type"] for each in made]
+        self._out += map(event, made)

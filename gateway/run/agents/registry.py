@@ -137,6 +137,20 @@ class Registry:
         # Whoever forgets a memory drops it from the store's cache, where a memory in use is found without a statement.
         return kept if await self._store.agents.find(kept.scope) is not None else None
 
+    async def agent(self, project: str, uid: str) -> ResolvedAgent:
+        """Returns the agent of this public name, a user's memory as well. Raises: NotFound."""
+        found = await self.resolve(project, ids.named("agent", uid))
+        if found is not None:
+            return found
+        entry = await self.find(project, uid)
+        profile = entry.agent.scope.profile
+        return ResolvedAgent(self._profiles.get(profile, AgentSpec(profile)), entry.agent.scope)
+
+    def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
+        """Returns an agent that another model answers for. model: as a definition names it."""
+        upstream, name = self._model(model)
+        return replace(spec, model=name, upstream=upstream)
+
     async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
         definitions = self._store.definitions
         uid = ids.uid_of("agent", name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.routing import Route
 
@@ -14,9 +14,12 @@ from gateway.web.body import BodyReader
 from gateway.web.letta.agents import AgentRoutes
 from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.blocks import BlockRoutes
+from gateway.web.letta.messages import MessageRoutes
 from gateway.web.letta.openapi import document
 from gateway.web.letta.refused import refused_rows
 from gateway.web.letta.routes import AgentsRoute, Asked, serve
+from gateway.web.letta.runs import RunRoutes
+from gateway.web.letta.sends import SendRoutes
 from gateway.web.letta.stores import StoreRoutes
 from gateway.web.letta.tools import ToolRoutes
 
@@ -26,6 +29,10 @@ _PREFIXES: Final = (
     "/v1/folders", "/v1/sources", "/v1/mcp-servers", "/v1/identities", "/v1/templates", "/v1/groups",
     "/v1/environments", "/v1/client-side-access-tokens", "/v1/health", "/openapi.json",
 )  # fmt: skip
+
+
+class _HasRows(Protocol):
+    def rows(self) -> list[AgentsRoute]: ...
 
 
 def error_forms() -> dict[str, ErrorForm]:
@@ -40,7 +47,10 @@ def _described(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
 
 def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     """Returns all rows, those that only say why they are not served behind the others."""
-    parts = (AgentRoutes(api), BlockRoutes(api), ToolRoutes(api), StoreRoutes(api, version("mnemogate")))
+    parts: tuple[_HasRows, ...] = (
+        AgentRoutes(api), BlockRoutes(api), ToolRoutes(api), SendRoutes(api), MessageRoutes(api), RunRoutes(api),
+        StoreRoutes(api, version("mnemogate")),
+    )  # fmt: skip
     rows = [row for part in parts for row in part.rows()]
 
     async def openapi(_: Asked) -> Any:

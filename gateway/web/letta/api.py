@@ -11,16 +11,20 @@ from msgspec import UnsetType
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.core.memory.builtin import definition_of
+from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.agent import agent_json
+from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.tool import built_in_json, tool_json
 from gateway.errors import BadRequest, UnknownId
+from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.registry import AgentView, Registry
 from gateway.run.agents.run import AgentRuns
 from gateway.run.agents.tools import ToolView
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.upstream.models import ModelList
 from gateway.settings import Settings
+from gateway.web.letta.exchanges import Exchanges
 from gateway.web.letta.routes import Asked, uid_in
 from storage.listing import AgentEntry, Page
 from storage.sql.store import Store
@@ -31,7 +35,10 @@ ORIGIN = "api"
 
 @dataclass(frozen=True, slots=True)
 class AgentsApi:
-    """The parts of one gateway. send_timeout_s: how long a client may not read."""
+    """The parts of one gateway. send_timeout_s: how long a client may not read.
+
+    ping_s: the silence after which a stream says that it is there.
+    """
 
     settings: Settings
     store: Store
@@ -41,6 +48,7 @@ class AgentsApi:
     models: ModelList
     now: Callable[[], float]
     send_timeout_s: float
+    ping_s: float
 
     async def entry(self, asked: Asked) -> AgentEntry:
         """Returns the memory and the definition of the agent in the path. Raises: UnknownId, NotFound."""
@@ -53,6 +61,8 @@ class AgentsApi:
     async def shown(self, view: AgentView) -> dict[str, Any]:
         """Returns an agent as it is shown."""
         definition = AgentDefinition.of(view.definition.body)
+        agent = view.agent
+        numbers = await AgentMessages(self.store, self.now).numbers(agent)
         return agent_json(
             view.definition,
             [(entry.block, entry.details) for entry in view.blocks],
@@ -60,8 +70,23 @@ class AgentsApi:
             view.tags,
             model=definition.model or "",
             window=self.registry.context_window(view.definition),
+            message_ids=[ids.placed("message", agent.uid, seq) for seq in numbers],
+            pending=await self._pending(view),
             last_run=view.last_run,
         )
+
+    async def _pending(self, view: AgentView) -> dict[str, Any] | None:
+        """Returns the message whose calls wait for an answer."""
+        run, agent = view.last_run, view.agent
+        if run is None or run.stop != StopReason.REQUIRES_APPROVAL:
+            return None
+        step = await self.store.runs.waiting(agent.id, run.conversation)
+        e = None if step is None else await self.store.turns.exchange(agent, step.exchange)
+        if step is None or e is None:
+            return None
+        exchanges = Exchanges(self.store, agent, Showing())
+        shown = await exchanges.of_run(run, [e], with_input=False)
+        return next((each for each in shown if each["message_type"] == "approval_request_message"), None)
 
     def first_model(self) -> str:
         """Returns the model of an agent whose maker names none. Raises: BadRequest: nothing is known of any."""

@@ -57,7 +57,7 @@ class AgentsRoute:
     """A route. says: what it does, as a verb in the imperative.
 
     path: with and without a slash at its end alike. body, query: what it takes; a body may be left out where every
-    field may. A handler returns JSON, or a response that it made itself. is_served: False: it only says why not.
+    field may. A handler returns JSON, or an ASGI application that answers. is_served: False: it only says why not.
     """
 
     method: str
@@ -97,13 +97,13 @@ class _Served:
             asked = _read(row, request, trace.caller.project, bytes(data))
             try:
                 answer = await row.handle(asked)
+                if not callable(answer):
+                    answer = Response(
+                        orjson.dumps(answer), headers=asked.headers, media_type="application/json"
+                    )
+                await answer(scope, receive, send)
             except StoreError as error:
                 raise as_gateway_error(error) from error
-            if not isinstance(answer, Response):
-                answer = Response(orjson.dumps(answer), media_type="application/json")
-            for name, value in asked.headers.items():
-                answer.headers[name] = value
-            await answer(scope, receive, send)
 
 
 def _read(row: AgentsRoute, request: Request, project: str, data: bytes) -> Asked:

@@ -1,0 +1,65 @@
+"""Stored exchanges as the agents API shows them, message by message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.core import ids
+from gateway.core.conversation.listed import ListedMessage, calls_of, listed
+from gateway.core.turn.guide import StopReason
+from gateway.dialects.letta.message import Origin, Showing, shown
+from gateway.run.agents.messages import MessageView
+from storage.records import Agent, Exchange, Run
+from storage.sql.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanges:
+    """The exchanges of one agent, shown in one way."""
+
+    store: Store
+    agent: Agent
+    showing: Showing
+
+    def message(self, view: MessageView) -> list[dict[str, Any]]:
+        """Returns a message of a list; several where it holds several things."""
+        m = view.listed
+        run = None if view.run is None else ids.named("run", view.run)
+        step = None if view.step is None else ids.placed("step", self.agent.uid, view.step)
+        origin = Origin(ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden), m.at, run, step)
+        return shown(m.message, origin, self.showing, waiting=view.waiting, names=view.names)
+
+    async def answers(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
+        """Returns what a run has said and done, without what it was told."""
+        return await self.of_run(run, steps, with_input=False)
+
+    async def of_run(self, run: Run, steps: Sequence[Exchange], *, with_input: bool) -> list[dict[str, Any]]:
+        if not steps:
+            return []
+        names: dict[str, str] = {}
+        if steps[0].parent is not None:
+            # A turn that waited begins with results of calls that an earlier one made.
+            for above in (await self.store.messages.replies(self.agent.id, [steps[0].parent])).values():
+                names.update(calls_of(above))
+        waiting: dict[str, str] = {}
+        if run.stop == StopReason.REQUIRES_APPROVAL:
+            step = await self.store.runs.waiting(self.agent.id, steps[-1].conversation)
+            if step is not None and step.exchange == steps[-1].id:
+                waiting = step.waiting
+        found = []
+        for e in steps:
+            names.update(calls_of(e))
+            for m in listed(e):
+                if with_input or m.is_reply or m.message.get("role") == "tool":
+                    found += self._shown(m, e, run, waiting if e is steps[-1] else {}, names)
+        return found
+
+    def _shown(
+        self, m: ListedMessage, e: Exchange, run: Run, waiting: dict[str, str], names: dict[str, str]
+    ) -> list[dict[str, Any]]:
+        step = ids.placed("step", self.agent.uid, e.seq)
+        id = ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden)
+        origin = Origin(id, m.at, ids.named("run", run.uid), step)
+        return shown(m.message, origin, self.showing, waiting=waiting, names=names)

@@ -1,0 +1,155 @@
+"""Stored messages: listed, changed, forgotten, begun anew; and runs that are ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.core import ids
+from gateway.core.ids import Place
+from gateway.dialects.letta.body import given
+from gateway.dialects.letta.message import Showing
+from gateway.dialects.letta.query import MessagesQuery
+from gateway.dialects.letta.send import CancelRuns, ResetMessages, UpdateMessage, text_in
+from gateway.errors import UnknownId
+from gateway.run.agents.messages import DEFAULT, AgentMessages
+from gateway.web.letta.api import AgentsApi, place_in
+from gateway.web.letta.exchanges import Exchanges
+from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
+from storage.listing import Page, RunFilter
+from storage.records import Agent, RunState
+
+_PAGE = 100
+
+
+class MessageRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._messages = AgentMessages(api.store, api.now)
+
+    def rows(self) -> list[AgentsRoute]:
+        agent = "/v1/agents/{agent_id}"
+        all_, one = f"{agent}/messages", f"{agent}/messages/{{message_id}}"
+        return [
+            AgentsRoute("GET", all_, self.index, "List an agent's messages.", query=MessagesQuery),
+            AgentsRoute("POST", f"{all_}/cancel", self.cancel, "End an agent's runs.", body=CancelRuns),
+            AgentsRoute("PATCH", one, self.update, "Give a message another text.", body=UpdateMessage),
+            AgentsRoute("DELETE", one, self.delete, "Forget a message, and what was made of it."),
+            AgentsRoute("GET", one, self.of_agent, "Return a message."),
+            AgentsRoute(
+                "GET",
+                "/v1/messages/{message_id}",
+                self.retrieve,
+                "Return a message, whichever agent's it is.",
+            ),
+            AgentsRoute(
+                "PATCH",
+                f"{agent}/reset-messages",
+                self.reset,
+                "Begin an agent's messages anew.",
+                body=ResetMessages,
+            ),
+        ]
+
+    async def index(self, asked: Asked) -> Any:
+        query: MessagesQuery = asked.query
+        agent = (await self._api.entry(asked)).agent
+        types = given(query).get("include_return_message_types")
+        showing = Showing(
+            None if types is None else frozenset(types),
+            query.assistant_message_tool_name if query.use_assistant_message else None,
+            query.assistant_message_tool_kwarg,
+        )
+        return await self._page(agent, query, showing)
+
+    async def _page(self, agent: Agent, query: MessagesQuery, showing: Showing) -> list[dict[str, Any]]:
+        exchanges = Exchanges(self._api.store, agent, showing)
+        limit, newest_first = query.size(_PAGE), query.newest_first()
+        after = self._place(agent, query.after)
+        found: list[dict[str, Any]] = []
+        # The client takes an empty page for the end, so one is only given where nothing more is to be shown.
+        while not found:
+            views = await self._messages.list(
+                agent,
+                conversation=_conversation(query.conversation_id),
+                after=after,
+                before=self._place(agent, query.before),
+                limit=limit,
+                newest_first=newest_first,
+            )
+            for view in views:
+                shown = exchanges.message(view)
+                found += reversed(shown) if newest_first else shown
+            if len(views) < limit:
+                break
+            last = views[-1].listed
+            after = Place(agent.uid, last.seq, last.hidden)
+        return found
+
+    async def of_agent(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        return await self._one(agent, self._wanted(agent, asked))
+
+    async def retrieve(self, asked: Asked) -> Any:
+        place = place_in("message", asked.path["message_id"])
+        assert place is not None
+        agent = (await self._api.registry.find(asked.project, place.uid)).agent
+        return await self._one(agent, place)
+
+    async def _one(self, agent: Agent, place: Place) -> list[dict[str, Any]]:
+        view = await self._messages.get(agent, place)
+        return Exchanges(self._api.store, agent, Showing()).message(view)
+
+    async def update(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        view = await self._messages.rewrite(agent, self._wanted(agent, asked), text_in(asked.body))
+        return Exchanges(self._api.store, agent, Showing()).message(view)[-1]
+
+    async def delete(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        await self._messages.delete(agent, self._wanted(agent, asked))
+        return {"message": "The message is forgotten."}
+
+    async def reset(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        await self._end_all(asked.project, agent)
+        await self._messages.reset(agent)
+        return await self._api.shown(await self._api.view(asked))
+
+    async def cancel(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        named = given(asked.body).get("run_ids")
+        if not named:
+            return await self._end_all(asked.project, agent)
+        ended = {}
+        for id in named:
+            entry = await self._api.store.runs.get(asked.project, uid_in("run", id))
+            if entry.run.agent != agent.id:
+                raise UnknownId(f"There is no run {id!r} of this agent.")
+            ended[id] = (await self._api.runs.cancel(entry.run)).state.value
+        return ended
+
+    async def _end_all(self, project: str, agent: Agent) -> dict[str, str]:
+        live = RunFilter(agent=agent.id, states=(RunState.CREATED, RunState.RUNNING))
+        entries = await self._api.store.runs.list(project, live, Page(limit=1000))
+        return {
+            ids.named("run", each.run.uid): (await self._api.runs.cancel(each.run)).state.value
+            for each in entries
+        }
+
+    def _wanted(self, agent: Agent, asked: Asked) -> Place:
+        place = self._place(agent, asked.path["message_id"])
+        assert place is not None
+        return place
+
+    def _place(self, agent: Agent, id: Any) -> Place | None:
+        place = place_in("message", id)
+        if place is not None and place.uid != agent.uid:
+            raise UnknownId(f"There is no message {id!r} of this agent.")
+        return place
+
+
+def _conversation(id: Any) -> str | None:
+    """Returns the name by which a conversation is looked up; None: all of them."""
+    if not isinstance(id, str):
+        return None
+    return DEFAULT if id == DEFAULT else uid_in("conv", id)

@@ -1,0 +1,182 @@
+"""Runs and their steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.core import ids
+from gateway.dialects.letta.body import given
+from gateway.dialects.letta.message import Showing
+from gateway.dialects.letta.query import PageQuery, RunsQuery, StepsQuery
+from gateway.dialects.letta.run import Feedback, metrics_json, run_json, step_json, usage_json
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.agents.messages import DEFAULT
+from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in
+from gateway.web.letta.exchanges import Exchanges
+from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
+from storage.errors import NotFound
+from storage.listing import RunEntry, RunFilter, StepEntry
+from storage.records import RunState
+
+_LIVE = (RunState.CREATED, RunState.RUNNING)
+
+
+class RunRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._runs = api.store.runs
+
+    def rows(self) -> list[AgentsRoute]:
+        run, step = "/v1/runs/{run_id}", "/v1/steps/{step_id}"
+        return [
+            AgentsRoute("GET", "/v1/runs", self.index, "List runs.", query=RunsQuery),
+            AgentsRoute("GET", run, self.retrieve, "Return a run."),
+            AgentsRoute("GET", f"{run}/messages", self.messages, "List a run's messages.", query=PageQuery),
+            AgentsRoute("GET", f"{run}/steps", self.steps_of, "List a run's steps.", query=PageQuery),
+            AgentsRoute("GET", f"{run}/usage", self.usage, "Return the tokens that a run has used."),
+            AgentsRoute("GET", "/v1/steps", self.steps, "List steps.", query=StepsQuery),
+            AgentsRoute("GET", step, self.step, "Return a step."),
+            AgentsRoute(
+                "GET", f"{step}/messages", self.messages_of, "List a step's messages.", query=PageQuery
+            ),
+            AgentsRoute("GET", f"{step}/metrics", self.metrics, "Return how long a step took."),
+            AgentsRoute("PATCH", f"{step}/feedback", self.judge, "Say how a step was.", body=Feedback),
+        ]
+
+    # -- runs
+
+    async def index(self, asked: Asked) -> Any:
+        query: RunsQuery = asked.query
+        named = [
+            *([query.agent_id] if isinstance(query.agent_id, str) else []),
+            *(given_or_none(query.agent_ids) or ()),
+        ]
+        if len(set(named)) > 1:
+            raise BadRequest("Runs are listed of one agent, or of all.", param="agent_ids")
+        agent = None
+        if named:
+            agent = (await self._api.registry.find(asked.project, uid_in("agent", named[0]))).agent
+        conversation = None
+        if isinstance(query.conversation_id, str):
+            if agent is None:
+                raise BadRequest(
+                    "Name the agent whose conversation it is: `agent_id`.", param="conversation_id"
+                )
+            name = query.conversation_id
+            try:
+                found = await self._api.store.messages.conversation(
+                    agent.id, DEFAULT if name == DEFAULT else uid_in("conv", name)
+                )
+            except NotFound:
+                if name != DEFAULT:
+                    raise
+                return []
+            conversation = found.id
+        states = given_or_none(query.statuses) or (
+            [each.value for each in _LIVE] if query.active else list(RunState)
+        )
+        wanted = RunFilter(
+            agent=None if agent is None else agent.id,
+            conversation=conversation,
+            states=[RunState(each) for each in states],
+            background=given_or_none(query.background),
+            stop=given_or_none(query.stop_reason),
+        )
+        page = page_of(query, await self._row(asked, query.after), await self._row(asked, query.before))
+        return [_shown(entry) for entry in await self._runs.list(asked.project, wanted, page)]
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return _shown(await self._run(asked))
+
+    async def messages(self, asked: Asked) -> Any:
+        entry = await self._run(asked)
+        steps = await self._runs.steps(entry.run)
+        return await self._messages(entry, steps, asked.query)
+
+    async def steps_of(self, asked: Asked) -> Any:
+        entry = await self._run(asked)
+        steps = [_step_shown(each) for each in await self._runs.steps(entry.run)]
+        return cut(steps, asked.query)
+
+    async def usage(self, asked: Asked) -> Any:
+        run = (await self._run(asked)).run
+        counts = run.counts
+        return {
+            **usage_json(counts, run.steps, []),
+            "prompt_tokens_details": {
+                "cached_tokens": counts.cached,
+                "cache_read_tokens": counts.cached,
+                "cache_creation_tokens": counts.written,
+            },
+            "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
+        }
+
+    # -- steps
+
+    async def steps(self, asked: Asked) -> Any:
+        query: StepsQuery = asked.query
+        agent = None
+        if isinstance(query.agent_id, str):
+            agent = (await self._api.registry.find(asked.project, uid_in("agent", query.agent_id))).agent.id
+        after, before = await self._exchange(asked, query.after), await self._exchange(asked, query.before)
+        entries = await self._runs.list_steps(
+            asked.project, page_of(query, after, before), agent=agent, feedback=given_or_none(query.feedback)
+        )
+        return [_step_shown(each) for each in entries]
+
+    async def step(self, asked: Asked) -> Any:
+        return _step_shown(await self._step(asked))
+
+    async def messages_of(self, asked: Asked) -> Any:
+        step = await self._step(asked)
+        entry = await self._runs.get(asked.project, step.run_uid)
+        return await self._messages(entry, [step], asked.query)
+
+    async def metrics(self, asked: Asked) -> Any:
+        return metrics_json(await self._step(asked))
+
+    async def judge(self, asked: Asked) -> Any:
+        step = await self._step(asked)
+        await self._runs.judge(step.step, given(asked.body).get("feedback"))
+        return _step_shown(await self._step(asked))
+
+    # -- what is named
+
+    async def _run(self, asked: Asked) -> RunEntry:
+        return await self._runs.get(asked.project, asked.uid("run", "run_id"))
+
+    async def _step(self, asked: Asked) -> StepEntry:
+        place = place_in("step", asked.path["step_id"])
+        assert place is not None
+        return await self._runs.step(asked.project, place.uid, place.seq)
+
+    async def _row(self, asked: Asked, id: Any) -> int | None:
+        return (
+            (await self._runs.get(asked.project, uid_in("run", id))).run.id if isinstance(id, str) else None
+        )
+
+    async def _exchange(self, asked: Asked, id: Any) -> int | None:
+        place = place_in("step", id)
+        return (
+            None
+            if place is None
+            else (await self._runs.step(asked.project, place.uid, place.seq)).step.exchange
+        )
+
+    async def _messages(self, entry: RunEntry, steps: list[StepEntry], query: PageQuery) -> Any:
+        agent = await self._api.store.agents.load(entry.run.agent)
+        if agent is None:
+            raise UnknownId("The agent of this run is deleted.")
+        found = [await self._api.store.turns.exchange(agent, each.step.exchange) for each in steps]
+        exchanges = Exchanges(self._api.store, agent, Showing())
+        shown = await exchanges.of_run(entry.run, [e for e in found if e is not None], with_input=True)
+        return cut(shown, query)
+
+
+def _shown(entry: RunEntry) -> dict[str, Any]:
+    name = DEFAULT if entry.key == DEFAULT else ids.named("conv", entry.conversation_uid)
+    return run_json(entry.run, entry.agent_uid, name)
+
+
+def _step_shown(entry: StepEntry) -> dict[str, Any]:
+    return step_json(entry)

@@ -1,0 +1,373 @@
+"""Sends, streams, lists, runs and steps by the client's own methods."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from letta_client import (
+    APIStatusError,
+    BadRequestError,
+    InternalServerError,
+    NotFoundError,
+    UnprocessableEntityError,
+)
+
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
+from tests.gateway.agents.letta import LettaWorld, letta
+from tests.server import QUIET
+
+pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+
+WEATHER = {"name": "get_weather", "description": "", "parameters": {"type": "object", "properties": {}}}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+def insert(text: str) -> Call:
+    return Call("memory_insert", {"label": "human", "new_string": text})
+
+
+def kinds(messages: Any) -> list[str]:
+    return [each.message_type for each in messages]
+
+
+def joined(events: list[Any]) -> list[tuple[str, str, str]]:
+    """Returns (id, otid, text or call) of the messages of a stream, its pieces joined."""
+    found: dict[tuple[str, str], str] = {}
+    for each in events:
+        if each.message_type in ("stop_reason", "usage_statistics", "ping"):
+            continue
+        said = getattr(each, "content", None) or getattr(each, "reasoning", None) or ""
+        call = getattr(each, "tool_call", None)
+        said = said or (call.name + call.arguments if call else getattr(each, "tool_return", ""))
+        found[each.id, each.otid] = found.get((each.id, each.otid), "") + said
+    return [(id, otid, said) for (id, otid), said in found.items()]
+
+
+def test_a_message_is_answered(world: LettaWorld) -> None:
+    agent = world.agent(system="You help.")
+    world.upstream.queue(say("Hello."), say("Still here."))
+    reply = world.letta.agents.messages.create(agent.id, input="Hi")
+    (said,) = reply.messages
+    assert (said.message_type, said.content) == ("assistant_message", "Hello.")
+    assert reply.stop_reason.stop_reason == "end_turn"
+    assert (reply.usage.step_count, reply.usage.completion_tokens) == (1, 1)
+    world.letta.agents.messages.create(agent.id, messages=[{"role": "user", "content": "Are you there?"}])
+    system, *rest = world.upstream.last.messages
+    assert system["content"].startswith("You help.")
+    assert "Name: Ann" in system["content"]
+    assert [m["content"] for m in rest] == ["Hi", "Hello.", "Are you there?"]
+    assert world.upstream.last.json["model"] == "m"
+
+
+def test_a_tool_is_called_and_its_result_shown(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(call_tools(insert("Cat: Miso"), text="One moment."), say("Noted."))
+    reply = world.letta.agents.messages.create(agent.id, input="My cat is Miso.")
+    assert kinds(reply.messages) == [
+        "assistant_message",
+        "tool_call_message",
+        "tool_return_message",
+        "assistant_message",
+    ]
+    _, called, returned, _ = reply.messages
+    assert called.tool_call.name == "memory_insert"
+    assert (returned.status, returned.name) == ("success", "memory_insert")
+    assert returned.tool_call_id == called.tool_call.tool_call_id
+    assert "Cat: Miso" in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+def test_what_is_streamed_is_what_lists_show(world: LettaWorld, by_token: bool) -> None:
+    agent = world.agent()
+    world.upstream.queue(
+        call_tools(insert("Cat: Miso"), text="One moment."), say("Noted.", tokens=["No", "ted."])
+    )
+    events = list(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=by_token))
+    assert kinds(events)[-2:] == ["stop_reason", "usage_statistics"]
+    pieces = [each for each in events if each.message_type == "assistant_message"]
+    assert len(pieces) > 2 if by_token else len(pieces) == 2
+    told, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    assert told.message_type == "user_message"
+    assert joined(events) == joined(listed)
+    assert len({otid for _, otid, _ in joined(listed)}) == 4
+
+
+def test_messages_are_listed_page_by_page(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(call_tools(insert("a"), text="Well."), say("Done."), say("Bye."))
+    for text in ("Hi", "Bye"):
+        world.letta.agents.messages.create(agent.id, input=text)
+    whole = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    for limit in (1, 2, 3):
+        assert list(world.letta.agents.messages.list(agent.id, order="asc", limit=limit)) == whole
+        assert list(world.letta.agents.messages.list(agent.id, limit=limit)) == whole[::-1]
+    only = world.letta.agents.messages.list(
+        agent.id, limit=1, include_return_message_types=["tool_return_message", "user_message"]
+    )
+    assert kinds(only) == ["user_message", "tool_return_message", "user_message"]
+    assert list(world.letta.agents.messages.list(agent.id, conversation_id="default", order="asc")) == whole
+
+
+def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(say("Hello."))
+    world.letta.agents.messages.create(agent.id, input="I am Bob.")
+    told, answered = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    path = f"/v1/agents/{agent.id}/messages/{told.id}"
+    status, changed = world.ask("PATCH", path, {"content": "I am Ann."})
+    assert (status, changed["content"], changed["id"]) == (200, "I am Ann.", told.id)
+    world.letta.agents.messages.create(agent.id, input="Who?")
+    assert [m["content"] for m in world.upstream.last.messages[1:]] == ["I am Ann.", "Hello.", "Who?"]
+    assert world.ask("DELETE", path)[0] == 200
+    assert world.ask("GET", f"/v1/messages/{told.id}")[0] == 404
+    assert world.letta.messages.retrieve(answered.id)[0].content == "Hello."
+    world.letta.agents.messages.create(agent.id, input="And now?")
+    assert "I am Ann." not in str(world.upstream.last.messages)
+
+
+def test_messages_begin_anew(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(call_tools(insert("Cat: Miso")), say("Noted."))
+    world.letta.agents.messages.create(agent.id, input="My cat is Miso.")
+    kept = world.letta.agents.messages.reset(agent.id)
+    assert "Cat: Miso" in kept.blocks[0].value
+    assert list(world.letta.agents.messages.list(agent.id)) == []
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    assert [m["content"] for m in world.upstream.last.messages[1:]] == ["Hi"]
+
+
+def test_runs_and_steps_tell_what_was_done(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(call_tools(insert("a")), say("Done."))
+    reply = world.letta.agents.messages.create(agent.id, input="Hi")
+    (run,) = world.letta.runs.list(agent_id=agent.id)
+    assert world.letta.runs.retrieve(run.id) == run
+    assert (run.status, run.stop_reason, run.agent_id) == ("completed", "end_turn", agent.id)
+    assert run.conversation_id == "default"
+    usage = world.letta.runs.usage.retrieve(run.id)
+    assert usage.total_tokens == reply.usage.total_tokens
+    assert kinds(world.letta.runs.messages.list(run.id, order="asc")) == [
+        "user_message", "tool_call_message", "tool_return_message", "assistant_message",
+    ]  # fmt: skip
+    first, second = world.letta.runs.steps.list(run.id, order="asc")
+    assert list(world.letta.steps.list(order="asc")) == [first, second]
+    assert [each.id for each in world.letta.steps.list(agent_id=agent.id, limit=1)] == [second.id, first.id]
+    assert (first.status, first.model, first.run_id) == ("success", "m", run.id)
+    assert {each.step_id for each in reply.messages} == {first.id, second.id}
+    assert world.letta.steps.feedback.create(second.id, feedback="positive").feedback == "positive"
+    assert [each.id for each in world.letta.steps.list(feedback="positive")] == [second.id]
+    assert world.letta.steps.metrics.retrieve(first.id).id == first.id
+    assert kinds(world.letta.steps.messages.list(first.id, order="asc")) == [
+        "user_message",
+        "tool_call_message",
+    ]
+    assert world.letta.agents.retrieve(agent.id).last_stop_reason == "end_turn"
+    assert list(world.letta.runs.list(statuses=["failed"])) == []
+    assert list(world.letta.runs.list(active=True)) == []
+
+
+def test_an_error_before_the_first_step_is_a_status(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(fail(500, "Broken."), fail(500, "Broken."))
+    with pytest.raises(InternalServerError, match="Broken"):
+        world.letta.agents.messages.create(agent.id, input="Hi")
+    with pytest.raises(InternalServerError, match="Broken"):
+        list(world.letta.agents.messages.stream(agent.id, input="Hi"))
+    assert kinds(world.letta.agents.messages.list(agent.id)) == ["user_message", "user_message"]
+
+
+def test_an_error_behind_a_step_is_its_stop_reason(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(
+        call_tools(insert("a")), fail(500, "Broken."), call_tools(insert("b")), fail(500, "Broken.")
+    )
+    reply = world.letta.agents.messages.create(agent.id, input="Hi")
+    assert reply.stop_reason.stop_reason == "llm_api_error"
+    assert kinds(reply.messages) == ["tool_call_message", "tool_return_message"]
+    seen = []
+    with pytest.raises(APIStatusError, match="Broken"):
+        seen += list(world.letta.agents.messages.stream(agent.id, input="Hi"))
+    world.world.settle()
+    assert [each.status for each in world.letta.runs.list()] == ["failed", "failed"]
+
+
+def test_a_run_is_cancelled(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    world.upstream.queue(say("Never said.", tokens=["Never", " said."], hold_after={2: gate}))
+    stream = world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=True)
+    events = iter(stream)
+    assert next(events).content == "Never"
+    (run,) = world.letta.runs.list(active=True)
+    assert world.letta.agents.messages.cancel(agent.id) == {run.id: "cancelled"}
+    assert next(events).stop_reason == "cancelled"
+    stream.close()
+    gate.open()
+    assert world.letta.runs.retrieve(run.id).status == "cancelled"
+    assert world.letta.agents.messages.cancel(agent.id, run_ids=[run.id]) == {run.id: "cancelled"}
+
+
+def test_a_stream_says_that_it_is_there(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with letta(upstream, tmp_path, limits=replace(QUIET, ping_s=0.05)) as world:
+        agent = world.agent()
+        gate = Gate()
+        world.upstream.queue(say("One two.", tokens=["One", " two."], hold_after={2: gate}))
+        seen = []
+        for each in world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=True):
+            seen.append(each)
+            if each.message_type == "ping":
+                gate.open()
+        (run,) = world.letta.runs.list()
+        assert {each.run_id for each in seen if each.message_type == "ping"} == {run.id}
+        gate = Gate()
+        world.upstream.queue(say("One two."))
+        plain = world.letta.agents.messages.stream(agent.id, input="Hi", include_pings=False)
+        assert "ping" not in kinds(plain)
+
+
+def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld) -> None:
+    agent = world.agent()
+    messages = world.letta.agents.messages
+    world.upstream.queue(call_tools(Call("get_weather", {"city": "Bern"}, "c1")), say("Sunny."))
+    reply = messages.create(agent.id, input="Weather?", client_tools=[WEATHER])
+    assert (reply.stop_reason.stop_reason, kinds(reply.messages)) == (
+        "requires_approval",
+        ["approval_request_message"],
+    )
+    assert reply.messages[0].tool_call.name == "get_weather"
+    pending = world.letta.agents.retrieve(agent.id).pending_approval
+    assert pending is not None
+    assert pending.tool_call.tool_call_id == "c1"
+    answer = {"type": "tool", "tool_call_id": "c1", "status": "success", "tool_return": "Sun"}
+    given: Any = [{"type": "approval", "approvals": [answer]}]
+    reply = messages.create(agent.id, messages=given, client_tools=[WEATHER])
+    assert kinds(reply.messages) == ["tool_return_message", "assistant_message"]
+    assert world.letta.agents.retrieve(agent.id).pending_approval is None
+    with pytest.raises(BadRequestError, match="waits"):
+        messages.create(agent.id, messages=given, client_tools=[WEATHER])
+
+
+def test_an_upstream_that_does_not_stream_is_shown_as_well(world: LettaWorld) -> None:
+    agent = world.agent()
+    whole = {
+        "id": "x", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Whole."}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+    }  # fmt: skip
+    world.upstream.queue(
+        *[raw(orjson.dumps(whole), content_type="application/json") for _ in range(2)],
+    )
+    events = list(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=True))
+    assert [said for _, _, said in joined(events)] == ["Whole."]
+    assert events[-1].total_tokens == 7
+    assert world.letta.agents.messages.create(agent.id, input="Hi").messages[0].content == "Whole."
+
+
+def test_the_same_send_again_is_answered_once(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(say("Once."))
+    sent: Any = [{"role": "user", "content": "Hi", "otid": "o1"}]
+    first = world.letta.agents.messages.create(agent.id, messages=sent)
+    again = world.letta.agents.messages.create(agent.id, messages=sent)
+    assert again.messages == first.messages
+    assert joined(list(world.letta.agents.messages.stream(agent.id, messages=sent))) == joined(first.messages)
+    assert len(world.upstream.chats) == 1
+    assert next(iter(world.letta.agents.messages.list(agent.id, order="asc"))).otid == "o1"
+
+
+def test_a_block_that_is_shared_reaches_both_agents_next_calls(world: LettaWorld) -> None:
+    one = world.agent(name="one")
+    block = one.blocks[0].id
+    assert block is not None
+    two = world.agent(name="two", memory_blocks=[], block_ids=[block])
+    for agent in (one, two):
+        world.letta.agents.messages.create(agent.id, input="Hi")
+    world.letta.agents.blocks.update("human", agent_id=one.id, value="Name: Zoe")
+    for agent in (one, two):
+        world.letta.agents.messages.create(agent.id, input="Who am I?")
+        assert "Zoe" in str(world.upstream.last.messages)
+
+
+def test_an_agent_that_speaks_by_a_tool_is_read_as_text(world: LettaWorld) -> None:
+    agent = world.agent(agent_type="memgpt_v2_agent")
+    world.upstream.queue(
+        call_tools(Call("send_message", {"thinking": "Greet.", "message": "Hello."})),
+        call_tools(Call("send_message", {"message": "Hello again."})),
+    )
+    reply = world.letta.agents.messages.create(agent.id, input="Hi")
+    assert [each.content for each in reply.messages if each.message_type == "assistant_message"] == ["Hello."]
+    assert "tool_call_message" not in kinds(reply.messages)
+    plain = world.letta.agents.messages.create(agent.id, input="Hi", use_assistant_message=False)
+    assert "tool_call_message" in kinds(plain.messages)
+    assert "assistant_message" not in kinds(plain.messages)
+
+
+@pytest.mark.parametrize(
+    ("body", "loc"),
+    [
+        ({}, ["body", "messages"]),
+        ({"messages": [{"role": "nobody", "content": "x"}]}, ["body", "messages", 0, "role"]),
+        ({"messages": [{"role": "user"}]}, ["body", "messages", 0, "content"]),
+        (
+            {"messages": [{"type": "approval", "approvals": [{"type": "tool"}]}]},
+            ["body", "messages", 0, "approvals", 0],
+        ),
+        ({"input": "x", "max_steps": 0}, ["body", "max_steps"]),
+        ({"input": "x", "messages": [{"role": "user", "content": "x"}]}, ["body", "input"]),
+        ({"input": 7}, ["body", "input"]),
+    ],
+)
+def test_a_wrong_send_is_named(world: LettaWorld, body: dict[str, Any], loc: list[Any]) -> None:
+    agent = world.agent()
+    with pytest.raises(UnprocessableEntityError) as refused:
+        world.letta.post(f"/v1/agents/{agent.id}/messages", cast_to=object, body=body)
+    assert isinstance(refused.value.body, dict)
+    assert refused.value.body["detail"][0]["loc"][: len(loc)] == loc
+    assert world.upstream.chats == []
+
+
+def test_what_is_not_served_yet_says_so(world: LettaWorld) -> None:
+    agent = world.agent()
+    for options in ({"background": True}, {"callback_url": "https://example.org"}, {"return_logprobs": True}):
+        with pytest.raises(BadRequestError):
+            world.letta.agents.messages.create(agent.id, input="Hi", extra_body=options)
+    with pytest.raises(NotFoundError):
+        world.letta.agents.messages.create("agent-" + "0" * 32, input="Hi")
+
+
+def test_the_async_client_does_the_same(world: LettaWorld) -> None:
+    world.upstream.queue(say("Hello."), say("Streamed."))
+
+    async def talk() -> None:
+        async with world.async_client() as client:
+            agent = await client.agents.create(
+                model="openai/m", memory_blocks=[{"label": "human", "value": ""}]
+            )
+            reply = await client.agents.messages.create(agent.id, input="Hi")
+            assert reply.messages[0].content == "Hello."
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                stream = await client.agents.messages.stream(agent.id, input="Hi")
+            events = [each async for each in stream]
+            assert [said for _, _, said in joined(events)] == ["Streamed."]
+            assert len([each async for each in client.agents.messages.list(agent.id, limit=1)]) == 4
+            assert [each.id async for each in client.agents.list()] == [agent.id]
+            assert [each.label async for each in client.agents.blocks.list(agent.id)] == ["human"]
+            assert len([each async for each in client.runs.list(limit=1)]) == 2
+            assert len([each async for each in client.steps.list(limit=1)]) == 2
+            assert len([each async for each in client.tools.list(limit=2)]) > 5
+            await client.agents.delete(agent.id)
+
+    asyncio.run(talk())
