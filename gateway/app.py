@@ -194,6 +194,8 @@ class Gateway:
         self._tasks.append(asyncio.create_task(self.models.run()))
         if self.store is not None and self.background is not None:
             await follow_settings(self.store, self.chat.directory.specs, self._clock())
+            if self.chat.agents is not None:
+                await self.chat.agents.recover()
             self._tasks += self.background.start()
             self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True

@@ -14,7 +14,7 @@ import orjson
 
 from adapters.base import Provider
 from gateway.core.agent import AgentSpec
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat import ChatRequest, with_fields
 from gateway.core.request.headers import forwardable
 from gateway.core.request.identity import (
     CONVERSATION_ORDER,
@@ -33,7 +33,7 @@ from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.agents.registry import Registry
-from gateway.run.agents.run import AgentRuns, guide_of
+from gateway.run.agents.run import AgentRuns, guide_of, sampling_of
 from gateway.run.call import ChatCall, form_for
 from gateway.run.directory import Directory, unknown
 from gateway.run.memory.fit import fit
@@ -122,6 +122,7 @@ class Chat:
         spec = self.directory.profile(identity)
         if spec is None:
             spec, identity = await self._defined(identity, request.model)
+            request = with_fields(request, sampling_of(spec, has_tools=request.has_tools))
         if asks_agent(request.model):
             route = agent_route(self._settings, spec)
         else:

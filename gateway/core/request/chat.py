@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gateway.core.request.splice import Layout, scan
+import orjson
+
+from gateway.core.request.splice import Layout, Splice, scan
+
+LIMITS = ("max_completion_tokens", "max_tokens")
 
 
 # Not frozen: fields set through object.__setattr__ cost 3 us a request.
@@ -38,3 +43,26 @@ class ChatRequest:
         if not self._layout:
             self._layout.append(scan(self.raw))
         return self._layout[0]
+
+
+def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
+    """Returns the request with fields that it does not say itself: those of an agent's definition."""
+    said = {key for key, value in request.json.items() if value is not None}
+    if said.intersection(LIMITS):
+        said.update(LIMITS)
+    new = {key: value for key, value in fields.items() if key not in said}
+    if not new:
+        return request
+    splice = Splice(request.layout, request.raw)
+    for key, value in new.items():
+        splice.set_member(key, orjson.dumps(value))
+    named = next((key for key in LIMITS if key in new), None)
+    limit = request.max_tokens if named is None else new[named]
+    return replace(
+        request,
+        raw=splice.render(),
+        json={**request.json, **new},
+        max_tokens=limit if isinstance(limit, int) else None,
+        max_tokens_key=named or request.max_tokens_key,
+        _layout=[],
+    )

@@ -7,6 +7,7 @@ leaves cancels the run, and what was finished of it stays.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +18,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.append import repeated
+from gateway.core.conversation.append import abandon, repeated
 from gateway.core.conversation.canonical import Canon, WireMessage, is_system, text_of
 from gateway.core.conversation.private import PRIVATE, as_system
 from gateway.core.ids import new_uid, uid_of
@@ -28,6 +29,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.core.turn.rules import CalledTool, RuleGuide, SpeakingStyle, read_rules
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
+from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.metrics import Metrics
 from gateway.run.agents.pauses import CallDecision, PausedRun, called_before, decided, paused
@@ -35,7 +37,7 @@ from gateway.run.agents.steps import TRIES, StepsMemory
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
-from gateway.run.memory.line import DEFAULT, headed, read_line
+from gateway.run.memory.line import DEFAULT, headed, open_write, read_line
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
@@ -49,11 +51,13 @@ from gateway.run.turn import TurnLimits, TurnRun
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
+from storage.commands import StepEnd
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Agent, Exchange, Run, RunState, Scope
 
-__all__ = ["AgentRuns", "RunRequest", "RunResult", "RunStart", "guide_of"]
+__all__ = ["AgentRuns", "RunRequest", "RunResult", "RunStart", "guide_of", "sampling_of"]
 
+_log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
 MOST_SENDS = 32
 MAX_STEPS = 50
@@ -234,6 +238,37 @@ class AgentRuns:
             headed(request), messages, identity, spec, route, headers, credential, shows_steps=False
         )
         return (await self._send(sending, lambda _: view, sink, receipt)).status
+
+    async def recover(self) -> None:
+        """Fails the live runs that an earlier process left behind."""
+        try:
+            await self._keeper.store.runs.fail_orphans(self._keeper.now())
+        except StoreError as error:
+            _log.error("runs of an earlier process stay as they were: %s", error.message)
+
+    async def begin(self, spec: AgentSpec, scope: Scope) -> None:
+        """Writes the messages that an agent's own conversation begins with, if it has not begun. Raises: StoreError."""
+        keeper, messages = self._keeper, () if spec.defined is None else spec.defined.initial_messages
+        if not messages:
+            return
+        identity = Identity(
+            scope.project, scope.profile, spec.name, None, DEFAULT, scope.subject, Mode.STRICT, append=True
+        )
+        request = _request(RunRequest(spec, scope))
+        with QueuePlace() as place:
+            asked = MemoryRequest(request, identity, spec, keeper.now(), Target("", "", None), place)
+            agent = await keeper.store.agents.find(scope) or keeper.store.agents.draft(scope)
+            await keeper.queues.enter((agent.uid, DEFAULT), place, MOST_SENDS)
+            known = await read_line(
+                keeper.store, asked, [_of_client(m) for m in messages], keeper.settings.idle_s
+            )
+            if known.path:
+                return
+            prompt = Prompt(request, asked.target)
+            opened = await keeper.store.append.open(open_write(known, prompt, None, keeper.now()))
+            keeper.store.agents.remember(opened.agent)
+            e = abandon(opened.exchange, Canon(opened.agent.secret), b"", keeper.now())
+            await keeper.store.append.finish(StepEnd(opened.agent, e, None))
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
@@ -440,7 +475,13 @@ class AgentRuns:
 def _request(asked: RunRequest) -> ChatRequest:
     """Returns the request of a send as a chat completion, without messages: those come from the path."""
     tools = [*asked.client_tools]
-    body: dict[str, Any] = {"model": asked.spec.model or "", "messages": [], "stream": True, **asked.fields}
+    body: dict[str, Any] = {
+        "model": asked.spec.model or "",
+        "messages": [],
+        "stream": True,
+        **sampling_of(asked.spec, has_tools=bool(tools)),
+        **asked.fields,
+    }
     if tools:
         body["tools"] = tools
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
@@ -488,6 +529,15 @@ def guide_of(
         approvals=approvals_of(spec),
         can_ask=can_ask,
     )
+
+
+def sampling_of(spec: AgentSpec, *, has_tools: bool) -> dict[str, Any]:
+    """Returns the fields that each request of an agent bears unless it says them itself. has_tools: of the client's."""
+    found = {} if spec.defined is None else dict(spec.defined.sampling)
+    if not (has_tools or spec.tools):
+        # Strict upstreams take it with tools only.
+        found.pop("parallel_tool_calls", None)
+    return found
 
 
 def _started(memory: StepsMemory) -> RunStart:

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.core.conversation.append import abandon, open_step, plan_step
-from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage, is_user
 from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.private import NUDGE, private_of
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_at
@@ -153,10 +154,21 @@ def _planned(
         evicted=evicted_at(tip, asked.target.context_window),
         held=messages,
     )
+    if asked.spec.defined is not None and asked.spec.defined.clears:
+        first = _turn_begins(known, messages)
+        plan = replace(plan, fill=tuple(each for each in plan.fill if each.exchange.depth >= first))
     known = replace(known, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever came in.
     body: dict[str, Any] = {**asked.request.json, "messages": [{"role": "user"}]}
     return replace(known, offered=offer_tools(known, pinned, body))
+
+
+def _turn_begins(known: Known, messages: Sequence[WireMessage]) -> int:
+    """Returns the depth at which the turn under way begins, with the newest message that is no result of a tool."""
+    if any(m.get("role") == "user" and private_of(m).get("sender") != NUDGE for m in messages):
+        return known.path[-1].depth + 1 if known.path else 0
+    begun = (x.depth for x in reversed(known.path) if any(map(is_user, x.inputs)))
+    return next(begun, 0)
 
 
 def _query(asked: MemoryRequest, agent: Agent, idle_s: float) -> Query:

@@ -54,7 +54,9 @@ class Recaller:
         scope, context = known.asked.identity.scope, known.asked.target.context_window
         if scope is None or not scope.spans:
             return 0
-        budget = self.settings.recall_tokens
+        defined = known.asked.spec.defined
+        own = None if defined is None else defined.recall_tokens
+        budget = self.settings.recall_tokens if own is None else own
         return budget if context is None else min(budget, context // NOTE_SHARE)
 
     def room(self, known: Known, section: Section) -> NoteRoom:

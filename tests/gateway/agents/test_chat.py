@@ -13,7 +13,7 @@ import pytest
 from gateway.core.definition import AgentDefinition
 from gateway.run.agents.registry import AgentEdit, AgentView, NewAgent, Registry
 from storage.records import Block
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.life import Life, agents
 from tests.gateway.agents.test_runs import insert
 from tests.gateway.sdk import World
@@ -230,3 +230,93 @@ def test_words_that_a_tool_says_are_the_reply(world: World, headers: dict[str, s
     assert again[4]["tool_calls"][0]["function"]["name"] == "send_message"
     assert "mnemogate" not in str(again)
     assert world.upstream.last.json["tool_choice"] == "required"
+
+
+def test_an_agents_sampling_goes_with_each_request_unless_it_says_so_itself(world: World) -> None:
+    make(world, sampling={"temperature": 0.2, "max_tokens": 50, "parallel_tool_calls": False})
+    chat = world.chat(model="agent/ann")
+    chat.say("One.")
+    assert world.upstream.last.json["temperature"] == 0.2
+    assert world.upstream.last.json["max_tokens"] == 50
+    chat.say("Two.", temperature=0.9, max_completion_tokens=70)
+    assert world.upstream.last.json["temperature"] == 0.9
+    assert world.upstream.last.json["max_completion_tokens"] == 70
+    assert "max_tokens" not in world.upstream.last.json
+    world.chat(model="agent/ann", headers=OURS).say("Three.")
+    assert world.upstream.last.json["temperature"] == 0.2
+
+
+def rest_of(world: World, name: str = "ann") -> Life:
+    registry = world.gateway.app.chat.registry
+    assert registry is not None
+    found = world.gateway.call(registry.resolve("default", name))
+    assert found is not None
+    return Life(world, found.spec, found.scope)
+
+
+def test_a_conversation_that_is_named_by_its_id_is_the_same(world: World) -> None:
+    make(world)
+    rest_of(world).send("One.")
+    (uid,) = world.query("SELECT uid FROM conversations")
+    world.chat(model="agent/ann", headers={"x-mnemogate-conversation": f"conv-{uid}"}).say("Two.")
+    assert sent(world) == ["One.", "Ok.", "Two."]
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_a_message_buffer_that_clears_begins_each_turn_empty(world: World) -> None:
+    make(world, clears=True)
+    rest = rest_of(world)
+    rest.send("One.")
+    world.upstream.queue(call_tools(insert("x")), say("Done."))
+    rest.send("Two.")
+    assert [m["role"] for m in world.upstream.last.messages] == ["system", "user", "assistant", "tool"]
+    assert sent(world)[0] == "Two."
+    assert len(rest.words()) == 6
+
+
+def test_a_note_of_no_tokens_is_no_note(world: World) -> None:
+    make(world, recall_tokens=0)
+    world.chat(model="agent/ann").say("My tortoise is called Sheldon.")
+    world.clock.sleep(1000)
+    world.chat(model="agent/ann").say("What is the tortoise called?")
+    assert "Sheldon" not in world.upstream.last.messages[-1]["content"]
+
+
+def test_the_messages_with_which_an_agent_begins(world: World) -> None:
+    first = ({"role": "assistant", "content": "Welcome."}, {"role": "user", "content": "Hello."})
+    make(world, initial_messages=first)
+    rest = rest_of(world)
+    for _ in range(2):
+        world.gateway.call(rest.agents.begin(rest.spec, rest.scope))
+    assert rest.words() == ["assistant: Welcome.", "user: Hello."]
+    rest.send("Hi")
+    assert sent(world) == ["Welcome.", "Hello.", "Hi"]
+
+
+def test_runs_that_a_process_left_behind_have_failed(world: World) -> None:
+    make(world)
+    rest = rest_of(world)
+    rest.send("One.")
+    world.gateway.call(_leave_open(world))
+    world.gateway.call(rest.agents.recover())
+    assert world.query("SELECT state, stop FROM runs") == [("failed", "error")]
+
+
+async def _leave_open(world: World) -> None:
+    await world.store.database.write(lambda c: c.run("UPDATE runs SET state = 'running', stop = NULL", ()))
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_sent_once_more(world: World) -> None:
+    make(world, context_window=None)
+    rest = rest_of(world)
+    for n in range(8):
+        rest.send(f"Message {n} " + "word " * 300)
+    words = (
+        "This model's maximum context length is 2000 tokens. However, your messages resulted in 4000 tokens."
+    )
+    too_long = fail(400, words, code="context_length_exceeded")
+    world.upstream.queue(too_long, say("Short again."))
+    done = rest.send("And now?")
+    assert done.said == ["Short again."]
+    assert len(world.upstream.chats[-1].body) < len(world.upstream.chats[-2].body) / 2
+    assert rest.words()[-2:] == ["user: And now?", "assistant: Short again."]
