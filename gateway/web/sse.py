@@ -65,7 +65,8 @@ class ClientReply:
             self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        if self._connection is not None:
+        # The client may have sent its next request already, whose reply has taken this place over.
+        if self._connection is not None and self._connection.on_lost == self._lost:
             self._connection.on_lost = None
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:

@@ -74,6 +74,29 @@ def test_in_the_middle_of_a_stream(world: World, model: str) -> None:
     assert_nothing_of_the_reply_is_known(world)
 
 
+def test_on_a_connection_whose_last_request_is_not_over_yet(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply before has its end already, and only the upstream's last bytes of it are still waited for."""
+    monkeypatch.setattr("gateway.run.turn.LAST_BYTES_S", 10.0)
+    last_bytes = Gate()
+    # Three events of the text, the end and [DONE]; the gate holds what follows.
+    world.upstream.queue(say("Hello there.", hold_after={5: last_bytes}), say(SECRET, hold_after={8: Gate()}))
+    body = {"model": "m", "user": "alice", "stream": True}
+    with world.gateway.connect() as client:
+        for n, (question, until) in enumerate((("Hello", b"0\r\n\r\n"), ("Where is it?", b"third")), start=1):
+            asked = {**body, "messages": [{"role": "user", "content": question}]}
+            client.request("POST", CHAT, json.dumps(asked).encode())
+            world.upstream.arrived(n).wait_sync()
+            client.read_until(until)
+        first, second = world.upstream.seen
+        assert not first.settled.is_open
+        last_bytes.open()
+        while world.gateway.app._edge._active > 1:
+            world.gateway.call(asyncio.sleep(0))
+    second.gone.wait_sync()
+
+
 def test_in_the_second_round(world: World) -> None:
     world.upstream.queue(
         call_tools(Call("memory_insert", {"label": "human", "new_string": "third"}), text="So, ")
