@@ -101,6 +101,13 @@ class _ServerConnection(HttpToolsShim):
         self._in_head = False
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        # uvicorn pauses reading at 64 KiB until somebody asks for more of the body. Nobody does so of a whole one, and
+        # only by reading is it found that the client left. A request that has to wait for its turn stays paused.
+        if not self.pipeline:
+            self.flow.resume_reading()
+
     def _head_timed_out(self) -> None:
         self._head_timer = None
         if not self.transport.is_closing():

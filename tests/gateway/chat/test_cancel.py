@@ -97,6 +97,12 @@ def test_on_a_connection_whose_last_request_is_not_over_yet(
     second.gone.wait_sync()
 
 
+def test_after_a_long_request(world: World) -> None:
+    """More than the server reads at once: it stops there, and has to go on to find that the client left."""
+    messages = [{"role": "user", "content": "x" * 700_000}]
+    leave(world, say(SECRET, hold_before_headers=Gate()), after=None, messages=messages)
+
+
 def test_in_the_second_round(world: World) -> None:
     world.upstream.queue(
         call_tools(Call("memory_insert", {"label": "human", "new_string": "third"}), text="So, ")
