@@ -38,7 +38,7 @@ EXIT_FAILED = 1
 EXIT_PIPE = 141
 # Operations that make sense before the first `serve`: they may create the database.
 FOUNDERS = ("keys-create", "keys-list", "keys-revoke", "memory-import")
-SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret")
+SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "webhook_secret")
 # What is for this process, and not for an operation.
 OWN = ("run", "limits", "config", "db", "file", "all_users", "json", "limit_lines")
 

@@ -43,6 +43,8 @@ DEFAULT_PROFILE = "default"
 SINGLE_USER = "owner"
 # With this name as memory.background_model no model is used, even if [[models]] has prices.
 NOBODY = "none"
+# Standard Webhooks writes its secrets so.
+SECRET_PREFIX = "whsec_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,14 @@ _HOST_RULE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ToolSettings:
-    """The table [tools], about tools that are not the gateway's own. hosts, private_hosts: as `HostRule` reads them."""
+    """The table [tools], about tools that are not the gateway's own. hosts, private_hosts: as `HostRule` reads them.
+
+    webhook_secret: SECRET_PREFIX and base64; `env:NAME` stands for the variable NAME until the settings are loaded.
+    """
 
     hosts: tuple[str, ...] = ()
     private_hosts: tuple[str, ...] = ()
+    webhook_secret: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from gateway.errors import SettingsError
 from gateway.settings import (
     DEMO_PROFILE,
     NEEDS_ADDRESS,
+    SECRET_PREFIX,
     DatabaseSettings,
     HostRule,
     MemorySettings,
@@ -38,6 +40,7 @@ FROM_ENVIRONMENT = "env:"
 _KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
 # So many different characters at least. Of 32 random hexadecimal digits one set in thirty million has fewer.
 _KEY_LETTERS = 8
+_SECRET_BYTES = 24  # that Standard Webhooks asks for
 
 # Short names for what people set most; every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.
 _SHORT = {
@@ -49,6 +52,8 @@ _SHORT = {
     "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),
 }
 _SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", "MNEMOGATE_UPSTREAM_KEY", "MNEMOGATE_DATABASE_URL")
+# Besides the keys of upstreams these may name a variable that has their value.
+_SECRETS = (("memory", "openwebui_jwt_secret"), ("tools", "webhook_secret"))
 _TABLES: dict[str, Any] = {
     "server": ServerSettings,
     "database": DatabaseSettings,
@@ -75,9 +80,8 @@ def load_settings(
     settings = build(Settings, raw, "")
     # A variable that holds a key may have a name of ours: it is no setting.
     keys = [key for each in settings.upstreams for key in each.keys]
-    named = {
-        name for key in (*keys, settings.memory.openwebui_jwt_secret or "") if (name := _variable_of(key))
-    }
+    secrets = [getattr(getattr(settings, table), key) for table, key in _SECRETS]
+    named = {name for each in (*keys, *secrets) if each is not None and (name := _variable_of(each))}
     overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
     for (table, key), value in (flags or {}).items():
         overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
@@ -90,10 +94,12 @@ def load_settings(
         settings = replace(
             settings, upstreams=tuple(_with_keys(each, environ) for each in settings.upstreams)
         )
-    secret = settings.memory.openwebui_jwt_secret
-    if secret is not None:
-        secret = _value_of(secret, "memory.openwebui_jwt_secret", environ)
-        settings = replace(settings, memory=replace(settings.memory, openwebui_jwt_secret=secret))
+    for table, key in _SECRETS:
+        of_table = getattr(settings, table)
+        secret = getattr(of_table, key)
+        if secret is not None:
+            secret = _value_of(secret, f"{table}.{key}", environ)
+            settings = replace(settings, **{table: replace(of_table, **{key: secret})})
     if [each.kind for each in settings.upstreams] == ["scripted"] and not settings.profiles:
         demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
         settings = replace(settings, profiles=(demo,))
@@ -304,6 +310,11 @@ def _check_side_request(rule: SideRequest) -> None:
 
 
 def _check_tools(tools: ToolSettings) -> None:
+    if tools.webhook_secret is not None and not _is_webhook_secret(tools.webhook_secret):
+        raise SettingsError(
+            f"tools.webhook_secret: expected {SECRET_PREFIX} and at least {_SECRET_BYTES} random bytes in base64; "
+            f'make one with `echo "{SECRET_PREFIX}$(openssl rand -base64 32)"`'
+        )
     for setting, entries in (("hosts", tools.hosts), ("private_hosts", tools.private_hosts)):
         for entry in entries:
             rule = HostRule.of(entry)
@@ -312,6 +323,14 @@ def _check_tools(tools: ToolSettings) -> None:
                     f"tools.{setting}: expected a host such as api.example.org, *.example.org or "
                     f"http://localhost:9000, saw {entry!r}"
                 )
+
+
+def _is_webhook_secret(text: str) -> bool:
+    try:
+        secret = b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        return False
+    return text.startswith(SECRET_PREFIX) and len(secret) >= _SECRET_BYTES
 
 
 def _is_origin(text: str) -> bool:

@@ -45,6 +45,7 @@ from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.tools.agent import AgentTools, alone_of, approvals_of, asides_of
+from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import Toolbox
 from gateway.run.turn import TurnLimits, TurnRun
@@ -151,6 +152,7 @@ class AgentRuns:
         self._metrics = metrics
         self._pending = pending
         self._limits = limits
+        self.foreign = ForeignTools(settings.tools, keeper.now)
         self._live: dict[int, TurnRun] = {}  # by the run's row
 
     async def send(
@@ -395,7 +397,7 @@ class AgentRuns:
                 known,
                 form,
                 resumed.waiting_run if resumed is not None and resumed.is_partial else run,
-                self.toolbox,
+                partial(self.toolbox, run=run.uid),
                 frozenset() if resumed is None else resumed.theirs,
                 None if replaces is None else replaces.id,
             )
@@ -410,13 +412,14 @@ class AgentRuns:
                 continue
         raise WriteConflict("this conversation changes too fast")
 
-    def toolbox(self, known: Known, changes: BlockEdits) -> Toolbox:
-        """Returns the tools of one step, or of one turn that is written as a whole."""
+    def toolbox(self, known: Known, changes: BlockEdits, run: str | None = None) -> Toolbox:
+        """Returns the tools of one step of a run, or of one turn that is written as a whole. run: its uid."""
         keeper, tokens, asked = self._keeper, self._settings.memory.recall_tokens, known.asked
         memory = MemoryTools(keeper.store, known, changes, tokens, keeper.now, keeper.embed_query)
         if not asked.spec.uid or not known.offered:
             return memory
-        return AgentTools(memory, asked.spec, asked.request.tools, asked.target.context_window)
+        window = asked.target.context_window
+        return AgentTools(memory, self.foreign, asked.spec, asked.request.tools, window, run)
 
     # -- the same send again
 

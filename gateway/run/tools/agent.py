@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
+from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool
 from gateway.core.memory.builtin import (
     EDITING,
@@ -20,8 +22,9 @@ from gateway.core.turn.arguments import wrong_arguments
 from gateway.core.turn.asides import THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.rules import HEARTBEAT
+from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.toolbox import ToolAnswer, failed
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
 
 __all__ = ["AgentTools", "alone_of", "approvals_of", "asides_of"]
 
@@ -30,7 +33,6 @@ LEAST_CHARS = 5_000
 CHARS_PER_TOKEN = 4
 WINDOW_SHARE = 5  # a result may take one part in so many of the window
 CUT = "\n[{left} more characters were cut off.]"
-NOBODY = "Error: nobody runs {name} here. Nothing was done."
 FINISHED = "All edits are done."
 
 
@@ -38,14 +40,17 @@ FINISHED = "All edits are done."
 class AgentTools:
     """The tools of one step of an agent.
 
-    memory: edits and searches the agent's memory. theirs: names of tools of the client's, which outrank the agent's.
-    window: tokens of the model's context; None: not known.
+    memory: edits and searches the agent's memory. foreign: performs those that were defined. theirs: names of tools of
+    the client's, which outrank the agent's. window: tokens of the model's context; None: not known.
+    run_uid: of the run that the step belongs to; None: a turn that is written as a whole.
     """
 
     memory: MemoryTools
+    foreign: ForeignTools
     spec: AgentSpec
     theirs: Collection[str] = ()
     window: int | None = None
+    run_uid: str | None = None
     _tools: dict[str, AgentTool] = field(init=False)
     _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides
 
@@ -72,9 +77,24 @@ class AgentTools:
         wrong = wrong_arguments(call.name, parameters, call.arguments)
         if wrong is not None:
             return failed(wrong)
-        if tool.definition is not None:
-            return failed(NOBODY.format(name=call.name))
-        return self._cut(await self._run_own(call))
+        if tool.definition is None:
+            return self._cut(await self._run_own(call), RESULT_CHARS)
+        answer = await self.foreign.run(tool.definition, self._foreign_call(call))
+        return self._cut(answer, min(RESULT_CHARS, tool.definition.result_chars))
+
+    def _foreign_call(self, call: RunTool) -> ForeignCall:
+        """Returns a call as others are told it. Its key is the same only for the same call of the same step."""
+        uid, path, run = self.spec.uid, self.memory.known.path, self.run_uid
+        step = "" if run is None or not path else ids.placed("step", uid, path[-1].seq)
+        return ForeignCall(
+            call.name,
+            call.arguments,
+            call.call_id,
+            ids.named("agent", uid),
+            "" if run is None else ids.named("run", run),
+            # Providers choose the ids of calls, and headers bear few characters.
+            f"{step or ids.new_uid()}/{quote(call.call_id, safe='')}",
+        )
 
     async def _run_own(self, call: RunTool) -> ToolAnswer:
         name, arguments, memory = call.name, call.arguments, self.memory
@@ -95,9 +115,8 @@ class AgentTools:
             return failed(wanted_hits) if isinstance(wanted_hits, str) else await memory.look_up(wanted_hits)
         return ToolAnswer(FINISHED)
 
-    def _cut(self, answer: ToolAnswer) -> ToolAnswer:
-        """Returns the answer in a length that leaves room in the window."""
-        most = RESULT_CHARS
+    def _cut(self, answer: ToolAnswer, most: int) -> ToolAnswer:
+        """Returns the answer in a length that leaves room in the window. most: characters."""
         if self.window is not None:
             most = min(most, max(LEAST_CHARS, self.window * CHARS_PER_TOKEN // WINDOW_SHARE))
         text = answer.content

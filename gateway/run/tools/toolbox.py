@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from adapters.types import Json
 from gateway.core.turn.commands import RunTool
 from storage.value import frozen
 
@@ -30,6 +31,21 @@ class ToolAnswer:
 
 def failed(content: str) -> ToolAnswer:
     return ToolAnswer(content, "error")
+
+
+@frozen
+class ForeignCall:
+    """A call of a tool that is not the gateway's own. tool: its name. agent, run: public names.
+
+    key: the call's own name among all calls of all agents.
+    """
+
+    tool: str
+    arguments: Json
+    call_id: str
+    agent: str
+    run: str
+    key: str
 
 
 class Toolbox(Protocol):

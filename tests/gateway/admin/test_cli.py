@@ -108,11 +108,13 @@ def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
         '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\napi_key = "sk-1"\nheaders = {a = "sk-2"}\n'
         '[[upstreams]]\nname = "b"\nbase_url = "http://x/v1"\napi_key = ["sk-3", "sk-4"]\n'
         '[memory]\nopenwebui_jwt_secret = "sk-7"\n'
+        f'[tools]\nwebhook_secret = "whsec_{"sk8/" * 8}"\n'
     )
     assert main(["check-config"]) == 0
     shown = capsys.readouterr().out
     assert json.loads(shown)["upstreams"][0]["base_url"] == "http://x/v1"
     assert "sk-" not in shown
+    assert "sk8" not in shown
     address = "https://me:sk-5@x:1/v1?version=1&key=sk-6"
     Path("mnemogate.toml").write_text(f'[[upstreams]]\nname = "c"\nbase_url = "{address}"')
     assert main(["check-config"]) == 2

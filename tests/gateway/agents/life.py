@@ -23,7 +23,7 @@ from gateway.core.agent import AgentSpec
 from gateway.run.agents.run import AgentRuns, RunRequest, RunResult
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone
-from gateway.settings import UpstreamSettings
+from gateway.settings import ToolSettings, UpstreamSettings
 from storage.database import Connection
 from storage.records import Block, Exchange, Run, Scope
 from storage.sql.agents import create_agent
@@ -219,8 +219,10 @@ def _scope() -> Scope:
 
 
 @contextmanager
-def agents(upstream: StrictUpstream, folder: Path, **options: Any) -> Iterator[Life]:
-    """options: of the agent."""
+def agents(
+    upstream: StrictUpstream, folder: Path, settings: ToolSettings | None = None, **options: Any
+) -> Iterator[Life]:
+    """settings: of tools. options: of the agent."""
     spec = AgentSpec(
         **{
             "name": "helper",
@@ -233,7 +235,7 @@ def agents(upstream: StrictUpstream, folder: Path, **options: Any) -> Iterator[L
     )
     # One that is known to count a stream's tokens.
     kind = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": True})
-    with remember(upstream, folder, upstreams=(kind,)) as world:
+    with remember(upstream, folder, upstreams=(kind,), tools=settings or ToolSettings()) as world:
         life = Life(world, spec, _scope())
         if spec.uid:
             life.make()

@@ -98,6 +98,15 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
     ("text", "says"),
     [
         ("[tools]\nhosts = ['a.org/path']", "tools.hosts: expected a host such as api.example.org"),
+        (
+            "[tools]\nwebhook_secret = 'whsec_c2hvcnQ='",
+            "tools.webhook_secret: expected whsec_ and at least 24",
+        ),
+        ("[tools]\nwebhook_secret = 'whsec_?'", "tools.webhook_secret: expected whsec_ and at least 24"),
+        (
+            "[tools]\nwebhook_secret = 'env:NOT_THERE'",
+            "tools.webhook_secret names NOT_THERE, which is not set",
+        ),
         ("[tools]\nprivate_hosts = ['*']", "tools.private_hosts: expected a host such as api.example.org"),
         ("[sever]\nport = 1", "unknown name 'sever'; did you mean 'server'?"),
         ("[server]\nprot = 1", "server: unknown name 'prot'; did you mean 'port'?"),
@@ -322,9 +331,12 @@ def test_a_gateway_key_may_come_from_the_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["MNEMOGATE_SIGNING", "SIGNING"])
-def test_the_secret_of_signed_users_comes_from_a_variable(tmp_path: Path, name: str) -> None:
+def test_a_secret_comes_from_a_variable(tmp_path: Path, name: str) -> None:
     settings = load(tmp_path, f"[memory]\nopenwebui_jwt_secret = 'env:{name}'", {name: "hush"})
     assert settings.memory.openwebui_jwt_secret == "hush"
+    secret = "whsec_" + "A" * 32
+    settings = load(tmp_path, f"[tools]\nwebhook_secret = 'env:{name}'", {name: secret})
+    assert settings.tools.webhook_secret == secret
     assert "hush" not in repr(settings)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from gateway.run.tools.hosts import HostError, ToolHosts, is_public
 from gateway.settings import HostRule, ToolSettings
+from tests.doubles.tool_server import OK, serving
 
 # RFC 6890's special addresses, forms that hide one, and a few that are public.
 ADDRESSES = {
@@ -158,39 +156,6 @@ def test_no_host_rule(text: str) -> None:
 # -- real servers
 
 
-@dataclass
-class Server:
-    """A server of one address, which keeps what it was sent."""
-
-    port: int
-    heads: list[str] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
-
-
-@asynccontextmanager
-async def serving(
-    reply: bytes, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
-) -> AsyncIterator[Server]:
-    server = Server(0)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        size = next(
-            (int(line[15:]) for line in head.lower().splitlines() if line.startswith("content-length:")), 0
-        )
-        server.heads.append(head)
-        server.bodies.append(await reader.readexactly(size))
-        writer.write(reply)
-        writer.close()
-
-    listening = await asyncio.start_server(serve, host, port, ssl=tls)
-    server.port = listening.sockets[0].getsockname()[1]
-    try:
-        yield server
-    finally:
-        listening.close()
-
-
 class Names:
     """A resolver whose answers are given. Each is given once, and the last one for ever."""
 
@@ -201,9 +166,6 @@ class Names:
     async def __call__(self, host: str, port: int) -> Sequence[str]:
         self.asked.append((host, port))
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-
-
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 async def get(hosts: ToolHosts, url: str, limit: int = 1000) -> tuple[int, bytes]:

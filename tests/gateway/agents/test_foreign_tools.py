@@ -1,0 +1,76 @@
+"""Tools that are not the gateway's own, called within a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gateway.core import ids
+from gateway.core.agent import AgentTool
+from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.settings import ToolSettings
+from tests.doubles.tool_server import replying, served
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.agents.life import Life, agents
+
+UID = "0123456789abcdef0123456789abcdef"
+SCHEMA = {
+    "name": "lookup",
+    "parameters": {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]},
+}
+
+
+def options(tool: ToolDefinition) -> dict[str, Any]:
+    defined = AgentDefinition("letta_v1_agent", "You help.")
+    return {"uid": UID, "tools": (AgentTool("lookup", "lookup", tool),), "defined": defined}
+
+
+def results(life: Life) -> list[tuple[str, str]]:
+    """The results that went upstream with the newest call."""
+    return [(m["tool_call_id"], m["content"]) for m in life.upstream.last.messages if m["role"] == "tool"]
+
+
+def test_a_webhook_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with served(replying("200 OK", b"0123456789")) as server:
+        tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook", result_chars=4)
+        with agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)) as life:
+            upstream.queue(
+                call_tools(Call("lookup", {"q": "a"}, "w/1")),
+                call_tools(Call("lookup", {"q": "b"}, "w/1"), Call("lookup", {}, "w2")),
+                say("Done."),
+            )
+            run = life.send("Look it up.")
+            assert run.said == ["Done."]
+            assert results(life) == [
+                ("w/1", "0123\n[6 more characters were cut off.]"),
+                ("call_mnemogate_2_0", "0123\n[6 more characters were cut off.]"),
+                ("w2", "Error: `q` is missing in the call of lookup. Nothing was done."),
+            ]
+    first, second = map(orjson.loads, server.bodies)
+    assert first == {
+        "tool": "lookup",
+        "arguments": {"q": "a"},
+        "agent_id": f"agent-{UID}",
+        "run_id": f"run-{run.run.uid}",
+        "call_id": "w/1",
+    }
+    assert second["arguments"] == {"q": "b"}
+    keys = [line for head in server.heads for line in head.splitlines() if line.startswith("Idempotency-Key")]
+    names = zip(run.result.steps, ("w%2F1", "call_mnemogate_2_0"), strict=False)
+    assert keys == [f"Idempotency-Key: {ids.placed('step', UID, e.seq)}/{call}" for e, call in names]
+
+
+def test_an_error_of_a_tool_is_a_result(upstream: StrictUpstream, tmp_path: Path) -> None:
+    tool = ToolDefinition(SCHEMA, "webhook", "https://api.example.org/hook")
+    with agents(upstream, tmp_path, **options(tool)) as life:
+        upstream.queue(call_tools(Call("lookup", {"q": "a"}, "w1")), say("A pity."))
+        assert life.send("Look it up.").said == ["A pity."]
+        assert results(life) == [
+            (
+                "w1",
+                "Error: lookup cannot be called: no host may be spoken to: "
+                "the setting tools.hosts names none.",
+            )
+        ]
