@@ -17,7 +17,7 @@ import orjson
 from storage.commands import BlockMerge, Line, Look, Rules, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
-from storage.records import Agent, Block, Conversation, Evicted, Run, Snapshot, Summary
+from storage.records import Agent, Block, BlockOp, Conversation, Evicted, Run, Snapshot, Summary
 from storage.sql import exchanges as history
 from storage.sql.agents import create_agent
 from storage.sql.blocks import add_op, ensure_blocks, ensure_shared_blocks, write_block
@@ -32,9 +32,9 @@ __all__ = ["Append", "end_step", "open_step", "read_line"]
 SQL = load("append.sql")
 # As many as `Summaries.of` returns.
 _SUMMARIES = 16
-# A row of `head`: what it is, five numbers, three texts, a content. A row of `path`: a summary's five values, three
-# contents, and the columns of `{skeleton}`.
-_NUMBER, _TEXT, _CONTENT = 1, 6, 9
+# A row of `head`: what it is, five numbers, three texts, a content, a time. A row of `path`: a summary's five values,
+# three contents, and the columns of `{skeleton}`.
+_NUMBER, _TEXT, _CONTENT, _TIME = 1, 6, 9, 10
 _PATH_CONTENT, _SKELETON = 6, 9
 
 
@@ -66,6 +66,10 @@ async def read_line(
             case "block":
                 id, limit, read_only, version, whose, label, description, value = row[_NUMBER : _TEXT + 3]
                 blocks.append((whose, Block(id, label, description, value, limit, bool(read_only), version)))
+            case "op":
+                call, op, label = row[_TEXT : _TEXT + 3]
+                made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
+                look.ops.append(made)
     look.blocks = _seen(blocks)
     if tip is None or look.conversation is None:
         return Line(look)

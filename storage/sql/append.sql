@@ -2,8 +2,8 @@
 
 -- name: head
 -- All that a send needs to know but the words of its conversation. Rows are told apart by their first column; then come
--- five numbers, three texts and a content. ?1 the agent; the conversation has the key ?2 or the public name ?3; ?4 to ?6
--- the scope. A tree goes on from its newest exchange that stands.
+-- five numbers, three texts, a content and a time. ?1 the agent; the conversation has the key ?2 or the public name ?3; ?4 to ?6
+-- the scope. A tree goes on from its newest exchange that stands, with the edits that wait on it.
 WITH c AS (
     SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
     UNION ALL SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND uid = ?3
@@ -14,24 +14,27 @@ p AS (
         ORDER BY x.seq DESC LIMIT 1) END
 )
 SELECT 'agent', epoch, next_seq, indexed_seq, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
-       CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS BYTEA)
+       CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS BYTEA), CAST(NULL AS DOUBLE PRECISION)
 FROM agents WHERE id = ?1 AND project = ?4 AND profile = ?5 AND subject = ?6
-UNION ALL SELECT 'conversation', id, rev, tip, NULL, NULL, uid, key, NULL, NULL FROM c
-UNION ALL SELECT 'tip', id, depth, NULL, NULL, NULL, NULL, NULL, NULL, evicted FROM p
+UNION ALL SELECT 'conversation', id, rev, tip, NULL, NULL, uid, key, NULL, NULL, NULL FROM c
+UNION ALL SELECT 'tip', id, depth, NULL, NULL, NULL, NULL, NULL, NULL, evicted, NULL FROM p
 UNION ALL
-SELECT 'snapshot', s.id, NULL, NULL, NULL, NULL, s.text, NULL, NULL, s.versions
+SELECT 'snapshot', s.id, NULL, NULL, NULL, NULL, s.text, NULL, NULL, s.versions, NULL
 FROM p JOIN snapshots s ON s.id = p.snapshot AND s.agent = ?1
 UNION ALL
-SELECT 'block', b.id, b.lim, b.read_only, b.version, 0, b.label, b.description, h.value, NULL
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 0, b.label, b.description, h.value, NULL, NULL
 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = ?1
 UNION ALL
-SELECT 'block', b.id, b.lim, b.read_only, b.version, 1, b.label, b.description, h.value, NULL
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 1, b.label, b.description, h.value, NULL, NULL
 FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?4 AND b.profile = ?5
 UNION ALL
-SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.description, h.value, NULL
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.description, h.value, NULL, NULL
 FROM attached x JOIN blocks b ON b.id = x.target JOIN block_history h ON h.id = b.current
 WHERE x.agent = ?1 AND x.kind = 'block'
+UNION ALL
+SELECT 'op', o.id, o.exchange, NULL, NULL, NULL, o.call_id, o.op, o.label, o.arguments, o.at
+FROM c JOIN block_ops o ON c.tip = 0 AND o.agent = ?1 AND o.state = 'pending'
 
 -- name: path
 -- The path to an exchange with its words, and the summaries of its conversation. ?2 the exchange; ?3 the depth from which

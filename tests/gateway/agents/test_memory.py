@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from storage.records import RunState
+from storage.database import Connection
+from storage.records import RunState, Scope
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.agents.life import Life, agents
 from tests.gateway.agents.test_runs import insert
+from tests.gateway.sdk import agent, remember
 
 
 @pytest.fixture
@@ -244,3 +246,83 @@ def test_a_long_run_is_cut_between_its_rounds_and_keeps_its_question(
         assert messages[1]["content"] == "The question."
         assert len(messages) < 30
         assert messages[2]["role"] == "assistant"
+
+
+def test_a_message_that_is_changed_meanwhile_is_sent_as_it_is_then(life: Life) -> None:
+    life.send("My cat is called Miso.")
+    gate = Gate()
+    life.upstream.queue(call_tools(insert("x"), hold_before_headers=gate), say("Done."))
+    arrived = life.upstream.arrived(len(life.upstream.seen) + 1)
+    run = life.begin("Note it.")
+    arrived.wait_sync()
+
+    async def change() -> None:
+        def words(text: str) -> bytes:
+            return f'[{{"role":"user","content":"{text}"}}]'.encode()
+
+        async def write(connection: Connection) -> None:
+            await connection.run(
+                "UPDATE exchanges SET input = ? WHERE seq = 1", (words("My cat is called Mochi."),)
+            )
+            await connection.run("UPDATE conversations SET rev = rev + 1", ())
+
+        await life.world.store.database.write(write)
+
+    life.world.gateway.call(change())
+    gate.open()
+    assert run.result(10).run.stop == "end_turn"
+    assert life.upstream.last.messages[1]["content"] == "My cat is called Mochi."
+    assert life.block().value == "x"
+    assert [word.split(":")[0] for word in life.words()] == [
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+
+
+def test_a_summary_stands_for_what_has_left(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agents(upstream, tmp_path, context_window=2000) as life:
+        for n in range(20):
+            life.send(f"Message {n} " + "word " * 60)
+        gone = life.upstream.last.body
+        assert b"Message 3 word" not in gone
+        depth = 10
+
+        async def summarise() -> None:
+            sql = (
+                "INSERT INTO summaries (agent, conversation, exchange, depth, at, tokens, model, text) "
+                "SELECT agent, conversation, id, depth, 1.0, 10, 'm', 'They counted to ten.' "
+                "FROM exchanges WHERE depth = ?"
+            )
+            await life.world.store.database.write(lambda c: c.run(sql, (depth,)))
+
+        life.world.settle()
+        life.world.gateway.call(summarise())
+        life.send("And now?")
+        assert "They counted to ten." in system(life)
+        assert b"Message 19 word" in life.upstream.last.body
+        life.send("And then?")
+        assert "They counted to ten." in system(life)
+
+
+def test_the_tree_of_a_user_becomes_ours_when_it_is_sent_to(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent()) as world:
+        named = {"x-mnemogate-conversation": "default"}
+        chat = world.chat(model="agent/helper", user="alice", headers=named)
+        chat.say("One.")
+        upstream.queue(call_tools(insert("Counts.")), say("Noted."))
+        chat.say("Two.")
+        spec = next(each for each in world.gateway.app.chat.directory.specs if each.name == "helper")
+        life = Life(world, spec, Scope("default", "helper", "user:alice"))
+        life.send("Three.")
+        said = [m["content"] for m in upstream.last.messages if m["role"] == "user"]
+        assert said == ["One.", "Two.", "Three."]
+        assert life.block().value == "Counts."
+        # From now on the client's list repeats what stands.
+        chat.say("Four.")
+        said = [m["content"] for m in upstream.last.messages if m["role"] == "user"]
+        assert said == ["One.", "Two.", "Three.", "Four."]
+        assert len(life.path()) == 4

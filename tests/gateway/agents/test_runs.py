@@ -162,6 +162,20 @@ def test_the_same_send_again_is_answered_once(life: Life) -> None:
     assert life.send("Hi", otid="o2").said == ["Ok."]
 
 
+def test_the_same_send_while_it_is_answered_waits_for_its_end(life: Life) -> None:
+    gate = Gate()
+    life.upstream.queue(say("Once.", hold_before_headers=gate))
+    arrived = life.upstream.arrived(1)
+    first = life.begin("Hi", otid="o1")
+    arrived.wait_sync()
+    again = life.begin("Hi", otid="o1")
+    gate.open()
+    assert first.result(10).said == ["Once."]
+    assert again.result(10).result.is_repeat
+    assert again.result(10).said == ["Once."]
+    assert len(life.upstream.chats) == 1
+
+
 def test_a_send_that_failed_goes_on_without_its_message_a_second_time(life: Life) -> None:
     life.upstream.queue(fail(400), say("Now."))
     assert life.send("Hi", is_retry=False).sink.status == 400
