@@ -27,7 +27,7 @@ FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = ?1
 UNION ALL
 SELECT 'block', b.id, b.lim, b.read_only, b.version, 1, b.label, b.description, h.value, NULL, NULL
 FROM blocks b JOIN block_history h ON h.id = b.current
-WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?4 AND b.profile = ?5
+WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?4 AND b.profile = CAST(?5 AS TEXT)
 UNION ALL
 SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.description, h.value, NULL, NULL
 FROM attached x JOIN blocks b ON b.id = x.target JOIN block_history h ON h.id = b.current

@@ -72,7 +72,7 @@ FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = ?1
 UNION ALL
 SELECT 'block', b.id, b.lim, b.read_only, b.version, 1, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {untold}
 FROM blocks b JOIN block_history h ON h.id = b.current
-WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?4 AND b.profile = ?5
+WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?4 AND b.profile = CAST(?5 AS TEXT)
 UNION ALL
 SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {untold}
 FROM attached x JOIN blocks b ON b.id = x.target JOIN block_history h ON h.id = b.current
@@ -312,7 +312,7 @@ SELECT uid FROM conversations WHERE id = ? AND agent = ?
 -- Reads the blocks that all users of a profile see.
 SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid
 FROM blocks b JOIN block_history h ON h.id = b.current
-WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ? AND b.profile = ? ORDER BY b.id
+WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ? AND b.profile = CAST(? AS TEXT) ORDER BY b.id
 
 -- name: tombs
 -- Finds those of some messages that are off the record or forgotten.

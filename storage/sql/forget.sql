@@ -133,7 +133,7 @@ DELETE FROM facts_ended WHERE fact = ? AND agent = ?
 -- Finds the blocks that a memory could write, and whose they are: its own, those attached to it, and its profile's, which
 -- are nobody's.
 SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
-UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = ?3
+UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = CAST(?3 AS TEXT)
 UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'
 
 -- name: block_versions

@@ -25,7 +25,7 @@ SELECT id, attempt, holder, kind, tries FROM jobs WHERE state = 'running' ORDER 
 -- Finds the job in a state that falls due first and has none before it in its lane. It walks the index in order. A
 -- memory that is being forgotten can still be read, so none of its jobs begins.
 SELECT id, due FROM jobs j
-WHERE state = ?1 AND kind {in:2:TEXT:16} AND NOT EXISTS (
+WHERE state = CAST(?1 AS TEXT) AND kind {in:2:TEXT:16} AND NOT EXISTS (
     SELECT 1 FROM forgetting f WHERE f.agent = j.agent)
 AND (?1 = 'retrying' OR NOT EXISTS (
     SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')

@@ -96,7 +96,7 @@ AND NOT EXISTS (SELECT 1 FROM blocks b WHERE b.agent = a.id AND b.label = ?2) LI
 -- name: block_untouched
 -- Finds shared blocks with another value than the settings', in which nothing but the settings has written.
 SELECT b.id, b.version FROM blocks b JOIN block_history h ON h.id = b.current
-WHERE b.agent IS NULL AND b.profile = ?1 AND b.label = ?2 AND h.origin = ?3 AND h.value <> ?4
+WHERE b.agent IS NULL AND b.profile = CAST(?1 AS TEXT) AND b.label = ?2 AND h.origin = ?3 AND h.value <> ?4
 
 -- name: block_profile_projects
 -- Finds the projects that use a profile.
