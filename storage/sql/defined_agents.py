@@ -109,7 +109,7 @@ async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str])
     project = agent.scope.project
     wanted = [await find_block(connection, project, uid) for uid in dict.fromkeys(uids)]
     kept = {entry.block.id for entry in wanted}
-    for entry in await seen_blocks(connection, agent.id):
+    for entry in (await seen_blocks(connection, [agent.id]))[agent.id]:
         if entry.block.id not in kept:
             await detach_block(connection, agent, entry)
     for entry in wanted:

@@ -67,12 +67,17 @@ async def find_block(connection: Connection, project: str, uid: str) -> BlockEnt
     return _entry(row)
 
 
-async def seen_blocks(connection: Connection, agent: int) -> list[BlockEntry]:
-    """Returns the blocks that an agent sees, in the order of `load_blocks`."""
-    rows = await connection.rows(SQL["seen"], (agent,))
-    entries = [_entry(row[:-1]) for row in sorted(rows, key=lambda row: max(1, int(row[-1])))]
-    own = {entry.block.label for entry in entries if entry.owner == agent}
-    return [entry for entry in entries if entry.owner == agent or entry.block.label not in own]
+async def seen_blocks(connection: Connection, agents: Sequence[int]) -> dict[int, list[BlockEntry]]:
+    """Returns the blocks that each of these agents sees, in the order of `load_blocks`."""
+    seen: dict[int, list[BlockEntry]] = {agent: [] for agent in agents}
+    rows = await rows_of(connection, SQL["seen"], agents)
+    # Whose it is stands last: own and shared ones in the order they were made, attached ones in their places.
+    for *row, agent, _ in sorted(rows, key=lambda row: max(1, int(row[-1]))):
+        seen[agent].append(_entry(row))
+    for agent, entries in seen.items():
+        own = {entry.block.label for entry in entries if entry.owner == agent}
+        seen[agent] = [entry for entry in entries if entry.owner == agent or entry.block.label not in own]
+    return seen
 
 
 async def attach_block(connection: Connection, agent: int, entry: BlockEntry) -> None:
@@ -111,7 +116,7 @@ class NamedBlocks(Group):
     """Blocks by their public names. project: the caller's; a block of another one is not found."""
 
     get = reads(alone(find_block))
-    seen = reads(alone(seen_blocks))
+    seen_by = reads(alone(seen_blocks))
     create = writes(alone(add_block))
 
     @long_reads
@@ -135,16 +140,14 @@ class NamedBlocks(Group):
         return found[: page.limit]
 
     @reads
-    async def seen_by(
-        self, connection: Connection, agents: Sequence[int]
-    ) -> dict[int, builtins.list[BlockEntry]]:
-        """Returns the blocks that each of these agents sees."""
-        return {agent: await seen_blocks(connection, agent) for agent in agents}
+    async def seen(self, connection: Connection, agent: int) -> builtins.list[BlockEntry]:
+        """Returns the blocks that an agent sees, in the order of `load_blocks`."""
+        return (await seen_blocks(connection, [agent]))[agent]
 
     @reads
     async def labelled(self, connection: Connection, agent: int, label: str) -> BlockEntry:
         """Returns the block of this label that an agent sees. Raises: NotFound."""
-        for entry in await seen_blocks(connection, agent):
+        for entry in (await seen_blocks(connection, [agent]))[agent]:
             if entry.block.label == label:
                 return entry
         raise NotFound(f"the agent has no block {label!r}")

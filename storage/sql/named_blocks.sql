@@ -39,13 +39,14 @@ SELECT {block} {held}
 {named} WHERE {wanted} ORDER BY b.id LIMIT ?10
 
 -- name: seen
--- Reads the blocks that an agent sees, as `block_load` does, with what else was said of them.
-SELECT {block}, 0 {held} WHERE b.agent = ?1
+-- Reads the blocks that each of some agents sees, as `block_load` does, with what else was said of them.
+SELECT {block}, b.agent, 0 {held} WHERE b.agent {in:1:BIGINT:64}
 UNION ALL
-SELECT {block}, 1 {held} JOIN agents a ON a.id = ?1
-WHERE b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile
+SELECT {block}, a.id, 1 {held} JOIN agents a ON a.project = b.project AND a.profile = b.profile
+WHERE b.agent IS NULL AND b.profile <> '' AND a.id {in:1:BIGINT:64}
 UNION ALL
-SELECT {block}, 2 + x.place {held} JOIN attached x ON x.target = b.id AND x.kind = 'block' WHERE x.agent = ?1
+SELECT {block}, x.agent, 2 + x.place {held} JOIN attached x ON x.target = b.id AND x.kind = 'block'
+WHERE x.agent {in:1:BIGINT:64}
 ORDER BY 1
 
 -- name: seers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.core.conversation.listed import CannotRewrite, ListedMessage, calls_of, listed, rewritten
@@ -21,6 +21,8 @@ DEFAULT = "default"
 # The most numbers that are told of a conversation.
 NUMBERS = 1000
 _BATCH = 50
+_HITS = 48
+_SEARCH_MS = 1000.0
 _AFTER_ALL = 2**31  # behind all hidden messages of a reply
 
 
@@ -93,6 +95,30 @@ class AgentMessages:
             if (view.listed.seq, view.listed.hidden) == (place.seq, place.hidden):
                 return view
         raise NotFound(f"there is no message {place.seq}")
+
+    async def search(
+        self,
+        agent: Agent,
+        query: str,
+        *,
+        roles: Collection[str] = ("user", "assistant"),
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 10,
+    ) -> Sequence[MessageView]:
+        """Returns messages that answer a query, best first. since, until: when they were said."""
+        now = await self._store.agents.load(agent.id)
+        if now is None:
+            return []
+        hits = await self._store.recall.search(
+            now, query, size=now.next_seq, indexed=now.indexed_seq, limit=_HITS, deadline_ms=_SEARCH_MS
+        )
+        views: list[MessageView] = []
+        for hit in hits:
+            in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
+            if hit.source == "message" and hit.role in roles and in_time and len(views) < limit:
+                views.append(await self.get(now, Place(now.uid, hit.seq)))
+        return views
 
     async def rewrite(self, agent: Agent, place: Place, text: str) -> MessageView:
         """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""

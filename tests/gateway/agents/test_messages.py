@@ -195,6 +195,18 @@ async def test_anothers_messages_are_not_there(messages: AgentMessages, ann: Spe
     assert texts(await messages.list(ann.agent)) == ["A1", "a1"]
 
 
+async def test_a_search_finds_messages_by_who_said_them_and_when(
+    messages: AgentMessages, ann: Speaker, store: Store
+) -> None:
+    await talk(ann, "a", ("My cat is Miso.", "A cat, how nice."), ("Rome is old.", "So it is."))
+    await save_passage(store, ann.agent.id, "The cat sleeps.", at=1.0)
+    assert {"A cat, how nice.", "My cat is Miso."} <= {*texts(await messages.search(ann.agent, "cat"))}
+    assert texts(await messages.search(ann.agent, "cat", roles=["user"]))[0] == "My cat is Miso."
+    assert len(await messages.search(ann.agent, "cat", limit=1)) == 1
+    assert await messages.search(ann.agent, "cat", until=0.5) == []
+    assert await messages.search(ann.agent, "cat", since=2.0) == []
+
+
 # -- changes
 
 

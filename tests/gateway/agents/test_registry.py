@@ -24,6 +24,7 @@ from storage.listing import AgentFilter
 from storage.records import Block
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
+from tests.doubles.statements import counting
 from tests.stored import Speaker, open_store, rows
 
 PROJECT = "default"
@@ -372,3 +373,26 @@ async def test_a_tool_is_put_by_its_name_and_the_gateways_own_stay(registry: Reg
     ):
         with pytest.raises(Conflict, match="gateway's own"):
             await attempt()
+
+
+async def test_a_page_of_agents_takes_a_few_statements_however_many_they_are(tmp_path: Path) -> None:
+    statements: list[str] = []
+    opened = await open_store(tmp_path / "counted.db", factory=counting(statements.append))
+    registry = Registry(opened, SETTINGS, [HELPER], lambda: 1000.0)
+    mine = await registry.tools.create(PROJECT, "mine", ToolDefinition({"name": "mine"}))
+    counts = set()
+    for size in (1, 9):
+        while await registry.count(PROJECT) < size:
+            await registry.create(PROJECT, new(own=[(HUMAN, {})], tools=["mine"], tags=["a"]))
+        statements.clear()
+        assert len(await registry.list(PROJECT, AgentFilter())) == size
+        counts.add(len([each for each in statements if "sqlite_master" not in each]))
+    assert counts == {6}, "agents, tags, attachments, tools, blocks, runs"
+    uid = (await registry.list(PROJECT, AgentFilter()))[0].agent.uid
+    await registry.resolve(PROJECT, ids.named("agent", uid))
+    await registry.tools.change(PROJECT, mine.uid, lambda d: (None, d))  # nothing is kept beyond a change
+    statements.clear()
+    for _ in range(3):
+        await registry.resolve(PROJECT, ids.named("agent", uid))
+    assert len(statements) == 3, "definition, attachments, tools; the memory is at hand since it was made"
+    await opened.close()
