@@ -16,6 +16,7 @@ from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.blocks import BlockRoutes
 from gateway.web.letta.messages import MessageRoutes
 from gateway.web.letta.openapi import document
+from gateway.web.letta.passages import PassageRoutes
 from gateway.web.letta.refused import refused_rows
 from gateway.web.letta.routes import AgentsRoute, Asked, serve
 from gateway.web.letta.runs import RunRoutes
@@ -48,8 +49,8 @@ def _described(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
 def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     """Returns all rows, those that only say why they are not served behind the others."""
     parts: tuple[_HasRows, ...] = (
-        AgentRoutes(api), BlockRoutes(api), ToolRoutes(api), SendRoutes(api), MessageRoutes(api), RunRoutes(api),
-        StoreRoutes(api, version("mnemogate")),
+        AgentRoutes(api), BlockRoutes(api), ToolRoutes(api), SendRoutes(api), MessageRoutes(api), PassageRoutes(api),
+        RunRoutes(api), StoreRoutes(api, version("mnemogate")),
     )  # fmt: skip
     rows = [row for part in parts for row in part.rows()]
 

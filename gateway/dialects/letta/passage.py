@@ -1,0 +1,81 @@
+"""Passages of archival memory, as the agents API takes and shows them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.core import ids
+from gateway.dialects.letta.body import Body
+from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.dialects.letta.shown import time_of
+from storage.records import Passage
+
+_Tags = list[Annotated[str, Meta(min_length=1, max_length=200)]]
+
+
+class CreatePassage(Body):
+    """A text to be saved; a long one becomes several passages."""
+
+    text: Annotated[str, Meta(min_length=1)]
+    tags: _Tags | UnsetType | None = UNSET
+    created_at: str | UnsetType | None = UNSET
+
+
+class SearchPassages(Body):
+    """A search of the passages of an agent and the archives that it has attached."""
+
+    query: str | UnsetType | None = UNSET
+    agent_id: str | UnsetType | None = UNSET
+    archive_id: str | UnsetType | None = UNSET
+    tags: _Tags | UnsetType | None = UNSET
+    tag_match_mode: Literal["any", "all"] = "any"
+    limit: Annotated[int, Meta(ge=1, le=100)] = 50
+    start_date: str | UnsetType | None = UNSET
+    end_date: str | UnsetType | None = UNSET
+
+
+def passage_json(uid: str, passage: Passage) -> dict[str, Any]:
+    """Returns a passage. uid: of the memory in which it lies."""
+    return {
+        "id": ids.placed("passage", uid, passage.seq),
+        "text": passage.text,
+        "tags": list(passage.tags),
+        "archive_id": ids.named("archive", uid),
+        "created_at": time_of(passage.at),
+        "updated_at": None,
+        "source_id": None,
+        "file_id": None,
+        "file_name": None,
+        "metadata": {},
+        "embedding": None,
+        "embedding_config": None,
+        "is_deleted": False,
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }
+
+
+def hit_json(uid: str, passage: Passage) -> dict[str, Any]:
+    """Returns a passage as a search of one agent shows it."""
+    return {
+        "id": ids.placed("passage", uid, passage.seq),
+        "content": passage.text,
+        "timestamp": time_of(passage.at),
+        "tags": list(passage.tags),
+    }
+
+
+def moment_of(text: str | UnsetType | None, at: tuple[str | int, ...]) -> float | None:
+    """Returns a time as epoch seconds, None where it was not sent; one without a zone is UTC. Raises: Unprocessable."""
+    if not isinstance(text, str):
+        return None
+    try:
+        # A `+` of an offset that was not escaped in a query arrives as a blank.
+        moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text.strip())
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
+    except (ValueError, OverflowError):
+        words = "Expected a date or time of ISO 8601"
+        raise Unprocessable([Fault(at, words, "datetime_from_date_parsing", text[:100])]) from None
