@@ -200,6 +200,11 @@ class Blocks(Group):
     write = writes(alone(write_block))
     undo = writes(alone(undo_block))
 
+    @writes
+    async def render_anew(self, connection: Connection, agent: int) -> None:
+        """Has each path of an agent take a new memory section with its next call."""
+        await empty_snapshots(connection, "snapshots_of", (agent,))
+
     @reads
     async def revisions(self, connection: Connection, block: int) -> tuple[Revision, ...]:
         """Returns all values that the block had, newest first."""

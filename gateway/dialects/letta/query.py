@@ -173,3 +173,8 @@ class StepsQuery(PageQuery):
         Annotated[list[str] | None, refused("Requests are not stored, so there are no traces.")] | UnsetType
     ) = UNSET
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+
+
+class RecompileQuery(Body):
+    dry_run: bool = False
+    update_timestamp: bool = False

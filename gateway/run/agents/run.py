@@ -162,22 +162,10 @@ class AgentRuns:
 
         Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
         """
-        scope = asked.scope
-        identity = Identity(
-            scope.project,
-            scope.profile,
-            asked.spec.name,
-            None,
-            asked.conversation,
-            scope.subject,
-            Mode.STRICT,
-            append=True,
-            retry=asked.is_retry,
-        )
         sending = _Sending(
             _request(asked),
             asked.messages,
-            identity,
+            _identity(asked),
             asked.spec,
             agent_route(self._settings, asked.spec),
             asked.headers,
@@ -188,6 +176,17 @@ class AgentRuns:
             decisions=asked.decisions,
         )
         return await self._send(sending, view, sink, receipt)
+
+    async def preview(self, asked: RunRequest) -> Prompt:
+        """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError, UnknownModel."""
+        keeper, request, spec = self._keeper, _request(asked), asked.spec
+        route = agent_route(self._settings, spec)
+        window = self._failover.context_windows.of((route.upstream, route.model), route.context_window)
+        target = Target(route.upstream, route.model, window)
+        seen = MemoryRequest(request, _identity(asked), spec, keeper.now(), target, QueuePlace())
+        known = await read_line(keeper.store, seen, (), keeper.settings.idle_s)
+        toolbox = self.toolbox(known, BlockEdits(list(known.blocks)))
+        return await keeper.composer.make(known, EndpointForm(), toolbox.definitions())
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
         """Returns whether a chat completion names a conversation of ours: an agent's `default`, or one sent to so."""
@@ -473,6 +472,14 @@ class AgentRuns:
         run = await store.runs.newest(known.agent.id, known.path[-1].conversation)
         assert run is not None
         return paused(known, step, [*before, *given], run)
+
+
+def _identity(asked: RunRequest) -> Identity:
+    scope = asked.scope
+    return Identity(
+        scope.project, scope.profile, asked.spec.name, None, asked.conversation, scope.subject, Mode.STRICT,
+        append=True, retry=asked.is_retry,
+    )  # fmt: skip
 
 
 def _request(asked: RunRequest) -> ChatRequest:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from gateway.core.definition import AgentDefinition
 from gateway.dialects.letta.agent import CreateAgent, UpdateAgent, changed, definition_of
 from gateway.dialects.letta.block import block_of
 from gateway.dialects.letta.body import given
-from gateway.dialects.letta.query import AgentQuery, AgentsQuery
+from gateway.dialects.letta.context import context_json
+from gateway.dialects.letta.query import AgentQuery, AgentsQuery, RecompileQuery
 from gateway.run.agents.registry import AgentEdit, NewAgent
+from gateway.run.agents.run import RunRequest
+from gateway.run.memory.prompt import Prompt
 from gateway.web.letta.api import AgentsApi, given_or_none, uid_or_none
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import AgentFilter
@@ -31,6 +36,16 @@ class AgentRoutes:
             AgentsRoute("GET", one, self.retrieve, "Return an agent.", query=AgentQuery),
             AgentsRoute("PATCH", one, self.update, "Change an agent.", body=UpdateAgent),
             AgentsRoute("DELETE", one, self.delete, "Delete an agent, and forget all that it knew."),
+            AgentsRoute(
+                "GET", f"{one}/context", self.context, "Return what goes to the model, and what it takes up."
+            ),
+            AgentsRoute(
+                "POST",
+                f"{one}/recompile",
+                self.recompile,
+                "Render the memory section anew.",
+                query=RecompileQuery,
+            ),
         ]
 
     async def index(self, asked: Asked) -> Any:
@@ -100,3 +115,28 @@ class AgentRoutes:
     async def delete(self, asked: Asked) -> Any:
         await self._api.registry.delete(asked.project, asked.uid("agent", "agent_id"))
         return {"message": "The agent is deleted, and what it knew is forgotten."}
+
+    async def context(self, asked: Asked) -> Any:
+        view, prompt = await self._api.view(asked), await self._prompt(asked)
+        agent, shown = view.agent, await self._api.shown(view)
+        passages = await self._api.store.passages.count(agent.id)
+        return context_json(
+            orjson.loads(prompt.body()),
+            window=prompt.target.context_window or shown["llm_config"]["context_window"],
+            system=AgentDefinition.of(view.definition.body).system,
+            section=prompt.section.text,
+            summary=prompt.window.summary,
+            passages=passages,
+            recalled=agent.next_seq - 1 - passages,
+        )
+
+    async def recompile(self, asked: Asked) -> Any:
+        query: RecompileQuery = asked.query
+        agent = (await self._api.entry(asked)).agent
+        if not query.dry_run:
+            await self._api.store.blocks.render_anew(agent.id)
+        return (await self._prompt(asked)).system
+
+    async def _prompt(self, asked: Asked) -> Prompt:
+        found = await self._api.registry.agent(asked.project, asked.uid("agent", "agent_id"))
+        return await self._api.runs.preview(RunRequest(found.spec, found.scope))

@@ -371,3 +371,18 @@ def test_the_async_client_does_the_same(world: LettaWorld) -> None:
             await client.agents.delete(agent.id)
 
     asyncio.run(talk())
+
+
+def test_the_context_is_what_goes_to_the_model(world: LettaWorld) -> None:
+    agent = world.agent(system="You help.")
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    status, context = world.ask("GET", f"/v1/agents/{agent.id}/context")
+    assert (status, context["system_prompt"], context["num_messages"]) == (200, "You help.", 2)
+    assert "Name: Ann" in context["core_memory"]
+    assert [m["content"] for m in context["messages"]] == ["Hi", "Ok."]
+    assert len(context["functions_definitions"]) == 3
+    world.letta.agents.blocks.update("human", agent_id=agent.id, value="Name: Zoe")
+    assert "Name: Ann" in world.letta.agents.recompile(agent.id, dry_run=True)
+    assert "Name: Zoe" in world.letta.agents.recompile(agent.id)
+    world.letta.agents.messages.create(agent.id, input="Who am I?")
+    assert "Name: Zoe" in world.upstream.last.messages[0]["content"]

@@ -1,0 +1,52 @@
+"""The context of an agent, as the agents API shows it: what goes to its model, part by part, with estimated tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from gateway.core.prompt.note import estimate_tokens
+
+
+def context_json(
+    body: Mapping[str, Any],
+    *,
+    window: int,
+    system: str,
+    section: str,
+    summary: str,
+    passages: int,
+    recalled: int,
+) -> dict[str, Any]:
+    """Returns a prompt in its parts.
+
+    body: as it goes upstream. window: tokens. system: the agent's own words, with which the memory section begins.
+    passages, recalled: how many there are, and messages that a search may find.
+    """
+    messages = [m for m in body["messages"] if m.get("role") != "system"]
+    blocks = section.removeprefix(system).strip()
+    tools = body.get("tools") or []
+    counts = {
+        "num_tokens_system": estimate_tokens(system),
+        "num_tokens_core_memory": estimate_tokens(blocks),
+        "num_tokens_summary_memory": estimate_tokens(summary),
+        "num_tokens_functions_definitions": estimate_tokens(orjson.dumps(tools).decode()) if tools else 0,
+        "num_tokens_messages": sum(estimate_tokens(orjson.dumps(m).decode()) for m in messages),
+        "num_tokens_external_memory_summary": 0,
+    }
+    return {
+        "context_window_size_max": window,
+        "context_window_size_current": sum(counts.values()),
+        "num_messages": len(messages),
+        "num_archival_memory": passages,
+        "num_recall_memory": recalled,
+        **counts,
+        "system_prompt": system,
+        "core_memory": blocks,
+        "summary_memory": summary or None,
+        "external_memory_summary": "",
+        "functions_definitions": tools,
+        "messages": messages,
+    }
