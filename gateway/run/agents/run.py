@@ -33,6 +33,7 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.metrics import Metrics
 from gateway.run.agents.pauses import CallDecision, PausedRun, called_before, decided, paused
+from gateway.run.agents.retry import SentBefore, sent_before
 from gateway.run.agents.steps import TRIES, StepsMemory
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
@@ -294,12 +295,20 @@ class AgentRuns:
                 with sink.while_here():
                     sending = await self._enter(sending, place)
                     if not sending.decisions and (before := await self._before(sending)) is not None:
-                        if isinstance(before, RunResult):
-                            return before
-                        sending = before
+                        if before.is_answered:
+                            return RunResult(before.run, before.agent, before.steps, is_repeat=True)
+                        messages = sending.messages if before.is_said_anew else ()
+                        sending = replace(sending, messages=messages, replaces=before.run)
             except StoreError as error:
                 raise _told(error) from error
             return await self._answer(sending, place, view, sink, receipt)
+
+    async def _before(self, sending: _Sending) -> SentBefore | None:
+        agent, identity = await self._agent(sending), sending.identity
+        if not agent.id or not (sending.otid or identity.retry):
+            return None
+        name, digest = identity.conversation or DEFAULT, _digest(agent, sending.otid)
+        return await sent_before(self._keeper.store, agent, name, sending.messages, digest)
 
     async def _enter(self, sending: _Sending, place: QueuePlace) -> _Sending:
         """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
@@ -419,42 +428,6 @@ class AgentRuns:
             return memory
         window = asked.target.context_window
         return AgentTools(memory, self.foreign, asked.spec, asked.request.tools, window, run)
-
-    # -- the same send again
-
-    async def _before(self, sending: _Sending) -> RunResult | _Sending | None:
-        """Returns what became of the same send before: its result, or the send as it goes on; None: it is new.
-
-        The sends of a conversation queue, so the one before has ended.
-        """
-        store, agent = self._keeper.store, await self._agent(sending)
-        if not agent.id or not (sending.otid or sending.identity.retry):
-            return None
-        if sending.otid:
-            run = await store.runs.by_otid(agent.id, _digest(agent, sending.otid))
-        else:
-            run = await self._newest(agent, sending.identity.conversation or DEFAULT)
-        if run is None or not run.is_over:
-            return None
-        entries = await store.runs.steps(run)
-        found = [await store.turns.exchange(agent, entry.step.exchange) for entry in entries]
-        steps = tuple(e for e in found if e is not None)
-        atoms = tuple(Canon(agent.secret).atoms(m) for m in sending.messages)
-        if not steps or steps[0].inputs != atoms:
-            return None
-        if run.state is RunState.COMPLETED:
-            return RunResult(run, agent, steps, is_repeat=True)
-        # What was said of the last reply was shown: then the message is answered anew.
-        messages = sending.messages if steps[-1].reply is not None and steps[-1].size else ()
-        return replace(sending, messages=messages, replaces=run)
-
-    async def _newest(self, agent: Agent, name: str) -> Run | None:
-        key, uid = (name, None) if name == DEFAULT else (None, name)
-        line = await self._keeper.store.append.line(agent, key, uid, 1)
-        conversation = None if line is None else line.look.conversation
-        return (
-            None if conversation is None else await self._keeper.store.runs.newest(agent.id, conversation.id)
-        )
 
     # -- answers to calls that wait
 

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.run.sink import ClientGone
+from storage.database import Connection
 from storage.records import RunState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.life import Life, ListeningSink, agents
@@ -185,6 +186,35 @@ def test_a_send_that_failed_goes_on_without_its_message_a_second_time(life: Life
     assert life.words() == ["user: Hi", "assistant: Now."]
     # Another message that comes with the header is no repeat.
     assert life.send("Other", is_retry=True).said == ["Ok."]
+
+
+def test_another_send_under_the_same_id_is_a_new_one(life: Life) -> None:
+    life.send("Hi", otid="o1")
+    other = life.send("Something else.", otid="o1")
+    assert not other.result.is_repeat
+    assert life.send("Something else.", otid="o1").result.is_repeat
+    assert len(life.upstream.chats) == 2
+
+
+def test_a_send_whose_process_is_gone_goes_on_without_its_message_a_second_time(life: Life) -> None:
+    life.send("Hi", otid="o1")
+
+    async def undo() -> None:
+        async def write(connection: Connection) -> None:
+            await connection.run("DELETE FROM run_steps", ())
+            await connection.run("UPDATE runs SET state = 'failed', stop = 'error'", ())
+            await connection.run(
+                "UPDATE exchanges SET state = 'open', ended = NULL, reply = NULL, said = NULL", ()
+            )
+
+        await life.world.store.database.write(write)
+
+    life.world.gateway.call(undo())
+    life.upstream.queue(say("Now."))
+    assert life.send("Hi", otid="o1").said == ["Now."]
+    assert [m["content"] for m in life.upstream.last.messages[1:]] == ["Hi"]
+    assert life.words() == ["user: Hi", "assistant: Now."]
+    assert [x.state.value for x in life.path()] == ["finished", "finished"]
 
 
 def test_the_steps_of_a_run_have_a_limit(life: Life) -> None:

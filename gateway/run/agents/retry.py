@@ -1,0 +1,75 @@
+"""The same send again: what became of it before, so that it is answered once.
+
+The sends of a conversation queue, so by the time it is asked the one before has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.core.conversation.canonical import Canon, WireMessage
+from gateway.run.memory.line import DEFAULT
+from storage.commands import Line
+from storage.records import Agent, Exchange, Run, RunState
+from storage.sql.store import Store
+
+__all__ = ["SentBefore", "sent_before"]
+
+
+@dataclass(frozen=True, slots=True)
+class SentBefore:
+    """A send that came before. run: that answered it. steps: the run's, with their words.
+
+    is_answered: it has its answer. is_said_anew: its messages are said once more; else they stand already.
+    """
+
+    run: Run
+    agent: Agent
+    steps: tuple[Exchange, ...]
+    is_answered: bool
+    is_said_anew: bool
+
+
+async def sent_before(
+    store: Store, agent: Agent, name: str, messages: Sequence[WireMessage], otid: bytes | None
+) -> SentBefore | None:
+    """Returns what became of a send before; None: it is new.
+
+    name: of the conversation. otid: the digest of the client's id; None: a send counts as the same whose messages are
+    those of the conversation's newest run. Raises: StoreError.
+    """
+    if otid is not None:
+        run = await store.runs.by_otid(agent.id, otid)
+    else:
+        line = await _line(store, agent, name)
+        found = None if line is None else line.look.conversation
+        run = None if found is None else await store.runs.newest(agent.id, found.id)
+    if run is None or not run.is_over:
+        return None
+    entries = await store.runs.steps(run)
+    exchanges = [await store.turns.exchange(agent, entry.step.exchange) for entry in entries]
+    steps = tuple(e for e in exchanges if e is not None)
+    # A process that is gone has left no step behind of a call that it was making.
+    first = steps[0] if steps else await _unanswered(store, agent, name)
+    if first is None or first.inputs != tuple(map(Canon(agent.secret).atoms, messages)):
+        # Another send under the same id is a new one, and takes the id.
+        return None if otid is None else SentBefore(run, agent, (), False, True)
+    if run.state is RunState.COMPLETED:
+        return SentBefore(run, agent, steps, True, False)
+    # Where something of a reply was shown, the message is answered anew.
+    is_cut = bool(steps) and steps[-1].reply is not None and bool(steps[-1].size)
+    return SentBefore(run, agent, steps, False, is_cut)
+
+
+async def _line(store: Store, agent: Agent, name: str) -> Line | None:
+    """Returns the end of a conversation."""
+    key, uid = (name, None) if name == DEFAULT else (None, name)
+    return await store.append.line(agent, key, uid, 1)
+
+
+async def _unanswered(store: Store, agent: Agent, name: str) -> Exchange | None:
+    """Returns the exchange with which a conversation ends, if it has no reply."""
+    line = await _line(store, agent, name)
+    tip = line.path[-1] if line is not None and line.path else None
+    return tip if tip is not None and tip.reply is None else None
