@@ -18,7 +18,7 @@ The store's `Rules` decide what quotes what, and what is left of a block.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -159,7 +159,10 @@ class Forgetting(Group):
         await self.run(await self.begin(agent, ForgetTarget(is_all=True)))
 
     async def forget_project(self, project: str) -> None:
-        """Deletes the blocks that its users shared. The memories themselves are forgotten one by one, before."""
+        """Deletes the blocks that its users shared, and what was defined in it.
+
+        The memories themselves are forgotten one by one, before.
+        """
         while await self._database.bulk(lambda connection: _wipe_shared(connection, project)):
             pass
 
@@ -357,7 +360,7 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
             await _erase_all(connection, agent, [other])
 
 
-async def _unlink(connection: Connection, agent: int, e: Exchange, places: Iterable[int]) -> None:
+async def _unlink(connection: Connection, agent: int, e: Exchange, places: Collection[int]) -> None:
     """Erases what knows of these messages otherwise than by their text, and the edits that the turn made."""
     seqs = []
     tombs = []
@@ -368,6 +371,8 @@ async def _unlink(connection: Connection, agent: int, e: Exchange, places: Itera
             tombs.append(b"".join(atoms))
     await history.mark(connection, agent, "tomb", tombs, e.id)
     await history.mark(connection, agent, "erased", (b"",), e.id)
+    if -1 in places:
+        await connection.run(SQL["waiting_erase"], (e.id, agent))
     if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
         # The path of the turn saw these edits at once, and may have a memory section that shows them.
         await history.mark(connection, agent, "blocks", (b"",), 0)
@@ -493,6 +498,8 @@ async def _wipe_shared(connection: Connection, project: str) -> bool:
     gone = await connection.run(SQL["wipe_shared_versions"], (project, _PAGE))
     if gone < _PAGE:
         await connection.run(SQL["wipe_shared_blocks"], (project,))
+        await connection.run(SQL["wipe_project_texts"], (project, b""))
+        await connection.run(SQL["wipe_project_definitions"], (project,))
     return gone == _PAGE
 
 

@@ -306,3 +306,15 @@ DELETE FROM attached WHERE agent <> 0 AND kind = 'block' AND target IN (SELECT i
 -- name: wipe_attached
 -- Deletes what a memory has attached, and where it is attached itself.
 DELETE FROM attached WHERE agent = ?1 OR (kind IN ('archive', 'folder') AND target = ?1)
+
+-- name: waiting_erase
+-- Has nobody wait for the calls of a reply that is gone.
+UPDATE run_steps SET waiting = NULL WHERE exchange = ? AND agent = ? AND waiting IS NOT NULL
+
+-- name: wipe_project_texts
+-- Empties what was defined in a project and belongs to no memory.
+UPDATE definition_texts SET body = ?2, definition = 0 WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)
+
+-- name: wipe_project_definitions
+-- Deletes that it was defined.
+DELETE FROM definitions WHERE project = ?

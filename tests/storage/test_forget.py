@@ -505,3 +505,34 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
         "readers",
     ):
         assert await rows(store, f"SELECT * FROM {table}") == [], table
+
+
+async def test_of_a_forgotten_project_nothing_is_left_that_was_defined_in_it(
+    store: Store, holds: Holds
+) -> None:
+    await store.definitions.add(
+        "default", DefinitionKind.TOOL, "t1", "zqtoolx", {"source": "zqsourcex"}, at=1.0
+    )
+    kept = await store.definitions.add(
+        "other", DefinitionKind.TOOL, "t2", "tool", {"source": "zqkeptx"}, at=1.0
+    )
+    block = Block(0, "zqlabelx", "", "zqvaluex", 100)
+    await store.named_blocks.create("default", block, {"metadata": "zqdetailx"}, at=1.0, origin="api")
+    await store.forgetting.forget_project("default")
+    assert await store.forgetting.sweep()
+    assert left(holds, "source", "value", "detail", "kept") == ["kept"]
+    assert await rows(store, "SELECT id FROM definitions") == [(kept.id,)]
+    assert await rows(store, "SELECT id FROM blocks") == []
+
+
+async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, alice: Speaker) -> None:
+    await talk(alice, ["one"], "c1")
+    (e,) = await alice.rows()
+    await rows(store, "UPDATE conversations SET tip = ?", (e.id,))
+    run = await store.runs.create(Run(0, "r1", alice.agent.id, e.conversation, RunState.RUNNING, 1.0))
+    step = RunStep(e.id, alice.agent.id, run.id, 1, 1.0, stop="requires_approval", waiting={"c": "approval"})
+    await store.database.write(lambda connection: add_step(connection, step))
+    await forget(store, alice.agent, ForgetTarget(messages=[e.seq]))
+    assert await store.runs.waiting(alice.agent.id, e.conversation) is not None, "the reply stands"
+    await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
+    assert await store.runs.waiting(alice.agent.id, e.conversation) is None
