@@ -340,8 +340,9 @@ def _describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str,
         return summary
     names = [name for name in ("project", "profile", "user", "conversation") if name in wanted]
     named = [(name, wanted[name]) for name in names if (name, wanted[name]) != ("project", "default")]
-    flags = [part for name, value in named for part in (f"--{name}", value)]
-    command, look = (shlex.join(["mnemogate", "memory", verb, *flags]) for verb in ("forget", "show"))
+    # A name may begin with a dash, so each is one word with its option.
+    flags = [_argument(f"--{name}={value}") for name, value in named]
+    command, look = (" ".join(("mnemogate", "memory", verb, *flags)) for verb in ("forget", "show"))
     lines = [f"{summary} What may quote it was kept:"]
     if answer["kept"]:
         lines.append(f"  its question or reply; to forget both: {command} --exchange {number}")

@@ -25,6 +25,8 @@ from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.server import RawClient, Running, serve, settings_for
 from tests.stored import open_store
 
+# A name that a shell and an option have to be told apart from.
+OHARA = "-o'hara"
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 Out = pytest.CaptureFixture[str]
 
@@ -344,28 +346,27 @@ def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
         lines = [line.partition(": mnemogate memory ")[2] for line in report.splitlines()[1:]]
         named = [shlex.split(line)[1:] for line in lines if line.startswith("forget ")]
         if named:
-            whose = arguments[arguments.index("--user") + 1]
-            assert shlex.split(lines[-1]) == ["show", "--user", whose, "--query", "WORDS"]
+            assert shlex.split(lines[-1]) == ["show", f"--user={OHARA}", "--query", "WORDS"]
         return report.splitlines()[0], named
 
     def shown() -> list[str]:
-        assert main(["memory", "show", "--user", "o'hara"]) == 0
+        assert main(["memory", "show", f"--user={OHARA}"]) == 0
         return re.findall(r"(?:user|assistant): (.*)", capsys.readouterr().out)
 
     with owner(upstream, database) as gateway:
-        talk(gateway, "o'hara")
-        report, (both, all_of_it) = forget("--user", "o'hara", "--message", "1")
+        talk(gateway, OHARA)
+        report, (both, all_of_it) = forget(f"--user={OHARA}", "--message", "1")
         assert report == "Forgotten: 1 message. What may quote it was kept:"
         assert shown() == ["Noted: My cat is Miso.", "She is grey.", "Noted: She is grey."]
-        assert both == ["--user", "o'hara", "--exchange", "1"]
+        assert both == [f"--user={OHARA}", "--exchange", "1"]
         report, (again,) = forget(*both)
         assert (report, again) == ("Forgotten: 1 message. What may quote it was kept:", all_of_it)
         assert shown() == ["She is grey.", "Noted: She is grey."]
         assert forget(*all_of_it) == ("Forgotten: 2 messages.", [])
         assert shown() == []
         assert forget(*all_of_it) == ("There was nothing to forget.", [])
-        assert forget("--user", "o'hara", "--message", "1") == ("There was nothing to forget.", [])
-        for user in ("bob", "o'hara"):
+        assert forget(f"--user={OHARA}", "--message", "1") == ("There was nothing to forget.", [])
+        for user in ("bob", OHARA):
             talk(gateway, user)
         assert forget("--user", "bob") == ("Forgotten: 1 memory.", [])
         assert forget("--user", "bob") == ("There was nothing to forget.", [])
