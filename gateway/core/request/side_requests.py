@@ -42,7 +42,7 @@ class _Known(NamedTuple):
 KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
     _Known(
         "open-webui title",
-        r"### Task:\s+Generate a concise(?:, 3-5 word title| title summarizing the chat history)",
+        r"### Task:\s+Generate a concise(?:, 3-5 word)? title (?:with an emoji )?summarizing the chat history",
     ),
     _Known("open-webui tags", r"### Task:\s+Generate 1-3 broad tags categorizing"),
     _Known(
@@ -59,7 +59,10 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         "open-webui summary",
         r"### Task:\s+Summarize the conversation (?:above|history) that will be compacted",
     ),
-    _Known("open-webui autocompletion", r"### Task:\s+You are an autocompletion system"),
+    _Known(
+        "open-webui autocompletion",
+        r"### Task:\s+You are an autocompletion system\. Continue the text in `?<text>",
+    ),
     # The form that these templates share: the quoted chat ends the message. It is looked for from the end, so that a
     # long message costs one pass.
     _Known("open-webui task", r"### Task:(?=(?s:.*?)<chat_history>)(?s:.*)</chat_history>\s*\Z"),
@@ -150,7 +153,8 @@ class SideRequests:
         # The name of a rule's group is its number. Groups within a rule end before it does, so that `lastgroup` of a
         # match is always a rule's.
         parts = [f"(?P<r{n}>{rule.pattern})" for n, rule in enumerate(self._rules) if rule.where == where]
-        return re.compile(rf"\s*(?:{'|'.join(parts)})", re.IGNORECASE) if parts else None
+        # White space is given up by no rule, so that a text of much of it costs one pass.
+        return re.compile(rf"\s*+(?:{'|'.join(parts)})", re.IGNORECASE) if parts else None
 
     def _match(
         self, pattern: re.Pattern[str] | None, message: Mapping[str, Any], roles: tuple[str, ...]

@@ -218,7 +218,7 @@ OPEN_WEBUI = "### Task:\n{}\n### Guidelines:\n...\n### Chat History:\n<chat_hist
 SIDE = [
     (
         "open-webui title",
-        say(("user", OPEN_WEBUI.format("Generate a concise, 3-5 word title with an emoji"))),
+        say(("user", OPEN_WEBUI.format("Generate a concise, 3-5 word title summarizing the chat history"))),
     ),
     (
         "open-webui tags",

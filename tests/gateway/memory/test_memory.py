@@ -462,7 +462,7 @@ def projected(**values: Any) -> Any:
     return {"projects": {"default": ProjectSettings(**values)}}
 
 
-TITLE = "### Task:\nGenerate a concise, 3-5 word title"
+TITLE = "### Task:\nGenerate a concise, 3-5 word title with an emoji summarizing the chat history."
 OURS = (SideRequest("ours", "name this chat", "read"),)
 ALICE = {"user": "alice"}
 WISHES: list[tuple[Any, Any, dict[str, str], dict[str, str], str, str]] = [

@@ -97,6 +97,8 @@ def test_an_application_that_sends_the_header_with_each_request_has_its_titles_f
     [
         recorded.OPEN_WEBUI_DOCUMENTS,
         "### Task:\nFind the bug in this template:\n<chat_history>\nUSER: hi\n</chat_history>\nIt renders twice.",
+        "### Task:\nGenerate a concise, 3-5 word title for my paper about thunder.",
+        "### Task:\nYou are an autocompletion system, and I am your user.",
         "You are a title generator. You output ONLY nonsense, my friend said to me.",
         "No tool call detected, says gptme. What does it mean?",
         "Please provide a concise summary of our conversation so far.",
