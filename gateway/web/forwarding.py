@@ -117,10 +117,11 @@ class _ForwardedPath:
         try:
             with self.bodies.quota() as quota:
                 boundary = boundary_of(head.content_type) if not head.is_encoded else None
-                if boundary is not None and _may_name_a_model(head.path):
+                is_read = boundary is not None and _may_name_a_model(head.path)
+                if boundary is not None and is_read:
                     await upload.look(FieldSearch(boundary, "model"), self.bodies.limit_bytes, quota)
                     trace.model = upload.found or trace.model
-                route = self.forwarding.find(head.path, trace.model, head.named)
+                route = self.forwarding.find(head.path, trace.model, head.named, is_read=is_read)
                 credential = trace.caller.credential
                 outgoing = Outgoing(head.method, head.path, scope["headers"], credential, upload=upload)
                 await self._answer(route, outgoing, scope, upload.after, send)

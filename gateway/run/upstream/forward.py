@@ -23,7 +23,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.relay import relay
-from gateway.run.upstream.route import Route, resolve_route
+from gateway.run.upstream.route import Route, is_listed, resolve_route, unlisted
 from gateway.settings import Settings
 
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
@@ -34,6 +34,8 @@ _NO_ENDPOINT: Final = "unsupported_endpoint"
 _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
 # Paths of objects that an upstream keeps.
 _KEPT: Final = ("/files", "/uploads", "/batches", "/responses")
+# Paths whose bodies name no model: of a batch, the models stand in a file.
+_WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches")
 
 
 class WholeBody(Protocol):
@@ -106,13 +108,19 @@ class Forwarding:
         self._failover = failover
         self._turns = count()
 
-    def find(self, path: str, model: str | None, named: str | None) -> Route:
+    def find(self, path: str, model: str | None, named: str | None, *, is_read: bool = True) -> Route:
         """Returns the upstream for a path, and what the model is called there; "" for none.
 
         path: below the base URL. named: the upstream the caller asks for, by its name in the settings. Without a model
-        and a name it is the first upstream that has such an endpoint.
+        and a name it is the first upstream that has such an endpoint. is_read: whether the body was read for a model.
         Raises: BadRequest, UnknownModel, UnknownPath.
         """
+        if not is_read and self._settings.models and not path.startswith(_WITHOUT_MODEL):
+            raise BadRequest(
+                "The models of this gateway are a closed list, so the body must be JSON that can be read: "
+                "`content-type: application/json`, not compressed.",
+                param="model",
+            )
         route = self._find(path, model, named)
         upstream = route.upstream
         if not self._providers[upstream].has_endpoint(path):
@@ -143,6 +151,8 @@ class Forwarding:
             for alias in self._settings.models:
                 if alias.alias == model and alias.upstream in (named, None):
                     return Route(named, alias.model)
+            if not is_listed(self._settings, named, model):
+                raise unlisted(model)
             return Route(named, model)
         return resolve_route(self._settings, model)
 

@@ -76,7 +76,14 @@ def check_models(settings: Settings) -> None:
                 raise SettingsError(f"models {alias.alias!r}: fallbacks: {error.message}") from error
 
 
-def _is_listed(settings: Settings, upstream: str, model: str) -> bool:
+def unlisted(model: str) -> UnknownModel:
+    """Returns the error for a name that no upstream answers to."""
+    return UnknownModel(
+        f"The model {model!r} does not exist here. GET /v1/models lists what does.", param="model"
+    )
+
+
+def is_listed(settings: Settings, upstream: str, model: str) -> bool:
     """Returns whether callers may ask for this model of this upstream: all where no list closes it."""
     patterns = next(each.models for each in settings.upstreams if each.name == upstream)
     return not settings.models or any(fnmatchcase(model, pattern) for pattern in patterns)
@@ -103,7 +110,7 @@ def _resolve(
             return Route(name, alias.model, alias.context_window or context_windows[name], others)
     if len(settings.upstreams) > 1:
         name, _, inner = model.partition("/")
-        if inner and name in context_windows and (by_operator or _is_listed(settings, name, inner)):
+        if inner and name in context_windows and (by_operator or is_listed(settings, name, inner)):
             return Route(name, inner, context_windows[name])
     for each in settings.upstreams:
         if any(fnmatchcase(model, pattern) for pattern in each.models):
@@ -113,9 +120,7 @@ def _resolve(
         open_ones = [each for each in settings.upstreams if not each.models]
         if len(open_ones) == 1:
             return Route(open_ones[0].name, model, open_ones[0].context_window)
-    raise UnknownModel(
-        f"The model {model!r} does not exist here. GET /v1/models lists what does.", param="model"
-    )
+    raise unlisted(model)
 
 
 def _others(

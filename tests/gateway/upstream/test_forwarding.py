@@ -121,8 +121,8 @@ def two(upstream: StrictUpstream) -> Iterator[tuple[Running, StrictUpstream, Str
         settings = settings_for(
             upstream,
             upstreams=(
-                UpstreamSettings("first", base_url=upstream.base_url),
-                UpstreamSettings("second", base_url=second.base_url, api_key="sk-second"),
+                UpstreamSettings("first", base_url=upstream.base_url, models=("ears",)),
+                UpstreamSettings("second", base_url=second.base_url, api_key="sk-second", models=("any",)),
             ),
             models=(ModelSettings("ears", model="whisper-large", upstream="second"),),
             profiles=(ProfileSettings("bob", model="ears"),),
@@ -236,6 +236,19 @@ def test_a_name_for_an_upstream_goes_with_a_model_of_its_own(
         body = json.dumps({"model": model, "input": "x"}).encode()
         gateway.ask("POST", "/v1/embeddings", body, {**JSON, "x-mnemogate-upstream": upstream})
         assert b'"' + expected + b'"' in seen.last.body
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"), [({"x-mnemogate-upstream": "second"}, 404), ({"content-type": "text/plain"}, 400)]
+)
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/v1/audio/speech"])
+def test_a_closed_list_is_closed_to_a_named_upstream_and_to_what_cannot_be_read(
+    two: tuple[Running, StrictUpstream, StrictUpstream], path: str, headers: dict[str, str], status: int
+) -> None:
+    gateway, first, second = two
+    reply = gateway.ask("POST", path, b'{"model":"dear","input":"x"}', {**JSON, **headers})
+    assert (reply.status, reply.error["param"]) == (status, "model")
+    assert first.seen == second.seen == []
 
 
 @pytest.mark.parametrize(
