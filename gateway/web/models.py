@@ -29,8 +29,8 @@ def model_routes(models: ModelList, registry: Registry | None) -> list[Route]:
         trace = trace_of(request.scope)
         trace.route = "models"
         upstream = request.headers.get(UPSTREAM_HEADER)
-        found = await models.entries_for(trace.caller.credential, upstream)
         agents = [] if registry is None else await agent_models(registry, trace.caller.project)
+        found = await models.entries_for(trace.caller.credential, upstream, has_others=bool(agents))
         return _json({"object": "list", "data": [*agents, *found]})
 
     async def one(request: Request) -> Response:

@@ -78,7 +78,7 @@ class ModelList:
         self._created = created
         self._clock = clock
         self._fetched: dict[str, Entries] = {}
-        self._asks_for_key: set[str] = set()
+        self._asks_for_key: dict[str, _Refusal] = {}
         self._failing: set[str] = set()
         self._answers: OrderedDict[tuple[str, bytes], _Answer] = OrderedDict()
         self.entries = self._merge(self._fetched)
@@ -107,7 +107,7 @@ class ModelList:
         """Fetches one upstream's list; returns False when it gave none."""
         found, refusal = await self._fetch(name, provider, None)
         if refusal is not None and name in self._keyless():
-            self._asks_for_key.add(name)
+            self._asks_for_key[name] = refusal
             _log.info("upstream %s lists its models for callers with a key of their own", name)
         elif refusal is not None:
             self._log_failure(name, refusal.message)
@@ -119,19 +119,30 @@ class ModelList:
 
     # -- for one caller
 
-    async def entries_for(self, credential: str | None, upstream: str | None = None) -> Entries:
+    async def entries_for(
+        self, credential: str | None, upstream: str | None = None, *, has_others: bool = False
+    ) -> Entries:
         """Returns the list as a caller sees it.
 
         credential: the caller's own `Authorization`. upstream: the one that the caller names; without it the key goes
-        to an upstream only where no other could be meant.
-        Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, and no other has models.
+        to an upstream only where no other could be meant. has_others: the caller is shown other models beside it.
+        Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, or wants one, and no other has models.
         """
         asked = [name for name in self._keyless() if name not in self._fetched]
         if len(asked) > 1:
             asked = [name for name in asked if name in self._asks_for_key]
         if upstream is not None:
             asked = [upstream] if upstream in self._keyless() else []
-        if credential is None or len(asked) != 1:
+        if len(asked) != 1:
+            return self.entries
+        if credential is None:
+            # An empty list would look like an upstream without models.
+            if (
+                not self.entries
+                and not has_others
+                and (refusal := self._asks_for_key.get(asked[0])) is not None
+            ):
+                raise refusal.error()
             return self.entries
         answer = await self._ask(asked[0], credential)
         if answer.refusal is not None and (upstream is not None or len(self._settings.upstreams) == 1):

@@ -302,7 +302,8 @@ def test_the_callers_own_key_gets_the_list(upstream: StrictUpstream) -> None:
         assert (model.status, model.json["id"]) == (200, upstream.models[0])
         assert gateway.ask("GET", "/v1/models/nope", headers=GOOD).status == 404
         # Others do not see what it opened, and nobody's key is asked for twice.
-        assert names_with(gateway, {}) == []
+        reply = gateway.ask("GET", "/v1/models")
+        assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
         assert names_with(gateway, GOOD) == upstream.models
         assert models_asked(upstream).count("Bearer sk-good") == 1
 
