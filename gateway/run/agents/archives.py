@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.core import ids
+from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.listing import Page, PassageFilter
@@ -22,6 +23,7 @@ __all__ = ["ARCHIVE", "CHUNK", "MOST", "Archives", "PassageView", "chunks"]
 ARCHIVE = "archive"
 MOST = 8  # archives that one search asks
 CHUNK = 2000  # characters of a passage
+SEARCH_MS = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,11 @@ class Archives:
     Raises beside what is said: NotFound, WriteConflict, Unavailable, as the store does.
     """
 
-    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+    def __init__(self, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None = None) -> None:
+        """embed_query: makes the vector of a question; None: passages are searched by words alone."""
         self._store = store
         self._now = now
+        self._embed_query = embed_query
 
     async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
         """Makes an archive."""
@@ -129,7 +133,11 @@ class Archives:
         for memory in memories[:MOST]:
             now = await self._store.agents.load(memory.id)
             if now is not None:
-                hits = await self._store.recall.passages(now, query, wanted, limit=limit)
+                embed = self._embed_query
+                vector = None if embed is None else await embed(now.id, query, SEARCH_MS)
+                hits = await self._store.recall.passages(
+                    now, query, wanted, limit=limit, deadline_ms=SEARCH_MS, vector=vector
+                )
                 ranked.append([PassageView(now.uid, passage) for passage in hits])
         # By rank: what scores are worth differs from memory to memory.
         longest = max(map(len, ranked), default=0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gateway.core.conversation.listed import CannotRewrite, ListedMessage, calls_of, listed, rewritten
 from gateway.core.ids import Place
 from gateway.errors import BadRequest
+from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.listing import Page, StandingExchange
@@ -47,9 +48,11 @@ class MessageView:
 class AgentMessages:
     """Messages of agents. Raises beside what is said: NotFound, Stale, Unavailable, as the store does."""
 
-    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+    def __init__(self, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None = None) -> None:
+        """embed_query: makes the vector of a question; None: messages are searched by words alone."""
         self._store = store
         self._now = now
+        self._embed_query = embed_query
 
     async def list(
         self,
@@ -105,13 +108,25 @@ class AgentMessages:
         since: float | None = None,
         until: float | None = None,
         limit: int = 10,
+        by_meaning: bool = True,
     ) -> Sequence[MessageView]:
-        """Returns messages that answer a query, best first. since, until: when they were said."""
+        """Returns messages that answer a query, best first. since, until: when they were said.
+
+        by_meaning: by vectors beside words, where there is an embedder.
+        """
         now = await self._store.agents.load(agent.id)
         if now is None:
             return []
+        embed = self._embed_query if by_meaning else None
+        vector = None if embed is None else await embed(now.id, query, _SEARCH_MS)
         hits = await self._store.recall.search(
-            now, query, size=now.next_seq, indexed=now.indexed_seq, limit=_HITS, deadline_ms=_SEARCH_MS
+            now,
+            query,
+            size=now.next_seq,
+            indexed=now.indexed_seq,
+            limit=_HITS,
+            deadline_ms=_SEARCH_MS,
+            vector=vector,
         )
         views: list[MessageView] = []
         for hit in hits:

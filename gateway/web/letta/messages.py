@@ -24,7 +24,7 @@ _PAGE = 100
 class MessageRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._messages = AgentMessages(api.store, api.now)
+        self._messages = AgentMessages(api.store, api.now, api.keeper.embed_query)
 
     def rows(self) -> list[AgentsRoute]:
         agent = "/v1/agents/{agent_id}"

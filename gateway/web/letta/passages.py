@@ -25,7 +25,7 @@ _FEW = 5  # results of a search that names no number; Letta's
 class PassageRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._archives = Archives(api.store, api.now)
+        self._archives = Archives(api.store, api.now, api.keeper.embed_query)
 
     def rows(self) -> list[AgentsRoute]:
         all_ = "/v1/agents/{agent_id}/archival-memory"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from struct import pack
 
 import pytest
 
 from gateway.run.agents.archives import ARCHIVE, Archives, PassageView, chunks
 from storage.errors import NotFound
 from storage.listing import AgentFilter, PassageFilter
-from storage.records import Agent, Definition
+from storage.records import Agent, Definition, Vector
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.api import PROJECT, api_scope, bytes_in, make_agent
@@ -174,3 +175,29 @@ async def test_a_removed_passage_is_found_nowhere(
     bob = (await make_agent(store, "bob")).agent
     with pytest.raises(NotFound):
         await archives.remove(bob, gone.passage.seq + 1)
+
+
+async def test_a_search_is_by_meaning_too_where_there_is_an_embedder(
+    archives: Archives, ann: Agent, store: Store
+) -> None:
+    await archives.add(ann, "The feline sleeps.")
+    await archives.add(ann, "Rome is old.")
+    while await store.recall.index(ann.id):
+        pass
+    axis = {"feline": 0, "Rome": 1}
+    data = {word: b"".join(pack("<f", float(n == place)) for n in range(2)) for word, place in axis.items()}
+    feline, rome = [view.passage.seq for view in await archives.list(ann, ANY)]
+    await store.database.write(store.vectors.beginning(ann.id, "m"))
+    found = await store.vectors.unembedded(ann.id, "m")
+    assert found is not None
+    await store.database.write(store.vectors.adding(found, {feline: data["feline"], rome: data["Rome"]}))
+    asked: list[str] = []
+
+    async def embed(agent: int, query: str, wait_ms: float) -> Vector | None:
+        asked.append(query)
+        return Vector("m", data["feline"], 0.0, 0.1)
+
+    assert await archives.search(ann, "cat", ANY) == []
+    found_by_meaning = await Archives(store, Clock(), embed).search(ann, "cat", ANY)
+    assert texts(found_by_meaning)[0] == "The feline sleeps."
+    assert asked == ["cat"]
