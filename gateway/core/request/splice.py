@@ -145,6 +145,7 @@ class Splice:
     _roles: dict[int, str] = field(default_factory=dict)
     _appended: list[str] = field(default_factory=list)
     _tools: list[bytes] = field(default_factory=list)
+    _are_in_front: bool = False
     _opened: dict[int, tuple[list[Member], int]] = field(
         default_factory=dict
     )  # members of messages looked into
@@ -194,9 +195,13 @@ class Splice:
         """
         self._appended.append(text)
 
-    def add_tools(self, tools: Iterable[bytes]) -> None:
-        """Adds tools behind the client's own. Adding none changes nothing: some upstreams refuse an empty `tools`."""
+    def add_tools(self, tools: Iterable[bytes], *, in_front: bool = False) -> None:
+        """Adds tools behind the client's own, or in front of them.
+
+        Adding none changes nothing: some upstreams refuse an empty `tools`.
+        """
         self._tools.extend(tools)
+        self._are_in_front = in_front
 
     def render(self) -> bytes:
         """Returns the body with all edits in it; the same object when there are none."""
@@ -341,7 +346,10 @@ class Splice:
             return {**self._members, "tools": b"[" + joined + b"]"}
         start, end = span
         empty = not self._body[start + 1 : end - 1].strip()
-        edits.append((end - 1, end - 1, joined if empty else b"," + joined))
+        if self._are_in_front and not empty:
+            edits.append((start + 1, start + 1, joined + b","))
+        else:
+            edits.append((end - 1, end - 1, joined if empty else b"," + joined))
         return self._members
 
     def _edit_members(self, edits: list[_Edit], wanted: Mapping[str, bytes | None]) -> None:

@@ -65,6 +65,7 @@ class Composer:
                 plan, composition, known.evicted, is_plain=known.is_plain, in_use=in_use
             ),
             summarises=self.summarises and asked.spec.summarises and not plan.off,
+            leads=bool(asked.spec.uid) or known.is_ours,
         )
         context = asked.target.context_window
         if prompt.beginning.evicted is not None or (

@@ -89,6 +89,11 @@ class Known:
         return self.asked.identity.mode is Mode.OFF
 
     @property
+    def is_ours(self) -> bool:
+        """The conversation is a line of ours."""
+        return self.plan.appending and self.summaries is not None
+
+    @property
     def memory_tools(self) -> dict[str, str]:
         """Those of the offered tools that read or edit memory."""
         return {name: tool for name, tool in self.offered.items() if tool in _MEMORY_TOOLS}

@@ -89,7 +89,8 @@ class Prompt:
 
     system: text for the leading system message. tools: definitions of ours. section: the memory section that `system`
     ends with. notes: by index among the new messages; they are written with the turn. summarises: a summary is made
-    when the window fills up. counts: the tokens of every call are to be known.
+    when the window fills up. counts: the tokens of every call are to be known. leads: our tools stand before the
+    client's, because they change less: the tools are at the front of the provider's cache.
     """
 
     request: ChatRequest
@@ -105,6 +106,7 @@ class Prompt:
     recall: RecallResult = RecallResult()
     summarises: bool = False
     counts: bool = False
+    leads: bool = False
 
     @property
     def fill(self) -> list[WireMessage]:
@@ -158,7 +160,7 @@ class Prompt:
         if fill := self.fill:
             splice.insert_messages(first_spoken(request.messages), map(dump, fill))
         if self.tools:
-            splice.add_tools(map(dump, self.tools))
+            splice.add_tools(map(dump, self.tools), in_front=self.leads)
         if self.adds_usage:
             options = {**(request.json.get("stream_options") or {}), "include_usage": True}
             splice.set_member("stream_options", orjson.dumps(options))

@@ -462,3 +462,12 @@ def test_one_repeated_key_among_many_takes_no_time() -> None:
     """Counted one by one they take the square of their number: minutes for these."""
     body = b"{%s}" % b",".join(b'"k%d":1' % (i % 200_000) for i in range(200_001))
     assert scan(body).duplicates == ("k0",)
+
+
+def test_tools_go_in_front_of_the_clients_where_they_change_less() -> None:
+    edit = splice(b'{"tools":[{"a":[]} ],"m":1}')
+    edit.add_tools([b'{"t":1}', b'{"t":2}'], in_front=True)
+    assert edit.render() == b'{"tools":[{"t":1},{"t":2},{"a":[]} ],"m":1}'
+    edit = splice(b'{"m":1}')
+    edit.add_tools([b'{"t":1}'], in_front=True)
+    assert edit.render() == b'{"m":1,"tools":[{"t":1}]}'
