@@ -106,7 +106,7 @@ def _parts(
 
 
 def _decision(message: WireMessage, private: Mapping[str, Any]) -> _Part:
-    approve = bool(private["approval"])
+    approve = private["approval"] == "approved"
     decision = {
         "type": "approval",
         "tool_call_id": message.get("tool_call_id"),

@@ -1,0 +1,111 @@
+"""Agents: what a body makes of a definition, and how that is shown again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core.definition import AgentDefinition
+from gateway.dialects.letta.agent import CreateAgent, UpdateAgent, agent_json, changed, definition_of
+from gateway.dialects.letta.body import convert
+from gateway.dialects.letta.error import Unprocessable
+from storage.records import Definition, DefinitionKind
+
+UID = "0" * 32
+
+
+def made(**fields: Any) -> AgentDefinition:
+    return definition_of(convert(fields, CreateAgent, ("body",)))
+
+
+def after(definition: AgentDefinition, **fields: Any) -> AgentDefinition:
+    return changed(definition, convert(fields, UpdateAgent, ("body",)))
+
+
+def shown(definition: AgentDefinition) -> dict[str, Any]:
+    row = Definition(
+        1, UID, "p", DefinitionKind.AGENT, 1, "bob", 1, 0.0, 0.0, AgentDefinition.of(definition.body()).body()
+    )
+    return agent_json(row, [], [], [], model=definition.model or "", window=None)
+
+
+def test_the_field_of_its_own_counts_before_the_older_object() -> None:
+    found = made(
+        model="openai/a", llm_config={"handle": "openai/b", "context_window": 5, "temperature": 0.1},
+        context_window_limit=9, model_settings={"temperature": 0.2, "max_output_tokens": 7}, max_tokens=8,
+    )  # fmt: skip
+    assert (found.model, found.context_window) == ("openai/a", 9)
+    assert found.sampling == {"temperature": 0.2, "max_tokens": 8}
+    assert made(llm_config={"model": "b"}).model == "b"
+
+
+def test_a_change_leaves_what_it_does_not_name() -> None:
+    before = made(
+        model="m", system="Old.", description="D.", model_settings={"temperature": 0.5}, embedding="e"
+    )
+    now = after(before, system="New.")
+    assert (now.system, now.description, now.sampling, now.kept["embedding"]) == (
+        "New.",
+        "D.",
+        {"temperature": 0.5},
+        "e",
+    )
+    assert after(now, description=None, response_format=None).description is None
+    assert after(before, model_settings={"temperature": None}).sampling == {}
+
+
+def test_fields_without_effect_are_given_back() -> None:
+    found = shown(made(model="m", embedding="openai/e", llm_config={"model": "m", "enable_reasoner": True}))
+    assert found["embedding"] == "openai/e"
+    assert found["llm_config"]["enable_reasoner"] is True
+
+
+def test_our_own_fields_are_taken_and_shown() -> None:
+    found = made(model="m", mnemogate={"rebuild": "always", "recall_tokens": 0, "learn": True})
+    assert (found.rebuilds, found.recall_tokens, found.learns) == (True, 0, True)
+    assert shown(found)["mnemogate"] == {"rebuild": "always", "recall_tokens": 0, "learn": True}
+
+
+def test_rules_are_kept_as_they_came() -> None:
+    rules = [
+        {"type": "run_first", "tool_name": "a", "args": {"x": 1}},
+        {"type": "constrain_child_tools", "tool_name": "a", "children": ["b"]},
+        {"type": "conditional", "tool_name": "a", "child_output_mapping": {"1": "b"}, "default_child": "c"},
+        {"type": "max_count_per_step", "tool_name": "a", "max_count_limit": 3},
+        {"type": "requires_approval", "tool_name": "a"},
+    ]
+    assert [dict(rule) for rule in shown(made(model="m", tool_rules=rules))["tool_rules"]] == rules
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"timezone": "Mars/Olympus"},
+        {"llm_config": {"context_window": "wide"}},
+        {"model_settings": {"parallel_tool_calls": 1}},
+        {"tool_rules": [{"type": "max_count_per_step", "tool_name": "a", "max_count_limit": -1}]},
+        {"agent_type": "nonsense"},
+    ],
+)
+def test_what_cannot_be_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(Unprocessable):
+        made(model="m", **fields)
+
+
+def test_all_that_the_client_requires_is_there() -> None:
+    found = shown(made(model="openai/m"))
+    required = (
+        "id",
+        "agent_type",
+        "blocks",
+        "llm_config",
+        "memory",
+        "name",
+        "sources",
+        "system",
+        "tags",
+        "tools",
+    )
+    assert [name for name in required if found[name] is None] == []
+    assert (found["llm_config"]["model"], found["llm_config"]["handle"]) == ("m", "openai/m")

@@ -1,0 +1,73 @@
+"""Bodies: read, refused with a place, kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pytest
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.dialects.letta.body import KEPT, Body, convert, given, kept, list_fields, read, refused
+from gateway.dialects.letta.error import LettaErrors, Unprocessable
+from gateway.errors import BadRequest
+
+
+class Inner(Body):
+    label: str
+    size: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+
+
+class Outer(Body):
+    name: str
+    inner: list[Inner] | UnsetType | None = UNSET
+    words: list[str] | UnsetType = UNSET
+    quiet: Annotated[str | None, KEPT] | UnsetType = UNSET
+    never: Annotated[str | None, refused("It cannot be.")] | UnsetType = UNSET
+
+
+@pytest.mark.parametrize(
+    ("data", "loc", "kind"),
+    [
+        (b"{", ("body", 1), "json_invalid"),
+        (b"[]", ("body",), "model_type"),
+        (b"{}", ("body", "name"), "missing"),
+        (b'{"name": 1}', ("body", "name"), "type_error"),
+        (b'{"name": "a", "other": 2}', ("body", "other"), "extra_forbidden"),
+        (b'{"name": "a", "inner": [{"label": "x"}, {}]}', ("body", "inner", 1, "label"), "missing"),
+        (b'{"name": "a", "inner": [{"label": "x", "size": 0}]}', ("body", "inner", 0, "size"), "type_error"),
+        (b'{"name": "a", "inner": [{"label": "x", "y": 0}]}', ("body", "inner", 0, "y"), "extra_forbidden"),
+    ],
+)
+def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str) -> None:
+    with pytest.raises(Unprocessable) as refusal:
+        read(data, Outer)
+    (fault,) = refusal.value.faults
+    assert (fault.loc, fault.type) == (loc, kind)
+    body = LettaErrors().body(refusal.value)
+    assert b'"detail":[{"type":"' + kind.encode() in body
+
+
+def test_a_long_value_is_not_repeated_whole() -> None:
+    with pytest.raises(Unprocessable) as refusal:
+        convert({"name": ["x" * 5000]}, Outer, ("body",))
+    assert refusal.value.faults[0].value == "an array"
+
+
+def test_null_and_nothing_are_told_apart() -> None:
+    assert given(read(b'{"name": "a"}', Outer)) == {"name": "a"}
+    assert given(read(b'{"name": "a", "inner": null}', Outer)) == {"name": "a", "inner": None}
+
+
+def test_fields_without_effect_are_named_if_they_were_sent() -> None:
+    assert kept(read(b'{"name": "a", "quiet": "x"}', Outer)) == ["quiet"]
+    assert kept(read(b'{"name": "a", "quiet": null}', Outer)) == []
+
+
+def test_a_refused_field_says_why_unless_it_asks_for_nothing() -> None:
+    assert read(b'{"name": "a", "never": null}', Outer).name == "a"
+    with pytest.raises(BadRequest, match=r"^never: It cannot be\.$"):
+        read(b'{"name": "a", "never": "x"}', Outer)
+
+
+def test_lists_are_known_by_their_fields() -> None:
+    assert list_fields(Outer) == {"inner", "words"}

@@ -1,0 +1,140 @@
+"""What a client of the agents API is shown of a run, event by event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.core.turn.client import ReplyEvent
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import Draft
+from gateway.dialects.letta.message import Showing
+from gateway.dialects.letta.stream import MakesSteps, RunNumbers, StepView
+from gateway.errors import UpstreamError
+
+UID = "a" * 32
+
+
+def view(*, by_token: bool = False, showing: Showing | None = None) -> StepView:
+    numbers = RunNumbers(UID, "run-r", 1, 2)
+    return MakesSteps(numbers, showing or Showing(), by_token, lambda: 0.0)(TurnSpec())
+
+
+def chunk(usage: dict[str, int] | None = None, **delta: Any) -> ReplyEvent:
+    return ReplyEvent(None, None, {"choices": [{"index": 0, "delta": delta}], "usage": usage})
+
+
+def calls(*names: str) -> Draft:
+    draft = Draft()
+    for n, name in enumerate(names):
+        draft.call_for(
+            {"index": n, "id": f"c{n}", "type": "function", "function": {"name": name, "arguments": "{}"}}
+        )
+    return draft
+
+
+def events(made: StepView) -> list[dict[str, Any]]:
+    lines = made.take().decode().split("\n\n")
+    return [orjson.loads(line.removeprefix("data: ")) for line in lines if line and line != "data: [DONE]"]
+
+
+def kinds(found: list[dict[str, Any]]) -> list[str]:
+    return [each["message_type"] for each in found]
+
+
+def test_text_leaves_as_it_comes_or_when_its_step_ends() -> None:
+    tokens, steps = view(by_token=True), view()
+    for each in (tokens, steps):
+        each.show(chunk(content="Hel"))
+        each.show(chunk(content="lo."))
+    assert [each["content"] for each in events(tokens)] == ["Hel", "lo."]
+    assert events(steps) == []
+    steps.end((), None, b"")
+    assert events(steps)[0]["content"] == "Hello."
+
+
+def test_pieces_of_one_message_have_one_id_and_messages_differ() -> None:
+    made = view(by_token=True)
+    for delta in ({"reasoning_content": "Hm"}, {"reasoning_content": "."}, {"content": "Hello."}):
+        made.show(chunk(**delta))
+    made.call_tools(calls("a").calls)
+    thought, more, text, call = events(made)
+    assert {each["id"] for each in (thought, more, text, call)} == {f"message-{UID}-2"}
+    assert thought["otid"] == more["otid"]
+    assert len({each["otid"] for each in (thought, text, call)}) == 3
+
+
+def test_a_result_has_the_number_of_the_step_that_takes_it_in() -> None:
+    made = view()
+    made.call_tools(calls("a", "b").calls)
+    made.tool_result(ToolResult("c0", "One."))
+    made.tool_result(ToolResult("c1", "Two.", "error"))
+    assert kinds(events(made)) == ["tool_call_message"]
+    made.step(3, 5)
+    one, two = events(made)
+    assert [each["id"] for each in (one, two)] == [f"message-{UID}-3", f"message-{UID}-4"]
+    assert (one["name"], two["status"], two["step_id"]) == ("a", "error", f"step-{UID}-3")
+    made.show(chunk(content="Done."))
+    made.end((), None, b"")
+    assert events(made)[0]["id"] == f"message-{UID}-5"
+
+
+def test_the_end_says_why_and_what_was_used() -> None:
+    made = view()
+    made.show(chunk(content="Hi.", usage={"prompt_tokens": 3, "completion_tokens": 2}))
+    made.step(3, 4)
+    made.show(chunk(content="Bye.", usage={"prompt_tokens": 5, "completion_tokens": 1}))
+    made.stop(StopReason.MAX_STEPS, {})
+    made.end((), None, b"")
+    data = made.take()
+    assert data.endswith(b"data: [DONE]\n\n")
+    assert b'"stop_reason":"max_steps"' in data
+    assert b'"prompt_tokens":8,"completion_tokens":3' in data
+    assert b'"step_count":2' in data
+
+
+def test_calls_that_wait_are_shown_at_the_end() -> None:
+    made = view()
+    made.show(chunk(tool_calls=[{"index": 0, "id": "c0", "function": {"name": "a", "arguments": "{}"}}]))
+    made.stop(StopReason.REQUIRES_APPROVAL, {"c0": "client"})
+    made.end((), None, b"")
+    assert kinds(events(made)) == ["approval_request_message", "stop_reason", "usage_statistics"]
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+def test_an_error_is_the_last_event(by_token: bool) -> None:
+    made = view(by_token=by_token)
+    made.show(chunk(content="Half"))
+    made.stop(StopReason.UPSTREAM_ERROR, {})
+    made.fail(UpstreamError("It broke."))
+    data = made.take()
+    assert b"Half" in data
+    last = data.decode().strip().split("\n\n")[-1]
+    assert last.startswith("event: error\ndata: ")
+    assert '"message":"It broke."' in last
+
+
+def test_types_that_are_not_wanted_stay_out() -> None:
+    made = view(by_token=True, showing=Showing(types=frozenset({"assistant_message"})))
+    made.show(chunk(reasoning_content="Hm."))
+    made.show(chunk(content="Hello."))
+    made.call_tools(calls("a").calls)
+    (text,) = events(made)
+    assert (text["message_type"], text["otid"]) == ("assistant_message", f"message-{UID}-2:1")
+
+
+def test_a_reply_that_came_whole_is_shown() -> None:
+    made = view(by_token=True)
+    body = orjson.dumps({"choices": [{"message": {"role": "assistant", "content": "Whole."}}]})
+    data = made.whole(body, TurnOutcome("finished"), is_unchanged=True)  # type: ignore[arg-type]
+    assert b'"content":"Whole."' in data
+    assert data.endswith(b"[DONE]\n\n")
+
+
+def test_an_upstreams_refusal_has_this_apis_form() -> None:
+    assert view().refused(400, b'{"error": {"message": "Too long."}}') == b'{"detail":"Too long."}'
+    assert view().refused(502, b"<html>") == b'{"detail":"The upstream answered 502."}'
