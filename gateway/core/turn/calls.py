@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from adapters.types import Json
 from gateway.core.memory.tools import read_arguments
@@ -117,13 +118,15 @@ class OwnCalls:
                 call.arguments = ["{}"]
         return runs
 
-    def finish(self, result: ToolResult) -> bool:
-        """Takes the result of a call that runs. Returns whether there was such a call."""
+    def finish(self, result: ToolResult) -> ToolResult | None:
+        """Takes the result of a call that runs. Returns it with who allowed the call; None: there is no such call."""
         if result.call_id not in self._results or self._results[result.call_id] is not None:
-            return False
+            return None
+        if result.call_id in self._approved:
+            result = replace(result, approval="approved")
         self._results[result.call_id] = result
         self._guide.ran(result)
-        return True
+        return result
 
     def hold(self) -> None:
         """Lets all that would run wait, since a call beside it has to be approved first."""

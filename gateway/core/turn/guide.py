@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from adapters.types import Json
+from gateway.core.conversation.private import with_private
 from storage.value import frozen
 
 __all__ = [
@@ -113,19 +114,35 @@ class ProposedCall:
     is_approved: bool = False
 
 
+_MORE = ("stdout", "stderr", "approval", "reason")
+
+
 @frozen
 class ToolResult:
-    """The result of a call. status: success or error. stdout, stderr: the output of code that the tool ran."""
+    """The result of a call. status: success or error. stdout, stderr: the output of code that the tool ran.
+
+    approval: "approved" or "denied", where a person was asked; reason: theirs.
+    """
 
     call_id: str
     content: str
     status: str = "success"
     stdout: str = ""
     stderr: str = ""
+    approval: str = ""
+    reason: str = ""
 
     def message(self) -> Json:
         """Returns the message that carries it upstream."""
         return {"role": "tool", "tool_call_id": self.call_id, "content": self.content}
+
+    def stored(self) -> Json:
+        """Returns the message as it is stored."""
+        return with_private(
+            self.message(),
+            status=self.status if self.status != "success" else None,
+            **{name: value for name in _MORE if (value := getattr(self, name))},
+        )
 
 
 @frozen

@@ -264,8 +264,10 @@ class Turn:
         return [*shown, *runs]
 
     def _tool_finished(self, tool: events.ToolFinished) -> list[Command]:
-        result = ToolResult(tool.call_id, tool.content, tool.status, tool.stdout, tool.stderr)
-        if not self._calls.finish(result):
+        result = self._calls.finish(
+            ToolResult(tool.call_id, tool.content, tool.status, tool.stdout, tool.stderr)
+        )
+        if result is None:
             return []
         self._show_results([result])
         return [*self._flush(), *(() if self._calls.is_running else self._tools_finished())]
@@ -312,6 +314,7 @@ class Turn:
         self._state = _State.TOOLS
         self._round.draft.take_calls([*resumed.calls], AllBut(), is_over=True)
         self._calls = OwnCalls(self.spec, self._guide, self._round.ours, resumed)
+        self._show_results(self._calls.results)
         return self._tools_finished()
 
     # From one round to the next

@@ -56,12 +56,15 @@ class RunNumbers:
     """The numbers under which a run's messages are shown. uid: of the memory. run_id: public.
 
     first: number of the first message of the step under way; reply: of its reply.
+    steps: how many have begun. names: {call id: tool} of calls that an earlier run made.
     """
 
     uid: str
     run_id: str
     first: int
     reply: int
+    steps: int = 1
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def origin(self, seq: int, at: float) -> Origin:
         step_id = ids.placed("step", self.uid, self.first)
@@ -100,7 +103,6 @@ class StepView:
     _waiting: Mapping[str, str] = field(default_factory=dict)
     _stop: StopReason = StopReason.END_TURN
     _counts: Counts = field(default_factory=Counts)
-    _steps: int = 1
 
     def take(self) -> bytes:
         data = b"".join(self._out)
@@ -155,7 +157,11 @@ class StepView:
         if waiting := [call.built() for call in self._called.calls if call.id in self._waiting]:
             self._message({"role": "assistant", "tool_calls": waiting}, self.numbers.reply)
         self._show_results()
-        self._out += [event(stop_json(self._stop)), event(usage_json(self._counts, self._steps, [])), DONE]
+        self._out += [
+            event(stop_json(self._stop)),
+            event(usage_json(self._counts, self.numbers.steps, [])),
+            DONE,
+        ]
 
     def not_durable(self) -> None:
         """Says nothing here: the reply's headers do."""
@@ -178,7 +184,7 @@ class StepView:
         self._show_results()
         self._kinds.clear()
         self._called = Draft()
-        self._steps += 1
+        self.numbers.steps += 1
 
     def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
         self._stop, self._waiting = reason, waiting
@@ -197,15 +203,7 @@ class StepView:
     # One body
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        # An upstream that does not stream: its reply is shown as one that has ended.
-        try:
-            found = orjson.loads(body)
-            message = found["choices"][0]["message"]
-        except (orjson.JSONDecodeError, LookupError, TypeError):
-            found, message = {}, {}
-        self.show(ReplyEvent(None, None, {"choices": [{"delta": message}], "usage": found.get("usage")}))
-        self.end((), None, b"")
-        return self.take()
+        raise AssertionError("a run is shown as events")
 
     def refused(self, status: int, body: bytes) -> bytes:
         from_upstream = UpstreamError(_words_of(body) or f"The upstream answered {status}.")
@@ -235,15 +233,21 @@ class StepView:
 
     def _show_results(self) -> None:
         for n, result in enumerate(self._results):
-            private = {"status": result.status, "stdout": result.stdout, "stderr": result.stderr}
-            self._message({**result.message(), "mnemogate": private}, self.numbers.first + n)
+            self._message(result.stored(), self.numbers.first + n)
         self._results.clear()
 
     def _message(self, message: Json, seq: int) -> None:
         origin = self.numbers.origin(seq, self.now())
         # Messages of one reply are numbered through, as they will be in lists.
         first = len(self._kinds) if seq == self.numbers.reply else 0
-        made = shown(message, origin, self.showing, waiting=self._waiting, names=self._names, first=first)
+        made = shown(
+            message,
+            origin,
+            self.showing,
+            waiting=self._waiting,
+            names={**self.numbers.names, **self._names},
+            first=first,
+        )
         if seq == self.numbers.reply:
             self._kinds += [each["message_type"] for each in made]
         self._out += map(event, made)

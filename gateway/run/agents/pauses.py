@@ -82,7 +82,12 @@ def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run
         if private.get("approval") == "approved":
             approved.add(id)
             continue
-        results.append(ToolResult(id, text_of(m), str(private.get("status") or "success")))
+        more = {
+            name: str(private[name])
+            for name in ("stdout", "stderr", "approval", "reason")
+            if private.get(name)
+        }
+        results.append(ToolResult(id, text_of(m), str(private.get("status") or "success"), **more))
         if private.get("approval") == "denied":
             denied.add(id)
     answered = approved | {result.call_id for result in results}

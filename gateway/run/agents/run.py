@@ -20,6 +20,7 @@ from adapters.types import Json
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.append import abandon, repeated
 from gateway.core.conversation.canonical import Canon, WireMessage, is_system, text_of
+from gateway.core.conversation.listed import calls_of
 from gateway.core.conversation.private import PRIVATE, as_system
 from gateway.core.ids import new_uid, uid_of
 from gateway.core.request.chat import ChatRequest
@@ -94,13 +95,15 @@ class RunStart:
     """A run whose first step is open. run: its public name. agent: whose memory.
 
     first: the number of the step's first message; reply: of its reply. Where calls that waited are answered, of the
-    step that made them: no other is open before they have run.
+    step that made them: no other is open before they have run (is_resumed). names: {call id: tool} of those.
     """
 
     run: str
     agent: Agent
     first: int
     reply: int
+    is_resumed: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,7 +528,15 @@ def sampling_of(spec: AgentSpec, *, has_tools: bool) -> dict[str, Any]:
 
 def _started(memory: StepsMemory) -> RunStart:
     e = memory.opened or memory.known.path[-1]
-    return RunStart(memory.run.uid, memory.known.agent, e.seq, e.seq + len(e.inputs))
+    is_resumed = memory.opened is None
+    return RunStart(
+        memory.run.uid,
+        memory.known.agent,
+        e.seq,
+        e.seq + len(e.inputs),
+        is_resumed,
+        calls_of(e) if is_resumed else {},
+    )
 
 
 def _terms(sending: _Sending, prompt: Prompt) -> TurnSpec:

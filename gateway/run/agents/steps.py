@@ -159,7 +159,7 @@ class StepsMemory:
             error,
             dict(waiting or {}),
         )
-        kept = [orjson.dumps(_message(each)) for each in results]
+        kept = [orjson.dumps(each.stored()) for each in results]
         await asyncio.shield(self.keeper.store.append.finish(StepEnd(known.agent, e, step, kept)))
         counts = Counts(*map(sum, zip(self.run.counts, step.counts, strict=True)))
         self.run = replace(self.run, steps=self._number, counts=counts)
@@ -214,7 +214,7 @@ class StepsMemory:
         return edits.merge(self._read, ops), {block.id: block.version for block in self._read}
 
     def _messages(self, results: Sequence[ToolResult], nudge: str) -> list[WireMessage]:
-        messages = list(map(_message, results))
+        messages = [each.stored() for each in results]
         if changes := self._told(results):
             last = max(n for n, each in enumerate(results) if each.call_id not in self.theirs)
             frame = render_note((), changes, self.keeper.now()).rstrip()
@@ -318,7 +318,7 @@ class StepsMemory:
             merged, versions = self._edits(e)
             end = RunEnd(
                 self.known.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(), e.id, outcome.waiting,
-                [orjson.dumps(_message(each)) for each in results], merged, versions,
+                [orjson.dumps(each.stored()) for each in results], merged, versions,
             )  # fmt: skip
             try:
                 self._has_ended(await asyncio.shield(self.keeper.store.append.end(end)))
@@ -353,16 +353,6 @@ class StepsMemory:
 
 def _kept(e: Exchange) -> events.Kept:
     return events.Kept(e.seq, e.seq + len(e.inputs))
-
-
-def _message(result: ToolResult) -> WireMessage:
-    """Returns a result as it is stored."""
-    return with_private(
-        result.message(),
-        status=result.status if result.status != "success" else None,
-        stdout=result.stdout or None,
-        stderr=result.stderr or None,
-    )
 
 
 def _counts(usage: Json | None) -> Counts:

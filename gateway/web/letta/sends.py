@@ -14,6 +14,7 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
+from gateway.core import ids
 from gateway.core.request.headers import forwardable
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
@@ -144,7 +145,10 @@ class Answered:
 
     def _view(self, start: RunStart) -> MakesView:
         send: Send = self.asked.body
-        numbers = RunNumbers(start.agent.uid, f"run-{start.run}", start.first, start.reply)
+        steps = 0 if start.is_resumed else 1
+        numbers = RunNumbers(
+            start.agent.uid, ids.named("run", start.run), start.first, start.reply, steps, start.names
+        )
         return MakesSteps(numbers, showing_of(send), self.is_stream and send.stream_tokens, self.api.now)
 
     async def _shown(self, result: RunResult) -> list[dict[str, Any]]:

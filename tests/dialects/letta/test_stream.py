@@ -8,7 +8,6 @@ import orjson
 import pytest
 
 from gateway.core.turn.client import ReplyEvent
-from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import Draft
@@ -118,6 +117,15 @@ def test_an_error_is_the_last_event(by_token: bool) -> None:
     assert '"message":"It broke."' in last
 
 
+def test_an_answer_of_a_person_is_shown_with_its_result() -> None:
+    made = view()
+    made.tool_result(ToolResult("c0", "No.", "error", approval="denied", reason="Not now."))
+    made.step(3, 4)
+    answer, returned = events(made)
+    assert (answer["approve"], answer["reason"]) == (False, "Not now.")
+    assert (returned["id"], returned["status"]) == (answer["id"], "error")
+
+
 def test_types_that_are_not_wanted_stay_out() -> None:
     made = view(by_token=True, showing=Showing(types=frozenset({"assistant_message"})))
     made.show(chunk(reasoning_content="Hm."))
@@ -125,14 +133,6 @@ def test_types_that_are_not_wanted_stay_out() -> None:
     made.call_tools(calls("a").calls)
     (text,) = events(made)
     assert (text["message_type"], text["otid"]) == ("assistant_message", f"message-{UID}-2:1")
-
-
-def test_a_reply_that_came_whole_is_shown() -> None:
-    made = view(by_token=True)
-    body = orjson.dumps({"choices": [{"message": {"role": "assistant", "content": "Whole."}}]})
-    data = made.whole(body, TurnOutcome("finished"), is_unchanged=True)  # type: ignore[arg-type]
-    assert b'"content":"Whole."' in data
-    assert data.endswith(b"[DONE]\n\n")
 
 
 def test_an_upstreams_refusal_has_this_apis_form() -> None:

@@ -34,8 +34,8 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
         yield made
 
 
-def insert(text: str) -> Call:
-    return Call("memory_insert", {"label": "human", "new_string": text})
+def insert(text: str, id: str | None = None) -> Call:
+    return Call("memory_insert", {"label": "human", "new_string": text}, id)
 
 
 def kinds(messages: Any) -> list[str]:
@@ -386,3 +386,31 @@ def test_the_context_is_what_goes_to_the_model(world: LettaWorld) -> None:
     assert "Name: Zoe" in world.letta.agents.recompile(agent.id)
     world.letta.agents.messages.create(agent.id, input="Who am I?")
     assert "Name: Zoe" in world.upstream.last.messages[0]["content"]
+
+
+def test_a_person_allows_and_denies(world: LettaWorld) -> None:
+    agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
+    messages = world.letta.agents.messages
+    world.upstream.queue(
+        call_tools(insert("Cat", "c1")), say("Done."), call_tools(insert("Dog", "c2")), say("Pity.")
+    )
+    asked = messages.create(agent.id, input="Hi").messages[0]
+    assert asked.message_type == "approval_request_message"
+    allowed: Any = [{"type": "approval", "approve": True, "approval_request_id": asked.id}]
+    reply = messages.create(agent.id, messages=allowed)
+    assert kinds(reply.messages) == ["approval_response_message", "tool_return_message", "assistant_message"]
+    assert reply.usage.step_count == 1
+    messages.create(agent.id, input="Once more")
+    decision = {"type": "approval", "tool_call_id": "c2", "approve": False, "reason": "Not that."}
+    denied: Any = [{"type": "approval", "approvals": [decision]}]
+    events = list(messages.stream(agent.id, messages=denied))
+    assert kinds(events)[:3] == ["approval_response_message", "tool_return_message", "assistant_message"]
+    assert (events[0].approve, events[0].reason, events[1].name) == (False, "Not that.", "memory_insert")
+    assert events[-1].step_count == 1
+    listed = list(messages.list(agent.id, order="asc"))
+    assert [each.approve for each in listed if each.message_type == "approval_response_message"] == [
+        True,
+        False,
+    ]
+    assert joined(events[:-2]) == joined(listed[-3:])
+    assert "Dog" not in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
