@@ -38,7 +38,7 @@ _NAMES = {
     "conversation": ("uid", "key", "begun", "last_at", "settled_at"),
     "block": ("label", "description", "limit", "read_only"),
     "version": ("block", "version", "restores", "at", "origin", "exchange", "sources", "value"),
-    "passage": ("seq", "at", "exchange", "sources", "text"),
+    "passage": ("seq", "at", "exchange", "sources", "text", "tags"),
     "fact": ("seq", "at", "valid_from", "exchange", "sources", "about", "text"),
     "ended": ("fact", "at", "successor"),
     "learned": ("seq",),
@@ -46,6 +46,8 @@ _NAMES = {
 }
 # The fields among these that a row holds as JSON.
 _JSON = ("sources", "arguments")
+# Those that older exports do not have.
+_NEW = ("tags",)
 
 
 class Transfer(Group):
@@ -184,6 +186,8 @@ async def _records(
     records = [dict(zip(_NAMES[part], row[1:], strict=True)) for row in rows]
     for v in records:
         v.update({name: orjson.loads(v[name]) for name in _JSON if name in v})
+        if "tags" in v:
+            v["tags"] = orjson.loads(v["tags"] or "[]")
     wanted = {id for v in records for id in (v.get("exchange"), *v.get("sources", ())) if id is not None}
     seqs = {row[0]: row[1] for row in await rows_of(connection, SQL["seqs_of"], sorted(wanted), agent)}
     for v in records:
@@ -220,7 +224,7 @@ async def _exchanges(
 
 async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[str, Any]) -> None:
     """Writes a record of any part but exchanges. Raises: NotFound."""
-    v = {name: values[name] for name in _NAMES[part]}
+    v: dict[str, Any] = {name: values.get(name) if name in _NEW else values[name] for name in _NAMES[part]}
     if "exchange" in v:
         ids = await _ids(connection, agent.id, (v["exchange"], *v.get("sources", ())))
         v["exchange"] = ids[v["exchange"]]
@@ -229,6 +233,8 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
     v.update({name: orjson.dumps(v[name]) for name in _JSON if name in v})
     if part == "conversation" and await connection.row(SQL["uid_taken"], (v["uid"],)) is not None:
         v["uid"] = _another(agent.id, v["uid"])
+    if part == "passage":
+        v["tags"] = orjson.dumps(list(v["tags"])).decode() if v["tags"] else None
     if part == "block":
         v["read_only"] = int(v["read_only"])
         v["uid"] = uuid.uuid4().hex

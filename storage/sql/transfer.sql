@@ -22,7 +22,7 @@ FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = ? AND h.id 
 
 -- name: passage_read
 -- Reads a page of passages.
-SELECT seq, seq, at, exchange, sources, text FROM passages WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
+SELECT seq, seq, at, exchange, sources, text, tags FROM passages WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
 
 -- name: fact_read
 -- Reads a page of facts.
@@ -101,7 +101,7 @@ UPDATE blocks SET version = ?, current = ? WHERE id = ? AND agent = ?
 
 -- name: passage_put
 -- Adds a passage with its number.
-INSERT INTO passages (agent, seq, at, exchange, sources, text) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO passages (agent, seq, at, exchange, sources, text, tags) VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- name: edit_put
 -- Adds a memory edit as it was.

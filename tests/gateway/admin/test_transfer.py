@@ -123,6 +123,7 @@ async def test_export_import_export_is_the_same(store: Store, other: Store, seed
     agent = alice.agent
     rows = await alice.rows()
     await save_passage(store, agent.id, "A passage ☂", at=5.5, sources=[rows[0].id, rows[1].id])
+    await store.passages.add(agent.id, ["One with tags"], at=6.5, tags=["a", "b"])
     (block,) = await store.blocks.load(agent.id)
     await store.blocks.write(block.id, block.version, "by hand", at=7.0, origin="api", sources=[rows[1].id])
     await store.blocks.undo(block.id, at=8.0)
@@ -142,6 +143,18 @@ async def test_export_import_export_is_the_same(store: Store, other: Store, seed
     await fill(store, lines)  # beside the one it came from
     again = await export(store, CAROL)
     assert without_uids(again) == without_uids(lines)
+
+
+async def test_an_export_from_before_passages_had_tags_is_read(store: Store, other: Store) -> None:
+    alice = Speaker(store, ALICE, Clock())
+    await alice.say([user("one")], assistant("First."))
+    await save_passage(store, alice.agent.id, "A passage", at=5.5)
+    lines = [line.replace(',"tags":[]', "") for line in await export(store)]
+    assert "tags" not in "".join(lines)
+    await fill(other, lines)
+    carol = await other.agents.find(CAROL)
+    assert carol is not None
+    assert [(p.text, p.tags) for p in await other.passages.list(carol.id)] == [("A passage", ())]
 
 
 def without_uids(lines: Lines) -> list[Any]:
