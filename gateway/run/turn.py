@@ -115,7 +115,7 @@ class TurnRun:
 
     prompt: the prompt for the target that is asked. memory: None where nothing is remembered of the turn.
     guide: None: a turn without rules. spec: its terms; None: those of a chat completion. resumed: calls of a step that
-    is kept, with which the turn begins instead of a call of the model.
+    is kept, with which the turn begins instead of a call of the model. ends: why the model is not even asked.
     """
 
     call: ChatCall
@@ -130,6 +130,7 @@ class TurnRun:
     guide: Guide | None = None
     spec: TurnSpec | None = None
     resumed: ResumedCalls | None = None
+    ends: StopReason | None = None
     status: int = 0
     _turn: Turn = field(init=False)
     _reply: ModelReply | None = None
@@ -183,7 +184,9 @@ class TurnRun:
     async def _rounds(self) -> None:
         self._task = asyncio.current_task()
         try:
-            if self.resumed is None:
+            if self.ends is not None:
+                await self._feed(events.Stopped(self.ends))
+            elif self.resumed is None:
                 self._next = self._asked
             else:
                 await self._perform_all(self._turn.resume(self.resumed))

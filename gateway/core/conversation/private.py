@@ -12,7 +12,16 @@ from typing import Any
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 
-__all__ = ["NUDGE", "PRIVATE", "as_system", "private_of", "system_text", "with_private", "without_private"]
+__all__ = [
+    "NUDGE",
+    "PRIVATE",
+    "as_system",
+    "is_nudge",
+    "private_of",
+    "system_text",
+    "with_private",
+    "without_private",
+]
 
 # The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr (of a
 # tool's result), approval, reason (of an answer), otid, sender (of a message), spoken, cut (of a reply).
@@ -40,6 +49,11 @@ def private_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the private fields of a message, by name."""
     found = message.get(PRIVATE)
     return found if isinstance(found, dict) else {}
+
+
+def is_nudge(message: Mapping[str, Any]) -> bool:
+    """Returns whether nobody has said a message: an agent's rules tell its model something within a run."""
+    return private_of(message).get("sender") == NUDGE
 
 
 def as_system(text: str, **fields: Any) -> WireMessage:

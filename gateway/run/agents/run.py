@@ -23,6 +23,7 @@ from gateway.core.conversation.canonical import Canon, WireMessage, is_system, t
 from gateway.core.conversation.listed import calls_of
 from gateway.core.conversation.private import PRIVATE, as_system
 from gateway.core.ids import new_uid, uid_of
+from gateway.core.prompt.window import DEFAULT_RESERVE_TOKENS
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.client import MakesView
@@ -37,6 +38,7 @@ from gateway.run.agents.pauses import CallDecision, PausedRun, called_before, de
 from gateway.run.agents.retry import SentBefore, sent_before
 from gateway.run.agents.steps import TRIES, StepsMemory
 from gateway.run.call import ChatCall, form_for
+from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.line import DEFAULT, headed, open_write, read_line
@@ -54,6 +56,7 @@ from gateway.run.turn import TurnLimits, TurnRun
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
+from gateway.tokens import upper_bound
 from storage.commands import StepEnd
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Agent, Exchange, Run, RunState, Scope
@@ -373,6 +376,7 @@ class AgentRuns:
                 guide,
                 _terms(sending, prompt),
                 resumed.calls if resumed is not None else None,
+                StopReason.SYSTEM_OVERFLOW if sending.shows_steps and await _is_overfull(prompt) else None,
             )
             run = memory.run.id
             if run:
@@ -515,6 +519,16 @@ def guide_of(
         approvals=approvals_of(spec),
         can_ask=can_ask,
     )
+
+
+async def _is_overfull(prompt: Prompt) -> bool:
+    """Returns whether the system text and the tools leave no room in the window, whatever is cut."""
+    context, tools = prompt.target.context_window, prompt.tools
+    text = prompt.system + (orjson.dumps(tools).decode() if tools else "")
+    if context is None or upper_bound(text) < context // 2:
+        return False
+    reserve = min(prompt.request.max_tokens or DEFAULT_RESERVE_TOKENS, context // 4)
+    return await count_tokens(prompt.target.model, text) > context - reserve
 
 
 def sampling_of(spec: AgentSpec, *, has_tools: bool) -> dict[str, Any]:

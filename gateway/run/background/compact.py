@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.summary import (
     MOST_TOKENS,
@@ -155,7 +156,9 @@ def _share(x: Exchange, count: Callable[[str], int]) -> Share:
     messages = content.messages or []
     replies = content.full or ([content.said] if content.said is not None else [])
     tokens = sum(message_tokens(m, count) for m in (*messages, *replies))
-    return Share(tokens, bool(messages) and messages[0].get("role") == "user")
+    # What an agent's rules say to its model goes on with the run.
+    opens = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
+    return Share(tokens, opens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from gateway.core.conversation.canonical import WireMessage, text_of
-from gateway.core.conversation.private import NUDGE, private_of
+from gateway.core.conversation.private import is_nudge
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import find_beginning
 from gateway.core.prompt.section import Section, made_of, make_section
@@ -167,7 +167,7 @@ class Composer:
 
 def _takes_note(message: WireMessage) -> bool:
     """Returns whether something may be recalled for a message: it is somebody's, not a nudge of an agent's rules."""
-    return message.get("role") == "user" and private_of(message).get("sender") != NUDGE
+    return message.get("role") == "user" and not is_nudge(message)
 
 
 def _known_notes(known: Known) -> dict[int, str]:

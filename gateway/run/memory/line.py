@@ -13,7 +13,7 @@ from typing import Any
 from gateway.core.conversation.append import abandon, open_step, plan_step
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, is_user
 from gateway.core.conversation.match import Keeping, Query
-from gateway.core.conversation.private import NUDGE, private_of
+from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_at
@@ -165,7 +165,7 @@ def _planned(
 
 def _turn_begins(known: Known, messages: Sequence[WireMessage]) -> int:
     """Returns the depth at which the turn under way begins, with the newest message that is no result of a tool."""
-    if any(m.get("role") == "user" and private_of(m).get("sender") != NUDGE for m in messages):
+    if any(m.get("role") == "user" and not is_nudge(m) for m in messages):
         return known.path[-1].depth + 1 if known.path else 0
     begun = (x.depth for x in reversed(known.path) if any(map(is_user, x.inputs)))
     return next(begun, 0)

@@ -233,3 +233,14 @@ def test_tokens_are_counted_for_each_step(life: Life) -> None:
     rows = life.world.query("SELECT sum(prompt), sum(completion) FROM run_steps")
     assert rows == [(done.run.counts.prompt, done.run.counts.completion)]
     assert life.world.query("SELECT prompt, completion, steps FROM runs") == [(*rows[0], 2)]
+
+
+def test_a_system_text_that_fills_the_window_ends_the_run(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agents(upstream, tmp_path, system="word " * 3000, context_window=2000) as life:
+        done = life.send("Hi")
+        assert (done.run.state, done.run.stop) == (
+            RunState.FAILED,
+            "context_window_overflow_in_system_prompt",
+        )
+        assert upstream.chats == []
+        assert life.words() == ["user: Hi"]
