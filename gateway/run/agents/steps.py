@@ -18,7 +18,7 @@ from gateway.core.conversation.append import finish_step
 from gateway.core.conversation.canonical import Canon, WireMessage, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
 from gateway.core.memory import edits
-from gateway.core.prompt.note import render_note
+from gateway.core.prompt.note import estimate_tokens, render_note
 from gateway.core.prompt.section import learned, untold
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome
@@ -282,6 +282,11 @@ class StepsMemory:
 
     async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> None:
         state, stop = _STATES[outcome.state], outcome.stop
+        # Where the agent's own prompt fills the window, leaving out messages makes no room.
+        most = prompt.target.context_window
+        is_full = most is not None and estimate_tokens(prompt.system) >= most
+        if is_full and stop is StopReason.UPSTREAM_ERROR:
+            stop = StopReason.SYSTEM_OVERFLOW
         if state is RunState.COMPLETED and not stop.is_proper:
             state = RunState.FAILED
         error = str(stop) if state is RunState.FAILED else None

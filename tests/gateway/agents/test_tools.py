@@ -15,7 +15,7 @@ from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.errors import BadRequest
 from gateway.run.agents.run import CallDecision
 from storage.records import RunState
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.life import Life, agents
 
 Json = dict[str, Any]
@@ -248,3 +248,17 @@ def test_a_reply_that_was_cut_fails_the_run_and_its_words_stay(
         assert (run.run.state, run.run.stop) == (RunState.FAILED, "max_tokens_exceeded")
         assert life.words() == ["user: Tell me.", "assistant: So far"]
         assert life.world.query("SELECT state, stop FROM runs") == [("failed", "max_tokens_exceeded")]
+
+
+@pytest.mark.parametrize(
+    ("words", "stop"), [(20, "llm_api_error"), (4_000, "context_window_overflow_in_system_prompt")]
+)
+def test_a_system_prompt_that_is_too_long_is_named(
+    upstream: StrictUpstream, tmp_path: Path, words: int, stop: str
+) -> None:
+    with agents(
+        upstream, tmp_path, system="Help! " * words, context_window=1_000, offers_tools=False
+    ) as life:
+        upstream.queue(fail(500))
+        run = life.send("Hi")
+        assert (run.run.state, run.run.stop) == (RunState.FAILED, stop)
