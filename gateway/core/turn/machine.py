@@ -430,9 +430,14 @@ class Turn:
         return [*self._flush(), commands.Finish()]
 
     def _tail(self) -> list[ReplyEvent]:
-        """Returns the last events of the stream. Of a round that was hidden already only its usage is left to tell."""
+        """Returns the last events of the stream. Of a round that was hidden already only its usage is left to tell.
+
+        A view that shows the rounds one by one has been told that as well.
+        """
         if not self._is_hidden:
             return self._round.tail
+        if self.spec.shows_steps:
+            return []
         last = [
             event for event in self._round.tail if event.chunk and isinstance(event.chunk.get("usage"), dict)
         ]

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from gateway.core.turn.calls import ResumedCalls
+from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.commands import (
     CallModel,
     CloseUpstream,
@@ -234,6 +235,23 @@ def test_a_client_that_reads_one_reply_is_told_its_usage_though_the_turn_ends_be
     assert client.count('"finish_reason":"stop"') == 1
     assert client.count('"completion_tokens":5') == 1
     assert client.rstrip().endswith("data: [DONE]")
+
+
+def test_a_client_that_reads_step_by_step_is_told_each_usage_once() -> None:
+    counted: list[int] = []
+
+    class Counting(LinesView):
+        def show(self, event: ReplyEvent) -> None:
+            super().show(event)
+            if event.chunk is not None and event.chunk.get("usage"):
+                counted.append(event.chunk["usage"]["completion_tokens"])
+
+    spec = TurnSpec(ours=AllBut(), hold_end=True, wants_usage=True, shows_steps=True, keeps_steps=True)
+    playbook = Playbook(Turn(spec, Counting(spec), Script({}, Stop(StopReason.TOOL_RULE))))
+    skip(reply(playbook, "Bye.", (CALL,), tokens=(10, 5))) << Keep >> Kept(1, 2) << RunTool
+    skip(playbook >> ToolFinished("a", "done")) << Save >> Saved()
+    assert skip(playbook) << Finish
+    assert counted == [5]
 
 
 def test_a_nudge_goes_on_from_a_reply_without_calls() -> None:
