@@ -145,11 +145,14 @@ class ToolSettings:
     """The table [tools], about tools that are not the gateway's own. hosts, private_hosts: as `HostRule` reads them.
 
     webhook_secret: SECRET_PREFIX and base64; `env:NAME` stands for the variable NAME until the settings are loaded.
+    python: an interpreter for tools that are written in Python; None: the gateway's own.
     """
 
     hosts: tuple[str, ...] = ()
     private_hosts: tuple[str, ...] = ()
     webhook_secret: str | None = field(default=None, repr=False)
+    python: str | None = None
+    python_timeout_s: float = ranged(30.0, 1.0, 180.0)
 
 
 @dataclass(frozen=True, slots=True)

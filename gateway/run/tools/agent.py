@@ -94,7 +94,15 @@ class AgentTools:
             "" if run is None else ids.named("run", run),
             # Providers choose the ids of calls, and headers bear few characters.
             f"{step or ids.new_uid()}/{quote(call.call_id, safe='')}",
+            self._agent_state(),
         )
+
+    def _agent_state(self) -> dict[str, Any]:
+        blocks = [
+            {"label": b.label, "value": b.value, "description": b.description, "limit": b.limit}
+            for b in self.memory.changes.blocks
+        ]
+        return {"id": ids.named("agent", self.spec.uid), "name": self.spec.name, "blocks": blocks}
 
     async def _run_own(self, call: RunTool) -> ToolAnswer:
         name, arguments, memory = call.name, call.arguments, self.memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any, Protocol
 
 from adapters.types import Json
@@ -37,7 +38,7 @@ def failed(content: str) -> ToolAnswer:
 class ForeignCall:
     """A call of a tool that is not the gateway's own. tool: its name. agent, run: public names.
 
-    key: the call's own name among all calls of all agents.
+    key: the call's own name among all calls of all agents. agent_state: {"id", "name", "blocks"}, for code.
     """
 
     tool: str
@@ -46,6 +47,7 @@ class ForeignCall:
     agent: str
     run: str
     key: str
+    agent_state: Json = field(default_factory=dict)
 
 
 class Toolbox(Protocol):

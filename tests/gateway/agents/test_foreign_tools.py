@@ -14,6 +14,7 @@ from gateway.settings import ToolSettings
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.agents.life import Life, agents
+from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 
 UID = "0123456789abcdef0123456789abcdef"
 SCHEMA = {
@@ -60,6 +61,23 @@ def test_a_webhook_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> Non
     keys = [line for head in server.heads for line in head.splitlines() if line.startswith("Idempotency-Key")]
     names = zip(run.result.steps, ("w%2F1", "call_mnemogate_2_0"), strict=False)
     assert keys == [f"Idempotency-Key: {ids.placed('step', UID, e.seq)}/{call}" for e, call in names]
+
+
+@needs_bwrap
+def test_python_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> None:
+    source = (
+        "def lookup(q: str, agent_state):\n    print('looking')\n"
+        "    return [q, agent_state.id, agent_state.memory.get_block('human').value]"
+    )
+    settings = ToolSettings(python=PYTHON)
+    with agents(upstream, tmp_path, settings, **options(ToolDefinition(SCHEMA, "python", source))) as life:
+        life.write_block("Ann")
+        upstream.queue(call_tools(Call("lookup", {"q": "a"}, "p1")), say("Done."))
+        assert life.send("Look it up.").said == ["Done."]
+        assert results(life) == [("p1", f'["a", "agent-{UID}", "Ann"]')]
+        # What it printed is kept with the result, and is not the model's.
+        (kept,) = [m for e in life.path() for m in orjson.loads(e.input or b"[]") if m["role"] == "tool"]
+        assert kept["mnemogate"]["stdout"] == "looking\n"
 
 
 def test_an_error_of_a_tool_is_a_result(upstream: StrictUpstream, tmp_path: Path) -> None:

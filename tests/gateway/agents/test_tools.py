@@ -26,7 +26,11 @@ OWN = (
     "archival_memory_search",
     "memory_finish_edits",
 )
-PAY = ToolDefinition({"name": "pay", "parameters": {"type": "object", "properties": {}}}, needs_approval=True)
+PAY = ToolDefinition(
+    {"name": "pay", "parameters": {"type": "object", "properties": {}}},
+    source_type="json",
+    needs_approval=True,
+)
 SEARCH: Json = {
     "type": "function",
     "function": {"name": "search", "parameters": {"type": "object", "properties": {}}},

@@ -1,0 +1,340 @@
+"""Tools that are written in Python, each call in a sandbox of its own: bubblewrap, or nothing.
+
+The code has no network, no processes but its own, no files but the interpreter's (to read) and a small /tmp, no
+variables and no rights. Limits of the kernel bound its processor time, memory and processes; we bound its time and what
+it says. Before the first call a probe tries to get out: if it can, or if nothing can be run, there are no such tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from asyncio.subprocess import DEVNULL, PIPE
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from adapters.types import Json
+from gateway.run.tools import inside
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
+
+__all__ = ["Sandbox"]
+
+OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result
+_MB = 1024 * 1024
+_TMP_BYTES = 64 * _MB
+# Chosen: room for the standard library's larger modules, and for the gateway where four calls go to these limits.
+_LIMITS = {"AS": 256 * _MB, "FSIZE": _TMP_BYTES, "NOFILE": 64, "NPROC": 16, "CORE": 0}
+_AT_ONCE = 4
+_KEPT_CHARS = 10_000  # of stdout and of stderr, which no model reads
+_READ_BYTES = 64 * 1024
+_NOBODY = 65534
+_START_S = 10.0  # of the probe, of asking the interpreter where it lies, of the end of what was killed
+_MISSING = (
+    "Tools written in Python run in a sandbox, which needs bubblewrap: install the package `bubblewrap` on the "
+    "gateway's machine. Or make it a webhook."
+)
+_UNUSABLE = (
+    "Tools written in Python run in a sandbox, which cannot be used on the gateway's machine: {why}. It needs "
+    "bubblewrap 0.8, user namespaces, and an interpreter that user 65534 can read (the setting tools.python)."
+)
+# Root's processes are not counted, so limits would not hold for root's code, whatever it is called within.
+_AS_NOBODY = f"""
+import os, sys
+os.setgroups([]); os.setresgid({_NOBODY}, {_NOBODY}, {_NOBODY}); os.setresuid({_NOBODY}, {_NOBODY}, {_NOBODY})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Sandbox:
+    """Runs functions. python: an interpreter of another environment; None: the gateway's own, without its packages."""
+
+    def __init__(self, python: str | None, timeout_s: float) -> None:
+        self._python = python or str(getattr(sys, "_base_executable", sys.executable))
+        self._timeout_s = timeout_s
+        self._program = Path(inside.__file__).read_text("utf-8")
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._lock = asyncio.Lock()
+        self._command: Sequence[str] = ()
+        self._refusal: str | None = None
+
+    async def refusal(self) -> str | None:
+        """Returns why no Python tool can be had here; None: they can. The first call finds out."""
+        async with self._lock:
+            if not self._command and self._refusal is None:
+                self._refusal = await self._probe()
+            return self._refusal
+
+    async def run(self, source: str, call: ForeignCall) -> ToolAnswer:
+        """Returns what the source's last function returns, as text, with what it printed."""
+        refusal = await self.refusal()
+        if refusal is not None:
+            return failed(f"Error: {call.tool} cannot be run. {refusal}")
+        work = {"source": source, "arguments": call.arguments, "agent": call.agent_state}
+        async with self._places:
+            ended = await self._perform(work, self._timeout_s)
+        if ended.wrong:
+            return ToolAnswer(f"Error: {call.tool} {ended.wrong}.", "error", ended.stdout, ended.stderr)
+        if "error" in ended.answer:
+            return ToolAnswer(f"Error: {ended.answer['error']}", "error", ended.stdout, ended.stderr)
+        return ToolAnswer(str(ended.answer.get("result", "")), "success", ended.stdout, ended.stderr)
+
+    # -- the first call
+
+    async def _probe(self) -> str | None:
+        bwrap = shutil.which("bwrap")
+        if bwrap is None:
+            return _MISSING
+        try:
+            self._command = _command(bwrap, self._python, await _prefixes(self._python))
+        except (OSError, TimeoutError, ValueError) as error:
+            return _UNUSABLE.format(why=f"{self._python} cannot be used ({error})")
+        with tempfile.TemporaryDirectory() as folder:
+            # All may read it, so that it is the walls that keep it from being read.
+            os.chmod(folder, 0o755)
+            os.close(os.open(f"{folder}/secret", os.O_CREAT | os.O_WRONLY, 0o644))
+            listening = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+            try:
+                port = listening.sockets[0].getsockname()[1]
+                arguments = {"port": port, "folder": folder, "uid": _NOBODY}
+                ended = await self._perform({"source": _PROBE, "arguments": arguments, "agent": {}}, _START_S)
+            finally:
+                listening.close()
+        found = ended.answer.get("result")
+        if found == "[]":
+            return None
+        self._command = ()
+        lines = ended.stderr.strip().splitlines()
+        why = ended.wrong or str(ended.answer.get("error") or f"a probe got out of it: {found}")
+        return _UNUSABLE.format(why=f"{why}{': ' + lines[-1] if lines else ''}")
+
+    # -- one call
+
+    async def _perform(self, work: Json, timeout_s: float) -> _Ended:
+        receive, send = os.pipe()
+        limits = json.dumps({**_LIMITS, "CPU": int(timeout_s) + 1})
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                *("-c", self._program, str(send), limits),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                pass_fds=(send,),
+                start_new_session=True,
+                env={},
+            )
+        except OSError as error:
+            os.close(receive)
+            return _Ended(wrong=f"could not be started ({error.strerror})")
+        finally:
+            os.close(send)
+        heard = _Heard()
+        wrong = ""
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                _reading(receive) as result,
+                asyncio.TaskGroup() as tasks,
+            ):
+                assert process.stdin is not None
+                assert process.stdout is not None
+                assert process.stderr is not None
+                tasks.create_task(_write(process.stdin, orjson.dumps(work)))
+                tasks.create_task(heard.read(result, "result"))
+                tasks.create_task(heard.read(process.stdout, "stdout"))
+                tasks.create_task(heard.read(process.stderr, "stderr"))
+                tasks.create_task(process.wait())
+        except* TimeoutError:
+            wrong = f"took longer than {timeout_s:.0f} s"
+        except* _TooMuch:
+            wrong = f"said more than {OUTPUT_BYTES:,} bytes"
+        finally:
+            # Whatever is within ends with it: its first process is told so by the kernel.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.shield(_drain(process))
+        return _ended(heard, process.returncode or 0, wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A call that has ended. answer: {"result"} or {"error"}. wrong: why there is none, in words."""
+
+    answer: Json = field(default_factory=dict)
+    stdout: str = ""
+    stderr: str = ""
+    wrong: str = ""
+
+
+class _TooMuch(Exception):
+    """The code says more than it may."""
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What was read so far. left: bytes of output that may follow."""
+
+    parts: dict[str, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
+    left: int = OUTPUT_BYTES
+
+    async def read(self, stream: asyncio.StreamReader, name: str) -> None:
+        while chunk := await stream.read(_READ_BYTES):
+            self.left -= len(chunk)
+            if self.left < 0:
+                raise _TooMuch
+            self.parts[name] += chunk
+
+    def text(self, name: str) -> str:
+        return self.parts[name].decode("utf-8", "replace")[:_KEPT_CHARS]
+
+
+def _ended(heard: _Heard, code: int, wrong: str) -> _Ended:
+    answer: Json = {}
+    if not wrong:
+        try:
+            answer = orjson.loads(heard.parts["result"])
+        except orjson.JSONDecodeError:
+            # A signal within is 128 and more outside; the kernel kills with 9 who takes too much memory.
+            wrong = f"ended without a result (exit status {code})"
+    return _Ended(
+        answer if isinstance(answer, dict) else {}, heard.text("stdout"), heard.text("stderr"), wrong
+    )
+
+
+async def _write(stream: asyncio.StreamWriter, data: bytes) -> None:
+    # Code that ended early reads nothing.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        stream.write(data)
+        await stream.drain()
+    stream.close()
+
+
+async def _drain(process: asyncio.subprocess.Process) -> None:
+    """Waits for the end of a process that was killed. asyncio sees it only once its pipes are read to their end."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_START_S):
+            for stream in (process.stdout, process.stderr):
+                while stream is not None and await stream.read(_READ_BYTES):
+                    pass
+            await process.wait()
+
+
+@asynccontextmanager
+async def _reading(descriptor: int) -> AsyncIterator[asyncio.StreamReader]:
+    """Reads a pipe, and closes it."""
+    reader = asyncio.StreamReader()
+    pipe = os.fdopen(descriptor, "rb", 0)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    try:
+        yield reader
+    finally:
+        transport.close()
+
+
+# -- the walls
+
+
+async def _prefixes(python: str) -> Sequence[str]:
+    """Returns where an interpreter has its files. Raises: OSError, TimeoutError, ValueError."""
+    process = await asyncio.create_subprocess_exec(
+        *(python, "-I", "-S", "-c", "import sys; print(sys.prefix); print(sys.base_prefix)"),
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=DEVNULL,
+        env={},
+    )
+    try:
+        async with asyncio.timeout(_START_S):
+            out, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await asyncio.shield(process.wait())
+    if process.returncode != 0:
+        raise ValueError(f"exit status {process.returncode}")
+    return sorted({each for each in os.fsdecode(out).splitlines() if each})
+
+
+def _command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
+    """Returns the command that runs `python` within."""
+    walls = [
+        *(bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
+        *(
+            "--clearenv",
+            "--cap-drop",
+            "ALL",
+            "--uid",
+            str(_NOBODY),
+            "--gid",
+            str(_NOBODY),
+            "--hostname",
+            "tool",
+        ),
+        *("--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
+    ]
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        # Most systems have them in /usr by now.
+        if os.path.islink(name):
+            walls += ["--symlink", os.readlink(name), name]
+        elif os.path.isdir(name):
+            walls += ["--ro-bind", name, name]
+    for prefix in prefixes:
+        if not Path(prefix).is_relative_to("/usr"):
+            walls += ["--ro-bind", prefix, prefix]
+    walls += ["--proc", "/proc", "--dev", "/dev", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]
+    # A file in /dev or / would be in memory, as much as it takes.
+    walls += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+    variables = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
+    for name, value in variables.items():
+        walls += ["--setenv", name, value]
+    before = [python, "-I", "-S", "-c", _AS_NOBODY] if os.geteuid() == 0 else []
+    return [*before, *walls, "--", python, "-I", "-B"]
+
+
+# Returns the names of the walls that it has passed. `folder` is on the outside and has a file that all may read.
+_PROBE = """
+def probe(port, folder, uid):
+    import glob, os, socket, time
+
+    def passes(attempt):
+        try:
+            return bool(attempt())
+        except (OSError, MemoryError):
+            return False
+
+    def forks():
+        for n in range(64):
+            if os.fork() == 0:
+                time.sleep(60)
+        return True
+
+    def writes(path):
+        with open(path, "wb") as file:
+            return file.write(b"x")
+
+    places = [folder, "/", "/usr", "/etc", "/dev", "/dev/shm", "/proc", "/var/tmp", "/home", "/root"]
+    attempts = {
+        "network": lambda: socket.create_connection(("127.0.0.1", port), 2),
+        "interfaces": lambda: [each for each in socket.if_nameindex() if each[1] != "lo"],
+        "reading": lambda: open(folder + "/secret"),
+        "writing": lambda: [place for place in places if passes(lambda: writes(place + "/.mnemogate"))],
+        "processes": lambda: len(glob.glob("/proc/[0-9]*")) > 3,
+        "user": lambda: os.getuid() != uid or os.geteuid() != uid,
+        "variables": lambda: set(os.environ) - {"PATH", "HOME", "LANG", "LC_CTYPE", "OPENBLAS_NUM_THREADS", "PWD"},
+        "memory": lambda: bytearray(1 << 30),
+        "forks": forks,
+    }
+    return [name for name, attempt in attempts.items() if passes(attempt)]
+"""

@@ -1,0 +1,336 @@
+"""Code of a tool does its work in a sandbox, and does not get out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from textwrap import dedent, indent
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.run.tools import sandbox as module
+from gateway.run.tools.sandbox import OUTPUT_BYTES, Sandbox
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
+
+
+def _why_not() -> str | None:
+    if shutil.which("bwrap") is None:
+        return "bubblewrap is not installed"
+    made = subprocess.run(["bwrap", "--unshare-user", "--ro-bind", "/", "/", "true"], capture_output=True)
+    return None if made.returncode == 0 else "user namespaces are not allowed here"
+
+
+WHY_NOT = _why_not()
+needs_bwrap = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+# What is in a home is not readable for a user that is not there.
+PYTHON = next((each for each in ("/usr/bin/python3", "/usr/local/bin/python3") if Path(each).exists()), None)
+STATE = {"id": "agent-1", "name": "helper", "blocks": [{"label": "human", "value": "Ann", "limit": 10}]}
+
+
+def call(**arguments: Any) -> ForeignCall:
+    return ForeignCall("tool", arguments, "c", "agent-1", "run-1", "k", STATE)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    made = Sandbox(PYTHON, 20.0)
+    assert asyncio.run(made.refusal()) is None
+    return made
+
+
+# -- what works
+
+WORKS = [
+    ("def tool(x): return x * 2", {"x": "ab"}, "abab"),
+    (
+        "def tool(x): return {'a': [x, None, True], 'ü': 'ß'}",
+        {"x": 1.5},
+        '{"a": [1.5, null, true], "ü": "ß"}',
+    ),
+    ("def tool(): pass", {}, "null"),
+    ("async def tool(x: int, y: int = 2): return x + y", {"x": 1}, "3"),
+    ("def helper(x): return x + 1\ndef tool(x): return helper(x)\nX = 1", {"x": 1}, "2"),
+    (
+        "import json, re, datetime, dataclasses, decimal\n@dataclasses.dataclass\nclass A:\n    x: int\n"
+        "def tool(): return [A(1).x, decimal.Decimal('1.5'), datetime.date(2020, 1, 2)]",
+        {},
+        '[1, "1.5", "2020-01-02"]',
+    ),
+    (
+        "def tool(agent_state): return agent_state.name + agent_state.memory.get_block('human').value",
+        {},
+        "helperAnn",
+    ),
+    ("def tool():\n    open('a', 'w').write('x')\n    return open('/tmp/a').read()", {}, "x"),
+    (
+        "import threading\ndef tool():\n    threading.Thread(target=threading.Event().wait).start()\n    return 1",
+        {},
+        "1",
+    ),
+    ("import subprocess\ndef tool(): return subprocess.check_output(['echo', 'x'], text=True)", {}, "x\n"),
+    ("import sys\ndef tool(): return sys.stdin.read()", {}, ""),
+]
+
+
+@needs_bwrap
+@pytest.mark.parametrize(("source", "arguments", "result"), WORKS, ids=range(len(WORKS)))
+async def test_it_does_its_work(
+    sandbox: Sandbox, source: str, arguments: dict[str, Any], result: str
+) -> None:
+    assert await sandbox.run(source, call(**arguments)) == ToolAnswer(result)
+
+
+FAILS = [
+    ("def tool():\n    print('out')\n    raise ValueError('no')", "Error: ValueError: no (line 3)", "out\n"),
+    ("def tool(x): pass", "Error: TypeError: tool() missing 1 required positional argument: 'x'", ""),
+    ("1 / 0\ndef tool(): pass", "Error: ZeroDivisionError: division by zero (line 1)", ""),
+    ("import numpy\ndef tool(): pass", "Error: ModuleNotFoundError: No module named 'numpy' (line 1)", ""),
+    ("import sys\ndef tool(): sys.exit('bye')", "Error: SystemExit: bye (line 2)", ""),
+    ("import os\ndef tool(): os._exit(7)", "Error: tool ended without a result (exit status 7).", ""),
+    (
+        "import os\ndef tool(): os.kill(os.getpid(), 9)",
+        "Error: tool ended without a result (exit status 137).",
+        "",
+    ),
+    ("x = (lambda: tool)()", "Error: IndexError: list index out of range", ""),
+]
+
+
+@needs_bwrap
+@pytest.mark.parametrize(("source", "says", "printed"), FAILS, ids=range(len(FAILS)))
+async def test_what_goes_wrong_is_told(sandbox: Sandbox, source: str, says: str, printed: str) -> None:
+    answer = await sandbox.run(source, call())
+    assert (answer.content, answer.status, answer.stdout) == (says, "error", printed)
+
+
+# -- what does not
+
+# The body of a tool that tries to get out. It returns what it got, or raises.
+LIBC = "import ctypes; libc = ctypes.CDLL(None, use_errno=True)\n"
+ESCAPES = {
+    "tcp": "import socket; return socket.create_connection(('127.0.0.1', PORT), 2)",
+    "udp": "import socket; return socket.socket(2, 2).sendto(b'x', ('192.0.2.1', 9))",
+    "tcp6": "import socket; return socket.create_connection(('::1', PORT), 2)",
+    "an abstract socket": "import socket; s = socket.socket(1); s.connect('\\0' + NAME); return s",
+    "names": "import socket; return socket.getaddrinfo('localhost.example.org', 80)",
+    "a file of ours": "return open(SECRET).read()",
+    "a file through /proc": "return open('/proc/1/root' + SECRET).read()",
+    "a file through a symlink": "import os; os.symlink(SECRET, 'link'); return open('link').read()",
+    "a folder through a symlink": "import os; os.symlink('/proc/1/root', 'link'); return open('link' + SECRET).read()",
+    "a hard link": "import os; os.link('/usr/bin/env', 'link'); return 1",
+    "users": "return open('/etc/passwd').read()",
+    "the root": "return open('/x', 'w')",
+    "programs": "return open('/usr/bin/x', 'w')",
+    "shared memory": "return open('/dev/shm/x', 'w')",
+    "devices": "return open('/dev/x', 'w')",
+    "disks": "import glob; return glob.glob('/dev/[hsv]d*')[0]",
+    "the kernel": "return open('/proc/sys/kernel/core_pattern', 'w').write('x')",
+    "the kernel's keys": "return open('/proc/sysrq-trigger', 'w').write('h')",
+    "the system": "import os; return os.listdir('/sys')",
+    "other processes": "import glob; return [p for p in glob.glob('/proc/[0-9]*') if int(p[6:]) > 9][0]",
+    "killing": "import os; return os.kill(OUTSIDE, 0)",
+    "tracing": LIBC + "assert libc.ptrace(16, OUTSIDE, 0, 0) == 0",
+    "mounting": LIBC + "assert libc.mount(b'tmpfs', b'/tmp', b'tmpfs', 0, None) == 0",
+    "mounting anew": LIBC + "assert libc.mount(None, b'/usr', None, 4128, None) == 0",
+    "a namespace": LIBC + "assert libc.unshare(0x10000000) == 0",
+    "another user": "import os; os.setuid(0)",
+    "rights": "return int([x for x in open('/proc/self/status') if x.startswith('CapEff')][0].split()[1], 16) or 1 / 0",
+    "higher limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    "descriptors": "import os; return [n for n in os.listdir('/proc/self/fd') if int(n) > 2][2]",
+    "variables": "import os; return os.environ['MARKER']",
+    "memory": "return len(bytearray(1 << 29))",
+    "memory, piece by piece": "x = []\nwhile True: x.append(bytearray(1 << 20))",
+    "a large file": "f = open('x', 'wb')\nfor _ in range(100): f.write(bytes(1 << 20)); f.flush()",
+    "many files": "for n in range(9):\n    with open(str(n), 'wb') as f: f.write(bytes(20 << 20))",
+    "many descriptors": "x = []\nwhile True: x.append(open('/dev/null'))",
+    "many threads": "import threading\nwhile True: threading.Thread(target=threading.Event().wait).start()",
+    "many processes": "import os, time\nwhile True:\n    if os.fork() == 0: time.sleep(60)",
+}
+
+
+@pytest.fixture
+async def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[str, Any]]:
+    """What an escape would reach."""
+    monkeypatch.setenv("MARKER", "secret")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    name = f"mnemogate-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listening, socket.create_server(("127.0.0.1", 0)) as server:
+        listening.bind("\0" + name)
+        listening.listen()
+        yield {"PORT": server.getsockname()[1], "NAME": name, "SECRET": str(secret), "OUTSIDE": os.getpid()}
+
+
+@needs_bwrap
+@pytest.mark.parametrize("way", ESCAPES)
+async def test_no_way_out(sandbox: Sandbox, outside: dict[str, Any], way: str) -> None:
+    names = "".join(f"{name} = {value!r}\n" for name, value in outside.items())
+    source = f"{names}def tool():\n{indent(ESCAPES[way], '    ')}\n    return 'out'"
+    answer = await sandbox.run(source, call())
+    assert answer.status == "error", answer.content
+    assert "SyntaxError" not in answer.content
+    assert "NameError" not in answer.content
+    # It is the wall that stops it, and not our patience.
+    assert "took longer" not in answer.content
+
+
+@needs_bwrap
+@pytest.mark.parametrize(
+    "body",
+    [
+        "while True: print('x' * 1000)",
+        "import sys\nwhile True: sys.stderr.write('x' * 1000)",
+        f"return 'x' * {OUTPUT_BYTES}",
+        "import os, stat\nfor fd in range(3, 64):\n    while stat.S_ISFIFO(os.fstat(fd).st_mode) if os.path.exists("
+        "f'/proc/self/fd/{fd}') else False: os.write(fd, b'x' * 1000)",
+    ],
+)
+async def test_it_says_no_more_than_it_may(sandbox: Sandbox, body: str) -> None:
+    answer = await sandbox.run(f"def tool():\n{indent(body, '    ')}", call())
+    assert (answer.content, answer.status) == (f"Error: tool said more than {OUTPUT_BYTES:,} bytes.", "error")
+    assert len(answer.stdout) + len(answer.stderr) <= 20_000
+
+
+LEAVES_BEHIND = dedent(
+    """
+    import os, signal, sys, time
+
+    def tool(marker, wait):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.fork() == 0:
+            os.setsid()
+            os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)", marker])
+        time.sleep(wait)
+        return "done"
+    """
+)
+
+
+def _running(marker: str) -> list[int]:
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if marker.encode() in each.read_bytes().split(b"\0"):
+                found.append(int(each.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+async def _until(is_running: bool, marker: str) -> None:
+    def wait() -> None:
+        end = time.monotonic() + 30
+        while bool(_running(marker)) is not is_running:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    await asyncio.to_thread(wait)
+
+
+@needs_bwrap
+async def test_nothing_is_left_behind(sandbox: Sandbox) -> None:
+    marker = f"left-{os.getpid()}"
+    assert await sandbox.run(LEAVES_BEHIND, call(marker=marker, wait=0.3)) == ToolAnswer("done")
+    await _until(False, marker)
+    # Neither by one that is given up.
+    given_up = asyncio.create_task(sandbox.run(LEAVES_BEHIND, call(marker=marker, wait=600)))
+    await _until(True, marker)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    await _until(False, marker)
+
+
+@needs_bwrap
+async def test_it_takes_no_more_time_than_it_may() -> None:
+    sandbox, marker = Sandbox(PYTHON, 1.0), f"slow-{os.getpid()}"
+    answer = await sandbox.run(LEAVES_BEHIND, call(marker=marker, wait=600))
+    assert answer.content == "Error: tool took longer than 1 s."
+    await _until(False, marker)
+
+
+@needs_bwrap
+@pytest.mark.parametrize(
+    ("wall", "instead", "passed"),
+    [
+        ("--unshare-all", ["--unshare-uts", "--unshare-pid"], "network"),
+        ("--new-session", ["--bind", "/tmp", "/tmp"], "reading"),
+        ("--chdir", ["--tmpfs", "/dev/shm", "--chdir"], "writing"),
+    ],
+)
+async def test_a_sandbox_with_a_hole_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, wall: str, instead: list[str], passed: str
+) -> None:
+    whole = module._command
+
+    def with_a_hole(*args: Any) -> list[str]:
+        parts = [part for each in whole(*args) for part in (instead if each == wall else [each])]
+        tmp = parts.index("--tmpfs")
+        # What is laid over the hole goes as well.
+        if passed == "reading":
+            del parts[tmp - 2 : tmp + 2]
+        return parts
+
+    monkeypatch.setattr(module, "_command", with_a_hole)
+    refusal = await Sandbox(PYTHON, 5.0).refusal()
+    assert refusal is not None
+    assert "a probe got out of it: " in refusal
+    assert f'"{passed}"' in refusal
+
+
+@needs_bwrap
+async def test_an_interpreter_that_is_not_there() -> None:
+    refusal = await Sandbox("/nowhere/python", 5.0).refusal()
+    assert refusal is not None
+    assert "/nowhere/python cannot be used" in refusal
+
+
+async def test_without_bubblewrap_there_are_no_such_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    sandbox = Sandbox(None, 5.0)
+    refusal = await sandbox.refusal()
+    assert refusal is not None
+    assert "install the package `bubblewrap`" in refusal
+    answer = await sandbox.run("def tool(): return 1", call())
+    assert answer == ToolAnswer(f"Error: tool cannot be run. {refusal}", "error")
+
+
+async def test_a_bwrap_that_may_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container, where user namespaces are not allowed."""
+    bwrap = tmp_path / "bwrap"
+    bwrap.write_text("#!/bin/sh\necho 'bwrap: No permissions to create a new namespace' >&2\nexit 1\n")
+    bwrap.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refusal = await Sandbox(PYTHON or sys.executable, 5.0).refusal()
+    assert refusal is not None
+    assert "cannot be used on the gateway's machine" in refusal
+    assert "No permissions to create a new namespace" in refusal
+
+
+def test_the_program_within_needs_nothing_of_ours() -> None:
+    text = Path(module.inside.__file__).read_text()
+    assert "gateway" not in text
+    work = {"source": "def tool(x): return [x]", "arguments": {"x": 1}, "agent": {}}
+    receive, send = os.pipe()
+    subprocess.run(
+        [sys.executable, "-I", "-c", text, str(send), "{}"],
+        input=orjson.dumps(work),
+        pass_fds=(send,),
+        check=True,
+    )
+    os.close(send)
+    assert os.read(receive, 100) == b'{"result": "[1]"}'
+    os.close(receive)
