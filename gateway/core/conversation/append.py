@@ -15,7 +15,7 @@ from gateway.core.conversation.canonical import Canon, WireMessage, is_system, s
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
-from gateway.core.conversation.tree import Tree, has_additions
+from gateway.core.conversation.tree import PathElement, Tree, has_additions
 from storage.records import Evicted, Exchange, State
 
 __all__ = ["abandon", "finish_step", "open_step", "plan_step", "repeated"]
@@ -54,16 +54,18 @@ def plan_step(
         e = replace(e, seq=seq, run=tip.run, prior=prior, length=tip.length + length)
     else:
         e = replace(e, length=length)
-    begins = (evicted.depth, evicted.offset) if evicted is not None else (0, 0)
-    # By the depth as well: an element without atoms has the offset of what follows it.
-    fill = tuple(element for element in tree.line(tip) if element.at >= begins)
+    fill: Iterable[PathElement] = tree.line(tip)
+    if evicted is not None:
+        begins = evicted.depth, evicted.offset
+        # By the depth as well: an element without atoms has the offset of what follows it.
+        fill = (element for element in fill if element.at >= begins)
     return Plan(
         query,
         Match(tip),
         new,
         conversation,
         replace(e, id=-1, conversation=conversation or 0),
-        fill=fill,
+        fill=tuple(fill),
         held=tuple(held),
         appending=True,
     )

@@ -26,7 +26,7 @@ from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
 from gateway.run.memory.known import Known, in_order
-from gateway.run.memory.line import go_on, open_write, reread
+from gateway.run.memory.line import ended, go_on, open_write, reread
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox
@@ -171,7 +171,7 @@ class StepsMemory:
         self.steps.append(e)
         self._chars += sum(len(text_of(m)) for m in self.known.plan.messages) + e.size
         self._opened = None
-        self.known = go_on(self.known, e, (), self.known.pinned, self.known.blocks, self.keeper.now())
+        self.known = ended(self.known, e)
 
     async def _look_again(self) -> None:
         """Reads the blocks as they are now, for the tools and for what the next call is told."""

@@ -33,7 +33,7 @@ from storage.errors import NotFound, StoreError
 from storage.records import Agent, Block, Exchange, Run, Snapshot, State
 from storage.sql.store import Store
 
-__all__ = ["DEFAULT", "go_on", "headed", "open_write", "read_line", "reread"]
+__all__ = ["DEFAULT", "ended", "go_on", "headed", "open_write", "read_line", "reread"]
 
 # The client's name of an agent's own conversation, its message list.
 DEFAULT = "default"
@@ -126,6 +126,15 @@ async def _line(store: Store, asked: MemoryRequest, agent: Agent) -> Line | None
     return await store.append.line(agent, key, uid, asked.target.context_window)
 
 
+def ended(known: Known, finished: Exchange) -> Known:
+    """Returns the knowledge with a step that has ended at its end; what comes next is not planned yet."""
+    if known.path and known.path[-1] is finished:
+        return known
+    known.tree.add(finished)
+    path = (*(x for x in known.path if x.id != finished.id), finished)
+    return replace(known, path=path, unended=None)
+
+
 def go_on(
     known: Known,
     finished: Exchange,
@@ -135,9 +144,7 @@ def go_on(
     now: float,
 ) -> Known:
     """Returns the knowledge for the next step. finished: the step before. blocks: as that has left them."""
-    known.tree.add(finished)
-    path = (*(x for x in known.path if x.id != finished.id), finished)
-    known = replace(known, asked=replace(known.asked, now=now), path=path, unended=None)
+    known = replace(ended(known, finished), asked=replace(known.asked, now=now))
     return _planned(known, messages, pinned, blocks)
 
 
