@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from gateway.core.turn.commands import RunTool
 from gateway.errors import GatewayError
 from gateway.run.sink import ClientGone
+from gateway.run.tools.memory import MemoryTools
+from gateway.run.tools.toolbox import ToolAnswer
 from storage.database import Connection
 from storage.records import RunState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
@@ -244,3 +248,62 @@ def test_a_system_text_that_fills_the_window_ends_the_run(upstream: StrictUpstre
         )
         assert upstream.chats == []
         assert life.words() == ["user: Hi"]
+
+
+def test_a_client_that_leaves_while_a_tool_runs_keeps_the_step(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = Gate()
+
+    async def hang(self: MemoryTools, call: RunTool) -> ToolAnswer:
+        began.open()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    life.upstream.queue(call_tools(insert("x", "m1"), text="One moment."))
+    sink = ListeningSink()
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryTools, "run", hang)
+        run = life.begin("Note x.", sink)
+        began.wait_sync()
+        life.leave(sink)
+        with pytest.raises(ClientGone):
+            run.result(10)
+    assert life.words() == ["user: Note x.", "assistant: One moment."]
+    assert life.world.query("SELECT state, stop, steps FROM runs") == [("cancelled", "cancelled", 1)]
+    life.send("Go on.")
+    messages = life.upstream.last.messages
+    assert [m["role"] for m in messages] == ["system", "user", "assistant", "tool", "user"]
+    assert messages[3]["tool_call_id"] == "m1"
+    assert life.block().value == ""
+
+
+def test_a_cancelled_run_keeps_what_its_tools_did(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two tools has run; its edit and its result stay, the other call is answered so."""
+    began = Gate()
+    running = MemoryTools.run
+
+    async def hang(self: MemoryTools, call: RunTool) -> ToolAnswer:
+        if call.name == "memory_insert":
+            return await running(self, call)
+        began.open()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(MemoryTools, "run", hang)
+    search = Call("conversation_search", {"query": "x"}, "s1")
+    life.upstream.queue(call_tools(insert("x", "m1"), search))
+    run = life.begin("Note x.")
+    began.wait_sync()
+
+    async def cancel() -> object:
+        found = await life.world.store.runs.newest(1, 1)
+        assert found is not None
+        return await life.agents.cancel(found)
+
+    life.world.gateway.call(cancel())
+    assert run.result(10).run.state is RunState.CANCELLED
+    life.send("Go on.")
+    results = {m["tool_call_id"]: m["content"] for m in life.upstream.last.messages if m["role"] == "tool"}
+    assert set(results) == {"m1", "s1"}
+    assert (life.block().value == "x") is ("+ 'x'" in results["m1"])
