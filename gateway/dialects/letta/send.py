@@ -209,7 +209,10 @@ def text_in(update: UpdateMessage) -> str:
     content = update.content
     if isinstance(content, UnsetType) or content is None:
         raise Unprocessable([Fault(("body", "content"), "Field required", "missing")])
-    return _text(content)
+    text = _text(content)
+    if not text:
+        raise Unprocessable([Fault(("body", "content"), "Expected a text; delete a message to forget it")])
+    return text
 
 
 def sent(send: Send) -> Sent:

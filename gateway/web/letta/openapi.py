@@ -12,6 +12,7 @@ from msgspec import Struct
 from gateway.web.letta.routes import AgentsRoute
 
 _PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
+_WORD = re.compile(r"\W+")
 _DETAIL = {
     "type": "object",
     "properties": {"detail": {"type": ["string", "array"], "items": {"$ref": "#/components/schemas/Fault"}}},
@@ -49,6 +50,8 @@ def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
         path = _PARAMETER.sub(r"{\1}", row.path)
+        # A path that is served with the slash alone is another one than that without.
+        path += "/" if row.slashes == ("/",) else ""
         paths.setdefault(path, {})[row.method.lower()] = _operation(row, components)
     schemas = {**components, "Detail": _DETAIL, "Fault": _FAULT}
     return {
@@ -75,7 +78,7 @@ def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
             for name, each in schema.get("properties", {}).items()
         ]
     operation: dict[str, Any] = {
-        "operationId": row.handle.__name__ if hasattr(row.handle, "__name__") else row.says,
+        "operationId": f"{row.method.lower()}{_WORD.sub('_', row.path)}",
         "summary": row.says,
         "parameters": parameters,
         "responses": {

@@ -78,7 +78,7 @@ class RunRoutes:
         wanted = RunFilter(
             agent=None if agent is None else agent.id,
             conversation=conversation,
-            states=[RunState(each) for each in states],
+            states=sorted({RunState(each) for each in states}),
             background=given_or_none(query.background),
             stop=given_or_none(query.stop_reason),
         )

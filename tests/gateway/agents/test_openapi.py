@@ -1,0 +1,110 @@
+"""`/openapi.json` against the routes that are served, and random requests made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from starlette.routing import Route
+
+from gateway.web.letta.refused import NOT_SERVED
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.agents.letta import LettaWorld, letta
+
+# A minute for all of it; more by hand.
+EXAMPLES = 12
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+def described(world: LettaWorld) -> dict[str, Any]:
+    status, document = world.ask("GET", "/openapi.json")
+    assert status == 200
+    assert isinstance(document, dict)
+    return document
+
+
+def test_each_route_is_described_and_no_other(world: LettaWorld) -> None:
+    found = {
+        (method.upper(), path) for path, methods in described(world)["paths"].items() for method in methods
+    }
+    refused = {(method, path) for methods, path, _ in NOT_SERVED for method in methods}
+    served = set()
+    for route in world.world.gateway.app._router.routes:
+        if isinstance(route, Route) and "_Served" in type(route.endpoint).__name__:
+            path = route.path.replace(":path}", "}")
+            for method in (route.methods or set()) - {"HEAD"}:
+                bare = path if path == "/v1/models/" else path.rstrip("/")
+                if (method, route.path.rstrip("/")) not in refused and path != "/openapi.json":
+                    served.add((method, bare))
+    assert found == served
+    assert len(found) > 50
+
+
+def test_each_operation_has_its_own_name_and_parameters(world: LettaWorld) -> None:
+    operations = [each for methods in described(world)["paths"].values() for each in methods.values()]
+    names = [each["operationId"] for each in operations]
+    assert len(names) == len(set(names))
+    for each in operations:
+        assert each["summary"].endswith(".")
+        places = [(parameter["in"], parameter["name"]) for parameter in each["parameters"]]
+        assert len(places) == len(set(places))
+
+
+def test_random_requests_are_answered(world: LettaWorld) -> None:
+    """No request that the document allows, nor one that it does not, ends in a fault of ours."""
+    schema = schemathesis.openapi.from_dict(described(world))
+    agent = world.agent()
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    named = {
+        "agent_id": agent.id,
+        "block_id": agent.blocks[0].id,
+        "block_label": "human",
+        "tool_id": agent.tools[0].id,
+        "run_id": next(iter(world.letta.runs.list())).id,
+        "step_id": next(iter(world.letta.steps.list())).id,
+        "message_id": next(iter(world.letta.agents.messages.list(agent.id))).id,
+        "memory_id": world.letta.agents.passages.create(agent.id, text="A fern.")[0].id,
+    }
+    faults: list[str] = []
+    asked = 0
+    for result in schema.get_all_operations():
+        asked += _ask(result.ok(), world.world.gateway.url, named, faults)
+    assert faults == []
+    assert asked > 300
+
+
+def _ask(operation: Any, url: str, named: dict[str, Any], faults: list[str]) -> int:
+    """Sends random requests of one operation. Returns how many; adds what should not have happened."""
+    count = 0
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @seed(7)
+    @given(case=operation.as_strategy(), with_names=st.booleans())
+    def ask(case: Any, with_names: bool) -> None:
+        nonlocal count
+        # What an operation deletes others would miss.
+        if with_names and case.method != "DELETE":
+            case.path_parameters = {name: named[name] for name in case.path_parameters or {}}
+        response = case.call(base_url=url, timeout=20)
+        count += 1
+        told = (
+            f"{case.method} {case.formatted_path} {case.body!r}: {response.status_code} {response.text[:200]}"
+        )
+        if response.status_code >= 500 or (response.status_code >= 400 and "detail" not in response.json()):
+            faults.append(told[:1000])
+
+    ask()
+    return count

@@ -1,0 +1,37 @@
+"""The README's lines about agents, pasted against the built-in model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+from gateway.settings import MemorySettings, ServerSettings, Settings
+from storage.sql.store import Store
+from tests.server import serve
+from tests.stored import open_store
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_lines_work_when_they_are_pasted(tmp_path: Path) -> None:
+    program = next(
+        part.split("```")[0]
+        for part in (ROOT / "README.md").read_text("utf-8").split("```python\n")[1:]
+        if "letta_client" in part
+    )
+    assert len([line for line in program.splitlines() if line]) <= 11
+    settings = Settings(server=ServerSettings(port=0), memory=MemorySettings())
+
+    async def open_here() -> Store:
+        return await open_store(tmp_path / "memory.db")
+
+    said = io.StringIO()
+    with serve(settings, open_here) as gateway, contextlib.redirect_stdout(said), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(program.replace(":8080", f":{gateway.port}"), "README.md", "exec"), {})
+    kinds, *lines = said.getvalue().splitlines()
+    assert kinds == "['tool_call_message', 'tool_return_message', 'assistant_message'] steps: 2"
+    assert lines[:2] == ["Name: Ann", "My roses are red."]
+    assert "Her cat is called Miso." in "\n".join(lines[2:])
