@@ -353,7 +353,7 @@ def _describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str,
 
 def _list_users(arguments: argparse.Namespace) -> None:
     def line(each: dict[str, Any]) -> tuple[str, ...]:
-        counts = (f"{each[name]} {name}" for name in ("conversations", "blocks", "facts", "notes"))
+        counts = (_counted(each[name], name) for name in ("conversations", "blocks", "facts", "notes"))
         return (*_size(each), *counts)
 
     _list(arguments, "users", line)
@@ -394,7 +394,12 @@ def _size(each: dict[str, Any]) -> tuple[str, ...]:
     """Says when the last turn was and how much was said."""
     at = each["last_turn"]
     last = "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
-    return last, f"{each['messages']} messages", f"{-(-each['bytes'] // 1000)} kB"
+    return last, _counted(each["messages"], "messages"), f"{-(-each['bytes'] // 1000)} kB"
+
+
+def _counted(number: int, name: str) -> str:
+    """Says how many there are. name: in the plural."""
+    return f"{number} {name.removesuffix('s') if number == 1 else name}"
 
 
 def _argument(text: str) -> str:
