@@ -38,29 +38,32 @@ _SAID_TO_ASSISTANTS = {
         write another""",
     "de": """hallo hi danke bitte ok okay ja nein gut genau super klar prima toll weiter jetzt nochmal noch mal einmal
         mehr nun dann schreib schreibe schreiben gib zeig zeige erklär erkläre erklären sag sage sagen mach
-        mache machen hilf helfen kannst könntest weißt wissen will möchte erzähl erzähle tschüss""",
+        mache machen hilf helfen kannst könntest weißt wissen will möchte erzähl erzähle tschüss du dir mir
+        dich bist wer wie geht gehts machst""",
     "fr": """bonjour salut merci ok oui non bien super parfait continue continuer encore maintenant plus puis écris
         écrire donne donner montre explique expliquer dis dire fais faire aide aider peux pouvez pourrais
-        veux voudrais suite alors voilà svp plaît raconte bonsoir""",
+        veux voudrais suite alors voilà svp plaît raconte bonsoir ça va vas tu toi comment""",
     "es": """hola gracias ok sí no bien vale claro perfecto sigue seguir continúa ahora otra vez más escribe escribir
         escríbeme da dame dar muestra muéstrame explica explicar explícame di dime decir haz hazme hacer
-        ayuda ayúdame puedes podrías quiero quisiera entonces favor cuenta cuéntame adiós""",
+        ayuda ayúdame puedes podrías quiero quisiera entonces favor cuenta cuéntame adiós qué tal cómo estás""",
     "it": """ciao grazie ok sì no bene certo perfetto continua continuare adesso ora ancora più scrivi scrivere scrivimi
         dammi mostra mostrami spiega spiegare spiegami dimmi dire fai fare fammi aiuta aiutami puoi potresti
-        voglio vorrei allora poi favore racconta raccontami buongiorno buonasera""",
+        voglio vorrei allora poi favore racconta raccontami buongiorno buonasera come stai va""",
     "pt": """olá oi obrigado obrigada ok sim não bem claro perfeito continua continue continuar agora mais outra vez
         escreva escreve escrever dá dê mostra mostre explica explique explicar diz diga dizer faz faça fazer
         ajuda ajude pode poderia quero queria então favor conta conte tchau""",
     "nl": """hallo hoi bedankt dank ok ja nee goed prima verder ga nu nog eens meer dan schrijf schrijven geef toon laat
-        leg uitleggen zeg zeggen maak maken help helpen kun kunt kan wil graag vertel alsjeblieft""",
+        leg uitleggen zeg zeggen maak maken help helpen kun kunt kan wil graag vertel alsjeblieft wat hoe gaat""",
     "sv": """hej tack ok ja nej bra fortsätt nu igen mer skriv ge visa förklara säg gör hjälp kan vill berätta
-        snälla""",
-    "da": """hej tak ok ja nej godt fortsæt nu igen mere skriv giv vis forklar sig gør hjælp kan vil fortæl venligst""",
-    "nb": """hei takk ok ja nei bra fortsett nå igjen mer skriv gi vis forklar si gjør hjelp kan vil fortell""",
+        snälla vad hur mår""",
+    "da": """hej tak ok ja nej godt fortsæt nu igen mere skriv giv vis forklar sig gør hjælp kan vil fortæl venligst hvad
+        hvordan går""",
+    "nb": """hei takk ok ja nei bra fortsett nå igjen mer skriv gi vis forklar si gjør hjelp kan vil fortell hva hvordan
+        går""",
     "pl": """cześć dzięki dziękuję ok tak nie dobrze dalej kontynuuj teraz jeszcze raz więcej napisz daj pokaż wyjaśnij
-        powiedz zrób pomóż możesz chcę proszę opowiedz""",
+        powiedz zrób pomóż możesz chcę proszę opowiedz co jak masz""",
     "ru": """привет спасибо ок да нет хорошо дальше продолжай продолжи теперь сейчас ещё раз напиши дай покажи
-        объясни скажи сделай помоги можешь хочу пожалуйста расскажи""",
+        объясни скажи сделай помоги можешь хочу пожалуйста расскажи что как дела ты кто""",
 }
 
 

@@ -84,6 +84,10 @@ def recalled(memory: list[str], message: str) -> list[str]:
         (SPANISH, "Sigue, ¿y los pingüinos?"),
         (SPANISH, "Escribe un haiku"),
         (SPANISH, "¿Y ahora?"),
+        ([*GERMAN, "Je vais au marché acheter du fromage"], "Was kannst du?"),
+        (["Wie du mir, so ich dir, sagt mein Chef"], "Wie geht es dir?"),
+        (["Ça va mal au travail, et toi ?"], "Et toi, ça va ?"),
+        (["¿Qué tal la casa nueva?"], "¿Qué tal?"),
     ],
 )
 def test_common_words_alone_recall_nothing(memory: list[str], message: str) -> None:
