@@ -304,6 +304,7 @@ def test_the_callers_own_key_gets_the_list(upstream: StrictUpstream) -> None:
         # Others do not see what it opened, and nobody's key is asked for twice.
         reply = gateway.ask("GET", "/v1/models")
         assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+        assert "x-mnemogate-key" in reply.error["message"]
         assert names_with(gateway, GOOD) == upstream.models
         assert models_asked(upstream).count("Bearer sk-good") == 1
 
