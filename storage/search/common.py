@@ -58,8 +58,8 @@ _SAID_TO_ASSISTANTS = {
         snälla vad hur mår""",
     "da": """hej tak ok ja nej godt fortsæt nu igen mere skriv giv vis forklar sig gør hjælp kan vil fortæl venligst hvad
         hvordan går""",
-    "nb": """hei takk ok ja nei bra fortsett nå igjen mer skriv gi vis forklar si gjør hjelp kan vil fortell hva hvordan
-        går""",
+    "nb": """hei takk ok ja nei bra fortsett nå igjen mer skriv gi vis forklar si gjør hjelp kan vil fortell hva
+        hvordan går""",
     "pl": """cześć dzięki dziękuję ok tak nie dobrze dalej kontynuuj teraz jeszcze raz więcej napisz daj pokaż wyjaśnij
         powiedz zrób pomóż możesz chcę proszę opowiedz co jak masz""",
     "ru": """привет спасибо ок да нет хорошо дальше продолжай продолжи теперь сейчас ещё раз напиши дай покажи
