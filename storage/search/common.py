@@ -56,8 +56,8 @@ _SAID_TO_ASSISTANTS = {
         leg uitleggen zeg zeggen maak maken help helpen kun kunt kan wil graag vertel alsjeblieft wat hoe gaat""",
     "sv": """hej tack ok ja nej bra fortsätt nu igen mer skriv ge visa förklara säg gör hjälp kan vill berätta
         snälla vad hur mår""",
-    "da": """hej tak ok ja nej godt fortsæt nu igen mere skriv giv vis forklar sig gør hjælp kan vil fortæl venligst hvad
-        hvordan går""",
+    "da": """hej tak ok ja nej godt fortsæt nu igen mere skriv giv vis forklar sig gør hjælp kan vil fortæl venligst
+        hvad hvordan går""",
     "nb": """hei takk ok ja nei bra fortsett nå igjen mer skriv gi vis forklar si gjør hjelp kan vil fortell hva
         hvordan går""",
     "pl": """cześć dzięki dziękuję ok tak nie dobrze dalej kontynuuj teraz jeszcze raz więcej napisz daj pokaż wyjaśnij
