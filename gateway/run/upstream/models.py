@@ -108,7 +108,7 @@ class ModelList:
         found, refusal = await self._fetch(name, provider, None)
         if refusal is not None and name in self._keyless():
             hint = "Send your key for it as `Authorization`; a gateway key goes into `x-mnemogate-key` then."
-            text = f"The upstream {name!r} lists its models for keys of callers alone: {refusal.message} {hint}"
+            text = f"The upstream {name!r} lists its models for callers with a key: {refusal.message} {hint}"
             self._asks_for_key[name] = refusal._replace(message=text)
             _log.info("upstream %s lists its models for callers with a key of their own", name)
         elif refusal is not None:
