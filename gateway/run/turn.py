@@ -28,7 +28,7 @@ from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import is_event_stream
 from gateway.core.upstream.policy import Target
-from gateway.errors import GatewayError, MemoryUnavailable
+from gateway.errors import Conflict, GatewayError, MemoryUnavailable
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.fit import fit
@@ -43,7 +43,7 @@ from gateway.run.upstream.errors import translate
 from gateway.run.upstream.failover import Attempts, Endpoint
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, beating
 from gateway.run.upstream.relay import handed_on
-from storage.errors import StoreError
+from storage.errors import Stale, StoreError
 
 _log = logging.getLogger("mnemogate")
 # The time that an upstream has to end its body after [DONE], so that its connection can be used again.
@@ -322,7 +322,7 @@ class TurnRun:
             case commands.Save(outcome):
                 self._task = None  # it is too late to be stopped
                 self._compare(outcome)
-                return self._turn.feed(events.Saved(await self._save(outcome)))
+                return self._turn.feed(await self._save(outcome))
             case commands.Finish():
                 await self._finish()
             case commands.Refuse(error):
@@ -409,24 +409,25 @@ class TurnRun:
         await self._kept()
         await memory.write(self.prompt, outcome)
 
-    async def _save(self, outcome: TurnOutcome) -> bool:
+    async def _save(self, outcome: TurnOutcome) -> events.Saved:
         """Returns whether the turn is on disk, or nothing of it is kept. A slow store is waited for only so long."""
-        memory = self.memory
+        memory, is_lost = self.memory, False
         if memory is None:
-            return True
+            return events.Saved()
         if outcome.state is not End.FINISHED and not self._turn.spec.keeps_steps:
             self.pending.add(self._write(memory, outcome), "a turn that failed")
-            return True
+            return events.Saved()
         begun = time.perf_counter()
         writing = asyncio.ensure_future(self._write(memory, outcome))
         try:
             async with asyncio.timeout(self.limits.commit_wait_s):
                 await asyncio.shield(writing)
-            return True
+            return events.Saved()
         except TimeoutError:
             self.pending.add(writing, "a turn that was answered already")
         except StoreError as error:
             _log.warning("a turn was not written: %s", error.message)
+            is_lost = isinstance(error, Stale)
         except asyncio.CancelledError:
             self.pending.add(writing, "a turn whose client left at its end", left=memory.known.agent.scope)
             raise
@@ -438,8 +439,9 @@ class TurnRun:
         self.metrics.not_durable.inc()
         self.call.receipt.say("x-mnemogate-durable", "false")
         if memory.known.asked.identity.mode is Mode.STRICT and not self.sink.started:
-            self._refusal = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
-        return False
+            late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
+            self._refusal = Conflict(events.LOST) if is_lost else late
+        return events.Saved(durable=False, is_lost=is_lost)
 
 
 async def _read_out(reply: ModelReply) -> None:

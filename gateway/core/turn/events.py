@@ -68,11 +68,19 @@ class Kept:
     reply: int
 
 
+# What a client is told of a turn that is lost.
+LOST = "Something of this memory was forgotten meanwhile: the reply is not kept."
+
+
 @frozen
 class Saved:
-    """The end may leave. durable: the turn is committed; False: the store is too slow or down."""
+    """The end may leave. durable: the turn is committed; False: the store is too slow or down.
+
+    is_lost: it is not kept and will not be, since what it goes on from was forgotten meanwhile.
+    """
 
     durable: bool = True
+    is_lost: bool = False
 
 
 @frozen

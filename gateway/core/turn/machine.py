@@ -116,7 +116,7 @@ class Turn:
             case events.Kept() if state is _State.KEEPING:
                 return self._kept(event)
             case events.Saved() if state is _State.SAVING:
-                return self._release(event.durable)
+                return self._release(event.durable, is_lost=event.is_lost)
             case events.ClientLeft() if state is not _State.DONE:
                 return self._client_left()
             case events.Stopped() if state not in (_State.SAVING, _State.DONE):
@@ -415,10 +415,15 @@ class Turn:
             return replace(self._outcome, full=(made,), said=said, step_usage=draft.usage, results=results)
         return replace(self._outcome, full=full, said=said, step_usage=draft.usage)
 
-    def _release(self, durable: bool) -> list[Command]:
+    def _release(self, durable: bool, *, is_lost: bool = False) -> list[Command]:
         """Lets the end go."""
         self._state = _State.DONE
         assert self._outcome is not None
+        if is_lost and self.spec.shows_steps:
+            # Its messages have ids here, which nothing stands behind.
+            self._view.stop(StopReason.ERROR, {})
+            self._view.fail(Conflict(events.LOST))
+            return [*self._flush(), commands.Finish()]
         self._view.stop(self._outcome.stop, self._outcome.waiting)
         if self._round.form is ReplyForm.BODY:
             is_unchanged = self._rounds == 1 and len(self._round.theirs) == len(self._round.draft.calls)

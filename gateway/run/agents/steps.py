@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,7 +32,7 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox
 from storage.commands import BlockMerge, Committed, RunEnd, StepEnd, StepOpen, StepOpened
-from storage.errors import Stale, TooSlow, WriteConflict
+from storage.errors import NotFound, Stale, TooSlow, WriteConflict
 from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep
 
 __all__ = ["MakesToolbox", "StepsMemory"]
@@ -273,8 +274,10 @@ class StepsMemory:
         try:
             await self._end(prompt, outcome)
         except Stale:
-            # What the step says may quote what is gone: it stays unfinished, and the next send ends it.
-            await self._end_run(RunState.FAILED, StopReason.ERROR)
+            # What the step says may quote what is gone: it stays unfinished, and the next send ends it. With a whole
+            # memory its run is gone too.
+            with suppress(NotFound):
+                await self._end_run(RunState.FAILED, StopReason.ERROR)
             raise
         finally:
             self.known.asked.place.leave()
