@@ -28,6 +28,7 @@ from gateway.core.request.identity import (
 from gateway.core.request.side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import AllBut
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.limits import Limits
@@ -179,7 +180,8 @@ class Chat:
         return TurnSpec(
             wants_usage=request.wants_usage,
             usage_added=prompt.adds_usage,
-            ours=frozenset(tool["function"]["name"] for tool in prompt.tools),
+            # A name that nobody knows is no call for the client.
+            ours=AllBut(request.tools) if prompt.tools else (),
             budget_tokens=request.max_tokens,
             hold_end=True,
             choices=request.n,

@@ -1,4 +1,4 @@
-"""What the arguments of our tools say to the client: words, thoughts, fillers, token by token."""
+"""Arguments of our tools that speak to the client: words, thoughts, fillers, token by token."""
 
 from __future__ import annotations
 

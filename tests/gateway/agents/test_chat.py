@@ -320,3 +320,13 @@ def test_a_prompt_that_is_too_long_is_cut_and_sent_once_more(world: World) -> No
     assert done.said == ["Short again."]
     assert len(world.upstream.chats[-1].body) < len(world.upstream.chats[-2].body) / 2
     assert rest.words()[-2:] == ["user: And now?", "assistant: Short again."]
+
+
+def test_a_tool_that_nobody_has_gets_an_error_and_the_clients_own_does_not(world: World) -> None:
+    make(world)
+    weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    chat = world.chat(model="agent/ann", tools=[weather])
+    world.upstream.queue(call_tools(Call("get_wether", {}, "a")), call_tools(Call("get_weather", {}, "b")))
+    chat.say("Weather?", stream=True)
+    assert world.upstream.last.messages[-1]["content"].startswith("Error: there is no tool 'get_wether'.")
+    assert [call["id"] for call in chat.messages[-1]["tool_calls"]] == ["b"]
