@@ -145,6 +145,7 @@ class TurnRun:
     _refusal: GatewayError | None = None
     _finished: bool = False
     _is_written: bool = False
+    _undone: Sequence[Command] = ()  # commands that the client's leaving kept from being performed
 
     def __post_init__(self) -> None:
         spec = self.spec or self._spec()
@@ -286,9 +287,13 @@ class TurnRun:
         while due:
             later: list[Command] = []
             calls = [command for command in due if isinstance(command, commands.RunTool)]
-            for command in due:
+            for n, command in enumerate(due):
                 if not isinstance(command, commands.RunTool):
-                    later += await self._perform(command)
+                    try:
+                        later += await self._perform(command)
+                    except (ClientGone, asyncio.CancelledError):
+                        self._undone = due[n + 1 :]
+                        raise
             if calls:
                 later += await self._run_tools(calls)
             due = later
@@ -360,8 +365,11 @@ class TurnRun:
 
     async def _left(self) -> None:
         """Ends a turn whose client is gone, or that is stopped by a shutdown. Nothing more is sent or waited for."""
-        for command in self._turn.feed(events.ClientLeft()):
+        # The machine counts a command as performed, so what could no longer be sent is dropped, and the rest is done.
+        for command in (*self._undone, *self._turn.feed(events.ClientLeft())):
             match command:
+                case commands.Keep() if self.memory is not None:
+                    self._keeping = asyncio.ensure_future(self.memory.keep(self.prompt, command))
                 case commands.Save(outcome) if self.memory is not None and not self._is_written:
                     scope = self.memory.known.agent.scope
                     self.pending.add(self._write(self.memory, outcome), "a cancelled turn", left=scope)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from gateway.web.sse import ClientReply
+from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, raw, say
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.server import QUIET
 
@@ -117,6 +118,35 @@ def test_in_the_second_round(world: World) -> None:
     world.pass_time(1000)
     assert world.query("SELECT count(*) FROM block_ops WHERE state = 'merged'") == [0]
     assert_nothing_of_the_reply_is_known(world)
+
+
+@pytest.mark.parametrize(
+    ("end", "state"), [("[DONE]", "finished"), ('{"error": {"message": "Oh"}}', "cancelled")]
+)
+def test_while_the_last_words_wait_for_a_client_that_reads_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, end: str, state: str
+) -> None:
+    """The end has come with them, and what came is kept though they could not be sent."""
+    waits = Gate()
+
+    async def never_taken(reply: ClientReply, data: bytes) -> None:
+        waits.open()
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(ClientReply, "write", never_taken)
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    choices = [
+        {"index": 0, "delta": {"role": "assistant", "content": SECRET}, "finish_reason": None},
+        {"index": 0, "delta": {}, "finish_reason": "stop"},
+    ]
+    events = [*(json.dumps({**chunk, "choices": [choice]}) for choice in choices), end]
+    world.upstream.queue(raw(b"".join(f"data: {each}\n\n".encode() for each in events)))
+    body = {"model": "m", "user": "alice", "stream": True, "messages": SPOKEN[:1]}
+    with world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps(body).encode())
+        waits.wait_sync()
+    ((found, said),) = world.query("SELECT state, said FROM exchanges")
+    assert (found, json.loads(said)["content"]) == (state, SECRET)
 
 
 def test_while_the_commit_is_awaited(world: World) -> None:
