@@ -243,12 +243,10 @@ class TurnRun:
     async def _round(self) -> None:
         beat_s = self.limits.beat_s
         try:
-            sending = self.attempts.send(self._request_for)
             if beat_s and self.sink.started:
-                reply = await await_with_beats(sending, beat_s, self._beat)
+                reply = await await_with_beats(self._send(), beat_s, self._beat)
             else:
-                reply = await sending
-            self._reply = reply
+                reply = await self._send()
             headers = tuple(handed_on(reply.headers))
             await self._feed(events.ReplyStarted(reply.status, headers))
             if is_event_stream(reply.status, headers):
@@ -271,6 +269,11 @@ class TurnRun:
                 self.attempts.broke(failure)  # an error that is raised is counted where it is caught
             await self._feed(events.ReplyFailed(failure))
         await self._close()
+
+    async def _send(self) -> ModelReply:
+        # It is ours to close from here on: whoever waits for it may be cancelled in the same moment.
+        self._reply = await self.attempts.send(self._request_for)
+        return self._reply
 
     async def _beat(self) -> None:
         """Sends a comment, unless that would commit us to a status that a later round may take back."""

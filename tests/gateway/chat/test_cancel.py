@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.run.upstream.failover import Attempts
 from gateway.web.sse import ClientReply
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, raw, say
 from tests.gateway.sdk import CHAT, World, agent, remember
@@ -147,6 +148,30 @@ def test_while_the_last_words_wait_for_a_client_that_reads_nothing(
         waits.wait_sync()
     ((found, said),) = world.query("SELECT state, said FROM exchanges")
     assert (found, json.loads(said)["content"]) == (state, SECRET)
+
+
+def test_in_the_moment_in_which_a_later_round_is_answered(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With keep-alive comments a task of its own waits for the answer, and has it when the turn is cancelled."""
+    send, answered = Attempts.send, []
+
+    async def left_when_answered(attempts: Attempts, make: Any) -> Any:
+        answered.append(await send(attempts, make))
+        if len(answered) == 2:
+            assert isinstance(attempts._sink, ClientReply)
+            asyncio.get_running_loop().call_soon(attempts._sink._lost)
+        return answered[-1]
+
+    monkeypatch.setattr(Attempts, "send", left_when_answered)
+    with remember(upstream, tmp_path, agent(), server={"keep_alive_comment_s": 60.0}) as world:
+        insert = Call("memory_insert", {"label": "human", "new_string": "third"})
+        upstream.queue(call_tools(insert, text="So, "), say(SECRET, hold_after={2: Gate()}))
+        body = {"model": "agent/helper", "user": "alice", "stream": True, "messages": SPOKEN[:1]}
+        with world.gateway.connect() as client:
+            client.request("POST", CHAT, json.dumps(body).encode())
+            upstream.arrived(2).wait_sync()
+            upstream.last.gone.wait_sync()
 
 
 def test_while_the_commit_is_awaited(world: World) -> None:
