@@ -178,3 +178,9 @@ class StepsQuery(PageQuery):
 class RecompileQuery(Body):
     dry_run: bool = False
     update_timestamp: bool = False
+
+
+class ApprovalQuery(Body):
+    """The client sends in the query what its body says as well."""
+
+    requires_approval: bool | UnsetType | None = UNSET

@@ -40,6 +40,26 @@ class UpdateTool(Body):
     npm_requirements: Annotated[list[dict[str, Any]] | None, _REQUIREMENTS] | UnsetType = UNSET
 
 
+class SearchTools(Body):
+    """A search of tools by words of their names, descriptions and tags."""
+
+    query: str | UnsetType | None = UNSET
+    limit: Annotated[int, Meta(ge=1, le=1_000)] = 50
+    search_mode: Literal["vector", "fts", "hybrid"] = "hybrid"
+    tags: list[str] | UnsetType | None = UNSET
+    tool_types: list[str] | UnsetType | None = UNSET
+
+
+class HandCall(Body):
+    """The arguments of a call that somebody makes by hand."""
+
+    args: dict[str, Any] | UnsetType | None = UNSET
+
+
+class ApprovalBody(Body):
+    requires_approval: bool
+
+
 class CreateTool(UpdateTool):
     """A new tool. Its name is that of its schema, or of the last function of its source."""
 

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
-from gateway.dialects.letta.query import PageQuery, ToolsQuery
-from gateway.dialects.letta.tool import type_of
+from gateway.core import ids
+from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.core.turn.arguments import wrong_arguments
+from gateway.dialects.letta.body import given
+from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.dialects.letta.query import ApprovalQuery, PageQuery, ToolsQuery
+from gateway.dialects.letta.tool import (
+    ApprovalBody,
+    CreateTool,
+    HandCall,
+    SearchTools,
+    UpdateTool,
+    tool_of,
+    type_of,
+)
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.agents.registry import AgentEdit, AgentView
 from gateway.run.agents.tools import ToolView
+from gateway.run.tools.signature import schema_of
+from gateway.run.tools.toolbox import ForeignCall
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, show_tool, uid_or_none
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.errors import NotFound
@@ -27,10 +45,26 @@ class ToolRoutes:
                 "GET", all_, self.index, "List tools, the gateway's own among them.", query=ToolsQuery
             ),
             AgentsRoute("GET", f"{all_}/count", self.count, "Count tools.", query=ToolsQuery),
+            AgentsRoute("POST", all_, self.create, "Make a tool: Python, or a webhook.", body=CreateTool),
+            AgentsRoute(
+                "PUT", all_, self.put, "Make a tool, or change the one of its name.", body=CreateTool
+            ),
+            AgentsRoute("POST", f"{all_}/search", self.search, "Search tools by words.", body=SearchTools),
             AgentsRoute("GET", one, self.retrieve, "Return a tool."),
+            AgentsRoute("PATCH", one, self.update, "Change a tool.", body=UpdateTool),
+            AgentsRoute("DELETE", one, self.delete, "Delete a tool, and take it from all agents."),
             AgentsRoute("GET", own, self.of_agent, "List an agent's tools.", query=PageQuery),
             AgentsRoute("PATCH", f"{own}/attach/{{tool_id}}", self.attach, "Give an agent a tool."),
             AgentsRoute("PATCH", f"{own}/detach/{{tool_id}}", self.detach, "Take a tool from an agent."),
+            AgentsRoute(
+                "PATCH",
+                f"{own}/approval/{{tool_name}}",
+                self.approve,
+                "Say whether a person must approve its calls.",
+                body=ApprovalBody,
+                query=ApprovalQuery,
+            ),
+            AgentsRoute("POST", f"{own}/{{tool_name}}/run", self.run, "Call a tool by hand.", body=HandCall),
         ]
 
     async def index(self, asked: Asked) -> Any:
@@ -47,6 +81,118 @@ class ToolRoutes:
 
     async def retrieve(self, asked: Asked) -> Any:
         return show_tool(await self._tools.get(asked.project, asked.uid("tool", "tool_id")))
+
+    async def create(self, asked: Asked) -> Any:
+        name, made = await self._made(asked.body)
+        return show_tool(await self._tools.create(asked.project, name, made))
+
+    async def put(self, asked: Asked) -> Any:
+        name, made = await self._made(asked.body)
+        return show_tool(await self._tools.put(asked.project, name, made))
+
+    async def update(self, asked: Asked) -> Any:
+        uid, update = asked.uid("tool", "tool_id"), asked.body
+        found = (await self._tools.get(asked.project, uid)).definition
+        if found is not None:
+            await self._check(_edited(update, ToolDefinition.of(found.body))[1])
+        changed = await self._tools.change(asked.project, uid, lambda before: _edited(update, before))
+        return show_tool(changed)
+
+    async def delete(self, asked: Asked) -> Any:
+        await self._tools.delete(asked.project, asked.uid("tool", "tool_id"))
+        return {"message": "The tool is deleted."}
+
+    async def search(self, asked: Asked) -> Any:
+        search: SearchTools = asked.body
+        words = set((given_or_none(search.query) or "").lower().split())
+        types, tags = given_or_none(search.tool_types), set(given_or_none(search.tags) or ())
+        scored = []
+        async for tool in self._wanted(asked.project, ToolsQuery()):
+            shown = show_tool(tool)
+            text = " ".join(
+                (shown["name"].replace("_", " "), shown["description"] or "", *shown["tags"])
+            ).lower()
+            hits = sum(word in text for word in words)
+            if (
+                (hits or not words)
+                and tags <= set(shown["tags"])
+                and (not types or shown["tool_type"] in types)
+            ):
+                scored.append((hits / (len(words) or 1), shown))
+        scored.sort(key=lambda each: -each[0])
+        return [
+            {
+                "tool": shown,
+                "combined_score": score,
+                "fts_rank": rank,
+                "vector_rank": None,
+                "embedded_text": None,
+            }
+            for rank, (score, shown) in enumerate(scored[: search.limit], 1)
+        ]
+
+    async def _made(self, create: CreateTool) -> tuple[str, ToolDefinition]:
+        """Returns a tool as it is to be made, with its name. Raises: BadRequest: it cannot be had here."""
+        name, made = _edited(create, ToolDefinition({}))
+        if name is None:
+            raise Unprocessable(
+                [Fault(("body", "json_schema"), "Field required for this source_type", "missing")]
+            )
+        await self._check(made)
+        return name, made
+
+    async def _check(self, made: ToolDefinition) -> None:
+        if (why := await self._api.runs.foreign.refusal(made)) is not None:
+            raise BadRequest(why, param="source_type")
+
+    async def approve(self, asked: Asked) -> Any:
+        name, needed = asked.path["tool_name"], asked.body.requires_approval
+
+        def edit(definition: AgentDefinition) -> AgentDefinition:
+            rule = {"tool_name": name, "type": "requires_approval"}
+            others = tuple(
+                each
+                for each in definition.rules
+                if (each.get("tool_name"), each.get("type")) != tuple(rule.values())
+            )
+            return replace(definition, rules=(*others, rule) if needed else others)
+
+        uid = asked.uid("agent", "agent_id")
+        self._named(await self._api.view(asked), name)
+        return await self._api.shown(
+            await self._api.registry.change(asked.project, uid, AgentEdit(edit=edit))
+        )
+
+    async def run(self, asked: Asked) -> Any:
+        view, name = await self._api.view(asked), asked.path["tool_name"]
+        definition = self._named(view, name).definition
+        if definition is None:
+            raise BadRequest(
+                f"{name} is the gateway's own: the model calls it. Blocks and passages have routes.",
+                param="tool_name",
+            )
+        made, arguments = ToolDefinition.of(definition.body), given_or_none(asked.body.args) or {}
+        wrong = wrong_arguments(name, made.schema.get("parameters") or {}, arguments)
+        if wrong is not None:
+            raise BadRequest(wrong, param="args")
+        shown = await self._api.shown(view)
+        state = {"id": shown["id"], "name": shown["name"], "blocks": shown["blocks"]}
+        call = ForeignCall(name, arguments, "", shown["id"], "", ids.new_uid(), state)
+        answer = await self._api.runs.foreign.run(made, call)
+        return {
+            "status": answer.status,
+            "func_return": answer.content,
+            "stdout": answer.stdout.splitlines() or None,
+            "stderr": answer.stderr.splitlines() or None,
+            "agent_state": None,
+            "sandbox_config_fingerprint": None,
+        }
+
+    def _named(self, view: AgentView, name: str) -> ToolView:
+        for tool in view.tools:
+            if tool.name == name:
+                return tool
+        raise UnknownId(f"The agent has no tool {name!r}.")
 
     async def of_agent(self, asked: Asked) -> Any:
         view = await self._api.view(asked)
@@ -91,3 +237,23 @@ class ToolRoutes:
             if len(page) < _PAGE:
                 return
             after = page[-1].uid
+
+
+def _edited(update: UpdateTool, before: ToolDefinition) -> tuple[str | None, ToolDefinition]:
+    """Returns a tool after an update; what is not said of its schema is read off its source. Raises: BadRequest."""
+    name, made = tool_of(update, before)
+    sent = given(update)
+    if made.source_type == "python" and sent.get("source_code") and not sent.get("json_schema"):
+        schema = {
+            **schema_of(made.source),
+            **({"parameters": arguments} if (arguments := _arguments(sent)) else {}),
+        }
+        if made.description:
+            schema["description"] = made.description
+        name, made = str(schema["name"]), replace(made, schema=schema)
+    return name, made
+
+
+def _arguments(sent: dict[str, Any]) -> dict[str, Any] | None:
+    found = sent.get("args_json_schema")
+    return found if isinstance(found, dict) else None

@@ -70,6 +70,7 @@ def test_random_requests_are_answered(world: LettaWorld) -> None:
         "block_id": agent.blocks[0].id,
         "block_label": "human",
         "tool_id": agent.tools[0].id,
+        "tool_name": agent.tools[0].name,
         "run_id": next(iter(world.letta.runs.list())).id,
         "step_id": next(iter(world.letta.steps.list())).id,
         "message_id": next(iter(world.letta.agents.messages.list(agent.id))).id,

@@ -1,0 +1,124 @@
+"""Tools that are made over REST, by the client's own methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from letta_client import BadRequestError, ConflictError, NotFoundError, UnprocessableEntityError
+
+from gateway.settings import ToolSettings
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+
+SOURCE = '''
+def roll(sides: int) -> str:
+    """Roll a die.
+
+    Args:
+        sides: How many sides it has.
+    """
+    return f"One of {sides}."
+'''
+HOOK: Any = {
+    "source_type": "webhook",
+    "source_code": "https://hooks.example.org/x",
+    "json_schema": {
+        "name": "hook",
+        "description": "Calls.",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path, tools=ToolSettings(hosts=("hooks.example.org",), python=PYTHON)) as made:
+        yield made
+
+
+@needs_bwrap
+def test_a_tool_is_made_of_its_source_and_called(world: LettaWorld) -> None:
+    tool = world.letta.tools.create(source_code=SOURCE, tags=["dice"])
+    assert (tool.name, tool.tool_type, tool.source_type) == ("roll", "custom", "python")
+    assert tool.json_schema is not None
+    assert tool.json_schema["parameters"]["required"] == ["sides"]
+    agent = world.agent(tools=["roll"])
+    ran = world.letta.agents.tools.run("roll", agent_id=agent.id, args={"sides": 6})
+    assert (ran.status, ran.func_return) == ("success", "One of 6.")
+    world.upstream.queue(call_tools(Call("roll", {"sides": 20})), say("Rolled."))
+    reply = world.letta.agents.messages.create(agent.id, input="Roll a die.")
+    returned = next(each for each in reply.messages if each.message_type == "tool_return_message")
+    assert returned.tool_return == "One of 20."
+    again = world.letta.tools.upsert(source_code=SOURCE.replace("One", "Some"))
+    assert again.id == tool.id
+    assert (
+        world.letta.agents.tools.run("roll", agent_id=agent.id, args={"sides": 6}).func_return == "Some of 6."
+    )
+    with pytest.raises(BadRequestError, match="sides"):
+        world.letta.agents.tools.run("roll", agent_id=agent.id, args={"sides": "six"})
+
+
+def test_a_webhook_is_made_changed_and_deleted(world: LettaWorld) -> None:
+    tool = world.letta.tools.create(**HOOK, return_char_limit=100)
+    assert (tool.name, tool.source_type, tool.return_char_limit) == ("hook", "webhook", 100)
+    assert world.letta.tools.retrieve(tool.id) == tool
+    with pytest.raises(ConflictError):
+        world.letta.tools.create(**HOOK)
+    changed = world.letta.tools.update(tool.id, description="Calls somebody.", default_requires_approval=True)
+    assert (changed.description, changed.default_requires_approval, changed.name) == (
+        "Calls somebody.",
+        True,
+        "hook",
+    )
+    agent = world.agent(tool_ids=[tool.id])
+    assert "hook" in [each.name for each in agent.tools]
+    found = world.letta.tools.search(query="somebody")
+    assert [each.tool.name for each in found] == ["hook"]
+    assert [each.name for each in world.letta.tools.list(tool_types=["custom"])] == ["hook"]
+    world.letta.tools.delete(tool.id)
+    assert "hook" not in [each.name for each in world.letta.agents.retrieve(agent.id).tools]
+    with pytest.raises(NotFoundError):
+        world.letta.tools.retrieve(tool.id)
+
+
+def test_a_tool_that_cannot_be_is_refused(world: LettaWorld) -> None:
+    with pytest.raises(BadRequestError, match="webhook"):
+        world.letta.tools.create(**{**HOOK, "source_code": "https://elsewhere.example.org/"})
+    with pytest.raises(UnprocessableEntityError, match="json_schema"):
+        world.letta.tools.create(source_type="webhook", source_code="https://hooks.example.org/x")
+    with pytest.raises(UnprocessableEntityError, match="name"):
+        world.letta.tools.create(**{**HOOK, "json_schema": {"name": "two words"}})
+    with pytest.raises(BadRequestError, match="Line 1"):
+        world.letta.tools.create(source_code="def broken(:")
+    with pytest.raises(BadRequestError, match="pip_requirements"):
+        world.letta.tools.create(**HOOK, pip_requirements=[{"name": "requests"}])
+    own = next(iter(world.letta.tools.list(name="send_message")))
+    with pytest.raises(ConflictError):
+        world.letta.tools.delete(own.id)
+    with pytest.raises(ConflictError):
+        world.letta.tools.create(**{**HOOK, "json_schema": {**HOOK["json_schema"], "name": "send_message"}})
+
+
+def test_approval_is_a_rule_that_comes_and_goes(world: LettaWorld) -> None:
+    agent = world.agent()
+    tools = world.letta.agents.tools
+    for _ in range(2):
+        changed = tools.update_approval("memory_insert", agent_id=agent.id, body_requires_approval=True)
+        assert [(each.type, each.tool_name) for each in changed.tool_rules or ()] == [
+            ("requires_approval", "memory_insert")
+        ]
+    world.upstream.queue(call_tools(Call("memory_insert", {"label": "human", "new_string": "x"})))
+    reply = world.letta.agents.messages.create(agent.id, input="Hi")
+    assert reply.stop_reason.stop_reason == "requires_approval"
+    assert (
+        tools.update_approval("memory_insert", agent_id=agent.id, body_requires_approval=False).tool_rules
+        == []
+    )
+    with pytest.raises(NotFoundError):
+        tools.update_approval("nonsense", agent_id=agent.id, body_requires_approval=True)
+    with pytest.raises(BadRequestError, match="own"):
+        tools.run("memory_insert", agent_id=agent.id, args={})
