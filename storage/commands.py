@@ -244,13 +244,14 @@ class StepOpened:
 class StepEnd:
     """The end of a step, in one transaction. exchange: all of it. step: None: it made no call of the model.
 
-    results: as in `RunEnd`.
+    results: as in `RunEnd`. snapshot: the memory section of the path, to be stored; None: as the exchange says.
     """
 
     agent: Agent
     exchange: Exchange
     step: RunStep | None
     results: Sequence[bytes] = ()
+    snapshot: Snapshot | None = None
 
 
 @frozen

@@ -170,8 +170,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         await history.update_exchange(connection, agent.id, write.ends)
     snapshot = write.snapshot
     if snapshot is not None and not snapshot.id:
-        section = (agent.id, snapshot.text, orjson.dumps(snapshot.known))
-        snapshot = replace(snapshot, id=int(await connection.value(history.SQL["snapshot_insert"], section)))
+        snapshot = replace(snapshot, id=await add_snapshot(connection, agent.id, snapshot))
     e = replace(e, snapshot=None if snapshot is None else snapshot.id)
     row = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
     if row is None:
@@ -184,6 +183,12 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         run = await _begin_run(connection, run, write.replaces, write.now)
     e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
     return StepOpened(agent, e, rev + 1, snapshot, run)
+
+
+async def add_snapshot(connection: Connection, agent: int, snapshot: Snapshot) -> int:
+    """Keeps a memory section as it was sent. Returns its row."""
+    values = (agent, snapshot.text, orjson.dumps(snapshot.known))
+    return int(await connection.value(history.SQL["snapshot_insert"], values))
 
 
 async def _why_not(connection: Connection, agent: Agent) -> NoReturn:
@@ -228,6 +233,8 @@ async def _begin_run(connection: Connection, run: Run, replaces: int | None, now
 
 async def end_step(connection: Connection, write: StepEnd) -> None:
     agent, e = write.agent, write.exchange
+    if write.snapshot is not None:
+        e = replace(e, snapshot=await add_snapshot(connection, agent.id, write.snapshot))
     row = await connection.row(SQL["step_finish"], (*history.update_values(e), e.id, agent.id, agent.epoch))
     if row is None:
         raise Stale("something was forgotten while this run was under way")

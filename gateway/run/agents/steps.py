@@ -33,7 +33,7 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox
 from storage.commands import BlockMerge, Committed, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
-from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep
+from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep, Snapshot
 
 __all__ = ["MakesToolbox", "StepsMemory"]
 
@@ -71,6 +71,8 @@ class StepsMemory:
     _opened: StepOpened | None = None  # the step under way
     _begun: float = 0.0
     _number: int = 0
+    _section: Snapshot | None = None  # the path's, as it is stored
+    _learned: Snapshot | None = None  # the same with what the path knows since
     _chars: int = 0
 
     def __post_init__(self) -> None:
@@ -161,7 +163,8 @@ class StepsMemory:
             dict(waiting or {}),
         )
         kept = [orjson.dumps(each.stored()) for each in results]
-        await asyncio.shield(self.keeper.store.append.finish(StepEnd(known.agent, e, step, kept)))
+        section = None if stop is None else self._learned
+        await asyncio.shield(self.keeper.store.append.finish(StepEnd(known.agent, e, step, kept, section)))
         counts = Counts(*map(sum, zip(self.run.counts, step.counts, strict=True)))
         self.run = replace(self.run, steps=self._number, counts=counts)
         self._take(e)
@@ -201,8 +204,9 @@ class StepsMemory:
             prompt = await self.prompt()
             write = open_write(self.known, prompt, None if self.run.id else replace(self.run, begun=now), now)
             merged, versions = self._edits(tip)
+            write = replace(write, edits=merged, versions=versions, snapshot=self._put_off(write.snapshot))
             try:
-                await self._open(replace(write, edits=merged, versions=versions))
+                await self._open(write)
                 return prompt
             except WriteConflict:
                 self.known = known
@@ -230,6 +234,19 @@ class StepsMemory:
         if all(each.call_id in self.theirs for each in results):
             return ()
         return untold(self.known.pinned, self._read, self.changes.blocks)
+
+    def _put_off(self, section: Snapshot | None) -> Snapshot | None:
+        """Returns the memory section that a step is stored with.
+
+        Where the path only knows more and is shown the same, that is stored once, when the run ends. If it never does,
+        what the run has edited is told once more.
+        """
+        is_same = section is not None and self._section is not None and section.text == self._section.text
+        if section is None or section.id or not is_same:
+            self._learned = None
+            return section
+        self._learned = section
+        return self._section
 
     async def _make_again(self, results: Sequence[ToolResult]) -> list[ToolResult]:
         """Makes the edits of the step again on the blocks as they are now. Returns the results with what came of it."""
@@ -261,9 +278,9 @@ class StepsMemory:
         uid = self.known.conversation_uid
         conversation = Conversation(e.conversation, uid, write.key, opened.rev, e.id)
         look = replace(look, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
-        self.known = replace(
-            self.known, agent=opened.agent, look=look, pinned=opened.snapshot, unended=None, row=e.id
-        )
+        self._section = opened.snapshot
+        pinned = self._learned or opened.snapshot
+        self.known = replace(self.known, agent=opened.agent, look=look, pinned=pinned, unended=None, row=e.id)
         self._opened, self._begun = opened, write.now
         self.run = opened.run or self.run
         self.changes.ops.clear()

@@ -207,9 +207,18 @@ def test_a_step_with_an_edit_costs(life: Life) -> None:
     assert found == [
         "read", "read", "insert exchanges", "insert runs",
         "update exchanges", "insert run_steps", "read",
-        "insert snapshots", "insert exchanges", "read", "insert block_history", "update blocks", "insert block_ops",
-        "update exchanges", "insert run_steps",
+        "insert exchanges", "read", "insert block_history", "update blocks", "insert block_ops",
+        "insert snapshots", "update exchanges", "insert run_steps",
     ]  # fmt: skip
+
+
+def test_a_run_with_many_edits_stores_its_section_once(life: Life) -> None:
+    life.send("Hi")
+    life.upstream.queue(*(call_tools(insert(f"Line {n}")) for n in range(5)), say("Done."))
+    life.send("Note all.")
+    assert life.world.query("SELECT count(*) FROM snapshots") == [2]
+    life.send("Bye.")
+    assert life.upstream.last.messages[-1]["content"] == "Bye."
 
 
 def test_a_long_conversation_is_cut_to_its_window_and_costs_the_same(
