@@ -257,6 +257,12 @@ def test_a_long_file_says_why_it_is_one() -> None:
     assert long == []
 
 
+def test_no_module_lists_its_public_names() -> None:
+    """A name without an underscore is public (docs/decisions.md); a list repeats the rest, and nothing reads it."""
+    lists = [module for module, path in _modules() if "__all__ = " in path.read_text("utf-8")]
+    assert not lists, f"take `__all__` out of {lists}"
+
+
 def test_a_public_type_name_stands_for_one_thing() -> None:
     """One thing for one name: two modules define no class or alias alike."""
     defined: dict[str, list[str]] = {}

@@ -27,8 +27,6 @@ from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 
-__all__ = ["Append", "end_step", "open_step", "read_line"]
-
 SQL = load("append.sql")
 # As many as `Summaries.of` returns.
 _SUMMARIES = 16

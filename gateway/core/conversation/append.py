@@ -18,8 +18,6 @@ from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import PathElement, Tree, has_additions
 from storage.records import Evicted, Exchange, State
 
-__all__ = ["abandon", "finish_step", "open_step", "plan_step", "repeated"]
-
 
 def repeated(messages: Sequence[WireMessage]) -> list[int]:
     """Returns the indices of what a chat completion's list repeats: all up to its last assistant message.

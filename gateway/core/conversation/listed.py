@@ -16,8 +16,6 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from storage.records import Exchange, State
 from storage.value import frozen
 
-__all__ = ["CannotRewrite", "ListedMessage", "calls_of", "listed", "rewritten"]
-
 _SPEAKS, _ARGUMENT = "send_message", "message"
 
 

@@ -12,17 +12,6 @@ from typing import Any
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 
-__all__ = [
-    "NUDGE",
-    "PRIVATE",
-    "as_system",
-    "is_nudge",
-    "private_of",
-    "system_text",
-    "with_private",
-    "without_private",
-]
-
 # The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr (of a
 # tool's result), approval, reason (of an answer), otid, sender (of a message), spoken, cut (of a reply).
 PRIVATE = "mnemogate"

@@ -18,19 +18,6 @@ from adapters.types import Json
 from gateway.core.memory.tools import string, tool
 from storage.records import Message
 
-__all__ = [
-    "EDITING",
-    "REMEMBERED",
-    "SCHEMAS",
-    "SEARCHING",
-    "WORDS",
-    "EditCall",
-    "Lookup",
-    "definition_of",
-    "edits_of",
-    "lookup_of",
-]
-
 # The argument of a tool that is its words to the user.
 WORDS: Final[Mapping[str, str]] = MappingProxyType({"send_message": "message"})
 

@@ -12,16 +12,6 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Literal
 
-__all__ = [
-    "BUILT_IN",
-    "KINDS",
-    "MULTI_AGENT_TOOLS",
-    "AgentKind",
-    "base_rules",
-    "built_in_named",
-    "built_in_uid",
-]
-
 # The gateway's own tools. An agent's attachments name one by its place here, so a name that is here stays where it is:
 # a new one is appended.
 BUILT_IN = (

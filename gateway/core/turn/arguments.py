@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-__all__ = ["check_arguments", "wrong_arguments"]
-
 _DEEP = 64  # references followed or levels entered; deeper is not checked
 _STEPS = 20_000  # parts of schemas that are looked at in all: alternatives within alternatives multiply
 _SHOWN = 80

@@ -18,8 +18,6 @@ from adapters.types import Json
 from gateway.core.turn.rules import HEARTBEAT
 from gateway.core.turn.stream import CallOwner, ToolCall
 
-__all__ = ["FILLER", "THINKING", "Asides", "Listener", "StringReader", "Voice", "with_asides"]
-
 THINKING = "thinking"
 FILLER = "pre_exec_msg"
 

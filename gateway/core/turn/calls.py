@@ -20,8 +20,6 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import ToolCall
 from storage.value import frozen
 
-__all__ = ["BAD_ARGUMENTS", "NO_WORDS", "SPOKEN", "OwnCalls", "ResumedCalls", "name_calls"]
-
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
 SPOKEN = "The user has read it."
 NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."

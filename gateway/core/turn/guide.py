@@ -15,22 +15,6 @@ from adapters.types import Json
 from gateway.core.conversation.private import with_private
 from storage.value import frozen
 
-__all__ = [
-    "LIMIT_REACHED",
-    "Allowed",
-    "Forbidden",
-    "FreeGuide",
-    "Guide",
-    "NeedsApproval",
-    "Offer",
-    "ProposedCall",
-    "Stop",
-    "StopReason",
-    "ToolResult",
-    "Undecided",
-    "Verdict",
-]
-
 LIMIT_REACHED = (
     "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
     "Answer now, without tools."

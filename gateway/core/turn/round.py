@@ -23,8 +23,6 @@ from gateway.core.turn.upstream_error import error_in
 from gateway.errors import GatewayError, UpstreamBroke
 from storage.value import frozen
 
-__all__ = ["BrokeOff", "Complete", "ErrorEvent", "Refused", "ReplyForm", "Round", "RoundEnd"]
-
 
 class ReplyForm(Enum):
     """The form in which the client is answered. The upstream's first reply decides, unless it is a hidden body."""

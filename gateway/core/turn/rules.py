@@ -30,22 +30,6 @@ from gateway.core.turn.guide import (
     Verdict,
 )
 
-__all__ = [
-    "BAD_REPLIES",
-    "HEARTBEAT",
-    "CalledTool",
-    "JudgedCall",
-    "RuleGuide",
-    "RuleKind",
-    "SpeakingStyle",
-    "ToolRule",
-    "after",
-    "in_words",
-    "judge",
-    "offer",
-    "read_rules",
-]
-
 BAD_REPLIES = 3  # so many replies in a row with arguments that cannot be read end the turn
 HEARTBEAT = "request_heartbeat"  # the aside by which a model of style `message` asks to go on
 

@@ -18,8 +18,6 @@ from storage.listing import Page, PassageFilter
 from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope
 from storage.sql.store import Store
 
-__all__ = ["ARCHIVE", "CHUNK", "MOST", "Archives", "PassageView", "chunks"]
-
 ARCHIVE = "archive"
 MOST = 8  # archives that one search asks
 CHUNK = 2000  # characters of a passage

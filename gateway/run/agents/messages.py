@@ -15,8 +15,6 @@ from storage.listing import Page, StandingExchange
 from storage.records import Agent, Conversation, Exchange
 from storage.sql.store import Store
 
-__all__ = ["DEFAULT", "AgentMessages", "MessageView"]
-
 # The agent's own conversation, its message list.
 DEFAULT = "default"
 # The most numbers that are told of a conversation.

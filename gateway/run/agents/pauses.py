@@ -18,8 +18,6 @@ from gateway.errors import BadRequest
 from gateway.run.memory.known import Known
 from storage.records import Run, RunStep
 
-__all__ = ["CallDecision", "PausedRun", "called_before", "decided", "paused"]
-
 
 @dataclass(frozen=True, slots=True)
 class CallDecision:

@@ -34,8 +34,6 @@ from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, Bl
 from storage.records import API_PROFILE, Agent, Block, Definition, DefinitionKind, Run, Scope
 from storage.sql.store import Store
 
-__all__ = ["AgentEdit", "AgentView", "NewAgent", "Registry", "ResolvedAgent", "api_scope"]
-
 # The kind of users' memories.
 _PROFILE_KIND = "letta_v1_agent"
 _TOOL = "tool"

@@ -14,8 +14,6 @@ from storage.commands import Line
 from storage.records import Agent, Exchange, Run, RunState
 from storage.sql.store import Store
 
-__all__ = ["SentBefore", "sent_before"]
-
 
 @dataclass(frozen=True, slots=True)
 class SentBefore:

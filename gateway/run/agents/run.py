@@ -61,8 +61,6 @@ from storage.commands import StepEnd
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Agent, Exchange, Run, RunState, Scope
 
-__all__ = ["AgentRuns", "RunRequest", "RunResult", "RunStart", "guide_of", "sampling_of"]
-
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
 MOST_SENDS = 32

@@ -35,8 +35,6 @@ from storage.commands import BlockMerge, Committed, RunEnd, StepEnd, StepOpen, S
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
 from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep, Snapshot
 
-__all__ = ["MakesToolbox", "StepsMemory"]
-
 # How often edits are made again, or a send is planned again, because somebody else was faster.
 TRIES = 8
 

@@ -17,8 +17,6 @@ from storage.listing import Page
 from storage.records import Definition, DefinitionKind, Scope
 from storage.sql.store import Store
 
-__all__ = ["ResolvedAgent", "SpecCache", "ToolRegistry", "ToolView"]
-
 # How often a change is made again because somebody else was faster.
 TRIES = 8
 

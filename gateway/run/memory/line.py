@@ -33,8 +33,6 @@ from storage.errors import NotFound, StoreError
 from storage.records import Agent, Block, Exchange, Run, Snapshot, State
 from storage.sql.store import Store
 
-__all__ = ["DEFAULT", "ended", "go_on", "headed", "open_write", "read_line", "reread"]
-
 # The client's name of an agent's own conversation, its message list.
 DEFAULT = "default"
 

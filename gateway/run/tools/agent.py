@@ -26,8 +26,6 @@ from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
 
-__all__ = ["AgentTools", "alone_of", "approvals_of", "asides_of"]
-
 RESULT_CHARS = 50_000
 LEAST_CHARS = 5_000
 CHARS_PER_TOKEN = 4

@@ -11,8 +11,6 @@ from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
 from gateway.run.tools.webhook import Webhooks
 from gateway.settings import ToolSettings
 
-__all__ = ["ForeignTools"]
-
 NOBODY = "Error: nobody runs {name} here. Nothing was done."
 
 

@@ -22,8 +22,6 @@ from yarl import URL
 
 from gateway.settings import HostRule, ToolSettings
 
-__all__ = ["HostError", "HostReply", "ToolHosts", "is_public"]
-
 CONNECT_S = 10.0
 _READ_BYTES = 64 * 1024
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")

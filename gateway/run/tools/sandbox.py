@@ -27,8 +27,6 @@ from adapters.types import Json
 from gateway.run.tools import inside
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
 
-__all__ = ["Sandbox"]
-
 OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result
 _MB = 1024 * 1024
 _TMP_BYTES = 64 * _MB

@@ -16,8 +16,6 @@ from typing import Any, Final
 
 from gateway.errors import BadRequest
 
-__all__ = ["AGENT_STATE", "function_in", "schema_of"]
-
 AGENT_STATE = "agent_state"  # a parameter of this name gets the agent
 _CALLERS: Final = ("self", AGENT_STATE)
 _MOST_CHARS = 100_000  # of a source; parsing so much takes 0.2 s at most

@@ -18,8 +18,6 @@ from gateway.run.tools.hosts import HostError, ToolHosts
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
 from gateway.settings import SECRET_PREFIX
 
-__all__ = ["Webhooks"]
-
 TIMEOUT_S = 30.0
 LIMIT_BYTES = 1_000_000
 SHOWN_CHARS = 500  # of a reply that says that something went wrong
