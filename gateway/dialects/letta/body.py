@@ -47,6 +47,16 @@ def read(data: bytes, kind: type[B]) -> B:
     return convert(json, kind, ("body",))
 
 
+def read_texts(data: bytes) -> dict[str, str]:
+    """Reads a body that has a text for each name. Raises: Unprocessable, naming the field."""
+    try:
+        return msgspec.json.decode(data or b"{}", type=dict[str, str])
+    except msgspec.ValidationError as error:
+        raise Unprocessable([_fault(str(error), None, ("body",))]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unprocessable([Fault(("body",), f"JSON decode error: {error}", "json_invalid")]) from error
+
+
 def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = False) -> B:
     """Makes a struct of parsed JSON, or (lax: numbers come as text) of the parameters of a query.
 

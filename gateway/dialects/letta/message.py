@@ -85,6 +85,24 @@ def piece(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[
     }
 
 
+def raw_json(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, Any]:
+    """Returns a stored message in the form in which Letta 0.6 kept it: `msg_object=true`."""
+    content = message.get("content")
+    return {
+        "id": origin.id,
+        "role": "system" if private_of(message).get("shown") == "system" else message.get("role"),
+        "content": [{"type": "text", "text": content}] if isinstance(content, str) else _content(content),
+        "text": system_text(message),
+        "name": message.get("name"),
+        "tool_calls": message.get("tool_calls"),
+        "tool_call_id": message.get("tool_call_id"),
+        "created_at": time_of(origin.at),
+        "agent_id": agent_id,
+        "step_id": origin.step_id,
+        "run_id": origin.run_id,
+    }
+
+
 _Part = tuple[str, dict[str, Any]]
 
 

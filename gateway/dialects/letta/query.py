@@ -138,6 +138,7 @@ class MessagesQuery(PageQuery):
     conversation_id: str | UnsetType | None = UNSET
     include_return_message_types: list[MessageType] | UnsetType = UNSET
     include_err: bool | UnsetType | None = UNSET
+    msg_object: bool = False
     use_assistant_message: bool = True
     assistant_message_tool_name: str = "send_message"
     assistant_message_tool_kwarg: str = "message"

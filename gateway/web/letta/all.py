@@ -14,6 +14,7 @@ from gateway.web.body import BodyReader
 from gateway.web.letta.agents import AgentRoutes
 from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.blocks import BlockRoutes
+from gateway.web.letta.legacy import LegacyRoutes
 from gateway.web.letta.messages import MessageRoutes
 from gateway.web.letta.openapi import document
 from gateway.web.letta.passages import PassageRoutes
@@ -26,8 +27,8 @@ from gateway.web.letta.tools import ToolRoutes
 
 # The paths whose errors have the form of this API, whoever makes them.
 _PREFIXES: Final = (
-    "/v1/agents", "/v1/blocks", "/v1/tools", "/v1/runs", "/v1/steps", "/v1/tags", "/v1/passages", "/v1/archives",
-    "/v1/folders", "/v1/sources", "/v1/mcp-servers", "/v1/identities", "/v1/templates", "/v1/groups",
+    "/v1/agents", "/v1/blocks", "/v1/tools", "/v1/runs", "/v1/steps", "/v1/tags", "/v1/passages", "/v1/messages/",
+    "/v1/archives", "/v1/folders", "/v1/sources", "/v1/mcp-servers", "/v1/identities", "/v1/templates", "/v1/groups",
     "/v1/environments", "/v1/client-side-access-tokens", "/v1/health", "/openapi.json",
 )  # fmt: skip
 
@@ -50,7 +51,7 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     """Returns all rows, those that only say why they are not served behind the others."""
     parts: tuple[_HasRows, ...] = (
         AgentRoutes(api), BlockRoutes(api), ToolRoutes(api), SendRoutes(api), MessageRoutes(api), PassageRoutes(api),
-        RunRoutes(api), StoreRoutes(api, version("mnemogate")),
+        RunRoutes(api), StoreRoutes(api, version("mnemogate")), LegacyRoutes(api),
     )  # fmt: skip
     rows = [row for part in parts for row in part.rows()]
 

@@ -130,7 +130,7 @@ class BlockRoutes:
 
     async def _labelled(self, asked: Asked) -> BlockEntry:
         agent = (await self._api.entry(asked)).agent
-        return await self._blocks.labelled(agent.id, asked.path["block_label"])
+        return await self._blocks.labelled(agent.id, asked.path["block_label"].rstrip("/"))
 
     async def _change(self, asked: Asked, entry: BlockEntry) -> Any:
         change = change_of(asked.body, entry.details)

@@ -9,7 +9,7 @@ from typing import Any
 from gateway.core import ids
 from gateway.core.conversation.listed import ListedMessage, calls_of, listed
 from gateway.core.turn.guide import StopReason
-from gateway.dialects.letta.message import Origin, Showing, shown
+from gateway.dialects.letta.message import Origin, Showing, raw_json, shown
 from gateway.run.agents.messages import MessageView
 from storage.records import Agent, Exchange, Run
 from storage.sql.store import Store
@@ -26,10 +26,17 @@ class Exchanges:
     def message(self, view: MessageView) -> list[dict[str, Any]]:
         """Returns a message of a list; several where it holds several things."""
         m = view.listed
+        return shown(m.message, self._origin(view), self.showing, waiting=view.waiting, names=view.names)
+
+    def raw(self, view: MessageView) -> dict[str, Any]:
+        """Returns a message of a list as Letta 0.6 kept it."""
+        return raw_json(view.listed.message, self._origin(view), ids.named("agent", self.agent.uid))
+
+    def _origin(self, view: MessageView) -> Origin:
+        m = view.listed
         run = None if view.run is None else ids.named("run", view.run)
         step = None if view.step is None else ids.placed("step", self.agent.uid, view.step)
-        origin = Origin(ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden), m.at, run, step)
-        return shown(m.message, origin, self.showing, waiting=view.waiting, names=view.names)
+        return Origin(ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden), m.at, run, step)
 
     async def answers(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
         """Returns what a run has said and done, without what it was told."""

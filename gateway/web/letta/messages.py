@@ -8,9 +8,11 @@ from gateway.core import ids
 from gateway.core.ids import Place
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
+from gateway.dialects.letta.passage import moment_of
 from gateway.dialects.letta.query import MessagesQuery
+from gateway.dialects.letta.search import SearchMessages, found_json
 from gateway.dialects.letta.send import CancelRuns, ResetMessages, UpdateMessage, text_in
-from gateway.errors import UnknownId
+from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import DEFAULT, AgentMessages
 from gateway.web.letta.api import AgentsApi, place_in
 from gateway.web.letta.exchanges import Exchanges
@@ -35,6 +37,9 @@ class MessageRoutes:
             AgentsRoute("PATCH", one, self.update, "Give a message another text.", body=UpdateMessage),
             AgentsRoute("DELETE", one, self.delete, "Forget a message, and what was made of it."),
             AgentsRoute("GET", one, self.of_agent, "Return a message."),
+            AgentsRoute(
+                "POST", "/v1/messages/search", self.search, "Search an agent's messages.", body=SearchMessages
+            ),
             AgentsRoute(
                 "GET",
                 "/v1/messages/{message_id}",
@@ -77,7 +82,7 @@ class MessageRoutes:
                 newest_first=newest_first,
             )
             for view in views:
-                shown = exchanges.message(view)
+                shown = [exchanges.raw(view)] if query.msg_object else exchanges.message(view)
                 found += reversed(shown) if newest_first else shown
             if len(views) < limit:
                 break
@@ -94,6 +99,32 @@ class MessageRoutes:
         assert place is not None
         agent = (await self._api.registry.find(asked.project, place.uid)).agent
         return await self._one(agent, place)
+
+    async def search(self, asked: Asked) -> Any:
+        search: SearchMessages = asked.body
+        if not isinstance(search.agent_id, str):
+            raise BadRequest("Name the agent whose messages are to be searched.", param="agent_id")
+        if search.search_mode == "vector" and self._api.keeper.embed_query is None:
+            raise BadRequest("There is no embedder (memory.embedder), so messages are searched by words.")
+        agent = (await self._api.registry.find(asked.project, uid_in("agent", search.agent_id))).agent
+        views = await self._messages.search(
+            agent,
+            search.query,
+            roles=given(search).get("roles") or ("user", "assistant"),
+            since=moment_of(search.start_date, ("body", "start_date")),
+            until=moment_of(search.end_date, ("body", "end_date")),
+            limit=search.limit,
+            by_meaning=search.search_mode != "fts",
+        )
+        exchanges = Exchanges(self._api.store, agent, Showing())
+        found = [
+            found_json(
+                message, search.agent_id, DEFAULT if v.key == DEFAULT else ids.named("conv", v.conversation)
+            )
+            for v in views
+            for message in exchanges.message(v)
+        ]
+        return [each for each in found if each is not None]
 
     async def _one(self, agent: Agent, place: Place) -> list[dict[str, Any]]:
         view = await self._messages.get(agent, place)

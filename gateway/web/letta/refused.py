@@ -41,6 +41,16 @@ NOT_SERVED: Final = (
     (("GET", "PATCH"), "/v1/agents/{agent_id}/folders/{rest:path}", _LATER),
     (("GET",), "/v1/agents/{agent_id}/folders", _LATER),
     (("PATCH", "DELETE"), "/v1/agents/{agent_id}/archives/{rest:path}", _LATER),
+    (("POST",), "/v1/agents/{agent_id}/messages/async", _LATER),
+    (("POST",), "/v1/agents/{agent_id}/summarize", _LATER),
+    (("POST",), "/v1/runs/{run_id}/stream", _LATER),
+    (("GET", "POST"), "/v1/conversations/", _LATER),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/conversations/{rest:path}", _LATER),
+    (("GET",), "/v1/messages/", "Messages are listed of one agent: GET /v1/agents/{agent_id}/messages."),
+    (("GET", "POST"), "/v1/agents/{agent_id}/sources", _LATER),
+    (("GET", "POST"), "/v1/sources", _LATER),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/sources/{rest:path}", _LATER),
+    (("GET", "PATCH"), "/v1/groups/{rest:path}", _LATER),
     (("GET",), "/v1/runs/{run_id}/trace", _TRACE),
     (("GET",), "/v1/steps/{step_id}/trace", _TRACE),
 )
@@ -48,7 +58,15 @@ NOT_SERVED: Final = (
 
 def refused_rows() -> list[AgentsRoute]:
     return [
-        AgentsRoute(method, path, _Refuses(reason), f"Refused: {reason}", is_served=False)
+        AgentsRoute(
+            method,
+            path,
+            _Refuses(reason),
+            f"Refused: {reason}",
+            is_served=False,
+            # Without the slash some of these paths are others' APIs.
+            slashes=("/",) if path.endswith("/") else ("", "/"),
+        )
         for methods, path, reason in NOT_SERVED
         for method in methods
     ]

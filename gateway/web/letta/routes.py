@@ -34,7 +34,7 @@ class Asked:
     """One request of the agents API, read and checked.
 
     path: the parameters of its path. body, query: structs of the route's, None where it has none. headers: those that
-    the reply is to bear as well.
+    the reply is to bear as well. data: the body as it came.
     """
 
     project: str
@@ -43,6 +43,7 @@ class Asked:
     query: Any
     request: Request
     headers: dict[str, str] = field(default_factory=dict)
+    data: bytes = b""
 
     def uid(self, kind: str, name: str) -> str:
         """Returns the uid in a path's parameter. Raises: UnknownId."""
@@ -119,14 +120,18 @@ def _read(row: AgentsRoute, request: Request, project: str, data: bytes) -> Aske
     query = None
     if row.query is not None:
         query = bodies.convert(_parameters(row.query, request), row.query, ("query",), lax=True)
-    return Asked(project, request.path_params, body, query, request, headers)
+    return Asked(project, request.path_params, body, query, request, headers, data)
 
 
 def _parameters(kind: type[Struct], request: Request) -> dict[str, Any]:
     """Returns a query as JSON: a parameter that may be repeated is a list."""
     given: dict[str, Any] = {}
     lists = bodies.list_fields(kind)
-    for name, value in request.query_params.multi_items():
+    for sent, value in request.query_params.multi_items():
+        # As Letta 0.6 called it. Its `user_id` selects nothing: the key says who asks.
+        name = "after" if sent == "cursor" else sent
+        if name == "user_id":
+            continue
         if name in lists:
             given.setdefault(name, []).append(value)
         else:

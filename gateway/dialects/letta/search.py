@@ -1,0 +1,50 @@
+"""Searches of messages, as the agents API takes and shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.dialects.letta.body import Body, refused
+
+
+class SearchMessages(Body):
+    """A search of one agent's messages, by words, by meaning, or both."""
+
+    query: Annotated[str, Meta(min_length=1)]
+    agent_id: str | UnsetType | None = UNSET
+    conversation_id: (
+        Annotated[str | None, refused("A search asks all conversations of the agent.")] | UnsetType
+    ) = UNSET
+    limit: Annotated[int, Meta(ge=1, le=100)] = 50
+    search_mode: Literal["vector", "fts", "hybrid"] = "hybrid"
+    roles: list[Literal["user", "assistant"]] | UnsetType | None = UNSET
+    start_date: str | UnsetType | None = UNSET
+    end_date: str | UnsetType | None = UNSET
+
+
+# Message type -> the field that a search shows of it.
+_TEXTS = {
+    "user_message": "content",
+    "assistant_message": "content",
+    "system_message": "content",
+    "reasoning_message": "reasoning",
+}
+
+
+def found_json(message: Mapping[str, Any], agent_id: str, conversation_id: str) -> dict[str, Any] | None:
+    """Returns a message as a search shows it; None for one without words. message: as lists show it."""
+    kind = message["message_type"]
+    field = _TEXTS.get(kind)
+    if field is None:
+        return None
+    return {
+        "message_id": message["id"],
+        "message_type": kind,
+        field: message[field],
+        "created_at": message["date"],
+        "agent_id": agent_id,
+        "conversation_id": conversation_id,
+    }
