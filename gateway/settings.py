@@ -141,11 +141,22 @@ _HOST_RULE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class ToolHeader:
+    """A header for MCP servers on a host. value: `env:NAME` stands for a variable until the settings are loaded."""
+
+    name: str
+    host: str
+    header: str
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ToolSettings:
     """The table [tools], about tools that are not the gateway's own. hosts, private_hosts: as `HostRule` reads them.
 
     webhook_secret: SECRET_PREFIX and base64; `env:NAME` stands for the variable NAME until the settings are loaded.
     python: an interpreter for tools that are written in Python; None: the gateway's own.
+    mcp_stdio: command lines of MCP servers.
     """
 
     hosts: tuple[str, ...] = ()
@@ -153,6 +164,8 @@ class ToolSettings:
     webhook_secret: str | None = field(default=None, repr=False)
     python: str | None = None
     python_timeout_s: float = ranged(30.0, 1.0, 180.0)
+    mcp_stdio: tuple[str, ...] = ()
+    headers: tuple[ToolHeader, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tomllib
 from base64 import b64decode
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from gateway.settings import (
     ServerSettings,
     Settings,
     SideRequest,
+    ToolHeader,
     ToolSettings,
     UpstreamSettings,
 )
@@ -81,6 +83,7 @@ def load_settings(
     # A variable that holds a key may have a name of ours: it is no setting.
     keys = [key for each in settings.upstreams for key in each.keys]
     secrets = [getattr(getattr(settings, table), key) for table, key in _SECRETS]
+    secrets += [each.value for each in settings.tools.headers]
     named = {name for each in (*keys, *secrets) if each is not None and (name := _variable_of(each))}
     overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
     for (table, key), value in (flags or {}).items():
@@ -100,6 +103,8 @@ def load_settings(
         if secret is not None:
             secret = _value_of(secret, f"{table}.{key}", environ)
             settings = replace(settings, **{table: replace(of_table, **{key: secret})})
+    headers = tuple(_with_value(each, environ) for each in settings.tools.headers)
+    settings = replace(settings, tools=replace(settings.tools, headers=headers))
     if [each.kind for each in settings.upstreams] == ["scripted"] and not settings.profiles:
         demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
         settings = replace(settings, profiles=(demo,))
@@ -130,7 +135,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
     for table, cls in _TABLES.items():
         known |= {f"MNEMOGATE_{table}_{each.name}".upper(): (table, each.name) for each in fields(cls)}
     # A list of tables can only stand in the file.
-    del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"]
+    del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"], known["MNEMOGATE_TOOLS_HEADERS"]
     found: dict[tuple[str, str], tuple[str, Any]] = {}
 
     def add(name: str, setting: tuple[str, str], value: Any) -> None:
@@ -188,6 +193,11 @@ def _with_keys(upstream: UpstreamSettings, environ: Mapping[str, str]) -> Upstre
     keys = [_value_of(key, where, environ) for key in upstream.keys]
     _unique(where, keys, is_secret=True)
     return replace(upstream, api_key=keys[0] if isinstance(upstream.api_key, str) else tuple(keys) or None)
+
+
+def _with_value(header: ToolHeader, environ: Mapping[str, str]) -> ToolHeader:
+    where = f"tools.headers {header.name!r}: value"
+    return replace(header, host=header.host.lower(), value=_value_of(header.value, where, environ))
 
 
 def _value_of(key: str, where: str, environ: Mapping[str, str]) -> str:
@@ -323,6 +333,18 @@ def _check_tools(tools: ToolSettings) -> None:
                     f"tools.{setting}: expected a host such as api.example.org, *.example.org or "
                     f"http://localhost:9000, saw {entry!r}"
                 )
+
+    _unique("tools.headers", [each.name for each in tools.headers])
+    for header in tools.headers:
+        if not re.fullmatch(r"[A-Za-z0-9-]+", header.header) or re.search(r"[\x00-\x1f\x7f]", header.value):
+            raise SettingsError(f"tools.headers {header.name!r}: it is no header that can be sent")
+    for command in tools.mcp_stdio:
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise SettingsError(f"tools.mcp_stdio: {command!r}: {error}") from error
+        if not words:
+            raise SettingsError("tools.mcp_stdio: an empty command")
 
 
 def _is_webhook_secret(text: str) -> bool:

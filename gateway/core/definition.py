@@ -68,14 +68,14 @@ class AgentDefinition:
 class ToolDefinition:
     """A tool that was made over REST; its name is its definition's.
 
-    schema: {"name", "description", "parameters"} as a model is shown it. source_type: python | webhook | json (only
-    declared: nobody runs it here). source: Python, or the URL of a webhook.
+    schema: {"name", "description", "parameters"} as a model is shown it. source_type: python | webhook | mcp | json
+    (only declared: nobody runs it here). source: Python, a webhook's URL, or `<uid of an MCP server>/<its name there>`.
     needs_approval: a person must approve each call. is_parallel: calls of it may run beside one another.
     result_chars: the most of a result that a model reads.
     """
 
     schema: dict[str, Any]
-    source_type: Literal["python", "webhook", "json"] = "python"
+    source_type: Literal["python", "webhook", "json", "mcp"] = "python"
     source: str = ""
     description: str | None = None
     needs_approval: bool = False
@@ -95,4 +95,29 @@ class ToolDefinition:
         known = {each.name for each in fields(cls)}
         values = {name: value for name, value in body.items() if name in known}
         values["tags"] = tuple(values.get("tags") or ())
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class McpServerDefinition:
+    """An MCP server that was named over REST; its name is its definition's.
+
+    url: of one that speaks HTTP. command: starts one that speaks over its pipes; empty: there is a url. header: the
+    name of an entry of the setting tools.headers, which is sent to it.
+    """
+
+    url: str = ""
+    command: tuple[str, ...] = ()
+    header: str | None = None
+
+    def body(self) -> dict[str, Any]:
+        """Returns it as JSON, as it is stored."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> McpServerDefinition:
+        """Reads what was stored."""
+        known = {each.name for each in fields(cls)}
+        values = {name: value for name, value in body.items() if name in known}
+        values["command"] = tuple(values.get("command") or ())
         return cls(**values)

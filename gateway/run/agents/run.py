@@ -157,7 +157,7 @@ class AgentRuns:
         self._metrics = metrics
         self._pending = pending
         self._limits = limits
-        self.foreign = ForeignTools(settings.tools, keeper.now)
+        self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self._live: dict[int, TurnRun] = {}  # by the run's row
 
     async def send(

@@ -93,6 +93,7 @@ class AgentTools:
             # Providers choose the ids of calls, and headers bear few characters.
             f"{step or ids.new_uid()}/{quote(call.call_id, safe='')}",
             self._agent_state(),
+            self.memory.known.agent.scope.project,
         )
 
     def _agent_state(self) -> dict[str, Any]:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.core.definition import ToolDefinition
+from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.run.tools.hosts import HostError, ToolHosts
+from gateway.run.tools.mcp import McpServers
 from gateway.run.tools.sandbox import Sandbox
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
 from gateway.run.tools.webhook import Webhooks
 from gateway.settings import ToolSettings
+from storage.records import DefinitionKind
+from storage.sql.store import Store
 
 NOBODY = "Error: nobody runs {name} here. Nothing was done."
 
 
 class ForeignTools:
-    """Performs calls. now: seconds since the epoch. hosts: those of the settings unless told otherwise."""
+    """Performs calls. now: seconds since the epoch."""
 
-    def __init__(
-        self, settings: ToolSettings, now: Callable[[], float], hosts: ToolHosts | None = None
-    ) -> None:
-        self._hosts = hosts or ToolHosts(settings)
+    def __init__(self, settings: ToolSettings, store: Store, now: Callable[[], float]) -> None:
+        self._store = store
+        self._hosts = ToolHosts(settings)
+        self.mcp = McpServers(settings, self._hosts)
         self._sandbox = Sandbox(settings.python, settings.python_timeout_s)
         self._webhooks = Webhooks(self._hosts, settings.webhook_secret, now)
 
@@ -41,4 +44,10 @@ class ForeignTools:
             return await self._webhooks.run(tool.source, call)
         if tool.source_type == "python":
             return await self._sandbox.run(tool.source, call)
+        if tool.source_type == "mcp":
+            uid, _, name = tool.source.partition("/")
+            server = await self._store.definitions.find(call.project, DefinitionKind.MCP, uid)
+            if server is None:
+                return failed(f"Error: the server of {call.tool} was deleted. Nothing was done.")
+            return await self.mcp.call(McpServerDefinition.of(server.body), name, call.arguments)
         return failed(NOBODY.format(name=call.tool))

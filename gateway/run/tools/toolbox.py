@@ -38,7 +38,8 @@ def failed(content: str) -> ToolAnswer:
 class ForeignCall:
     """A call of a tool that is not the gateway's own. tool: its name. agent, run: public names.
 
-    key: the call's own name among all calls of all agents. agent_state: {"id", "name", "blocks"}, for code.
+    key: the call's own name among all calls of all agents. agent_state: {"id", "name", "blocks"}, for code. project:
+    whose tool it is.
     """
 
     tool: str
@@ -48,6 +49,7 @@ class ForeignCall:
     run: str
     key: str
     agent_state: Json = field(default_factory=dict)
+    project: str = ""
 
 
 class Toolbox(Protocol):

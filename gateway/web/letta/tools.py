@@ -177,7 +177,7 @@ class ToolRoutes:
             raise BadRequest(wrong, param="args")
         shown = await self._api.shown(view)
         state = {"id": shown["id"], "name": shown["name"], "blocks": shown["blocks"]}
-        call = ForeignCall(name, arguments, "", shown["id"], "", ids.new_uid(), state)
+        call = ForeignCall(name, arguments, "", shown["id"], "", ids.new_uid(), state, asked.project)
         answer = await self._api.runs.foreign.run(made, call)
         return {
             "status": answer.status,

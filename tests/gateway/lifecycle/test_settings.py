@@ -24,6 +24,7 @@ from gateway.settings import (
     Capability,
     ModelSettings,
     Settings,
+    ToolHeader,
     UpstreamSettings,
     is_loopback,
 )
@@ -106,6 +107,16 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
         (
             "[tools]\nwebhook_secret = 'env:NOT_THERE'",
             "tools.webhook_secret names NOT_THERE, which is not set",
+        ),
+        ("[tools]\nmcp_stdio = ['a \"b']", "tools.mcp_stdio: 'a \"b': No closing quotation"),
+        ("[tools]\nmcp_stdio = ['']", "tools.mcp_stdio: an empty command"),
+        (
+            "[[tools.headers]]\nname = 'a'\nhost = 'h'\nheader = 'X'\nvalue = 'env:NOT_THERE'",
+            "tools.headers 'a': value names NOT_THERE, which is not set",
+        ),
+        (
+            "[[tools.headers]]\nname = 'a'\nhost = 'h'\nheader = 'X: Y'\nvalue = 'x'",
+            "tools.headers 'a': it is no header that can be sent",
         ),
         ("[tools]\nprivate_hosts = ['*']", "tools.private_hosts: expected a host such as api.example.org"),
         ("[sever]\nport = 1", "unknown name 'sever'; did you mean 'server'?"),
@@ -337,6 +348,8 @@ def test_a_secret_comes_from_a_variable(tmp_path: Path, name: str) -> None:
     secret = "whsec_" + "A" * 32
     settings = load(tmp_path, f"[tools]\nwebhook_secret = 'env:{name}'", {name: secret})
     assert settings.tools.webhook_secret == secret
+    header = f"[[tools.headers]]\nname = 'a'\nhost = 'H.org'\nheader = 'X'\nvalue = 'env:{name}'"
+    assert load(tmp_path, header, {name: "hush"}).tools.headers == (ToolHeader("a", "h.org", "X", "hush"),)
     assert "hush" not in repr(settings)
 
 
@@ -435,7 +448,7 @@ def test_the_reference_names_every_setting_and_no_other() -> None:
 def test_the_reference_shows_the_defaults_and_loads() -> None:
     settings = load_settings(config=str(REFERENCE), environ={"OPENAI_API_KEY": "k"})
     assert (settings.server, settings.database) == (Settings().server, Settings().database)
-    assert settings.tools == Settings().tools
+    assert dataclasses.replace(settings.tools, headers=()) == Settings().tools
     memory = settings.memory
     assert (memory.user_order, memory.conversation_order) == (USER_ORDER, CONVERSATION_ORDER)
     plain = dataclasses.replace(memory, side_requests=(), user_order=None, conversation_order=None)
@@ -459,7 +472,7 @@ def test_the_documents_name_no_setting_that_does_not_exist() -> None:
     named |= {f"upstreams.{each}" for each in re.findall(r"`\[\[upstreams\]\] ([a-z_]+)`", text)}
     assert len(named) > 10, "the pattern found nothing: it looks in the wrong place"
     # A table's name may stand for a list of tables.
-    known = names_in_code(Settings) | {"memory.side_requests"}
+    known = names_in_code(Settings) | {"memory.side_requests", "tools.headers"}
     assert named - known == set()
 
 

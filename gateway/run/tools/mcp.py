@@ -1,0 +1,158 @@
+"""Tools of MCP servers: asked for by name over HTTP, or of a program that the settings allow.
+
+Each call has a session of its own: nothing of one agent's call is left for another's, and a server that died is asked
+anew. OAuth and the older transport by events are not spoken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from yarl import URL
+
+from adapters.types import Json
+from gateway.core.definition import McpServerDefinition
+from gateway.run.tools.hosts import HostError, ToolHosts
+from gateway.run.tools.toolbox import ToolAnswer, failed
+from gateway.settings import ToolHeader, ToolSettings
+from storage.value import frozen
+
+if TYPE_CHECKING:
+    from mcp import Client
+
+TIMEOUT_S = 30.0
+MOST_TOOLS = 500  # of one server
+_MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install 'mnemogate[mcp]'."
+
+
+class McpFault(Exception):
+    """A server that cannot be asked, or that does not answer. Its text is for who named the server."""
+
+
+@frozen
+class ListedTool:
+    """A tool as its server lists it. parameters: a JSON schema."""
+
+    name: str
+    description: str
+    parameters: Json
+
+
+class McpServers:
+    """Asks servers."""
+
+    def __init__(self, settings: ToolSettings, hosts: ToolHosts) -> None:
+        self._hosts = hosts
+        self._headers = {each.name: each for each in settings.headers}
+        self._commands = [shlex.split(each) for each in settings.mcp_stdio]
+
+    def check(self, server: McpServerDefinition) -> None:
+        """Refuses a server that no setting allows, without asking it. Raises: McpFault."""
+        if server.command:
+            if list(server.command) not in self._commands:
+                raise McpFault(
+                    f"the setting tools.mcp_stdio does not name the command `{shlex.join(server.command)}`"
+                )
+            return
+        try:
+            self._hosts.check(server.url)
+        except HostError as error:
+            raise McpFault(str(error)) from error
+        self._header(server)
+
+    async def list(self, server: McpServerDefinition) -> Sequence[ListedTool]:
+        """Returns a server's tools. Raises: McpFault."""
+        found: list[ListedTool] = []
+        async with self._session(server) as session:
+            cursor = None
+            while True:
+                page = await session.list_tools(cursor=cursor)
+                found += [ListedTool(t.name, t.description or "", dict(t.input_schema)) for t in page.tools]
+                cursor = page.next_cursor
+                if not cursor or len(found) >= MOST_TOOLS:
+                    return found[:MOST_TOOLS]
+
+    async def call(self, server: McpServerDefinition, tool: str, arguments: Json) -> ToolAnswer:
+        """Returns the result of a call, as text."""
+        try:
+            async with self._session(server) as session:
+                result = await session.call_tool(tool, arguments)
+        except McpFault as error:
+            return failed(f"Error: {tool} cannot be called: {error}.")
+        texts = [_text(each) for each in result.content]
+        if not texts and result.structured_content is not None:
+            texts = [orjson.dumps(result.structured_content).decode()]
+        return ToolAnswer("\n".join(texts), "error" if result.is_error else "success")
+
+    @asynccontextmanager
+    async def _session(self, server: McpServerDefinition) -> AsyncIterator[Client]:
+        """Opens a session, which has its time from here to its end. Raises: McpFault, also within."""
+        self.check(server)
+        faults: list[HostError] = []
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                # It takes half a second to load, which must not be the loop's.
+                opens = await asyncio.to_thread(_load)
+                header = self._header(server)
+                async with opens(self._hosts, server, header, faults) as session:
+                    yield session
+        except TimeoutError as error:
+            raise McpFault(f"its server did not answer within {TIMEOUT_S:.0f} s") from error
+        except McpFault:
+            raise
+        except Exception as error:
+            # The package raises what its parts raise, in groups of groups.
+            raise McpFault(str(faults[0]) if faults else _words(error)) from error
+
+    def _header(self, server: McpServerDefinition) -> ToolHeader | None:
+        """Returns the header that the settings have for a server. Raises: McpFault: none for this host."""
+        if server.header is None:
+            return None
+        found = self._headers.get(server.header)
+        if found is None or found.host != (URL(server.url).raw_host or "").lower():
+            raise McpFault(f"the setting tools.headers has no entry {server.header!r} for this host")
+        return found
+
+
+_Opens = Callable[
+    [ToolHosts, McpServerDefinition, ToolHeader | None, list[HostError]], AbstractAsyncContextManager[Any]
+]
+
+
+def _load() -> _Opens:
+    try:
+        from gateway.run.tools import mcp_session
+    except ImportError as error:
+        raise McpFault(_MISSING) from error
+
+    def opens(
+        hosts: ToolHosts, server: McpServerDefinition, header: ToolHeader | None, faults: list[HostError]
+    ) -> AbstractAsyncContextManager[Client]:
+        if server.command:
+            return mcp_session.stdio_session(*server.command)
+        headers = {} if header is None else {header.header: header.value}
+        return mcp_session.http_session(hosts, server.url, headers, faults)
+
+    return opens
+
+
+def _text(block: Any) -> str:
+    """Returns a block of a result as a model reads it."""
+    if block.type == "text":
+        return str(block.text)
+    text = getattr(getattr(block, "resource", None), "text", None)
+    return text if isinstance(text, str) else f"[{block.type}]"
+
+
+def _words(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, FileNotFoundError):
+        return "its program is not there"
+    text = " ".join(str(error).split())[:200]
+    return f"its server failed ({text or type(error).__name__})"

@@ -1,0 +1,170 @@
+"""MCP servers, real ones: over HTTP and over pipes, alive, slow and dead."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import gateway.run.tools
+import tests.doubles.mcp_server as double
+from gateway.core.definition import McpServerDefinition
+from gateway.run.tools import mcp
+from gateway.run.tools.hosts import ToolHosts
+from gateway.run.tools.mcp import McpFault, McpServers
+from gateway.run.tools.toolbox import ToolAnswer
+from gateway.settings import ToolHeader, ToolSettings
+from tests.doubles.tool_server import replying, serving
+
+SERVER = str(Path(double.__file__))
+STDIO = McpServerDefinition(command=(sys.executable, SERVER, "stdio"))
+ALLOWED = ToolSettings(mcp_stdio=(" ".join(STDIO.command),))
+
+
+@contextmanager
+def started(*options: str) -> Iterator[McpServerDefinition]:
+    process = subprocess.Popen([sys.executable, SERVER, "http", *options], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield McpServerDefinition(f"http://127.0.0.1:{int(process.stdout.readline())}/mcp")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[McpServerDefinition]:
+    with started() as made:
+        yield made
+
+
+def asking(server: McpServerDefinition, **settings: object) -> McpServers:
+    made = ToolSettings(private_hosts=(server.url.removesuffix("/mcp"),)) if server.url else ALLOWED
+    return McpServers(made, ToolHosts(made))
+
+
+async def check_server(server: McpServerDefinition) -> None:
+    servers = asking(server)
+    listed = {tool.name: tool for tool in await servers.list(server)}
+    assert [*listed] == ["add", "say.hello", "fail", "die", "hang", "flood", "variables"]
+    assert listed["add"].description == "Adds two numbers."
+    assert listed["add"].parameters["required"] == ["a", "b"]
+    assert await servers.call(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
+    assert await servers.call(server, "say.hello", {"name": "Ann"}) == ToolAnswer("Hello Ann")
+    failed = await servers.call(server, "fail", {})
+    assert failed.status == "error"
+    assert "no luck" in failed.content
+    unknown = await servers.call(server, "nothing", {})
+    assert unknown.status == "error"
+    assert "nothing" in unknown.content
+
+
+async def test_over_http(http: McpServerDefinition) -> None:
+    await check_server(http)
+
+
+async def test_over_http_with_plain_replies() -> None:
+    with started("json") as server:
+        await check_server(server)
+
+
+async def test_over_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    await check_server(STDIO)
+    told = await asking(STDIO).call(STDIO, "variables", {})
+    assert "PATH" in told.content
+    assert "OPENAI_API_KEY" not in told.content
+
+
+async def test_a_server_that_dies() -> None:
+    with started() as server:
+        servers = asking(server)
+        assert await servers.call(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
+        died = await servers.call(server, "die", {})
+        assert died.status == "error"
+        assert died.content.startswith("Error: die cannot be called: ")
+        gone = await servers.call(server, "add", {"a": 1, "b": 2})
+        assert gone == ToolAnswer("Error: add cannot be called: it could not be reached.", "error")
+        with pytest.raises(McpFault, match="could not be reached"):
+            await servers.list(server)
+    died = await asking(STDIO).call(STDIO, "die", {})
+    assert died.status == "error"
+    assert await asking(STDIO).call(STDIO, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
+
+
+@pytest.mark.parametrize("over_pipes", [False, True])
+async def test_a_server_that_is_slow(
+    http: McpServerDefinition, monkeypatch: pytest.MonkeyPatch, *, over_pipes: bool
+) -> None:
+    server = STDIO if over_pipes else http
+    await asking(server).list(server)  # what is loaded once does not count
+    monkeypatch.setattr(mcp, "TIMEOUT_S", 3.0)
+    answer = await asking(server).call(server, "hang", {})
+    assert answer == ToolAnswer(
+        "Error: hang cannot be called: its server did not answer within 3 s.", "error"
+    )
+
+
+async def test_a_server_that_says_too_much(http: McpServerDefinition) -> None:
+    answer = await asking(http).call(http, "flood", {})
+    assert answer.status == "error"
+    assert "more than 1,000,000 bytes" in answer.content
+
+
+async def test_what_speaks_something_else() -> None:
+    async with serving(replying("200 OK", b"hello")) as server:
+        named = McpServerDefinition(f"{server.url}/mcp")
+        with pytest.raises(McpFault, match="its server failed"):
+            await asking(named).list(named)
+
+
+# -- what may be asked
+
+
+async def test_a_header_goes_to_its_host_alone() -> None:
+    async with serving(replying("401 Unauthorized", b"")) as server:
+        headers = (
+            ToolHeader("ours", "127.0.0.1", "Authorization", "Bearer s3cret"),
+            ToolHeader("other", "api.example.org", "Authorization", "Bearer other"),
+        )
+        settings = ToolSettings(private_hosts=(server.url,), headers=headers)
+        servers = McpServers(settings, ToolHosts(settings))
+        with pytest.raises(McpFault, match="its server failed"):
+            await servers.list(McpServerDefinition(f"{server.url}/mcp", header="ours"))
+        assert server.heads
+        assert all("\r\nAuthorization: Bearer s3cret\r\n" in head for head in server.heads)
+        server.heads.clear()
+        for name in ("other", "nothing"):
+            with pytest.raises(McpFault, match=f"no entry '{name}' for this host"):
+                await servers.list(McpServerDefinition(f"{server.url}/mcp", header=name))
+        assert server.heads == []
+
+
+async def test_the_settings_name_what_may_be_asked() -> None:
+    servers = McpServers(ALLOWED, ToolHosts(ALLOWED))
+    servers.check(STDIO)
+    for command in ((*STDIO.command, "more"), ("sh", "-c", "true"), STDIO.command[:1]):
+        with pytest.raises(McpFault, match=r"tools\.mcp_stdio does not name the command"):
+            await servers.list(McpServerDefinition(command=command))
+    with pytest.raises(McpFault, match=r"tools\.hosts names none"):
+        await servers.list(McpServerDefinition("https://api.example.org/mcp"))
+
+
+async def test_a_program_that_is_not_there() -> None:
+    settings = ToolSettings(mcp_stdio=("/nowhere/program",))
+    servers = McpServers(settings, ToolHosts(settings))
+    with pytest.raises(McpFault, match="its program is not there"):
+        await servers.list(McpServerDefinition(command=("/nowhere/program",)))
+
+
+async def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(gateway.run.tools, "mcp_session", raising=False)
+    monkeypatch.delitem(sys.modules, "gateway.run.tools.mcp_session", raising=False)
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    answer = await asking(STDIO).call(STDIO, "add", {})
+    assert answer.status == "error"
+    assert "pip install 'mnemogate[mcp]'" in answer.content
