@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 from gateway.errors import BadRequest, UnknownPath
 from gateway.limits import Limits
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.forward import UPSTREAM_HEADER, Forwarding, Outgoing
+from gateway.run.upstream.forward import Forwarding, Outgoing
+from gateway.run.upstream.route import UPSTREAM_HEADER
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
 from gateway.web.form import FieldSearch, boundary_of

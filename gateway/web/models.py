@@ -16,8 +16,8 @@ from starlette.routing import Route
 from gateway.core.ids import named
 from gateway.core.request.identity import AGENT_PREFIX, asks_agent
 from gateway.run.agents.registry import Registry
-from gateway.run.upstream.forward import UPSTREAM_HEADER
 from gateway.run.upstream.models import ModelList
+from gateway.run.upstream.route import UPSTREAM_HEADER
 from gateway.web.middleware import trace_of
 from storage.errors import StoreError
 

@@ -23,10 +23,9 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.relay import relay
-from gateway.run.upstream.route import Route, is_listed, resolve_route, unlisted
+from gateway.run.upstream.route import Route, is_listed, no_upstream, resolve_route, unlisted
 from gateway.settings import Settings
 
-UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
 # Chosen: a JSON answer is held up to this size, so that one which breaks in its middle is still a status.
 _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
 _NO_ENDPOINT: Final = "unsupported_endpoint"
@@ -136,10 +135,7 @@ class Forwarding:
 
     def _find(self, path: str, model: str | None, named: str | None) -> Route:
         if named is not None and named not in self._names:
-            raise BadRequest(
-                f"There is no upstream {named!r}. Send the name of one in the settings.",
-                param=UPSTREAM_HEADER,
-            )
+            raise no_upstream(named)
         # Files, models and the like are asked for without a model.
         if model is None:
             return Route(named or self._first_with(path), "")

@@ -23,8 +23,8 @@ from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
 from gateway.core.request.identity import AGENT_PREFIX
-from gateway.errors import GatewayError, NotAllowed, NotAuthenticated, UnknownModel
-from gateway.run.upstream.route import resolve_route
+from gateway.errors import BadRequest, GatewayError, NotAllowed, NotAuthenticated, UnknownModel
+from gateway.run.upstream.route import UPSTREAM_HEADER, no_upstream, resolve_route
 from gateway.settings import Settings, UpstreamSettings
 
 MAX_LIST_BYTES = 8 * 1024 * 1024
@@ -107,9 +107,9 @@ class ModelList:
         """Fetches one upstream's list; returns False when it gave none."""
         found, refusal = await self._fetch(name, provider, None)
         if refusal is not None and name in self._keyless():
-            hint = "Send your key for it as `Authorization`; a gateway key goes into `x-mnemogate-key` then."
-            text = f"The upstream {name!r} lists its models for callers with a key: {refusal.message} {hint}"
-            self._asks_for_key[name] = refusal._replace(message=text)
+            text = f"The upstream {name!r} lists its models for callers with a key. "
+            hint = "Send it as `Authorization`; a gateway key goes into `x-mnemogate-key` then. "
+            self._asks_for_key[name] = refusal._replace(message=f"{text}{hint}It says: {refusal.message}")
             _log.info("upstream %s lists its models for callers with a key of their own", name)
         elif refusal is not None:
             self._log_failure(name, refusal.message)
@@ -128,22 +128,25 @@ class ModelList:
 
         credential: the caller's own `Authorization`. upstream: the one that the caller names; without it the key goes
         to an upstream only where no other could be meant. has_others: the caller is shown other models beside it.
-        Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, or wants one, and no other has models.
+        Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, or wants one, and no other has models;
+        BadRequest: there is no such upstream, or several want a key and none was named.
         """
+        if upstream is not None and upstream not in self._providers:
+            raise no_upstream(upstream)
         asked = [name for name in self._keyless() if name not in self._fetched]
         if len(asked) > 1:
             asked = [name for name in asked if name in self._asks_for_key]
         if upstream is not None:
             asked = [upstream] if upstream in self._keyless() else []
+        # An empty list would look like an upstream without models.
+        is_empty = not self.entries and not has_others
+        if len(asked) > 1 and is_empty:
+            text = f"Name one of the upstreams, which list their models for callers with a key: {', '.join(asked)}."
+            raise BadRequest(text, param=UPSTREAM_HEADER)
         if len(asked) != 1:
             return self.entries
         if credential is None:
-            # An empty list would look like an upstream without models.
-            if (
-                not self.entries
-                and not has_others
-                and (refusal := self._asks_for_key.get(asked[0])) is not None
-            ):
+            if is_empty and (refusal := self._asks_for_key.get(asked[0])) is not None:
                 raise refusal.error()
             return self.entries
         answer = await self._ask(asked[0], credential)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Final
 
 from gateway.core.agent import AgentSpec
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.upstream.policy import Target
-from gateway.errors import SettingsError, UnknownModel
+from gateway.errors import BadRequest, SettingsError, UnknownModel
 from gateway.settings import ModelSettings, ProfileSettings, Settings
+
+UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,13 @@ def check_models(settings: Settings) -> None:
                 _resolve(settings, name, None, by_operator=True, is_fallback=True)
             except UnknownModel as error:
                 raise SettingsError(f"models {alias.alias!r}: fallbacks: {error.message}") from error
+
+
+def no_upstream(name: str) -> BadRequest:
+    """Returns the error for an upstream that a caller names and that is none."""
+    return BadRequest(
+        f"There is no upstream {name!r}. Send the name of one in the settings.", param=UPSTREAM_HEADER
+    )
 
 
 def unlisted(model: str) -> UnknownModel:

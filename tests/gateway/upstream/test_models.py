@@ -11,7 +11,7 @@ import pytest
 
 from adapters.base import Provider
 from gateway.core.upstream.policy import Target
-from gateway.errors import NotAuthenticated, SettingsError, UnknownModel
+from gateway.errors import BadRequest, NotAuthenticated, SettingsError, UnknownModel
 from gateway.limits import Limits
 from gateway.providers import make_providers
 from gateway.run.background.embed import embedder_route
@@ -400,7 +400,10 @@ async def test_a_key_goes_to_no_upstream_that_it_may_not_be_for() -> None:
         models = ModelList(settings, providers, created=7, refresh_s=300.0)
         for name, provider in providers.items():
             await models.refresh(name, provider)
-        assert await models.entries_for("Bearer sk-one") == []
+        with pytest.raises(BadRequest, match="one, two"):
+            await models.entries_for("Bearer sk-one")
+        with pytest.raises(BadRequest, match="no upstream 'three'"):
+            await models.entries_for("Bearer sk-one", "three")
         named = await models.entries_for("Bearer sk-one", "one")
         assert [entry["id"] for entry in named] == ["one/a"]
         assert (await models.find("two/b", "Bearer sk-two"))["id"] == "two/b"
