@@ -348,8 +348,7 @@ class AgentRuns:
         )
         await self._pending.written(_scope(sending), self._limits.commit_wait_s)
         try:
-            with sink.while_here():
-                memory, prompt, resumed = await self._begin(sending, asked, form)
+            memory, prompt, resumed = await self._begin(sending, asked, form, sink)
         except StoreError as error:
             raise _told(error) from error
         if resumed is not None and resumed.is_partial:
@@ -388,9 +387,9 @@ class AgentRuns:
         return RunResult(memory.run, memory.known.agent, tuple(memory.steps), status=status)
 
     async def _begin(
-        self, sending: _Sending, asked: MemoryRequest, form: EndpointForm
+        self, sending: _Sending, asked: MemoryRequest, form: EndpointForm, sink: Sink
     ) -> tuple[StepsMemory, Prompt, PausedRun | None]:
-        """Reads what the send goes on from, and writes what came in. Raises: BadRequest, StoreError."""
+        """Reads what the send goes on from, and writes what came in. Raises: BadRequest, StoreError, ClientGone."""
         keeper = self._keeper
         replaces = sending.replaces
         run = Run(
@@ -403,21 +402,23 @@ class AgentRuns:
             otid=_digest(await self._agent(sending), sending.otid),
         )
         for _ in range(TRIES):
-            known = await read_line(keeper.store, asked, sending.messages, keeper.settings.idle_s)
-            resumed = await self._resume(known, sending.decisions) if sending.decisions else None
-            memory = StepsMemory(
-                keeper,
-                known,
-                form,
-                resumed.waiting_run if resumed is not None and resumed.is_partial else run,
-                partial(self.toolbox, run=run.uid),
-                frozenset() if resumed is None else resumed.theirs,
-                None if replaces is None else replaces.id,
-            )
-            prompt = await memory.prompt()
+            with sink.while_here():
+                known = await read_line(keeper.store, asked, sending.messages, keeper.settings.idle_s)
+                resumed = await self._resume(known, sending.decisions) if sending.decisions else None
+                memory = StepsMemory(
+                    keeper,
+                    known,
+                    form,
+                    resumed.waiting_run if resumed is not None and resumed.is_partial else run,
+                    partial(self.toolbox, run=run.uid),
+                    frozenset() if resumed is None else resumed.theirs,
+                    None if replaces is None else replaces.id,
+                )
+                prompt = await memory.prompt()
             if resumed is not None:
                 return memory, prompt, resumed
             try:
+                # Not given up when the client leaves: a run that is on disk has to come to its end.
                 await memory.open(prompt)
                 return memory, prompt, None
             except (WriteConflict, Stale):

@@ -103,6 +103,32 @@ def test_an_error_behind_a_finished_step_ends_the_run_and_the_step_stays(life: L
     assert [m["role"] for m in life.upstream.last.messages] == ["system", "user", "assistant", "tool", "user"]
 
 
+def test_a_client_that_leaves_while_its_message_is_written_cancels_its_run(life: Life) -> None:
+    life.send("Hi")
+    disk, entered = Gate(), Gate()
+    sink = ListeningSink()
+
+    async def hold_the_disk() -> None:
+        def wait(_: object) -> None:
+            entered.open()
+            disk.wait_sync()
+
+        life.world.store.database.writer.submit(wait)
+
+    life.world.gateway.call(hold_the_disk())
+    entered.wait_sync()
+    waiting = life.world.store.health.waiting
+    run = life.begin("Tell me.", sink)
+    while life.world.store.health.waiting == waiting:  # until the message is handed to the writer
+        life.world.gateway.call(asyncio.sleep(0))
+    life.leave(sink)
+    disk.open()
+    with pytest.raises(ClientGone):
+        run.result(10)
+    assert life.world.query("SELECT state FROM runs ORDER BY id") == ["completed", "cancelled"]
+    assert life.words()[-1] == "user: Tell me."
+
+
 def test_a_client_that_leaves_cancels_its_run(life: Life) -> None:
     gate = Gate()
     life.upstream.queue(say("A long reply.", tokens=["A long", " reply."], hold_after={2: gate}))
