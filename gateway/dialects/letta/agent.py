@@ -20,6 +20,7 @@ from gateway.dialects.letta.block import CreateBlock, block_json
 from gateway.dialects.letta.body import KEPT, Body, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.model import WINDOW
+from gateway.dialects.letta.send import initial_messages
 from gateway.dialects.letta.shown import time_of
 from storage.records import Block, Definition, Run
 
@@ -241,7 +242,9 @@ def definition_of(create: CreateAgent) -> AgentDefinition:
     """Returns the definition that a new agent begins with. Raises: Unprocessable."""
     kind = create.agent_type if isinstance(create.agent_type, str) else DEFAULT_TYPE
     initial = create.initial_message_sequence
-    made = AgentDefinition(kind, initial_messages=tuple(initial) if isinstance(initial, list) else ())
+    made = AgentDefinition(
+        kind, initial_messages=initial_messages(initial) if isinstance(initial, list) else ()
+    )
     return changed(made, create)
 
 

@@ -172,7 +172,7 @@ class UpdateMessage(Body):
 
 
 class ResetMessages(Body):
-    add_default_initial_messages: bool | UnsetType | None = UNSET
+    add_default_initial_messages: Annotated[bool | None, KEPT] | UnsetType = UNSET
 
 
 class CancelRuns(Body):
@@ -202,6 +202,12 @@ class Sent:
     messages: tuple[WireMessage, ...] = ()
     answers: tuple[CallAnswer, ...] = ()
     otid: str | None = None
+
+
+def initial_messages(given: Sequence[dict[str, Any]]) -> tuple[WireMessage, ...]:
+    """Returns the messages with which an agent's conversation begins, as they are stored. Raises: Unprocessable."""
+    at = ("body", "initial_message_sequence")
+    return tuple(_message(_plain(each, (*at, n))) for n, each in enumerate(given))
 
 
 def text_in(update: UpdateMessage) -> str:

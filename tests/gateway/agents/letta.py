@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,16 @@ __all__ = ["LettaWorld", "letta"]
 class LettaWorld:
     world: World
     letta: Letta
+    others: list[Letta] = field(default_factory=list)
 
     @property
     def upstream(self) -> StrictUpstream:
         return self.world.upstream
 
     def anew(self, key: str = "sk-app", **options: Any) -> Letta:
-        return Letta(
-            base_url=self.world.gateway.url, api_key=key, **{"max_retries": 0, "timeout": 10.0, **options}
-        )
+        options = {"max_retries": 0, "timeout": 10.0, **options}
+        self.others.append(Letta(base_url=self.world.gateway.url, api_key=key, **options))
+        return self.others[-1]
 
     def async_client(self) -> AsyncLetta:
         return AsyncLetta(base_url=self.world.gateway.url, api_key="sk-app", max_retries=0, timeout=10.0)
@@ -65,4 +66,5 @@ def letta(
         try:
             yield made
         finally:
-            made.letta.close()
+            for client in (made.letta, *made.others):
+                client.close()

@@ -13,6 +13,7 @@ import orjson
 import pytest
 from letta_client import (
     APIStatusError,
+    AuthenticationError,
     BadRequestError,
     InternalServerError,
     NotFoundError,
@@ -21,6 +22,7 @@ from letta_client import (
 
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.sdk import agent as profile
 from tests.server import QUIET
 
 pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
@@ -414,3 +416,39 @@ def test_a_person_allows_and_denies(world: LettaWorld) -> None:
     ]
     assert joined(events[:-2]) == joined(listed[-3:])
     assert "Dog" not in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+
+
+def test_a_conversation_begins_with_its_initial_messages(world: LettaWorld) -> None:
+    initial: Any = [
+        {"role": "user", "content": "Who are you?"},
+        {"role": "assistant", "content": "A gardener."},
+    ]
+    agent = world.agent(initial_message_sequence=initial)
+    for text in ("Hi", "Bye"):
+        world.letta.agents.messages.create(agent.id, input=text)
+    said = ["Who are you?", "A gardener.", "Hi", "Ok.", "Bye"]
+    assert [m["content"] for m in world.upstream.last.messages[1:]] == said
+    listed: Any = world.letta.agents.messages.list(agent.id, order="asc")
+    assert [each.content for each in listed] == [*said, "Ok."]
+    with pytest.raises(UnprocessableEntityError, match="role"):
+        world.agent(initial_message_sequence=[{"role": "nobody", "content": "x"}])
+
+
+def test_a_users_memory_can_be_sent_to(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with letta(upstream, tmp_path, profile()) as world:
+        world.world.chat(model="agent/helper", user="ann").say("My cat is called Miso.")
+        world.world.settle()
+        (agent,) = world.letta.agents.list(tags=["user:ann"])
+        world.upstream.queue(say("Miso."))
+        reply = world.letta.agents.messages.create(agent.id, input="What is my cat called?")
+        assert reply.messages[0].content == "Miso."
+        assert world.upstream.last.messages[0]["content"].startswith("You help.")
+
+
+def test_a_wrong_key_is_told_in_the_same_form(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with letta(upstream, tmp_path, server={"key": "mg-" + "a" * 32}) as world:
+        with pytest.raises(AuthenticationError) as refused:
+            list(world.letta.agents.list())
+        assert isinstance(refused.value.body, dict)
+        assert refused.value.body["detail"]
+        assert world.letta.health().status == "ok"
