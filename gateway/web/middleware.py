@@ -93,6 +93,7 @@ class Edge:
         """
         self._open_prefix = open_prefix
         self._error_forms = tuple((error_forms or {}).items())
+        self._prefixes = tuple(prefix for prefix, _ in self._error_forms)
         self._app = app
         self._guard = guard
         self._metrics = metrics
@@ -189,6 +190,9 @@ class Edge:
         # that the body was cut.
 
     def _error_form(self, path: str) -> ErrorForm:
+        # One look for most requests: chat's path has none of them.
+        if not path.startswith(self._prefixes):
+            return OPENAI_ERRORS
         for prefix, form in self._error_forms:
             if path.startswith(prefix):
                 return form

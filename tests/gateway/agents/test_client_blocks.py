@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
 
-from tests.doubles.upstream import StrictUpstream
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
 
 
@@ -121,3 +121,15 @@ def test_a_detached_block_is_attached_elsewhere(world: LettaWorld) -> None:
     world.letta.agents.blocks.attach(block, agent_id=two.id)
     world.letta.agents.delete(one.id)
     assert [each.label for each in world.letta.agents.blocks.list(two.id)] == ["human"]
+
+
+def test_a_block_that_is_read_only_is_not_the_models_to_change(world: LettaWorld) -> None:
+    agent = world.agent(memory_blocks=[{"label": "human", "value": "Ann", "read_only": True}])
+    world.upstream.queue(
+        call_tools(Call("memory_insert", {"label": "human", "new_string": "x"})), say("I may not.")
+    )
+    reply = world.letta.agents.messages.create(agent.id, input="Hi")
+    returned = next(each for each in reply.messages if each.message_type == "tool_return_message")
+    assert returned.status == "error"
+    assert world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value == "Ann"
+    assert world.letta.agents.blocks.update("human", agent_id=agent.id, value="Zoe").value == "Zoe"
