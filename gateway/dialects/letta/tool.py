@@ -13,6 +13,7 @@ from gateway.core.definition import ToolDefinition
 from gateway.dialects.letta.body import Body, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.shown import time_of
+from gateway.errors import BadRequest
 from storage.records import Definition
 
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
@@ -66,9 +67,15 @@ class CreateTool(UpdateTool):
     source_code: str
 
 
+# Of a tool of an MCP server.
+_SAID_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_json_schema"})
+
+
 def tool_of(update: UpdateTool, before: ToolDefinition | None = None) -> tuple[str | None, ToolDefinition]:
     """Returns a tool after an update, with its name as far as the schema says it. Raises: Unprocessable."""
     sent = given(update)
+    if before is not None and before.source_type == "mcp" and _SAID_BY_SERVER & sent.keys():
+        raise BadRequest("The MCP server says what this tool is: refresh the server.", param="source_code")
     made = before or ToolDefinition({})
     values: dict[str, Any] = {}
     for field, name, default in (
@@ -120,11 +127,12 @@ def _checked(schema: dict[str, Any]) -> dict[str, Any]:
 def tool_json(made: Definition) -> dict[str, Any]:
     """Returns a tool that was made over REST."""
     tool = ToolDefinition.of(made.body)
+    is_mcp = tool.source_type == "mcp"
     return {
-        **_tool(made.uid, made.name, tool.schema, "custom"),
+        **_tool(made.uid, made.name, tool.schema, "external_mcp" if is_mcp else "custom"),
         "description": tool.description or tool.schema.get("description") or None,
         "source_type": tool.source_type,
-        "source_code": tool.source or None,
+        "source_code": None if is_mcp else tool.source or None,
         "tags": list(tool.tags),
         "return_char_limit": tool.result_chars,
         "default_requires_approval": tool.needs_approval,
@@ -183,4 +191,16 @@ def _tool(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict[str, A
         "project_id": None,
         "created_by_id": None,
         "last_updated_by_id": None,
+    }
+
+
+def execution_json(status: str, content: str, stdout: str = "", stderr: str = "") -> dict[str, Any]:
+    """Returns the result of a call that somebody made by hand."""
+    return {
+        "status": status,
+        "func_return": content,
+        "stdout": stdout.splitlines() or None,
+        "stderr": stderr.splitlines() or None,
+        "agent_state": None,
+        "sandbox_config_fingerprint": None,
     }

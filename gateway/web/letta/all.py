@@ -15,6 +15,7 @@ from gateway.web.letta.agents import AgentRoutes
 from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.blocks import BlockRoutes
 from gateway.web.letta.legacy import LegacyRoutes
+from gateway.web.letta.mcp_servers import McpServerRoutes
 from gateway.web.letta.messages import MessageRoutes
 from gateway.web.letta.openapi import document
 from gateway.web.letta.passages import PassageRoutes
@@ -50,7 +51,8 @@ def _described(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
 def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     """Returns all rows, those that only say why they are not served behind the others."""
     parts: tuple[_HasRows, ...] = (
-        AgentRoutes(api), BlockRoutes(api), ToolRoutes(api), SendRoutes(api), MessageRoutes(api), PassageRoutes(api),
+        AgentRoutes(api), BlockRoutes(api), ToolRoutes(api), McpServerRoutes(api), SendRoutes(api),
+        MessageRoutes(api), PassageRoutes(api),
         RunRoutes(api), StoreRoutes(api, version("mnemogate")), LegacyRoutes(api),
     )  # fmt: skip
     rows = [row for part in parts for row in part.rows()]

@@ -36,8 +36,6 @@ NOT_SERVED: Final = (
     (("GET", "POST", "PATCH", "DELETE"), "/v1/archives/{rest:path}", _LATER),
     (("GET", "POST"), "/v1/folders", _LATER),
     (("GET", "POST", "PATCH", "DELETE"), "/v1/folders/{rest:path}", _LATER),
-    (("GET", "POST", "PUT"), "/v1/mcp-servers", _LATER),
-    (("GET", "POST", "PATCH", "DELETE"), "/v1/mcp-servers/{rest:path}", _LATER),
     (("GET", "PATCH"), "/v1/agents/{agent_id}/folders/{rest:path}", _LATER),
     (("GET",), "/v1/agents/{agent_id}/folders", _LATER),
     (("PATCH", "DELETE"), "/v1/agents/{agent_id}/archives/{rest:path}", _LATER),

@@ -18,6 +18,7 @@ from gateway.dialects.letta.tool import (
     HandCall,
     SearchTools,
     UpdateTool,
+    execution_json,
     tool_of,
     type_of,
 )
@@ -179,14 +180,7 @@ class ToolRoutes:
         state = {"id": shown["id"], "name": shown["name"], "blocks": shown["blocks"]}
         call = ForeignCall(name, arguments, "", shown["id"], "", ids.new_uid(), state, asked.project)
         answer = await self._api.runs.foreign.run(made, call)
-        return {
-            "status": answer.status,
-            "func_return": answer.content,
-            "stdout": answer.stdout.splitlines() or None,
-            "stderr": answer.stderr.splitlines() or None,
-            "agent_state": None,
-            "sandbox_config_fingerprint": None,
-        }
+        return execution_json(answer.status, answer.content, answer.stdout, answer.stderr)
 
     def _named(self, view: AgentView, name: str) -> ToolView:
         for tool in view.tools:

@@ -73,6 +73,8 @@ def test_random_requests_are_answered(world: LettaWorld) -> None:
         "tool_name": agent.tools[0].name,
         "run_id": next(iter(world.letta.runs.list())).id,
         "step_id": next(iter(world.letta.steps.list())).id,
+        # A real one would be started with each request (test_client_mcp.py does).
+        "mcp_server_id": f"mcp_server-{'0' * 32}",
         "message_id": next(iter(world.letta.agents.messages.list(agent.id))).id,
         "memory_id": world.letta.agents.passages.create(agent.id, text="A fern.")[0].id,
     }
