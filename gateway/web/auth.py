@@ -17,6 +17,7 @@ from storage.sql.keys import Keys
 
 KEY_PREFIX = "mg-"
 DEFAULT_PROJECT = "default"
+_READ = frozenset((b"authorization", b"x-mnemogate-key", b"host", b"origin"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +74,17 @@ class Guard:
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """Admits a request. headers: lower-case names. Raises: NotAuthenticated, NotAllowed, Overloaded."""
-        authorization = key = host = origin = None
+        given: dict[bytes, str] = {}
         for name, value in headers:
-            if name == b"authorization":
-                authorization = value.decode("latin-1").strip()
-            elif name == b"x-mnemogate-key":
-                key = value.decode("latin-1").strip()
-            elif name == b"host":
-                host = value.decode("latin-1")
-            elif name == b"origin":
-                origin = value.decode("latin-1")
+            if name in _READ:
+                text = value.decode("latin-1").strip()
+                # Of two keys a proxy might have checked the one, and we would take the other.
+                if given.setdefault(name, text) != text:
+                    raise NotAuthenticated(
+                        f"The header `{name.decode()}` was sent twice, with different values."
+                    )
+        authorization, key = given.get(b"authorization"), given.get(b"x-mnemogate-key")
+        host, origin = given.get(b"host"), given.get(b"origin")
         bearer = _bearer(authorization)
         # A gateway key never goes upstream, whether it opens this door, was revoked or belongs to another gateway.
         is_ours = authorization is None or (bearer or authorization).startswith(KEY_PREFIX)

@@ -187,6 +187,15 @@ async def test_without_a_store_a_key_cannot_be_checked() -> None:
         await guard.admit([(b"authorization", b"Bearer mg-x")])
 
 
+@pytest.mark.parametrize("name", [b"authorization", b"x-mnemogate-key", b"host", b"origin"])
+async def test_of_two_values_neither_is_taken(name: bytes) -> None:
+    guard = Guard(None)
+    same = [(name, b"http://localhost" if name == b"origin" else b"localhost")] * 2
+    assert isinstance(await guard.admit(same), Caller)
+    with pytest.raises(NotAuthenticated, match="sent twice"):
+        await guard.admit([*same, (name, b"127.0.0.1")])
+
+
 async def test_an_allowed_host_is_answered_without_keys() -> None:
     guard = Guard(None, hosts=("Box.local",))
     assert await guard.admit([(b"host", b"box.local:8080")]) == Caller()
