@@ -46,7 +46,8 @@ class Exchanges:
         if not steps:
             return []
         names: dict[str, str] = {}
-        if steps[0].parent is not None:
+        goes_on = any(m.message.get("role") == "tool" for m in listed(steps[0]))
+        if goes_on and steps[0].parent is not None:
             # A turn that waited begins with results of calls that an earlier one made.
             for above in (await self.store.messages.replies(self.agent.id, [steps[0].parent])).values():
                 names.update(calls_of(above))

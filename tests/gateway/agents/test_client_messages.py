@@ -452,3 +452,17 @@ def test_a_wrong_key_is_told_in_the_same_form(upstream: StrictUpstream, tmp_path
         assert isinstance(refused.value.body, dict)
         assert refused.value.body["detail"]
         assert world.letta.health().status == "ok"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_plain_message_takes_six_statements(world: LettaWorld, streaming: bool) -> None:
+    agent = world.agent()
+    world.letta.agents.messages.create(agent.id, input="Hi")
+
+    def send() -> None:
+        reply = world.letta.agents.messages.create(agent.id, input="Hi", streaming=streaming)
+        list(reply if streaming else reply.messages)
+
+    assert world.world.statements_of(send) == [
+        "read", "read", "insert exchanges", "insert runs", "update exchanges", "insert run_steps",
+    ]  # fmt: skip
