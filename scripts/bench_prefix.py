@@ -3,18 +3,26 @@
 Conversations of 60 turns, through the real gateway with OpenAI's SDK and a strict upstream; counted on the bytes that
 the upstream received (tools and messages), request by request. The traffic lies in tests/gateway/memory/life.py, where
 the tests use it too: recall, memory tools, the client's own tools, edits of blocks by the model and by others.
+
+Agents get the same number of messages by the client of the agents API: memory tools, recall, and a block that another
+agent edits meanwhile; once more with a window that is cut and summarised.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import tempfile
+from collections import Counter, deque
+from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tests.doubles.upstream import StrictUpstream
-from tests.gateway.memory.life import PROFILE, converse, mention_topics, share_of
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.gateway.agents.letta import letta
+from tests.gateway.memory.life import PROFILE, TOPICS, Share, converse, insert, mention_topics, share_of
 from tests.gateway.sdk import remember
 
 PAUSE_EVERY = 20
@@ -23,6 +31,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "tools and edits": {},
     "the same, with pauses": {"pause_every": PAUSE_EVERY},
 }
+
+
+# Tokens of the window of an agent.
+AGENTS_WAYS = {"agents": 128_000, "agents, on a window of 16k": 16_000}
 
 
 def measure(turns: int, way: dict[str, Any]) -> tuple[str, bool]:
@@ -36,20 +48,70 @@ def measure(turns: int, way: dict[str, Any]) -> tuple[str, bool]:
         seen, done = converse(world, turns, **way)
     share = share_of(seen)
     allowed = (turns - 1) // PAUSE_EVERY if "pause_every" in way else 0
-    counts = ", ".join(f"{count} {what}" for what, count in done.items() if count)
-    line = f"{share.ratio:8.2%}{len(share.breaks):8}{len(seen):10}{share.last:12,}  {counts}"
-    return line, len(share.breaks) <= allowed
+    return _line(share, len(seen), done), len(share.breaks) <= allowed
+
+
+def _line(share: Share, requests: int, done: Mapping[str, int]) -> str:
+    counts = ", ".join(f"{often} {what}" for what, often in done.items() if often)
+    return f"{share.ratio:8.2%}{len(share.breaks):8}{requests:10}{share.last:12,}  {counts}"
+
+
+def measure_agents(turns: int, window: int) -> tuple[str, bool]:
+    """Returns the line of the table for an agent, and whether its prefix breaks only where its window is cut."""
+    dice, done = random.Random(7), Counter[str]()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        StrictUpstream() as upstream,
+        letta(upstream, Path(folder), memory={"background_model": "small"}) as made,
+    ):
+        answers, summaries = deque[Reply](), count(1)
+
+        def script(seen: Seen) -> Reply:
+            # What is asked in the background comes at any time, and has answers of its own.
+            return _summary(next(summaries)) if seen.json["model"] == "small" else answers.popleft()
+
+        upstream.script = script
+        messages = made.letta.agents.messages
+        team = made.letta.blocks.create(label="team", value="Nothing yet.").id
+        agent = made.agent(block_ids=[team], context_window_limit=window).id
+        other = made.agent(model="openai/other", block_ids=[team]).id
+        for turn in range(turns):
+            if turn % 9 == 4:
+                answers += [call_tools(_edit("team", turn)), say("Done.")]
+                messages.create(other, input="Tell the team.")
+                done["edits by another agent"] += 1
+            edit = dice.choice([None, insert(f"fact {turn}"), _edit("team", turn)])
+            if edit is not None:
+                answers.append(call_tools(edit))
+                done["edits of its own"] += 1
+            answers.append(say(f"Answer {turn}: " + "It goes on like this for a while. " * 20))
+            messages.create(agent, input=f"Turn {turn}: tell me about {dice.choice(TOPICS)}, please.")
+            made.world.clock.sleep(20)
+            made.world.settle()
+        seen = [each for each in upstream.chats if each.json["model"] == "m"]
+    share = share_of(seen)
+    allowed = 0 if window > 100_000 else len(seen) // 20
+    return _line(share, len(seen), done), len(share.breaks) <= allowed
+
+
+def _edit(label: str, turn: int) -> Call:
+    return Call("memory_insert", {"label": label, "new_string": f"News of turn {turn}."})
+
+
+def _summary(number: int) -> Reply:
+    return say(f"Notes {number}: " + " ".join(f"fact{number}x{n}" for n in range(60)))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench prefix", description=__doc__)
     parser.add_argument("--turns", type=int, default=60)
     turns = parser.parse_args().turns
-    width = max(map(len, WAYS))
+    width = max(map(len, [*WAYS, *AGENTS_WAYS]))
     print(f"{turns} turns".ljust(width), "  stable  breaks  requests  last bytes  what was in it", sep="")
     is_right = True
-    for name, way in WAYS.items():
-        line, is_stable = measure(turns, way)
+    lines = [(name, measure(turns, way)) for name, way in WAYS.items()]
+    lines += [(name, measure_agents(turns, window)) for name, window in AGENTS_WAYS.items()]
+    for name, (line, is_stable) in lines:
         print(name.ljust(width), line, "" if is_stable else " !", sep="")
         is_right = is_right and is_stable
     print(

@@ -1,0 +1,289 @@
+"""Measures the agents API: what a message to an agent costs beside the same call made directly, `scripts/bench agents`.
+
+One mock upstream, one gateway, each a process of its own. A direct call is the same streamed call of the mock, in the
+same round; medians are taken over interleaved rounds. SQL statements are counted as the tests count them, on a gateway
+inside this process. Letta's figures are of its own server (0.16.8 with PostgreSQL, one process) with a mock upstream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import load
+import mock_upstream
+import orjson
+import uvloop
+from mock_upstream import STREAM_HEAD, Mock, event, framed
+
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.agents.letta import letta
+
+CONTEXT = 4_096  # tokens; ten steps fill it, so that the prompts of few and many steps are as long
+SETTINGS = """\
+[server]
+access_log = false
+
+[[upstreams]]
+name = "mock"
+base_url = "http://127.0.0.1:{port}/v1"
+api_key = "none"
+context_window = {context}
+takes = {{ stream_usage = true }}
+"""
+PLAIN, NOTE, SLOWLY = "What do you think about it?", "Note this down, please.", "Say it slowly, please."
+HUMAN = [{"label": "human", "value": "Name: Ann"}]
+PIECES = 10  # of a reply of 1 kB, which come together unless they are to come slowly
+FEW_STEPS, CONNECTIONS, STREAMS_AT_ONCE = 10, 16, 20
+_calls = itertools.count(1)
+
+
+class Upstream(Mock):
+    """Streams a reply at once, or slowly where the newest message asks for it; first calls a memory tool for a note."""
+
+    def serve(self, head: bytes, body: bytes) -> None:
+        newest = body[max(0, body.rfind(b'"role":"user"')) :]
+        if b"chat/completions" not in head.split(b"\r\n", 1)[0] or SLOWLY.encode() in newest:
+            super().serve(head, body)
+            return
+        n = next(_calls)
+        if NOTE.encode() in newest and b'"role":"tool"' not in newest:
+            arguments = orjson.dumps({"label": "human", "new_memory": f"Fact {n}."}).decode()
+            function = {"name": "memory_rethink", "arguments": arguments}
+            call = {"index": 0, "id": f"call_{n:08}", "type": "function", "function": function}
+            deltas, finish = [orjson.dumps({"role": "assistant", "tool_calls": [call]})], b'"tool_calls"'
+        else:
+            text = f"Reply {n:08}: " + mock_upstream.WORDS * 8
+            parts = [text[at : at + 80] for at in range(0, 80 * PIECES, 80)]
+            deltas, finish = [orjson.dumps({"content": part}) for part in parts], b'"stop"'
+        events = [event(n, delta) for delta in deltas]
+        end = event(n, b"{}", finish) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        self.transport.write(STREAM_HEAD + b"".join(events) + end)
+
+
+# -- what is sent
+
+
+@dataclass(slots=True)
+class Requests:
+    """The same requests in turn, a number of times."""
+
+    requests: list[bytes]
+    left: int
+
+    def next(self, worker: int) -> bytes | None:
+        self.left -= 1
+        return self.requests[self.left % len(self.requests)] if self.left >= 0 else None
+
+    def done(self, worker: int, body: bytes) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Lanes:
+    """Each connection sends to an agent of its own, so that no send waits for another one."""
+
+    requests: list[bytes]
+    left: int
+
+    def next(self, worker: int) -> bytes | None:
+        self.left -= 1
+        return self.requests[worker] if self.left >= 0 else None
+
+    def done(self, worker: int, body: bytes) -> None:
+        pass
+
+
+def post(path: str, body: dict[str, Any]) -> bytes:
+    return load.http(orjson.dumps(body)).replace(b"/v1/chat/completions", path.encode(), 1)
+
+
+def to_agent(agent: str, text: str, *, stream: bool = False) -> bytes:
+    options = {"streaming": True, "stream_tokens": True} if stream else {}
+    return post(f"/v1/agents/{agent}/messages", {"messages": [{"role": "user", "content": text}], **options})
+
+
+def chat(text: str, model: str = "bench", *before: dict[str, Any]) -> bytes:
+    messages = [*before, {"role": "user", "content": text}]
+    return post("/v1/chat/completions", {"model": model, "stream": True, "messages": messages})
+
+
+def direct_with_a_tool() -> list[bytes]:
+    """Returns the two calls that a message with one memory tool makes."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "memory_rethink", "arguments": "{}"}}
+    said = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "Done."}
+    asked = {"role": "user", "content": NOTE}
+    second = {"model": "bench", "stream": True, "messages": [asked, *said, result]}
+    return [post("/v1/chat/completions", second), chat(NOTE)]
+
+
+# -- measured
+
+
+@dataclass(slots=True)
+class Figures:
+    """One list of values for each name. pid: of the gateway."""
+
+    port: int
+    pid: int
+    mock: int
+    found: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, name: str, value: float) -> None:
+        self.found.setdefault(name, []).append(value)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.found[name])
+
+    async def drive(self, port: int, flow: Any, workers: int = 1, spread_s: float = 0.0) -> load.Result:
+        """Raises: SystemExit: a reply is an error, so that the figures mean nothing."""
+        result = await load.drive(port, flow, workers, spread_s)
+        if result.errors:
+            raise SystemExit(f"not to be trusted: {result.errors[:3]}")
+        return result
+
+    async def p50(self, port: int, requests: Iterable[bytes], count: int) -> float:
+        return statistics.median((await self.drive(port, Requests([*requests], count))).total_ms)
+
+    async def first_text(self, port: int, requests: list[bytes], count: int) -> float:
+        flow = Requests(requests, count)
+        return statistics.median((await self.drive(port, flow, STREAMS_AT_ONCE, 0.5)).first_ms)
+
+    async def make(self, name: str) -> str:
+        """Makes an agent. Returns its id."""
+        body = {"name": name, "system": "You help.", "model": "mock/bench", "memory_blocks": HUMAN}
+        made = await asyncio.to_thread(load.fetch, self.port, "/v1/agents", orjson.dumps(body))
+        return str(orjson.loads(made)["id"])
+
+
+async def alone(figures: Figures, count: int, agents: list[str]) -> None:
+    """Measures a message at a time: with and without a tool, against the direct calls of the same round."""
+    two = direct_with_a_tool()
+    ways: dict[str, Callable[[], Any]] = {
+        "direct": partial(figures.p50, figures.mock, [chat(PLAIN)], count),
+        "direct, two calls": partial(figures.p50, figures.mock, two, count * 2),
+        "plain": partial(figures.p50, figures.port, [to_agent(each, PLAIN) for each in agents], count),
+        "tool": partial(figures.p50, figures.port, [to_agent(each, NOTE) for each in agents], count),
+    }
+    took = {name: await way() for name, way in ways.items()}
+    figures.note("plain", took["plain"] - took["direct"])
+    figures.note("tool", took["tool"] - 2 * took["direct, two calls"])
+
+
+async def together(figures: Figures, count: int, agents: list[str]) -> None:
+    """Measures as many messages as the gateway can answer, and their processor time."""
+    spent = load.cpu_s(figures.pid)
+    result = await figures.drive(
+        figures.port, Lanes([to_agent(each, PLAIN) for each in agents], count), len(agents)
+    )
+    figures.note("rate", result.rate)
+    figures.note("rate of a core", len(result.total_ms) / (load.cpu_s(figures.pid) - spent))
+
+
+async def streams(figures: Figures, count: int, agents: list[str], names: list[str]) -> None:
+    sends = [to_agent(each, SLOWLY, stream=True) for each in agents]
+    chats = [chat(SLOWLY, f"agent/{each}") for each in names]
+    floor = await figures.first_text(figures.mock, [chat(SLOWLY)], count)
+    figures.note("first text, agent", await figures.first_text(figures.port, sends, count) - floor)
+    figures.note("first text, chat", await figures.first_text(figures.port, chats, count) - floor)
+
+
+async def long_and_short(figures: Figures, count: int, many: str, few: str) -> None:
+    for name, agent in (("many", many), ("few", few)):
+        figures.note(name, await figures.p50(figures.port, [to_agent(agent, PLAIN)], count))
+
+
+async def bench(figures: Figures, rounds: int, count: int, steps: int) -> None:
+    names = [f"helper{n}" for n in range(STREAMS_AT_ONCE)]
+    agents = [await figures.make(name) for name in names]
+    many = await figures.make("many")
+    await figures.drive(figures.port, Requests([to_agent(many, PLAIN)], steps))
+    print(f"{steps} steps made", file=sys.stderr, flush=True)
+    for number in range(rounds):
+        # A few messages each, so that what they say does not grow with the rounds.
+        fresh = [await figures.make(f"fresh{number}-{n}") for n in range(max(CONNECTIONS, count // 5))]
+        few = await figures.make(f"few{number}")
+        await figures.drive(figures.port, Requests([to_agent(few, PLAIN)], FEW_STEPS))
+        await alone(figures, count, fresh)
+        await together(figures, count * 4, fresh[:CONNECTIONS])
+        await long_and_short(figures, FEW_STEPS, many, few)
+        await streams(figures, STREAMS_AT_ONCE * 2, agents, names)
+        print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
+
+
+def statements() -> tuple[int, int]:
+    """Returns the SQL statements of a plain message and of one with a memory tool, BEGIN and COMMIT left out."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        StrictUpstream() as upstream,
+        letta(upstream, Path(folder)) as made,
+    ):
+        agent = made.agent()
+
+        def send() -> int:
+            return len(
+                made.world.statements_of(lambda: made.letta.agents.messages.create(agent.id, input="Hi"))
+            )
+
+        send()
+        plain = send()
+        call = Call("memory_rethink", {"label": "human", "new_memory": "Fact."})
+        upstream.queue(call_tools(call), say("Noted."))
+        return plain, send()
+
+
+def table(figures: Figures, steps: int) -> str:
+    plain, tool = statements()
+    few, many = figures.median("few"), figures.median("many")
+    agent, other = figures.median("first text, agent"), figures.median("first text, chat")
+    rows = [
+        ("", "measured", "goal", "Letta"),
+        ("a plain message: added, p50", f"{figures.median('plain'):.2f} ms", "<= 3 ms", "519 ms"),
+        ("SQL statements", f"{plain}", "6", "192"),
+        ("with one memory tool: added to two calls", f"{figures.median('tool'):.2f} ms", "<= 6 ms", ""),
+        ("SQL statements", f"{tool}", "", ""),
+        (f"messages/s, {CONNECTIONS} connections", f"{figures.median('rate'):.0f}", "", "6"),
+        ("messages per processor second", f"{figures.median('rate of a core'):.0f}", ">= 200", ""),
+        (f"p50 of an agent with {FEW_STEPS} steps", f"{few:.2f} ms", "", ""),
+        (f"with {steps:,} steps", f"{many:.2f} ms", "the same", ""),
+        ("first text of a stream: added, p50", f"{agent:.2f} ms", "", ""),
+        ("of a chat completion to such an agent", f"{other:.2f} ms", "within 0.5 ms", ""),
+    ]
+    widths = [max(len(row[index]) for row in rows) for index in range(4)]
+    rows.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2], "-" * widths[3]))
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench agents", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and messages; rough figures")
+    parser.add_argument("--steps", type=int, help="of the agent that has many")
+    options = parser.parse_args()
+    rounds, count, steps = (2, 100, 1_000) if options.quick else (5, 200, 10_000)
+    steps = options.steps or steps
+    with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        mock = stack.enter_context(load.mock(folder / "log", __file__, "--mock"))
+        settings = SETTINGS.format(port=mock, context=CONTEXT)
+        gateway = stack.enter_context(load.gateway(folder, settings))
+        figures = Figures(gateway.port, gateway.pid, mock)
+        uvloop.run(bench(figures, rounds, count, steps))
+        print(table(figures, steps))
+
+
+if __name__ == "__main__":
+    uvloop.run(mock_upstream.main(Upstream)) if sys.argv[1:] == ["--mock"] else main()
