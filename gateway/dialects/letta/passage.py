@@ -1,4 +1,4 @@
-"""Passages of archival memory, as the agents API takes and shows them."""
+"""Passages of archival memory and archives, as the agents API takes and shows them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
-from gateway.dialects.letta.body import Body
+from gateway.dialects.letta.body import KEPT, Body, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.shown import time_of
-from storage.records import Passage
+from storage.records import Definition, Passage
 
+_Name = Annotated[str, Meta(min_length=1, max_length=200)]
+_METADATA = refused("A passage has tags, and no metadata.")
 _Tags = list[Annotated[str, Meta(min_length=1, max_length=200)]]
 
 
@@ -79,3 +82,55 @@ def moment_of(text: str | UnsetType | None, at: tuple[str | int, ...]) -> float 
     except (ValueError, OverflowError):
         words = "Expected a date or time of ISO 8601"
         raise Unprocessable([Fault(at, words, "datetime_from_date_parsing", text[:100])]) from None
+
+
+class CreateArchive(Body):
+    """A new archive."""
+
+    name: _Name
+    description: str | UnsetType | None = UNSET
+    embedding: Annotated[str | None, KEPT] | UnsetType = UNSET
+    embedding_config: Annotated[dict[str, Any] | None, KEPT] | UnsetType = UNSET
+
+
+class UpdateArchive(Body):
+    """A change of an archive; what is left out stays."""
+
+    name: _Name | UnsetType | None = UNSET
+    description: str | UnsetType | None = UNSET
+
+
+class CreateArchivePassage(CreatePassage):
+    """A text to be saved in an archive."""
+
+    metadata: Annotated[dict[str, Any] | None, _METADATA] | UnsetType = UNSET
+
+
+class CreateArchivePassages(Body):
+    """Texts to be saved in an archive, in this order."""
+
+    passages: Annotated[list[CreatePassage], Meta(min_length=1, max_length=1000)]
+
+
+class ArchivesQuery(PageQuery):
+    """A page of archives. agent_id: only those that it has attached. name: exactly."""
+
+    agent_id: str | UnsetType | None = UNSET
+    name: str | UnsetType | None = UNSET
+
+
+def archive_json(archive: Definition) -> dict[str, Any]:
+    """Returns an archive."""
+    return {
+        "id": ids.named("archive", archive.uid),
+        "name": archive.name,
+        "description": archive.body.get("description"),
+        "embedding": archive.body.get("embedding"),
+        "embedding_config": archive.body.get("embedding_config"),
+        "vector_db_provider": "native",
+        "metadata": {},
+        "created_at": time_of(archive.created),
+        "updated_at": time_of(archive.updated),
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }

@@ -18,7 +18,7 @@ from gateway.web.letta.legacy import LegacyRoutes
 from gateway.web.letta.mcp_servers import McpServerRoutes
 from gateway.web.letta.messages import MessageRoutes
 from gateway.web.letta.openapi import document
-from gateway.web.letta.passages import PassageRoutes
+from gateway.web.letta.passages import ArchiveRoutes, PassageRoutes
 from gateway.web.letta.refused import refused_rows
 from gateway.web.letta.routes import AgentsRoute, Asked, serve
 from gateway.web.letta.runs import RunRoutes
@@ -52,7 +52,7 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     """Returns all rows, those that only say why they are not served behind the others."""
     parts: tuple[_HasRows, ...] = (
         AgentRoutes(api), BlockRoutes(api), ToolRoutes(api), McpServerRoutes(api), SendRoutes(api),
-        MessageRoutes(api), PassageRoutes(api),
+        MessageRoutes(api), PassageRoutes(api), ArchiveRoutes(api),
         RunRoutes(api), StoreRoutes(api, version("mnemogate")), LegacyRoutes(api),
     )  # fmt: skip
     rows = [row for part in parts for row in part.rows()]

@@ -65,7 +65,7 @@ def test_random_requests_are_answered(world: LettaWorld) -> None:
     schema = schemathesis.openapi.from_dict(described(world))
     agent = world.agent()
     world.letta.agents.messages.create(agent.id, input="Hi")
-    named = {
+    named: dict[str, Any] = {
         "agent_id": agent.id,
         "block_id": agent.blocks[0].id,
         "block_label": "human",
@@ -78,6 +78,9 @@ def test_random_requests_are_answered(world: LettaWorld) -> None:
         "message_id": next(iter(world.letta.agents.messages.list(agent.id))).id,
         "memory_id": world.letta.agents.passages.create(agent.id, text="A fern.")[0].id,
     }
+    archive = world.letta.archives.create(name="plants")
+    passage = world.letta.archives.passages.create(archive.id, text="A moss.")
+    named |= {"archive_id": archive.id, "passage_id": passage.id}
     faults: list[str] = []
     asked = 0
     for result in schema.get_all_operations():
