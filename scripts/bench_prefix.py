@@ -115,11 +115,10 @@ def main() -> int:
         print(name.ljust(width), line, "" if is_stable else " !", sep="")
         is_right = is_right and is_stable
     print(
-        f"\nPauses are longer than a provider keeps its cache, one after every {PAUSE_EVERY} turns: only there"
+        f"\nPauses are longer than a provider keeps its cache, one after every {PAUSE_EVERY} turns. Only there,"
     )
-    print(
-        "the memory section is taken anew. " + ("It is so." if is_right else "Elsewhere a prefix broke (!).")
-    )
+    print("and where a window is cut, the memory section is taken anew.")
+    print("It is so." if is_right else "Elsewhere a prefix broke (!).")
     return 0 if is_right else 1
 
 
