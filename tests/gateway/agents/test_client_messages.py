@@ -6,7 +6,6 @@ import asyncio
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +55,6 @@ def joined(events: list[Any]) -> list[tuple[str, str, str]]:
         said = said or (call.name + call.arguments if call else getattr(each, "tool_return", ""))
         found[each.id, each.otid] = found.get((each.id, each.otid), "") + said
     return [(id, otid, said) for (id, otid), said in found.items()]
-
-
-def test_a_reply_is_shown_without_reading_what_was_written(world: LettaWorld) -> None:
-    agent = world.agent(system="You help.")
-    send = partial(world.letta.agents.messages.create, agent.id, input="Hi")
-    send()
-    plain = ["read", "read", "insert exchanges", "insert runs", "update exchanges", "insert run_steps"]
-    assert world.world.statements_of(send) == plain
 
 
 def test_a_message_is_answered(world: LettaWorld) -> None:
