@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -276,3 +277,16 @@ def test_a_public_type_name_stands_for_one_thing() -> None:
                     defined.setdefault(name, []).append(module)
     assert len(defined) > 200
     assert {name: modules for name, modules in defined.items() if len(modules) > 1} == {}
+
+
+def test_a_docstring_begins_with_its_subject_or_a_verb() -> None:
+    """No docstring begins with a word that leaves the reader to guess what the sentence is about."""
+    begun = re.compile(r"(What|Whether|Of|Whose|Another|It)\b")
+    found = []
+    for module, path in _modules():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                words = ast.get_docstring(node) or ""
+                if begun.match(words):
+                    found.append(f"{module}: {words.splitlines()[0]}")
+    assert found == []

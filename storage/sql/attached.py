@@ -1,4 +1,4 @@
-"""What belongs to an agent beside its definition: tags, and what is attached: blocks, tools, archives, folders."""
+"""The tags of an agent, and what is attached to it: blocks, tools, archives, folders."""
 
 from __future__ import annotations
 

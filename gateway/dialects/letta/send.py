@@ -161,7 +161,7 @@ class Send(Body):
 
 
 class UpdateMessage(Body):
-    """Another text for a stored message, as a string or as parts that are text."""
+    """A new text for a stored message, as a string or as parts that are text."""
 
     content: str | list[TextPart] | UnsetType | None = UNSET
     message_type: MessageType | UnsetType | None = UNSET
@@ -194,7 +194,7 @@ class CallAnswer:
 
 @frozen
 class Sent:
-    """What a send says: new messages as they are stored, or answers to what waits; never both.
+    """The content of a send: new messages as they are stored, or answers to what waits; never both.
 
     otid: the client's id of the send, by which it is known when it comes again.
     """

@@ -21,7 +21,7 @@ from storage.records import Run, RunStep
 
 @dataclass(frozen=True, slots=True)
 class CallDecision:
-    """What somebody decided about a call that waits. call_id: None: about all of them.
+    """A decision about a call that waits. call_id: None: about all of them.
 
     result: of a tool of the client's. approve: of a call that a person has to allow; reason: why not.
     """

@@ -109,7 +109,7 @@ class RunStart:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What became of a send. run: as it ended. agent: whose memory. steps: its exchanges, with their words.
+    """The result of a send. run: as it ended. agent: whose memory. steps: its exchanges, with their words.
 
     is_repeat: the same send had been answered before; nothing was sent upstream. status: of the reply.
     """

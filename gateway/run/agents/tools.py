@@ -45,7 +45,7 @@ class ResolvedAgent:
 
 @dataclass(slots=True)
 class SpecCache:
-    """What names stand for. round: rises with each change, so that what was read before it is not kept after it."""
+    """The specs that names stand for. round: rises with each change, so that no older reading is kept after it."""
 
     found: OrderedDict[tuple[str, str], ResolvedAgent] = field(default_factory=OrderedDict)
     round: int = 0

@@ -180,7 +180,7 @@ class _TooMuch(Exception):
 
 @dataclass(slots=True)
 class _Heard:
-    """What was read so far. left: bytes of output that may follow."""
+    """The output that was read so far. left: bytes of output that may follow."""
 
     parts: dict[str, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
     left: int = OUTPUT_BYTES

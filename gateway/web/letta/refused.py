@@ -1,4 +1,4 @@
-"""What the client can ask for and this API does not do: each path is answered with the reason."""
+"""The requests that the client can make and this API refuses: each path is answered with the reason."""
 
 from __future__ import annotations
 
