@@ -15,7 +15,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from adapters.types import Json
-from gateway.core.memory.tools import string, tool
+from gateway.core.memory.tools import MEMORY_TOOLS, string, tool
 from storage.records import Message
 
 # The argument of a tool that is its words to the user.
@@ -79,14 +79,7 @@ SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
             new_string=string("The text to add."),
             insert_line=_number("Insert after this line; 0: at the beginning. Default: -1, at the end."),
         ),
-        "memory_replace": tool(
-            "Replace a passage of a memory block, to correct what has changed or (with an empty new_string) to "
-            "remove it. The old passage must be given exactly and occur exactly once.",
-            ("label", "old_string", "new_string"),
-            label=_LABEL,
-            old_string=string("The passage as it stands now, exactly."),
-            new_string=string("What shall stand there instead."),
-        ),
+        "memory_replace": MEMORY_TOOLS["memory_replace"],
         "memory_rethink": tool(
             "Rewrite a whole memory block, to put it in order or to shorten it. Everything that the new text leaves "
             "out is gone from the block. For single changes use memory_insert or memory_replace.",

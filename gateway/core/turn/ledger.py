@@ -8,6 +8,7 @@ from typing import Any
 
 from adapters.types import Json
 from gateway.core.turn.stream import Draft
+from storage.records import Counts
 from storage.value import frozen
 
 BILLED = "mnemogate_billed"  # field of `usage`, beside what the real API sends
@@ -77,6 +78,19 @@ def _added_details(earlier: Any, last: Any) -> Json:
     return {DETAILS: added}
 
 
-def _int(usage: Json | None, key: str) -> int:
-    value = usage.get(key) if usage else None
+def counts_of(usage: Json | None) -> Counts:
+    """Returns the tokens of one call of the model, as the upstream counted them; zeros where it did not."""
+    prompt, completion = (usage or {}).get("prompt_tokens_details"), (usage or {}).get(DETAILS)
+    return Counts(
+        _int(usage, "prompt_tokens"),
+        _int(usage, "completion_tokens"),
+        _int(prompt, "cached_tokens"),
+        _int(prompt, "cache_write_tokens"),
+        _int(completion, "reasoning_tokens"),
+    )
+
+
+def _int(usage: object, key: str) -> int:
+    # An upstream may put anything here.
+    value = usage.get(key) if isinstance(usage, dict) else None
     return value if isinstance(value, int) else 0

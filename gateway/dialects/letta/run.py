@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, UnsetType
@@ -132,20 +131,6 @@ def usage_json(counts: Counts, steps: int, run_ids: list[str]) -> dict[str, Any]
         "context_tokens": None,
         "run_ids": run_ids or None,
     }
-
-
-def counts_of(usage: Mapping[str, Any]) -> Counts:
-    """Returns the tokens of one reply. usage: as a chat completion reports it."""
-    prompt = usage.get("prompt_tokens_details") or {}
-    completion = usage.get("completion_tokens_details") or {}
-    found = (
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
-        prompt.get("cached_tokens"),
-        prompt.get("cache_write_tokens"),
-        completion.get("reasoning_tokens"),
-    )
-    return Counts(*(each if isinstance(each, int) else 0 for each in found))
 
 
 def result_json(messages: list[dict[str, Any]], stop: str, counts: Counts, steps: int) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from gateway.core import ids
 from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.ledger import counts_of
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import Draft, ToolCall
 from gateway.dialects.letta.error import LettaErrors, error_event
 from gateway.dialects.letta.message import Origin, Showing, piece, shown
-from gateway.dialects.letta.run import counts_of, stop_json, usage_json
+from gateway.dialects.letta.run import stop_json, usage_json
 from gateway.dialects.letta.shown import time_of
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import Counts

@@ -24,6 +24,7 @@ from gateway.core.prompt.section import learned, untold
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.ledger import counts_of
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
 from gateway.run.memory.known import Known, in_order
@@ -154,7 +155,7 @@ class StepsMemory:
             self._number,
             self._begun,
             now,
-            _counts(usage),
+            counts_of(usage),
             stop,
             None,
             error,
@@ -376,21 +377,3 @@ class StepsMemory:
 
 def _kept(e: Exchange) -> events.Kept:
     return events.Kept(e.seq, e.seq + len(e.inputs))
-
-
-def _counts(usage: Json | None) -> Counts:
-    """Returns the tokens of one call, as the upstream counted them."""
-    usage = usage or {}
-    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    return Counts(
-        _number(usage, "prompt_tokens"),
-        _number(usage, "completion_tokens"),
-        _number(prompt, "cached_tokens"),
-        _number(prompt, "cache_write_tokens"),
-        _number(completion, "reasoning_tokens"),
-    )
-
-
-def _number(fields: object, name: str) -> int:
-    value = fields.get(name) if isinstance(fields, dict) else None
-    return value if isinstance(value, int) else 0
