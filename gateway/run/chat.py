@@ -48,7 +48,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.tools.agent import alone_of, asides_of
 from gateway.run.turn import TreeMemory, TurnLimits, TurnMemory, TurnRun
-from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
@@ -147,33 +147,37 @@ class Chat:
                 request, attempts.target, form, identity, spec, place
             )
             call = ChatCall(request, forwardable(headers), credential, route.upstream, status, receipt)
+            is_bare = remembered is None and not spec.system
+            is_bare = is_bare and not _has_context_window(route, attempts.target)
             try:
-                is_bare = (
-                    remembered is None and not spec.system and not _has_context_window(route, attempts.target)
-                )
                 with attempts:
                     if is_bare and view.speaks_chat:
                         reply = attempts.send(call.request_for)
                         served = await relay(reply, sink, receipt, self._limits.beat_s)
                     else:
-                        run = TurnRun(
-                            call,
-                            attempts,
-                            prompt,
-                            remembered,
-                            view,
-                            sink,
-                            self.pending,
-                            self._metrics,
-                            self._limits,
-                            guide=guide_of(spec, prompt) if spec.uid else None,
-                            spec=self._terms(request, prompt, spec) if spec.uid else None,
-                        )
+                        run = self._turn(call, attempts, prompt, remembered, view, sink, spec)
                         served = await run.run()
                 return Served(served, status)
             finally:
                 self._metrics.added_ms.observe(receipt.added_ms)
                 self._metrics.memory.inc(status)
+
+    def _turn(
+        self,
+        call: ChatCall,
+        attempts: Attempts,
+        prompt: Prompt,
+        remembered: TurnMemory | None,
+        view: MakesView,
+        sink: Sink,
+        spec: AgentSpec,
+    ) -> TurnRun:
+        run = partial(
+            TurnRun, call, attempts, prompt, remembered, view, sink, self.pending, self._metrics, self._limits
+        )
+        if not spec.uid:
+            return run()
+        return run(guide=guide_of(spec, prompt), spec=self._terms(call.request, prompt, spec))
 
     def _terms(self, request: ChatRequest, prompt: Prompt, spec: AgentSpec) -> TurnSpec:
         """Returns the terms of a turn with an agent's own tools, which the client never sees."""
