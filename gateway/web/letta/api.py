@@ -12,10 +12,10 @@ from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.core.memory.builtin import definition_of
 from gateway.core.turn.guide import StopReason
-from gateway.dialects.letta.agent import agent_json
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import PageQuery
-from gateway.dialects.letta.tool import built_in_json, tool_json
+from gateway.dialects.letta.resources.agent import agent_json
+from gateway.dialects.letta.resources.tool import built_in_json, tool_json
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.registry import AgentView, Registry

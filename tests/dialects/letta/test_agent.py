@@ -7,9 +7,15 @@ from typing import Any
 import pytest
 
 from gateway.core.definition import AgentDefinition
-from gateway.dialects.letta.agent import CreateAgent, UpdateAgent, agent_json, changed, definition_of
 from gateway.dialects.letta.body import convert
 from gateway.dialects.letta.error import Unprocessable
+from gateway.dialects.letta.resources.agent import (
+    CreateAgent,
+    UpdateAgent,
+    agent_json,
+    changed,
+    definition_of,
+)
 from storage.records import Definition, DefinitionKind
 
 UID = "0" * 32

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.dialects.letta.block import CreateBlock, UpdateBlock, block_of
 from gateway.dialects.letta.body import read_texts
-from gateway.dialects.letta.passage import CreatePassage
 from gateway.dialects.letta.query import PageQuery, PassagesQuery
+from gateway.dialects.letta.resources.block import CreateBlock, UpdateBlock, block_of
+from gateway.dialects.letta.resources.passage import CreatePassage
 from gateway.web.letta.api import ORIGIN, AgentsApi
-from gateway.web.letta.blocks import BlockRoutes
-from gateway.web.letta.passages import PassageRoutes
+from gateway.web.letta.resources.blocks import BlockRoutes
+from gateway.web.letta.resources.passages import PassageRoutes
+from gateway.web.letta.resources.tools import ToolRoutes
 from gateway.web.letta.routes import AgentsRoute, Asked
-from gateway.web.letta.tools import ToolRoutes
 from storage.listing import BlockChange
 
 

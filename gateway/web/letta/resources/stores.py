@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.core.request.identity import AGENT_PREFIX
-from gateway.dialects.letta.model import embedding_model_json, model_json
 from gateway.dialects.letta.query import ModelsQuery, TagsQuery
+from gateway.dialects.letta.resources.model import embedding_model_json, model_json
 from gateway.web.letta.api import AgentsApi, given_or_none
 from gateway.web.letta.routes import AgentsRoute, Asked
 from gateway.web.middleware import trace_of

@@ -11,20 +11,20 @@ from starlette.routing import Route
 from gateway.dialects.letta.error import LettaErrors
 from gateway.errors import ErrorForm
 from gateway.web.body import BodyReader
-from gateway.web.letta.agents import AgentRoutes
 from gateway.web.letta.api import AgentsApi
-from gateway.web.letta.blocks import BlockRoutes
-from gateway.web.letta.legacy import LegacyRoutes
-from gateway.web.letta.mcp_servers import McpServerRoutes
-from gateway.web.letta.messages import MessageRoutes
 from gateway.web.letta.openapi import document
-from gateway.web.letta.passages import ArchiveRoutes, PassageRoutes
 from gateway.web.letta.refused import refused_rows
+from gateway.web.letta.resources.agents import AgentRoutes
+from gateway.web.letta.resources.blocks import BlockRoutes
+from gateway.web.letta.resources.legacy import LegacyRoutes
+from gateway.web.letta.resources.mcp_servers import McpServerRoutes
+from gateway.web.letta.resources.messages import MessageRoutes
+from gateway.web.letta.resources.passages import ArchiveRoutes, PassageRoutes
+from gateway.web.letta.resources.runs import RunRoutes
+from gateway.web.letta.resources.sends import SendRoutes
+from gateway.web.letta.resources.stores import StoreRoutes
+from gateway.web.letta.resources.tools import ToolRoutes
 from gateway.web.letta.routes import AgentsRoute, Asked, serve
-from gateway.web.letta.runs import RunRoutes
-from gateway.web.letta.sends import SendRoutes
-from gateway.web.letta.stores import StoreRoutes
-from gateway.web.letta.tools import ToolRoutes
 
 # The paths whose errors have the form of this API, whoever makes them.
 _PREFIXES: Final = (

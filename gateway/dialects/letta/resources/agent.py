@@ -16,10 +16,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
-from gateway.dialects.letta.block import CreateBlock, block_json
 from gateway.dialects.letta.body import KEPT, Body, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
-from gateway.dialects.letta.model import WINDOW
+from gateway.dialects.letta.resources.block import CreateBlock, block_json
+from gateway.dialects.letta.resources.model import WINDOW
 from gateway.dialects.letta.send import initial_messages
 from gateway.dialects.letta.shown import time_of
 from storage.records import Block, Definition, Run

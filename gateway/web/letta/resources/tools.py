@@ -12,7 +12,7 @@ from gateway.core.turn.arguments import wrong_arguments
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.query import ApprovalQuery, PageQuery, ToolsQuery
-from gateway.dialects.letta.tool import (
+from gateway.dialects.letta.resources.tool import (
     ApprovalBody,
     CreateTool,
     HandCall,

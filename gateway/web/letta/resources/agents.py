@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 
 from gateway.core.definition import AgentDefinition
-from gateway.dialects.letta.agent import CreateAgent, UpdateAgent, changed, definition_of
-from gateway.dialects.letta.block import block_of
 from gateway.dialects.letta.body import given
-from gateway.dialects.letta.context import context_json
 from gateway.dialects.letta.query import AgentQuery, AgentsQuery, RecompileQuery
+from gateway.dialects.letta.resources.agent import CreateAgent, UpdateAgent, changed, definition_of
+from gateway.dialects.letta.resources.block import block_of
+from gateway.dialects.letta.resources.context import context_json
 from gateway.run.agents.registry import AgentEdit, NewAgent
 from gateway.run.agents.run import RunRequest
 from gateway.run.memory.prompt import Prompt

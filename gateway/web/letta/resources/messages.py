@@ -8,9 +8,9 @@ from gateway.core import ids
 from gateway.core.ids import Place
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
-from gateway.dialects.letta.passage import moment_of
 from gateway.dialects.letta.query import MessagesQuery
-from gateway.dialects.letta.search import SearchMessages, found_json
+from gateway.dialects.letta.resources.passage import moment_of
+from gateway.dialects.letta.resources.search import SearchMessages, found_json
 from gateway.dialects.letta.send import CancelRuns, ResetMessages, UpdateMessage, text_in
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import DEFAULT, AgentMessages

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.dialects.letta.block import (
+from gateway.dialects.letta.query import AgentsOfQuery, BlocksQuery, PageQuery
+from gateway.dialects.letta.resources.block import (
     CreateBlock,
     UpdateBlock,
     block_json,
@@ -12,7 +13,6 @@ from gateway.dialects.letta.block import (
     change_of,
     revision_json,
 )
-from gateway.dialects.letta.query import AgentsOfQuery, BlocksQuery, PageQuery
 from gateway.errors import BadRequest
 from gateway.web.letta.api import ORIGIN, AgentsApi, cut, given_or_none, page_of
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in

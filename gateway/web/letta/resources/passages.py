@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.dialects.letta.passage import (
+from gateway.dialects.letta.query import PassageSearchQuery, PassagesQuery
+from gateway.dialects.letta.resources.passage import (
     ArchivesQuery,
     CreateArchive,
     CreateArchivePassage,
@@ -17,7 +18,6 @@ from gateway.dialects.letta.passage import (
     moment_of,
     passage_json,
 )
-from gateway.dialects.letta.query import PassageSearchQuery, PassagesQuery
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.archives import ARCHIVE, MOST, Archives, PassageView
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, place_in

@@ -7,14 +7,14 @@ from typing import Any
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.turn.arguments import wrong_arguments
-from gateway.dialects.letta.mcp_server import (
+from gateway.dialects.letta.resources.mcp_server import (
     CreateMcpServer,
     UpdateMcpServer,
     checked_name,
     server_json,
     server_of,
 )
-from gateway.dialects.letta.tool import HandCall, execution_json
+from gateway.dialects.letta.resources.tool import HandCall, execution_json
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.mcp_servers import McpRegistry
 from gateway.run.agents.tools import ToolView
