@@ -33,8 +33,10 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.limits import Limits
 from gateway.metrics import Metrics
+from gateway.run.agents.guide import guide_of
 from gateway.run.agents.registry import Registry
-from gateway.run.agents.run import AgentRuns, guide_of, sampling_of
+from gateway.run.agents.run import sampling_of
+from gateway.run.agents.runs import AgentRuns
 from gateway.run.call import ChatCall, form_for
 from gateway.run.directory import Directory, unknown
 from gateway.run.memory.fit import fit

@@ -1,69 +1,24 @@
-"""A run: one send to a conversation of ours, from its message to its stop reason.
-
-The sends of a conversation queue. What came in is on disk before the model is asked, each reply before its tools run,
-their results before it is asked again. An error before the first reply is the status of the reply; a client that
-leaves cancels the run, and what was finished of it stays.
-"""
+"""The values of a run: a send to a conversation of ours, how it begins and what becomes of it."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
-from zlib import crc32
 
 import orjson
 
 from adapters.types import Json
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.append import abandon, repeated
-from gateway.core.conversation.canonical import Canon, WireMessage, is_system, text_of
-from gateway.core.conversation.listed import calls_of
+from gateway.core.conversation.canonical import WireMessage, is_system, text_of
 from gateway.core.conversation.private import PRIVATE, as_system
-from gateway.core.ids import new_uid, uid_of
-from gateway.core.prompt.window import DEFAULT_RESERVE_TOKENS
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
-from gateway.core.turn.client import MakesView
-from gateway.core.turn.guide import StopReason
-from gateway.core.turn.rules import CalledTool, RuleGuide, SpeakingStyle, read_rules
-from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import AllBut
-from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, MemoryUnavailable
-from gateway.metrics import Metrics
-from gateway.run.agents.pauses import CallDecision, PausedRun, called_before, decided, paused
-from gateway.run.agents.retry import SentBefore, sent_before
-from gateway.run.agents.steps import TRIES, StepsMemory
-from gateway.run.call import ChatCall, form_for
-from gateway.run.memory.fit import count_tokens
-from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import Known, MemoryRequest
-from gateway.run.memory.line import DEFAULT, headed, open_write, read_line
-from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.queue import QueuePlace
-from gateway.run.memory.record import BlockEdits
-from gateway.run.pending import Pending
-from gateway.run.receipt import Receipt
-from gateway.run.sink import Sink
-from gateway.run.tools.agent import AgentTools, alone_of, approvals_of, asides_of
-from gateway.run.tools.foreign import ForeignTools
-from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.toolbox import Toolbox
-from gateway.run.turn import TurnLimits, TurnRun
-from gateway.run.upstream.failover import Failover
-from gateway.run.upstream.route import Route, agent_route
-from gateway.settings import Settings
-from gateway.tokens import upper_bound
-from storage.commands import StepEnd
-from storage.errors import NotFound, Stale, StoreError, WriteConflict
-from storage.records import Agent, Exchange, Run, RunState, Scope
+from gateway.run.agents.pauses import CallDecision
+from gateway.run.memory.line import DEFAULT
+from gateway.run.upstream.route import Route
+from storage.records import Agent, Exchange, Run, Scope
 
-_log = logging.getLogger("mnemogate")
-# The sends that may be in one conversation's queue, the one that is answered among them.
-MOST_SENDS = 32
 MAX_STEPS = 50
 
 
@@ -122,7 +77,7 @@ class RunResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sending:
+class Sending:
     """A send, whichever way it came. request: the one that came, without what is said in it."""
 
     request: ChatRequest
@@ -138,322 +93,14 @@ class _Sending:
     decisions: Sequence[CallDecision] = ()
     replaces: Run | None = None
 
-
-class AgentRuns:
-    """Answers sends to conversations of ours. One for the process."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        keeper: MemoryKeeper,
-        failover: Failover,
-        metrics: Metrics,
-        pending: Pending,
-        limits: TurnLimits,
-    ) -> None:
-        self._settings = settings
-        self._keeper = keeper
-        self._failover = failover
-        self._metrics = metrics
-        self._pending = pending
-        self._limits = limits
-        self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
-        self._live: dict[int, TurnRun] = {}  # by the run's row
-
-    async def send(
-        self, asked: RunRequest, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
-    ) -> RunResult:
-        """Answers a send of the agents API; its events go to the sink. view: makes the dialect's, once a step is open.
-
-        Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
-        """
-        sending = _Sending(
-            _request(asked),
-            asked.messages,
-            _identity(asked),
-            asked.spec,
-            agent_route(self._settings, asked.spec),
-            asked.headers,
-            asked.credential,
-            shows_steps=True,
-            max_steps=asked.max_steps,
-            otid=asked.otid,
-            decisions=asked.decisions,
-        )
-        return await self._send(sending, view, sink, receipt)
-
-    async def preview(self, asked: RunRequest) -> Prompt:
-        """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError, UnknownModel."""
-        keeper, request, spec = self._keeper, _request(asked), asked.spec
-        route = agent_route(self._settings, spec)
-        window = self._failover.context_windows.of((route.upstream, route.model), route.context_window)
-        target = Target(route.upstream, route.model, window)
-        seen = MemoryRequest(request, _identity(asked), spec, keeper.now(), target, QueuePlace())
-        known = await read_line(keeper.store, seen, (), keeper.settings.idle_s)
-        toolbox = self.toolbox(known, BlockEdits(list(known.blocks)))
-        return await keeper.composer.make(known, EndpointForm(), toolbox.definitions())
-
-    async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
-        """Returns whether a chat completion names a conversation of ours: an agent's `default`, or one sent to so."""
-        name, scope = identity.conversation, identity.scope
-        if name is None or scope is None:
-            return False
-        uid = uid_of("conv", name)
-        if name != DEFAULT and uid is None:
-            return False
-        if name == DEFAULT and spec.uid:
-            return True
-        store = self._keeper.store
-        try:
-            agent = await store.agents.find(scope)
-            found = None if agent is None else await store.append.conversation(agent, name, uid)
-        except StoreError:
-            return False
-        return found is not None and bool(found.tip)
-
-    async def append(
-        self,
-        request: ChatRequest,
-        headers: tuple[tuple[str, str], ...],
-        credential: str | None,
-        identity: Identity,
-        spec: AgentSpec,
-        route: Route,
-        view: MakesView,
-        sink: Sink,
-        receipt: Receipt,
-    ) -> int:
-        """Answers a chat completion that names a conversation of ours; what its list repeats is left out.
-
-        Returns the status. Raises: as `send`.
-        """
-        if request.n > 1:
-            raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
-        left_out = set(repeated(request.messages))
-        new = [m for i, m in enumerate(request.messages) if i not in left_out]
-        head = next((i for i, m in enumerate(new) if not is_system(m)), len(new))
-        said = len([m for m in request.messages if not is_system(m)])
-        messages = [_of_client(m) for m in new[head:]]
-        receipt.say("x-mnemogate-appended", f"{len(messages)} of {said}")
-        if not messages:
-            raise BadRequest(
-                "There is nothing new in `messages`: what follows the last assistant message is appended.",
-                param="messages",
-            )
-        sending = _Sending(
-            headed(request), messages, identity, spec, route, headers, credential, shows_steps=False
-        )
-        return (await self._send(sending, lambda _: view, sink, receipt)).status
-
-    async def recover(self) -> None:
-        """Fails the live runs that an earlier process left behind."""
-        try:
-            await self._keeper.store.runs.fail_orphans(self._keeper.now())
-        except StoreError as error:
-            _log.error("runs of an earlier process stay as they were: %s", error.message)
-
-    async def begin(self, spec: AgentSpec, scope: Scope) -> None:
-        """Writes the messages that an agent's own conversation begins with, if it has not begun. Raises: StoreError."""
-        keeper, messages = self._keeper, () if spec.defined is None else spec.defined.initial_messages
-        if not messages:
-            return
-        identity = Identity(
-            scope.project, scope.profile, spec.name, None, DEFAULT, scope.subject, Mode.STRICT, append=True
-        )
-        request = _request(RunRequest(spec, scope))
-        with QueuePlace() as place:
-            asked = MemoryRequest(request, identity, spec, keeper.now(), Target("", "", None), place)
-            agent = await keeper.store.agents.find(scope) or keeper.store.agents.draft(scope)
-            await keeper.queues.enter((agent.uid, DEFAULT), place, MOST_SENDS)
-            known = await read_line(
-                keeper.store, asked, [_of_client(m) for m in messages], keeper.settings.idle_s
-            )
-            if known.path:
-                return
-            prompt = Prompt(request, asked.target)
-            opened = await keeper.store.append.open(open_write(known, prompt, None, keeper.now()))
-            keeper.store.agents.remember(opened.agent)
-            e = abandon(opened.exchange, Canon(opened.agent.secret), b"", keeper.now())
-            await keeper.store.append.finish(StepEnd(opened.agent, e, None))
-
-    async def cancel(self, run: Run) -> Run:
-        """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
-        live = self._live.get(run.id)
-        if live is not None:
-            live.stop(StopReason.CANCELLED)
-        now = self._keeper.now()
-        return await self._keeper.store.runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", now)
-
-    # -- one send
-
-    async def _send(
-        self, sending: _Sending, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
-    ) -> RunResult:
-        keeper, scope = self._keeper, sending.identity.scope
+    @property
+    def scope(self) -> Scope:
+        scope = self.identity.scope
         assert scope is not None
-        if not (health := keeper.store.health).ok:
-            why = health.error or f"the store is {health.status}"
-            raise MemoryUnavailable(f"Memory is not available: {why}.", retry_after_s=1.0)
-        with QueuePlace() as place:
-            try:
-                with sink.while_here():
-                    sending = await self._enter(sending, place)
-                    if not sending.decisions and (before := await self._before(sending)) is not None:
-                        if before.is_answered:
-                            return RunResult(before.run, before.agent, before.steps, is_repeat=True)
-                        messages = sending.messages if before.is_said_anew else ()
-                        sending = replace(sending, messages=messages, replaces=before.run)
-            except StoreError as error:
-                raise _told(error) from error
-            return await self._answer(sending, place, view, sink, receipt)
-
-    async def _before(self, sending: _Sending) -> SentBefore | None:
-        agent, identity = await self._agent(sending), sending.identity
-        if not agent.id or not (sending.otid or identity.retry):
-            return None
-        name, digest = identity.conversation or DEFAULT, _digest(agent, sending.otid)
-        return await sent_before(self._keeper.store, agent, name, sending.messages, digest)
-
-    async def _enter(self, sending: _Sending, place: QueuePlace) -> _Sending:
-        """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
-        agent, identity = await self._agent(sending), sending.identity
-        name = identity.conversation or DEFAULT
-        if name != DEFAULT:
-            uid = uid_of("conv", name) or name
-            found = await self._keeper.store.append.conversation(agent, None, uid) if agent.id else None
-            if found is None:
-                raise NotFound(f"there is no conversation {name!r}")
-            name = DEFAULT if found.key == DEFAULT else uid
-        await self._keeper.queues.enter((agent.uid, name), place, MOST_SENDS)
-        return replace(sending, identity=replace(identity, conversation=name))
-
-    async def _agent(self, sending: _Sending) -> Agent:
-        scope, agents = sending.identity.scope, self._keeper.store.agents
-        assert scope is not None
-        return await agents.find(scope) or agents.draft(scope)
-
-    async def _answer(
-        self,
-        sending: _Sending,
-        place: QueuePlace,
-        view: Callable[[RunStart], MakesView],
-        sink: Sink,
-        receipt: Receipt,
-    ) -> RunResult:
-        key = partial(crc32, repr(sending.identity.scope).encode())
-        attempts = self._failover.attempts(sending.route, key, sink, receipt)
-        form = form_for(sending.request, attempts.endpoint)
-        asked = MemoryRequest(
-            sending.request, sending.identity, sending.spec, self._keeper.now(), attempts.target, place
-        )
-        await self._pending.written(_scope(sending), self._limits.commit_wait_s)
-        try:
-            memory, prompt, resumed = await self._begin(sending, asked, form, sink)
-        except StoreError as error:
-            raise _told(error) from error
-        if resumed is not None and resumed.is_partial:
-            return RunResult(memory.run, memory.known.agent, ())
-        call = ChatCall(
-            sending.request, sending.headers, sending.credential, sending.route.upstream, "on", receipt
-        )
-        guide = guide_of(
-            sending.spec, prompt, sending.max_steps, called_before(memory.known), can_ask=sending.shows_steps
-        )
-        with attempts:
-            turn = TurnRun(
-                call,
-                attempts,
-                prompt,
-                memory,
-                view(_started(memory)),
-                sink,
-                self._pending,
-                self._metrics,
-                self._limits,
-                guide,
-                _terms(sending, prompt),
-                resumed.calls if resumed is not None else None,
-                StopReason.SYSTEM_OVERFLOW if sending.shows_steps and await _is_overfull(prompt) else None,
-            )
-            run = memory.run.id
-            if run:
-                self._live[run] = turn
-            try:
-                status = await turn.run()
-            finally:
-                self._live.pop(run, None)
-                self._metrics.added_ms.observe(receipt.added_ms)
-                self._metrics.memory.inc("on")
-        return RunResult(memory.run, memory.known.agent, tuple(memory.steps), status=status)
-
-    async def _begin(
-        self, sending: _Sending, asked: MemoryRequest, form: EndpointForm, sink: Sink
-    ) -> tuple[StepsMemory, Prompt, PausedRun | None]:
-        """Reads what the send goes on from, and writes what came in. Raises: BadRequest, StoreError, ClientGone."""
-        keeper = self._keeper
-        replaces = sending.replaces
-        run = Run(
-            0,
-            new_uid(),
-            0,
-            0,
-            RunState.RUNNING,
-            keeper.now(),
-            otid=_digest(await self._agent(sending), sending.otid),
-        )
-        for _ in range(TRIES):
-            with sink.while_here():
-                known = await read_line(keeper.store, asked, sending.messages, keeper.settings.idle_s)
-                resumed = await self._resume(known, sending.decisions) if sending.decisions else None
-                memory = StepsMemory(
-                    keeper,
-                    known,
-                    form,
-                    resumed.waiting_run if resumed is not None and resumed.is_partial else run,
-                    partial(self.toolbox, run=run.uid),
-                    frozenset() if resumed is None else resumed.theirs,
-                    None if replaces is None else replaces.id,
-                )
-                prompt = await memory.prompt()
-            if resumed is not None:
-                return memory, prompt, resumed
-            try:
-                # Not given up when the client leaves: a run that is on disk has to come to its end.
-                await memory.open(prompt)
-                return memory, prompt, None
-            except (WriteConflict, Stale):
-                # Somebody else has written in the meantime, or forgotten: all of it is read again.
-                continue
-        raise WriteConflict("this conversation changes too fast")
-
-    def toolbox(self, known: Known, changes: BlockEdits, run: str | None = None) -> Toolbox:
-        """Returns the tools of one step of a run, or of one turn that is written as a whole. run: its uid."""
-        keeper, tokens, asked = self._keeper, self._settings.memory.recall_tokens, known.asked
-        memory = MemoryTools(keeper.store, known, changes, tokens, keeper.now, keeper.embed_query)
-        if not asked.spec.uid or not known.offered:
-            return memory
-        window = asked.target.context_window
-        return AgentTools(memory, self.foreign, asked.spec, asked.request.tools, window, run)
-
-    # -- answers to calls that wait
-
-    async def _resume(self, known: Known, decisions: Sequence[CallDecision]) -> PausedRun:
-        """Returns how a turn goes on that waited for these decisions. Raises: BadRequest, StoreError."""
-        store, conversation = self._keeper.store, known.look.conversation
-        step = None if conversation is None else await store.runs.waiting(known.agent.id, conversation.id)
-        if step is None or not known.path or known.path[-1].id != step.exchange:
-            raise BadRequest("Nothing waits for an answer in this conversation.", param="messages")
-        texts = await store.runs.texts(known.agent.id, step.run, "result")
-        before = [orjson.loads(text.data) for text in texts]
-        given = decided(step, [m["tool_call_id"] for m in before], decisions)
-        for n, message in enumerate(given, 1 + max((text.seq for text in texts), default=-1)):
-            await store.runs.add_text(known.agent.id, step.run, "result", n, orjson.dumps(message))
-        run = await store.runs.newest(known.agent.id, known.path[-1].conversation)
-        assert run is not None
-        return paused(known, step, [*before, *given], run)
+        return scope
 
 
-def _identity(asked: RunRequest) -> Identity:
+def identity_of(asked: RunRequest) -> Identity:
     scope = asked.scope
     return Identity(
         scope.project, scope.profile, asked.spec.name, None, asked.conversation, scope.subject, Mode.STRICT,
@@ -461,7 +108,7 @@ def _identity(asked: RunRequest) -> Identity:
     )  # fmt: skip
 
 
-def _request(asked: RunRequest) -> ChatRequest:
+def request_of(asked: RunRequest) -> ChatRequest:
     """Returns the request of a send as a chat completion, without messages: those come from the path."""
     tools = [*asked.client_tools]
     body: dict[str, Any] = {
@@ -489,47 +136,6 @@ def _request(asked: RunRequest) -> ChatRequest:
     )
 
 
-def _of_client(message: WireMessage) -> WireMessage:
-    """Returns a message of a chat completion as it is stored: private fields are ours alone."""
-    if is_system(message):
-        return as_system(text_of(message))
-    return {key: value for key, value in message.items() if key != PRIVATE}
-
-
-def guide_of(
-    spec: AgentSpec,
-    prompt: Prompt,
-    max_steps: int = MAX_STEPS,
-    called: Iterable[CalledTool] = (),
-    *,
-    can_ask: bool = False,
-) -> RuleGuide:
-    """Returns what guides an agent's turn. called: since the user's newest message, in turns before this one.
-
-    Where none of its tools are offered its rules sleep. can_ask: a person may be asked to approve a call.
-    """
-    names = [tool["function"]["name"] for tool in prompt.tools]
-    return RuleGuide(
-        read_rules(spec.defined.rules) if spec.defined is not None and names else (),
-        names,
-        style=SpeakingStyle(spec.style if names else SpeakingStyle.REPLY),
-        max_steps=max_steps,
-        called=called,
-        approvals=approvals_of(spec),
-        can_ask=can_ask,
-    )
-
-
-async def _is_overfull(prompt: Prompt) -> bool:
-    """Returns whether the system text and the tools leave no room in the window, whatever is cut."""
-    context, tools = prompt.target.context_window, prompt.tools
-    text = prompt.system + (orjson.dumps(tools).decode() if tools else "")
-    if context is None or upper_bound(text) < context // 2:
-        return False
-    reserve = min(prompt.request.max_tokens or DEFAULT_RESERVE_TOKENS, context // 4)
-    return await count_tokens(prompt.target.model, text) > context - reserve
-
-
 def sampling_of(spec: AgentSpec, *, has_tools: bool) -> dict[str, Any]:
     """Returns the fields that each request of an agent bears unless it says them itself. has_tools: of the client's."""
     found = {} if spec.defined is None else dict(spec.defined.sampling)
@@ -539,46 +145,8 @@ def sampling_of(spec: AgentSpec, *, has_tools: bool) -> dict[str, Any]:
     return found
 
 
-def _started(memory: StepsMemory) -> RunStart:
-    e = memory.opened or memory.known.path[-1]
-    is_resumed = memory.opened is None
-    return RunStart(
-        memory.run.uid,
-        memory.known.agent,
-        e.seq,
-        e.seq + len(e.inputs),
-        is_resumed,
-        calls_of(e) if is_resumed else {},
-    )
-
-
-def _terms(sending: _Sending, prompt: Prompt) -> TurnSpec:
-    request = sending.request
-    return TurnSpec(
-        wants_usage=request.wants_usage or sending.shows_steps,
-        usage_added=prompt.adds_usage,
-        ours=AllBut(request.tools),
-        budget_tokens=None if sending.shows_steps else request.max_tokens,
-        hold_end=True,
-        keeps_steps=True,
-        shows_steps=sending.shows_steps,
-        alone=alone_of(sending.spec),
-        asides=asides_of(sending.spec, request.tools),
-    )
-
-
-def _digest(agent: Agent, otid: str | None) -> bytes | None:
-    return None if not otid else Canon(agent.secret).digest(otid.encode())
-
-
-def _scope(sending: _Sending) -> Scope:
-    scope = sending.identity.scope
-    assert scope is not None
-    return scope
-
-
-def _told(error: StoreError) -> Exception:
-    """Returns the error that a caller is told: what is not there stays that, else memory is not available."""
-    if isinstance(error, NotFound):
-        return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.", param="conversation_id")
-    return MemoryUnavailable(f"Memory is not available: {error.message}.", retry_after_s=1.0)
+def of_client(message: WireMessage) -> WireMessage:
+    """Returns a message of a chat completion as it is stored: private fields are ours alone."""
+    if is_system(message):
+        return as_system(text_of(message))
+    return {key: value for key, value in message.items() if key != PRIVATE}

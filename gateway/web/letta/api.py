@@ -19,7 +19,7 @@ from gateway.dialects.letta.resources.tool import built_in_json, tool_json
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.registry import AgentView, Registry
-from gateway.run.agents.run import AgentRuns
+from gateway.run.agents.runs import AgentRuns
 from gateway.run.agents.tools import ToolView
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.upstream.models import ModelList

@@ -20,7 +20,8 @@ from typing import Any
 import orjson
 
 from gateway.core.agent import AgentSpec
-from gateway.run.agents.run import AgentRuns, RunRequest, RunResult
+from gateway.run.agents.run import RunRequest, RunResult
+from gateway.run.agents.runs import AgentRuns
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone
 from gateway.settings import ToolSettings, UpstreamSettings

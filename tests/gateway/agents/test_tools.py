@@ -13,7 +13,7 @@ import pytest
 from gateway.core.agent import AgentTool
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.errors import BadRequest
-from gateway.run.agents.run import CallDecision
+from gateway.run.agents.pauses import CallDecision
 from storage.records import RunState
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.life import Life, agents
