@@ -1,0 +1,299 @@
+"""Every method of the client has a verdict: it is served, or a 400 says why not. None can be forgotten.
+
+A row of TABLE is what a served method is called with, or words of the reason for which one is refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import pytest
+from letta_client import AsyncLetta, BadRequestError, Letta
+from letta_client._base_client import SyncAPIClient
+from letta_client._resource import AsyncAPIResource, SyncAPIResource
+from letta_client._streaming import Stream
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.test_client_mcp import CONFIG
+from tests.gateway.tools.test_mcp import ALLOWED
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+class Things:
+    """What methods are called with. A property is made once; a method makes another one, to be deleted."""
+
+    def __init__(self, world: LettaWorld) -> None:
+        self.world = world
+        self.letta = world.letta
+
+    @cached_property
+    def agent(self) -> str:
+        return self.world.agent(tools=["archival_memory_search"]).id
+
+    @cached_property
+    def run(self) -> Any:
+        self.letta.agents.messages.create(self.agent, input="Hi")
+        return self.letta.runs.list(agent_id=self.agent).items[0].id
+
+    @cached_property
+    def step(self) -> Any:
+        return self.letta.runs.steps.list(self.run).items[0].id
+
+    @cached_property
+    def message(self) -> Any:
+        return self.letta.runs.messages.list(self.run).items[0].id
+
+    @cached_property
+    def own_tool(self) -> str:
+        return next(each.id for each in self.letta.agents.tools.list(self.agent).items)
+
+    def new_agent(self) -> str:
+        return self.world.agent().id
+
+    def new_block(self) -> str:
+        return self.letta.blocks.create(label="pets", value="Miso").id
+
+    def new_tool(self) -> str:
+        schema: dict[str, object] = {
+            "name": f"tool_{len(self.letta.tools.list(limit=1000).items)}",
+            "parameters": {},
+        }
+        return self.letta.tools.create(source_code="", source_type="json", json_schema=schema).id
+
+    def new_archive(self) -> str:
+        return str(self.letta.archives.create(name="books").id)
+
+    def new_passage(self) -> str:
+        return str(self.letta.agents.passages.create(self.agent, text="Rome is old.")[0].id)
+
+    def new_server(self) -> Any:
+        # Their tools have the same names, so there is one at a time.
+        for each in self.letta.mcp_servers.list():
+            self.letta.mcp_servers.delete(str(each.id))
+        return self.letta.mcp_servers.create(server_name="calc", config=CONFIG).id
+
+    def server_tool(self) -> dict[str, Any]:
+        server = self.new_server()
+        tools = self.letta.mcp_servers.tools.list(server)
+        return {"mcp_server_id": server, "tool_id": next(each.id for each in tools if each.name == "add")}
+
+    def agent_with_server(self) -> str:
+        return self.world.agent(tool_ids=[self.server_tool()["tool_id"]]).id
+
+
+CallsWith = Callable[[Things], dict[str, Any]]
+
+LATER = "not served yet"
+HOSTED = "hosted product"
+USERS = "A user is a memory of a profile"
+FILES = "Files are searched"
+
+TABLE: dict[str, CallsWith | str] = {
+    "access_tokens.create": HOSTED,
+    "access_tokens.delete": HOSTED,
+    "access_tokens.list": HOSTED,
+    "agents.archives.attach": lambda t: {"agent_id": t.new_agent(), "archive_id": t.new_archive()},
+    "agents.archives.detach": lambda t: {"agent_id": t.agent, "archive_id": t.new_archive()},
+    "agents.blocks.attach": lambda t: {"agent_id": t.new_agent(), "block_id": t.new_block()},
+    "agents.blocks.detach": lambda t: {"agent_id": (a := t.world.agent()).id, "block_id": a.blocks[0].id},
+    "agents.blocks.list": lambda t: {"agent_id": t.agent},
+    "agents.blocks.retrieve": lambda t: {"agent_id": t.agent, "block_label": "human"},
+    "agents.blocks.update": lambda t: {"agent_id": t.agent, "block_label": "human", "value": "Name: Bo"},
+    "agents.create": lambda t: {"model": "openai/m"},
+    "agents.delete": lambda t: {"agent_id": t.new_agent()},
+    "agents.export_file": LATER,
+    "agents.files.close": FILES,
+    "agents.files.close_all": FILES,
+    "agents.files.list": FILES,
+    "agents.files.open": FILES,
+    "agents.folders.attach": LATER,
+    "agents.folders.detach": LATER,
+    "agents.folders.list": LATER,
+    "agents.identities.attach": USERS,
+    "agents.identities.detach": USERS,
+    "agents.import_file": LATER,
+    "agents.list": lambda t: {},
+    "agents.messages.cancel": lambda t: {"agent_id": t.agent},
+    "agents.messages.compact": LATER,
+    "agents.messages.create": lambda t: {"agent_id": t.agent, "input": "Hi"},
+    "agents.messages.create_async": LATER,
+    "agents.messages.list": lambda t: {"agent_id": t.agent},
+    "agents.messages.reset": lambda t: {"agent_id": t.new_agent()},
+    "agents.messages.stream": lambda t: {"agent_id": t.agent, "input": "Hi"},
+    "agents.passages.create": lambda t: {"agent_id": t.agent, "text": "Rome is old."},
+    "agents.passages.delete": lambda t: {"agent_id": t.agent, "memory_id": t.new_passage()},
+    "agents.passages.list": lambda t: {"agent_id": t.agent},
+    "agents.passages.search": lambda t: {"agent_id": t.agent, "query": "Rome"},
+    "agents.recompile": lambda t: {"agent_id": t.agent},
+    "agents.retrieve": lambda t: {"agent_id": t.agent},
+    "agents.schedule.create": LATER,
+    "agents.schedule.delete": LATER,
+    "agents.schedule.list": LATER,
+    "agents.schedule.retrieve": LATER,
+    "agents.tools.attach": lambda t: {"agent_id": t.new_agent(), "tool_id": t.new_tool()},
+    "agents.tools.detach": lambda t: {"agent_id": t.new_agent(), "tool_id": t.own_tool},
+    "agents.tools.list": lambda t: {"agent_id": t.agent},
+    "agents.tools.run": lambda t: {
+        "agent_id": t.agent_with_server(), "tool_name": "add", "args": {"a": 1, "b": 2},
+    },
+    "agents.tools.update_approval": lambda t: {
+        "agent_id": t.agent, "tool_name": "archival_memory_search", "body_requires_approval": True,
+    },
+    "agents.update": lambda t: {"agent_id": t.agent, "description": "Helps."},
+    "archives.create": lambda t: {"name": "books"},
+    "archives.delete": lambda t: {"archive_id": t.new_archive()},
+    "archives.list": lambda t: {},
+    "archives.passages.create": lambda t: {"archive_id": t.new_archive(), "text": "Rome is old."},
+    "archives.passages.create_many": lambda t: {"archive_id": t.new_archive(), "passages": [{"text": "One."}]},
+    "archives.passages.delete": lambda t: {
+        "archive_id": (archive := t.new_archive()),
+        "passage_id": t.letta.archives.passages.create(archive, text="Rome is old.").id,
+    },
+    "archives.retrieve": lambda t: {"archive_id": t.new_archive()},
+    "archives.update": lambda t: {"archive_id": t.new_archive(), "name": "maps"},
+    "blocks.agents.list": lambda t: {"block_id": t.new_block()},
+    "blocks.create": lambda t: {"label": "pets", "value": "Miso"},
+    "blocks.delete": lambda t: {"block_id": t.new_block()},
+    "blocks.list": lambda t: {},
+    "blocks.retrieve": lambda t: {"block_id": t.new_block()},
+    "blocks.update": lambda t: {"block_id": t.new_block(), "value": "Tom"},
+    "conversations.cancel": LATER,
+    "conversations.create": LATER,
+    "conversations.delete": LATER,
+    "conversations.fork": "outlive the forgetting",
+    "conversations.list": LATER,
+    "conversations.messages.compact": LATER,
+    "conversations.messages.create": LATER,
+    "conversations.messages.list": LATER,
+    "conversations.messages.stream": LATER,
+    "conversations.recompile": LATER,
+    "conversations.retrieve": LATER,
+    "conversations.update": LATER,
+    "environments.list": HOSTED,
+    "environments.retrieve": HOSTED,
+    "environments.send_message": HOSTED,
+    "folders.agents.list": LATER,
+    "folders.create": LATER,
+    "folders.delete": LATER,
+    "folders.files.delete": LATER,
+    "folders.files.list": LATER,
+    "folders.files.retrieve": LATER,
+    "folders.files.upload": LATER,
+    "folders.list": LATER,
+    "folders.retrieve": LATER,
+    "folders.update": LATER,
+    "health": lambda t: {},
+    "mcp_servers.create": lambda t: {"server_name": "sums", "config": CONFIG},
+    "mcp_servers.delete": lambda t: {"mcp_server_id": t.new_server()},
+    "mcp_servers.list": lambda t: {},
+    "mcp_servers.refresh": lambda t: {"mcp_server_id": t.new_server()},
+    "mcp_servers.retrieve": lambda t: {"mcp_server_id": t.new_server()},
+    "mcp_servers.tools.list": lambda t: {"mcp_server_id": t.new_server()},
+    "mcp_servers.tools.retrieve": lambda t: t.server_tool(),
+    "mcp_servers.tools.run": lambda t: {**t.server_tool(), "args": {"a": 1, "b": 2}},
+    "mcp_servers.update": lambda t: {"mcp_server_id": t.new_server(), "config": CONFIG},
+    "messages.list": "Messages are listed of one agent",
+    "messages.retrieve": lambda t: {"message_id": t.message},
+    "messages.search": lambda t: {"agent_id": t.agent, "query": "Hi"},
+    "models.embeddings.list": lambda t: {},
+    "models.list": lambda t: {},
+    "passages.search": lambda t: {"agent_id": t.agent, "query": "Rome"},
+    "runs.list": lambda t: {},
+    "runs.messages.list": lambda t: {"run_id": t.run},
+    "runs.messages.stream": LATER,
+    "runs.retrieve": lambda t: {"run_id": t.run},
+    "runs.steps.list": lambda t: {"run_id": t.run},
+    "runs.trace.retrieve": "Requests are not stored",
+    "runs.usage.retrieve": lambda t: {"run_id": t.run},
+    "steps.feedback.create": lambda t: {"step_id": t.step, "feedback": "positive"},
+    "steps.list": lambda t: {"agent_id": t.agent},
+    "steps.messages.list": lambda t: {"step_id": t.step},
+    "steps.metrics.retrieve": lambda t: {"step_id": t.step},
+    "steps.retrieve": lambda t: {"step_id": t.step},
+    "steps.trace.retrieve": "Requests are not stored",
+    "tags.list": lambda t: {},
+    "templates.agents.create": HOSTED,
+    "templates.create": HOSTED,
+    "templates.delete": HOSTED,
+    "templates.rollback": HOSTED,
+    "templates.save": HOSTED,
+    "templates.update": HOSTED,
+    "tools.create": lambda t: {
+        "source_code": "", "source_type": "json", "json_schema": {"name": "made", "parameters": {}},
+    },
+    "tools.delete": lambda t: {"tool_id": t.new_tool()},
+    "tools.list": lambda t: {},
+    "tools.retrieve": lambda t: {"tool_id": t.new_tool()},
+    "tools.search": lambda t: {"query": "memory"},
+    "tools.update": lambda t: {"tool_id": t.new_tool(), "description": "Another."},
+    "tools.upsert": lambda t: {
+        "source_code": "", "source_type": "json", "json_schema": {"name": "put", "parameters": {}},
+    },
+}  # fmt: skip
+
+
+def methods(part: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields each method of the client with its name, `agents.blocks.list`."""
+    for key in dir(type(part)):
+        if key.startswith(("_", "with_")) or (not name and hasattr(SyncAPIClient, key)):
+            continue
+        found, path = inspect.getattr_static(type(part), key), f"{name}.{key}".lstrip(".")
+        if inspect.isfunction(found):
+            if path not in ("copy", "close"):
+                yield path, getattr(part, key)
+        elif isinstance(value := getattr(part, key), SyncAPIResource | AsyncAPIResource):
+            yield from methods(value, path)
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Things]:
+    with StrictUpstream() as upstream, letta(upstream, tmp_path_factory.mktemp("all"), tools=ALLOWED) as made:
+        yield Things(made)
+
+
+def test_every_method_has_a_row() -> None:
+    names = sorted(name for name, _ in methods(Letta(base_url="http://here", api_key="none")))
+    assert names == sorted(TABLE)
+    # The asynchronous client has the same ones, whose requests are the same.
+    assert sorted(name for name, _ in methods(AsyncLetta(base_url="http://here", api_key="none"))) == names
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_the_verdict_holds(name: str, things: Things) -> None:
+    row = TABLE[name]
+    method = dict(methods(things.letta))[name]
+    if isinstance(row, str):
+        with pytest.raises(BadRequestError, match=row):
+            _call(method, _anything(method))
+    else:
+        _call(method, row(things))
+
+
+def _call(method: Any, arguments: dict[str, Any]) -> None:
+    result = method(**arguments)
+    if isinstance(result, Stream):
+        assert list(result)
+
+
+def _anything(method: Any) -> dict[str, Any]:
+    """Returns arguments for a method that is refused whatever it is called with."""
+    if method.__qualname__ == "TemplatesResource.create":
+        return {"agent_id": "1", "type": "agent"}
+    kinds = {
+        "messages": [],
+        "schedule": {},
+        "policy": {},
+        "file": b"",
+        "type": "agent",
+        "agent_file_json": {},
+    }
+    return {
+        name: kinds.get(name, "1")
+        for name, each in inspect.signature(method).parameters.items()
+        if each.default is inspect.Parameter.empty
+    }
