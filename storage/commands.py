@@ -347,6 +347,7 @@ class Rules:
     merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
     quotes: Callable[[str, Erased], bool]
     rebuild: Callable[[Block, Sequence[Revised]], str]
+    tools_used: Callable[[Exchange], Sequence[str]]
 
 
 # -- what passes between export, import and the store
@@ -360,21 +361,22 @@ class TransferRecord:
     exchange: Exchange | None = None
 
 
-# -- what passes between learning and the store
+# -- what passes between who reads a memory after the fact and the store
 
 
 @frozen
-class Unlearned:
-    """The messages that are confirmed and not yet learned from. agent: with its present numbers.
+class Unread:
+    """The next messages that are settled and that a reader has not read. agent: with its present numbers.
 
-    cursor: up to where learning has come; upto: up to where `messages`, oldest first, go. is_more: there is more that
-    is confirmed; is_waiting: what follows has to stand its time first.
+    cursor: up to where it has come; upto: up to where `messages`, oldest first, go. used: the tools that were called in
+    an exchange. is_more: there is more that is settled; is_waiting: what follows has to stand its time first.
     """
 
     agent: Agent
     cursor: int
     upto: int
     messages: Sequence[Message]
+    used: Mapping[int, Sequence[str]] = field(default_factory=dict)
     is_more: bool = False
     is_waiting: bool = False
 

@@ -19,6 +19,8 @@ Atom = bytes
 
 # The profile of memories that are made over REST. The settings can declare none of this name.
 API_PROFILE = "@"
+# The built-in learner, among the readers of a memory. Any other is the memory of a sleeptime agent.
+LEARNER = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -317,8 +317,3 @@ WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ? AND b.profile = CAST
 -- name: tombs
 -- Finds those of some messages that are off the record or forgotten.
 SELECT hash FROM marks WHERE agent = ?1 AND kind = 'tomb' AND hash {in:2:BYTEA:32}
-
--- name: unlearned
--- Reads what follows the point up to which learning has come, whatever became of it.
-SELECT {spoken} FROM exchanges p
-WHERE p.agent = ? AND p.seq > ? AND p.seq <= ? ORDER BY p.seq LIMIT ?

@@ -1,4 +1,4 @@
-"""Learned facts, and how far learning has come.
+"""Learned facts, and the writing of what was learned.
 
 A fact's row is never changed; one that gives way to another is named in a table of its own. Numbers are of the agent's
 one order, among its messages, so that the search index can name them. The caller decides what is learned, and what a
@@ -14,72 +14,23 @@ from hashlib import blake2b
 
 import orjson
 
-from storage.commands import Learned, LearnedFact, Rules, Unlearned
-from storage.database import Connection, Database, Row
-from storage.records import Agent, Block, Exchange, Fact, Message, State
-from storage.sql import exchanges
-from storage.sql.agents import load_agent, take_seq
+from storage.commands import Learned, LearnedFact
+from storage.database import Connection, Row
+from storage.records import LEARNER, Agent, Block, Fact
+from storage.sql.agents import take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
 from storage.sql.group import Group, effect, reads
+from storage.sql.readers import advance, cursor_of
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
 
 SQL = load("facts.sql")
 
 ORIGIN = "learning"
-# So many exchanges are read at once.
-_BATCH = 32
-# A message counts with this length at most, because a longer one is shown cut.
-_MESSAGE_CHARS = 4_000
-# A message that was written before its reply, and has had none for this long, will not get one.
-_OPEN_S = 3_600.0
-_READ_MS = 5_000.0
 
 
 class Facts(Group):
-    """Facts that were learned, and how far learning has come."""
-
-    def __init__(self, database: Database, rules: Rules) -> None:
-        super().__init__(database)
-        self._rules = rules
-
-    async def unlearned(
-        self,
-        agent: int,
-        *,
-        now: float,
-        idle_s: float,
-        limit_chars: int,
-        upto: int | None = None,
-    ) -> Unlearned | None:
-        """Reads the next messages that are confirmed; None where the agent is gone.
-
-        upto: reads again what was read up to there before.
-        """
-
-        async def read(connection: Connection) -> Unlearned | None:
-            of = await load_agent(connection, agent)
-            if of is None:
-                return None
-            cursor = await _cursor(connection, agent)
-            values = (agent, cursor, of.next_seq if upto is None else upto, _BATCH)
-            rows = await connection.rows(exchanges.SQL["unlearned"], values)
-            found = Unlearned(of, cursor, cursor, [], is_more=len(rows) == _BATCH)
-            messages: builtins.list[Message] = []
-            size = 0
-            for e, is_shared, _ in exchanges.spoken(rows):
-                if upto is None and not _is_decided(e, now, idle_s):
-                    return replace(found, messages=messages, is_more=False, is_waiting=True)
-                if e.standing and e.state is State.FINISHED:
-                    new = self._rules.messages_of(e, is_shared, None, None)
-                    size += sum(min(len(m.text), _MESSAGE_CHARS) for m in new)
-                    if upto is None and messages and size > limit_chars:
-                        return replace(found, messages=messages, is_more=True)
-                    messages += new
-                found = replace(found, upto=e.seq)
-            return replace(found, messages=messages)
-
-        return await self._database.long_read(read, deadline_ms=_READ_MS)
+    """Facts that were learned."""
 
     @reads
     async def list(
@@ -116,7 +67,7 @@ class Facts(Group):
         The effect does nothing where the cursor is elsewhere by then. decide: given the blocks as they are when it is
         written.
         """
-        if await _cursor(connection, agent.id) != cursor:
+        if await cursor_of(connection, agent.id, LEARNER) != cursor:
             return
         learned = decide(await load_blocks(connection, agent.id, keep_shared=True))
         for block, value, sources in learned.writes:
@@ -128,27 +79,7 @@ class Facts(Group):
             )
         for fact in learned.facts:
             await _keep(connection, agent, fact, now)
-        await connection.run(SQL["advance"], (agent.id, upto, now))
-
-    @reads
-    async def waiting(self, connection: Connection, limit: int) -> builtins.list[int]:
-        """Returns people's memories with something that was not learned from yet."""
-        return [id for (id,) in await connection.rows(SQL["waiting"], (limit,))]
-
-
-async def _cursor(connection: Connection, agent: int) -> int:
-    return await connection.value(SQL["cursor"], (agent,)) or 0
-
-
-def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:
-    """Says whether the text and the standing of an exchange are settled: a turn followed it, or the idle time is over.
-
-    An exchange that is dated in the future was written before the clock was put back.
-    """
-    if e.carried or e.state in (State.OFF, State.FORGOTTEN):
-        return True
-    patience_s = _OPEN_S if e.state is State.OPEN else idle_s
-    return abs(now - max(e.ended or e.stopped or e.begun, e.touched)) > patience_s
+        await advance(connection, agent.id, LEARNER, upto, now)
 
 
 async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: float) -> None:

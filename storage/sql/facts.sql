@@ -1,20 +1,4 @@
--- Every statement on facts and on how far learning has come. `-- name:` begins one; the next line says what it is for.
-
--- name: cursor
--- Returns up to where learning has come.
-SELECT seq FROM readers WHERE memory = ? AND reader = 0
-
--- name: advance
--- Moves that point.
-INSERT INTO readers (memory, reader, seq, at) VALUES (?, 0, ?, ?)
-ON CONFLICT (memory, reader) DO UPDATE SET seq = excluded.seq, at = excluded.at
-
--- name: waiting
--- Finds memories of people with something that was not learned from.
-SELECT a.id FROM agents a LEFT JOIN readers l ON l.memory = a.id AND l.reader = 0
-WHERE a.subject LIKE 'user:%' AND EXISTS (
-    SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.seq > coalesce(l.seq, 0) AND e.state = 'finished')
-LIMIT ?
+-- Every statement on facts. `-- name:` begins one; the next line says what it is for.
 
 -- name: insert
 -- Adds a fact.

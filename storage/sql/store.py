@@ -29,6 +29,7 @@ from storage.sql.messages import Messages
 from storage.sql.named_blocks import NamedBlocks
 from storage.sql.overview import Overview
 from storage.sql.passages import Passages
+from storage.sql.readers import Readers
 from storage.sql.recall import Recall
 from storage.sql.runs import Runs
 from storage.sql.spending import Spending
@@ -65,7 +66,8 @@ class Store:
         self.jobs = Jobs(database, now, tick)
         self.forgetting = Forgetting(database, self.agents, now, cache, self.jobs.wake, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)
-        self.facts = Facts(database, rules)
+        self.facts = Facts(database)
+        self.readers = Readers(database, rules)
         self.overview = Overview(database)
         self.spending = Spending(database)
         self.summaries = Summaries(database)

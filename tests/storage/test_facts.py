@@ -9,8 +9,8 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.run.admin.transfer import TransferOperations
-from storage.commands import Learned, LearnedFact, Unlearned
-from storage.records import Agent, Block, Scope
+from storage.commands import Learned, LearnedFact, Unread
+from storage.records import LEARNER, Agent, Block, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import OpenStore
@@ -38,13 +38,20 @@ async def learn(store: Store, agent: Agent, cursor: int, upto: int, learned: Lea
     await store.database.write(store.facts.learning(agent, cursor, upto, NOW, lambda blocks: learned))
 
 
-async def unlearned(store: Store, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000) -> Unlearned:
-    found = await store.facts.unlearned(agent.id, now=NOW + after_s, idle_s=IDLE_S, limit_chars=limit_chars)
+async def unlearned(store: Store, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000) -> Unread:
+    found = await store.readers.unread(
+        agent.id,
+        LEARNER,
+        now=NOW + after_s,
+        idle_s=IDLE_S,
+        limit_chars=limit_chars,
+        message_chars=4_000,
+    )
     assert found is not None
     return found
 
 
-def texts(found: Unlearned) -> list[str]:
+def texts(found: Unread) -> list[str]:
     return [m.text for m in found.messages]
 
 

@@ -10,23 +10,20 @@ forgetting relies on it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
-from gateway.core.conversation.canonical import squash
 from gateway.core.dates import day_of
 from gateway.core.memory import tools
-from gateway.core.memory.framework_markers import strip_marks
-from gateway.core.memory.redaction import has_secret, withhold
+from gateway.core.memory.redaction import has_secret
+from gateway.core.memory.transcript import quote, who
 from gateway.core.prompt import note
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message
 
-# A longer message is cut in its middle: what it says about somebody stands at its edges.
-MESSAGE_CHARS = 4_000
 # A fact has two or three sentences; a longer text is a document.
 FACT_CHARS = 400
 # No more edits of one reply are read, in case it never ends.
@@ -111,28 +108,6 @@ class Reading:
 # -- asking
 
 
-def clean(messages: Iterable[Message], *, secrets: bool = False) -> list[Message]:
-    """Returns what may be learned from, oldest first: without marks and notes, shortened, no reply twice.
-
-    secrets: whether what looks like a secret stays.
-    """
-    found: list[Message] = []
-    replies: set[str] = set()  # a reply that comes again word for word says nothing new
-    for m in messages:
-        if m.role not in ("user", "assistant"):
-            continue
-        text = note.make_query(strip_marks(note.strip_notes(m.text)), MESSAGE_CHARS)
-        if not secrets:
-            text = withhold(text)
-        key = squash(text)
-        if not key or (m.role == "assistant" and key in replies):
-            continue
-        if m.role == "assistant":
-            replies.add(key)
-        found.append(replace(m, text=text))
-    return found
-
-
 def definitions() -> list[dict[str, Any]]:
     """Returns the request's `tools`."""
     blocks = [{"type": "function", "function": {"name": n, **tools.MEMORY_TOOLS[n]}} for n in _BLOCK_TOOLS]
@@ -146,22 +121,13 @@ def build_request(
     lines = [f"Today is {day_of(now)}.", "", "# Memory blocks"]
     for b in blocks:
         kind = ", read-only" if b.read_only else ""
-        lines.append(f"## {b.label} ({len(b.value)} of {b.limit} characters{kind}): {_quote(b.description)}")
+        lines.append(f"## {b.label} ({len(b.value)} of {b.limit} characters{kind}): {quote(b.description)}")
         lines += [f"> {line}" for line in b.value.splitlines()] or ["> (empty)"]
     lines += ["", "# Known facts"]
-    lines += [f"{i}. [{day_of(f.valid_from)}] {_quote(f.text)}" for i, f in enumerate(facts, 1)] or ["none"]
+    lines += [f"{i}. [{day_of(f.valid_from)}] {quote(f.text)}" for i, f in enumerate(facts, 1)] or ["none"]
     lines += ["", "# New messages"]
-    lines += [f"{i}. [{day_of(m.at)}, {_who(m)}] {_quote(m.text)}" for i, m in enumerate(messages, 1)]
+    lines += [f"{i}. [{day_of(m.at)}, {who(m)}] {quote(m.text)}" for i, m in enumerate(messages, 1)]
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
-
-
-def _who(message: Message) -> str:
-    return _quote(f"{message.role} {message.speaker}" if message.speaker else message.role)
-
-
-def _quote(text: str) -> str:
-    """Puts a text on one line, so that it cannot pass for a heading or another entry."""
-    return " ".join(text.split())
 
 
 # -- reading the answer
@@ -204,9 +170,9 @@ def _read_call(name: str, text: str) -> BlockEdit | FactEdit | None:
     fact, about = arguments.get("text"), arguments.get("about")
     if not isinstance(fact, str) or not _WORD.search(fact) or len(fact) > FACT_CHARS:
         return None
-    about = _quote(about)[:60] if isinstance(about, str) else ""
+    about = quote(about)[:60] if isinstance(about, str) else ""
     return FactEdit(
-        _quote(fact), about, _numbers(arguments.get("replaces")), _numbers(arguments.get("messages"))
+        quote(fact), about, _numbers(arguments.get("replaces")), _numbers(arguments.get("messages"))
     )
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from gateway.core.memory.edits import merge
 from gateway.core.memory.forget import quotes, rebuild
-from gateway.core.memory.visibility import messages_of
+from gateway.core.memory.visibility import messages_of, tools_used
 from storage.commands import Rules
 
-RULES: Final = Rules(messages_of, merge, quotes, rebuild)
+RULES: Final = Rules(messages_of, merge, quotes, rebuild, tools_used)

@@ -11,6 +11,7 @@ from collections.abc import Container
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.listed import calls_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.prompt import note
 from storage.records import Exchange, Message
@@ -74,3 +75,8 @@ def messages_of(
         )
         previous = seq
     return found
+
+
+def tools_used(e: Exchange) -> list[str]:
+    """Returns the tools that were called in an exchange, in order. e: with its content."""
+    return [] if is_tombstone(e) else list(calls_of(e).values())

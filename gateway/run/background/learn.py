@@ -13,14 +13,15 @@ from typing import Any
 import orjson
 
 from gateway.core.memory import learn
+from gateway.core.memory.transcript import MESSAGE_CHARS, clean
 from gateway.core.prompt import note
 from gateway.run.background.model import BackgroundModel
 from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings
-from storage.commands import Learned, Unlearned
+from storage.commands import Learned, Unread
 from storage.errors import TooSlow
-from storage.records import Block, Fact, Message
+from storage.records import LEARNER, Block, Fact, Message
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -61,7 +62,7 @@ class Learning:
         )
 
     async def _start(self) -> None:
-        self.schedule.enqueue_after_rest(await self._store.facts.waiting(AT_START))
+        self.schedule.enqueue_after_rest(await self._store.readers.unlearned(AT_START))
 
     # -- the job
 
@@ -83,13 +84,15 @@ class Learning:
         if asked["is_waiting"]:
             self.schedule.enqueue_after_rest([job.agent])
 
-    async def _next(self, job: JobContext, upto: int | None = None) -> Unlearned | None:
+    async def _next(self, job: JobContext, upto: int | None = None) -> Unread | None:
         """Reads the next batch. upto: the batch that an earlier attempt read, by its end."""
-        return await self._store.facts.unlearned(
+        return await self._store.readers.unread(
             job.agent,
+            LEARNER,
             now=self._now(),
             idle_s=self._idle_s,
             limit_chars=BATCH_CHARS >> min(max(job.job.tries - 1, 0), 3),
+            message_chars=MESSAGE_CHARS,
             upto=upto,
         )
 
@@ -98,7 +101,7 @@ class Learning:
         found = await self._next(job)
         asked: dict[str, Any] = {"cursor": 0, "upto": 0, "is_more": False, "is_waiting": False}
         if found is not None and found.agent.scope.is_person:
-            messages = learn.clean(found.messages, secrets=self._secrets)
+            messages = clean(found.messages, secrets=self._secrets)
             facts = await self._related(found, messages) if messages else []
             asked = {
                 "cursor": found.cursor,
@@ -120,7 +123,7 @@ class Learning:
                 asked["calls"] = learn.keep_calls(reply.message)
         return orjson.dumps(asked)
 
-    async def _related(self, found: Unlearned, messages: Sequence[Message]) -> Sequence[Fact]:
+    async def _related(self, found: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
         facts = await self._store.facts.list(found.agent.id, limit=SHOWN_FACTS + 1)
         if len(facts) <= SHOWN_FACTS:
@@ -141,12 +144,12 @@ class Learning:
         seqs = {f.seq for f in newest} | {m.seq for m in hits if m.source == "fact"}
         return await self._store.facts.get(found.agent.id, sorted(seqs))
 
-    async def _learn(self, job: JobContext, asked: dict[str, Any], found: Unlearned) -> bool:
+    async def _learn(self, job: JobContext, asked: dict[str, Any], found: Unread) -> bool:
         """Writes what the answer says. Returns False if a message that the model read is gone.
 
         Then nobody could say which message an answer comes from, and the job has to ask again.
         """
-        messages = learn.clean(found.messages, secrets=self._secrets)
+        messages = clean(found.messages, secrets=self._secrets)
         if asked["calls"] and [message.seq for message in messages] != asked.get("messages"):
             return False
         shown = await self._store.facts.get(job.agent, asked["shown"])

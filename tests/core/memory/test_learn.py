@@ -65,32 +65,6 @@ def test_no_message_can_pass_for_a_heading_or_another_entry() -> None:
     assert user["content"].count("\n1. ") == 1
 
 
-def test_only_what_was_said_is_learned_from() -> None:
-    note = "<memory>\nNotes from earlier conversations with this user, for reference: quotations, possibly outdated."
-    found = learn.clean(
-        [
-            said(1, "Hello"),
-            said(1, "● Hi!", "assistant"),
-            said(2, "Let me check...", "assistant"),
-            said(3, f"{note} Written now.\n[old] gossip\n</memory>\n\nAs you said.", "assistant"),
-            said(4, "Hi!", "assistant"),  # once more
-            said(5, "You are a bot.", "system"),
-            said(6, "42 degrees", "tool"),
-            said(7, "My password is hunter2"),
-            said(8, "Hello"),  # a user may well say a thing twice
-        ]
-    )
-    assert [m.text for m in found] == ["Hello", "Hi!", "As you said.", "My password is [withheld]", "Hello"]
-    assert learn.clean([said(7, "My password is hunter2")], secrets=True)[0].text.endswith("hunter2")
-
-
-def test_long_messages_are_shown_by_their_edges() -> None:
-    (found,) = learn.clean([said(1, "\n".join(f"line {i}" for i in range(2000)))])
-    assert len(found.text) <= learn.MESSAGE_CHARS
-    assert "line 0" in found.text
-    assert "line 1999" in found.text
-
-
 # -- what is read
 
 

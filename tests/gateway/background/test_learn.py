@@ -453,14 +453,14 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
         world.settle()
     with learning(upstream, tmp_path) as learner:
         learner.teaches(fact(MISO))
-        learner.learning.schedule.enqueue_after_rest(drive(learner.world.store.facts.waiting(10)))
+        learner.learning.schedule.enqueue_after_rest(drive(learner.world.store.readers.unlearned(10)))
         learner.rest()
         assert learner.texts() == [MISO]
         assert learner.world.gateway.call(_waiting(learner)) == []
 
 
 async def _waiting(learner: Learner) -> list[int]:
-    return await learner.world.store.facts.waiting(10)
+    return await learner.world.store.readers.unlearned(10)
 
 
 def test_long_histories_are_read_in_batches(upstream: StrictUpstream, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.settings import SideRequest
-from storage.commands import Unlearned
+from storage.commands import Unread
+from storage.records import LEARNER
 from tests.doubles import side_requests as recorded
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.sdk import World, remember
@@ -175,10 +176,12 @@ def test_a_title_prompt_of_no_known_form_gets_no_note_and_nothing_is_learned_fro
     assert world.post(user(prompt), CHAT, user="alice").status == 200
     assert world.upstream.last.messages == user(prompt)
 
-    async def unlearned() -> Unlearned | None:
+    async def unlearned() -> Unread | None:
         store = world.gateway.app.store
         assert store is not None
-        return await store.facts.unlearned(1, now=LONG_AFTER, idle_s=1.0, limit_chars=100_000)
+        return await store.readers.unread(
+            1, LEARNER, now=LONG_AFTER, idle_s=1.0, limit_chars=100_000, message_chars=4_000
+        )
 
     found = world.gateway.call(unlearned())
     assert found is not None
