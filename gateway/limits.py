@@ -26,5 +26,8 @@ class Limits:
     models_refresh_s: float = 300.0
     # The end of a reply waits so long for its commit. A commit takes a few milliseconds, a busy disk a hundred.
     commit_wait_s: float = 0.25
+    # An agent waits so long for another one's answer, which then comes too late. Tools of agents take seconds, and a
+    # client's own timeout is often a few minutes.
+    answer_wait_s: float = 120.0
     # Calls of the background model, and of the embedder, at a time: it must not crowd out the provider's live turns.
     background_calls: int = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import orjson
 
@@ -16,6 +17,13 @@ from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.failover import Endpoint
+
+
+class Passes(NamedTuple):
+    """The parts of a caller's request that may go upstream with what is made of it."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    credential: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,15 +29,17 @@ from gateway.core.request.side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
+from gateway.core.turn.waits import Waiter
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.agents.guide import guide_of
+from gateway.run.agents.peers import Speaker
 from gateway.run.agents.registry import Registry
 from gateway.run.agents.run import sampling_of
 from gateway.run.agents.runs import AgentRuns
-from gateway.run.call import ChatCall, form_for
+from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.directory import Directory, unknown
 from gateway.run.memory.fit import fit
 from gateway.run.memory.keeper import MemoryKeeper
@@ -91,14 +93,20 @@ class Chat:
         self.pending = pending
         self.keeper = keeper
         self.directory = Directory(settings)
-        self.registry = (
-            None if keeper is None else Registry(keeper.store, settings, self.directory.specs, keeper.now)
-        )
-        self.agents = (
-            None
-            if keeper is None
-            else AgentRuns(settings, keeper, self.failover, metrics, pending, self._limits)
-        )
+        self.registry: Registry | None = None
+        self.agents: AgentRuns | None = None
+        if keeper is not None:
+            self.registry = Registry(keeper.store, settings, self.directory.specs, keeper.now)
+            self.agents = AgentRuns(
+                settings,
+                keeper,
+                self.failover,
+                metrics,
+                pending,
+                self._limits,
+                self.registry,
+                (limits or Limits()).answer_wait_s,
+            )
         self._rules: dict[tuple[str, str | None], IdentityRules] = {}
         self._said_who_is_missing = False
 
@@ -145,10 +153,11 @@ class Chat:
         form = form_for(request, attempts.endpoint)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:
+            passes = Passes(forwardable(headers), credential)
             remembered, prompt, status = await self._remember(
-                request, attempts.target, form, identity, spec, place
+                request, attempts.target, form, identity, spec, place, passes
             )
-            call = ChatCall(request, forwardable(headers), credential, route.upstream, status, receipt)
+            call = ChatCall(request, *passes, route.upstream, status, receipt)
             is_bare = remembered is None and not spec.system
             is_bare = is_bare and not _has_context_window(route, attempts.target)
             try:
@@ -224,6 +233,7 @@ class Chat:
         identity: Identity,
         spec: AgentSpec,
         place: QueuePlace,
+        passes: Passes,
     ) -> tuple[TurnMemory | None, Prompt, str]:
         """Returns memory's part, the prompt, and how memory stands.
 
@@ -243,7 +253,7 @@ class Chat:
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
-                remembered, prompt = await self._begin(request, target, form, identity, spec, place)
+                remembered, prompt = await self._begin(request, target, form, identity, spec, place, passes)
                 return remembered, prompt, "on" if identity.mode is Mode.STRICT else identity.mode.value
             except StoreError as error:
                 _log.warning("answered without memory: %s", error.message)
@@ -283,6 +293,7 @@ class Chat:
         identity: Identity,
         spec: AgentSpec,
         place: QueuePlace,
+        passes: Passes,
     ) -> tuple[TurnMemory, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper = self.keeper
@@ -290,7 +301,8 @@ class Chat:
         known = await keeper.begin(MemoryRequest(request, identity, spec, keeper.now(), target, place))
         assert self.agents is not None
         changes = BlockEdits(list(known.blocks))
-        toolbox = self.agents.toolbox(known, changes)
+        speaker = Speaker.of(known, Waiter(known.agent.uid), passes)
+        toolbox = self.agents.toolbox(known, changes, speaker=speaker)
         prompt = await keeper.composer.make(known, form, toolbox.definitions())
         if known.plan.appending:
             known = await keeper.open(known, prompt)

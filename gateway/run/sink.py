@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Protocol
 
 
@@ -80,3 +81,90 @@ class HeldSink:
 
     def while_here(self) -> AbstractContextManager[None]:
         return self.outer.while_here()
+
+
+class Presence:
+    """A reader's being there, until it leaves. gone: set from then on."""
+
+    __slots__ = ("_inside", "gone")
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        self._inside: _WhileHere | None = None
+
+    def leave(self) -> None:
+        self.gone.set()
+        if self._inside is not None:
+            self._inside.cancel()
+
+    def while_here(self) -> AbstractContextManager[None]:
+        return _WhileHere(self)
+
+
+class _WhileHere:
+    """The cancel scope of `while_here`, made like asyncio.Timeout: the reader's leaving cancels the task inside."""
+
+    __slots__ = ("_cancelled", "_cancelling", "_outer", "_presence", "_task")
+
+    def __init__(self, presence: Presence) -> None:
+        self._presence = presence
+        self._cancelled = False
+
+    def __enter__(self) -> None:
+        if self._presence.gone.is_set():
+            raise ClientGone
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._outer = self._presence._inside
+        self._presence._inside = self
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._presence._inside = self._outer
+        if not self._cancelled:
+            return
+        # If more cancellations are left than there were at the start, somebody else (the shutdown) asked as well, and
+        # its CancelledError has to go on. An error of the block's own goes on, too.
+        if self._task.uncancel() <= self._cancelling and (kind is None or kind is asyncio.CancelledError):
+            raise ClientGone from error
+
+
+@dataclass(slots=True)
+class UnseenSink:
+    """A response that nobody reads: of a turn whose result is taken from what it has written down.
+
+    Whoever wants the turn ended makes the reader leave.
+    """
+
+    presence: Presence = field(default_factory=Presence)
+
+    @property
+    def gone(self) -> asyncio.Event:
+        return self.presence.gone
+
+    @property
+    def started(self) -> bool:
+        return False
+
+    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        pass
+
+    async def write(self, data: bytes) -> None:
+        pass
+
+    async def end(self) -> None:
+        pass
+
+    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        pass
+
+    def while_here(self) -> AbstractContextManager[None]:
+        return self.presence.while_here()

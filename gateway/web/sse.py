@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from starlette.types import Receive, Send
 
-from gateway.run.sink import ClientGone
+from gateway.run.sink import ClientGone, Presence
 
 
 class ClientConnection(Protocol):
@@ -37,7 +37,8 @@ class ClientReply:
     def __init__(
         self, receive: Receive, send: Send, send_timeout_s: float, connection: ClientConnection | None = None
     ) -> None:
-        self.gone = asyncio.Event()
+        self._presence = Presence()
+        self.gone = self._presence.gone
         self.started = False
         self.ended = False
         self._receive = receive
@@ -47,7 +48,6 @@ class ClientReply:
         self._loop = asyncio.get_running_loop()
         self._blocked_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._guard: _WhileHere | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._connection = connection
 
@@ -87,8 +87,8 @@ class ClientReply:
         self.start(status, [*headers, ("content-length", str(len(body)))])
         await self._put({"type": "http.response.body", "body": body, "more_body": False})
 
-    def while_here(self) -> _WhileHere:
-        return _WhileHere(self)
+    def while_here(self) -> AbstractContextManager[None]:
+        return self._presence.while_here()
 
     async def _put(self, message: dict[str, Any]) -> None:
         if self.gone.is_set():
@@ -127,42 +127,4 @@ class ClientReply:
             self._leave()
 
     def _leave(self) -> None:
-        self.gone.set()
-        if self._guard is not None:
-            self._guard.cancel()
-
-
-class _WhileHere:
-    """The cancel scope of `while_here`, made like asyncio.Timeout: the client's leaving cancels the task inside."""
-
-    __slots__ = ("_cancelled", "_cancelling", "_outer", "_reply", "_task")
-
-    def __init__(self, reply: ClientReply) -> None:
-        self._reply = reply
-        self._cancelled = False
-
-    def __enter__(self) -> None:
-        if self._reply.gone.is_set():
-            raise ClientGone
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._outer = self._reply._guard
-        self._reply._guard = self
-
-    def cancel(self) -> None:
-        if not self._cancelled:
-            self._cancelled = True
-            self._task.cancel()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._reply._guard = self._outer
-        if not self._cancelled:
-            return
-        # If more cancellations are left than there were at the start, somebody else (the shutdown) asked as well, and
-        # its CancelledError has to go on. An error of the block's own goes on, too.
-        if self._task.uncancel() <= self._cancelling and (kind is None or kind is asyncio.CancelledError):
-            raise ClientGone from error
+        self._presence.leave()

@@ -142,6 +142,23 @@ SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
             start_minutes_ago=_number("Only what is at most so many minutes old.", minimum=0),
             end_minutes_ago=_number("Only what is at least so many minutes old.", minimum=0),
         ),
+        "send_message_to_agent_and_wait_for_reply": tool(
+            "Send a message to another agent, and wait for its answer.",
+            ("message", "other_agent_id"),
+            message=string("The message. The other agent knows nothing of this conversation."),
+            other_agent_id=string("The id of the other agent, or its name."),
+        ),
+        "send_message_to_agents_matching_tags": tool(
+            "Send a message to all other agents that have certain tags, and wait for their answers. Returns a list "
+            "with the answer of each.",
+            ("message", "match_all", "match_some"),
+            message=string("The message. The other agents know nothing of this conversation."),
+            match_all={**_TAGS, "description": "Only agents that have all of these tags; [] asks for none."},
+            match_some={
+                **_TAGS,
+                "description": "Only agents that have one of these tags at least; [] asks for none.",
+            },
+        ),
         "remember_fact": tool(
             "Keep one fact about the user in long-term memory: one sentence that makes sense by itself.",
             ("fact",),

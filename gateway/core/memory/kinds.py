@@ -36,7 +36,10 @@ BUILT_IN = (
     "send_message_to_agent_async",
     "send_message_to_agents_matching_tags",
 )
-MULTI_AGENT_TOOLS = BUILT_IN[-3:]
+MULTI_AGENT_TOOLS = (
+    "send_message_to_agent_and_wait_for_reply",
+    "send_message_to_agents_matching_tags",
+)
 
 # After these the turn ends; after all others of the gateway's own it goes on.
 _LAST = frozenset({"send_message", "send_message_to_agent_async", "memory_finish_edits"})

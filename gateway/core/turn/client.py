@@ -147,3 +147,66 @@ class MakesView(Protocol):
     def speaks_chat(self) -> bool: ...
 
     def __call__(self, spec: TurnSpec) -> ClientView: ...
+
+
+class UnseenView:
+    """A reply that nobody reads: of a turn whose result is taken from what it has written down."""
+
+    def take(self) -> bytes:
+        return b""
+
+    def begin(self, first: Json) -> None:
+        pass
+
+    def show(self, event: ReplyEvent) -> None:
+        pass
+
+    def add_text(self, text: str) -> None:
+        pass
+
+    def add_thought(self, text: str) -> None:
+        pass
+
+    def add_calls(self, calls: list[Json]) -> None:
+        pass
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
+        pass
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+        pass
+
+    def not_durable(self) -> None:
+        pass
+
+    def call_tools(self, calls: Sequence[ToolCall]) -> None:
+        pass
+
+    def tool_result(self, result: ToolResult) -> None:
+        pass
+
+    def step(self, first: int, reply: int) -> None:
+        pass
+
+    def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
+        pass
+
+    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+        pass
+
+    def fail(self, error: GatewayError) -> None:
+        pass
+
+    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        return b""
+
+    def refused(self, status: int, body: bytes) -> bytes:
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class MakesUnseen:
+    speaks_chat: bool = False
+
+    def __call__(self, spec: TurnSpec) -> UnseenView:
+        return UnseenView()

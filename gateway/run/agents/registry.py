@@ -69,13 +69,17 @@ class NewAgent:
 
 @dataclass(frozen=True, slots=True)
 class AgentEdit:
-    """A change of an agent. None: as it is. blocks, tools: public names of all that it sees or has then."""
+    """A change of an agent. None: as it is. blocks, tools: public names of all that it sees or has then.
+
+    multi_agent_tools: with the tools that speak to other agents, or without them.
+    """
 
     name: str | None = None
     edit: Callable[[AgentDefinition], AgentDefinition] | None = None
     blocks: Sequence[str] | None = None
     tools: Sequence[str] | None = None
     tags: Sequence[str] | None = None
+    multi_agent_tools: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,12 +307,15 @@ class Registry:
         """Changes an agent, on what it is at that moment. Raises: Conflict: a profile's memory, or a profile's name."""
         if edit.name is not None:
             self._check_name(edit.name)
-        tools = None
+        tools: Sequence[int] | None = None
+        named: Sequence[int] | None = None
         if edit.tools is not None:
-            tools = [number_of(await self.tools.get(project, each)) for each in edit.tools]
+            tools = named = [number_of(await self.tools.get(project, each)) for each in edit.tools]
         for attempt in range(TRIES):
             entry = await self._store.definitions.agent(project, uid)
             definition = self._configured(entry)
+            if edit.multi_agent_tools is not None:
+                tools = await self._speaking(entry.agent.id, edit, named)
             body = None if edit.edit is None else edit.edit(AgentDefinition.of(definition.body)).body()
             change = AgentChange(edit.name, body, edit.blocks, tools, edit.tags)
             try:
@@ -322,6 +329,14 @@ class Registry:
         self._cache.clear()
         (view,) = await self._views(project, [changed])
         return view
+
+    async def _speaking(self, agent: int, edit: AgentEdit, tools: Sequence[int] | None) -> Sequence[int]:
+        """Returns the tools that an agent has with those that speak to other agents, or without. None: it keeps its."""
+        kept = await self._store.attached.targets(agent, _TOOL) if tools is None else tools
+        own = [number_of(ToolView(name, built_in_uid(name))) for name in MULTI_AGENT_TOOLS]
+        if not edit.multi_agent_tools:
+            return [each for each in kept if each not in own]
+        return list(dict.fromkeys([*kept, *own]))
 
     async def delete(self, project: str, uid: str) -> None:
         """Deletes an agent: it is not found any more at once, and all that it knew is forgotten."""

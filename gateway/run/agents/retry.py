@@ -30,12 +30,17 @@ class SentBefore:
 
 
 async def sent_before(
-    store: Store, agent: Agent, name: str, messages: Sequence[WireMessage], otid: bytes | None
+    store: Store,
+    agent: Agent,
+    name: str,
+    messages: Sequence[WireMessage],
+    otid: bytes | None,
+    head: Sequence[WireMessage] = (),
 ) -> SentBefore | None:
     """Returns what became of a send before; None: it is new.
 
     name: of the conversation. otid: the digest of the client's id; None: a send counts as the same whose messages are
-    those of the conversation's newest run. Raises: StoreError.
+    those of the conversation's newest run. head: messages with which a conversation begins. Raises: StoreError.
     """
     if otid is not None:
         run = await store.runs.by_otid(agent.id, otid)
@@ -50,7 +55,9 @@ async def sent_before(
     steps = tuple(e for e in exchanges if e is not None)
     # A process that is gone has left no step behind of a call that it was making.
     first = steps[0] if steps else await _unanswered(store, agent, name)
-    if first is None or first.inputs != tuple(map(Canon(agent.secret).atoms, messages)):
+    atoms = Canon(agent.secret).atoms
+    said, begun = tuple(map(atoms, messages)), tuple(map(atoms, head))
+    if first is None or first.inputs not in (said, begun + said):
         # Another send under the same id is a new one, and takes the id.
         return None if otid is None else SentBefore(run, agent, (), False, True)
     if run.state is RunState.COMPLETED:

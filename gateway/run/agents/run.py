@@ -14,6 +14,7 @@ from gateway.core.conversation.canonical import WireMessage, is_system, text_of
 from gateway.core.conversation.private import PRIVATE, as_system
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
+from gateway.core.turn.waits import Wait
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.memory.line import DEFAULT
 from gateway.run.upstream.route import Route
@@ -29,7 +30,9 @@ class RunRequest:
     scope: whose memory. conversation: `default`, or an id. messages: as they are stored, with their private fields.
     decisions: in place of messages, about calls that wait. fields: further ones of the call upstream. client_tools: as
     they go upstream. otid: the client's own id of this send. is_retry: its library sends it again.
-    headers, credential: what of the request may go upstream.
+    headers, credential: what of the request may go upstream. parent: the row of a run of another agent that waits for
+    this one; depth: how many messages of agents led to it. spares_pauses: it is refused where somebody has to answer
+    calls first, which a message in between would leave without an answer.
     """
 
     spec: AgentSpec
@@ -44,6 +47,9 @@ class RunRequest:
     is_retry: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     credential: str | None = None
+    parent: int | None = None
+    depth: int = 0
+    spares_pauses: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,10 @@ class Sending:
     otid: str | None = None
     decisions: Sequence[CallDecision] = ()
     replaces: Run | None = None
+    parent: int | None = None
+    depth: int = 0
+    spares_pauses: bool = False
+    above: Wait | None = None
 
     @property
     def scope(self) -> Scope:

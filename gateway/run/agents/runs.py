@@ -24,11 +24,14 @@ from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
+from gateway.core.turn.waits import Wait, Waiter
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, MemoryUnavailable
+from gateway.errors import BadRequest, Conflict, MemoryUnavailable
 from gateway.metrics import Metrics
 from gateway.run.agents.guide import guide_of, is_overfull, terms_of
 from gateway.run.agents.pauses import CallDecision, PausedRun, called_before, decided, paused
+from gateway.run.agents.peers import Peers, Speaker
+from gateway.run.agents.registry import Registry
 from gateway.run.agents.retry import SentBefore, sent_before
 from gateway.run.agents.run import (
     RunRequest,
@@ -40,7 +43,7 @@ from gateway.run.agents.run import (
     request_of,
 )
 from gateway.run.agents.steps import TRIES, StepsMemory
-from gateway.run.call import ChatCall, form_for
+from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.line import DEFAULT, headed, open_write, read_line
@@ -78,7 +81,10 @@ class AgentRuns:
         metrics: Metrics,
         pending: Pending,
         limits: TurnLimits,
+        registry: Registry,
+        answer_wait_s: float,
     ) -> None:
+        """answer_wait_s: how long an agent waits for another one's answer."""
         self._settings = settings
         self._keeper = keeper
         self._failover = failover
@@ -87,11 +93,19 @@ class AgentRuns:
         self._limits = limits
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self._live: dict[int, TurnRun] = {}  # by the run's row
+        self._peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
 
     async def send(
-        self, asked: RunRequest, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
+        self,
+        asked: RunRequest,
+        view: Callable[[RunStart], MakesView],
+        sink: Sink,
+        receipt: Receipt,
+        above: Wait | None = None,
     ) -> RunResult:
         """Answers a send of the agents API; its events go to the sink. view: makes the dialect's, once a step is open.
+
+        above: of the agent that waits for its answer.
 
         Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
         """
@@ -107,6 +121,10 @@ class AgentRuns:
             max_steps=asked.max_steps,
             otid=asked.otid,
             decisions=asked.decisions,
+            parent=asked.parent,
+            depth=asked.depth,
+            spares_pauses=asked.spares_pauses,
+            above=above,
         )
         return await self._send(sending, view, sink, receipt)
 
@@ -182,8 +200,8 @@ class AgentRuns:
 
     async def begin(self, spec: AgentSpec, scope: Scope) -> None:
         """Writes the messages that an agent's own conversation begins with, if it has not begun. Raises: StoreError."""
-        keeper, messages = self._keeper, () if spec.defined is None else spec.defined.initial_messages
-        if not messages:
+        keeper = self._keeper
+        if spec.defined is None or not spec.defined.initial_messages:
             return
         identity = Identity(
             scope.project, scope.profile, spec.name, None, DEFAULT, scope.subject, Mode.STRICT, append=True
@@ -193,9 +211,7 @@ class AgentRuns:
             asked = MemoryRequest(request, identity, spec, keeper.now(), Target("", "", None), place)
             agent = await keeper.store.agents.find(scope) or keeper.store.agents.draft(scope)
             await keeper.queues.enter((agent.uid, DEFAULT), place, MOST_SENDS)
-            known = await read_line(
-                keeper.store, asked, [of_client(m) for m in messages], keeper.settings.idle_s
-            )
+            known = await read_line(keeper.store, asked, (), keeper.settings.idle_s)
             if known.path:
                 return
             prompt = Prompt(request, asked.target)
@@ -226,6 +242,8 @@ class AgentRuns:
             try:
                 with sink.while_here():
                     sending = await self._enter(sending, place)
+                    if sending.spares_pauses and await self._is_paused(sending):
+                        raise Conflict("This conversation waits for answers to calls.")
                     if not sending.decisions and (before := await self._before(sending)) is not None:
                         if before.is_answered:
                             return RunResult(before.run, before.agent, before.steps, is_repeat=True)
@@ -240,7 +258,8 @@ class AgentRuns:
         if not agent.id or not (sending.otid or identity.retry):
             return None
         name, digest = identity.conversation or DEFAULT, _digest(agent, sending.otid)
-        return await sent_before(self._keeper.store, agent, name, sending.messages, digest)
+        head = () if sending.spec.defined is None else sending.spec.defined.initial_messages
+        return await sent_before(self._keeper.store, agent, name, sending.messages, digest, head)
 
     async def _enter(self, sending: Sending, place: QueuePlace) -> Sending:
         """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
@@ -254,6 +273,13 @@ class AgentRuns:
             name = DEFAULT if found.key == DEFAULT else uid
         await self._keeper.queues.enter((agent.uid, name), place, MOST_SENDS)
         return replace(sending, identity=replace(identity, conversation=name))
+
+    async def _is_paused(self, sending: Sending) -> bool:
+        store, agent = self._keeper.store, await self._agent(sending)
+        name = sending.identity.conversation or DEFAULT
+        uid = None if name == DEFAULT else name
+        found = await store.append.conversation(agent, name, uid) if agent.id else None
+        return found is not None and await store.runs.waiting(agent.id, found.id) is not None
 
     async def _agent(self, sending: Sending) -> Agent:
         scope, agents = sending.identity.scope, self._keeper.store.agents
@@ -327,6 +353,8 @@ class AgentRuns:
             0,
             RunState.RUNNING,
             keeper.now(),
+            parent=sending.parent,
+            depth=sending.depth,
             otid=_digest(await self._agent(sending), sending.otid),
         )
         for _ in range(TRIES):
@@ -338,7 +366,7 @@ class AgentRuns:
                     known,
                     form,
                     resumed.waiting_run if resumed is not None and resumed.is_partial else run,
-                    partial(self.toolbox, run=run.uid),
+                    partial(self.toolbox, speaker=_speaker(sending, known)),
                     frozenset() if resumed is None else resumed.theirs,
                     None if replaces is None else replaces.id,
                 )
@@ -354,14 +382,21 @@ class AgentRuns:
                 continue
         raise WriteConflict("this conversation changes too fast")
 
-    def toolbox(self, known: Known, changes: BlockEdits, run: str | None = None) -> Toolbox:
-        """Returns the tools of one step of a run, or of one turn that is written as a whole. run: its uid."""
+    def toolbox(
+        self, known: Known, changes: BlockEdits, run: Run | None = None, speaker: Speaker | None = None
+    ) -> Toolbox:
+        """Returns the tools of one step of a run, or of one turn that is written as a whole.
+
+        speaker: the turn, as it speaks to other agents; None: it makes no calls.
+        """
         keeper, tokens, asked = self._keeper, self._settings.memory.recall_tokens, known.asked
         memory = MemoryTools(keeper.store, known, changes, tokens, keeper.now, keeper.embed_query)
         if not asked.spec.uid or not known.offered:
             return memory
         window = asked.target.context_window
-        return AgentTools(memory, self.foreign, asked.spec, asked.request.tools, window, run)
+        others = None if speaker is None else self._peers.of(speaker, None if run is None else run.id or None)
+        uid = None if run is None else run.uid
+        return AgentTools(memory, self.foreign, asked.spec, asked.request.tools, window, uid, others)
 
     # -- answers to calls that wait
 
@@ -379,6 +414,12 @@ class AgentRuns:
         run = await store.runs.newest(known.agent.id, known.path[-1].conversation)
         assert run is not None
         return paused(known, step, [*before, *given], run)
+
+
+def _speaker(sending: Sending, known: Known) -> Speaker:
+    uid = known.agent.uid
+    waiter = Waiter(uid, (uid, sending.identity.conversation or DEFAULT), sending.depth, sending.above)
+    return Speaker.of(known, waiter, Passes(sending.headers, sending.credential))
 
 
 def _started(memory: StepsMemory) -> RunStart:

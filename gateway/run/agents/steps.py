@@ -39,7 +39,7 @@ from storage.records import Block, Conversation, Counts, Exchange, Run, RunState
 # How often edits are made again, or a send is planned again, because somebody else was faster.
 TRIES = 8
 
-MakesToolbox = Callable[[Known, BlockEdits], Toolbox]
+MakesToolbox = Callable[[Known, BlockEdits, Run], Toolbox]
 
 _STATES = {
     End.FINISHED: RunState.COMPLETED,
@@ -186,7 +186,7 @@ class StepsMemory:
         told = None if pinned is None else dict(pinned.known.get("blocks", {}))
         self._read = tuple(blocks)
         self.changes = BlockEdits(list(blocks), told=told)
-        self.toolbox = self.makes_toolbox(self.known, self.changes)
+        self.toolbox = self.makes_toolbox(self.known, self.changes, self.run)
 
     # -- the next one begins
 

@@ -99,7 +99,8 @@ async def read_line(
     )
     blocks = await known_blocks(store, known)
     seen = edits.view(blocks, line.look.ops, known.path_ids)
-    return _planned(known, messages, line.look.snapshot, seen)
+    head = () if path or asked.spec.defined is None else asked.spec.defined.initial_messages
+    return _planned(known, [*head, *messages], line.look.snapshot, seen)
 
 
 async def reread(store: Store, known: Known) -> Known | None:

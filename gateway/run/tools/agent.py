@@ -22,6 +22,7 @@ from gateway.core.turn.arguments import wrong_arguments
 from gateway.core.turn.asides import THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.rules import HEARTBEAT
+from gateway.run.tools.agents import SPEAKING, SendsToAgents, speak
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
@@ -40,7 +41,8 @@ class AgentTools:
 
     memory: edits and searches the agent's memory. foreign: performs those that were defined. theirs: names of tools of
     the client's, which outrank the agent's. window: tokens of the model's context; None: not known.
-    run_uid: of the run that the step belongs to; None: a turn that is written as a whole.
+    run_uid: of the run that the step belongs to; None: a turn that is written as a whole. others: sends to other
+    agents; None: nothing is called.
     """
 
     memory: MemoryTools
@@ -49,6 +51,7 @@ class AgentTools:
     theirs: Collection[str] = ()
     window: int | None = None
     run_uid: str | None = None
+    others: SendsToAgents | None = None
     _tools: dict[str, AgentTool] = field(init=False)
     _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides
 
@@ -75,6 +78,9 @@ class AgentTools:
         wrong = wrong_arguments(call.name, parameters, call.arguments)
         if wrong is not None:
             return failed(wrong)
+        if call.name in SPEAKING and tool.definition is None:
+            assert self.others is not None
+            return await speak(self.others, call, self._most(RESULT_CHARS))
         if tool.definition is None:
             return self._cut(await self._run_own(call), RESULT_CHARS)
         answer = await self.foreign.run(tool.definition, self._foreign_call(call))
@@ -122,11 +128,15 @@ class AgentTools:
             return failed(wanted_hits) if isinstance(wanted_hits, str) else await memory.look_up(wanted_hits)
         return ToolAnswer(FINISHED)
 
+    def _most(self, most: int) -> int:
+        """Returns how many characters a result may have, so that it leaves room in the window."""
+        if self.window is None:
+            return most
+        return min(most, max(LEAST_CHARS, self.window * CHARS_PER_TOKEN // WINDOW_SHARE))
+
     def _cut(self, answer: ToolAnswer, most: int) -> ToolAnswer:
         """Returns the answer in a length that leaves room in the window. most: characters."""
-        if self.window is not None:
-            most = min(most, max(LEAST_CHARS, self.window * CHARS_PER_TOKEN // WINDOW_SHARE))
-        text = answer.content
+        most, text = self._most(most), answer.content
         if len(text) <= most:
             return answer
         content = text[:most] + CUT.format(left=len(text) - most)

@@ -11,10 +11,9 @@ import asyncio
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import orjson
@@ -23,7 +22,7 @@ from gateway.core.agent import AgentSpec
 from gateway.run.agents.run import RunRequest, RunResult
 from gateway.run.agents.runs import AgentRuns
 from gateway.run.receipt import Receipt
-from gateway.run.sink import ClientGone
+from gateway.run.sink import ClientGone, Presence
 from gateway.settings import ToolSettings, UpstreamSettings
 from storage.database import Connection
 from storage.records import Block, Exchange, Run, Scope
@@ -39,35 +38,19 @@ HUMAN = Block(0, "human", "What is known of the user.", "", 1000)
 PATIENCE_S = 10.0
 
 
-class _WhileHere:
-    def __init__(self, sink: ListeningSink) -> None:
-        self._sink = sink
-
-    def __enter__(self) -> None:
-        self._outer, self._sink.task = self._sink.task, asyncio.current_task()
-        if self._sink.gone.is_set():
-            raise ClientGone
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        task, self._sink.task = self._sink.task, self._outer
-        if self._sink.gone.is_set() and task is not None:
-            task.uncancel()
-            if kind is asyncio.CancelledError:
-                raise ClientGone
-
-
 @dataclass
 class ListeningSink:
     """A client that keeps what it is sent, and may leave."""
 
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    presence: Presence = field(default_factory=Presence)
     started: bool = False
     status: int = 0
     body: bytearray = field(default_factory=bytearray)
-    task: asyncio.Task[Any] | None = None
     wrote: Gate = field(default_factory=Gate)
+
+    @property
+    def gone(self) -> asyncio.Event:
+        return self.presence.gone
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         self.status = status
@@ -87,13 +70,11 @@ class ListeningSink:
         self.start(status, headers)
         await self.write(body)
 
-    def while_here(self) -> _WhileHere:
-        return _WhileHere(self)
+    def while_here(self) -> AbstractContextManager[None]:
+        return self.presence.while_here()
 
     def leave(self) -> None:
-        self.gone.set()
-        if self.task is not None:
-            self.task.cancel()
+        self.presence.leave()
 
 
 @dataclass

@@ -14,7 +14,7 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
-from gateway.core.memory.kinds import BUILT_IN, KINDS, built_in_named, built_in_uid
+from gateway.core.memory.kinds import BUILT_IN, KINDS, MULTI_AGENT_TOOLS, built_in_named, built_in_uid
 from gateway.errors import BadRequest, Conflict
 from gateway.run.agents.registry import AgentEdit, AgentView, NewAgent, Registry
 from gateway.settings import ModelSettings, ProfileSettings, Settings, UpstreamSettings
@@ -134,8 +134,16 @@ async def test_what_is_asked_for_counts_before_what_a_kind_has(registry: Registr
     assert (names(bare), bare.definition.body["rules"]) == ([], [])
     ruled = await registry.create(PROJECT, new("cara", base_rules=True))
     assert [r["type"] for r in ruled.definition.body["rules"]] == ["continue_loop"] * 3
-    with pytest.raises(NotFound, match="send_message_to_agent"):  # numbered, and not served yet
-        await registry.create(PROJECT, new("dora", multi_agent_tools=True))
+    dora = await registry.create(PROJECT, new("dora", "react_agent", multi_agent_tools=True))
+    assert names(dora) == [*MULTI_AGENT_TOOLS]
+    without = await registry.change(PROJECT, dora.agent.uid, AgentEdit(multi_agent_tools=False))
+    assert names(without) == []
+    memory = [built_in_uid("memory")]
+    both = AgentEdit(tools=memory, multi_agent_tools=True)
+    for _ in range(2):
+        assert names(await registry.change(PROJECT, dora.agent.uid, both)) == ["memory", *MULTI_AGENT_TOOLS]
+    added = await registry.change(PROJECT, bare.agent.uid, AgentEdit(multi_agent_tools=True))
+    assert names(added) == [*MULTI_AGENT_TOOLS]
     voice = await registry.create(PROJECT, new("dan", "voice_convo_agent", most_messages=7))
     assert (voice.definition.body["most_messages"], voice.definition.body["least_messages"]) == (7, 15)
 

@@ -142,6 +142,7 @@ class UpdateAgent(Body):
     parallel_tool_calls: bool | UnsetType | None = UNSET
     block_ids: list[str] | UnsetType | None = UNSET
     tool_ids: list[str] | UnsetType | None = UNSET
+    include_multi_agent_tools: bool | UnsetType | None = UNSET
     tool_rules: list[ToolRuleBody] | UnsetType | None = UNSET
     message_buffer_autoclear: bool | UnsetType | None = UNSET
     message_buffer_limit: _Messages | UnsetType | None = UNSET
@@ -218,9 +219,6 @@ class CreateAgent(UpdateAgent):
     tools: list[str] | UnsetType | None = UNSET
     include_base_tools: bool | UnsetType | None = UNSET
     include_base_tool_rules: bool | UnsetType | None = UNSET
-    include_multi_agent_tools: (
-        Annotated[bool | None, refused("Agents do not speak to one another yet.")] | UnsetType
-    ) = UNSET
     initial_message_sequence: list[dict[str, Any]] | UnsetType | None = UNSET
 
     from_template: Annotated[str | None, _HOSTED] | UnsetType = UNSET

@@ -88,6 +88,7 @@ class AgentRoutes:
             tags=sent.get("tags") or (),
             base_tools=sent.get("include_base_tools") is not False,
             base_rules=sent.get("include_base_tool_rules"),
+            multi_agent_tools=sent.get("include_multi_agent_tools") is True,
         )
         return await self._api.shown(await self._api.registry.create(asked.project, new))
 
@@ -108,6 +109,7 @@ class AgentRoutes:
             blocks=None if blocks is None else [uid_in("block", each) for each in blocks],
             tools=None if tools is None else [uid_in("tool", each) for each in tools],
             tags=sent.get("tags"),
+            multi_agent_tools=sent.get("include_multi_agent_tools"),
         )
         uid = asked.uid("agent", "agent_id")
         return await self._api.shown(await self._api.registry.change(asked.project, uid, change))

@@ -15,7 +15,6 @@ from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
 from gateway.core import ids
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.request.headers import forwardable
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
@@ -25,10 +24,8 @@ from gateway.dialects.letta.run import result_json, stop_json, usage_json
 from gateway.dialects.letta.send import CallAnswer, Send, Sent, sent
 from gateway.dialects.letta.stream import DONE, MakesSteps, RunNumbers, event, ping_event
 from gateway.errors import BadRequest
-from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.agents.run import RunRequest, RunResult, RunStart
-from gateway.run.agents.tools import ResolvedAgent
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, HeldSink, Sink
 from gateway.web.letta.api import AgentsApi
@@ -77,7 +74,7 @@ class SendRoutes:
         request = RunRequest(
             spec,
             found.scope,
-            messages=(*await self._initial(found), *said.messages) if said.messages else (),
+            messages=said.messages,
             decisions=tuple(map(_decision, said.answers)),
             fields={} if spec.defined is None else spec.defined.sampling,
             client_tools=tuple(_offered(tool) for tool in fields.get("client_tools") or ()),
@@ -88,15 +85,6 @@ class SendRoutes:
             credential=trace_of(asked.request.scope).caller.credential,
         )
         return Answered(self._api, asked, request, said, is_stream)
-
-    async def _initial(self, found: ResolvedAgent) -> Sequence[WireMessage]:
-        """Returns the messages with which the conversation begins, if it does now."""
-        defined = found.spec.defined
-        if defined is None or not defined.initial_messages:
-            return ()
-        agent = await self._api.store.agents.find(found.scope)
-        begun = agent is not None and await AgentMessages(self._api.store, self._api.now).numbers(agent)
-        return () if begun else defined.initial_messages
 
 
 @dataclass(slots=True)

@@ -1,0 +1,83 @@
+"""The graph of who waits: turns of agents that wait for other agents' answers, each in the queue of a conversation.
+
+    with waits.begin(waiter, ("b", "default")) as wait:
+        ...  # the other's turn has `wait` above it
+
+A circle would wait for ever, so it is refused when the wait begins that closes it. There are two kinds. A turn may
+ask an agent that waits for it, over however many others. And it may ask one whose queue is held by a turn that waits
+for the queue which the asker holds: neither has asked the other, but both began at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+Lane = tuple[str, str]  # the uid of an agent's memory, the key of a conversation of ours
+
+
+class WaitsInCircle(Exception):
+    """A wait would close a circle, so it never ended."""
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """A turn that may wait. agent: uid of its memory. lane: the queue that it holds; None: that of no line of ours.
+
+    depth: how many messages of agents led to it. above: what waits for it.
+    """
+
+    agent: str
+    lane: Lane | None = None
+    depth: int = 0
+    above: Wait | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Wait:
+    """A turn's waiting for one that answers in a lane. is_over: with an answer, or given up."""
+
+    by: Waiter
+    lane: Lane
+    is_over: bool = False
+
+
+class Waits:
+    """All waits that are under way. Nothing here is awaited, so a check and its wait are one."""
+
+    def __init__(self) -> None:
+        self._open: set[Wait] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @contextmanager
+    def begin(self, by: Waiter, lane: Lane) -> Iterator[Wait]:
+        """Notes a wait up to the end of the block. Raises: WaitsInCircle."""
+        if self._closes(by, lane):
+            raise WaitsInCircle
+        wait = Wait(by, lane)
+        self._open.add(wait)
+        try:
+            yield wait
+        finally:
+            wait.is_over = True
+            self._open.discard(wait)
+
+    def _closes(self, by: Waiter, lane: Lane) -> bool:
+        above: Waiter | None = by
+        while above is not None:
+            if above.agent == lane[0]:
+                return True
+            above = above.above.by if above.above is not None and not above.above.is_over else None
+        # Who holds a lane waits in others: whoever comes behind waits for those as well.
+        seen, due = {lane}, [lane]
+        while due:
+            at = due.pop()
+            behind = {wait.lane for wait in self._open if wait.by.lane == at}
+            if by.lane in behind:
+                return True
+            due += behind - seen
+            seen |= behind
+        return False

@@ -1,0 +1,285 @@
+"""Agents that speak to one another: a message of one is a send to the other's own conversation.
+
+Who waits for an answer has the other's run within its own: it ends when the one that waits is cancelled, and goes on
+when its answer only came too late. The message is shown as the system's, with the sender's name and id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import orjson
+
+from gateway.core import ids
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.private import as_system
+from gateway.core.turn.client import MakesUnseen, MakesView
+from gateway.core.turn.guide import StopReason
+from gateway.core.turn.waits import Wait, Waiter, Waits, WaitsInCircle
+from gateway.errors import BadRequest, Conflict, GatewayError, TooManySends
+from gateway.run.agents.registry import Registry
+from gateway.run.agents.run import RunRequest, RunResult, RunStart
+from gateway.run.agents.tools import ResolvedAgent
+from gateway.run.call import Passes
+from gateway.run.memory.known import Known
+from gateway.run.memory.line import DEFAULT
+from gateway.run.pending import Pending
+from gateway.run.receipt import Receipt
+from gateway.run.sink import ClientGone, Sink, UnseenSink
+from gateway.run.tools.agents import AgentAnswer
+from storage.errors import NotFound, StoreError
+from storage.listing import AgentEntry, AgentFilter
+from storage.records import RunState
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+MOST_AGENTS = 32  # that one message goes to
+AT_ONCE = 8
+MOST_DEPTH = 4
+_PAGE = 100
+_TOO_DEEP = f"messages between agents go {MOST_DEPTH} agents deep at most, and this turn is the last. Nothing was sent"
+_CIRCLE = "{name} waits for the end of this turn, so neither would ever go on. Nothing was sent"
+_PAUSED = "{name} waits for a person's answer to calls that it has made. Nothing was sent; try again later"
+_LATE = "{name} did not answer within {seconds:.0f} s. It has the message, and goes on by itself"
+_NO_TIME = "the others took all of the time. Nothing was sent to {name}"
+
+
+class SendsRuns(Protocol):
+    async def send(
+        self,
+        asked: RunRequest,
+        view: Callable[[RunStart], MakesView],
+        sink: Sink,
+        receipt: Receipt,
+        above: Wait | None = None,
+    ) -> RunResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A turn of an agent that speaks to others. agent, name: its public id, and its name.
+
+    passes: what of its request goes upstream with theirs.
+    """
+
+    project: str
+    agent: str
+    name: str
+    waiter: Waiter
+    passes: Passes
+
+    @staticmethod
+    def of(known: Known, waiter: Waiter, passes: Passes) -> Speaker:
+        scope, spec = known.agent.scope, known.asked.spec
+        return Speaker(scope.project, ids.named("agent", known.agent.uid), spec.name, waiter, passes)
+
+
+class Peers:
+    """Delivers messages between the agents of a project. One for the process. wait_s: for an answer."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        runs: SendsRuns,
+        pending: Pending,
+        wait_s: float,
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._runs = runs
+        self._pending = pending
+        self._wait_s = wait_s
+        self._waits = Waits()
+
+    def of(self, sender: Speaker, run: int | None) -> PeersOf:
+        """run: the sender's row, if it has one."""
+        return PeersOf(self, sender, run)
+
+    async def find(self, project: str, name: str) -> tuple[str, str]:
+        """Returns (public name, name) of an agent. name: its id or its name. Raises: NotFound, BadRequest."""
+        uid = ids.uid_of("agent", name)
+        if uid is None:
+            found = await self._registry.resolve(project, name)
+            if found is None:
+                raise NotFound(f"there is no agent {name!r}")
+            return found.spec.uid, found.spec.name
+        entry = await self._registry.find(project, uid)
+        return uid, entry.name
+
+    async def tagged(
+        self, project: str, every: Sequence[str], some: Sequence[str], but: str
+    ) -> Sequence[tuple[str, str]]:
+        """Returns (public name, name) of agents that were made over REST and have these tags. but: not this one."""
+        found: list[tuple[str, str]] = []
+        wanted = AgentFilter(tags=every or some, all_tags=bool(every))
+        after: str | None = None
+        while len(found) < MOST_AGENTS:
+            page = await self._store.definitions.agents(
+                project, wanted, after=after, limit=_PAGE, newest_first=False
+            )
+            found += [(each.agent.uid, each.name) for each in await self._among(page, some, but)]
+            if len(page) < _PAGE:
+                break
+            after = page[-1].agent.uid
+        return found[:MOST_AGENTS]
+
+    async def _among(self, page: Sequence[AgentEntry], some: Sequence[str], but: str) -> Sequence[AgentEntry]:
+        tags = await self._store.attached.tags_of([each.agent.id for each in page])
+        return [
+            each
+            for each in page
+            if each.definition is not None
+            and ids.named("agent", each.agent.uid) != but
+            and (not some or not set(some).isdisjoint(tags[each.agent.id]))
+        ]
+
+    async def ask(
+        self, sender: Speaker, run: int | None, uid: str, name: str, text: str, until: float
+    ) -> AgentAnswer:
+        """Returns an agent's answer. until: by the loop's clock."""
+        id = ids.named("agent", uid)
+        if sender.waiter.depth >= MOST_DEPTH:
+            return AgentAnswer(id, name, error=_TOO_DEEP, kind="depth")
+        try:
+            with self._waits.begin(sender.waiter, (uid, DEFAULT)) as wait:
+                found = await self._registry.agent(sender.project, uid)
+                return await self._answer(sender, run, found, AgentAnswer(id, name), text, wait, until)
+        except WaitsInCircle:
+            return AgentAnswer(id, name, error=_CIRCLE.format(name=name), kind="circle")
+        except StoreError as error:
+            kind = "missing" if isinstance(error, NotFound) else "failed"
+            return AgentAnswer(id, name, error=error.message, kind=kind)
+
+    async def _answer(
+        self,
+        sender: Speaker,
+        parent: int | None,
+        found: ResolvedAgent,
+        to: AgentAnswer,
+        text: str,
+        wait: Wait,
+        until: float,
+    ) -> AgentAnswer:
+        asked = RunRequest(
+            found.spec,
+            found.scope,
+            messages=(message_of(sender, text, is_awaited=True),),
+            headers=sender.passes.headers,
+            credential=sender.passes.credential,
+            parent=parent,
+            depth=sender.waiter.depth + 1,
+            spares_pauses=True,
+        )
+        sink = UnseenSink()
+        run = asyncio.ensure_future(self._run(asked, to, sink, wait))
+        # The process waits for it when it stops, also if nobody else does any more.
+        self._pending.add(run, "an answer to an agent")
+        try:
+            seconds = max(0.0, until - asyncio.get_running_loop().time())
+            done, _ = await asyncio.wait([run], timeout=seconds)
+        except asyncio.CancelledError:
+            sink.presence.leave()
+            raise
+        if done:
+            return run.result()
+        return AgentAnswer(
+            to.id, to.name, error=_LATE.format(name=to.name, seconds=self._wait_s), kind="timeout"
+        )
+
+    async def _run(self, asked: RunRequest, to: AgentAnswer, sink: UnseenSink, wait: Wait) -> AgentAnswer:
+        """Returns what becomes of a run. It never raises."""
+        try:
+            result = await self._runs.send(
+                asked, lambda _: MakesUnseen(), sink, Receipt(time.perf_counter()), wait
+            )
+        except TooManySends as error:
+            return AgentAnswer(to.id, to.name, error=error.message, kind="busy")
+        except Conflict:
+            return AgentAnswer(to.id, to.name, error=_PAUSED.format(name=to.name), kind="waiting")
+        except GatewayError as error:
+            return AgentAnswer(to.id, to.name, error=f"{to.name} failed: {error.message}", kind="failed")
+        except ClientGone:
+            return AgentAnswer(to.id, to.name, error=f"{to.name} was cancelled", kind="failed")
+        except Exception:
+            _log.exception("a message between agents failed")
+            return AgentAnswer(
+                to.id, to.name, error=f"{to.name} is not available at the moment", kind="failed"
+            )
+        return _answer_of(result, to)
+
+    async def ask_tagged(
+        self, sender: Speaker, run: int | None, every: Sequence[str], some: Sequence[str], text: str
+    ) -> Sequence[AgentAnswer]:
+        until = asyncio.get_running_loop().time() + self._wait_s
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def ask(uid: str, name: str) -> AgentAnswer:
+            try:
+                async with asyncio.timeout_at(until):
+                    await places.acquire()
+            except TimeoutError:
+                return AgentAnswer(
+                    ids.named("agent", uid), name, error=_NO_TIME.format(name=name), kind="timeout"
+                )
+            try:
+                return await self.ask(sender, run, uid, name, text, until)
+            finally:
+                places.release()
+
+        others = await self.tagged(sender.project, every, some, sender.agent)
+        async with asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(ask(*other)) for other in others]
+        return [each.result() for each in asked]
+
+    def end_of_wait(self) -> float:
+        return asyncio.get_running_loop().time() + self._wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class PeersOf:
+    """`SendsToAgents` of one turn."""
+
+    peers: Peers
+    sender: Speaker
+    run: int | None
+
+    async def ask(self, agent: str, text: str) -> AgentAnswer:
+        try:
+            found = await self.peers.find(self.sender.project, agent)
+        except NotFound:
+            return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind="missing")
+        except (BadRequest, StoreError) as error:
+            return AgentAnswer(agent, agent, error=error.message, kind="failed")
+        return await self.peers.ask(self.sender, self.run, *found, text, self.peers.end_of_wait())
+
+    async def ask_tagged(self, every: Sequence[str], some: Sequence[str], text: str) -> Sequence[AgentAnswer]:
+        return await self.peers.ask_tagged(self.sender, self.run, every, some, text)
+
+
+def message_of(sender: Speaker, text: str, *, is_awaited: bool) -> WireMessage:
+    """Returns a message of an agent as the other one is told it."""
+    how = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
+    return as_system(
+        f"Message from the agent {sender.name} ({sender.agent}). {how}\n\n{text}", sender=sender.agent
+    )
+
+
+def _answer_of(result: RunResult, to: AgentAnswer) -> AgentAnswer:
+    replies = [orjson.loads(e.said) for e in result.steps if e.said]
+    said = "\n\n".join(each["content"] for each in replies if isinstance(each.get("content"), str))
+    run = result.run
+    if run.stop == StopReason.REQUIRES_APPROVAL:
+        so_far = f" So far it has said: {said}" if said else ""
+        error = f"{to.name} has no answer yet: a person has to answer calls that it has made.{so_far}"
+        return AgentAnswer(to.id, to.name, error=error, kind="waiting")
+    if run.state is not RunState.COMPLETED:
+        return AgentAnswer(
+            to.id, to.name, error=f"{to.name} did not finish its turn: {run.stop}", kind="failed"
+        )
+    return AgentAnswer(to.id, to.name, said)

@@ -1,0 +1,80 @@
+"""Tools with which an agent speaks to other agents of its project.
+
+How a message is sent is handed in as a value (`SendsToAgents`), since a run of another agent is made above here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import orjson
+
+from gateway.core.turn.commands import RunTool
+from gateway.run.tools.toolbox import ToolAnswer, failed
+from storage.value import frozen
+
+ASK: Final = "send_message_to_agent_and_wait_for_reply"
+ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
+SPEAKING: Final = frozenset({ASK, ASK_TAGGED})
+_SHORTEST = 200  # characters of an answer that are kept, however many agents have answered
+_NAME_CHARS = 80
+_CUT = " [{left} more characters were cut off.]"
+
+
+@frozen
+class AgentAnswer:
+    """The answer of an agent to another one's message.
+
+    id, name: public ones. text: its words. error: in place of them, why there are none; kind: the class of that.
+    """
+
+    id: str
+    name: str
+    text: str = ""
+    error: str = ""
+    kind: str = ""
+
+
+class SendsToAgents(Protocol):
+    """Sends messages of one turn of an agent. What goes wrong is an answer, too."""
+
+    async def ask(self, agent: str, text: str) -> AgentAnswer:
+        """Returns the answer of an agent to a message. agent: its id, or its name."""
+
+    async def ask_tagged(self, every: Sequence[str], some: Sequence[str], text: str) -> Sequence[AgentAnswer]:
+        """Returns an answer of each agent that has all of the first tags and one of the second, if there are any."""
+
+
+async def speak(sends: SendsToAgents, call: RunTool, most: int) -> ToolAnswer:
+    """Returns the result of a call of one of these tools. most: characters."""
+    arguments: Mapping[str, Any] = call.arguments
+    text = str(arguments["message"])
+    if call.name == ASK_TAGGED:
+        every, some = arguments.get("match_all") or (), arguments.get("match_some") or ()
+        answers = await sends.ask_tagged(tuple(map(str, every)), tuple(map(str, some)), text)
+        if not answers:
+            return failed("Error: no other agent has these tags. Nothing was sent.")
+        return ToolAnswer(_listed(answers, most))
+    other = str(arguments["other_agent_id"])
+    answer = await sends.ask(other, text)
+    if answer.error:
+        return failed(f"Error: {answer.error}")
+    return ToolAnswer(_shortened(answer.text, most) or f"{answer.name} answered without words.")
+
+
+def _listed(answers: Sequence[AgentAnswer], most: int) -> str:
+    """Returns the answers as JSON. Long ones are cut, each alike, so that nobody is missing."""
+    heads = [{"agent_id": each.id, "agent_name": each.name[:_NAME_CHARS]} for each in answers]
+    each_most = max(_SHORTEST, (most - len(orjson.dumps(heads)) - 40 * len(heads)) // len(heads))
+    found = [
+        {**head, "error": _shortened(answer.error, each_most), "type": answer.kind}
+        if answer.error
+        else {**head, "response": _shortened(answer.text, each_most)}
+        for head, answer in zip(heads, answers, strict=True)
+    ]
+    return orjson.dumps(found).decode()
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + _CUT.format(left=len(text) - most)

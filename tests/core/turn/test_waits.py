@@ -1,0 +1,113 @@
+"""The graph of who waits: what is a circle, and what only looks like one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from gateway.core.turn.waits import Lane, Wait, Waiter, Waits, WaitsInCircle
+
+DEFAULT = "default"
+
+
+class Stage:
+    """Turns that wait for one another. A name is an agent's; each has a lane `default`."""
+
+    def __init__(self, ends: ExitStack) -> None:
+        self.waits = Waits()
+        self._ends = ends
+
+    def turn(self, agent: str, above: Wait | None = None, lane: str | None = DEFAULT) -> Waiter:
+        held = None if lane is None else (agent, lane)
+        return Waiter(agent, held, 0 if above is None else above.by.depth + 1, above)
+
+    def ask(self, by: Waiter, agent: str) -> Wait:
+        return self._ends.enter_context(self.waits.begin(by, lane(agent)))
+
+    def refuses(self, by: Waiter, agent: str) -> bool:
+        try:
+            with self.waits.begin(by, lane(agent)):
+                return False
+        except WaitsInCircle:
+            return True
+
+
+def lane(agent: str) -> Lane:
+    return agent, DEFAULT
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with ExitStack() as ends:
+        yield Stage(ends)
+
+
+def test_an_agent_that_asks_itself(stage: Stage) -> None:
+    assert stage.refuses(stage.turn("a"), "a")
+    assert stage.refuses(stage.turn("a", lane=None), "a")
+
+
+def test_a_circle_of_those_who_were_asked(stage: Stage) -> None:
+    b = stage.turn("b", stage.ask(stage.turn("a"), "b"))
+    assert stage.refuses(b, "a")
+    c = stage.turn("c", stage.ask(b, "c"))
+    assert stage.refuses(c, "a")
+    assert stage.refuses(c, "b")
+    assert not stage.refuses(c, "d")
+
+
+def test_one_that_begins_with_a_turn_that_holds_no_lane(stage: Stage) -> None:
+    b = stage.turn("b", stage.ask(stage.turn("a", lane=None), "b"))
+    assert stage.refuses(b, "a")
+    # What others ask of that agent has nothing to do with it.
+    assert not stage.refuses(stage.turn("c"), "a")
+
+
+def test_two_turns_that_begin_one_at_the_same_time(stage: Stage) -> None:
+    a, b = stage.turn("a"), stage.turn("b")
+    stage.ask(a, "b")
+    assert stage.refuses(b, "a")
+
+
+def test_three_turns_that_nobody_asked(stage: Stage) -> None:
+    a, b, c = (stage.turn(name) for name in "abc")
+    stage.ask(a, "b")
+    stage.ask(b, "c")
+    assert stage.refuses(c, "a")
+
+
+def test_a_lane_that_somebody_else_holds_in_between(stage: Stage) -> None:
+    """A asks B, which asks C; but C's lane is held by a turn that waits for A's."""
+    b = stage.turn("b", stage.ask(stage.turn("a"), "b"))
+    stage.ask(stage.turn("c"), "a")
+    assert stage.refuses(b, "c")
+
+
+def test_side_by_side_is_no_circle(stage: Stage) -> None:
+    a = stage.turn("a")
+    to_b, to_c = stage.ask(a, "b"), stage.ask(a, "c")
+    stage.ask(a, "b")  # twice the same
+    b, c = stage.turn("b", to_b), stage.turn("c", to_c)
+    assert stage.refuses(b, "a")
+    assert stage.refuses(c, "a")
+    stage.ask(b, "c")
+    assert stage.refuses(c, "b")
+
+
+def test_what_is_over_closes_no_circle(stage: Stage) -> None:
+    a = stage.turn("a")
+    with stage.waits.begin(a, lane("b")) as wait:
+        b = stage.turn("b", wait)
+        assert stage.refuses(b, "a")
+    assert len(stage.waits) == 0
+    # A has given up waiting, and the other goes on by itself.
+    assert not stage.refuses(b, "a")
+
+
+def test_two_conversations_of_one_agent_are_two_lanes(stage: Stage) -> None:
+    elsewhere = stage.turn("a", lane="f00")
+    stage.ask(elsewhere, "b")
+    # Nobody waits for that conversation, so another turn of B may ask A's own.
+    assert not stage.refuses(stage.turn("b"), "a")
