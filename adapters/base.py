@@ -7,8 +7,9 @@ body was not read to its end closes the upstream's connection, which is how a ca
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Container, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, Protocol
 
 from adapters.errors import ProviderTooLarge
 from adapters.types import Capabilities, Embedded, Event, Header, ModelRequest
@@ -133,5 +134,91 @@ class Embedder(Protocol):
 
         Raises: ProviderError, also for an answer in which anything is not a vector.
         """
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchState:
+    """The state of a provider's batch. is_over: there will be no more results. has_results: there are some to be read.
+
+    words: why it has none, as the provider says it. is_gone: the provider knows nothing of it.
+    again_s: when to ask again; None: as the caller likes.
+    """
+
+    is_over: bool
+    has_results: bool = False
+    words: str = ""
+    is_gone: bool = False
+    again_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """The result of one request of a batch.
+
+    body: of a success, the chat completion. words: of an error, the provider's. is_transient: the same request may
+    succeed another time.
+    """
+
+    custom_id: str
+    outcome: Literal["succeeded", "errored", "expired", "cancelled"]
+    body: bytes = b""
+    words: str = ""
+    is_transient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPart:
+    """Requests that are submitted as one batch. mark: random, by which the batch is found again.
+
+    since: seconds since the epoch, before which it cannot have been made. count: how many requests it has at most.
+    """
+
+    mark: str
+    since: float
+    count: int
+
+
+class BatchProvider(Protocol):
+    """An upstream that answers many requests at a time of its own.
+
+    most_requests, most_bytes: of one batch. All methods raise ProviderError.
+    """
+
+    most_requests: int
+    most_bytes: int
+
+    def line(self, custom_id: str, body: bytes) -> bytes:
+        """Returns a request as a line of a batch's file. body: a chat completion request that is no stream.
+
+        Raises: ProviderRefused, in words for its caller: it cannot be said in the provider's dialect.
+        """
+
+    async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
+        """Makes a batch of a file of lines, which is read as it is sent and then closed. Returns its id.
+
+        Raises: ProviderRefused: it was not made; other errors: it may have been made.
+        """
+
+    async def find(self, part: BatchPart, custom_ids: Container[str]) -> str | None:
+        """Returns the id of the batch that was made of a part, None if there is none.
+
+        Raises: ProviderUnsure: a batch that is under way may be it; ask again.
+        """
+
+    async def poll(self, id: str) -> BatchState: ...
+
+    def results(self, id: str) -> AsyncIterator[BatchResult]:
+        """Yields results as they are read, in any order; they are never held together.
+
+        Raises: ProviderBroke: they ended in the middle.
+        """
+
+    async def cancel(self, id: str) -> None:
+        """Asks the provider to stop; what was done so far are results nevertheless."""
+
+    async def discard(self, id: str) -> None:
+        """Has the provider delete what it keeps of a batch that is over."""
 
     async def aclose(self) -> None: ...

@@ -6,6 +6,7 @@ ProviderError
 ├── ProviderBroke         the reply began and did not end as HTTP or as server-sent events must
 │   └── UnfinishedEvent   the stream ended inside an event; carries the rest
 ├── ProviderTooLarge      a reply, or one event of it, is larger than our bound
+├── ProviderUnsure        nobody can tell yet whether a batch was made
 └── ProviderRefused       an error status where only an answer will do (never from `send`)
 """
 
@@ -51,6 +52,10 @@ class UnfinishedEvent(ProviderBroke):
 
 
 class ProviderTooLarge(ProviderError):
+    pass
+
+
+class ProviderUnsure(ProviderError):
     pass
 
 

@@ -1,0 +1,244 @@
+"""Batches of Claude: chat completions are translated on their way to `/v1/messages/batches`, and back.
+
+The official SDK speaks to it and is imported when it is first needed. A batch bears no mark: one whose making was
+interrupted is known by the ids of its results, which are there once it has ended.
+(platform.claude.com/docs/en/build-with-claude/batch-processing)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping
+from contextlib import aclosing, contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import orjson
+
+from adapters.anthropic import DEFAULT_VERSION, SAMPLING_VERSION
+from adapters.base import BatchPart, BatchResult, BatchState
+from adapters.batch.lines import cut_lines
+from adapters.batch.openai import refusal
+from adapters.claude.errors import Untranslatable
+from adapters.claude.reply import completion
+from adapters.claude.request import SAMPLING, to_wire
+from adapters.errors import (
+    ProviderBroke,
+    ProviderError,
+    ProviderRefused,
+    ProviderTimeout,
+    ProviderUnreachable,
+    ProviderUnsure,
+)
+from adapters.types import Json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anthropic import AsyncAnthropic
+
+_PATH: Final = "/v1/messages/batches"
+_EARLY_S: Final = 60.0
+_PAGE: Final = 100
+_PIECE: Final = 256 * 1024
+_OAUTH: Final = "sk-ant-oat"
+_TRANSIENT: Final = frozenset(("api_error", "overloaded_error", "rate_limit_error", "timeout_error"))
+_MARKED: Final = b'"cache_control"'
+_SAMPLED: Final = tuple(f'"{name}":'.encode() for name in SAMPLING)
+
+
+class AnthropicBatches:
+    """Implements BatchProvider. base_url: with its version, as the live adapter has it."""
+
+    most_requests = 100_000
+    most_bytes = 256 * 1000 * 1000
+
+    def __init__(
+        self,
+        base_url: str,
+        key: str | None,
+        headers: Mapping[str, str],
+        now: Callable[[], float],
+    ) -> None:
+        self._base_url = base_url.removesuffix("/v1")
+        self._key = key
+        self._headers = dict(headers)
+        self._now = now
+
+    @cached_property
+    def _client(self) -> AsyncAnthropic:
+        from anthropic import AsyncAnthropic
+
+        key, is_token = self._key or "", (self._key or "").startswith(_OAUTH)
+        return AsyncAnthropic(
+            api_key=None if is_token else key,
+            auth_token=key if is_token else None,
+            base_url=self._base_url,
+            default_headers={"anthropic-version": DEFAULT_VERSION, **self._headers},
+            max_retries=0,
+        )
+
+    def line(self, custom_id: str, body: bytes) -> bytes:
+        try:
+            wire = to_wire(orjson.loads(body), marks=_MARKED not in body)
+        except Untranslatable as error:
+            raise ProviderRefused(error.message, status=400) from error
+        return orjson.dumps({"custom_id": custom_id, "params": wire}) + b"\n"
+
+    async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
+        with lines:
+            return await self._submit(lines)
+
+    async def _submit(self, lines: BinaryIO) -> str:
+        from anthropic.types.messages import MessageBatch
+
+        # The newest version refuses temperature and the like, the one before it takes them.
+        is_sampled = any(any(name in line for name in _SAMPLED) for line in lines)
+        version = SAMPLING_VERSION if is_sampled else DEFAULT_VERSION
+        lines.seek(0)
+        with self._translated():
+            made = await self._client.post(
+                _PATH,
+                cast_to=MessageBatch,
+                content=_joined(lines),
+                options={"headers": {"content-type": "application/json", "anthropic-version": version}},
+            )
+            return made.id
+
+    async def find(self, part: BatchPart, custom_ids: Container[str]) -> str | None:
+        is_unsure = False
+        with self._translated():
+            # Newest first.
+            async for batch in self._client.messages.batches.list(limit=_PAGE):
+                if batch.created_at.timestamp() < part.since - _EARLY_S:
+                    break
+                counts = batch.request_counts
+                total = (
+                    counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
+                )
+                if total > part.count:
+                    continue
+                if batch.processing_status != "ended":
+                    is_unsure = True
+                elif await self._has(batch.id, custom_ids):
+                    return batch.id
+        if is_unsure:
+            raise ProviderUnsure("a batch that is under way may be the one that is looked for")
+        return None
+
+    async def _has(self, id: str, custom_ids: Container[str]) -> bool:
+        async with aclosing(self.results(id)) as results:
+            async for result in results:
+                return result.custom_id in custom_ids
+        return False
+
+    async def poll(self, id: str) -> BatchState:
+        try:
+            with self._translated():
+                batch = await self._client.messages.batches.retrieve(id)
+        except ProviderRefused as error:
+            if error.status == 404:
+                return BatchState(is_over=True, is_gone=True)
+            raise
+        is_over = batch.processing_status == "ended"
+        words = "" if batch.archived_at is None else "its results are not kept any longer"
+        return BatchState(is_over, is_over and batch.results_url is not None, words)
+
+    async def results(self, id: str) -> AsyncGenerator[BatchResult]:
+        from anthropic._constants import RAW_RESPONSE_HEADER
+
+        created = int(self._now())
+        with self._translated():
+            # The path below our own address, not `results_url`: the key goes nowhere else.
+            # The header has the SDK return a response that is not yet read, whatever the types say.
+            reply: Any = await self._client.get(
+                f"{_PATH}/{id}/results",
+                cast_to=object,
+                options={"headers": {"Accept": "application/binary", RAW_RESPONSE_HEADER: "stream"}},
+            )
+            try:
+                async for line in cut_lines(reply.iter_bytes()):
+                    yield _result(line, created)
+            finally:
+                await reply.close()
+
+    async def cancel(self, id: str) -> None:
+        try:
+            with self._translated():
+                await self._client.messages.batches.cancel(id)
+        except ProviderRefused as error:
+            # It has ended meanwhile, or is gone.
+            if error.status not in (400, 404, 409):
+                raise
+
+    async def discard(self, id: str) -> None:
+        try:
+            with self._translated():
+                await self._client.messages.batches.delete(id)
+        except ProviderRefused as error:
+            if error.status not in (400, 404, 409):
+                raise
+
+    async def aclose(self) -> None:
+        if "_client" in self.__dict__:
+            await self._client.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raises errors of the SDK as ours."""
+        import anthropic
+
+        try:
+            yield
+        except anthropic.APIStatusError as error:
+            raise refusal(error.status_code, error.body, dict(error.response.headers), self._now()) from error
+        except anthropic.APITimeoutError as error:
+            raise ProviderTimeout("the upstream gave no answer in time", phase="total") from error
+        except anthropic.APIConnectionError as error:
+            raise ProviderUnreachable(
+                f"the upstream cannot be reached: {error.__cause__ or error}"
+            ) from error
+        except ProviderError:
+            raise
+        except Exception as error:
+            raise ProviderBroke(f"the upstream's answer broke: {type(error).__name__}") from error
+
+
+async def _joined(lines: BinaryIO) -> AsyncIterator[bytes]:
+    """Yields the body of a batch, made of its lines."""
+    yield b'{"requests":['
+    held: list[bytes] = []
+    size, is_first = 0, True
+    for line in lines:
+        if not is_first:
+            held.append(b",")
+        is_first = False
+        held.append(line[:-1])
+        size += len(line)
+        if size >= _PIECE:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join((*held, b"]}"))
+
+
+def _result(line: Json, created: int) -> BatchResult:
+    """Returns a line of the results. Raises: ProviderBroke."""
+    custom_id, result = line.get("custom_id"), line.get("result")
+    if not isinstance(custom_id, str) or not isinstance(result, dict):
+        raise ProviderBroke("a result has no custom_id")
+    match result.get("type"):
+        case "succeeded":
+            try:
+                return BatchResult(
+                    custom_id, "succeeded", orjson.dumps(completion(result["message"], created))
+                )
+            except (LookupError, TypeError, AttributeError, ValueError):
+                return BatchResult(custom_id, "errored", words="the result is no message")
+        case "expired":
+            return BatchResult(custom_id, "expired", words="It was not answered within 24 hours.")
+        case "canceled":
+            return BatchResult(custom_id, "cancelled", words="The batch was cancelled.")
+    error = result.get("error")
+    inner = error.get("error") if isinstance(error, dict) else None
+    kind = inner.get("type") if isinstance(inner, dict) else None
+    words = refusal(500, error, {}, 0.0).message
+    return BatchResult(custom_id, "errored", words=words, is_transient=kind is None or kind in _TRANSIENT)

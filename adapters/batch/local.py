@@ -1,0 +1,134 @@
+"""Batches of an upstream that has none: its requests are made one by one, a few at a time, by the live adapter.
+
+It has connections of its own and few slots, so that live turns are not disturbed. Results are handed on as they come
+in; what was not yet read when the process ends is gone, and is asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Container
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final
+from uuid import uuid4
+
+import orjson
+
+from adapters.base import BatchPart, BatchResult, BatchState, Provider
+from adapters.batch.openai import refusal
+from adapters.errors import ProviderError
+from adapters.types import ModelRequest
+
+AT_ONCE: Final = 4
+AGAIN_S: Final = 1.0
+_HELD: Final = 64  # results that wait to be read; then the calls wait, too
+_MOST_BYTES: Final = 64 * 1024 * 1024
+_TRANSIENT: Final = frozenset((408, 409, 425, 429))
+
+
+@dataclass(eq=False, slots=True)
+class _Under:
+    """A batch that is being worked on. results: None is the end."""
+
+    part: BatchPart
+    results: asyncio.Queue[BatchResult] = field(default_factory=lambda: asyncio.Queue(_HELD))
+    task: asyncio.Task[None] | None = None
+    is_cancelled: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.task is not None and self.task.done() and self.results.empty()
+
+
+class LocalBatches:
+    """Implements BatchProvider over a live provider. It closes that."""
+
+    most_requests = 50_000
+    most_bytes = 200 * 1000 * 1000
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._under: dict[str, _Under] = {}
+
+    def line(self, custom_id: str, body: bytes) -> bytes:
+        return custom_id.encode() + b" " + body + b"\n"
+
+    async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
+        id, under = f"local-{uuid4().hex}", _Under(part)
+        self._under[id] = under
+        under.task = asyncio.create_task(self._work(under, lines))
+        return id
+
+    async def find(self, part: BatchPart, custom_ids: Container[str]) -> str | None:
+        return next((id for id, under in self._under.items() if under.part.mark == part.mark), None)
+
+    async def poll(self, id: str) -> BatchState:
+        under = self._under.get(id)
+        if under is None:
+            return BatchState(is_over=True, is_gone=True)
+        is_done = under.task is not None and under.task.done()
+        return BatchState(is_done, not under.results.empty(), again_s=AGAIN_S)
+
+    async def results(self, id: str) -> AsyncGenerator[BatchResult]:
+        """Yields what is there now."""
+        under = self._under.get(id)
+        while under is not None and not under.results.empty():
+            yield under.results.get_nowait()
+
+    async def cancel(self, id: str) -> None:
+        if (under := self._under.get(id)) is not None:
+            under.is_cancelled = True
+
+    async def discard(self, id: str) -> None:
+        under = self._under.pop(id, None)
+        if under is not None and under.task is not None:
+            under.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await under.task
+
+    async def aclose(self) -> None:
+        for id in [*self._under]:
+            await self.discard(id)
+        await self._provider.aclose()
+
+    async def _work(self, under: _Under, lines: BinaryIO) -> None:
+        with lines:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(AT_ONCE):
+                    tasks.create_task(self._take(under, lines))
+
+    async def _take(self, under: _Under, lines: BinaryIO) -> None:
+        """Makes requests of the file until there are none left."""
+        while line := lines.readline():
+            custom_id, _, body = line.partition(b" ")
+            name = custom_id.decode()
+            if under.is_cancelled:
+                await under.results.put(BatchResult(name, "cancelled", words="The batch was cancelled."))
+                continue
+            async with self._slots:
+                result = await self._ask(name, body)
+            await under.results.put(result)
+
+    async def _ask(self, custom_id: str, body: bytes) -> BatchResult:
+        try:
+            reply = await self._provider.send(ModelRequest(body))
+            try:
+                raw = await reply.read(_MOST_BYTES)
+            finally:
+                await reply.aclose()
+        except ProviderError as error:
+            return BatchResult(custom_id, "errored", words=error.message, is_transient=True)
+        if reply.status == 200:
+            return BatchResult(custom_id, "succeeded", raw)
+        try:
+            said = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            said = None
+        return BatchResult(
+            custom_id,
+            "errored",
+            words=refusal(reply.status, said, {}, 0.0).message,
+            is_transient=reply.status in _TRANSIENT or reply.status >= 500,
+        )

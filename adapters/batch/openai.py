@@ -1,0 +1,194 @@
+"""Batches of an upstream that speaks OpenAI's dialect: a file of requests, and a batch on `/v1/chat/completions`.
+
+The official SDK speaks to it and is imported when it is first needed (a second of start-up). A batch is marked in its
+`metadata`, by which one is found again whose making was interrupted.
+(developers.openai.com/api/docs/guides/batch)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import orjson
+
+from adapters.base import BatchPart, BatchResult, BatchState
+from adapters.batch.lines import cut_lines
+from adapters.errors import (
+    ProviderBroke,
+    ProviderError,
+    ProviderRefused,
+    ProviderTimeout,
+    ProviderUnreachable,
+)
+from adapters.types import Json, read_retry_after
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from openai import AsyncOpenAI
+
+MARK: Final = "mnemogate"  # the key of our mark in a batch's metadata
+_HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":'
+_OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
+_EARLY_S: Final = 60.0  # how far the provider's clock may be behind ours
+_PAGE: Final = 100
+_TRANSIENT: Final = frozenset((408, 409, 425, 429))
+_WORDS: Final = 500
+
+
+class OpenAIBatches:
+    """Implements BatchProvider. key: None for a server without keys. headers: sent with every request."""
+
+    most_requests = 50_000
+    most_bytes = 200 * 1000 * 1000
+
+    def __init__(
+        self,
+        base_url: str,
+        key: str | None,
+        headers: Mapping[str, str],
+        now: Callable[[], float],
+    ) -> None:
+        self._base_url = base_url
+        self._key = key
+        self._headers = dict(headers)
+        self._now = now
+
+    @cached_property
+    def _client(self) -> AsyncOpenAI:
+        from openai import AsyncOpenAI
+
+        # Nothing is sent twice behind our back: a batch whose making was interrupted is looked for.
+        return AsyncOpenAI(
+            api_key=self._key or "",
+            base_url=self._base_url,
+            default_headers=self._headers,
+            max_retries=0,
+        )
+
+    def line(self, custom_id: str, body: bytes) -> bytes:
+        return _HEAD % custom_id.encode() + body + b"}\n"
+
+    async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
+        with lines, self._translated():
+            name = f"{part.mark}.jsonl"
+            file = await self._client.files.create(file=(name, lines, "application/jsonl"), purpose="batch")
+            made = await self._client.batches.create(
+                completion_window="24h",
+                endpoint="/v1/chat/completions",
+                input_file_id=file.id,
+                metadata={MARK: part.mark},
+            )
+            return made.id
+
+    async def find(self, part: BatchPart, custom_ids: Container[str]) -> str | None:
+        with self._translated():
+            # Newest first.
+            async for batch in self._client.batches.list(limit=_PAGE):
+                if (batch.metadata or {}).get(MARK) == part.mark:
+                    return batch.id
+                if batch.created_at < part.since - _EARLY_S:
+                    break
+        return None
+
+    async def poll(self, id: str) -> BatchState:
+        try:
+            with self._translated():
+                batch = await self._client.batches.retrieve(id)
+        except ProviderRefused as error:
+            if error.status == 404:
+                return BatchState(is_over=True, is_gone=True)
+            raise
+        errors = (batch.errors.data if batch.errors is not None else None) or []
+        words = "; ".join(each.message for each in errors if each.message)
+        has_results = bool(batch.output_file_id or batch.error_file_id)
+        is_over = batch.status in _OVER
+        return BatchState(is_over, is_over and has_results, words[:_WORDS])
+
+    async def results(self, id: str) -> AsyncGenerator[BatchResult]:
+        with self._translated():
+            batch = await self._client.batches.retrieve(id)
+            for file in (batch.output_file_id, batch.error_file_id):
+                if not file:
+                    continue
+                async with self._client.files.with_streaming_response.content(file) as reply:
+                    async for line in cut_lines(reply.iter_bytes()):
+                        yield _result(line)
+
+    async def cancel(self, id: str) -> None:
+        await self._quietly(self._client.batches.cancel(id))
+
+    async def discard(self, id: str) -> None:
+        with self._translated():
+            batch = await self._client.batches.retrieve(id)
+        for file in (batch.input_file_id, batch.output_file_id, batch.error_file_id):
+            if file:
+                await self._quietly(self._client.files.delete(file))
+
+    async def aclose(self) -> None:
+        if "_client" in self.__dict__:
+            await self._client.close()
+
+    async def _quietly(self, call: Coroutine[Any, Any, object]) -> None:
+        """Awaits a call whose refusal says that there is nothing to be done any more."""
+        try:
+            with self._translated():
+                await call
+        except ProviderRefused as error:
+            if error.status not in (400, 404, 409):
+                raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raises errors of the SDK as ours."""
+        import openai
+
+        try:
+            yield
+        except openai.APIStatusError as error:
+            raise refusal(error.status_code, error.body, dict(error.response.headers), self._now()) from error
+        except openai.APITimeoutError as error:
+            raise ProviderTimeout("the upstream gave no answer in time", phase="total") from error
+        except openai.APIConnectionError as error:
+            raise ProviderUnreachable(
+                f"the upstream cannot be reached: {error.__cause__ or error}"
+            ) from error
+        except ProviderError:
+            raise
+        except Exception as error:
+            raise ProviderBroke(f"the upstream's answer broke: {type(error).__name__}") from error
+
+
+def refusal(status: int, body: object, headers: Mapping[str, str], now_s: float) -> ProviderRefused:
+    """Returns the error for a status. body: the error object, or what came in its place."""
+    found = body.get("error", body) if isinstance(body, dict) else body
+    said = found.get("message") if isinstance(found, dict) else found
+    words = said if isinstance(said, str) and said else "no reason is given"
+    again = read_retry_after(((k.lower(), v) for k, v in headers.items()), now_s)
+    return ProviderRefused(words[:_WORDS], status=status, retry_after_s=again)
+
+
+def _result(line: Json) -> BatchResult:
+    """Returns a line of an output or error file. Raises: ProviderBroke."""
+    custom_id, response, error = line.get("custom_id"), line.get("response"), line.get("error")
+    if not isinstance(custom_id, str):
+        raise ProviderBroke("a result has no custom_id")
+    if isinstance(response, dict):
+        status, body = response.get("status_code"), response.get("body")
+        if status == 200 and isinstance(body, dict):
+            return BatchResult(custom_id, "succeeded", orjson.dumps(body))
+        number = status if isinstance(status, int) else 500
+        words = refusal(number, body, {}, 0.0).message
+        return BatchResult(
+            custom_id, "errored", words=words, is_transient=number in _TRANSIENT or number >= 500
+        )
+    code = error.get("code") if isinstance(error, dict) else None
+    words = refusal(500, error, {}, 0.0).message
+    if code == "batch_expired":
+        return BatchResult(custom_id, "expired", words=words)
+    if code == "batch_cancelled":
+        return BatchResult(custom_id, "cancelled", words=words)
+    return BatchResult(custom_id, "errored", words=words, is_transient=True)

@@ -1,0 +1,291 @@
+"""What every way to batches owes the gateway: one suite over OpenAI's, Anthropic's and the local one."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, BinaryIO
+
+import orjson
+import pytest
+
+from adapters.base import BatchPart, BatchProvider, BatchResult
+from adapters.batch.anthropic import AnthropicBatches
+from adapters.batch.local import LocalBatches
+from adapters.batch.openai import OpenAIBatches
+from adapters.errors import (
+    ProviderBroke,
+    ProviderError,
+    ProviderRefused,
+    ProviderUnreachable,
+    ProviderUnsure,
+)
+from adapters.openai import OpenAICompatible
+from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
+from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, fail, say
+
+Json = dict[str, Any]
+Fates = Mapping[str, Fate]
+SEEN = ("a-1", "b-1", "c-1", "d-1")
+
+
+class Bench:
+    """A provider, and the server that it speaks to."""
+
+    def __init__(self, provider: BatchProvider, server: BatchServer | StrictUpstream) -> None:
+        self.provider = provider
+        self.server = server
+
+    @property
+    def batches(self) -> BatchServer:
+        assert isinstance(self.server, BatchServer)
+        return self.server
+
+    async def submit(self, *names: str, mark: str = "mark") -> str:
+        return await self.provider.submit(part(len(names), mark), self.file(names))
+
+    def file(self, names: tuple[str, ...]) -> BinaryIO:
+        return io.BytesIO(b"".join(self.provider.line(name, body_of(name)) for name in names))
+
+    async def read(self, id: str) -> dict[str, BatchResult]:
+        """Returns all results, when they are there."""
+        found: dict[str, BatchResult] = {}
+        while True:
+            state = await self.provider.poll(id)
+            if state.has_results:
+                found |= {each.custom_id: each async for each in self.provider.results(id)}
+            if state.is_over:
+                return found
+            await asyncio.sleep(0)
+
+
+def part(count: int, mark: str = "mark") -> BatchPart:
+    return BatchPart(mark, time.time(), count)
+
+
+def body_of(name: str) -> bytes:
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": name}]
+    return orjson.dumps({"model": "claude-opus-4-6", "messages": said, "max_tokens": 100})
+
+
+def said_in(result: BatchResult) -> Any:
+    return json.loads(result.body)["choices"][0]["message"]["content"]
+
+
+@asynccontextmanager
+async def bench_of(kind: str, fates: Fates = {}, *, held: bool = False) -> AsyncIterator[Bench]:  # noqa: B006
+    def answer(custom_id: str, body: Json) -> Fate:
+        return fates.get(custom_id, Fate(text=f"To {custom_id}"))
+
+    makers: dict[str, tuple[type[BatchServer], Callable[..., BatchProvider], str]] = {
+        "openai": (OpenAIBatchServer, OpenAIBatches, "sk-own"),
+        "anthropic": (AnthropicBatchServer, AnthropicBatches, "sk-ant-own"),
+    }
+    if kind == "local":
+        upstream = StrictUpstream(script=lambda seen: _live(seen, fates))
+        with upstream:
+            provider: BatchProvider = LocalBatches(OpenAICompatible("up", upstream.base_url, key="sk-own"))
+            yield Bench(provider, upstream)
+            await provider.aclose()
+        return
+    server_of, provider_of, key = makers[kind]
+    with server_of(answer, held=held) as server:
+        provider = provider_of(server.base_url, key, {"x-own": "1"}, time.time)
+        yield Bench(provider, server)
+        await provider.aclose()
+
+
+def _live(seen: Seen, fates: Fates) -> Reply:
+    name = seen.json["messages"][-1]["content"]
+    fate = fates.get(name, Fate(text=f"To {name}"))
+    return say(fate.text) if fate.kind == "succeeded" else fail(fate.status, fate.words)
+
+
+KINDS = ["openai", "anthropic", "local"]
+REMOTE = ["openai", "anthropic"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_each_request_has_its_result(kind: str) -> None:
+    async with bench_of(kind) as bench:
+        found = await bench.read(await bench.submit(*SEEN))
+        assert {name: said_in(each) for name, each in found.items()} == {n: f"To {n}" for n in SEEN}
+        usage = json.loads(found["a-1"].body)["usage"]
+        assert usage["prompt_tokens"] > 0
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_results_say_what_became_of_each(kind: str) -> None:
+    fates = {
+        "b-1": Fate("errored", words="Too long.", status=400),
+        "c-1": Fate("errored", words="Busy.", status=529, error="overloaded_error"),
+        "d-1": Fate("expired"),
+        "e-1": Fate("cancelled"),
+        "f-1": Fate(times=0),
+        "g-1": Fate(times=2),
+    }
+    async with bench_of(kind, fates) as bench:
+        bench.batches.shuffled = True
+        id = await bench.submit("a-1", *fates)
+        listed = [each async for each in bench.provider.results(id)]
+        found = {each.custom_id: each for each in listed}
+        assert found.keys() == {"a-1", "b-1", "c-1", "d-1", "e-1", "g-1"}
+        assert [each.custom_id for each in listed].count("g-1") == 2
+        assert (found["b-1"].outcome, found["b-1"].words, found["b-1"].is_transient) == (
+            "errored", "Too long.", False,
+        )  # fmt: skip
+        assert (found["c-1"].outcome, found["c-1"].is_transient) == ("errored", True)
+        assert (found["d-1"].outcome, found["e-1"].outcome) == ("expired", "cancelled")
+
+
+async def test_local_says_what_an_upstream_said() -> None:
+    fates = {"b-1": Fate("errored", words="No.", status=400), "c-1": Fate("errored", status=503)}
+    async with bench_of("local", fates) as bench:
+        found = await bench.read(await bench.submit("a-1", "b-1", "c-1"))
+        assert (found["b-1"].words, found["b-1"].is_transient) == ("No.", False)
+        assert (found["c-1"].outcome, found["c-1"].is_transient) == ("errored", True)
+
+
+async def test_local_makes_four_calls_at_once() -> None:
+    gate, seen, full = Gate(), [], Gate()
+
+    def script(asked: Seen) -> Reply:
+        seen.append(asked)
+        if len(seen) == 4:
+            full.open()
+        return say("Ok.", hold_before_headers=gate)
+
+    with StrictUpstream(script=script) as upstream:
+        provider = LocalBatches(OpenAICompatible("up", upstream.base_url))
+        bench = Bench(provider, upstream)
+        id = await bench.submit(*(f"n-{n}" for n in range(9)))
+        await full.wait()
+        assert len(seen) == 4
+        gate.open()
+        assert len(await bench.read(id)) == 9
+        await provider.aclose()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_batch_that_nobody_knows_is_gone(kind: str) -> None:
+    async with bench_of(kind) as bench:
+        state = await bench.provider.poll("batch_404")
+        assert state.is_gone
+        assert state.is_over
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_found_by_its_mark(kind: str) -> None:
+    async with bench_of(kind) as bench:
+        await bench.submit("a-1", mark="another")
+        id = await bench.submit("b-1", "c-1", mark="own")
+        await bench.submit("d-1", "e-1", mark="third")
+        ids = {"b-1", "c-1"}
+        assert await bench.provider.find(part(2, "own"), ids) == id
+        assert await bench.provider.find(part(2, "none"), {"x-1"}) is None
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_found_although_its_maker_was_not_told(kind: str) -> None:
+    async with bench_of(kind) as bench:
+        bench.batches.drop_create = True
+        with pytest.raises(ProviderError):
+            await bench.submit("a-1", "b-1", mark="own")
+        assert len(bench.batches.batches) == 1
+        found = await bench.provider.find(part(2, "own"), {"a-1", "b-1"})
+        assert found == bench.batches.batches[0].id
+
+
+async def test_anthropic_cannot_tell_while_a_batch_is_under_way() -> None:
+    async with bench_of("anthropic", held=True) as bench:
+        id = await bench.submit("a-1", "b-1")
+        with pytest.raises(ProviderUnsure):
+            await bench.provider.find(part(2), {"a-1", "b-1"})
+        # One that is too large cannot be it.
+        assert await bench.provider.find(part(1), {"x-1"}) is None
+        bench.batches.finish()
+        assert await bench.provider.find(part(2), {"a-1", "b-1"}) == id
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_not_over_before_it_has_ended(kind: str) -> None:
+    async with bench_of(kind, held=True) as bench:
+        id = await bench.submit("a-1")
+        assert not (await bench.provider.poll(id)).is_over
+        bench.batches.finish()
+        state = await bench.provider.poll(id)
+        assert state.is_over
+        assert state.has_results
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_cancelled(kind: str) -> None:
+    async with bench_of(kind, held=True) as bench:
+        id = await bench.submit("a-1", "b-1")
+        await bench.provider.cancel(id)
+        found = await bench.read(id)
+        assert {each.outcome for each in found.values()} == {"cancelled"}
+        await bench.provider.cancel(id)  # nothing is left to be done
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+@pytest.mark.parametrize("cut", [10, 700])
+async def test_results_that_are_cut(kind: str, cut: int) -> None:
+    async with bench_of(kind) as bench:
+        id = await bench.submit(*SEEN)
+        bench.batches.cut_results = cut
+        with pytest.raises(ProviderBroke):
+            await bench.read(id)
+        assert len(await bench.read(id)) == len(SEEN)
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_refused(kind: str) -> None:
+    async with bench_of(kind) as bench:
+        bench.batches.refuse_create = [(400, "The queue is full.")]
+        with pytest.raises(ProviderRefused, match="The queue is full"):
+            await bench.submit("a-1")
+        assert not bench.batches.batches
+
+
+async def test_refused_as_a_whole() -> None:
+    async with bench_of("openai") as bench:
+        bench.batches.rejects = "The file is malformed."
+        state = await bench.provider.poll(await bench.submit("a-1"))
+        assert (state.is_over, state.has_results, state.words) == (True, False, "The file is malformed.")
+
+
+async def test_a_request_that_claude_has_no_word_for() -> None:
+    provider = AnthropicBatches("http://127.0.0.1:1/v1", "sk-ant-own", {}, time.time)
+    with pytest.raises(ProviderRefused, match="seed"):
+        provider.line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "seed": 7}))
+
+
+async def test_temperature_goes_with_the_version_that_takes_it() -> None:
+    async with bench_of("anthropic") as bench:
+        line = bench.provider.line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "temperature": 0.5}))
+        await bench.provider.submit(part(1), io.BytesIO(line))
+        assert bench.batches.batches[0].requests["a-1"]["temperature"] == 0.5
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_what_the_provider_keeps_is_deleted(kind: str) -> None:
+    async with bench_of(kind) as bench:
+        id = await bench.submit("a-1")
+        await bench.provider.discard(id)
+        server: Any = bench.batches
+        expected = ["file-1", f"file-out-{id}"] if kind == "openai" else [id]
+        assert server.deleted == expected
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_nobody_is_there(kind: str) -> None:
+    maker: Callable[..., BatchProvider] = OpenAIBatches if kind == "openai" else AnthropicBatches
+    provider = maker("http://127.0.0.1:9/v1", "sk-own", {}, time.time)
+    with pytest.raises(ProviderUnreachable):
+        await provider.poll("batch_1")
+    await provider.aclose()
