@@ -235,6 +235,14 @@ class BlockSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FillerSettings:
+    """A sentence that is said when a tool takes longer than `after_ms`."""
+
+    say: str
+    after_ms: float = ranged(1000.0, 0, 60_000)
+
+
+@dataclass(frozen=True, slots=True)
 class ProfileSettings:
     """A profile. None means that the setting of the same name in [memory], or of its upstream, holds."""
 
@@ -246,6 +254,7 @@ class ProfileSettings:
     memory_tools: bool = False
     history: History | None = None
     rebuild: Literal["free", "always"] = "free"
+    filler: Literal["model"] | FillerSettings | None = None
     compaction: Compaction | None = None
     context_window: int | None = ranged(None, 1)
     blocks: tuple[BlockSettings, ...] = ()

@@ -22,6 +22,7 @@ from gateway.settings import (
     NEEDS_ADDRESS,
     SECRET_PREFIX,
     DatabaseSettings,
+    FillerSettings,
     HostRule,
     MemorySettings,
     ModelSettings,
@@ -296,6 +297,8 @@ def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> None:
     if profile.name == "@":  # storage.records.API_PROFILE
         raise SettingsError(f"{where}: this name is for agents that are made over REST")
     _exists(f"{where}: upstream", profile.upstream, upstreams)
+    if isinstance(profile.filler, FillerSettings) and not profile.filler.say.strip():
+        raise SettingsError(f"{where}: filler.say: there is nothing to be said")
     _unique(f"{where}: blocks", [each.label for each in profile.blocks])
     for block in profile.blocks:
         if len(block.value) > block.limit:

@@ -111,12 +111,15 @@ def _convert(value: Any, kind: Any, where: str, metadata: Mapping[str, Any]) -> 
 
 
 def _option_for(value: Any, kind: Any) -> Any:
-    """Returns the member of a union that a value is meant for: the list if it is one, else the first."""
+    """Returns the member of a union that a value is meant for: the list or the table if it is one, else the first."""
     if get_origin(kind) not in (Union, types.UnionType):
         return kind
     options = [each for each in get_args(kind) if each is not type(None)]
     lists = [each for each in options if get_origin(each) is tuple]
-    return lists[0] if lists and isinstance(value, list) else options[0]
+    if lists and isinstance(value, list):
+        return lists[0]
+    tables = [each for each in options if is_dataclass(each)]
+    return tables[0] if tables and isinstance(value, dict) else options[0]
 
 
 def _join(where: str, key: str) -> str:

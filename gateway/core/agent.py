@@ -19,6 +19,25 @@ class AgentTool:
 
 
 @dataclass(frozen=True, slots=True)
+class FixedFiller:
+    """A sentence for the user when a tool takes longer than `after_ms`."""
+
+    after_ms: float
+    say: str
+
+
+# What is said ahead of a tool: a sentence of the model's own, a fixed one, or nothing.
+Filler = Literal["model"] | FixedFiller | None
+
+
+def filler_of(written: object) -> Filler:
+    """Returns the filler that a definition's body names. written: "model", {"after_ms", "say"}, or none."""
+    if isinstance(written, dict):
+        return FixedFiller(float(written["after_ms"]), str(written["say"]))
+    return "model" if written == "model" else None
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSpec:
     """One agent. A value that a request holds until its end, whatever happens to the definition meanwhile.
 
@@ -30,6 +49,7 @@ class AgentSpec:
     rebuilds: the memory section is rendered anew with each request. summarises: what leaves the window is summarised.
     blocks: the memory blocks a new user begins with, in the order in which they stand in the prompt.
     shared: labels of those that all users of the agent see.
+    filler: what is said ahead of a tool of ours.
     uid: the public name of its one memory, which is there; "": a profile's, which has a memory for each user.
     style: how it speaks: by text, or by a tool. tools: those that it has, in their order. defined: what was said of it
     over REST; None: a profile's.
@@ -46,10 +66,15 @@ class AgentSpec:
     summarises: bool = True
     blocks: tuple[Block, ...] = ()
     shared: frozenset[str] = frozenset()
+    filler: Filler = None
     uid: str = ""
     style: Literal["reply", "message"] = "reply"
     tools: tuple[AgentTool, ...] = ()
     defined: AgentDefinition | None = None
+
+    @property
+    def fixed_filler(self) -> FixedFiller | None:
+        return self.filler if isinstance(self.filler, FixedFiller) else None
 
     @property
     def own_blocks(self) -> list[Block]:

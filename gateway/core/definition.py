@@ -25,7 +25,8 @@ class AgentDefinition:
     sliding_window_percentage, clip_chars, as far as they are given.
     initial_messages: chat messages with which a conversation begins.
     rebuilds: the memory section is rendered anew before each call. recall_tokens: of a note; None: as the settings say.
-    learns: facts are learned from what is said.
+    learns: facts are learned from what is said. filler: what is said ahead of a tool: "model", {"after_ms", "say"} or
+    "none"; None: as its kind says.
     kept: fields of a dialect that have no effect here, to be given back.
     """
 
@@ -48,6 +49,7 @@ class AgentDefinition:
     rebuilds: bool = False
     recall_tokens: int | None = None
     learns: bool = False
+    filler: Literal["model", "none"] | dict[str, Any] | None = None
     kept: dict[str, Any] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:

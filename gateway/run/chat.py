@@ -26,6 +26,7 @@ from gateway.core.request.identity import (
     identify,
 )
 from gateway.core.request.side_requests import KNOWN_SIDE_REQUESTS
+from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
@@ -186,23 +187,28 @@ class Chat:
         run = partial(
             TurnRun, call, attempts, prompt, remembered, view, sink, self.pending, self._metrics, self._limits
         )
-        if not spec.uid:
-            return run()
-        return run(guide=guide_of(spec, prompt), spec=self._terms(call.request, prompt, spec))
+        guide = guide_of(spec, prompt) if spec.uid else None
+        terms = self._terms(call.request, prompt, spec, is_remembered=remembered is not None)
+        return run(guide=guide, spec=terms)
 
-    def _terms(self, request: ChatRequest, prompt: Prompt, spec: AgentSpec) -> TurnSpec:
-        """Returns the terms of a turn with an agent's own tools, which the client never sees."""
-        return TurnSpec(
+    def _terms(
+        self, request: ChatRequest, prompt: Prompt, spec: AgentSpec, *, is_remembered: bool
+    ) -> TurnSpec:
+        terms = TurnSpec(
             wants_usage=request.wants_usage,
             usage_added=prompt.adds_usage,
-            # A name that nobody knows is no call for the client.
-            ours=AllBut(request.tools) if prompt.tools else (),
+            ours=frozenset(tool["function"]["name"] for tool in prompt.tools),
+            max_rounds=self._limits.max_rounds,
             budget_tokens=request.max_tokens,
-            hold_end=True,
+            hold_end=is_remembered,
             choices=request.n,
-            alone=alone_of(spec),
-            asides=asides_of(spec, request.tools),
+            filler=spec.fixed_filler,
         )
+        if spec.uid:
+            # An agent's own tools, which the client never sees: a name that nobody knows is no call for it.
+            ours = AllBut(request.tools) if prompt.tools else ()
+            return replace(terms, ours=ours, alone=alone_of(spec), asides=asides_of(spec, request.tools))
+        return replace(terms, asides=fillers_in(prompt.tools)) if spec.filler == "model" else terms
 
     async def _defined(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:
         """Returns an agent that was made over REST, and who asks it: its memory is one, whoever speaks.

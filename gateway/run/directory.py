@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from gateway.core.agent import AgentSpec
+from typing import Literal
+
+from gateway.core.agent import AgentSpec, Filler, FixedFiller
 from gateway.core.request.identity import Identity, asks_agent
 from gateway.errors import BadRequest, CallerError, UnknownModel
-from gateway.settings import DEFAULT_PROFILE, BlockSettings, MemorySettings, ProfileSettings, Settings
+from gateway.settings import (
+    DEFAULT_PROFILE,
+    BlockSettings,
+    FillerSettings,
+    MemorySettings,
+    ProfileSettings,
+    Settings,
+)
 from storage.records import Block
 
 
@@ -54,8 +63,13 @@ def _spec_of(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:
         rebuilds=profile.rebuild == "always",
         summarises=(profile.compaction or memory.compaction) == "summary",
         blocks=tuple(_block_of(block) for block in profile.blocks),
+        filler=_filler_of(profile.filler),
         shared=frozenset(block.label for block in profile.blocks if block.shared),
     )
+
+
+def _filler_of(filler: Literal["model"] | FillerSettings | None) -> Filler:
+    return FixedFiller(filler.after_ms, filler.say) if isinstance(filler, FillerSettings) else filler
 
 
 def _block_of(block: BlockSettings) -> Block:

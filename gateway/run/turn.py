@@ -37,8 +37,8 @@ from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
-from gateway.run.sink import ClientGone, Sink
-from gateway.run.tools.toolbox import Toolbox, run_tools
+from gateway.run.sink import ClientGone, HeldSink, Sink
+from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
 from gateway.run.upstream.errors import translate
 from gateway.run.upstream.failover import Attempts, Endpoint
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, beating
@@ -114,7 +114,7 @@ class TurnRun:
     """One turn. It owns what memory knows, what goes upstream and what will be written, until the turn is over.
 
     prompt: the prompt for the target that is asked. memory: None where nothing is remembered of the turn.
-    guide: None: a turn without rules. spec: its terms; None: those of a chat completion. resumed: calls of a step that
+    guide: None: a turn without rules. spec: its terms. resumed: calls of a step that
     is kept, with which the turn begins instead of a call of the model. ends: why the model is not even asked.
     """
 
@@ -128,7 +128,7 @@ class TurnRun:
     metrics: Metrics
     limits: TurnLimits
     guide: Guide | None = None
-    spec: TurnSpec | None = None
+    spec: TurnSpec = field(default_factory=TurnSpec)
     resumed: ResumedCalls | None = None
     ends: StopReason | None = None
     status: int = 0
@@ -148,8 +148,7 @@ class TurnRun:
     _undone: Sequence[Command] = ()  # commands that the client's leaving kept from being performed
 
     def __post_init__(self) -> None:
-        spec = self.spec or self._spec()
-        self._turn = Turn(spec, self.view(spec), self.guide)
+        self._turn = Turn(self.spec, self.view(self.spec), self.guide)
         self._asked = self._turn.first_call
 
     async def run(self) -> int:
@@ -202,18 +201,6 @@ class TurnRun:
             await self._feed(events.Stopped(self._stop))
         finally:
             self._task = None
-
-    def _spec(self) -> TurnSpec:
-        request, prompt = self.call.request, self.prompt
-        return TurnSpec(
-            wants_usage=request.wants_usage,
-            usage_added=prompt.adds_usage,
-            ours=frozenset(tool["function"]["name"] for tool in prompt.tools),
-            max_rounds=self.limits.max_rounds,
-            budget_tokens=request.max_tokens,
-            hold_end=self.memory is not None,
-            choices=request.n,
-        )
 
     # -- what is asked
 
@@ -304,7 +291,7 @@ class TurnRun:
     async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
         """Runs the calls of a round and feeds the machine their results, in the order of the calls."""
         assert self.memory is not None
-        results = await run_tools(self.memory.toolbox, calls)
+        results = await self._results_of(run_tools(self.memory.toolbox, calls))
         due: list[Command] = []
         for call, result in zip(calls, results, strict=True):
             finished = events.ToolFinished(
@@ -312,6 +299,22 @@ class TurnRun:
             )
             due += self._turn.feed(finished)
         return due
+
+    async def _results_of(self, running: Coroutine[Any, Any, list[ToolAnswer]]) -> list[ToolAnswer]:
+        """Waits for tools; if they take long, a client that listens hears a sentence meanwhile."""
+        filler = self.spec.filler
+        if filler is None or isinstance(self.sink, HeldSink):
+            return await running
+        task = asyncio.ensure_future(running)
+        try:
+            await asyncio.wait([task], timeout=filler.after_ms / 1000)
+            if not task.done():
+                await self._feed(events.ToolsLate())
+            return await task
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
 
     async def _perform(self, command: Command) -> list[Command]:
         """Performs a command. Returns the machine's next commands, if the command has a result to feed."""

@@ -6,13 +6,14 @@ part of, and bears its number; its words are in the reply, so it is listed with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.private import without_private
 from storage.records import Exchange, State
 from storage.value import frozen
 
@@ -109,7 +110,7 @@ def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
         full = {**full, "messages": _told_anew(full["messages"], text)}
     return replace(
         e,
-        said=orjson.dumps({**said, "content": text}),
+        said=orjson.dumps({**without_private(said), "content": text}),
         full=orjson.dumps(full) if full else None,
         hidden=bool(full),
     )
@@ -132,13 +133,15 @@ def _told_anew(messages: Sequence[WireMessage], text: str) -> list[WireMessage]:
         calls = [{**c, "function": function} if c is spoken[0] else c for c in last["tool_calls"]]
         last = {**last, "tool_calls": calls}
     else:
-        last = {**last, "content": text}
+        last = {**without_private(last), "content": text}
     return [*(_silent(message) for message in before), last]
 
 
-def _silent(message: Mapping[str, Any]) -> WireMessage:
+def _silent(message: WireMessage) -> WireMessage:
     """Returns a message of a hidden round without the text that is a part of the reply."""
-    return {**message, "content": None} if message.get("role") == "assistant" else dict(message)
+    return (
+        {**without_private(message), "content": None} if message.get("role") == "assistant" else dict(message)
+    )
 
 
 def _input(e: Exchange) -> list[WireMessage]:

@@ -13,7 +13,8 @@ from typing import Any
 from gateway.core.conversation.canonical import WireMessage, text_of
 
 # The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr (of a
-# tool's result), approval, reason (of an answer), otid, sender (of a message), spoken, cut (of a reply).
+# tool's result), approval, reason (of an answer), otid, sender (of a message), filler and spoken (what a reply's calls
+# said in front of its text and behind it), fillers (gateway.core.conversation.fillers), cut (of a reply).
 PRIVATE = "mnemogate"
 NUDGE = "rules"  # the sender of what an agent's rules say to its model
 

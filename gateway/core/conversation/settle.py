@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.core.conversation.canonical import Canon, WireMessage, squash, text_of, visible
+from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.plan import Amendment, Plan, find_opening
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, is_forgotten, is_tombstone
@@ -44,6 +45,8 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     Raises: Missing.
     """
     query = plan.query
+    amended = [x for a in plan.amendments if a.reply for x in [tree.get(a.exchange)] if x is not None]
+    tree.load_together(x for x in amended if _may_have_fillers(x))
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
     revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
@@ -242,6 +245,8 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         start, end = amendment.reply
         messages = listing.messages[start:end]
         said = visible(messages) if len(messages) > 1 else messages[0]
+        if _may_have_fillers(x):
+            said = with_fillers_of(said, tree.content(x).said or {})
         # The atoms are sorted so that the text comes before the calls, as in every reply of ours.
         reply = tuple(sorted(listing.canon.atoms(said), key=lambda a: a[:1]))
         x = tree.change(
@@ -252,6 +257,11 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
             said=None if is_tombstone(x) or -1 in x.hush else orjson.dumps(said),
         )
     _rehash(tree, x, plan)
+
+
+def _may_have_fillers(x: Exchange) -> bool:
+    """Returns whether something may have been said ahead of a tool: the tool has run, or the reply was cut."""
+    return x.hidden or x.reply is None
 
 
 def _rehash(tree: Tree, x: Exchange, plan: Plan) -> None:

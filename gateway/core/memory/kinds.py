@@ -56,6 +56,7 @@ class AgentKind:
 
     tools: those of the gateway's own that it begins with. has_rules: rules for these as well. clears: each turn of the
     user begins with an empty window. most_messages, least_messages: of its window; None: no such bound.
+    speaks_ahead: the model says something ahead of a tool.
     """
 
     style: Literal["reply", "message"]
@@ -64,6 +65,7 @@ class AgentKind:
     clears: bool = False
     most_messages: int | None = None
     least_messages: int | None = None
+    speaks_ahead: bool = False
 
 
 KINDS: Mapping[str, AgentKind] = MappingProxyType(
@@ -71,7 +73,9 @@ KINDS: Mapping[str, AgentKind] = MappingProxyType(
         "letta_v1_agent": AgentKind("reply", ("conversation_search", *_EDITS)),
         "react_agent": AgentKind("reply"),
         "sleeptime_agent": AgentKind("reply", _SLEEPING, has_rules=True, clears=True),
-        "voice_convo_agent": AgentKind("reply", ("search_memory",), most_messages=30, least_messages=15),
+        "voice_convo_agent": AgentKind(
+            "reply", ("search_memory",), most_messages=30, least_messages=15, speaks_ahead=True
+        ),
         "voice_sleeptime_agent": AgentKind("reply", _SLEEPING, has_rules=True, clears=True),
         "memgpt_agent": AgentKind("message", (*_TALKING, *_CORE), has_rules=True),
         "memgpt_v2_agent": AgentKind("message", (*_TALKING, *_EDITS), has_rules=True),

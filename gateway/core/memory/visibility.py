@@ -1,7 +1,8 @@
 """Visibility: which messages of an exchange other conversations may see.
 
-They never see what was off the record, nor results of tools. A head that was made elsewhere (few-shot examples, a
-template) is seen once the conversation was carried on, unless another conversation opened with the same head.
+They never see what was off the record, nor results of tools, nor what was said ahead of a tool. A head that was made
+elsewhere (few-shot examples, a template) is seen once the conversation was carried on, unless another conversation
+opened with the same head.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Container
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.fillers import without_fillers
 from gateway.core.conversation.listed import calls_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.prompt import note
@@ -40,7 +42,7 @@ def shown(e: Exchange, *, head_is_shared: bool) -> list[tuple[int, WireMessage]]
         return []
     # The JSON is parsed once: an imported head may have thousands of messages.
     inputs: list[WireMessage] = orjson.loads(e.input or b"[]")
-    return [(i, orjson.loads(e.said or b"{}") if i < 0 else inputs[i]) for i in places]
+    return [(i, without_fillers(orjson.loads(e.said or b"{}")) if i < 0 else inputs[i]) for i in places]
 
 
 def messages_of(

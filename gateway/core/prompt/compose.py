@@ -293,7 +293,7 @@ def put_back(
     before = full[: last + 1] if is_same_model else [without_opaque(y) for y in full[: last + 1]]
     calls = [c for y in before for c in y.get("tool_calls") or []]
     mine: list[dict[str, Any]] = message.get("tool_calls") or []
-    streamed = in_a_row(text for y in before if y["role"] == "assistant" for text in (text_of(y), _spoken(y)))
+    streamed = in_a_row(text for y in before if y["role"] == "assistant" for text in _heard(y))
     before = [without_private(y) for y in before]
     rest = rest_after(text_of(message), streamed)
     names = {c["function"]["name"] for c in calls if call_id(c) in content.ours}
@@ -313,9 +313,10 @@ def put_back(
     return [*before, (refilled(end, full[-1]) if is_same_model else None) or end]
 
 
-def _spoken(message: WireMessage) -> str:
-    """Returns what calls of a message said to its reader."""
-    return str(private_of(message).get("spoken", ""))
+def _heard(message: WireMessage) -> tuple[str, str, str]:
+    """Returns what a reader got of a message: ahead of its text, the text, and what its calls said behind it."""
+    private = private_of(message)
+    return str(private.get("filler", "")), text_of(message), str(private.get("spoken", ""))
 
 
 def _put_back_mixed(

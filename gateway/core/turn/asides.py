@@ -30,7 +30,8 @@ SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
         },
         FILLER: {
             "type": "string",
-            "description": "A short sentence that is spoken to the user while the tool runs, such as: let me look.",
+            "description": "What you say to the user while this runs: one short sentence, such as: Let me look. "
+            'Empty ("") where nothing need be said.',
         },
         HEARTBEAT: {
             "type": "boolean",
@@ -81,7 +82,9 @@ class Asides:
         for definition in definitions:
             function = definition["function"]
             own = (function.get("parameters") or {}).get("properties") or {}
-            if added := frozenset(names) - frozenset(own):
+            # Ahead of words there is no silence to be filled.
+            taken = {*own, FILLER} if function["name"] in words else own
+            if added := frozenset(names) - frozenset(taken):
                 given[function["name"]] = added
         return cls(given, words)
 
@@ -100,6 +103,12 @@ class Asides:
             return arguments, {}
         own = {name: value for name, value in arguments.items() if name not in names}
         return own, {name: value for name, value in arguments.items() if name in names}
+
+
+def fillers_in(definitions: Iterable[Json]) -> Asides:
+    """Returns the fillers of memory tools, by their definitions as they are offered."""
+    names = [definition["function"]["name"] for definition in definitions]
+    return Asides(dict.fromkeys(names, frozenset({FILLER})))
 
 
 _VOICES: Final = {THINKING: Voice.THOUGHT, FILLER: Voice.FILLER}

@@ -58,6 +58,11 @@ class ToolFinished:
 
 
 @frozen
+class ToolsLate:
+    """Tools of ours have been running for so long that the user is to hear something (`TurnSpec.filler`)."""
+
+
+@frozen
 class Kept:
     """A `Keep` is committed, of the step that is open now, or else of the one that was closed.
 
@@ -102,6 +107,7 @@ TurnEvent = (
     | ReplyEnded
     | ReplyFailed
     | ToolFinished
+    | ToolsLate
     | Kept
     | Saved
     | ClientLeft

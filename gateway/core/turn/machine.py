@@ -87,6 +87,8 @@ class Turn:
         self._is_hidden = False  # the view knows that the round's end is not the reply's
         self._is_kept = False  # the reply is, with its calls
         self._is_resumed = False  # the reply is one of an earlier turn
+        self._has_filled = False  # the fixed sentence was said
+        self._late = ""  # the same, where the reply before it is kept
         self._after_keep: list[Command] = []
         # The end
         self._finish_instead: str | None = None  # the client's finish_reason, where it is not the upstream's
@@ -113,6 +115,8 @@ class Turn:
                 return self._received(self._round.fail(event.error))
             case events.ToolFinished() if state is _State.TOOLS:
                 return self._tool_finished(event)
+            case events.ToolsLate() if state is _State.TOOLS:
+                return self._fill_silence()
             case events.Kept() if state is _State.KEEPING:
                 return self._kept(event)
             case events.Saved() if state is _State.SAVING:
@@ -272,6 +276,18 @@ class Turn:
         self._show_results([result])
         return [*self._flush(), *(() if self._calls.is_running else self._tools_finished())]
 
+    def _fill_silence(self) -> list[Command]:
+        """Says the fixed sentence, once a turn and where the reply has said nothing itself."""
+        spec, reply = self.spec, self._round
+        is_last = self._is_last_round or reply.form is not ReplyForm.EVENTS
+        if spec.filler is None or self._has_filled or is_last or reply.has_spoken:
+            return []
+        self._has_filled = True
+        reply.fill(spec.filler.say)
+        # A reply that is kept already cannot take it in: it is the next one's.
+        self._late = spec.filler.say if self._is_kept else ""
+        return self._flush()
+
     def _show_results(self, results: Iterable[ToolResult]) -> None:
         if self._round.form is ReplyForm.EVENTS:
             for result in results:
@@ -337,8 +353,11 @@ class Turn:
         self._ledger = self._counted()
         said = "" if spec.shows_steps else join_messages(self._said)["content"]
         merged = self._ledger.merged if self._ledger.rounds else None
+        late, self._late = self._late, ""
+        if offer.is_final:  # a call that comes nevertheless is not run, so it has nothing to say either
+            spec = replace(spec, asides=None)
         # At once, since the next round may fail before it has begun.
-        self._round = Round(spec, self._view, self._round.form, merged, said)
+        self._round = Round(spec, self._view, self._round.form, merged, said, late)
         self._calls = OwnCalls(spec, self._guide)
         self._is_hidden = self._is_kept = self._is_resumed = False
         self._offer = offer

@@ -14,6 +14,7 @@ import orjson
 
 from adapters.types import Event, Header, Json
 from gateway.core.conversation.canonical import gap
+from gateway.core.conversation.fillers import as_filler
 from gateway.core.conversation.private import with_private
 from gateway.core.turn.asides import Listener, Voice
 from gateway.core.turn.client import ClientView, ReplyEvent
@@ -65,7 +66,8 @@ class Round:
     """One reply, from the model's call to its end. What belongs to the turn as a whole is given.
 
     form: how the client is answered so far; the reply may change it. merged: what the client is told if the reply has
-    this usage and is the last one; None: it is the first. said: the text of the rounds before.
+    this usage and is the last one; None: it is the first. said: the text of the rounds before. filler: what was said
+    since the reply before it was kept.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Round:
         form: ReplyForm | None,
         merged: Callable[[Json], Json] | None = None,
         said: Any = "",
+        filler: str = "",
     ) -> None:
         self.form = form
         self.status = 200
@@ -83,7 +86,8 @@ class Round:
         self.tail: list[ReplyEvent] = []
         self.done = b""  # the upstream's `[DONE]` event
         self.body = b""  # a reply that is one body
-        self.spoken = ""  # what its calls said to the user
+        self.filler = filler  # said ahead of a tool, in front of the text
+        self.words = ""  # what its calls said to the user, behind the text
         self._spec = spec
         self._view = view
         self._has_ours = bool(spec.ours)
@@ -112,14 +116,23 @@ class Round:
         """The calls that the client has to answer."""
         return [call for call in self.draft.calls if call.owner is not CallOwner.OURS]
 
+    @property
+    def spoken(self) -> str:
+        """All that was said to the user beside the reply's own text."""
+        return self.filler + gap(self.filler, self.words) + self.words
+
     def said(self, calls: Iterable[ToolCall] = ()) -> Json:
         """Returns the reply with these calls as its reader got it."""
         message = self.draft.message(calls)
-        return join_messages([message, {"content": self.spoken}]) if self.spoken else message
+        if not self.spoken:
+            return message
+        before = [as_filler(self.filler)] if self.filler else []
+        return join_messages([*before, message, {"content": self.words or None}])
 
     def made(self) -> Json:
         """Returns the reply with all its calls as it goes upstream again; what they said is noted on it."""
-        return with_private(self.draft.message(self.draft.calls), spoken=self.spoken or None)
+        message = self.draft.message(self.draft.calls)
+        return with_private(message, filler=self.filler or None, spoken=self.words or None)
 
     def start(self, status: int, headers: tuple[Header, ...]) -> None:
         self.status, self.headers = status, headers
@@ -293,18 +306,31 @@ class Round:
                 if self.form is ReplyForm.EVENTS:
                     self._view.add_thought(text)
             elif (place, voice) == self._speaker:
-                self._say(text)
-            elif self.spoken:
-                if voice is Voice.WORDS:
-                    self._speaker = (place, voice)
-                    self._say(gap(self.spoken, text) + text)
-            elif voice is Voice.WORDS or not self.draft.text:
+                self._say(voice, text)
+            elif voice is Voice.WORDS:
+                self._speaker = (place, voice)
+                if self.words:
+                    text = gap(self.words, text) + text
+                self._say(voice, text, gap(self.spoken or self.draft.text or self._text_before, text))
+            elif not self.has_spoken:
                 # A filler is for the silence before a tool; where something was said there is none.
                 self._speaker = (place, voice)
-                self._say(text, gap(self.draft.text or self._text_before, text))
+                self._say(voice, text, gap(self._text_before, text))
 
-    def _say(self, text: str, between: str = "") -> None:
-        self.spoken += text
-        self._text_before = ""
+    @property
+    def has_spoken(self) -> bool:
+        """Says whether the user got anything of the reply."""
+        return bool(self.spoken or self.draft.text)
+
+    def fill(self, text: str) -> None:
+        """Says a filler that is not the model's."""
+        self._say(Voice.FILLER, text, gap(self._text_before, text))
+
+    def _say(self, voice: Voice, text: str, between: str = "") -> None:
+        if voice is Voice.FILLER:
+            self.filler += text
+        else:
+            self.words += text
+        self._text_before = self.spoken
         if self.form is ReplyForm.EVENTS:
             self._view.add_text(between + text)

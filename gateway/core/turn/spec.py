@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from gateway.core.agent import FixedFiller
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.turn.asides import Asides
 from storage.value import frozen
@@ -26,6 +27,7 @@ class TurnSpec:
     shows_steps: the client reads each round as messages of its own, and always in events, also a reply that came whole;
     else all rounds are one reply to it.
     alone: names of tools of ours that are never run beside one another.
+    filler: a sentence that is said when a tool of ours takes long; None: none is.
     asides: arguments of our tools that are shown while they are written, or are not the tool's; None: there are none.
     """
 
@@ -40,4 +42,5 @@ class TurnSpec:
     keeps_steps: bool = False
     shows_steps: bool = False
     alone: Collection[str] = ()
+    filler: FixedFiller | None = None
     asides: Asides | None = None

@@ -15,7 +15,9 @@ from typing import Any
 import orjson
 
 from adapters.types import Json, announces_events
-from gateway.core.conversation.canonical import gap
+from gateway.core.conversation.canonical import gap, text_of
+from gateway.core.conversation.fillers import Spans, fillers_of, noted
+from gateway.core.conversation.private import PRIVATE
 
 # String fields that name something: a later piece replaces the earlier one. All other strings are continued.
 NAMING = frozenset(
@@ -244,7 +246,10 @@ def join_messages(messages: Iterable[Json]) -> Json:
     """
     joined: Json = {}
     calls: list[Json] = []
+    fillers: Spans = []
     for message in messages:
+        text, own = text_of(joined), text_of(message)
+        text_at = len(text) + len(gap(text, own))
         for key, value in message.items():
             if key == "tool_calls":
                 calls.extend(value)
@@ -252,12 +257,14 @@ def join_messages(messages: Iterable[Json]) -> Json:
                 joined.setdefault(key, None)
             elif key == "content":
                 joined[key] = _continue(joined.get(key), value, gap(joined.get(key), value))
+            elif key == PRIVATE:
+                fillers += [(text_at + start, text_at + end) for start, end in fillers_of(message)]
             else:
                 _merge_field(joined, key, value)
     joined["content"] = joined.get("content") or (None if calls else "")
     if calls:
         joined["tool_calls"] = calls
-    return joined
+    return noted(joined, fillers)
 
 
 def _continue(content: Any, more: Any, between: str = "") -> Any:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import orjson
 
 from adapters.types import Json
+from gateway.core.conversation.private import without_private
 from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
@@ -111,7 +112,7 @@ class ChatView:
         changed = orjson.loads(body)
         for choice in changed["choices"]:
             if isinstance(choice, dict) and not choice.get("index"):
-                choice["message"] = outcome.said
+                choice["message"] = without_private(outcome.said or {})
                 choice["finish_reason"] = outcome.finish_reason
         if outcome.rounds > 1:
             changed |= self._identity or {}

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.canonical import WireMessage, in_a_row, text_of
 from gateway.core.conversation.private import private_of, system_text
 from gateway.dialects.letta.shown import time_of
 from storage.value import frozen
@@ -162,7 +162,7 @@ def _lines(output: Any) -> list[str] | None:
 def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -> Iterator[_Part]:
     yield from thoughts(message)
     calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
-    text = text_of(message) or message.get("refusal") or ""
+    text = in_a_row((private_of(message).get("filler", ""), text_of(message) or message.get("refusal") or ""))
     # What it said through a tool comes in the place of the calls that said it.
     spoken = [said for call in calls if (said := spoken_by(call, showing)) is not None]
     if text:

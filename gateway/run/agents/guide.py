@@ -53,6 +53,7 @@ def terms_of(sending: Sending, prompt: Prompt) -> TurnSpec:
         keeps_steps=True,
         shows_steps=sending.shows_steps,
         alone=alone_of(sending.spec),
+        filler=sending.spec.fixed_filler,
         asides=asides_of(sending.spec, request.tools),
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.core import ids
-from gateway.core.agent import AgentSpec, AgentTool
+from gateway.core.agent import AgentSpec, AgentTool, filler_of
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.memory.kinds import (
     KINDS,
@@ -182,6 +182,7 @@ class Registry:
             context_window=defined.context_window,
             offers_tools=bool(tools),
             rebuilds=defined.rebuilds,
+            filler=filler_of(defined.filler or ("model" if kind.speaks_ahead else None)),
             uid=found.uid,
             style=kind.style,
             tools=tuple(_agent_tool(tool) for tool in tools),

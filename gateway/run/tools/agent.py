@@ -19,7 +19,7 @@ from gateway.core.memory.builtin import (
     lookup_of,
 )
 from gateway.core.turn.arguments import wrong_arguments
-from gateway.core.turn.asides import THINKING, Asides, with_asides
+from gateway.core.turn.asides import FILLER, THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.rules import HEARTBEAT
 from gateway.run.tools.agents import SPEAKING, SendsToAgents, speak
@@ -62,8 +62,8 @@ class AgentTools:
     # -- a toolbox
 
     def definitions(self) -> list[dict[str, Any]]:
-        names = _aside_names(self.spec)
-        return [with_asides(definition, names) for definition in self._plain.values()]
+        asides = asides_of(self.spec, self.theirs).given
+        return [with_asides(each, asides.get(name, ())) for name, each in self._plain.items()]
 
     def owns(self, name: str) -> bool:
         return name in self._tools
@@ -163,8 +163,12 @@ def approvals_of(spec: AgentSpec) -> frozenset[str]:
 def _aside_names(spec: AgentSpec) -> frozenset[str]:
     speaks_by_tool = spec.style == "message"
     thinks = None if spec.defined is None else spec.defined.thinks_aloud
-    names = {HEARTBEAT} if speaks_by_tool else set()
-    return frozenset(names | {THINKING} if (speaks_by_tool if thinks is None else thinks) else names)
+    wanted = {
+        HEARTBEAT: speaks_by_tool,
+        THINKING: speaks_by_tool if thinks is None else thinks,
+        FILLER: spec.filler == "model",
+    }
+    return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
 
 
 def _definitions(spec: AgentSpec, theirs: Collection[str]) -> dict[str, dict[str, Any]]:

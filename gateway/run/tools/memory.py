@@ -15,6 +15,7 @@ from gateway.core.memory import edits, tools
 from gateway.core.memory.builtin import Lookup
 from gateway.core.prompt import note
 from gateway.core.prompt.section import digest
+from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.known import Known
 from gateway.run.memory.recall import EmbedQuery
@@ -52,7 +53,8 @@ class MemoryTools:
     embed_query: EmbedQuery | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
-        return tools.definitions(self.known.offered)
+        asides = {FILLER} if self.known.asked.spec.filler == "model" else ()
+        return [with_asides(each, asides) for each in tools.definitions(self.known.offered)]
 
     def owns(self, name: str) -> bool:
         return name in self.known.offered

@@ -37,6 +37,9 @@ ASIDES = Asides(
 )
 
 
+DONE = {"role": "assistant", "content": "One moment. Done."}
+
+
 def guide() -> RuleGuide:
     return RuleGuide((), ("send_message", "look"), style=SpeakingStyle.MESSAGE)
 
@@ -135,7 +138,7 @@ def test_a_tool_beside_the_words_runs_without_our_arguments() -> None:
     playbook = talk() >> ReplyStarted(200, SSE)
     skip(playbook >> Received(streamed(completion(None, (look, speak("Done."))))))
     assert playbook << (
-        lambda c: isinstance(c, Keep) and c.said == {"role": "assistant", "content": "One moment. Done."}
+        lambda c: isinstance(c, Keep) and c.said == {**DONE, "mnemogate": {"fillers": [[0, 11]]}}
     )
     assert playbook >> Kept(1, 2) << RunTool("l", "look", {"q": "tea"})
     assert skip(playbook >> ToolFinished("l", "found")) << Save
@@ -150,7 +153,7 @@ def test_a_filler_is_spoken_once_and_only_into_silence() -> None:
     quiet = talk() >> ReplyStarted(200, SSE)
     skip(quiet >> Received(streamed(completion(None, (look("a"), look("b"))), letters)))
     assert [c.said for c in quiet._due if isinstance(c, Keep)] == [
-        {"role": "assistant", "content": "Let me look."}
+        {"role": "assistant", "content": "Let me look.", "mnemogate": {"fillers": [[0, 12]]}}
     ]
     loud = talk() >> ReplyStarted(200, SSE)
     skip(loud >> Received(streamed(completion("So.", (look("a"),)))))

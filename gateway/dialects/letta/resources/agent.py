@@ -107,16 +107,25 @@ class CompactionBody(Body):
     prompt_acknowledgement: Annotated[bool | None, KEPT] | UnsetType = UNSET
 
 
+class FillerBody(Body):
+    """A sentence that is said when a tool takes longer than `after_ms`."""
+
+    say: Annotated[str, Meta(min_length=1, max_length=500)]
+    after_ms: Annotated[float, Meta(ge=0, le=60_000)] = 1000.0
+
+
 class Own(Body):
     """The fields that an agent has here beyond those of Letta.
 
     rebuild: "free" renders the memory section anew when it costs nothing, "always" before each call. recall_tokens: of
-    a note; 0: none. learn: facts are learned from what is said.
+    a note; 0: none. learn: facts are learned from what is said. filler: what is said ahead of a tool: a sentence of the
+    model's own, or a fixed one when the tool takes longer; null: as its agent_type has it.
     """
 
     rebuild: Literal["free", "always"] | UnsetType = UNSET
     recall_tokens: Annotated[int, Meta(ge=0, le=100_000)] | UnsetType = UNSET
     learn: bool | UnsetType = UNSET
+    filler: Literal["model", "none"] | FillerBody | UnsetType | None = UNSET
 
 
 _Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
@@ -275,7 +284,7 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
     own = sent.get("mnemogate")
     if own is not None:
         said = given(own)
-        values.update({_OWN[name]: value for name, value in said.items() if name != "rebuild"})
+        values.update({_OWN[name]: msgspec.to_builtins(said[name]) for name in _OWN if name in said})
         if "rebuild" in said:
             values["rebuilds"] = said["rebuild"] == "always"
     values["kept"] = {
@@ -291,7 +300,7 @@ _NAMES = {
     "least_messages": "message_buffer_min",
     "clears": "message_buffer_autoclear",
 }
-_OWN = {"recall_tokens": "recall_tokens", "learn": "learns"}
+_OWN = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
 
 
 def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
@@ -456,6 +465,7 @@ def agent_json(
             "rebuild": "always" if definition.rebuilds else "free",
             "recall_tokens": definition.recall_tokens,
             "learn": definition.learns,
+            "filler": definition.filler,
         },
     }
 

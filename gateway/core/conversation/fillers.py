@@ -1,0 +1,79 @@
+"""Fillers: what an agent says ahead of a tool ("Let me look."), which its reader hears and memory must not keep.
+
+They are a part of the reply, because the client sends the reply back and is recognised by it. The reply bears a note
+of where in its text they stand, by which recall, summaries and learning leave them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import takewhile
+from typing import Any
+
+from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.private import private_of, with_private
+
+_NOTE = "fillers"  # the private field: [from, to] of each, in characters of the reply's text
+
+Spans = list[tuple[int, int]]
+
+
+def as_filler(text: str) -> WireMessage:
+    """Returns a reply that is nothing but a filler."""
+    return noted({"role": "assistant", "content": text}, [(0, len(text))])
+
+
+def fillers_of(message: Mapping[str, Any]) -> Spans:
+    """Returns where in the text of a reply its fillers stand, in their order."""
+    return [(start, end) for start, end in private_of(message).get(_NOTE) or ()]
+
+
+def noted(message: WireMessage, spans: Spans) -> WireMessage:
+    """Returns the reply with a note of where its fillers stand."""
+    return with_private(message, **{_NOTE: [list(span) for span in spans] or None})
+
+
+def without_fillers(message: WireMessage) -> WireMessage:
+    """Returns the reply with what the agent had to say alone."""
+    spans = fillers_of(message)
+    if not spans:
+        return message
+    text, own, at = text_of(message), "", 0
+    for start, end in spans:
+        own, at = _joined(own, text[at:start]), max(at, end)
+    return {**message, "content": _joined(own, text[at:])}
+
+
+def _joined(before: str, after: str) -> str:
+    return before + (after if before and not before[-1].isspace() else after.lstrip())
+
+
+def with_fillers_of(message: WireMessage, old: Mapping[str, Any]) -> WireMessage:
+    """Returns the form in which a reply came back, with the note of the old one as far as it begins like that.
+
+    White space, punctuation and case make no difference: what was spoken comes back as a transcript.
+    """
+    spans = fillers_of(old)
+    if not spans:
+        return message
+    text = text_of(message)
+    places = [i for i, char in enumerate(text) if _is_word(char)]
+    words = [(i, char) for i, char in enumerate(text_of(old)) if _is_word(char)]
+    # Pairs of places of the same characters, up to the first that differ.
+    same = takewhile(
+        lambda pair: pair[0][1].lower() == text[pair[1]].lower(), zip(words, places, strict=False)
+    )
+    at = {old_place: n for n, ((old_place, _), _) in enumerate(same)}
+    found: Spans = []
+    for start, end in spans:
+        spoken = [at[i] for i in range(start, end) if i in at]
+        if spoken:
+            # Punctuation behind the last word belongs to it.
+            behind = spoken[-1] + 1
+            stop = places[behind] if behind < len(places) else len(text)
+            found.append((places[spoken[0]] if start else 0, len(text[:stop].rstrip())))
+    return noted(message, found)
+
+
+def _is_word(char: str) -> bool:
+    return char.isalnum()
