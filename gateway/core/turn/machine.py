@@ -405,7 +405,11 @@ class Turn:
         theirs = [] if spec.keeps_steps and draft.finish_reason in CUT else self._round.theirs
         said = self._round.said(theirs)
         results = self._calls.results
-        full = (self._round.made(), *(each.message() for each in results)) if results else (said,)
+        full: tuple[Json, ...] = (said,)
+        if results:
+            full = (self._round.made(), *(each.message() for each in results))
+        elif spec.keeps_steps and self._round.filler and draft.text:
+            full = (self._round.made(theirs),)  # what was said ahead of it is no part of it upstream
         self._ledger = self._counted()
         self._said.append(said)
         joined = said if len(self._said) == 1 else join_messages(self._said)

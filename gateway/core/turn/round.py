@@ -129,9 +129,9 @@ class Round:
         before = [as_filler(self.filler)] if self.filler else []
         return join_messages([*before, message, {"content": self.words or None}])
 
-    def made(self) -> Json:
-        """Returns the reply with all its calls as it goes upstream again; what they said is noted on it."""
-        message = self.draft.message(self.draft.calls)
+    def made(self, calls: Iterable[ToolCall] | None = None) -> Json:
+        """Returns the reply as it goes upstream again, with all its calls or these; what they said is noted on it."""
+        message = self.draft.message(self.draft.calls if calls is None else calls)
         return with_private(message, filler=self.filler or None, spoken=self.words or None)
 
     def start(self, status: int, headers: tuple[Header, ...]) -> None:

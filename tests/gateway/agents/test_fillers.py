@@ -1,0 +1,163 @@
+"""Speech before a tool by agents that were made over REST: streamed, listed, and never recalled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.test_client_messages import joined, kinds
+
+pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+
+FILLER, ANSWER = "Let me look that up.", "It is Albatross."
+OURS = {"x-mnemogate-conversation": "default"}
+FIXED = {"say": "One moment, please.", "after_ms": 0}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+def voice(world: LettaWorld, **options: Any) -> Any:
+    return world.agent(**{"agent_type": "voice_convo_agent", "name": "vera", **options})
+
+
+def search(filler: str | None = FILLER) -> Call:
+    return Call(
+        "search_memory", {**({"pre_exec_msg": filler} if filler else {}), "convo_keyword_queries": ["boat"]}
+    )
+
+
+def texts(world: LettaWorld, agent: Any) -> list[str]:
+    listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    return [each.content for each in listed if each.message_type in ("user_message", "assistant_message")]
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+def test_what_is_streamed_is_what_lists_show(world: LettaWorld, by_token: bool) -> None:
+    agent = voice(world)
+    world.upstream.queue(call_tools(search()), say(ANSWER))
+    events = list(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=by_token))
+    shown = [kind for n, kind in enumerate(kinds(events)) if not n or kinds(events)[n - 1] != kind]
+    assert shown == [
+        "assistant_message",
+        "tool_call_message",
+        "tool_return_message",
+        "assistant_message",
+        "stop_reason",
+        "usage_statistics",
+    ]
+    _, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    assert joined(events) == joined(listed)
+    assert texts(world, agent) == ["Hi", FILLER, ANSWER]
+
+
+def test_a_whole_reply_has_it_too(world: LettaWorld) -> None:
+    agent = voice(world)
+    world.upstream.queue(call_tools(search()), say(ANSWER))
+    reply = world.letta.agents.messages.create(agent.id, input="Hi")
+    assert [each.content for each in reply.messages if each.message_type == "assistant_message"] == [
+        FILLER,
+        ANSWER,
+    ]
+
+
+@pytest.mark.parametrize("headers", [OURS, {}], ids=["default", "its own"])
+def test_the_same_in_a_chat_completion(world: LettaWorld, headers: dict[str, str]) -> None:
+    agent = voice(world)
+    world.upstream.queue(call_tools(search()), say(ANSWER))
+    chat = world.world.chat(model="agent/vera", headers=headers)
+    assert chat.say("Hi", stream=True) == f"{FILLER} {ANSWER}"
+    before = world.upstream.last.messages
+    chat.say("Thank you.")
+    assert world.upstream.last.messages[: len(before)] == before
+    assert [m["content"] for m in world.upstream.last.messages[len(before) :]] == [ANSWER, "Thank you."]
+    world.world.pass_time(1_000_000)
+    found = world.letta.messages.search(query="Let me look that up", extra_body={"agent_id": agent.id})
+    assert FILLER not in str(found)
+    assert ANSWER in str(world.letta.messages.search(query="Albatross", extra_body={"agent_id": agent.id}))
+
+
+def test_other_kinds_of_agents_have_it_where_they_are_told_to(world: LettaWorld) -> None:
+    asked = {"name": "ann", "model": "openai/m", "mnemogate": {"filler": "model"}}
+    _, made = world.ask("POST", "/v1/agents", asked)
+    assert made["mnemogate"]["filler"] == "model"
+    quiet = voice(world)
+    status, changed = world.ask("PATCH", f"/v1/agents/{quiet.id}", {"mnemogate": {"filler": "none"}})
+    assert (status, changed["mnemogate"]["filler"]) == (200, "none")
+    for name, has in (("ann", True), ("vera", False)):
+        world.world.chat(model=f"agent/{name}").say("Hi")
+        assert ("pre_exec_msg" in str(world.upstream.last.json["tools"])) is has
+
+
+def test_an_agent_that_speaks_by_a_tool_needs_none_ahead_of_it(world: LettaWorld) -> None:
+    world.ask(
+        "POST",
+        "/v1/agents",
+        {
+            "name": "sam",
+            "model": "openai/m",
+            "agent_type": "memgpt_v2_agent",
+            "mnemogate": {"filler": "model"},
+        },
+    )
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Hello."})))
+    world.world.chat(model="agent/sam").say("Hi")
+    tools = {tool["function"]["name"]: tool for tool in world.upstream.last.json["tools"]}
+    assert "pre_exec_msg" not in str(tools["send_message"])
+    assert "pre_exec_msg" in str(tools["conversation_search"])
+
+
+@pytest.mark.parametrize("filler", [{"say": ""}, {"after_ms": 5}, "loud", {"say": "x", "after_ms": -1}])
+def test_a_wrong_one_is_named(world: LettaWorld, filler: Any) -> None:
+    status, error = world.ask("POST", "/v1/agents", {"name": "ann", "mnemogate": {"filler": filler}})
+    assert status == 422
+    assert "filler" in str(error)
+
+
+# -- a fixed sentence
+
+
+def slowly(world: LettaWorld) -> Any:
+    """Makes an agent whose tool is slow."""
+    agent = voice(world)
+    world.ask("PATCH", f"/v1/agents/{agent.id}", {"mnemogate": {"filler": FIXED}})
+    recall, recent = world.world.store.recall, world.world.store.recall.search
+
+    async def late(*args: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await recent(*args, **options)
+
+    object.__setattr__(recall, "search", late)
+    world.letta.agents.messages.create(agent.id, input="My boat is called Albatross.")
+    return agent
+
+
+def test_a_fixed_sentence_is_heard_while_the_tool_runs(world: LettaWorld) -> None:
+    agent = slowly(world)
+    world.upstream.queue(call_tools(search(None)), say(ANSWER))
+    events = list(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=True))
+    shown = [each for each in kinds(events) if each in ("tool_call_message", "tool_return_message")]
+    assert shown == ["tool_call_message", "tool_return_message"]
+    said = [getattr(each, "content", each.message_type) for each in events]
+    assert said.index(FIXED["say"]) < said.index("tool_return_message")
+    assert texts(world, agent)[-1] == f"{FIXED['say']} {ANSWER}"
+    world.upstream.queue(call_tools(search(None)), say("Yes."))
+    chat = world.world.chat(model="agent/vera", headers=OURS)
+    assert chat.say("Sure?", stream=True) == f"{FIXED['say']} Yes."
+    assert FIXED["say"] not in str(world.upstream.last.messages)
+
+
+def test_nobody_hears_one_in_a_whole_reply(world: LettaWorld) -> None:
+    agent = slowly(world)
+    world.upstream.queue(call_tools(search(None)), say(ANSWER))
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    assert texts(world, agent)[-1] == ANSWER
