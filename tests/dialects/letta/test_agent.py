@@ -70,7 +70,8 @@ def test_fields_without_effect_are_given_back() -> None:
 def test_our_own_fields_are_taken_and_shown() -> None:
     found = made(model="m", mnemogate={"rebuild": "always", "recall_tokens": 0, "learn": True})
     assert (found.rebuilds, found.recall_tokens, found.learns) == (True, 0, True)
-    assert shown(found)["mnemogate"] == {"rebuild": "always", "recall_tokens": 0, "learn": True}
+    own = {"rebuild": "always", "recall_tokens": 0, "learn": True, "filler": None}
+    assert shown(found)["mnemogate"] == own
 
 
 def test_rules_are_kept_as_they_came() -> None:
