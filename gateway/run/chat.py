@@ -155,11 +155,11 @@ class Chat:
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:
             passes = Passes(forwardable(headers), credential)
-            remembered, prompt, status = await self._remember(
+            begun, status = await self._remember(
                 request, attempts.target, form, identity, spec, place, passes
             )
             call = ChatCall(request, *passes, route.upstream, status, receipt)
-            is_bare = remembered is None and not spec.system
+            is_bare = begun is None and not spec.system
             is_bare = is_bare and not _has_context_window(route, attempts.target)
             try:
                 with attempts:
@@ -167,6 +167,10 @@ class Chat:
                         reply = attempts.send(call.request_for)
                         served = await relay(reply, sink, receipt, self._limits.beat_s)
                     else:
+                        remembered, prompt = begun or (
+                            None,
+                            await _bare(request, attempts.target, form, spec),
+                        )
                         run = self._turn(call, attempts, prompt, remembered, view, sink, spec)
                         served = await run.run()
                 return Served(served, status)
@@ -240,8 +244,8 @@ class Chat:
         spec: AgentSpec,
         place: QueuePlace,
         passes: Passes,
-    ) -> tuple[TurnMemory | None, Prompt, str]:
-        """Returns memory's part, the prompt, and how memory stands.
+    ) -> tuple[tuple[TurnMemory, Prompt] | None, str]:
+        """Returns memory's part with its prompt, None where it has none, and how memory stands.
 
         A store that fails takes memory away, not the answer.
         """
@@ -253,14 +257,14 @@ class Chat:
                     param="x-mnemogate-memory",
                 )
             status = "off" if identity.mode is Mode.OFF else "none"
-            return None, await _bare(request, target, form, spec), status
+            return None, status
         strict = identity.mode is Mode.STRICT or identity.append
         why = self._why_not(strict)
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
-                remembered, prompt = await self._begin(request, target, form, identity, spec, place, passes)
-                return remembered, prompt, "on" if identity.mode is Mode.STRICT else identity.mode.value
+                begun = await self._begin(request, target, form, identity, spec, place, passes)
+                return begun, "on" if identity.mode is Mode.STRICT else identity.mode.value
             except StoreError as error:
                 _log.warning("answered without memory: %s", error.message)
                 why = error.message
@@ -270,7 +274,7 @@ class Chat:
                 why = type(error).__name__
         if strict:
             raise MemoryUnavailable(f"Memory is not available: {why}.", retry_after_s=1.0)
-        return None, await _bare(request, target, form, spec), "unavailable"
+        return None, "unavailable"
 
     def _say_who_is_missing(self, identity: Identity) -> None:
         """Logs once that a request named nobody, since memory is off then and nothing else shows it."""

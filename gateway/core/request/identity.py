@@ -62,6 +62,7 @@ CONVERSATION_ORDER = (
 )
 
 _MEMORY, _HISTORY, _AGENT = b"x-mnemogate-memory", b"x-mnemogate-history", b"x-mnemogate-agent"
+_MODES = frozenset(("", *Mode))
 _SIGNED_USER = SIGNED_USER.encode()
 _RETRIES = b"x-stainless-retry-count"
 _OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
@@ -208,8 +209,11 @@ def _first(
 ) -> str | None:
     for name, header, keys in sources:
         if header is not None:
-            raw = headers.get(header)
-            value = None if raw is None else _header_id(raw, name)
+            if header not in headers:
+                continue
+            value = _header_id(headers[header], name)
+        elif keys[0] not in body:
+            continue
         else:
             inner: Any = body
             for key in keys:
@@ -298,7 +302,7 @@ def _refuse_repeated(headers: RawHeaders, single: frozenset[bytes]) -> None:
 
 
 def _asked_mode(headers: Mapping[bytes, bytes]) -> Mode | None:
-    text = _word(headers, _MEMORY, ("", *Mode), "on, read, off or strict")
+    text = _word(headers, _MEMORY, _MODES, "on, read, off or strict")
     return Mode(text) if text else None
 
 

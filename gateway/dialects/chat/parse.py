@@ -79,7 +79,7 @@ def _may_repeat_a_key(body: bytes, json: dict[str, Any]) -> bool:
     """Says cheaply whether a key that we act on may be there twice; never False where it is, even if it is escaped."""
     if len(body) > _LARGE or b"\\u" in body:
         return True
-    return any(body.count(_QUOTED[key]) > 1 for key in json if key in _QUOTED)
+    return any(body.count(_QUOTED[key]) > 1 for key in json.keys() & _ACTED_ON)
 
 
 _MAX_TOKENS = ("max_completion_tokens", "max_tokens")
@@ -91,7 +91,7 @@ def _model(json: dict[str, Any]) -> str:
         raise _wrong_type("model", "a string", model)
     if not model.strip():
         raise BadRequest("Invalid 'model': the name is empty.", param="model")
-    if any(ord(character) < 32 or ord(character) == 127 for character in model):
+    if not model.isprintable() and any(ord(character) < 32 or ord(character) == 127 for character in model):
         raise BadRequest("Invalid 'model': the name contains a control character.", param="model")
     return model
 
