@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from storage.records import Agent, Block, Definition, Exchange, Passage, Run, RunState, RunStep
+from storage.records import Agent, Block, Conversation, Definition, Exchange, Passage, Run, RunState, RunStep
 from storage.value import frozen
 
 _LAST = 2**62  # above every number
@@ -205,3 +205,33 @@ class StandingExchange:
     is_tip: bool
     run: str | None
     waiting: dict[str, str]
+
+
+@frozen
+class ConversationEntry:
+    """A conversation as lists show it. begun, last_at: when it began, and when something was said in it.
+
+    definition: what was said of it over REST; None: nothing.
+    """
+
+    conversation: Conversation
+    agent: Agent
+    begun: float
+    last_at: float
+    definition: Definition | None
+
+
+@frozen
+class ConversationFilter:
+    """The conversations that are asked for. agent: a row; None: any agent.
+
+    text: a part of the summary. archived: whether they are; None: either. hidden: with those that are hidden.
+    order: by when they were begun ("created"), when something was said last ("spoken"), or when the last run ended
+    ("completed").
+    """
+
+    agent: int | None = None
+    text: str | None = None
+    archived: bool | None = False
+    hidden: bool = False
+    order: Literal["created", "spoken", "completed"] = "created"

@@ -123,3 +123,31 @@ class McpServerDefinition:
         values = {name: value for name, value in body.items() if name in known}
         values["command"] = tuple(values.get("command") or ())
         return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationDefinition:
+    """A conversation, as it was described over REST, and the model that it goes on with.
+
+    summary, description: in its caller's words. archived: when it was put aside, in seconds since the epoch; None: it
+    is not. model, context_window, sampling: before those of the agent. kept: as in `AgentDefinition`.
+    """
+
+    summary: str | None = None
+    description: str | None = None
+    hidden: bool = False
+    archived: float | None = None
+    model: str | None = None
+    context_window: int | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """Returns it as JSON, as it is stored."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> ConversationDefinition:
+        """Reads what was stored."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in body.items() if name in known})

@@ -132,14 +132,19 @@ class Chat:
             # A name of the settings may have any letters.
             receipt.say("x-mnemogate-side-request", quote(identity.side_request, safe=" "))
         spec = self.directory.profile(identity)
+        is_defined = spec is None
         if spec is None:
             spec, identity = await self._defined(identity, request.model)
+        is_ours = self.agents is not None and await self.agents.owns(identity, spec)
+        if is_defined:
+            if is_ours and self.registry is not None:
+                spec = await self.registry.in_conversation(project, identity.conversation, spec)
             request = with_fields(request, sampling_of(spec, has_tools=request.has_tools))
         if asks_agent(request.model):
             route = agent_route(self._settings, spec)
         else:
             route = resolve_route(self._settings, request.model)
-        if self.agents is not None and await self.agents.owns(identity, spec):
+        if self.agents is not None and is_ours:
             if identity.mode in (Mode.ON, Mode.STRICT):
                 sent = await self.agents.append(
                     request, forwardable(headers), credential, identity, spec, route, view, sink, receipt

@@ -46,6 +46,9 @@ FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/batches/{rest:path}": (_ANY, "batches"),
     "/v1/responses": (("POST",), "responses"),
     "/v1/responses/{rest:path}": (_ANY, "responses"),
+    # Those that the agents API does not have: its own have other ids, or a query that names an agent.
+    "/v1/conversations": (("POST",), "conversations"),
+    "/v1/conversations/{rest:path}": (_ANY, "conversations"),
 }
 # A segment is a name or an id. Anything else, above all `..` and escapes, might mean another place to an upstream, and
 # the upstream is called with the operator's own key.

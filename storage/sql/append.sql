@@ -1,12 +1,17 @@
 -- Every statement on conversations of ours, which are one line. `-- name:` begins one; the next line says what it is for.
 
+-- piece: is_there
+-- The name of a conversation that is gone begins with a blank.
+coalesce(substr(key, 1, 1), '') <> ' '
+
 -- name: head
 -- All that a send needs to know but the words of its conversation. Rows are told apart by their first column; then come
 -- five numbers, three texts, a content and a time. ?1 the agent; the conversation has the key ?2 or the public name ?3; ?4 to ?6
 -- the scope. A tree goes on from its newest exchange that stands, with the edits that wait on it.
 WITH c AS (
     SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
-    UNION ALL SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND uid = ?3
+    UNION ALL SELECT id, uid, key, rev, tip FROM conversations
+    WHERE agent = ?1 AND uid = ?3 AND {is_there}
 ),
 p AS (
     SELECT e.id, e.depth, e.snapshot, e.evicted FROM c JOIN exchanges e ON e.agent = ?1 AND e.id = CASE WHEN c.tip <> 0 THEN c.tip ELSE (
@@ -87,6 +92,7 @@ RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
 UPDATE run_steps SET stop = ?, waiting = coalesce(?, waiting) WHERE exchange = ? AND agent = ?
 
 -- name: conversation_named
--- Reads a conversation by the client's name of it, or by its public one.
+-- Reads a conversation by the client's name of it, or by its public one, unless it is gone.
 SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
-UNION ALL SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND uid = ?3
+UNION ALL SELECT id, uid, key, rev, tip FROM conversations
+WHERE agent = ?1 AND uid = ?3 AND {is_there}

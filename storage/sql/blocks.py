@@ -168,7 +168,8 @@ async def undo_block(connection: Connection, block: int, *, at: float, origin: s
 async def empty_snapshots(connection: Connection, statement: str, values: Sequence[object]) -> None:
     """Empties memory sections that show what they should not any more, so that each path takes a new one.
 
-    statement: `snapshots_of` an agent, or `snapshots_showing` a block, whoever sees it.
+    statement: `snapshots_of` an agent, `snapshots_of_tip` of one of its conversations, or `snapshots_showing` a block,
+    whoever sees it.
     """
     for id, agent, known in await connection.rows(SQL[statement], values):
         emptied = {"blocks": {}, "tools": orjson.loads(known).get("tools"), "epoch": -1}
@@ -201,9 +202,12 @@ class Blocks(Group):
     undo = writes(alone(undo_block))
 
     @writes
-    async def render_anew(self, connection: Connection, agent: int) -> None:
-        """Has each path of an agent take a new memory section with its next call."""
-        await empty_snapshots(connection, "snapshots_of", (agent,))
+    async def render_anew(self, connection: Connection, agent: int, conversation: int | None = None) -> None:
+        """Has each path of an agent, or one conversation's, take a new memory section with its next call."""
+        if conversation is None:
+            await empty_snapshots(connection, "snapshots_of", (agent,))
+        else:
+            await empty_snapshots(connection, "snapshots_of_tip", (agent, conversation))
 
     @reads
     async def revisions(self, connection: Connection, block: int) -> tuple[Revision, ...]:

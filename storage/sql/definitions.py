@@ -26,7 +26,7 @@ _EMPTY = b""
 # The fewest rows that are read at once of a list some of whose rows may drop out.
 _FEW = 20
 _TAGS = 64
-_COLUMNS = 10  # of an agent, in front of those of its definition
+COLUMNS = 10  # of an agent, in front of those of its definition
 _FIRST, _LAST = (-1.0, -1), (1e300, 2**62)
 
 
@@ -54,7 +54,7 @@ async def get_definition(connection: Connection, id: int) -> Definition:
     row = await connection.row(SQL["by_id"], (id,))
     if row is None:
         raise NotFound(f"there is no definition {id}")
-    return _definition(row)
+    return make_definition(row)
 
 
 async def find_definition(
@@ -62,7 +62,7 @@ async def find_definition(
 ) -> Definition | None:
     """Returns the definition of a project with this public name."""
     row = await connection.row(SQL["get"], (uid, project, kind))
-    return None if row is None else _definition(row)
+    return None if row is None else make_definition(row)
 
 
 async def change_definition(
@@ -154,13 +154,13 @@ class Definitions(Group):
     ) -> list[Definition]:
         """Returns the definitions with this name, oldest first. Of agents there may be several."""
         rows = await connection.rows(SQL["named"], (project, kind, name, limit))
-        return [_definition(row) for row in rows]
+        return [make_definition(row) for row in rows]
 
     @reads
     async def several(self, connection: Connection, ids: Sequence[int]) -> dict[int, Definition]:
         """Returns definitions by their rows, as far as they are there."""
         rows = await rows_of(connection, SQL["several"], ids)
-        return {row[0]: _definition(row) for row in rows}
+        return {row[0]: make_definition(row) for row in rows}
 
     @reads
     async def memories(
@@ -168,7 +168,7 @@ class Definitions(Group):
     ) -> builtins.list[Agent]:
         """Returns memories of a project by their rows, in this order, as far as they are there."""
         rows = await rows_of(connection, SQL["memories"], ids, project)
-        found = {row[0]: _agent(row) for row in rows}
+        found = {row[0]: make_agent_record(row) for row in rows}
         return [found[id] for id in ids if id in found]
 
     @reads
@@ -196,7 +196,7 @@ class Definitions(Group):
     ) -> builtins.list[Definition]:
         """Returns a page of a project's definitions of a kind. name: exactly; text: a part of the name."""
         values = (project, *page.bounds, kind, name, part_of(text), page.limit)
-        return [_definition(row) for row in await connection.rows(SQL[f"list_{page.way}"], values)]
+        return [make_definition(row) for row in await connection.rows(SQL[f"list_{page.way}"], values)]
 
     @long_reads
     async def agents(
@@ -268,19 +268,19 @@ def _is_hidden(entry: AgentEntry) -> bool:
     return entry.definition is not None and bool(entry.definition.body.get("hidden"))
 
 
-def _definition(row: Row) -> Definition:
+def make_definition(row: Row) -> Definition:
     id, uid, project, kind, memory, name, version, created, updated, body = row
     return Definition(
         id, uid, project, DefinitionKind(kind), memory, name, version, created, updated, orjson.loads(body)
     )
 
 
-def _agent(row: Row) -> Agent:
+def make_agent_record(row: Row) -> Agent:
     id, uid, project, profile, subject, *rest = row
     return Agent(id, uid, Scope(project, profile, subject), *rest)
 
 
 def _entry(row: Row) -> AgentEntry:
     return AgentEntry(
-        _agent(row[:_COLUMNS]), _definition(row[_COLUMNS:]) if row[_COLUMNS] is not None else None
+        make_agent_record(row[:COLUMNS]), make_definition(row[COLUMNS:]) if row[COLUMNS] is not None else None
     )

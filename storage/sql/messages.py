@@ -10,14 +10,12 @@ from collections.abc import Callable, Sequence
 
 import orjson
 
-from storage.commands import ForgetTarget
 from storage.database import Connection, Row
 from storage.errors import NotFound, Stale
 from storage.listing import Page, StandingExchange
 from storage.records import Agent, Conversation, Exchange
 from storage.sql import exchanges as history
 from storage.sql.agents import load_agent
-from storage.sql.forget import begin_forgetting
 from storage.sql.group import Group, long_reads, reads, writes
 from storage.sql.statements import load
 from storage.sql.vectors import forget_indexed
@@ -99,19 +97,6 @@ class Messages(Group):
         last_at = e.ended or e.stopped or e.touched
         await connection.run(history.SQL["conversation_moved"], (last_at, e.conversation, agent.id))
         return await _at(connection, agent.id, seq)
-
-    @writes
-    async def reset(self, connection: Connection, agent: int, conversation: int, *, at: float) -> int:
-        """Takes the name from a conversation and ends its runs. Returns what erases its words (`Forgetting.run`).
-
-        What was learned, saved and written into blocks stays. Raises: NotFound.
-        """
-        if not await connection.run(SQL["conversation_release"], (conversation, agent)):
-            raise NotFound(f"there is no conversation {conversation}")
-        await connection.run(SQL["runs_cancel"], (at, conversation, agent))
-        target = ForgetTarget(conversation=conversation, keeps_memory=True)
-        id, _ = await begin_forgetting(connection, agent, target)
-        return id
 
 
 async def _at(connection: Connection, agent: int, seq: int) -> StandingExchange:

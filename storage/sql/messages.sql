@@ -45,17 +45,9 @@ AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= 
 UPDATE summaries SET agent = 0, model = '', text = '' WHERE conversation = ?1 AND depth >= ?2 AND agent = ?3 AND agent <> 0
 
 -- name: conversation_find
--- Finds a conversation by the client's name of it, or its public one.
-SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND (key = ?2 OR uid = ?3)
-
--- name: conversation_release
--- Takes the name from a conversation, for a new one to have. Nobody can send one that begins with a blank.
-UPDATE conversations SET key = ' ' || uid, rev = rev + 1 WHERE id = ? AND agent = ?
-
--- name: runs_cancel
--- Ends the runs of a conversation.
-UPDATE runs SET state = 'cancelled', stop = 'cancelled', ended = ?
-WHERE conversation = ? AND agent = ? AND state IN ('created', 'running')
+-- Finds a conversation by the client's name of it, or its public one. One whose name was taken is gone.
+SELECT id, uid, key, rev, tip FROM conversations
+WHERE agent = ?1 AND (key = ?2 OR uid = ?3) AND coalesce(substr(key, 1, 1), '') <> ' '
 
 -- name: tail
 -- Reads the numbers of the newest exchanges of a conversation: where each begins, how many messages it has room for, and

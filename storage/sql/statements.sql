@@ -132,6 +132,11 @@ ORDER BY version DESC LIMIT 1
 -- Reads memory sections of an agent.
 SELECT id, agent, versions FROM snapshots WHERE agent = ? AND text <> ''
 
+-- name: snapshots_of_tip
+-- Reads that of the path with which a conversation of ours ends.
+SELECT s.id, s.agent, s.versions FROM conversations c JOIN exchanges e ON e.id = c.tip AND e.agent = c.agent
+JOIN snapshots s ON s.id = e.snapshot AND s.agent = e.agent WHERE c.agent = ? AND c.id = ? AND s.text <> ''
+
 -- name: snapshots_showing
 -- Reads those of all who see a block.
 SELECT id, agent, versions FROM snapshots WHERE text <> '' AND agent IN ({seers})

@@ -19,6 +19,7 @@ from storage.sql.agents import Agents
 from storage.sql.append import Append
 from storage.sql.attached import Attached
 from storage.sql.blocks import Blocks
+from storage.sql.conversations import Conversations
 from storage.sql.defined_agents import DefinedAgents
 from storage.sql.definitions import Definitions
 from storage.sql.facts import Facts
@@ -76,6 +77,7 @@ class Store:
         self.defined_agents = DefinedAgents(database)
         self.attached = Attached(database)
         self.messages = Messages(database)
+        self.conversations = Conversations(database)
         self.named_blocks = NamedBlocks(database)
         database.when_recovered(self.agents.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits

@@ -134,8 +134,9 @@ class PassageSearchQuery(Body):
     end_datetime: str | UnsetType | None = UNSET
 
 
-class MessagesQuery(PageQuery):
-    conversation_id: str | UnsetType | None = UNSET
+class SpokenQuery(PageQuery):
+    """A page of messages, and the way in which they are shown."""
+
     include_return_message_types: list[MessageType] | UnsetType = UNSET
     include_err: bool | UnsetType | None = UNSET
     msg_object: bool = False
@@ -146,6 +147,10 @@ class MessagesQuery(PageQuery):
         Annotated[str | None, refused("A group's messages are those of its agents; list them there.")]
         | UnsetType
     ) = UNSET
+
+
+class MessagesQuery(SpokenQuery):
+    conversation_id: str | UnsetType | None = UNSET
 
 
 class RunsQuery(PageQuery):

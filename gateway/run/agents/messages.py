@@ -159,7 +159,7 @@ class AgentMessages:
         found = await self.conversation(agent, conversation)
         if found is None:
             return
-        begun = await self._store.messages.reset(agent.id, found.id, at=self._now())
+        begun = await self._store.conversations.take_away(agent, found.id, keeps_memory=True, at=self._now())
         self._store.agents.forget(agent.scope)
         await self._store.forgetting.run(begun)
         await self._store.forgetting.sweep()

@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool, filler_of
-from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
 from gateway.core.memory.kinds import (
     KINDS,
     MULTI_AGENT_TOOLS,
@@ -152,6 +152,25 @@ class Registry:
         """Returns an agent that another model answers for. model: as a definition names it."""
         upstream, name = self._model(model)
         return replace(spec, model=name, upstream=upstream)
+
+    async def in_conversation(self, project: str, name: str | None, spec: AgentSpec) -> AgentSpec:
+        """Returns an agent as it is in a conversation. name: the caller's; only public ones are looked for."""
+        uid = None if name is None else ids.uid_of("conv", name)
+        if uid is None:
+            return spec
+        found = await self._store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
+        return spec if found is None else self.with_said(spec, ConversationDefinition.of(found.body))
+
+    def with_said(self, spec: AgentSpec, said: ConversationDefinition) -> AgentSpec:
+        """Returns an agent with what a conversation has of its own: another model, window or sampling."""
+        if said.model is not None:
+            spec = self.with_model(spec, said.model)
+        if said.context_window is not None:
+            spec = replace(spec, context_window=said.context_window)
+        if said.sampling and spec.defined is not None:
+            sampling = {**spec.defined.sampling, **said.sampling}
+            spec = replace(spec, defined=replace(spec.defined, sampling=sampling))
+        return spec
 
     async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
         definitions = self._store.definitions

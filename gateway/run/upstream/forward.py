@@ -1,8 +1,8 @@
 """The other endpoints: a request handed to an upstream as it is, and its answer handed back. No memory.
 
 A request fails over as a chat does (`gateway.run.upstream.failover`), with two exceptions. Objects that an upstream
-keeps (files, batches, responses) are in the account of one key: only that key is used, and a request that may have
-made one is not sent again. An upload passes through once.
+keeps (files, batches, responses, conversations) are in the account of one key: only that key is used, and a request
+that may have made one is not sent again. An upload passes through once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_ENDPOINT: Final = "unsupported_endpoint"
 # The body is sent as it came, so the caller's own headers describe it.
 _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
 # Paths of objects that an upstream keeps.
-_KEPT: Final = ("/files", "/uploads", "/batches", "/responses")
+_KEPT: Final = ("/files", "/uploads", "/batches", "/responses", "/conversations")
 # Paths whose bodies name no model: of a batch, the models stand in a file.
 _WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches")
 

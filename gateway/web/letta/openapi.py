@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.web.letta.routes import AgentsRoute
+from gateway.web.letta.routes import AgentsRoute, ConversationConvertor
 
-_PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
+_PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")
 _WORD = re.compile(r"\W+")
 _DETAIL = {
     "type": "object",
@@ -50,8 +50,8 @@ def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
         path = _PARAMETER.sub(r"{\1}", row.path)
-        # A path that is served with the slash alone is another one than that without.
-        path += "/" if row.slashes == ("/",) else ""
+        # Where the path without a slash is another API's, too, the one with it is ours.
+        path += "/" if row.slashes == ("/",) or row.needs else ""
         paths.setdefault(path, {})[row.method.lower()] = _operation(row, components)
     schemas = {**components, "Detail": _DETAIL, "Fault": _FAULT}
     return {
@@ -68,8 +68,8 @@ def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
 
 def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in _PARAMETER.findall(row.path)
+        {"name": name, "in": "path", "required": True, "schema": _schema(convertor)}
+        for name, convertor in _PARAMETER.findall(row.path)
     ]
     if row.query is not None:
         schema = components[row.query.__name__]
@@ -100,6 +100,12 @@ def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
             },
         }
     return operation
+
+
+def _schema(convertor: str) -> dict[str, Any]:
+    """Returns the form of a parameter in a path. A conversation's says which names are not another API's."""
+    pattern = {"pattern": f"^({ConversationConvertor.regex})$"} if convertor == "conversation" else {}
+    return {"type": "string", **pattern}
 
 
 def _requires(kind: type[Struct]) -> bool:

@@ -13,9 +13,11 @@ from typing import Any
 
 import orjson
 from msgspec import Struct
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from gateway.core import ids
 from gateway.dialects.letta import body as bodies
@@ -59,6 +61,7 @@ class AgentsRoute:
 
     path: with and without a slash at its end alike. body, query: what it takes; a body may be left out where every
     field may. A handler returns JSON, or an ASGI application that answers. is_served: False: it only says why not.
+    needs: a parameter of the query without which the path without a slash is another API's.
     """
 
     method: str
@@ -69,6 +72,7 @@ class AgentsRoute:
     query: type[Struct] | None = None
     slashes: tuple[str, ...] = ("", "/")
     is_served: bool = True
+    needs: str = ""
 
 
 def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
@@ -77,7 +81,43 @@ def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
     for row in rows:
         for slash in row.slashes:
             by_path.setdefault(row.path.rstrip("/") + slash, {})[row.method] = row
-    return [Route(path, _Served(methods, reader), methods=[*methods]) for path, methods in by_path.items()]
+    return [_route(path, methods, reader) for path, methods in by_path.items()]
+
+
+def _route(path: str, methods: Mapping[str, AgentsRoute], reader: BodyReader) -> Route:
+    served = _Served(methods, reader)
+    needs = next(iter(methods.values())).needs
+    if needs and not path.endswith("/"):
+        return _SharedRoute(path, served, methods=[*methods], needs=needs)
+    return Route(path, served, methods=[*methods])
+
+
+class _SharedRoute(Route):
+    """A path that another API has as well: it is ours with a certain parameter in the query."""
+
+    def __init__(self, path: str, served: _Served, *, methods: list[str], needs: str) -> None:
+        super().__init__(path, served, methods=methods)
+        self._needs = f"{needs}="
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] == "http" and self._needs.encode() in scope["query_string"]:
+            return super().matches(scope)
+        return Match.NONE, {}
+
+
+class ConversationConvertor(Convertor[str]):
+    """Names of conversations in paths. OpenAI's conversations have ids of another form (`conv_…`)."""
+
+    regex = "conv-[0-9a-f-]+|agent-[0-9a-f-]+|default"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("conversation", ConversationConvertor())
 
 
 class _Served:

@@ -68,6 +68,9 @@ class Things:
     def new_archive(self) -> str:
         return str(self.letta.archives.create(name="books").id)
 
+    def new_conversation(self) -> str:
+        return self.letta.conversations.create(agent_id=self.agent).id
+
     def new_passage(self) -> str:
         return str(self.letta.agents.passages.create(self.agent, text="Rome is old.")[0].id)
 
@@ -162,18 +165,18 @@ TABLE: dict[str, CallsWith | str] = {
     "blocks.list": lambda t: {},
     "blocks.retrieve": lambda t: {"block_id": t.new_block()},
     "blocks.update": lambda t: {"block_id": t.new_block(), "value": "Tom"},
-    "conversations.cancel": LATER,
-    "conversations.create": LATER,
-    "conversations.delete": LATER,
+    "conversations.cancel": lambda t: {"conversation_id": t.new_conversation()},
+    "conversations.create": lambda t: {"agent_id": t.agent},
+    "conversations.delete": lambda t: {"conversation_id": t.new_conversation()},
     "conversations.fork": "outlive the forgetting",
-    "conversations.list": LATER,
+    "conversations.list": lambda t: {"agent_id": t.agent},
     "conversations.messages.compact": LATER,
-    "conversations.messages.create": LATER,
-    "conversations.messages.list": LATER,
+    "conversations.messages.create": lambda t: {"conversation_id": t.new_conversation(), "input": "Hi"},
+    "conversations.messages.list": lambda t: {"conversation_id": t.new_conversation()},
     "conversations.messages.stream": LATER,
-    "conversations.recompile": LATER,
-    "conversations.retrieve": LATER,
-    "conversations.update": LATER,
+    "conversations.recompile": lambda t: {"conversation_id": t.new_conversation()},
+    "conversations.retrieve": lambda t: {"conversation_id": t.new_conversation()},
+    "conversations.update": lambda t: {"conversation_id": t.new_conversation(), "summary": "Cats"},
     "environments.list": HOSTED,
     "environments.retrieve": HOSTED,
     "environments.send_message": HOSTED,
@@ -293,7 +296,7 @@ def _anything(method: Any) -> dict[str, Any]:
         "agent_file_json": {},
     }
     return {
-        name: kinds.get(name, "1")
+        name: "default" if name == "conversation_id" else kinds.get(name, "1")
         for name, each in inspect.signature(method).parameters.items()
         if each.default is inspect.Parameter.empty
     }

@@ -324,18 +324,23 @@ def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str,
     settings = sent.get("model_settings")
     if settings is not None:
         kept["model_settings"] = settings
-        _check_types(settings, "model_settings", _SETTINGS_TYPES)
-        for name in ("temperature", "parallel_tool_calls", "response_format", "verbosity", "thinking"):
-            _set(sampling, name, settings, name)
-        _set(sampling, "max_tokens", settings, "max_output_tokens")
-        _set(sampling, "reasoning_effort", settings, "effort")
-        _set(sampling, "reasoning_effort", settings.get("reasoning") or {}, "reasoning_effort")
+        set_sampling(sampling, settings)
     for name in ("max_tokens", "response_format", "parallel_tool_calls"):
         _set(sampling, name, sent, name)
     values["sampling"] = sampling
     if kept:
         values["kept"] = kept
     return values
+
+
+def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Takes over what the settings of a model say of its replies. Raises: Unprocessable."""
+    _check_types(settings, "model_settings", _SETTINGS_TYPES)
+    for name in ("temperature", "parallel_tool_calls", "response_format", "verbosity", "thinking"):
+        _set(sampling, name, settings, name)
+    _set(sampling, "max_tokens", settings, "max_output_tokens")
+    _set(sampling, "reasoning_effort", settings, "effort")
+    _set(sampling, "reasoning_effort", settings.get("reasoning") or {}, "reasoning_effort")
 
 
 _LLM_TYPES: dict[str, tuple[type, ...]] = {

@@ -8,7 +8,7 @@ from gateway.core import ids
 from gateway.core.ids import Place
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
-from gateway.dialects.letta.query import MessagesQuery
+from gateway.dialects.letta.query import MessagesQuery, SpokenQuery
 from gateway.dialects.letta.resources.passage import moment_of
 from gateway.dialects.letta.resources.search import SearchMessages, found_json
 from gateway.dialects.letta.send import CancelRuns, ResetMessages, UpdateMessage, text_in
@@ -58,15 +58,16 @@ class MessageRoutes:
     async def index(self, asked: Asked) -> Any:
         query: MessagesQuery = asked.query
         agent = (await self._api.entry(asked)).agent
+        return await self.page(agent, query, _conversation(query.conversation_id))
+
+    async def page(self, agent: Agent, query: SpokenQuery, conversation: str | None) -> list[dict[str, Any]]:
+        """Returns a page of messages. conversation: the name by which one is looked up; None: all of them."""
         types = given(query).get("include_return_message_types")
         showing = Showing(
             None if types is None else frozenset(types),
             query.assistant_message_tool_name if query.use_assistant_message else None,
             query.assistant_message_tool_kwarg,
         )
-        return await self._page(agent, query, showing)
-
-    async def _page(self, agent: Agent, query: MessagesQuery, showing: Showing) -> list[dict[str, Any]]:
         exchanges = Exchanges(self._api.store, agent, showing)
         limit, newest_first = query.size(_PAGE), query.newest_first()
         after = self._place(agent, query.after)
@@ -75,7 +76,7 @@ class MessageRoutes:
         while not found:
             views = await self._messages.list(
                 agent,
-                conversation=_conversation(query.conversation_id),
+                conversation=conversation,
                 after=after,
                 before=self._place(agent, query.before),
                 limit=limit,
@@ -142,7 +143,7 @@ class MessageRoutes:
 
     async def reset(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent
-        await self._end_all(asked.project, agent)
+        await self.end_all(asked.project, agent)
         await self._messages.reset(agent)
         return await self._api.shown(await self._api.view(asked))
 
@@ -150,7 +151,7 @@ class MessageRoutes:
         agent = (await self._api.entry(asked)).agent
         named = given(asked.body).get("run_ids")
         if not named:
-            return await self._end_all(asked.project, agent)
+            return await self.end_all(asked.project, agent)
         ended = {}
         for id in named:
             entry = await self._api.store.runs.get(asked.project, uid_in("run", id))
@@ -159,8 +160,9 @@ class MessageRoutes:
             ended[id] = (await self._api.runs.cancel(entry.run)).state.value
         return ended
 
-    async def _end_all(self, project: str, agent: Agent) -> dict[str, str]:
-        live = RunFilter(agent=agent.id, states=(RunState.CREATED, RunState.RUNNING))
+    async def end_all(self, project: str, agent: Agent, conversation: int | None = None) -> dict[str, str]:
+        """Ends the runs of an agent, or of one of its conversations. Returns {run: state}."""
+        live = RunFilter(agent.id, conversation, (RunState.CREATED, RunState.RUNNING))
         entries = await self._api.store.runs.list(project, live, Page(limit=1000))
         return {
             ids.named("run", each.run.uid): (await self._api.runs.cancel(each.run)).state.value

@@ -15,6 +15,7 @@ from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
 from gateway.core import ids
+from gateway.core.definition import ConversationDefinition
 from gateway.core.request.headers import forwardable
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
@@ -24,6 +25,7 @@ from gateway.dialects.letta.run import result_json, stop_json, usage_json
 from gateway.dialects.letta.send import CallAnswer, Send, Sent, sent
 from gateway.dialects.letta.stream import DONE, MakesSteps, RunNumbers, event, ping_event
 from gateway.errors import BadRequest
+from gateway.run.agents.messages import DEFAULT
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.agents.run import RunRequest, RunResult, RunStart
 from gateway.run.receipt import Receipt
@@ -53,19 +55,33 @@ class SendRoutes:
         ]
 
     async def send(self, asked: Asked) -> Any:
-        return await self._begin(asked, is_stream=asked.body.streaming)
+        return await self.begin(asked, asked.uid("agent", "agent_id"), is_stream=asked.body.streaming)
 
     async def stream(self, asked: Asked) -> Any:
-        return await self._begin(asked, is_stream=True)
+        return await self.begin(asked, asked.uid("agent", "agent_id"), is_stream=True)
 
-    async def _begin(self, asked: Asked, *, is_stream: bool) -> Answered:
+    async def begin(
+        self,
+        asked: Asked,
+        uid: str,
+        *,
+        is_stream: bool,
+        conversation: str = DEFAULT,
+        said_of_it: ConversationDefinition | None = None,
+    ) -> Answered:
+        """Returns the reply to a send. uid: of the agent. conversation: `default`, or a public name.
+
+        said_of_it: what the conversation has of its own.
+        """
         send: Send = asked.body
         if send.background:
             raise BadRequest("Runs in the background are not served yet.", param="background")
         said = sent(send)
-        found = await self._api.registry.agent(asked.project, asked.uid("agent", "agent_id"))
+        found = await self._api.registry.agent(asked.project, uid)
         fields = given(send)
         spec = found.spec
+        if said_of_it is not None:
+            spec = self._api.registry.with_said(spec, said_of_it)
         if (model := fields.get("override_model")) is not None:
             spec = self._api.registry.with_model(spec, model)
         if (system := fields.get("override_system")) is not None:
@@ -74,6 +90,7 @@ class SendRoutes:
         request = RunRequest(
             spec,
             found.scope,
+            conversation,
             messages=said.messages,
             decisions=tuple(map(_decision, said.answers)),
             fields={} if spec.defined is None else spec.defined.sampling,

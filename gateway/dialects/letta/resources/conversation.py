@@ -1,0 +1,151 @@
+"""Conversations of agents, as the agents API takes and shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.core import ids
+from gateway.core.definition import ConversationDefinition
+from gateway.dialects.letta.body import KEPT, Body, given, refused
+from gateway.dialects.letta.query import PageQuery, SpokenQuery
+from gateway.dialects.letta.resources.agent import CompactionBody, set_sampling
+from gateway.dialects.letta.send import Send
+from gateway.dialects.letta.shown import time_of
+from storage.listing import ConversationEntry
+
+_Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
+
+
+class CreateConversation(Body):
+    """A new conversation. Its model, window and settings count before the agent's."""
+
+    summary: str | UnsetType | None = UNSET
+    description: str | UnsetType | None = UNSET
+    hidden: bool | UnsetType | None = UNSET
+    model: str | UnsetType | None = UNSET
+    model_settings: dict[str, Any] | UnsetType | None = UNSET
+    context_window_limit: _Tokens | UnsetType | None = UNSET
+    isolated_block_labels: (
+        Annotated[
+            list[str] | None,
+            refused(
+                "An agent's blocks are the same in all its conversations; an agent of its own has others."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class UpdateConversation(CreateConversation):
+    """A change of a conversation; what is left out stays, a null takes a field back to the agent's."""
+
+    archived: bool | UnsetType | None = UNSET
+    last_message_at: Annotated[str | None, refused("The gateway says this, not its caller.")] | UnsetType = (
+        UNSET
+    )
+
+
+class CreateConversationQuery(Body):
+    agent_id: str
+
+
+class ConversationsQuery(PageQuery):
+    """A page of conversations, agents' own ones left out. agent_id: only that agent's."""
+
+    order_by: Literal["created_at", "last_run_completion", "last_message_at"] | UnsetType | None = UNSET  # type: ignore[assignment]
+    agent_id: str | UnsetType | None = UNSET
+    archive_status: Literal["unarchived", "archived", "all"] = "unarchived"
+    summary_search: str | UnsetType | None = UNSET
+
+    @property
+    def sorting(self) -> Literal["created", "spoken", "completed"]:
+        """The name of the time by which they are ordered."""
+        match self.order_by:
+            case "last_message_at":
+                return "spoken"
+            case "last_run_completion":
+                return "completed"
+            case _:
+                return "created"
+
+
+class ConversationQuery(Body):
+    """The conversation in a path. agent_id: whose `default` it is."""
+
+    agent_id: str | UnsetType | None = UNSET
+
+
+class RecompileConversationQuery(ConversationQuery):
+    dry_run: bool = False
+
+
+class RecompileConversation(Body):
+    agent_id: str | UnsetType | None = UNSET
+    compaction_settings: Annotated[CompactionBody | None, KEPT] | UnsetType = UNSET
+
+
+class ConversationMessagesQuery(SpokenQuery):
+    agent_id: str | UnsetType | None = UNSET
+
+
+class ConversationSend(Send):
+    """A send to a conversation, which streams unless it says otherwise. agent_id: whose `default` it is."""
+
+    streaming: bool = True
+    agent_id: str | UnsetType | None = UNSET
+
+
+def said_in(said: ConversationDefinition, body: CreateConversation, *, at: float) -> ConversationDefinition:
+    """Returns what is said of a conversation after a request. at: now. Raises: Unprocessable."""
+    sent = given(body)
+    values: dict[str, Any] = {}
+    for name, field in (
+        ("summary", "summary"),
+        ("description", "description"),
+        ("model", "model"),
+        ("context_window", "context_window_limit"),
+    ):
+        if field in sent:
+            values[name] = sent[field]
+    if "hidden" in sent:
+        values["hidden"] = sent["hidden"] is True
+    if "archived" in sent:
+        was = said.archived
+        values["archived"] = None if sent["archived"] is not True else was or at
+    if "model_settings" in sent:
+        settings = sent["model_settings"] or {}
+        values["sampling"], values["kept"] = {}, {"model_settings": settings} if settings else {}
+        set_sampling(values["sampling"], settings)
+    return replace(said, **values)
+
+
+def conversation_json(
+    entry: ConversationEntry, *, name: str, message_ids: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Returns a conversation. name: its public id. message_ids: None: they were not asked for."""
+    body = {} if entry.definition is None else entry.definition.body
+    said = ConversationDefinition.of(body)
+    changed = entry.begun if entry.definition is None else entry.definition.updated
+    return {
+        "id": name,
+        "agent_id": ids.named("agent", entry.agent.uid),
+        "summary": said.summary,
+        "description": said.description,
+        "hidden": said.hidden,
+        "archived": said.archived is not None,
+        "archived_at": time_of(said.archived),
+        "model": said.model,
+        "model_settings": said.kept.get("model_settings"),
+        "context_window_limit": said.context_window,
+        "in_context_message_ids": None if message_ids is None else list(message_ids),
+        "isolated_block_ids": [],
+        "last_message_at": time_of(entry.last_at) if entry.conversation.tip != -1 else None,
+        "created_at": time_of(entry.begun),
+        "updated_at": time_of(max(changed, entry.last_at)),
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }

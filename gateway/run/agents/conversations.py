@@ -1,0 +1,89 @@
+"""Conversations of agents beside their own: made, listed, changed, and forgotten when they are deleted.
+
+Each is one line with a window of its own. Blocks, passages and what is recalled are the agent's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gateway.core import ids
+from gateway.core.definition import ConversationDefinition
+from gateway.errors import Conflict
+from gateway.run.agents.tools import TRIES
+from storage.errors import WriteConflict
+from storage.listing import ConversationEntry, ConversationFilter
+from storage.records import API_PROFILE, Agent
+from storage.sql.store import Store
+
+
+def said_of(entry: ConversationEntry) -> ConversationDefinition:
+    """Returns what was said of a conversation over REST."""
+    return ConversationDefinition.of({} if entry.definition is None else entry.definition.body)
+
+
+class AgentConversations:
+    """Conversations of all agents. project: the caller's, everywhere.
+
+    Raises beside what is said: NotFound, WriteConflict, Stale, Unavailable, as the store does.
+    """
+
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+        self._store = store
+        self._now = now
+
+    async def create(self, agent: Agent, said: ConversationDefinition) -> ConversationEntry:
+        """Makes a conversation, which is empty. Raises: Conflict: a profile's memory with another model."""
+        _check(agent, said)
+        return await self._store.conversations.create(agent, ids.new_uid(), said.body(), at=self._now())
+
+    async def get(self, project: str, uid: str) -> ConversationEntry:
+        return await self._store.conversations.get(project, uid)
+
+    async def list(
+        self,
+        project: str,
+        wanted: ConversationFilter,
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+        newest_first: bool = True,
+    ) -> Sequence[ConversationEntry]:
+        """Returns a page of conversations, agents' own ones left out. after, before: uids, in the order asked for."""
+        return await self._store.conversations.list(
+            project, wanted, after=after, before=before, limit=limit, newest_first=newest_first
+        )
+
+    async def change(
+        self, project: str, uid: str, edit: Callable[[ConversationDefinition], ConversationDefinition]
+    ) -> ConversationEntry:
+        """Says something else of a conversation, on what was said at that moment. Raises: Conflict: as `create`."""
+        for attempt in range(TRIES):
+            found = await self.get(project, uid)
+            said = edit(said_of(found))
+            _check(found.agent, said)
+            try:
+                return await self._store.conversations.change(found, said.body(), at=self._now())
+            except WriteConflict:
+                if attempt == TRIES - 1:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def delete(self, found: ConversationEntry) -> None:
+        """Forgets a conversation and all that came of it."""
+        agent, store = found.agent, self._store
+        begun = await store.conversations.take_away(
+            agent, found.conversation.id, keeps_memory=False, at=self._now()
+        )
+        store.agents.forget(agent.scope)
+        await store.forgetting.run(begun)
+        await store.forgetting.sweep()
+
+
+def _check(agent: Agent, said: ConversationDefinition) -> None:
+    if agent.scope.profile != API_PROFILE and (said.model or said.context_window or said.sampling):
+        raise Conflict(
+            f"This is the memory of a user of profile {agent.scope.profile!r}, which the settings file configures: its "
+            "conversations have no model of their own."
+        )

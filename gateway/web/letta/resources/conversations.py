@@ -1,0 +1,229 @@
+"""Conversations of agents: made, listed, changed, forgotten, and spoken in.
+
+A path names one by its id; `default` with an `agent_id`, or an agent's id alone, is the agent's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from msgspec import UnsetType
+
+from gateway.core import ids
+from gateway.core.definition import ConversationDefinition
+from gateway.dialects.letta.resources.conversation import (
+    ConversationMessagesQuery,
+    ConversationQuery,
+    ConversationSend,
+    ConversationsQuery,
+    CreateConversation,
+    CreateConversationQuery,
+    RecompileConversation,
+    RecompileConversationQuery,
+    UpdateConversation,
+    conversation_json,
+    said_in,
+)
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.agents.conversations import AgentConversations, said_of
+from gateway.run.agents.messages import DEFAULT, AgentMessages
+from gateway.run.agents.run import RunRequest
+from gateway.web.letta.api import AgentsApi, given_or_none, uid_or_none
+from gateway.web.letta.resources.messages import MessageRoutes
+from gateway.web.letta.resources.sends import SendRoutes
+from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
+from storage.listing import ConversationEntry, ConversationFilter
+from storage.records import Agent
+from storage.value import frozen
+
+_ARCHIVED = {"unarchived": False, "archived": True, "all": None}
+
+
+@frozen
+class NamedConversation:
+    """The conversation that a request names. name: `default`, or its public one.
+
+    entry: None for an agent's own, which may not have begun.
+    """
+
+    agent: Agent
+    name: str
+    entry: ConversationEntry | None
+
+    @property
+    def said(self) -> ConversationDefinition | None:
+        return None if self.entry is None else said_of(self.entry)
+
+
+class ConversationRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._conversations = AgentConversations(api.store, api.now)
+        self._messages, self._sends = MessageRoutes(api), SendRoutes(api)
+
+    def rows(self) -> list[AgentsRoute]:
+        all_, one = "/v1/conversations", "/v1/conversations/{conversation_id:conversation}"
+        return [
+            AgentsRoute(
+                "GET", all_, self.index, "List conversations.", query=ConversationsQuery, needs="agent_id"
+            ),
+            AgentsRoute(
+                "POST",
+                all_,
+                self.create,
+                "Make a conversation of an agent.",
+                body=CreateConversation,
+                query=CreateConversationQuery,
+                needs="agent_id",
+            ),
+            AgentsRoute("GET", one, self.retrieve, "Return a conversation.", query=ConversationQuery),
+            AgentsRoute("PATCH", one, self.update, "Change a conversation.", body=UpdateConversation),
+            AgentsRoute("DELETE", one, self.delete, "Forget a conversation, and all that came of it."),
+            AgentsRoute(
+                "POST",
+                f"{one}/recompile",
+                self.recompile,
+                "Render the memory section of a conversation anew.",
+                body=RecompileConversation,
+                query=RecompileConversationQuery,
+            ),
+            AgentsRoute(
+                "POST", f"{one}/cancel", self.cancel, "End a conversation's runs.", query=ConversationQuery
+            ),
+            AgentsRoute(
+                "GET",
+                f"{one}/messages",
+                self.messages,
+                "List a conversation's messages.",
+                query=ConversationMessagesQuery,
+            ),
+            AgentsRoute(
+                "POST",
+                f"{one}/messages",
+                self.send,
+                "Send a message in a conversation, and stream what the agent says.",
+                body=ConversationSend,
+            ),
+        ]
+
+    # -- conversations
+
+    async def index(self, asked: Asked) -> Any:
+        query: ConversationsQuery = asked.query
+        agent = uid_or_none("agent", query.agent_id)
+        wanted = ConversationFilter(
+            None if agent is None else (await self._api.registry.find(asked.project, agent)).agent.id,
+            text=given_or_none(query.summary_search),
+            archived=_ARCHIVED[query.archive_status],
+            order=query.sorting,
+        )
+        found = await self._conversations.list(
+            asked.project,
+            wanted,
+            after=uid_or_none("conv", query.after),
+            before=uid_or_none("conv", query.before),
+            limit=query.size(),
+            newest_first=query.newest_first(),
+        )
+        return [conversation_json(each, name=_id(each)) for each in found]
+
+    async def create(self, asked: Asked) -> Any:
+        agent = (await self._api.registry.find(asked.project, uid_in("agent", asked.query.agent_id))).agent
+        said = said_in(ConversationDefinition(), asked.body, at=self._api.now())
+        return await self._shown(await self._conversations.create(agent, said))
+
+    async def retrieve(self, asked: Asked) -> Any:
+        named = await self._named(asked, asked.query.agent_id)
+        return await self._shown(named.entry or _no_own(named))
+
+    async def update(self, asked: Asked) -> Any:
+        named, update = await self._named(asked, None), asked.body
+        entry = named.entry or _no_own(named)
+
+        def edit(said: ConversationDefinition) -> ConversationDefinition:
+            return said_in(said, update, at=self._api.now())
+
+        return await self._shown(
+            await self._conversations.change(asked.project, entry.conversation.uid, edit)
+        )
+
+    async def delete(self, asked: Asked) -> Any:
+        named = await self._named(asked, None)
+        entry = named.entry or _no_own(named)
+        await self._messages.end_all(asked.project, named.agent, entry.conversation.id)
+        await self._conversations.delete(entry)
+        return {"message": "The conversation is forgotten."}
+
+    async def recompile(self, asked: Asked) -> Any:
+        query: RecompileConversationQuery = asked.query
+        named = await self._named(asked, given_or_none(asked.body.agent_id) or query.agent_id)
+        if not query.dry_run and (found := await self._number(named)) is not None:
+            await self._api.store.blocks.render_anew(named.agent.id, found)
+        agent = await self._api.registry.agent(asked.project, named.agent.uid)
+        spec = agent.spec if named.said is None else self._api.registry.with_said(agent.spec, named.said)
+        return (await self._api.runs.preview(RunRequest(spec, agent.scope, named.name))).system
+
+    async def cancel(self, asked: Asked) -> Any:
+        named = await self._named(asked, asked.query.agent_id)
+        found = await self._number(named)
+        return {} if found is None else await self._messages.end_all(asked.project, named.agent, found)
+
+    # -- what is said in them
+
+    async def messages(self, asked: Asked) -> Any:
+        query: ConversationMessagesQuery = asked.query
+        named = await self._named(asked, query.agent_id)
+        return await self._messages.page(named.agent, query, named.name)
+
+    async def send(self, asked: Asked) -> Any:
+        send: ConversationSend = asked.body
+        named = await self._named(asked, send.agent_id)
+        return await self._sends.begin(
+            asked, named.agent.uid, is_stream=send.streaming, conversation=named.name, said_of_it=named.said
+        )
+
+    # -- what is named
+
+    async def _named(self, asked: Asked, agent_id: str | UnsetType | None) -> NamedConversation:
+        """Returns the conversation in the path. agent_id: the agent's, where it is said. Raises: UnknownId."""
+        name, registry = asked.path["conversation_id"], self._api.registry
+        agent = uid_or_none("agent", agent_id)
+        uid = ids.uid_of("conv", name)
+        if uid is None:
+            if name != DEFAULT:
+                agent = uid_in("agent", name)
+            elif agent is None:
+                raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
+            return NamedConversation((await registry.find(asked.project, agent)).agent, DEFAULT, None)
+        entry = await self._conversations.get(asked.project, uid)
+        if agent not in (None, entry.agent.uid):
+            raise UnknownId(f"There is no conversation {name!r} of this agent.")
+        if entry.conversation.key == DEFAULT:
+            return NamedConversation(entry.agent, DEFAULT, None)
+        return NamedConversation(entry.agent, uid, entry)
+
+    async def _number(self, named: NamedConversation) -> int | None:
+        """Returns the row of a conversation; None where the agent's own has not begun."""
+        if named.entry is not None:
+            return named.entry.conversation.id
+        messages = AgentMessages(self._api.store, self._api.now)
+        found = await messages.conversation(named.agent, named.name)
+        return None if found is None else found.id
+
+    async def _shown(self, entry: ConversationEntry) -> dict[str, Any]:
+        """Returns a conversation with the ids of its newest messages."""
+        agent, messages = entry.agent, AgentMessages(self._api.store, self._api.now)
+        numbers = await messages.numbers(agent, entry.conversation.uid)
+        message_ids = [ids.placed("message", agent.uid, seq) for seq in numbers]
+        return conversation_json(entry, name=_id(entry), message_ids=message_ids)
+
+
+def _id(entry: ConversationEntry) -> str:
+    return ids.named("conv", entry.conversation.uid)
+
+
+def _no_own(named: NamedConversation) -> NoReturn:
+    id = ids.named("agent", named.agent.uid)
+    raise BadRequest(
+        f"This is the agent's own conversation, which is the agent: see /v1/agents/{id}, and its reset-messages."
+    )

@@ -1,0 +1,177 @@
+"""Conversations as the agents API knows them: made, listed, changed, taken away.
+
+What was said of one over REST is a definition under its public name. One that was taken away keeps its row, under a
+name that nobody can send, and is not found any more.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+from storage.commands import ForgetTarget
+from storage.database import Connection, Row
+from storage.errors import NotFound, WriteConflict
+from storage.listing import ConversationEntry, ConversationFilter
+from storage.records import Agent, Conversation, DefinitionKind
+from storage.sql import append
+from storage.sql.definitions import (
+    COLUMNS,
+    add_definition,
+    find_definition,
+    make_agent_record,
+    make_definition,
+    put_definition,
+    remove_definition,
+)
+from storage.sql.forget import begin_forgetting
+from storage.sql.group import Group, alone, long_reads, reads, writes
+from storage.sql.statements import load
+
+SQL = load("conversations.sql")
+
+# The columns of a conversation, in front of those of its agent.
+_OWN = 7
+# The fewest rows that are read at once of a list some of whose rows may drop out.
+_FEW = 20
+_FIRST, _LAST = (-1.0, -1), (1e300, 2**62)
+
+
+async def find_conversation(connection: Connection, project: str, uid: str) -> ConversationEntry:
+    """Returns the conversation with this public name. Raises: NotFound."""
+    row = await connection.row(SQL["get"], (uid, project))
+    if row is None:
+        raise NotFound(f"there is no conversation {uid!r}")
+    return _entry(row)
+
+
+class Conversations(Group):
+    """Conversations. project: the caller's; what another one has is not found."""
+
+    get = reads(alone(find_conversation))
+
+    @writes
+    async def create(
+        self, connection: Connection, agent: Agent, uid: str, body: dict[str, Any], *, at: float
+    ) -> ConversationEntry:
+        """Makes a conversation of ours, empty. Raises: NotFound: the agent is gone."""
+        begun = (agent.id, uid, None, at, at)
+        if await connection.value(append.SQL["line_begin"], begun) is None:
+            raise WriteConflict(f"there is a conversation {uid!r} already")
+        project = agent.scope.project
+        await add_definition(
+            connection, project, DefinitionKind.CONVERSATION, uid, "", body, at=at, memory=agent.id
+        )
+        return await find_conversation(connection, project, uid)
+
+    @writes
+    async def change(
+        self, connection: Connection, found: ConversationEntry, body: dict[str, Any], *, at: float
+    ) -> ConversationEntry:
+        """Says something else of a conversation. Raises: WriteConflict: somebody else did since; NotFound."""
+        agent, uid, project = found.agent, found.conversation.uid, found.agent.scope.project
+        now = await find_conversation(connection, project, uid)
+        versions = [None if each.definition is None else each.definition.version for each in (found, now)]
+        if versions[0] != versions[1]:
+            raise WriteConflict(f"the conversation {uid!r} was changed since")
+        kind = DefinitionKind.CONVERSATION
+        await put_definition(connection, project, kind, uid, "", body, at=at, memory=agent.id)
+        return await find_conversation(connection, project, uid)
+
+    @writes
+    async def take_away(
+        self, connection: Connection, agent: Agent, conversation: int, *, keeps_memory: bool, at: float
+    ) -> int:
+        """Takes the names from a conversation and ends its runs. Returns what erases its words (`Forgetting.run`).
+
+        keeps_memory: what was learned, saved and written into blocks stays. Raises: NotFound.
+        """
+        uid = await connection.value(SQL["release"], (conversation, agent.id))
+        if uid is None:
+            raise NotFound(f"there is no conversation {conversation}")
+        await connection.run(SQL["runs_cancel"], (at, conversation, agent.id))
+        said = await find_definition(connection, agent.scope.project, DefinitionKind.CONVERSATION, uid)
+        if said is not None:
+            await remove_definition(connection, said.id)
+        target = ForgetTarget(conversation=conversation, keeps_memory=keeps_memory)
+        id, _ = await begin_forgetting(connection, agent.id, target)
+        return id
+
+    @long_reads
+    async def list(
+        self,
+        connection: Connection,
+        project: str,
+        wanted: ConversationFilter,
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+        newest_first: bool = True,
+    ) -> builtins.list[ConversationEntry]:
+        """Returns a page of a project's conversations, agents' own ones left out. after, before: public names.
+
+        Raises: NotFound: there is no such conversation to go on from.
+        """
+        first = await _place(connection, project, wanted, before if newest_first else after) or _FIRST
+        last = await _place(connection, project, wanted, after if newest_first else before) or _LAST
+        found: builtins.list[ConversationEntry] = []
+        while len(found) < limit:
+            size = max(limit - len(found), _FEW)
+            rows = await _page(connection, project, wanted, first, last, size, newest_first=newest_first)
+            entries = [_entry(row) for row in rows]
+            found += [each for each in entries if _is_wanted(each, wanted)]
+            if len(rows) < size:
+                break
+            edge = await _place(connection, project, wanted, entries[-1].conversation.uid)
+            assert edge is not None
+            first, last = (first, edge) if newest_first else (edge, last)
+        return found[:limit]
+
+
+async def _page(
+    connection: Connection,
+    project: str,
+    wanted: ConversationFilter,
+    first: tuple[float, int],
+    last: tuple[float, int],
+    limit: int,
+    *,
+    newest_first: bool,
+) -> list[Row]:
+    way, agent = "down" if newest_first else "up", wanted.agent
+    if wanted.order != "created":
+        among = (_FIRST[1], _LAST[1]) if agent is None else (agent, agent)
+        values = (project, wanted.order, limit, *first, *last, *among)
+        return await connection.rows(SQL[f"by_time_{way}"], values)
+    if agent is None:
+        return await connection.rows(SQL[f"of_project_{way}"], (project, first[1], last[1], limit))
+    return await connection.rows(SQL[f"of_agent_{way}"], (project, first[1], last[1], limit, agent))
+
+
+async def _place(
+    connection: Connection, project: str, wanted: ConversationFilter, uid: str | None
+) -> tuple[float, int] | None:
+    """Returns where a conversation stands in an order. Raises: NotFound."""
+    if uid is None:
+        return None
+    row = await connection.row(SQL["place"], (uid, wanted.order, project))
+    if row is None:
+        raise NotFound(f"there is no conversation {uid!r}")
+    return row[0], row[1]
+
+
+def _is_wanted(entry: ConversationEntry, wanted: ConversationFilter) -> bool:
+    body = {} if entry.definition is None else entry.definition.body
+    if wanted.archived is not None and (body.get("archived") is not None) != wanted.archived:
+        return False
+    if body.get("hidden") and not wanted.hidden:
+        return False
+    return wanted.text is None or wanted.text.lower() in (body.get("summary") or "").lower()
+
+
+def _entry(row: Row) -> ConversationEntry:
+    own, agent, said = row[:_OWN], row[_OWN : _OWN + COLUMNS], row[_OWN + COLUMNS :]
+    definition = None if said[0] is None else make_definition(said)
+    begun, last_at = own[-2:]
+    return ConversationEntry(Conversation(*own[:-2]), make_agent_record(agent), begun, last_at, definition)

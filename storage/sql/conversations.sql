@@ -1,0 +1,72 @@
+-- Every statement on conversations as the agents API knows them. `-- name:` begins one; the next line says what it is for.
+
+-- piece: conversation
+-- A conversation `c` with its memory `a` and what was said of it.
+SELECT c.id, c.uid, c.key, c.rev, c.tip, c.begun, c.last_at,
+    a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created,
+    d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body
+
+-- piece: said
+-- Where that lies.
+LEFT JOIN definitions d ON d.uid = c.uid AND d.kind = 'conversation' LEFT JOIN definition_texts t ON t.id = d.current
+
+-- piece: listed
+-- The conditions of a list: of an agent, not the agent's own, and not one that is gone.
+a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:')
+AND coalesce(substr(c.key, 1, 1), '') <> ' ' AND coalesce(c.key, '') <> 'default'
+
+-- piece: moment
+-- The time by which they are ordered. ?2: its name.
+CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at
+    ELSE coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = c.agent AND r.conversation = c.id), 0) END
+
+-- name: get
+-- Reads a conversation of a project by its public name.
+{conversation} FROM conversations c JOIN agents a ON a.id = c.agent {said}
+WHERE c.uid = ?1 AND a.project = ?2 AND coalesce(substr(c.key, 1, 1), '') <> ' '
+
+-- name: of_project_down
+-- Lists a project's conversations, those that were begun last first. ?2, ?3: between these rows; ?4: how many.
+{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {said}
+WHERE {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
+
+-- name: of_project_up
+-- Lists them as they were begun.
+{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {said}
+WHERE {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
+
+-- name: of_agent_down
+-- Lists those of an agent. ?5: its row.
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {said}
+WHERE a.id = ?5 AND {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
+
+-- name: of_agent_up
+-- Lists them as they were begun.
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {said}
+WHERE a.id = ?5 AND {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
+
+-- name: by_time_down
+-- Lists those of the agents whose rows are ?8 to ?9, the latest first. ?3: how many; ?4 to ?7: between these times and
+-- rows.
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {said}
+WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
+ORDER BY {moment} DESC, c.id DESC LIMIT ?3
+
+-- name: by_time_up
+-- Lists them the other way round.
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {said}
+WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
+ORDER BY {moment}, c.id LIMIT ?3
+
+-- name: place
+-- Finds where a conversation stands in such a list: its time, its row.
+SELECT {moment}, c.id FROM conversations c JOIN agents a ON a.id = c.agent WHERE c.uid = ?1 AND a.project = ?3
+
+-- name: release
+-- Takes its names from a conversation, which is not found any more. Nobody can send one that begins with a blank.
+UPDATE conversations SET key = ' ' || uid, rev = rev + 1 WHERE id = ? AND agent = ? RETURNING uid
+
+-- name: runs_cancel
+-- Ends the runs of a conversation.
+UPDATE runs SET state = 'cancelled', stop = 'cancelled', ended = ?
+WHERE conversation = ? AND agent = ? AND state IN ('created', 'running')

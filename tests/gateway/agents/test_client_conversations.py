@@ -1,0 +1,276 @@
+"""Conversations of an agent by the client's own methods, and from OpenAI's SDK."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from letta_client import BadRequestError, ConflictError, NotFoundError
+from openai import OpenAI
+
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.sdk import agent as profile
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+def say_in(world: LettaWorld, id: str, text: str, **options: Any) -> list[str]:
+    """Sends a message to a conversation. Returns what the agent says."""
+    events = world.letta.conversations.messages.create(id, input=text, **options)
+    return [each.content for each in events if each.message_type == "assistant_message"]  # type: ignore[misc]
+
+
+def sent(world: LettaWorld) -> list[Any]:
+    """What went upstream last, behind the system message."""
+    return [m["content"] for m in world.upstream.last.messages[1:]]
+
+
+def texts(messages: Any) -> list[Any]:
+    return [each.content for each in messages]
+
+
+def test_conversations_share_the_agent_and_not_the_window(world: LettaWorld) -> None:
+    agent, conversations = world.agent(), world.letta.conversations
+    one, two = conversations.create(agent_id=agent.id), conversations.create(agent_id=agent.id)
+    assert (one.agent_id, one.in_context_message_ids, one.last_message_at) == (agent.id, [], None)
+    world.upstream.queue(say("Hello."), say("Sweet."), say("Again."), say("Own."))
+    assert say_in(world, one.id, "Hi there") == ["Hello."]
+    assert say_in(world, two.id, "My cat is Miso.") == ["Sweet."]
+    assert say_in(world, one.id, "And now?") == ["Again."]
+    assert sent(world) == ["Hi there", "Hello.", "And now?"]
+    reply = world.letta.agents.messages.create(agent.id, input="To yourself")
+    assert sent(world) == ["To yourself"]
+    assert [each.content for each in reply.messages] == ["Own."]  # type: ignore[union-attr]
+    # Each lists its own; the agent lists all, and its own under `default`.
+    listed = conversations.messages.list
+    assert texts(listed(two.id, order="asc")) == ["My cat is Miso.", "Sweet."]
+    assert texts(listed("default", agent_id=agent.id, order="asc")) == ["To yourself", "Own."]
+    assert texts(listed(agent.id, order="asc")) == ["To yourself", "Own."]
+    whole = world.letta.agents.messages.list(agent.id, order="asc")
+    assert len(list(whole)) == 8
+    by_query = world.letta.agents.messages.list(agent.id, conversation_id=two.id, order="asc")
+    assert texts(by_query) == ["My cat is Miso.", "Sweet."]
+    shown = conversations.retrieve(two.id)
+    assert shown.in_context_message_ids == [each.id for each in listed(two.id, order="asc")]
+    assert shown.last_message_at is not None
+
+
+def test_runs_are_told_apart_by_their_conversation(world: LettaWorld) -> None:
+    agent = world.agent()
+    one = world.letta.conversations.create(agent_id=agent.id)
+    say_in(world, one.id, "Hi")
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    runs = world.letta.runs
+    (run,) = runs.list(agent_id=agent.id, conversation_id=one.id).items
+    assert run.conversation_id == one.id
+    assert [each.conversation_id for each in runs.list(agent_id=agent.id).items] == ["default", one.id]
+    (own,) = runs.list(agent_id=agent.id, conversation_id="default").items
+    assert own.conversation_id == "default"
+
+
+def test_a_block_is_shared_and_what_was_said_is_recalled(world: LettaWorld) -> None:
+    agent = world.agent()
+    one, two = (world.letta.conversations.create(agent_id=agent.id) for _ in range(2))
+    world.upstream.queue(
+        call_tools(Call("memory_insert", {"label": "human", "new_string": "Cat: Miso"})), say("Noted.")
+    )
+    say_in(world, one.id, "My cat Miso chases albatrosses.")
+    world.world.settle()
+    say_in(world, two.id, "What does Miso do with albatrosses?")
+    assert "Cat: Miso" in world.upstream.last.messages[0]["content"]
+    assert "chases albatrosses" in str(sent(world)[0])
+
+
+def test_what_is_said_of_a_conversation(world: LettaWorld) -> None:
+    agent, conversations = world.agent(), world.letta.conversations
+    made = conversations.create(agent_id=agent.id, summary="Cats and dogs", description="Pets.")
+    assert (made.summary, made.description, made.archived) == ("Cats and dogs", "Pets.", False)
+    assert conversations.update(made.id, summary="Cats").description == "Pets."
+    archived = conversations.update(made.id, archived=True)
+    assert archived.archived_at is not None
+    other = conversations.create(agent_id=agent.id)
+    hidden = conversations.create(agent_id=agent.id, hidden=True)
+
+    def listed(**query: Any) -> list[str]:
+        return [each.id for each in conversations.list(agent_id=agent.id, **query)]
+
+    assert listed() == [other.id]
+    assert listed(archive_status="archived") == [made.id]
+    assert listed(archive_status="all", order="asc") == [made.id, other.id]
+    assert listed(archive_status="all", order="asc", after=made.id) == [other.id]
+    assert listed(archive_status="all", summary_search="CAT") == [made.id]
+    assert listed(archive_status="all", summary_search="bird") == []
+    assert conversations.update(made.id, archived=False).archived_at is None
+    say_in(world, made.id, "Hi")
+    world.world.clock.sleep(5)
+    assert listed(order_by="last_message_at") == [made.id, other.id]
+    assert listed(order_by="last_run_completion", order="asc") == [other.id, made.id]
+    assert listed(order_by="last_run_completion", order="asc", limit=1) == [other.id]
+    assert listed(order_by="last_run_completion", order="asc", after=other.id) == [made.id]
+    assert [each.id for each in conversations.list()] == [other.id, made.id]
+    assert conversations.retrieve(hidden.id).id == hidden.id
+    with pytest.raises(BadRequestError, match="last_message_at"):
+        conversations.update(made.id, last_message_at="2026-01-01T00:00:00Z")
+
+
+def test_a_conversation_has_a_model_of_its_own(world: LettaWorld) -> None:
+    agent, conversations = world.agent(model_settings={"temperature": 0.5}), world.letta.conversations
+    one = conversations.create(
+        agent_id=agent.id,
+        model="openai/other",
+        model_settings={"temperature": 1.0, "provider_type": "openai"},
+    )
+    assert one.model == "openai/other"
+    say_in(world, one.id, "Hi")
+    assert (world.upstream.last.json["model"], world.upstream.last.json["temperature"]) == ("other", 1.0)
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    assert (world.upstream.last.json["model"], world.upstream.last.json["temperature"]) == ("m", 0.5)
+    sdk_say(world.world.sdk, agent.name, one.id, "Still you?")
+    assert (world.upstream.last.json["model"], world.upstream.last.json["temperature"]) == ("other", 1.0)
+    conversations.update(one.id, model=None, model_settings=None)
+    say_in(world, one.id, "Hi")
+    assert (world.upstream.last.json["model"], world.upstream.last.json["temperature"]) == ("m", 0.5)
+
+
+def sdk_say(sdk: OpenAI, name: str | None, conversation: str, text: str) -> Any:
+    return sdk.chat.completions.create(
+        model=f"agent/{name}",
+        messages=[{"role": "user", "content": text}],
+        extra_headers={"x-mnemogate-conversation": conversation},
+    )
+
+
+def test_openais_sdk_goes_on_with_a_conversation(world: LettaWorld) -> None:
+    agent = world.agent(name="helper")
+    one = world.letta.conversations.create(agent_id=agent.id)
+    world.upstream.queue(say("Hello."), say("From here, too."))
+    # It goes on with one that is empty as well.
+    sdk_say(world.world.sdk, agent.name, one.id, "Hi")
+    say_in(world, one.id, "And from here?")
+    assert sent(world) == ["Hi", "Hello.", "And from here?"]
+    sdk_say(world.world.sdk, agent.name, one.id, "Back again")
+    assert sent(world) == ["Hi", "Hello.", "And from here?", "From here, too.", "Back again"]
+
+
+def test_sends_to_two_conversations_run_side_by_side(world: LettaWorld) -> None:
+    agent = world.agent()
+    one, two = (world.letta.conversations.create(agent_id=agent.id) for _ in range(2))
+    gate = Gate()
+    world.upstream.queue(say("Slow.", ["Sl", "ow."], hold_after={2: gate}), say("Fast."))
+    slow = iter(world.letta.conversations.messages.create(one.id, input="Slowly", stream_tokens=True))
+    assert getattr(next(slow), "content", None) == "Sl"
+    assert say_in(world, two.id, "Quickly") == ["Fast."]
+    gate.open()
+    assert "ow." in [getattr(each, "content", None) for each in slow]
+
+
+def test_a_cancel_ends_the_runs_of_one_conversation(world: LettaWorld) -> None:
+    agent = world.agent()
+    one, two = (world.letta.conversations.create(agent_id=agent.id) for _ in range(2))
+    gate = Gate()
+    world.upstream.queue(say("Slow.", ["Sl", "ow."], hold_after={2: gate}))
+    slow = iter(world.letta.conversations.messages.create(one.id, input="Slowly", stream_tokens=True))
+    assert getattr(next(slow), "content", None) == "Sl"
+    assert world.letta.conversations.cancel(two.id) == {}
+    assert world.letta.conversations.cancel("default", agent_id=agent.id) == {}
+    ended = world.letta.conversations.cancel(one.id)
+    assert list(ended.values()) == ["cancelled"]
+    assert [each.message_type for each in slow][-2:] == ["stop_reason", "usage_statistics"]
+
+
+def test_a_deleted_conversation_is_forgotten(world: LettaWorld, tmp_path: Path) -> None:
+    agent, conversations = world.agent(), world.letta.conversations
+    one = conversations.create(agent_id=agent.id, summary="Zanzibar summary", description="Zanzibar words")
+    stays = conversations.create(agent_id=agent.id)
+    world.upstream.queue(
+        call_tools(Call("memory_insert", {"label": "human", "new_string": "Zanzibar block"})),
+        say("Zanzibar reply"),
+        say("Stays."),
+    )
+    say_in(world, one.id, "Zanzibar question")
+    say_in(world, stays.id, "Something else")
+    world.world.settle()
+    conversations.delete(one.id)
+    for gone in (conversations.retrieve, conversations.delete, conversations.cancel):
+        with pytest.raises(NotFoundError):
+            gone(one.id)
+    with pytest.raises(NotFoundError):
+        list(conversations.messages.create(one.id, input="Hi"))
+    assert [each.id for each in conversations.list(agent_id=agent.id)] == [stays.id]
+    assert texts(world.letta.agents.messages.list(agent.id, order="asc")) == ["Something else", "Stays."]
+    assert "Zanzibar" not in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+    for file in tmp_path.glob("memory.db*"):
+        assert b"Zanzibar" not in file.read_bytes(), file.name
+    # Nobody finds it by its name in a chat completion either: there it names a new conversation of the client's.
+    with sqlite3.connect(tmp_path / "memory.db") as database:
+        (count,) = database.execute("SELECT count(*) FROM definitions WHERE kind = 'conversation'").fetchone()
+    assert count == 1
+
+
+def test_what_is_not_there(world: LettaWorld) -> None:
+    agent, other = world.agent(), world.agent()
+    one = world.letta.conversations.create(agent_id=agent.id)
+    with pytest.raises(NotFoundError):
+        world.letta.conversations.messages.list(one.id, agent_id=other.id)
+    with pytest.raises(NotFoundError):
+        world.letta.conversations.retrieve("conv-" + 32 * "0")
+    with pytest.raises(NotFoundError):
+        world.letta.conversations.create(agent_id="agent-" + 32 * "0")
+    with pytest.raises(BadRequestError, match="agent_id"):
+        list(world.letta.conversations.messages.create("default", input="Hi"))
+    with pytest.raises(BadRequestError, match="reset-messages"):
+        world.letta.conversations.delete(agent.id)
+    assert say_in(world, "default", "Hi", agent_id=agent.id) == ["Ok."]
+    assert texts(world.letta.agents.messages.list(agent.id, conversation_id="default")) == ["Ok.", "Hi"]
+    assert "Name: Ann" in world.letta.conversations.recompile("default", agent_id=agent.id)
+
+
+def test_a_whole_reply_and_a_recompile(world: LettaWorld) -> None:
+    agent = world.agent(system="You help.")
+    one = world.letta.conversations.create(agent_id=agent.id)
+    status, reply = world.ask(
+        "POST", f"/v1/conversations/{one.id}/messages", {"input": "Hi", "streaming": False}
+    )
+    assert (status, reply["messages"][0]["content"]) == (200, "Ok.")
+    world.letta.agents.blocks.update("human", agent_id=agent.id, value="Name: Zoe")
+    assert "Name: Zoe" in world.letta.conversations.recompile(one.id)
+    say_in(world, one.id, "Who am I?")
+    assert "Name: Zoe" in world.upstream.last.messages[0]["content"]
+
+
+def test_a_memory_of_a_profile_has_conversations_without_a_model(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with letta(upstream, tmp_path, profile("tutor", model="m")) as world:
+        world.world.sdk.chat.completions.create(
+            model="agent/tutor", user="ann", messages=[{"role": "user", "content": "Hi"}]
+        )
+        world.world.settle()
+        (agent,) = world.letta.agents.list().items
+        one = world.letta.conversations.create(agent_id=agent.id)
+        assert say_in(world, one.id, "Hi") == ["Ok."]
+        with pytest.raises(ConflictError, match="settings file"):
+            world.letta.conversations.create(agent_id=agent.id, model="openai/other")
+
+
+def test_openais_conversations_pass_through(world: LettaWorld) -> None:
+    gateway = world.world.gateway
+    for method, path in (
+        ("POST", "/v1/conversations"), ("GET", "/v1/conversations/conv_123"),
+        ("POST", "/v1/conversations/conv_123/items"), ("DELETE", "/v1/conversations/conv_123"),
+    ):  # fmt: skip
+        before = len(world.upstream.seen)
+        gateway.ask(method, path, b"{}" if method == "POST" else None, {"content-type": "application/json"})
+        assert world.upstream.seen[before].path == path
+    status, listed = world.ask("GET", f"/v1/conversations?agent_id={world.agent().id}")
+    assert (status, listed) == (200, [])
