@@ -191,6 +191,8 @@ def definition_of(name: str) -> Json | None:
 
 # Edits
 
+_NEXT: Final = " #"
+
 
 @dataclass(frozen=True, slots=True)
 class EditCall:
@@ -199,6 +201,16 @@ class EditCall:
     op: str
     label: str
     arguments: Json
+
+
+def edit_id(call_id: str, n: int) -> str:
+    """Returns the name of the n-th edit of a call: a turn has each name once."""
+    return call_id if n == 0 else f"{call_id}{_NEXT}{n + 1}"
+
+
+def call_of(edit: str, calls: Collection[str]) -> str:
+    """Returns the call that an edit belongs to. calls: of its turn."""
+    return edit if edit in calls else edit.rpartition(_NEXT)[0]
 
 
 def edits_of(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:

@@ -16,13 +16,12 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta
 
-from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.dialects.letta.error import Fault, Unprocessable, name_of
 from gateway.errors import BadRequest
 
 _VERDICT = "x-verdict"
 # Stands in an annotation: Annotated[str | None, KEPT].
 KEPT = Meta(extra_json_schema={_VERDICT: "kept"})
-_SHOWN = 200  # characters of a value that an error repeats
 
 
 def refused(why: str) -> Meta:
@@ -63,7 +62,7 @@ def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = 
     at: where the JSON lies, for errors. Raises: as `read`.
     """
     if not isinstance(json, dict):
-        raise Unprocessable([Fault(at, f"Input should be an object, not {_name(json)}", "model_type")])
+        raise Unprocessable([Fault(at, f"Input should be an object, not {name_of(json)}", "model_type")])
     try:
         made = msgspec.convert(json, kind, strict=not lax)
     except msgspec.ValidationError as error:
@@ -155,7 +154,7 @@ def _fault(message: str, json: Any, at: tuple[str | int, ...]) -> Fault:
         kind, message, value = "extra_forbidden", "Extra inputs are not permitted", _child(value, name[1])
     elif message.startswith("Expected"):
         kind = "type_error"
-    return Fault(tuple(loc), message.replace("`", "'"), kind, _short(value))
+    return Fault(tuple(loc), message.replace("`", "'"), kind, value)
 
 
 def _child(value: Any, key: str | int) -> Any:
@@ -163,17 +162,3 @@ def _child(value: Any, key: str | int) -> Any:
         return value[key]
     except (KeyError, IndexError, TypeError):
         return None
-
-
-def _short(value: Any) -> Any:
-    """Returns a value that an error may repeat: not one that would make it long."""
-    if isinstance(value, str):
-        return value if len(value) <= _SHOWN else value[:_SHOWN] + "…"
-    if isinstance(value, dict | list):
-        return value if len(orjson.dumps(value, default=str)) <= _SHOWN else _name(value)
-    return value
-
-
-def _name(value: Any) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")

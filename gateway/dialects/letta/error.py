@@ -13,12 +13,14 @@ import orjson
 from gateway.errors import CallerError, GatewayError
 from storage.value import frozen
 
+_SHOWN = 200  # characters of a value, a name or a sentence that an error repeats
+
 
 @frozen
 class Fault:
     """One fault of a request. loc: where it lies ("body", "query" or "path", then keys and indices).
 
-    type: in the words of pydantic, whose errors the client's users know. value: what was there, if it is short.
+    type: in the words of pydantic, whose errors the client's users know. value: what was there.
     """
 
     loc: tuple[str | int, ...]
@@ -27,7 +29,27 @@ class Fault:
     value: Any = None
 
     def json(self) -> dict[str, Any]:
-        return {"type": self.type, "loc": list(self.loc), "msg": self.msg, "input": self.value}
+        loc = [_cut(each) if isinstance(each, str) else each for each in self.loc]
+        return {"type": self.type, "loc": loc, "msg": _cut(self.msg), "input": _short(self.value)}
+
+
+def name_of(value: Any) -> str:
+    """Returns the name of a JSON value's type."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def _short(value: Any) -> Any:
+    """Returns a value that an error may repeat: not one that would make it long."""
+    if isinstance(value, str):
+        return _cut(value)
+    if isinstance(value, dict | list):
+        return value if len(orjson.dumps(value, default=str)) <= _SHOWN else name_of(value)
+    return value
 
 
 class Unprocessable(CallerError):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.core.conversation.listed import CannotRewrite, ListedMessage, calls_of, listed, rewritten
-from gateway.core.ids import Place
+from gateway.core.ids import Place, placed
 from gateway.errors import BadRequest
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
@@ -91,11 +91,15 @@ class AgentMessages:
 
     async def get(self, agent: Agent, place: Place) -> MessageView:
         """Returns the message at a place. Raises: NotFound."""
-        row = await self._store.messages.at(agent.id, place.seq)
-        for view in await self._views(agent, [row]):
-            if (view.listed.seq, view.listed.hidden) == (place.seq, place.hidden):
-                return view
-        raise NotFound(f"there is no message {place.seq}")
+        try:
+            row = await self._store.messages.at(agent.id, place.seq)
+            for view in await self._views(agent, [row]):
+                if (view.listed.seq, view.listed.hidden) == (place.seq, place.hidden):
+                    return view
+        except NotFound:
+            pass
+        id = placed("message", agent.uid, place.seq, hidden=place.hidden)
+        raise NotFound(f"there is no message {id!r}")
 
     async def search(
         self,

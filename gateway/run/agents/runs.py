@@ -26,7 +26,7 @@ from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.waits import Wait, Waiter
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, Conflict, MemoryUnavailable
+from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId
 from gateway.metrics import Metrics
 from gateway.run.agents.guide import guide_of, is_overfull, terms_of
 from gateway.run.agents.pauses import CallDecision, PausedRun, called_before, decided, paused
@@ -442,5 +442,5 @@ def _digest(agent: Agent, otid: str | None) -> bytes | None:
 def _told(error: StoreError) -> Exception:
     """Returns the error that a caller is told: what is not there stays that, else memory is not available."""
     if isinstance(error, NotFound):
-        return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.", param="conversation_id")
+        return UnknownId(f"{error.message[:1].upper()}{error.message[1:]}.", param="conversation_id")
     return MemoryUnavailable(f"Memory is not available: {error.message}.", retry_after_s=1.0)

@@ -19,6 +19,7 @@ from gateway.core.conversation.append import finish_step
 from gateway.core.conversation.canonical import Canon, WireMessage, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
 from gateway.core.memory import edits
+from gateway.core.memory.builtin import call_of
 from gateway.core.prompt.note import estimate_tokens, render_note
 from gateway.core.prompt.section import learned, untold
 from gateway.core.turn import commands, events
@@ -254,17 +255,19 @@ class StepsMemory:
             raise WriteConflict("the conversation has gone on without this run")
         ops, self.known = self.changes.ops, fresh
         self._see(fresh.blocks)
-        made: dict[str, ToolResult] = {}
+        calls = {each.call_id for each in results}
+        made: dict[str, list[ToolResult]] = {}
         for op in ops:
             if op.op == edits.ARCHIVAL_INSERT:
                 self.changes.ops.append(op)
                 continue
             self.changes.blocks, edit = edits.perform(self.changes.blocks, op)
             status = "error" if edit.value is None else "success"
-            made[op.call_id] = ToolResult(op.call_id, edit.result, status)
+            call_id = call_of(op.call_id, calls)
+            made.setdefault(call_id, []).append(ToolResult(call_id, edit.result, status))
             if edit.value is not None:
                 self.changes.ops.append(op)
-        return [made.get(each.call_id, each) for each in results]
+        return [_joined(made[each.call_id]) if each.call_id in made else each for each in results]
 
     async def _open(self, write: StepOpen) -> None:
         try:
@@ -373,6 +376,12 @@ class StepsMemory:
         if prompt.window.overfull is not None and keeper.events.makes_summaries:
             turn = Committed(known.agent, last.id, last.conversation, True)
             keeper.events.window_fills(turn, prompt.window.overfull)
+
+
+def _joined(results: Sequence[ToolResult]) -> ToolResult:
+    """Returns the result of a call that made several edits."""
+    status = next((each.status for each in results if each.status == "error"), "success")
+    return ToolResult(results[0].call_id, "\n".join(each.content for each in results), status)
 
 
 def _kept(e: Exchange) -> events.Kept:

@@ -15,6 +15,7 @@ from gateway.core.memory.builtin import (
     SEARCHING,
     WORDS,
     definition_of,
+    edit_id,
     edits_of,
     lookup_of,
 )
@@ -115,7 +116,10 @@ class AgentTools:
             wanted = edits_of(name, arguments)
             if isinstance(wanted, str):
                 return failed(wanted)
-            made = [memory.edit(call.call_id, each.op, each.label, each.arguments) for each in wanted]
+            made = [
+                memory.edit(edit_id(call.call_id, n), each.op, each.label, each.arguments)
+                for n, each in enumerate(wanted)
+            ]
             status = next((each.status for each in made if each.status == "error"), "success")
             return ToolAnswer("\n".join(each.content for each in made), status)
         if name in REMEMBERED:

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import re
+import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +30,7 @@ from gateway.web.middleware import trace_of
 from storage.errors import NotFound, OverLimit, Stale, StoreError, WriteConflict
 
 _ERRORS = LettaErrors()
+_UID = re.compile("'([0-9a-f]{32})'")
 _PROJECT_HEADERS = ("x-project", "x-project-id")
 
 
@@ -50,6 +53,14 @@ class Asked:
     def uid(self, kind: str, name: str) -> str:
         """Returns the uid in a path's parameter. Raises: UnknownId."""
         return uid_in(kind, self.path[name])
+
+    def name_of(self, uid: str) -> str:
+        """Returns the id in which the request has a uid, which the store knows without its kind."""
+        query, body = str(self.request.url.query), self.data.decode("utf-8", "replace")
+        sent = " ".join([*self.path.values(), query, body])
+        found = re.findall(rf"[a-z_]+-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
+        # A place of a memory names it, too, but may be another thing that is missing.
+        return min(found, key=len, default=uid)
 
 
 AnswersAgents = Callable[[Asked], Awaitable[Any]]
@@ -144,7 +155,7 @@ class _Served:
                     )
                 await answer(scope, receive, send)
             except StoreError as error:
-                raise as_gateway_error(error) from error
+                raise as_gateway_error(error, asked) from error
 
 
 def _read(row: AgentsRoute, request: Request, project: str, data: bytes) -> Asked:
@@ -187,10 +198,16 @@ def uid_in(kind: str, id: str) -> str:
     return uid
 
 
-def as_gateway_error(error: StoreError) -> GatewayError:
-    """Returns an error of the store as the caller is told it."""
+def as_gateway_error(error: StoreError, asked: Asked) -> GatewayError:
+    """Returns an error of the store as the caller is told it, in the caller's own names."""
     if isinstance(error, NotFound):
-        return UnknownId(f"{error.message[:1].upper()}{error.message[1:]}.")
+        message, uid = error.message, _UID.search(error.message)
+        if uid is not None:
+            id = asked.name_of(uid[1])
+            is_place = id.count("-") == 2
+            kind = id.partition("-")[0]
+            message = f"there is no {kind} {id!r}" if is_place else message.replace(uid[0], repr(id))
+        return UnknownId(f"{message[:1].upper()}{message[1:]}.")
     if isinstance(error, OverLimit):
         return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.", param="value")
     if isinstance(error, WriteConflict | Stale):

@@ -30,6 +30,8 @@ def test_the_lines_work_when_they_are_pasted(tmp_path: Path) -> None:
     said = io.StringIO()
     with serve(settings, open_here) as gateway, contextlib.redirect_stdout(said), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # Nobody is shown what the client advises against.
+        warnings.filterwarnings("error", "deprecated", DeprecationWarning)
         exec(compile(program.replace(":8080", f":{gateway.port}"), "README.md", "exec"), {})
     kinds, *lines = said.getvalue().splitlines()
     assert kinds == "['tool_call_message', 'tool_return_message', 'assistant_message'] steps: 2"

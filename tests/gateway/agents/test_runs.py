@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.definition import AgentDefinition
 from gateway.core.turn.commands import RunTool
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UnknownId
 from gateway.run.sink import ClientGone
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
@@ -333,3 +334,35 @@ def test_a_cancelled_run_keeps_what_its_tools_did(life: Life, monkeypatch: pytes
     results = {m["tool_call_id"]: m["content"] for m in life.upstream.last.messages if m["role"] == "tool"}
     assert set(results) == {"m1", "s1"}
     assert (life.block().value == "x") is ("+ 'x'" in results["m1"])
+
+
+def test_a_send_to_a_conversation_that_is_not_there(life: Life) -> None:
+    life.send("Hi")
+    name = f"conv-{'0' * 32}"
+    with pytest.raises(UnknownId, match=name):
+        life.send("Are you there?", conversation=name)
+
+
+@pytest.mark.parametrize("by", ["otid", "is_retry"])
+def test_the_first_send_again_is_known_behind_what_a_conversation_begins_with(
+    upstream: StrictUpstream, tmp_path: Path, by: str
+) -> None:
+    first = ({"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Ann."})
+    with agents(
+        upstream, tmp_path, defined=AgentDefinition("react_agent", "", initial_messages=first)
+    ) as life:
+        again = {"otid": "one"} if by == "otid" else {"is_retry": True}
+        life.send("Hi", otid="one")
+        assert life.send("Hi", **again).result.is_repeat
+        assert life.words() == ["user: Who are you?", "assistant: Ann.", "user: Hi", "assistant: Ok."]
+
+
+def test_of_four_first_sends_one_begins_the_conversation(upstream: StrictUpstream, tmp_path: Path) -> None:
+    first = ({"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Ann."})
+    with agents(
+        upstream, tmp_path, defined=AgentDefinition("react_agent", "", initial_messages=first)
+    ) as life:
+        for send in [life.begin(f"Message {n}") for n in range(4)]:
+            send.result(10)
+        assert life.words().count("user: Who are you?") == 1
+        assert life.words()[:3] == ["user: Who are you?", "assistant: Ann.", "user: Message 0"]

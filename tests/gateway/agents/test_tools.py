@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from gateway.core.agent import AgentTool
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.errors import BadRequest
 from gateway.run.agents.pauses import CallDecision
+from gateway.run.agents.registry import NewAgent
 from storage.records import RunState
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
-from tests.gateway.agents.life import Life, agents
+from tests.gateway.agents.life import HUMAN, Life, agents
 
 Json = dict[str, Any]
 OWN = (
@@ -266,3 +268,57 @@ def test_a_system_prompt_that_is_too_long_is_named(
         upstream.queue(fail(500))
         run = life.send("Hi")
         assert (run.run.state, run.run.stop) == (RunState.FAILED, stop)
+
+
+PATCH = Call(
+    "memory_apply_patch",
+    {"label": "human", "patch": "+Ann\n*** Update Block: house\n+Blue\n*** Update Block: human\n+Tall"},
+    "p",
+)
+
+
+@pytest.mark.parametrize("is_overtaken", [False, True])
+def test_all_edits_of_one_call_are_in_the_history(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_overtaken: bool
+) -> None:
+    options: Json = {"uid": "abc", "tools": (AgentTool("memory_apply_patch", "x"),)}
+    blocks = (HUMAN, replace(HUMAN, label="house"))
+    with agents(upstream, tmp_path, blocks=blocks, **options) as life:
+        store, block = life.world.store, life.block()
+        opening, done = store.append.open, []
+
+        def overtaken(write: Any) -> Any:
+            if is_overtaken and write.edits.writes and not done:
+                done.append(store.blocks.write(block.id, block.version, "Bob", at=1.0, origin="test"))
+            return opening(write)
+
+        monkeypatch.setattr(store.append, "open", overtaken)
+        upstream.queue(call_tools(PATCH), say("Done."))
+        life.send("Note it.")
+        assert len(done) == is_overtaken
+        (result,) = tool_messages(life)
+        assert [word in result[1] for word in ("Ann", "Blue", "Tall")] == [True] * 3
+        assert life.block().value == ("Bob\nAnn\nTall" if is_overtaken else "Ann\nTall")
+        assert life.block("house").value == "Blue"
+        edits = life.world.query("SELECT call_id, label, state FROM block_ops ORDER BY id")
+        assert edits == [("p", "human", "merged"), ("p #2", "house", "merged"), ("p #3", "human", "merged")]
+
+
+def test_all_edits_of_one_call_of_a_chat_are_made(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agents(upstream, tmp_path) as life:
+        registry = life.world.gateway.app.chat.registry
+        assert registry is not None
+        made = NewAgent(
+            AgentDefinition("react_agent", "You help.", model="m"),
+            "ann",
+            own=[(HUMAN, {}), (replace(HUMAN, label="house"), {})],
+            tools=["memory_apply_patch"],
+        )
+        view = life.world.gateway.call(registry.create("default", made))
+        upstream.queue(call_tools(PATCH), say("Done."))
+        chat = life.world.chat(model="agent/ann")
+        chat.say("Note it.")
+        chat.say("Thanks.")
+        life.world.settle()
+        blocks = life.world.gateway.call(life.world.store.blocks.load(view.agent.id))
+        assert {each.label: each.value for each in blocks} == {"human": "Ann\nTall", "house": "Blue"}

@@ -1,0 +1,73 @@
+"""Errors of the agents API: they name what the caller has named, and are short."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.agents.letta import LettaWorld, letta
+
+UID = "0" * 32
+LONG = "x" * 5000
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("path", "id"),
+    [
+        ("/v1/agents/{}", f"agent-{UID}"),
+        ("/v1/agents/{}", f"agent-{uuid.UUID(UID)}"),
+        ("/v1/blocks/{}", f"block-{UID}"),
+        ("/v1/tools/{}", f"tool-{UID}"),
+        ("/v1/runs/{}", f"run-{UID}"),
+        ("/v1/steps/{}", f"step-{UID}-7"),
+        ("/v1/archives/{}", f"archive-{UID}"),
+        ("/v1/mcp-servers/{}", f"mcp_server-{UID}"),
+        ("/v1/messages/{}", f"message-{UID}-7"),
+        ("/v1/agents/{agent}/messages/{}", "message-{uid}-7"),
+        ("/v1/agents/{agent}/messages?conversation_id={}", f"conv-{UID}"),
+        ("/v1/runs/?agent_id={}", f"agent-{UID}"),
+    ],
+)
+def test_what_is_not_there_is_named_as_the_caller_names_it(world: LettaWorld, path: str, id: str) -> None:
+    agent = world.agent().id
+    id = id.format(uid=agent.removeprefix("agent-"))
+    status, error = world.ask("GET", path.format(id, agent=agent))
+    assert status == 404
+    assert f"'{id}'" in error["detail"]
+
+
+def test_what_a_body_names_is_named_so_as_well(world: LettaWorld) -> None:
+    for field, id in (("block_ids", f"block-{UID}"), ("tool_ids", f"tool-{UID}")):
+        status, error = world.ask("POST", "/v1/agents/", {"model": "openai/m", field: [id]})
+        assert (status, error["detail"]) == (404, f"There is no {id.split('-')[0]} '{id}'.")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/agents/", {"timezone": LONG}),
+        ("/v1/agents/", {"name": LONG}),
+        ("/v1/agents/", {"llm_config": {"temperature": LONG}}),
+        ("/v1/agents/", {LONG: 1}),
+        ("/v1/agents/", {"metadata": [LONG]}),
+        ("/v1/agents/", {"tool_rules": [{"type": LONG}]}),
+        ("/v1/tools/", {"source_type": "webhook", "source_code": "x", "json_schema": {"name": LONG}}),
+        ("/v1/agents/{agent}/messages", {"messages": [{"type": LONG}]}),
+        ("/v1/agents/{agent}/archival-memory", {"text": "x", "created_at": LONG}),
+    ],
+)
+def test_an_error_does_not_repeat_what_is_long(world: LettaWorld, path: str, body: Any) -> None:
+    status, error = world.ask("POST", path.format(agent=world.agent().id), body)
+    assert status in (400, 422)
+    assert len(str(error)) < 1000, error
