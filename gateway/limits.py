@@ -29,5 +29,7 @@ class Limits:
     # An agent waits so long for another one's answer, which then comes too late. Tools of agents take seconds, and a
     # client's own timeout is often a few minutes.
     answer_wait_s: float = 120.0
+    # A step of an agent is kept or not answered at all, so its end waits for a disk that has a bad moment.
+    step_wait_s: float = 5.0
     # Calls of the background model, and of the embedder, at a time: it must not crowd out the provider's live turns.
     background_calls: int = 2

@@ -206,6 +206,8 @@ class StepOpen:
     edits: those of the step before; an operation's `exchange` is that step's. versions: of the blocks on which they
     were made, by block.
     replaces: the run of the same send that ended before, whose otid this one takes.
+    request: what stays of what an accepted run was asked, now that its messages are in the exchange; None: it had none.
+    end: the run ends with this, and the exchange has no reply.
     adopts: the conversation was a tree; carries: exchanges of its path that the step carries. ends: an exchange of a
     process that is gone, as it is now.
     """
@@ -227,6 +229,8 @@ class StepOpen:
     adopts: bool = False
     carries: Sequence[int] = ()
     ends: Exchange | None = None
+    request: bytes | None = None
+    end: RunEnd | None = None
 
 
 @frozen
@@ -250,8 +254,26 @@ class StepEnd:
     agent: Agent
     exchange: Exchange
     step: RunStep | None
-    results: Sequence[bytes] = ()
+    results: Mapping[int, bytes] = field(default_factory=dict)
     snapshot: Snapshot | None = None
+
+
+@frozen
+class RunAccept:
+    """A run that goes on without its client, to be accepted in one transaction with its request and its job.
+
+    run: as it will be, its id 0; its agent is there. Where its conversation is 0, that is the one with the key `key`,
+    or one that begins under it with the public name `uid`.
+    request: what it is asked, JSON. kind: of the job, whose key is the run's uid and whose payload {"run": its row}.
+    replaces: as in `StepOpen`.
+    """
+
+    run: Run
+    request: bytes
+    key: str = "default"
+    uid: str = ""
+    kind: str = "run"
+    replaces: int | None = None
 
 
 @frozen
@@ -259,7 +281,8 @@ class RunEnd:
     """The end of a run behind a step that is written already. agent, run: row ids.
 
     exchange: the step that it ended with; None: the step stays as it is. waiting: as in `RunStep`. results: of that
-    step's calls, messages that no step has taken in, as JSON. edits, versions: as in `StepOpen`, behind these results.
+    step's calls, messages that no step has taken in, as JSON, by their numbers among the run's texts. edits, versions:
+    as in `StepOpen`, behind these results.
     """
 
     agent: int
@@ -269,7 +292,7 @@ class RunEnd:
     at: float
     exchange: int | None = None
     waiting: Mapping[str, str] = field(default_factory=dict)
-    results: Sequence[bytes] = ()
+    results: Mapping[int, bytes] = field(default_factory=dict)
     edits: BlockMerge = field(default_factory=lambda: BlockMerge())
     versions: Mapping[int, int] = field(default_factory=dict)
 

@@ -81,11 +81,14 @@ class Chat:
         metrics: Metrics,
         pending: Pending,
         limits: Limits | None = None,
+        background: Mapping[str, Provider] | None = None,
     ) -> None:
+        """background: with connections of their own, for runs of agents that nobody waits for; None: the same."""
+        limits = limits or Limits()
         check_models(settings)
         self._settings = settings
         self._limits = TurnLimits(
-            commit_wait_s=(limits or Limits()).commit_wait_s,
+            commit_wait_s=limits.commit_wait_s,
             max_rounds=settings.memory.max_tool_rounds,
             beat_s=settings.server.keep_alive_comment_s,
         )
@@ -104,9 +107,10 @@ class Chat:
                 self.failover,
                 metrics,
                 pending,
-                self._limits,
+                replace(self._limits, commit_wait_s=max(limits.commit_wait_s, limits.step_wait_s)),
                 self.registry,
-                (limits or Limits()).answer_wait_s,
+                limits.answer_wait_s,
+                self.failover.beside(background or providers),
             )
         self._rules: dict[tuple[str, str | None], IdentityRules] = {}
         self._said_who_is_missing = False

@@ -116,6 +116,8 @@ class TurnRun:
     prompt: the prompt for the target that is asked. memory: None where nothing is remembered of the turn.
     guide: None: a turn without rules. spec: its terms. resumed: calls of a step that
     is kept, with which the turn begins instead of a call of the model. ends: why the model is not even asked.
+    is_taken_up: what breaks it off (a shutdown, a store that fails, words that were forgotten) leaves it as it is on
+    disk, for who takes it up again.
     """
 
     call: ChatCall
@@ -131,6 +133,7 @@ class TurnRun:
     spec: TurnSpec = field(default_factory=TurnSpec)
     resumed: ResumedCalls | None = None
     ends: StopReason | None = None
+    is_taken_up: bool = False
     status: int = 0
     _turn: Turn = field(init=False)
     _reply: ModelReply | None = None
@@ -197,10 +200,22 @@ class TurnRun:
             if self._stop is None or self._task is None or self._task.uncancel():
                 raise
             self._task = None
+            await self._perform_undone()
             await self._kept()
             await self._feed(events.Stopped(self._stop))
         finally:
             self._task = None
+
+    async def _perform_undone(self) -> None:
+        """Has that kept and saved which the machine counts as done already, and for which there was no time."""
+        undone, self._undone = self._undone, ()
+        for n, command in enumerate(undone):
+            match command:
+                case commands.Keep() if self.memory is not None:
+                    self._keeping = asyncio.ensure_future(self.memory.keep(self.prompt, command))
+                case commands.Save():
+                    await self._perform_all([*undone[n:]])
+                    return
 
     # -- what is asked
 
@@ -371,6 +386,9 @@ class TurnRun:
 
     async def _left(self) -> None:
         """Ends a turn whose client is gone, or that is stopped by a shutdown. Nothing more is sent or waited for."""
+        if self.is_taken_up:
+            await self._kept()
+            return
         # The machine counts a command as performed, so what could no longer be sent is dropped, and the rest is done.
         for command in (*self._undone, *self._turn.feed(events.ClientLeft())):
             match command:
@@ -403,6 +421,8 @@ class TurnRun:
         try:
             kept, self.prompt = await asyncio.shield(self._keeping)
         except StoreError as error:
+            if self.is_taken_up:
+                raise
             _log.warning("a step was not written: %s", error.message)
             return self._turn.feed(events.Stopped(StopReason.ERROR))
         return self._turn.feed(kept)
@@ -440,9 +460,14 @@ class TurnRun:
         except TimeoutError:
             self.pending.add(writing, "a turn that was answered already")
         except StoreError as error:
+            if self.is_taken_up:
+                raise
             _log.warning("a turn was not written: %s", error.message)
             is_lost = isinstance(error, Stale)
         except asyncio.CancelledError:
+            if self.is_taken_up:
+                await asyncio.wait([writing])
+                raise
             self.pending.add(writing, "a turn whose client left at its end", left=memory.known.agent.scope)
             raise
         except Exception:

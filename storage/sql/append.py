@@ -23,7 +23,7 @@ from storage.sql.agents import create_agent
 from storage.sql.blocks import add_op, ensure_blocks, ensure_shared_blocks, write_block
 from storage.sql.group import Group, alone, reads
 from storage.sql.passages import keep_edit
-from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run
+from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run, shorten_text
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 
@@ -179,6 +179,10 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if write.run is not None:
         run = replace(write.run, agent=agent.id, conversation=e.conversation)
         run = await _begin_run(connection, run, write.replaces, write.now)
+        if write.request is not None:
+            await shorten_text(connection, agent.id, run.id, "request", 0, write.request)
+    if write.end is not None:
+        run = await _end(connection, write.end)
     e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
     return StepOpened(agent, e, rev + 1, snapshot, run)
 
@@ -258,6 +262,6 @@ async def _end(connection: Connection, write: RunEnd) -> Run:
     return await end_run(connection, write.agent, write.run, write.state, write.stop, write.at)
 
 
-async def _add_results(connection: Connection, agent: int, run: int, results: Sequence[bytes]) -> None:
-    for n, data in enumerate(results):
+async def _add_results(connection: Connection, agent: int, run: int, results: Mapping[int, bytes]) -> None:
+    for n, data in results.items():
         await add_text(connection, agent, run, "result", n, data)

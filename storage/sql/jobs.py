@@ -292,6 +292,12 @@ class Jobs(Group):
         """Deletes all jobs of a memory, with their steps."""
         await forget_jobs(connection, agent)
 
+    async def enqueuing(self, operation: Operation[T]) -> T:
+        """Writes a transaction that enqueues jobs among other things (`enqueue_in`); it does not give way to turns."""
+        future = self._database.write(operation)
+        future.add_done_callback(lambda _: self.wake())
+        return await asyncio.shield(future)
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     async def _write(self, operation: Operation[T]) -> T:

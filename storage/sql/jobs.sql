@@ -79,8 +79,10 @@ UPDATE jobs SET state = 'pending', tries = 0, due = ?, asked = ?, error = NULL W
 UPDATE jobs SET due = ?, asked = ? WHERE id = ?
 
 -- name: renew
--- Keeps a job beyond what was forgotten: on the new epoch, a running attempt fenced off, no words of errors left.
-UPDATE jobs SET state = ?, attempt = attempt + 1, epoch = ?, payload = ?, error = NULL, holder = NULL WHERE id = ?
+-- Keeps a job beyond what was forgotten: on the new epoch, a running attempt fenced off and not counted, no words of
+-- errors left.
+UPDATE jobs SET tries = CASE state WHEN 'running' THEN tries - 1 ELSE tries END, state = ?, attempt = attempt + 1,
+    epoch = ?, payload = ?, error = NULL, holder = NULL WHERE id = ?
 
 -- name: delete
 -- Deletes a job that has ended.

@@ -14,11 +14,13 @@ from dataclasses import replace
 
 import orjson
 
-from storage.database import Connection, Row
+from storage.commands import RunAccept
+from storage.database import Connection, Database, Row
 from storage.errors import NotFound
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.records import Counts, Run, RunState, RunStep, RunText
-from storage.sql.group import Group, alone, reads, writes
+from storage.sql.group import Group, alone, bulk_writes, reads, writes
+from storage.sql.jobs import Jobs
 from storage.sql.statements import load, rows_of
 
 SQL = load("runs.sql")
@@ -43,6 +45,25 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
     found = await find_otid(connection, draft.agent, draft.otid)
     assert found is not None  # a uid is random, so only its otid can have been there
     return found
+
+
+async def accept_run(connection: Connection, jobs: Jobs, wanted: RunAccept) -> Run:
+    """Stores a run, its request and its job; call `jobs.wake` when that is committed. Returns it as `create_run`.
+
+    Raises: Stale: the agent is gone.
+    """
+    draft = wanted.run
+    if not draft.conversation:
+        begun = (draft.agent, wanted.uid, wanted.key, draft.created, draft.created)
+        await connection.value(SQL["conversation_begin"], begun)
+        found = await connection.value(SQL["conversation_with"], (draft.agent, wanted.key))
+        draft = replace(draft, conversation=int(found))
+    run = await create_run(connection, draft, replaces=wanted.replaces)
+    if run.uid == draft.uid:
+        await add_text(connection, run.agent, run.id, "request", 0, wanted.request)
+        payload = orjson.dumps({"run": run.id})
+        await jobs.enqueue_in(connection, wanted.kind, run.agent, run.uid, payload)
+    return run
 
 
 async def get_run(connection: Connection, agent: int, run: int) -> Run | None:
@@ -129,18 +150,57 @@ async def erase_texts(connection: Connection, agent: int, after: int, limit: int
     return rows[-1][0] if len(rows) == limit else None
 
 
+async def load_last_step(connection: Connection, agent: int, run: int) -> RunStep | None:
+    """Returns the newest step of a run."""
+    row = await connection.row(SQL["last_step"], (run, agent))
+    return None if row is None else _step(row)
+
+
 class Runs(Group):
     """Runs, for those who have no transaction of their own. A project is that of the agent."""
 
+    def __init__(self, database: Database, jobs: Jobs) -> None:
+        super().__init__(database)
+        self._jobs = jobs
+
+    async def accept(self, wanted: RunAccept) -> Run:
+        """Accepts a run that goes on without its client. Raises: as `accept_run`; Unavailable."""
+        return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, wanted))
+
     create = writes(alone(create_run))
+    load = reads(alone(get_run))
+    last_step = reads(alone(load_last_step))
     begin = writes(alone(begin_run))
     end = writes(alone(end_run))
     newest = reads(alone(newest_run))
     by_otid = reads(alone(find_otid))
     waiting = reads(alone(load_waiting))
     texts = reads(alone(load_texts))
+    log = bulk_writes(alone(add_text))
     add_text = writes(alone(add_text))
     empty_texts = writes(alone(empty_texts))
+
+    @reads
+    async def open_background(
+        self, connection: Connection, *, after: int = 0, limit: int = 1000
+    ) -> builtins.list[tuple[RunEntry, bool]]:
+        """Returns a page of the runs that go on without their client, oldest first, and whether each has a job."""
+        rows = await connection.rows(SQL["open_background"], (after, limit))
+        return [(_entry(row[:-1]), bool(row[-1])) for row in rows]
+
+    @bulk_writes
+    async def drop_texts(self, connection: Connection, before: float, limit: int) -> int:
+        """Empties what runs hold that ended before that, but results that wait. Returns how many runs it were."""
+        rows = await connection.rows(SQL["texts_left"], (before, limit))
+        for run, agent in rows:
+            await connection.run(SQL["texts_drop"], (agent, run, _EMPTY))
+        return len(rows)
+
+    @reads
+    async def texts_since(self, connection: Connection) -> float | None:
+        """Returns when the first of the runs ended that hold texts; None: none does."""
+        found: float | None = await connection.value(SQL["texts_left_next"])
+        return found
 
     @reads
     async def get(self, connection: Connection, project: str, uid: str) -> RunEntry:

@@ -34,6 +34,15 @@ ON CONFLICT DO NOTHING RETURNING id
 -- Takes the otid from a run that has ended, for the one that goes on in its place.
 UPDATE runs SET otid = NULL WHERE id = ? AND agent = ? AND state NOT IN ('created', 'running')
 
+-- name: conversation_begin
+-- Begins a conversation of ours, which is empty. No row: it is there.
+INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
+ON CONFLICT DO NOTHING RETURNING id
+
+-- name: conversation_with
+-- Finds a conversation by its key.
+SELECT id FROM conversations WHERE agent = ? AND key = ?
+
 -- name: get
 -- Reads a run of an agent.
 SELECT {run} FROM runs r WHERE r.id = ? AND r.agent = ?
@@ -67,6 +76,14 @@ UPDATE runs SET state = ?, stop = ?, ended = ? WHERE id = ? AND agent = ? AND st
 -- name: orphans
 -- Finds the live runs that a process left behind, of all agents.
 SELECT r.id, r.agent FROM runs r WHERE r.state IN ('created', 'running') AND r.background = 0 AND r.agent <> 0
+
+-- name: open_background
+-- Finds the runs that go on without their client and have not ended, in the order in which they were accepted; says
+-- whether each has a job. Items of batches are none: their batch goes on with them.
+{listed}, CASE WHEN EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.key = r.uid AND j.state <> 'dead') THEN 1 ELSE 0 END
+FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND r.id > ?1
+ORDER BY r.id LIMIT ?2
 
 -- name: of_project_down
 -- Lists a project's runs, newest first.
@@ -154,6 +171,12 @@ SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.compl
 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agent
 WHERE c.id = ? AND c.agent = ? AND s.waiting IS NOT NULL
 
+-- name: last_step
+-- Reads the newest step of a run.
+SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning,
+    s.stop, s.feedback, s.error, s.waiting
+FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number DESC LIMIT 1
+
 -- name: text_insert
 -- Adds a part of a run. No row: it is there.
 INSERT INTO run_texts (agent, run, seq, kind, data) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
@@ -170,6 +193,25 @@ UPDATE run_texts SET agent = 0, run = 0, data = ?4 WHERE agent = ?1 AND agent <>
 -- name: text_replace
 -- Gives a part another content, shorter than the one it had.
 UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3 AND seq = ?4
+
+-- name: texts_left
+-- Finds runs that ended before a time and still hold texts that nobody needs: results that wait are needed.
+SELECT DISTINCT x.run, x.agent FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
+WHERE x.agent <> 0 AND r.ended < ?1 AND NOT (x.kind = 'result' AND EXISTS (
+    SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
+ORDER BY x.run LIMIT ?2
+
+-- name: texts_left_next
+-- Says when the next run ended that holds some.
+SELECT min(r.ended) FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
+WHERE x.agent <> 0 AND NOT (x.kind = 'result' AND EXISTS (
+    SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
+
+-- name: texts_drop
+-- Empties what a run that has ended holds, but results that wait.
+UPDATE run_texts SET agent = 0, run = 0, data = ?3 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND NOT (
+    kind = 'result' AND EXISTS (
+        SELECT 1 FROM run_steps s WHERE s.run = ?2 AND s.agent = ?1 AND s.waiting IS NOT NULL))
 
 -- name: texts_of
 -- Finds what runs hold beside their exchanges, and says which of it are calls. A run that has not ended keeps its request.

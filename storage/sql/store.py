@@ -72,7 +72,7 @@ class Store:
         self.overview = Overview(database)
         self.spending = Spending(database)
         self.summaries = Summaries(database)
-        self.runs = Runs(database)
+        self.runs = Runs(database, self.jobs)
         self.definitions = Definitions(database)
         self.defined_agents = DefinedAgents(database)
         self.attached = Attached(database)

@@ -347,7 +347,7 @@ async def test_a_run_ends_behind_a_step_that_is_written_already(writer: Writer) 
             101.0,
             e.id,
             {"1": "client"},
-            [b'{"a":1}'],
+            {0: b'{"a":1}'},
         )
     )
     assert (ended.state, ended.stop) == (RunState.COMPLETED, "requires_approval")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from storage.commands import RunAccept
 from storage.database import Connection
 from storage.errors import NotFound
 from storage.listing import Page, RunFilter
@@ -226,3 +227,68 @@ async def test_live_runs_of_an_earlier_process_have_failed_and_background_ones_g
         "done": "completed",
     }
     assert (found["live"].stop, found["live"].ended) == ("error", 9.0)
+
+
+async def test_a_run_is_accepted_with_its_request_and_its_job(store: Store, draft: Run) -> None:
+    woken: list[int] = []
+    store.jobs.watch(lambda: woken.append(1))
+    wanted = RunAccept(replace(draft, background=True), b'{"messages":[]}')
+    run = await store.runs.accept(wanted)
+    assert woken
+    (job,) = await store.jobs.list()
+    assert (job.kind, job.agent, job.key, job.payload) == (
+        "run",
+        run.agent,
+        run.uid,
+        b'{"run":%d}' % run.id,
+    )
+    assert [text.data for text in await store.runs.texts(run.agent, run.id, "request")] == [wanted.request]
+    # The same send again is the same run, and no second job.
+    assert await store.runs.accept(replace(wanted, run=replace(draft, uid="r2"))) == run
+    assert len(await store.jobs.list()) == 1
+    ((entry, has_job),) = await store.runs.open_background()
+    assert (entry.run.id, has_job) == (run.id, True)
+    await store.jobs.cancel(job.id)
+    assert [has for _, has in await store.runs.open_background()] == [False]
+    await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 8.0)
+    assert await store.runs.open_background() == []
+
+
+async def test_a_run_is_accepted_into_a_conversation_that_begins_with_it(
+    store: Store, alice: Speaker, draft: Run
+) -> None:
+    wanted = RunAccept(replace(draft, conversation=0), b"{}", key="default", uid="d" * 32)
+    run = await store.runs.accept(wanted)
+    found = await store.append.conversation(alice.agent, "default", None)
+    assert found is not None
+    assert (found.id, found.uid, found.tip) == (run.conversation, "d" * 32, -1)
+    other = await store.runs.accept(
+        replace(wanted, run=replace(wanted.run, uid="r2", otid=None), uid="e" * 32)
+    )
+    assert other.conversation == run.conversation
+
+
+async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
+    store: Store, alice: Speaker, draft: Run
+) -> None:
+    run = await store.runs.create(draft)
+    for kind in ("request", "event", "call", "result"):
+        await store.runs.add_text(run.agent, run.id, kind, 1, f"the {kind} of it".encode())
+    assert await store.runs.drop_texts(100.0, 10) == 0
+    await store.runs.end(run.agent, run.id, RunState.COMPLETED, "end_turn", 8.0)
+    assert await store.runs.texts_since() == 8.0
+    assert await store.runs.drop_texts(8.0, 10) == 0
+    assert await store.runs.drop_texts(9.0, 10) == 1
+    for kind in ("request", "event", "call", "result"):
+        assert await store.runs.texts(run.agent, run.id, kind) == ()
+    assert await store.runs.texts_since() is None
+    (exchange,) = await said(alice, 1)
+    waits = await store.runs.create(replace(draft, uid="r2", otid=None))
+    step = RunStep(exchange, waits.agent, waits.id, 1, 5.0, 6.0, Counts(), "requires_approval", waiting=CALLS)
+    await put_step(store, step)
+    await store.runs.add_text(waits.agent, waits.id, "event", 1, b"words")
+    await store.runs.add_text(waits.agent, waits.id, "result", 1, b"needed")
+    assert await store.runs.drop_texts(9.0, 10) == 1
+    assert [x.data for x in await store.runs.texts(waits.agent, waits.id, "result")] == [b"needed"]
+    assert await store.runs.texts(waits.agent, waits.id, "event") == ()
+    assert await store.runs.last_step(waits.agent, waits.id) == step

@@ -183,7 +183,8 @@ class Turn:
     @property
     def _is_past_status(self) -> bool:
         """True where no status can tell an error any more. With one a client sends again what is kept already."""
-        return self._head_sent or (self.spec.shows_steps and self._steps > 0)
+        spec = self.spec
+        return self._head_sent or spec.has_status or (spec.shows_steps and self._steps > 0)
 
     def _client_left(self) -> list[Command]:
         if self._state is _State.SAVING:  # its outcome is on its way already

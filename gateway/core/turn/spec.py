@@ -26,6 +26,7 @@ class TurnSpec:
     keeps_steps: each round is kept before the next one begins; else they are hidden rounds of one reply.
     shows_steps: the client reads each round as messages of its own, and always in events, also a reply that came whole;
     else all rounds are one reply to it.
+    has_status: the status was sent before the turn, so every error is told behind it.
     alone: names of tools of ours that are never run beside one another.
     filler: a sentence that is said when a tool of ours takes long; None: none is.
     asides: arguments of our tools that are shown while they are written, or are not the tool's; None: there are none.
@@ -41,6 +42,7 @@ class TurnSpec:
     count: Callable[[str], int] = estimate_tokens
     keeps_steps: bool = False
     shows_steps: bool = False
+    has_status: bool = False
     alone: Collection[str] = ()
     filler: FixedFiller | None = None
     asides: Asides | None = None

@@ -52,6 +52,7 @@ def terms_of(sending: Sending, prompt: Prompt) -> TurnSpec:
         hold_end=True,
         keeps_steps=True,
         shows_steps=sending.shows_steps,
+        has_status=sending.accepted is not None,
         alone=alone_of(sending.spec),
         filler=sending.spec.fixed_filler,
         asides=asides_of(sending.spec, request.tools),

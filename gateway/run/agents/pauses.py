@@ -36,23 +36,31 @@ class CallDecision:
 class PausedRun:
     """Calls that waited, as they are now.
 
-    is_partial: others still wait. theirs: ids of the client's.
+    is_partial: others still wait. theirs: ids of the client's. maker: the row of the run that made the calls.
     """
 
     calls: ResumedCalls
     theirs: frozenset[str]
     is_partial: bool
     waiting_run: Run
+    maker: int = 0
 
 
-def decided(step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision]) -> list[WireMessage]:
-    """Returns the answers as they are kept. Raises: BadRequest: one is about a call that does not wait for it."""
+def decided(
+    step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision], *, may_repeat: bool = False
+) -> list[WireMessage]:
+    """Returns the answers as they are kept. may_repeat: the same send came before, perhaps; what it said is left out.
+
+    Raises: BadRequest: one is about a call that does not wait for it.
+    """
     done = set(answered)
     waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in done}
     found: list[WireMessage] = []
     for each in decisions:
         ids = [each.call_id] if each.call_id is not None else [id for id in waits if waits[id] == "approval"]
         for id in ids:
+            if may_repeat and id in done:
+                continue
             kind = waits.pop(id, None)
             if kind is None or (kind == "client") != (each.result is not None):
                 raise BadRequest(f"The call {id!r} does not wait for this answer.", param="messages")
@@ -70,10 +78,16 @@ def decided(step: RunStep, answered: Iterable[str], decisions: Sequence[CallDeci
     return found
 
 
+def left_off(known: Known, run: Run) -> PausedRun:
+    """Returns the calls of the step with which a conversation ends, all of which are made: its run was broken off.
+
+    Of those that have left the gateway the record tells what came of them.
+    """
+    return PausedRun(ResumedCalls(_calls(known)), frozenset(), is_partial=False, waiting_run=run)
+
+
 def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run) -> PausedRun:
-    content = known.tree.content(known.path[-1])
-    replies = content.full if content.is_step and content.full else [content.said or {}]
-    calls = tuple(call for m in replies for call in m.get("tool_calls") or ())
+    calls = _calls(known)
     results, denied, approved = [], set(), set()
     for m in answers:
         private, id = private_of(m), str(m["tool_call_id"])
@@ -97,22 +111,37 @@ def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run
     )
 
 
-def called_before(known: Known) -> list[CalledTool]:
-    """Returns the calls since the user's newest message that have their results: a pause does not reset the rules."""
+def _calls(known: Known) -> tuple[WireMessage, ...]:
+    """Returns the calls of the step with which a conversation ends."""
+    content = known.tree.content(known.path[-1])
+    replies = content.full if content.is_step and content.full else [content.said or {}]
+    return tuple(call for m in replies for call in m.get("tool_calls") or ())
+
+
+def called_before(known: Known, *, goes_on: bool = False) -> list[CalledTool]:
+    """Returns the calls since the user's newest message that have their results: a pause does not reset the rules.
+
+    goes_on: what comes in next is of a run that is taken up, and not a new send.
+    """
     found: list[CalledTool] = []
-    if known.plan.messages:
+    if known.plan.messages and not goes_on:
         return found
     names: dict[str, str] = {}
-    for x in known.path:
-        content = known.tree.content(x)
-        for m in content.messages or ():
+
+    def take(messages: Iterable[WireMessage]) -> None:
+        for m in messages:
             if m.get("role") == "user" and private_of(m).get("shown") != "system":
                 found.clear()
             if m.get("role") == "tool" and (name := names.get(str(m.get("tool_call_id")))):
                 private = private_of(m)
                 status = "denied" if private.get("approval") == "denied" else private.get("status")
                 found.append(CalledTool(name, str(status or "success"), text_of(m)))
+
+    for x in known.path:
+        content = known.tree.content(x)
+        take(content.messages or ())
         for m in content.full if content.is_step and content.full else [content.said or {}]:
             for call in m.get("tool_calls") or ():
                 names[str(call.get("id"))] = str(call["function"]["name"])
+    take(known.plan.messages)
     return found

@@ -33,14 +33,15 @@ async def sent_before(
     store: Store,
     agent: Agent,
     name: str,
-    messages: Sequence[WireMessage],
+    messages: Sequence[WireMessage] | None,
     otid: bytes | None,
     head: Sequence[WireMessage] = (),
 ) -> SentBefore | None:
     """Returns what became of a send before; None: it is new.
 
-    name: of the conversation. otid: the digest of the client's id; None: a send counts as the same whose messages are
-    those of the conversation's newest run. head: messages with which a conversation begins. Raises: StoreError.
+    name: of the conversation. messages: None: answers to a pause. otid: the digest of the client's id; None: a send
+    counts as the same whose messages are those of the conversation's newest run. head: messages with which a
+    conversation begins. Raises: StoreError.
     """
     if otid is not None:
         run = await store.runs.by_otid(agent.id, otid)
@@ -53,6 +54,8 @@ async def sent_before(
     entries = await store.runs.steps(run)
     exchanges = [await store.turns.exchange(agent, entry.step.exchange) for entry in entries]
     steps = tuple(e for e in exchanges if e is not None)
+    if messages is None:
+        return SentBefore(run, agent, steps, run.state is RunState.COMPLETED, is_said_anew=True)
     # A process that is gone has left no step behind of a call that it was making.
     first = steps[0] if steps else await _unanswered(store, agent, name)
     atoms = Canon(agent.secret).atoms

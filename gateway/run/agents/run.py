@@ -18,7 +18,7 @@ from gateway.core.turn.waits import Wait
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.memory.line import DEFAULT
 from gateway.run.upstream.route import Route
-from storage.records import Agent, Exchange, Run, Scope
+from storage.records import Agent, Counts, Exchange, Run, Scope
 
 MAX_STEPS = 50
 
@@ -33,6 +33,7 @@ class RunRequest:
     headers, credential: what of the request may go upstream. parent: the row of a run of another agent that waits for
     this one; depth: how many messages of agents led to it. spares_pauses: it is refused where somebody has to answer
     calls first, which a message in between would leave without an answer.
+    model, system: those that the send names; `spec` has them already.
     """
 
     spec: AgentSpec
@@ -50,6 +51,20 @@ class RunRequest:
     parent: int | None = None
     depth: int = 0
     spares_pauses: bool = False
+    model: str | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedRun:
+    """A run that was accepted before, as an attempt finds it. request: what is kept of its request without messages.
+
+    attempt: from 1 on; the process may have died in earlier ones.
+    """
+
+    run: Run
+    request: bytes
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,7 @@ class RunStart:
 
     first: the number of the step's first message; reply: of its reply. Where calls that waited are answered, of the
     step that made them: no other is open before they have run (is_resumed). names: {call id: tool} of those.
+    steps, counts: of earlier attempts. attempt: whose reply that is, where an earlier one may have shown some of it.
     """
 
     run: str
@@ -66,6 +82,9 @@ class RunStart:
     reply: int
     is_resumed: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
+    steps: int = 0
+    counts: Counts = field(default_factory=Counts)
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +121,7 @@ class Sending:
     depth: int = 0
     spares_pauses: bool = False
     above: Wait | None = None
+    accepted: AcceptedRun | None = None
 
     @property
     def scope(self) -> Scope:

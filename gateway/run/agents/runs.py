@@ -8,32 +8,35 @@ leaves cancels the run, and what was finished of it stays.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from zlib import crc32
-
-import orjson
 
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.append import abandon, repeated
 from gateway.core.conversation.canonical import Canon, is_system
 from gateway.core.conversation.listed import calls_of
-from gateway.core.ids import new_uid, uid_of
+from gateway.core.ids import uid_of
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
+from gateway.core.turn.rules import RuleGuide
 from gateway.core.turn.waits import Wait, Waiter
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId
 from gateway.metrics import Metrics
+from gateway.run.agents.begin import BeginsRuns, digest_of
+from gateway.run.agents.calls import CallRecord
 from gateway.run.agents.guide import guide_of, is_overfull, terms_of
-from gateway.run.agents.pauses import CallDecision, PausedRun, called_before, decided, paused
+from gateway.run.agents.pauses import called_before
 from gateway.run.agents.peers import Peers, Speaker
 from gateway.run.agents.registry import Registry
 from gateway.run.agents.retry import SentBefore, sent_before
 from gateway.run.agents.run import (
+    AcceptedRun,
     RunRequest,
     RunResult,
     RunStart,
@@ -42,7 +45,7 @@ from gateway.run.agents.run import (
     of_client,
     request_of,
 )
-from gateway.run.agents.steps import TRIES, StepsMemory
+from gateway.run.agents.steps import MakesToolbox, StepsMemory
 from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
@@ -62,12 +65,14 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
 from storage.commands import StepEnd
-from storage.errors import NotFound, Stale, StoreError, WriteConflict
+from storage.errors import NotFound, StoreError
 from storage.records import Agent, Run, RunState, Scope
 
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
 MOST_SENDS = 32
+# A run in the background waits so long for a commit: nobody waits for it.
+DISK_WAIT_S = 3600.0
 
 
 class AgentRuns:
@@ -83,14 +88,21 @@ class AgentRuns:
         limits: TurnLimits,
         registry: Registry,
         answer_wait_s: float,
+        background: Failover,
     ) -> None:
-        """answer_wait_s: how long an agent waits for another one's answer."""
+        """answer_wait_s: how long an agent waits for another one's answer.
+
+        background: has connections of its own, for the runs that nobody waits for.
+        """
         self._settings = settings
         self._keeper = keeper
         self._failover = failover
         self._metrics = metrics
         self._pending = pending
         self._limits = limits
+        self._background = background
+        self._patient = replace(limits, commit_wait_s=DISK_WAIT_S, beat_s=0.0)
+        self._begins = BeginsRuns(keeper, pending, self._tools_of)
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self._live: dict[int, TurnRun] = {}  # by the run's row
         self._peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
@@ -109,7 +121,26 @@ class AgentRuns:
 
         Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
         """
-        sending = Sending(
+        return await self._send(replace(self._sending(asked), above=above), view, sink, receipt)
+
+    async def perform(
+        self,
+        asked: RunRequest,
+        accepted: AcceptedRun,
+        place: QueuePlace,
+        view: Callable[[RunStart], MakesView],
+        sink: Sink,
+    ) -> None:
+        """Performs a run that was accepted, or goes on with it where an earlier attempt was broken off.
+
+        place: in the queue of its conversation, which is free now. asked: its conversation is `default`, or a uid.
+        Raises: GatewayError: it cannot begin; StoreError, CancelledError: it stays as it is, and can be taken up again.
+        """
+        sending = replace(self._sending(asked), accepted=accepted)
+        await self._answer(sending, place, view, sink, Receipt(time.perf_counter()))
+
+    def _sending(self, asked: RunRequest) -> Sending:
+        return Sending(
             request_of(asked),
             asked.messages,
             identity_of(asked),
@@ -124,9 +155,7 @@ class AgentRuns:
             parent=asked.parent,
             depth=asked.depth,
             spares_pauses=asked.spares_pauses,
-            above=above,
         )
-        return await self._send(sending, view, sink, receipt)
 
     async def preview(self, asked: RunRequest) -> Prompt:
         """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError, UnknownModel."""
@@ -225,8 +254,7 @@ class AgentRuns:
         live = self._live.get(run.id)
         if live is not None:
             live.stop(StopReason.CANCELLED)
-        now = self._keeper.now()
-        return await self._keeper.store.runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", now)
+        return await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
 
     # -- one send
 
@@ -244,7 +272,7 @@ class AgentRuns:
                     sending = await self._enter(sending, place)
                     if sending.spares_pauses and await self._is_paused(sending):
                         raise Conflict("This conversation waits for answers to calls.")
-                    if not sending.decisions and (before := await self._before(sending)) is not None:
+                    if (before := await self._before(sending)) is not None:
                         if before.is_answered:
                             return RunResult(before.run, before.agent, before.steps, is_repeat=True)
                         messages = sending.messages if before.is_said_anew else ()
@@ -255,11 +283,14 @@ class AgentRuns:
 
     async def _before(self, sending: Sending) -> SentBefore | None:
         agent, identity = await self._agent(sending), sending.identity
-        if not agent.id or not (sending.otid or identity.retry):
+        is_marked = sending.otid or (identity.retry and not sending.decisions)
+        if not agent.id or not is_marked:
             return None
-        name, digest = identity.conversation or DEFAULT, _digest(agent, sending.otid)
+        name, digest = identity.conversation or DEFAULT, digest_of(agent, sending.otid)
         head = () if sending.spec.defined is None else sending.spec.defined.initial_messages
-        return await sent_before(self._keeper.store, agent, name, sending.messages, digest, head)
+        # Answers to a pause are known by the id alone.
+        said = None if sending.decisions else sending.messages
+        return await sent_before(self._keeper.store, agent, name, said, digest, head)
 
     async def _enter(self, sending: Sending, place: QueuePlace) -> Sending:
         """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
@@ -295,23 +326,27 @@ class AgentRuns:
         receipt: Receipt,
     ) -> RunResult:
         key = partial(crc32, repr(sending.identity.scope).encode())
-        attempts = self._failover.attempts(sending.route, key, sink, receipt)
+        failover = self._failover if sending.accepted is None else self._background
+        attempts = failover.attempts(sending.route, key, sink, receipt)
         form = form_for(sending.request, attempts.endpoint)
         asked = MemoryRequest(
             sending.request, sending.identity, sending.spec, self._keeper.now(), attempts.target, place
         )
+        accepted = sending.accepted
         await self._pending.written(sending.scope, self._limits.commit_wait_s)
         try:
-            memory, prompt, resumed = await self._begin(sending, asked, form, sink)
+            begun = await self._begins.begin(sending, asked, form, sink)
         except StoreError as error:
+            if accepted is not None:
+                raise
             raise _told(error) from error
+        memory, prompt, resumed = begun.memory, begun.prompt, begun.paused
         if resumed is not None and resumed.is_partial:
+            if accepted is not None:
+                await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
             return RunResult(memory.run, memory.known.agent, ())
         call = ChatCall(
             sending.request, sending.headers, sending.credential, sending.route.upstream, "on", receipt
-        )
-        guide = guide_of(
-            sending.spec, prompt, sending.max_steps, called_before(memory.known), can_ask=sending.shows_steps
         )
         with attempts:
             turn = TurnRun(
@@ -319,75 +354,56 @@ class AgentRuns:
                 attempts,
                 prompt,
                 memory,
-                view(_started(memory)),
+                view(_started(memory, accepted)),
                 sink,
                 self._pending,
                 self._metrics,
-                self._limits,
-                guide,
+                self._limits if accepted is None else self._patient,
+                _guide(sending, memory, prompt),
                 terms_of(sending, prompt),
                 resumed.calls if resumed is not None else None,
                 StopReason.SYSTEM_OVERFLOW if sending.shows_steps and await is_overfull(prompt) else None,
+                is_taken_up=accepted is not None,
             )
-            run = memory.run.id
-            if run:
-                self._live[run] = turn
             try:
-                status = await turn.run()
+                status = await self._live_turn(turn, memory.run)
             finally:
-                self._live.pop(run, None)
                 self._metrics.added_ms.observe(receipt.added_ms)
                 self._metrics.memory.inc("on")
         return RunResult(memory.run, memory.known.agent, tuple(memory.steps), status=status)
 
-    async def _begin(
-        self, sending: Sending, asked: MemoryRequest, form: EndpointForm, sink: Sink
-    ) -> tuple[StepsMemory, Prompt, PausedRun | None]:
-        """Reads what the send goes on from, and writes what came in. Raises: BadRequest, StoreError, ClientGone."""
-        keeper = self._keeper
-        replaces = sending.replaces
-        run = Run(
-            0,
-            new_uid(),
-            0,
-            0,
-            RunState.RUNNING,
-            keeper.now(),
-            parent=sending.parent,
-            depth=sending.depth,
-            otid=_digest(await self._agent(sending), sending.otid),
-        )
-        for _ in range(TRIES):
-            with sink.while_here():
-                known = await read_line(keeper.store, asked, sending.messages, keeper.settings.idle_s)
-                resumed = await self._resume(known, sending.decisions) if sending.decisions else None
-                memory = StepsMemory(
-                    keeper,
-                    known,
-                    form,
-                    resumed.waiting_run if resumed is not None and resumed.is_partial else run,
-                    partial(self.toolbox, speaker=_speaker(sending, known)),
-                    frozenset() if resumed is None else resumed.theirs,
-                    None if replaces is None else replaces.id,
-                )
-                prompt = await memory.prompt()
-            if resumed is not None:
-                return memory, prompt, resumed
-            try:
-                # Not given up when the client leaves: a run that is on disk has to come to its end.
-                await memory.open(prompt)
-                return memory, prompt, None
-            except (WriteConflict, Stale):
-                # Somebody else has written in the meantime, or forgotten: all of it is read again.
-                continue
-        raise WriteConflict("this conversation changes too fast")
+    async def _live_turn(self, turn: TurnRun, run: Run) -> int:
+        """Runs a turn that can be stopped meanwhile. Returns the status."""
+        if run.id:
+            self._live[run.id] = turn
+        try:
+            if run.background:
+                now = await self._keeper.store.runs.load(run.agent, run.id)
+                if now is None or now.is_over:
+                    # It was cancelled before it could be stopped.
+                    return 200
+            return await turn.run()
+        finally:
+            self._live.pop(run.id, None)
+
+    async def _end(self, run: Run, state: RunState, stop: StopReason) -> Run:
+        return await self._keeper.store.runs.end(run.agent, run.id, state, stop, self._keeper.now())
+
+    def _tools_of(self, sending: Sending, known: Known) -> MakesToolbox:
+        return partial(self.toolbox, speaker=_speaker(sending, known))
 
     def toolbox(
-        self, known: Known, changes: BlockEdits, run: Run | None = None, speaker: Speaker | None = None
+        self,
+        known: Known,
+        changes: BlockEdits,
+        run: Run | None = None,
+        maker: int = 0,
+        speaker: Speaker | None = None,
     ) -> Toolbox:
         """Returns the tools of one step of a run, or of one turn that is written as a whole.
 
-        speaker: the turn, as it speaks to other agents; None: it makes no calls.
+        maker: the row of the run that made the calls, 0 where they are not kept. speaker: the turn, as it speaks to
+        other agents; None: it makes no calls.
         """
         keeper, tokens, asked = self._keeper, self._settings.memory.recall_tokens, known.asked
         memory = MemoryTools(keeper.store, known, changes, tokens, keeper.now, keeper.embed_query)
@@ -396,24 +412,10 @@ class AgentRuns:
         window = asked.target.context_window
         others = None if speaker is None else self._peers.of(speaker, None if run is None else run.id or None)
         uid = None if run is None else run.uid
-        return AgentTools(memory, self.foreign, asked.spec, asked.request.tools, window, uid, others)
-
-    # -- answers to calls that wait
-
-    async def _resume(self, known: Known, decisions: Sequence[CallDecision]) -> PausedRun:
-        """Returns how a turn goes on that waited for these decisions. Raises: BadRequest, StoreError."""
-        store, conversation = self._keeper.store, known.look.conversation
-        step = None if conversation is None else await store.runs.waiting(known.agent.id, conversation.id)
-        if step is None or not known.path or known.path[-1].id != step.exchange:
-            raise BadRequest("Nothing waits for an answer in this conversation.", param="messages")
-        texts = await store.runs.texts(known.agent.id, step.run, "result")
-        before = [orjson.loads(text.data) for text in texts]
-        given = decided(step, [m["tool_call_id"] for m in before], decisions)
-        for n, message in enumerate(given, 1 + max((text.seq for text in texts), default=-1)):
-            await store.runs.add_text(known.agent.id, step.run, "result", n, orjson.dumps(message))
-        run = await store.runs.newest(known.agent.id, known.path[-1].conversation)
-        assert run is not None
-        return paused(known, step, [*before, *given], run)
+        calls = (
+            CallRecord(keeper.store, known.agent.id, maker, known.path[-1]) if maker and known.path else None
+        )
+        return AgentTools(memory, self.foreign, asked.spec, asked.request.tools, window, uid, others, calls)
 
 
 def _speaker(sending: Sending, known: Known) -> Speaker:
@@ -422,21 +424,30 @@ def _speaker(sending: Sending, known: Known) -> Speaker:
     return Speaker.of(known, waiter, Passes(sending.headers, sending.credential))
 
 
-def _started(memory: StepsMemory) -> RunStart:
+def _guide(sending: Sending, memory: StepsMemory, prompt: Prompt) -> RuleGuide:
+    left, goes_on = sending.max_steps, False
+    if sending.accepted is not None:
+        goes_on = sending.accepted.run.state is RunState.RUNNING
+        # The reply of a step that is taken up with its calls counts once more.
+        left -= memory.run.steps - (goes_on and memory.opened is None)
+    called = called_before(memory.known, goes_on=goes_on)
+    return guide_of(sending.spec, prompt, left, called, can_ask=sending.shows_steps)
+
+
+def _started(memory: StepsMemory, accepted: AcceptedRun | None) -> RunStart:
     e = memory.opened or memory.known.path[-1]
-    is_resumed = memory.opened is None
+    is_resumed, run = memory.opened is None, memory.run
     return RunStart(
-        memory.run.uid,
+        run.uid,
         memory.known.agent,
         e.seq,
         e.seq + len(e.inputs),
         is_resumed,
         calls_of(e) if is_resumed else {},
+        run.steps,
+        run.counts,
+        1 if accepted is None else accepted.attempt,
     )
-
-
-def _digest(agent: Agent, otid: str | None) -> bytes | None:
-    return None if not otid else Canon(agent.secret).digest(otid.encode())
 
 
 def _told(error: StoreError) -> Exception:

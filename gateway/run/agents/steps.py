@@ -7,6 +7,7 @@ set. If somebody else was faster they are made again on what is there then, so n
 from __future__ import annotations
 
 import asyncio
+from asyncio import Future
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.ledger import counts_of
 from gateway.core.upstream.policy import Target
+from gateway.run.agents.calls import call_number
 from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
 from gateway.run.memory.known import Known, in_order
 from gateway.run.memory.line import ended, go_on, open_write, reread
@@ -34,13 +36,14 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox
 from storage.commands import BlockMerge, Committed, RunEnd, StepEnd, StepOpen, StepOpened
-from storage.errors import NotFound, Stale, TooSlow, WriteConflict
+from storage.errors import NotFound, Stale, StoreError, TooSlow, WriteConflict
 from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep, Snapshot
 
 # How often edits are made again, or a send is planned again, because somebody else was faster.
 TRIES = 8
 
-MakesToolbox = Callable[[Known, BlockEdits, Run], Toolbox]
+# Makes the tools of a step of a run. The last: the row of the run that made the step whose calls they run; 0: none yet.
+MakesToolbox = Callable[[Known, BlockEdits, Run, int], Toolbox]
 
 _STATES = {
     End.FINISHED: RunState.COMPLETED,
@@ -53,8 +56,9 @@ _STATES = {
 class StepsMemory:
     """Memory's part of one run.
 
-    known: what the step under way goes on from. run: its row, id 0 until its first step is open. makes_toolbox: makes
-    the tools of a step. theirs: ids of calls that the client has answered. steps: the exchanges that have ended.
+    known: what the step under way goes on from. run: its row, id 0 until its first step is open, unless it was accepted
+    before. theirs: ids of calls that the client has answered. maker: the row of the run that made the calls with which
+    it begins. replaces, request: as in `StepOpen`. steps: the exchanges that have ended.
     """
 
     keeper: MemoryKeeper
@@ -63,14 +67,16 @@ class StepsMemory:
     run: Run
     makes_toolbox: MakesToolbox
     theirs: frozenset[str] = frozenset()
+    maker: int = 0
     replaces: int | None = None
+    request: bytes | None = None
     steps: list[Exchange] = field(default_factory=list)
     changes: BlockEdits = field(init=False)
     toolbox: Toolbox = field(init=False)
     _read: tuple[Block, ...] = ()  # the blocks as the tools found them
     _opened: StepOpened | None = None  # the step under way
+    _late: tuple[StepOpen, Future[StepOpened]] | None = None  # one whose opening took too long
     _begun: float = 0.0
-    _number: int = 0
     _section: Snapshot | None = None  # the path's, as it is stored
     _learned: Snapshot | None = None  # the same with what the path knows since
     _chars: int = 0
@@ -89,9 +95,24 @@ class StepsMemory:
     async def open(self, prompt: Prompt) -> None:
         """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
         now = self.keeper.now()
-        run = None if self.run.id else replace(self.run, begun=now)
-        write = open_write(self.known, prompt, run, now)
-        await self._open(replace(write, replaces=self.replaces))
+        write = open_write(self.known, prompt, self._to_begin(now), now)
+        await self._open(replace(write, replaces=self.replaces, request=self.request))
+
+    async def take_up(self, e: Exchange) -> None:
+        """Goes on with a step that an earlier attempt of this run has opened."""
+        conversation = self.known.look.conversation
+        assert conversation is not None
+        opened = StepOpened(self.known.agent, e, conversation.rev, self.known.pinned, None)
+        self._has_opened(opened, self.keeper.now(), conversation.key)
+
+    async def give_up(self, prompt: Prompt) -> None:
+        """Ends the run whose first step took too long to open, when that is on disk after all."""
+        try:
+            await self._settle()
+            if self._opened is not None:
+                await self._end_step(prompt, (), None, None, stop=StopReason.ERROR, error=StopReason.ERROR)
+        finally:
+            self.known.asked.place.leave()
 
     @property
     def opened(self) -> Exchange | None:
@@ -137,23 +158,12 @@ class StepsMemory:
     ) -> Exchange:
         assert self._opened is not None
         known, now = self.known, self.keeper.now()
-        above = known.path[-1].path if known.path else b""
-        e = finish_step(
-            self._opened.exchange,
-            Canon(known.agent.secret),
-            above,
-            full=full,
-            said=said,
-            model=known.plan.query.model,
-            evicted=prompt.window.evicted,
-            now=now,
-        )
-        self._number += 1
+        e = self._finished(self._opened.exchange, prompt, full, said)
         step = RunStep(
             e.id,
             known.agent.id,
             self.run.id,
-            self._number,
+            self.run.steps + 1,
             self._begun,
             now,
             counts_of(usage),
@@ -162,13 +172,29 @@ class StepsMemory:
             error,
             dict(waiting or {}),
         )
-        kept = [orjson.dumps(each.stored()) for each in results]
         section = None if stop is None else self._learned
-        await asyncio.shield(self.keeper.store.append.finish(StepEnd(known.agent, e, step, kept, section)))
+        write = StepEnd(known.agent, e, step, _kept_results(e, results), section)
+        await asyncio.shield(self.keeper.store.append.finish(write))
         counts = Counts(*map(sum, zip(self.run.counts, step.counts, strict=True)))
-        self.run = replace(self.run, steps=self._number, counts=counts)
+        self.run = replace(self.run, steps=self.run.steps + 1, counts=counts)
+        self.maker = self.run.id
         self._take(e)
         return e
+
+    def _finished(
+        self, e: Exchange, prompt: Prompt, full: Sequence[WireMessage], said: WireMessage | None
+    ) -> Exchange:
+        known = self.known
+        return finish_step(
+            e,
+            Canon(known.agent.secret),
+            known.path[-1].path if known.path else b"",
+            full=full,
+            said=said,
+            model=known.plan.query.model,
+            evicted=prompt.window.evicted,
+            now=self.keeper.now(),
+        )
 
     def _take(self, e: Exchange) -> None:
         """Goes on from an exchange that has ended."""
@@ -187,12 +213,14 @@ class StepsMemory:
         told = None if pinned is None else dict(pinned.known.get("blocks", {}))
         self._read = tuple(blocks)
         self.changes = BlockEdits(list(blocks), told=told)
-        self.toolbox = self.makes_toolbox(self.known, self.changes, self.run)
+        self.toolbox = self.makes_toolbox(self.known, self.changes, self.run, self.maker)
 
     # -- the next one begins
 
-    async def _open_next(self, results: Sequence[ToolResult], nudge: str) -> Prompt:
-        """Opens the next step. Returns its prompt. Raises: StoreError."""
+    async def _open_next(
+        self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None = None
+    ) -> Prompt:
+        """Opens the next step; with an end that is all of it. Returns its prompt. Raises: StoreError."""
         for _ in range(TRIES):
             messages = self._messages(results, nudge)
             pinned = self.known.pinned
@@ -202,9 +230,12 @@ class StepsMemory:
             tip = known.path[-1]
             self.known = go_on(known, tip, messages, pinned, self.changes.blocks, now)
             prompt = await self.prompt()
-            write = open_write(self.known, prompt, None if self.run.id else replace(self.run, begun=now), now)
+            write = open_write(self.known, prompt, self._to_begin(now), now)
             merged, versions = self._edits(tip)
             write = replace(write, edits=merged, versions=versions, snapshot=self._put_off(write.snapshot))
+            if end is not None:
+                e = self._finished(write.exchange, prompt, (), None)
+                write = replace(write, exchange=e, end=end)
             try:
                 await self._open(write)
                 return prompt
@@ -269,21 +300,39 @@ class StepsMemory:
                 self.changes.ops.append(op)
         return [_joined(made[each.call_id]) if each.call_id in made else each for each in results]
 
+    def _to_begin(self, now: float) -> Run | None:
+        """Returns the run as it begins with the step that is opened; None: it has begun."""
+        return replace(self.run, begun=now) if self.run.begun is None else None
+
     async def _open(self, write: StepOpen) -> None:
+        opening = self.keeper.store.append.open(write)
         try:
-            async with asyncio.timeout(self.keeper.open_wait_s):
-                opened = await asyncio.shield(self.keeper.store.append.open(write))
+            # Nobody waits for a run in the background, so it waits for the disk.
+            async with asyncio.timeout(None if self.run.background else self.keeper.open_wait_s):
+                opened = await asyncio.shield(opening)
         except TimeoutError:
+            self._late = write, opening
             raise TooSlow("the disk did not take the message in time") from None
+        self._has_opened(opened, write.now, write.key)
+
+    async def _settle(self) -> None:
+        """Waits for an opening that took too long, so that what it has opened is ended."""
+        late, self._late = self._late, None
+        if late is not None:
+            write, opening = late
+            with suppress(StoreError):
+                self._has_opened(await asyncio.shield(opening), write.now, write.key)
+
+    def _has_opened(self, opened: StepOpened, begun: float, key: str | None) -> None:
         self.keeper.store.agents.remember(opened.agent)
         e, look = opened.exchange, self.known.look
         uid = self.known.conversation_uid
-        conversation = Conversation(e.conversation, uid, write.key, opened.rev, e.id)
+        conversation = Conversation(e.conversation, uid, key, opened.rev, e.id)
         look = replace(look, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
         self._section = opened.snapshot
         pinned = self._learned or opened.snapshot
         self.known = replace(self.known, agent=opened.agent, look=look, pinned=pinned, unended=None, row=e.id)
-        self._opened, self._begun = opened, write.now
+        self._opened, self._begun = opened, begun
         self.run = opened.run or self.run
         self.changes.ops.clear()
 
@@ -293,6 +342,8 @@ class StepsMemory:
         try:
             await self._end(prompt, outcome)
         except Stale:
+            if self.run.background:
+                raise
             # What the step says may quote what is gone: it stays unfinished, and the next send ends it. With a whole
             # memory its run is gone too.
             with suppress(NotFound):
@@ -311,18 +362,16 @@ class StepsMemory:
             stop = StopReason.SYSTEM_OVERFLOW
         if state is RunState.COMPLETED and not stop.is_proper:
             state = RunState.FAILED
+        await self._settle()
         error = str(stop) if state is RunState.FAILED else None
         if self._opened is None and outcome.results and not outcome.waiting:
             # The steps are used up, or the run was stopped: what its tools did is told with the next send.
-            await self._open_next(outcome.results, "")
+            end = RunEnd(self.known.agent.id, self.run.id, state, stop, self.keeper.now())
+            await self._open_next(outcome.results, "", end)
             assert self._opened is not None
-            e = finish_step(
-                self._opened.exchange, Canon(self.known.agent.secret), self.known.path[-1].path, full=(), said=None,
-                model=self.known.plan.query.model, evicted=prompt.window.evicted, now=self.keeper.now(),
-            )  # fmt: skip
-            await asyncio.shield(self.keeper.store.append.finish(StepEnd(self.known.agent, e, None)))
-            self._take(e)
-        elif self._opened is not None:
+            self._take(self._opened.exchange)
+            return
+        if self._opened is not None:
             full, said = outcome.full, outcome.said
             if not full and outcome.text and said is not None:
                 full = (said := with_private(said, cut=True),)
@@ -332,7 +381,7 @@ class StepsMemory:
             )  # fmt: skip
             self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
             return
-        elif outcome.waiting:
+        if outcome.waiting:
             await self._pause(stop, outcome)
             return
         await self._end_run(state, stop)
@@ -345,7 +394,7 @@ class StepsMemory:
             merged, versions = self._edits(e)
             end = RunEnd(
                 self.known.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(), e.id, outcome.waiting,
-                [orjson.dumps(each.stored()) for each in results], merged, versions,
+                _kept_results(e, results), merged, versions,
             )  # fmt: skip
             try:
                 self._has_ended(await asyncio.shield(self.keeper.store.append.end(end)))
@@ -382,6 +431,11 @@ def _joined(results: Sequence[ToolResult]) -> ToolResult:
     """Returns the result of a call that made several edits."""
     status = next((each.status for each in results if each.status == "error"), "success")
     return ToolResult(results[0].call_id, "\n".join(each.content for each in results), status)
+
+
+def _kept_results(e: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
+    """Returns results of calls of a step as they are kept until the others are there."""
+    return {call_number(e, each.call_id): orjson.dumps(each.stored()) for each in results}
 
 
 def _kept(e: Exchange) -> events.Kept:

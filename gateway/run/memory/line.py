@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from gateway.core.conversation.append import abandon, open_step, plan_step
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, is_user
 from gateway.core.conversation.match import Keeping, Query
@@ -101,6 +103,15 @@ async def read_line(
     seen = edits.view(blocks, line.look.ops, known.path_ids)
     head = () if path or asked.spec.defined is None else asked.spec.defined.initial_messages
     return _planned(known, [*head, *messages], line.look.snapshot, seen)
+
+
+def taken_up(known: Known) -> Known:
+    """Returns what was known before the step with which the conversation ends, which is still open."""
+    e = known.unended
+    assert e is not None
+    path = known.path[:-1]
+    known = replace(known, path=path, tree=Tree(path), unended=None)
+    return _planned(known, orjson.loads(e.input or b"[]"), known.pinned, known.blocks)
 
 
 async def reread(store: Store, known: Known) -> Known | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -26,7 +27,7 @@ from gateway.core.turn.rules import HEARTBEAT
 from gateway.run.tools.agents import SPEAKING, SendsToAgents, speak
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
+from gateway.run.tools.toolbox import ForeignCall, KeepsCalls, ToolAnswer, failed
 
 RESULT_CHARS = 50_000
 LEAST_CHARS = 5_000
@@ -43,7 +44,7 @@ class AgentTools:
     memory: edits and searches the agent's memory. foreign: performs those that were defined. theirs: names of tools of
     the client's, which outrank the agent's. window: tokens of the model's context; None: not known.
     run_uid: of the run that the step belongs to; None: a turn that is written as a whole. others: sends to other
-    agents; None: nothing is called.
+    agents; None: nothing is called. calls: the record of those that leave the gateway; None: none is kept.
     """
 
     memory: MemoryTools
@@ -53,6 +54,7 @@ class AgentTools:
     window: int | None = None
     run_uid: str | None = None
     others: SendsToAgents | None = None
+    calls: KeepsCalls | None = None
     _tools: dict[str, AgentTool] = field(init=False)
     _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides
 
@@ -81,11 +83,15 @@ class AgentTools:
             return failed(wrong)
         if call.name in SPEAKING and tool.definition is None:
             assert self.others is not None
-            return await speak(self.others, call, self._most(RESULT_CHARS))
+            return await self._once(call, partial(speak, self.others, call, self._most(RESULT_CHARS)))
         if tool.definition is None:
             return self._cut(await self._run_own(call), RESULT_CHARS)
-        answer = await self.foreign.run(tool.definition, self._foreign_call(call))
+        perform = partial(self.foreign.run, tool.definition, self._foreign_call(call))
+        answer = await self._once(call, perform)
         return self._cut(answer, min(RESULT_CHARS, tool.definition.result_chars))
+
+    async def _once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+        return await (perform() if self.calls is None else self.calls.once(call.call_id, perform))
 
     def _foreign_call(self, call: RunTool) -> ForeignCall:
         """Returns a call as others are told it. Its key is the same only for the same call of the same step."""

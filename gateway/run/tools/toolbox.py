@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import field
 from typing import Any, Protocol
 
@@ -50,6 +50,13 @@ class ForeignCall:
     key: str
     agent_state: Json = field(default_factory=dict)
     project: str = ""
+
+
+class KeepsCalls(Protocol):
+    """Keeps what is known of the calls that leave the gateway, beyond the death of the process."""
+
+    async def once(self, call_id: str, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+        """Returns the answer to a call, which is made unless it was made before."""
 
 
 class Toolbox(Protocol):

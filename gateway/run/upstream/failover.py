@@ -13,7 +13,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final
 
@@ -108,6 +109,15 @@ class Failover:
             ]
         about = "Whether an upstream is passed over, for one model at least, while there is another."
         metrics.watch("upstream_resting", about, self._passed_over, "upstream")
+
+    def beside(self, providers: Mapping[str, Provider]) -> Failover:
+        """Returns the same endpoints, over other connections to them: what is learned of one holds for both."""
+        other = copy(self)
+        other.endpoints = {
+            upstream: [replace(each, provider=providers[each.name]) for each in endpoints]
+            for upstream, endpoints in self.endpoints.items()
+        }
+        return other
 
     def attempts(
         self, route: Route, key: Callable[[], int], sink: Sink, receipt: Receipt, path: str = CHAT

@@ -1,0 +1,153 @@
+"""The beginning of a run: what it goes on from is read, and what came in is written before the model is asked.
+
+A run that was accepted earlier may have been broken off, since the process died. Its chain says how far it came: the
+last step is open (the model is called), or it has calls (those that were not made are made, and all results go on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import orjson
+
+from gateway.core.conversation.canonical import Canon
+from gateway.core.ids import new_uid
+from gateway.errors import BadRequest
+from gateway.run.agents.calls import call_number, is_of_step
+from gateway.run.agents.pauses import PausedRun, decided, left_off, paused
+from gateway.run.agents.run import AcceptedRun, Sending
+from gateway.run.agents.steps import TRIES, MakesToolbox, StepsMemory
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import Known, MemoryRequest
+from gateway.run.memory.line import read_line, taken_up
+from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.pending import Pending
+from gateway.run.sink import Sink
+from storage.errors import NotFound, Stale, TooSlow, WriteConflict
+from storage.records import Agent, Run, RunState, State
+
+# Returns what makes the tools of a send, with what is known of its conversation.
+ToolsOfSend = Callable[[Sending, Known], MakesToolbox]
+
+
+class MessageGone(Exception):
+    """The message of a run that was broken off is forgotten, so there is nothing to go on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunBeginning:
+    """A run whose first step is open, or one that begins with calls of a step that is kept (paused)."""
+
+    memory: StepsMemory
+    prompt: Prompt
+    paused: PausedRun | None = None
+
+
+class BeginsRuns:
+    """Begins runs. One for the process."""
+
+    def __init__(self, keeper: MemoryKeeper, pending: Pending, tools_of: ToolsOfSend) -> None:
+        self._keeper = keeper
+        self._pending = pending
+        self._tools_of = tools_of
+
+    async def begin(
+        self, sending: Sending, asked: MemoryRequest, form: EndpointForm, sink: Sink
+    ) -> RunBeginning:
+        """Reads what the send goes on from, and writes what came in.
+
+        Raises: BadRequest, StoreError, ClientGone, MessageGone.
+        """
+        keeper, accepted = self._keeper, sending.accepted
+        if accepted is not None and accepted.run.state is RunState.RUNNING:
+            return await self._take_up(sending, accepted, asked, form)
+        run = await self._run(sending)
+        for _ in range(TRIES):
+            with sink.while_here():
+                known = await read_line(keeper.store, asked, sending.messages, keeper.settings.idle_s)
+                resumed = await self._resume(known, sending) if sending.decisions else None
+                memory = StepsMemory(
+                    keeper,
+                    known,
+                    form,
+                    resumed.waiting_run if resumed is not None and resumed.is_partial else run,
+                    self._tools_of(sending, known),
+                    frozenset() if resumed is None else resumed.theirs,
+                    0 if resumed is None else resumed.maker,
+                    None if sending.replaces is None else sending.replaces.id,
+                    None if accepted is None else accepted.request,
+                )
+                prompt = await memory.prompt()
+            if resumed is not None:
+                return RunBeginning(memory, prompt, resumed)
+            try:
+                # Not given up when the client leaves: a run that is on disk has to come to its end.
+                await memory.open(prompt)
+                return RunBeginning(memory, prompt)
+            except TooSlow:
+                asked.place.hand_on()
+                self._pending.add(memory.give_up(prompt), "a run that began too late")
+                raise
+            except (WriteConflict, Stale):
+                # Somebody else has written in the meantime, or forgotten: all of it is read again.
+                continue
+        raise WriteConflict("this conversation changes too fast")
+
+    async def _run(self, sending: Sending) -> Run:
+        if sending.accepted is not None:
+            return sending.accepted.run
+        scope, agents = sending.scope, self._keeper.store.agents
+        agent = await agents.find(scope) or agents.draft(scope)
+        otid = digest_of(agent, sending.otid)
+        now, above = self._keeper.now(), (sending.parent, sending.depth)
+        return Run(0, new_uid(), 0, 0, RunState.RUNNING, now, *above, otid=otid)
+
+    # -- a run that was broken off
+
+    async def _take_up(
+        self, sending: Sending, accepted: AcceptedRun, asked: MemoryRequest, form: EndpointForm
+    ) -> RunBeginning:
+        keeper, run = self._keeper, accepted.run
+        known = await read_line(keeper.store, asked, (), keeper.settings.idle_s)
+        e = known.unended
+        if e is not None:
+            known = taken_up(known)
+        tools = self._tools_of(sending, known)
+        memory = StepsMemory(keeper, known, form, run, tools, maker=run.id)
+        prompt = await memory.prompt()
+        if e is not None:
+            await memory.take_up(e)
+            return RunBeginning(memory, prompt)
+        step = await keeper.store.runs.last_step(run.agent, run.id)
+        tip = known.path[-1] if known.path else None
+        if step is None or tip is None or tip.id != step.exchange or tip.state is State.FORGOTTEN:
+            raise MessageGone
+        return RunBeginning(memory, prompt, left_off(known, run))
+
+    # -- answers to calls that wait
+
+    async def _resume(self, known: Known, sending: Sending) -> PausedRun:
+        """Returns how a turn goes on that waited for these decisions. Raises: BadRequest, StoreError."""
+        store, conversation = self._keeper.store, known.look.conversation
+        step = None if conversation is None else await store.runs.waiting(known.agent.id, conversation.id)
+        tip = known.path[-1] if known.path else None
+        if step is None or tip is None or tip.id != step.exchange:
+            raise BadRequest("Nothing waits for an answer in this conversation.", param="messages")
+        texts = await store.runs.texts(known.agent.id, step.run, "result")
+        before = [orjson.loads(text.data) for text in texts if is_of_step(tip, text.seq)]
+        is_marked = sending.accepted is not None or sending.identity.retry or bool(sending.otid)
+        answered = [m["tool_call_id"] for m in before]
+        given = decided(step, answered, sending.decisions, may_repeat=is_marked)
+        for message in given:
+            number = call_number(tip, message["tool_call_id"])
+            await store.runs.add_text(known.agent.id, step.run, "result", number, orjson.dumps(message))
+        run = await store.runs.newest(known.agent.id, tip.conversation)
+        if run is None:
+            raise NotFound("the run that waits is gone")
+        return replace(paused(known, step, [*before, *given], run), maker=step.run)
+
+
+def digest_of(agent: Agent, otid: str | None) -> bytes | None:
+    """Returns the digest under which a send is known again."""
+    return None if not otid else Canon(agent.secret).digest(otid.encode())

@@ -1,0 +1,66 @@
+"""The record of calls that leave the gateway: each is noted before it is made, so that none is made twice.
+
+It lies with the run that made the step, beside the results that wait for others of the step. A call that was noted and
+has no result was perhaps made and perhaps not: the model is told so, and decides.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import orjson
+
+from gateway.core.conversation.listed import calls_of
+from gateway.run.tools.toolbox import ToolAnswer, failed
+from storage.errors import StoreError
+from storage.records import Exchange
+from storage.sql.store import Store
+
+INTERRUPTED = "Error: the call was interrupted; it may or may not have been done."
+_PLACES = 1000  # the numbers of a step's texts
+_RESULTS = 500  # from here on: of calls that have been made
+_log = logging.getLogger("mnemogate")
+
+
+def call_number(step: Exchange, call_id: str) -> int:
+    """Returns the number of a call of a step among the texts of its run."""
+    return step.seq * _PLACES + min([*calls_of(step)].index(call_id), _RESULTS - 1)
+
+
+def is_of_step(step: Exchange, number: int) -> bool:
+    """Returns whether a text of a run is an answer to a call of this step. Older runs counted their answers from 0."""
+    low = step.seq * _PLACES
+    return low <= number < low + _RESULTS or number < _RESULTS
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """The record of the calls of one step. agent, run: rows; the run is the one that made the step."""
+
+    store: Store
+    agent: int
+    run: int
+    step: Exchange
+
+    async def once(self, call_id: str, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+        """Returns the answer to a call, which is made unless it was noted before. Raises: StoreError: not noted."""
+        runs, number = self.store.runs, call_number(self.step, call_id)
+        if not await runs.add_text(self.agent, self.run, "call", number, orjson.dumps({"id": call_id})):
+            kept = await runs.texts(self.agent, self.run, "result", after=number + _RESULTS - 1, limit=1)
+            if kept and kept[0].seq == number + _RESULTS:
+                return ToolAnswer(**orjson.loads(kept[0].data))
+            return failed(INTERRUPTED)
+        answer = await perform()
+        data = {
+            "content": answer.content,
+            "status": answer.status,
+            "stdout": answer.stdout,
+            "stderr": answer.stderr,
+        }
+        try:
+            await runs.add_text(self.agent, self.run, "result", number + _RESULTS, orjson.dumps(data))
+        except StoreError as error:
+            _log.warning("the result of a call was not kept: %s", error.message)
+        return answer
