@@ -111,6 +111,20 @@ class AgentEntry:
 
 
 @frozen
+class ReaderEntry:
+    """A sleeptime agent that reads a memory. memory, reader: rows; uid: the reader's public name.
+
+    seq: up to where it has read; turns: those behind that, which it is to read.
+    """
+
+    memory: int
+    reader: int
+    uid: str
+    seq: int
+    turns: int
+
+
+@frozen
 class AgentFilter:
     """The agents that are asked for. None: any.
 

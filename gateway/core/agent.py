@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
 from storage.records import Block
 
 
@@ -52,7 +52,7 @@ class AgentSpec:
     filler: what is said ahead of a tool of ours.
     uid: the public name of its one memory, which is there; "": a profile's, which has a memory for each user.
     style: how it speaks: by text, or by a tool. tools: those that it has, in their order. defined: what was said of it
-    over REST; None: a profile's.
+    over REST; None: a profile's. sleeptime: None: nobody works after its turns.
     """
 
     name: str
@@ -71,6 +71,7 @@ class AgentSpec:
     style: Literal["reply", "message"] = "reply"
     tools: tuple[AgentTool, ...] = ()
     defined: AgentDefinition | None = None
+    sleeptime: Sleeptime | None = None
 
     @property
     def fixed_filler(self) -> FixedFiller | None:

@@ -9,6 +9,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+# So many turns make a sleeptime agent's run due, where nobody says how many.
+SLEEP_EVERY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Sleeptime:
+    """The agents that read, beside the conversation, what is said to an agent, and edit its blocks.
+
+    agents: their public names. frequency: so many turns make a run due; None: each does.
+    """
+
+    agents: tuple[str, ...] = ()
+    frequency: int | None = SLEEP_EVERY
+
 
 @dataclass(frozen=True, slots=True)
 class AgentDefinition:
@@ -26,7 +40,7 @@ class AgentDefinition:
     initial_messages: chat messages with which a conversation begins.
     rebuilds: the memory section is rendered anew before each call. recall_tokens: of a note; None: as the settings say.
     learns: facts are learned from what is said. filler: what is said ahead of a tool: "model", {"after_ms", "say"} or
-    "none"; None: as its kind says.
+    "none"; None: as its kind says. sleeptime: None: nobody works after its turns.
     kept: fields of a dialect that have no effect here, to be given back.
     """
 
@@ -50,6 +64,7 @@ class AgentDefinition:
     recall_tokens: int | None = None
     learns: bool = False
     filler: Literal["model", "none"] | dict[str, Any] | None = None
+    sleeptime: Sleeptime | None = None
     kept: dict[str, Any] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
@@ -63,6 +78,8 @@ class AgentDefinition:
         values = {name: value for name, value in body.items() if name in known}
         for name in ("rules", "initial_messages"):
             values[name] = tuple(values.get(name) or ())
+        if (sleeptime := values.get("sleeptime")) is not None:
+            values["sleeptime"] = Sleeptime(tuple(sleeptime["agents"]), sleeptime["frequency"])
         return cls(**values)
 
 

@@ -9,6 +9,7 @@ goes in short transactions. Each of them can be done again, so that a process th
     facts      likewise
     blocks     versions that came from one, and those built on them; a new value is made of what is left
     run_texts  what runs of the memory hold beside their exchanges
+    readings   what runs of its sleeptime agents hold of it
     additions  notes and hidden rounds that may quote what is gone
     end        marks and intention are deleted
 
@@ -36,6 +37,8 @@ from storage.sql.definitions import remove_definitions
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
 from storage.sql.named_blocks import hand_over_blocks
+from storage.sql.readers import load_sleepers
+from storage.sql.readings import empty_readings, end_readings
 from storage.sql.rebuild import erased_among, origins_of, rebuild_block
 from storage.sql.runs import erase_texts
 from storage.sql.statements import load
@@ -47,6 +50,8 @@ SQL = load("forget.sql")
 _PAGE = 32
 # The rows of one transaction where most are read and stay.
 _READ_PAGE = 128
+# The conversations of one transaction that are emptied whole.
+_FEW = 4
 _DAY_S = 86_400
 _NO_SOURCES = b"[]"
 
@@ -86,6 +91,8 @@ class Forgetting(Group):
         self._wake = wake
         # Where forgettings go on that were left off.
         self._cursors: dict[int, _Cursor] = {}
+        # What goes before a memory: those of its sleeptime agents.
+        self._before: dict[int, list[int]] = {}
 
     @reads
     async def find(
@@ -146,8 +153,17 @@ class Forgetting(Group):
 
         Jobs end, and begin again when all is gone: no model is asked about what is to go.
         """
-        id, scope = await self._database.bulk(lambda connection: begin_forgetting(connection, agent, target))
-        if scope is None:
+        now = self._now()
+
+        async def write(connection: Connection) -> tuple[int, Scope | None, list[int]]:
+            sleepers = await load_sleepers(connection, agent) if target.is_all else []
+            before = [(await begin_forgetting(connection, each, target, now))[0] for each in sleepers]
+            return *await begin_forgetting(connection, agent, target, now), before
+
+        id, scope, before = await self._database.bulk(write)
+        if before:
+            self._before[id] = before
+        if scope is None or before:
             self._agents.clear()
         else:
             self._agents.forget(scope)
@@ -168,6 +184,11 @@ class Forgetting(Group):
 
     async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
         """Runs to the end, unless `until` says that it is enough for now. True when all is gone."""
+        while before := self._before.get(id):
+            if not await self.run(before[0], until):
+                return False
+            del before[0]
+        self._before.pop(id, None)
         cursor: _Cursor | None = self._cursors.pop(id, (_FIRST, 0))
         while cursor is not None:
             at, now = cursor, self._now()
@@ -209,9 +230,10 @@ def _numbers(e: Exchange) -> list[int]:
 
 
 async def begin_forgetting(
-    connection: Connection, agent: int, target: ForgetTarget
+    connection: Connection, agent: int, target: ForgetTarget, now: float
 ) -> tuple[int, Scope | None]:
     """Writes a target down. Returns what `Forgetting.run` takes, and whose memory it is."""
+    await end_readings(connection, agent, now)
     wanted: object = target
     if target.is_all:
         row = await connection.row(SQL["agent_delete"], (agent,))
@@ -440,6 +462,10 @@ async def _erase_run_texts(connection: Connection, work: _Work, after: int) -> i
     return await erase_texts(connection, work.agent, after, _PAGE)
 
 
+async def _empty_readings(connection: Connection, work: _Work, after: int) -> int | None:
+    return after + 1 if await empty_readings(connection, work.agent, _FEW) else None
+
+
 async def _erase_additions(connection: Connection, work: _Work, after: int) -> int | None:
     """Erases notes and hidden rounds, later than what is gone, that may quote it."""
     agent = work.agent
@@ -505,6 +531,7 @@ async def _wipe_shared(connection: Connection, project: str) -> bool:
 
 _ERASING: dict[str, _Phase] = {
     "exchanges": _erase_exchanges,
+    "readings": _empty_readings,
     "run_texts": _erase_run_texts,
     "passages": _erasing("passage"),
     "facts": _erasing("fact"),

@@ -130,11 +130,12 @@ UPDATE facts SET agent = -id, seq = 0, at = 0, valid_from = 0, key = substr(key,
 DELETE FROM facts_ended WHERE fact = ? AND agent = ?
 
 -- name: blocks_seen
--- Finds the blocks that a memory could write, and whose they are: its own, those attached to it, and its profile's, which
--- are nobody's.
+-- Finds the blocks that a memory could write, and whose they are: its own, those attached to it, its profile's, which are
+-- nobody's, and those of its sleeptime agents.
 SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
 UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = CAST(?3 AS TEXT)
 UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'
+UNION ALL SELECT b.id, b.agent FROM readers r JOIN blocks b ON b.agent = r.reader WHERE r.memory = ?1 AND r.reader <> 0
 
 -- name: block_versions
 -- Reads all values of a block, oldest first.
@@ -149,6 +150,11 @@ WHERE block = ?2 AND version = ?3
 -- Reads the edit that made a version.
 SELECT id, exchange, call_id, op, label, arguments, state, at FROM block_ops
 WHERE exchange = ? AND call_id = ? AND length(arguments) > 2
+
+-- name: op_erase
+-- Empties the edit that made a version.
+UPDATE block_ops SET state = 'dropped', call_id = id, label = '', arguments = ?3
+WHERE exchange = ?1 AND call_id = ?2 AND length(arguments) > 2
 
 -- name: raise_epochs_seeing
 -- Has all who see a block take a new memory section at once.

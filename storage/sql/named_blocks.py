@@ -23,6 +23,7 @@ from storage.sql.attached import attach, detach, detach_all
 from storage.sql.blocks import begin_value, check_limit, empty_snapshots, make_block, undo_block, write_block
 from storage.sql.definitions import find_definition, put_definition, remove_definition
 from storage.sql.group import Group, alone, long_reads, reads, writes
+from storage.sql.readers import load_sleepers
 from storage.sql.statements import load, rows_of
 from storage.sql.words import part_of
 
@@ -54,6 +55,7 @@ async def add_block(
     if owner is not None:
         await _check_label(connection, owner, id, block.label)
         await connection.run(SQL["own"], (owner, id))
+        await _show_sleepers(connection, owner, id, block.label)
     if details:
         await put_definition(connection, project, DefinitionKind.BLOCK, uid, "", details, at=at)
     return await find_block(connection, project, uid)
@@ -86,10 +88,30 @@ async def attach_block(connection: Connection, agent: int, entry: BlockEntry) ->
         return
     await _check_label(connection, agent, entry.block.id, entry.block.label)
     await attach(connection, agent, BLOCK, entry.block.id)
+    await _show_sleepers(connection, agent, entry.block.id, entry.block.label)
+
+
+async def share_blocks(connection: Connection, memory: int) -> None:
+    """Has the sleeptime agents of a memory see its blocks; those of a profile are not for it to be written."""
+    for entry in (await seen_blocks(connection, [memory]))[memory]:
+        if entry.owner is not None or not entry.profile:
+            await _show_sleepers(connection, memory, entry.block.id, entry.block.label)
+
+
+async def _show_sleepers(connection: Connection, memory: int, block: int, label: str) -> None:
+    """Has the sleeptime agents of a memory see a block, unless they have another one of that label."""
+    for sleeper in await load_sleepers(connection, memory):
+        if await connection.row(SQL["labelled"], (label, block, sleeper)) is None:
+            await attach(connection, sleeper, BLOCK, block)
 
 
 async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) -> bool:
-    """Takes a block from an agent; one that is its own is nobody's then. False: it was neither."""
+    """Takes a block from an agent; one that is its own is nobody's then. False: it was neither.
+
+    Those who read its memory see it no more either.
+    """
+    for sleeper in await load_sleepers(connection, agent.id):
+        await detach(connection, sleeper, BLOCK, entry.block.id)
     if entry.owner == agent.id:
         return bool(await connection.run(SQL["disown"], (entry.block.id, agent.id)))
     return await detach(connection, agent.id, BLOCK, entry.block.id)

@@ -11,11 +11,12 @@ from dataclasses import replace
 
 from storage.commands import Rules, Unread
 from storage.database import Connection, Database
+from storage.listing import ReaderEntry
 from storage.records import Exchange, Message, State
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
 from storage.sql.group import Group, alone, reads
-from storage.sql.statements import load
+from storage.sql.statements import load, rows_of
 
 SQL = load("readers.sql")
 
@@ -24,6 +25,10 @@ _BATCH = 32
 # A message that was written before its reply, and has had none for this long, will not get one.
 _OPEN_S = 3_600.0
 _READ_MS = 5_000.0
+# As many turns are counted at most.
+MOST_TURNS = 1_000
+# The kind of an atom of what a tool returned.
+TOOL_ATOM = b"t"
 # The columns behind those of `{spoken}`.
 _FULL, _OF_RUN = -2, -1
 
@@ -36,6 +41,11 @@ async def cursor_of(connection: Connection, memory: int, reader: int) -> int:
 async def advance(connection: Connection, memory: int, reader: int, upto: int, at: float) -> None:
     """Moves a reader's cursor."""
     await connection.run(SQL["advance"], (memory, reader, upto, at))
+
+
+async def load_sleepers(connection: Connection, memory: int) -> list[int]:
+    """Returns the memories of the sleeptime agents that read a memory."""
+    return [row[0] for row in await connection.rows(SQL["sleepers"], (memory,))]
 
 
 class Readers(Group):
@@ -92,6 +102,19 @@ class Readers(Group):
             return replace(found, messages=messages, used=used)
 
         return await self._database.long_read(read, deadline_ms=_READ_MS)
+
+    @reads
+    async def of(self, connection: Connection, memories: Sequence[int]) -> dict[int, list[ReaderEntry]]:
+        """Returns the sleeptime agents that read each of these memories, and how much they have to read."""
+        found: dict[int, list[ReaderEntry]] = {memory: [] for memory in memories}
+        for row in await rows_of(connection, SQL["of_memories"], memories, MOST_TURNS, TOOL_ATOM):
+            found[row[0]].append(ReaderEntry(*row))
+        return found
+
+    @reads
+    async def read_by(self, connection: Connection, reader: int) -> list[int]:
+        """Returns the memories that a sleeptime agent reads."""
+        return [row[0] for row in await connection.rows(SQL["read_by"], (reader,))]
 
     @reads
     async def unlearned(self, connection: Connection, limit: int, but: Sequence[str] = ()) -> list[int]:

@@ -29,3 +29,62 @@ WHERE a.subject LIKE 'user:%' AND NOT coalesce(a.profile {in:2:TEXT:16}, FALSE) 
     SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.state = 'finished'
     AND e.seq > coalesce((SELECT max(r.seq) FROM readers r WHERE r.memory = a.id), 0))
 LIMIT ?1
+
+-- name: read_from
+-- Has a sleeptime agent read a memory from a point on.
+INSERT INTO readers (memory, reader, seq, at) VALUES (?, ?, ?, ?)
+
+-- name: read_no_more
+-- Ends that.
+DELETE FROM readers WHERE memory = ? AND reader = ?
+
+-- name: sleepers
+-- Finds the sleeptime agents of a memory.
+SELECT r.reader FROM readers r JOIN agents a ON a.id = r.reader WHERE r.memory = ? AND r.reader <> 0 ORDER BY r.reader
+
+-- name: of_memories
+-- Reads the sleeptime agents of some memories, and how many turns each of them has to read, ?1 at most. What a tool
+-- returned (?2) begins no turn, and neither does a later step of a run.
+SELECT r.memory, r.reader, a.uid, r.seq, (SELECT count(*) FROM (
+    SELECT 1 AS one FROM exchanges e
+    WHERE e.agent = r.memory AND e.seq > r.seq AND e.standing = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?2
+    AND NOT EXISTS (SELECT 1 FROM run_steps s WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?1) t)
+FROM readers r JOIN agents a ON a.id = r.reader WHERE r.reader <> 0 AND r.memory {in:3:BIGINT:64}
+ORDER BY r.memory, r.reader
+
+-- name: read_by
+-- Finds the memories that a sleeptime agent reads.
+SELECT memory FROM readers WHERE reader = ? ORDER BY memory
+
+-- name: readings_end
+-- Ends the runs of a sleeptime agent that read, in the conversations whose names are from ?3 on and below ?4.
+UPDATE runs SET state = 'failed', stop = 'error', ended = ?1
+WHERE agent = ?2 AND state IN ('created', 'running') AND conversation IN (
+    SELECT c.id FROM conversations c WHERE c.agent = ?2 AND c.key >= ?3 AND c.key < ?4)
+
+-- name: readings_stale
+-- Keeps their steps from being written.
+UPDATE agents SET epoch = epoch + 1 WHERE id = ?
+
+-- name: readings
+-- Finds those of them that hold words and have no run under way.
+SELECT c.id FROM conversations c
+WHERE c.agent = ?1 AND c.key >= ?2 AND c.key < ?3 AND NOT EXISTS (
+    SELECT 1 FROM runs r WHERE r.agent = c.agent AND r.conversation = c.id AND r.state IN ('created', 'running'))
+ORDER BY c.id LIMIT ?4
+
+-- name: reading_exchanges
+-- Finds the exchanges of one that hold words.
+SELECT id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 AND state <> 'forgotten' ORDER BY id
+
+-- name: reading_run
+-- Finds its run.
+SELECT id FROM runs WHERE conversation = ?1 AND agent = ?2 ORDER BY id DESC LIMIT 1
+
+-- name: reading_texts
+-- Empties what they hold beside their exchanges.
+UPDATE run_texts SET agent = 0, run = 0, data = ?4 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
+
+-- name: reading_done
+-- Takes its name from a conversation whose words are gone.
+UPDATE conversations SET key = ' ' || uid WHERE id = ? AND agent = ?

@@ -16,7 +16,8 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("forget.sql")
 
-_NO_SOURCES = b"[]"
+_NO_SOURCES, _NO_ARGUMENTS = b"[]", b"{}"
+_TOOL = "tool:"
 
 
 async def erased_among(connection: Connection, exchanges: Iterable[int]) -> set[int]:
@@ -54,6 +55,9 @@ async def rebuild_block(connection: Connection, block: int, rules: Rules, now: f
             continue
         op = await _op_of(connection, exchange, origin) if not is_erased else None
         later.append(Revised(value, is_erased=is_erased, op=op))
+        if is_erased and exchange is not None and origin.startswith(_TOOL):
+            # A sleeptime agent's, whose own exchange stays.
+            await connection.run(SQL["op_erase"], (exchange, origin.removeprefix(_TOOL), _NO_ARGUMENTS))
         if not is_erased:
             sources |= origins[version]
     if not any(r.is_erased for r in later):
@@ -81,7 +85,7 @@ async def rebuild_block(connection: Connection, block: int, rules: Rules, now: f
 
 async def _op_of(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:
     """Returns the edit that made a version of a block, if a turn's tool did."""
-    if exchange is None or not origin.startswith("tool:"):
+    if exchange is None or not origin.startswith(_TOOL):
         return None
-    row = await connection.row(SQL["op_done"], (exchange, origin.removeprefix("tool:")))
+    row = await connection.row(SQL["op_done"], (exchange, origin.removeprefix(_TOOL)))
     return None if row is None else BlockOp(*row)

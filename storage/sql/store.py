@@ -33,6 +33,7 @@ from storage.sql.passages import Passages
 from storage.sql.readers import Readers
 from storage.sql.recall import Recall
 from storage.sql.runs import Runs
+from storage.sql.sleepers import Sleepers
 from storage.sql.spending import Spending
 from storage.sql.summaries import Summaries
 from storage.sql.transfer import Transfer
@@ -79,6 +80,7 @@ class Store:
         self.messages = Messages(database)
         self.conversations = Conversations(database)
         self.named_blocks = NamedBlocks(database)
+        self.sleepers = Sleepers(database)
         database.when_recovered(self.agents.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits
 

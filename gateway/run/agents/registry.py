@@ -25,12 +25,13 @@ from gateway.core.memory.kinds import (
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.turn.rules import in_words, read_rules
 from gateway.errors import BadRequest, Conflict, UnknownModel
+from gateway.run.agents.sleepers import SleeperRegistry
 from gateway.run.agents.tools import TRIES, ResolvedAgent, SpecCache, ToolRegistry, ToolView, number_of
 from gateway.run.upstream.route import agent_route, resolve_route
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.errors import WriteConflict
-from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry
+from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, ReaderEntry
 from storage.records import API_PROFILE, Agent, Block, Definition, DefinitionKind, Run, Scope
 from storage.sql.store import Store
 
@@ -53,6 +54,7 @@ class NewAgent:
     own: new blocks with what else is said of each. blocks: public names of those that are attached. tools: by name;
     tool_uids: by public name. base_tools, multi_agent_tools: with those of the gateway's own that its kind begins with,
     and those that speak to other agents. base_rules: with rules for them; None: as its kind has it.
+    sleeptime: with an agent that reads what is said to it.
     """
 
     definition: AgentDefinition
@@ -65,6 +67,7 @@ class NewAgent:
     base_tools: bool = True
     base_rules: bool | None = None
     multi_agent_tools: bool = False
+    sleeptime: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class AgentEdit:
     """A change of an agent. None: as it is. blocks, tools: public names of all that it sees or has then.
 
     multi_agent_tools: with the tools that speak to other agents, or without them.
+    sleeptime: another agent reads what is said to it.
     """
 
     name: str | None = None
@@ -80,13 +84,15 @@ class AgentEdit:
     tools: Sequence[str] | None = None
     tags: Sequence[str] | None = None
     multi_agent_tools: bool | None = None
+    sleeptime: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AgentView:
     """An agent as the agents API shows it.
 
-    definition: for a user's memory one that says what its profile says. last_run: the newest one.
+    definition: for a user's memory one that says what its profile says. last_run: the newest one. readers: the agents
+    that read what is said to it.
     """
 
     agent: Agent
@@ -96,6 +102,7 @@ class AgentView:
     tags: Sequence[str]
     last_run: Run | None
     is_profile: bool
+    readers: Sequence[ReaderEntry] = ()
 
 
 class Registry:
@@ -114,6 +121,7 @@ class Registry:
         self._now = now
         self._cache = SpecCache()
         self.tools = ToolRegistry(store, self._cache, now)
+        self.sleepers = SleeperRegistry(store, settings.background_model, now)
         store.database.when_recovered(self._cache.clear)
 
     def changed(self) -> None:
@@ -206,6 +214,7 @@ class Registry:
             style=kind.style,
             tools=tuple(_agent_tool(tool) for tool in tools),
             defined=defined,
+            sleeptime=defined.sleeptime,
         )
 
     def context_window(self, found: Definition) -> int | None:
@@ -286,9 +295,10 @@ class Registry:
         )
         entry = await self._store.defined_agents.create(made, at=now)
         self._store.agents.remember(entry.agent)
+        if new.sleeptime:
+            await self.sleepers.turn_on(entry)
         self._cache.clear()
-        (view,) = await self._views(project, [entry])
-        return view
+        return await self.get(project, uid)
 
     async def get(self, project: str, uid: str) -> AgentView:
         """Returns an agent with all that belongs to it."""
@@ -346,9 +356,10 @@ class Registry:
                 now = await self._store.definitions.version(entry.agent.id)
                 if now == definition.version or attempt == TRIES - 1:
                     raise
+        if edit.sleeptime is not None:
+            await (self.sleepers.turn_on if edit.sleeptime else self.sleepers.turn_off)(changed)
         self._cache.clear()
-        (view,) = await self._views(project, [changed])
-        return view
+        return await self.get(project, uid)
 
     async def _speaking(self, agent: int, edit: AgentEdit, tools: Sequence[int] | None) -> Sequence[int]:
         """Returns the tools that an agent has with those that speak to other agents, or without. None: it keeps its."""
@@ -361,6 +372,10 @@ class Registry:
     async def delete(self, project: str, uid: str) -> None:
         """Deletes an agent: it is not found any more at once, and all that it knew is forgotten."""
         entry = await self._store.definitions.agent(project, uid)
+        for primary in await self._store.definitions.agents_among(
+            await self._store.readers.read_by(entry.agent.id)
+        ):
+            await self.sleepers.leave(primary, uid)
         begun = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
         self._cache.clear()
         await self._store.forgetting.run(begun)
@@ -388,8 +403,12 @@ class Registry:
         tools = await self.tools.of(await self._store.attached.targets_of(agents, _TOOL))
         blocks = await self._store.named_blocks.seen_by(agents)
         runs = await self._store.runs.last(agents)
+        readers = await self._store.readers.of(agents)
         return [
-            self._view(e, blocks[e.agent.id], tools[e.agent.id], tags[e.agent.id], runs.get(e.agent.id))
+            replace(
+                self._view(e, blocks[e.agent.id], tools[e.agent.id], tags[e.agent.id], runs.get(e.agent.id)),
+                readers=readers[e.agent.id],
+            )
             for e in entries
         ]
 
@@ -408,7 +427,7 @@ class Registry:
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         said = AgentDefinition(
             _PROFILE_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds,
-            learns=True,
+            learns=spec.sleeptime is None, sleeptime=spec.sleeptime,
         )  # fmt: skip
         shown = Definition(
             0, agent.uid, agent.scope.project, DefinitionKind.AGENT, agent.id, entry.name, 1, agent.created,

@@ -73,6 +73,7 @@ class AgentsApi:
             message_ids=[ids.placed("message", agent.uid, seq) for seq in numbers],
             pending=await self._pending(view),
             last_run=view.last_run,
+            readers=view.readers,
         )
 
     async def _pending(self, view: AgentView) -> dict[str, Any] | None:

@@ -12,6 +12,9 @@ _USERS: Final = "A user is a memory of a profile: send `user` to the model agent
 _FILES: Final = "Files are searched, not held in the prompt."
 _FORK: Final = "A copy of a conversation would outlive the forgetting of the original."
 _LATER: Final = "This is not served yet."
+_GROUPS: Final = (
+    "A group is made and ended with its agent: enable_sleeptime; agents speak to one another by their tools."
+)
 _TRACE: Final = "Requests are not stored, so there is no trace of them."
 
 # (methods, path, reason); the path covers everything below it where it ends in `{rest:path}`.
@@ -45,7 +48,8 @@ NOT_SERVED: Final = (
     (("GET", "POST"), "/v1/agents/{agent_id}/sources", _LATER),
     (("GET", "POST"), "/v1/sources", _LATER),
     (("GET", "POST", "PATCH", "DELETE"), "/v1/sources/{rest:path}", _LATER),
-    (("GET", "PATCH"), "/v1/groups/{rest:path}", _LATER),
+    (("GET", "POST"), "/v1/groups", _GROUPS),
+    (("DELETE",), "/v1/groups/{rest:path}", _GROUPS),
     (("GET",), "/v1/runs/{run_id}/trace", _TRACE),
     (("GET",), "/v1/steps/{step_id}/trace", _TRACE),
 )

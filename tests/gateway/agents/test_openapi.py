@@ -85,6 +85,8 @@ def test_random_requests_are_answered(world: LettaWorld) -> None:
     archive = world.letta.archives.create(name="plants")
     passage = world.letta.archives.passages.create(archive.id, text="A moss.")
     named |= {"archive_id": archive.id, "passage_id": passage.id}
+    sleeper = world.letta.agents.create(model="openai/m", enable_sleeptime=True)
+    named["group_id"] = sleeper.id.replace("agent-", "group-")
     named["conversation_id"] = world.letta.conversations.create(agent_id=agent.id).id
     faults: list[str] = []
     asked = 0

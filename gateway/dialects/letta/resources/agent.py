@@ -19,9 +19,11 @@ from gateway.core.definition import AgentDefinition
 from gateway.dialects.letta.body import KEPT, Body, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.resources.block import CreateBlock, block_json
+from gateway.dialects.letta.resources.group import group_json
 from gateway.dialects.letta.resources.model import WINDOW
 from gateway.dialects.letta.send import initial_messages
 from gateway.dialects.letta.shown import time_of
+from storage.listing import ReaderEntry
 from storage.records import Block, Definition, Run
 
 AgentType = Literal[
@@ -169,9 +171,7 @@ class UpdateAgent(Body):
     max_files_open: Annotated[int | None, KEPT] | UnsetType = UNSET
     per_file_view_window_char_limit: Annotated[int | None, KEPT] | UnsetType = UNSET
 
-    enable_sleeptime: (
-        Annotated[bool | None, refused("Agents that work after the turn are not served yet.")] | UnsetType
-    ) = UNSET
+    enable_sleeptime: bool | UnsetType | None = UNSET
     folder_ids: Annotated[list[str] | None, refused("Folders are not served yet.")] | UnsetType = UNSET
     source_ids: Annotated[list[str] | None, refused("Folders are not served yet.")] | UnsetType = UNSET
     template_id: Annotated[str | None, _HOSTED] | UnsetType = UNSET
@@ -401,14 +401,17 @@ def agent_json(
     message_ids: Sequence[str] = (),
     pending: dict[str, Any] | None = None,
     last_run: Run | None = None,
+    readers: Sequence[ReaderEntry] = (),
 ) -> dict[str, Any]:
     """Returns an agent with all that the client requires, whatever it asks to be included.
 
     blocks: each with its definition's body. tools: as they are shown. model: the handle that it answers with. window:
-    tokens of the model's context, if they are known. pending: the message that waits for an answer.
+    tokens of the model's context, if they are known. pending: the message that waits for an answer. readers: those that
+    read what is said to it.
     """
     definition = AgentDefinition.of(made.body)
     kept, sampling = definition.kept, definition.sampling
+    group = group_json(made.uid, definition, readers)
     shown = [block_json(block, document) for block, document in blocks]
     ended = last_run is not None and last_run.ended is not None and last_run.begun is not None
     return {
@@ -448,9 +451,9 @@ def agent_json(
         "message_buffer_min": definition.least_messages,
         "compaction_settings": definition.compaction or None,
         "timezone": definition.timezone,
-        "enable_sleeptime": False,
-        "multi_agent_group": None,
-        "managed_group": None,
+        "enable_sleeptime": group is not None,
+        "multi_agent_group": group,
+        "managed_group": group,
         "max_files_open": kept.get("max_files_open"),
         "per_file_view_window_char_limit": kept.get("per_file_view_window_char_limit"),
         "pending_approval": pending,

@@ -89,6 +89,7 @@ class AgentRoutes:
             base_tools=sent.get("include_base_tools") is not False,
             base_rules=sent.get("include_base_tool_rules"),
             multi_agent_tools=sent.get("include_multi_agent_tools") is True,
+            sleeptime=sent.get("enable_sleeptime") is True,
         )
         return await self._api.shown(await self._api.registry.create(asked.project, new))
 
@@ -110,6 +111,7 @@ class AgentRoutes:
             tools=None if tools is None else [uid_in("tool", each) for each in tools],
             tags=sent.get("tags"),
             multi_agent_tools=sent.get("include_multi_agent_tools"),
+            sleeptime=sent.get("enable_sleeptime"),
         )
         uid = asked.uid("agent", "agent_id")
         return await self._api.shown(await self._api.registry.change(asked.project, uid, change))

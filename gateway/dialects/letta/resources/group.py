@@ -1,0 +1,122 @@
+"""Groups: an agent with those that read what is said to it, as the agents API takes and shows them.
+
+There is no row of a group: its id is the manager's, and what has been read is read off the readers' cursors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.core import ids
+from gateway.core.definition import AgentDefinition, Sleeptime
+from gateway.dialects.letta.body import KEPT, Body, convert, refused
+from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.errors import BadRequest
+from storage.listing import ReaderEntry
+
+_OF_THE_AGENT = refused("Who is in a group is said with its agent: enable_sleeptime.")
+_BLOCKS = refused("The agents of a group share all blocks of its manager.")
+_OTHERS = ("round_robin", "supervisor", "dynamic", "swarm")
+_VOICE = "voice_convo_agent"
+_AT = ("body", "manager_config")
+_Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class UpdateGroup(Body):
+    """A change of a group. manager_config: a SleeptimeConfig or a VoiceSleeptimeConfig."""
+
+    manager_config: dict[str, Any] | UnsetType | None = UNSET
+    description: Annotated[str | None, KEPT] | UnsetType = UNSET
+    agent_ids: Annotated[list[str] | None, _OF_THE_AGENT] | UnsetType = UNSET
+    shared_block_ids: Annotated[list[str] | None, _BLOCKS] | UnsetType = UNSET
+    project_id: (
+        Annotated[
+            str | None, refused("A key opens one project, and everything that it makes belongs to that.")
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class SleeptimeConfig(Body):
+    """How often the agents of a group read. sleeptime_agent_frequency: turns; null: after each."""
+
+    manager_type: Literal["sleeptime"]
+    manager_agent_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    sleeptime_agent_frequency: _Count | UnsetType | None = UNSET
+
+
+class VoiceSleeptimeConfig(Body):
+    """The bounds of the window of an agent that speaks by voice, and how often others read."""
+
+    manager_type: Literal["voice_sleeptime"]
+    manager_agent_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    sleeptime_agent_frequency: _Count | UnsetType | None = UNSET
+    max_message_buffer_length: _Count | UnsetType | None = UNSET
+    min_message_buffer_length: _Count | UnsetType | None = UNSET
+
+
+def config_of(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | None:
+    """Returns what is said of a group; None: nothing. Raises: BadRequest, Unprocessable."""
+    config = update.manager_config
+    if not isinstance(config, dict):
+        return None
+    kind = config.get("manager_type")
+    if kind in _OTHERS:
+        raise BadRequest(
+            f"manager_type {kind!r} is not served: agents speak to one another by their tools.",
+            param="manager_config",
+        )
+    if kind == "sleeptime":
+        return convert(config, SleeptimeConfig, _AT)
+    if kind == "voice_sleeptime":
+        return convert(config, VoiceSleeptimeConfig, _AT)
+    raise Unprocessable(
+        [Fault((*_AT, "manager_type"), "Expected 'sleeptime' or 'voice_sleeptime'", "enum", kind)]
+    )
+
+
+def edited(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
+    """Returns the definition of a group's manager after a change. sent: the fields of its config that were sent."""
+    if "sleeptime_agent_frequency" in sent and definition.sleeptime is not None:
+        sleeptime = replace(definition.sleeptime, frequency=sent["sleeptime_agent_frequency"])
+        definition = replace(definition, sleeptime=sleeptime)
+    return replace(
+        definition,
+        most_messages=sent.get("max_message_buffer_length", definition.most_messages),
+        least_messages=sent.get("min_message_buffer_length", definition.least_messages),
+    )
+
+
+def group_json(
+    uid: str, definition: AgentDefinition, readers: Sequence[ReaderEntry]
+) -> dict[str, Any] | None:
+    """Returns the group of an agent; None: it has none. uid: the agent's."""
+    sleeptime = definition.sleeptime
+    if sleeptime is None and not readers:
+        return None
+    read = min((reader.seq for reader in readers), default=0)
+    is_voice = definition.kind == _VOICE
+    return {
+        "id": ids.named("group", uid),
+        "manager_type": "voice_sleeptime" if is_voice else "sleeptime",
+        "agent_ids": [ids.named("agent", reader.uid) for reader in readers],
+        "description": "An agent with those that read what is said to it.",
+        "manager_agent_id": ids.named("agent", uid),
+        "sleeptime_agent_frequency": (sleeptime or Sleeptime()).frequency,
+        "turns_counter": max((reader.turns for reader in readers), default=0),
+        "last_processed_message_id": ids.placed("message", uid, read) if read else None,
+        "shared_block_ids": [],
+        "max_message_buffer_length": definition.most_messages if is_voice else None,
+        "min_message_buffer_length": definition.least_messages if is_voice else None,
+        "max_turns": None,
+        "termination_token": None,
+        "hidden": definition.hidden,
+        "project_id": None,
+        "template_id": None,
+        "base_template_id": None,
+        "deployment_id": None,
+    }

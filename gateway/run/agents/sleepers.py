@@ -1,0 +1,96 @@
+"""Sleeptime agents: made for another agent or for a user's memory, and taken away again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from gateway.core import ids
+from gateway.core.definition import AgentDefinition, Sleeptime
+from gateway.core.memory.kinds import BUILT_IN, KINDS, base_rules
+from gateway.core.memory.sleeper import PERSONA, sleeper_of
+from gateway.run.agents.tools import TRIES
+from storage.commands import ForgetTarget
+from storage.errors import WriteConflict
+from storage.listing import AgentDraft, AgentEntry
+from storage.records import API_PROFILE, Scope
+from storage.sql.store import Store
+
+SUFFIX = "-sleeptime"
+
+
+class SleeperRegistry:
+    """Sleeptime agents of all projects. model: as a definition names it, for users' memories; None: they have none."""
+
+    def __init__(self, store: Store, model: str | None, now: Callable[[], float]) -> None:
+        self._store = store
+        self._model = model
+        self._now = now
+
+    async def turn_on(self, found: AgentEntry) -> None:
+        """Makes an agent that reads this one's memory, unless there is one. Raises: WriteConflict."""
+        for attempt in range(TRIES):
+            made = found.definition
+            definition = AgentDefinition("") if made is None else AgentDefinition.of(made.body)
+            if (await self._store.readers.of([found.agent.id]))[found.agent.id]:
+                return
+            draft = self._draft(found, definition)
+            sleeptime = definition.sleeptime or Sleeptime()
+            changed = replace(definition, sleeptime=replace(sleeptime, agents=(draft.agent.uid,)))
+            body = None if made is None else changed.body()
+            try:
+                await self._store.sleepers.add(found, draft, body, at=self._now())
+                return
+            except WriteConflict:
+                if attempt == TRIES - 1:
+                    raise
+                found = await self._again(found)
+
+    async def turn_off(self, found: AgentEntry) -> None:
+        """Deletes the agents that read this one's memory. Raises: WriteConflict."""
+        for reader in (await self._store.readers.of([found.agent.id]))[found.agent.id]:
+            await self.leave(found, reader.uid)
+            found = await self._again(found)
+            begun = await self._store.forgetting.begin(reader.reader, ForgetTarget(is_all=True))
+            await self._store.forgetting.run(begun)
+
+    async def leave(self, found: AgentEntry, uid: str) -> None:
+        """Has an agent read this one's memory no more. uid: its public name. Raises: WriteConflict."""
+        for attempt in range(TRIES):
+            readers = (await self._store.readers.of([found.agent.id]))[found.agent.id]
+            gone = [reader.reader for reader in readers if reader.uid == uid]
+            try:
+                await self._store.sleepers.remove(found, gone, _without(found, uid), at=self._now())
+                return
+            except WriteConflict:
+                if attempt == TRIES - 1:
+                    raise
+                found = await self._again(found)
+
+    async def _again(self, found: AgentEntry) -> AgentEntry:
+        return await self._store.definitions.agent(found.agent.scope.project, found.agent.uid)
+
+    def _draft(self, found: AgentEntry, primary: AgentDefinition) -> AgentDraft:
+        uid = ids.new_uid()
+        made = sleeper_of(primary if primary.model is not None else replace(primary, model=self._model))
+        tools = KINDS[made.kind].tools
+        made = replace(made, rules=tuple(base_rules(tools, ())))
+        draft = self._store.agents.draft(Scope(found.agent.scope.project, API_PROFILE, f"agent:{uid}"))
+        return AgentDraft(
+            replace(draft, uid=uid),
+            f"{found.name}{SUFFIX}",
+            made.body(),
+            [(PERSONA, {})],
+            tools=[-1 - BUILT_IN.index(name) for name in tools],
+        )
+
+
+def _without(found: AgentEntry, uid: str) -> dict[str, Any] | None:
+    """Returns the body of a definition whose agent one reads no more; None: it stays as it is."""
+    definition = None if found.definition is None else AgentDefinition.of(found.definition.body)
+    if definition is None or definition.sleeptime is None:
+        return None
+    left = tuple(each for each in definition.sleeptime.agents if each != uid)
+    sleeptime = replace(definition.sleeptime, agents=left) if left else None
+    return replace(definition, sleeptime=sleeptime).body()

@@ -1,0 +1,57 @@
+"""Readings: the transcripts, thoughts and calls that sleeptime agents hold of the memory that they read.
+
+A run that reads is a conversation of its own, under a name that begins with READING: with a blank, so that nobody can
+send it and no list has it. When the run ends its words are emptied: they are another memory's. Counts, and what was
+written into blocks, stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from storage.database import Connection
+from storage.records import State
+from storage.sql import exchanges as history
+from storage.sql.readers import SQL, load_sleepers
+from storage.sql.vectors import forget_indexed
+
+# The names of their conversations: what begins with this, and is below the end.
+READING, _END = " reading ", " reading!"
+_KEPT = ("request", "call", "result", "event")
+_EMPTY = b""
+
+
+async def end_readings(connection: Connection, memory: int, at: float) -> None:
+    """Ends the runs that read a memory, in the transaction that begins to forget something of it."""
+    for sleeper in await load_sleepers(connection, memory):
+        if await connection.run(SQL["readings_end"], (at, sleeper, READING, _END)):
+            # A step that is under way is not written any more.
+            await connection.run(SQL["readings_stale"], (sleeper,))
+
+
+async def empty_readings(connection: Connection, memory: int, limit: int) -> bool:
+    """Empties what runs that have ended hold of a memory, so many of them at most. True: there may be more."""
+    for sleeper in await load_sleepers(connection, memory):
+        rows = await connection.rows(SQL["readings"], (sleeper, READING, _END, limit))
+        for (conversation,) in rows:
+            await empty_reading(connection, sleeper, conversation)
+        if len(rows) == limit:
+            return True
+    return False
+
+
+async def empty_reading(connection: Connection, sleeper: int, conversation: int) -> None:
+    """Empties the words of one conversation, which has no name from now on. A second time it does nothing."""
+    for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation, sleeper)):
+        e = await history.load_exchange(connection, sleeper, id)
+        assert e is not None
+        await forget_indexed(connection, sleeper, range(e.seq, e.seq + len(e.inputs) + 1))
+        gone = replace(
+            e, state=State.FORGOTTEN, standing=False, edits=False, opaque=False, hidden=False, notes={}, snapshot=None,
+            size=0, evicted=None, input=None, said=None, full=None,
+        )  # fmt: skip
+        await history.update_exchange(connection, sleeper, gone, is_whole=True)
+    if (run := await connection.value(SQL["reading_run"], (conversation, sleeper))) is not None:
+        for kind in _KEPT:
+            await connection.run(SQL["reading_texts"], (sleeper, run, kind, _EMPTY))
+    await connection.run(SQL["reading_done"], (conversation, sleeper))
