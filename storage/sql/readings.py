@@ -1,8 +1,7 @@
 """Readings: the transcripts, thoughts and calls that sleeptime agents hold of the memory that they read.
 
-A run that reads is a conversation of its own, under a name that begins with READING: with a blank, so that nobody can
-send it and no list has it. When the run ends its words are emptied: they are another memory's. Counts, and what was
-written into blocks, stay.
+A run that reads is a conversation of its own, under a name that begins with READING. When the run ends its words are
+emptied, and it is not found any more: they are another memory's. Counts, and what was written into blocks, stay.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from storage.sql.readers import SQL, load_sleepers
 from storage.sql.vectors import forget_indexed
 
 # The names of their conversations: what begins with this, and is below the end.
-READING, _END = " reading ", " reading!"
+READING, _END = "reading/", "reading0"
 _KEPT = ("request", "call", "result", "event")
 _EMPTY = b""
 
