@@ -91,6 +91,10 @@ class State(StrEnum):
     FORGOTTEN = "forgotten"
 
 
+# The tokens of a window as large as any: what is out of it has left for another reason than its tokens.
+ANY_WINDOW = 2**31 - 1
+
+
 class Evicted(NamedTuple):
     """The part of a path that no longer fits a window: its first `offset` atoms, all above `depth`, some `tokens`.
 
@@ -101,6 +105,10 @@ class Evicted(NamedTuple):
     offset: int
     tokens: int
     context: int
+
+    def is_out_of(self, context: int | None) -> bool:
+        """Returns whether it is out of a window of so many tokens as well; None: of one that nobody knows."""
+        return (ANY_WINDOW if context is None else context) <= self.context
 
 
 @frozen

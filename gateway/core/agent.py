@@ -78,6 +78,15 @@ class AgentSpec:
         return self.filler if isinstance(self.filler, FixedFiller) else None
 
     @property
+    def bounds(self) -> tuple[int, int] | None:
+        """The most messages of its window, and the least that stay when it begins anew; None: tokens count alone."""
+        most = None if self.defined is None else self.defined.most_messages
+        if self.defined is None or most is None:
+            return None
+        least = self.defined.least_messages
+        return most, min(most, most // 2 if least is None else least)
+
+    @property
     def own_blocks(self) -> list[Block]:
         return [block for block in self.blocks if block.label not in self.shared]
 

@@ -72,8 +72,7 @@ async def read_line(
     if tip is None or look.conversation is None:
         return Line(look)
     evicted = Evicted(*orjson.loads(tip[_CONTENT])) if tip[_CONTENT] else None
-    begins = evicted is not None and context is not None and context <= evicted.context
-    low = evicted.depth if evicted is not None and begins else 0
+    low = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
     found = await connection.rows(
         SQL["path"], (agent.id, tip[_NUMBER], low, look.conversation.id, _SUMMARIES)
     )

@@ -68,11 +68,7 @@ def evicted_before(plan: Plan, context_tokens: int | None) -> Evicted | None:
 def evicted_at(anchor: Exchange | None, context_tokens: int | None) -> Evicted | None:
     """Returns the same for a path that ends with this exchange."""
     found = None if anchor is None else anchor.evicted
-    return (
-        found
-        if found is not None and context_tokens is not None and context_tokens <= found.context
-        else None
-    )
+    return found if found is not None and found.is_out_of(context_tokens) else None
 
 
 def find_beginning(

@@ -62,10 +62,14 @@ class SummaryCut:
 
 @dataclass(frozen=True, slots=True)
 class Overfull:
-    """A window that needs a summary soon. keep: tokens that stay as they are; size: what a summary may take."""
+    """A window that needs a summary soon. keep: tokens that stay as they are; size: what a summary may take.
+
+    messages: how many stay at least.
+    """
 
     keep: int
     size: int
+    messages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class Share:
 
     tokens: int
     opens: bool
+    messages: int = 0
 
 
 class Nonsense(Exception):
@@ -92,16 +97,17 @@ def summary_tokens(context_tokens: int) -> int:
     return max(LEAST_TOKENS, min(MOST_TOKENS, context_tokens // SIZE_SHARE))
 
 
-def end_of_span(path: Sequence[Share], keep: int) -> int | None:
+def end_of_span(path: Sequence[Share], keep: int, messages: int = 0) -> int | None:
     """Returns the index of the last exchange to be covered; None: there is nothing, or it all has to stay.
 
-    The last turn stays whole, and so much before it that at least `keep` tokens do. A turn's exchanges stay together.
+    The last turn stays whole, and so much before it that at least `keep` tokens and so many messages do. A turn's
+    exchanges stay together.
     """
-    kept = 0
+    kept = left = 0
     # From the end: the first turn that begins before `keep` tokens is the first that stays.
     for i in range(len(path) - 1, 0, -1):
-        kept += path[i].tokens
-        if path[i].opens and kept >= keep:
+        kept, left = kept + path[i].tokens, left + path[i].messages
+        if path[i].opens and kept >= keep and left >= messages:
             return i - 1
     return None
 

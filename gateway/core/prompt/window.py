@@ -42,6 +42,19 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageBounds:
+    """The most messages that a list may have, and the least that it keeps when it begins anew above that."""
+
+    most: int
+    least: int
+
+    @property
+    def early(self) -> int:
+        """The number above which the next turn may be too much: a summary is made then, so that it is ready."""
+        return self.most - max(2, self.most // 10)
+
+
+@dataclass(frozen=True, slots=True)
 class WindowItem:
     """One message as the window sees it.
 
@@ -130,6 +143,20 @@ def fit_window(elements: Sequence[WindowItem], budget: Budget, count: Callable[[
         return Window((range(size),))
     kept = tuple(part for part in (*chosen.pinned, range(chosen.index, size)) if part)
     return Window(kept, chosen.tokens)
+
+
+def begin_anew(elements: Sequence[WindowItem], bounds: MessageBounds) -> int:
+    """Returns the index at which a list of too many messages begins; 0: as it does.
+
+    That is the newest user message that leaves the least, so nothing moves before the most is reached again. A turn is
+    not taken apart.
+    """
+    size = len(elements)
+    if size <= bounds.most:
+        return 0
+    split = _splits_a_call(elements)
+    found = (i for i in range(size - bounds.least, 0, -1) if elements[i].role == "user" and not split[i])
+    return next(found, 0)
 
 
 def may_begin(elements: Sequence[WindowItem], index: int) -> bool:

@@ -48,11 +48,15 @@ _SLACK = 2
 
 @dataclass(frozen=True, slots=True)
 class SummaryRequest:
-    """The payload of a job. exchange: up to it. keep: tokens at the end that stay whole. size: tokens of a summary."""
+    """The payload of a job. exchange: up to it. keep: tokens at the end that stay whole. size: tokens of a summary.
+
+    messages: how many at the end stay whole.
+    """
 
     exchange: int
     keep: int
     size: int
+    messages: int = 0
 
     @property
     def payload(self) -> bytes:
@@ -87,7 +91,7 @@ class Compactor:
             await asyncio.wait(self._enqueuing, timeout=timeout_s)
 
     async def _enqueue(self, turn: Committed, overfull: Overfull) -> None:
-        request = SummaryRequest(turn.exchange, overfull.keep, overfull.size)
+        request = SummaryRequest(turn.exchange, overfull.keep, overfull.size, overfull.messages)
         agent, conversation = turn.agent, str(turn.conversation)
         try:
             await self.store.jobs.enqueue(COMPACT, agent.id, conversation, request.payload, epoch=agent.epoch)
@@ -106,7 +110,7 @@ class Compactor:
             return
         earlier = await self.store.summaries.at(job.agent, path[0].id)
         shares = await asyncio.to_thread(_shares, path)
-        end = end_of_span(shares, request.keep)
+        end = end_of_span(shares, request.keep, request.messages)
         first = 1 if earlier is not None else 0
         if end is None or end < first:
             # All of it is covered already, or all of it stays.
@@ -158,7 +162,7 @@ def _share(x: Exchange, count: Callable[[str], int]) -> Share:
     tokens = sum(message_tokens(m, count) for m in (*messages, *replies))
     # What an agent's rules say to its model goes on with the run.
     opens = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
-    return Share(tokens, opens)
+    return Share(tokens, opens, len(messages) + len(replies))
 
 
 @dataclass(frozen=True, slots=True)

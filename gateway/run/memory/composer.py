@@ -13,9 +13,10 @@ from gateway.core.conversation.private import is_nudge
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import find_beginning
 from gateway.core.prompt.section import Section, made_of, make_section
+from gateway.core.prompt.window import MessageBounds
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
-from gateway.run.memory.fit import count_tokens, fit, may_exceed
+from gateway.run.memory.fit import count_tokens, fit, is_crowded, may_exceed
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import NO_NOTE, EndpointForm, Prompt
 from gateway.run.memory.recall import Recaller
@@ -65,12 +66,12 @@ class Composer:
                 plan, composition, known.evicted, is_plain=known.is_plain, in_use=in_use
             ),
             summarises=self.summarises and asked.spec.summarises and not plan.off,
+            bounds=None if asked.spec.bounds is None else MessageBounds(*asked.spec.bounds),
             leads=bool(asked.spec.uid) or known.is_ours,
         )
         context = asked.target.context_window
-        if prompt.beginning.evicted is not None or (
-            context is not None and may_exceed(prompt, context * 3 // 4)
-        ):
+        is_near = is_crowded(prompt) or (context is not None and may_exceed(prompt, context * 3 // 4))
+        if prompt.beginning.evicted is not None or is_near:
             prompt = await self._with_summaries(known, prompt)
         prompt = await self._fitted(known, prompt, pin, takes_note=takes_note)
         return await self._with_note(known, prompt) if takes_note else prompt
@@ -131,9 +132,10 @@ class Composer:
         self, known: Known, prompt: Prompt, pin: Callable[..., Section], *, takes_note: bool
     ) -> Prompt:
         """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
-        if prompt.target.context_window is None:
-            return prompt
         beginning = prompt.beginning
+        is_free = prompt.target.context_window is None
+        if is_free and beginning.evicted is None and not is_crowded(prompt):
+            return prompt
         newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
         renewed = None if newer is None else pin(summary=newer)
         note = self.recaller.room(known, prompt.section) if takes_note else NO_NOTE

@@ -10,12 +10,21 @@ import orjson
 
 from gateway.core.conversation.canonical import WireMessage, media_of
 from gateway.core.prompt.compose import prefixed
+from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.summary import EARLY, KEPT, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
-from gateway.core.prompt.window import Budget, describe, fit_window, may_begin, plan_budget
+from gateway.core.prompt.window import (
+    Budget,
+    Window,
+    begin_anew,
+    describe,
+    fit_window,
+    may_begin,
+    plan_budget,
+)
 from gateway.core.request.splice import dump
 from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt, first_spoken
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
-from storage.records import Evicted
+from storage.records import ANY_WINDOW, Evicted
 
 # The client's message by its index, or (None) one of ours that goes in front.
 _Entry = tuple[int | None, WireMessage]
@@ -29,13 +38,11 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note: NoteRoom = NO
     """
     context = prompt.target.context_window
     gone = prompt.beginning.evicted
-    if context is None or (gone is None and not may_exceed(prompt, context, note.most)):
-        # Bytes are an upper bound of tokens: most requests are never counted.
+    # Bytes are an upper bound of tokens: most requests are never counted.
+    if gone is None and not (is_crowded(prompt) or (context and may_exceed(prompt, context, note.most))):
         return FittedWindow()
-    tokenizer = tokenizer_for(prompt.target.model)
-    if not tokenizer.is_loaded:
-        await asyncio.to_thread(tokenizer.load)
-    room = _WindowRoom(prompt, context, tokenizer.count, renewed=renewed, note=note)
+    count = estimate_tokens if context is None else await _counter(prompt.target.model)
+    room = _WindowRoom(prompt, context or ANY_WINDOW, count, renewed=renewed, note=note)
     # A summary can be used where the list may begin behind it, and where it stands for something.
     cuts = [
         (at, cut)
@@ -48,11 +55,12 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note: NoteRoom = NO
         begin, chosen = _choose(room, cuts, gone, prompt.beginning.in_use)
     overfull = room.overfull(cuts, is_due=gone is not None and not cuts) if prompt.summarises else None
     # The messages after the summary may still be too many; then the oldest of them leave too.
+    begin += room.surplus(begin)
     window = fit_window(room.elements[begin:], room.budget(chosen), lambda i: room.count(begin + i))
     kept = [begin + i for i in window.indices]
     note_tokens = room.note_tokens(kept, chosen)
     tokens, most = room.prompt_tokens(kept, chosen)
-    if window.is_whole and chosen is None and gone is None:
+    if not begin and window.is_whole and chosen is None and gone is None:
         return FittedWindow(tokens=tokens, most=most, overfull=overfull, note_tokens=note_tokens)
     # The next request leaves out everything before the first entry that is kept, too.
     first = min(kept, default=len(room.entries))
@@ -64,7 +72,7 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note: NoteRoom = NO
         hidden=hidden,
         summary=chosen.text if chosen is not None else "",
         summary_id=chosen.id if chosen is not None else 0,
-        evicted=_evicted(prompt, room, first, context),
+        evicted=_evicted(prompt, room, first, room.context(window)),
         evicted_tokens=window.evicted_tokens + room.tokens(0, begin) + before,
         tokens=tokens,
         most=most,
@@ -83,12 +91,25 @@ def may_exceed(prompt: Prompt, context_tokens: int, note_tokens: int = 0) -> boo
     return len(request.raw) + extra + note_tokens + reserve > context_tokens
 
 
+def is_crowded(prompt: Prompt) -> bool:
+    """Returns whether the window has about as many messages as its agent allows, or more."""
+    if prompt.bounds is None:
+        return False
+    behind = len(prompt.request.messages) - max(prompt.beginning.start, first_spoken(prompt.request.messages))
+    more = sum(len(rounds) - 1 for rounds in prompt.composition.hidden.values())
+    return len(prompt.composition.fill) + behind + more > prompt.bounds.early
+
+
 async def count_tokens(model: str, text: str) -> int:
     """Returns the tokens of a text by a model's tokenizer."""
+    return (await _counter(model))(text)
+
+
+async def _counter(model: str) -> Callable[[str], int]:
     tokenizer = tokenizer_for(model)
     if not tokenizer.is_loaded:
         await asyncio.to_thread(tokenizer.load)
-    return tokenizer.count(text)
+    return tokenizer.count
 
 
 def _choose(
@@ -179,6 +200,7 @@ class _WindowRoom:
         self._count = count
         self._note = note
         self._in_use = prompt.beginning.in_use
+        self._bounds = prompt.bounds
         system = prompt.system
         self._system = count(system) if system else 0
         self._renewed = self._system if renewed is None else count(renewed)
@@ -233,7 +255,11 @@ class _WindowRoom:
 
     def prompt_tokens(self, kept: Sequence[int], cut: SummaryCut | None) -> tuple[int, int]:
         """Returns the prompt's tokens, and how many there may be. 0: nothing was counted, or not all of it is text."""
-        if self._before is None or any(media_of(self.entries[i][1]) for i in kept):
+        if (
+            self._context == ANY_WINDOW
+            or self._before is None
+            or any(media_of(self.entries[i][1]) for i in kept)
+        ):
             return 0, 0
         fixed = self._fixed_with(cut)
         return fixed + sum(map(self.count, kept)), fixed + self.budget(cut).most
@@ -245,8 +271,21 @@ class _WindowRoom:
             return self._note.most
         return max(0, min(self._note.most, free - sum(map(self.count, kept))))
 
+    def surplus(self, start: int) -> int:
+        """Returns how many messages from `start` on leave because they are too many."""
+        return 0 if self._bounds is None else begin_anew(self.elements[start:], self._bounds)
+
+    def context(self, window: Window) -> int:
+        """Returns the tokens of the largest window in which there is no room for what left this one."""
+        return ANY_WINDOW if window.is_whole and self._is_crowded() else self._context
+
+    def _is_crowded(self, start: int = 0, share: float = 1.0) -> bool:
+        return self._bounds is not None and len(self.elements) - start > self._bounds.most * share
+
     def is_over(self, start: int = 0, cut: SummaryCut | None = None, share: float = 1.0) -> bool:
         """Returns whether the entries from `start` on take more than that share of the window."""
+        if self._is_crowded(start, share):
+            return True
         most = self.budget(cut).high * share
         # Bytes are an upper bound of tokens: where they fit, nothing has to be counted.
         if sum(element.bound for element in self.elements[start:]) <= most:
@@ -260,14 +299,17 @@ class _WindowRoom:
         """
         start, newest = cuts[-1] if cuts else (0, None)
         high = self.budget(newest).high
-        keep = int(high * KEPT)
-        if is_due:
-            return Overfull(keep, summary_tokens(self._context))
+        # Where no number of tokens is the limit, the messages say what stays.
+        keep = 0 if self._context == ANY_WINDOW else int(high * KEPT)
+        wanted = Overfull(
+            keep, summary_tokens(self._context), 0 if self._bounds is None else self._bounds.least
+        )
+        is_early = self._bounds is not None and len(self.elements) - start > self._bounds.early
+        if is_due or is_early:
+            return wanted
         if not self.is_over(start, newest, EARLY):
             return None
         # A summary covers whole turns, and leaves the last ones as they are.
         opens = (i for i in range(len(self.elements) - 1, start, -1) if self.elements[i].role == "user")
         at = next((i for i in opens if self.tokens(i, len(self.elements)) >= keep), start)
-        return (
-            Overfull(keep, summary_tokens(self._context)) if self.tokens(start, at) >= high * WORTH else None
-        )
+        return wanted if self.tokens(start, at) >= high * WORTH else None

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from gateway.core.prompt.window import (
     Budget,
+    MessageBounds,
     Window,
     WindowItem,
+    begin_anew,
     describe,
     fit_window,
     plan_budget,
@@ -231,3 +233,18 @@ def test_a_growing_list_keeps_its_first_message_for_a_step(
         ):  # a late answer moves a cut it would have split; a system message at the end may begin a turn or not
             starts = [kept.start for kept in window.kept]
             assert seen.setdefault(wanted, starts) == starts
+
+
+@pytest.mark.parametrize(
+    ("roles", "begins"),
+    [
+        ("uaua", 0),
+        ("uauauau", 4),
+        ("uatatau", 0),
+        ("uauatau", 2),
+        ("uuuuuuu", 4),
+    ],
+)
+def test_a_list_of_too_many_messages_begins_with_a_user_message(roles: str, begins: int) -> None:
+    names = {"u": "user", "a": "assistant", "t": "tool"}
+    assert begin_anew([WindowItem(names[each], 1) for each in roles], MessageBounds(6, 3)) == begins
